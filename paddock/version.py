@@ -1,0 +1,3 @@
+"""Paddock's own version, in a module that imports nothing."""
+
+VERSION = "0.1.0"
