@@ -38,8 +38,8 @@ The tree has two branches, because one question decides what a caller does next:
             ├── DoesNotFit                the memory estimate is over what there is
             └── GateNotPassed             worse than what is promoted now
 
-A message says what thing it was, what came and what was expected; `cure` says what to do next. `str(error)` is both, as one
-sentence. All of them survive pickling, since Prefect carries them between processes.
+A message says what thing it was, what came and what was expected; `cure` says what to do next. `str(error)` is both, as
+one sentence. All of them survive pickling, since Prefect carries them between processes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ from typing import ClassVar
 
 
 class PaddockError(Exception):
-    """The root. `code` is the kebab-case name used as `error` in JSON; `exit_status` is what the command line ends with."""
+    """The root. `code` is the kebab-case name used as `error` in JSON; `exit_status` is what the command line ends
+    with."""
 
     exit_status: ClassVar[int] = 1
 

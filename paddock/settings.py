@@ -1,7 +1,8 @@
 """The only place that reads the environment.
 
-Names are Paddock's own (`PADDOCK_…`) where no name exists, and the ecosystem's (`HF_…`) where one does. `AWS_…` and `PREFECT_…` are
-read by boto3 and Prefect themselves. The table in the README lists every setting; a test holds the two together.
+Names are Paddock's own (`PADDOCK_…`) where no name exists, and the ecosystem's (`HF_…`) where one does. `AWS_…` and
+`PREFECT_…` are read by boto3 and Prefect themselves. The table in the README lists every setting; a test holds the two
+together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="ignore")
 
-    volume: Path = Field(default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="The root of the volume")
+    volume: Path = Field(
+        default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="The root of the volume"
+    )
     s3_uri: str | None = Field(
         default=None, validation_alias="PADDOCK_S3_URI", description="`s3://bucket/prefix`; unset: no S3"
     )
@@ -50,7 +53,10 @@ class Settings(BaseSettings):
         default=None, ge=1, le=1024, validation_alias="PADDOCK_THREADS", description="Engine threads; unset: every core"
     )
     engine_timeout_s: float = Field(
-        default=1800.0, gt=0, validation_alias="PADDOCK_ENGINE_TIMEOUT_S", description="Time limit of one engine process"
+        default=1800.0,
+        gt=0,
+        validation_alias="PADDOCK_ENGINE_TIMEOUT_S",
+        description="Time limit of one engine process",
     )
     cache: Path = Field(
         default=Path("~/.cache"),
@@ -107,4 +113,6 @@ def load() -> Settings:
         first = error.errors(include_input=False, include_url=False)[0]
         variable = str(first["loc"][0]) if first["loc"] else "environment"
         reason = str(first["msg"]).removeprefix("Value error, ")
-        raise BadSetting(f"the setting {variable} is not usable: {reason}", cure="correct it in the environment") from None
+        raise BadSetting(
+            f"the setting {variable} is not usable: {reason}", cure="correct it in the environment"
+        ) from None

@@ -1,7 +1,7 @@
 """What is known of a model's files: as the Hub lists them, and as a snapshot holds them.
 
-The manifest is the one document that says what a snapshot is. It comes back from disks and buckets that others can write, so reading
-one parses every name and digest in it again.
+The manifest is the one document that says what a snapshot is. It comes back from disks and buckets that others can
+write, so reading one parses every name and digest in it again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from paddock.errors import CorruptFile
 from paddock.model.finding import Verdict
-from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path, parse_revision, parse_sha256
+from paddock.model.names import (
+    ModelName,
+    Revision,
+    Sha256,
+    check_distinct,
+    parse_repository_path,
+    parse_revision,
+    parse_sha256,
+)
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 
 RevisionField = Annotated[Revision, AfterValidator(parse_revision)]
 Sha256Field = Annotated[Sha256, AfterValidator(parse_sha256)]
@@ -25,7 +33,8 @@ PathField = Annotated[str, AfterValidator(parse_repository_path)]
 
 @dataclass(frozen=True, slots=True)
 class RepositoryFile:
-    """A file as the Hub lists it: `sha256` where the Hub holds it in LFS or Xet, else `git_sha1`, the digest of git's blob object.
+    """A file as the Hub lists it: `sha256` where the Hub holds it in LFS or Xet, else `git_sha1`, the digest of git's
+    blob object.
 
     `path` is as the Hub says it, and not yet safe: `parse_repository_path` is due before it names anything.
     """
@@ -48,7 +57,8 @@ class Listing:
 
 
 class SnapshotFile(BaseModel):
-    """A file of a snapshot. `segments` are the sha256 of its consecutive segments of `segment_bytes` (the last may be shorter)."""
+    """A file of a snapshot. `segments` are the sha256 of its consecutive segments of `segment_bytes` (the last may be
+    shorter)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +69,8 @@ class SnapshotFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The manifest of a snapshot: written last, and never again. `files` are sorted by path; `segment_bytes` is the length of a segment."""
+    """The manifest of a snapshot: written last, and never again. `files` are sorted by path; `segment_bytes` is the
+    length of a segment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

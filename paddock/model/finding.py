@@ -26,8 +26,9 @@ class Verdict(StrEnum):
 class Finding:
     """One rule, and what it saw.
 
-    `rule` is a stable kebab-case name with its family in front (`container-magic`). `where` is the byte offset (`byte 24`), the
-    metadata key, or the path that the finding is about. `message` is one sentence with what came and what was expected; `cure` is what to do.
+    `rule` is a stable kebab-case name with its family in front (`container-magic`). `where` is the byte offset (`byte
+    24`), the metadata key, or the path that the finding is about. `message` is one sentence with what came and what was
+    expected; `cure` is what to do.
     """
 
     rule: str
@@ -41,7 +42,13 @@ class Finding:
 
     @classmethod
     def from_json(cls, value: dict[str, str]) -> Finding:
-        return cls(**{**value, "severity": Severity(value["severity"])})
+        return cls(
+            rule=value["rule"],
+            severity=Severity(value["severity"]),
+            message=value["message"],
+            where=value.get("where", ""),
+            cure=value.get("cure", ""),
+        )
 
 
 def verdict_of(findings: Iterable[Finding]) -> Verdict:

@@ -1,11 +1,11 @@
 """Names and digests from outside, parsed once at the boundary into types.
 
-A *model name* is `org/name`, or `name` alone for the Hub's oldest repositories. Its *slug*, `org--name`, is the only form that becomes
-a directory. A *revision* is a 40-hex commit; a branch or tag is a plain `str` and never names anything on disk. A *repository path* is
-the relative POSIX path of a file in a revision.
+A *model name* is `org/name`, or `name` alone for the Hub's oldest repositories. Its *slug*, `org--name`, is the only
+form that becomes a directory. A *revision* is a 40-hex commit; a branch or tag is a plain `str` and never names
+anything on disk. A *repository path* is the relative POSIX path of a file in a revision.
 
-The rules are the Hub's own (96 characters for each part, no `--`, no `..`), and tighter where a file system could be fooled.
-Nothing here touches a disk.
+The rules are the Hub's own (96 characters for each part, no `--`, no `..`), and tighter where a file system could be
+fooled. Nothing here touches a disk.
 """
 
 from __future__ import annotations
@@ -43,18 +43,21 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Read `org/name` or `name`. Raises UnsafeName, which is a ValueError and quotes the name, for anything else."""
+        """Read `org/name` or `name`. Raises UnsafeName, which is a ValueError and quotes the name, for anything
+        else."""
         shown = text if len(text) <= 120 else f"{text[:117]}..."
         parts = text.split("/")
         if len(parts) > 2:
             raise UnsafeName(f"the model name {shown!r} has more than one '/'", cure=_NAME_CURE)
         for part in parts:
             if len(part) > 96:
-                raise UnsafeName(f"the model name {shown!r} is over-long: a part has {len(part)} of at most 96 characters")
+                raise UnsafeName(
+                    f"the model name {shown!r} is over-long: a part has {len(part)} of at most 96 characters"
+                )
             if not _PART.fullmatch(part) or ".." in part or "--" in part:
                 raise UnsafeName(
-                    f"the model name {shown!r} is not safe: a part is letters, digits, '_', '.' and '-', starts and ends with a letter, "
-                    f"digit or '_', and holds no '..' or '--'",
+                    f"the model name {shown!r} is not safe: a part holds letters, digits, '_', '.' and '-', starts and ends"
+                    " with a letter, digit or '_', and has no '..' or '--'",
                     cure=_NAME_CURE,
                 )
         return cls(parts[0] if len(parts) == 2 else None, parts[-1])
@@ -69,7 +72,8 @@ class ModelName:
         return f"{self.org}--{self.name}" if self.org else self.name
 
     def artifact_key(self, kind: str) -> str:
-        """`<kind>-<slug>-<8 hex>`: stable, of `[a-z0-9-]` alone, and different for names that have the same lower-case slug."""
+        """`<kind>-<slug>-<8 hex>`: stable, of `[a-z0-9-]` alone, and different for names that have the same lower-case
+        slug."""
         flat = re.sub(r"[^a-z0-9]+", "-", self.slug.lower()).strip("-")
         return f"{kind}-{flat}-{sha256(str(self).encode()).hexdigest()[:8]}"
 
@@ -85,9 +89,12 @@ def parse_revision(text: str) -> Revision:
 
 
 def parse_ref(text: str) -> str:
-    """Read a branch, tag or commit that a user asks for: what git allows, less what a shell or an address could mistake."""
+    """Read a branch, tag or commit that a user asks for: what git allows, less what a shell or an address could
+    mistake."""
     if not _REF.fullmatch(text) or ".." in text or "//" in text or text.endswith(("/", ".", ".lock")):
-        raise UnsafeName(f"the revision {text[:80]!r} is not a branch, tag or commit", cure="use `main`, a tag, or a commit")
+        raise UnsafeName(
+            f"the revision {text[:80]!r} is not a branch, tag or commit", cure="use `main`, a tag, or a commit"
+        )
     return text
 
 
@@ -105,13 +112,16 @@ def parse_sha256(text: str) -> Sha256:
 def parse_repository_path(text: str) -> str:
     """Check one file name from a repository, and return it unchanged.
 
-    Relative POSIX; each part of 1 to 255 bytes in NFC, without control or format characters, wildcards, colon or backslash, not a device
-    name, not `.` or `..`, no dash, dot or space before it, no dot or space after it. Raises UnsafeName that quotes it.
+    Relative POSIX; each part of 1 to 255 bytes in NFC, without control or format characters, wildcards, colon or
+    backslash, not a device name, not `.` or `..`, no dash, dot or space before it, no dot or space after it. Raises
+    UnsafeName that quotes it.
     """
     for part in text.split("/"):
         problem = _part_problem(part)
         if problem:
-            raise UnsafeName(f"the file name {text[:200]!r} is not safe: {problem}", cure="the repository's owner must rename it")
+            raise UnsafeName(
+                f"the file name {text[:200]!r} is not safe: {problem}", cure="the repository's owner must rename it"
+            )
     return text
 
 
@@ -122,17 +132,21 @@ def _part_problem(part: str) -> str | None:
         return "a part is longer than 255 bytes"
     if not unicodedata.is_normalized("NFC", part):
         return "it is not in Unicode's NFC form"
-    if any(character in _FORBIDDEN or unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for character in part):
+    if any(
+        character in _FORBIDDEN or unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+        for character in part
+    ):
         return "it holds a backslash, a colon, a wildcard, or a control or format character"
     if part[0] in "-. " or part[-1] in ". ":
         return "a part begins with a dash, dot or space, or ends with a dot or space"
-    if part.split(".")[0].casefold() in _RESERVED:
+    if part.split(".", maxsplit=1)[0].casefold() in _RESERVED:
         return "a part is a reserved device name"
     return None
 
 
 def check_distinct(paths: Iterable[str]) -> None:
-    """Raise UnsafeName when two paths would meet on some file system: equal after NFKC and case folding, or a file that is also a directory."""
+    """Raise UnsafeName when two paths would meet on some file system: equal after NFKC and case folding, or a file that
+    is also a directory."""
     seen: dict[str, str] = {}
     for path in paths:
         folded = unicodedata.normalize("NFKC", path).casefold()

@@ -1,7 +1,8 @@
 """Quantizations by their names, and which GGUF of several is the best.
 
-The order of preference is fixed: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, then whatever is largest. A file is known by its name alone here;
-what its header says is the audit's to compare. Unsloth's dynamic kinds (`UD-Q8_K_XL`) are kinds of their own.
+The order of preference is fixed: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, then whatever is largest. A file is known
+by its name alone here; what its header says is the audit's to compare. Unsloth's dynamic kinds (`UD-Q8_K_XL`) are kinds
+of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf",
 class GgufSet:
     """One model as a repository or directory holds it: one GGUF, or all shards of a split one in order.
 
-    `first` is what the engine is given; `declared` how many shards the names declare; `size` the sum of those that are there, in bytes.
+    `first` is what the engine is given; `declared` how many shards the names declare; `size` the sum of those that are
+    there, in bytes.
     """
 
     paths: tuple[str, ...]
@@ -65,7 +67,8 @@ class GgufSet:
 
 
 def quantization_of(path: str) -> str | None:
-    """The quantization that a file name states, in the field's spelling (`Q4_K_M`, `UD-Q8_K_XL`), or None. The last one in the name counts."""
+    """The quantization that a file name states, in the field's spelling (`Q4_K_M`, `UD-Q8_K_XL`), or None. The last one
+    in the name counts."""
     found = list(_QUANTIZATION.finditer(PurePosixPath(path).name))
     if not found:
         return None
@@ -89,7 +92,8 @@ def split_number(path: str) -> int:
 
 
 def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
-    """Put (path, size in bytes) of GGUF files together into models, projectors among them; other files are left out. Sorted by first path."""
+    """Put (path, size in bytes) of GGUF files together into models, projectors among them; other files are left out.
+    Sorted by first path."""
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for path, size in files:
         if not is_gguf(path):
@@ -105,13 +109,18 @@ def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
 
 
 def ranked(sets: Iterable[GgufSet]) -> list[GgufSet]:
-    """The language models among `sets`, best first. Ties go to what lies nearer the top, then to the larger, then to the name."""
+    """The language models among `sets`, best first. Ties go to what lies nearer the top, then to the larger, then to
+    the name."""
 
     def key(one: GgufSet) -> tuple[int, int, int, str]:
         name = one.quantization
         preference = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
         depth = one.first.count("/")
-        return (preference, depth, -one.size, one.first) if preference < len(PREFERRED) else (preference, 0, -one.size, one.first)
+        return (
+            (preference, depth, -one.size, one.first)
+            if preference < len(PREFERRED)
+            else (preference, 0, -one.size, one.first)
+        )
 
     return sorted((one for one in sets if not one.is_projector), key=key)
 
@@ -119,8 +128,9 @@ def ranked(sets: Iterable[GgufSet]) -> list[GgufSet]:
 def get_gguf_file_path(model_path: Path) -> Path:
     """The best GGUF in a directory: by the order of preference, then the largest; the first shard of a split model.
 
-    The top of the directory counts before its subdirectories. A projector (`mmproj*`) is never the answer. Raises NoGguf (a
-    FileNotFoundError) that names the directory when there is none, and MissingShard when the best is not whole.
+    The top of the directory counts before its subdirectories. A projector (`mmproj*`) is never the answer. Raises
+    NoGguf (a FileNotFoundError) that names the directory when there is none, and MissingShard when the best is not
+    whole.
     """
     files = local_files(model_path)
     best = next(iter(ranked_by_place(files)), None)
@@ -144,7 +154,8 @@ def ranked_by_place(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
 
 
 def local_files(directory: Path) -> list[tuple[str, int]]:
-    """The regular files below a directory as (relative POSIX path, size in bytes), sorted; names that begin with a dot are left out.
+    """The regular files below a directory as (relative POSIX path, size in bytes), sorted; names that begin with a dot
+    are left out.
 
     Raises NoSuchFile or NoPermission.
     """

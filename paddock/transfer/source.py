@@ -1,7 +1,7 @@
 """Where the bytes of one file are, and what they must be.
 
-A *source* gives addresses; it moves nothing. A file of the Hub and an object in S3 are both a source, so that everything about
-speed, resume and verification is written once.
+A *source* gives addresses; it moves nothing. A file of the Hub and an object in S3 are both a source, so that
+everything about speed, resume and verification is written once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from paddock.model.names import Sha256
 class Address:
     """An address that answers range requests for the whole body, and the headers that it needs.
 
-    Both may carry a secret (a signature, a token), so neither is in the repr. Headers belong to this address alone: they never follow a
-    redirect to another host.
+    Both may carry a secret (a signature, a token), so neither is in the repr. Headers belong to this address alone:
+    they never follow a redirect to another host.
     """
 
     url: str = field(repr=False)
@@ -27,9 +27,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a body must be. At least one digest, or none where the source knows none: then the digest that was seen is recorded, with a warning.
+    """What a body must be. At least one digest, or none where the source knows none: then the digest that was seen is
+    recorded, with a warning.
 
-    `git_sha1` is git's digest of a blob object, sha1 over `blob <size>\\0` and the content: the Hub's only digest of a small file.
+    `git_sha1` is git's digest of a blob object, sha1 over `blob <size>\\0` and the content: the Hub's only digest of a
+    small file.
     """
 
     size: int
@@ -47,8 +49,9 @@ class Expected:
 class Source(Protocol):
     """One file somewhere. `label` says which, for people (`org/name@0123abcd: model.gguf`), and holds no secret.
 
-    `address` may ask the network. With `renew` the last address was refused as expired, and a new one is wanted. It raises the errors of
-    `paddock.errors` and no others, is called from several threads, and does not retry for longer than one request.
+    `address` may ask the network. With `renew` the last address was refused as expired, and a new one is wanted. It
+    raises the errors of `paddock.errors` and no others, is called from several threads, and does not retry for longer
+    than one request.
     """
 
     @property

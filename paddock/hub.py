@@ -1,0 +1,203 @@
+"""What the Hub has: the one room that speaks huggingface_hub.
+
+It resolves a branch or tag to a commit, lists the files of a revision with their digests, and gives the address of one
+file's bytes. It moves no model data: that is `paddock.transfer`. Every error of huggingface_hub leaves as one of ours
+(`translated`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from paddock.errors import (
+    FileNotInRevision,
+    HubRefused,
+    HubUnavailable,
+    ModelGated,
+    ModelNotFound,
+    PaddockError,
+    RevisionNotFound,
+)
+from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256
+from paddock.transfer.source import Address, Expected
+from paddock.version import VERSION
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from paddock.settings import Settings
+
+_TIMEOUT_S = 20.0
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+
+
+@contextmanager
+def translated(endpoint: str, what: str) -> Iterator[None]:
+    """Raise the errors of huggingface_hub and of its HTTP client as Paddock's own, with `what` in the sentence.
+
+    `LocalEntryNotFoundError` is tested before its parent `EntryNotFoundError`: it stands for a connection that failed,
+    and the parent is permanent.
+    """
+    import httpx2
+    from huggingface_hub import errors as vendor
+
+    try:
+        yield
+    except (vendor.OfflineModeIsEnabled, vendor.LocalTokenNotFoundError) as error:
+        raise HubRefused(f"the Hub was not asked for {what}: {_first_line(error)}") from None
+    except vendor.GatedRepoError:
+        raise ModelGated(
+            f"{what} is gated on {endpoint}",
+            cure="accept its terms on the Hub, then set HF_TOKEN to a token of that account",
+        ) from None
+    except vendor.RepositoryNotFoundError:
+        raise ModelNotFound(
+            f"{what} is not on {endpoint}, or is private",
+            cure="check the name, and set HF_TOKEN if it is private",
+        ) from None
+    except vendor.RevisionNotFoundError:
+        raise RevisionNotFound(f"{what} is not on {endpoint}", cure="use a branch, tag or commit that it has") from None
+    except vendor.LocalEntryNotFoundError as error:
+        raise HubUnavailable(
+            f"{endpoint} could not be asked for {what}: {_first_line(error)}", cure="try again"
+        ) from None
+    except vendor.EntryNotFoundError:
+        raise FileNotInRevision(f"{what} is not on {endpoint}", cure="list the repository's files") from None
+    except vendor.HfHubHTTPError as error:
+        raise _from_status(error, endpoint, what) from None
+    except vendor.HFValidationError as error:
+        raise HubRefused(f"huggingface_hub does not take {what}: {_first_line(error)}") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        raise HubUnavailable(
+            f"{endpoint} did not answer for {what}: {_first_line(error) or type(error).__name__}",
+            cure="check the network and HF_ENDPOINT, then try again",
+        ) from None
+
+
+def _from_status(error: HfHubHTTPError, endpoint: str, what: str) -> PaddockError:
+    status = error.response.status_code
+    if status in _BUSY:
+        after = error.response.headers.get("Retry-After", "")
+        return HubUnavailable(
+            f"{endpoint} answered {status} for {what}",
+            cure="try again later",
+            retry_after_s=float(after) if after.isdigit() else None,
+        )
+    if status in {401, 403}:
+        return HubRefused(f"{endpoint} answered {status} for {what}", cure="set HF_TOKEN to a token that may read it")
+    return HubRefused(f"{endpoint} answered {status} for {what}", cure="check HF_ENDPOINT: a Hub answers otherwise")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:200]
+
+
+class Hub:
+    """A client of one Hub. Making one dials nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.endpoint = settings.hub_endpoint
+        self._offline = settings.hub_offline
+        self._token = settings.hub_token
+
+    def listing(self, model: ModelName, ref: str = "main") -> Listing:
+        """Resolve `ref` to a commit and list every file of it, in one request.
+
+        Raises ModelNotFound, ModelGated, RevisionNotFound, HubRefused, and HubUnavailable, which is worth another try.
+        """
+        what = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
+        api = self._api(what)
+        with translated(self.endpoint, what):
+            info = api.model_info(str(model), revision=ref, files_metadata=True, timeout=_TIMEOUT_S)
+        if not info.sha:
+            raise HubRefused(f"{self.endpoint} gave no commit for {what}", cure="check HF_ENDPOINT")
+        files = []
+        for one in info.siblings or []:
+            digest = parse_sha256(one.lfs.sha256) if one.lfs else None
+            size = one.lfs.size if one.lfs else one.size
+            if size is None:
+                raise HubRefused(
+                    f"{self.endpoint} gave no size for {one.rfilename} of {what}", cure="check HF_ENDPOINT"
+                )
+            files.append(RepositoryFile(one.rfilename, size, digest, None if digest else one.blob_id))
+        licence = info.card_data.get("license") if info.card_data else None
+        return Listing(
+            model=model,
+            revision=parse_revision(info.sha),
+            files=tuple(sorted(files, key=lambda file: file.path)),
+            licence=licence if isinstance(licence, str) else None,
+            library=info.library_name,
+        )
+
+    def file(self, model: ModelName, revision: Revision, file: RepositoryFile) -> HubFile:
+        """One file of a revision as a source for `paddock.transfer`. Asks nothing yet."""
+        return HubFile(hub=self, model=model, revision=revision, file=file)
+
+    def locate(self, model: ModelName, revision: Revision, path: str) -> Address:
+        """Ask where the bytes of one file are now. A token goes along only to the Hub's own scheme, host and port."""
+        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+
+        what = f"{model}@{revision[:8]}: {path}"
+        self._api(what)
+        token = self._token.get_secret_value() if self._token else get_token()
+        with translated(self.endpoint, what):
+            url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
+            found = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
+        if found.commit_hash and found.commit_hash != revision:
+            raise HubRefused(
+                f"{self.endpoint} answered with commit {found.commit_hash[:40]} for {what}", cure="try again"
+            )
+        own = urlsplit(found.location)[:2] == urlsplit(self.endpoint)[:2]
+        headers = {"User-Agent": f"paddock/{VERSION}"}
+        if own and token:
+            headers["Authorization"] = f"Bearer {token}"
+        return Address(found.location, headers)
+
+    def _api(self, what: str) -> HfApi:
+        if self._offline:
+            raise HubRefused(
+                f"the Hub was not asked for {what}: HF_HUB_OFFLINE is set", cure="unset it to reach the Hub"
+            )
+        from huggingface_hub import HfApi
+
+        return HfApi(
+            endpoint=self.endpoint,
+            token=self._token.get_secret_value() if self._token else None,
+            library_name="paddock",
+            library_version=VERSION,
+        )
+
+
+@dataclass
+class HubFile:
+    """A file of the Hub as a source of bytes. The address is asked for once, and again when it has expired."""
+
+    hub: Hub
+    model: ModelName
+    revision: Revision
+    file: RepositoryFile
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._address: Address | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.model}@{self.revision[:8]}: {self.file.path}"
+
+    @property
+    def expected(self) -> Expected:
+        return Expected(self.file.size, self.file.sha256, self.file.git_sha1)
+
+    def address(self, *, renew: bool = False) -> Address:
+        with self._lock:
+            if self._address is None or renew:
+                self._address = self.hub.locate(self.model, self.revision, self.file.path)
+            return self._address
