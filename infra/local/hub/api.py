@@ -1,0 +1,305 @@
+"""The Hub's own addresses: what is there, what is in it, and where its bytes are.
+
+The wire format is huggingface.co's, as its clients read it and as its answers look (2026): errors name themselves in
+`X-Error-Code` and `X-Error-Message`; an anonymous client cannot tell a private repository from one that is not there
+(401), and a known token gets 404; metadata of a gated repository is public, its files are not; a file in LFS is a 302
+to a signed address on another host, any other file a 307 to a relative address that holds the commit. Xet, datasets,
+spaces, search and writing are not here.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlencode
+
+import yaml  # type: ignore[import-untyped]  # no stubs among our dependencies
+from starlette.requests import Request
+
+from infra.local.hub import answer, git
+from infra.local.hub.answer import Answer, StoredFile
+from infra.local.hub.repositories import Commit, Entry, Hub, Repository
+
+PAGE = 1000
+EXPANDED_PAGE = 50
+
+
+class Refusal(Exception):
+    """An error of the Hub's: a status, its code (None where the Hub gives none) and its message."""
+
+    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        own = {"X-Error-Message": message, **(headers or {})}
+        if code is not None:
+            own["X-Error-Code"] = code
+        if status == 401:
+            own["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
+        self.answer = answer.of_json({"error": message}, own, status=status)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: nobody (no token), or a token with the repositories that it opens."""
+
+    token: str | None
+    opens: list[str]
+
+
+class Api:
+    """Answers requests to the Hub's address. `sign` makes the address of a file's bytes."""
+
+    def __init__(self, hub: Hub, *, sign: Callable[[str, Entry], str]) -> None:
+        self._hub = hub
+        self._sign = sign
+
+    async def answer(self, request: Request) -> Answer:
+        # The raw path: a revision or a folder may hold an encoded slash.
+        raw_path: bytes = request.scope["raw_path"]
+        parts = [unquote(part) for part in raw_path.decode().split("/")[1:]]
+        try:
+            caller = self._caller(request)
+            match parts:
+                case ["api", "models", org, name, *rest]:
+                    repository = self._repository(f"{org}/{name}", caller)
+                    return await self._metadata(request, repository, rest, caller)
+                case ["api", "resolve-cache", "models", org, name, commit, *path]:
+                    repository = self._repository(f"{org}/{name}", caller)
+                    return self._plain_file(request, repository, commit, "/".join(path), caller)
+                case [org, name, "resolve", revision, *path] if path:
+                    repository = self._repository(f"{org}/{name}", caller)
+                    return self._resolve(repository, revision, "/".join(path), caller)
+            raise Refusal(404, None, f"Sorry, we can't find the page {request.url.path}")
+        except Refusal as refusal:
+            return refusal.answer
+
+    async def _metadata(self, request: Request, repository: Repository, rest: list[str], caller: Caller) -> Answer:
+        match rest:
+            case []:
+                return answer.of_json(self._info(request, repository, _commit(repository, "main")))
+            case ["revision", revision]:
+                return answer.of_json(self._info(request, repository, _commit(repository, revision)))
+            case ["refs"]:
+                return answer.of_json(_refs(repository, with_pull_requests="include_prs" in request.query_params))
+            case ["auth-check"]:
+                _check_gate(repository, caller)
+                return answer.of_json({})
+            case ["commits", revision]:
+                commits = list(repository.history(_commit(repository, revision)))
+                return _page(request, [_commit_row(commit) for commit in commits], EXPANDED_PAGE)
+            case ["tree", revision, *folder]:
+                return _tree(request, repository, _commit(repository, revision), "/".join(folder))
+            case ["paths-info", revision] if request.method == "POST":
+                return await _paths_info(request, repository, _commit(repository, revision))
+        raise Refusal(404, None, f"Sorry, we can't find the page {request.url.path}")
+
+    def _caller(self, request: Request) -> Caller:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            return Caller(None, [])
+        opens = self._hub.granted(token)
+        if opens is None:
+            raise Refusal(401, None, "Invalid credentials in Authorization header")
+        return Caller(token, opens)
+
+    def _repository(self, name: str, caller: Caller) -> Repository:
+        repository = self._hub.find(name)
+        if repository is None or (repository.private and name not in caller.opens):
+            if caller.token is None:
+                raise Refusal(401, "RepoNotFound", "Invalid username or password.")
+            raise Refusal(404, "RepoNotFound", "Repository not found")
+        return repository
+
+    def _info(self, request: Request, repository: Repository, commit: Commit) -> dict[str, Any]:
+        card = self._card(commit)
+        licence = [f"license:{card['license']}"] if "license" in card else []
+        suffixes = {path.rpartition(".")[2] for path in commit.entries}
+        with_blobs = request.query_params.get("blobs", "").lower() in ("true", "1")
+        *_, first = repository.history(commit)
+        info: dict[str, Any] = {
+            "_id": git.blob_id(repository.name.encode())[:24],
+            "id": repository.name,
+            "modelId": repository.name,
+            "author": repository.name.split("/")[0],
+            "sha": commit.id,
+            "lastModified": commit.date,
+            "createdAt": first.date,
+            "private": repository.private,
+            "gated": "manual" if repository.gated else False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "tags": [*sorted(suffixes & {"gguf", "safetensors"}), *licence, "region:us"],
+            "cardData": card,
+            "siblings": [_sibling(entry, with_blobs=with_blobs) for entry in commit.entries.values()],
+            "usedStorage": sum(entry.size for entry in commit.entries.values()),
+        }
+        wanted = request.query_params.getlist("expand") + request.query_params.getlist("expand[]")
+        return {key: value for key, value in info.items() if not wanted or key in {"_id", "id", "modelId", *wanted}}
+
+    def _card(self, commit: Commit) -> dict[str, Any]:
+        """The YAML between the `---` lines at the head of README.md; empty where there is none."""
+        readme = commit.entries.get("README.md")
+        if readme is None:
+            return {}
+        head, *parts = self._hub.blob(readme.sha256).read_text(errors="replace").split("---\n", 2)
+        if head or len(parts) < 2:
+            return {}
+        try:
+            card = yaml.safe_load(parts[0])
+        except yaml.YAMLError:
+            return {}
+        return card if isinstance(card, dict) else {}
+
+    def _resolve(self, repository: Repository, revision: str, path: str, caller: Caller) -> Answer:
+        commit = _commit(repository, revision)
+        _check_gate(repository, caller)
+        entry = _entry(commit, path)
+        linked = {
+            "X-Repo-Commit": commit.id,
+            "Accept-Ranges": "bytes",
+            "X-Linked-Size": str(entry.size),
+            "X-Linked-Etag": f'"{_etag(entry)}"',
+        }
+        if entry.pointer_size is not None:
+            location = self._sign(repository.name, entry)
+            return answer.of_text(302, f"Found. Redirecting to {location}", {**linked, "Location": location})
+        query = urlencode({f"/{repository.name}/resolve/{revision}/{path}": "", "etag": f'"{_etag(entry)}"'})
+        location = f"/api/resolve-cache/models/{repository.name}/{commit.id}/{quote(path)}?{query}"
+        text = f"Temporary Redirect. Redirecting to {location}"
+        return answer.of_text(307, text, {**linked, "Location": location})
+
+    def _plain_file(self, request: Request, repository: Repository, commit: str, path: str, caller: Caller) -> Answer:
+        found = _commit(repository, commit)
+        _check_gate(repository, caller)
+        entry = _entry(found, path)
+        file = StoredFile(f"{repository.name}/{path}", self._hub.blob(entry.sha256), entry.size)
+        return answer.of_file(file, request.headers, etag=_etag(entry), headers={"X-Repo-Commit": found.id})
+
+
+def _commit(repository: Repository, revision: str) -> Commit:
+    commit = repository.resolve(revision)
+    if commit is None:
+        raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+    return commit
+
+
+def _entry(commit: Commit, path: str) -> Entry:
+    if path not in commit.entries:
+        raise Refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.id})
+    return commit.entries[path]
+
+
+def _check_gate(repository: Repository, caller: Caller) -> None:
+    if not repository.gated or repository.name in caller.opens:
+        return
+    restricted = f"Access to model {repository.name} is restricted"
+    if caller.token is None:
+        raise Refusal(
+            401,
+            "GatedRepo",
+            f"{restricted}. You must have access to it and be authenticated to access it.",
+        )
+    raise Refusal(403, "GatedRepo", f"{restricted} and you are not in the authorized list. Ask for access on its page.")
+
+
+def _etag(entry: Entry) -> str:
+    return entry.sha256 if entry.pointer_size is not None else entry.oid
+
+
+def _sibling(entry: Entry, *, with_blobs: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"rfilename": entry.path}
+    if with_blobs:
+        row |= {"size": entry.size, "blobId": entry.oid}
+        if entry.pointer_size is not None:
+            row["lfs"] = {"sha256": entry.sha256, "size": entry.size, "pointerSize": entry.pointer_size}
+    return row
+
+
+def _refs(repository: Repository, *, with_pull_requests: bool) -> dict[str, Any]:
+    branches, tags = repository.refs()
+
+    def rows(kind: str, refs: dict[str, str]) -> list[dict[str, str]]:
+        return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid} for name, oid in refs.items()]
+
+    lists: dict[str, Any] = {"tags": rows("tags", tags), "branches": rows("heads", branches), "converts": []}
+    return {**lists, "pullRequests": []} if with_pull_requests else lists
+
+
+def _commit_row(commit: Commit) -> dict[str, Any]:
+    title, _, rest = commit.message.partition("\n")
+    return {
+        "id": commit.id,
+        "title": title,
+        "message": rest.strip(),
+        "authors": [{"user": "paddock"}],
+        "date": commit.date,
+    }
+
+
+def _tree(request: Request, repository: Repository, commit: Commit, folder: str) -> Answer:
+    folders = git.tree_ids({path: entry.oid for path, entry in commit.entries.items()})
+    if folder not in folders:
+        raise Refusal(404, "EntryNotFound", f'{folder} does not exist on "{commit.id}"', {"X-Repo-Commit": commit.id})
+    below = f"{folder}/" if folder else ""
+    is_recursive = request.query_params.get("recursive", "").lower() in ("true", "1")
+    paths = [
+        path
+        for path in [*sorted(folders), *commit.entries]
+        if path and path != folder and path.startswith(below) and (is_recursive or "/" not in path[len(below) :])
+    ]
+    is_expanded = request.query_params.get("expand", "").lower() in ("true", "1")
+    rows = [_path_row(path, folders, commit) for path in paths]
+    if is_expanded:
+        _add_last_commits(rows, repository, commit)
+    return _page(request, rows, EXPANDED_PAGE if is_expanded else PAGE)
+
+
+async def _paths_info(request: Request, repository: Repository, commit: Commit) -> Answer:
+    body = await request.body()
+    if request.headers.get("content-type", "").startswith("application/json"):
+        asked = json.loads(body)
+        paths, is_expanded = asked.get("paths", []), bool(asked.get("expand"))
+    else:
+        form = parse_qs(body.decode())
+        paths, is_expanded = form.get("paths", []), form.get("expand", [""])[0].lower() in ("true", "1")
+    folders = git.tree_ids({path: entry.oid for path, entry in commit.entries.items()})
+    rows = [_path_row(path, folders, commit) for path in paths if path in commit.entries or path in folders]
+    if is_expanded:
+        _add_last_commits(rows, repository, commit)
+    return answer.of_json(rows)
+
+
+def _path_row(path: str, folders: Mapping[str, str], commit: Commit) -> dict[str, Any]:
+    if path not in commit.entries:
+        return {"type": "directory", "oid": folders[path], "size": 0, "path": path}
+    entry = commit.entries[path]
+    row: dict[str, Any] = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path}
+    if entry.pointer_size is not None:
+        row["lfs"] = {"oid": entry.sha256, "size": entry.size, "pointerSize": entry.pointer_size}
+    return row
+
+
+def _add_last_commits(rows: list[dict[str, Any]], repository: Repository, commit: Commit) -> None:
+    """Adds to each row the newest commit that gave the path the content that it has."""
+    history = list(repository.history(commit))
+    trees = [git.tree_ids({path: entry.oid for path, entry in past.entries.items()}) for past in history]
+    for row in rows:
+        last = commit
+        for past, folders in zip(history, trees, strict=True):
+            entry = past.entries.get(row["path"])
+            if (entry.oid if entry else folders.get(row["path"])) != row["oid"]:
+                break
+            last = past
+        row["lastCommit"] = {"id": last.id, "title": last.message.partition("\n")[0], "date": last.date}
+
+
+def _page(request: Request, rows: list[dict[str, Any]], most: int) -> Answer:
+    """The rows from the cursor on, and where there are more a Link to the next page (RFC 8288)."""
+    limit = min(int(request.query_params.get("limit", most)), most)
+    start = int(base64.urlsafe_b64decode(request.query_params.get("cursor", "MA==")))
+    headers = {}
+    if start + limit < len(rows):
+        cursor = base64.urlsafe_b64encode(str(start + limit).encode()).decode()
+        headers["Link"] = f'<{request.url.include_query_params(limit=limit, cursor=cursor)}>; rel="next"'
+    return answer.of_json(rows[start : start + limit], headers)

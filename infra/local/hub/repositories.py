@@ -1,0 +1,253 @@
+"""The repositories of the local Hub: commits made from files, kept under one folder.
+
+A *blob* is a file's bytes, stored once under its sha256. An *entry* is a path in a commit. A *commit* is the whole
+list of entries, with the id that Git would give it. Everything is read from disk each time it is asked for, so a
+restart serves the same commits, and one process may commit while another serves; only one may commit at a time.
+
+    <root>/blobs/ab/abcd…                         bytes, by sha256; where possible hard links to the given files
+    <root>/repositories/<org>/<name>/state.json   branches, tags, gated, private
+    <root>/repositories/<org>/<name>/commits/<id>.json
+    <root>/tokens.json                            which token may see which repository
+
+Paths in a repository are data and never become paths on disk: a hostile file name can be committed, for tests.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.local.hub import git
+
+if TYPE_CHECKING:
+    from infra.local.hub.service import Service
+
+LFS_SUFFIXES = (".gguf", ".bin", ".safetensors")
+LFS_OVER_BYTES = 10_000_000
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a commit. `oid` is its blob id in Git; `pointer_size` is None for a file that is not in LFS."""
+
+    path: str
+    size: int
+    sha256: str
+    oid: str
+    pointer_size: int | None
+
+
+@dataclass(frozen=True)
+class Commit:
+    id: str
+    tree: str
+    parent: str | None
+    message: str
+    date: str
+    entries: dict[str, Entry]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "entries": [asdict(entry) for entry in self.entries.values()]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Commit":
+        entries = {row["path"]: Entry(**row) for row in value["entries"]}
+        return cls(**{**value, "entries": entries})
+
+
+def _write_atomically(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as temporary:
+        json.dump(value, temporary)
+    Path(temporary.name).replace(path)
+
+
+class Hub:
+    """All repositories under `root`, and the tokens that open them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def repository(self, name: str, *, gated: bool | None = None, private: bool | None = None) -> "Repository":
+        """The repository of that name, made if there is none. A flag that is not given stays as it is."""
+        if not _NAME.fullmatch(name):
+            msg = f"{name!r} is not a repository's name: expected org/name"
+            raise ValueError(msg)
+        repository = Repository(self, name)
+        before = repository.state()
+        state = {**(before or {"branches": {}, "tags": {}, "gated": False, "private": False})}
+        state.update({key: flag for key, flag in (("gated", gated), ("private", private)) if flag is not None})
+        if state != before:
+            repository.save(state)
+        return repository
+
+    def find(self, name: str) -> "Repository | None":
+        repository = Repository(self, name)
+        return repository if _NAME.fullmatch(name) and repository.state() else None
+
+    def grant(self, token: str, *repositories: str) -> None:
+        """Makes a token known, and lets it into these gated or private repositories.
+
+        An unknown token is refused everywhere, in public repositories too.
+        """
+        tokens = self._tokens()
+        tokens[token] = sorted({*tokens.get(token, []), *repositories})
+        _write_atomically(self.root / "tokens.json", tokens)
+
+    def granted(self, token: str) -> list[str] | None:
+        """The repositories that a token opens; None for a token that nobody has."""
+        return self._tokens().get(token)
+
+    def blob(self, sha256: str) -> Path:
+        return self.root / "blobs" / sha256[:2] / sha256
+
+    def serving(self, *, port: int = 0, signed_for_s: float = 3600) -> "AbstractContextManager[Service]":
+        """Serves this hub from a thread until the context ends. Signed addresses hold for `signed_for_s` seconds."""
+        from infra.local.hub.service import serving
+
+        return serving(self, port=port, signed_for_s=signed_for_s)
+
+    def store(self, path: str, source: Path | bytes) -> Entry:
+        """Takes in a file's bytes, and says which entry they are under `path`."""
+        if isinstance(source, bytes):
+            size, sha256 = len(source), hashlib.sha256(source).hexdigest()
+        else:
+            with source.open("rb") as file:
+                size, sha256 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        blob = self.blob(sha256)
+        if not blob.exists():
+            self._take_in(blob, source)
+        if path.endswith(LFS_SUFFIXES) or size > LFS_OVER_BYTES:
+            pointer = git.lfs_pointer(sha256, size)
+            return Entry(path, size, sha256, git.blob_id(pointer), len(pointer))
+        return Entry(path, size, sha256, git.blob_id(blob.read_bytes()), None)
+
+    def _take_in(self, blob: Path, source: Path | bytes) -> None:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        temporary = blob.with_name(f"{blob.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        if isinstance(source, bytes):
+            temporary.write_bytes(source)
+        else:
+            try:
+                temporary.hardlink_to(source)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(source, temporary)
+        temporary.replace(blob)
+
+    def _tokens(self) -> dict[str, list[str]]:
+        path = self.root / "tokens.json"
+        tokens: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
+        return tokens
+
+
+class Repository:
+    """One repository: its branches, tags and commits. Made by `Hub.repository`."""
+
+    def __init__(self, hub: Hub, name: str) -> None:
+        self.hub = hub
+        self.name = name
+        self._folder = hub.root / "repositories" / name
+
+    def commit(
+        self, files: Mapping[str, Path | bytes | None], *, message: str = "Update files", branch: str = "main"
+    ) -> str:
+        """Adds or replaces files (None removes one) on top of a branch, and returns the commit's id.
+
+        A new branch starts at `main`. Files that change nothing make no commit: the branch's own is returned. A file
+        that is given as a path may be linked rather than copied, so it must not be changed in place afterwards.
+        """
+        state = self._state()
+        start = state["branches"].get(branch) or state["branches"].get("main")
+        parent = self.read(start) if start else None
+        entries = dict(parent.entries) if parent else {}
+        for path, source in files.items():
+            if source is None:
+                del entries[path]
+            else:
+                entries[path] = self.hub.store(path, source)
+        entries = dict(sorted(entries.items()))
+        tree = git.tree_ids({path: entry.oid for path, entry in entries.items()})[""]
+        if parent is None or parent.tree != tree:
+            now = datetime.now(UTC)
+            oid = git.commit_id(tree=tree, parent=start, message=message, unix_time=int(now.timestamp()))
+            date = now.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            parent = Commit(id=oid, tree=tree, parent=start, message=message, date=date, entries=entries)
+            _write_atomically(self._commit_path(oid), parent.to_json())
+        state["branches"][branch] = parent.id
+        self.save(state)
+        return parent.id
+
+    def branch(self, name: str, *, at: str = "main") -> None:
+        """Makes a branch, or moves it."""
+        self._point("branches", name, at)
+
+    def tag(self, name: str, *, at: str = "main") -> None:
+        self._point("tags", name, at)
+
+    @property
+    def gated(self) -> bool:
+        return bool(self._state()["gated"])
+
+    @property
+    def private(self) -> bool:
+        return bool(self._state()["private"])
+
+    def refs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Branches and tags, each by name with the commit's id."""
+        state = self._state()
+        return state["branches"], state["tags"]
+
+    def resolve(self, revision: str) -> Commit | None:
+        """The commit of a branch, a tag or a 40-hex id; None when there is none."""
+        branches, tags = self.refs()
+        oid = branches.get(revision) or tags.get(revision) or revision
+        return self.read(oid) if _COMMIT.fullmatch(oid) and self._commit_path(oid).exists() else None
+
+    def read(self, commit: str) -> Commit:
+        return Commit.from_json(json.loads(self._commit_path(commit).read_text()))
+
+    def history(self, commit: Commit) -> Iterator[Commit]:
+        """The commit and those before it, newest first."""
+        yield commit
+        while commit.parent is not None:
+            commit = self.read(commit.parent)
+            yield commit
+
+    def state(self) -> dict[str, Any] | None:
+        path = self._folder / "state.json"
+        state: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        _write_atomically(self._folder / "state.json", state)
+
+    def _state(self) -> dict[str, Any]:
+        state = self.state()
+        if state is None:
+            msg = f"there is no repository {self.name}"
+            raise LookupError(msg)
+        return state
+
+    def _point(self, kind: str, name: str, at: str) -> None:
+        commit = self.resolve(at)
+        if commit is None:
+            msg = f"{self.name} has no revision {at}"
+            raise LookupError(msg)
+        state = self._state()
+        state[kind][name] = commit.id
+        self.save(state)
+
+    def _commit_path(self, commit: str) -> Path:
+        return self._folder / "commits" / f"{commit}.json"

@@ -1,0 +1,37 @@
+"""A local Hub that serves in a thread, for tests, and the environment that points a client at it.
+
+In a test module (or a conftest.py):
+
+    from tests.support.hub import hub  # noqa: F401 - a fixture
+
+    def test_something(hub: Service) -> None:
+        commit = hub.hub.repository("org/name").commit({"model.gguf": b"…"})
+        environment = hub_environment(hub, home)
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Hub, Service
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Service]:
+    """A new, empty Hub on free ports; its repositories are at `hub.hub`."""
+    with Hub(tmp_path / "hub").serving() as service:
+        yield service
+
+
+def hub_environment(service: Service, home: Path, *, token: str | None = None) -> dict[str, str]:
+    """Our environment with the Hub's clients pointed at `service`, their cache in `home`, and no other token."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "XDG_"))}
+    own = {
+        "HF_ENDPOINT": service.address,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    return {**kept, **own, **({"HF_TOKEN": token} if token is not None else {})}
