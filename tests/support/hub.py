@@ -1,12 +1,16 @@
 """A local Hub that serves in a thread, for tests, and the environment that points a client at it.
 
-In a test module (or a conftest.py):
+Name the fixture in the conftest.py of the tests that want it:
 
-    from tests.support.hub import hub  # noqa: F401 - a fixture
+    from tests.support.hub import hub
 
-    def test_something(hub: Service) -> None:
-        commit = hub.hub.repository("org/name").commit({"model.gguf": b"…"})
-        environment = hub_environment(hub, home)
+    __all__ = ["hub"]
+
+and then:
+
+    def test_something(hub: Service, tmp_path: Path) -> None:
+        commit = hub.repository("org/name").commit({"model.gguf": b"…", "config.json": b"{}"})
+        environment = hub_environment(hub, tmp_path / "home")
 """
 
 import os
@@ -20,7 +24,7 @@ from infra.local.hub import Hub, Service
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Service]:
-    """A new, empty Hub on free ports; its repositories are at `hub.hub`."""
+    """A new, empty Hub on free ports."""
     with Hub(tmp_path / "hub").serving() as service:
         yield service
 
@@ -32,6 +36,7 @@ def hub_environment(service: Service, home: Path, *, token: str | None = None) -
         "HF_ENDPOINT": service.address,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "NO_PROXY": "127.0.0.1",
     }
     return {**kept, **own, **({"HF_TOKEN": token} if token is not None else {})}

@@ -32,7 +32,7 @@ from infra.local.hub.answer import Answer, Disconnected, Ending, StoredFile
 from infra.local.hub.api import Api
 from infra.local.hub.faults import Fault, Faults
 from infra.local.hub.ledger import Ledger, Stats
-from infra.local.hub.repositories import Entry, Hub
+from infra.local.hub.repositories import Entry, Hub, Repository
 
 LOOPBACK = "127.0.0.1"
 
@@ -50,6 +50,9 @@ class Service:
         self._ledger = Ledger()
         self._faults = Faults()
         self._api = Api(hub, sign=self._sign)
+
+    def repository(self, name: str, *, gated: bool | None = None, private: bool | None = None) -> Repository:
+        return self.hub.repository(name, gated=gated, private=private)
 
     def stats(self) -> Stats:
         return self._ledger.stats()
