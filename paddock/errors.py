@@ -6,7 +6,8 @@ The tree has two branches, because one question decides what a caller does next:
     ├── TransientError                    the same call may succeed later; Prefect retries it
     │   ├── HubUnavailable                no answer, a time-out, 5xx, or 429 from the Hub
     │   ├── TransferInterrupted           bytes stopped coming; what came is kept for resume
-    │   └── StoreUnavailable              S3 does not answer
+    │   ├── StoreUnavailable              S3 does not answer, or the volume's file system fails
+    │   └── BlobMissing                   a store lost a blob before it could be published; it is fetched again
     └── PermanentError                    the same call fails the same way; tried once
         ├── UsageError                    exit status 3: the caller must say it differently
         │   ├── UnsafeName                a name that could leave its directory (also a ValueError)
@@ -84,6 +85,10 @@ class TransferInterrupted(TransientError):
 
 
 class StoreUnavailable(TransientError):
+    pass
+
+
+class BlobMissing(TransientError):
     pass
 
 
@@ -171,11 +176,20 @@ class NoGguf(WantingError, FileNotFoundError):
     pass
 
 
-class NotGguf(WantingError):
+class _Breach(WantingError):
+    """What a parser met: `rule` is the finding's stable name, `where` the byte offset (`byte 24`) or the metadata key."""
+
+    def __init__(self, message: str, *, cure: str = "", rule: str = "", where: str = "") -> None:
+        super().__init__(message, cure=cure)
+        self.rule = rule
+        self.where = where
+
+
+class NotGguf(_Breach):
     pass
 
 
-class MalformedGguf(WantingError):
+class MalformedGguf(_Breach):
     pass
 
 

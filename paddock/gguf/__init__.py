@@ -1,0 +1,1 @@
+"""The GGUF format: read, and judged by its header alone."""
