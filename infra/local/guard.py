@@ -1,10 +1,9 @@
-"""Programs that never outlive their owner.
+"""The guard: the program between a service and its owner, that lets nothing of the service outlive the owner.
 
-A *service* is a program that runs for its *owner*, this process. Between the two stands a *guard*: a small process, in
-a session of its own, that is the service's parent. It ends the whole tree (a polite signal first, SIGKILL after a
-grace) as soon as
+A *service* is a program that runs for its *owner*. The guard is a small process, in a session of its own, that is the
+service's parent. It ends the whole tree (a polite signal first, SIGKILL after a grace) as soon as
 
-- the owner asks for it: `Service.stop` closes the pipe that is the guard's standard input;
+- the owner asks for it: it closes the pipe that is the guard's standard input;
 - the owner dies, by SIGKILL too: the pipe closes, and the guard's pidfd of the owner becomes readable. The pipe alone
   would not do, since a process that the owner forked can hold it open;
 - the service ends by itself: what it started is not left behind.
@@ -14,10 +13,14 @@ as well. When the guard itself is killed, the kernel kills the service (PR_SET_P
 between fork and exec, in a guard of one thread: it follows the *thread* that forked, and the owner may have many.
 
 What a guard cannot do: when it dies by SIGKILL, what the service started is nobody's to end any more, but for the
-service's own process group, which `Service.stop` then ends.
+service's own process group, which the owner then ends.
 
-Linux only. As a program, `python guard.py OWNER GRACE SIGNAL MAPPED REPORT COMMAND...`, it needs nothing but the
-standard library. It knows nothing of what the services are.
+Linux only, and nothing but the standard library. It is started by `infra.local.service`, as
+
+    python guard.py OWNER GRACE SIGNAL (plain|mapped) REPORT COMMAND...
+
+with the owner's pid, seconds, a signal's number, whether root is mapped to an ordinary user, and the descriptor to
+which the service's pid is written. Its exit status is the service's, or 128 and the signal's number.
 """
 
 from __future__ import annotations
@@ -26,139 +29,15 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWUSER = 0x10000000  # linux/sched.h
 _MAPPED_ID = 1000  # who root is inside a service that refuses to run as root
-_TAIL_BYTES = 4000
 _POLL_S = 0.02
-
-
-class ServiceError(Exception):
-    """A service did not start, did not become ready, or ended early. The message ends with the tail of its log."""
-
-
-class Service:
-    """A program under guard. It runs from the constructor on, until `stop` or the end of this process."""
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        *,
-        log: Path | None,
-        environment: Mapping[str, str] | None = None,
-        directory: Path | None = None,
-        polite: signal.Signals = signal.SIGTERM,
-        grace_s: float = 5.0,
-        mapped: bool = False,
-    ) -> None:
-        """Start `command`, with `environment` as its whole environment (default: ours).
-
-        `log` is written anew by each start; without one the program writes where this process does. `polite` is the
-        signal that asks it to stop, `grace_s` how long it may take. `mapped` runs it in a user namespace in which we
-        are an ordinary user: for programs that refuse to run as root.
-        """
-        self.name = name
-        self.log = log
-        self._grace_s = grace_s
-        guard = [sys.executable, "-I", "-S", str(Path(__file__).resolve())]
-        options = [str(os.getpid()), str(grace_s), str(int(polite)), "mapped" if mapped else "plain"]
-        report, reported = os.pipe()
-        output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        try:
-            self._guard = subprocess.Popen(
-                [*guard, *options, str(reported), *command],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=dict(os.environ if environment is None else environment),
-                cwd=directory,
-                pass_fds=[reported],
-                start_new_session=True,
-            )
-        finally:
-            os.close(reported)
-            if output is not None:
-                os.close(output)
-        with os.fdopen(report, "rb") as pipe:
-            self.pid = int(pipe.read() or 0)
-
-    @property
-    def guard_pid(self) -> int:
-        return self._guard.pid
-
-    def poll(self) -> int | None:
-        """None while it runs, then its exit status, negative for a signal."""
-        status = self._guard.poll()
-        return None if status is None else (128 - status if status > 128 else status)
-
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Its exit status, once it and all that it started have ended."""
-        self._guard.wait(timeout_s)
-        status = self.poll()
-        assert status is not None  # noqa: S101 - for the type checker: wait returned
-        return status
-
-    def stop(self) -> None:
-        """End it with all that it started, and wait until that is done. When it has ended already, do nothing."""
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
-        try:
-            self._guard.wait(self._grace_s + 10)
-        except subprocess.TimeoutExpired:  # a guard that is itself stopped (SIGSTOP)
-            self._guard.kill()
-            self._guard.wait()
-        if self._guard.returncode < 0 and self.pid:
-            _signal_group(self.pid, signal.SIGKILL)
-
-    def wait_until(self, ready: Callable[[], bool], *, deadline_s: float, interval_s: float = 0.1) -> None:
-        """Ask `ready` until it says so. Raises ServiceError when the service ends or the deadline passes first."""
-        end = time.monotonic() + deadline_s
-        while True:
-            status = self.poll()
-            if status is not None:
-                raise ServiceError(f"{self.name} ended with status {status} before it was ready{self.tail()}")
-            if ready():
-                return
-            if time.monotonic() > end:
-                raise ServiceError(f"{self.name} was not ready within {deadline_s:.0f} s{self.tail()}")
-            time.sleep(interval_s)
-
-    def tail(self) -> str:
-        """The end of its log, as the last part of a message."""
-        if self.log is None or not self.log.exists():
-            return ""
-        with self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-            text = log.read().decode(errors="replace").strip()
-        return f". The end of {self.log}:\n{text}" if text else f". {self.log} is empty"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def run(
-    name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None, mapped: bool = False
-) -> None:
-    """Run a program to its end, under guard. Raises ServiceError when it fails."""
-    with Service(name, command, log=log, environment=environment, mapped=mapped) as service:
-        status = service.wait()
-        if status != 0:
-            raise ServiceError(f"{name} ended with status {status}{service.tail()}")
-
-
-# The rest runs in the guard's own process.
 
 
 def main() -> None:
@@ -199,7 +78,7 @@ def main() -> None:
         if any(descriptor == wake for descriptor, _ in events):
             os.read(wake, 4096)
     if status is None:
-        _signal_group(service, polite)
+        signal_group(service, polite)
     status = _end_all(service, status, time.monotonic() + grace_s)
     os._exit(128 - status if status < 0 else status)
 
@@ -295,7 +174,7 @@ def _signal(pids: set[int], number: int) -> None:
             continue
 
 
-def _signal_group(leader: int, number: int) -> None:
+def signal_group(leader: int, number: int) -> None:
     try:
         os.killpg(leader, number)
     except OSError:  # ended meanwhile

@@ -1,16 +1,20 @@
-"""Free ports on the loopback address.
+"""Free ports on the loopback address, and the start of a service on them.
 
-A port is free when it was asked for, not when it is used: another program can take it in between. Whoever starts a
-program on one tries again with others when the start fails.
+A port is free when it was asked for, not when it is used: another program can take it in between. So a start that fails
+is tried again on other ports.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
+
+from infra.local.service import Service, ServiceEnded
 
 LOOPBACK = "127.0.0.1"
+_ATTEMPTS = 3
 
 
 def free_ports(count: int, *, wanted: Sequence[int] = ()) -> list[int]:
@@ -24,10 +28,28 @@ def free_ports(count: int, *, wanted: Sequence[int] = ()) -> list[int]:
         return [_bind(held, 0) for _ in range(count)]
 
 
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((LOOPBACK, port)) == 0
+def start_on_free_ports(
+    launch: Callable[[list[int]], Service],
+    ready: Callable[[list[int], Service], bool],
+    *,
+    count: int = 1,
+    wanted: Sequence[int] = (),
+    deadline_s: float,
+) -> tuple[Service, list[int]]:
+    """The service that `launch` makes on `count` ports, when it is `ready`. Raises the last attempt's ServiceError."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        ports = free_ports(count, wanted=wanted if attempt == 1 else ())
+        service = launch(ports)
+        try:
+            service.wait_until(partial(ready, ports, service), deadline_s=deadline_s)
+        except BaseException as error:
+            service.stop()
+            # One that runs, and only is not ready, has its ports.
+            if isinstance(error, ServiceEnded) and attempt < _ATTEMPTS:
+                continue
+            raise
+        return service, ports
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _bind(held: ExitStack, port: int) -> int:

@@ -13,11 +13,12 @@ import secrets
 import shutil
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from infra.local.guard import Service, ServiceError
-from infra.local.ports import LOOPBACK, free_ports
+from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.service import Service, ServiceError
 from infra.local.state import private_directory, read_state, write_state
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 BUCKET = "models"
 REGION = "us-east-1"
 _SERVERS = ("s3", "master", "volume", "filer", "admin")  # each takes a port and one for gRPC
-_ATTEMPTS = 3  # each on other ports: another program may take one before the server does
 _READY_S = 30.0
 _SOCKETS = Path("/tmp")  # noqa: S108 - where SeaweedFS puts sockets, whatever it is told
 
@@ -50,28 +50,15 @@ class S3Server:
         state = read_state(directory / "s3.json")
         key: str = state.get("access_key_id") or secrets.token_hex(10).upper()
         secret: str = state.get("secret_access_key") or secrets.token_urlsafe(30)
-        wanted: list[int] = state.get("ports") or []
-        for attempt in range(1, _ATTEMPTS + 1):
-            ports = free_ports(2 * len(_SERVERS), wanted=wanted if attempt == 1 else [])
-            _remove_sockets(ports)
-            service = Service(
-                "S3 (weed)",
-                _command(directory, ports),
-                log=directory / "weed.log",
-                environment=_environment(directory, key, secret),
-                grace_s=4,
-            )
-            server = cls(f"http://{LOOPBACK}:{ports[0]}", key, secret, service, tuple(ports))
-            try:
-                service.wait_until(server._writable, deadline_s=_READY_S)
-            except BaseException as error:
-                server.stop()
-                if isinstance(error, ServiceError) and attempt < _ATTEMPTS:
-                    continue
-                raise
-            write_state(directory / "s3.json", {"access_key_id": key, "secret_access_key": secret, "ports": ports})
-            return server
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        service, ports = start_on_free_ports(
+            partial(_launch, directory, key, secret),
+            lambda ports, _: _writable(ports[0], key, secret),
+            count=2 * len(_SERVERS),
+            wanted=state.get("ports", ()),
+            deadline_s=_READY_S,
+        )
+        write_state(directory / "s3.json", {"access_key_id": key, "secret_access_key": secret, "ports": ports})
+        return cls(_endpoint(ports[0]), key, secret, service, tuple(ports))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,26 +71,8 @@ class S3Server:
             "AWS_DEFAULT_REGION": self.region,  # boto3 reads this one only
         }
 
-    def client(self, *, read_timeout_s: float = 60, attempts: int = 3) -> S3Client:
-        from boto3.session import Session
-        from botocore.config import Config
-
-        session = Session(
-            aws_access_key_id=self.access_key_id,
-            aws_secret_access_key=self.secret_access_key,
-            region_name=self.region,
-        )
-        return session.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            config=Config(
-                connect_timeout=2,
-                read_timeout=read_timeout_s,
-                retries={"total_max_attempts": attempts},
-                s3={"addressing_style": "path"},
-                proxies={},
-            ),
-        )
+    def client(self) -> S3Client:
+        return _client(self.endpoint, self.access_key_id, self.secret_access_key, read_timeout_s=60, attempts=3)
 
     def stop(self) -> None:
         self.service.stop()
@@ -115,18 +84,49 @@ class S3Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _writable(self) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError
 
-        client = self.client(read_timeout_s=5, attempts=1)
-        try:
-            client.put_object(Bucket=self.bucket, Key=".ready", Body=b"ready")
-            client.delete_object(Bucket=self.bucket, Key=".ready")
-        except (BotoCoreError, ClientError):
-            return False
-        finally:
-            client.close()
-        return True
+def _endpoint(port: int) -> str:
+    return f"http://{LOOPBACK}:{port}"
+
+
+def _client(endpoint: str, key: str, secret: str, *, read_timeout_s: float, attempts: int) -> S3Client:
+    from boto3.session import Session
+    from botocore.config import Config
+
+    session = Session(aws_access_key_id=key, aws_secret_access_key=secret, region_name=REGION)
+    config = Config(
+        connect_timeout=2,
+        read_timeout=read_timeout_s,
+        retries={"total_max_attempts": attempts},
+        s3={"addressing_style": "path"},
+        proxies={},
+    )
+    return session.client("s3", endpoint_url=endpoint, config=config)
+
+
+def _writable(port: int, key: str, secret: str) -> bool:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = _client(_endpoint(port), key, secret, read_timeout_s=5, attempts=1)
+    try:
+        client.put_object(Bucket=BUCKET, Key=".ready", Body=b"ready")
+        client.delete_object(Bucket=BUCKET, Key=".ready")
+    except (BotoCoreError, ClientError):
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def _launch(directory: Path, key: str, secret: str, ports: list[int]) -> Service:
+    _remove_sockets(ports)
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(directory),  # away from the user's own settings of SeaweedFS
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+    }
+    return Service("S3 (weed)", _command(directory, ports), log=directory / "weed.log", environment=environment)
 
 
 def _command(directory: Path, ports: list[int]) -> list[str]:
@@ -156,16 +156,6 @@ def _command(directory: Path, ports: list[int]) -> list[str]:
         f"-filer.localSocket={directory / 'filer.sock'}",
         f"-s3.localSocket={directory / 's3.sock'}",
     ]
-
-
-def _environment(directory: Path, key: str, secret: str) -> dict[str, str]:
-    # HOME keeps it from the user's own settings of SeaweedFS.
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(directory),
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": secret,
-    }
 
 
 def _weed() -> str:

@@ -1,4 +1,7 @@
-"""What a part keeps between two starts: one JSON object in a file that only its owner reads, replaced atomically."""
+"""What a part keeps between two starts: one JSON object in a file that only its owner reads, replaced atomically.
+
+It says where the checkout is, too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.local.guard import ServiceError
 from infra.local.s3 import S3Server
+from infra.local.service import ServiceError
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,84 @@
+"""The local Hub as a service, with the repositories of the demonstration in it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.service import Service, run
+from infra.local.state import CHECKOUT, private_directory, read_state, write_state
+
+_READY_S = 30.0
+# In a process of its own: it loads numpy, and the engine to make the quantizations.
+_FILL = """\
+import sys
+from pathlib import Path
+from infra.local.demo import demo_repository
+from infra.local.hub import Hub
+demo_repository(Hub(Path(sys.argv[1])), cache=Path(sys.argv[2]))
+"""
+
+
+@dataclass(frozen=True)
+class HubServer:
+    """A Hub that runs, until `stop` or the end of this process."""
+
+    endpoint: str
+    service: Service = field(repr=False)
+
+    @classmethod
+    def start(cls, directory: Path) -> Self:
+        """Make the repositories (10 s, once) and serve them. Raises ServiceError."""
+        root = private_directory(directory / "repositories")
+        fill = [sys.executable, "-c", _FILL, str(root), str(directory / "cache")]
+        run("filling the Hub", fill, log=directory / "fill.log", directory=CHECKOUT)
+        service, (port,) = start_on_free_ports(
+            partial(_launch, directory, root),
+            lambda ports, _: _answers(_endpoint(ports[0])),
+            wanted=read_state(directory / "hub.json").get("ports", ()),
+            deadline_s=_READY_S,
+        )
+        write_state(directory / "hub.json", {"ports": [port]})
+        return cls(_endpoint(port), service)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HF_ENDPOINT": self.endpoint}
+
+    def stop(self) -> None:
+        self.service.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def bytes_sent(endpoint: str) -> int:
+    """How much of files the Hub at `endpoint` has sent since it started."""
+    with httpx.Client(trust_env=False, timeout=10) as client:
+        return int(client.get(f"{endpoint}/_admin/stats").raise_for_status().json()["total_bytes_sent"])
+
+
+def _launch(directory: Path, root: Path, ports: list[int]) -> Service:
+    command = [sys.executable, "-m", "infra.local.hub", "--root", str(root), "--port", str(ports[0])]
+    return Service("the Hub", command, log=directory / "hub.log", directory=CHECKOUT)
+
+
+def _endpoint(port: int) -> str:
+    return f"http://{LOOPBACK}:{port}"
+
+
+def _answers(endpoint: str) -> bool:
+    try:
+        bytes_sent(endpoint)
+    except httpx.HTTPError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""Prefect's server on this machine, on PostgreSQL, or on SQLite where no PostgreSQL can run.
+
+It listens on the loopback address only and asks for no password: whoever can reach it, every user of this machine, can
+start runs. It reports nothing to anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.postgres import Postgres, find_programs
+from infra.local.service import Service
+from infra.local.state import private_directory, read_state, write_state
+
+_READY_S = 150.0  # 10 s on an idle machine, half of it migrations when the database is new
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A server that runs, until `stop` or the end of this process."""
+
+    url: str
+    home: Path
+    service: Service = field(repr=False)
+    database: Postgres | None = field(repr=False)
+
+    @classmethod
+    def start(cls, directory: Path) -> Self:
+        """Start on what `directory` holds; return when the API and its database answer. Raises ServiceError."""
+        private_directory(directory)
+        database = None
+        if find_programs() is None:
+            print("No PostgreSQL can run here: Prefect uses SQLite, and stalls when it is busy", file=sys.stderr)
+        else:
+            database = Postgres.start(directory)
+        try:
+            return cls._on(database, directory)
+        except BaseException:
+            if database is not None:
+                database.stop()
+            raise
+
+    @classmethod
+    def _on(cls, database: Postgres | None, directory: Path) -> Self:
+        home = private_directory(directory / "home")
+        environment = client_environment(home)
+        if database is not None:
+            environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.url
+        service, (port,) = start_on_free_ports(
+            partial(_launch, directory, environment),
+            lambda ports, _: _answers(_url(ports[0])),
+            wanted=read_state(directory / "prefect.json").get("ports", ()),
+            deadline_s=_READY_S,
+        )
+        write_state(directory / "prefect.json", {"ports": [port]})
+        return cls(_url(port), home, service, database)
+
+    @property
+    def ui(self) -> str:
+        return self.url.removesuffix("/api")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client reads."""
+        return {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home), **_QUIET}
+
+    def stop(self) -> None:
+        self.service.stop()
+        if self.database is not None:
+            self.database.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+_QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+
+def client_environment(home: Path) -> dict[str, str]:
+    """Our environment without the user's own settings of Prefect: their profile or API is not this server's."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**inherited, **_QUIET, "PREFECT_HOME": str(home)}
+
+
+def prefect_program() -> str:
+    return str(Path(sys.executable).with_name("prefect"))
+
+
+def _launch(directory: Path, environment: dict[str, str], ports: list[int]) -> Service:
+    return Service(
+        "Prefect's server",
+        [prefect_program(), "--no-prompt", "server", "start", "--host", LOOPBACK, "--port", str(ports[0])],
+        log=directory / "server.log",
+        environment=environment,
+        directory=directory / "home",  # away from any prefect.toml
+    )
+
+
+def _url(port: int) -> str:
+    return f"http://{LOOPBACK}:{port}/api"
+
+
+def _answers(url: str) -> bool:
+    try:
+        with httpx.Client(trust_env=False, timeout=5) as client:
+            return all(client.get(f"{url}/{path}").status_code == 200 for path in ("health", "ready"))
+    except httpx.HTTPError:
+        return False
