@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -116,3 +117,11 @@ def load() -> Settings:
         raise BadSetting(
             f"the setting {variable} is not usable: {reason}", cure="correct it in the environment"
         ) from None
+
+
+_FOR_CHILDREN = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment of a process that reads untrusted bytes: no token, no key, no home directory to find one in."""
+    return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ} | more

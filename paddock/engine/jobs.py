@@ -1,0 +1,76 @@
+"""The jobs of the engine's process, by name. Each takes the request's arguments and returns JSON.
+
+`memory` and `benchmark` take `paths` and `parameters` (those of `Parameters`), `architectures` takes `names`,
+`quantize` takes `source`, `target` and `type`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from paddock.engine import native
+from paddock.engine.parameters import Parameters
+from paddock.engine.speed import measure_speed
+
+Arguments = dict[str, Any]
+
+
+def memory(arguments: Arguments) -> Arguments:
+    log = native.Log()
+    with native.Session(arguments["paths"], Parameters(**arguments["parameters"]), log, hollow=True) as session:
+        return {"weights_bytes": session.weights_bytes, "context_tokens": session.context_tokens, "lines": log.memory}
+
+
+def architectures(arguments: Arguments) -> Arguments:
+    log = native.Log()
+    known = {}
+    for name in arguments["names"]:
+        descriptor = os.memfd_create("header")
+        try:
+            os.write(descriptor, _header_of(name))
+            known[name] = native.architecture_is_known(f"/proc/self/fd/{descriptor}", log)
+        finally:
+            os.close(descriptor)
+    return {"known": known}
+
+
+def benchmark(arguments: Arguments) -> Arguments:
+    return measure_speed(
+        arguments["paths"],
+        Parameters(**arguments["parameters"]),
+        n_prompt=arguments["n_prompt"],
+        n_gen=arguments["n_gen"],
+    )
+
+
+def quantize(arguments: Arguments) -> Arguments:
+    native.Log()
+    native.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
+    return {"size_bytes": Path(arguments["target"]).stat().st_size}
+
+
+def _header_of(architecture: str) -> bytes:
+    """The smallest GGUF: magic, version 3, no tensor, and one key, `general.architecture`, a string (value type 8)."""
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    return (
+        b"GGUF"
+        + struct.pack("<IQQ", 3, 0, 1)
+        + text(b"general.architecture")
+        + struct.pack("<I", 8)
+        + text(architecture.encode())
+    )
+
+
+JOBS: dict[str, Callable[[Arguments], Arguments]] = {
+    "memory": memory,
+    "architectures": architectures,
+    "benchmark": benchmark,
+    "quantize": quantize,
+}
