@@ -40,3 +40,9 @@ def hub_environment(service: Service, home: Path, *, token: str | None = None) -
         "NO_PROXY": "127.0.0.1",
     }
     return {**kept, **own, **({"HF_TOKEN": token} if token is not None else {})}
+
+
+@pytest.fixture(scope="session")
+def demo_cache() -> Path:
+    """Where the demonstration's models stay between test runs: made in some ten seconds, half a gigabyte."""
+    return Path(__file__).parents[2] / ".cache" / "demo"

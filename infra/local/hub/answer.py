@@ -135,12 +135,12 @@ async def send(answer: Answer, scope: Scope, receive: Receive, send_: Send, sent
 async def _send_body(answer: Answer, send: Send, sent: Callable[[int], None], gone: "asyncio.Future[None]") -> None:
     async with contextlib.aclosing(_body(answer)) as pieces:
         async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            if answer.file is not None:
-                sent(len(piece))
             await asyncio.wait([gone], timeout=len(piece) / answer.bytes_per_s if answer.bytes_per_s else 0)
             if gone.done():
                 raise Disconnected
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if answer.file is not None:
+                sent(len(piece))
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -69,7 +69,7 @@ class Api:
                 case [org, name, "resolve", revision, *path] if path:
                     repository = self._repository(f"{org}/{name}", caller)
                     return self._resolve(repository, revision, "/".join(path), caller)
-            raise Refusal(404, None, f"Sorry, we can't find the page {request.url.path}")
+            raise Refusal(404, None, "Sorry, we can't find the page you are looking for.")
         except Refusal as refusal:
             return refusal.answer
 
@@ -91,7 +91,7 @@ class Api:
                 return _tree(request, repository, _commit(repository, revision), "/".join(folder))
             case ["paths-info", revision] if request.method == "POST":
                 return await _paths_info(request, repository, _commit(repository, revision))
-        raise Refusal(404, None, f"Sorry, we can't find the page {request.url.path}")
+        raise Refusal(404, None, "Sorry, we can't find the page you are looking for.")
 
     def _caller(self, request: Request) -> Caller:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -301,5 +301,7 @@ def _page(request: Request, rows: list[dict[str, Any]], most: int) -> Answer:
     headers = {}
     if start + limit < len(rows):
         cursor = base64.urlsafe_b64encode(str(start + limit).encode()).decode()
-        headers["Link"] = f'<{request.url.include_query_params(limit=limit, cursor=cursor)}>; rel="next"'
+        query = urlencode({**request.query_params, "limit": limit, "cursor": cursor})
+        address = f"{str(request.base_url).rstrip('/')}{request.scope['raw_path'].decode()}"
+        headers["Link"] = f'<{address}?{query}>; rel="next"'
     return answer.of_json(rows[start : start + limit], headers)

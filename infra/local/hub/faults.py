@@ -52,7 +52,10 @@ class Fault:
             raise ValueError(msg)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Fault":
+    def from_json(cls, value: Any) -> "Fault":
+        if not isinstance(value, dict):
+            msg = f"{value!r}: expected an object"
+            raise TypeError(msg)
         unknown = value.keys() - {field.name for field in fields(cls)}
         if unknown:
             msg = f"a fault has no {', '.join(sorted(unknown))}"

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import quote, urlencode
 
 import uvicorn
 from starlette.requests import Request
@@ -75,15 +75,15 @@ class Service:
         self._faults.clear()
 
     async def answer_hub(self, request: Request) -> Answer:
-        if request.url.path.startswith("/_admin/"):
+        if request.scope["path"].startswith("/_admin/"):
             return await self._administer(request)
-        self._ledger.asked(request.method, request.url.path)
+        self._ledger.asked(request.method, request.scope["path"])
         right = await self._api.answer(request)
-        self._faults.strike(right, method=request.method, address_path=request.url.path)
+        self._faults.strike(right, method=request.method, address_path=request.scope["path"])
         return right
 
     async def answer_bytes(self, request: Request) -> Answer:
-        path: str = request.url.path
+        path: str = request.scope["path"]
         self._ledger.asked(request.method, path)
         if "authorization" in request.headers:
             self._ledger.leaked()
@@ -114,7 +114,7 @@ class Service:
                 await _hang_up(state, scope, receive, by_reset=given.ending is Ending.RESET)
 
     async def _administer(self, request: Request) -> Answer:
-        match request.method, request.url.path:
+        match request.method, request.scope["path"]:
             case "GET", "/_admin/stats":
                 return answer.of_json(self.stats().to_json())
             case "DELETE", "/_admin/stats":
@@ -129,23 +129,21 @@ class Service:
                 except (TypeError, ValueError) as error:
                     return answer.of_json({"error": f"not a fault: {error}"}, status=400)
             case _:
-                return answer.of_json({"error": f"no {request.method} {request.url.path} here"}, status=404)
+                return answer.of_json({"error": f"no {request.method} {request.scope['path']} here"}, status=404)
         return answer.of_json({})
 
     def _sign(self, repository: str, entry: Entry) -> str:
-        path = f"/{repository}/{entry.sha256}/{quote(entry.path)}"
+        path = f"/{repository}/{entry.sha256}/{entry.path}"
         expires, nonce = str(time.time() + self._signed_for_s), secrets.token_hex(8)
         query = {"Expires": expires, "Nonce": nonce, "Signature": self._signature(path, expires, nonce)}
-        return f"{self.bytes_address}{path}?{urlencode(query)}"
+        return f"{self.bytes_address}{quote(path)}?{urlencode(query)}"
 
     def _signature(self, path: str, expires: str, nonce: str) -> str:
         return hmac.new(self._secret, f"{path} {expires} {nonce}".encode(), "sha256").hexdigest()
 
     def _valid_signature(self, request: Request) -> str | None:
-        query = parse_qs(request.url.query)
-        expires, nonce, given = (query.get(name, [""])[0] for name in ("Expires", "Nonce", "Signature"))
-        raw_path: bytes = request.scope["raw_path"]
-        is_ours = hmac.compare_digest(given, self._signature(raw_path.decode(), expires, nonce))
+        expires, nonce, given = (request.query_params.get(name, "") for name in ("Expires", "Nonce", "Signature"))
+        is_ours = hmac.compare_digest(given.encode(), self._signature(request.scope["path"], expires, nonce).encode())
         return given if is_ours and time.time() < float(expires) and given not in self._lapsed else None
 
 

@@ -1,0 +1,88 @@
+"""The local Hub as a program, under load, and with the repositories of the demonstration."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from huggingface_hub import HfApi
+
+from infra.local import demo
+from infra.local.hub import Hub, Service
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_program_says_its_address_and_ends_at_once(tmp_path: Path) -> None:
+    commit = Hub(tmp_path / "hub").repository("org/name").commit({"config.json": b"{}"})
+    ready = tmp_path / "ready"
+    command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path / "hub"), "--ready-file", str(ready)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        address = program.stdout.readline().strip()
+        assert HfApi(endpoint=address, token=False).model_info("org/name").sha == commit
+        assert ready.read_text() == f"{address}\n"
+        start = time.monotonic()
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == 0
+        assert time.monotonic() - start < 2
+        assert (program.stdout.read(), program.stderr.read()) == ("", "")
+
+
+def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: Service, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 100
+    hub.repository("org/name").commit({"model.gguf": data})
+    quarter = len(data) // 4
+    with httpx.Client(trust_env=False, timeout=60) as client, ThreadPoolExecutor(4) as pool:
+        location = client.get(f"{hub.address}/org/name/resolve/main/model.gguf").headers["Location"]
+
+        def fetch(part: int) -> bytes:
+            wanted = f"bytes={part * quarter}-{(part + 1) * quarter - 1}"
+            return client.get(location, headers={"Range": wanted}).content
+
+        assert b"".join(pool.map(fetch, range(4))) == data
+    assert hub.stats().bytes_sent == {"org/name/model.gguf": len(data)}
+
+
+def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: Service) -> None:
+    hub.repository("org/name").commit({"model.gguf": bytes(100)})
+    with pytest.raises(TimeoutError, match=r"bytes_sent=\{\}"):
+        hub.wait_until(lambda stats: stats.total_bytes_sent > 0, timeout_s=0.01)
+    with ThreadPoolExecutor(1) as pool, httpx.Client(trust_env=False, follow_redirects=True) as client:
+        answer = pool.submit(client.get, f"{hub.address}/org/name/resolve/main/model.gguf")
+        assert hub.wait_until(lambda stats: stats.total_bytes_sent == 100).total_bytes_sent == 100
+        answer.result()
+
+
+def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Service, demo_cache: Path) -> None:
+    commit = demo.demo_repository(hub.hub, cache=demo_cache)
+    assert demo.demo_repository(hub.hub, cache=demo_cache) == commit
+    info = HfApi(endpoint=hub.address, token=False).model_info(demo.MODEL, files_metadata=True)
+    assert info.card_data is not None
+    assert (info.sha, info.card_data.license) == (commit, "apache-2.0")
+    sizes = {row.rfilename: row.size or 0 for row in info.siblings or []}
+    named = [f"SmolLM2-135M-Instruct-{quantization}.gguf" for quantization in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")]
+    assert sorted(named, key=lambda name: -sizes[name]) == named
+    assert {"config.json", "tokenizer_config.json", "generation_config.json", "README.md"} | set(named) == set(sizes)
+    with httpx.Client(base_url=hub.address, trust_env=False, follow_redirects=True) as client:
+        config = client.get(f"/{demo.MODEL}/resolve/main/config.json").json()
+        head = client.get(f"/{demo.MODEL}/resolve/main/{named[0]}", headers={"Range": "bytes=0-3"}).content
+        gated = [
+            client.get(
+                f"/{demo.GATED}/resolve/main/{named[3]}",
+                headers={"Authorization": f"Bearer {token}"},
+                follow_redirects=False,
+            ).status_code
+            for token in (demo.DEMO_TOKEN, demo.STRANGER_TOKEN)
+        ]
+    assert (config["model_type"], config["vocab_size"], config["hidden_size"]) == ("llama", 49_152, 576)
+    assert head == b"GGUF"
+    assert gated == [302, 403]
+    safetensors = HfApi(endpoint=hub.address, token=False).list_repo_files(demo.SAFETENSORS)
+    assert sorted(safetensors) == ["config.json", "model.safetensors"]
