@@ -19,6 +19,7 @@ The tree has two branches, because one question decides what a caller does next:
         │   ├── RevisionNotFound          no such branch, tag or commit
         │   ├── FileNotInRevision         the revision has no such file
         │   ├── HubRefused                any other refusal of the Hub, or a Hub that is switched off
+        │   ├── TransferRefused           the address of a file's bytes answers, and says no
         │   ├── NotEnoughDisk             known before the first byte, or met on the way
         │   ├── NoPermission              a directory or bucket that may not be read or written (also a PermissionError)
         │   ├── StoreRefused              S3 answers, and says no
@@ -133,6 +134,10 @@ class FileNotInRevision(ImpossibleError):
 
 
 class HubRefused(ImpossibleError):
+    pass
+
+
+class TransferRefused(ImpossibleError):
     pass
 
 

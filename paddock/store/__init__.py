@@ -1,0 +1,1 @@
+"""Where bytes live: the volume and S3, two stores with one protocol."""

@@ -1,0 +1,248 @@
+"""Changes to a directory tree that are whole or not there, whatever dies, and that survive a power loss.
+
+A *staging name* begins with `.staging-` and is used by one writer alone. What is made under it becomes visible by one
+rename, and the directory is fsynced after that. A staging name that a dead writer left behind means nothing; `sweep`
+removes it when it is a day old.
+
+Nothing here knows models, blobs or manifests, and nothing follows a symbolic link.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import functools
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from paddock.errors import NoPermission, NotEnoughDisk, PaddockError, StoreUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STAGING_PREFIX = ".staging-"
+_STALE_S = 24 * 3600
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
+_AT_FDCWD = -100
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG})
+_NO_HARD_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
+
+
+def disk_error(error: OSError, where: object) -> PaddockError:
+    """The one place where an error of the operating system becomes one of ours."""
+    path = error.filename2 or error.filename or where
+    said = error.strerror or str(error)
+    if error.errno in _REFUSED:
+        return NoPermission(f"{path} may not be written or read ({said})", cure="correct its owner, mode or mount")
+    if error.errno in _FULL:
+        return NotEnoughDisk(
+            f"{path} could not be written ({said})", cure="free space, or raise the limit, and try again"
+        )
+    if error.errno in _MISPLACED:
+        return NoPermission(
+            f"{path} is in the way ({said})", cure="move it away, or set PADDOCK_VOLUME to another place"
+        )
+    return StoreUnavailable(f"{path} could not be used ({said})", cure="check the disk or the mount")
+
+
+def disk_errors(function: Callable[P, T]) -> Callable[P, T]:
+    """For a method of something that has a `root`: let no bare OSError out."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except PaddockError:  # some of them are an OSError too
+            raise
+        except OSError as error:
+            raise disk_error(error, getattr(args[0], "root", "the disk")) from error
+
+    return guarded
+
+
+def staging_name(directory: Path) -> Path:
+    return directory / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
+
+
+def names(directory: Path) -> list[str]:
+    """What is in a directory, sorted; nothing when it is not there."""
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such call, and make each change at once
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Fsync every directory of a tree, the deepest first."""
+    for directory, _, _ in os.walk(path, topdown=False):
+        sync_directory(Path(directory))
+
+
+def write_new(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file that must not exist yet, and fsync it. `mode` holds whatever the umask is."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` as a whole."""
+    staged = staging_name(path.parent)
+    try:
+        write_new(staged, content, mode=mode)
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+@contextmanager
+def staged_directory(parent: Path) -> Iterator[Path]:
+    """A new directory under a staging name. Whatever has that name at the end is removed."""
+    staged = staging_name(parent)
+    staged.mkdir()
+    descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with _shared(descriptor):
+            yield staged
+    finally:
+        os.close(descriptor)
+        remove(staged)
+
+
+def place_directory(staged: Path, final: Path) -> None:
+    """Make a staged directory visible at `final` in one step; what was there takes the staging name.
+
+    Where the file system cannot exchange two names (some network file systems), what was there is moved away first, and
+    for that instant `final` is absent.
+    """
+    for _ in range(100):  # each turn is lost to another writer who placed or moved something in between
+        try:
+            staged.rename(final)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+        else:
+            return
+        try:
+            if _rename2(staged, final, _RENAME_EXCHANGE):
+                return
+            aside = staging_name(final.parent)
+            final.rename(aside)
+            try:
+                staged.rename(final)
+                return
+            finally:
+                remove(aside)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+    raise StoreUnavailable(f"{final} is replaced by others faster than it can be written", cure="try again")
+
+
+def rename_unless_there(staged: Path, final: Path) -> None:
+    """Rename without replacing. FileExistsError when `final` is there: in one step where the file system has such."""
+    if not _rename2(staged, final, _RENAME_NOREPLACE):
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+        staged.rename(final)
+
+
+def _rename2(one: Path, other: Path, flag: int) -> bool:
+    """renameat2(2). False where the kernel, the C library or the file system does not know the flag."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(flag)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def link(existing: Path, name: Path) -> None:
+    """A hard link; a relative symbolic one where hard links are refused. FileNotFoundError when `existing` is gone."""
+    try:
+        os.link(existing, name, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINK:
+            raise
+        existing.lstat()
+        name.symlink_to(os.path.relpath(existing, name.parent))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it points at) or a tree; nothing when it is not there. Others may remove it at
+    the same time."""
+    while True:
+        try:
+            if stat.S_ISDIR(path.lstat().st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            if not os.path.lexists(path):
+                return
+        else:
+            return
+
+
+def sweep(directory: Path) -> None:
+    """Remove the staging names in `directory` that are a day old and that nobody on this machine holds."""
+    for name in names(directory):
+        path = directory / name
+        if not name.startswith(STAGING_PREFIX):
+            continue
+        try:
+            status = path.lstat()
+            if time.time() - status.st_mtime > _STALE_S and not _held(path, status):
+                remove(path)
+        except FileNotFoundError:
+            continue
+
+
+@contextmanager
+def _shared(descriptor: int) -> Iterator[None]:
+    """Hold a shared flock where the file system has such: it tells `sweep` that we live, and nothing rests on it."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    yield
+
+
+def _held(path: Path, status: os.stat_result) -> bool:
+    if not stat.S_ISDIR(status.st_mode):
+        return False
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

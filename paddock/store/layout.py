@@ -1,0 +1,75 @@
+"""Where things lie on the volume (the contract is in the design's chapter on the volume), and how its directories are
+made.
+
+Names from outside come in as ModelName, Revision and Sha256 only. A directory of ours that is really a symbolic link is
+refused: what was planted there must not make us write or delete outside of the volume. The root itself may be a link;
+that is the operator's choice.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from paddock.errors import NoPermission
+from paddock.model.names import ModelName, Revision, Sha256
+from paddock.store.durable import sync_directory
+
+
+class Layout:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.private = root / ".paddock"
+        self.partial = self.private / "partial"
+        self.blobs = self.private / "blobs" / "sha256"
+        self.snapshots = self.private / "snapshots"
+        self.quarantine = self.private / "quarantine"
+
+    def blob(self, sha256: Sha256) -> Path:
+        return self.blobs / sha256[:2] / sha256
+
+    def snapshot(self, model: ModelName, revision: Revision) -> Path:
+        return self.snapshots / model.slug / revision
+
+    def pointer(self, model: ModelName) -> Path:
+        return self.root / model.slug
+
+    def history(self, model: ModelName) -> Path:
+        return self.private / "history" / f"{model.slug}.jsonl"
+
+    def leases(self, model: ModelName) -> Path:
+        return self.private / "leases" / model.slug
+
+    def usage(self, model: ModelName, revision: Revision) -> Path:
+        return self.private / "usage" / model.slug / revision
+
+    def report(self, model: ModelName, revision: Revision, name: str) -> Path:
+        return self.private / "reports" / model.slug / revision / name
+
+    def made(self, directory: Path) -> Path:
+        """`directory`, which is below the root, with all its parents: real directories, made where they are missing."""
+        path = self.root
+        for part in directory.relative_to(self.root).parts:
+            parent, path = path, path / part
+            try:
+                path.mkdir()
+            except FileExistsError:
+                _check_real(path)
+            else:
+                sync_directory(parent)
+        return directory
+
+    def check(self, directory: Path) -> Path:
+        """As `made`, for what is there already and is about to lose something."""
+        path = self.root
+        for part in directory.relative_to(self.root).parts:
+            path /= part
+            _check_real(path)
+        return directory
+
+
+def _check_real(path: Path) -> None:
+    mode = path.lstat().st_mode
+    if not stat.S_ISDIR(mode):
+        what = "a symbolic link" if stat.S_ISLNK(mode) else "a file"
+        raise NoPermission(f"{path} is {what} where a directory of the volume belongs", cure="move it away")

@@ -1,0 +1,373 @@
+"""The volume: the store on a mounted directory, `/models` by default, shared by all workers.
+
+It owns what is visible there: blobs, snapshots, the promoted pointers with their histories, leases, usage and reports.
+Correctness rests on renames and on the order in which things appear and go, never on a lock. Where things lie says
+`layout`; how blobs and snapshots come and go say `blobs` and `snapshots`.
+
+It moves no bytes from elsewhere, and checks none of the bytes that it is given: who wrote them did, while writing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from paddock.errors import InUse, NoPermission, NotEnoughDisk, NotOnVolume
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName, Revision, Sha256, is_revision
+from paddock.store import durable, leases
+from paddock.store.blobs import Blobs
+from paddock.store.durable import disk_errors
+from paddock.store.history import History, Promotion, before, whoami
+from paddock.store.layout import Layout
+from paddock.store.snapshots import Snapshots
+from paddock.store.store import Store, check_report_name
+
+_GIB = 1024**3
+_RESERVE_BYTES = 256 * 1024 * 1024  # for journals, manifests and reports; at most a hundredth of a small disk
+_UNRECORDED = "(its line was not written: the process ended first)"
+ORPHAN_AGE_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A snapshot as `ls` shows it. `size_bytes` counts shared blobs as its own."""
+
+    manifest: Manifest
+    promoted: bool
+    last_used: datetime | None
+    size_bytes: int
+
+
+class Volume(Store):
+    """The constructor touches nothing; `prepare` comes before the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._layout = Layout(root)
+        self._blobs = Blobs(self._layout)
+        self._snapshots = Snapshots(self._layout, self._blobs)
+
+    def __repr__(self) -> str:
+        return f"Volume({str(self.root)!r})"
+
+    @property
+    def label(self) -> str:
+        return f"the volume {self.root}"
+
+    @property
+    def partial(self) -> Path:
+        """Where a transfer stages its bytes."""
+        return self._layout.partial
+
+    def blob_path(self, sha256: Sha256) -> Path:
+        return self._layout.blob(sha256)
+
+    def snapshot_path(self, model: ModelName, revision: Revision) -> Path:
+        return self._layout.snapshot(model, revision)
+
+    def model_path(self, model: ModelName) -> Path:
+        return self._layout.pointer(model)
+
+    @disk_errors
+    def prepare(self) -> None:
+        """Make what is missing, see that it can be written, and remove what dead writers left a day ago. Raises
+        NoPermission that names the path."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for directory in (self._layout.partial, self._layout.blobs, self._layout.snapshots):
+            self._layout.made(directory)
+        probe = durable.staging_name(self._layout.private)
+        try:
+            durable.write_new(probe, b"", mode=0o600)
+        finally:
+            probe.unlink(missing_ok=True)
+        homes = (self._layout.snapshots / model.slug for model, _ in self._snapshots.places())
+        for directory in (self._layout.private, self._layout.partial, *homes):
+            durable.sweep(directory)
+
+    @disk_errors
+    def free_bytes(self) -> int:
+        """What may still be written, on the disk where the root is or will be."""
+        return self._disk()[0]
+
+    @disk_errors
+    def require_room(self, need_bytes: int) -> None:
+        """Raise NotEnoughDisk unless that much fits, with a reserve."""
+        free, total = self._disk()
+        reserve = min(_RESERVE_BYTES, total // 100)
+        missing = need_bytes + reserve - free
+        if missing > 0:
+            raise NotEnoughDisk(
+                f"{self.root} has {free / _GIB:.2f} GiB free, and {need_bytes / _GIB:.2f} GiB are needed beside a"
+                f" reserve of {reserve / _GIB:.2f} GiB: {missing / _GIB:.2f} GiB ({missing} bytes) are missing",
+                cure="free space there (`paddock gc`, `paddock rm`), or choose a smaller quantization",
+            )
+
+    @disk_errors
+    def has_blob(self, sha256: Sha256, size: int) -> bool:
+        return self._blobs.has(sha256, size)
+
+    @disk_errors
+    def add_blob(self, staged: Path, sha256: Sha256, size: int) -> Path:
+        """Take a file that lies on this volume, and whose bytes were checked while they were written. It is gone from
+        `staged` afterwards, also when the blob was there already."""
+        return self._blobs.add(staged, sha256, size)
+
+    @disk_errors
+    def add_bytes(self, content: bytes) -> Sha256:
+        """For small derived files."""
+        return self._blobs.add_bytes(content)
+
+    @disk_errors
+    def quarantine(self, sha256: Sha256) -> Path:
+        """Move a damaged blob out of the way, and return where it is. Snapshots keep their links to the damaged bytes
+        until they are published again with the mended blob. Raises NotOnVolume."""
+        return self._blobs.quarantine(sha256)
+
+    @disk_errors
+    def snapshot(self, model: ModelName, revision: Revision) -> Manifest | None:
+        return self._snapshots.read(model, revision)
+
+    @disk_errors
+    def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
+        return self._snapshots.all(model)
+
+    @disk_errors
+    def publish(self, manifest: Manifest) -> None:
+        self._snapshots.publish(manifest)
+
+    @disk_errors
+    def promoted(self, model: ModelName) -> Revision | None:
+        return self._pointer(model)
+
+    @disk_errors
+    def promote(self, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
+        """As in Store. Promoting what is promoted writes nothing, and returns it."""
+        return self._promote(model, revision, reason=reason, rollback=False)
+
+    @disk_errors
+    def rollback(self, model: ModelName, *, reason: str) -> tuple[Revision, Revision]:
+        """Promote what was promoted before; returns (now, previous). Revisions that were removed meanwhile are passed
+        over. Raises NotOnVolume when there is nothing to go back to."""
+        current = self._pointer(model)
+        if current is None:
+            raise NotOnVolume(f"no revision of {model} is promoted on {self.label}", cure="promote one")
+        for revision in before(self._recorded(model)):
+            if revision != current and self._is_published(model, revision):
+                self._promote(model, revision, reason=reason, rollback=True)
+                return revision, current
+        raise NotOnVolume(
+            f"{model} has no earlier revision on {self.label} to go back to from {current[:8]}",
+            cure="promote one by its revision",
+        )
+
+    @disk_errors
+    def history(self, model: ModelName) -> list[Promotion]:
+        """Oldest first. The last one is what the pointer shows, unless the model was removed since."""
+        return self._recorded(model)
+
+    @contextmanager
+    def lease(self, model: ModelName, revision: Revision) -> Iterator[Path]:
+        """While it is open, the snapshot at the path that it gives is in use, and is not removed. Raises
+        NotOnVolume."""
+        with leases.held(self._leases(model), revision):
+            # Looked for after the lease is visible: `remove` looks for leases after the snapshot is out of sight, so
+            # that one of the two always sees the other.
+            if not self._is_published(model, revision):
+                raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it")
+            self.touch_usage(model, revision)
+            yield self.snapshot_path(model, revision)
+
+    @disk_errors
+    def in_use(self, model: ModelName, revision: Revision) -> bool:
+        return bool(self._users(model, revision))
+
+    @disk_errors
+    def remove(self, model: ModelName, revision: Revision | None = None) -> int:
+        """Remove one snapshot of a model, or all, and return the bytes that came free: blobs that another snapshot
+        names stay. Raises InUse when one is being served, and NotOnVolume."""
+        there = [found for _, found in self._snapshots.places(model)]
+        chosen = there if revision is None else [found for found in there if found == revision]
+        if not chosen:
+            raise NotOnVolume(f"{model}{f'@{revision}' if revision else ''} is not on {self.label}")
+        for one in chosen:
+            self._refuse_when_used(model, one)
+        # The pointer goes first: it never points at nothing. What dies from here on leaves orphans, which `collect`
+        # finds, and staging names, which `prepare` sweeps.
+        pointed = self._pointer(model)
+        if pointed in chosen:
+            self._check_pointer_is_ours(model).unlink()
+            durable.sync_directory(self.root)
+        named: set[Sha256] = set()
+        for one in chosen:
+            named |= self._remove_snapshot(model, one, was_promoted=one == pointed)
+        return self._blobs.free(named, self._snapshots.used)
+
+    @disk_errors
+    def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """Remove the blobs that no snapshot names and that are older than that; returns the bytes that came free.
+
+        A publication that was about to use one raises BlobMissing, and its caller fetches it again.
+        """
+        used = self._snapshots.used()
+        if used is None:
+            return 0
+        return self._blobs.free(self._blobs.orphans(used, older_than_s=older_than_s), self._snapshots.used)
+
+    @disk_errors
+    def entries(self, model: ModelName | None = None) -> list[Entry]:
+        return [
+            Entry(
+                manifest=manifest,
+                promoted=self._pointer(manifest.model) == manifest.revision,
+                last_used=self.last_used(manifest.model, manifest.revision),
+                size_bytes=manifest.size_bytes,
+            )
+            for manifest in self._snapshots.all(model)
+        ]
+
+    @disk_errors
+    def sizes(self) -> tuple[int, int]:
+        """(apparent bytes: the sum over the snapshots, real bytes: the blobs on disk)."""
+        apparent = sum(manifest.size_bytes for manifest in self._snapshots.all())
+        return apparent, sum(status.st_size for _, status in self._blobs.all())
+
+    @disk_errors
+    def touch_usage(self, model: ModelName, revision: Revision) -> None:
+        mark = self._layout.usage(model, revision)
+        self._layout.made(mark.parent)
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+        os.utime(mark, follow_symlinks=False)
+
+    @disk_errors
+    def last_used(self, model: ModelName, revision: Revision) -> datetime | None:
+        try:
+            return datetime.fromtimestamp(self._layout.usage(model, revision).lstat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
+    @disk_errors
+    def write_report(self, model: ModelName, revision: Revision, name: str, text: str) -> str:
+        path = self._layout.report(model, revision, check_report_name(name))
+        self._layout.made(path.parent)
+        durable.write_atomically(path, text.encode())
+        return str(path)
+
+    @disk_errors
+    def read_report(self, model: ModelName, revision: Revision, name: str) -> str | None:
+        try:
+            return self._layout.report(model, revision, check_report_name(name)).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def _disk(self) -> tuple[int, int]:
+        """(free, total) bytes."""
+        place = self.root
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        numbers = os.statvfs(place)
+        return numbers.f_bavail * numbers.f_frsize, numbers.f_blocks * numbers.f_frsize
+
+    def _is_published(self, model: ModelName, revision: Revision) -> bool:
+        return self._snapshots.read(model, revision) is not None
+
+    def _pointer(self, model: ModelName) -> Revision | None:
+        """What the link says, when it is one of ours."""
+        try:
+            target = str(self._layout.pointer(model).readlink())
+        except OSError:  # absent, or no link
+            return None
+        home, _, revision = target.rpartition("/")
+        return Revision(revision) if home == self._target(model) and is_revision(revision) else None
+
+    def _target(self, model: ModelName) -> str:
+        return (self._layout.snapshots / model.slug).relative_to(self.root).as_posix()
+
+    def _check_pointer_is_ours(self, model: ModelName) -> Path:
+        pointer = self._layout.pointer(model)
+        if os.path.lexists(pointer) and self._pointer(model) is None:
+            what = f"a link to {pointer.readlink()}" if pointer.is_symlink() else "no link of Paddock's"
+            raise NoPermission(
+                f"{pointer} is in the way of the promoted pointer of {model}: it is {what}",
+                cure="look at it and move it away, then promote again",
+            )
+        return pointer
+
+    def _point(self, model: ModelName, revision: Revision) -> None:
+        pointer = self._check_pointer_is_ours(model)
+        staged = durable.staging_name(self._layout.made(self._layout.private))
+        try:
+            staged.symlink_to(f"{self._target(model)}/{revision}")
+            staged.replace(pointer)
+        finally:
+            staged.unlink(missing_ok=True)
+        durable.sync_directory(self.root)
+
+    def _promote(self, model: ModelName, revision: Revision, *, reason: str, rollback: bool) -> Revision | None:
+        if not self._is_published(model, revision):
+            raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it first")
+        self._check_pointer_is_ours(model)
+        history = self._history(model)
+        self._layout.made(history.path.parent)
+        with history.writing():
+            previous = self._pointer(model)
+            recorded = history.read()
+            unrecorded = self._unrecorded(model, recorded)
+            if unrecorded is not None:
+                history.append(unrecorded)
+            if previous != revision:
+                self._point(model, revision)
+                history.append(Promotion(revision, previous, datetime.now(UTC), reason, whoami(), rollback))
+            return previous
+
+    def _history(self, model: ModelName) -> History:
+        return History(self._layout.history(model))
+
+    def _recorded(self, model: ModelName) -> list[Promotion]:
+        recorded = self._history(model).read()
+        unrecorded = self._unrecorded(model, recorded)
+        return recorded if unrecorded is None else [*recorded, unrecorded]
+
+    def _unrecorded(self, model: ModelName, recorded: list[Promotion]) -> Promotion | None:
+        """The line that is missing when a process died between the pointer and the history."""
+        current = self._pointer(model)
+        last = recorded[-1].revision if recorded else None
+        if current is None or current == last:
+            return None
+        at = datetime.fromtimestamp(self._layout.pointer(model).lstat().st_mtime, UTC)
+        return Promotion(current, last, at, _UNRECORDED, None)
+
+    @disk_errors
+    def _leases(self, model: ModelName) -> Path:
+        return self._layout.made(self._layout.leases(model))
+
+    def _users(self, model: ModelName, revision: Revision) -> list[str]:
+        return [who for one, who in leases.holders(self._layout.leases(model)) if one in {revision, ""}]
+
+    def _refuse_when_used(self, model: ModelName, revision: Revision) -> None:
+        users = self._users(model, revision)
+        if users:
+            raise InUse(
+                f"{model}@{revision[:8]} is in use by {'; '.join(users)}", cure="stop that server, then remove it"
+            )
+
+    def _remove_snapshot(self, model: ModelName, revision: Revision, *, was_promoted: bool) -> set[Sha256]:
+        """The blobs that it named."""
+        named = {file.sha256 for one in self._snapshots.all(model) if one.revision == revision for file in one.files}
+        away = self._snapshots.take_away(model, revision)
+        if away is None:
+            return named
+        try:
+            self._refuse_when_used(model, revision)  # again, now that nobody new can find it
+        except InUse:
+            self._snapshots.put_back(away, model, revision)
+            if was_promoted:
+                self._point(model, revision)
+            raise
+        durable.remove(away)
+        self._layout.usage(model, revision).unlink(missing_ok=True)
+        return named
