@@ -91,6 +91,12 @@ def split_number(path: str) -> int:
     return int(match["number"]) if match else 1
 
 
+def split_count(path: str) -> int:
+    """How many shards the name of a file declares; 1 for a file that is not split."""
+    match = _SPLIT.fullmatch(path)
+    return int(match["count"]) if match else 1
+
+
 def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
     """Put (path, size in bytes) of GGUF files together into models, projectors among them; other files are left out.
     Sorted by first path."""

@@ -1,0 +1,234 @@
+"""The rules of a model's hyperparameters: there, of the type that the engine reads, and inside its limits.
+
+A *suffix* is a metadata key without the architecture before it (`llama.block_count` is `block_count`). A *per-layer*
+value is one number for all layers, or an array with one for each. The limits are those that llama-model.cpp asserts: a
+breach of most of them ends its process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from paddock.gguf.format import ValueType
+from paddock.gguf.header import Array, Header
+from paddock.model.finding import Finding, Severity
+
+MAX_LAYERS: Final = 512
+MAX_EXPERTS: Final = 1024
+ROPE_SCALINGS: Final = frozenset({"none", "linear", "yarn", "longrope"})
+PLAIN: Final = frozenset({"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "smollm3", "mistral3", "granite"})
+"""Decoders of equal layers, whose keys and tensors follow one table."""
+_NEEDED_BY_PLAIN: Final = ("attention.head_count", "feed_forward_length", "attention.layer_norm_rms_epsilon")
+_ROTATES_WHOLE_HEAD: Final = frozenset({"llama", "deci", "falcon", "llama-embed"})
+_NO_EXPERT_OF_ONE: Final = frozenset({"hunyuan_vl", "hunyuan-dense"})  # the engine takes 1 expert for none here
+_CURE = "use a file that was converted with a current llama.cpp"
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    least: int
+    most: int
+    required: bool = False
+    per_layer: bool = False
+
+
+_INTEGERS: Final = {
+    "context_length": _Bounds(1, 2**31 - 1, required=True),
+    "embedding_length": _Bounds(1, 2**24, required=True),
+    "block_count": _Bounds(1, MAX_LAYERS, required=True),
+    "vocab_size": _Bounds(0, 2**28),
+    "feed_forward_length": _Bounds(0, 2**28, per_layer=True),
+    "attention.head_count": _Bounds(0, 2**16, per_layer=True),
+    "attention.head_count_kv": _Bounds(0, 2**16, per_layer=True),
+    "attention.key_length": _Bounds(1, 2**20),
+    "attention.value_length": _Bounds(1, 2**20),
+    "rope.dimension_count": _Bounds(0, 2**20),
+    "expert_count": _Bounds(0, MAX_EXPERTS),
+    "expert_used_count": _Bounds(0, MAX_EXPERTS, per_layer=True),
+    "expert_group_count": _Bounds(0, MAX_EXPERTS),
+    "expert_group_used_count": _Bounds(0, MAX_EXPERTS),
+    "nextn_predict_layers": _Bounds(0, MAX_LAYERS),
+}
+_POSITIVE: Final = frozenset(
+    {
+        "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon",
+        "attention.group_norm_epsilon",
+        "rope.freq_base",
+        "rope.freq_base_swa",
+    }
+)
+_NOT_NEGATIVE: Final = frozenset({"rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the hyperparameters say of the model, one number for each layer where it can differ. 0 heads: a layer
+    without attention.
+    """
+
+    embedding: int
+    layers: int
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
+    feed_forward: tuple[int, ...]
+    key_length: int
+    value_length: int
+    experts: int
+
+
+def check(header: Header) -> Iterator[Finding]:
+    """The rules of the hyperparameters of `header.architecture`, which must be a string."""
+    breaches = [*_check_plain(header), *_check_integers(header), *_check_floats(header), *_check_rope_scaling(header)]
+    yield from breaches
+    if not any(finding.severity is Severity.REJECT for finding in breaches):
+        shape = shape_of(header)  # its numbers can be trusted only now
+        yield from _check_heads(header, shape)
+        yield from _check_experts(header, shape)
+
+
+def shape_of(header: Header) -> Shape:
+    """The model's shape, with the engine's defaults for what is absent. The hyperparameters must have no breach."""
+    layers = _number(header, "block_count")
+    embedding = _number(header, "embedding_length")
+    heads = _layers(header, "attention.head_count", layers, (0,) * layers)
+    head_length = embedding // heads[0] if heads and heads[0] else 0
+    return Shape(
+        embedding=embedding,
+        layers=layers,
+        heads=heads,
+        kv_heads=_layers(header, "attention.head_count_kv", layers, heads),
+        feed_forward=_layers(header, "feed_forward_length", layers, (0,) * layers),
+        key_length=_number(header, "attention.key_length", head_length),
+        value_length=_number(header, "attention.value_length", head_length),
+        experts=_number(header, "expert_count"),
+    )
+
+
+def _number(header: Header, suffix: str, default: int = 0) -> int:
+    value = header.integer(f"{header.architecture}.{suffix}")
+    return default if value is None else value
+
+
+def _layers(header: Header, suffix: str, layers: int, default: tuple[int, ...]) -> tuple[int, ...]:
+    value = header.of_architecture(suffix)
+    if isinstance(value, Array):
+        return tuple(int(number) for number in value.numbers())
+    return (value,) * layers if isinstance(value, int) else default
+
+
+def _reject(header: Header, rule: str, suffix: str, message: str) -> Finding:
+    return Finding(rule, Severity.REJECT, message, f"{header.architecture}.{suffix}", _CURE)
+
+
+def _check_integers(header: Header) -> Iterator[Finding]:
+    layers = header.of_architecture("block_count")
+    for suffix, bounds in _INTEGERS.items():
+        key = f"{header.architecture}.{suffix}"
+        value = header.metadata.get(key)
+        if value is None:
+            if bounds.required:
+                yield _reject(header, "model-key-missing", suffix, f"{key} is missing, and the engine needs it")
+        elif isinstance(value, Array) and bounds.per_layer:
+            if value.type not in {ValueType.UINT32, ValueType.INT32}:
+                message = f"{key} is an array of {value.type.name}, not of UINT32 or INT32"
+                yield _reject(header, "model-key-type", suffix, message)
+            elif value.count != layers:
+                yield _reject(
+                    header,
+                    "model-key-length",
+                    suffix,
+                    f"{key} has {value.count} items, and there are {layers} layers",
+                )
+            elif wrong := [n for n in value.numbers() if not bounds.least <= n <= bounds.most]:
+                message = f"{key} has an item of {wrong[0]}, and {bounds.least} to {bounds.most} are allowed"
+                yield _reject(header, "model-key-range", suffix, message)
+        elif header.types[key] is not ValueType.UINT32 or not isinstance(value, int):
+            yield _reject(header, "model-key-type", suffix, f"{key} is of type {header.types[key].name}, not UINT32")
+        elif not bounds.least <= value <= bounds.most:
+            message = f"{key} is {value}, and {bounds.least} to {bounds.most} are allowed"
+            yield _reject(header, "model-key-range", suffix, message)
+
+
+def _check_plain(header: Header) -> Iterator[Finding]:
+    if header.architecture not in PLAIN:
+        return
+    for suffix in _NEEDED_BY_PLAIN:
+        value = header.of_architecture(suffix)
+        if value is None or value == 0:
+            message = (
+                f"{header.architecture}.{suffix} is {'missing' if value is None else 'zero'}, and the engine needs it"
+            )
+            yield _reject(header, "model-key-missing", suffix, message)
+
+
+def _check_floats(header: Header) -> Iterator[Finding]:
+    start = f"{header.architecture}."
+    for key, value in header.metadata.items():
+        if not key.startswith(start):
+            continue
+        suffix = key.removeprefix(start)
+        if suffix in _POSITIVE | _NOT_NEGATIVE:
+            if header.types[key] is not ValueType.FLOAT32 or not isinstance(value, float):
+                yield _reject(
+                    header, "model-key-type", suffix, f"{key} is of type {header.types[key].name}, not FLOAT32"
+                )
+                continue
+            if value < 0 or (value == 0 and suffix in _POSITIVE):
+                wanted = "a number above 0" if suffix in _POSITIVE else "no negative number"
+                yield _reject(header, "model-key-range", suffix, f"{key} is {value}, and {wanted} is expected")
+        if isinstance(value, float) and not math.isfinite(value):
+            yield _reject(header, "model-key-finite", suffix, f"{key} is {value}, and a finite number is expected")
+
+
+def _check_rope_scaling(header: Header) -> Iterator[Finding]:
+    value = header.of_architecture("rope.scaling.type")
+    if value is not None and value not in ROPE_SCALINGS:
+        shown = repr(value[:40]) if isinstance(value, str) else "no string"
+        message = f"the rope scaling is {shown}, and the engine aborts on all but {', '.join(sorted(ROPE_SCALINGS))}"
+        yield _reject(header, "model-rope-scaling", "rope.scaling.type", message)
+
+
+def _check_heads(header: Header, shape: Shape) -> Iterator[Finding]:
+    kv_is_scalar = isinstance(header.of_architecture("attention.head_count_kv"), int)
+    for layer, (heads, kv_heads) in enumerate(zip(shape.heads, shape.kv_heads, strict=True)):
+        # an array may give single layers no KV heads: those keep a state instead
+        if heads and ((kv_heads and heads % kv_heads) or (not kv_heads and kv_is_scalar)):
+            message = f"layer {layer} has {heads} heads and {kv_heads} KV heads, which do not divide them"
+            yield _reject(header, "model-heads", "attention.head_count_kv", message)
+            break
+    head_count = header.of_architecture("attention.head_count")
+    derived = header.of_architecture("attention.key_length") is None
+    if derived and isinstance(head_count, int) and head_count and shape.embedding % head_count:
+        message = f"an embedding of {shape.embedding} is not divisible among {head_count} heads"
+        yield _reject(header, "model-heads", "attention.head_count", message)
+    rotated = header.of_architecture("rope.dimension_count")
+    if isinstance(rotated, int) and shape.key_length:
+        whole = header.architecture in _ROTATES_WHOLE_HEAD
+        if rotated % 2 or rotated > shape.key_length or (whole and rotated != shape.key_length):
+            message = f"{rotated} dimensions of a head of {shape.key_length} are to be rotated"
+            yield _reject(header, "model-rope-dimensions", "rope.dimension_count", message)
+
+
+def _check_experts(header: Header, shape: Shape) -> Iterator[Finding]:
+    experts, layers = shape.experts, shape.layers
+    if experts <= 1 and header.architecture in _NO_EXPERT_OF_ONE:
+        return
+    used = max(_layers(header, "expert_used_count", layers, (0,)))
+    if used > experts or (experts and not used):
+        message = f"{used} of {experts} experts are used for each token"
+        yield _reject(header, "model-experts", "expert_used_count", message)
+    groups = _number(header, "expert_group_count")
+    groups_used = _number(header, "expert_group_used_count")
+    if groups and groups >= experts:
+        yield _reject(header, "model-experts", "expert_group_count", f"{experts} experts are in {groups} groups")
+    elif groups > 1 and (experts % groups or not 0 < groups_used < groups):
+        message = f"{groups_used} of {groups} groups of {experts} experts are used for each token"
+        yield _reject(header, "model-experts", "expert_group_used_count", message)
+    if _number(header, "nextn_predict_layers") > layers:
+        yield _reject(
+            header, "model-key-range", "nextn_predict_layers", f"more prediction layers than the {layers} layers"
+        )

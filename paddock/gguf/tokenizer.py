@@ -1,0 +1,268 @@
+"""The rules of a GGUF's tokenizer: what the engine takes for granted, and aborts or answers garbage without.
+
+*Special ids* are the tokens for begin, end, unknown and so on; where the file names none, the engine has *defaults* for
+each kind of tokenizer. The kinds, the pre-tokenizers and the defaults are those of llama-vocab.cpp. Templates are not
+judged here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from paddock.gguf.format import ValueType
+from paddock.gguf.header import Array, Header
+from paddock.model.finding import Finding, Severity
+
+PREFIX: Final = "tokenizer.ggml."
+_WITHOUT_VOCABULARY: Final = frozenset({"none", "no_vocab"})
+_BPE: Final = frozenset({"gpt2", "gemma4", "hybriddna", "whitespace"})
+_SPM: Final = "llama"
+
+KINDS: Final = frozenset({"llama", "bert", "t5", "rwkv", "plamo2", "test", *_BPE, *_WITHOUT_VOCABULARY})
+"""The tokenizers that the engine knows, by `tokenizer.ggml.model`."""
+
+_PRE_TOKENIZERS: Final = """
+default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano deepseek-llm
+deepseek-coder deepseek-v3 spark2_5 youtu falcon mpt starcoder gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es
+jina-v2-de a.x-4.0 mellum modern-bert jais-2 gemma4 granite-embed-multi-311m sarvam-moe jina-v1-en jina-v2-code
+roberta-bpe whitespace refact command-r qwen2 deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 olmo dbrx smaug-bpe
+poro-chat chatglm-bpe glm4 glm5 viking jais tekken smollm codeshell bloom gpt3-finnish exaone exaone4 exaone-moe
+chameleon minerva-7b megrez gpt-4o llama4 kanana2 talkie granite-embed-multi-97m tiny_aya cohere2moe superbpe trillion
+granite-docling bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense hy_v4 joyai-llm kimi-k2 ufakzeka
+grok-2 afmoe laguna minimax-m2 solar-open mellum2
+"""
+PRE_TOKENIZERS: Final = frozenset(_PRE_TOKENIZERS.split())
+"""The pre-tokenizers that the engine knows, by `tokenizer.ggml.pre`. Only BPE has them."""
+
+_DEFAULT_IDS: Final = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "bert": {"bos": 101, "unknown": 100, "seperator": 102},
+    "t5": {"eos": 1, "unknown": 2},
+    "plamo2": {"bos": 1, "eos": 2, "unknown": 0},
+    "gpt2": {"bos": 11, "eos": 11},
+    "hybriddna": {"bos": 11, "eos": 11},
+    "whitespace": {"bos": 11, "eos": 11},
+}
+_IDS: Final = (
+    *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "prefix", "suffix", "middle"),
+    *("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"),
+)  # "seperator" is the key's own spelling
+_DECISIVE: Final = frozenset({"bos", "eos", "unknown"})
+_BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
+_BYTE_TYPE = 6
+_CURE = "use a file that was converted with a current llama.cpp"
+
+
+def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
+    """The tokenizer rules. `embedding_rows` is the number of rows of the token embedding, None where it is not in this
+    file.
+    """
+    kind = header.text(PREFIX + "model")
+    if kind is None:
+        yield _reject("tokenizer-model", "model", "the file names no tokenizer, and the engine needs one")
+        return
+    if kind not in KINDS:
+        yield _reject("tokenizer-model", "model", f"the tokenizer {kind[:60]!r} is not known to the engine")
+        return
+    if kind in _WITHOUT_VOCABULARY:
+        yield Finding(
+            "tokenizer-model",
+            Severity.WARN,
+            "the model has no vocabulary: it takes token ids, not text",
+            PREFIX + "model",
+        )
+        return
+    pre = header.text(PREFIX + "pre")
+    if kind in _BPE and kind != "gemma4":
+        yield from _check_pre(pre, present=PREFIX + "pre" in header.metadata)
+    tokens = header.array(PREFIX + "tokens")
+    if tokens is None or tokens.type is not ValueType.STRING or tokens.count == 0:
+        yield _reject("tokenizer-tokens", "tokens", "the vocabulary is missing, empty, or no array of strings")
+        return
+    if embedding_rows is not None and embedding_rows != tokens.count:
+        yield _reject(
+            "tokenizer-embedding-rows",
+            "tokens",
+            f"the vocabulary has {tokens.count} tokens, and the token embedding {embedding_rows} rows",
+        )
+    vocabulary = _Vocabulary(kind, pre, tokens.raw())
+    yield from _check_texts(vocabulary)
+    yield from _check_lengths(header, vocabulary)
+    yield from _check_types(header, vocabulary)
+    yield from _check_merges(header, vocabulary)
+    yield from _check_ids(header, vocabulary)
+    yield from _check_charsmap(header, vocabulary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    kind: str
+    pre: str | None
+    tokens: list[bytes]
+
+
+def _reject(rule: str, key: str, message: str, *, cure: str = _CURE) -> Finding:
+    return Finding(rule, Severity.REJECT, message, PREFIX + key, cure)
+
+
+def _check_pre(pre: str | None, *, present: bool) -> Iterator[Finding]:
+    if pre is None and present:
+        yield _reject("tokenizer-pre", "pre", "the name of the pre-tokenizer is no string")
+    elif not pre:
+        message = (
+            "the file names no pre-tokenizer, so the engine splits text another way than the model was trained with"
+        )
+        yield Finding("tokenizer-pre", Severity.WARN, message, PREFIX + "pre", _CURE)
+    elif pre not in PRE_TOKENIZERS:
+        yield _reject("tokenizer-pre", "pre", f"the pre-tokenizer {pre[:60]!r} is not known to the engine")
+
+
+def _check_texts(vocabulary: _Vocabulary) -> Iterator[Finding]:
+    tokens = vocabulary.tokens
+    joined = b"\0".join(tokens)
+    if joined.count(0) != len(tokens) - 1:
+        index = next(index for index, token in enumerate(tokens) if 0 in token)
+        yield _reject("tokenizer-token-nul", "tokens", f"token {index} holds a NUL, at which the engine cuts it off")
+    try:
+        joined.decode()
+    except UnicodeDecodeError:
+        index = next(index for index, token in enumerate(tokens) if not _is_utf8(token))
+        yield _reject("tokenizer-utf8", "tokens", f"token {index} is not UTF-8: {tokens[index][:40]!r}")
+    # the engine calls an empty token [EMPTY_n], and aborts where a text is there twice
+    named = tokens if b"" not in tokens else [token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)]
+    if len(set(named)) != len(named):
+        seen: dict[bytes, int] = {}
+        for index, token in enumerate(named):
+            if token in seen:
+                message = (
+                    f"tokens {seen[token]} and {index} have the same text {token[:40]!r}, and the engine aborts on it"
+                )
+                yield _reject("tokenizer-duplicate", "tokens", message)
+                return
+            seen[token] = index
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _check_lengths(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    count = len(vocabulary.tokens)
+    for name, types in (("scores", (ValueType.FLOAT32, ValueType.INT32)), ("token_type", (ValueType.INT32,))):
+        value = header.metadata.get(PREFIX + name)
+        if value is None:
+            continue
+        if not isinstance(value, Array) or value.type not in types:
+            wanted = " or ".join(kind.name for kind in types)
+            yield _reject("tokenizer-array-type", name, f"{PREFIX}{name} is no array of {wanted}")
+        elif value.count != count:
+            yield _reject("tokenizer-lengths", name, f"there are {count} tokens, and {value.count} {name}")
+        elif value.type is ValueType.FLOAT32 and not math.isfinite(sum(value.numbers())):
+            yield _reject("tokenizer-scores", name, "a score is infinite or not a number")
+
+
+def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    tokens = vocabulary.tokens
+    types = header.array(PREFIX + "token_type")
+    if types is not None and types.type is ValueType.INT32 and types.count == len(tokens):
+        kinds = types.numbers()
+        if not 1 <= min(kinds) <= max(kinds) <= 6:
+            index, number = next((index, number) for index, number in enumerate(kinds) if not 1 <= number <= 6)
+            yield _reject(
+                "tokenizer-token-type", "token_type", f"token {index} is of type {number}, and 1 to 6 are types"
+            )
+        wrong = [
+            index
+            for index, number in enumerate(kinds)
+            if number == _BYTE_TYPE and not _BYTE_TOKEN.fullmatch(tokens[index])
+        ]
+        if wrong:
+            message = f"the byte token {wrong[0]} is {tokens[wrong[0]][:40]!r}, and <0x00> to <0xFF> are byte tokens"
+            yield _reject("tokenizer-byte-token", "tokens", message)
+    if vocabulary.kind in {_SPM, "plamo2"}:
+        # a byte without a token throws in the engine, at the first prompt that holds it
+        texts = set(tokens)
+        single = vocabulary.kind == _SPM
+        missing = [n for n in range(256) if b"<0x%02X>" % n not in texts and not (single and bytes([n]) in texts)]
+        if missing:
+            first = f"<0x{missing[0]:02X}>"
+            message = (
+                f"{len(missing)} of 256 byte tokens are missing, {first} the first: the engine throws on such text"
+            )
+            yield _reject("tokenizer-byte-missing", "tokens", message)
+
+
+def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    if vocabulary.kind not in _BPE:
+        return
+    value = header.metadata.get(PREFIX + "merges")
+    if value is None:
+        if vocabulary.pre != "kimi-k2":
+            yield _reject("tokenizer-merges", "merges", "a BPE tokenizer without merges")
+        return
+    if not isinstance(value, Array) or value.type is not ValueType.STRING:
+        yield _reject("tokenizer-merges", "merges", f"{PREFIX}merges is no array of strings")
+        return
+    merges = value.raw()
+    if not _is_utf8(b" ".join(merges)):
+        yield _reject("tokenizer-utf8", "merges", "a merge is not UTF-8")
+    for index, merge in enumerate(merges):
+        # the first character may itself be a space, so the engine looks for one after it
+        if not 0 < merge.find(b" ", 1) < len(merge) - 1:
+            yield _reject(
+                "tokenizer-merges",
+                "merges",
+                f"merge {index} is {merge[:40]!r}, and two parts with a space between are expected",
+            )
+            return
+
+
+def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    count = len(vocabulary.tokens)
+    defaults = _DEFAULT_IDS.get(vocabulary.kind, {})
+    known: dict[str, bool] = {}
+    for name in _IDS:
+        key = f"{name}_token_id"
+        default = defaults.get(name)
+        known[name] = default is not None and default < count
+        if PREFIX + key not in header.metadata:
+            if default is not None and default >= count:
+                message = f"there is no {name} token, and the engine's default {default} is not among {count} tokens"
+                yield _reject("tokenizer-default-id", key, message)
+            continue
+        value = header.integer(PREFIX + key)
+        if value is None or header.types[PREFIX + key] is not ValueType.UINT32:
+            yield _reject(
+                "tokenizer-id-type",
+                key,
+                f"{PREFIX}{key} is {header.types[PREFIX + key].name}, and the engine takes UINT32",
+            )
+        elif value >= count:
+            severity = Severity.REJECT if name in _DECISIVE else Severity.WARN
+            message = f"the {name} token is {value}, and the vocabulary has {count} tokens"
+            yield Finding("tokenizer-id-range", severity, message, PREFIX + key, _CURE)
+        else:
+            known[name] = True
+    for name in ("bos", "eos"):
+        if header.metadata.get(f"{PREFIX}add_{name}_token") is True and not known[name]:
+            yield _reject(
+                "tokenizer-id-missing", f"add_{name}_token", f"the {name} token is to be added, and there is none"
+            )
+
+
+def _check_charsmap(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    value = header.metadata.get(PREFIX + "precompiled_charsmap")
+    if vocabulary.kind != "t5" or value is None:
+        return
+    if not isinstance(value, Array) or value.type not in {ValueType.INT8, ValueType.UINT8} or value.count < 4:
+        yield _reject("tokenizer-charsmap", "precompiled_charsmap", "the character map is no array of at least 4 bytes")
+    elif int.from_bytes(value.prefix[value.start : value.start + 4], "little") + 4 >= value.count:
+        yield _reject("tokenizer-charsmap", "precompiled_charsmap", "the character map is longer than its array")

@@ -1,0 +1,292 @@
+"""The one function that audits a GGUF: format, model, tokenizer, shards and chat templates, joined into one verdict.
+
+An *audit* reads headers alone, from a disk or by ranges from elsewhere. A breach of the format becomes a finding; only
+what is no fault of the file (a network that fails, an engine that is not there) raises. Tensor data is not read here,
+and no digest is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import PurePosixPath
+from time import perf_counter
+from typing import Any, Final
+
+from paddock.errors import MalformedGguf, NotGguf
+from paddock.gguf import rules, split, tokenizer
+from paddock.gguf.format import file_type_name
+from paddock.gguf.reader import Array, ByteSource, Header, Tensor, read_header
+from paddock.model import quantization
+from paddock.model.finding import Finding, Severity, Verdict, verdict_of
+from paddock.model.names import Sha256
+
+TEMPLATE: Final = "tokenizer.chat_template"
+_MAX_TEMPLATES: Final = 16
+
+KnowsArchitecture = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the header says of the model; None where it does not say. `parameters` counts the weights, `size_bytes` all
+    shards.
+    """
+
+    architecture: str | None
+    parameters: int
+    quantization: str | None
+    context_length: int | None
+    vocab_size: int | None
+    block_count: int | None
+    size_bytes: int
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFacts:
+    """The default chat template: the sha256 of its UTF-8 source, and the verdict on it and on all named ones."""
+
+    present: bool
+    sha256: Sha256 | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was found. `model` is None where a header could not be read; `seconds` is how long it took.
+
+    `licence` is what the file itself says, which the Hub's card overrides.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    model: ModelFacts | None
+    template: TemplateFacts
+    bytes_read: int
+    seconds: float
+    licence: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": str(self.verdict),
+            "findings": [finding.to_json() for finding in self.findings],
+            "model": asdict(self.model) if self.model else None,
+            "template": asdict(self.template),
+            "bytes_read": self.bytes_read,
+            "seconds": round(self.seconds, 6),
+            "licence": self.licence,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Audit:
+        """The inverse of `to_json`, for documents of our own."""
+        template = value["template"]
+        verdict = template["verdict"]
+        return cls(
+            verdict=Verdict(value["verdict"]),
+            findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
+            model=ModelFacts(**value["model"]) if value["model"] else None,
+            template=TemplateFacts(template["present"], template["sha256"], Verdict(verdict) if verdict else None),
+            bytes_read=value["bytes_read"],
+            seconds=value["seconds"],
+            licence=value["licence"],
+        )
+
+
+def audit_file(
+    source: ByteSource, *, name: str, size: int | None = None, knows_architecture: KnowsArchitecture | None = None
+) -> Audit:
+    """Audit one GGUF, `name` as it is called where it comes from.
+
+    `size` is what it should have, in bytes, where something else says so. `knows_architecture` asks the engine; without
+    it a finding says that nobody was asked. Of a split model this judges one shard, and `audit_set` all.
+    """
+    return _audit([source], [name], sizes=[size], whole=False, knows_architecture=knows_architecture)
+
+
+def audit_set(
+    sources: Sequence[ByteSource], *, names: Sequence[str], knows_architecture: KnowsArchitecture | None = None
+) -> Audit:
+    """Audit all shards of a model together, in order; one file that is not split is a set of one."""
+    if not sources or len(sources) != len(names):
+        raise ValueError(
+            f"{len(sources)} sources and {len(names)} names, and one name for each of at least one is expected"
+        )
+    return _audit(sources, names, sizes=[None] * len(sources), whole=True, knows_architecture=knows_architecture)
+
+
+class _Counted:
+    """A source that counts what is read of it."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source = source
+        self.size = source.size
+        self.bytes_read = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = self.source.read_at(offset, length)
+        self.bytes_read += len(data)
+        return data
+
+
+def _audit(
+    sources: Sequence[ByteSource],
+    names: Sequence[str],
+    *,
+    sizes: Sequence[int | None],
+    whole: bool,
+    knows_architecture: KnowsArchitecture | None,
+) -> Audit:
+    start = perf_counter()
+    counted = [_Counted(source) for source in sources]
+    findings: list[Finding] = []
+    headers: list[Header] = []
+    for source, name, size in zip(counted, names, sizes, strict=True):
+        prefix = f"{name}: " if len(names) > 1 else ""
+        found = _read(source, name, size, headers)
+        findings += [_placed(finding, prefix) for finding in found]
+    template = TemplateFacts(present=False, sha256=None, verdict=None)
+    model = None
+    if len(headers) == len(sources):
+        if whole:
+            findings += split.check_set(headers, names)
+        findings += _check_model(headers, whole=whole, knows_architecture=knows_architecture)
+        template_findings, template = _check_templates(headers[0])
+        findings += template_findings
+        model = _facts(headers)
+        findings += _check_quantization(names[0], model.quantization)
+    return Audit(
+        verdict=verdict_of(findings),
+        findings=tuple(findings),
+        model=model,
+        template=template,
+        bytes_read=sum(source.bytes_read for source in counted),
+        seconds=perf_counter() - start,
+        licence=headers[0].text("general.license") if headers else None,
+    )
+
+
+def _placed(finding: Finding, prefix: str) -> Finding:
+    return Finding(finding.rule, finding.severity, finding.message, prefix + finding.where, finding.cure)
+
+
+def _read(source: ByteSource, name: str, size: int | None, headers: list[Header]) -> list[Finding]:
+    """Read one header, add it to `headers`, and return the findings on the file by itself."""
+    findings = []
+    if size is not None and size != source.size:
+        message = f"the file has {source.size} bytes, and {size} are expected"
+        findings.append(Finding("container-size", Severity.REJECT, message, name, "fetch the file again"))
+    try:
+        header = read_header(source)
+    except (NotGguf, MalformedGguf) as breach:
+        return [*findings, Finding(breach.rule, Severity.REJECT, breach.message, breach.where, breach.cure)]
+    headers.append(header)
+    return [*findings, *rules.check_file(header), *_check_name(header, name)]
+
+
+def _check_name(header: Header, name: str) -> Iterator[Finding]:
+    """The engine finds the other shards by their names, so names and headers must agree."""
+    part = split.split_of(header)
+    number, count = quantization.split_number(name), quantization.split_count(name)
+    inside = (part.number + 1, part.count) if part else (1, 1)
+    if (number, count) != inside:
+        message = f"the name says shard {number} of {count}, and the header shard {inside[0]} of {inside[1]}"
+        yield Finding(
+            "split-name", Severity.REJECT, message, PurePosixPath(name).name, "fetch the file under its own name"
+        )
+
+
+def _check_model(
+    headers: Sequence[Header], *, whole: bool, knows_architecture: KnowsArchitecture | None
+) -> Iterator[Finding]:
+    first = headers[0]
+    part = split.split_of(first)
+    if part and not whole:
+        message = f"this is shard {part.number + 1} of {part.count}, and only it was audited"
+        yield Finding("split-part", Severity.INFO, message, "split.no", "give the directory, or the repository")
+    tensors = [tensor for header in headers for tensor in header.tensors] if whole else None
+    found = list(rules.check_model(first, all_tensors=tensors))
+    yield from found
+    if first.architecture and not any(finding.rule.startswith("model-is-") for finding in found):
+        yield from _ask(first.architecture, knows_architecture)
+
+
+def _ask(architecture: str, knows_architecture: KnowsArchitecture | None) -> Iterator[Finding]:
+    key = "general.architecture"
+    if knows_architecture is None:
+        message = f"the engine was not asked whether it knows the architecture {architecture[:60]!r}"
+        yield Finding("model-architecture-not-asked", Severity.INFO, message, key)
+    elif not knows_architecture(architecture):
+        message = f"the installed engine does not know the architecture {architecture[:60]!r}"
+        yield Finding("model-architecture-unknown", Severity.REJECT, message, key, "install a newer llama-cpp-python")
+
+
+def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
+    keys = [key for key in header.metadata if key == TEMPLATE or key.startswith(f"{TEMPLATE}.")]
+    default = header.text(TEMPLATE)
+    if not keys:
+        return [], TemplateFacts(present=False, sha256=None, verdict=None)
+    findings: list[Finding] = []
+    if len(keys) > _MAX_TEMPLATES:
+        message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are looked at"
+        findings.append(Finding("template-count", Severity.REJECT, message, TEMPLATE, "use another file"))
+    for key in keys[:_MAX_TEMPLATES]:
+        source = header.text(key)
+        if source is None:
+            message = f"the chat template at {key[:80]} is of type {header.types[key].name}, not STRING"
+            findings.append(Finding("template-type", Severity.REJECT, message, key[:80], "use another file"))
+        else:
+            findings += _audit_template(header, source, name=key.removeprefix(TEMPLATE).removeprefix(".") or "default")
+    digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
+    return findings, TemplateFacts(present=default is not None, sha256=digest, verdict=verdict_of(findings))
+
+
+def _audit_template(header: Header, source: str, *, name: str) -> list[Finding]:
+    from paddock.chat.audit import audit_template
+
+    return list(audit_template(source, bos=_special(header, "bos"), eos=_special(header, "eos"), name=name))
+
+
+def _special(header: Header, name: str) -> str:
+    """The text of a special token, as a template is given it; empty where there is none."""
+    tokens = header.array(f"{tokenizer.PREFIX}tokens")
+    index = header.integer(f"{tokenizer.PREFIX}{name}_token_id")
+    if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type.name != "STRING":
+        return ""
+    return tokens.text(index)
+
+
+def _facts(headers: Sequence[Header]) -> ModelFacts:
+    first = headers[0]
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    tokens = first.metadata.get(f"{tokenizer.PREFIX}tokens")
+    part = split.split_of(first)
+    file_type = first.integer("general.file_type")
+    return ModelFacts(
+        architecture=first.architecture,
+        parameters=sum(tensor.elements for tensor in tensors),
+        quantization=(file_type_name(file_type) if file_type is not None else None) or _commonest(tensors),
+        context_length=first.integer(f"{first.architecture}.context_length"),
+        vocab_size=tokens.count if isinstance(tokens, Array) else first.integer(f"{first.architecture}.vocab_size"),
+        block_count=first.integer(f"{first.architecture}.block_count"),
+        size_bytes=sum(header.size for header in headers),
+        shards=part.count if part else 1,
+    )
+
+
+def _commonest(tensors: Sequence[Tensor]) -> str | None:
+    """The type that holds most weights: a guess, where the file does not name its quantization."""
+    weights: dict[str, int] = {}
+    for tensor in tensors:
+        weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.elements
+    return max(weights, key=lambda name: weights[name]) if weights else None
+
+
+def _check_quantization(name: str, inside: str | None) -> Iterator[Finding]:
+    stated = quantization.quantization_of(name)
+    # dynamic and extended mixes (UD-Q4_K_XL, Q6_K_L) have no number of their own in the file
+    if stated and inside and inside != stated and not stated.startswith("UD-") and not stated.endswith("L"):
+        message = f"the name says {stated}, and the file {inside}"
+        yield Finding("model-quantization-name", Severity.INFO, message, "general.file_type")
