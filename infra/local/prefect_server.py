@@ -6,7 +6,6 @@ start runs. It reports nothing to anybody.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Self
 
 import httpx
 
+from infra.local.environment import QUIET, inherited
 from infra.local.ports import LOOPBACK, start_on_free_ports
 from infra.local.postgres import Postgres, find_programs
 from infra.local.service import Service
@@ -51,7 +51,7 @@ class PrefectServer:
     @classmethod
     def _on(cls, database: Postgres | None, directory: Path) -> Self:
         home = private_directory(directory / "home")
-        environment = client_environment(home)
+        environment = {**inherited(), "PREFECT_HOME": str(home)}
         if database is not None:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.url
         service, (port,) = start_on_free_ports(
@@ -70,7 +70,7 @@ class PrefectServer:
     @property
     def environment(self) -> dict[str, str]:
         """What a client reads."""
-        return {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home), **_QUIET}
+        return {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home), **QUIET}
 
     def stop(self) -> None:
         self.service.stop()
@@ -82,15 +82,6 @@ class PrefectServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-_QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-
-
-def client_environment(home: Path) -> dict[str, str]:
-    """Our environment without the user's own settings of Prefect: their profile or API is not this server's."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return {**inherited, **_QUIET, "PREFECT_HOME": str(home)}
 
 
 def prefect_program() -> str:

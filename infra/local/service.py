@@ -157,7 +157,7 @@ def wait_until_gone(log: Path, timeout_s: float = _PREDECESSOR_S) -> bool:
         return True
     descriptor = os.open(log, os.O_RDONLY)
     try:
-        return _lock(descriptor, timeout_s)
+        return take_lock(descriptor, timeout_s)
     finally:
         os.close(descriptor)
 
@@ -165,7 +165,7 @@ def wait_until_gone(log: Path, timeout_s: float = _PREDECESSOR_S) -> bool:
 def _open_log(name: str, log: Path) -> int:
     """The log, emptied and locked. Whoever inherits the descriptor holds the lock: it ends with the last of them."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    if not _lock(descriptor, _PREDECESSOR_S):
+    if not take_lock(descriptor, _PREDECESSOR_S):
         os.close(descriptor)
         raise ServiceError(
             f"{name} cannot start: a process of an earlier start still has {log} open. End that one first"
@@ -174,7 +174,8 @@ def _open_log(name: str, log: Path) -> int:
     return descriptor
 
 
-def _lock(descriptor: int, timeout_s: float) -> bool:
+def take_lock(descriptor: int, timeout_s: float) -> bool:
+    """Whether the lock on an open file could be had within the time. The kernel frees it with the last descriptor."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

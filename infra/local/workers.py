@@ -35,14 +35,14 @@ def create_pools(url: str) -> None:
                 made.raise_for_status()
 
 
-def deploy(directory: Path, environment: Mapping[str, str]) -> None:
-    """Deploy all of prefect.yaml. Raises ServiceError with what Prefect said."""
+def deploy(directory: Path, environment: Mapping[str, str], *, project: Path = CHECKOUT) -> None:
+    """Deploy all of the project's prefect.yaml. Raises ServiceError with what Prefect said."""
     command = [prefect_program(), "--no-prompt", "deploy", "--all"]
     log = private_directory(directory) / "deploy.log"
-    run("prefect deploy", command, log=log, environment=environment, directory=CHECKOUT)
+    run("prefect deploy", command, log=log, environment=environment, directory=project)
 
 
-def start_worker(pool: str, directory: Path, environment: Mapping[str, str]) -> Service:
+def start_worker(pool: str, directory: Path, environment: Mapping[str, str], *, project: Path = CHECKOUT) -> Service:
     """A worker of `pool`, when Prefect's server has heard from it. It runs flows with `environment`."""
     name = f"local-{pool}"
     started = datetime.now(UTC)
@@ -51,7 +51,7 @@ def start_worker(pool: str, directory: Path, environment: Mapping[str, str]) -> 
         [prefect_program(), "--no-prompt", "worker", "start", "--pool", pool, "--type", "process", "--name", name],
         log=private_directory(directory) / f"{name}.log",
         environment=environment,
-        directory=CHECKOUT,
+        directory=project,
     )
     try:
         service.wait_until(
