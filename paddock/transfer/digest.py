@@ -1,0 +1,136 @@
+"""Digests of a file's bytes: of the whole, and of each *segment* (a fixed length of the file; the last one may be
+shorter).
+
+hashlib leaves the interpreter's lock alone for blocks as large as these, so hashing runs beside the threads that move
+bytes. What a wrong digest leads to is the caller's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from paddock.errors import CorruptFile
+from paddock.model.names import Sha256
+from paddock.transfer.source import Expected
+
+BLOCK_BYTES = 1024 * 1024
+
+
+class RunningDigest:
+    """The digests of the first `position` bytes of a file: of all of them, of each whole segment, and of the segment
+    that is begun.
+    """
+
+    def __init__(self, size: int, *, segment_bytes: int, with_git: bool = False) -> None:
+        self.position = 0
+        self.size = size
+        self.segment_bytes = segment_bytes
+        self._whole = hashlib.sha256()
+        self._segment = hashlib.sha256()
+        self._segments: list[Sha256] = []
+        # git's own name of a blob, no measure of safety: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if with_git else None
+
+    @property
+    def segment_end(self) -> int:
+        """Where the segment that `position` is in ends."""
+        return min(self.size, (self.position // self.segment_bytes + 1) * self.segment_bytes)
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes. They must not reach over `segment_end`."""
+        self._whole.update(block)
+        self._segment.update(block)
+        if self._git:
+            self._git.update(block)
+        end = self.segment_end
+        self.position += len(block)
+        if self.position == end:
+            self._segments.append(Sha256(self._segment.hexdigest()))
+            self._segment = hashlib.sha256()
+
+    @property
+    def segment_prefix(self) -> Sha256:
+        """The sha256 from the start of the last segment with a byte before `position` to there."""
+        if self.position and (self.position % self.segment_bytes == 0 or self.position == self.size):
+            return self._segments[-1]
+        return Sha256(self._segment.hexdigest())
+
+    @property
+    def sha256(self) -> Sha256:
+        return Sha256(self._whole.hexdigest())
+
+    @property
+    def segments(self) -> tuple[Sha256, ...]:
+        return tuple(self._segments)
+
+    def copy(self) -> RunningDigest:
+        twin = RunningDigest(self.size, segment_bytes=self.segment_bytes)
+        twin.position = self.position
+        twin._whole = self._whole.copy()
+        twin._segment = self._segment.copy()
+        twin._segments = self._segments.copy()
+        twin._git = self._git.copy() if self._git else None
+        return twin
+
+    def mismatch(self, expected: Expected) -> str | None:
+        """What came and what was expected, where the digests differ; None where every digest that is expected is the
+        one that came.
+        """
+        if expected.sha256 and expected.sha256 != self.sha256:
+            return f"its sha256 is {self.sha256}, expected {expected.sha256}"
+        if expected.git_sha1 and self._git and expected.git_sha1 != self._git.hexdigest():
+            return f"its git sha1 is {self._git.hexdigest()}, expected {expected.git_sha1}"
+        return None
+
+
+def digest_for(expected: Expected, *, segment_bytes: int) -> RunningDigest:
+    return RunningDigest(expected.size, segment_bytes=segment_bytes, with_git=expected.git_sha1 is not None)
+
+
+def digest_file(
+    fd: int, expected: Expected, *, segment_bytes: int, tick: Callable[[int], None] = lambda _: None
+) -> RunningDigest:
+    """The digests of the first `expected.size` bytes of an open file. A file that ends early leaves `position` where
+    it ended.
+
+    `tick` is told the position after each block, and may raise.
+    """
+    digest = digest_for(expected, segment_bytes=segment_bytes)
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    while digest.position < digest.size:
+        block = buffer[: min(BLOCK_BYTES, digest.segment_end - digest.position)]
+        count = os.preadv(fd, [block], digest.position)
+        if not count:
+            break
+        digest.update(block[:count])
+        tick(digest.position)
+    return digest
+
+
+def verify_file(path: Path, expected: Expected, segment_bytes: int) -> tuple[Sha256, tuple[Sha256, ...]]:
+    """The sha256 of a local file and of its segments, read from the disk.
+
+    Raises CorruptFile when its size or a digest is not the expected one, and OSError where it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size != expected.size:
+            raise CorruptFile(f"{path} has {size} bytes, expected {expected.size}", cure="fetch it again")
+        digest = digest_file(fd, expected, segment_bytes=segment_bytes)
+    finally:
+        os.close(fd)
+    if problem := digest.mismatch(expected):
+        raise CorruptFile(f"{path} is damaged: {problem}", cure="fetch it again")
+    if digest.position != expected.size:
+        raise CorruptFile(f"{path} ended at byte {digest.position} while it was read, expected {expected.size} bytes")
+    return digest.sha256, digest.segments
+
+
+def segment_spans(size: int, segment_bytes: int) -> Iterator[tuple[int, int]]:
+    """Start and end (exclusive) of each segment, in order."""
+    for start in range(0, size, segment_bytes):
+        yield start, min(size, start + segment_bytes)

@@ -1,0 +1,115 @@
+"""The journal of one fetch: what of the data file is there, each claim with the digest that proves it.
+
+The first line is a JSON object: `schema`, `key` (which bytes), `size`, `segment_bytes`, `boot` (the kernel that the
+writer ran on). Each line after it is a *claim*: `end`, and `sha256`, the digest of the bytes from the start of the
+segment that holds byte `end - 1` up to `end`. So claims grow from the start of the file, the last one of a segment is
+the segment's digest, and a later claim for the same end replaces an earlier one.
+
+Nothing is fsynced here, since nothing here is believed: whoever adopts a journal hashes the data again, so that a
+power loss, a torn line or a lie costs time and no more. Lines that do not parse are passed over; a header that does
+not fit means that there are no claims.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from paddock.model.names import Sha256
+
+_SCHEMA = 1
+_MOST_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    key: str
+    size: int
+    segment_bytes: int
+    boot: str
+    schema: int = _SCHEMA
+
+    def same_bytes(self, other: Header) -> bool:
+        return (self.schema, self.key, self.size, self.segment_bytes) == (
+            other.schema,
+            other.key,
+            other.size,
+            other.segment_bytes,
+        )
+
+
+class Journal:
+    """An open journal file. It owns the descriptor, and with it the lock that the staging directory's owner holds."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644)
+        self.holds_claims = False
+
+    def header(self) -> Header | None:
+        lines = self._lines()
+        fields = _parse(lines[0]) if lines else {}
+        try:
+            return Header(**fields)  # type: ignore[arg-type]  # a header with other types is unequal to every real one
+        except TypeError:
+            return None
+
+    def claims(self, header: Header) -> dict[int, Sha256]:
+        """End and digest of each claim, in order of the ends; none where the journal is about other bytes than
+        `header`.
+        """
+        found = self.header()
+        if found is None or not found.same_bytes(header):
+            return {}
+        claims: dict[int, Sha256] = {}
+        for line in self._lines()[1:]:
+            fields = _parse(line)
+            end, digest = fields.get("end"), fields.get("sha256")
+            if isinstance(end, int) and 0 < end <= header.size and isinstance(digest, str):
+                claims[end] = Sha256(digest)
+        return dict(sorted(claims.items()))
+
+    def start(self, header: Header, claims: dict[int, Sha256]) -> None:
+        """For an empty journal: write the header, and the claims that an earlier one made."""
+        lines = [json.dumps(asdict(header))]
+        lines += [_claim(end, digest) for end, digest in claims.items()]
+        self._append("\n".join(lines) + "\n")
+        self.holds_claims = bool(claims)
+
+    def append(self, end: int, digest: Sha256) -> None:
+        self._append(_claim(end, digest) + "\n")
+        self.holds_claims = True
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _append(self, text: str) -> None:
+        data = text.encode()
+        while data:
+            data = data[os.write(self.fd, data) :]
+
+    def _lines(self) -> list[bytes]:
+        size = min(os.fstat(self.fd).st_size, _MOST_BYTES)
+        parts: list[bytes] = []
+        offset = 0
+        while offset < size and (part := os.pread(self.fd, size - offset, offset)):
+            parts.append(part)
+            offset += len(part)
+        lines = b"".join(parts).split(b"\n")
+        return lines[:-1]  # what follows the last line's end is torn
+
+
+def _claim(end: int, digest: Sha256) -> str:
+    return json.dumps({"end": end, "sha256": digest})
+
+
+def _parse(line: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,110 @@
+"""How fast bytes may come (`RateLimit`), how many have (`Meter`), and how often a try may fail (`Patience`).
+
+One of each is shared by all the connections of a transfer, so that a bound holds over all of them.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+
+from paddock.errors import TransferInterrupted
+from paddock.transfer.answer import TryAgain
+
+_BURST_S = 0.1
+_RATE_WINDOW_S = 3.0
+_TRIES = 5
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 10.0
+_LONGEST_RETRY_AFTER_S = 60.0
+_PROGRESS_BYTES = 64 * 1024
+
+
+class RateLimit:
+    """A token bucket in its form as a clock: each byte moves the time at which the next one is due."""
+
+    def __init__(self, bytes_per_s: int | None, stopped: threading.Event) -> None:
+        self._rate = bytes_per_s
+        self._stopped = stopped
+        self._lock = threading.Lock()
+        self._due = 0.0
+
+    @property
+    def read_bytes(self) -> int:
+        """How much to read at once, so that the limit holds over short times too."""
+        return 256 * 1024 if self._rate is None else max(1024, min(256 * 1024, int(self._rate * _BURST_S)))
+
+    def take(self, count: int) -> None:
+        """Wait until `count` bytes that came are paid for, or until the transfer is stopped."""
+        if self._rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._due = max(self._due, now - _BURST_S) + count / self._rate
+            wait_s = self._due - now
+        if wait_s > 0:
+            self._stopped.wait(wait_s)
+
+
+class Meter:
+    """Bytes that came over the network, and how fast in the last seconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self.transferred_bytes = 0
+
+    def count(self, count: int) -> None:
+        with self._lock:
+            self.transferred_bytes += count
+
+    def rate_bytes_per_s(self) -> float:
+        """For one caller, a few times a second."""
+        now, total = time.monotonic(), self.transferred_bytes
+        self._recent.append((now, total))
+        while len(self._recent) > 2 and self._recent[1][0] < now - _RATE_WINDOW_S:
+            self._recent.popleft()
+        since, before = self._recent[0]
+        return (total - before) / (now - since) if now > since else 0.0
+
+
+class Patience:
+    """Whether another try is worth it, and after which pause.
+
+    Failures that come while the pause of the last one lasts are one incident: a server that restarts breaks eight
+    connections at once and has failed once. Bytes that came since the last incident start the count anew; less than
+    64 KiB is no progress.
+    """
+
+    def __init__(self, label: str, meter: Meter, *, cure: str) -> None:
+        self._label = label
+        self._meter = meter
+        self._cure = cure
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._quiet_until = 0.0
+        self._transferred_before = 0
+
+    def failed(self, failure: TryAgain) -> float:
+        """The seconds to wait before the next try. Raises TransferInterrupted when there should be none."""
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._quiet_until:
+                if self._meter.transferred_bytes - self._transferred_before >= _PROGRESS_BYTES:
+                    self._failures = 0
+                self._transferred_before = self._meter.transferred_bytes
+                self._failures += 1
+                # Jitter, so that a fleet that was cut off at once does not come back at once.
+                pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1)) * random.uniform(0.5, 1)  # noqa: S311 (no secret)
+                self._quiet_until = now + pause
+            asked = failure.retry_after_s or 0.0
+            if self._failures >= _TRIES or asked > _LONGEST_RETRY_AFTER_S:
+                raise TransferInterrupted(
+                    f"{self._label} was interrupted after {self._failures} tries without progress: {failure}",
+                    cure=self._cure,
+                    retry_after_s=failure.retry_after_s,
+                )
+            self._quiet_until = max(self._quiet_until, now + asked)
+            return self._quiet_until - now

@@ -1,0 +1,134 @@
+"""Worker threads that fetch the spans of a schedule and write them into a file.
+
+A worker has its own descriptor, so that one which is still in a system call when the transfer ends can write into
+nothing else. What a worker cannot settle by another try ends the transfer: the reader gets it from
+`Schedule.frontier`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from paddock.errors import TransferInterrupted
+from paddock.transfer.answer import RangesIgnored, TryAgain
+from paddock.transfer.client import Client
+from paddock.transfer.limiter import Meter, Patience, RateLimit
+from paddock.transfer.room import disk_error, write_at
+from paddock.transfer.schedule import Schedule, Span
+from paddock.transfer.source import Source
+
+_STOP_S = 2.0
+_LEAST_SPAN_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What all pumps of one transfer share."""
+
+    source: Source
+    connections: int
+    segment_bytes: int
+    limit_rate_bytes_per_s: int | None
+    stall_s: float
+    meter: Meter
+    patience: Patience
+    still_ours: Callable[[], bool]
+
+    @property
+    def span_bytes(self) -> int:
+        """Short enough that every connection finds two in the window, and long enough to be worth a request."""
+        return max(min(_LEAST_SPAN_BYTES, self.segment_bytes), self.segment_bytes // (2 * self.connections))
+
+
+class Pump:
+    """Fetches the bytes from `start` up to `end` into `path`, where byte `start` of the source is at offset 0 with
+    `rebased`.
+
+    A context manager: the workers run inside, on connections of their own, and have stopped, or are about to, when it
+    ends.
+    """
+
+    def __init__(self, line: Line, path: Path, start: int, end: int, *, landed: int, rebased: bool = False) -> None:
+        self._line = line
+        self._path = path
+        self._offset = start if rebased else 0
+        workers = max(1, min(line.connections, -(-(end - start) // line.span_bytes)))
+        self.schedule = Schedule(
+            start,
+            end,
+            landed=landed,
+            span_bytes=line.span_bytes,
+            window_bytes=max(line.segment_bytes, line.span_bytes),
+            workers=workers,
+        )
+        self._limit = RateLimit(line.limit_rate_bytes_per_s, self.schedule.stopped)
+        self._client = Client(line.source, connections=workers, stall_s=line.stall_s)
+        self._threads = [
+            threading.Thread(target=self._work, name=f"paddock-fetch-{number}", daemon=True)
+            for number in range(workers)
+        ]
+
+    def __enter__(self) -> Schedule:
+        for thread in self._threads:
+            thread.start()
+        return self.schedule
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.schedule.stop()
+        self._client.abort()
+        deadline = time.monotonic() + _STOP_S
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                while (span := self.schedule.take()) is not None:
+                    self._try(span, fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.schedule.fail(disk_error(error, self._path, self._line.source.expected.size))
+        except BaseException as error:  # it is raised again in the thread that called
+            self.schedule.fail(error)
+
+    def _try(self, span: Span, fd: int) -> None:
+        pause_s = 0.0
+        try:
+            self._fill(span, fd)
+        except RangesIgnored:
+            self.schedule.take_whole()
+        except TryAgain as failure:
+            if not self.schedule.stopped.is_set():
+                if failure.busy:
+                    self.schedule.slow_down()
+                pause_s = self._line.patience.failed(failure)
+        finally:
+            self.schedule.give_back(span)
+        self.schedule.stopped.wait(pause_s)
+
+    def _fill(self, span: Span, fd: int) -> None:
+        if not self._line.still_ours():
+            raise TransferInterrupted(
+                f"another process took over {self._line.source.label}, since this one was silent for long",
+                cure="try again: what came is kept",
+            )
+        with self._client.open(span.reached, span.end, whole=self.schedule.whole) as body:
+            for came, wanted in body.chunks(self._limit.read_bytes):
+                self._line.meter.count(came)
+                if self.schedule.stopped.is_set():
+                    return
+                if wanted:
+                    write_at(fd, wanted, span.reached - self._offset)
+                    self.schedule.landed(span, len(wanted))
+                self._limit.take(came)

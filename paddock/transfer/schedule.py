@@ -1,0 +1,180 @@
+"""Which bytes are fetched next, and how far they have landed without a gap.
+
+The file is cut into *spans*, in order, each fetched by one worker at a time. Workers write them in any order; the
+*frontier* is the end of the bytes that are there without a gap, and one reader (the hasher) follows it. A span starts
+only within a window of the reader's position: so a death loses about a window at most, and what the reader reads is
+still in the page cache.
+
+Nothing here touches a file or a socket.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+_SLOW_DOWN_EVERY_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """The bytes from `start` up to `end`, of which those before `reached` have landed."""
+
+    start: int
+    end: int
+    reached: int
+    busy: bool = False
+
+
+class Schedule:
+    """The spans of the bytes from `start` up to `end`; those before `landed` are there already, and may turn out to
+    be wrong (`fetch_again`).
+    """
+
+    def __init__(self, start: int, end: int, *, landed: int, span_bytes: int, window_bytes: int, workers: int) -> None:
+        self._end = end
+        self._span_bytes = span_bytes
+        self._window_bytes = window_bytes
+        self._workers = workers
+        self._busy = 0
+        self._position = start  # the reader's
+        self._claimed = landed
+        self._next = landed  # where the next new span starts
+        self._spans: deque[Span] = deque([Span(start, landed, landed)] if landed > start else [])
+        self._slowed = -_SLOW_DOWN_EVERY_S
+        self._whole = False
+        self._error: BaseException | None = None
+        self.stopped = threading.Event()
+        lock = threading.Lock()
+        self._work = threading.Condition(lock)
+        self._landed = threading.Condition(lock)
+
+    def take(self) -> Span | None:
+        """For workers: the next span to fetch, when there is one. None when the transfer is over."""
+        with self._work:
+            while not self.stopped.is_set():
+                span = self._pick() if self._busy < self._workers else None
+                if span:
+                    span.busy = True
+                    self._busy += 1
+                    return span
+                self._work.wait()
+            return None
+
+    def landed(self, span: Span, count: int) -> None:
+        """`count` more bytes of the span are in the file. Waits when a whole body runs too far ahead of the reader."""
+        with self._work:
+            span.reached += count
+            if span is self._spans[0] or span.reached == span.end:
+                self._landed.notify()
+            while (
+                self._whole
+                and span.reached > max(self._position, self._claimed) + 2 * self._window_bytes
+                and not self.stopped.is_set()
+            ):
+                self._work.wait()
+
+    def give_back(self, span: Span) -> None:
+        """A worker is done with a span, whole or not."""
+        with self._work:
+            span.busy = False
+            self._busy -= 1
+            self._work.notify_all()
+
+    def slow_down(self) -> None:
+        """The server wants fewer requests at once."""
+        with self._work:
+            now = time.monotonic()
+            if now > self._slowed + _SLOW_DOWN_EVERY_S:  # eight refusals at once are one wish
+                self._slowed = now
+                self._workers = max(1, self._workers // 2)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the rest comes as one body, read from its start, since the server knows no ranges."""
+        return self._whole
+
+    def take_whole(self) -> None:
+        with self._work:
+            self._whole = True
+            self._workers = 1
+
+    def fail(self, error: BaseException) -> None:
+        """A worker met what ends the transfer. The reader gets it from `frontier`."""
+        with self._work:
+            self._error = self._error or error
+            self._landed.notify()
+
+    def stop(self) -> None:
+        with self._work:
+            self.stopped.set()
+            self._work.notify_all()
+
+    def frontier(self, position: int, *, timeout_s: float) -> int:
+        """For the reader, which has used everything before `position`: how far the bytes reach from there, after at
+        most `timeout_s`.
+        """
+        with self._work:
+            self._position = position
+            while self._spans and self._spans[0].end <= position:
+                self._spans.popleft()
+            self._work.notify_all()
+            if self._reach(position) == position and not self._error:
+                self._landed.wait(timeout_s)
+            if self._error:
+                raise self._error
+            return self._reach(position)
+
+    def fetch_again(self, start: int, end: int) -> None:
+        """What was there from `start` up to `end` is wrong. For the reader, whose position is `end`, and `start` from
+        now on.
+        """
+        with self._work:
+            if self._spans and self._spans[0].start < end:
+                self._spans[0].start = end
+            self._spans.appendleft(Span(start, end, start))
+            self._position = start
+            self._work.notify_all()
+
+    def _pick(self) -> Span | None:
+        if self._whole:
+            return self._pick_whole()
+        for span in self._spans:
+            if not span.busy and span.reached < span.end:
+                return span
+        if self._next >= min(self._end, max(self._position, self._claimed) + self._window_bytes):
+            return None
+        span = Span(self._next, min(self._end, self._next + self._span_bytes), self._next)
+        self._next = span.end
+        self._spans.append(span)
+        return span
+
+    def _pick_whole(self) -> Span | None:
+        """One span from the first byte that is missing to the end. What landed behind it is fetched again: this
+        happens once.
+        """
+        for index, span in enumerate(self._spans):
+            if span.reached < span.end:
+                if self._busy:
+                    return None
+                while len(self._spans) > index + 1:
+                    self._spans.pop()
+                span.end = self._next = self._end
+                return span
+        if self._next < self._end and not self._busy:
+            span = Span(self._next, self._end, self._next)
+            self._next = self._end
+            self._spans.append(span)
+            return span
+        return None
+
+    def _reach(self, position: int) -> int:
+        for span in self._spans:
+            if span.start > position:
+                break
+            position = span.reached
+            if span.reached < span.end:
+                break
+        return position

@@ -1,0 +1,222 @@
+"""Whose the partial files are: `staging/<key>/<token>/`, with `data` and `journal`.
+
+`<key>` names the bytes, `<token>` the process that fetches them. The owner holds a `flock` on its journal. A
+directory whose lock is free is an *orphan*: the next process renames it to a token of its own and goes on where it
+stopped. While an owner lives, others wait for it.
+
+**Locks only save bandwidth.** Where `flock` does nothing (some network file systems), or a process that was given up
+wakes again, two processes may write one inode. What protects:
+
+- an owner on this kernel is judged by its lock, which works between the processes of one kernel, whatever the file
+  system; one of another kernel (`boot` in the journal says which) must also have been silent for `quiet_s`, longer
+  than a living writer ever is;
+- adoption renames, so that a process that lost its directory finds nothing at its path: it looks before each request
+  (`Claim.is_ours`), and can publish nothing;
+- what it may still write is the rest of one range, of the bytes that the same digest names. Whoever reads the
+  published file later compares it with that digest (the audit before a load, and the scrub).
+
+Bytes without a digest have no name that two processes could agree on, so their partials are never adopted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from paddock.errors import TransferInterrupted, UnsafeName
+from paddock.model.names import Sha256
+from paddock.transfer.journal import Header, Journal
+from paddock.transfer.source import Expected
+
+_UNDIGESTED = "undigested"
+_KEY = re.compile(r"[0-9a-z-]{1,80}")
+_POLL_S = 0.1
+ALIVE: Final = "alive"
+
+
+class Claim:
+    """A staging directory that is ours: the data file's path, the open journal, and what the journal claimed when it
+    was taken over.
+    """
+
+    def __init__(self, directory: Path, journal: Journal, header: Header, claims: dict[int, Sha256]) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.journal = journal
+        self.header = header
+        self.claims = claims
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the directory is still where this process put it."""
+        return _is_at(self.journal.fd, self.directory / "journal")
+
+    def release(self) -> None:
+        """Leave what is there to the next process; where there is nothing to resume, remove it."""
+        if self.header.key == _UNDIGESTED or not self.journal.holds_claims:
+            self.discard()
+        else:
+            self.journal.close()
+
+    def discard(self) -> None:
+        """Remove what is left. The lock goes last, so that nobody adopts what is being removed."""
+        if self.journal.fd >= 0 and self.is_ours:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            with suppress(OSError):
+                self.directory.parent.rmdir()
+        self.journal.close()
+
+
+def acquire(
+    staging: Path,
+    expected: Expected,
+    *,
+    segment_bytes: int,
+    quiet_s: float,
+    label: str,
+    cancel: threading.Event,
+    arrived: Callable[[], bool],
+) -> Claim | None:
+    """A staging directory for these bytes: an adopted one, or a new one. None when `arrived()` says that another
+    process published them.
+
+    Waits while a living process fetches the same bytes, unless that one is silent for `quiet_s`. Raises
+    TransferInterrupted when `cancel` is set, and OSError.
+    """
+    key = expected.key or _UNDIGESTED
+    if not _KEY.fullmatch(key):
+        raise UnsafeName(f"the digest of {label} is {key[:80]!r}, which is no digest")
+    header = Header(key=key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    directory = staging / key
+    # A process that is stopped while it has the turn must not stop the others for ever.
+    patient_until = time.monotonic() + quiet_s
+    while True:
+        with _turn(directory) as ours:
+            claim = _take(directory, header, quiet_s) if ours or time.monotonic() > patient_until else None
+        if claim:
+            if not arrived():
+                return claim
+            claim.discard()
+            return None
+        if cancel.wait(_POLL_S):
+            raise TransferInterrupted(f"{label} was cancelled while another process fetched it")
+        if arrived():
+            return None
+
+
+@contextmanager
+def _turn(directory: Path) -> Iterator[bool]:
+    """Look and take as one step, so that two processes which start together do not both find nothing. False: another
+    has the turn.
+    """
+    fd = -1
+    try:
+        while fd < 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # its last owner removed it in between
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        yield _lock(fd) is not False and _is_at(fd, directory)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
+    """The orphan that claims most, or a new directory; None while a living process is at work. Other orphans are
+    removed.
+    """
+    os.utime(directory)
+    now = directory.stat().st_mtime  # by the clock that stamps the files: a file server's may differ from ours
+    best: Claim | None = None
+    alive = False
+    for path in sorted(directory.iterdir()):
+        found = _look(path, header, quiet_before=now - quiet_s)
+        if found is ALIVE:
+            alive = True
+        elif isinstance(found, Claim):
+            if best and max(best.claims, default=0) >= max(found.claims, default=0):
+                best, found = found, best
+            if best:
+                best.discard()
+            best = found
+    if alive and header.key != _UNDIGESTED:
+        if best:
+            best.journal.close()
+        return None
+    return _own(directory, header, best)
+
+
+def _look(path: Path, header: Header, *, quiet_before: float) -> Claim | Literal["alive"] | None:
+    """What to do with a staging directory: adopt it (its lock is ours then), wait for its owner, or pass it over."""
+    try:
+        last_change = max((path / name).stat().st_mtime for name in ("journal", "data") if (path / name).exists())
+        journal = Journal(path / "journal")
+    except (ValueError, OSError):  # no journal yet, no longer, or not ours to read
+        return None
+    silent = last_change < quiet_before
+    locked = _lock(journal.fd)
+    found = journal.header()
+    trusted = locked is True and (found is None or found.boot == header.boot)
+    if locked is False or not (trusted or silent) or not _is_at(journal.fd, path / "journal"):
+        journal.close()
+        return None if silent or not path.exists() else ALIVE
+    claim = Claim(path, journal, header, journal.claims(header))
+    if header.key == _UNDIGESTED:
+        claim.discard()
+        return None
+    return claim
+
+
+def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
+    """A directory with a token of ours and a journal that says so: new, or the orphan's data and claims."""
+    ours = directory / uuid.uuid4().hex
+    claims: dict[int, Sha256] = {}
+    if orphan:
+        claims = orphan.claims
+        orphan.directory.rename(ours)
+    else:
+        ours.mkdir()
+    # Beside the old journal and then over it: a death in between loses no claim.
+    journal = Journal(ours / "journal.new", create=True)
+    _lock(journal.fd)
+    journal.start(header, claims)
+    (ours / "journal.new").replace(ours / "journal")
+    if orphan:
+        orphan.journal.close()
+    return Claim(ours, journal, header, claims)
+
+
+def _lock(fd: int) -> bool | None:
+    """Take the lock without waiting. False: another process has it. None: this file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
+
+
+def _boot() -> str:
+    """Which kernel runs: another value on another machine, and after a restart of this one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
