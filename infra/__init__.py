@@ -1,0 +1,1 @@
+"""Where Paddock runs: how it is set up, and the stack on one machine."""

@@ -1,0 +1,57 @@
+"""Paddock manages GGUF models for llama.cpp. These are its public functions, each imported when it is first used.
+
+Importing the package costs a few milliseconds: nothing heavy is loaded before it is needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from paddock.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from paddock.chat.template import setup_chat_template
+    from paddock.lifecycle.download import download_model_to_path
+    from paddock.lifecycle.inventory import delete_model_from_volume, get_model_path_from_name, list_model_files
+    from paddock.model.quantization import get_gguf_file_path
+    from paddock.model.sharding import check_model_sharding
+    from paddock.validation.compatibility import is_model_supported
+    from paddock.validation.configuration import get_model_config
+
+_HOMES = {
+    "get_model_path_from_name": "paddock.lifecycle.inventory",
+    "download_model_to_path": "paddock.lifecycle.download",
+    "get_gguf_file_path": "paddock.model.quantization",
+    "get_model_config": "paddock.validation.configuration",
+    "check_model_sharding": "paddock.model.sharding",
+    "setup_chat_template": "paddock.chat.template",
+    "is_model_supported": "paddock.validation.compatibility",
+    "list_model_files": "paddock.lifecycle.inventory",
+    "delete_model_from_volume": "paddock.lifecycle.inventory",
+}
+
+__all__ = [
+    "__version__",
+    "check_model_sharding",
+    "delete_model_from_volume",
+    "download_model_to_path",
+    "get_gguf_file_path",
+    "get_model_config",
+    "get_model_path_from_name",
+    "is_model_supported",
+    "list_model_files",
+    "setup_chat_template",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,40 @@
+# Everything that Paddock does from a checkout. `make demo` and `make test` set up whatever they need.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+
+# Nothing here reports to anyone, and Prefect's own state stays in the checkout.
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export ANONYMIZED_TELEMETRY = false
+
+.PHONY: setup demo test check up down clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt infra/setup.py
+	@$(PYTHON) infra/setup.py $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/python -m infra.local demo
+
+up: $(STAMP)
+	@$(BIN)/python -m infra.local up
+
+down: $(STAMP)
+	@$(BIN)/python -m infra.local down
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,22 @@
+"""Copy a snapshot from the volume to S3."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import Model, RevisionName
+from paddock.store.copying import Copied
+from tasks import cache, policies, validate
+
+
+@flow(flow_run_name="cache-{model}", **policies.FLOW)
+def cache_model(model: Model, revision: RevisionName = "main") -> Copied | None:
+    """Copy a snapshot from the volume to S3, each file verified on the way. Without PADDOCK_S3_URI there is nothing to
+    do.
+
+    Args:
+        model: The repository on the Hub, `org/name`.
+        revision: A branch, a tag or a commit that is on the volume.
+    """
+    manifest = validate.locate(model, revision)
+    return cache.push(manifest)

@@ -1,0 +1,28 @@
+"""The types of the parameters that flows share: what the form in Prefect's UI accepts, and the server checks before a
+run exists.
+
+A bound stands in `Annotated`, a description in the flow's docstring: Prefect loses one or the other anywhere else. The
+patterns only keep nonsense out early; the library parses each value again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Model = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?$",
+        max_length=193,
+        examples=["org/name"],
+    ),
+]
+RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", max_length=255)]
+Quantization = Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9][A-Za-z0-9_-]*)$", max_length=32)]
+Target = Annotated[str, Field(pattern=r"^(this-machine|[0-9]+(\.[0-9]+)?\s?([KMGT]i?)?B?)$", max_length=32)]
+ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
+Profile = Literal["chat", "roleplay"]
+CONTEXT: dict[Profile, int] = {"chat": 4096, "roleplay": 8192}
+"""Tokens of context by profile: a character card, lore and a long scene take more than a question and its answer."""

@@ -1,0 +1,31 @@
+"""Judge a snapshot on the volume."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import ContextTokens, Model, RevisionName, Target
+from paddock.lifecycle.judgement import Judgement
+from tasks import policies, validate
+
+
+@flow(flow_run_name="validate-{model}", **policies.FLOW)
+def validate_model(
+    model: Model,
+    revision: RevisionName = "main",
+    context_tokens: ContextTokens = 4096,
+    target: Target = "this-machine",
+) -> Judgement:
+    """Judge a snapshot on the volume: structure, template, configuration, compatibility, and the memory that the engine
+    will take.
+
+    Args:
+        model: The repository on the Hub, `org/name`.
+        revision: A branch, a tag or a commit that is on the volume.
+        context_tokens: The context that the memory is asked for, in tokens. A model trained for less is asked for that.
+        target: `this-machine`, or the memory of the machine that will serve, such as `24GiB`.
+    """
+    manifest = validate.locate(model, revision)
+    audited = validate.audit(manifest)
+    needed = validate.measure_memory(manifest, audited, context_tokens, target)
+    return validate.judge(manifest, audited, needed, target)

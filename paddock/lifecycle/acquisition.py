@@ -1,0 +1,192 @@
+"""Bringing the chosen files of one revision onto the volume, and making them a snapshot.
+
+The steps are separate, because a flow runs each as a task: `plan` says where each file will come from and needs nothing
+but answers to cheap questions; `acquire_file` brings one file as a verified blob; `publish` makes the snapshot visible,
+audited, with its manifest written last. Whatever dies in between leaves blobs and partials that the next run takes up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from paddock.engine.facts import engine_version
+from paddock.lifecycle.auditing import Audited, require_accepted
+from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
+from paddock.model.names import Sha256
+from paddock.planning.choice import Choice
+from paddock.transfer.digest import verify_file
+from paddock.transfer.fetch import Options, Progress, fetch
+from paddock.transfer.source import Expected, Source
+from paddock.version import VERSION
+
+Origin = Literal["hub", "s3", "volume"]
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file of a plan: what it must be, and where it will come from. `known` is what a manifest already says of
+    it."""
+
+    file: RepositoryFile
+    expected: Expected
+    origin: Origin
+    known: SnapshotFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an acquisition will do. `fetch_bytes` comes over the network, `need_bytes` is the room that it takes on the
+    volume."""
+
+    listing: Listing
+    choice: Choice
+    rows: tuple[Row, ...]
+    need_bytes: int
+
+    @property
+    def fetch_bytes(self) -> int:
+        return sum(row.file.size for row in self.rows if row.origin != "volume")
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """One file on the volume. `transferred_bytes` came over the network in this run, 0 when it was there."""
+
+    file: SnapshotFile
+    origin: Origin
+    transferred_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A visible snapshot, and what came over the network for it in this run."""
+
+    manifest: Manifest
+    transferred_bytes: int
+
+
+def plan(parts: Parts, listing: Listing, choice: Choice) -> Plan:
+    """Say for each chosen file whether the volume has it, or S3, or the Hub must send it. Changes nothing.
+
+    A small file has no sha256 on the Hub; it is known by what an earlier snapshot of the same commit says of it.
+    """
+    model, revision = listing.model, listing.revision
+    known: dict[str, SnapshotFile] = {}
+    manifests = [parts.volume.snapshot(model, revision)]
+    if parts.s3 is not None:
+        manifests.append(parts.s3.snapshot(model, revision))
+    for manifest in manifests:
+        if manifest is not None:
+            known |= {file.path: file for file in manifest.files if file.path not in known}
+    rows = tuple(_row(parts, file, known.get(file.path)) for file in choice.files)
+    need = sum(max(0, row.file.size - _staged_bytes(parts, row.expected)) for row in rows if row.origin != "volume")
+    return Plan(listing, choice, rows, need)
+
+
+def _row(parts: Parts, file: RepositoryFile, known: SnapshotFile | None) -> Row:
+    digest = file.sha256 or (known.sha256 if known is not None and known.size == file.size else None)
+    expected = Expected(file.size, digest, file.git_sha1)
+    if digest is None:
+        return Row(file, expected, "hub")
+    if parts.volume.has_blob(digest, file.size):
+        return Row(file, expected, "volume", known)
+    if parts.s3 is not None and parts.s3.has_blob(digest, file.size):
+        return Row(file, expected, "s3", known)
+    return Row(file, expected, "hub", known)
+
+
+def _staged_bytes(parts: Parts, expected: Expected) -> int:
+    """Bytes that an earlier run's partial of the same file already takes on the disk."""
+    if expected.key is None:
+        return 0
+    held = (path.stat().st_blocks * 512 for path in (parts.volume.partial / expected.key).glob("*/data"))
+    return min(expected.size, max(held, default=0))
+
+
+def acquire_file(
+    parts: Parts,
+    listing: Listing,
+    row: Row,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Acquired:
+    """Bring one file onto the volume as a verified blob, or find that it is there."""
+    if row.origin == "volume" and row.expected.sha256:
+        return Acquired(_stored(parts, row, row.expected.sha256), "volume", 0)
+    digest = row.expected.sha256
+    staged = fetch(
+        _source(parts, listing, row),
+        staging=parts.volume.partial,
+        options=Options.of(parts.settings),
+        progress=progress,
+        cancel=cancel,
+        arrived=(lambda: parts.volume.has_blob(digest, row.file.size)) if digest else None,
+    )
+    if staged is None:
+        if digest is None:
+            raise AssertionError("only a file with a digest can arrive by another process")
+        return Acquired(_stored(parts, row, digest), "volume", 0)
+    parts.volume.add_blob(staged.path, staged.sha256, staged.size)
+    staged.discard()
+    file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
+    return Acquired(file, row.origin, staged.transferred_bytes)
+
+
+def _source(parts: Parts, listing: Listing, row: Row) -> Source:
+    if row.origin == "s3" and parts.s3 is not None and row.expected.sha256:
+        file = SnapshotFile(path=row.file.path, size=row.file.size, sha256=row.expected.sha256)
+        return parts.s3.source(file)
+    return parts.hub.file(listing.model, listing.revision, row.file)
+
+
+def _stored(parts: Parts, row: Row, digest: Sha256) -> SnapshotFile:
+    """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once."""
+    segment_bytes = parts.settings.segment_bytes
+    for manifest in parts.volume.snapshots():
+        if manifest.segment_bytes == segment_bytes:
+            for file in manifest.files:
+                if file.sha256 == digest:
+                    return file.model_copy(update={"path": row.file.path})
+    seen, segments = verify_file(parts.volume.blob_path(digest), row.expected, segment_bytes)
+    return SnapshotFile(path=row.file.path, size=row.file.size, sha256=seen, segments=segments)
+
+
+def publish(
+    parts: Parts, listing: Listing, choice: Choice, acquired: Sequence[Acquired], audited: Audited
+) -> Published:
+    """Make the snapshot visible: the acquired files, the chat template that goes with them, and the manifest.
+
+    Publishing the same files again changes nothing. Raises ModelRejected when the audit rejects the model; its blobs
+    stay until the volume is cleaned.
+    """
+    audit, model = audited.audit, audited.audit.model
+    require_accepted(f"{listing.model}@{listing.revision[:8]}", audit.verdict, audit.findings)
+    template = audited.template.encode()
+    digest = parts.volume.add_bytes(template)
+    derived = SnapshotFile(path=TEMPLATE_FILE, size=len(template), sha256=digest, segments=(digest,))
+    manifest = Manifest(
+        repository=str(listing.model),
+        revision=listing.revision,
+        files=tuple(sorted([derived, *(one.file for one in acquired)], key=lambda file: file.path)),
+        segment_bytes=parts.settings.segment_bytes,
+        quantization=choice.quantization or (model.quantization if model else None),
+        split=len(choice.model_files),
+        licence=listing.licence or audit.licence,
+        created_at=datetime.now(UTC),
+        verdict=audit.verdict,
+        template_sha256=digest,
+        paddock_version=VERSION,
+        engine_version=engine_version(),
+    )
+    parts.volume.publish(manifest)
+    return Published(
+        parts.volume.snapshot(listing.model, listing.revision) or manifest,
+        sum(one.transferred_bytes for one in acquired),
+    )

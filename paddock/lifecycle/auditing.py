@@ -1,0 +1,63 @@
+"""Auditing what was fetched, before it is published: the GGUF by its header, and the chat template that goes with
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from paddock.chat.template import setup_chat_template
+from paddock.engine.facts import knows_architecture
+from paddock.errors import ModelRejected
+from paddock.gguf.reader import FileSource
+from paddock.model.artifact import Listing
+from paddock.model.finding import Finding, Severity, Verdict
+from paddock.planning.choice import Choice
+from paddock.validation.audit import Audit, audit_set
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.acquisition import Acquired
+    from paddock.lifecycle.parts import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """The audit of a model's GGUF, and the source of the template that it is used with: its own where that is sound."""
+
+    audit: Audit
+    template: str
+
+
+def audit_acquired(parts: Parts, listing: Listing, choice: Choice, acquired: Sequence[Acquired]) -> Audited:
+    """Audit the chosen model among files that are blobs of the volume, and choose its chat template."""
+    with TemporaryDirectory(prefix="paddock-") as name:
+        view = Path(name)
+        for one in acquired:
+            shown = view / one.file.path
+            shown.parent.mkdir(parents=True, exist_ok=True)
+            shown.symlink_to(parts.volume.blob_path(one.file.sha256).absolute())
+        audit = audit_paths([(path, view / path) for path in choice.model_files])
+        return Audited(audit, setup_chat_template(view, str(listing.model)))
+
+
+def audit_paths(shards: Iterable[tuple[str, Path]]) -> Audit:
+    """Audit a local model, given the name and the place of each of its shards in order."""
+    with ExitStack() as stack:
+        names, sources = [], []
+        for name, path in shards:
+            names.append(name)
+            sources.append(stack.enter_context(FileSource(path)))
+        return audit_set(sources, names=names, knows_architecture=knows_architecture)
+
+
+def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -> None:
+    """The gate: raise ModelRejected that names the first rejecting rule, and how many there are."""
+    if verdict is not Verdict.REJECT:
+        return
+    worst = [finding for finding in findings if finding.severity is Severity.REJECT]
+    more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
+    raise ModelRejected(f"{what} is rejected by {worst[0].rule}: {worst[0].message}{more}", cure=worst[0].cure)

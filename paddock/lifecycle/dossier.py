@@ -1,0 +1,151 @@
+"""The dossier: all that is known of a snapshot, as one Markdown document, made from what the volume keeps and nothing
+else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from paddock.lifecycle.judgement import read_benchmark, read_judgement
+from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Manifest
+from paddock.model.units import human_bytes
+
+REPORT = "dossier.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    markdown: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Onboarded:
+    """What an onboarding ends with. `path` is the model's directory, `dossier` where the document is;
+    `transferred_bytes` came over the network in this run."""
+
+    model: str
+    revision: str
+    quantization: str | None
+    path: str
+    dossier: str
+    promoted: bool
+    transferred_bytes: int
+
+    @property
+    def line(self) -> str:
+        fetched = f"{human_bytes(self.transferred_bytes)} of model data fetched"
+        state = "promoted" if self.promoted else "not promoted"
+        return f"onboarded {self.model}@{self.revision[:8]} {self.quantization} at {self.path}, {fetched}: {state}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write(parts: Parts, manifest: Manifest) -> Dossier:
+    """Compose the dossier and keep it with the reports of the volume, and of S3 where the snapshot is there."""
+    markdown = compose(parts, manifest)
+    path = parts.volume.write_report(manifest.model, manifest.revision, REPORT, markdown)
+    if parts.s3 is not None and parts.s3.snapshot(manifest.model, manifest.revision) is not None:
+        parts.s3.write_report(manifest.model, manifest.revision, REPORT, markdown)
+    return Dossier(markdown, path)
+
+
+def compose(parts: Parts, manifest: Manifest) -> str:
+    sections = [
+        f"# {manifest.repository}",
+        _summary(parts, manifest),
+        "## Files",
+        _table(
+            ("file", "size", "sha256"),
+            ((file.path, human_bytes(file.size), f"`{file.sha256}`") for file in manifest.files),
+        ),
+        *_judgement(parts, manifest),
+        *_benchmark(parts, manifest),
+        *_history(parts, manifest),
+        "Not claimed: that the weights carry no trained-in behaviour that their maker hid.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _summary(parts: Parts, manifest: Manifest) -> str:
+    promoted = parts.volume.promoted(manifest.model) == manifest.revision
+    judged = read_judgement(parts, manifest)
+    facts = judged.model if judged else None
+    rows = [
+        ("revision", f"`{manifest.revision}`"),
+        ("promoted", "yes" if promoted else "no"),
+        ("quantization", manifest.quantization or "not stated"),
+        ("architecture", (facts.architecture if facts else None) or "not known"),
+        ("parameters", f"{facts.parameters / 1e6:.1f} million" if facts else "not known"),
+        ("trained context", f"{facts.context_length} tokens" if facts and facts.context_length else "not known"),
+        ("size", human_bytes(manifest.size_bytes)),
+        ("shards", str(manifest.split)),
+        ("licence", manifest.licence or "**not stated**"),
+        ("chat template", f"sha256 `{manifest.template_sha256}`" if manifest.template_sha256 else "none"),
+        ("verdict", judged.verdict if judged else manifest.verdict),
+        ("fetched from", manifest.source),
+        ("published", manifest.created_at.isoformat(timespec="seconds")),
+        ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
+    ]
+    return _table(("", ""), rows)
+
+
+def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
+    judged = read_judgement(parts, manifest)
+    if judged is None:
+        return ["## Checks", "Not judged yet: run `validate_model`."]
+    found = [(one.severity, one.rule, one.where, one.message) for one in judged.findings]
+    rows = [(name, human_bytes(size)) for name, size in judged.memory.parts()]
+    return [
+        "## Checks",
+        _table(("severity", "rule", "where", "message"), found) if found else "Every check passed.",
+        f"## Memory at {judged.context_tokens} tokens of context",
+        _table(("part", "size"), rows),
+    ]
+
+
+def _benchmark(parts: Parts, manifest: Manifest) -> list[str]:
+    measured = read_benchmark(parts, manifest)
+    if measured is None:
+        return ["## Benchmark", "Not measured yet: run `benchmark_model`."]
+    rows = []
+    for one in measured["results"]:
+        prefill = one.get("prefill_tok_per_s")
+        test = f"prefill of {one['n_prompt']} tokens" if prefill else f"decode of {one['n_gen']} tokens"
+        rows.append((test, f"{prefill or one['decode_tok_per_s']:.1f} tokens/s", f"{one['spread']:.1%}"))
+    rows.append(("time to first token", f"{measured['time_to_first_token_s'] * 1000:.0f} ms", ""))
+    rows.append(("peak memory of the engine's process", human_bytes(measured["peak_rss_bytes"]), ""))
+    machine: dict[str, Any] = measured["machine"]
+    return [
+        "## Benchmark",
+        f"On {machine['cpu']}, {machine['cores']} cores, {human_bytes(machine['ram_bytes'])}; {measured['engine']}.",
+        _table(("test", "median", "spread"), rows),
+    ]
+
+
+def _history(parts: Parts, manifest: Manifest) -> list[str]:
+    rows = [
+        (
+            one.at.isoformat(timespec="seconds"),
+            f"`{one.revision[:8]}`",
+            f"`{one.previous[:8]}`" if one.previous else "",
+            one.reason,
+        )
+        for one in parts.volume.history(manifest.model)
+    ]
+    return ["## Promotions", _table(("when", "revision", "before", "why"), rows) if rows else "None yet."]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table. Cells are data from outside: what would end a cell or a row is escaped."""
+    lines = [tuple(head)]
+    lines.append(tuple("---" for _ in lines[0]))
+    lines += [tuple(_cell(cell) for cell in row) for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,86 @@
+"""A model as plain files in any directory, for callers that want no volume."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from paddock.chat.template import setup_chat_template
+from paddock.errors import CorruptFile, NoPermission, NotEnoughDisk
+from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.pull import pull
+from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.names import ModelName
+from paddock.model.units import human_bytes
+from paddock.planning.choice import choose
+from paddock.transfer.digest import verify_file
+from paddock.transfer.fetch import Options, fetch
+from paddock.transfer.source import Expected
+
+_STAGING = ".paddock-partial"
+
+
+def download_model_to_path(model_name: str, model_path: Path) -> Path:
+    """Download the default choice of the `main` revision of a model, verified and resumed, and return `model_path`.
+
+    Where `model_path` is the model's own place on the volume (`get_model_path_from_name`), the model is pulled and
+    promoted: blobs are shared, and a second call fetches nothing. Any other directory gets plain files, and the chat
+    template; each is verified before it has its name there, and what a killed call left behind is taken up again.
+
+    Raises UnsafeName for a hostile name, and the errors of `paddock.errors` for everything else.
+    """
+    model = ModelName.parse(model_name)
+    parts = connect()
+    target = Path(model_path)
+    if target.absolute() == parts.volume.model_path(model).absolute():
+        pull(parts, model)
+        return model_path
+    listing = parts.hub.listing(model)
+    choice = choose(listing)
+    _make(target)
+    missing = [file for file in choice.files if not _is_whole(parts, target, file)]
+    _require_room(target, sum(file.size for file in missing))
+    for file in missing:
+        _download(parts, listing, file, target)
+    setup_chat_template(target, model_name)
+    return model_path
+
+
+def _make(target: Path) -> None:
+    try:
+        (target / _STAGING).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoPermission(
+            f"the directory {target} cannot be made or written: {error.strerror}", cure="choose another one"
+        ) from None
+
+
+def _is_whole(parts: Parts, target: Path, file: RepositoryFile) -> bool:
+    """Whether the file is there and has the right bytes. It is read through: nothing else says that it is right."""
+    path = target / file.path
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        verify_file(path, Expected(file.size, file.sha256, file.git_sha1), parts.settings.segment_bytes)
+    except CorruptFile:
+        return False
+    return file.sha256 is not None or file.git_sha1 is not None
+
+
+def _require_room(target: Path, need: int) -> None:
+    numbers = os.statvfs(target)
+    free = numbers.f_bavail * numbers.f_frsize
+    if need > free:
+        raise NotEnoughDisk(
+            f"{target} has {human_bytes(free)} free, and the model takes {human_bytes(need)}", cure="make room there"
+        )
+
+
+def _download(parts: Parts, listing: Listing, file: RepositoryFile, target: Path) -> None:
+    source = parts.hub.file(listing.model, listing.revision, file)
+    path = target / file.path
+    staged = fetch(source, staging=target / _STAGING, options=Options.of(parts.settings), arrived=path.is_file)
+    if staged is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.path.replace(path)
+        staged.discard()

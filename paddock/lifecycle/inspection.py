@@ -1,0 +1,100 @@
+"""Looking at a model wherever it is: a local file or directory, or a file on the Hub, of which only the header is asked
+for."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from paddock.engine.facts import knows_architecture
+from paddock.errors import NoSuchFile
+from paddock.lifecycle.auditing import audit_paths
+from paddock.lifecycle.parts import Parts
+from paddock.model.finding import Verdict
+from paddock.model.names import ModelName, parse_ref
+from paddock.model.quantization import get_gguf_file_path, group, local_files, split_count
+from paddock.planning.choice import choose
+from paddock.transfer.ranges import RangeReader
+from paddock.validation.audit import Audit, audit_set
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """An audit, of what it was, and what it cost. `name` is what was looked at, for people."""
+
+    name: str
+    audit: Audit
+    bytes_read: int
+    seconds: float
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.audit.verdict
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.audit.to_json(),
+            "source": self.name,
+            "bytes_read": self.bytes_read,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def inspect(parts: Parts, source: str) -> Inspection:
+    """Audit SOURCE: a local `.gguf` file or directory, or `org/name[@revision][:file]`.
+
+    What exists on the disk, and what is written as a path or a `.gguf` file without a repository, is local. Raises
+    NoSuchFile for a local path that is not there, UnsafeName, and the errors of the Hub and of the transfer.
+    """
+    began = time.perf_counter()
+    path = Path(source).expanduser()
+    if _is_local(source, path):
+        name, audit = str(path), _local(path)
+    else:
+        name, audit = _remote(parts, source)
+    return Inspection(name, audit, audit.bytes_read, time.perf_counter() - began)
+
+
+def _is_local(source: str, path: Path) -> bool:
+    try:
+        if path.exists():
+            return True
+    except (OSError, ValueError):
+        raise NoSuchFile(
+            f"{source[:200]!r} is not a path that can exist", cure="give a .gguf file, or org/name"
+        ) from None
+    if source.startswith(("/", "./", "../", "~")) or (source.lower().endswith(".gguf") and ":" not in source):
+        raise NoSuchFile(
+            f"there is no file {source}", cure="give the path of a .gguf file, or org/name[@revision][:file]"
+        )
+    return False
+
+
+def _local(path: Path) -> Audit:
+    first = get_gguf_file_path(path) if path.is_dir() else path
+    home = first.parent
+    sets = group(local_files(home)) if split_count(first.name) > 1 else []
+    paths = next((one.paths for one in sets if first.name in one.paths), (first.name,))
+    return audit_paths([(name, home / name) for name in paths])
+
+
+def _remote(parts: Parts, source: str) -> tuple[str, Audit]:
+    repository, colon, file = source.partition(":")
+    text, at, ref = repository.partition("@")
+    model = ModelName.parse(text)
+    listing = parts.hub.listing(model, parse_ref(ref) if at else "main")
+    chosen = choose(listing, files=(file,) if colon else ())
+    by_path = {one.path: one for one in listing.files}
+    with ExitStack() as stack:
+        sources = [
+            stack.enter_context(
+                RangeReader(parts.hub.file(model, listing.revision, by_path[name]), stall_s=parts.settings.stall_s)
+            )
+            for name in chosen.model_files
+        ]
+        audit = audit_set(sources, names=chosen.model_files, knows_architecture=knows_architecture)
+        fetched = sum(reader.bytes_read for reader in sources)
+    return f"{model}@{listing.revision}:{chosen.model_files[0]}", replace(audit, bytes_read=fetched)

@@ -1,0 +1,195 @@
+"""Judging and measuring a snapshot on the volume, and the reports that are kept of both.
+
+A *judgement* joins every check into one verdict: the audit of the GGUF, the model's own configuration against it, what
+the engine knows, and the memory that it says it will take. A report lies beside the volume's others under `reports/`,
+so that a dossier can be written by another worker than the one that measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from paddock.engine.oracle import Memory
+from paddock.engine.oracle import measure_memory as ask_engine
+from paddock.errors import DoesNotFit
+from paddock.lifecycle.auditing import audit_paths, require_accepted
+from paddock.lifecycle.parts import Parts
+from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark import benchmark as run_benchmark
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Finding, Severity, Verdict, verdict_of
+from paddock.model.quantization import get_gguf_file_path, group, local_files
+from paddock.model.units import human_bytes
+from paddock.validation.audit import Audit, ModelFacts
+from paddock.validation.compatibility import why_unsupported
+from paddock.validation.configuration import get_model_config
+
+JUDGEMENT = "judgement.json"
+BENCHMARK = "benchmark.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on a snapshot, what led to it, and what it takes in memory at `context_tokens`."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    model: ModelFacts | None
+    memory: Memory
+    context_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": str(self.verdict),
+            "findings": [finding.to_json() for finding in self.findings],
+            "model": asdict(self.model) if self.model else None,
+            "memory": self.memory.to_json(),
+            "context_tokens": self.context_tokens,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Judgement:
+        return cls(
+            verdict=Verdict(value["verdict"]),
+            findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
+            model=ModelFacts(**value["model"]) if value["model"] else None,
+            memory=Memory.from_json(value["memory"]),
+            context_tokens=value["context_tokens"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What the engine will allocate for a model with `context_tokens` of context."""
+
+    memory: Memory
+    context_tokens: int
+
+
+def audit_snapshot(parts: Parts, manifest: Manifest) -> Audit:
+    """Audit the model of a snapshot on the volume."""
+    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    first = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
+    shards = next(one.paths for one in group(local_files(snapshot)) if one.first == first)
+    return audit_paths([(name, snapshot / name) for name in shards])
+
+
+def measure_memory(parts: Parts, manifest: Manifest, audit: Audit, context_tokens: int) -> Needed:
+    """Ask the engine what the model will take. A model that was trained for less context is asked for that."""
+    context = _context(audit.model, context_tokens)
+    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    return Needed(ask_engine(path, context_tokens=context), context)
+
+
+def judge(parts: Parts, manifest: Manifest, audit: Audit, needed: Needed, *, available_bytes: int) -> Judgement:
+    """Join every check into one verdict, and keep it. Raises nothing for a bad model: that is `require_sound`."""
+    path = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    findings = (
+        *audit.findings,
+        *_configuration(path, manifest, audit.model),
+        *_memory(needed, available_bytes),
+        *_licence(manifest),
+    )
+    judged = Judgement(verdict_of(findings), findings, audit.model, needed.memory, needed.context_tokens)
+    _keep(parts, manifest, JUDGEMENT, judged.to_json())
+    return judged
+
+
+def require_sound(manifest: Manifest, judged: Judgement) -> None:
+    """The gate: raise DoesNotFit for a model that is only too large, ModelRejected for one that is rejected
+    otherwise."""
+    what = f"{manifest.repository}@{manifest.revision[:8]}"
+    rejecting = [finding for finding in judged.findings if finding.severity is Severity.REJECT]
+    if rejecting and all(finding.rule == "memory-fits" for finding in rejecting):
+        raise DoesNotFit(f"{what}: {rejecting[0].message}", cure=rejecting[0].cure)
+    require_accepted(what, judged.verdict, judged.findings)
+
+
+def benchmark(parts: Parts, manifest: Manifest, context_tokens: int) -> Benchmark:
+    """Load the model of a snapshot in the engine's own process, measure it, and keep the result."""
+    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    audit = audit_snapshot(parts, manifest)
+    with parts.volume.lease(manifest.model, manifest.revision):
+        measured = run_benchmark(
+            get_gguf_file_path(snapshot),
+            threads=parts.settings.threads,
+            context_tokens=_context(audit.model, context_tokens),
+            timeout_s=parts.settings.engine_timeout_s,
+        )
+    _keep(parts, manifest, BENCHMARK, measured.to_json())
+    return measured
+
+
+def read_judgement(parts: Parts, manifest: Manifest) -> Judgement | None:
+    value = _kept(parts, manifest, JUDGEMENT)
+    return Judgement.from_json(value) if value else None
+
+
+def read_benchmark(parts: Parts, manifest: Manifest) -> dict[str, Any] | None:
+    """What `Benchmark.to_json` said, or None before the first benchmark."""
+    return _kept(parts, manifest, BENCHMARK)
+
+
+def _context(model: ModelFacts | None, asked: int) -> int:
+    trained = model.context_length if model else None
+    return min(asked, trained) if trained else asked
+
+
+def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> Iterator[Finding]:
+    """The repository's own configuration against the header, where both speak."""
+    config = get_model_config(path)
+    for key, ours in (
+        ("vocab_size", model.vocab_size if model else None),
+        ("max_position_embeddings", model.context_length if model else None),
+    ):
+        said = config.get(key)
+        if ours and said and said != ours:
+            message = f"config.json says {key} {said}, and the GGUF {ours}"
+            yield Finding(
+                "configuration-conflict", Severity.WARN, message, key, "trust the GGUF: the engine reads nothing else"
+            )
+    reason = why_unsupported(config, manifest.repository)
+    if reason:
+        yield Finding(
+            "compatibility-engine", Severity.REJECT, reason, "config.json", "use a model that the engine knows"
+        )
+
+
+def _memory(needed: Needed, available_bytes: int) -> Iterator[Finding]:
+    total = needed.memory.total_bytes
+    if total > available_bytes:
+        yield Finding(
+            "memory-fits",
+            Severity.REJECT,
+            f"it takes {human_bytes(total)} at {needed.context_tokens} tokens of context, and the target has "
+            f"{human_bytes(available_bytes)}",
+            "memory",
+            "choose a smaller quantization or a smaller context",
+        )
+
+
+def _licence(manifest: Manifest) -> Iterator[Finding]:
+    if manifest.licence is None:
+        yield Finding(
+            "licence-stated",
+            Severity.WARN,
+            "neither the repository nor the file states a licence",
+            "license",
+            "ask its owner",
+        )
+
+
+def _keep(parts: Parts, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
+    parts.volume.write_report(manifest.model, manifest.revision, name, json.dumps(value, indent=2))
+
+
+def _kept(parts: Parts, manifest: Manifest, name: str) -> dict[str, Any] | None:
+    text = parts.volume.read_report(manifest.model, manifest.revision, name)
+    if text is None:
+        return None
+    value = json.loads(text)
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,51 @@
+"""Which snapshot is served: the pointer on the volume, and its twin in S3.
+
+The volume's pointer flips first, and is what counts on this machine; the ref in S3 follows, so that other machines
+learn of it. A step that died in between is finished by the next call: promoting what is promoted changes nothing.
+"""
+
+from __future__ import annotations
+
+from paddock.errors import NotOnVolume
+from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName, Revision, is_revision, parse_ref, parse_revision
+
+
+def resolve_on_volume(parts: Parts, model: ModelName, ref: str) -> Manifest:
+    """The manifest of a snapshot on the volume. A branch or tag is asked of the Hub; a commit is taken as it is.
+
+    Raises NotOnVolume that lists the revisions that are there.
+    """
+    revision = parse_revision(ref) if is_revision(ref) else parts.hub.listing(model, parse_ref(ref)).revision
+    manifest = parts.volume.snapshot(model, revision)
+    if manifest is None:
+        has = ", ".join(one.revision for one in parts.volume.snapshots(model)) or "none"
+        raise NotOnVolume(
+            f"{model}@{revision} is not on {parts.volume.label} (revisions there: {has})",
+            cure="pull or onboard it first",
+        )
+    return manifest
+
+
+def promote(parts: Parts, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
+    """Make a published snapshot the one that is served; returns what was promoted before, None at first."""
+    previous = parts.volume.promoted(model)
+    if previous != revision:
+        parts.volume.promote(model, revision, reason=reason)
+    _tell_s3(parts, model, revision, reason)
+    return previous
+
+
+def rollback(parts: Parts, model: ModelName, *, reason: str) -> tuple[Revision, Revision]:
+    """Promote what was promoted before. Returns (now, what it was until now)."""
+    now, until_now = parts.volume.rollback(model, reason=reason)
+    _tell_s3(parts, model, now, reason)
+    return now, until_now
+
+
+def _tell_s3(parts: Parts, model: ModelName, revision: Revision, reason: str) -> None:
+    """A snapshot that was never pushed has no ref in S3: a ref names only what S3 can give."""
+    s3 = parts.s3
+    if s3 is not None and s3.promoted(model) != revision and s3.snapshot(model, revision) is not None:
+        s3.promote(model, revision, reason=reason)

@@ -1,0 +1,79 @@
+"""Pulling a model: every phase from the Hub's listing to a promoted snapshot, in one call and without an
+orchestrator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddock.lifecycle import acquisition, auditing, promotion
+from paddock.lifecycle.acquisition import Acquired
+from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName
+from paddock.planning.choice import AUTO, choose
+from paddock.transfer.fetch import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull did. `path` is the snapshot's directory, or the promoted one; `transferred_bytes` came over the
+    network."""
+
+    path: Path
+    manifest: Manifest
+    acquired: tuple[Acquired, ...]
+    promoted: bool
+    seconds: float
+
+    @property
+    def transferred_bytes(self) -> int:
+        return sum(one.transferred_bytes for one in self.acquired)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "revision": self.manifest.revision,
+            "quantization": self.manifest.quantization,
+            "promoted": self.promoted,
+            "files": [
+                {"path": one.file.path, "size": one.file.size, "sha256": one.file.sha256, "source": one.origin}
+                for one in self.acquired
+            ],
+            "bytes_transferred": self.transferred_bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def pull(
+    parts: Parts,
+    model: ModelName,
+    *,
+    ref: str = "main",
+    quantization: str = AUTO,
+    files: Sequence[str] = (),
+    projector: bool = False,
+    promote: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Pulled:
+    """Fetch what is not there yet, audit it, publish the snapshot, and promote it unless told otherwise.
+
+    Raises the errors of each phase (`paddock.errors`); whatever it raises, the model that was promoted before is
+    untouched.
+    """
+    began = time.monotonic()
+    listing = parts.hub.listing(model, ref)
+    choice = choose(listing, quantization=quantization, files=files, projector=projector)
+    parts.volume.prepare()
+    plan = acquisition.plan(parts, listing, choice)
+    parts.volume.require_room(plan.need_bytes)
+    acquired = tuple(acquisition.acquire_file(parts, listing, row, progress=progress) for row in plan.rows)
+    audited = auditing.audit_acquired(parts, listing, choice, acquired)
+    manifest = acquisition.publish(parts, listing, choice, acquired, audited).manifest
+    if promote:
+        promotion.promote(parts, model, manifest.revision, reason="pulled")
+    path = parts.volume.model_path(model) if promote else parts.volume.snapshot_path(model, manifest.revision)
+    return Pulled(path, manifest, acquired, promote, time.monotonic() - began)

@@ -1,0 +1,200 @@
+"""Which files of a repository are fetched, and why these.
+
+A *candidate* is one GGUF model of the repository: a file, or all shards of a split one. Candidates are ranked by the
+order of preference (`paddock.model.quantization`), and the best that fits the memory is chosen. With it come the small
+files that describe the model (`tokenizer*`, `*.json`), and a projector when one is asked for. Nothing else is fetched.
+
+The choice is a pure function of the Hub's listing: it can be printed before anything happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
+from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.names import check_distinct, parse_repository_path
+from paddock.model.quantization import GgufSet, group, ranked_by_place
+
+AUTO = "auto"
+RUNTIME_SHARE = 1.1
+"""What a loaded model takes over its file size for a small context: KV cache, compute buffers and the tokenizer. A
+coarse bound for ranking files that nobody has read yet; the engine's own figure decides before a model is loaded."""
+MAX_COMPANION_BYTES = 128 * 1024 * 1024
+
+_WEIGHTS = {
+    ".safetensors": "SafeTensors",
+    ".bin": "PyTorch",
+    ".pt": "PyTorch",
+    ".pth": "PyTorch",
+    ".onnx": "ONNX",
+    ".h5": "Keras",
+    ".msgpack": "Flax",
+    ".mlmodel": "Core ML",
+    ".ggml": "GGML, the format before GGUF",
+}
+_INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One GGUF model that could be chosen. `size_bytes` is its files' sum, `reason` says why it was chosen or not."""
+
+    quantization: str | None
+    file: str
+    size_bytes: int
+    shards: int
+    fits: bool
+    chosen: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is fetched: `files` in the order in which they are fetched, small ones first, and the candidates, best
+    first."""
+
+    files: tuple[RepositoryFile, ...]
+    model_files: tuple[str, ...]
+    quantization: str | None
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def choose(
+    listing: Listing,
+    *,
+    quantization: str = AUTO,
+    files: Sequence[str] = (),
+    projector: bool = False,
+    memory_bytes: int | None = None,
+) -> Choice:
+    """Choose the files of `listing` to fetch.
+
+    `quantization` is a name as in file names (`Q4_K_M`), or `auto`: the best that fits `memory_bytes` (None: no bound).
+    `files` names GGUF files outright instead. Raises NoGguf that says what the repository has instead,
+    FileNotInRevision for a quantization or file that it has not, MissingShard, DoesNotFit, and UnsafeName for a chosen
+    file's hostile name.
+    """
+    by_path = {file.path: file for file in listing.files}
+    sets = group((file.path, file.size) for file in listing.files)
+    models = ranked_by_place((file.path, file.size) for file in listing.files)
+    what = f"{listing.model}@{listing.revision[:8]}"
+    if files:
+        chosen = _named(sets, files, what)
+    elif not models:
+        raise NoGguf(f"no GGUF in {what}: it has {_contents(listing)}", cure=_no_gguf_cure(listing))
+    else:
+        chosen = [_best(models, quantization, memory_bytes, what)]
+    for one in chosen:
+        if one.missing:
+            raise MissingShard(
+                f"{what} lacks {', '.join(one.missing[:3])} ({len(one.missing)} of {one.declared} shards missing)",
+                cure="ask the repository's owner, or choose another quantization",
+            )
+    if projector:
+        chosen = [*chosen, _projector(sets, what)]
+    wanted = [path for one in chosen for path in one.paths]
+    names = [*sorted(_companions(listing)), *wanted]
+    for name in names:
+        parse_repository_path(name)
+    check_distinct(names)
+    return Choice(
+        files=tuple(by_path[name] for name in names),
+        model_files=chosen[0].paths,
+        quantization=chosen[0].quantization,
+        candidates=tuple(_explain(one, chosen[0], memory_bytes) for one in models),
+    )
+
+
+def fits(one: GgufSet, memory_bytes: int | None) -> bool:
+    return memory_bytes is None or one.size * RUNTIME_SHARE <= memory_bytes
+
+
+def _best(models: list[GgufSet], quantization: str, memory_bytes: int | None, what: str) -> GgufSet:
+    if quantization != AUTO:
+        for one in models:
+            if (one.quantization or "").lower() == quantization.lower():
+                return one
+        has = sorted({one.quantization or PurePosixPath(one.first).name for one in models})
+        raise FileNotInRevision(f"{what} has no {quantization}", cure=f"use one of {', '.join(has)}")
+    whole = [one for one in models if not one.missing] or models
+    for one in whole:
+        if fits(one, memory_bytes):
+            return one
+    smallest = min(whole, key=lambda one: one.size)
+    raise DoesNotFit(
+        f"no quantization of {what} fits: the smallest, {smallest.quantization or smallest.first}, needs about "
+        f"{round(smallest.size * RUNTIME_SHARE)} bytes and this machine has {memory_bytes}",
+        cure="use a machine with more memory, or a smaller model",
+    )
+
+
+def _named(sets: list[GgufSet], files: Sequence[str], what: str) -> list[GgufSet]:
+    chosen = []
+    for name in files:
+        found = next((one for one in sets if name in one.paths), None)
+        if found is None:
+            has = ", ".join(one.first for one in sets[:8]) or "no GGUF at all"
+            raise FileNotInRevision(f"{what} has no GGUF file {name[:200]!r}", cure=f"it has {has}")
+        if found not in chosen:
+            chosen.append(found)
+    return chosen
+
+
+def _projector(sets: list[GgufSet], what: str) -> GgufSet:
+    projectors = [one for one in sets if one.is_projector]
+    if not projectors:
+        raise FileNotInRevision(f"{what} has no projector (mmproj*.gguf)", cure="pull it without a projector")
+    return next((one for one in projectors if one.quantization in {"F16", "BF16"}), projectors[0])
+
+
+def _companions(listing: Listing) -> list[str]:
+    """The small files at the top of the repository that describe the model. An index of weights that are not fetched is
+    left out."""
+    return [
+        file.path
+        for file in listing.files
+        if "/" not in file.path
+        and file.size <= MAX_COMPANION_BYTES
+        and (file.path.startswith("tokenizer") or file.path.endswith(".json"))
+        and not file.path.lower().endswith(".gguf")
+        and not any(fnmatchcase(file.path, index) for index in _INDEXES)
+    ]
+
+
+def _explain(one: GgufSet, chosen: GgufSet, memory_bytes: int | None) -> Candidate:
+    fitting = fits(one, memory_bytes)
+    if one is chosen:
+        reason = (
+            "chosen: the best that fits" if memory_bytes is not None else "chosen: the best by the order of preference"
+        )
+    elif one.missing:
+        reason = f"{len(one.missing)} of {one.declared} shards are missing"
+    elif not fitting:
+        reason = f"needs about {round(one.size * RUNTIME_SHARE)} bytes of {memory_bytes}"
+    else:
+        reason = "not asked for, or behind the chosen one in the order of preference"
+    return Candidate(one.quantization, one.first, one.size, one.declared, fitting, one is chosen, reason)
+
+
+def _contents(listing: Listing) -> str:
+    """What a repository without GGUF has, in words: the formats of its weights, or its files."""
+    suffixes = {PurePosixPath(file.path).suffix.lower() for file in listing.files}
+    formats = sorted({name for suffix, name in _WEIGHTS.items() if suffix in suffixes})
+    kind = next((kind for kind in ("gptq", "awq") if kind in str(listing.model).lower()), None)
+    if formats:
+        weights = " and ".join(formats) + " weights"
+        return f"{weights} ({kind.upper()})" if kind else weights
+    names = [file.path for file in listing.files if not file.path.startswith(".")]
+    return f"only {', '.join(names[:6])}" if names else "no files"
+
+
+def _no_gguf_cure(listing: Listing) -> str:
+    return f"use a repository of GGUF files, often named {listing.model}-GGUF; Paddock does not convert weights yet"

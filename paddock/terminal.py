@@ -1,0 +1,177 @@
+"""What people see: tables, progress bars and single lines. Results go to stdout, progress to stderr.
+
+It prints what it is given and decides nothing; scripts read the JSON instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from paddock.model.units import human_bytes
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.dossier import Onboarded
+    from paddock.lifecycle.inspection import Inspection
+    from paddock.lifecycle.pull import Pulled
+    from paddock.measure.benchmark import Benchmark
+    from paddock.model.artifact import Manifest
+    from paddock.transfer.fetch import Progress as Moved
+
+_COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"}
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    _out().print(line, markup=False)
+
+
+class Bars:
+    """A bar for each file that moves: drawn in a terminal, and a line at a file's end elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        console = Console(stderr=True)
+        self._lines = not quiet and not console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def moved(self, moved: Moved) -> None:
+        if moved.label not in self._tasks:
+            self._tasks[moved.label] = self._bars.add_task(moved.label, total=moved.total_bytes)
+        self._bars.update(self._tasks[moved.label], completed=moved.done_bytes)
+        if self._lines and moved.done_bytes == moved.total_bytes:
+            print(f"{moved.label}: {human_bytes(moved.total_bytes)}", file=sys.stderr)  # noqa: T201 progress
+
+
+def render_pull(pulled: Pulled) -> None:
+    table = Table("file", "size", "from", "sha256", box=None)
+    for one in pulled.acquired:
+        table.add_row(one.file.path, human_bytes(one.file.size), one.origin, one.file.sha256[:16])
+    _out().print(table)
+    state = "promoted" if pulled.promoted else "not promoted"
+    manifest = pulled.manifest
+    say(
+        f"{manifest.repository}@{manifest.revision[:8]} {manifest.quantization} at {pulled.path}: {state}; "
+        f"{human_bytes(pulled.transferred_bytes)} fetched in {pulled.seconds:.1f} s"
+    )
+
+
+def render_inspection(found: Inspection) -> None:
+    out = _out()
+    audit = found.audit
+    if audit.model is not None:
+        table = Table("", "", box=None, show_header=False)
+        for name, value in asdict(audit.model).items():
+            shown = human_bytes(value) if name == "size_bytes" and isinstance(value, int) else str(value)
+            table.add_row(name, shown)
+        out.print(table)
+    for finding in audit.findings:
+        colour = _COLOURS[finding.severity]
+        where = f" ({finding.where})" if finding.where else ""
+        out.print(f"[{colour}]{finding.severity}[/] {finding.rule}{where}: ", end="")
+        out.print(f"{finding.message}{f': {finding.cure}' if finding.cure else ''}", markup=False)
+    colour = _COLOURS[audit.verdict]
+    out.print(
+        f"[{colour}]{audit.verdict}[/] {found.name}: {human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
+    )
+
+
+def render_onboarding(result: Onboarded) -> None:
+    out = _out()
+    dossier = Path(result.dossier).read_text(encoding="utf-8")
+    if out.is_terminal:
+        out.print(Markdown(dossier))
+    else:
+        out.print(dossier, markup=False)
+    say(result.line)
+
+
+def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int) -> None:
+    table = Table("model", "revision", "quantization", "size", "promoted", "last used", box=None)
+    for row in rows:
+        table.add_row(
+            row["model"],
+            row["revision"][:8],
+            row["quantization"] or "",
+            human_bytes(row["size_bytes"]),
+            "yes" if row["promoted"] else "",
+            (row["last_used"] or "")[:16],
+        )
+    _out().print(table)
+    say(f"{len(rows)} snapshots, {human_bytes(apparent)}; {human_bytes(real)} on the disk")
+
+
+def render_manifest(manifest: Manifest, *, promoted: bool) -> None:
+    table = Table("", "", box=None, show_header=False)
+    for name, value in (
+        ("model", manifest.repository),
+        ("revision", manifest.revision),
+        ("promoted", "yes" if promoted else "no"),
+        ("quantization", manifest.quantization or "not stated"),
+        ("licence", manifest.licence or "not stated"),
+        ("verdict", manifest.verdict.value),
+        ("published", manifest.created_at.isoformat(timespec="seconds")),
+        ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
+    ):
+        table.add_row(name, value)
+    _out().print(table)
+    files = Table("file", "size", "sha256", box=None)
+    for file in manifest.files:
+        files.add_row(file.path, human_bytes(file.size), file.sha256)
+    _out().print(files)
+
+
+def render_history(entries: Sequence[Mapping[str, Any]]) -> None:
+    table = Table("when", "revision", "before", "by", "why", box=None)
+    for one in entries:
+        table.add_row(one["at"][:19], one["revision"][:8], (one["previous"] or "")[:8], one["by"] or "", one["reason"])
+    _out().print(table)
+
+
+def render_benchmark(measured: Benchmark) -> None:
+    table = Table("test", "median", "spread", box=None)
+    for one in measured.results:
+        test = f"prefill of {one.n_prompt} tokens" if one.prefill_tok_per_s else f"decode of {one.n_gen} tokens"
+        table.add_row(test, f"{one.prefill_tok_per_s or one.decode_tok_per_s:.1f} tokens/s", f"{one.spread:.1%}")
+    table.add_row("time to first token", f"{measured.time_to_first_token_s * 1000:.0f} ms", "")
+    table.add_row("load", f"{measured.load_s:.2f} s", "")
+    table.add_row("peak memory", human_bytes(measured.peak_rss_bytes), "")
+    _out().print(table)
+    say(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}")

@@ -1,0 +1,66 @@
+"""The steps that bring a model onto the volume: resolve, plan, fetch, audit, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import get_run_logger, task
+
+from paddock.lifecycle import acquisition, auditing
+from paddock.lifecycle.acquisition import Acquired, Plan, Published, Row
+from paddock.lifecycle.auditing import Audited
+from paddock.model.artifact import Listing
+from paddock.model.names import ModelName
+from paddock.model.units import human_bytes
+from paddock.planning.choice import choose
+from tasks import policies, record
+from tasks.target import memory_of
+from tasks.wiring import parts
+
+
+@task(task_run_name="resolve-{revision}", **policies.HUB)
+def resolve(model: str, revision: str) -> Listing:
+    """Turn a branch or tag into a commit, and list its files. Everything after this carries the commit."""
+    listing = parts().hub.listing(ModelName.parse(model), revision)
+    get_run_logger().info("%s@%s is commit %s, %d files", model, revision, listing.revision, len(listing.files))
+    return listing
+
+
+@task(task_run_name="plan", **policies.STORE)
+def plan(listing: Listing, quantization: str, target: str, *, projector: bool) -> Plan:
+    """Choose the quantization that fits the target's memory, say where each file will come from, and see that there is
+    room."""
+    choice = choose(listing, quantization=quantization, projector=projector, memory_bytes=memory_of(target))
+    known = parts()
+    known.volume.prepare()
+    drawn = acquisition.plan(known, listing, choice)
+    known.volume.require_room(drawn.need_bytes)
+    record.files(listing.model, drawn)
+    return drawn
+
+
+@task(task_run_name="fetch-{row.file.path}", **policies.TRANSFER)
+def fetch_file(listing: Listing, row: Row, download: record.Download) -> Acquired:
+    """Bring one file onto the volume, verified while it is written; a later try takes up what an earlier one left."""
+    acquired = acquisition.acquire_file(parts(), listing, row, progress=download.moved)
+    moved = human_bytes(acquired.transferred_bytes)
+    get_run_logger().info("%s: %s fetched, from %s", row.file.path, moved, acquired.origin)
+    return acquired
+
+
+@task(task_run_name="audit", **policies.LOCAL)
+def audit(drawn: Plan, acquired: Sequence[Acquired]) -> Audited:
+    """Read the GGUF's header and its chat template, and judge them before anything is published."""
+    model = drawn.listing.model
+    audited = auditing.audit_acquired(parts(), drawn.listing, drawn.choice, acquired)
+    record.findings(model, audited.audit.verdict, audited.audit.findings)
+    return audited
+
+
+@task(task_run_name="publish", **policies.LOCAL)
+def publish(drawn: Plan, acquired: Sequence[Acquired], audited: Audited) -> Published:
+    """Make the snapshot visible, its manifest last."""
+    published = acquisition.publish(parts(), drawn.listing, drawn.choice, acquired, audited)
+    fetched = human_bytes(published.transferred_bytes)
+    get_run_logger().info("published %s@%s: %s fetched", drawn.listing.model, drawn.listing.revision, fetched)
+    return published

@@ -1,0 +1,83 @@
+"""How steps are retried and what their failures look like: every number and rule about it, in one place.
+
+A transient error is tried again with growing, jittered delays; a permanent one fails at the first try. Nothing is
+cached by Prefect: the volume and S3 are the memory, and Prefect's own would try to hash clients.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypedDict
+
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+
+from paddock.errors import PaddockError, TransientError
+
+
+class Policy(TypedDict, total=False):
+    """Keyword arguments of `prefect.task`."""
+
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_jitter_factor: float
+    retry_condition_fn: Any
+    timeout_seconds: float
+    cache_policy: CachePolicy
+    persist_result: bool
+
+
+class FlowPolicy(TypedDict):
+    """Keyword arguments of `prefect.flow`."""
+
+    on_running: list[Any]
+    persist_result: bool
+
+
+def is_worth_another_try(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 Prefect's names
+    """Whether the failure was transient. A plain function: Prefect silently never retries with a
+    `functools.partial`."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+def one_sentence(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 Prefect's names
+    """Log an error that we raised on purpose as its sentence. Prefect adds a traceback, which says nothing to its
+    reader."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        if _without_traceback not in logger.filters:
+            logger.addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, PaddockError):
+        record.exc_info = None
+        record.msg, record.args = "%s", (str(error),)
+    return True
+
+
+LOCAL: Policy = {"cache_policy": NO_CACHE, "persist_result": False}
+"""A step that works on the volume: it fails for good, or not at all."""
+
+HUB: Policy = {
+    **LOCAL,
+    "retries": 3,
+    "retry_delay_seconds": [1, 5, 15],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_worth_another_try,
+}
+"""A step that asks the Hub."""
+
+STORE: Policy = HUB
+"""A step that talks to S3."""
+
+TRANSFER: Policy = {**HUB, "retries": 6, "retry_delay_seconds": [1, 5, 15, 60, 120, 300]}
+"""A step that moves bytes. Each try takes up where the last one stopped, so that many are cheap."""
+
+ENGINE: Policy = LOCAL
+"""A step in the engine's process. What kills it once kills it again."""
+
+FLOW: FlowPolicy = {"on_running": [one_sentence], "persist_result": False}
+"""Every flow."""

@@ -1,0 +1,58 @@
+"""The steps that decide what is served, and write down what is known of it."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+
+from paddock.lifecycle import promotion
+from paddock.lifecycle.acquisition import Published
+from paddock.lifecycle.dossier import Onboarded, write
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName
+from tasks import policies, record
+from tasks.wiring import parts
+
+
+@task(task_run_name="promote", **policies.STORE)
+def promote(manifest: Manifest, reason: str) -> None:
+    """Flip the pointer on the volume, then the ref in S3."""
+    previous = promotion.promote(parts(), manifest.model, manifest.revision, reason=reason)
+    record.promotion(manifest, previous)
+    get_run_logger().info("promoted %s@%s, before: %s", manifest.repository, manifest.revision, previous or "nothing")
+
+
+@task(task_run_name="rollback", **policies.STORE)
+def rollback(model: str, reason: str) -> Manifest:
+    """Flip the pointer back to what was promoted before."""
+    known = parts()
+    name = ModelName.parse(model)
+    now, until_now = promotion.rollback(known, name, reason=reason)
+    get_run_logger().info("rolled back %s from %s to %s", model, until_now, now)
+    manifest = promotion.resolve_on_volume(known, name, now)
+    record.promotion(manifest, until_now)
+    return manifest
+
+
+@task(task_run_name="dossier", **policies.STORE)
+def write_dossier(manifest: Manifest) -> str:
+    """Write what is known of the snapshot as one document, on the volume, in S3 and in Prefect; returns where it is."""
+    written = write(parts(), manifest)
+    record.dossier(manifest.model, written.markdown)
+    return written.path
+
+
+def onboarded(acquired: Published, dossier: str, *, promoted: bool) -> Onboarded:
+    """Say what was done, in the one line that scripts and people look for."""
+    volume, manifest = parts().volume, acquired.manifest
+    path = volume.model_path(manifest.model) if promoted else volume.snapshot_path(manifest.model, manifest.revision)
+    result = Onboarded(
+        model=manifest.repository,
+        revision=manifest.revision,
+        quantization=manifest.quantization,
+        path=str(path),
+        dossier=dossier,
+        promoted=promoted,
+        transferred_bytes=acquired.transferred_bytes,
+    )
+    get_run_logger().info(result.line)
+    return result

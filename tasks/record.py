@@ -1,0 +1,167 @@
+"""Every artifact that Paddock leaves in Prefect is made here, under a key that stays the same from run to run.
+
+A key is `<kind>-<slug>-<8 hex>` (`ModelName.artifact_key`), so that the UI shows the history of each. Tables hold plain
+rows; bytes are written for people. Nothing secret comes this far: addresses and tokens are not in the values that are
+recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from paddock.lifecycle.acquisition import Acquired, Plan
+from paddock.lifecycle.judgement import Needed
+from paddock.measure.benchmark import Benchmark
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Finding, Verdict
+from paddock.model.names import ModelName, Revision
+from paddock.model.units import human_bytes
+from paddock.store.copying import Copied
+from paddock.transfer.fetch import Progress
+
+_EVERY_S = 1.0
+
+
+def files(model: ModelName, plan: Plan) -> None:
+    """The table of what will be fetched, from where, and of the quantizations that were not chosen and why."""
+    rows: list[dict[str, Any]] = [
+        {
+            "file": row.file.path,
+            "size": human_bytes(row.file.size),
+            "from": row.origin,
+            "sha256": row.expected.sha256 or f"git sha1 {row.expected.git_sha1}",
+            "why": "chosen" if row.file.path in plan.choice.model_files else "describes the model",
+        }
+        for row in plan.rows
+    ]
+    rows += [
+        {"file": one.file, "size": human_bytes(one.size_bytes), "from": "not fetched", "sha256": "", "why": one.reason}
+        for one in plan.choice.candidates
+        if not one.chosen
+    ]
+    create_table_artifact(
+        key=model.artifact_key("files"),
+        table=rows,
+        description=f"{model}@{plan.listing.revision}: {plan.choice.quantization}, "
+        f"{human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
+    )
+
+
+class Download:
+    """The progress of all files of a plan as one artifact, updated at most once a second."""
+
+    def __init__(self, model: ModelName, plan: Plan) -> None:
+        self._total = sum(row.file.size for row in plan.rows)
+        self._done: dict[str, int] = {}
+        self._transferred: dict[str, int] = {}
+        self._last = time.monotonic()
+        created = create_progress_artifact(
+            progress=0.0, key=model.artifact_key("download"), description=f"{model}: 0 of {human_bytes(self._total)}"
+        )
+        self._id = cast(UUID, created)  # a coroutine only in async callers
+
+    def moved(self, progress: Progress) -> None:
+        """Take a report of the transfer of one file."""
+        self._done[progress.label] = progress.done_bytes
+        if time.monotonic() - self._last >= _EVERY_S:
+            self._last = time.monotonic()
+            rate = human_bytes(round(progress.rate_bytes_per_s))
+            self._write(f"{human_bytes(sum(self._done.values()))} of {human_bytes(self._total)} at {rate}/s")
+
+    def finished(self, acquired: Sequence[Acquired]) -> None:
+        """Say what came from where."""
+        sources: dict[str, int] = dict.fromkeys(("hub", "s3", "volume"), 0)
+        for one in acquired:
+            sources[one.origin] += one.file.size
+        fetched = sum(one.transferred_bytes for one in acquired)
+        parts = ", ".join(f"{human_bytes(size)} from {origin}" for origin, size in sources.items() if size)
+        self._done = {"all": self._total}
+        self._write(f"{human_bytes(fetched)} fetched: {parts}")
+
+    def _write(self, description: str) -> None:
+        done = 100.0 * sum(self._done.values()) / self._total if self._total else 100.0
+        update_progress_artifact(artifact_id=self._id, progress=min(done, 100.0), description=description)
+
+
+def findings(model: ModelName, verdict: Verdict, found: Sequence[Finding]) -> None:
+    """The table of what the checks saw."""
+    rows = [finding.to_json() for finding in found] or [
+        {"rule": "all", "severity": "info", "message": "every check passed", "where": "", "cure": ""}
+    ]
+    create_table_artifact(
+        key=model.artifact_key("findings"), table=rows, description=f"{model}: {verdict}, {len(found)} findings"
+    )
+
+
+def memory(model: ModelName, needed: Needed, *, available_bytes: int) -> None:
+    """The table of what the engine allocates for the model, beside what there is."""
+    rows: list[dict[str, Any]] = [
+        {"part": part, "bytes": size, "size": human_bytes(size)}
+        for part, size in (*needed.memory.parts(), ("available", available_bytes))
+    ]
+    create_table_artifact(
+        key=model.artifact_key("memory"),
+        table=rows,
+        description=f"{model} at {needed.context_tokens} tokens of context, as the {needed.memory.source} says",
+    )
+
+
+def copy(manifest: Manifest, copied: Copied | None, *, where: str) -> None:
+    """The table of what S3 holds of the snapshot."""
+    rows: list[dict[str, Any]] = [
+        {"file": file.path, "size": human_bytes(file.size), "sha256": file.sha256} for file in manifest.files
+    ]
+    sent = f"{human_bytes(copied.bytes_transferred)} sent to {where}" if copied else f"not copied: {where}"
+    create_table_artifact(
+        key=manifest.model.artifact_key("copy"),
+        table=rows if copied else [],
+        description=f"{manifest.repository}: {sent}",
+    )
+
+
+def promotion(manifest: Manifest, previous: Revision | None) -> None:
+    """The table of what is promoted now, and what was before."""
+    create_table_artifact(
+        key=manifest.model.artifact_key("promotion"),
+        table=[{"promoted": manifest.revision, "before": previous or "nothing", "quantization": manifest.quantization}],
+        description=f"{manifest.repository} shows {manifest.revision[:8]}",
+    )
+
+
+def benchmark(model: ModelName, measured: Benchmark) -> None:
+    """The table of speeds, first token and memory."""
+    rows: list[dict[str, Any]] = [
+        {
+            "test": f"prefill of {one.n_prompt}" if one.prefill_tok_per_s else f"decode of {one.n_gen}",
+            "median": f"{one.prefill_tok_per_s or one.decode_tok_per_s:.1f} tokens/s",
+            "spread": f"{one.spread:.1%}",
+        }
+        for one in measured.results
+    ]
+    rows += [
+        {"test": "time to first token", "median": f"{measured.time_to_first_token_s * 1000:.0f} ms", "spread": ""},
+        {"test": "load", "median": f"{measured.load_s:.2f} s", "spread": ""},
+        {"test": "peak memory", "median": human_bytes(measured.peak_rss_bytes), "spread": ""},
+    ]
+    create_table_artifact(
+        key=model.artifact_key("benchmark"),
+        table=rows,
+        description=f"{model} on {measured.machine.cpu}, {measured.engine}",
+    )
+
+
+def dossier(model: ModelName, markdown: str) -> None:
+    """Everything that is known of the snapshot."""
+    create_markdown_artifact(
+        key=model.artifact_key("dossier"), markdown=markdown, description=f"The dossier of {model}"
+    )
