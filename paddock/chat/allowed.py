@@ -1,0 +1,74 @@
+"""What a chat template may be made of, as tables. `static` holds a template against them.
+
+They allow what real templates use and what is harmless beside it. A construct, method or filter that is missing here
+has no use in a chat template, or reaches further than one may.
+"""
+
+from __future__ import annotations
+
+from jinja2 import nodes
+from jinja2.sandbox import (
+    UNSAFE_ASYNC_GENERATOR_ATTRIBUTES,
+    UNSAFE_COROUTINE_ATTRIBUTES,
+    UNSAFE_FUNCTION_ATTRIBUTES,
+    UNSAFE_GENERATOR_ATTRIBUTES,
+    UNSAFE_METHOD_ATTRIBUTES,
+)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STATEMENTS = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.AssignBlock, nodes.Macro,
+    nodes.CallBlock, nodes.FilterBlock, nodes.With, nodes.Break, nodes.Continue, nodes.Keyword, nodes.Pair,
+    nodes.Operand,
+)  # fmt: skip
+EXPRESSIONS = (
+    nodes.Name, nodes.NSRef, nodes.Const, nodes.Tuple, nodes.List, nodes.Dict, nodes.CondExpr, nodes.Filter, nodes.Test,
+    nodes.Call, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Concat, nodes.Compare, nodes.BinExpr, nodes.UnaryExpr,
+)  # fmt: skip
+LOADING: dict[type[nodes.Node], str] = {
+    nodes.Include: "include",
+    nodes.Import: "import",
+    nodes.FromImport: "from … import",
+    nodes.Extends: "extends",
+}
+"""What asks for another template."""
+
+FORBIDDEN_NAMES = _names("self super lipsum cycler joiner _ gettext ngettext pgettext npgettext")
+"""Names that Jinja itself gives to a template, and that reach into it. A template may set a name of its own like
+this.
+"""
+
+FORBIDDEN_FILTERS = _names("attr xmlattr urlize pprint random filesizeformat")
+FORBIDDEN_ATTRIBUTES = (
+    UNSAFE_FUNCTION_ATTRIBUTES
+    | UNSAFE_METHOD_ATTRIBUTES
+    | UNSAFE_GENERATOR_ATTRIBUTES
+    | UNSAFE_COROUTINE_ATTRIBUTES
+    | UNSAFE_ASYNC_GENERATOR_ATTRIBUTES
+    | _names("mro f_globals f_locals f_builtins f_back tb_frame tb_next format_map")
+)
+METHODS = _names("""
+    capitalize casefold center count endswith expandtabs find format get index isalnum isalpha isascii isdecimal isdigit
+    islower isnumeric isspace istitle isupper items join keys ljust lower lstrip partition removeprefix removesuffix
+    replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title upper values zfill
+    copy bit_length cycle changed
+""")
+MUTATIONS = _names("append extend insert remove pop popitem update setdefault clear sort reverse add discard")
+"""Methods that the immutable sandbox of the engine refuses at run time."""
+
+BY_ATTRIBUTE = _names("map selectattr rejectattr groupby sort unique sum min max join")
+"""Filters that take the name of an attribute or filter as text."""
+
+BUILDING_FILTERS = _names("""
+    join replace format string lower upper reverse trim capitalize title default d center indent truncate tojson safe e
+    escape
+""")
+BUILDING_METHODS = _names("""
+    join replace format lower upper strip lstrip rstrip title capitalize swapcase removeprefix removesuffix casefold
+    center zfill
+""")
+"""With the filters above: what makes a new text out of others."""

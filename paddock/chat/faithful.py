@@ -1,0 +1,296 @@
+"""Whether a template says what the messages say, and nothing more that depends on them.
+
+A rendering is cut at the contents of its messages. What is left are *segments*: the template's own text. In a
+faithful template each content is there once, whole and in order, and the words of every segment are those that it
+also adds to the shortest conversations (the baseline), however long the conversation is, whatever it holds, and on
+whatever day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from paddock.chat.probes import TOOLS, About, Probe
+from paddock.chat.protocol import Rendered, Status
+from paddock.chat.text import DATE_WORDS, invisible, sentences, urls, words
+from paddock.model.finding import Finding, Severity
+
+_CURE = "use the family's template instead"
+_HIDDEN_WORDS = 3
+"""From this many new words on, text that comes and goes is taken for an instruction, and not for a mark."""
+
+_REMARK_WORDS = 5
+_ROLE_WORDS = frozenset(
+    words("""
+    system user assistant model human bot gpt developer message role end start begin of turn inst sys
+    """)
+)
+_TOOL_WORDS = frozenset(
+    words("""
+    tool tools function functions call calls calling called json xml argument arguments parameter parameters schema
+    schemas api apis format formatted invoke invoked invoking invocation result results response output outputs python code
+    query queries tag tags object name names environment notebook browser block namespace
+    """)
+)
+_TOOL_TEXT = frozenset(words(str(TOOLS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A rendering cut at its contents. `missing` and `repeated` are roles; `segments` the template's own text, in
+    order.
+    """
+
+    probe: Probe
+    text: str
+    segments: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    missing: tuple[str, ...]
+    repeated: tuple[str, ...]
+    in_order: bool
+
+    @property
+    def whole(self) -> bool:
+        return not self.missing
+
+
+def read(probe: Probe, text: str) -> Reading:
+    """Find every content in a rendering."""
+    if not probe.findable:
+        return Reading(probe, text, (text,), (), (), (), in_order=True)
+    missing, repeated, spans, order = [], [], [], []
+    for role, content in probe.contents:
+        at = text.find(content)
+        if at < 0:
+            missing.append(role)
+            continue
+        spans.append((at, at + len(content)))
+        if role != "system":
+            order.append(at)
+        if text.find(content, at + 1) >= 0:
+            repeated.append(role)
+    segments, end = [], 0
+    for start, stop in sorted(spans):
+        segments.append(text[end:start])
+        end = max(end, stop)
+    segments.append(text[end:])
+    return Reading(probe, text, tuple(segments), tuple(spans), tuple(missing), tuple(repeated), order == sorted(order))
+
+
+def judge(results: Sequence[tuple[Probe, Rendered]]) -> list[Finding]:
+    """The findings of all renderings of one template, each rule once for what the probes are about."""
+    found: dict[tuple[str, str], Finding] = {}
+    readings = [read(probe, rendered.text) for probe, rendered in results if rendered.ok]
+    for probe, rendered in results:
+        if not rendered.ok:
+            finding = _failure(probe, rendered)
+            found.setdefault((finding.rule, probe.about), finding)
+    for reading in readings:
+        for finding in _contents(reading):
+            found.setdefault((finding.rule, reading.probe.about), finding)
+    for finding in [*_additions(readings), *_roles(readings), *_seen(readings)]:
+        found.setdefault((finding.rule, finding.message), finding)
+    return list(found.values())
+
+
+def _failure(probe: Probe, rendered: Rendered) -> Finding:
+    where = f"probe: {probe.name}"
+    if rendered.status.is_limit:
+        return Finding(
+            "template-budget", Severity.REJECT, f"it takes more than a template may have: {rendered.text}", where, _CURE
+        )
+    if rendered.status is Status.UNSAFE:
+        return Finding("template-unsafe", Severity.REJECT, f"the sandbox stopped it: {rendered.text}", where, _CURE)
+    if probe.about is About.SYSTEM or probe.has_system:
+        severity = Severity.INFO if rendered.status is Status.RAISED else Severity.WARN
+        return Finding(
+            "template-no-system",
+            severity,
+            f"it refuses system messages: {rendered.text}",
+            where,
+            "put the card into the first user message",
+        )
+    if probe.about is About.TOOLS:
+        return Finding(
+            "template-no-tools",
+            Severity.WARN,
+            f"it fails when tools are given: {rendered.text}",
+            where,
+            "do not offer it tools",
+        )
+    if rendered.status is Status.RAISED:
+        return Finding(
+            "template-refuses",
+            Severity.WARN,
+            f"it refuses a conversation because of {probe.about}: {rendered.text}",
+            where,
+        )
+    return Finding(
+        "template-fails", Severity.REJECT, f"it fails because of {probe.about}: {rendered.text}", where, _CURE
+    )
+
+
+def _contents(reading: Reading) -> Iterator[Finding]:
+    probe, where = reading.probe, f"probe: {reading.probe.name}"
+    if "system" in reading.missing:
+        yield Finding(
+            "template-drops-system",
+            Severity.WARN,
+            "the system message does not reach the model whole",
+            where,
+            "put the card into the first user message",
+        )
+    lost = [role for role in reading.missing if role != "system"]
+    if lost:
+        special = probe.name.startswith(("markers", "the template's own words"))
+        message = f"a content of the role {lost[0]} does not reach the model whole"
+        yield Finding(
+            "template-alters" if special else "template-drops",
+            Severity.WARN if special else Severity.REJECT,
+            message,
+            where,
+            _CURE,
+        )
+    if reading.repeated:
+        yield Finding(
+            "template-repeats",
+            Severity.WARN,
+            f"a content of the role {reading.repeated[0]} reaches the model more than once",
+            where,
+        )
+    if not reading.in_order:
+        yield Finding("template-order", Severity.REJECT, "the contents reach the model in another order", where, _CURE)
+
+
+def _additions(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """What the template adds: always, with a system message, with tools, and where it should add nothing new."""
+    baseline = [reading for reading in readings if reading.probe.about is About.BASELINE]
+    with_system = [reading for reading in readings if reading.probe.about is About.SYSTEM]
+    always = _said(baseline)
+    if len(always.vocabulary - _ROLE_WORDS) >= _REMARK_WORDS:
+        text = max(
+            (segment for reading in baseline for segment in reading.segments), key=lambda segment: len(words(segment))
+        )
+        message = f"it adds text of its own to every conversation without a system message: {_quote(text)}"
+        yield Finding("template-default-text", Severity.INFO, message)
+    beside = _said(with_system)
+    if len(beside.vocabulary - _ROLE_WORDS) >= _REMARK_WORDS:
+        text = max(
+            (segment for reading in with_system for segment in reading.segments),
+            key=lambda segment: len(words(segment)),
+        )
+        yield Finding(
+            "template-adds-text", Severity.INFO, f"it adds text of its own beside a system message: {_quote(text)}"
+        )
+    known = always.joined(beside)
+    for reading in readings:
+        about = reading.probe.about
+        if about in {About.LENGTH, About.DATE, About.CONTENT}:
+            yield from _unknown(reading, known)
+        elif about is About.TOOLS:
+            yield from _tool_text(reading, known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What segments say: each one's words in order, and all words."""
+
+    phrases: frozenset[tuple[str, ...]]
+    vocabulary: frozenset[str]
+
+    def joined(self, other: _Said) -> _Said:
+        return _Said(self.phrases | other.phrases, self.vocabulary | other.vocabulary)
+
+
+def _said(readings: Iterable[Reading]) -> _Said:
+    phrases = frozenset(_phrase(segment) for reading in readings for segment in reading.segments)
+    return _Said(phrases, frozenset(word for phrase in phrases for word in phrase))
+
+
+def _phrase(segment: str) -> tuple[str, ...]:
+    return tuple(word for word in words(segment) if word not in DATE_WORDS)
+
+
+def _unknown(reading: Reading, known: _Said) -> Iterator[Finding]:
+    probe = reading.probe
+    spoken = (
+        {word for _, content in probe.contents for word in words(content, markers=True)}
+        if not probe.findable or not reading.whole
+        else set()
+    )
+    for segment in reading.segments:
+        phrase = _phrase(segment)
+        if phrase in known.phrases:
+            continue
+        new = set(phrase) - known.vocabulary - spoken
+        if len(new) >= _HIDDEN_WORDS:
+            message = f"text that no message holds comes and goes with {probe.about}: {_quote(segment, new)}"
+            yield Finding("template-hidden-text", Severity.REJECT, message, f"probe: {probe.name}", _CURE)
+        elif new or (probe.findable and reading.whole and len(set(phrase) - _ROLE_WORDS) >= _REMARK_WORDS):
+            message = f"what it adds changes with {probe.about}: {_quote(segment, new)}"
+            yield Finding(
+                "template-changing-text", Severity.WARN, message, f"probe: {probe.name}", "read the template with care"
+            )
+
+
+def _tool_text(reading: Reading, known: _Said) -> Iterator[Finding]:
+    for segment in reading.segments:
+        for sentence in sentences(segment):
+            said = set(words(sentence)) - known.vocabulary - _TOOL_TEXT
+            if len(said) >= _REMARK_WORDS and not _TOOL_WORDS & set(words(sentence)):
+                message = f"with tools it adds text that does not speak of tools: {_quote(sentence)}"
+                yield Finding(
+                    "template-tools-text",
+                    Severity.WARN,
+                    message,
+                    f"probe: {reading.probe.name}",
+                    "read the template with care",
+                )
+                return
+
+
+def _roles(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """Whether user and assistant can be told apart: what stands before the one never stands before the other."""
+    for reading in readings:
+        if reading.probe.name != "nine messages" or not reading.whole or not reading.in_order:
+            continue
+        before = list(reading.segments[1:-1])  # before the second message, the third, …
+        if set(before[0::2]) & set(before[1::2]):
+            message = "what stands before the user's and before the assistant's messages is the same"
+            yield Finding(
+                "template-roles", Severity.WARN, message, f"probe: {reading.probe.name}", "do not use it for roleplay"
+            )
+
+
+def _seen(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """Addresses and invisible characters that only come to light when it is rendered."""
+    for reading in readings:
+        if not (reading.probe.findable and reading.whole):
+            continue
+        for segment in reading.segments:
+            hidden, addresses = invisible(segment), urls(segment)
+            if hidden:
+                yield Finding(
+                    "template-invisible",
+                    Severity.WARN,
+                    f"it writes invisible characters: {', '.join(hidden)}",
+                    "rendered",
+                    "read the template with care",
+                )
+            if addresses:
+                yield Finding(
+                    "template-url",
+                    Severity.WARN,
+                    f"it writes the address {addresses[0]}",
+                    "rendered",
+                    "check that the model should see it",
+                )
+
+
+def _quote(segment: str, new: Iterable[str] = ()) -> str:
+    """The part of a segment that holds the new words, short enough for a sentence."""
+    flat = " ".join(segment.split())
+    places = [place for word in new if (place := flat.lower().find(word)) >= 0]
+    start = max(min(places, default=0) - 20, 0)
+    return repr(flat[start : start + 160])
