@@ -36,23 +36,19 @@ class Promotion:
     by: str | None
     rollback: bool = False
 
-    def to_json(self) -> str:
-        return json.dumps(
-            {
-                "revision": self.revision,
-                "previous": self.previous,
-                "at": self.at.isoformat(),
-                "reason": self.reason,
-                "by": self.by,
-                "rollback": self.rollback,
-            },
-            ensure_ascii=False,
-        )
+    def to_json(self) -> dict[str, object]:
+        return {
+            "revision": self.revision,
+            "previous": self.previous,
+            "at": self.at.isoformat(),
+            "reason": self.reason,
+            "by": self.by,
+            "rollback": self.rollback,
+        }
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Promotion:
-        """Raises ValueError for anything but a line that `to_json` wrote."""
-        value = json.loads(text)
+    def from_json(cls, value: object) -> Promotion:
+        """Raises ValueError for anything but what `to_json` made."""
         if not isinstance(value, dict):
             raise ValueError("not an object")  # noqa: TRY004 - one kind of error for one kind of reader
         try:
@@ -86,7 +82,7 @@ class History:
             found = []
             for line in lines:
                 try:
-                    found.append(Promotion.from_json(line))
+                    found.append(Promotion.from_json(json.loads(line)))
                 except ValueError:  # torn by a crash, or damaged: the pointer does not depend on it
                     continue
             return found
@@ -109,7 +105,7 @@ class History:
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            line = f"{promotion.to_json()}\n".encode()
+            line = f"{json.dumps(promotion.to_json(), ensure_ascii=False)}\n".encode()
             os.write(descriptor, b"\n" + line if torn else line)
             os.fsync(descriptor)
         finally:

@@ -24,7 +24,7 @@ from paddock.store.store import MANIFEST_NAME, check_manifest_name_is_free, same
 
 MANIFEST_MAX_BYTES = 64 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Snapshots:
@@ -48,7 +48,7 @@ class Snapshots:
             try:
                 manifest = self.read(one, revision)
             except (CorruptFile, OSError) as error:
-                _log.warning("a snapshot is left out: %s", error)
+                log.warning("a snapshot is left out: %s", error)
                 continue
             if manifest is not None:
                 found.append(manifest)
@@ -71,7 +71,7 @@ class Snapshots:
             try:
                 manifest = self.read(model, revision)
             except (CorruptFile, OSError) as error:
-                _log.warning("no blob is removed while a manifest cannot be read: %s", error)
+                log.warning("no blob is removed while a manifest cannot be read: %s", error)
                 return None
             named.update(file.sha256 for file in (manifest.files if manifest else ()))
         return named
