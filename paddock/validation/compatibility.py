@@ -1,0 +1,170 @@
+"""Whether the installed llama.cpp can run a model, by what the model's configuration says of its kind.
+
+A *model type* is the Hub's name of a kind of model (`model_type` in config.json); an *architecture* is the engine's.
+One table maps the first to the second where they differ; which architectures the engine knows is asked of the engine
+itself, once for each build. That a GGUF is sound is the audit's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+_ARCHITECTURES: Final = {
+    "aquila": "llama",
+    "yi": "llama",
+    "internlm": "llama",
+    "internlm3": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "ministral": "mistral3",
+    "ministral3": "mistral3",
+    "llama4_text": "llama4",
+    "llava": "llama",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "kimi_k2": "deepseek2",
+    "deepseek_v32": "deepseek32",
+    "qwen2_moe": "qwen2moe",
+    "qwen2_vl": "qwen2vl",
+    "qwen2_5_vl": "qwen2vl",
+    "qwen3_moe": "qwen3moe",
+    "qwen3_next": "qwen3next",
+    "qwen3_vl": "qwen3vl",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "qwen3_5": "qwen35",
+    "qwen3_5_moe": "qwen35moe",
+    "gemma3_text": "gemma3",
+    "gemma3n_text": "gemma3n",
+    "gemma4_text": "gemma4",
+    "phi": "phi2",
+    "phi-msft": "phi2",
+    "rw": "falcon",
+    "refinedweb": "falcon",
+    "refinedwebmodel": "falcon",
+    "falcon_h1": "falcon-h1",
+    "falcon_mamba": "mamba",
+    "gpt_neox": "gptneox",
+    "gpt_bigcode": "starcoder",
+    "gpt_refact": "refact",
+    "gpt_oss": "gpt-oss",
+    "cohere": "command-r",
+    "olmo_1124": "olmo2",
+    "olmo3": "olmo2",
+    "granitemoehybrid": "granitehybrid",
+    "glm": "chatglm",
+    "glm4_moe": "glm4moe",
+    "glm_moe_dsa": "glm-dsa",
+    "nemotron_h": "nemotron_h",
+    "seed_oss": "seed_oss",
+    "ernie4_5": "ernie4_5",
+    "hunyuan_vl": "hunyuan_vl",
+    "nemotron-nas": "deci",
+    "nemotron_nas": "deci",
+    "exaone_moe": "exaone-moe",
+    "ernie4_5_moe": "ernie4_5-moe",
+    "hunyuan": "hunyuan-moe",
+    "hunyuan_v1_moe": "hunyuan-moe",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "lfm2_moe": "lfm2moe",
+    "minimax_m2": "minimax-m2",
+    "bailing_moe": "bailingmoe",
+    "bailing_moe_v2": "bailingmoe2",
+    "llada_moe": "llada-moe",
+    "kimi_linear": "kimi-linear",
+    "modernbert": "modern-bert",
+    "roberta": "bert",
+    "xlm-roberta": "bert",
+    "nomic_bert": "nomic-bert",
+    "umt5": "t5",
+    "mt5": "t5",
+}
+"""The engine's architecture of each model type that has another name there, or one that its classes write otherwise.
+
+Any other name stands for itself.
+"""
+_NO_LANGUAGE_MODEL: Final = frozenset({"clip", "controlvector"})
+
+_OLD_STABLELM: Final = frozenset({"stablelmepoch"})
+_HEAD = re.compile(
+    r"(?:LMHeadModel|ForCausalLM|ForConditionalGeneration|ForSequenceClassification|ForMaskedLM|Model|LM)$"
+)
+
+
+def is_model_supported(model_config: dict[str, Any], model_name: str) -> bool:
+    """Whether the installed llama.cpp runs the model that this configuration describes. Raises EngineTooOld,
+    EngineCrashed.
+    """
+    return why_unsupported(model_config, model_name) is None
+
+
+def why_unsupported(model_config: dict[str, Any], model_name: str) -> str | None:
+    """The reason why not, as a sentence that names the model; None where it is supported. Raises EngineTooOld,
+    EngineCrashed.
+    """
+    from paddock.engine import facts
+
+    facts.engine_version()
+    reason = _refusal(model_config)
+    if reason is None:
+        asked = list(dict.fromkeys(_candidates(model_config)))
+        if not asked:
+            reason = "its configuration names neither a model type nor an architecture"
+        elif not any(facts.known_architectures(asked).values()):
+            reason = f"llama.cpp {facts.engine_version()} does not know the architecture {asked[0][:60]!r}"
+    return f"the model {model_name[:120]!r} is not supported: {reason}" if reason else None
+
+
+def _refusal(config: dict[str, Any]) -> str | None:
+    """Why a configuration is refused whatever the engine knows."""
+    names = [_folded(name) for name in (_model_type(config), *map(_class, _classes(config))) if name]
+    if any(name in _NO_LANGUAGE_MODEL for name in names):
+        return "it is a part for a language model, and none itself"
+    if any(name in _OLD_STABLELM for name in names):
+        return "it is of the type stablelm_epoch, which was replaced by stablelm; use a model that was converted since"
+    if config.get("auto_map"):
+        return "it has an architecture of its own (auto_map), which needs code from the repository"
+    if "stablelm" in names and not _is_current_stablelm(config):
+        return "it is a stablelm in its old form (no partial_rotary_factor with layer_norm_eps or use_qkv_bias)"
+    return None
+
+
+def _is_current_stablelm(config: dict[str, Any]) -> bool:
+    rope = config.get("rope_parameters")
+    rotary = config.get("partial_rotary_factor")
+    if rotary is None and isinstance(rope, dict):
+        rotary = rope.get("partial_rotary_factor")
+    return rotary is not None and any(config.get(key) is not None for key in ("layer_norm_eps", "use_qkv_bias"))
+
+
+def _candidates(config: dict[str, Any]) -> Iterator[str]:
+    """The engine's architectures that the configuration may mean: by its model type, and only without one by its
+    classes.
+    """
+    model_type = _model_type(config)
+    if model_type is not None:
+        yield _ARCHITECTURES.get(model_type, model_type)
+        return
+    by_fold = {_folded(name): architecture for name, architecture in _ARCHITECTURES.items()}
+    for name in map(_class, _classes(config)):
+        yield by_fold.get(_folded(name), name.lower())
+
+
+def _model_type(config: dict[str, Any]) -> str | None:
+    value = config.get("model_type")
+    return value.strip().lower() if isinstance(value, str) and value.strip() else None
+
+
+def _classes(config: dict[str, Any]) -> list[str]:
+    value = config.get("architectures")
+    return [name for name in value if isinstance(name, str) and name] if isinstance(value, list | tuple) else []
+
+
+def _class(name: str) -> str:
+    """The family in the name of a class of Transformers: `GPTNeoX` of `GPTNeoXForCausalLM`."""
+    return _HEAD.sub("", name) or name
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
