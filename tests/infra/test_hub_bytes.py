@@ -151,6 +151,18 @@ def test_requests_and_bytes_are_counted_and_can_be_reset(hub: Service, signed: s
     assert hub.stats().total_requests == hub.stats().total_bytes_sent == 0
 
 
+@pytest.mark.parametrize("query", ["limit=x", "cursor=x", "cursor=ww==", "cursor=bm8="])
+def test_a_page_that_cannot_be_is_400(commit: str, client: httpx.Client, query: str) -> None:
+    assert client.get(f"/api/models/org/name/tree/main?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"{", b'{"paths": 3}'])
+def test_a_question_about_paths_that_is_none_is_400(commit: str, client: httpx.Client, body: bytes) -> None:
+    address = "/api/models/org/name/paths-info/main"
+    assert client.post(address, content=body, headers={"Content-Type": "application/json"}).status_code == 400
+    assert client.post(address, json={"paths": ["config.json"]}).json()[0]["size"] == 8
+
+
 def test_an_unknown_address_is_404(hub: Service, client: httpx.Client) -> None:
     hub.repository("org/name").commit({"a": b"a"})
     for path in ("/", "/api/models", "/api/models/org/name/nothing", "/org/name/blob/main/a", "/_admin/nothing"):

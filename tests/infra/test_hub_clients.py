@@ -1,6 +1,7 @@
 """The local Hub through clients that are not ours: huggingface_hub's functions and its `hf` program."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ FILES: dict[str, Path | bytes | None] = {
     "model.Q8_0.gguf": MODEL,
     "config.json": b"{}",
     "sub folder/ünï/notes.txt": b"notes",
-    "README.md": b"---\nlicense: apache-2.0\ntags: [gguf]\n---\n# A model\n",
+    "README.md": b"---\nlicense: apache-2.0\ntags: [gguf]\ndate: 2025-01-02\n---\n# A model\n",
 }
 
 
@@ -81,6 +82,19 @@ def test_model_info_with_blobs_has_sizes_ids_and_digests(hub: Service, commit: s
     pointer = lfs_pointer(lfs.sha256, len(MODEL))
     assert rows["model.Q8_0.gguf"].blob_id == blob_id(pointer)
     assert (lfs.size, lfs.pointer_size) == (len(MODEL), len(pointer))
+
+
+def test_model_info_can_be_narrowed_to_what_is_asked(hub: Service, commit: str, api: HfApi) -> None:
+    info = api.model_info("org/name", expand=["sha", "gated"])
+    assert (info.id, info.sha, info.gated, info.siblings, info.tags) == ("org/name", commit, False, None, None)
+
+
+def test_a_repository_without_a_card_has_no_licence(hub: Service, api: HfApi) -> None:
+    for number, readme in enumerate(
+        [b"# None\n", b"---\n: [\n---\n", b"---\njust text\n---\n", b"---\nnever closed\n", b"\xff"]
+    ):
+        hub.repository(f"org/{number}").commit({"README.md": readme})
+        assert api.model_info(f"org/{number}").card_data is None
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Service, commit: str, api: HfApi) -> None:
@@ -175,6 +189,24 @@ def test_a_download_that_was_cut_short_is_tried_again_by_the_client(hub: Service
         "org/name", "model.Q8_0.gguf", endpoint=hub.address, cache_dir=tmp_path / "cache", token=False
     )
     assert Path(path).read_bytes() == MODEL
+
+
+def test_hf_transfer_fetches_ranges_in_parallel(hub: Service, commit: str, tmp_path: Path) -> None:
+    url = hf_hub_url("org/name", "model.Q8_0.gguf", endpoint=hub.address)
+    # In a process of its own: it holds the interpreter's lock while it waits, and the Hub would never get a turn.
+    script = "import hf_transfer, sys; hf_transfer.download(*sys.argv[1:], 4, 30_000, headers={})"
+    subprocess.run([sys.executable, "-c", script, url, tmp_path / "model"], check=True, timeout=30)
+    assert (tmp_path / "model").read_bytes() == MODEL
+    assert sum(hub.stats().requests.values()) > 4
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, from the system's packages")
+def test_curl_resumes_a_partial_file(hub: Service, commit: str, tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(MODEL[:60_000])
+    url = hf_hub_url("org/name", "model.Q8_0.gguf", endpoint=hub.address)
+    subprocess.run(["curl", "-sfL", "-C", "-", "-o", tmp_path / "model", url], check=True)
+    assert (tmp_path / "model").read_bytes() == MODEL
+    assert hub.stats().total_bytes_sent == len(MODEL) - 60_000
 
 
 def test_a_gated_repository_shows_itself_and_keeps_its_files(hub: Service, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_short_is_an_orderly_end_before_the_promised_length(hub: Service, signed
 def test_stall_sends_some_bytes_and_then_nothing(hub: Service, client: httpx.Client, signed: str) -> None:
     hub.order("stall", after_bytes=50_000)
     received = b""
-    with client.stream("GET", signed, timeout=0.3) as given:
+    with client.stream("GET", signed, timeout=1) as given:
         pieces = given.iter_raw()
         while len(received) < 50_000:
             received += next(pieces)
@@ -125,7 +125,7 @@ def test_stall_sends_some_bytes_and_then_nothing(hub: Service, client: httpx.Cli
 def test_stall_holds_a_head_back_too(hub: Service, client: httpx.Client) -> None:
     hub.order("stall", RESOLVE, where="hub")
     with pytest.raises(httpx.ReadTimeout):
-        client.head(RESOLVE, timeout=0.3)
+        client.head(RESOLVE, timeout=1)
 
 
 def test_slow_keeps_to_its_rate(hub: Service, client: httpx.Client, signed: str) -> None:
@@ -236,6 +236,6 @@ def test_a_service_that_stalls_still_stops_at_once(tmp_path: Path) -> None:
             assert next(pieces) == DATA[:10]
             start = time.monotonic()
             serving.close()
-            assert time.monotonic() - start < 1
+            assert time.monotonic() - start < 5
             with pytest.raises(httpx.TransportError):
                 next(pieces)

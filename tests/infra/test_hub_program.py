@@ -35,6 +35,15 @@ def test_the_program_says_its_address_and_ends_at_once(tmp_path: Path) -> None:
         assert (program.stdout.read(), program.stderr.read()) == ("", "")
 
 
+def test_a_port_that_is_taken_is_one_sentence(hub: Service, tmp_path: Path) -> None:
+    port = hub.address.rpartition(":")[2]
+    command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path), "--port", port]
+    program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (program.returncode, program.stdout) == (1, "")
+    assert program.stderr.startswith(f"the local Hub cannot serve on port {port}: ")
+    assert program.stderr.count("\n") == 1
+
+
 def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: Service, tmp_path: Path) -> None:
     data = os.urandom(1 << 20) * 100
     hub.repository("org/name").commit({"model.gguf": data})

@@ -9,9 +9,9 @@ wire format.
         service.stats().bytes_sent
 
 It is right when clients that others wrote work against it; nothing in it is made for ours. `git` has the ids,
-`repositories` what is kept, `api` the Hub's answers, `answer` how they are sent, `faults` what goes wrong on order,
-`ledger` the counts, `service` the two servers. It is not fast enough for measurements of speed, and it never listens
-on anything but the loopback address.
+`repositories` what is kept, `api` the Hub's answers and `tree` its listings, `answer` how they are sent, `faults`
+what goes wrong on order, `ledger` the counts, `service` the two servers. It is not fast enough for measurements of
+speed, and it never listens on anything but the loopback address.
 """
 
 from infra.local.hub.faults import Fault

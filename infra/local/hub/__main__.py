@@ -17,14 +17,21 @@ def main() -> int:
     # Blocked before any thread starts, so that all threads leave the signals to sigwait.
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with Hub(arguments.root).serving(port=arguments.port) as service:
-        print(service.address, flush=True)
-        if arguments.ready_file is not None:
-            temporary = arguments.ready_file.with_name(f"{arguments.ready_file.name}.tmp")
-            temporary.write_text(f"{service.address}\n")
-            temporary.replace(arguments.ready_file)
-        signal.sigwait(signals)
+    try:
+        with Hub(arguments.root).serving(port=arguments.port) as service:
+            _announce(service.address, arguments.ready_file)
+            signal.sigwait(signals)
+    except OSError as error:
+        parser.exit(1, f"the local Hub cannot serve on port {arguments.port}: {error}\n")
     return 0
+
+
+def _announce(address: str, ready_file: Path | None) -> None:
+    print(address, flush=True)
+    if ready_file is not None:
+        temporary = ready_file.with_name(f"{ready_file.name}.tmp")
+        temporary.write_text(f"{address}\n")
+        temporary.replace(ready_file)
 
 
 if __name__ == "__main__":

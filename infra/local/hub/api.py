@@ -20,6 +20,7 @@ from starlette.requests import Request
 from infra.local.hub import answer, git
 from infra.local.hub.answer import Answer, StoredFile
 from infra.local.hub.repositories import Commit, Entry, Hub, Repository
+from infra.local.hub.tree import Tree
 
 PAGE = 1000
 EXPANDED_PAGE = 50
@@ -114,7 +115,7 @@ class Api:
         card = self._card(commit)
         licence = [f"license:{card['license']}"] if "license" in card else []
         suffixes = {path.rpartition(".")[2] for path in commit.entries}
-        with_blobs = request.query_params.get("blobs", "").lower() in ("true", "1")
+        with_blobs = _is_set(request.query_params.get("blobs", ""))
         *_, first = repository.history(commit)
         info: dict[str, Any] = {
             "_id": git.blob_id(repository.name.encode())[:24],
@@ -149,7 +150,8 @@ class Api:
             card = yaml.safe_load(parts[0])
         except yaml.YAMLError:
             return {}
-        return card if isinstance(card, dict) else {}
+        # Through text, since YAML has values that JSON lacks, such as dates.
+        return json.loads(json.dumps(card, default=str)) if isinstance(card, dict) else {}
 
     def _resolve(self, repository: Repository, revision: str, path: str, caller: Caller) -> Answer:
         commit = _commit(repository, revision)
@@ -238,66 +240,43 @@ def _commit_row(commit: Commit) -> dict[str, Any]:
 
 
 def _tree(request: Request, repository: Repository, commit: Commit, folder: str) -> Answer:
-    folders = git.tree_ids({path: entry.oid for path, entry in commit.entries.items()})
-    if folder not in folders:
+    tree = Tree(commit)
+    if folder not in tree.folders:
         raise Refusal(404, "EntryNotFound", f'{folder} does not exist on "{commit.id}"', {"X-Repo-Commit": commit.id})
-    below = f"{folder}/" if folder else ""
-    is_recursive = request.query_params.get("recursive", "").lower() in ("true", "1")
-    paths = [
-        path
-        for path in [*sorted(folders), *commit.entries]
-        if path and path != folder and path.startswith(below) and (is_recursive or "/" not in path[len(below) :])
-    ]
-    is_expanded = request.query_params.get("expand", "").lower() in ("true", "1")
-    rows = [_path_row(path, folders, commit) for path in paths]
-    if is_expanded:
-        _add_last_commits(rows, repository, commit)
-    return _page(request, rows, EXPANDED_PAGE if is_expanded else PAGE)
+    paths = tree.below(folder, recursive=_is_set(request.query_params.get("recursive", "")))
+    if _is_set(request.query_params.get("expand", "")):
+        return _page(request, tree.rows(paths, last_commits_of=repository), EXPANDED_PAGE)
+    return _page(request, tree.rows(paths), PAGE)
 
 
 async def _paths_info(request: Request, repository: Repository, commit: Commit) -> Answer:
+    """The body is a form (as huggingface_hub sends it) or JSON. A path that is not there is left out."""
     body = await request.body()
     if request.headers.get("content-type", "").startswith("application/json"):
-        asked = json.loads(body)
-        paths, is_expanded = asked.get("paths", []), bool(asked.get("expand"))
+        try:
+            asked = json.loads(body)
+            paths, is_expanded = [str(path) for path in asked["paths"]], bool(asked.get("expand"))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise Refusal(400, None, "Invalid body: expected an object with paths") from None
     else:
-        form = parse_qs(body.decode())
-        paths, is_expanded = form.get("paths", []), form.get("expand", [""])[0].lower() in ("true", "1")
-    folders = git.tree_ids({path: entry.oid for path, entry in commit.entries.items()})
-    rows = [_path_row(path, folders, commit) for path in paths if path in commit.entries or path in folders]
-    if is_expanded:
-        _add_last_commits(rows, repository, commit)
-    return answer.of_json(rows)
+        form = parse_qs(body.decode(errors="replace"))
+        paths, is_expanded = form.get("paths", []), _is_set(form.get("expand", [""])[0])
+    tree = Tree(commit)
+    there = [path for path in paths if path in tree]
+    return answer.of_json(tree.rows(there, last_commits_of=repository if is_expanded else None))
 
 
-def _path_row(path: str, folders: Mapping[str, str], commit: Commit) -> dict[str, Any]:
-    if path not in commit.entries:
-        return {"type": "directory", "oid": folders[path], "size": 0, "path": path}
-    entry = commit.entries[path]
-    row: dict[str, Any] = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path}
-    if entry.pointer_size is not None:
-        row["lfs"] = {"oid": entry.sha256, "size": entry.size, "pointerSize": entry.pointer_size}
-    return row
-
-
-def _add_last_commits(rows: list[dict[str, Any]], repository: Repository, commit: Commit) -> None:
-    """Adds to each row the newest commit that gave the path the content that it has."""
-    history = list(repository.history(commit))
-    trees = [git.tree_ids({path: entry.oid for path, entry in past.entries.items()}) for past in history]
-    for row in rows:
-        last = commit
-        for past, folders in zip(history, trees, strict=True):
-            entry = past.entries.get(row["path"])
-            if (entry.oid if entry else folders.get(row["path"])) != row["oid"]:
-                break
-            last = past
-        row["lastCommit"] = {"id": last.id, "title": last.message.partition("\n")[0], "date": last.date}
+def _is_set(flag: str) -> bool:
+    return flag.lower() in ("true", "1")
 
 
 def _page(request: Request, rows: list[dict[str, Any]], most: int) -> Answer:
     """The rows from the cursor on, and where there are more a Link to the next page (RFC 8288)."""
-    limit = min(int(request.query_params.get("limit", most)), most)
-    start = int(base64.urlsafe_b64decode(request.query_params.get("cursor", "MA==")))
+    try:
+        limit = min(max(int(request.query_params.get("limit", most)), 1), most)
+        start = max(int(base64.urlsafe_b64decode(request.query_params.get("cursor", "MA=="))), 0)
+    except ValueError:
+        raise Refusal(400, None, "Invalid limit or cursor") from None
     headers = {}
     if start + limit < len(rows):
         cursor = base64.urlsafe_b64encode(str(start + limit).encode()).decode()
