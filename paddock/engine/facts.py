@@ -28,7 +28,7 @@ _OLDEST_NAMED = "0.2.24"  # what the project promises for GGUF at all
 _PACKAGE = "llama-cpp-python"
 _NAME = re.compile(r"[\x21-\x7e]{1,63}")
 _ASK_TIMEOUT_S = 60.0
-_ASK_AT_ONCE = 512
+_ASK_AT_ONCE = 512  # of at most 63 bytes: a request that a pipe holds
 
 
 def engine_version() -> str:

@@ -28,11 +28,7 @@ _METADATA_DUMP = re.compile(r"llama_model_loader: - kv|llama_model_loader: Dumpi
 _UNKNOWN_ARCHITECTURE = re.compile(
     r"llama_model_load: error loading model: unknown model architecture: '(.*)'", re.DOTALL
 )
-_REFUSED = re.compile(
-    r"(?:llama_model_load: error loading model|llama_init_from_model: failed to initialize the context): (?P<why>.*)"
-    r"|(?:gguf_init_from_\w+|llama_model_load_from_file_impl|llama_init_from_model): (?P<early>.*)",
-    re.DOTALL,
-)
+_SPEAKER = re.compile(r"(?:[A-Za-z_]\w*: )?(?:error loading model: )?(?:failed to initialize the context: )?(?:\w+: )?")
 _NO_MEMORY = re.compile(
     r"bad_alloc|failed to allocate|unable to allocate|cannot allocate|out of memory|mmap failed", re.IGNORECASE
 )
@@ -74,9 +70,8 @@ class Log:
         message = text.decode(errors="replace").rstrip("\n")
         if _METADATA_DUMP.match(message):
             return
-        if level == _ERROR:
+        if level == _ERROR and len(self.errors) < 20:  # the first ones tell why
             self.errors.append(message[:2000])
-            del self.errors[:-20]
         for kind, pattern in _MEMORY_LINES.items():
             match = pattern.match(message)
             if match and len(self.memory[kind]) < 64:
@@ -92,11 +87,8 @@ class Log:
                     f"the installed engine says: unknown model architecture: {unknown[1][:80]!r}",
                     cure="install a newer llama-cpp-python, or choose another model",
                 )
-        reasons = [match["why"] or match["early"] for message in self.errors if (match := _REFUSED.match(message))]
-        told = next(
-            (match["why"] for message in self.errors if (match := _REFUSED.match(message)) and match["why"]), None
-        )
-        reason = " ".join((told or (reasons or ["it gives no reason"])[0]).split())
+        reasons = [" ".join(_SPEAKER.sub("", message, count=1).split()) for message in self.errors]
+        reason = next((one for one in reasons if not one.startswith("failed to load model")), "it gives no reason")
         if any(_NO_MEMORY.search(message) for message in self.errors):
             return EngineOutOfMemory(
                 f"the engine could not allocate what {what} needs: {reason}",

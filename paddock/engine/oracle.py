@@ -50,6 +50,16 @@ class Memory:
     def total_bytes(self) -> int:
         return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.output_bytes
 
+    def parts(self) -> tuple[tuple[str, int], ...]:
+        """Each part and the sum, by the names that people use."""
+        return (
+            ("weights", self.weights_bytes),
+            ("KV cache", self.kv_cache_bytes),
+            ("compute buffers", self.compute_bytes),
+            ("output buffer", self.output_bytes),
+            ("total", self.total_bytes),
+        )
+
     def to_json(self) -> dict[str, int | str]:
         return {
             "weights_bytes": self.weights_bytes,

