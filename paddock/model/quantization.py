@@ -67,13 +67,17 @@ class GgufSet:
 
 
 def quantization_of(path: str) -> str | None:
-    """The quantization that a file name states, in the field's spelling (`Q4_K_M`, `UD-Q8_K_XL`), or None. The last one
-    in the name counts."""
-    found = list(_QUANTIZATION.finditer(PurePosixPath(path).name))
-    if not found:
-        return None
-    text = found[-1].group(0).upper()
-    return {"FP16": "F16", "FP32": "F32"}.get(text, text)
+    """The quantization that a path states, in the field's spelling (`Q4_K_M`, `UD-Q8_K_XL`), or None.
+
+    The last one in the file's name counts; where it has none, that of its directory: `Q8_0/model-00001-of-00002.gguf`.
+    """
+    pure = PurePosixPath(path)
+    for part in (pure.name, pure.parent.name):
+        found = list(_QUANTIZATION.finditer(part))
+        if found:
+            text = found[-1].group(0).upper()
+            return {"FP16": "F16", "FP32": "F32"}.get(text, text)
+    return None
 
 
 def is_projector(path: str) -> bool:
@@ -105,11 +109,14 @@ def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
         if not is_gguf(path):
             continue
         match = _SPLIT.fullmatch(path)
-        key = (match["stem"].lower(), int(match["count"])) if match else (path, 0)
+        # the engine finds shards by the exact stem, so case matters here
+        key = (match["stem"], int(match["count"])) if match else (path, 0)
         shards.setdefault(key, []).append((path, size))
     sets = []
-    for (_, count), members in shards.items():
-        members.sort(key=lambda member: (split_number(member[0]), member[0]))
+    for (_, count), files_of_one in shards.items():
+        # a number that the count excludes is no shard, unless all are so: then every shard is missing
+        sound = [member for member in files_of_one if 1 <= split_number(member[0]) <= max(count, 1)]
+        members = sorted(sound or files_of_one, key=lambda member: (split_number(member[0]), member[0]))
         sets.append(GgufSet(tuple(path for path, _ in members), sum(size for _, size in members), max(count, 1)))
     return sorted(sets, key=lambda one: one.first)
 
