@@ -48,7 +48,7 @@ def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: Service, tm
     data = os.urandom(1 << 20) * 100
     hub.repository("org/name").commit({"model.gguf": data})
     quarter = len(data) // 4
-    with httpx.Client(trust_env=False, timeout=60) as client, ThreadPoolExecutor(4) as pool:
+    with httpx.Client(verify=False, trust_env=False, timeout=60) as client, ThreadPoolExecutor(4) as pool:
         location = client.get(f"{hub.address}/org/name/resolve/main/model.gguf").headers["Location"]
 
         def fetch(part: int) -> bytes:
@@ -63,7 +63,7 @@ def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: Service) -> None:
     hub.repository("org/name").commit({"model.gguf": bytes(100)})
     with pytest.raises(TimeoutError, match=r"bytes_sent=\{\}"):
         hub.wait_until(lambda stats: stats.total_bytes_sent > 0, timeout_s=0.01)
-    with ThreadPoolExecutor(1) as pool, httpx.Client(trust_env=False, follow_redirects=True) as client:
+    with ThreadPoolExecutor(1) as pool, httpx.Client(verify=False, trust_env=False, follow_redirects=True) as client:
         answer = pool.submit(client.get, f"{hub.address}/org/name/resolve/main/model.gguf")
         assert hub.wait_until(lambda stats: stats.total_bytes_sent == 100).total_bytes_sent == 100
         answer.result()
@@ -79,7 +79,7 @@ def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Ser
     named = [f"SmolLM2-135M-Instruct-{quantization}.gguf" for quantization in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")]
     assert sorted(named, key=lambda name: -sizes[name]) == named
     assert {"config.json", "tokenizer_config.json", "generation_config.json", "README.md"} | set(named) == set(sizes)
-    with httpx.Client(base_url=hub.address, trust_env=False, follow_redirects=True) as client:
+    with httpx.Client(base_url=hub.address, verify=False, trust_env=False, follow_redirects=True) as client:
         config = client.get(f"/{demo.MODEL}/resolve/main/config.json").json()
         head = client.get(f"/{demo.MODEL}/resolve/main/{named[0]}", headers={"Range": "bytes=0-3"}).content
         gated = [
