@@ -5,7 +5,8 @@ PostgreSQL refuses to run as root: for root it runs in a user namespace where ro
 is added and no file changes its owner.
 
 The cluster survives its server's death by any signal. `fsync` stays on, since the history of runs is kept between
-starts; `synchronous_commit` is off: a power cut may cost the last half second of that history, not its consistency.
+starts. `synchronous_commit` is off, and the log is written every 10 ms instead: requests take half the time, and a kill
+or a power cut may cost the last 30 ms of that history, but not its consistency.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ def _launch(directory: Path, data: Path, programs: Path, ports: list[int]) -> Se
         "port": ports[0],
         "unix_socket_directories": "",
         "synchronous_commit": "off",
+        "wal_writer_delay": "10ms",
         "dynamic_shared_memory_type": "mmap",  # in its own directory: nothing is left in /dev/shm by a SIGKILL
         "max_wal_size": "256MB",
     }

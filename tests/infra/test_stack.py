@@ -1,0 +1,119 @@
+"""The whole stack, from its command line: up, status, env, down, and what a kill of its supervisor leaves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from infra.local import supervisor
+from infra.local.s3 import S3Server
+from infra.local.service import ServiceError
+from infra.local.stack import Stack
+from infra.local.state import CHECKOUT
+
+
+def command(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "infra.local", "--state", str(state), *arguments]
+    return subprocess.run(line, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=170)
+
+
+def tree_of(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    supervisor.stop(tmp_path)
+
+
+def test_down_and_status_and_env_say_when_nothing_runs(tmp_path: Path) -> None:
+    down = command(tmp_path, "down")
+    assert (down.returncode, down.stdout) == (0, "Nothing is running\n")
+    assert command(tmp_path, "status").stdout == "Nothing is running\n"
+    env = command(tmp_path, "env")
+    assert (env.returncode, env.stdout) == (1, "")
+
+
+@pytest.mark.timeout(400)
+def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state: Path) -> None:
+    first = command(state, "up")
+    assert first.returncode == 0, first.stdout + first.stderr
+    stack = supervisor.running(state)
+    assert stack is not None
+    assert (state / "stack.json").stat().st_mode & 0o777 == 0o600
+    httpx.post(f"{stack.environment['PREFECT_API_URL']}/flows/", json={"name": "of-the-first-run"}, trust_env=False)
+
+    again = command(state, "up")
+    assert again.returncode == 0
+    assert again.stdout.startswith("It is up already.\n")
+    assert stack == supervisor.running(state)
+
+    tree = tree_of(stack.pid)
+    assert len(tree) > 10
+    os.kill(stack.pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(tree, timeout=30)
+    assert left == []
+
+    second = command(state, "up")
+    assert second.returncode == 0, second.stdout + second.stderr
+    stack = supervisor.running(state)
+    assert stack is not None
+    assert "of-the-first-run" in httpx.post(f"{stack.environment['PREFECT_API_URL']}/flows/filter", json={}).text
+    assert stack.environment["HF_ENDPOINT"] in command(state, "status").stdout
+
+    shell = f"set -eu; HF_TOKEN=secret; {command(state, 'env').stdout}; echo ${{HF_TOKEN-unset}} $HF_ENDPOINT"
+    told = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["unset", stack.environment["HF_ENDPOINT"]]
+
+    (line,) = re.findall(r"^PREFECT_API_URL=.*$", second.stdout, re.MULTILINE)
+    program = shlex.split(line)[1]
+    assert (CHECKOUT / program).exists()
+
+    tree = tree_of(stack.pid)
+    down = command(state, "down")
+    assert (down.returncode, down.stdout) == (0, "Stopped\n")
+    assert [process for process in tree if process.is_running()] == []
+    assert command(state, "down").stdout == "Nothing is running\n"
+
+
+def test_two_that_start_at_once_leave_the_lock_to_one(tmp_path: Path) -> None:
+    lock = supervisor.acquire(tmp_path)
+    assert lock is not None
+    assert supervisor.acquire(tmp_path) is None
+    assert supervisor.owner(tmp_path) == os.getpid()
+    os.close(lock)
+    assert supervisor.owner(tmp_path) is None
+
+
+def test_a_part_of_the_stack_leads_to_itself_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of-the-user")
+    with Stack(tmp_path, parts=["s3"]) as stack:
+        assert stack.s3 is not None
+        assert stack.environment["PADDOCK_S3_URI"] == "s3://models/paddock"
+        assert stack.environment["AWS_ENDPOINT_URL"] == stack.s3.endpoint
+        assert not {"HF_ENDPOINT", "HF_TOKEN", "PREFECT_API_URL"} & set(stack.environment)
+        services = stack.services
+    assert [service.poll() is None for service in services] == [False]
+
+
+def test_when_one_part_does_not_start_the_others_are_ended(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "repositories").write_text("in the way of the directory")
+    stack = Stack(tmp_path, parts=["hub", "s3"])
+    with pytest.raises((ServiceError, FileExistsError)), stack:
+        pass
+    assert stack.services == []
+    with S3Server.start(tmp_path / "s3"):  # its directory is free
+        pass
