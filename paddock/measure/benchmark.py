@@ -1,22 +1,21 @@
 """How fast a model runs on this machine, and what it takes.
 
-    prefill   n_prompt tokens given at once to an empty context; tokens a second. Bound by arithmetic. llama-bench's
-    `pp256` decode    n_gen tokens given one by one to an empty context; tokens a second. Bound by memory: each token
-    reads every weight
-              once (of a mixture of experts, the chosen ones). llama-bench's `tg64`
-    time to first token   from an empty context to the choice of the first token behind a prompt of n_prompt: what a
-    user waits
-              for when a request is alone, without the HTTP server
-    spread    (slowest - fastest) / median of the repetitions: 0.05 is a quiet machine, and two results whose
-    difference is
-              less than their spread are equal
+    prefill   n_prompt tokens at once into an empty context, in tokens a second. Bound by arithmetic; llama-bench's
+              `pp256`
+    decode    n_gen tokens one by one into an empty context, in tokens a second. Bound by memory: each token reads
+              every weight once (of a mixture of experts, the chosen ones); llama-bench's `tg64`
+    time to first token
+              from an empty context to the choice of the first token behind a prompt of n_prompt: what a user waits
+              for when a request is alone, less the HTTP server
+    spread    (slowest - fastest) / median of the repetitions. 0.05 is a quiet machine; two results that differ by
+              less than their spreads are equal
 
 Tokens are random, the same in every run, since the time does not depend on the text. One warm-up is not counted; then
 three repetitions, or five where one takes less than a second; figures are medians. The context is emptied between
 them.
 
-Beside decode stands the ceiling: weights in bytes times tokens a second is what was read, and no more can be read
-than the memory's bandwidth. It is null on a machine whose bandwidth nobody told us.
+Beside decode stands its ceiling: the weights' bytes times tokens a second were read, and no more can be read than the
+memory's bandwidth allows. That is null on a machine whose driver does not say.
 
 Before the file is loaded, the engine says what it will take (`engine.oracle`), and a machine that has less is not
 tried. After the load, eight greedy tokens must have finite logits that differ: a benchmark of garbage is not a

@@ -110,7 +110,7 @@ def test_a_wrong_byte_in_the_header_gives_an_answer_or_an_error_of_ours(model: P
 
 
 def _with_name(data: bytes, name: bytes) -> bytes:
-    """A GGUF with another `general.name`, longer by a multiple of the alignment so that the tensor data stays aligned."""
+    """A GGUF with another `general.name`, longer by a multiple of the alignment: the tensor data stays aligned."""
     key = b"general.name" + struct.pack("<I", 8)
     at = data.index(key) + len(key)
     (length,) = struct.unpack_from("<Q", data, at)
