@@ -42,12 +42,20 @@ class Body:
     """The bytes of one answer, in order: exactly those that were asked for, or TryAgain on the way."""
 
     def __init__(
-        self, response: urllib3.BaseHTTPResponse, *, skip: int, length: int, has_length: bool, stall_s: float
+        self,
+        response: urllib3.BaseHTTPResponse,
+        *,
+        skip: int,
+        length: int,
+        ends_unseen: bool,
+        reusable: bool,
+        stall_s: float,
     ) -> None:
         self._response = response
         self._skip = skip
         self._left = skip + length
-        self._has_length = has_length
+        self._ends_unseen = ends_unseen
+        self._reusable = reusable
         self._stall_s = stall_s
         self._waited_s = 0.0
         self._came = 0
@@ -60,8 +68,8 @@ class Body:
             chunk = self._read(min(read_bytes, self._left))
             if not chunk:
                 raise TryAgain(f"the answer ended {self._left} bytes early")
-            # The last bytes count only when the body ends with them: a longer one is another file.
-            if len(chunk) == self._left and not self._has_length and self._read(1):
+            # Without a length, the last bytes count only when the body ends with them: a longer one is another file.
+            if len(chunk) == self._left and self._ends_unseen and self._read(1):
                 raise TryAgain("the answer is longer than the file")
             self._left -= len(chunk)
             skipped = min(self._skip, len(chunk))
@@ -88,7 +96,7 @@ class Body:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._left or not self._has_length:
+        if self._left or not self._reusable:
             self._response.close()
         self._response.release_conn()
 
@@ -113,7 +121,8 @@ def open_body(
             raise TryAgain(f"the answer holds {came[:80] or 'no stated range'!r}, expected {wanted!r}")
         if length not in {None, end - start}:
             raise TryAgain(f"the answer has {length} bytes, expected {end - start}")
-        return Body(response, skip=0, length=end - start, has_length=length is not None, stall_s=stall_s)
+        known = length is not None
+        return Body(response, skip=0, length=end - start, ends_unseen=not known, reusable=known, stall_s=stall_s)
     if response.status == 200:
         if length not in {None, size}:
             raise TryAgain(f"the answer is a whole body of {length} bytes, expected {size}")
@@ -121,7 +130,15 @@ def open_body(
             raise TryAgain("the answer is a page of HTML, not the file")
         if not whole and (start, end) != (0, size):
             raise RangesIgnored
-        return Body(response, skip=start, length=end - start, has_length=length == end, stall_s=stall_s)
+        to_end = end == size
+        return Body(
+            response,
+            skip=start,
+            length=end - start,
+            ends_unseen=to_end and length is None,
+            reusable=to_end and length is not None,
+            stall_s=stall_s,
+        )
     raise TryAgain(
         f"the answer has the status {response.status}",
         busy=response.status in _BUSY_STATUS,
@@ -132,10 +149,10 @@ def open_body(
 def sentence(error: Exception, stall_s: float) -> str:
     """What went wrong with a connection, without the address."""
     match error:
+        case NewConnectionError():  # before its parent
+            return "no connection: the name is unknown, or nothing answers there"
         case ConnectTimeoutError():
             return "no connection in time"
-        case NewConnectionError():
-            return "no connection: the name is unknown, or nothing answers there"
         case ReadTimeoutError():
             return f"nothing came for {stall_s:g} s"
         case SSLError():

@@ -49,16 +49,18 @@ class RateLimit:
 
 
 class Meter:
-    """Bytes that came over the network, and how fast in the last seconds."""
+    """Bytes that came over the network, how many of them were wanted, and how fast they came in the last seconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self.transferred_bytes = 0
+        self.wanted_bytes = 0
 
-    def count(self, count: int) -> None:
+    def count(self, came: int, wanted: int) -> None:
         with self._lock:
-            self.transferred_bytes += count
+            self.transferred_bytes += came
+            self.wanted_bytes += wanted
 
     def rate_bytes_per_s(self) -> float:
         """For one caller, a few times a second."""
@@ -74,8 +76,8 @@ class Patience:
     """Whether another try is worth it, and after which pause.
 
     Failures that come while the pause of the last one lasts are one incident: a server that restarts breaks eight
-    connections at once and has failed once. Bytes that came since the last incident start the count anew; less than
-    64 KiB is no progress.
+    connections at once and has failed once. Wanted bytes that came since the last incident start the count anew; less
+    than 64 KiB is no progress.
     """
 
     def __init__(self, label: str, meter: Meter, *, cure: str) -> None:
@@ -85,16 +87,16 @@ class Patience:
         self._lock = threading.Lock()
         self._failures = 0
         self._quiet_until = 0.0
-        self._transferred_before = 0
+        self._wanted_before = 0
 
     def failed(self, failure: TryAgain) -> float:
         """The seconds to wait before the next try. Raises TransferInterrupted when there should be none."""
         with self._lock:
             now = time.monotonic()
             if now >= self._quiet_until:
-                if self._meter.transferred_bytes - self._transferred_before >= _PROGRESS_BYTES:
+                if self._meter.wanted_bytes - self._wanted_before >= _PROGRESS_BYTES:
                     self._failures = 0
-                self._transferred_before = self._meter.transferred_bytes
+                self._wanted_before = self._meter.wanted_bytes
                 self._failures += 1
                 # Jitter, so that a fleet that was cut off at once does not come back at once.
                 pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1)) * random.uniform(0.5, 1)  # noqa: S311 (no secret)

@@ -110,9 +110,9 @@ class Pump:
             self.schedule.take_whole()
         except TryAgain as failure:
             if not self.schedule.stopped.is_set():
-                if failure.busy:
-                    self.schedule.slow_down()
                 pause_s = self._line.patience.failed(failure)
+                if failure.busy:
+                    self.schedule.slow_down(pause_s)
         finally:
             self.schedule.give_back(span)
         self.schedule.stopped.wait(pause_s)
@@ -125,7 +125,7 @@ class Pump:
             )
         with self._client.open(span.reached, span.end, whole=self.schedule.whole) as body:
             for came, wanted in body.chunks(self._limit.read_bytes):
-                self._line.meter.count(came)
+                self._line.meter.count(came, len(wanted))
                 if self.schedule.stopped.is_set():
                     return
                 if wanted:

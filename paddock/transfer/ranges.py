@@ -88,7 +88,7 @@ class RangeReader:
             try:
                 with self._client.open(start + len(came), end, whole=self._whole) as body:
                     for count, wanted in body.chunks(_READ_BYTES):
-                        self._meter.count(count)
+                        self._meter.count(count, len(wanted))
                         came += wanted
             except RangesIgnored:
                 self._whole = True

@@ -43,7 +43,8 @@ class Schedule:
         self._claimed = landed
         self._next = landed  # where the next new span starts
         self._spans: deque[Span] = deque([Span(start, landed, landed)] if landed > start else [])
-        self._slowed = -_SLOW_DOWN_EVERY_S
+        self._slowed = float("-inf")
+        self._not_before = 0.0
         self._whole = False
         self._error: BaseException | None = None
         self.stopped = threading.Event()
@@ -55,12 +56,13 @@ class Schedule:
         """For workers: the next span to fetch, when there is one. None when the transfer is over."""
         with self._work:
             while not self.stopped.is_set():
-                span = self._pick() if self._busy < self._workers else None
+                pause_s = self._not_before - time.monotonic()
+                span = self._pick() if pause_s <= 0 and self._busy < self._workers else None
                 if span:
                     span.busy = True
                     self._busy += 1
                     return span
-                self._work.wait()
+                self._work.wait(pause_s if pause_s > 0 else None)
             return None
 
     def landed(self, span: Span, count: int) -> None:
@@ -83,10 +85,11 @@ class Schedule:
             self._busy -= 1
             self._work.notify_all()
 
-    def slow_down(self) -> None:
-        """The server wants fewer requests at once."""
+    def slow_down(self, pause_s: float) -> None:
+        """The server wants fewer requests at once, and none for so long."""
         with self._work:
             now = time.monotonic()
+            self._not_before = max(self._not_before, now + pause_s)
             if now > self._slowed + _SLOW_DOWN_EVERY_S:  # eight refusals at once are one wish
                 self._slowed = now
                 self._workers = max(1, self._workers // 2)

@@ -1,0 +1,34 @@
+"""A process that fetches one file, for tests that kill it.
+
+`python -m tests.transfer.child URL SIZE SHA256 DIRECTORY RATE`. It publishes as a store does, to
+`DIRECTORY/published`, and prints what it did.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from paddock.model.names import Sha256
+from paddock.transfer.fetch import Options, fetch
+from paddock.transfer.source import Expected
+from tests.transfer.remote import MIB, Remote
+
+
+def main() -> None:
+    url, size, sha256, directory, rate = sys.argv[1:]
+    published = Path(directory) / "published"
+    options = Options(connections=4, segment_bytes=MIB, stall_s=5, limit_rate_bytes_per_s=int(rate) or None)
+    source = Remote(url, Expected(int(size), Sha256(sha256)))
+    staged = fetch(source, staging=Path(directory) / "partial", options=options, arrived=published.exists)
+    if staged is None:
+        print(json.dumps(None))
+        return
+    staged.path.rename(published)
+    staged.discard()
+    print(json.dumps({"transferred": staged.transferred_bytes, "resumed": staged.resumed_bytes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Digests of local files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paddock.errors import CorruptFile
+from paddock.transfer.digest import RunningDigest, verify_file
+from paddock.transfer.source import Expected
+from tests.transfer.remote import KIB, MIB, content, expected, git_sha1_of, sha256_of
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * KIB, 64 * KIB + 1, 3 * MIB])
+def test_a_right_file_gives_its_digest_and_those_of_its_segments(tmp_path: Path, size: int) -> None:
+    data = content(size)
+    (tmp_path / "file").write_bytes(data)
+    whole, segments = verify_file(tmp_path / "file", expected(data), 64 * KIB)
+    assert whole == sha256_of(data)
+    assert segments == tuple(sha256_of(data[at : at + 64 * KIB]) for at in range(0, size, 64 * KIB))
+
+
+def test_a_git_digest_is_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert verify_file(tmp_path / "file", Expected(7, git_sha1=git_sha1_of(b"content")), MIB)[0] == sha256_of(
+        b"content"
+    )
+    with pytest.raises(CorruptFile, match="git sha1"):
+        verify_file(tmp_path / "file", Expected(7, git_sha1=git_sha1_of(b"CONTENT")), MIB)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [(b"conten", "has 6 bytes, expected 7"), (b"contents", "has 8 bytes, expected 7"), (b"c0ntent", "is damaged")],
+)
+def test_another_file_is_corrupt(tmp_path: Path, there: bytes, said: str) -> None:
+    (tmp_path / "file").write_bytes(there)
+    with pytest.raises(CorruptFile, match=said):
+        verify_file(tmp_path / "file", expected(b"content"), MIB)
+
+
+@given(data=st.binary(max_size=200), segment_bytes=st.integers(1, 50), cuts=st.lists(st.integers(1, 60)))
+def test_a_prefix_has_the_digest_of_its_segment_so_far(data: bytes, segment_bytes: int, cuts: list[int]) -> None:
+    digest = RunningDigest(len(data), segment_bytes=segment_bytes)
+    for cut in [*cuts, *([1] * len(data))]:
+        end = min(digest.position + cut, digest.segment_end)
+        if end == digest.position:
+            break
+        digest.update(memoryview(data)[digest.position : end])
+        begin = (end - 1) // segment_bytes * segment_bytes
+        assert digest.segment_prefix == sha256_of(data[begin:end])
+        assert digest.sha256 == hashlib.sha256(data[:end]).hexdigest()
+        assert digest.copy().segment_prefix == digest.segment_prefix

@@ -1,0 +1,269 @@
+"""Each fault of a network, a server or a disk ends in the right bytes, or in a sentence that says what happened."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from paddock.errors import (
+    CorruptFile,
+    NoPermission,
+    NotEnoughDisk,
+    PaddockError,
+    TransferInterrupted,
+    TransferRefused,
+)
+from paddock.transfer.fetch import Options, Staged, fetch
+from paddock.transfer.room import disk_error
+from paddock.transfer.source import Expected
+from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
+
+DATA = content(3 * MIB + 12345)
+FILE = "org/name/model.gguf"
+
+
+def right(source: Remote, staging: Path, options: Options = SMALL) -> Staged:
+    staged = fetch(source, staging=staging, options=options)
+    assert staged is not None
+    assert staged.path.read_bytes() == DATA
+    assert staged.sha256 == sha256_of(DATA)
+    return staged
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        pytest.param("status", {"status": 500}, id="a server's error"),
+        pytest.param("status", {"status": 408}, id="a request that took too long"),
+        pytest.param("status", {"status": 304}, id="a status that answers another question"),
+        pytest.param("html", {}, id="a page of HTML with 200"),
+        pytest.param("reset", {"after_bytes": 100_000}, id="a reset"),
+        pytest.param("short", {"after_bytes": 100_000}, id="an early end"),
+        pytest.param("shift", {"offset": 7}, id="another range than was asked for"),
+        pytest.param("endless", {}, id="a body without an end"),
+        pytest.param("unsized", {}, id="no length"),
+        pytest.param("gzip", {}, id="gzip that nobody ordered"),
+        pytest.param("etag", {}, id="another ETag in mid-file"),
+    ],
+)
+def test_a_fault_now_and_then_changes_nothing(hub: Service, staging: Path, kind: str, numbers: dict[str, int]) -> None:
+    source = on_hub(hub, DATA)
+    hub.order(kind, FILE, times=2, **numbers)
+    # The first answer sets what the others are compared with: an ETag can only change after it.
+    if kind == "etag":
+        hub.clear_faults()
+        hub.order("slow", FILE, bytes_per_s=1e9)
+        hub.order(kind, FILE, times=2)
+    right(source, staging, Options(connections=1, segment_bytes=MIB, stall_s=2))
+    assert hub.standing_faults() == []
+
+
+def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: Service, staging: Path) -> None:
+    options = Options(connections=1, segment_bytes=MIB)
+    said = {
+        "status": "the answer has the status 503",
+        "html": f"a whole body of 100 bytes, expected {len(DATA)}",
+        "reset": "the connection broke",
+        "short": "the connection broke",
+        "shift": f"the answer holds 'bytes 7-524294/{len(DATA)}', expected 'bytes 0-524287/{len(DATA)}'",
+        "endless": "longer than the file",
+        "gzip": "encoded with 'gzip'",
+        "nobody": "nothing answers there",
+    }
+
+    def attempt(kind: str) -> TransferInterrupted:
+        # Each with bytes and a name of its own, all at once: most of the time goes into the pauses between the tries.
+        name = f"{kind}.gguf"
+        source = on_hub(hub, DATA[: -len(kind)] + kind.encode(), name=name)
+        if kind == "nobody":
+            source.url = "http://127.0.0.1:9/nobody"
+        else:
+            hub.order(kind, f"org/name/{name}", times=None, offset=7)
+        with pytest.raises(TransferInterrupted) as caught:
+            fetch(source, staging=staging / kind, options=options)
+        assert source.label in str(caught.value)
+        assert "http" not in str(caught.value)
+        return caught.value
+
+    with ThreadPoolExecutor(len(said)) as pool:
+        for kind, error in zip(said, pool.map(attempt, said), strict=True):
+            assert said[kind] in error.message
+            assert "without progress" in error.message
+    assert [path for path in staging.rglob("*") if path.is_file()] == []
+
+
+def test_silence_is_dropped_and_tried_again(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("stall", FILE, times=2, after_bytes=50_000)
+    staged = right(source, staging, Options(connections=2, segment_bytes=MIB, stall_s=0.3))
+    assert staged.transferred_bytes == len(DATA)
+
+
+def test_a_trickle_is_as_bad_as_silence(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("slow", FILE, times=1, bytes_per_s=50)
+    assert right(source, staging, Options(connections=2, segment_bytes=MIB, stall_s=0.5)).seconds < 5
+
+
+def test_a_server_that_wants_fewer_requests_gets_fewer_and_the_pause_it_asked_for(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("status", FILE, status=429, headers={"Retry-After": "1"}, times=3)
+    assert right(source, staging).seconds >= 1
+
+
+def test_a_pause_that_is_too_long_is_handed_on(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("status", FILE, status=503, headers={"Retry-After": "3600"}, times=None)
+    with pytest.raises(TransferInterrupted, match="status 503") as caught:
+        fetch(source, staging=staging, options=SMALL)
+    assert caught.value.retry_after_s == 3600
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 416])
+def test_a_refusal_is_final_after_one_new_address(hub: Service, staging: Path, status: int) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("status", FILE, status=status, times=None)
+    with pytest.raises(TransferRefused) as caught:
+        fetch(source, staging=staging, options=Options(connections=1, segment_bytes=MIB))
+    assert source.label in str(caught.value)
+    assert source.renewals == 1
+
+
+def test_an_expired_address_is_asked_for_again_and_what_came_is_kept(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("slow", FILE, bytes_per_s=1e9, times=4)
+    hub.order("expire", FILE)
+    staged = right(source, staging, Options(connections=1, segment_bytes=MIB))
+    assert source.renewals == 1
+    assert staged.transferred_bytes == len(DATA)
+
+
+@pytest.mark.parametrize("resumes", [False, True], ids=["from the start", "in mid-file"])
+def test_a_server_without_ranges_sends_the_whole_body_once(hub: Service, staging: Path, resumes: bool) -> None:
+    source = on_hub(hub, DATA)
+    if resumes:
+        hub.order("slow", FILE, bytes_per_s=1e9, times=5)
+    hub.order("full", FILE, times=None)
+    staged = right(source, staging, Options(connections=3, segment_bytes=MIB))
+    # At most one answer for each connection was thrown away, and what had landed before is read past.
+    assert staged.transferred_bytes <= len(DATA) + 5 * 256 * KIB
+    assert staged.segments == tuple(sha256_of(DATA[at : at + MIB]) for at in range(0, len(DATA), MIB))
+
+
+def test_a_whole_body_that_breaks_off_goes_on_where_it_was(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("full", FILE)
+    hub.order("reset", FILE, after_bytes=2 * MIB)
+    right(source, staging, Options(connections=1, segment_bytes=MIB))
+
+
+def test_a_whole_body_that_always_breaks_off_at_the_same_place_ends(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("full", FILE)
+    hub.order("reset", FILE, after_bytes=2 * MIB, times=None)
+    with pytest.raises(TransferInterrupted, match="the connection broke"):
+        fetch(source, staging=staging, options=Options(connections=1, segment_bytes=MIB))
+
+
+def test_a_flipped_bit_is_found_and_costs_one_segment(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("flip", FILE, offset=100, bit=3)
+    staged = right(source, staging)
+    assert staged.transferred_bytes == len(DATA) + MIB
+    assert staged.segments == tuple(sha256_of(DATA[at : at + MIB]) for at in range(0, len(DATA), MIB))
+
+
+def test_bad_bytes_in_two_segments_are_replaced_in_one_round(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("flip", FILE, offset=100, bit=3)
+    hub.order("flip", FILE, offset=2 * MIB + 5, bit=0)
+    assert right(source, staging).transferred_bytes == 2 * len(DATA)
+
+
+def test_bytes_that_stay_wrong_are_called_corrupt_and_removed(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("flip", FILE, offset=100, bit=3, times=None)
+    with pytest.raises(CorruptFile, match=f"its sha256 is [0-9a-f]{{64}}, expected {sha256_of(DATA)}"):
+        fetch(source, staging=staging, options=SMALL)
+    assert list(staging.iterdir()) == []
+    # The source says the same each time, so nothing is gained by a second round.
+    assert hub.stats().total_bytes_sent == 2 * len(DATA)
+
+
+def test_a_loop_of_redirects_ends(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("redirect", "*", where="hub", location=source.url, times=None)
+    with pytest.raises(TransferRefused, match="more than 5 times"):
+        fetch(source, staging=staging, options=SMALL)
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_a_redirect_to_no_web_address_is_not_followed(hub: Service, staging: Path, location: str) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("redirect", "*", where="hub", location=location, times=None)
+    with pytest.raises(TransferRefused, match="redirected from http"):
+        fetch(source, staging=staging, options=SMALL)
+
+
+def test_a_token_stays_with_its_own_host(hub: Service, staging: Path) -> None:
+    hub.hub.grant("hf_secret", "org/name")
+    hub.repository("org/name", private=True)
+    source = on_hub(hub, DATA)
+    source.headers = {"Authorization": "Bearer hf_secret"}
+    right(source, staging)
+    assert hub.stats().leaked_tokens == 0
+    assert "hf_secret" not in repr(source.address())
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size`: what a full disk or a quota does, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_quota_is_met_before_the_first_byte(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    with largest_file(MIB), pytest.raises(NotEnoughDisk, match=f"to its {len(DATA)} bytes"):
+        fetch(source, staging=staging, options=SMALL)
+    assert hub.stats().total_bytes_sent == 0
+    assert list(staging.iterdir()) == []
+    right(source, staging)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, NotEnoughDisk),
+        (errno.EDQUOT, NotEnoughDisk),
+        (errno.EROFS, NoPermission),
+        (errno.EACCES, NoPermission),
+        (errno.EIO, TransferInterrupted),
+    ],
+)
+def test_each_error_of_a_disk_is_one_of_ours_and_names_path_and_bytes(number: int, kind: type[PaddockError]) -> None:
+    error = disk_error(OSError(number, "told by the disk"), Path("/volume/x"), 12345)
+    assert type(error) is kind
+    assert "/volume/x" in str(error)
+    assert "12345 bytes" in str(error)
+
+
+def test_a_staging_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "partial").write_bytes(b"")
+    source = Remote("http://127.0.0.1:9/never-asked", Expected(5, sha256_of(b"12345")))
+    started = time.monotonic()
+    with pytest.raises(PaddockError, match="partial"):
+        fetch(source, staging=tmp_path / "partial", options=SMALL)
+    assert time.monotonic() - started < 2

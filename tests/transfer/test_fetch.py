@@ -1,0 +1,200 @@
+"""Fetching a whole file: right bytes, right digests, nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.local.hub import Service
+from paddock.errors import CorruptFile, NotEnoughDisk, TransferInterrupted, UnsafeName
+from paddock.settings import Settings
+from paddock.transfer.fetch import Options, Progress, fetch
+from paddock.transfer.source import Expected
+from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, expected, git_sha1_of, on_hub, sha256_of
+
+
+def worker_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("paddock-fetch")]
+
+
+def segments_of(data: bytes, segment_bytes: int) -> tuple[str, ...]:
+    return tuple(sha256_of(data[start : start + segment_bytes]) for start in range(0, len(data), segment_bytes))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.one_of(st.integers(0, 3), st.integers(0, 700 * KIB), st.sampled_from([64 * KIB, 128 * KIB, 256 * KIB + 1])),
+    segment_bytes=st.integers(64 * KIB, 300 * KIB),
+    connections=st.integers(1, 9),
+)
+def test_every_size_comes_right_with_the_digest_of_each_segment(
+    hub: Service, tmp_path: Path, size: int, segment_bytes: int, connections: int
+) -> None:
+    data = content(size, seed=size)
+    options = Options(connections=connections, segment_bytes=segment_bytes)
+    staged = fetch(on_hub(hub, data), staging=tmp_path / "partial", options=options)
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    assert (staged.size, staged.sha256) == (size, sha256_of(data))
+    assert staged.segments == segments_of(data, segment_bytes)
+    assert (staged.transferred_bytes, staged.resumed_bytes) == (size, 0)
+    staged.discard()
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: Service, tmp_path: Path) -> None:
+    data = content(8 * MIB)
+    staged = fetch(on_hub(hub, data), staging=tmp_path, options=SMALL)
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    stats = hub.stats()
+    assert stats.total_bytes_sent == len(data)
+    assert sum(count for request, count in stats.requests.items() if "/resolve/" not in request) == 32
+    assert worker_threads() == []
+
+
+def test_a_file_known_by_git_alone_is_checked_by_git_and_named_by_its_sha256(hub: Service, tmp_path: Path) -> None:
+    data = content(300 * KIB)
+    source = on_hub(hub, data, bytes_expected=Expected(len(data), git_sha1=git_sha1_of(data)))
+    staged = fetch(source, staging=tmp_path, options=SMALL)
+    assert staged is not None
+    assert staged.sha256 == sha256_of(data)
+    assert staged.path.parent.parent.name == f"git-{git_sha1_of(data)}"
+
+
+def test_a_file_whose_git_digest_differs_is_corrupt(hub: Service, tmp_path: Path) -> None:
+    data = content(3000)
+    source = on_hub(hub, data, bytes_expected=Expected(len(data), git_sha1="0" * 40))
+    with pytest.raises(CorruptFile, match=f"git sha1 is {git_sha1_of(data)}, expected 0{{40}}"):
+        fetch(source, staging=tmp_path, options=SMALL)
+
+
+def test_a_file_without_a_digest_gets_its_real_one_and_is_never_resumed(hub: Service, tmp_path: Path) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data, bytes_expected=Expected(len(data)))
+    hub.order("status", "org/name/*", status=404, times=None)
+    with pytest.raises(Exception, match="gone"):
+        fetch(source, staging=tmp_path, options=SMALL)
+    hub.clear_faults()
+    assert list(tmp_path.rglob("data")) == []
+    staged = fetch(source, staging=tmp_path, options=SMALL)
+    assert staged is not None
+    assert staged.sha256 == sha256_of(data)
+
+
+def test_an_empty_file_that_should_be_another_is_corrupt(tmp_path: Path) -> None:
+    source = Remote("http://127.0.0.1:9/never-asked", Expected(0, sha256_of(b"x")))
+    with pytest.raises(CorruptFile):
+        fetch(source, staging=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_digest_that_is_a_path_is_refused(tmp_path: Path) -> None:
+    source = Remote("http://127.0.0.1:9/never-asked", Expected(1, git_sha1="../../outside"))
+    with pytest.raises(UnsafeName):
+        fetch(source, staging=tmp_path / "partial")
+    assert not (tmp_path / "partial").exists()
+
+
+def test_progress_tells_the_truth_and_not_too_often(hub: Service, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    options = Options(connections=2, segment_bytes=MIB, limit_rate_bytes_per_s=2 * MIB)
+    staged = fetch(source, staging=tmp_path, options=options, progress=told.append)
+    assert staged is not None
+    assert 3 <= len(told) <= 4 * staged.seconds + 2
+    for before, after in itertools.pairwise(told):
+        assert before.done_bytes <= after.done_bytes <= after.transferred_bytes
+    last = told[-1]
+    assert (last.label, last.done_bytes, last.total_bytes) == (source.label, len(data), len(data))
+    assert (last.transferred_bytes, last.resumed_bytes) == (len(data), 0)
+    assert 1.5 * MIB < last.rate_bytes_per_s < 2.6 * MIB
+
+
+def test_the_bandwidth_limit_holds_over_all_connections(hub: Service, tmp_path: Path) -> None:
+    data = content(2 * MIB)
+    options = Options(connections=8, segment_bytes=MIB, limit_rate_bytes_per_s=2 * MIB)
+    staged = fetch(on_hub(hub, data), staging=tmp_path, options=options)
+    assert staged is not None
+    assert 0.85 < staged.seconds < 3
+
+
+@pytest.mark.parametrize("how", ["cancelled", "interrupted"])
+def test_an_end_from_outside_stops_within_two_seconds_and_keeps_what_came(
+    hub: Service, tmp_path: Path, how: str
+) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    cancel = threading.Event()
+    stopped_at = 0.0
+
+    def stop(progress: Progress) -> None:
+        nonlocal stopped_at
+        if progress.done_bytes > 2 * MIB and not stopped_at:
+            # From here on every connection waits in silence for half a minute.
+            hub.order("stall", "org/name/*", times=None)
+            hub.wait_until(lambda stats: stats.total_bytes_sent > 2 * MIB)
+            stopped_at = time.monotonic()
+            if how == "interrupted":
+                raise KeyboardInterrupt
+            cancel.set()
+
+    options = Options(connections=4, segment_bytes=MIB, limit_rate_bytes_per_s=8 * MIB)
+    with pytest.raises(TransferInterrupted if how == "cancelled" else KeyboardInterrupt):
+        fetch(source, staging=tmp_path, options=options, progress=stop, cancel=cancel)
+    assert time.monotonic() - stopped_at < 2
+    assert worker_threads() == []
+    hub.clear_faults()
+    staged = fetch(source, staging=tmp_path, options=options)
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    assert staged.resumed_bytes >= MIB
+    assert staged.transferred_bytes == len(data) - staged.resumed_bytes
+
+
+def test_too_small_a_disk_is_known_before_the_first_byte_and_leaves_nothing(tmp_path: Path) -> None:
+    source = Remote("http://127.0.0.1:9/never-asked", Expected(1 << 60, sha256_of(b"")))
+    with pytest.raises(NotEnoughDisk, match=r"needs 1152921504606846976 bytes more, and \d+ are free"):
+        fetch(source, staging=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_process_that_published_the_bytes_ends_the_wait(hub: Service, tmp_path: Path) -> None:
+    source = on_hub(hub, content(300 * KIB))
+    staged = fetch(source, staging=tmp_path, options=SMALL)
+    assert staged is not None
+    sent = hub.stats().total_bytes_sent
+    answers = iter([False, False, True])
+    assert fetch(source, staging=tmp_path, options=SMALL, arrived=lambda: next(answers)) is None
+    assert hub.stats().total_bytes_sent == sent
+    assert staged.path.exists()
+
+
+def test_bytes_published_between_a_look_and_the_turn_are_not_fetched(tmp_path: Path) -> None:
+    source = Remote("http://127.0.0.1:9/never-asked", expected(b"data"))
+    assert fetch(source, staging=tmp_path, arrived=lambda: True) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_staged_file_that_was_renamed_away_stays_when_the_rest_is_discarded(hub: Service, tmp_path: Path) -> None:
+    data = content(1000)
+    staged = fetch(on_hub(hub, data), staging=tmp_path / "partial", options=SMALL)
+    assert staged is not None
+    staged.path.rename(tmp_path / "published")
+    staged.discard()
+    staged.discard()
+    assert (tmp_path / "published").read_bytes() == data
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_options_come_from_the_settings() -> None:
+    assert Options.of(Settings(connections=3, segment_bytes=MIB, limit_rate_bytes_per_s=5000, stall_s=2)) == Options(
+        3, MIB, 5000, 2
+    )

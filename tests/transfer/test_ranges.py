@@ -1,0 +1,72 @@
+"""Random access to a remote file costs what is read, and little more."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infra.local.hub import Service
+from paddock.errors import TransferRefused
+from paddock.transfer.ranges import RangeReader
+from tests.transfer.remote import KIB, MIB, content, on_hub
+
+DATA = content(40 * MIB)
+FILE = "org/name/model.gguf"
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(reads=st.lists(st.tuples(st.integers(0, 300 * KIB), st.integers(0, 300 * KIB)), max_size=8))
+def test_every_read_is_what_a_slice_would_be(hub: Service, reads: list[tuple[int, int]]) -> None:
+    data = DATA[: 256 * KIB + 1]
+    with RangeReader(on_hub(hub, data), block_bytes=64 * KIB) as reader:
+        assert reader.size == len(data)
+        for offset, length in reads:
+            assert reader.read_at(offset, length) == data[offset : offset + length]
+        assert reader.bytes_read <= len(data)
+
+
+def test_the_head_is_read_once_in_blocks_that_grow(hub: Service) -> None:
+    with RangeReader(on_hub(hub, DATA), block_bytes=64 * KIB) as reader:
+        for offset in range(0, MIB, 1000):
+            assert reader.read_at(offset, 1000) == DATA[offset : offset + 1000]
+        assert reader.bytes_read <= 2 * MIB
+        assert sum(count for request, count in hub.stats().requests.items() if "/resolve/" not in request) <= 5
+
+
+def test_a_read_far_behind_costs_its_own_block(hub: Service) -> None:
+    with RangeReader(on_hub(hub, DATA), block_bytes=64 * KIB) as reader:
+        reader.read_at(0, 8)
+        far = 39 * MIB
+        assert reader.read_at(far, 100) == DATA[far : far + 100]
+        assert reader.read_at(far + 100, 100) == DATA[far + 100 : far + 200]
+        assert reader.read_at(len(DATA) - 5, 100) == DATA[-5:]
+        assert reader.bytes_read == 2 * 64 * KIB + 5
+
+
+def test_a_read_survives_a_fault_and_goes_on_where_it_was(hub: Service) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("reset", FILE, after_bytes=500_000)
+    with RangeReader(source) as reader:
+        assert reader.read_at(0, MIB) == DATA[:MIB]
+        assert reader.bytes_read == MIB
+
+
+def test_a_server_without_ranges_is_read_only_as_far_as_needed(hub: Service) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("full", FILE, times=None)
+    with RangeReader(source) as reader:
+        assert reader.read_at(100, 1000) == DATA[100:1100]
+        assert reader.bytes_read == MIB
+
+
+def test_a_refusal_is_final(hub: Service) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("status", FILE, status=403, times=None)
+    with RangeReader(source) as reader, pytest.raises(TransferRefused, match="status 403"):
+        reader.read_at(0, 10)
+
+
+def test_a_range_before_the_file_is_a_mistake_of_the_caller(hub: Service) -> None:
+    with RangeReader(on_hub(hub, DATA[:10])) as reader, pytest.raises(ValueError, match="is none"):
+        reader.read_at(-1, 5)

@@ -1,0 +1,254 @@
+"""What a death leaves is used by the next process, and nothing that it left is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from paddock.errors import TransferInterrupted
+from paddock.transfer.fetch import Options, Progress, Staged, fetch
+from paddock.transfer.journal import Header, Journal
+from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
+
+ROOT = Path(__file__).parents[2]
+SPAN = 256 * KIB
+# What a kill may cost: the window, the span that started in it last, and the bytes after the last claim.
+LOST_BYTES = MIB + 2 * SPAN
+
+
+@contextmanager
+def child(source: Remote, directory: Path, *, rate: int = 0) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.transfer.child", source.url, str(source.expected.size)]
+    command += [str(source.expected.sha256), str(directory), str(rate)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def done(process: subprocess.Popen[str]) -> dict[str, int] | None:
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    answer: dict[str, int] | None = json.loads(out)
+    return answer
+
+
+def partial(source: Remote, staging: Path, data: bytes, *, claimed: int, token: str = "dead") -> Path:
+    """What a fetch leaves that was killed when it had claimed so much: its directory."""
+    assert source.expected.key is not None
+    directory = staging / source.expected.key / token
+    directory.mkdir(parents=True)
+    (directory / "data").write_bytes(data[:claimed] + bytes(len(data) - claimed))
+    journal = Journal(directory / "journal", create=True)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    journal.start(Header(key=source.expected.key, size=len(data), segment_bytes=MIB, boot=boot), {})
+    for end in range(SPAN, claimed + 1, SPAN):
+        journal.append(end, sha256_of(data[(end - 1) // MIB * MIB : end]))
+    journal.close()
+    return directory
+
+
+def resumed(source: Remote, staging: Path, data: bytes, options: Options = SMALL) -> Staged:
+    staged = fetch(source, staging=staging, options=options)
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    assert len(list(staging.glob("*/*"))) == 1
+    return staged
+
+
+def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(hub: Service, tmp_path: Path) -> None:
+    data = content(24 * MIB)
+    source = on_hub(hub, data)
+    chance = random.Random()
+    kills = 0
+    for _ in range(10):
+        target = hub.stats().total_bytes_sent + chance.randrange(4 * MIB)
+        with child(source, tmp_path, rate=24 * MIB) as process:
+            hub.wait_until(lambda stats, target=target: stats.total_bytes_sent >= min(target, len(data) - 1))  # type: ignore[misc]  # mypy knows no lambda with a default
+            kills += process.poll() is None
+            os.kill(process.pid, signal.SIGKILL)
+    with child(source, tmp_path) as process:
+        last = done(process)
+    assert (tmp_path / "published").read_bytes() == data
+    assert kills >= 5
+    assert hub.stats().total_bytes_sent <= len(data) + kills * LOST_BYTES
+    assert last is None or last["transferred"] + last["resumed"] == len(data)
+
+
+def test_only_what_is_missing_is_fetched(hub: Service, staging: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    partial(source, staging, data, claimed=3 * MIB)
+    staged = resumed(source, staging, data)
+    assert staged.resumed_bytes == 3 * MIB
+    assert staged.transferred_bytes == len(data) - 3 * MIB == hub.stats().total_bytes_sent
+
+
+def test_a_staged_file_that_was_never_published_is_used_whole(hub: Service, staging: Path) -> None:
+    data = content(3 * MIB + 1)
+    source = on_hub(hub, data)
+    staged = fetch(source, staging=staging, options=SMALL)
+    assert staged is not None
+    staged._claim.release()  # as the kernel does when the process dies
+    again = resumed(source, staging, data)
+    assert (again.transferred_bytes, again.resumed_bytes) == (0, len(data))
+    assert again.segments == staged.segments
+
+
+def test_a_torn_last_line_of_the_journal_is_ignored(hub: Service, staging: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    journal = partial(source, staging, data, claimed=3 * MIB) / "journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:30])
+    staged = resumed(source, staging, data)
+    assert staged.resumed_bytes == json.loads(lines[-2])["end"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\0" * 4096, b"[" * 100_000 + b"\n", b'{"schema": 1}\n{"end": 5}\n', b'{"end": -1, "sha256": 5}\n']
+)
+def test_a_journal_that_is_no_journal_starts_the_file_over(hub: Service, staging: Path, text: bytes) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    (partial(source, staging, data, claimed=2 * MIB) / "journal").write_bytes(text)
+    assert resumed(source, staging, data).resumed_bytes == 0
+
+
+def test_a_journal_with_another_segment_length_starts_the_file_over(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    partial(source, staging, data, claimed=2 * MIB)
+    staged = resumed(source, staging, data, Options(connections=4, segment_bytes=512 * KIB))
+    assert (staged.resumed_bytes, len(staged.segments)) == (0, 8)
+
+
+def test_a_lie_in_the_journal_costs_what_it_is_about(hub: Service, staging: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    journal = partial(source, staging, data, claimed=3 * MIB) / "journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    claim = json.loads(lines[3])
+    lines[3] = json.dumps({**claim, "sha256": "0" * 64}) + "\n"
+    lines += [json.dumps({"end": len(data), "sha256": "1" * 64}) + "\n"]
+    journal.write_text("".join(lines))
+    staged = resumed(source, staging, data)
+    # The claim behind the lie holds from the start of its segment, so the bytes before it hold as well: one span each
+    # for the two lies, and the gap up to the second.
+    assert staged.resumed_bytes == 3 * MIB - SPAN
+    assert staged.transferred_bytes == len(data) - staged.resumed_bytes
+
+
+def test_a_byte_that_flipped_on_the_disk_costs_one_span(hub: Service, staging: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=4 * MIB)
+    with (directory / "data").open("r+b") as file:
+        file.seek(1 * MIB + 5)
+        byte = file.read(1)
+        file.seek(1 * MIB + 5)
+        file.write(bytes([byte[0] ^ 4]))
+    staged = resumed(source, staging, data)
+    assert staged.resumed_bytes == 4 * MIB - SPAN
+
+
+def test_a_data_file_that_was_cut_short_is_filled_up(hub: Service, staging: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=4 * MIB)
+    os.truncate(directory / "data", 2 * MIB)
+    assert resumed(source, staging, data).resumed_bytes == 2 * MIB
+
+
+def test_the_orphan_with_most_in_it_is_taken_and_the_others_are_removed(hub: Service, staging: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    for token, claimed in (("a", MIB), ("b", 3 * MIB), ("c", 2 * MIB)):
+        partial(source, staging, data, claimed=claimed, token=token)
+    assert resumed(source, staging, data).resumed_bytes == 3 * MIB
+
+
+def test_what_another_machine_left_is_waited_for_until_it_was_silent_for_long(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=2 * MIB)
+    journal = directory / "journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(json.dumps({**json.loads(lines[0]), "boot": "another-kernel"}) + "\n" + "".join(lines[1:]))
+    waited = iter([False, False, True])
+    assert fetch(source, staging=staging, options=SMALL, arrived=lambda: next(waited)) is None
+    for name in ("journal", "data"):
+        os.utime(directory / name, (time.time() - 61, time.time() - 61))
+    assert resumed(source, staging, data).resumed_bytes == 2 * MIB
+
+
+def test_a_living_process_that_is_silent_for_long_is_not_waited_for(hub: Service, staging: Path) -> None:
+    data = content(MIB)
+    source = on_hub(hub, data)
+    alive = fetch(source, staging=staging, options=SMALL)
+    assert alive is not None
+    for name in ("journal", "data"):
+        os.utime(alive.path.with_name(name), (time.time() - 61, time.time() - 61))
+    staged = fetch(source, staging=staging, options=SMALL)
+    assert staged is not None
+    assert staged.path != alive.path
+    assert staged.transferred_bytes == len(data)
+
+
+def test_a_process_that_lost_its_directory_stops_and_writes_no_more(hub: Service, tmp_path: Path) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    taken = tmp_path / "taken"
+
+    def take_away(progress: Progress) -> None:
+        if progress.done_bytes > MIB and not taken.exists():
+            (directory,) = (tmp_path / "partial").glob("*/*")
+            directory.rename(taken)
+
+    options = Options(connections=4, segment_bytes=MIB, limit_rate_bytes_per_s=8 * MIB)
+    with pytest.raises(TransferInterrupted, match="another process took over"):
+        fetch(source, staging=tmp_path / "partial", options=options, progress=take_away)
+    assert (taken / "data").exists()
+
+
+def test_of_processes_that_start_together_one_fetches(hub: Service, tmp_path: Path) -> None:
+    data = content(8 * MIB)
+    source = on_hub(hub, data)
+    with (
+        child(source, tmp_path, rate=8 * MIB) as first,
+        child(source, tmp_path, rate=8 * MIB) as second,
+        child(source, tmp_path, rate=8 * MIB) as third,
+    ):
+        answers = [done(process) for process in (first, second, third)]
+    assert (tmp_path / "published").read_bytes() == data
+    assert [answer for answer in answers if answer] == [{"transferred": len(data), "resumed": 0}]
+    assert hub.stats().total_bytes_sent == len(data)
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_waiting_process_takes_over_when_the_first_is_killed(hub: Service, tmp_path: Path) -> None:
+    data = content(12 * MIB)
+    source = on_hub(hub, data)
+    with child(source, tmp_path, rate=8 * MIB) as first:
+        hub.wait_until(lambda stats: stats.total_bytes_sent > 2 * MIB)
+        with child(source, tmp_path) as second:
+            hub.wait_until(lambda stats: stats.total_bytes_sent > 5 * MIB)
+            first.kill()
+            answer = done(second)
+    assert answer is not None
+    assert answer["resumed"] > 2 * MIB
+    assert (tmp_path / "published").read_bytes() == data
+    assert hub.stats().total_bytes_sent <= len(data) + LOST_BYTES

@@ -1,0 +1,110 @@
+"""Which span is next, and how far the bytes reach."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from paddock.transfer.schedule import Schedule, Span
+
+
+def schedule(size: int = 100, *, landed: int = 0, workers: int = 4) -> Schedule:
+    return Schedule(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers)
+
+
+def take(plan: Schedule) -> Span:
+    span = plan.take()
+    assert span is not None
+    return span
+
+
+def land(plan: Schedule, span: Span) -> None:
+    plan.landed(span, span.end - span.reached)
+    plan.give_back(span)
+
+
+def test_the_frontier_waits_for_the_gap() -> None:
+    plan = schedule()
+    first, second = take(plan), take(plan)
+    land(plan, second)
+    assert plan.frontier(0, timeout_s=0) == 0
+    plan.landed(first, 4)
+    assert plan.frontier(0, timeout_s=0) == 4
+    land(plan, first)
+    assert plan.frontier(4, timeout_s=0) == 20
+
+
+def test_no_span_starts_beyond_the_window_of_the_reader() -> None:
+    plan = schedule()
+    spans = [take(plan) for _ in range(3)]
+    assert [span.start for span in spans] == [0, 10, 20]
+    came = threading.Event()
+    more: list[Span | None] = []
+
+    def wait() -> None:
+        more.append(plan.take())
+        came.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    land(plan, spans[0])
+    assert not came.wait(0.05)
+    plan.frontier(10, timeout_s=0)
+    assert came.wait(5)
+    thread.join()
+    assert [span.start for span in more if span] == [30]
+
+
+def test_what_a_try_left_is_taken_first() -> None:
+    plan = schedule()
+    first, _ = take(plan), take(plan)
+    plan.landed(first, 3)
+    plan.give_back(first)
+    again = take(plan)
+    assert (again.reached, again.end) == (3, 10)
+
+
+def test_bytes_that_were_there_are_passed_over_and_fetched_again_when_they_are_wrong() -> None:
+    plan = schedule(landed=60)
+    assert take(plan).start == 60
+    assert plan.frontier(0, timeout_s=0) == 60
+    plan.frontier(20, timeout_s=0)
+    plan.fetch_again(15, 20)
+    assert plan.frontier(15, timeout_s=0) == 15
+    hole = take(plan)
+    assert (hole.start, hole.end) == (15, 20)
+    land(plan, hole)
+    assert plan.frontier(15, timeout_s=0) == 60
+
+
+def test_a_whole_body_is_one_span_from_the_first_gap_to_the_end() -> None:
+    plan = schedule()
+    first, second, third = take(plan), take(plan), take(plan)
+    land(plan, first)
+    plan.landed(second, 5)
+    plan.take_whole()
+    plan.give_back(third)
+    plan.give_back(second)
+    rest = take(plan)
+    assert (rest.reached, rest.end) == (15, 100)
+
+
+def test_one_wish_for_fewer_requests_halves_them_once() -> None:
+    plan = schedule(workers=4)
+    spans = [take(plan) for _ in range(3)]
+    plan.slow_down(0)
+    plan.slow_down(0)
+    plan.give_back(spans[0])
+    plan.give_back(spans[1])
+    assert take(plan) is spans[0]
+
+
+def test_an_error_of_a_worker_reaches_the_reader_and_a_stop_reaches_the_workers() -> None:
+    plan = schedule()
+    plan.fail(ValueError("first"))
+    plan.fail(ValueError("second"))
+    with pytest.raises(ValueError, match="first"):
+        plan.frontier(0, timeout_s=5)
+    plan.stop()
+    assert plan.take() is None
