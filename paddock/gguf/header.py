@@ -8,7 +8,7 @@ The *header* is everything before the tensor data: counts, metadata, and the ten
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -35,16 +35,19 @@ class Array:
 
     def raw(self) -> list[bytes]:
         """The items of an array of strings, undecoded."""
-        position, data, unpack, items = self.start, self.prefix, _LENGTH.unpack_from, []
+        return list(self.each())
+
+    def each(self) -> Iterator[bytes]:
+        """The items of an array of strings one by one, for arrays that may be too long for a list."""
+        position, data, unpack = self.start, self.prefix, _LENGTH.unpack_from
         for _ in range(self.count):
             end = position + 8 + unpack(data, position)[0]
-            items.append(data[position + 8 : end])
+            yield data[position + 8 : end]
             position = end
-        return items
 
     def texts(self) -> list[str]:
         """The items of an array of strings; what is not UTF-8 becomes U+FFFD."""
-        return [item.decode(errors="replace") for item in self.raw()]
+        return [item.decode(errors="replace") for item in self.each()]
 
     def text(self, index: int) -> str:
         """One item of an array of strings, without a list of the others. Raises IndexError."""

@@ -83,7 +83,8 @@ def _check_texts(header: Header) -> Iterator[Finding]:
         # the tokenizer's own arrays are read by its rules
         if isinstance(value, Array) and value.type is ValueType.STRING and not key.startswith(tokenizer.PREFIX):
             try:
-                b"\n".join(value.raw()).decode()
+                for item in value.each():
+                    item.decode()
             except UnicodeDecodeError:
                 message = f"a string of the array {key[:80]!r} is not UTF-8"
                 yield Finding("key-utf8", Severity.REJECT, message, key[:80], "use another file")

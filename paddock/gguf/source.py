@@ -153,10 +153,16 @@ class Cursor:
         """
         if end <= len(self.data):
             return
-        if end > min(self.size, MAX_HEADER_BYTES):
-            self.position = first
-            while True:
-                self.string(f"a string of {what}")  # raises at the one that does not fit
+        limit = min(self.size, MAX_HEADER_BYTES)
+        if end > limit:
+            position = first
+            while position + 8 <= len(self.data):
+                end = position + 8 + _U64.unpack_from(self.data, position)[0]
+                if end > limit:
+                    break
+                position = end
+            self.position = position
+            self.string(f"a string of {what}")  # raises: it does not fit
         self._fill(end)
 
     def _fill(self, end: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from paddock.gguf.format import ValueType
+from paddock.gguf.format import MAX_MERGES, MAX_TOKENS, ValueType
 from paddock.gguf.header import Array, Header
 from paddock.model.finding import Finding, Severity
 
@@ -82,6 +82,11 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
     tokens = header.array(PREFIX + "tokens")
     if tokens is None or tokens.type is not ValueType.STRING or tokens.count == 0:
         yield _reject("tokenizer-tokens", "tokens", "the vocabulary is missing, empty, or no array of strings")
+        return
+    if tokens.count > MAX_TOKENS:
+        yield _reject(
+            "tokenizer-tokens", "tokens", f"there are {tokens.count} tokens, and {MAX_TOKENS} at most are looked at"
+        )
         return
     if embedding_rows is not None and embedding_rows != tokens.count:
         yield _reject(
@@ -210,6 +215,11 @@ def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         return
     if not isinstance(value, Array) or value.type is not ValueType.STRING:
         yield _reject("tokenizer-merges", "merges", f"{PREFIX}merges is no array of strings")
+        return
+    if value.count > MAX_MERGES:
+        yield _reject(
+            "tokenizer-merges", "merges", f"there are {value.count} merges, and {MAX_MERGES} at most are looked at"
+        )
         return
     merges = value.raw()
     if not _is_utf8(b" ".join(merges)):

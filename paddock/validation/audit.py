@@ -230,9 +230,11 @@ def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
         return [], TemplateFacts(present=False, sha256=None, verdict=None)
     findings: list[Finding] = []
     if len(keys) > _MAX_TEMPLATES:
-        message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are looked at"
+        # each costs a process; a file with more is refused for that alone, so none is rendered
+        message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are allowed"
         findings.append(Finding("template-count", Severity.REJECT, message, TEMPLATE, "use another file"))
-    for key in keys[:_MAX_TEMPLATES]:
+        keys = []
+    for key in keys:
         source = header.text(key)
         if source is None:
             message = f"the chat template at {key[:80]} is of type {header.types[key].name}, not STRING"

@@ -1,0 +1,282 @@
+"""One broken GGUF for each rule: the table that says what the audit must refuse, and by which rule."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+
+from tests.support import gguf as g
+from tests.support.gguf import Gguf, TensorRow, array, string, tiny_llama
+
+_BIG = 2**64 - 1
+
+
+def _changed(change: Callable[[Gguf], object]) -> Callable[[], bytes]:
+    def build() -> bytes:
+        file = tiny_llama(template=None)
+        change(file)
+        return file.to_bytes()
+
+    return build
+
+
+def _set(name: str | bytes, kind: int, value: object) -> Callable[[], bytes]:
+    return _changed(lambda file: file.set(name, kind, value))
+
+
+def _tensor(**changes: object) -> Callable[[], bytes]:
+    """The query's projection with other values in its row."""
+
+    def change(file: Gguf) -> None:
+        row = file.tensor("blk.0.attn_q.weight")
+        row.data = row.content()
+        for name, value in changes.items():
+            setattr(row, name, value)
+
+    return _changed(change)
+
+
+def _tokens(*tokens: str | bytes) -> Callable[[], bytes]:
+    """Other texts for the last tokens."""
+    whole = g.byte_vocabulary()
+    return _set("tokenizer.ggml.tokens", g.ARRAY, array(g.STRING, [*whole[: -len(tokens)], *tokens]))
+
+
+def _types(*last: int) -> Callable[[], bytes]:
+    return _set("tokenizer.ggml.token_type", g.ARRAY, array(g.I32, [*([2, 3, 3, *[6] * 256, 1][: -len(last)]), *last]))
+
+
+def _bpe(merges: list[str] | None, pre: str = "gpt-2") -> Callable[[], bytes]:
+    def change(file: Gguf) -> None:
+        file.set("tokenizer.ggml.model", g.STRING, "gpt2")
+        file.set("tokenizer.ggml.pre", g.STRING, pre)
+        if merges is not None:
+            file.set("tokenizer.ggml.merges", g.ARRAY, array(g.STRING, merges))
+
+    return _changed(change)
+
+
+def _other(**general: str) -> Callable[[], bytes]:
+    return _changed(lambda file: [file.set(f"general.{key}", g.STRING, value) for key, value in general.items()])
+
+
+def _expert(**values: int) -> Callable[[], bytes]:
+    return _changed(lambda file: [file.set(f"llama.{key}", g.U32, value) for key, value in values.items()])
+
+
+def _norm_in_q8(file: Gguf) -> None:
+    file.tensor("output_norm.weight").kind = g.TYPE_Q8_0
+
+
+def _twice(file: Gguf) -> None:
+    file.tensors.append(TensorRow("output_norm.weight", (32,)))
+
+
+def _key_twice(file: Gguf) -> None:
+    file.keys.append(g.Key("general.name", g.STRING, "again"))
+
+
+def _layer_beyond(file: Gguf) -> None:
+    file.tensors.append(TensorRow("blk.7.attn_norm.weight", (32,)))
+
+
+def _no_default(file: Gguf) -> None:
+    file.drop("tokenizer.ggml.bos_token_id")
+    file.set("tokenizer.ggml.tokens", g.ARRAY, array(g.STRING, ["a"]))
+
+
+def _add_missing(file: Gguf) -> None:
+    file.set("tokenizer.ggml.model", g.STRING, "rwkv").drop("tokenizer.ggml.bos_token_id")
+    file.set("tokenizer.ggml.add_bos_token", g.BOOL, True)
+
+
+def _charsmap(file: Gguf) -> None:
+    file.set("tokenizer.ggml.model", g.STRING, "t5")
+    file.set("tokenizer.ggml.precompiled_charsmap", g.ARRAY, array(g.U8, [255, 255, 255, 255, 0]))
+
+
+_HEAD = b"GGUF" + struct.pack("<I", 3)
+_STRINGS = struct.pack("<IQ", g.STRING, 3)
+HTML = b"<!DOCTYPE html>\n<html><body>503</body></html>"
+
+NOT_GGUF: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "empty"),
+    "html": (HTML, "HTML"),
+    "lfs-pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "LFS"),
+    "json": (b'{"error": "Repository not found"}', "JSON"),
+    "safetensors": (struct.pack("<Q", 64) + b'{"__metadata__":{}}' + bytes(64), "SafeTensors"),
+    "zip": (b"PK\x03\x04" + bytes(30), "zip"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(30), "gzip"),
+    "pickle": (b"\x80\x02}q\x00." + bytes(30), "pickle"),
+    "elf": (b"\x7fELF\x02\x01\x01" + bytes(30), "ELF"),
+    "old-ggml": (b"tjgg" + bytes(30), "GGJT"),
+    "zeros": (bytes(64), "zeros"),
+    "text": (b"hello world", "begins with"),
+    "two-bytes": (b"GG", "begins with"),
+}
+"""What a file is instead: its bytes, and the word that the message must hold."""
+
+BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
+    # container
+    "version-1": ("container-version", _changed(lambda file: setattr(file, "version", 1))),
+    "version-99": ("container-version", _changed(lambda file: setattr(file, "version", 99))),
+    "big-endian": ("container-endianness", lambda: b"GGUF" + struct.pack(">IQQ", 3, 0, 0)),
+    "ends-in-the-counts": ("container-truncated", lambda: _HEAD + b"\0\0\0"),
+    "keys-2^64": ("container-counts", _changed(lambda file: setattr(file, "key_count", _BIG))),
+    "tensors-2^63": ("container-counts", _changed(lambda file: setattr(file, "tensor_count", 2**63))),
+    "tensors-65537": ("container-counts", _changed(lambda file: setattr(file, "tensor_count", 65_537))),
+    "keys-one-too-many": ("tensor-name-length", _changed(lambda file: setattr(file, "key_count", len(file.keys) + 1))),
+    "string-2^64": ("container-truncated", _set("general.name", g.STRING, struct.pack("<Q", _BIG))),
+    "string-2^63": ("container-truncated", _set("general.name", g.STRING, struct.pack("<Q", 2**63))),
+    "array-past-end": ("container-truncated", _set("x.y", g.ARRAY, struct.pack("<IQ", g.F64, 15_000_000))),
+    "array-string-2^64": (
+        "container-truncated",
+        _set("x.y", g.ARRAY, _STRINGS + string("a") + struct.pack("<Q", _BIG)),
+    ),
+    "array-string-past-end": (
+        "container-truncated",
+        _set("x.y", g.ARRAY, _STRINGS + string("a") * 2 + b"\0\0\1\0\0\0\0\0"),
+    ),
+    "trailing-bytes": ("container-trailing", _changed(lambda file: setattr(file, "tail", b"#!/bin/sh\n" * 20))),
+    # keys
+    "key-empty": ("key-length", _set("", g.U32, 1)),
+    "key-too-long": ("key-length", _set("a" * 65_536, g.U32, 1)),
+    "key-control-character": ("key-ascii", _set("a\x07b", g.U32, 1)),
+    "key-not-ascii": ("key-ascii", _set("schlüssel", g.U32, 1)),
+    "key-with-nul": ("key-ascii", _set("general.name\0", g.U32, 1)),
+    "key-twice": ("key-duplicate", _changed(_key_twice)),
+    "value-type-13": ("key-type", _set("x.y", 13, struct.pack("<I", 1))),
+    "element-type-99": ("key-type", _set("x.y", g.ARRAY, struct.pack("<IQ", 99, 1))),
+    "bool-2": ("key-bool", _set("x.y", g.BOOL, b"\2")),
+    "bools-with-2": ("key-bool", _set("x.y", g.ARRAY, struct.pack("<IQ", g.BOOL, 3) + b"\0\1\2")),
+    "nested-array": ("key-nested-array", _set("x.y", g.ARRAY, struct.pack("<IQIQ", g.ARRAY, 1, g.U8, 0))),
+    "array-2^64": ("key-array-items", _set("x.y", g.ARRAY, struct.pack("<IQ", g.U8, _BIG))),
+    "value-not-utf8": ("key-utf8", _set("general.name", g.STRING, string(b"\xff\xfe"))),
+    "array-not-utf8": ("key-utf8", _set("general.tags", g.ARRAY, array(g.STRING, [b"ok", b"\xff"]))),
+    "value-with-nul": ("key-nul", _set("general.architecture", g.STRING, "llama\0x")),
+    "alignment-0": ("key-alignment", _set("general.alignment", g.U32, 0)),
+    "alignment-33": ("key-alignment", _set("general.alignment", g.U32, 33)),
+    "alignment-4": ("key-alignment", _set("general.alignment", g.U32, 4)),
+    "alignment-2^31": ("key-alignment", _set("general.alignment", g.U32, 2**31)),
+    "alignment-float": ("key-alignment", _set("general.alignment", g.F32, 32.0)),
+    # tensors
+    "name-empty": ("tensor-name-length", _tensor(name="")),
+    "name-64-bytes": ("tensor-name-length", _tensor(name="n" * 64)),
+    "name-with-nul": ("tensor-name-ascii", _tensor(name="output_norm\0.weight")),
+    "tensor-twice": ("tensor-duplicate", _changed(_twice)),
+    "no-dimension": ("tensor-dimensions", _tensor(dimensions=0)),
+    "five-dimensions": ("tensor-dimensions", _tensor(shape=(32, 1, 1, 1, 1))),
+    "dimensions-2^32": ("tensor-dimensions", _tensor(dimensions=2**32 - 1)),
+    "dimension-0": ("tensor-dimension", _tensor(shape=(32, 0))),
+    "dimension-2^64": ("tensor-dimension", _tensor(shape=(32, _BIG))),
+    "product-wraps-to-0": ("tensor-past-end", _tensor(shape=(2**31, 2**31, 2**31, 2**31))),
+    "larger-than-file": ("tensor-past-end", _tensor(shape=(32, 2**20))),
+    "type-removed": ("tensor-type-removed", _tensor(kind=4)),
+    "type-repacked": ("tensor-type-removed", _tensor(kind=31)),
+    "type-unknown": ("tensor-type", _tensor(kind=4096)),
+    "type-q8_1": ("tensor-type", _tensor(kind=g.TYPE_Q8_1, data=bytes(32 * 36))),
+    "type-f64": ("tensor-type", _tensor(kind=g.TYPE_F64, data=bytes(32 * 32 * 8))),
+    "type-i32": ("tensor-type", _tensor(kind=g.TYPE_I32, data=bytes(32 * 32 * 4))),
+    "half-a-block": ("tensor-blocks", _tensor(shape=(33, 32))),
+    "offset-unaligned": ("tensor-alignment", _tensor(offset=1)),
+    "offset-overlaps": ("tensor-offset", _tensor(offset=0)),
+    "offset-with-hole": ("tensor-offset", _tensor(offset=32_000)),
+    "offset-2^64": ("tensor-offset", _tensor(offset=2**64 - 32)),
+    "norm-quantized": ("tensor-norm-type", _changed(_norm_in_q8)),
+    # model
+    "no-architecture": ("model-architecture", _changed(lambda file: file.drop("general.architecture"))),
+    "architecture-empty": ("model-architecture", _set("general.architecture", g.STRING, "")),
+    "architecture-number": ("model-key-type", _set("general.architecture", g.U32, 1)),
+    "adapter": ("model-is-adapter", _other(type="adapter")),
+    "adapter-by-key": ("model-is-adapter", _set("adapter.type", g.STRING, "lora")),
+    "projector": ("model-is-projector", _other(architecture="clip")),
+    "imatrix": ("model-is-imatrix", _other(type="imatrix")),
+    "control-vector": ("model-is-control-vector", _other(architecture="controlvector")),
+    "vocabulary": ("model-is-vocabulary", _changed(lambda file: file.tensors.clear())),
+    "no-context-length": ("model-key-missing", _changed(lambda file: file.drop("llama.context_length"))),
+    "no-epsilon": (
+        "model-key-missing",
+        _changed(lambda file: file.drop("llama.attention.layer_norm_rms_epsilon")),
+    ),
+    "block-count-0": ("model-key-range", _set("llama.block_count", g.U32, 0)),
+    "block-count-513": ("model-key-range", _set("llama.block_count", g.U32, 513)),
+    "block-count-u64": ("model-key-type", _set("llama.block_count", g.U64, 1)),
+    "block-count-text": ("model-key-type", _set("llama.block_count", g.STRING, "1")),
+    "heads-array-too-long": ("model-key-length", _set("llama.attention.head_count", g.ARRAY, array(g.U32, [2, 2, 2]))),
+    "heads-array-of-floats": ("model-key-type", _set("llama.attention.head_count", g.ARRAY, array(g.F32, [2.0]))),
+    "heads-negative": ("model-key-range", _set("llama.attention.head_count", g.ARRAY, array(g.I32, [-2]))),
+    "heads-0": ("model-key-missing", _set("llama.attention.head_count", g.U32, 0)),
+    "heads-do-not-divide": ("model-heads", _set("llama.attention.head_count", g.U32, 3)),
+    "kv-heads-do-not-divide": ("model-heads", _set("llama.attention.head_count_kv", g.U32, 3)),
+    "kv-heads-0": ("model-heads", _set("llama.attention.head_count_kv", g.U32, 0)),
+    "rope-dimensions-odd": ("model-rope-dimensions", _set("llama.rope.dimension_count", g.U32, 15)),
+    "rope-dimensions-too-many": ("model-rope-dimensions", _set("llama.rope.dimension_count", g.U32, 128)),
+    "epsilon-nan": ("model-key-finite", _set("llama.attention.layer_norm_rms_epsilon", g.F32, math.nan)),
+    "epsilon-negative": ("model-key-range", _set("llama.attention.layer_norm_rms_epsilon", g.F32, -1.0)),
+    "epsilon-double": ("model-key-type", _set("llama.attention.layer_norm_rms_epsilon", g.F64, 1e-5)),
+    "rope-base-0": ("model-key-range", _set("llama.rope.freq_base", g.F32, 0.0)),
+    "rope-base-infinite": ("model-key-finite", _set("llama.rope.freq_base", g.F32, math.inf)),
+    "rope-scaling-unknown": ("model-rope-scaling", _set("llama.rope.scaling.type", g.STRING, "sideways")),
+    "rope-scaling-number": ("model-rope-scaling", _set("llama.rope.scaling.type", g.U32, 1)),
+    "experts-1025": ("model-key-range", _expert(expert_count=1025)),
+    "experts-none-used": ("model-experts", _expert(expert_count=8)),
+    "experts-more-used": ("model-experts", _expert(expert_count=8, expert_used_count=9)),
+    "experts-groups": ("model-experts", _expert(expert_count=8, expert_used_count=2, expert_group_count=3)),
+    "tensor-missing": ("model-tensor-missing", _changed(lambda file: file.drop("blk.0.ffn_up.weight"))),
+    "no-embedding": ("model-tensor-missing", _changed(lambda file: file.drop("token_embd.weight"))),
+    "tensor-shape": ("model-tensor-shape", _tensor(shape=(32, 31), data=bytes(31 * 34))),
+    "layer-missing": ("model-layers", _set("llama.block_count", g.U32, 2)),
+    "layer-beyond": ("model-layers", _changed(_layer_beyond)),
+    # tokenizer
+    "no-tokenizer": ("tokenizer-model", _changed(lambda file: file.drop("tokenizer.ggml.model"))),
+    "tokenizer-unknown": ("tokenizer-model", _set("tokenizer.ggml.model", g.STRING, "mystery")),
+    "pre-tokenizer-unknown": ("tokenizer-pre", _bpe(["a b"], pre="mystery")),
+    "no-tokens": ("tokenizer-tokens", _changed(lambda file: file.drop("tokenizer.ggml.tokens"))),
+    "tokens-are-numbers": ("tokenizer-tokens", _set("tokenizer.ggml.tokens", g.ARRAY, array(g.U32, [1, 2]))),
+    "tokens-one-more": (
+        "tokenizer-embedding-rows",
+        _set("tokenizer.ggml.tokens", g.ARRAY, array(g.STRING, [*g.byte_vocabulary(), "more"])),
+    ),
+    "token-twice": ("tokenizer-duplicate", _tokens("<s>")),
+    "token-not-utf8": ("tokenizer-utf8", _tokens(b"\xc3")),
+    "token-with-nul": ("tokenizer-token-nul", _tokens("a\0b")),
+    "scores-short": ("tokenizer-lengths", _set("tokenizer.ggml.scores", g.ARRAY, array(g.F32, [0.0]))),
+    "scores-nan": ("tokenizer-scores", _set("tokenizer.ggml.scores", g.ARRAY, array(g.F32, [math.nan] * 260))),
+    "scores-text": ("tokenizer-array-type", _set("tokenizer.ggml.scores", g.ARRAY, array(g.STRING, ["1"] * 260))),
+    "types-short": ("tokenizer-lengths", _set("tokenizer.ggml.token_type", g.ARRAY, array(g.I32, [1]))),
+    "type-7": ("tokenizer-token-type", _types(7)),
+    "type-0": ("tokenizer-token-type", _types(0)),
+    "byte-token-malformed": ("tokenizer-byte-token", _types(6)),
+    "byte-token-missing": ("tokenizer-byte-missing", _tokens("<0xXX>", "▁")),
+    "no-merges": ("tokenizer-merges", _bpe(None)),
+    "merge-without-space": ("tokenizer-merges", _bpe(["ab"])),
+    "merge-of-one-part": ("tokenizer-merges", _bpe(["a "])),
+    "bos-out-of-range": ("tokenizer-id-range", _set("tokenizer.ggml.bos_token_id", g.U32, 260)),
+    "eos-signed": ("tokenizer-id-type", _set("tokenizer.ggml.eos_token_id", g.I32, -1)),
+    "default-out-of-range": ("tokenizer-default-id", _changed(_no_default)),
+    "bos-added-and-missing": ("tokenizer-id-missing", _changed(_add_missing)),
+    "charsmap-past-end": ("tokenizer-charsmap", _changed(_charsmap)),
+    # shards
+    "split-keys-of-other-types": ("split-key-type", _set("split.count", g.U32, 2)),
+    "split-number-beyond": (
+        "split-number",
+        _changed(lambda file: file.set("split.count", g.U16, 2).set("split.no", g.U16, 2)),
+    ),
+    "split-number-missing": ("split-number", _set("split.count", g.U16, 2)),
+    "split-under-another-name": (
+        "split-name",
+        _changed(lambda file: file.set("split.count", g.U16, 2).set("split.no", g.U16, 0)),
+    ),
+    "split-too-many-tensors": (
+        "split-tensors",
+        _changed(lambda file: file.set("split.count", g.U16, 2).set("split.tensors.count", g.I32, 1)),
+    ),
+    # templates
+    "template-number": ("template-type", _set("tokenizer.chat_template", g.U32, 1)),
+    "templates-without-end": (
+        "template-count",
+        _changed(lambda file: [file.set(f"tokenizer.chat_template.t{n}", g.STRING, g.CHATML) for n in range(17)]),
+    ),
+}
+"""Each broken file, by what is wrong with it: the rule that must refuse it, and how it is built."""
