@@ -42,6 +42,9 @@ class Snapshots:
             text = file.read(MANIFEST_MAX_BYTES + 1)
         return parse_in_place(text, model, revision, where=str(path))
 
+    def is_there(self, model: ModelName, revision: Revision) -> bool:
+        return self.read(model, revision) is not None
+
     def all(self, model: ModelName | None = None) -> list[Manifest]:
         found = []
         for one, revision in self.places(model):

@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paddock.errors import InUse, NoPermission, NotEnoughDisk, NotOnVolume
+from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, Sha256, is_revision
+from paddock.model.names import ModelName, Revision, Sha256
 from paddock.store import durable, leases
 from paddock.store.blobs import Blobs
 from paddock.store.durable import disk_errors
-from paddock.store.history import History, Promotion, before, whoami
+from paddock.store.history import Promotion
 from paddock.store.layout import Layout
+from paddock.store.promotions import Promotions
 from paddock.store.snapshots import Snapshots
 from paddock.store.store import Store, check_report_name
 
 _GIB = 1024**3
 _RESERVE_BYTES = 256 * 1024 * 1024  # for journals, manifests and reports; at most a hundredth of a small disk
-_UNRECORDED = "(its line was not written: the process ended first)"
 ORPHAN_AGE_S = 24 * 3600.0
 
 
@@ -51,6 +51,7 @@ class Volume(Store):
         self._layout = Layout(root)
         self._blobs = Blobs(self._layout)
         self._snapshots = Snapshots(self._layout, self._blobs)
+        self._promotions = Promotions(self._layout, self._snapshots)
 
     def __repr__(self) -> str:
         return f"Volume({str(self.root)!r})"
@@ -142,33 +143,23 @@ class Volume(Store):
 
     @disk_errors
     def promoted(self, model: ModelName) -> Revision | None:
-        return self._pointer(model)
+        return self._promotions.current(model)
 
     @disk_errors
     def promote(self, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
         """As in Store. Promoting what is promoted writes nothing, and returns it."""
-        return self._promote(model, revision, reason=reason, rollback=False)
+        return self._promotions.promote(model, revision, reason=reason)
 
     @disk_errors
     def rollback(self, model: ModelName, *, reason: str) -> tuple[Revision, Revision]:
         """Promote what was promoted before; returns (now, previous). Revisions that were removed meanwhile are passed
         over. Raises NotOnVolume when there is nothing to go back to."""
-        current = self._pointer(model)
-        if current is None:
-            raise NotOnVolume(f"no revision of {model} is promoted on {self.label}", cure="promote one")
-        for revision in before(self._recorded(model)):
-            if revision != current and self._is_published(model, revision):
-                self._promote(model, revision, reason=reason, rollback=True)
-                return revision, current
-        raise NotOnVolume(
-            f"{model} has no earlier revision on {self.label} to go back to from {current[:8]}",
-            cure="promote one by its revision",
-        )
+        return self._promotions.rollback(model, reason=reason)
 
     @disk_errors
     def history(self, model: ModelName) -> list[Promotion]:
         """Oldest first. The last one is what the pointer shows, unless the model was removed since."""
-        return self._recorded(model)
+        return self._promotions.recorded(model)
 
     @contextmanager
     def lease(self, model: ModelName, revision: Revision) -> Iterator[Path]:
@@ -177,7 +168,7 @@ class Volume(Store):
         with leases.held(self._leases(model), revision):
             # Looked for after the lease is visible: `remove` looks for leases after the snapshot is out of sight, so
             # that one of the two always sees the other.
-            if not self._is_published(model, revision):
+            if not self._snapshots.is_there(model, revision):
                 raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it")
             self.touch_usage(model, revision)
             yield self.snapshot_path(model, revision)
@@ -198,13 +189,11 @@ class Volume(Store):
             self._refuse_when_used(model, one)
         # The pointer goes first: it never points at nothing. What dies from here on leaves orphans, which `collect`
         # finds, and staging names, which `prepare` sweeps.
-        pointed = self._pointer(model)
-        if pointed in chosen:
-            self._check_pointer_is_ours(model).unlink()
-            durable.sync_directory(self.root)
+        pointed = self._promotions.unpoint(model, chosen)
         named: set[Sha256] = set()
         for one in chosen:
             named |= self._remove_snapshot(model, one, was_promoted=one == pointed)
+        self._promotions.unpoint(model, chosen)  # somebody may have promoted it in between: see `Promotions`
         return self._blobs.free(named, self._snapshots.used)
 
     @disk_errors
@@ -223,7 +212,7 @@ class Volume(Store):
         return [
             Entry(
                 manifest=manifest,
-                promoted=self._pointer(manifest.model) == manifest.revision,
+                promoted=self._promotions.current(manifest.model) == manifest.revision,
                 last_used=self.last_used(manifest.model, manifest.revision),
                 size_bytes=manifest.size_bytes,
             )
@@ -272,75 +261,6 @@ class Volume(Store):
         numbers = os.statvfs(place)
         return numbers.f_bavail * numbers.f_frsize, numbers.f_blocks * numbers.f_frsize
 
-    def _is_published(self, model: ModelName, revision: Revision) -> bool:
-        return self._snapshots.read(model, revision) is not None
-
-    def _pointer(self, model: ModelName) -> Revision | None:
-        """What the link says, when it is one of ours."""
-        try:
-            target = str(self._layout.pointer(model).readlink())
-        except OSError:  # absent, or no link
-            return None
-        home, _, revision = target.rpartition("/")
-        return Revision(revision) if home == self._target(model) and is_revision(revision) else None
-
-    def _target(self, model: ModelName) -> str:
-        return (self._layout.snapshots / model.slug).relative_to(self.root).as_posix()
-
-    def _check_pointer_is_ours(self, model: ModelName) -> Path:
-        pointer = self._layout.pointer(model)
-        if os.path.lexists(pointer) and self._pointer(model) is None:
-            what = f"a link to {pointer.readlink()}" if pointer.is_symlink() else "no link of Paddock's"
-            raise NoPermission(
-                f"{pointer} is in the way of the promoted pointer of {model}: it is {what}",
-                cure="look at it and move it away, then promote again",
-            )
-        return pointer
-
-    def _point(self, model: ModelName, revision: Revision) -> None:
-        pointer = self._check_pointer_is_ours(model)
-        staged = durable.staging_name(self._layout.made(self._layout.private))
-        try:
-            staged.symlink_to(f"{self._target(model)}/{revision}")
-            staged.replace(pointer)
-        finally:
-            staged.unlink(missing_ok=True)
-        durable.sync_directory(self.root)
-
-    def _promote(self, model: ModelName, revision: Revision, *, reason: str, rollback: bool) -> Revision | None:
-        if not self._is_published(model, revision):
-            raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it first")
-        self._check_pointer_is_ours(model)
-        history = self._history(model)
-        self._layout.made(history.path.parent)
-        with history.writing():
-            previous = self._pointer(model)
-            recorded = history.read()
-            unrecorded = self._unrecorded(model, recorded)
-            if unrecorded is not None:
-                history.append(unrecorded)
-            if previous != revision:
-                self._point(model, revision)
-                history.append(Promotion(revision, previous, datetime.now(UTC), reason, whoami(), rollback))
-            return previous
-
-    def _history(self, model: ModelName) -> History:
-        return History(self._layout.history(model))
-
-    def _recorded(self, model: ModelName) -> list[Promotion]:
-        recorded = self._history(model).read()
-        unrecorded = self._unrecorded(model, recorded)
-        return recorded if unrecorded is None else [*recorded, unrecorded]
-
-    def _unrecorded(self, model: ModelName, recorded: list[Promotion]) -> Promotion | None:
-        """The line that is missing when a process died between the pointer and the history."""
-        current = self._pointer(model)
-        last = recorded[-1].revision if recorded else None
-        if current is None or current == last:
-            return None
-        at = datetime.fromtimestamp(self._layout.pointer(model).lstat().st_mtime, UTC)
-        return Promotion(current, last, at, _UNRECORDED, None)
-
     @disk_errors
     def _leases(self, model: ModelName) -> Path:
         return self._layout.made(self._layout.leases(model))
@@ -357,7 +277,11 @@ class Volume(Store):
 
     def _remove_snapshot(self, model: ModelName, revision: Revision, *, was_promoted: bool) -> set[Sha256]:
         """The blobs that it named."""
-        named = {file.sha256 for one in self._snapshots.all(model) if one.revision == revision for file in one.files}
+        try:
+            manifest = self._snapshots.read(model, revision)
+        except CorruptFile:  # then its blobs are orphans
+            manifest = None
+        named = {file.sha256 for file in manifest.files} if manifest else set()
         away = self._snapshots.take_away(model, revision)
         if away is None:
             return named
@@ -366,7 +290,7 @@ class Volume(Store):
         except InUse:
             self._snapshots.put_back(away, model, revision)
             if was_promoted:
-                self._point(model, revision)
+                self._promotions.point(model, revision)
             raise
         durable.remove(away)
         self._layout.usage(model, revision).unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""Snapshots to put into a store: small files, and the manifest that names them."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.finding import Verdict
+from paddock.model.names import ModelName, Revision, Sha256
+from paddock.store.s3 import S3Store
+from paddock.store.volume import Volume
+
+SEGMENT_BYTES = 64 * 1024
+MODEL = ModelName.parse("org/name")
+A, B, C = (Revision(letter * 40) for letter in "abc")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def file_of(path: str, content: bytes, *, segment_bytes: int = SEGMENT_BYTES) -> SnapshotFile:
+    segments = (content[at : at + segment_bytes] for at in range(0, len(content), segment_bytes))
+    return SnapshotFile(
+        path=path,
+        size=len(content),
+        sha256=Sha256(hashlib.sha256(content).hexdigest()),
+        segments=tuple(Sha256(hashlib.sha256(segment).hexdigest()) for segment in segments),
+    )
+
+
+def manifest_of(
+    revision: Revision,
+    contents: dict[str, bytes],
+    *,
+    model: ModelName = MODEL,
+    age_s: float = 0,
+    segment_bytes: int = SEGMENT_BYTES,
+) -> Manifest:
+    """Without putting the blobs anywhere. `age_s` is how much later than START it was made."""
+    return Manifest(
+        schema=1,
+        repository=str(model),
+        revision=revision,
+        files=tuple(file_of(path, content, segment_bytes=segment_bytes) for path, content in sorted(contents.items())),
+        segment_bytes=segment_bytes,
+        quantization="Q8_0",
+        licence=None,
+        created_at=START + timedelta(seconds=age_s),
+        verdict=Verdict.ACCEPT,
+        paddock_version="1",
+        engine_version="1",
+    )
+
+
+def put_blobs(store: Volume | S3Store, manifest: Manifest, contents: dict[str, bytes], scratch: Path) -> None:
+    for file in manifest.files:
+        if isinstance(store, Volume):
+            store.add_bytes(contents[file.path])
+        else:
+            local = scratch / file.sha256
+            local.write_bytes(contents[file.path])
+            store.put_blob(local, file, segment_bytes=manifest.segment_bytes)
+
+
+def publish(
+    store: Volume | S3Store,
+    revision: Revision,
+    contents: dict[str, bytes],
+    scratch: Path,
+    *,
+    model: ModelName = MODEL,
+    age_s: float = 0,
+) -> Manifest:
+    manifest = manifest_of(revision, contents, model=model, age_s=age_s)
+    put_blobs(store, manifest, contents, scratch)
+    store.publish(manifest)
+    return manifest
