@@ -56,7 +56,9 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status = _failed(as_json, "interrupted", "interrupted", "run it again: what was fetched is kept", 130)
     except typer.TyperException as error:
-        status = _failed(as_json, "wrong-usage", error.format_message(), "see --help", UsageError.exit_status)
+        status = _failed(
+            as_json, "wrong-usage", error.format_message().rstrip("."), "see --help", UsageError.exit_status
+        )
     except BrokenPipeError:
         status = 1
     except Exception as error:
@@ -72,11 +74,9 @@ def main() -> NoReturn:
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
 ) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    if verbose:
+        form = "%(levelname)s %(name)s: %(message)s"
+        logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format=form)
 
 
 @app.command()
@@ -145,23 +145,20 @@ def onboard(
     name, ref = _model(model)
     _parts()
     # The one door of the library that calls a flow.
+    from flows.here import run_here
     from flows.onboard import onboard_model
 
-    state = onboard_model(
-        str(name),
+    state, result = run_here(
+        onboard_model,
+        model=str(name),
         revision=ref or "main",
         quantization=quant,
         context_tokens=ctx,
         profile=profile.value,
         target=target,
         promote=not no_promote,
-        return_state=True,
     )
-    result = state.result(raise_on_failure=False)
-    if isinstance(result, BaseException):
-        raise result
-    payload = {"state": state.name, **result.to_json()}
-    _show(as_json, payload, lambda: render_onboarding(result))
+    _show(as_json, {"state": state, **result.to_json()}, lambda: render_onboarding(result))
     return 0
 
 

@@ -39,7 +39,9 @@ _COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"
 
 
 def _out() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    """Stdout. Where nobody sees it as a terminal, lines are as long as they are: a program reads them."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
 
 
 def say(line: str) -> None:
@@ -62,6 +64,7 @@ class Bars:
             disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._said: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -76,7 +79,8 @@ class Bars:
         if moved.label not in self._tasks:
             self._tasks[moved.label] = self._bars.add_task(moved.label, total=moved.total_bytes)
         self._bars.update(self._tasks[moved.label], completed=moved.done_bytes)
-        if self._lines and moved.done_bytes == moved.total_bytes:
+        if self._lines and moved.done_bytes == moved.total_bytes and moved.label not in self._said:
+            self._said.add(moved.label)
             print(f"{moved.label}: {human_bytes(moved.total_bytes)}", file=sys.stderr)  # noqa: T201 progress
 
 

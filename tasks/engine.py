@@ -32,6 +32,7 @@ def gpu_worker_is_online() -> bool:
     """Whether a worker of the GPU pool takes work now. A pool that does not exist has none."""
     with get_client(sync_client=True) as client:
         try:
+            client.read_work_pool(GPU_POOL)
             workers = client.read_workers_for_work_pool(GPU_POOL)
         except ObjectNotFound:
             return False

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from typing import Any, TypedDict
 
-from prefect import Flow, Task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import State, TaskRun
 
 from paddock.errors import PaddockError, TransientError
 
@@ -31,7 +31,6 @@ class Policy(TypedDict, total=False):
 class FlowPolicy(TypedDict):
     """Keyword arguments of `prefect.flow`."""
 
-    on_running: list[Any]
     persist_result: bool
 
 
@@ -41,16 +40,9 @@ def is_worth_another_try(task: Task[Any, Any], task_run: TaskRun, state: State[A
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-def one_sentence(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 Prefect's names
-    """Log an error that we raised on purpose as its sentence. Prefect adds a traceback, which says nothing to its
-    reader."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logger = logging.getLogger(name)
-        if _without_traceback not in logger.filters:
-            logger.addFilter(_without_traceback)
-
-
-def _without_traceback(record: logging.LogRecord) -> bool:
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Log an error that we raised on purpose as its sentence. Prefect adds a traceback, which tells its reader
+    nothing."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, PaddockError):
         record.exc_info = None
@@ -79,5 +71,9 @@ TRANSFER: Policy = {**HUB, "retries": 6, "retry_delay_seconds": [1, 5, 15, 60, 1
 ENGINE: Policy = LOCAL
 """A step in the engine's process. What kills it once kills it again."""
 
-FLOW: FlowPolicy = {"on_running": [one_sentence], "persist_result": False}
+FLOW: FlowPolicy = {"persist_result": False}
 """Every flow."""
+
+# At import, because every process that runs a flow imports this, and Prefect offers no later place that says nothing itself.
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(without_traceback)
