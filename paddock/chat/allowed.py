@@ -10,9 +10,7 @@ from jinja2 import nodes
 from jinja2.sandbox import (
     UNSAFE_ASYNC_GENERATOR_ATTRIBUTES,
     UNSAFE_COROUTINE_ATTRIBUTES,
-    UNSAFE_FUNCTION_ATTRIBUTES,
     UNSAFE_GENERATOR_ATTRIBUTES,
-    UNSAFE_METHOD_ATTRIBUTES,
 )
 
 
@@ -44,18 +42,19 @@ this.
 
 FORBIDDEN_FILTERS = _names("attr xmlattr urlize pprint random filesizeformat")
 FORBIDDEN_ATTRIBUTES = (
-    UNSAFE_FUNCTION_ATTRIBUTES
-    | UNSAFE_METHOD_ATTRIBUTES
-    | UNSAFE_GENERATOR_ATTRIBUTES
+    UNSAFE_GENERATOR_ATTRIBUTES
     | UNSAFE_COROUTINE_ATTRIBUTES
     | UNSAFE_ASYNC_GENERATOR_ATTRIBUTES
-    | _names("mro f_globals f_locals f_builtins f_back tb_frame tb_next format_map")
+    | _names("""
+    mro func_globals func_code func_closure func_defaults im_class im_func im_self f_globals f_locals f_builtins f_back
+    f_code tb_frame tb_next format_map
+    """)
 )
 METHODS = _names("""
     capitalize casefold center count endswith expandtabs find format get index isalnum isalpha isascii isdecimal isdigit
     islower isnumeric isspace istitle isupper items join keys ljust lower lstrip partition removeprefix removesuffix
-    replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title upper values zfill
-    copy bit_length cycle changed
+    replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title upper values
+    zfill copy bit_length cycle changed
 """)
 MUTATIONS = _names("append extend insert remove pop popitem update setdefault clear sort reverse add discard")
 """Methods that the immutable sandbox of the engine refuses at run time."""

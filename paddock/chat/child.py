@@ -10,7 +10,6 @@ survive ends the process with a signal, and the parent draws its own conclusion.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import sys
@@ -118,8 +117,3 @@ def _words(error: Exception) -> str:
 def _say(answers: TextIO, value: object) -> None:
     answers.write(json.dumps(value) + "\n")
     answers.flush()
-
-
-if __name__ == "__main__":
-    main()
-    os._exit(0)

@@ -29,8 +29,8 @@ _ROLE_WORDS = frozenset(
 _TOOL_WORDS = frozenset(
     words("""
     tool tools function functions call calls calling called json xml argument arguments parameter parameters schema
-    schemas api apis format formatted invoke invoked invoking invocation result results response output outputs python code
-    query queries tag tags object name names environment notebook browser block namespace
+    schemas api apis format formatted invoke invoked invoking invocation result results response output outputs python
+    code query queries tag tags object name names environment notebook browser block namespace
     """)
 )
 _TOOL_TEXT = frozenset(words(str(TOOLS)))
@@ -61,14 +61,14 @@ def read(probe: Probe, text: str) -> Reading:
         return Reading(probe, text, (text,), (), (), (), in_order=True)
     missing, repeated, spans, order = [], [], [], []
     for role, content in probe.contents:
-        at = text.find(content)
-        if at < 0:
+        places = _places(text, content)
+        if not places:
             missing.append(role)
             continue
-        spans.append((at, at + len(content)))
+        spans += [(at, at + len(content)) for at in places]
         if role != "system":
-            order.append(at)
-        if text.find(content, at + 1) >= 0:
+            order.append(places[0])
+        if len(places) > 1:
             repeated.append(role)
     segments, end = [], 0
     for start, stop in sorted(spans):
@@ -76,6 +76,14 @@ def read(probe: Probe, text: str) -> Reading:
         end = max(end, stop)
     segments.append(text[end:])
     return Reading(probe, text, tuple(segments), tuple(spans), tuple(missing), tuple(repeated), order == sorted(order))
+
+
+def _places(text: str, content: str) -> list[int]:
+    places, at = [], text.find(content)
+    while at >= 0:
+        places.append(at)
+        at = text.find(content, at + len(content))
+    return places
 
 
 def judge(results: Sequence[tuple[Probe, Rendered]]) -> list[Finding]:
@@ -183,13 +191,17 @@ def _additions(readings: Sequence[Reading]) -> Iterator[Finding]:
         yield Finding(
             "template-adds-text", Severity.INFO, f"it adds text of its own beside a system message: {_quote(text)}"
         )
-    known = always.joined(beside)
+    second = [reading for reading in readings if reading.probe.about is About.SECOND]
+    for reading in second:
+        yield from _unknown(reading, always)
+    known = always.joined(beside).joined(_said(second))
+    doubles = any(reading.repeated for reading in readings)
     for reading in readings:
         about = reading.probe.about
-        if about in {About.LENGTH, About.DATE, About.CONTENT}:
-            yield from _unknown(reading, known)
-        elif about is About.TOOLS:
+        if about is About.TOOLS:
             yield from _tool_text(reading, known)
+        elif about in {About.LENGTH, About.DATE, About.CONTENT} and not (doubles and not reading.probe.findable):
+            yield from _unknown(reading, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,25 +225,22 @@ def _phrase(segment: str) -> tuple[str, ...]:
 
 
 def _unknown(reading: Reading, known: _Said) -> Iterator[Finding]:
-    probe = reading.probe
-    spoken = (
-        {word for _, content in probe.contents for word in words(content, markers=True)}
-        if not probe.findable or not reading.whole
-        else set()
-    )
+    """Segments that say what no segment of the shortest conversations says."""
+    probe, where = reading.probe, f"probe: {reading.probe.name}"
+    exact = probe.findable and reading.whole
+    spoken = set() if exact else {word for _, content in probe.contents for word in words(content, markers=True)}
     for segment in reading.segments:
         phrase = _phrase(segment)
         if phrase in known.phrases:
             continue
-        new = set(phrase) - known.vocabulary - spoken
+        new = set(phrase) - known.vocabulary - spoken - _ROLE_WORDS
+        told_anew = exact and len(set(phrase) - _ROLE_WORDS) >= _REMARK_WORDS
         if len(new) >= _HIDDEN_WORDS:
             message = f"text that no message holds comes and goes with {probe.about}: {_quote(segment, new)}"
-            yield Finding("template-hidden-text", Severity.REJECT, message, f"probe: {probe.name}", _CURE)
-        elif new or (probe.findable and reading.whole and len(set(phrase) - _ROLE_WORDS) >= _REMARK_WORDS):
+            yield Finding("template-hidden-text", Severity.REJECT, message, where, _CURE)
+        elif probe.about is not About.SECOND and (new or told_anew):
             message = f"what it adds changes with {probe.about}: {_quote(segment, new)}"
-            yield Finding(
-                "template-changing-text", Severity.WARN, message, f"probe: {probe.name}", "read the template with care"
-            )
+            yield Finding("template-changing-text", Severity.WARN, message, where, "read the template with care")
 
 
 def _tool_text(reading: Reading, known: _Said) -> Iterator[Finding]:
@@ -252,15 +261,23 @@ def _tool_text(reading: Reading, known: _Said) -> Iterator[Finding]:
 
 def _roles(readings: Sequence[Reading]) -> Iterator[Finding]:
     """Whether user and assistant can be told apart: what stands before the one never stands before the other."""
-    for reading in readings:
-        if reading.probe.name != "nine messages" or not reading.whole or not reading.in_order:
-            continue
-        before = list(reading.segments[1:-1])  # before the second message, the third, …
-        if set(before[0::2]) & set(before[1::2]):
-            message = "what stands before the user's and before the assistant's messages is the same"
-            yield Finding(
-                "template-roles", Severity.WARN, message, f"probe: {reading.probe.name}", "do not use it for roleplay"
-            )
+    talks = [reading for reading in readings if reading.probe.findable and reading.whole and not reading.repeated]
+    alike = [reading.probe for reading in talks if reading.in_order and _are_alike(reading)]
+    if any(probe.about is About.SECOND for probe in alike):
+        message = "what stands before the user's and before the assistant's messages is the same"
+        yield Finding("template-roles", Severity.WARN, message, cure="do not use it for roleplay")
+    elif alike:
+        message = f"a message stands under the other's role, and that hangs on {alike[0].about}"
+        yield Finding("template-role-swap", Severity.REJECT, message, f"probe: {alike[0].name}", _CURE)
+
+
+def _are_alike(reading: Reading) -> bool:
+    """The first message is left out: before it stands what begins every conversation."""
+    before: dict[str, set[str]] = {"user": set(), "assistant": set()}
+    for (role, _), segment in list(zip(reading.probe.contents, reading.segments, strict=False))[1:]:
+        if role in before:
+            before[role].add(segment)
+    return bool(before["user"] & before["assistant"])
 
 
 def _seen(readings: Sequence[Reading]) -> Iterator[Finding]:

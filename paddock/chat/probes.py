@@ -50,6 +50,7 @@ _LENGTHS_AT_MOST = 4
 class About(StrEnum):
     BASELINE = "baseline"
     SYSTEM = "a system message"
+    SECOND = "a second question"
     LENGTH = "the length of the conversation"
     DATE = "the date"
     CONTENT = "what a message holds"
@@ -99,10 +100,10 @@ def standard() -> list[Probe]:
     made = [
         _probe("one turn", About.BASELINE, one),
         _probe("one turn, no generation prompt", About.BASELINE, one, generate=False),
-        _probe("three messages", About.BASELINE, talk(3)),
-        _probe("three messages, no generation prompt", About.BASELINE, talk(3), generate=False),
+        _probe("three messages", About.SECOND, talk(3)),
+        _probe("three messages, no generation prompt", About.SECOND, talk(3), generate=False),
         _probe("system and user", About.SYSTEM, _system() + one),
-        _probe("system and three messages", About.SYSTEM, _system() + talk(3)),
+        _probe("system and three messages", About.LENGTH, _system() + talk(3)),
         _probe("five messages", About.LENGTH, five),
         _probe("five messages, no generation prompt", About.LENGTH, five, generate=False),
         _probe("nine messages", About.LENGTH, talk(9)),

@@ -22,7 +22,8 @@ from uuid import uuid4
 
 from paddock.chat.audit import NEEDS_MORE, audit_template
 from paddock.chat.families import family_of
-from paddock.errors import ConflictingConfiguration, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
+from paddock.chat.protocol import SOURCE_BYTES
+from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
 from paddock.gguf.header import Array, Value
 from paddock.gguf.reader import read_header
 from paddock.gguf.source import FileSource
@@ -71,7 +72,7 @@ def setup_chat_template(model_path: Path, model_name: str) -> str:
     """The Jinja source of the chat template for the model in a directory.
 
     In a plain directory it also becomes that directory's `chat_template.jinja`, atomically. A published snapshot is
-    only read. Raises NoSuchFile, NoPermission, NotEnoughDisk, ConflictingConfiguration (a `tokenizer_config.json`
+    only read. Raises NoSuchFile, NoPermission, NotEnoughDisk, CorruptFile (a `tokenizer_config.json`
     that is none), and what reading the GGUF raises.
     """
     if not model_path.is_dir():
@@ -96,7 +97,7 @@ def own_templates(model_path: Path) -> Iterator[OwnTemplate]:
     """
     config = _config(model_path / _CONFIG_FILE)
     bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
-    written = _read(model_path / TEMPLATE_FILE, at_most=None)
+    written = _read(model_path / TEMPLATE_FILE, at_most=SOURCE_BYTES)
     if written is not None:
         yield OwnTemplate(written, TEMPLATE_FILE, bos, eos)
     configured = _default_of(config.get("chat_template"))
@@ -127,11 +128,12 @@ def _config(path: Path) -> dict[str, object]:
     if text is None:
         return {}
     try:
-        value = json.loads(text)
+        value = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise ConflictingConfiguration(f"{path} is not a JSON object", cure="pull the model again")
+        message = f"{path} is not a JSON object of at most {_CONFIG_BYTES} bytes"
+        raise CorruptFile(message, cure="pull the model again, or correct the file")
     return value
 
 
@@ -164,17 +166,15 @@ def _gguf_token(metadata: Mapping[str, Value], which: str, otherwise: str) -> st
     return otherwise
 
 
-def _read(path: Path, *, at_most: int | None) -> str | None:
-    """A small text file, or None where there is none. What is not UTF-8 becomes U+FFFD, and is judged as that."""
+def _read(path: Path, *, at_most: int) -> str | None:
+    """The first `at_most` bytes of a text file and one more, or None where there is no file. What is not UTF-8 becomes
+    U+FFFD, and is judged as that.
+    """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise NoSuchFile(f"{path} is not a regular file", cure="pull the model again")
-        if at_most is not None and status.st_size > at_most:
-            raise ConflictingConfiguration(
-                f"{path} has {status.st_size} bytes, of at most {at_most}", cure="pull the model again"
-            )
-        return path.read_text(encoding="utf-8", errors="replace")
+        with path.open("rb") as file:
+            return file.read(at_most + 1).decode(errors="replace")
     except NoSuchFile:
         raise
     except FileNotFoundError:
@@ -186,9 +186,8 @@ def _read(path: Path, *, at_most: int | None) -> str | None:
 def _write(path: Path, text: str) -> None:
     """Put a text in place in one step: a reader sees the old file or the new one, also after a power loss."""
     data = text.encode(errors="surrogatepass")
-    with suppress(OSError):
-        if path.read_bytes() == data:
-            return
+    if _read(path, at_most=len(data)) == text and not path.is_symlink():
+        return
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with staged.open("xb") as file:

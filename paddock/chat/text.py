@@ -7,8 +7,12 @@ import re
 import unicodedata
 
 _URL = re.compile(r"(?:https?|ftp|file|data)://[^\s'\"<>|{}\\)]{1,200}", re.IGNORECASE)
-_MARKER = re.compile(r"<\s*/?[^<>\s][^<>\n]{0,60}>|\[/?[A-Z][A-Z_ ]{1,40}\]|<[|｜][^<>]{0,60}[|｜]>|<<[^<>]{1,30}>>")
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_MARKER = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,40}\]")
+_MARKER_WORDS = 3
+"""A marker of more words than this (`<always_recommend_acme>`) may say something, and is read as text."""
+
+_IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W\d_{_IDEOGRAPHS}]{{2,}}")
 _INVISIBLE_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u034f")
 """Characters that count as letters, marks or symbols, and show nothing."""
 
@@ -48,10 +52,14 @@ def urls(text: str) -> list[str]:
 
 
 def words(text: str, *, markers: bool = False) -> list[str]:
-    """The words of a text in order and in lower case, without digits; those inside markers (`<|im_start|>`, `[INST]`)
-    only with `markers`.
+    """The words of a text in order and in lower case, without digits; an ideograph is a word. Those inside markers
+    (`<|im_start|>`, `[INST]`) are there only with `markers`.
     """
-    return [word.lower() for word in _WORD.findall(text if markers else _MARKER.sub(" ", text))]
+    return [word.lower() for word in _WORD.findall(text if markers else _MARKER.sub(_read_marker, text))]
+
+
+def _read_marker(match: re.Match[str]) -> str:
+    return match[0] if len(_WORD.findall(match[0])) > _MARKER_WORDS else " "
 
 
 def sentences(text: str) -> list[str]:

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from paddock.chat.audit import audit_template
+from paddock.model.finding import Finding, Severity, Verdict, verdict_of
+from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, SOUND
+
+
+def rules(findings: list[Finding], severity: Severity) -> set[str]:
+    return {finding.rule for finding in findings if finding.severity is severity}
+
+
+@pytest.mark.parametrize(("source", "rule"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_template_is_rejected_within_its_budget(source: str, rule: str) -> None:
+    started = time.process_time()
+    findings = audit_template(source)
+    assert rule in rules(findings, Severity.REJECT), findings
+    assert all(finding.cure for finding in findings if finding.severity is Severity.REJECT)
+    assert time.process_time() - started < 1, "the work belongs into the other process"
+
+
+@pytest.mark.parametrize(("source", "rule"), DOUBTFUL.values(), ids=DOUBTFUL.keys())
+def test_a_doubtful_template_is_accepted_with_a_warning(source: str, rule: str) -> None:
+    findings = audit_template(source)
+    assert verdict_of(findings) is Verdict.WARN, findings
+    assert rule in rules(findings, Severity.WARN), findings
+
+
+@pytest.mark.parametrize("source", SOUND.values(), ids=SOUND.keys())
+def test_a_sound_template_is_accepted(source: str) -> None:
+    findings = audit_template(source)
+    assert verdict_of(findings) is Verdict.ACCEPT, findings
+
+
+def test_findings_of_a_named_template_say_its_name() -> None:
+    findings = audit_template("{{ lipsum }}", name="tool_use")
+    assert [finding.where for finding in findings] == ["tool_use: line 1"]
+
+
+def test_the_tokens_of_the_model_reach_the_template() -> None:
+    source = "{% if eos_token != '<|end|>' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    assert verdict_of(audit_template(source, eos="<|end|>")) is Verdict.ACCEPT
+    assert verdict_of(audit_template(source)) is Verdict.REJECT
+
+
+def test_a_template_with_a_lone_surrogate_is_judged_like_any_other() -> None:
+    assert verdict_of(audit_template("\ud800" + CHATML)) is Verdict.WARN
+
+
+def test_an_audit_leaves_no_process_and_no_descriptor() -> None:
+    def own() -> tuple[int, str]:
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+        return len(list(Path("/proc/self/fd").iterdir())), children
+
+    audit_template(CHATML)
+    before = own()
+    audit_template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+    audit_template(CHATML)
+    assert own() == before

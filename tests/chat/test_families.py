@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+
+from paddock.chat.audit import audit_template
+from paddock.chat.families import FAMILIES, GENERIC, Family, family_of
+from paddock.chat.render import Request, TemplateProcess, render_messages
+from paddock.model.finding import Severity, Verdict, verdict_of
+
+ALL = pytest.mark.parametrize("family", [*FAMILIES, GENERIC], ids=lambda family: family.name)
+
+CARD: dict[str, object] = {"role": "system", "content": "You are Mara."}
+SCENE: list[dict[str, object]] = [
+    CARD,
+    {"role": "assistant", "name": "Mara", "content": "The gate is open."},
+    {"role": "user", "name": "Tom", "content": "May I come in?"},
+    {"role": "assistant", "name": "Mara", "content": "Do."},
+    {"role": "user", "name": "Ann", "content": "And I?"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("01-ai/Yi-34B-Chat", "yi"),
+        ("TheBloke/Nous-Hermes-2-Yi-34B-GGUF", "yi"),
+        ("01-ai/Yi1.5-9B", "yi"),
+        ("acme/Yield-7B", "human-assistant"),
+        ("acme/Tinyita", "human-assistant"),
+        ("Qwen/Qwen2.5-7B-Instruct-GGUF", "qwen"),
+        ("Qwen/CodeQwen1.5-7B", "qwen"),
+        ("Qwen/QwQ-32B", "qwen"),
+        ("mistralai/Mistral-7B-Instruct-v0.2", "mistral"),
+        ("TheBloke/Mixtral-8x7B-GGUF", "mistral"),
+        ("mistralai/Ministral-3-14B", "mistral"),
+        ("microsoft/DialoGPT-medium", "dialogpt"),
+        ("dialogpt-small", "dialogpt"),
+        ("mistralai/Qwen-copy", "qwen"),
+        ("Qwen/unknown", "qwen"),
+        ("meta-llama/Llama-2-7b", "human-assistant"),
+        ("", "human-assistant"),
+    ],
+)
+def test_a_name_tells_the_family(name: str, family: str) -> None:
+    assert family_of(name).name == family
+
+
+@ALL
+def test_the_audit_accepts_every_family_but_for_plain_turns_which_know_no_roles(family: Family) -> None:
+    findings = audit_template(family.source)
+    if family.name == "dialogpt":
+        assert {finding.rule for finding in findings if finding.severity is not Severity.INFO} == {"template-roles"}
+    else:
+        assert verdict_of(findings) is Verdict.ACCEPT, findings
+
+
+@ALL
+def test_the_card_comes_first_and_every_character_keeps_the_name(family: Family) -> None:
+    prompt = render_messages(family.source, SCENE)
+    places = [
+        prompt.index(text)
+        for text in ("You are Mara.", "Mara: The gate is open.", "Tom: May I come in?", "Mara: Do.", "Ann: And I?")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        (
+            "Qwen/Qwen2-7B",
+            "<|im_start|>system\nYou are Mara.<|im_end|>\n<|im_start|>assistant\nMara: The gate is open.<|im_end|>\n"
+            "<|im_start|>user\nTom: May I come in?<|im_end|>\n<|im_start|>assistant\nMara: Do.<|im_end|>\n"
+            "<|im_start|>user\nAnn: And I?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "mistralai/Mistral-7B",
+            "<s>[INST] You are Mara. [/INST] Mara: The gate is open.</s>[INST] Tom: May I come in? [/INST] Mara: Do."
+            "</s>[INST] Ann: And I? [/INST]",
+        ),
+        (
+            "microsoft/DialoGPT-large",
+            "You are Mara.</s>Mara: The gate is open.</s>Tom: May I come in?</s>Mara: Do.</s>Ann: And I?</s>",
+        ),
+        (
+            "acme/model",
+            "<s>You are Mara.\n\n### Assistant: Mara: The gate is open.\n### Human: Tom: May I come in?\n"
+            "### Assistant: Mara: Do.\n### Human: Ann: And I?\n### Assistant:",
+        ),
+    ],
+)
+def test_each_family_writes_a_scene_in_its_own_way(name: str, prompt: str) -> None:
+    assert render_messages(family_of(name).source, SCENE) == prompt
+
+
+def test_mistral_puts_the_card_into_the_first_user_turn() -> None:
+    messages: list[dict[str, object]] = [CARD, {"role": "user", "content": "Hello."}]
+    assert render_messages(family_of("mistral").source, messages) == "<s>[INST] You are Mara.\n\nHello. [/INST]"
+
+
+@ALL
+def test_a_content_may_be_parts_or_nothing(family: Family) -> None:
+    messages: list[dict[str, object]] = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": "two"}],
+        },
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": "three"},
+    ]
+    prompt = render_messages(family.source, messages)
+    assert "one two" in prompt
+    assert "None" not in prompt
+
+
+@ALL
+def test_the_engine_renders_each_family_the_same(family: Family) -> None:
+    formatter = pytest.importorskip(
+        "llama_cpp.llama_chat_format", reason="install llama-cpp-python"
+    ).Jinja2ChatFormatter
+    with TemplateProcess(family.source, bos="<s>", eos="</s>") as process:
+        assert not process.analyse().rejected
+        for generate in (True, False):
+            theirs = formatter(family.source, eos_token="</s>", bos_token="<s>", add_generation_prompt=generate)
+            for messages in (SCENE, SCENE[:1], SCENE[2:], [*SCENE, *SCENE[2:]]):
+                ours = process.render(Request(messages, add_generation_prompt=generate))
+                assert theirs(messages=messages).prompt == ours.text

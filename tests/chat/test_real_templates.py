@@ -1,0 +1,48 @@
+"""The engine's source package holds about seventy chat templates of real models. None of them is a stranger's trick."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from paddock.chat.audit import audit_template
+from paddock.chat.render import Request, TemplateProcess
+from paddock.model.finding import Verdict, verdict_of
+from tests.support.templates import real_templates
+
+
+def test_no_real_template_is_rejected() -> None:
+    templates = real_templates()
+    assert len(templates) >= 60
+    verdicts = {name: verdict_of(audit_template(source)) for name, source in templates.items()}
+    assert [name for name, verdict in verdicts.items() if verdict is Verdict.REJECT] == []
+    counts = Counter(verdicts.values())
+    assert counts[Verdict.ACCEPT] > 2 * counts[Verdict.WARN], "a warning that most models carry warns of nothing"
+
+
+_MESSAGES: list[dict[str, object]] = [
+    {"role": "user", "content": "What is 2 < 3 && 'x'?"},
+    {"role": "assistant", "content": "True."},
+    {"role": "user", "content": "Again, s'il te plaît \U0001f40e"},
+]
+
+
+def test_real_templates_render_here_as_in_the_engine() -> None:
+    formatter = pytest.importorskip(
+        "llama_cpp.llama_chat_format", reason="install llama-cpp-python"
+    ).Jinja2ChatFormatter
+    compared = 0
+    for name, source in sorted(real_templates().items())[::3]:
+        if "strftime_now" in source:
+            continue  # two clocks
+        with TemplateProcess(source, bos="<s>", eos="</s>") as process:
+            assert not process.analyse().rejected
+            ours = process.render(Request(_MESSAGES))
+        try:
+            theirs = formatter(source, eos_token="</s>", bos_token="<s>")(messages=_MESSAGES).prompt
+        except Exception:  # whatever a template makes of a question without tools
+            theirs = None
+        assert (ours.text if ours.ok else None) == theirs, name
+        compared += theirs is not None
+    assert compared > 15

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from paddock import setup_chat_template
+from paddock.chat.families import family_of
+from paddock.chat.template import choose_template, is_published
+from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile, NotGguf
+from tests.support.gguf import tiny_llama
+from tests.support.templates import CHATML, DOUBTFUL, HOSTILE
+
+NAME = "mistralai/Mistral-7B"
+FAMILY = family_of(NAME).source
+OWN = CHATML + "{# mine #}"
+BAD = HOSTILE["lipsum"][0]
+
+
+def config(directory: Path, **values: object) -> None:
+    (directory / "tokenizer_config.json").write_text(json.dumps(values))
+
+
+def test_a_model_without_a_template_gets_that_of_its_family(tmp_path: Path) -> None:
+    assert setup_chat_template(tmp_path, NAME) == FAMILY
+    assert (tmp_path / "chat_template.jinja").read_text() == FAMILY
+    assert setup_chat_template(tmp_path, NAME) == FAMILY, "and the second time the same"
+
+
+def test_the_file_counts_before_the_configuration_and_that_before_the_gguf(tmp_path: Path) -> None:
+    tiny_llama(template=CHATML + "{# gguf #}").write(tmp_path / "m.Q8_0.gguf")
+    assert setup_chat_template(tmp_path, NAME).endswith("{# gguf #}")
+    (tmp_path / "chat_template.jinja").unlink()
+    config(tmp_path, chat_template=CHATML + "{# config #}")
+    assert setup_chat_template(tmp_path, NAME).endswith("{# config #}")
+    (tmp_path / "chat_template.jinja").write_text(CHATML + "{# file #}")
+    assert setup_chat_template(tmp_path, NAME).endswith("{# file #}")
+
+
+def test_of_several_templates_in_the_configuration_the_default_counts(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": BAD}, {"name": "default", "template": OWN}, 7]
+    config(tmp_path, chat_template=named, bos_token={"content": "<b>"}, eos_token="<e>")
+    assert setup_chat_template(tmp_path, NAME) == OWN
+    other = tmp_path / "other"
+    other.mkdir()
+    config(other, chat_template=named[:1])
+    assert setup_chat_template(other, NAME) == FAMILY
+
+
+def test_a_hostile_template_is_passed_over_for_the_next_sound_one(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(BAD)
+    config(tmp_path, chat_template=OWN)
+    assert setup_chat_template(tmp_path, NAME) == OWN
+    assert (tmp_path / "chat_template.jinja").read_text() == OWN
+
+
+def test_the_texts_of_the_tokens_come_from_the_file_that_brings_the_template(tmp_path: Path) -> None:
+    needs = "{% if eos_token != '<e>' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    config(tmp_path, chat_template=needs, eos_token="<e>")
+    assert setup_chat_template(tmp_path, NAME) == needs
+    other = tmp_path / "other"
+    needs = needs.replace("'<e>'", "'</s>'")
+    tiny_llama(template=needs).write(other / "m.gguf")
+    assert setup_chat_template(other, NAME) == needs
+
+
+@pytest.mark.parametrize("published", ["manifest", "place", "link"])
+def test_a_published_snapshot_is_only_read(tmp_path: Path, published: str) -> None:
+    snapshot = tmp_path / ".paddock" / "snapshots" / "org--name" / ("0" * 40)
+    if published == "manifest":
+        snapshot = tmp_path / "somewhere"
+    snapshot.mkdir(parents=True)
+    if published == "manifest":
+        (snapshot / "manifest.json").write_text("{}")
+    path = snapshot
+    if published == "link":
+        path = tmp_path / "org--name"
+        path.symlink_to(os.path.relpath(snapshot, tmp_path))
+    before = sorted(snapshot.iterdir())
+    assert is_published(path)
+    assert setup_chat_template(path, NAME) == FAMILY
+    assert sorted(snapshot.iterdir()) == before
+
+
+def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
+    setup_chat_template(tmp_path, NAME)
+    before = (tmp_path / "chat_template.jinja").stat()
+    setup_chat_template(tmp_path, NAME)
+    after = (tmp_path / "chat_template.jinja").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_write_leaves_nothing_beside_the_template_and_follows_no_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("keep me")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "chat_template.jinja").symlink_to(outside)
+    setup_chat_template(model, NAME)
+    assert outside.read_text() == "keep me"
+    assert [path.name for path in model.iterdir()] == ["chat_template.jinja"]
+    assert not (model / "chat_template.jinja").is_symlink()
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchFile, match="nowhere"):
+        setup_chat_template(tmp_path / "nowhere", NAME)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\ufeff{]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_a_configuration_that_is_none_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(CorruptFile, match=r"tokenizer_config\.json"):
+        setup_chat_template(tmp_path, NAME)
+
+
+def test_a_template_that_is_no_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").mkdir()
+    with pytest.raises(NoSuchFile, match=r"chat_template\.jinja"):
+        setup_chat_template(tmp_path, NAME)
+
+
+@pytest.mark.parametrize(("data", "error"), [(b"<html>", NotGguf), (b"GGUF\x03\0\0\0\xff", MalformedGguf)])
+def test_a_broken_gguf_is_an_error(tmp_path: Path, data: bytes, error: type[Exception]) -> None:
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(error):
+        setup_chat_template(tmp_path, NAME)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run as a user")
+def test_a_directory_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(NoPermission, match="may not be written"):
+        setup_chat_template(tmp_path, NAME)
+
+
+def test_a_template_that_is_no_text_is_judged_and_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe{{ \x00")
+    assert setup_chat_template(tmp_path, NAME) == FAMILY
+
+
+def test_a_template_file_without_end_is_passed_over(tmp_path: Path) -> None:
+    with (tmp_path / "chat_template.jinja").open("wb") as file:
+        file.truncate(1 << 40)
+    assert setup_chat_template(tmp_path, NAME) == FAMILY
+
+
+def test_choosing_says_where_the_template_is_from_and_what_the_audit_found() -> None:
+    own = choose_template(OWN, NAME)
+    assert (own.source, own.origin, own.family, own.findings) == (OWN, "own", "mistral", ())
+    bad = choose_template(BAD, NAME)
+    assert (bad.source, bad.origin) == (FAMILY, "family")
+    assert [finding.rule for finding in bad.findings] == ["template-name"]
+    assert choose_template(None, NAME).findings == ()
+
+
+def test_a_template_that_speaks_only_with_tools_is_no_template_for_conversations() -> None:
+    assert choose_template(DOUBTFUL["tools only"][0], NAME).origin == "family"
