@@ -1,0 +1,58 @@
+"""Faults at every change to the file system, kills at random moments, and four processes at once.
+
+A sample; `make torture` runs the program with larger counts.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be had: thousands of fsyncs would wait for a disk, and no power is lost here."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path / "models"
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        yield Path(directory) / "models"
+
+
+def run(mode: str, root: Path, count: int = 0) -> int:
+    """The number of faults; fails when anything was wrong."""
+    program = [sys.executable, "-m", "tests.support.volume_faults", mode, str(root), str(count)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(done.stdout.split()[1].rstrip(","))
+
+
+def test_a_process_killed_before_any_of_its_changes_leaves_a_whole_volume(root: Path) -> None:
+    assert run("crash", root) > 100
+
+
+def test_any_change_that_fails_is_a_clean_error_and_the_next_run_succeeds(root: Path) -> None:
+    assert run("error", root) > 100
+
+
+def test_processes_killed_at_random_leave_a_whole_volume(root: Path) -> None:
+    assert run("kill", root, 30) == 30
+
+
+def test_four_processes_on_one_model_leave_a_whole_volume(root: Path) -> None:
+    assert run("race", root, 8) == 8
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("mode", "count"), [("kill", 1000), ("race", 200)])
+def test_the_volume_under_torture(root: Path, mode: str, count: int) -> None:
+    assert run(mode, root, count) == count

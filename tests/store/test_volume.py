@@ -1,0 +1,471 @@
+"""What only the volume has: real directories, links, leases, histories, and an unfriendly file system."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from paddock.errors import BlobMissing, CorruptFile, InUse, NoPermission, NotEnoughDisk, NotOnVolume
+from paddock.model.names import Sha256
+from paddock.store.volume import Volume
+from tests.support.stores import MODEL, A, B, C, manifest_of, publish
+
+DAY_S = 24 * 3600
+
+
+def digest(content: bytes) -> Sha256:
+    return Sha256(hashlib.sha256(content).hexdigest())
+
+
+def stage(volume: Volume, content: bytes) -> Path:
+    staged = volume.partial / "staged"
+    staged.write_bytes(content)
+    return staged
+
+
+def test_the_constructor_touches_nothing(tmp_path: Path) -> None:
+    volume = Volume(tmp_path / "models")
+    assert volume.entries() == []
+    assert volume.free_bytes() > 0
+    assert volume.sizes() == (0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_snapshot_lies_where_the_design_says(volume: Volume) -> None:
+    manifest = publish(volume, A, {"m.gguf": b"weights", "sub/c.json": b"{}"}, volume.root)
+    volume.promote(MODEL, A, reason="first")
+    blob = volume.root / ".paddock" / "blobs" / "sha256" / digest(b"weights")[:2] / digest(b"weights")
+    place = volume.root / ".paddock" / "snapshots" / "org--name" / A
+    assert blob.stat().st_mode & 0o777 == 0o444
+    assert (place / "m.gguf").samefile(blob)
+    assert not (place / "m.gguf").is_symlink()
+    assert json.loads((place / "manifest.json").read_text()) == json.loads(manifest.to_json())
+    assert str((volume.root / "org--name").readlink()) == f".paddock/snapshots/org--name/{A}"
+    assert (volume.model_path(MODEL) / "sub" / "c.json").read_bytes() == b"{}"
+    assert sorted(path.name for path in volume.root.iterdir()) == [".paddock", "org--name"]
+
+
+def test_a_staged_file_is_taken_and_its_name_is_free_again(volume: Volume) -> None:
+    for _ in range(2):
+        staged = stage(volume, b"bytes")
+        blob = volume.add_blob(staged, digest(b"bytes"), 5)
+        assert blob.read_bytes() == b"bytes"
+        assert not staged.exists()
+
+
+def test_a_staged_file_of_another_size_never_becomes_a_blob(volume: Volume) -> None:
+    staged = stage(volume, b"short")
+    with pytest.raises(CorruptFile, match="has 5 bytes, not the 6"):
+        volume.add_blob(staged, digest(b"longer"), 6)
+    assert not volume.has_blob(digest(b"longer"), 6)
+    assert staged.exists()
+
+
+def test_a_staged_link_never_becomes_a_blob(volume: Volume, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    staged = volume.partial / "staged"
+    staged.symlink_to(tmp_path / "secret")
+    with pytest.raises(NoPermission):
+        volume.add_blob(staged, digest(b"secret"), 6)
+    assert not volume.has_blob(digest(b"secret"), 6)
+
+
+def test_a_blob_that_was_cut_short_is_replaced(volume: Volume) -> None:
+    blob = volume.add_blob(stage(volume, b"bytes"), digest(b"bytes"), 5)
+    blob.unlink()
+    blob.write_bytes(b"by")
+    assert not volume.has_blob(digest(b"bytes"), 5)
+    volume.add_blob(stage(volume, b"bytes"), digest(b"bytes"), 5)
+    assert blob.read_bytes() == b"bytes"
+
+
+def test_a_mended_blob_is_linked_anew_when_its_snapshot_is_published_again(volume: Volume) -> None:
+    manifest = publish(volume, A, {"m.gguf": b"right"}, volume.root)
+    blob = volume.blob_path(digest(b"right"))
+    blob.chmod(0o644)
+    blob.write_bytes(b"wrong")
+    bad = volume.quarantine(digest(b"right"))
+    assert bad.read_bytes() == b"wrong"
+    with pytest.raises(BlobMissing):
+        volume.publish(manifest)
+    volume.add_blob(stage(volume, b"right"), digest(b"right"), 5)
+    volume.publish(manifest)
+    assert (volume.snapshot_path(MODEL, A) / "m.gguf").read_bytes() == b"right"
+    with pytest.raises(NotOnVolume):
+        volume.quarantine(digest(b"never there"))
+
+
+def test_who_has_a_file_open_keeps_it_while_another_choice_takes_its_place(volume: Volume) -> None:
+    publish(volume, A, {"q8.gguf": b"eight"}, volume.root)
+    volume.promote(MODEL, A, reason="first")
+    with (volume.model_path(MODEL) / "q8.gguf").open("rb") as reader:
+        publish(volume, A, {"q4.gguf": b"four"}, volume.root)
+        assert reader.read() == b"eight"
+    assert (volume.model_path(MODEL) / "q4.gguf").read_bytes() == b"four"
+    assert [path.name for path in volume.snapshot_path(MODEL, A).parent.iterdir()] == [A]
+
+
+# promotion
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_is_in_the_way_of_the_pointer_is_named_and_left_alone(volume: Volume, tmp_path: Path, kind: str) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    pointer = volume.model_path(MODEL)
+    if kind == "file":
+        pointer.write_text("mine")
+    elif kind == "directory":
+        (pointer / "mine").mkdir(parents=True)
+    else:
+        pointer.symlink_to(tmp_path)
+    with pytest.raises(NoPermission, match=str(pointer)):
+        volume.promote(MODEL, A, reason="first")
+    assert volume.promoted(MODEL) is None
+    assert volume.history(MODEL) == []
+    assert pointer.exists()
+
+
+def test_rollbacks_walk_back_and_promotions_go_forward(volume: Volume) -> None:
+    for revision in (A, B, C):
+        publish(volume, revision, {"m.gguf": revision.encode()}, volume.root)
+        volume.promote(MODEL, revision, reason="new")
+    assert volume.rollback(MODEL, reason="slow") == (B, C)
+    assert volume.rollback(MODEL, reason="slow too") == (A, B)
+    with pytest.raises(NotOnVolume, match="no earlier revision"):
+        volume.rollback(MODEL, reason="and on")
+    volume.promote(MODEL, C, reason="mended")
+    assert volume.rollback(MODEL, reason="not mended") == (A, C)
+    assert volume.promoted(MODEL) == A
+    assert [one.rollback for one in volume.history(MODEL)] == [False, False, False, True, True, False, True]
+
+
+def test_a_rollback_passes_over_what_was_removed(volume: Volume) -> None:
+    for revision in (A, B, C):
+        publish(volume, revision, {"m.gguf": revision.encode()}, volume.root)
+        volume.promote(MODEL, revision, reason="new")
+    volume.remove(MODEL, B)
+    assert volume.rollback(MODEL, reason="slow") == (A, C)
+
+
+def test_nothing_promoted_is_nothing_to_roll_back(volume: Volume) -> None:
+    with pytest.raises(NotOnVolume, match="no revision of org/name is promoted"):
+        volume.rollback(MODEL, reason="why")
+
+
+def test_the_history_says_who_when_and_why(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    volume.promote(MODEL, A, reason="it is “good”\nand fast")
+    (line,) = volume.history(MODEL)
+    assert (line.revision, line.previous, line.reason) == (A, None, "it is “good”\nand fast")
+    assert line.by is not None
+    assert "@" in line.by
+    assert abs(line.at.timestamp() - time.time()) < 60
+
+
+def test_a_torn_last_line_of_the_history_is_ignored(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    publish(volume, B, {"m.gguf": b"b"}, volume.root)
+    volume.promote(MODEL, A, reason="first")
+    path = volume.root / ".paddock" / "history" / "org--name.jsonl"
+    with path.open("a") as file:
+        file.write('{"revision": "bbbb')
+    assert [one.revision for one in volume.history(MODEL)] == [A]
+    volume.promote(MODEL, B, reason="second")
+    assert [one.revision for one in volume.history(MODEL)] == [A, B]
+
+
+def test_a_pointer_whose_line_was_never_written_is_told_all_the_same(volume: Volume) -> None:
+    for revision in (A, B, C):
+        publish(volume, revision, {"m.gguf": revision.encode()}, volume.root)
+    volume.promote(MODEL, A, reason="first")
+    pointer = volume.model_path(MODEL)
+    pointer.unlink()
+    pointer.symlink_to(f".paddock/snapshots/org--name/{B}")  # as a process leaves it that dies right after
+    assert [(one.revision, one.previous) for one in volume.history(MODEL)] == [(A, None), (B, A)]
+    volume.promote(MODEL, C, reason="third")
+    assert [(one.revision, one.previous) for one in volume.history(MODEL)] == [(A, None), (B, A), (C, B)]
+
+
+# removal
+
+
+def test_removing_frees_what_no_other_snapshot_uses(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a" * 1000, "config.json": b"shared"}, volume.root)
+    publish(volume, B, {"m.gguf": b"b" * 100, "config.json": b"shared"}, volume.root)
+    assert volume.sizes() == (1112, 1106)
+    assert volume.remove(MODEL, A) == 1000
+    assert volume.sizes() == (106, 106)
+    assert (volume.snapshot_path(MODEL, B) / "config.json").read_bytes() == b"shared"
+    assert volume.remove(MODEL) == 106
+    assert volume.sizes() == (0, 0)
+    with pytest.raises(NotOnVolume, match="org/name is not on the volume"):
+        volume.remove(MODEL)
+
+
+def test_what_is_promoted_and_not_in_use_is_removed_with_its_pointer(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    volume.promote(MODEL, A, reason="first")
+    assert volume.remove(MODEL, A) == 1
+    assert volume.promoted(MODEL) is None
+    assert not os.path.lexists(volume.model_path(MODEL))
+
+
+def test_what_is_in_use_is_not_removed(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    publish(volume, B, {"m.gguf": b"b"}, volume.root)
+    volume.promote(MODEL, A, reason="first")
+    with volume.lease(MODEL, A) as path:
+        assert path == volume.snapshot_path(MODEL, A)
+        assert volume.in_use(MODEL, A)
+        assert not volume.in_use(MODEL, B)
+        for revision in (A, None):
+            with pytest.raises(InUse, match=f"in use by process {os.getpid()}"):
+                volume.remove(MODEL, revision)
+        assert volume.promoted(MODEL) == A
+        assert volume.remove(MODEL, B) == 1
+    assert not volume.in_use(MODEL, A)
+    assert volume.last_used(MODEL, A) is not None
+    assert volume.remove(MODEL) == 1
+
+
+def test_a_lease_ends_with_its_holder_however_it_ends(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    program = textwrap.dedent(f"""
+        import pathlib, sys
+        from paddock.store.volume import Volume
+        from tests.support.stores import MODEL, A
+        with Volume(pathlib.Path({str(volume.root)!r})).lease(MODEL, A):
+            print("held", flush=True)
+            sys.stdin.read()
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert volume.in_use(MODEL, A)
+        holder.kill()
+    assert not volume.in_use(MODEL, A)
+    assert list((volume.root / ".paddock" / "leases" / "org--name").iterdir()) == []
+
+
+def test_what_is_not_there_is_not_leased(volume: Volume) -> None:
+    with pytest.raises(NotOnVolume), volume.lease(MODEL, A):
+        pass
+    assert not volume.in_use(MODEL, A)
+
+
+def test_nothing_is_freed_while_a_manifest_cannot_be_read(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a", "config.json": b"shared"}, volume.root)
+    publish(volume, B, {"m.gguf": b"b", "config.json": b"shared"}, volume.root)
+    rotten = volume.snapshot_path(MODEL, B) / "manifest.json"
+    rotten.unlink()
+    rotten.write_bytes(b"rotten")
+    assert volume.remove(MODEL, A) == 0
+    assert volume.collect(older_than_s=0) == 0
+    assert volume.remove(MODEL, B) == 0, "what a rotten manifest named is not known"
+    assert volume.collect(older_than_s=0) == len(b"a" + b"b" + b"shared")
+
+
+def test_orphans_are_collected_when_they_are_old_enough(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"kept"}, volume.root)
+    young, old = volume.add_bytes(b"young"), volume.add_bytes(b"old")
+    past = time.time() - 2 * DAY_S
+    os.utime(volume.blob_path(old), (past, past))
+    assert volume.collect() == 3
+    assert volume.has_blob(young, 5)
+    assert not volume.has_blob(old, 3)
+    assert volume.collect(older_than_s=0) == 5
+    assert volume.has_blob(digest(b"kept"), 4)
+
+
+def test_leftovers_of_dead_writers_are_swept_after_a_day(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    home = volume.snapshot_path(MODEL, A).parent
+    dead, fresh = home / ".staging-dead", home / ".staging-fresh"
+    for leftover in (dead, fresh):
+        (leftover / "deep").mkdir(parents=True)
+    past = time.time() - 2 * DAY_S
+    os.utime(dead, (past, past))
+    volume.prepare()
+    assert sorted(path.name for path in home.iterdir()) == [".staging-fresh", A]
+
+
+def test_entries_tell_what_ls_shows(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"aa"}, volume.root)
+    publish(volume, B, {"m.gguf": b"bbb"}, volume.root, age_s=60)
+    volume.promote(MODEL, B, reason="new")
+    volume.touch_usage(MODEL, B)
+    first, second = volume.entries(MODEL)
+    assert (first.manifest.revision, first.promoted, first.last_used, first.size_bytes) == (A, False, None, 2)
+    assert (second.manifest.revision, second.promoted, second.size_bytes) == (B, True, 3)
+    assert second.last_used is not None
+
+
+# room, permissions, and links that were planted
+
+
+def test_room_is_asked_for_before_the_first_byte(volume: Volume) -> None:
+    volume.require_room(1)
+    with pytest.raises(NotEnoughDisk, match=r"GiB free, and .* GiB are needed .* are missing"):
+        volume.require_room(volume.free_bytes() + 1)
+
+
+def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NoPermission, match=str(tmp_path / "file")):
+        Volume(tmp_path / "file" / "models").prepare()
+
+
+@pytest.mark.parametrize("part", ["snapshots/org--name", "snapshots", "blobs/sha256", "history", "usage", "leases"])
+def test_a_planted_link_does_not_lead_us_outside(volume: Volume, tmp_path: Path, part: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    planted = volume.root / ".paddock" / part
+    if planted.is_dir():
+        planted.rmdir()
+    planted.symlink_to(outside)
+    with pytest.raises(NoPermission, match="symbolic link"):  # noqa: PT012 - whichever comes upon the link first
+        publish(volume, A, {"m.gguf": b"a"}, volume.root)
+        volume.promote(MODEL, A, reason="first")
+        volume.touch_usage(MODEL, A)
+        with volume.lease(MODEL, A):
+            pass
+    assert list(outside.iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_snapshot_is_replaced_and_not_followed(volume: Volume, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("mine")
+    volume.snapshot_path(MODEL, A).parent.mkdir()
+    volume.snapshot_path(MODEL, A).symlink_to(outside)
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    assert not volume.snapshot_path(MODEL, A).is_symlink()
+    volume.remove(MODEL)
+    assert [path.name for path in outside.iterdir()] == ["keep"]
+
+
+def in_namespace(tmp_path: Path, mounts: str, program: str) -> str:
+    """Run a program where `mounts` (shell) were made for it alone."""
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs `unshare -rm`: the package util-linux, and user namespaces allowed")
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import pathlib, sys\nfrom paddock.errors import *\nfrom paddock.store.volume import Volume\n"
+        "from tests.support.stores import *\nroot = pathlib.Path(sys.argv[1])\n" + textwrap.dedent(program)
+    )
+    shell = f'set -e; root="$1"; {mounts}; exec "{sys.executable}" "$2" "$1"'
+    done = subprocess.run(
+        [unshare, "-rm", "sh", "-c", shell, "sh", str(tmp_path / "models"), str(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_where_hard_links_are_refused_the_links_are_symbolic(tmp_path: Path) -> None:
+    out = in_namespace(
+        tmp_path,
+        'mkdir -p "$root/.paddock/snapshots" && mount -t tmpfs none "$root/.paddock/snapshots"',
+        """
+        volume = Volume(root)
+        volume.prepare()
+        manifest = publish(volume, A, {"m.gguf": b"weights", "deep/c.json": b"{}"}, root)
+        publish(volume, A, {"m.gguf": b"weights", "deep/c.json": b"{}"}, root)
+        volume.promote(MODEL, A, reason="first")
+        link = root / "org--name" / "deep" / "c.json"
+        print(link.readlink(), link.read_bytes())
+        volume.blob_path(manifest.files[0].sha256).unlink()
+        try:
+            volume.publish(manifest)
+        except BlobMissing:
+            print("missing")
+        print(volume.remove(MODEL), volume.sizes())
+        """,
+    )
+    blob = f"blobs/sha256/{digest(b'{}')[:2]}/{digest(b'{}')}"
+    assert out.splitlines() == [f"../../../../{blob} b'{{}}'", "missing", "7 (0, 0)"]
+
+
+def test_a_read_only_volume_is_named_and_can_still_be_read(tmp_path: Path, volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    out = in_namespace(
+        tmp_path,
+        'mount --bind "$root" "$root" && mount -o remount,ro,bind "$root"',
+        """
+        volume = Volume(root)
+        for work in (
+            volume.prepare,
+            lambda: volume.promote(MODEL, A, reason="first"),
+            lambda: volume.remove(MODEL),
+            lambda: publish(volume, B, {"m.gguf": b"b"}, root),
+        ):
+            try:
+                work()
+            except NoPermission as error:
+                print(str(root) in str(error) and "Read-only" in str(error))
+        print(len(volume.snapshots()))
+        """,
+    )
+    assert out.split() == ["True", "True", "True", "True", "1"]
+
+
+def test_a_full_disk_is_a_clean_error_that_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = in_namespace(
+        tmp_path,
+        'mkdir -p "$root" && mount -t tmpfs -o size=256k none "$root"',
+        """
+        volume = Volume(root)
+        volume.prepare()
+        free = volume.free_bytes()
+        try:
+            volume.add_bytes(b"x" * 1_000_000)
+        except NotEnoughDisk as error:
+            print("told", volume.free_bytes() == free, list(volume.partial.iterdir()))
+        """,
+    )
+    assert out.strip() == "told True []"
+
+
+def test_four_processes_may_publish_the_same_at_once(volume: Volume) -> None:
+    program = textwrap.dedent(f"""
+        import pathlib, sys
+        from paddock.store.volume import Volume
+        from tests.support.stores import A, publish
+        root = pathlib.Path({str(volume.root)!r})
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for number in range(20):
+            publish(Volume(root), A, {{"m.gguf": b"weights", "c.json": b"{{}}"}}, root, age_s=number)
+    """)
+    workers = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+    for worker in workers:
+        worker.communicate("go\n", timeout=60)
+        assert worker.returncode == 0
+    place = volume.snapshot_path(MODEL, A)
+    assert [path.name for path in place.parent.iterdir()] == [A]
+    assert (place / "m.gguf").samefile(volume.blob_path(digest(b"weights")))
+    assert volume.sizes() == (9, 9)
+    assert list(volume.partial.iterdir()) == []
+    assert manifest_of(A, {"m.gguf": b"weights", "c.json": b"{}"}).files == volume.snapshots()[0].files
