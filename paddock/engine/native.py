@@ -199,6 +199,7 @@ def _context_params(parameters: Parameters) -> Any:
     params.n_seq_max = parameters.n_seq_max
     params.n_threads = params.n_threads_batch = parameters.n_threads
     params.flash_attn_type = _FLASH_ATTENTION[parameters.flash_attn]
+    params.swa_full = parameters.swa_full
     params.type_k, params.type_v = _GGML_TYPES[parameters.type_k], _GGML_TYPES[parameters.type_v]
     return params
 

@@ -19,6 +19,8 @@ class Parameters:
     """`n_ctx` is tokens in all, shared by `n_seq_max` sequences.
 
     `n_gpu_layers` -1 puts all layers on the GPUs where there are any; `flash_attn` auto is the engine's choice.
+    `swa_full` gives layers with a sliding window a cache of the whole context: llama.h's default, and that of
+    llama-cpp-python's server, which has no switch for it; llama-server's is off.
     """
 
     n_ctx: int
@@ -31,6 +33,7 @@ class Parameters:
     type_k: str = "f16"
     type_v: str = "f16"
     use_mmap: bool = True
+    swa_full: bool = True
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (

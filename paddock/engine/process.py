@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import IO
 
 from paddock import errors
-from paddock.errors import EngineCrashed, MissingShard, NoPermission, NoSuchFile, PaddockError
+from paddock.errors import EngineCrashed, EngineOutOfMemory, MissingShard, NoPermission, NoSuchFile, PaddockError
 from paddock.model.quantization import group
 from paddock.settings import child_environment
 
@@ -40,6 +40,7 @@ _TAIL_BYTES = 192 * 1024
 _ANSWER_BYTES = 4 * 1024 * 1024
 _UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 _TELLING = re.compile(r"error|assert|abort|fail|refus|unknown|invalid|corrupt|exceed|limit", re.IGNORECASE)
+_STARVED = re.compile(r"bad_alloc|MemoryError|failed to allocate|out of memory|mem_buffer != NULL", re.IGNORECASE)
 
 _CHILD_ERRORS = (
     errors.IncompatibleModel,
@@ -94,7 +95,7 @@ def run(
     """Run one job in a process of its own, and wait for its answer.
 
     `arguments` are JSON; `descriptors` are open files that the child inherits under the same numbers (see `opened`).
-    `memory_limit_bytes` bounds the child's address space, a mapped model included.
+    `memory_limit_bytes` bounds what the child allocates; a model that it maps is not counted.
 
     Raises EngineCrashed (a signal, an exit without an answer, or no answer within `timeout_s`), and what the job
     itself found: EngineOutOfMemory, IncompatibleModel, MalformedGguf, ModelRejected, ConflictingConfiguration,
@@ -116,7 +117,8 @@ def run(
             stderr=subprocess.PIPE,
             pass_fds=(theirs.fileno(), *descriptors),
             cwd=_ROOT,  # where `-m` finds this package, and nothing that lies in the caller's directory
-            env=child_environment(GGML_NO_BACKTRACE="1"),  # or an abort starts a debugger
+            # An abort would start a debugger, and numpy's library a thread for each core that nothing here uses.
+            env=child_environment(GGML_NO_BACKTRACE="1", OPENBLAS_NUM_THREADS="1"),
             process_group=0,
         )
         try:
@@ -264,6 +266,11 @@ def _crash(job: str, status: int, log: str) -> PaddockError:
         return EngineCrashed(
             f"the engine was killed (SIGKILL) during {job!r}",
             cure="the system does this when memory runs out: use a smaller quantization or context, or free memory",
+        )
+    if _STARVED.search(last_words(log)):
+        return EngineOutOfMemory(
+            f"the engine ran out of memory during {job!r} ({last_words(log)})",
+            cure="use a smaller quantization or context, or free memory",
         )
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status} and no answer"
     return EngineCrashed(

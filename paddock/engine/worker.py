@@ -50,7 +50,8 @@ def _restrict(request: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit = request["memory_limit_bytes"]
     if limit is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        # Not the address space: a mapped model and a GPU driver's reservations take far more of it than of memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if request["job"] in _HEADER_JOBS:

@@ -116,6 +116,20 @@ def test_an_engine_over_its_memory_limit_says_so(model: Path) -> None:
         )
 
 
+def test_an_engine_that_aborts_for_want_of_memory_says_so(model: Path) -> None:
+    with (
+        process.opened(model) as descriptors,
+        pytest.raises(EngineOutOfMemory, match="ran out of memory during 'memory'"),
+    ):
+        process.run(
+            "memory",
+            {"paths": process.paths_of(descriptors), "parameters": Parameters(n_ctx=4096, n_threads=1).to_json()},
+            timeout_s=30,
+            memory_limit_bytes=150 * 2**20,
+            descriptors=descriptors,
+        )
+
+
 def test_an_exit_without_an_answer_says_what_the_child_said_last() -> None:
     with pytest.raises(EngineCrashed, match=r"status 1 and no answer .*KeyError: 'no-such-job'"):
         process.run("no-such-job", {}, timeout_s=30)

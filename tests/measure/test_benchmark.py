@@ -14,6 +14,7 @@ from paddock.errors import BadSetting, DoesNotFit, ModelRejected
 from paddock.measure.benchmark import MARGIN_BYTES, Benchmark, benchmark
 from paddock.model.hardware import Gpu, Machine, this_machine
 from tests.support.engine import first_bytes, hollow_copy
+from tests.support.gguf import tiny_llama, tiny_shards
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +90,16 @@ def test_the_memory_of_a_gpu_counts_only_where_the_engine_uses_it(model: Path) -
     machine = replace(this_machine(), ram_available_bytes=2**20, gpus=(Gpu("a gpu", 80 * 2**30, 80 * 2**30),))
     with pytest.raises(DoesNotFit):
         benchmark(model, machine=machine, context_tokens=512)
+
+
+def test_a_split_model_runs_from_all_its_shards(tmp_path: Path) -> None:
+    names = [tmp_path / f"tiny-{number:05d}-of-00002.gguf" for number in (1, 2)]
+    for shard, name in zip(tiny_shards(2), names, strict=True):
+        shard.write(name)
+    whole = benchmark(tiny_llama().write(tmp_path / "whole.gguf"), threads=1, context_tokens=64, n_prompt=8, n_gen=2)
+    split = benchmark(names[0], threads=1, context_tokens=64, n_prompt=8, n_gen=2)
+    assert split.canary == whole.canary
+    assert split.memory.kv_cache_bytes == whole.memory.kv_cache_bytes
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model: Path) -> None:
