@@ -21,8 +21,8 @@ def list_model_files(model_name: str | None = None) -> list[dict[str, object]]:
     """Every file of every snapshot on the volume, or of one model, sorted by model, age of the snapshot, and path.
 
     Each has `model` (`org/name`), `revision` (40 hex), `path` (as in the repository; it lies below the snapshot's
-    directory), `size` (bytes), `sha256`, `promoted`, and `last_use` (ISO 8601 in UTC, None when it was never served). An
-    empty list when there is nothing. Raises UnsafeName, NoPermission.
+    directory), `size` (bytes), `sha256`, `promoted`, and `last_use` (ISO 8601 in UTC, None when it was never served).
+    An empty list when there is nothing. Raises UnsafeName, NoPermission.
     """
     model = None if model_name is None else ModelName.parse(model_name)
     return [

@@ -1,0 +1,242 @@
+"""What only S3 has: parts that are refused, errors that are mapped, races over a ref, and copies to it."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import pickle
+import secrets
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore import exceptions as aws
+from mypy_boto3_s3 import S3Client
+
+from infra.local.ports import free_ports
+from infra.local.s3 import S3Server
+from paddock.errors import BadSetting, CorruptFile, PaddockError, PermanentError, StoreRefused, StoreUnavailable
+from paddock.store.copying import Copied, push
+from paddock.store.s3 import S3Store, store_error
+from paddock.store.volume import Volume
+from tests.support.stores import MODEL, A, B, manifest_of, publish
+
+SEGMENT_BYTES = 4 * 1024 * 1024
+BIG = os.urandom(20 * 1024 * 1024)
+SECRET = "do-not-show-this-secret"
+
+
+def push_big(volume: Volume, store: S3Store, *, content: bytes = BIG) -> Copied:
+    contents = {"big.gguf": content, "ünïcode.json": b"{}"}
+    manifest = manifest_of(A, contents, segment_bytes=SEGMENT_BYTES)
+    for one in contents.values():
+        volume.add_bytes(one)
+    volume.publish(manifest)
+    return push(volume, store, manifest)
+
+
+@contextmanager
+def altered(client: S3Client, change: Callable[[Any], None]) -> Iterator[None]:
+    """Change each part on its way, after it was signed."""
+
+    def before_send(request: Any, **_: Any) -> None:
+        change(request)
+
+    client.meta.events.register("before-send.s3.UploadPart", before_send)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister("before-send.s3.UploadPart", before_send)
+
+
+def unfinished(store: S3Store) -> list[str]:
+    listed = store._client().list_multipart_uploads(Bucket=store.bucket)
+    prefix = store.label.split("/", 3)[3]
+    return [upload["Key"] for upload in listed.get("Uploads", []) if upload["Key"].startswith(prefix)]
+
+
+def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S3Store) -> None:
+    assert push_big(volume, s3_store) == Copied(bytes_transferred=len(BIG) + 2, blobs=2, already=0)
+    assert push_big(volume, s3_store) == Copied(bytes_transferred=0, blobs=0, already=2)
+    manifest = s3_store.snapshot(MODEL, A)
+    assert manifest is not None
+    source = s3_store.source(manifest.files[0], model=MODEL)
+    with urllib.request.urlopen(source.address().url) as answer:
+        assert answer.read() == BIG
+    request = urllib.request.Request(source.address(renew=True).url, headers={"Range": "bytes=5000000-5000009"})
+    with urllib.request.urlopen(request) as answer:
+        assert (answer.status, answer.read()) == (206, BIG[5000000:5000010])
+    assert source.label == f"{s3_store.label}: org/name: big.gguf"
+    assert "X-Amz" not in repr(source) + repr(source.address())
+
+
+def test_progress_is_told_in_bytes_that_arrived(volume: Volume, s3_store: S3Store) -> None:
+    manifest = manifest_of(A, {"big.gguf": BIG}, segment_bytes=SEGMENT_BYTES)
+    volume.add_bytes(BIG)
+    told: list[int] = []
+    push(volume, s3_store, manifest, progress=told.append)
+    assert sum(told) == len(BIG)
+    assert len(told) == 3
+
+
+def test_a_part_that_changes_on_its_way_is_refused(volume: Volume, s3_store: S3Store) -> None:
+    def corrupt(request: Any) -> None:
+        body = request.body.read()
+        request.body = io.BytesIO(b"\x00" + body[1:])
+
+    with altered(s3_store._client(), corrupt), pytest.raises(StoreUnavailable, match=r"BadDigest|SHA256Mismatch"):
+        push_big(volume, s3_store)
+    assert s3_store.snapshot(MODEL, A) is None
+    assert unfinished(s3_store) == []
+    assert push_big(volume, s3_store).blobs == 2
+
+
+def test_a_blob_that_rotted_on_the_volume_never_becomes_an_object(volume: Volume, s3_store: S3Store) -> None:
+    manifest = manifest_of(A, {"big.gguf": BIG}, segment_bytes=SEGMENT_BYTES)
+    volume.add_bytes(BIG)
+    blob = volume.blob_path(manifest.files[0].sha256)
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.seek(len(BIG) - 1)
+        file.write(bytes([BIG[-1] ^ 1]))
+    with pytest.raises(CorruptFile, match=r"big\.gguf.*at byte 16777216"):
+        push(volume, s3_store, manifest)
+    assert not s3_store.has_blob(manifest.files[0].sha256, len(BIG))
+    assert s3_store.snapshot(MODEL, A) is None
+    assert unfinished(s3_store) == []
+
+
+def test_an_object_of_another_size_is_replaced(volume: Volume, s3_store: S3Store, scratch: Path) -> None:
+    manifest = manifest_of(A, {"m.gguf": b"right"})
+    key = f"{s3_store.label.split('/', 3)[3]}/blobs/sha256/{manifest.files[0].sha256}"
+    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key, Body=b"cut")
+    publish(s3_store, A, {"m.gguf": b"right"}, scratch)
+    assert s3_store.has_blob(manifest.files[0].sha256, 5)
+
+
+def test_a_ref_says_what_it_replaced_and_why(s3_store: S3Store, scratch: Path) -> None:
+    for revision in (A, B):
+        publish(s3_store, revision, {"m.gguf": revision.encode()}, scratch)
+        s3_store.promote(MODEL, revision, reason="better")
+    ref, _ = s3_store._ref(MODEL)
+    assert ref is not None
+    assert (ref.revision, ref.previous, ref.reason) == (B, A, "better")
+
+
+def test_a_ref_that_cannot_be_read_counts_as_none(s3_store: S3Store, scratch: Path) -> None:
+    publish(s3_store, A, {"m.gguf": b"a"}, scratch)
+    key = f"{s3_store.label.split('/', 3)[3]}/refs/org--name.json"
+    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key, Body=b'{"revision": "../../etc"}')
+    assert s3_store.promoted(MODEL) is None
+    assert s3_store.promote(MODEL, A, reason="mend") is None
+    assert s3_store.promoted(MODEL) == A
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "models", "http://models", "s3://", "s3:///x", f"s3://key:{SECRET}@b", "s3://b/../x", "s3://b/a//b"]
+)
+def test_an_address_that_is_none_is_refused_without_being_shown(uri: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        S3Store(uri)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.fixture
+def environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_PROXY", "*")
+    return monkeypatch
+
+
+def test_the_address_and_the_keys_come_from_the_environment(s3: S3Server, environment: pytest.MonkeyPatch) -> None:
+    store = S3Store(f"s3://{s3.bucket}/{secrets.token_hex(4)}")
+    store.check()
+    assert store.snapshots() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": SECRET}, "AWS_ACCESS_KEY_ID"),
+        ({"AWS_ACCESS_KEY_ID": "NOBODY", "AWS_SECRET_ACCESS_KEY": SECRET}, "AWS_ACCESS_KEY_ID"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "AWS_ACCESS_KEY_ID"),
+        ({"AWS_ENDPOINT_URL": "no address"}, "AWS_"),
+    ],
+    ids=["wrong secret", "unknown key", "no keys", "no address"],
+)
+def test_a_refusal_says_what_to_set_and_shows_no_secret(
+    s3: S3Server, environment: pytest.MonkeyPatch, change: dict[str, str], said: str
+) -> None:
+    for name, value in change.items():
+        if value:
+            environment.setenv(name, value)
+        else:
+            environment.delenv(name)
+    with pytest.raises(StoreRefused, match=said) as caught:
+        S3Store(f"s3://{s3.bucket}").check()
+    assert SECRET not in str(caught.value)
+    assert s3.secret_access_key not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_is_a_refusal(s3: S3Server, client: S3Client) -> None:
+    with pytest.raises(StoreRefused, match="the bucket does not exist"):
+        S3Store("s3://nobody-made-this", client=client).check()
+
+
+def test_a_server_that_is_not_there_is_told_within_ten_seconds(s3: S3Server, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        S3Store(f"s3://{s3.bucket}").check()
+    assert time.monotonic() - began < 10
+
+
+ERRORS = [
+    kind
+    for kind in vars(aws).values()
+    if inspect.isclass(kind) and issubclass(kind, aws.BotoCoreError) and kind is not aws.BotoCoreError
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_of_botocore_becomes_one_of_ours(kind: type[Exception]) -> None:
+    mapped = store_error(kind.__new__(kind), "s3://bucket")
+    assert isinstance(mapped, StoreRefused | StoreUnavailable)
+    assert mapped.cure
+    assert str(pickle.loads(pickle.dumps(mapped))) == str(mapped)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (500, "InternalError", StoreUnavailable),
+        (503, "SlowDown", StoreUnavailable),
+        (429, "Whatever", StoreUnavailable),
+        (400, "RequestTimeout", StoreUnavailable),
+        (400, "BadDigest", StoreUnavailable),
+        (409, "OperationAborted", StoreUnavailable),
+        (501, "NotImplemented", PermanentError),
+        (403, "AccessDenied", PermanentError),
+        (403, "SignatureDoesNotMatch", PermanentError),
+        (403, "RequestTimeTooSkewed", PermanentError),
+        (404, "NoSuchBucket", PermanentError),
+        (301, "PermanentRedirect", PermanentError),
+    ],
+)
+def test_an_answer_is_transient_or_not_by_its_code(status: int, code: str, expected: type[PaddockError]) -> None:
+    answer: Any = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    mapped = store_error(aws.ClientError(answer, "PutObject"), "s3://bucket")
+    assert isinstance(mapped, expected)
+    assert code in str(mapped)
+    assert SECRET not in str(mapped)
