@@ -62,6 +62,44 @@ _POSITIVE: Final = frozenset(
     }
 )
 _NOT_NEGATIVE: Final = frozenset({"rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"})
+_FLOATS: Final = _POSITIVE | _NOT_NEGATIVE
+_LARGEST_EPSILON: Final = 1.0  # real ones are below 0.001; a large one makes every norm the same
+_OPTIONAL: Final = {
+    "pooling_type": ValueType.UINT32,
+    "embedding_length_out": ValueType.UINT32,
+    "leading_dense_block_count": ValueType.UINT32,
+    "expert_feed_forward_length": ValueType.UINT32,
+    "expert_shared_count": ValueType.UINT32,
+    "expert_shared_feed_forward_length": ValueType.UINT32,
+    "expert_gating_func": ValueType.UINT32,
+    "rope.scaling.original_context_length": ValueType.UINT32,
+    "attention.q_lora_rank": ValueType.UINT32,
+    "attention.kv_lora_rank": ValueType.UINT32,
+    "attention.sliding_window": ValueType.UINT32,
+    "ssm.conv_kernel": ValueType.UINT32,
+    "ssm.inner_size": ValueType.UINT32,
+    "ssm.state_size": ValueType.UINT32,
+    "ssm.time_step_rank": ValueType.UINT32,
+    "ssm.group_count": ValueType.UINT32,
+    "rope.scaling.alpha": ValueType.FLOAT32,
+    "rope.scaling.yarn_log_multiplier": ValueType.FLOAT32,
+    "attention.scale": ValueType.FLOAT32,
+    "attention.clamp_kqv": ValueType.FLOAT32,
+    "attention.max_alibi_bias": ValueType.FLOAT32,
+    "logit_scale": ValueType.FLOAT32,
+    "residual_scale": ValueType.FLOAT32,
+    "embedding_scale": ValueType.FLOAT32,
+    "attn_logit_softcapping": ValueType.FLOAT32,
+    "final_logit_softcapping": ValueType.FLOAT32,
+    "expert_weights_scale": ValueType.FLOAT32,
+    "expert_weights_norm": ValueType.BOOL,
+    "attention.causal": ValueType.BOOL,
+    "use_parallel_residual": ValueType.BOOL,
+    "rope.scaling.finetuned": ValueType.BOOL,
+}
+"""Keys whose value may be anything of its type; the engine refuses the file for another type. Arrays have one for each
+layer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +120,13 @@ class Shape:
 
 def check(header: Header) -> Iterator[Finding]:
     """The rules of the hyperparameters of `header.architecture`, which must be a string."""
-    breaches = [*_check_plain(header), *_check_integers(header), *_check_floats(header), *_check_rope_scaling(header)]
+    breaches = [
+        *_check_plain(header),
+        *_check_integers(header),
+        *_check_floats(header),
+        *_check_optional(header),
+        *_check_rope_scaling(header),
+    ]
     yield from breaches
     if not any(finding.severity is Severity.REJECT for finding in breaches):
         shape = shape_of(header)  # its numbers can be trusted only now
@@ -171,7 +215,7 @@ def _check_floats(header: Header) -> Iterator[Finding]:
         if not key.startswith(start):
             continue
         suffix = key.removeprefix(start)
-        if suffix in _POSITIVE | _NOT_NEGATIVE:
+        if suffix in _FLOATS:
             if header.types[key] is not ValueType.FLOAT32 or not isinstance(value, float):
                 yield _reject(
                     header, "model-key-type", suffix, f"{key} is of type {header.types[key].name}, not FLOAT32"
@@ -180,8 +224,20 @@ def _check_floats(header: Header) -> Iterator[Finding]:
             if value < 0 or (value == 0 and suffix in _POSITIVE):
                 wanted = "a number above 0" if suffix in _POSITIVE else "no negative number"
                 yield _reject(header, "model-key-range", suffix, f"{key} is {value}, and {wanted} is expected")
+            if suffix.endswith("epsilon") and value > _LARGEST_EPSILON:
+                yield _reject(
+                    header, "model-key-range", suffix, f"{key} is {value}, and at most {_LARGEST_EPSILON} is expected"
+                )
         if isinstance(value, float) and not math.isfinite(value):
             yield _reject(header, "model-key-finite", suffix, f"{key} is {value}, and a finite number is expected")
+
+
+def _check_optional(header: Header) -> Iterator[Finding]:
+    for suffix, expected in _OPTIONAL.items():
+        kind = header.types.get(f"{header.architecture}.{suffix}", expected)
+        if kind not in {expected, ValueType.ARRAY}:
+            message = f"{header.architecture}.{suffix} is of type {kind.name}, not {expected.name}"
+            yield _reject(header, "model-key-type", suffix, message)
 
 
 def _check_rope_scaling(header: Header) -> Iterator[Finding]:

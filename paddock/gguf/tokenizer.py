@@ -51,6 +51,7 @@ _IDS: Final = (
     *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "prefix", "suffix", "middle"),
     *("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"),
 )  # "seperator" is the key's own spelling
+_BOOLS: Final = ("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces")
 _DECISIVE: Final = frozenset({"bos", "eos", "unknown"})
 _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _BYTE_TYPE = 6
@@ -94,6 +95,11 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
             "tokens",
             f"the vocabulary has {tokens.count} tokens, and the token embedding {embedding_rows} rows",
         )
+    for name in _BOOLS:
+        if header.types.get(PREFIX + name, ValueType.BOOL) is not ValueType.BOOL:
+            yield _reject(
+                "tokenizer-key-type", name, f"{PREFIX}{name} is of type {header.types[PREFIX + name].name}, not BOOL"
+            )
     vocabulary = _Vocabulary(kind, pre, tokens.raw())
     yield from _check_texts(vocabulary)
     yield from _check_lengths(header, vocabulary)
@@ -167,7 +173,7 @@ def _check_lengths(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]
             continue
         if not isinstance(value, Array) or value.type not in types:
             wanted = " or ".join(kind.name for kind in types)
-            yield _reject("tokenizer-array-type", name, f"{PREFIX}{name} is no array of {wanted}")
+            yield _reject("tokenizer-key-type", name, f"{PREFIX}{name} is no array of {wanted}")
         elif value.count != count:
             yield _reject("tokenizer-lengths", name, f"there are {count} tokens, and {value.count} {name}")
         elif value.type is ValueType.FLOAT32 and not math.isfinite(sum(value.numbers())):
@@ -251,7 +257,7 @@ def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         value = header.integer(PREFIX + key)
         if value is None or header.types[PREFIX + key] is not ValueType.UINT32:
             yield _reject(
-                "tokenizer-id-type",
+                "tokenizer-key-type",
                 key,
                 f"{PREFIX}{key} is {header.types[PREFIX + key].name}, and the engine takes UINT32",
             )
