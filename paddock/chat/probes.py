@@ -43,8 +43,7 @@ _UNICODE = (
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 e\u0301 \u1e9e \u0baa\u0bcb end"
 )
 _LONG_CHARACTERS = 12_000
-_TURNS_AT_MOST = 260
-_LENGTHS_AT_MOST = 4
+_TURNS_AT_MOST = 1100
 
 
 class About(StrEnum):
@@ -136,12 +135,8 @@ def triggered(texts: Sequence[str], numbers: Sequence[int]) -> list[Probe]:
             alone += [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
         alone.append({"role": "user", "content": "noted"})
         made.append(Probe("each of the template's words alone", About.CONTENT, Request(alone, now=NOW), findable=False))
-    lengths = [number for number in numbers if number < _TURNS_AT_MOST and number not in {2, 3, 5, 9}][
-        -_LENGTHS_AT_MOST:
-    ]
-    made += [
-        _probe(f"{count} messages", About.LENGTH, talk(count)) for number in lengths for count in (number, number + 1)
-    ]
+    lengths = {length for number in numbers if number < _TURNS_AT_MOST for length in (number, number + 1)}
+    made += [_probe(f"{length} messages", About.LENGTH, talk(length)) for length in sorted(lengths)]
     large = [number for number in numbers if number > _LONG_CHARACTERS]
     if large:
         made.append(_probe("very long messages", About.CONTENT, talk(1, extra=_filler(large[-1] + 1))))

@@ -24,7 +24,8 @@ from paddock.model.finding import Finding, Severity
 
 _DUNDER = re.compile(r"__\w+__")
 _FORMAT_FIELD = re.compile(r"\{[^{}]*(?:\._|\[_)")
-_TRIGGERS_AT_MOST = 64
+_TEXTS_AT_MOST = 256
+_NUMBERS_AT_MOST = 16
 
 
 def unusable(rule: str, reason: str, where: str = "") -> Analysis:
@@ -45,7 +46,11 @@ def analyse(tree: nodes.Template) -> Analysis:
         )
         findings.setdefault((found.rule, found.where), found)
     texts, numbers = _triggers(everything)
-    return Analysis(tuple(findings.values()), texts, numbers)
+    if len(texts) > _TEXTS_AT_MOST or len(numbers) > _NUMBERS_AT_MOST:
+        message = f"it compares with {len(texts)} texts and {len(numbers)} numbers, too many to try them all"
+        warning = Finding("template-triggers", Severity.WARN, message, cure="read the template with care")
+        findings[warning.rule, warning.where] = warning
+    return Analysis(tuple(findings.values()), texts[:_TEXTS_AT_MOST], numbers[:_NUMBERS_AT_MOST])
 
 
 def _walk(tree: nodes.Node) -> Iterator[nodes.Node]:
@@ -275,7 +280,7 @@ def _triggers(everything: list[nodes.Node]) -> tuple[tuple[str, ...], tuple[int,
                     texts[part.value] = None
                 elif isinstance(part, nodes.Const) and isinstance(part.value, int) and 2 <= part.value <= 100_000:
                     numbers.add(part.value)
-    return tuple(list(texts)[:_TRIGGERS_AT_MOST]), tuple(sorted(numbers)[:_TRIGGERS_AT_MOST])
+    return tuple(texts), tuple(sorted(numbers))
 
 
 def _reject(rule: str, message: str, where: str) -> Finding:

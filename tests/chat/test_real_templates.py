@@ -33,7 +33,7 @@ def test_real_templates_render_here_as_in_the_engine() -> None:
         "llama_cpp.llama_chat_format", reason="install llama-cpp-python"
     ).Jinja2ChatFormatter
     compared = 0
-    for name, source in sorted(real_templates().items())[::3]:
+    for name, source in sorted(real_templates().items())[::5]:
         if "strftime_now" in source:
             continue  # two clocks
         with TemplateProcess(source, bos="<s>", eos="</s>") as process:
@@ -45,4 +45,4 @@ def test_real_templates_render_here_as_in_the_engine() -> None:
             theirs = None
         assert (ours.text if ours.ok else None) == theirs, name
         compared += theirs is not None
-    assert compared > 15
+    assert compared > 8

@@ -126,6 +126,10 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "after the third turn": (in_the_loop("loop.index > 3"), "template-hidden-text"),
     "every seventh message": (in_the_loop("loop.index % 7 == 0"), "template-hidden-text"),
     "in a long conversation": (in_the_loop("messages|length == 117"), "template-hidden-text"),
+    "at one of many lengths": (
+        before("{% set x = [20, 40, 60, 80, 100, 200, 400, 800] %}") + in_the_loop("loop.index == 50"),
+        "template-hidden-text",
+    ),
     "on a word": (in_the_loop("'invoice' in message.content"), "template-hidden-text"),
     "on exactly a word": (in_the_loop("message.content == 'hello there'"), "template-hidden-text"),
     "on how it begins": (in_the_loop("message.content.startswith('Dear')"), "template-hidden-text"),
@@ -186,6 +190,10 @@ DOUBTFUL: dict[str, tuple[str, str]] = {
         "template-tools-text",
     ),
     "tools only": (before("{% for tool in tools %}{{ tool|tojson }}{% endfor %}"), "template-needs-more"),
+    "too many triggers": (
+        before("{% if messages|length in [" + ", ".join(map(str, range(10, 40))) + "] %}{% endif %}"),
+        "template-triggers",
+    ),
     "data changed": (before("{% if 0 %}{{ messages.append(1) }}{% endif %}"), "template-mutates"),
 }
 
