@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-_ARCHITECTURES: Final = {
+ARCHITECTURES: Final = {
     "aquila": "llama",
     "yi": "llama",
     "internlm": "llama",
@@ -144,9 +144,9 @@ def _candidates(config: dict[str, Any]) -> Iterator[str]:
     """
     model_type = _model_type(config)
     if model_type is not None:
-        yield _ARCHITECTURES.get(model_type, model_type)
+        yield ARCHITECTURES.get(model_type, model_type)
         return
-    by_fold = {_folded(name): architecture for name, architecture in _ARCHITECTURES.items()}
+    by_fold = {_folded(name): architecture for name, architecture in ARCHITECTURES.items()}
     for name in map(_class, _classes(config)):
         yield by_fold.get(_folded(name), name.lower())
 

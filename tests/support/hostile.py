@@ -226,6 +226,7 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "experts-none-used": ("model-experts", _expert(expert_count=8)),
     "experts-more-used": ("model-experts", _expert(expert_count=8, expert_used_count=9)),
     "experts-groups": ("model-experts", _expert(expert_count=8, expert_used_count=2, expert_group_count=3)),
+    "all-layers-predict-ahead": ("model-key-range", _set("llama.nextn_predict_layers", g.U32, 1)),
     "tensor-missing": ("model-tensor-missing", _changed(lambda file: file.drop("blk.0.ffn_up.weight"))),
     "no-embedding": ("model-tensor-missing", _changed(lambda file: file.drop("token_embd.weight"))),
     "tensor-shape": ("model-tensor-shape", _tensor(shape=(32, 31), data=bytes(31 * 34))),
