@@ -39,6 +39,8 @@ class Client:
         self._connections = Connections(connections)
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
+        self._settling = threading.Lock()
+        self._settled = False
         self._address: Address | None = None
         self._generation = 0
         self._etags: dict[tuple[str, str, int], str] = {}
@@ -50,27 +52,44 @@ class Client:
         passed over. Raises TryAgain; RangesIgnored where only `whole` gets anywhere; TransferRefused; and the
         permanent errors of the source.
         """
+        if self._settled:
+            return self._open(start, end, whole=whole)
+        # The first answer settles where the bytes are: one redirect is asked for, and not one for each thread.
+        with self._settling:
+            return self._open(start, end, whole=whole)
+
+    def _open(self, start: int, end: int, *, whole: bool) -> Body:
         address, generation = self._locate(refused=None)
-        response, final = self._request(address, start, end, whole=whole)
-        if response.status in _REFUSED_STATUS:
-            response.close()
-            address, generation = self._locate(refused=generation)
-            response, final = self._request(address, start, end, whole=whole)
         try:
+            response, final = self._request(address, start, end, whole=whole)
             if response.status in _REFUSED_STATUS:
-                raise self._refusal(response.status, start, end)
-            body = open_body(response, start=start, end=end, size=self._size, whole=whole, stall_s=self._stall_s)
-            self._check_etag(response, final)
-        except BaseException:
-            response.close()
+                response.close()
+                address, generation = self._locate(refused=generation)
+                response, final = self._request(address, start, end, whole=whole)
+            try:
+                if response.status in _REFUSED_STATUS:
+                    raise self._refusal(response.status, start, end)
+                body = open_body(response, start=start, end=end, size=self._size, whole=whole, stall_s=self._stall_s)
+                self._check_etag(response, final)
+            except BaseException:
+                response.close()
+                raise
+        except TryAgain:
+            # Where a redirect led may be what is broken: the next try asks the source again.
+            self._settle(None, generation)
             raise
-        with self._lock:
-            if generation == self._generation:
-                self._address = final
+        self._settle(final, generation)
         return body
 
     def abort(self) -> None:
         self._connections.end()
+
+    def _settle(self, final: Address | None, generation: int) -> None:
+        """Use the address that answered for the next ranges; with None, forget it. An older generation says nothing."""
+        with self._lock:
+            if generation == self._generation:
+                self._address = final
+                self._settled = final is not None
 
     def _locate(self, *, refused: int | None) -> tuple[Address, int]:
         """The address to use and its generation: a new one where generation `refused` was, and no other thread has
@@ -78,17 +97,17 @@ class Client:
         """
         with self._renewing:
             stale = refused is not None and refused == self._generation
-            if self._address is None or stale:
+            with self._lock:
+                address, generation = self._address, self._generation
+            if address is None or stale:
                 try:
                     address = self._source.address(renew=stale)
                 except TransientError as error:
                     raise TryAgain(error.message, retry_after_s=error.retry_after_s) from error
                 with self._lock:
-                    self._address = address
-                    self._generation += 1
-            with self._lock:
-                assert self._address is not None  # noqa: S101 (for the type checker: set above, and never unset)
-                return self._address, self._generation
+                    self._address, self._settled = address, False
+                    self._generation = generation = generation + 1
+            return address, generation
 
     def _request(
         self, address: Address, start: int, end: int, *, whole: bool

@@ -84,11 +84,12 @@ class Staged:
     transferred_bytes: int
     resumed_bytes: int
     seconds: float
-    _claim: Claim = field(repr=False, compare=False)
+    _claim: Claim | None = field(default=None, repr=False, compare=False)
 
     def discard(self) -> None:
         """Remove what is left of the staging directory, after `path` was renamed away, or not."""
-        self._claim.discard()
+        if self._claim:
+            self._claim.discard()
 
 
 def fetch(
@@ -188,7 +189,13 @@ class _Transfer:
             digest = self._receive(fd)
             if digest.mismatch(self._expected):
                 digest = self._repair(fd, digest)
-            os.fsync(fd)
+            try:
+                os.fsync(fd)
+            except OSError:
+                # The kernel may now take pages for written that are not, and hashing them again would prove nothing:
+                # https://wiki.postgresql.org/wiki/Fsync_Errors
+                self._claim.discard()
+                raise
         finally:
             os.close(fd)
         self._tell(digest.size)
@@ -212,8 +219,12 @@ class _Transfer:
                 elif proof == digest.segment_prefix:
                     self.resumed_bytes += mark - good.position
                 else:
-                    schedule.fetch_again(good.position, mark)
-                    ends.insert(0, mark)
+                    # The segment's later claims are about the same bytes: all of it is fetched again, in parallel.
+                    segment_end = -(-mark // digest.segment_bytes) * digest.segment_bytes
+                    bad_end = max([mark, *(end for end in ends if end <= segment_end)])
+                    schedule.fetch_again(good.position, bad_end)
+                    ends = [bad_end, *(end for end in ends if end > bad_end)]
+                    claims = {end: proof for end, proof in claims.items() if end > bad_end}
                     digest = good
                 good = digest.copy()
         return digest

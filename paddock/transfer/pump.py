@@ -47,11 +47,10 @@ class Line:
 
 
 class Pump:
-    """Fetches the bytes from `start` up to `end` into `path`, where byte `start` of the source is at offset 0 with
-    `rebased`.
+    """Fetches the bytes from `start` up to `end` into `path`: at the same offsets, or with `rebased` from offset 0 on.
 
-    A context manager: the workers run inside, on connections of their own, and have stopped, or are about to, when it
-    ends.
+    A context manager: the workers run inside, on connections of their own, and have stopped when it ends. The one that
+    may take longer is still looking up a name or connecting (10 s at most): it finds the end, and does nothing more.
     """
 
     def __init__(self, line: Line, path: Path, start: int, end: int, *, landed: int, rebased: bool = False) -> None:
@@ -75,8 +74,12 @@ class Pump:
         ]
 
     def __enter__(self) -> Schedule:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.schedule.stop()
+            raise
         return self.schedule
 
     def __exit__(

@@ -9,7 +9,7 @@ from pathlib import Path
 from paddock.errors import NoPermission, NotEnoughDisk, PaddockError, TransferInterrupted
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP})
 _UNABLE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 
 
@@ -46,7 +46,7 @@ def disk_error(error: OSError, path: Path, size: int) -> PaddockError:
     if error.errno in _FORBIDDEN:
         return NoPermission(
             f"{path} cannot be written ({size} bytes): {error.strerror}",
-            cure="correct the permissions, or mount it for writing",
+            cure="correct what is at that path and its permissions, or mount it for writing",
         )
     return TransferInterrupted(
         f"{path} cannot be written or read ({size} bytes): {error.strerror}", cure="look at the disk, then try again"

@@ -10,6 +10,7 @@ Nothing here touches a file or a socket.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -123,7 +124,8 @@ class Schedule:
             self._position = position
             while self._spans and self._spans[0].end <= position:
                 self._spans.popleft()
-            self._work.notify_all()
+            if self._whole or self._next < self._window_end():
+                self._work.notify_all()
             if self._reach(position) == position and not self._error:
                 self._landed.wait(timeout_s)
             if self._error:
@@ -131,13 +133,12 @@ class Schedule:
             return self._reach(position)
 
     def fetch_again(self, start: int, end: int) -> None:
-        """What was there from `start` up to `end` is wrong. For the reader, whose position is `end`, and `start` from
-        now on.
-        """
+        """What was there from `start` up to `end` is wrong. For the reader, whose position is `start` from now on."""
         with self._work:
             if self._spans and self._spans[0].start < end:
                 self._spans[0].start = end
-            self._spans.appendleft(Span(start, end, start))
+            cuts = [*range(start, end, self._span_bytes), end]
+            self._spans.extendleft(Span(a, b, a) for a, b in reversed(list(itertools.pairwise(cuts))))
             self._position = start
             self._work.notify_all()
 
@@ -147,12 +148,15 @@ class Schedule:
         for span in self._spans:
             if not span.busy and span.reached < span.end:
                 return span
-        if self._next >= min(self._end, max(self._position, self._claimed) + self._window_bytes):
+        if self._next >= self._window_end():
             return None
         span = Span(self._next, min(self._end, self._next + self._span_bytes), self._next)
         self._next = span.end
         self._spans.append(span)
         return span
+
+    def _window_end(self) -> int:
+        return min(self._end, max(self._position, self._claimed) + self._window_bytes)
 
     def _pick_whole(self) -> Span | None:
         """One span from the first byte that is missing to the end. What landed behind it is fetched again: this

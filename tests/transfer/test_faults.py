@@ -21,7 +21,7 @@ from paddock.errors import (
     TransferInterrupted,
     TransferRefused,
 )
-from paddock.transfer.fetch import Options, Staged, fetch
+from paddock.transfer.fetch import Options, Progress, Staged, fetch
 from paddock.transfer.room import disk_error
 from paddock.transfer.source import Expected
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
@@ -241,6 +241,20 @@ def test_a_quota_is_met_before_the_first_byte(hub: Service, staging: Path) -> No
     assert hub.stats().total_bytes_sent == 0
     assert list(staging.iterdir()) == []
     right(source, staging)
+
+
+def test_a_disk_that_fills_on_the_way_keeps_what_came(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    options = Options(connections=2, segment_bytes=MIB, limit_rate_bytes_per_s=4 * MIB)
+    with largest_file(len(DATA)):
+
+        def fill(progress: Progress) -> None:
+            # Every write behind the second segment fails from here on, though the space was there before.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2 * MIB, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+        with pytest.raises(NotEnoughDisk, match="what came is kept"):
+            fetch(source, staging=staging, options=options, progress=fill)
+    assert right(source, staging).resumed_bytes >= MIB
 
 
 @pytest.mark.parametrize(

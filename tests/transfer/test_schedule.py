@@ -78,6 +78,13 @@ def test_bytes_that_were_there_are_passed_over_and_fetched_again_when_they_are_w
     assert plan.frontier(15, timeout_s=0) == 60
 
 
+def test_a_long_stretch_that_is_wrong_is_fetched_in_spans() -> None:
+    plan = schedule(landed=60)
+    plan.fetch_again(5, 30)
+    assert [(span.start, span.end) for span in (take(plan), take(plan), take(plan))] == [(5, 15), (15, 25), (25, 30)]
+    assert take(plan).start == 60
+
+
 def test_a_whole_body_is_one_span_from_the_first_gap_to_the_end() -> None:
     plan = schedule()
     first, second, third = take(plan), take(plan), take(plan)
