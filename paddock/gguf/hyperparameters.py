@@ -284,7 +284,8 @@ def _check_experts(header: Header, shape: Shape) -> Iterator[Finding]:
     elif groups > 1 and (experts % groups or not 0 < groups_used < groups):
         message = f"{groups_used} of {groups} groups of {experts} experts are used for each token"
         yield _reject(header, "model-experts", "expert_group_used_count", message)
-    if _number(header, "nextn_predict_layers") > layers:
-        yield _reject(
-            header, "model-key-range", "nextn_predict_layers", f"more prediction layers than the {layers} layers"
-        )
+    ahead = _number(header, "nextn_predict_layers")
+    # a draft model may have nothing else
+    if ahead > layers or (ahead == layers and header.architecture in PLAIN):
+        message = f"{ahead} of {layers} layers only predict ahead"
+        yield _reject(header, "model-key-range", "nextn_predict_layers", message)
