@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
-from paddock.errors import CorruptFile, NotOnVolume, UnsafeName
+from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, UnsafeName
 from paddock.model.names import Sha256, parse_sha256
 from paddock.store.durable import names, remove, rename_unless_there, staging_name, sync_directory, write_new
 from paddock.store.layout import Layout
@@ -50,7 +50,12 @@ class Blobs:
                     staged.rename(blob)
         # After the rename, so that a staged file whose owner dies here can still be written by the next one; and each
         # time, since the last one may have died before it.
-        blob.chmod(_READ_ONLY)
+        try:
+            blob.chmod(_READ_ONLY)
+        except FileNotFoundError:
+            raise BlobMissing(
+                f"the blob {sha256} was collected as an orphan while it was added", cure="fetch that file again"
+            ) from None
         sync_directory(blob.parent)
         staged.unlink(missing_ok=True)
         return blob
