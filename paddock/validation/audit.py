@@ -1,8 +1,8 @@
 """The one function that audits a GGUF: format, model, tokenizer, shards and chat templates, joined into one verdict.
 
 An *audit* reads headers alone, from a disk or by ranges from elsewhere. A breach of the format becomes a finding; only
-what is no fault of the file (a network that fails, an engine that is not there) raises. Tensor data is not read here,
-and no digest is checked.
+what is no fault of the file (a network that fails, an engine that is not there) raises. Tensor data is
+read only where it is asked for, and no digest is checked.
 """
 
 from __future__ import annotations
@@ -96,25 +96,37 @@ class Audit:
 
 
 def audit_file(
-    source: ByteSource, *, name: str, size: int | None = None, knows_architecture: KnowsArchitecture | None = None
+    source: ByteSource,
+    *,
+    name: str,
+    size: int | None = None,
+    knows_architecture: KnowsArchitecture | None = None,
+    deep: bool = False,
 ) -> Audit:
     """Audit one GGUF, `name` as it is called where it comes from.
 
     `size` is what it should have, in bytes, where something else says so. `knows_architecture` asks the engine; without
-    it a finding says that nobody was asked. Of a split model this judges one shard, and `audit_set` all.
+    it a finding says that nobody was asked. `deep` reads all tensor data too. Of a split model this judges one shard,
+    and `audit_set` all.
     """
-    return _audit([source], [name], sizes=[size], whole=False, knows_architecture=knows_architecture)
+    return _audit([source], [name], sizes=[size], whole=False, knows_architecture=knows_architecture, deep=deep)
 
 
 def audit_set(
-    sources: Sequence[ByteSource], *, names: Sequence[str], knows_architecture: KnowsArchitecture | None = None
+    sources: Sequence[ByteSource],
+    *,
+    names: Sequence[str],
+    knows_architecture: KnowsArchitecture | None = None,
+    deep: bool = False,
 ) -> Audit:
     """Audit all shards of a model together, in order; one file that is not split is a set of one."""
     if not sources or len(sources) != len(names):
         raise ValueError(
             f"{len(sources)} sources and {len(names)} names, and one name for each of at least one is expected"
         )
-    return _audit(sources, names, sizes=[None] * len(sources), whole=True, knows_architecture=knows_architecture)
+    return _audit(
+        sources, names, sizes=[None] * len(sources), whole=True, knows_architecture=knows_architecture, deep=deep
+    )
 
 
 class _Counted:
@@ -138,6 +150,7 @@ def _audit(
     sizes: Sequence[int | None],
     whole: bool,
     knows_architecture: KnowsArchitecture | None,
+    deep: bool,
 ) -> Audit:
     start = perf_counter()
     counted = [_Counted(source) for source in sources]
@@ -145,7 +158,7 @@ def _audit(
     headers: list[Header] = []
     for source, name, size in zip(counted, names, sizes, strict=True):
         prefix = f"{name}: " if len(names) > 1 else ""
-        found = _read(source, name, size, headers)
+        found = _read(source, name, size, headers, deep=deep)
         findings += [_placed(finding, prefix) for finding in found]
     template = TemplateFacts(present=False, sha256=None, verdict=None)
     model = None
@@ -172,9 +185,9 @@ def _placed(finding: Finding, prefix: str) -> Finding:
     return Finding(finding.rule, finding.severity, finding.message, prefix + finding.where, finding.cure)
 
 
-def _read(source: ByteSource, name: str, size: int | None, headers: list[Header]) -> list[Finding]:
-    """Read one header, add it to `headers`, and return the findings on the file by itself."""
-    findings = []
+def _read(source: ByteSource, name: str, size: int | None, headers: list[Header], *, deep: bool) -> list[Finding]:
+    """Read one header, add it to `headers`, and return the findings on the file by itself; `deep`: on its data too."""
+    findings: list[Finding] = []
     if size is not None and size != source.size:
         message = f"the file has {source.size} bytes, and {size} are expected"
         findings.append(Finding("container-size", Severity.REJECT, message, name, "fetch the file again"))
@@ -183,7 +196,12 @@ def _read(source: ByteSource, name: str, size: int | None, headers: list[Header]
     except (NotGguf, MalformedGguf) as breach:
         return [*findings, Finding(breach.rule, Severity.REJECT, breach.message, breach.where, breach.cure)]
     headers.append(header)
-    return [*findings, *rules.check_file(header), *_check_name(header, name)]
+    findings += [*rules.check_file(header), *_check_name(header, name)]
+    if deep:
+        from paddock.gguf import weights
+
+        findings += weights.check(source, header)
+    return findings
 
 
 def _check_name(header: Header, name: str) -> Iterator[Finding]:

@@ -210,3 +210,12 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.gguf", tmp_path / "a\0b"):
         with pytest.raises(NoSuchFile):
             FileSource(path)
+
+
+def test_only_a_deep_audit_reads_the_weights() -> None:
+    file = tiny_llama()
+    file.tensor("output_norm.weight").data = bytes(128)
+    source = Memory(file.to_bytes())
+    assert audit_file(source, name="m.gguf").verdict is Verdict.ACCEPT
+    assert rules(audit_file(source, name="m.gguf", deep=True)) == {"weights-zero"}
+    assert audit_set([Memory(tiny_llama().to_bytes())], names=["m.gguf"], deep=True).verdict is Verdict.ACCEPT

