@@ -11,7 +11,7 @@ The tree has two branches, because one question decides what a caller does next:
     └── PermanentError                    the same call fails the same way; tried once
         ├── UsageError                    exit status 3: the caller must say it differently
         │   ├── UnsafeName                a name that could leave its directory (also a ValueError)
-        │   ├── BadSetting                a setting that does not parse, or settings that contradict each other
+        │   ├── BadSetting                a setting that does not parse, or contradicts another (also a ValueError)
         │   └── NoSuchFile                a local file or directory that is not there (also a FileNotFoundError)
         ├── ImpossibleError               exit status 1: it could not be done here and now
         │   ├── ModelNotFound             the Hub has no such repository, or hides it
@@ -182,7 +182,8 @@ class NoGguf(WantingError, FileNotFoundError):
 
 
 class _Breach(WantingError):
-    """What a parser met: `rule` is the finding's stable name, `where` the byte offset (`byte 24`) or the metadata key."""
+    """What a parser met: `rule` is the finding's stable name, `where` the byte offset (`byte 24`) or the metadata
+    key."""
 
     def __init__(self, message: str, *, cure: str = "", rule: str = "", where: str = "") -> None:
         super().__init__(message, cure=cure)
