@@ -8,21 +8,37 @@ together.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from paddock.errors import BadSetting
 
 MIB = 1024 * 1024
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_TOKEN = re.compile(r"[!-~]+")
 
-class Settings(BaseSettings):
-    """What a process was told by its environment. Sizes are bytes, rates bytes per second."""
 
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="ignore")
+class Settings(BaseModel):
+    """What a process was told by its environment. Sizes are bytes, rates bytes per second.
+
+    Making one by the names of its fields reads no environment; `load` does.
+    """
+
+    # validate_default: `~` in a default stands for the home directory too; allow_inf_nan: a time limit that never
+    # comes is a mistake
+    model_config = ConfigDict(
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        validate_default=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
 
     volume: Path = Field(
         default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="The root of the volume"
@@ -79,7 +95,10 @@ class Settings(BaseSettings):
     @field_validator("volume", "cache")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        path = value.expanduser()
+        try:
+            path = value.expanduser()
+        except RuntimeError:
+            raise ValueError("the home directory that `~` stands for is not known") from None
         if not path.is_absolute():
             raise ValueError("an absolute path is needed")
         return path
@@ -89,34 +108,69 @@ class Settings(BaseSettings):
     def _s3(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        parts = _split(value)
+        if parts is None or parts.scheme != "s3" or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
             raise ValueError("expected s3://bucket or s3://bucket/prefix")
         return value.rstrip("/")
 
     @field_validator("hub_endpoint")
     @classmethod
     def _http(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.username:
+        parts = _split(value)
+        if (
+            parts is None
+            or parts.scheme not in {"http", "https"}
+            or not parts.hostname
+            or "@" in parts.netloc
+            or parts.query
+            or parts.fragment
+        ):
             raise ValueError("expected an http:// or https:// address without credentials")
         return value.rstrip("/")
 
+    @field_validator("hub_token")
+    @classmethod
+    def _header(cls, value: SecretStr | None) -> SecretStr | None:
+        # what no header can hold would fail later, in an error of the HTTP client that quotes the header
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("a token is of printable ASCII characters, without spaces")
+        return value
+
+
+def _split(address: str) -> SplitResult | None:
+    """None for what is no address: urlsplit's own error quotes it."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # raises where it is no number up to 65535
+    except ValueError:
+        return None
+    return parts
+
 
 def load() -> Settings:
-    """The settings of this process, read anew at each call.
+    """The settings of this process, read anew at each call. An empty variable is an unset one.
 
     Raises BadSetting that names the variable and what is wrong with it, and never shows the value: it may be a secret.
     """
     try:
-        return Settings()
+        return Settings.model_validate(dict(_given()), by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        variable = str(first["loc"][0]) if first["loc"] else "environment"
         reason = str(first["msg"]).removeprefix("Value error, ")
         raise BadSetting(
-            f"the setting {variable} is not usable: {reason}", cure="correct it in the environment"
+            f"the setting {first['loc'][0]} is not usable: {reason}", cure="correct it in the environment"
         ) from None
+
+
+def _given() -> Iterator[tuple[str, str]]:
+    """Each setting that the environment has, under the first of its variables that is not empty."""
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        for variable in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+            value = os.environ.get(str(variable), "").strip()
+            if value:
+                yield str(variable), value
+                break
 
 
 _FOR_CHILDREN = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")

@@ -1,0 +1,202 @@
+"""What a process reads of its environment, and what it says of what it cannot use."""
+
+from __future__ import annotations
+
+import ast
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from paddock import settings
+from paddock.errors import BadSetting
+from paddock.settings import MIB, Settings
+
+CANARY = "hf_canaryCANARYcanary"
+HOME = "/home/someone"
+
+# variable, field, what is set, what is read
+GOOD: list[tuple[str, str, str, object]] = [
+    ("PADDOCK_VOLUME", "volume", "/srv/models", Path("/srv/models")),
+    ("PADDOCK_VOLUME", "volume", "~/models", Path(HOME, "models")),
+    ("PADDOCK_S3_URI", "s3_uri", "s3://bucket/some/prefix/", "s3://bucket/some/prefix"),
+    ("PADDOCK_S3_URI", "s3_uri", "s3://bucket", "s3://bucket"),
+    ("PADDOCK_SEGMENT_BYTES", "segment_bytes", "65536", 65536),
+    ("PADDOCK_CONNECTIONS", "connections", "64", 64),
+    ("PADDOCK_LIMIT_RATE", "limit_rate_bytes_per_s", "1024", 1024),
+    ("PADDOCK_STALL_S", "stall_s", "0.5", 0.5),
+    ("PADDOCK_THREADS", "threads", "3", 3),
+    ("PADDOCK_ENGINE_TIMEOUT_S", "engine_timeout_s", "60", 60.0),
+    ("XDG_CACHE_HOME", "cache", "/var/cache", Path("/var/cache")),
+    ("HF_ENDPOINT", "hub_endpoint", "http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+    ("HF_ENDPOINT", "hub_endpoint", "https://mirror.example/hf", "https://mirror.example/hf"),
+    ("HF_TOKEN", "hub_token", f" {CANARY}\n", SecretStr(CANARY)),
+    ("HUGGING_FACE_HUB_TOKEN", "hub_token", CANARY, SecretStr(CANARY)),
+    ("HF_HUB_OFFLINE", "hub_offline", "1", True),
+    ("HF_HUB_OFFLINE", "hub_offline", "NO", False),
+]
+DEFAULTS = {
+    "volume": Path("/models"),
+    "s3_uri": None,
+    "segment_bytes": 64 * MIB,
+    "connections": 8,
+    "limit_rate_bytes_per_s": None,
+    "stall_s": 30.0,
+    "threads": None,
+    "engine_timeout_s": 1800.0,
+    "cache": Path(HOME, ".cache"),
+    "hub_endpoint": "https://huggingface.co",
+    "hub_token": None,
+    "hub_offline": False,
+}
+BAD = [
+    ("PADDOCK_VOLUME", "canary/models"),
+    ("PADDOCK_VOLUME", "~nosuchcanary/models"),
+    ("PADDOCK_S3_URI", "https://canary.example/bucket"),
+    ("PADDOCK_S3_URI", "s3://"),
+    ("PADDOCK_S3_URI", "s3://key:canary@bucket/prefix"),
+    ("PADDOCK_S3_URI", "s3://bucket/prefix?canary"),
+    ("PADDOCK_S3_URI", "s3://canary℀/prefix"),
+    ("PADDOCK_S3_URI", "s3://[canary"),
+    ("PADDOCK_SEGMENT_BYTES", "65535"),
+    ("PADDOCK_SEGMENT_BYTES", "64 canaries"),
+    ("PADDOCK_SEGMENT_BYTES", "1073741825"),
+    ("PADDOCK_CONNECTIONS", "0"),
+    ("PADDOCK_CONNECTIONS", "65"),
+    ("PADDOCK_CONNECTIONS", "2.5"),
+    ("PADDOCK_LIMIT_RATE", "1023"),
+    ("PADDOCK_LIMIT_RATE", "1canary"),
+    ("PADDOCK_STALL_S", "0"),
+    ("PADDOCK_STALL_S", "nan"),
+    ("PADDOCK_STALL_S", "601"),
+    ("PADDOCK_THREADS", "-4"),
+    ("PADDOCK_ENGINE_TIMEOUT_S", "inf"),
+    ("PADDOCK_ENGINE_TIMEOUT_S", "-1"),
+    ("XDG_CACHE_HOME", "canary"),
+    ("HF_ENDPOINT", "canary.example"),
+    ("HF_ENDPOINT", "ftp://canary.example"),
+    ("HF_ENDPOINT", "https://:canary@hub.example"),
+    ("HF_ENDPOINT", "https://user:canary@hub.example"),
+    ("HF_ENDPOINT", "https://hub.example:canary"),
+    ("HF_ENDPOINT", "https://hub.example:99999"),
+    ("HF_ENDPOINT", "https://hub.example/?token=canary"),
+    ("HF_TOKEN", "canary two"),
+    ("HF_TOKEN", "canary\x01"),
+    ("HF_TOKEN", "canaryé"),
+    ("HUGGING_FACE_HUB_TOKEN", "canary\ttwo"),
+    ("HF_HUB_OFFLINE", "canary"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, *_ in GOOD:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", HOME)
+
+
+def test_without_an_environment_every_setting_has_its_default() -> None:
+    assert settings.load().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(("variable", "field", "given", "read"), GOOD, ids=[f"{row[0]}={row[2]!r}" for row in GOOD])
+def test_a_variable_sets_its_field_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, variable: str, field: str, given: str, read: object
+) -> None:
+    monkeypatch.setenv(variable, given)
+    assert settings.load().model_dump() == DEFAULTS | {field: read}
+
+
+@pytest.mark.parametrize(("variable", "value"), BAD, ids=[f"{variable}={value!r}" for variable, value in BAD])
+def test_a_bad_value_is_named_by_its_variable_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadSetting) as caught:
+        settings.load()
+    error = caught.value
+    assert f"the setting {variable} is not usable: " in error.message
+    assert error.cure
+    assert error.exit_status == 3
+    assert "canary" not in "".join([str(error), repr(error), *traceback.format_exception(error)])
+
+
+@pytest.mark.parametrize("value", ["", " ", "\n"], ids=repr)
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for variable, *_ in GOOD:
+        monkeypatch.setenv(variable, value)
+    assert settings.load().model_dump() == DEFAULTS
+
+
+def test_an_empty_first_name_of_a_setting_leaves_the_second_to_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", CANARY)
+    token = settings.load().hub_token
+    assert token is not None
+    assert token.get_secret_value() == CANARY
+
+
+def test_the_first_name_of_a_setting_goes_before_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "another")
+    token = settings.load().hub_token
+    assert token is not None
+    assert token.get_secret_value() == CANARY
+
+
+@pytest.mark.parametrize("variable", ["VOLUME", "CACHE", "THREADS", "CONNECTIONS", "paddock_volume", "hf_token"])
+def test_a_variable_of_another_program_means_nothing(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "7")
+    assert settings.load().model_dump() == DEFAULTS
+
+
+def test_the_token_is_in_no_text_that_the_settings_turn_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", CANARY)
+    known = settings.load()
+    for text in (repr(known), str(known), known.model_dump_json(), f"{known.model_dump()}", repr(vars(known))):
+        assert CANARY not in text
+
+
+def test_settings_do_not_change_once_they_are_read() -> None:
+    known = settings.load()
+    with pytest.raises(ValueError, match="frozen"):
+        known.threads = 3  # type: ignore[misc]  # the point
+
+
+def test_a_misspelt_field_is_refused() -> None:
+    fields: dict[str, Any] = {"conections": 3}
+    with pytest.raises(ValueError, match="conections"):
+        Settings(**fields)
+
+
+def test_settings_made_by_name_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDOCK_CONNECTIONS", "3")
+    assert Settings(threads=2).connections == 8
+
+
+def test_a_child_process_is_given_no_secret_and_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "HOME", "PYTHONPATH", "LD_PRELOAD"):
+        monkeypatch.setenv(variable, CANARY)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    child = settings.child_environment(GGML_NO_BACKTRACE="1")
+    assert child["PATH"] == "/usr/bin"
+    assert child["LD_LIBRARY_PATH"] == "/opt/lib"
+    assert child["GGML_NO_BACKTRACE"] == "1"
+    assert CANARY not in child.values()
+
+
+def test_no_other_module_of_the_library_reads_the_environment() -> None:
+    package = Path(settings.__file__).parent
+    reading = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"environ", "environb", "getenv"}
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert reading == {"settings.py"}
