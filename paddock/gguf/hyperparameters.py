@@ -97,15 +97,14 @@ _OPTIONAL: Final = {
     "use_parallel_residual": ValueType.BOOL,
     "rope.scaling.finetuned": ValueType.BOOL,
 }
-"""Keys whose value may be anything of its type; the engine refuses the file for another type. Arrays have one for each
-layer.
-"""
+"""Keys whose value may be anything of its type, or an array of it for the layers; the engine refuses other types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the hyperparameters say of the model, one number for each layer where it can differ. 0 heads: a layer
-    without attention.
+    """What the hyperparameters say of the model, one number for each layer where it can differ.
+
+    A layer without attention has 0 heads. `ahead` is how many of the layers, the last ones, only predict tokens ahead.
     """
 
     embedding: int
@@ -116,6 +115,7 @@ class Shape:
     key_length: int
     value_length: int
     experts: int
+    ahead: int
 
 
 def check(header: Header) -> Iterator[Finding]:
@@ -149,6 +149,7 @@ def shape_of(header: Header) -> Shape:
         key_length=_number(header, "attention.key_length", head_length),
         value_length=_number(header, "attention.value_length", head_length),
         experts=_number(header, "expert_count"),
+        ahead=_number(header, "nextn_predict_layers"),
     )
 
 
@@ -284,8 +285,7 @@ def _check_experts(header: Header, shape: Shape) -> Iterator[Finding]:
     elif groups > 1 and (experts % groups or not 0 < groups_used < groups):
         message = f"{groups_used} of {groups} groups of {experts} experts are used for each token"
         yield _reject(header, "model-experts", "expert_group_used_count", message)
-    ahead = _number(header, "nextn_predict_layers")
     # a draft model may have nothing else
-    if ahead > layers or (ahead == layers and header.architecture in PLAIN):
-        message = f"{ahead} of {layers} layers only predict ahead"
+    if shape.ahead > layers or (shape.ahead == layers and header.architecture in PLAIN):
+        message = f"{shape.ahead} of {layers} layers only predict ahead"
         yield _reject(header, "model-key-range", "nextn_predict_layers", message)

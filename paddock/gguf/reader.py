@@ -67,15 +67,20 @@ class _Span:
         self.type, self.count, self.start, self.end = kind, count, start, end
 
 
+def _read_magic(cursor: Cursor) -> None:
+    cursor.need(min(cursor.size, len(gguf.MAGIC)), "the magic")
+    head = bytes(cursor.data[:512])
+    if not head:
+        raise NotGguf("the file is no GGUF: it is empty", cure=FETCH_AGAIN, rule="container-magic", where="byte 0")
+    if not head.startswith(gguf.MAGIC):
+        found = gguf.lookalike(head)
+        what = f"it is {found.name}" if found else f"it begins with {head[:4]!r}"
+        cure = found.cure if found else FETCH_AGAIN
+        raise NotGguf(f"the file is no GGUF: {what}", cure=cure, rule="container-magic", where="byte 0")
+
+
 def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
-    head = cursor.size
-    if cursor.size:
-        cursor.need(min(cursor.size, 4), "the magic")
-    if bytes(cursor.data[:4]) != gguf.MAGIC:
-        found = gguf.lookalike(bytes(cursor.data[:512]))
-        is_what = f"it is {found.name}" if found else f"it begins with {bytes(cursor.data[:4])!r}"
-        message = f"the file is no GGUF: {is_what if head else 'it is empty'}"
-        raise NotGguf(message, cure=found.cure if found else FETCH_AGAIN, rule="container-magic", where="byte 0")
+    _read_magic(cursor)
     version = cursor.u32("the version")
     if version not in gguf.VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, *gguf.VERSIONS):

@@ -75,7 +75,7 @@ def check_model(header: Header, *, all_tensors: Sequence[Tensor] | None = None) 
         yield from breaches
         if whole and not any(finding.severity is Severity.REJECT for finding in breaches):
             yield from tensors.check_needed(header, there)
-    yield from tokenizer.check(header, embedding_rows=tensors.embedding_rows(there))
+    yield from tokenizer.check(header, embedding_rows=tensors.embedding_rows(header, there))
 
 
 def _check_texts(header: Header) -> Iterator[Finding]:

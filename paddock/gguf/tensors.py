@@ -17,7 +17,8 @@ from paddock.gguf.hyperparameters import PLAIN, Shape, shape_of
 from paddock.model.finding import Finding, Severity
 
 _EMBEDDING = "token_embd.weight"
-_OTHER_EMBEDDING: Final = frozenset({"wavtokenizer-dec"})  # its embedding is as wide as its features
+# its own embedding may be missing, or have the width of its features or the rows of another model's vocabulary
+_OTHER_EMBEDDING: Final = frozenset({"wavtokenizer-dec", "codeshell", "eagle3", "dflash"})
 _INDICES: Final = re.compile(r"blk\.\d+\.ffn_gate_tid2eid\.weight")  # DeepSeek V4 routes by a table of expert numbers
 _LAYER = re.compile(r"blk\.(\d{1,9})\.")
 _CURE = "use another file; this one was made or changed by a faulty or hostile program"
@@ -41,10 +42,12 @@ def check_types(tensors: Sequence[Tensor]) -> Iterator[Finding]:
             yield Finding("tensor-norm-type", Severity.REJECT, message, tensor.name, _ANEW)
 
 
-def embedding_rows(tensors: Sequence[Tensor]) -> int | None:
-    """The rows of the token embedding; None where it is not among `tensors`."""
+def embedding_rows(header: Header, tensors: Sequence[Tensor]) -> int | None:
+    """The rows that the token embedding has, one for each token; None where there is none, or it follows another rule."""
     found = next((tensor for tensor in tensors if tensor.name == _EMBEDDING), None)
-    return found.shape[1] if found and len(found.shape) == 2 else None
+    if found is None or header.architecture in _OTHER_EMBEDDING:
+        return None
+    return found.shape[1] if len(found.shape) > 1 else 1
 
 
 def check_needed(header: Header, tensors: Sequence[Tensor]) -> Iterator[Finding]:
@@ -54,12 +57,13 @@ def check_needed(header: Header, tensors: Sequence[Tensor]) -> Iterator[Finding]
     shape = shape_of(header)
     by_name = {tensor.name: tensor for tensor in tensors}
     embedding = by_name.get(_EMBEDDING)
-    if embedding is None:
-        yield Finding("model-tensor-missing", Severity.REJECT, "the model has no token embedding", _EMBEDDING, _CURE)
-    elif header.architecture not in _OTHER_EMBEDDING and (
-        len(embedding.shape) != 2 or embedding.shape[0] != shape.embedding
-    ):
-        yield _wrong_shape(embedding, (shape.embedding, "vocabulary"))
+    if header.architecture not in _OTHER_EMBEDDING:
+        if embedding is None:
+            yield Finding(
+                "model-tensor-missing", Severity.REJECT, "the model has no token embedding", _EMBEDDING, _CURE
+            )
+        elif embedding.shape[0] != shape.embedding:
+            yield _wrong_shape(embedding, (shape.embedding, "vocabulary"))
     yield from _check_layers(tensors, shape)
     if header.architecture in PLAIN:
         yield from _check_plain(by_name, shape)
@@ -73,7 +77,8 @@ def _check_layers(tensors: Sequence[Tensor], shape: Shape) -> Iterator[Finding]:
     if beyond >= shape.layers:
         message = f"there are tensors of layer {beyond}, and the model has {shape.layers} layers, counted from 0"
         yield Finding("model-layers", Severity.REJECT, message, f"blk.{beyond}", _CURE)
-    missing = sorted(set(range(shape.layers)) - layers)
+    # layers that only predict ahead come last, and may have been left out
+    missing = sorted(set(range(shape.layers - shape.ahead)) - layers)
     if missing:
         message = f"{len(missing)} of {shape.layers} layers have no tensor, layer {missing[0]} the first"
         yield Finding("model-layers", Severity.REJECT, message, f"blk.{missing[0]}", _CURE)
