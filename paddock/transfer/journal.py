@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class Journal:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644)
+        # A caller that loses a staged file on the way to publishing it must not hold the lock against its own next try.
+        self._close = weakref.finalize(self, os.close, self.fd)
         self.holds_claims = False
 
     def header(self) -> Header | None:
@@ -83,9 +86,8 @@ class Journal:
         self.holds_claims = True
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._close()
+        self.fd = -1
 
     def _append(self, text: str) -> None:
         data = text.encode()

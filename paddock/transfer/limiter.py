@@ -13,6 +13,7 @@ from collections import deque
 from paddock.errors import TransferInterrupted
 from paddock.transfer.answer import TryAgain
 
+_READ_BYTES = 256 * 1024
 _BURST_S = 0.1
 _RATE_WINDOW_S = 3.0
 _TRIES = 5
@@ -25,16 +26,19 @@ _PROGRESS_BYTES = 64 * 1024
 class RateLimit:
     """A token bucket in its form as a clock: each byte moves the time at which the next one is due."""
 
-    def __init__(self, bytes_per_s: int | None, stopped: threading.Event) -> None:
+    def __init__(self, bytes_per_s: int | None, *, connections: int, stopped: threading.Event) -> None:
         self._rate = bytes_per_s
+        self._connections = connections
         self._stopped = stopped
         self._lock = threading.Lock()
         self._due = 0.0
 
     @property
     def read_bytes(self) -> int:
-        """How much to read at once, so that the limit holds over short times too."""
-        return 256 * 1024 if self._rate is None else max(1024, min(256 * 1024, int(self._rate * _BURST_S)))
+        """How much to read at once, so that all connections together stay within a burst."""
+        if self._rate is None:
+            return _READ_BYTES
+        return max(1024, min(_READ_BYTES, int(self._rate * _BURST_S / self._connections)))
 
     def take(self, count: int) -> None:
         """Wait until `count` bytes that came are paid for, or until the transfer is stopped."""

@@ -66,7 +66,7 @@ class Pump:
             window_bytes=max(line.segment_bytes, line.span_bytes),
             workers=workers,
         )
-        self._limit = RateLimit(line.limit_rate_bytes_per_s, self.schedule.stopped)
+        self._limit = RateLimit(line.limit_rate_bytes_per_s, connections=workers, stopped=self.schedule.stopped)
         self._client = Client(line.source, connections=workers, stall_s=line.stall_s)
         self._threads = [
             threading.Thread(target=self._work, name=f"paddock-fetch-{number}", daemon=True)

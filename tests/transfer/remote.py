@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from infra.local.hub import Service
+from paddock.errors import PaddockError
 from paddock.model.names import Sha256
 from paddock.transfer.fetch import Options
 from paddock.transfer.source import Address, Expected
@@ -20,18 +21,21 @@ SMALL = Options(connections=4, segment_bytes=MIB, stall_s=1.0)
 
 @dataclass
 class Remote:
-    """A source that counts how often it was asked for a new address."""
+    """A source that counts how often it was asked for a new address. It raises its `errors` first, one each time."""
 
     url: str
     expected: Expected
     label: str = "org/name@0123abcd: model.gguf"
     headers: Mapping[str, str] = field(default_factory=dict)
     renewals: int = 0
+    errors: list[PaddockError] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def address(self, *, renew: bool = False) -> Address:
         with self.lock:
             self.renewals += renew
+            if self.errors:
+                raise self.errors.pop(0)
         return Address(self.url, self.headers)
 
 

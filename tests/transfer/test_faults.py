@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import resource
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,8 @@ import pytest
 from infra.local.hub import Service
 from paddock.errors import (
     CorruptFile,
+    HubUnavailable,
+    ModelGated,
     NoPermission,
     NotEnoughDisk,
     PaddockError,
@@ -144,6 +148,43 @@ def test_an_expired_address_is_asked_for_again_and_what_came_is_kept(hub: Servic
     staged = right(source, staging, Options(connections=1, segment_bytes=MIB))
     assert source.renewals == 1
     assert staged.transferred_bytes == len(DATA)
+
+
+def test_a_source_that_cannot_be_asked_is_asked_again(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    source.errors = [HubUnavailable("the Hub does not answer"), HubUnavailable("the Hub does not answer")]
+    right(source, staging)
+
+
+def test_what_a_source_says_for_good_is_passed_on_at_once(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    source.errors = [ModelGated("org/name is gated"), ModelGated("asked a second time")]
+    with pytest.raises(ModelGated, match="org/name is gated"):
+        fetch(source, staging=staging, options=SMALL)
+    assert list(staging.iterdir()) == []
+
+
+def test_an_answer_in_another_protocol_is_a_broken_connection(staging: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"220 mail.example ESMTP\r\n" * 3)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        port: int = server.getsockname()[1]
+        with pytest.raises(TransferInterrupted, match="the connection broke"):
+            fetch(Remote(f"http://127.0.0.1:{port}/x", Expected(5, sha256_of(b"12345"))), staging=staging)
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("resumes", [False, True], ids=["from the start", "in mid-file"])
