@@ -32,6 +32,8 @@ _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 _FORBIDDEN = frozenset('\\:*?"<>|')
 _NAME_CURE = "use a name as the Hub writes it, `org/name`"
+_PATH_MAX_BYTES = 1024
+"""A path and the directory that it goes to must stay below the 4,096 bytes that Linux takes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,10 +58,12 @@ class ModelName:
                 )
             if not _PART.fullmatch(part) or ".." in part or "--" in part:
                 raise UnsafeName(
-                    f"the model name {shown!r} is not safe: a part holds letters, digits, '_', '.' and '-', starts and ends"
-                    " with a letter, digit or '_', and has no '..' or '--'",
+                    f"the model name {shown!r} is not safe: a part has letters, digits, '_', '.' and '-', begins and"
+                    " ends with a letter, digit or '_', and holds no '..' or '--'",
                     cure=_NAME_CURE,
                 )
+        if parts[-1].endswith(".git"):
+            raise UnsafeName(f"the model name {shown!r} ends in '.git', as no name on the Hub does", cure=_NAME_CURE)
         return cls(parts[0] if len(parts) == 2 else None, parts[-1])
 
     @classmethod
@@ -112,17 +116,23 @@ def parse_sha256(text: str) -> Sha256:
 def parse_repository_path(text: str) -> str:
     """Check one file name from a repository, and return it unchanged.
 
-    Relative POSIX; each part of 1 to 255 bytes in NFC, without control or format characters, wildcards, colon or
-    backslash, not a device name, not `.` or `..`, no dash, dot or space before it, no dot or space after it. Raises
-    UnsafeName that quotes it.
+    Relative POSIX of at most 1,024 bytes; each part of 1 to 255 bytes in NFC, without control or format characters,
+    wildcards, colon or backslash, not a device name, not `.` or `..`, no dash, dot or space before it, no dot or space
+    after it. Raises UnsafeName that quotes it.
     """
-    for part in text.split("/"):
-        problem = _part_problem(part)
-        if problem:
-            raise UnsafeName(
-                f"the file name {text[:200]!r} is not safe: {problem}", cure="the repository's owner must rename it"
-            )
+    problem = next(filter(None, map(_part_problem, text.split("/"))), None)
+    if problem is None and len(text.encode()) > _PATH_MAX_BYTES:
+        problem = f"it is longer than {_PATH_MAX_BYTES} bytes"
+    if problem:
+        raise UnsafeName(
+            f"the file name {text[:200]!r} is not safe: {problem}", cure="the repository's owner must rename it"
+        )
     return text
+
+
+def shown(text: str) -> str:
+    """A name from outside as a message may hold it: plain where it is short and printable, else quoted and cut."""
+    return text if text.isprintable() and len(text) <= 200 else repr(text[:200])
 
 
 def _part_problem(part: str) -> str | None:
@@ -139,7 +149,8 @@ def _part_problem(part: str) -> str | None:
         return "it holds a backslash, a colon, a wildcard, or a control or format character"
     if part[0] in "-. " or part[-1] in ". ":
         return "a part begins with a dash, dot or space, or ends with a dot or space"
-    if part.split(".", maxsplit=1)[0].casefold() in _RESERVED:
+    # Windows takes `COM¹` for `COM1`, and `nul .txt` for `nul`
+    if unicodedata.normalize("NFKC", part).split(".", maxsplit=1)[0].strip().casefold() in _RESERVED:
         return "a part is a reserved device name"
     return None
 
