@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from paddock.errors import BadSetting
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)[bB]?")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGTP])(i?))?B?", re.IGNORECASE | re.ASCII)
 
 
 def human_bytes(size: int) -> str:
     """`1536` as `1.5 KiB`."""
     value = float(size)
     for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
+        # 1023.96 would be shown as 1024.0: it is 1.0 of the next
+        if round(value, 1) < 1024 or unit == _UNITS[-1]:
             return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError("the last unit always returns")
 
 
 def parse_bytes(text: str) -> int:
-    """`24GiB`, `500MB`, `1.5G` or plain bytes, as bytes. `G` alone is GiB. Raises BadSetting."""
+    """`24GiB`, `500MB`, `1.5G` or plain bytes, as bytes; a part of a byte is dropped, and case does
+    not matter. `G` alone is GiB. Raises BadSetting."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise BadSetting(f"{text[:40]!r} is not a size", cure="write bytes, or a number with KiB, MB, GiB and the like")
     number, prefix, binary = match.groups()
-    decimal = text.strip().lower().endswith("b") and not binary and prefix
-    base = 1000 if decimal else 1024
-    power = " kmgtp".index(prefix.lower() or " ")
-    return round(float(number) * float(base**power))
+    decimal = text.strip().lower().endswith("b") and not binary
+    power = " kmgtp".index((prefix or " ").lower())
+    return int(Fraction(number) * (1000 if decimal else 1024) ** power)
