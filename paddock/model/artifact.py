@@ -7,10 +7,9 @@ write, so reading one parses every name and digest in it again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paddock.errors import CorruptFile
 from paddock.model.finding import Verdict
@@ -22,6 +21,7 @@ from paddock.model.names import (
     parse_repository_path,
     parse_revision,
     parse_sha256,
+    shown,
 )
 
 SCHEMA: Literal[1] = 1
@@ -83,7 +83,7 @@ class Manifest(BaseModel):
     split: int = Field(default=1, ge=1, description="Shards of the model; 1 when it is one file")
     licence: str | None
     source: Literal["hub", "s3", "local"] = "hub"
-    created_at: datetime
+    created_at: AwareDatetime  # snapshots are sorted by it, and times with and without a zone do not compare
     verdict: Verdict
     template_sha256: Sha256Field | None = None
     paddock_version: str
@@ -115,6 +115,6 @@ class Manifest(BaseModel):
             first = error.errors(include_input=False, include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"]) or "document"
             raise CorruptFile(
-                f"the manifest {where} is not a manifest of schema {SCHEMA}: {key}: {first['msg']}",
+                f"the manifest {where} is not a manifest of schema {SCHEMA}: {shown(key)}: {first['msg']}",
                 cure="remove that snapshot and pull it again",
             ) from None

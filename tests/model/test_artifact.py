@@ -1,0 +1,215 @@
+"""The manifest: its JSON is a contract, and one that others have written is parsed again to the last name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from paddock.errors import CorruptFile, UnsafeName
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.finding import Verdict
+from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path
+
+WHERE = "/models/.paddock/snapshots/org--name/manifest.json"
+
+digests = st.text("0123456789abcdef", min_size=64, max_size=64).map(Sha256)
+parts = st.text("abcxyz019_é模", min_size=1, max_size=6)
+file_paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
+files = st.builds(
+    SnapshotFile,
+    path=file_paths,
+    size=st.integers(0, 2**60),
+    sha256=digests,
+    segments=st.lists(digests, max_size=3).map(tuple),
+)
+
+
+def _apart(listed: list[SnapshotFile]) -> bool:
+    try:
+        check_distinct(file.path for file in listed)
+    except UnsafeName:
+        return False
+    return True
+
+
+manifests = st.builds(
+    Manifest,
+    repository=st.sampled_from(["org/name", "gpt2", "Org-1/Name_2.5"]),
+    revision=st.text("0123456789abcdef", min_size=40, max_size=40).map(Revision),
+    files=st.lists(files, max_size=4).filter(_apart).map(tuple),
+    segment_bytes=st.integers(1, 2**40),
+    quantization=st.none() | st.text(),
+    split=st.integers(1, 99999),
+    licence=st.none() | st.text(),
+    source=st.sampled_from(["hub", "s3", "local"]),
+    created_at=st.datetimes(timezones=st.just(UTC) | st.integers(-12, 14).map(lambda h: timezone(timedelta(hours=h)))),
+    verdict=st.sampled_from(Verdict),
+    template_sha256=st.none() | digests,
+    paddock_version=st.text(),
+    engine_version=st.text(),
+)
+
+
+@given(manifests)
+def test_a_manifest_survives_json(manifest: Manifest) -> None:
+    assert Manifest.from_json(manifest.to_json(), where=WHERE) == manifest
+    assert Manifest.from_json(manifest.to_json().encode(), where=WHERE) == manifest
+
+
+def example() -> Manifest:
+    weights = SnapshotFile(path="model.gguf", size=100, sha256=Sha256("a" * 64), segments=(Sha256("b" * 64),))
+    return Manifest(
+        repository="org/name",
+        revision=Revision("c" * 40),
+        files=(SnapshotFile(path="config.json", size=2, sha256=Sha256("d" * 64)), weights),
+        segment_bytes=64,
+        quantization="Q8_0",
+        licence="apache-2.0",
+        created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        verdict=Verdict.WARN,
+        template_sha256=Sha256("e" * 64),
+        paddock_version="1.2.3",
+        engine_version="0.3.36",
+    )
+
+
+def test_the_json_of_a_manifest_has_exactly_the_keys_of_the_contract() -> None:
+    assert json.loads(example().to_json()) == {
+        "schema": 1,
+        "repository": "org/name",
+        "revision": "c" * 40,
+        "files": [
+            {"path": "config.json", "size": 2, "sha256": "d" * 64, "segments": []},
+            {"path": "model.gguf", "size": 100, "sha256": "a" * 64, "segments": ["b" * 64]},
+        ],
+        "segment_bytes": 64,
+        "quantization": "Q8_0",
+        "split": 1,
+        "licence": "apache-2.0",
+        "source": "hub",
+        "created_at": "2026-01-02T03:04:05Z",
+        "verdict": "warn",
+        "template_sha256": "e" * 64,
+        "paddock_version": "1.2.3",
+        "engine_version": "0.3.36",
+    }
+
+
+def test_a_manifest_knows_its_model_and_its_size() -> None:
+    assert example().model == ModelName.parse("org/name")
+    assert example().size_bytes == 102
+
+
+def test_a_manifest_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        example().quantization = "Q2_K"  # type: ignore[misc]  # the point
+
+
+Document = dict[str, Any]
+
+
+def _set(**values: object) -> Callable[[Document], object]:
+    return lambda document: document.update(values)
+
+
+def _file(**values: object) -> Callable[[Document], object]:
+    return lambda document: document["files"][0].update(values)
+
+
+def _twice(document: Document) -> None:
+    document["files"].append({**document["files"][0], "path": "CONFIG.json"})
+
+
+HOSTILE: dict[str, tuple[Callable[[Document], object], str]] = {
+    "a repository that climbs": (_set(repository="../../etc"), "model name"),
+    "a repository that is a slug": (_set(repository="org--name"), "model name"),
+    "no repository": (lambda document: document.pop("repository"), "repository"),
+    "a branch for a revision": (_set(revision="main"), "revision"),
+    "a revision that is a path": (_set(revision="../" + "c" * 37), "revision"),
+    "a file that climbs": (_file(path="../../../root/.ssh/id"), "files.0.path"),
+    "an absolute file": (_file(path="/etc/passwd"), "files.0.path"),
+    "a file with an escape": (_file(path="a\x1b[2J"), "files.0.path"),
+    "a file whose name is no text": (_file(path=7), "files.0.path"),
+    "a digest that is a path": (_file(sha256="../" + "d" * 61), "files.0.sha256"),
+    "a digest in upper case": (_file(sha256="D" * 64), "files.0.sha256"),
+    "a segment that is no digest": (_file(segments=["x"]), "files.0.segments.0"),
+    "a negative size": (_file(size=-1), "files.0.size"),
+    "a size in words": (_file(size="big"), "files.0.size"),
+    "a size that is not whole": (_file(size=1.5), "files.0.size"),
+    "a file with more to say": (_file(link="/etc"), "files.0.link"),
+    "two files that meet": (_twice, "same on some file systems"),
+    "a file that is also a directory": (
+        lambda document: document["files"].append({**document["files"][0], "path": "model.gguf/x"}),
+        "also a directory",
+    ),
+    "files that are no list": (_set(files="all"), "files"),
+    "no files": (lambda document: document.pop("files"), "files"),
+    "another schema": (_set(schema=2), "schema"),
+    "a template that is no digest": (_set(template_sha256="x"), "template_sha256"),
+    "an unknown verdict": (_set(verdict="splendid"), "verdict"),
+    "an unknown source": (_set(source="torrent"), "source"),
+    "no shards": (_set(split=0), "split"),
+    "empty segments": (_set(segment_bytes=0), "segment_bytes"),
+    "a time without a zone": (_set(created_at="2026-01-02T03:04:05"), "created_at"),
+    "a time that is none": (_set(created_at="yesterday"), "created_at"),
+    "a key that is not ours": (_set(run="rm -rf /"), "run"),
+    "a key with an escape": (_set(**{"\x1b[2J": 1}), r"'\x1b[2J'"),
+}
+
+
+@pytest.mark.parametrize(("change", "names"), HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_manifest_is_corrupt_and_says_where_it_was_and_what_is_wrong(
+    change: Callable[[Document], object], names: str
+) -> None:
+    document = json.loads(example().to_json())
+    change(document)
+    with pytest.raises(CorruptFile) as caught:
+        Manifest.from_json(json.dumps(document), where=WHERE)
+    assert caught.value.message.startswith(f"the manifest {WHERE} is not a manifest of schema 1: ")
+    assert names in caught.value.message
+    assert caught.value.cure
+    assert str(caught.value).isprintable()
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"x"',
+        b"\xff\xfe",
+        b"\0" * 64,
+        b"<html></html>",
+        b"[" * 100_000,
+        b'{"size":' * 100_000,
+        b"9" * 10_000,
+        b'{"schema": 1e999}',
+    ],
+    ids=lambda text: repr(text[:10]),
+)
+def test_bytes_that_are_no_manifest_are_corrupt(text: bytes) -> None:
+    with pytest.raises(CorruptFile) as caught:
+        Manifest.from_json(text, where=WHERE)
+    assert WHERE in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@given(st.binary(), st.integers(0, 2000))
+def test_a_damaged_manifest_is_corrupt_or_still_a_manifest(noise: bytes, at: int) -> None:
+    text = example().to_json().encode()
+    try:
+        manifest = Manifest.from_json(text[:at] + noise + text[at + len(noise) :], where=WHERE)
+    except CorruptFile:
+        return
+    check_distinct(parse_repository_path(file.path) for file in manifest.files)
