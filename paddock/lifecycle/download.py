@@ -76,10 +76,24 @@ def _require_room(target: Path, need: int) -> None:
         )
 
 
+def _identity(path: Path) -> int | None:
+    """Which file has that name now: another process that fetched it puts another one there."""
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
+
+
 def _download(parts: Parts, listing: Listing, file: RepositoryFile, target: Path) -> None:
     source = parts.hub.file(listing.model, listing.revision, file)
     path = target / file.path
-    staged = fetch(source, staging=target / _STAGING, options=Options.of(parts.settings), arrived=path.is_file)
+    before = _identity(path)
+    staged = fetch(
+        source,
+        staging=target / _STAGING,
+        options=Options.of(parts.settings),
+        arrived=lambda: _identity(path) not in {None, before},
+    )
     if staged is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.path.replace(path)

@@ -112,12 +112,14 @@ def require_sound(manifest: Manifest, judged: Judgement) -> None:
 def benchmark(parts: Parts, manifest: Manifest, context_tokens: int) -> Benchmark:
     """Load the model of a snapshot in the engine's own process, measure it, and keep the result."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    audit = audit_snapshot(parts, manifest)
+    context = _context(audit_snapshot(parts, manifest).model, context_tokens)
     with parts.volume.lease(manifest.model, manifest.revision):
         measured = run_benchmark(
             get_gguf_file_path(snapshot),
             threads=parts.settings.threads,
-            context_tokens=_context(audit.model, context_tokens),
+            context_tokens=context,
+            n_prompt=min(256, context // 2),
+            n_gen=min(64, context // 4),
             timeout_s=parts.settings.engine_timeout_s,
         )
     _keep(parts, manifest, BENCHMARK, measured.to_json())

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import PurePosixPath
 
 from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
 from paddock.model.artifact import Listing, RepositoryFile
-from paddock.model.names import check_distinct, parse_repository_path
+from paddock.model.names import check_distinct, parse_repository_path, shown
 from paddock.model.quantization import GgufSet, group, ranked_by_place
+from paddock.model.units import human_bytes
+from paddock.store.store import MANIFEST_NAME
 
 AUTO = "auto"
 RUNTIME_SHARE = 1.1
@@ -37,6 +40,8 @@ _WEIGHTS = {
     ".ggml": "GGML, the format before GGUF",
 }
 _INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
+_QUANTIZED_BY = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+"""The files in which AutoGPTQ and AutoAWQ describe what they did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,12 @@ def choose(
     for one in chosen:
         if one.missing:
             raise MissingShard(
-                f"{what} lacks {', '.join(one.missing[:3])} ({len(one.missing)} of {one.declared} shards missing)",
+                f"{what} lacks {_listed(one.missing[:3])} ({len(one.missing)} of {one.declared} shards missing)",
                 cure="ask the repository's owner, or choose another quantization",
             )
-    if projector:
+    if projector and not any(one.is_projector for one in chosen):
         chosen = [*chosen, _projector(sets, what)]
+    model = next((one for one in chosen if not one.is_projector), chosen[0])
     wanted = [path for one in chosen for path in one.paths]
     names = [*sorted(_companions(listing)), *wanted]
     for name in names:
@@ -107,9 +113,11 @@ def choose(
     check_distinct(names)
     return Choice(
         files=tuple(by_path[name] for name in names),
-        model_files=chosen[0].paths,
-        quantization=chosen[0].quantization,
-        candidates=tuple(_explain(one, chosen[0], memory_bytes) for one in models),
+        model_files=model.paths,
+        quantization=model.quantization,
+        candidates=tuple(
+            _explain(one, chosen, memory_bytes, is_asked_for=bool(files) or quantization != AUTO) for one in models
+        ),
     )
 
 
@@ -119,19 +127,19 @@ def fits(one: GgufSet, memory_bytes: int | None) -> bool:
 
 def _best(models: list[GgufSet], quantization: str, memory_bytes: int | None, what: str) -> GgufSet:
     if quantization != AUTO:
-        for one in models:
-            if (one.quantization or "").lower() == quantization.lower():
-                return one
-        has = sorted({one.quantization or PurePosixPath(one.first).name for one in models})
-        raise FileNotInRevision(f"{what} has no {quantization}", cure=f"use one of {', '.join(has)}")
+        asked = [one for one in models if (one.quantization or "").lower() == quantization.lower()]
+        if not asked:
+            has = sorted({one.quantization or PurePosixPath(one.first).name for one in models})
+            raise FileNotInRevision(f"{what} has no {shown(quantization)}", cure=f"use one of {_listed(has)}")
+        return next((one for one in asked if not one.missing), asked[0])
     whole = [one for one in models if not one.missing] or models
     for one in whole:
         if fits(one, memory_bytes):
             return one
     smallest = min(whole, key=lambda one: one.size)
     raise DoesNotFit(
-        f"no quantization of {what} fits: the smallest, {smallest.quantization or smallest.first}, needs about "
-        f"{round(smallest.size * RUNTIME_SHARE)} bytes and this machine has {memory_bytes}",
+        f"no quantization of {what} fits: the smallest, {smallest.quantization or shown(smallest.first)}, "
+        + _too_large(smallest, memory_bytes),
         cure="use a machine with more memory, or a smaller model",
     )
 
@@ -141,7 +149,7 @@ def _named(sets: list[GgufSet], files: Sequence[str], what: str) -> list[GgufSet
     for name in files:
         found = next((one for one in sets if name in one.paths), None)
         if found is None:
-            has = ", ".join(one.first for one in sets[:8]) or "no GGUF at all"
+            has = _listed([one.first for one in sets[:8]]) or "no GGUF at all"
             raise FileNotInRevision(f"{what} has no GGUF file {name[:200]!r}", cure=f"it has {has}")
         if found not in chosen:
             chosen.append(found)
@@ -157,7 +165,7 @@ def _projector(sets: list[GgufSet], what: str) -> GgufSet:
 
 def _companions(listing: Listing) -> list[str]:
     """The small files at the top of the repository that describe the model. An index of weights that are not fetched is
-    left out."""
+    left out, and so is a file with the name of a snapshot's own manifest."""
     return [
         file.path
         for file in listing.files
@@ -165,35 +173,49 @@ def _companions(listing: Listing) -> list[str]:
         and file.size <= MAX_COMPANION_BYTES
         and (file.path.startswith("tokenizer") or file.path.endswith(".json"))
         and not file.path.lower().endswith(".gguf")
+        and file.path != "manifest.json"  # the snapshot's own
+        and file.path.casefold() != MANIFEST_NAME
         and not any(fnmatchcase(file.path, index) for index in _INDEXES)
     ]
 
 
-def _explain(one: GgufSet, chosen: GgufSet, memory_bytes: int | None) -> Candidate:
+def _explain(one: GgufSet, chosen: list[GgufSet], memory_bytes: int | None, *, is_asked_for: bool) -> Candidate:
     fitting = fits(one, memory_bytes)
-    if one is chosen:
-        reason = (
-            "chosen: the best that fits" if memory_bytes is not None else "chosen: the best by the order of preference"
-        )
+    if one in chosen:
+        among = "in the order of preference" if memory_bytes is None else "that fits, in the order of preference"
+        reason = "chosen: asked for by name" if is_asked_for else f"chosen: the first {among}"
     elif one.missing:
         reason = f"{len(one.missing)} of {one.declared} shards are missing"
     elif not fitting:
-        reason = f"needs about {round(one.size * RUNTIME_SHARE)} bytes of {memory_bytes}"
+        reason = _too_large(one, memory_bytes)
+    elif is_asked_for:
+        reason = "another one was asked for by name"
     else:
-        reason = "not asked for, or behind the chosen one in the order of preference"
-    return Candidate(one.quantization, one.first, one.size, one.declared, fitting, one is chosen, reason)
+        reason = "behind the chosen one in the order of preference"
+    return Candidate(one.quantization, one.first, one.size, one.declared, fitting, one in chosen, reason)
+
+
+def _too_large(one: GgufSet, memory_bytes: int | None) -> str:
+    needed = human_bytes(round(one.size * RUNTIME_SHARE))
+    return f"needs about {needed} of memory, and there is {human_bytes(memory_bytes or 0)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(shown(name) for name in names)
 
 
 def _contents(listing: Listing) -> str:
     """What a repository without GGUF has, in words: the formats of its weights, or its files."""
     suffixes = {PurePosixPath(file.path).suffix.lower() for file in listing.files}
     formats = sorted({name for suffix, name in _WEIGHTS.items() if suffix in suffixes})
-    kind = next((kind for kind in ("gptq", "awq") if kind in str(listing.model).lower()), None)
+    names = [file.path for file in listing.files if not file.path.startswith(".")]
     if formats:
         weights = " and ".join(formats) + " weights"
-        return f"{weights} ({kind.upper()})" if kind else weights
-    names = [file.path for file in listing.files if not file.path.startswith(".")]
-    return f"only {', '.join(names[:6])}" if names else "no files"
+        by_file = (kind for name, kind in _QUANTIZED_BY.items() if name in names)
+        by_name = (kind for kind in ("GPTQ", "AWQ") if kind.lower() in str(listing.model).lower())
+        kind = next(chain(by_file, by_name), None)
+        return f"{weights} ({kind})" if kind else weights
+    return f"only {_listed(names[:6])}" if names else "no files"
 
 
 def _no_gguf_cure(listing: Listing) -> str:

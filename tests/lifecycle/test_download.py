@@ -1,0 +1,70 @@
+"""`download_model_to_path`: a model as plain files, or in its own place on the volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from paddock import download_model_to_path, get_gguf_file_path, get_model_path_from_name
+from paddock.errors import CorruptFile, NoPermission, UnsafeName
+from paddock.lifecycle.parts import Parts
+from tests.support.house import MODEL, NAME, tiny
+
+
+def test_a_plain_directory_gets_verified_files_and_a_chat_template(parts: Parts, tmp_path: Path) -> None:
+    target = tmp_path / "somewhere" / "else"
+    assert download_model_to_path(NAME, target) == target
+    assert get_gguf_file_path(target).read_bytes() == tiny()
+    assert (target / "chat_template.jinja").read_text().startswith("{%")
+    assert not any((target / ".paddock-partial").iterdir())
+    assert not parts.volume.root.exists()
+
+
+def test_a_second_download_fetches_nothing(parts: Parts, hub: Service, tmp_path: Path) -> None:
+    download_model_to_path(NAME, tmp_path / "plain")
+    hub.reset_stats()
+    download_model_to_path(NAME, tmp_path / "plain")
+    assert hub.stats().total_bytes_sent == 0
+
+
+def test_a_damaged_file_in_a_plain_directory_is_fetched_again_and_no_other(
+    parts: Parts, hub: Service, tmp_path: Path
+) -> None:
+    target = download_model_to_path(NAME, tmp_path / "plain")
+    damaged = get_gguf_file_path(target)
+    content = bytearray(damaged.read_bytes())
+    content[9_999] ^= 1
+    damaged.write_bytes(content)
+    hub.reset_stats()
+    download_model_to_path(NAME, target)
+    assert damaged.read_bytes() == tiny()
+    assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q8_0.gguf"}
+
+
+def test_the_models_own_place_is_pulled_and_promoted(parts: Parts) -> None:
+    own = get_model_path_from_name(NAME)
+    assert download_model_to_path(NAME, own) == own
+    assert own.is_symlink()
+    assert parts.volume.promoted(MODEL) == own.resolve().name
+
+
+def test_wrong_bytes_never_get_a_files_name(parts: Parts, hub: Service, tmp_path: Path) -> None:
+    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=5_000, times=None)
+    with pytest.raises(CorruptFile):
+        download_model_to_path(NAME, tmp_path / "plain")
+    assert list((tmp_path / "plain").glob("*.gguf")) == []
+
+
+@pytest.mark.parametrize("name", ["../etc", "a/b/c", "", "a--b", "org/.hidden"])
+def test_a_hostile_name_is_refused_before_anything_is_made(parts: Parts, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnsafeName):
+        download_model_to_path(name, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+def test_a_directory_that_cannot_be_made_is_named(parts: Parts, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NoPermission, match="file"):
+        download_model_to_path(NAME, tmp_path / "file" / "plain")

@@ -1,0 +1,161 @@
+"""Pulling: from the Hub's listing to a promoted snapshot, with the real transfer, volume and audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.s3 import S3Server
+from paddock.errors import CorruptFile, ModelGated, ModelNotFound, ModelRejected, NoGguf, NoPermission, NotEnoughDisk
+from paddock.lifecycle import pull as pulling
+from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.pull import pull
+from paddock.model.finding import Verdict
+from paddock.model.names import ModelName
+from paddock.planning.choice import choose
+from paddock.store.copying import push
+from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
+
+SMALL_FILES = ["config.json", "tokenizer_config.json"]
+
+
+def test_a_pulled_model_is_whole_audited_and_promoted(parts: Parts) -> None:
+    pulled = pull(parts, MODEL)
+    path = parts.settings.volume / "org--tiny-GGUF"
+    assert pulled.path == path
+    assert path.resolve().name == pulled.manifest.revision
+    assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert sorted(file.name for file in path.iterdir()) == sorted(
+        [*SMALL_FILES, "tiny-Q8_0.gguf", "chat_template.jinja", "manifest.json"]
+    )
+    assert pulled.manifest.quantization == "Q8_0"
+    assert pulled.manifest.licence == "mit"
+    assert pulled.manifest.verdict is not Verdict.REJECT
+
+
+def test_a_second_pull_fetches_no_byte_and_leaves_the_snapshot_as_it_is(parts: Parts, hub: Service) -> None:
+    first = pull(parts, MODEL)
+    hub.reset_stats()
+    second = pull(parts, MODEL)
+    assert second.transferred_bytes == 0
+    assert {one.origin for one in second.acquired} == {"volume"}
+    assert hub.stats().total_bytes_sent == 0
+    assert second.manifest == first.manifest
+
+
+def test_only_what_is_needed_is_fetched(parts: Parts, hub: Service) -> None:
+    pull(parts, MODEL)
+    sent = {path.removeprefix(f"{NAME}/") for path in hub.stats().bytes_sent}
+    assert sent == {*SMALL_FILES, "tiny-Q8_0.gguf"}
+
+
+def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(parts: Parts) -> None:
+    pulled = pull(parts, MODEL, quantization="Q6_K")
+    assert pulled.manifest.split == 2
+    assert [file.path for file in pulled.manifest.files if file.path.endswith(".gguf")] == [
+        "big/tiny-Q6_K-00001-of-00002.gguf",
+        "big/tiny-Q6_K-00002-of-00002.gguf",
+    ]
+
+
+def test_another_quantization_of_the_same_commit_takes_the_place_of_the_first(parts: Parts) -> None:
+    pull(parts, MODEL)
+    pulled = pull(parts, MODEL, quantization="Q4_K_M")
+    names = {file.path for file in pulled.manifest.files}
+    assert "tiny-Q4_K_M.gguf" in names
+    assert "tiny-Q8_0.gguf" not in names
+    assert parts.volume.promoted(MODEL) == pulled.manifest.revision
+
+
+def test_what_is_not_promoted_lies_beside_what_is(parts: Parts, hub: Service) -> None:
+    before = pull(parts, MODEL).manifest.revision
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
+    pulled = pull(parts, MODEL, promote=False)
+    assert pulled.manifest.revision != before
+    assert parts.volume.promoted(MODEL) == before
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny(3)
+
+
+def test_a_commit_and_a_tag_are_pulled_as_they_were(parts: Parts, hub: Service) -> None:
+    repository = hub.repository(NAME)
+    old = repository.resolve("main")
+    assert old is not None
+    repository.tag("v1", at=old.id)
+    repository.commit({"tiny-Q8_0.gguf": tiny(4)})
+    assert pull(parts, MODEL, ref="v1").manifest.revision == old.id
+    assert pull(parts, MODEL, ref=old.id).manifest.revision == old.id
+
+
+def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_promoted(
+    parts: Parts, hub: Service
+) -> None:
+    before = pull(parts, MODEL).manifest.revision
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
+    with pytest.raises(ModelRejected, match="eps"):
+        pull(parts, MODEL)
+    assert parts.volume.promoted(MODEL) == before
+    assert [manifest.revision for manifest in parts.volume.snapshots(MODEL)] == [before]
+
+
+def test_a_flipped_bit_costs_no_wrong_byte(parts: Parts, hub: Service) -> None:
+    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
+    pulled = pull(parts, MODEL)
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+
+
+def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(parts: Parts, hub: Service) -> None:
+    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
+    with pytest.raises(CorruptFile):
+        pull(parts, MODEL)
+    assert parts.volume.snapshots() == []
+    assert not (parts.settings.volume / MODEL.slug).exists()
+
+
+def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
+    monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path
+) -> None:
+    point_to(monkeypatch, hub, tmp_path / "first")
+    point_to_s3(monkeypatch, s3, "fleet")
+    stock(hub)
+    first = connect()
+    assert first.s3 is not None
+    push(first.volume, first.s3, pull(first, MODEL).manifest)
+    hub.reset_stats()
+
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
+    pulled = pull(connect(), MODEL)
+    assert {one.origin for one in pulled.acquired} == {"s3"}
+    assert hub.stats().total_bytes_sent == 0
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("nobody/nothing", ModelNotFound), ("org/gated", ModelGated), ("org/weights", NoGguf)],
+)
+def test_what_cannot_be_pulled_says_why(parts: Parts, hub: Service, name: str, error: type[Exception]) -> None:
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
+    with pytest.raises(error, match=name.split("/")[1]):
+        pull(parts, ModelName.parse(name))
+
+
+def test_too_little_room_is_known_before_the_first_byte(parts: Parts, hub: Service) -> None:
+    free = parts.volume.free_bytes()
+    listing = parts.hub.listing(MODEL)
+    huge = [file for file in choose(listing).files if file.path.endswith(".gguf")][0]
+    assert huge.size < free
+    with pytest.raises(NotEnoughDisk, match="missing"):
+        parts.volume.require_room(free + huge.size)
+    assert hub.stats().total_bytes_sent == 0
+
+
+def test_a_volume_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "file" / "models"))
+    with pytest.raises(NoPermission, match="file"):
+        pulling.pull(connect(), MODEL)

@@ -1,0 +1,70 @@
+"""A Hub with small real models, and the clients that work with it: what most tests of a model's life begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.s3 import S3Server
+from paddock.lifecycle.parts import Parts, connect
+from paddock.model.names import ModelName
+from tests.support.gguf import F32, STRING, tiny_llama, tiny_shards
+
+NAME = "org/tiny-GGUF"
+MODEL = ModelName.parse(NAME)
+CARD = b"---\nlicense: mit\n---\n# Tiny\n"
+CONFIG = b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
+
+
+def tiny(layers: int = 1, *, name: str = "tiny") -> bytes:
+    """A sound Llama that the engine loads; another for each number of layers and each name."""
+    return tiny_llama(layers=layers).set("general.name", STRING, name).to_bytes()
+
+
+def unsound() -> bytes:
+    """A Llama that every reader parses and the audit rejects: its epsilon is not a positive number."""
+    return tiny_llama().set("llama.attention.layer_norm_rms_epsilon", F32, -1.0).to_bytes()
+
+
+def stock(hub: Service) -> str:
+    """Fill a repository with two quantizations, a split one and the usual small files; returns its commit."""
+    shards = tiny_shards(2)
+    return hub.repository(NAME).commit(
+        {
+            "README.md": CARD,
+            "config.json": CONFIG,
+            "tokenizer_config.json": b'{"model_max_length": 256}',
+            ".gitattributes": b"*.gguf filter=lfs\n",
+            "tiny-Q8_0.gguf": tiny(),
+            "tiny-Q4_K_M.gguf": tiny(2),
+            "big/tiny-Q6_K-00001-of-00002.gguf": shards[0].to_bytes(),
+            "big/tiny-Q6_K-00002-of-00002.gguf": shards[1].to_bytes(),
+        }
+    )
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, hub: Service, home: Path) -> None:
+    """Let this process's environment lead to the Hub and to a volume of its own, and to nothing else."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "PADDOCK_S3_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    monkeypatch.setenv("PADDOCK_VOLUME", str(home / "models"))
+    monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(64 * 1024))
+
+
+def point_to_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PADDOCK_S3_URI", f"s3://{s3.bucket}/{prefix}")
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Iterator[Parts]:
+    """The clients of a Hub with the tiny model, and of an empty volume; without S3."""
+    point_to(monkeypatch, hub, tmp_path)
+    stock(hub)
+    yield connect()

@@ -1,0 +1,328 @@
+"""The command line as scripts see it: one JSON object on stdout, an exit status, one sentence for a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.ports import free_ports
+from paddock import cli
+from paddock.lifecycle.parts import Parts
+from paddock.model.names import ModelName
+from tests.support.gguf import STRING, tiny_llama
+from tests.support.house import NAME, tiny, unsound
+
+OTHER = "a" * 40
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """What was printed, which must be one JSON object on one line."""
+        value = json.loads(self.stdout)
+        assert isinstance(value, dict)
+        assert self.stdout.count("\n") == 1
+        return value
+
+
+Paddock = Callable[..., Outcome]
+
+
+@pytest.fixture
+def paddock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Paddock:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, out, err)
+
+    return run
+
+
+def program(*arguments: str, before: Sequence[str] = ()) -> Outcome:
+    """Run the command line as a program of its own."""
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "paddock", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def test_pull_prints_what_came_from_where(parts: Parts, paddock: Paddock) -> None:
+    said = paddock("pull", NAME, "--json")
+    assert said.status == 0
+    assert said.json["path"] == str(parts.settings.volume / "org--tiny-GGUF")
+    assert said.json["quantization"] == "Q8_0"
+    assert re.fullmatch("[0-9a-f]{40}", said.json["revision"])
+    assert {file["source"] for file in said.json["files"]} == {"hub"}
+    assert all({"path", "size", "sha256", "source"} <= set(file) for file in said.json["files"])
+    assert said.json["bytes_transferred"] == sum(file["size"] for file in said.json["files"])
+    assert said.json["seconds"] > 0
+    again = paddock("pull", NAME, "--json")
+    assert again.json["bytes_transferred"] == 0
+
+
+def test_pull_for_people_says_it_in_a_line(parts: Parts, paddock: Paddock) -> None:
+    said = paddock("pull", NAME, "--quant", "q4_k_m", "--limit-rate", "50MB")
+    assert said.status == 0
+    assert re.search(rf"{NAME}@[0-9a-f]{{8}} Q4_K_M at .*: promoted; .* fetched", said.stdout)
+
+
+def test_pull_takes_named_files_and_leaves_the_pointer_when_told_to(parts: Parts, paddock: Paddock) -> None:
+    said = paddock("pull", NAME, "--file", "tiny-Q4_K_M.gguf", "--no-promote", "--json")
+    assert said.status == 0
+    assert said.json["path"].startswith(str(parts.settings.volume / ".paddock" / "snapshots"))
+    assert not parts.volume.model_path(ModelName.parse(NAME)).exists()
+
+
+def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hub: Service, paddock: Paddock) -> None:
+    first = paddock("pull", NAME, "--json").json["revision"]
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
+    second = paddock("pull", NAME, "--no-promote", "--json").json["revision"]
+
+    listed = paddock("ls", "--json").json
+    assert {(row["revision"], row["promoted"]) for row in listed["models"]} == {(first, True), (second, False)}
+    assert set(listed["models"][0]) >= {"model", "revision", "promoted", "quantization", "size_bytes", "last_used"}
+    assert listed["apparent_bytes"] > listed["real_bytes"] > 0
+
+    assert paddock("promote", f"{NAME}@{second}", "--json").json == {
+        "model": NAME,
+        "revision": second,
+        "previous": first,
+    }
+    shown = paddock("show", NAME, "--json").json
+    assert (shown["revision"], shown["promoted"], shown["schema"]) == (second, True, 1)
+    assert [one["revision"] for one in shown["history"]] == [first, second]
+    assert paddock("show", f"{NAME}@{first}", "--json").json["promoted"] is False
+
+    back = paddock("rollback", NAME, "--json").json
+    assert (back["revision"], back["previous"]) == (first, second)
+    told = paddock("history", NAME, "--json").json
+    assert (told["revision"], told["previous"]) == (first, second)
+    assert [one["reason"] for one in told["history"]] == ["pulled", "promoted by hand", "rolled back by hand"]
+
+    removed = paddock("rm", f"{NAME}@{second}", "--json").json
+    assert removed["removed"] == [{"model": NAME, "revision": second}]
+    assert removed["freed_bytes"] == len(tiny(3))
+    assert removed["kept"] == []
+    assert paddock("rm", NAME, "--json").json["freed_bytes"] > len(tiny())
+    assert paddock("ls", "--json").json["models"] == []
+
+
+def test_every_command_prints_for_people_too(parts: Parts, paddock: Paddock) -> None:
+    revision = paddock("pull", NAME, "--json").json["revision"]
+    for arguments in (["ls"], ["show", NAME], ["history", NAME], ["promote", f"{NAME}@{revision}"], ["inspect", NAME]):
+        said = paddock(*arguments)
+        assert said.status == 0, said
+        assert "tiny" in said.stdout or "pulled" in said.stdout
+    assert "bytes freed" in paddock("rm", NAME).stdout
+
+
+def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
+    parts: Parts, hub: Service, paddock: Paddock, tmp_path: Path
+) -> None:
+    local = tmp_path / "here" / "tiny-Q8_0.gguf"
+    local.parent.mkdir()
+    local.write_bytes(tiny())
+    hub.reset_stats()
+    remote = paddock("inspect", f"{NAME}@main:tiny-Q8_0.gguf", "--json")
+    assert remote.status == 0
+    assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q8_0.gguf"}
+    for said in (remote, paddock("inspect", str(local), "--json"), paddock("inspect", str(local.parent), "--json")):
+        assert said.json["verdict"] in {"accept", "warn"}
+        assert said.json["model"] == {
+            "architecture": "llama",
+            "parameters": said.json["model"]["parameters"],
+            "quantization": "Q8_0",
+            "context_length": 256,
+            "vocab_size": 260,
+            "block_count": 1,
+            "size_bytes": len(tiny()),
+            "shards": 1,
+        }
+        assert said.json["template"]["present"] is True
+        assert said.json["bytes_read"] > 0
+        assert said.json["seconds"] > 0
+
+
+def test_inspect_reads_all_shards_of_a_split_model(parts: Parts, paddock: Paddock) -> None:
+    said = paddock("inspect", f"{NAME}:big/tiny-Q6_K-00001-of-00002.gguf", "--json")
+    assert said.json["model"]["shards"] == 2
+
+
+def test_a_model_that_was_judged_and_found_wanting_ends_with_2(parts: Parts, paddock: Paddock, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(unsound())
+    said = paddock("inspect", str(bad), "--json")
+    assert (said.status, said.json["verdict"]) == (2, "reject")
+    finding = next(one for one in said.json["findings"] if one["severity"] == "reject")
+    assert {"rule", "severity", "message"} <= set(finding)
+    html = tmp_path / "page.gguf"
+    html.write_text("<!doctype html><html></html>")
+    assert paddock("inspect", str(html), "--json").status == 2
+
+
+def test_bench_measures_what_is_promoted(parts: Parts, hub: Service, paddock: Paddock) -> None:
+    roomy = tiny_llama().set("general.name", STRING, "roomy")
+    for key in roomy.keys:
+        if key.name == "llama.context_length":
+            key.value = 1024
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy.to_bytes()})
+    paddock("pull", NAME, "--json")
+    said = paddock("bench", NAME, "--json")
+    assert said.status == 0, said
+    prefill, decode = said.json["results"]
+    assert (prefill["n_prompt"], decode["n_gen"]) == (256, 64)
+    assert prefill["prefill_tok_per_s"] > 0
+    assert decode["decode_tok_per_s"] > 0
+    assert {"spread"} <= set(prefill)
+    assert {"machine", "engine", "parameters"} <= set(said.json)
+
+
+BAD = {
+    "unknown repository": (["pull", "nobody/nothing"], 1, "model-not-found"),
+    "gated repository": (["pull", "org/gated"], 1, "model-gated"),
+    "unknown revision": (["pull", f"{NAME}@nosuch"], 1, "revision-not-found"),
+    "unknown quantization": (["pull", NAME, "--quant", "Q3_K_S"], 1, "file-not-in-revision"),
+    "unknown file": (["pull", NAME, "--file", "nosuch.gguf"], 1, "file-not-in-revision"),
+    "no GGUF in it": (["pull", "org/weights"], 2, "no-gguf"),
+    "unsafe name": (["pull", "../../etc"], 3, "unsafe-name"),
+    "unsafe revision": (["pull", f"{NAME}@../x"], 3, "unsafe-name"),
+    "missing local file": (["inspect", "./nosuch.gguf"], 3, "no-such-file"),
+    "a NUL in a path": (["inspect", "a\0b"], 3, "unsafe-name"),
+    "no such command": (["nosuch"], 3, "wrong-usage"),
+    "no such option": (["pull", NAME, "--nosuch"], 3, "wrong-usage"),
+    "no argument": (["pull"], 3, "wrong-usage"),
+    "not a size": (["pull", NAME, "--limit-rate", "fast"], 3, "bad-setting"),
+    "not on the volume": (["show", "org/other"], 1, "not-on-volume"),
+    "nothing to roll back": (["rollback", NAME], 1, "not-on-volume"),
+    "nothing to remove": (["rm", NAME], 1, "not-on-volume"),
+    "nothing to promote": (["promote", f"{NAME}@{OTHER}"], 1, "not-on-volume"),
+    "no revision to promote": (["promote", NAME], 3, "wrong-usage"),
+    "nothing to measure": (["bench", NAME], 1, "not-on-volume"),
+    "no history": (["history", NAME], 1, "not-on-volume"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence_and_its_exit_status(
+    parts: Parts, hub: Service, paddock: Paddock, case: str
+) -> None:
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
+    arguments, status, error = BAD[case]
+    said = paddock(*arguments, "--json")
+    assert (said.status, said.json["error"]) == (status, error), said
+    assert set(said.json) == {"error", "message", "cure"}
+    plain = paddock(*arguments)
+    assert plain.status == status
+    assert plain.stdout == ""
+    assert plain.stderr.startswith("paddock: ")
+    assert plain.stderr.count("\n") == 1
+    assert "Traceback" not in plain.stderr
+
+
+def test_a_repository_without_gguf_says_what_it_has_instead(parts: Parts, hub: Service, paddock: Paddock) -> None:
+    hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
+    assert "SafeTensors" in paddock("pull", "org/weights").stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "arguments", "status", "error"),
+    [
+        ("HF_ENDPOINT", "http://127.0.0.1:{port}", ["pull", NAME], 1, "hub-unavailable"),
+        ("PADDOCK_S3_URI", "s3://models/none", ["pull", NAME], 1, "store-unavailable"),
+        ("PADDOCK_VOLUME", "{home}/file/models", ["pull", NAME], 1, "no-permission"),
+        ("PADDOCK_VOLUME", "relative", ["ls"], 3, "bad-setting"),
+        ("PADDOCK_CONNECTIONS", "many", ["ls"], 3, "bad-setting"),
+        ("HF_HUB_OFFLINE", "1", ["pull", NAME], 1, "hub-refused"),
+    ],
+    ids=[
+        "a Hub that is not there",
+        "an S3 that is not there",
+        "a volume that cannot be made",
+        "a relative volume",
+        "a setting that is no number",
+        "offline",
+    ],
+)
+def test_surroundings_that_are_not_there_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    parts: Parts,
+    paddock: Paddock,
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    arguments: list[str],
+    status: int,
+    error: str,
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv(variable, value.format(port=port, home=tmp_path))
+    began = time.monotonic()
+    said = paddock(*arguments, "--json")
+    assert (said.status, said.json["error"]) == (status, error), said
+    assert time.monotonic() - began < 20
+
+
+def test_a_disk_without_room_is_told_before_the_first_byte(parts: Parts, hub: Service, tmp_path: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no unshare: install util-linux")
+    small = parts.settings.volume
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=24k tmpfs {small} && exec "$@"'
+    mounted = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no mount in a user namespace: allow unprivileged user namespaces")
+    hub.reset_stats()
+    said = program("pull", NAME, "--json", before=mounted)
+    assert (said.status, said.json["error"]) == (1, "not-enough-disk"), said
+    assert "missing" in said.json["message"]
+    assert hub.stats().total_bytes_sent == 0
+
+
+def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, parts: Parts) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary_of_the_tests")
+    for arguments in (["pull", NAME], ["-v", "pull", NAME], ["pull", "nobody/nothing", "--json"]):
+        said = program(*arguments)
+        assert "hf_canary" not in said.stdout + said.stderr
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    best = min(_seconds(["-m", "paddock", "--help"]) for _ in range(5))
+    assert best < 0.5
+    said = program("--help")
+    assert said.status == 0
+    for name in ("inspect", "pull", "onboard", "ls", "show", "rm", "promote", "rollback", "history", "bench"):
+        assert re.search(rf"\b{name}\b", said.stdout)
+
+
+def _seconds(arguments: list[str]) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, env={**os.environ, "COLUMNS": "100"})
+    return time.perf_counter() - began
