@@ -1,0 +1,348 @@
+"""Which files of a repository are fetched, and what is said of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf, PaddockError, UnsafeName
+from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path
+from paddock.model.quantization import PREFERRED
+from paddock.planning.choice import MAX_COMPANION_BYTES, RUNTIME_SHARE, Choice, choose
+
+GIB = 2**30
+REPOSITORY = "org/model-GGUF"
+
+
+def listing(*paths: str, sizes: dict[str, int] | None = None, model: str = REPOSITORY) -> Listing:
+    """A repository with these files: a GiB each for weights, a KiB for the others, unless `sizes` says otherwise."""
+
+    def size(path: str) -> int:
+        return (sizes or {}).get(path, GIB if ".gguf" in path.lower() else 1024)
+
+    files = tuple(RepositoryFile(path, size(path), Sha256("a" * 64), None) for path in sorted(paths))
+    return Listing(ModelName.parse(model), Revision("b" * 40), files, None)
+
+
+def fetched(choice: Choice) -> list[str]:
+    return [file.path for file in choice.files]
+
+
+def shards(stem: str, count: int, *, without: int = 0) -> list[str]:
+    return [f"{stem}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1) if number != without]
+
+
+ALL = ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "IQ4_XS", "UD-Q8_K_XL"]
+
+
+@pytest.mark.parametrize("best", range(len(PREFERRED)), ids=PREFERRED)
+def test_the_first_in_the_order_of_preference_is_chosen_whatever_else_there_is(best: int) -> None:
+    there = [name for name in ALL if name not in PREFERRED[:best]]
+    choice = choose(listing(*(f"model-{name}.gguf" for name in there)))
+    assert choice.quantization == PREFERRED[best]
+    assert choice.model_files == (f"model-{PREFERRED[best]}.gguf",)
+    assert fetched(choice) == list(choice.model_files)
+
+
+def test_without_a_preferred_one_the_largest_is_chosen() -> None:
+    sizes = {"m-Q2_K.gguf": 3, "m-Q3_K_M.gguf": 5, "m-IQ4_XS.gguf": 4}
+    choice = choose(listing(*sizes, sizes=sizes))
+    assert choice.quantization == "Q3_K_M"
+    assert [one.quantization for one in choice.candidates] == ["Q3_K_M", "IQ4_XS", "Q2_K"]
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "plain"),
+    [("UD-Q8_K_XL", "Q8_0"), ("UD-Q6_K_XL", "Q4_K_S"), ("UD-Q8_0", "Q8_0"), ("UD-Q4_K_M", "Q4_K_S")],
+)
+def test_a_dynamic_kind_is_a_kind_of_its_own(dynamic: str, plain: str) -> None:
+    there = listing(f"m-{dynamic}.gguf", f"m-{plain}.gguf", sizes={f"m-{dynamic}.gguf": 2 * GIB})
+    assert choose(there).quantization == plain
+    assert choose(there, quantization=dynamic).quantization == dynamic
+
+
+def test_the_case_of_names_does_not_matter() -> None:
+    there = listing("MODEL.q4_k_m.GGUF", "model.q8_0.Gguf")
+    assert choose(there).model_files == ("model.q8_0.Gguf",)
+    assert choose(there, quantization="Q4_k_M").model_files == ("MODEL.q4_k_m.GGUF",)
+
+
+def test_the_top_of_a_repository_goes_before_its_directories() -> None:
+    assert choose(listing("Q8_0/model.gguf", "model-Q4_K_M.gguf")).quantization == "Q4_K_M"
+    assert choose(listing("Q8_0/model.gguf", "Q4_K_M/model.gguf")).model_files == ("Q8_0/model.gguf",)
+
+
+def test_all_shards_of_a_split_model_are_fetched_in_order() -> None:
+    parts = shards("Q8_0/model-Q8_0", 12)
+    choice = choose(listing(*parts, "Q4_K_M/model-Q4_K_M.gguf", "config.json"))
+    assert choice.model_files == tuple(parts)
+    assert fetched(choice) == ["config.json", *parts]
+    first = choice.candidates[0]
+    assert (first.file, first.shards, first.size_bytes) == (parts[0], 12, 12 * GIB)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_split_model_with_a_part_missing_is_passed_over_and_says_so(missing: int) -> None:
+    choice = choose(listing(*shards("m-Q8_0", 3, without=missing), "m-Q4_K_M.gguf"))
+    assert choice.quantization == "Q4_K_M"
+    assert {one.quantization: one.reason for one in choice.candidates}["Q8_0"] == "1 of 3 shards are missing"
+
+
+@pytest.mark.parametrize("asked", ["auto", "Q8_0"])
+def test_a_missing_shard_is_named_where_there_is_no_other_choice(asked: str) -> None:
+    with pytest.raises(MissingShard, match=r"m-Q8_0-00002-of-00003\.gguf \(1 of 3 shards missing\)"):
+        choose(listing(*shards("m-Q8_0", 3, without=2)), quantization=asked)
+
+
+def test_a_whole_model_goes_before_a_torn_one_of_the_same_quantization() -> None:
+    there = listing(*shards("m-Q8_0", 3, without=2), "whole/m-Q8_0.gguf")
+    assert choose(there).model_files == ("whole/m-Q8_0.gguf",)
+    assert choose(there, quantization="Q8_0").model_files == ("whole/m-Q8_0.gguf",)
+
+
+def test_a_projector_is_never_the_model_and_comes_when_it_is_asked_for() -> None:
+    there = listing("m-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F16.gguf")
+    assert choose(there).model_files == ("m-Q4_K_M.gguf",)
+    assert fetched(choose(there)) == ["m-Q4_K_M.gguf"]
+    with_projector = choose(there, projector=True)
+    assert with_projector.model_files == ("m-Q4_K_M.gguf",)
+    assert fetched(with_projector) == ["m-Q4_K_M.gguf", "mmproj-F16.gguf"]
+    assert [one.file for one in with_projector.candidates] == ["m-Q4_K_M.gguf"]
+
+
+def test_a_projector_that_is_named_is_not_fetched_twice_and_is_not_the_model() -> None:
+    there = listing("m-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F16.gguf")
+    choice = choose(there, files=["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"], projector=True)
+    assert fetched(choice) == ["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"]
+    assert choice.model_files == ("m-Q4_K_M.gguf",)
+    assert choice.quantization == "Q4_K_M"
+
+
+def test_a_projector_that_is_not_there_is_said_to_be_missing() -> None:
+    with pytest.raises(FileNotInRevision, match="no projector"):
+        choose(listing("m-Q4_K_M.gguf"), projector=True)
+
+
+COMPANIONS = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"]
+LEFT_OUT = [
+    ".gitattributes",
+    "README.md",
+    "LICENSE",
+    "chat_template.jinja",
+    "imatrix.dat",
+    "manifest.json",
+    "Manifest.JSON",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "original/params.json",
+    "pytorch_model.bin.index.json",
+    "tokenizer-vocabulary.gguf",
+]
+
+
+def test_the_small_files_that_describe_the_model_come_along_and_nothing_else() -> None:
+    choice = choose(listing(*COMPANIONS, *LEFT_OUT, "m-Q8_0.gguf", "m-Q4_K_M.gguf"))
+    assert fetched(choice) == [*COMPANIONS, "m-Q8_0.gguf"]
+
+
+def test_the_small_files_come_first_and_the_size_is_the_sum() -> None:
+    choice = choose(listing("zz.json", "a-Q8_0.gguf", sizes={"zz.json": 7, "a-Q8_0.gguf": 35}))
+    assert fetched(choice) == ["zz.json", "a-Q8_0.gguf"]
+    assert choice.size_bytes == 42
+
+
+def test_a_description_that_is_too_large_to_be_one_is_left_out() -> None:
+    sizes = {"huge.json": MAX_COMPANION_BYTES + 1, "tokenizer.json": MAX_COMPANION_BYTES}
+    assert fetched(choose(listing(*sizes, "m-Q8_0.gguf", sizes=sizes))) == ["tokenizer.json", "m-Q8_0.gguf"]
+
+
+SIZES = {"m-Q8_0.gguf": 8 * GIB, "m-Q6_K.gguf": 6 * GIB, "m-Q4_K_M.gguf": 4 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "chosen"),
+    [
+        (None, "Q8_0"),
+        (9 * GIB, "Q8_0"),
+        (8 * GIB, "Q6_K"),
+        (6 * GIB, "Q4_K_M"),
+        (int(4 * GIB * RUNTIME_SHARE) + 1, "Q4_K_M"),
+    ],
+)
+def test_the_best_that_fits_the_memory_is_chosen(memory_bytes: int | None, chosen: str) -> None:
+    assert choose(listing(*SIZES, sizes=SIZES), memory_bytes=memory_bytes).quantization == chosen
+
+
+def test_each_candidate_says_why() -> None:
+    candidates = choose(
+        listing(*SIZES, *shards("m-Q5_K_M", 2, without=1), sizes=SIZES), memory_bytes=7 * GIB
+    ).candidates
+    assert [(one.quantization, one.fits, one.chosen, one.reason) for one in candidates] == [
+        ("Q8_0", False, False, "needs about 8.8 GiB of memory, and there is 7.0 GiB"),
+        ("Q6_K", True, True, "chosen: the first that fits, in the order of preference"),
+        ("Q5_K_M", True, False, "1 of 2 shards are missing"),
+        ("Q4_K_M", True, False, "behind the chosen one in the order of preference"),
+    ]
+
+
+def test_without_a_bound_the_reason_is_the_order_of_preference_alone() -> None:
+    candidates = choose(listing(*SIZES, sizes=SIZES)).candidates
+    assert candidates[0].reason == "chosen: the first in the order of preference"
+    assert {one.reason for one in candidates[1:]} == {"behind the chosen one in the order of preference"}
+
+
+def test_what_was_asked_for_by_name_is_taken_and_says_so() -> None:
+    candidates = choose(listing(*SIZES, sizes=SIZES), quantization="q6_k").candidates
+    assert {one.quantization: one.reason for one in candidates} == {
+        "Q8_0": "another one was asked for by name",
+        "Q6_K": "chosen: asked for by name",
+        "Q4_K_M": "another one was asked for by name",
+    }
+
+
+def test_where_nothing_fits_the_smallest_is_named_with_what_it_takes() -> None:
+    with pytest.raises(
+        DoesNotFit, match=r"the smallest, Q4_K_M, needs about 4\.4 GiB of memory, and there is 4\.0 GiB"
+    ):
+        choose(listing(*SIZES, sizes=SIZES), memory_bytes=4 * GIB)
+
+
+def test_a_quantization_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(
+        FileNotInRevision, match=r"org/model-GGUF@bbbbbbbb has no Q5_K_M: use one of Q4_K_M, Q6_K, Q8_0$"
+    ):
+        choose(listing(*SIZES), quantization="Q5_K_M")
+
+
+def test_a_quantization_is_not_found_in_a_projector() -> None:
+    with pytest.raises(FileNotInRevision, match=r"use one of Q4_K_M$"):
+        choose(listing("m-Q4_K_M.gguf", "mmproj-F16.gguf"), quantization="F16")
+
+
+def test_files_can_be_named_outright_and_any_shard_stands_for_all() -> None:
+    parts = shards("m-Q2_K", 3)
+    choice = choose(listing(*parts, "m-Q8_0.gguf", "tokenizer.json"), files=[parts[1], parts[2]])
+    assert fetched(choice) == ["tokenizer.json", *parts]
+    assert [(one.quantization, one.chosen) for one in choice.candidates] == [("Q8_0", False), ("Q2_K", True)]
+    assert choice.candidates[1].reason == "chosen: asked for by name"
+
+
+def test_a_named_file_that_is_not_there_lists_those_that_are() -> None:
+    with pytest.raises(FileNotInRevision, match=r"no GGUF file 'x\.gguf': it has m-Q4_K_M\.gguf, m-Q8_0\.gguf$"):
+        choose(listing("m-Q8_0.gguf", "m-Q4_K_M.gguf"), files=["x.gguf"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "model", "said"),
+    [
+        (["model.safetensors", "config.json"], "org/model", "SafeTensors weights"),
+        (["pytorch_model.bin"], "org/model", "PyTorch weights"),
+        (["model.safetensors", "pytorch_model.bin"], "org/model", "PyTorch and SafeTensors weights"),
+        (["consolidated.00.pth"], "org/model", "PyTorch weights"),
+        (["model.safetensors"], "org/Model-GPTQ-Int4", "SafeTensors weights (GPTQ)"),
+        (["model.safetensors", "quantize_config.json"], "org/model-4bit", "SafeTensors weights (GPTQ)"),
+        (["model.safetensors"], "org/model-awq", "SafeTensors weights (AWQ)"),
+        (["model.safetensors", "quant_config.json"], "org/model", "SafeTensors weights (AWQ)"),
+        (["onnx/model.onnx"], "org/model", "ONNX weights"),
+        (["tf_model.h5", "flax_model.msgpack"], "org/model", "Flax and Keras weights"),
+        (["README.md", "config.json", ".gitattributes"], "org/model", "only README.md, config.json"),
+        (["mmproj-F16.gguf"], "org/model", "only mmproj-F16.gguf"),
+        ([".gitattributes"], "org/model", "no files"),
+        ([], "org/model", "no files"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_repository_without_gguf_says_what_it_has_instead(paths: list[str], model: str, said: str) -> None:
+    with pytest.raises(NoGguf) as caught:
+        choose(listing(*paths, model=model))
+    assert caught.value.message == f"no GGUF in {model}@bbbbbbbb: it has {said}"
+    assert f"{model}-GGUF" in caught.value.cure
+    assert "does not convert" in caught.value.cure
+
+
+HOSTILE = [
+    "../../etc/cron.d/x",
+    "/etc/passwd",
+    "a\\b",
+    "nul.txt",
+    "a\x1b[2J",
+    ".ssh/authorized_keys",
+    "a\nb",
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
+def test_a_hostile_name_among_the_files_that_are_not_fetched_does_no_harm(name: str) -> None:
+    choice = choose(listing(name, f"{name}-Q4_K_M.gguf", f"{name}/config.json", "m-Q8_0.gguf"))
+    assert fetched(choice) == ["m-Q8_0.gguf"]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
+def test_a_hostile_name_of_the_model_itself_is_refused(name: str) -> None:
+    with pytest.raises(UnsafeName, match=r"the file name .* is not safe"):
+        choose(listing(f"{name}-Q8_0.gguf"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\\b.json", "tokenizer\x1b[2J", "nul.json", "tokenizer:x", "\u202enosj.json"], ids=repr
+)
+def test_a_hostile_name_among_the_small_files_is_refused(name: str) -> None:
+    with pytest.raises(UnsafeName, match=r"the file name .* is not safe"):
+        choose(listing(name, "m-Q8_0.gguf"))
+
+
+def test_small_files_that_would_meet_on_some_file_system_are_refused() -> None:
+    with pytest.raises(UnsafeName, match="same on some file systems"):
+        choose(listing("config.json", "CONFIG.json", "m-Q8_0.gguf"))
+
+
+NASTY = "a\x1b[31m\n"
+MESSAGES: dict[str, Callable[[], Choice]] = {
+    "no GGUF": lambda: choose(listing(NASTY)),
+    "no such file": lambda: choose(listing(f"{NASTY}.gguf"), files=[NASTY]),
+    "no such quantization": lambda: choose(listing(f"{NASTY}.gguf"), quantization=NASTY),
+    "a missing shard": lambda: choose(listing(*shards(NASTY, 2, without=1))),
+    "nothing fits": lambda: choose(listing(f"{NASTY}.gguf"), memory_bytes=1),
+    "an unsafe name": lambda: choose(listing(f"{NASTY}.gguf")),
+}
+
+
+@pytest.mark.parametrize("call", MESSAGES.values(), ids=MESSAGES)
+def test_a_hostile_name_in_a_message_can_do_nothing_to_a_terminal(call: Callable[[], Choice]) -> None:
+    with pytest.raises(PaddockError) as caught:
+        call()
+    assert str(caught.value).isprintable()
+    assert "x1b[31m" in str(caught.value)
+
+
+file_names = st.lists(
+    st.sampled_from(
+        ["m", "Q8_0", "q4_k_m", "UD-", "-00001-of-00002", "-00002-of-00002", ".gguf", "mmproj", "/", ".json"]
+    ),
+    min_size=1,
+    max_size=5,
+).map("".join)
+
+
+@given(st.lists(file_names, unique=True, max_size=8), st.booleans(), st.none() | st.integers(0, 4 * GIB))
+def test_every_choice_is_of_safe_files_of_the_listing_with_a_whole_model_and_one_reason_each(
+    paths: list[str], projector: bool, memory_bytes: int | None
+) -> None:
+    there = listing(*paths)
+    try:
+        choice = choose(there, projector=projector, memory_bytes=memory_bytes)
+    except (NoGguf, MissingShard, DoesNotFit, FileNotInRevision, UnsafeName):
+        return
+    assert set(choice.files) <= set(there.files)
+    check_distinct(parse_repository_path(path) for path in fetched(choice))
+    assert set(choice.model_files) <= set(fetched(choice))
+    assert not any("mmproj" in path.rpartition("/")[2] for path in choice.model_files)
+    [chosen] = [one for one in choice.candidates if one.chosen]
+    assert chosen.fits
+    assert chosen.shards == len(choice.model_files)
+    assert all(one.reason for one in choice.candidates)
