@@ -43,7 +43,7 @@ def check_types(tensors: Sequence[Tensor]) -> Iterator[Finding]:
 
 
 def embedding_rows(header: Header, tensors: Sequence[Tensor]) -> int | None:
-    """The rows that the token embedding has, one for each token; None where there is none, or it follows another rule."""
+    """That a whole model's tensors are there, in the shapes that follow from hyperparameters without a breach."""
     found = next((tensor for tensor in tensors if tensor.name == _EMBEDDING), None)
     if found is None or header.architecture in _OTHER_EMBEDDING:
         return None
