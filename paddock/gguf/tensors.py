@@ -43,7 +43,7 @@ def check_types(tensors: Sequence[Tensor]) -> Iterator[Finding]:
 
 
 def embedding_rows(header: Header, tensors: Sequence[Tensor]) -> int | None:
-    """That a whole model's tensors are there, in the shapes that follow from hyperparameters without a breach."""
+    """The token embedding's rows, one for each token; None where there is none, or it follows another rule."""
     found = next((tensor for tensor in tensors if tensor.name == _EMBEDDING), None)
     if found is None or header.architecture in _OTHER_EMBEDDING:
         return None
