@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             case "env":
                 return env(state)
             case "demo":
-                return demo(state)
+                return demo(state / "demo")
             case _:
                 return supervisor.supervise(state, given.lock, heartbeat=given.heartbeat)
     except (ServiceError, TimeoutError) as error:
@@ -149,18 +149,11 @@ def env(state: Path) -> int:
 
 
 def demo(state: Path) -> int:
-    """Onboard the demonstration's model; on the stack that is up, else on one of its own that ends with it."""
+    """Onboard the demonstration's model on a stack of its own, beside what `up` started, that ends with it."""
     lock = supervisor.acquire(state)
     if lock is None:
-        stack = supervisor.running(state)
-        if stack is None:
-            print(
-                f"Process {supervisor.owner(state)} is starting or stopping a stack in {state}: try again",
-                file=sys.stderr,
-            )
-            return 1
-        print(f"On the stack that is up: {stack.ui}", flush=True)
-        return _onboard(stack.environment)
+        print(f"Process {supervisor.owner(state)} runs the demonstration in {state} already", file=sys.stderr)
+        return 1
     # Until all runs, an interruption leaves the services to their guards: they end them when this process is gone.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(128 + number))

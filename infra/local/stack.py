@@ -19,7 +19,7 @@ from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from infra.local.service import Service
 from infra.local.state import CHECKOUT, private_directory
-from infra.local.workers import POOLS, create_pools, deploy, start_worker
+from infra.local.workers import POOLS, create_pools, deploy, forget_workers, start_worker
 
 Part = Literal["hub", "s3", "prefect", "workers"]
 PARTS: tuple[Part, ...] = ("hub", "s3", "prefect", "workers")
@@ -93,6 +93,8 @@ class Stack:
         """End everything, the workers first: they report the end of their runs to Prefect."""
         workers, self._workers = self._workers, []
         self._together(*(worker.stop for worker in workers))
+        if self.prefect is not None and workers:
+            forget_workers(self.prefect.url)
         self._together(*(part.stop for part in (self.hub, self.s3, self.prefect) if part is not None))
         self.hub = self.s3 = self.prefect = None
 

@@ -7,6 +7,7 @@ they are in prefect.yaml, beside the checkout's flows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def deploy(directory: Path, environment: Mapping[str, str], *, project: Path = C
 
 def start_worker(pool: str, directory: Path, environment: Mapping[str, str], *, project: Path = CHECKOUT) -> Service:
     """A worker of `pool`, when Prefect's server has heard from it. It runs flows with `environment`."""
-    name = f"local-{pool}"
+    name = _name(pool)
     started = datetime.now(UTC)
     service = Service(
         f"the worker of {pool}",
@@ -63,6 +64,17 @@ def start_worker(pool: str, directory: Path, environment: Mapping[str, str], *, 
         service.stop()
         raise
     return service
+
+
+def forget_workers(url: str) -> None:
+    """Tell the server that the workers are gone: it would believe for 90 s more that they are there to take runs."""
+    with suppress(httpx.HTTPError), httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
+        for pool in POOLS:
+            api.delete(f"/work_pools/{pool}/workers/{_name(pool)}")
+
+
+def _name(pool: str) -> str:
+    return f"local-{pool}"
 
 
 def _heard_since(url: str, pool: str, name: str, moment: datetime) -> bool:

