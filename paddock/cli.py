@@ -80,13 +80,19 @@ def _options(
 
 
 @app.command()
-def inspect(source: Annotated[str, typer.Argument(metavar="SOURCE")], as_json: Json = False) -> int:
+def inspect(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, or org/name[@rev][:file].")
+    ],
+    deep: Annotated[bool, typer.Option("--deep", help="Read the tensor data too.")] = False,
+    as_json: Json = False,
+) -> int:
     """Judge a GGUF by its header and template: a local file, a directory, or a file on the Hub by range requests
     alone."""
     from paddock.lifecycle.inspection import inspect as look
     from paddock.terminal import render_inspection
 
-    found = look(_parts(), source)
+    found = look(_parts(), source, deep=deep)
     _show(as_json, found.to_json(), lambda: render_inspection(found))
     return 2 if found.verdict == "reject" else 0
 

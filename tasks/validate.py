@@ -23,8 +23,8 @@ def locate(model: str, revision: str) -> Manifest:
 
 @task(task_run_name="audit", **policies.LOCAL)
 def audit(manifest: Manifest) -> Audit:
-    """Read the GGUF's header and its chat template again, as they lie on the volume."""
-    return judgement.audit_snapshot(parts(), manifest)
+    """Read the GGUF as it lies on the volume: its header, its chat template, and whether its weights are finite."""
+    return judgement.audit_snapshot(parts(), manifest, deep=True)
 
 
 @task(task_run_name="measure-memory", **policies.ENGINE)

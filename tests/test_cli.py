@@ -165,6 +165,16 @@ def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
         assert said.json["seconds"] > 0
 
 
+def test_inspect_reads_the_weights_when_told_to(parts: Parts, paddock: Paddock, tmp_path: Path) -> None:
+    hollow = tmp_path / "hollow-Q8_0.gguf"
+    content = tiny()
+    hollow.write_bytes(content[: len(content) // 2] + b"\xff" * (len(content) - len(content) // 2))
+    assert paddock("inspect", str(hollow), "--json").status == 0
+    assert paddock("inspect", str(hollow), "--deep", "--json").status == 2
+    deep = paddock("inspect", f"{NAME}:tiny-Q8_0.gguf", "--deep", "--json")
+    assert (deep.status, deep.json["bytes_read"]) == (0, len(content))
+
+
 def test_inspect_reads_all_shards_of_a_split_model(parts: Parts, paddock: Paddock) -> None:
     said = paddock("inspect", f"{NAME}:big/tiny-Q6_K-00001-of-00002.gguf", "--json")
     assert said.json["model"]["shards"] == 2

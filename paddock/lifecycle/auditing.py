@@ -44,14 +44,14 @@ def audit_acquired(parts: Parts, listing: Listing, choice: Choice, acquired: Seq
         return Audited(audit, setup_chat_template(view, str(listing.model)))
 
 
-def audit_paths(shards: Iterable[tuple[str, Path]]) -> Audit:
-    """Audit a local model, given the name and the place of each of its shards in order."""
+def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Audit:
+    """Audit a local model, given the name and the place of each of its shards in order; with `deep` its weights too."""
     with ExitStack() as stack:
         names, sources = [], []
         for name, path in shards:
             names.append(name)
             sources.append(stack.enter_context(FileSource(path)))
-        return audit_set(sources, names=names, knows_architecture=knows_architecture)
+        return audit_set(sources, names=names, knows_architecture=knows_architecture, deep=deep)
 
 
 def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -> None:

@@ -43,7 +43,7 @@ class Inspection:
         }
 
 
-def inspect(parts: Parts, source: str) -> Inspection:
+def inspect(parts: Parts, source: str, *, deep: bool = False) -> Inspection:
     """Audit SOURCE: a local `.gguf` file or directory, or `org/name[@revision][:file]`.
 
     What exists on the disk, and what is written as a path or a `.gguf` file without a repository, is local. Raises
@@ -52,9 +52,9 @@ def inspect(parts: Parts, source: str) -> Inspection:
     began = time.perf_counter()
     path = Path(source).expanduser()
     if _is_local(source, path):
-        name, audit = str(path), _local(path)
+        name, audit = str(path), _local(path, deep=deep)
     else:
-        name, audit = _remote(parts, source)
+        name, audit = _remote(parts, source, deep=deep)
     return Inspection(name, audit, audit.bytes_read, time.perf_counter() - began)
 
 
@@ -73,15 +73,15 @@ def _is_local(source: str, path: Path) -> bool:
     return False
 
 
-def _local(path: Path) -> Audit:
+def _local(path: Path, *, deep: bool) -> Audit:
     first = get_gguf_file_path(path) if path.is_dir() else path
     home = first.parent
     sets = group(local_files(home)) if split_count(first.name) > 1 else []
     paths = next((one.paths for one in sets if first.name in one.paths), (first.name,))
-    return audit_paths([(name, home / name) for name in paths])
+    return audit_paths([(name, home / name) for name in paths], deep=deep)
 
 
-def _remote(parts: Parts, source: str) -> tuple[str, Audit]:
+def _remote(parts: Parts, source: str, *, deep: bool) -> tuple[str, Audit]:
     repository, colon, file = source.partition(":")
     text, at, ref = repository.partition("@")
     model = ModelName.parse(text)
@@ -95,6 +95,6 @@ def _remote(parts: Parts, source: str) -> tuple[str, Audit]:
             )
             for name in chosen.model_files
         ]
-        audit = audit_set(sources, names=chosen.model_files, knows_architecture=knows_architecture)
+        audit = audit_set(sources, names=chosen.model_files, knows_architecture=knows_architecture, deep=deep)
         fetched = sum(reader.bytes_read for reader in sources)
     return f"{model}@{listing.revision}:{chosen.model_files[0]}", replace(audit, bytes_read=fetched)

@@ -17,7 +17,7 @@ def get_model_path_from_name(model_name: str) -> Path:
     return Volume(settings.load().volume).model_path(ModelName.parse(model_name))
 
 
-def list_model_files(model_name: str | None = None) -> list[dict[str, object]]:
+def list_model_files(model_name: str | None = None) -> list[dict]:  # type: ignore[type-arg]  # this signature is public and fixed
     """Every file of every snapshot on the volume, or of one model, sorted by model, age of the snapshot, and path.
 
     Each has `model` (`org/name`), `revision` (40 hex), `path` (as in the repository; it lies below the snapshot's

@@ -70,12 +70,12 @@ class Needed:
     context_tokens: int
 
 
-def audit_snapshot(parts: Parts, manifest: Manifest) -> Audit:
-    """Audit the model of a snapshot on the volume."""
+def audit_snapshot(parts: Parts, manifest: Manifest, *, deep: bool = False) -> Audit:
+    """Audit the model of a snapshot on the volume; with `deep` its weights are read too, and not the header alone."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
     first = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
     shards = next(one.paths for one in group(local_files(snapshot)) if one.first == first)
-    return audit_paths([(name, snapshot / name) for name in shards])
+    return audit_paths([(name, snapshot / name) for name in shards], deep=deep)
 
 
 def measure_memory(parts: Parts, manifest: Manifest, audit: Audit, context_tokens: int) -> Needed:
@@ -156,9 +156,8 @@ def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> 
             )
     reason = why_unsupported(config, manifest.repository)
     if reason:
-        yield Finding(
-            "compatibility-engine", Severity.REJECT, reason, "config.json", "use a model that the engine knows"
-        )
+        # Not more than a warning: the engine was asked for the GGUF's own architecture, and never reads this file.
+        yield Finding("compatibility-configuration", Severity.WARN, reason, "config.json", "trust the GGUF")
 
 
 def _memory(needed: Needed, available_bytes: int) -> Iterator[Finding]:
