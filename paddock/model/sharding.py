@@ -21,7 +21,7 @@ _LARGEST_INDEX_BYTES: Final = 64 << 20
 _PULL = "pull the model again"
 
 
-def check_model_sharding(model_path: Path) -> tuple[bool, int, list[str]]:
+def check_model_sharding(model_path: Path) -> tuple[bool, int, list]:  # type: ignore[type-arg]  # this signature is public and fixed
     """Whether the model is sharded, how many shards it declares, and its files: sorted names relative to `model_path`.
 
     One file is `(False, 1, [file])`, no model at all `(False, 0, [])`. A GGUF counts before an index, an index before

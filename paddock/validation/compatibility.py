@@ -92,7 +92,7 @@ _HEAD = re.compile(
 )
 
 
-def is_model_supported(model_config: dict[str, Any], model_name: str) -> bool:
+def is_model_supported(model_config: dict, model_name: str) -> bool:  # type: ignore[type-arg]  # this signature is public and fixed
     """Whether the installed llama.cpp runs the model that this configuration describes. Raises EngineTooOld,
     EngineCrashed.
     """

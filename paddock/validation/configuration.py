@@ -37,7 +37,7 @@ _MOST: Final = 2**31 - 1  # more is no count; Transformers writes int(1e30) for 
 _LARGEST_JSON_BYTES: Final = 64 << 20
 
 
-def get_model_config(model_path: Path) -> dict[str, Any]:
+def get_model_config(model_path: Path) -> dict:  # type: ignore[type-arg]  # this signature is public and fixed
     """The model's configuration, from a directory or one GGUF.
 
     Keys, each None where no file says it: `max_position_embeddings`, `model_max_length`, `vocab_size`, `hidden_size`
