@@ -10,7 +10,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
-.PHONY: setup demo test check up down clean
+.PHONY: setup demo test check torture up down clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ check: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+torture: $(STAMP)
+	$(BIN)/python -m pytest -m torture --timeout 3600
 
 clean:
 	rm -rf $(VENV) .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

