@@ -7,14 +7,16 @@ file's bytes. It moves no model data: that is `paddock.transfer`. Every error of
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from paddock.errors import (
+    BadSetting,
     FileNotInRevision,
     HubRefused,
     HubUnavailable,
@@ -22,20 +24,24 @@ from paddock.errors import (
     ModelNotFound,
     PaddockError,
     RevisionNotFound,
+    UnsafeName,
 )
 from paddock.model.artifact import Listing, RepositoryFile
-from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256
+from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256, shown
 from paddock.transfer.source import Address, Expected
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.hf_api import RepoSibling
 
     from paddock.settings import Settings
 
 _TIMEOUT_S = 20.0
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager
@@ -43,7 +49,8 @@ def translated(endpoint: str, what: str) -> Iterator[None]:
     """Raise the errors of huggingface_hub and of its HTTP client as Paddock's own, with `what` in the sentence.
 
     `LocalEntryNotFoundError` is tested before its parent `EntryNotFoundError`: it stands for a connection that failed,
-    and the parent is permanent.
+    and the parent is permanent. The errors of Python's own come from huggingface_hub reading an answer: ValueError
+    where it is no JSON (a page of a captive portal, which passes), the others where it is JSON of another shape.
     """
     import httpx2
     from huggingface_hub import errors as vendor
@@ -70,10 +77,18 @@ def translated(endpoint: str, what: str) -> Iterator[None]:
         ) from None
     except vendor.EntryNotFoundError:
         raise FileNotInRevision(f"{what} is not on {endpoint}", cure="list the repository's files") from None
+    except vendor.DisabledRepoError:
+        raise HubRefused(f"{what} is disabled on {endpoint}", cure="choose another repository") from None
     except vendor.HfHubHTTPError as error:
         raise _from_status(error, endpoint, what) from None
     except vendor.HFValidationError as error:
         raise HubRefused(f"huggingface_hub does not take {what}: {_first_line(error)}") from None
+    except (httpx2.LocalProtocolError, UnicodeEncodeError):  # its text quotes the header, with the token in it
+        raise BadSetting(
+            f"the request to {endpoint} for {what} cannot be written", cure="check that HF_TOKEN is a token"
+        ) from None
+    except (AttributeError, KeyError, RecursionError, TypeError):
+        raise _no_answer(endpoint, what, "its answer has another form") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         raise HubUnavailable(
             f"{endpoint} did not answer for {what}: {_first_line(error) or type(error).__name__}",
@@ -88,11 +103,15 @@ def _from_status(error: HfHubHTTPError, endpoint: str, what: str) -> PaddockErro
         return HubUnavailable(
             f"{endpoint} answered {status} for {what}",
             cure="try again later",
-            retry_after_s=float(after) if after.isdigit() else None,
+            retry_after_s=float(after[:9]) if after.isascii() and after.isdigit() else None,
         )
     if status in {401, 403}:
         return HubRefused(f"{endpoint} answered {status} for {what}", cure="set HF_TOKEN to a token that may read it")
     return HubRefused(f"{endpoint} answered {status} for {what}", cure="check HF_ENDPOINT: a Hub answers otherwise")
+
+
+def _no_answer(endpoint: str, what: str, reason: str) -> HubRefused:
+    return HubRefused(f"{endpoint} did not answer for {what} as a Hub does: {reason}", cure="check HF_ENDPOINT")
 
 
 def _first_line(error: BaseException) -> str:
@@ -116,25 +135,10 @@ class Hub:
         api = self._api(what)
         with translated(self.endpoint, what):
             info = api.model_info(str(model), revision=ref, files_metadata=True, timeout=_TIMEOUT_S)
-        if not info.sha:
-            raise HubRefused(f"{self.endpoint} gave no commit for {what}", cure="check HF_ENDPOINT")
-        files = []
-        for one in info.siblings or []:
-            digest = parse_sha256(one.lfs.sha256) if one.lfs else None
-            size = one.lfs.size if one.lfs else one.size
-            if size is None:
-                raise HubRefused(
-                    f"{self.endpoint} gave no size for {one.rfilename} of {what}", cure="check HF_ENDPOINT"
-                )
-            files.append(RepositoryFile(one.rfilename, size, digest, None if digest else one.blob_id))
-        licence = info.card_data.get("license") if info.card_data else None
-        return Listing(
-            model=model,
-            revision=parse_revision(info.sha),
-            files=tuple(sorted(files, key=lambda file: file.path)),
-            licence=licence if isinstance(licence, str) else None,
-            library=info.library_name,
-        )
+        try:
+            return _listing(model, info)
+        except (TypeError, UnsafeName) as error:
+            raise _no_answer(self.endpoint, what, str(error)) from None
 
     def file(self, model: ModelName, revision: Revision, file: RepositoryFile) -> HubFile:
         """One file of a revision as a source for `paddock.transfer`. Asks nothing yet."""
@@ -150,11 +154,14 @@ class Hub:
         with translated(self.endpoint, what):
             url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
             found = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
+            target, here = urlsplit(found.location), urlsplit(self.endpoint)
+            own = _origin(target) == _origin(here)
         if found.commit_hash and found.commit_hash != revision:
             raise HubRefused(
-                f"{self.endpoint} answered with commit {found.commit_hash[:40]} for {what}", cure="try again"
+                f"{self.endpoint} answered with commit {found.commit_hash[:40]!r} for {what}", cure="try again"
             )
-        own = urlsplit(found.location)[:2] == urlsplit(self.endpoint)[:2]
+        if target.scheme not in _PORTS or not target.hostname or (here.scheme, target.scheme) == ("https", "http"):
+            raise _no_answer(self.endpoint, what, f"it leads from {here.scheme} to {shown(target.scheme) or 'nowhere'}")
         headers = {"User-Agent": f"paddock/{VERSION}"}
         if own and token:
             headers["Authorization"] = f"Bearer {token}"
@@ -173,6 +180,40 @@ class Hub:
             library_name="paddock",
             library_version=VERSION,
         )
+
+
+def _listing(model: ModelName, info: ModelInfo) -> Listing:
+    """huggingface_hub checks no type of what the Hub said. Raises TypeError or UnsafeName."""
+    licence = info.card_data.get("license") if info.card_data else None
+    return Listing(
+        model=model,
+        revision=parse_revision(_text(info.sha, "the commit")),
+        files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
+        licence=licence if isinstance(licence, str) else None,
+        library=info.library_name if isinstance(info.library_name, str) else None,
+    )
+
+
+def _file(one: RepoSibling) -> RepositoryFile:
+    path = _text(one.rfilename, "a file name")
+    size = one.lfs.size if one.lfs else one.size
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise TypeError(f"the size of {shown(path)} is {str(size)[:40]!r}")
+    if one.lfs:
+        return RepositoryFile(path, size, parse_sha256(_text(one.lfs.sha256, f"the digest of {shown(path)}")), None)
+    if one.blob_id is not None and not _GIT_SHA1.fullmatch(_text(one.blob_id, f"the digest of {shown(path)}")):
+        raise TypeError(f"the digest of {shown(path)} is {one.blob_id[:80]!r}")
+    return RepositoryFile(path, size, None, one.blob_id)
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is {str(value)[:40]!r}")
+    return value
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int]:
+    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
 
 
 @dataclass

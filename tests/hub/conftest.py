@@ -1,0 +1,35 @@
+"""The local Hub with one repository that has everything, and our client of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from pydantic import SecretStr
+
+from infra.local.hub import Service
+from paddock.hub import Hub
+from paddock.settings import Settings
+from tests.support.hub import hub
+
+__all__ = ["hub"]
+
+TOKEN, STRANGER = "hf_canaryOfTheOwner", "hf_canaryOfAStranger"
+
+
+@pytest.fixture(autouse=True)
+def stored_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where `hf auth login` keeps a token: nowhere yet, and never the one of who runs the tests."""
+    path = tmp_path / "stored-token"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(path))
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return path
+
+
+def client(service: Service | str, *, token: str | None = None, offline: bool = False) -> Hub:
+    address = service if isinstance(service, str) else service.address
+    secret = SecretStr(token) if token else None
+    return Hub(Settings(hub_endpoint=address, hub_token=secret, hub_offline=offline))

@@ -1,0 +1,179 @@
+"""Where a file's bytes are, and who is given the token."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import urllib3
+
+from infra.local.demo import DEMO_TOKEN, GATED, STRANGER_TOKEN
+from infra.local.hub import Service
+from paddock.errors import (
+    FileNotInRevision,
+    HubRefused,
+    HubUnavailable,
+    ModelGated,
+    ModelNotFound,
+    PaddockError,
+    RevisionNotFound,
+)
+from paddock.hub import HubFile
+from paddock.model.artifact import RepositoryFile
+from paddock.model.names import ModelName, Revision
+from tests.hub.conftest import TOKEN, client
+from tests.support.one_answer import answering
+
+MODEL = ModelName.parse("org/name")
+WEIGHTS, CONFIG = b"GGUF" * 1000, b'{"model_type": "llama"}'
+COMMIT = Revision("c" * 40)
+ANY = RepositoryFile("m.gguf", 4, None, None)
+
+
+def file_of(service: Service, path: str, *, token: str | None = None, model: ModelName = MODEL) -> HubFile:
+    ours = client(service, token=token)
+    listing = ours.listing(model)
+    return ours.file(model, listing.revision, next(file for file in listing.files if file.path == path))
+
+
+@pytest.fixture
+def commit(hub: Service) -> str:
+    hub.hub.grant(TOKEN)
+    return hub.repository("org/name").commit({"dir/model.gguf": WEIGHTS, "config.json": CONFIG})
+
+
+def test_the_address_of_a_large_file_is_signed_on_another_host_and_gets_no_token(hub: Service, commit: str) -> None:
+    address = file_of(hub, "dir/model.gguf", token=TOKEN).address()
+    assert address.url.startswith(f"{hub.bytes_address}/")
+    assert "authorization" not in {name.lower() for name in address.headers}
+    assert urllib3.request("GET", address.url, headers=dict(address.headers)).data == WEIGHTS
+    assert hub.stats().leaked_tokens == 0
+
+
+def test_the_address_of_a_small_file_is_the_hubs_own_and_gets_the_token(hub: Service, commit: str) -> None:
+    address = file_of(hub, "config.json", token=TOKEN).address()
+    assert address.url.startswith(f"{hub.address}/")
+    assert address.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert urllib3.request("GET", address.url, headers=dict(address.headers)).data == CONFIG
+
+
+@pytest.mark.parametrize("path", ["config.json", "dir/model.gguf"])
+def test_without_a_token_there_is_no_authorization_at_all(hub: Service, commit: str, path: str) -> None:
+    address = file_of(hub, path).address()
+    assert set(address.headers) == {"User-Agent"}
+    assert address.headers["User-Agent"].startswith("paddock/")
+
+
+def test_neither_token_nor_signature_is_in_a_text_of_the_address_or_of_the_file(hub: Service, commit: str) -> None:
+    for path in ("config.json", "dir/model.gguf"):
+        file = file_of(hub, path, token=TOKEN)
+        text = f"{file.address()!r} {file!r} {file.label} {vars(file)!r}"
+        assert TOKEN not in text
+        assert "Signature" not in text
+
+
+def test_a_file_says_what_it_must_be_and_what_it_is_called(hub: Service, commit: str) -> None:
+    large, small = file_of(hub, "dir/model.gguf"), file_of(hub, "config.json")
+    assert large.label == f"org/name@{commit[:8]}: dir/model.gguf"
+    assert (large.expected.size, large.expected.sha256) == (4000, hashlib.sha256(WEIGHTS).hexdigest())
+    assert (small.expected.sha256, small.expected.git_sha1) == (None, small.file.git_sha1)
+
+
+def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: Service, commit: str) -> None:
+    file = file_of(hub, "dir/model.gguf")
+    hub.reset_stats()
+    assert hub.stats().total_requests == 0, "a file asks nothing before its address is wanted"
+    first = file.address()
+    assert file.address() is first
+    assert hub.stats().total_requests == 1
+    hub.order("expire", "org/name/*")
+    assert urllib3.request("GET", first.url).status == 403
+    renewed = file.address(renew=True)
+    assert renewed.url != first.url
+    assert urllib3.request("GET", renewed.url).data == WEIGHTS
+    assert file.address() is renewed
+    assert hub.stats().total_bytes_sent == len(WEIGHTS)
+
+
+def test_a_name_with_signs_in_it_leads_to_its_own_bytes(hub: Service) -> None:
+    name = "a b+c#d%41&é.json"
+    hub.repository("org/name").commit({name: b"odd", "a bAc": b"another"})
+    address = file_of(hub, name).address()
+    assert urllib3.request("GET", address.url).data == b"odd"
+
+
+def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hub: Service) -> None:
+    gated = ModelName.parse(GATED)
+    hub.repository(GATED, gated=True).commit({"m.gguf": WEIGHTS, "config.json": CONFIG})
+    hub.hub.grant(DEMO_TOKEN, GATED)
+    hub.hub.grant(STRANGER_TOKEN)
+    for path in ("m.gguf", "config.json"):
+        assert file_of(hub, path, token=DEMO_TOKEN, model=gated).address().url
+        for token in (None, STRANGER_TOKEN):
+            with pytest.raises(ModelGated, match="accept its terms") as caught:
+                file_of(hub, path, token=token, model=gated).address()
+            assert "HF_TOKEN" in caught.value.cure
+            assert STRANGER_TOKEN not in str(caught.value)
+
+
+def test_what_is_not_there_is_said_to_be_missing(hub: Service, commit: str) -> None:
+    ours = client(hub, token=TOKEN)
+    revision = Revision(commit)
+    with pytest.raises(FileNotInRevision, match=r"no\.gguf is not on"):
+        ours.locate(MODEL, revision, "no.gguf")
+    with pytest.raises(RevisionNotFound, match="org/name@cccccccc: config"):
+        ours.locate(MODEL, COMMIT, "config.json")
+    with pytest.raises(ModelNotFound, match="org/nothing@"):
+        ours.locate(ModelName.parse("org/nothing"), revision, "config.json")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_hub_is_worth_another_try_and_says_when(hub: Service, commit: str, status: int) -> None:
+    file = file_of(hub, "dir/model.gguf")
+    hub.order("status", "/org/name/resolve/*", where="hub", status=status, headers={"Retry-After": "5"})
+    with pytest.raises(HubUnavailable) as caught:
+        file.address()
+    assert caught.value.retry_after_s == 5
+    assert file.address().url
+
+
+def test_a_file_whose_commit_is_another_one_is_refused() -> None:
+    headers = {"X-Repo-Commit": "d" * 40, "ETag": '"x"'}
+    with answering(headers=headers) as address, pytest.raises(HubRefused, match=f"answered with commit '{'d' * 40}'"):
+        client(address).locate(MODEL, COMMIT, "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "javascript:alert(1)", "data:,x", "http:///x"],
+)
+def test_an_address_that_is_no_web_address_is_refused(location: str) -> None:
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": location}
+    with answering(status=302, headers=headers) as address, pytest.raises((HubRefused, HubUnavailable)):
+        client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
+
+
+@pytest.mark.parametrize("location", ["http://[x", "http://127.0.0.1:99999/x", "http://127.0.0.1:x/"])
+def test_an_address_that_does_not_parse_is_an_error_of_ours(location: str) -> None:
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": location}
+    with answering(status=302, headers=headers) as address, pytest.raises(PaddockError):
+        client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "http://127.0.0.1:1/x",
+        "https://127.0.0.1:{port}/x",
+        "http://localhost:{port}/x",
+        "http://127.0.0.1:{port}@evil.example/",
+    ],
+    ids=["another port", "another scheme", "another host", "our host as a user's name"],
+)
+def test_the_token_goes_to_the_hubs_own_scheme_host_and_port_alone(elsewhere: str) -> None:
+    headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"'}
+    with answering(status=302, headers=headers) as address:
+        headers["Location"] = elsewhere.format(port=address.rpartition(":")[2])
+        found = client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
+    assert found.url == headers["Location"]
+    assert "Authorization" not in found.headers
