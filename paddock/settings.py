@@ -57,7 +57,10 @@ class Settings(BaseModel):
         default=8, ge=1, le=64, validation_alias="PADDOCK_CONNECTIONS", description="Parallel ranges of one transfer"
     )
     limit_rate_bytes_per_s: int | None = Field(
-        default=None, ge=1024, validation_alias="PADDOCK_LIMIT_RATE", description="Bandwidth limit over all connections"
+        default=None,
+        ge=1024,
+        validation_alias="PADDOCK_LIMIT_RATE",
+        description="Bandwidth limit over all connections, bytes per second",
     )
     stall_s: float = Field(
         default=30.0,
@@ -88,9 +91,7 @@ class Settings(BaseModel):
         validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
         description="For gated and private repositories; unset: what `hf auth login` stored",
     )
-    hub_offline: bool = Field(
-        default=False, validation_alias="HF_HUB_OFFLINE", description="`1`: only the volume and S3 are asked"
-    )
+    hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE", description="`1`: the Hub is not asked")
 
     @field_validator("volume", "cache")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import Flow
@@ -66,7 +67,7 @@ def artifact(client: SyncPrefectClient, kind: str) -> Artifact:
     return found
 
 
-def tries(client: SyncPrefectClient, flow: Flow[..., object], task: str) -> list[TaskRun]:
+def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[TaskRun]:
     """The runs of one task in the newest run of a flow."""
     (run,) = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=flow.name.removesuffix("-model") + "-")),
@@ -224,7 +225,7 @@ def test_an_s3_that_is_not_there_fails_with_one_sentence_and_keeps_the_snapshot(
 
 def test_a_hub_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubUnavailable, match="127.0.0.1:9"):
+    with pytest.raises(HubUnavailable, match=r"127\.0\.0\.1:9"):
         run_here(acquire_model, model=NAME)
 
 

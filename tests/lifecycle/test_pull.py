@@ -145,7 +145,7 @@ def test_what_cannot_be_pulled_says_why(parts: Parts, hub: Service, name: str, e
 def test_too_little_room_is_known_before_the_first_byte(parts: Parts, hub: Service) -> None:
     free = parts.volume.free_bytes()
     listing = parts.hub.listing(MODEL)
-    huge = [file for file in choose(listing).files if file.path.endswith(".gguf")][0]
+    huge = next(file for file in choose(listing).files if file.path.endswith(".gguf"))
     assert huge.size < free
     with pytest.raises(NotEnoughDisk, match="missing"):
         parts.volume.require_room(free + huge.size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,8 +62,8 @@ def point_to_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> N
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Iterator[Parts]:
+def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Parts:
     """The clients of a Hub with the tiny model, and of an empty volume; without S3."""
     point_to(monkeypatch, hub, tmp_path)
     stock(hub)
-    yield connect()
+    return connect()

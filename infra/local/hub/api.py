@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-import yaml  # type: ignore[import-untyped]  # no stubs among our dependencies
+import yaml
 from starlette.requests import Request
 
 from infra.local.hub import answer, git
