@@ -86,7 +86,8 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     tree = tree_of(stack.pid)
     down = command(state, "down")
     assert (down.returncode, down.stdout) == (0, "Stopped\n")
-    assert [process for process in tree if process.is_running()] == []
+    # The supervisor is the child of a command that has ended: init may take its time to collect it.
+    assert [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     assert command(state, "down").stdout == "Nothing is running\n"
 
 
