@@ -22,9 +22,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class TryAgain(Exception):
-    """This try failed, and the next may not. `busy`: the server wants fewer requests; `retry_after_s`: what it asked
-    for.
-    """
+    """This try failed, the next may not. `busy`: the server wants fewer requests; `retry_after_s`: its own words."""
 
     def __init__(self, message: str, *, busy: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -33,9 +31,7 @@ class TryAgain(Exception):
 
 
 class RangesIgnored(Exception):
-    """The server answers a range with the whole body: only a request for all of it, read from the start, gets
-    anywhere.
-    """
+    """The server answers a range with the whole body: it must be asked for that, and read from its start."""
 
 
 class Body:

@@ -84,6 +84,10 @@ class Client:
     def abort(self) -> None:
         self._connections.end()
 
+    def close(self) -> None:
+        """After `abort`, and after the threads that ask."""
+        self._connections.close()
+
     def _settle(self, final: Address | None, generation: int) -> None:
         """Use the address that answered for the next ranges; with None, forget it. An older generation says nothing."""
         with self._lock:
@@ -92,9 +96,7 @@ class Client:
                 self._settled = final is not None
 
     def _locate(self, *, refused: int | None) -> tuple[Address, int]:
-        """The address to use and its generation: a new one where generation `refused` was, and no other thread has
-        renewed it since.
-        """
+        """The address to use, and its generation. Where `refused` is still the current one, a new address."""
         with self._renewing:
             stale = refused is not None and refused == self._generation
             with self._lock:
@@ -170,9 +172,7 @@ class Client:
         )
 
     def _check_etag(self, response: urllib3.BaseHTTPResponse, address: Address) -> None:
-        """Ranges of two versions of a file make a third one that never was. Weak tags say too little to tell (RFC
-        9110, 8.8.1).
-        """
+        """Ranges of two versions make a file that never was. Weak tags say too little to tell (RFC 9110, 8.8.1)."""
         etag = response.headers.get("ETag", "")
         if not etag.startswith('"'):
             return

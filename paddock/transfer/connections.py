@@ -43,10 +43,13 @@ class Connections:
         with self._lock:
             self._ended = True
             sockets = list(self._sockets)
-            pools = list(self._pools.values())
         for sock in sockets:
             _shut_down(sock)
-        for pool in pools:
+
+    def close(self) -> None:
+        """After `end`, and after the threads: a connection that is given back while its pool is cleared stays open."""
+        self.end()
+        for pool in self._pools.values():
             pool.clear()
 
     def _note(self, sock: socket.socket | None) -> None:

@@ -20,9 +20,7 @@ BLOCK_BYTES = 1024 * 1024
 
 
 class RunningDigest:
-    """The digests of the first `position` bytes of a file: of all of them, of each whole segment, and of the segment
-    that is begun.
-    """
+    """The digests of a file's first `position` bytes: of all of them, of each whole segment, and of the one begun."""
 
     def __init__(self, size: int, *, segment_bytes: int, with_git: bool = False) -> None:
         self.position = 0
@@ -76,9 +74,7 @@ class RunningDigest:
         return twin
 
     def mismatch(self, expected: Expected) -> str | None:
-        """What came and what was expected, where the digests differ; None where every digest that is expected is the
-        one that came.
-        """
+        """What came and what was expected, where a digest differs; None where each expected one is right."""
         if expected.sha256 and expected.sha256 != self.sha256:
             return f"its sha256 is {self.sha256}, expected {expected.sha256}"
         if expected.git_sha1 and self._git and expected.git_sha1 != self._git.hexdigest():

@@ -60,9 +60,7 @@ class Journal:
             return None
 
     def claims(self, header: Header) -> dict[int, Sha256]:
-        """End and digest of each claim, in order of the ends; none where the journal is about other bytes than
-        `header`.
-        """
+        """End and digest of each claim, in order of the ends; none where the journal is not about `header`'s bytes."""
         found = self.header()
         if found is None or not found.same_bytes(header):
             return {}

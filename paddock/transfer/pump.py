@@ -91,6 +91,7 @@ class Pump:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
+        self._client.close()
 
     def _work(self) -> None:
         try:

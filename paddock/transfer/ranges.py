@@ -64,7 +64,7 @@ class RangeReader:
         return block[offset - start : end - start]
 
     def close(self) -> None:
-        self._client.abort()
+        self._client.close()
 
     def __enter__(self) -> Self:
         return self

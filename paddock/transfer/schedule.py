@@ -30,9 +30,7 @@ class Span:
 
 
 class Schedule:
-    """The spans of the bytes from `start` up to `end`; those before `landed` are there already, and may turn out to
-    be wrong (`fetch_again`).
-    """
+    """The spans from `start` up to `end`. Bytes before `landed` are there, until `fetch_again` says they are wrong."""
 
     def __init__(self, start: int, end: int, *, landed: int, span_bytes: int, window_bytes: int, workers: int) -> None:
         self._end = end
@@ -117,9 +115,7 @@ class Schedule:
             self._work.notify_all()
 
     def frontier(self, position: int, *, timeout_s: float) -> int:
-        """For the reader, which has used everything before `position`: how far the bytes reach from there, after at
-        most `timeout_s`.
-        """
+        """For the reader, which is at `position`: how far the bytes reach from there, after at most `timeout_s`."""
         with self._work:
             self._position = position
             while self._spans and self._spans[0].end <= position:
@@ -159,9 +155,7 @@ class Schedule:
         return min(self._end, max(self._position, self._claimed) + self._window_bytes)
 
     def _pick_whole(self) -> Span | None:
-        """One span from the first byte that is missing to the end. What landed behind it is fetched again: this
-        happens once.
-        """
+        """One span from the first byte that is missing to the end. What landed behind it is fetched again, once."""
         for index, span in enumerate(self._spans):
             if span.reached < span.end:
                 if self._busy:

@@ -45,9 +45,7 @@ ALIVE: Final = "alive"
 
 
 class Claim:
-    """A staging directory that is ours: the data file's path, the open journal, and what the journal claimed when it
-    was taken over.
-    """
+    """A staging directory that is ours, and what its journal claimed when it was taken over."""
 
     def __init__(self, directory: Path, journal: Journal, header: Header, claims: dict[int, Sha256]) -> None:
         self.directory = directory
@@ -116,9 +114,7 @@ def acquire(
 
 @contextmanager
 def _turn(directory: Path) -> Iterator[bool]:
-    """Look and take as one step, so that two processes which start together do not both find nothing. False: another
-    has the turn.
-    """
+    """Look and take as one step: of two processes that start together, one finds nothing. False: another's turn."""
     fd = -1
     try:
         while fd < 0:
@@ -132,16 +128,14 @@ def _turn(directory: Path) -> Iterator[bool]:
 
 
 def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
-    """The orphan that claims most, or a new directory; None while a living process is at work. Other orphans are
-    removed.
-    """
+    """The orphan that claims most (the others are removed), or a new directory; None while a living process works."""
     os.utime(directory)
     now = directory.stat().st_mtime  # by the clock that stamps the files: a file server's may differ from ours
     best: Claim | None = None
     alive = False
     for path in sorted(directory.iterdir()):
         found = _look(path, header, quiet_before=now - quiet_s)
-        if found is ALIVE:
+        if found == ALIVE:
             alive = True
         elif isinstance(found, Claim):
             if best and max(best.claims, default=0) >= max(found.claims, default=0):
@@ -159,11 +153,14 @@ def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
 def _look(path: Path, header: Header, *, quiet_before: float) -> Claim | Literal["alive"] | None:
     """What to do with a staging directory: adopt it (its lock is ours then), wait for its owner, or pass it over."""
     try:
-        last_change = max((path / name).stat().st_mtime for name in ("journal", "data") if (path / name).exists())
         journal = Journal(path / "journal")
-    except (ValueError, OSError):  # no journal yet, no longer, or not ours to read
+    except FileNotFoundError:  # not yet, or no longer; or for good, where its maker died
+        if _last_change(path) < quiet_before:
+            shutil.rmtree(path, ignore_errors=True)
         return None
-    silent = last_change < quiet_before
+    except OSError:  # not ours to read
+        return None
+    silent = max(_last_change(path / name) for name in ("journal", "data")) < quiet_before
     locked = _lock(journal.fd)
     found = journal.header()
     trusted = locked is True and (found is None or found.boot == header.boot)
@@ -187,6 +184,7 @@ def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
     else:
         ours.mkdir()
     # Beside the old journal and then over it: a death in between loses no claim.
+    (ours / "journal.new").unlink(missing_ok=True)
     journal = Journal(ours / "journal.new", create=True)
     _lock(journal.fd)
     journal.start(header, claims)
@@ -194,6 +192,14 @@ def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
     if orphan:
         orphan.journal.close()
     return Claim(ours, journal, header, claims)
+
+
+def _last_change(path: Path) -> float:
+    """When a file was last written, by its file system's clock; never, where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return float("-inf")
 
 
 def _lock(fd: int) -> bool | None:

@@ -173,6 +173,17 @@ def test_a_data_file_that_was_cut_short_is_filled_up(hub: Service, staging: Path
     assert resumed(source, staging, data).resumed_bytes == 2 * MIB
 
 
+def test_a_death_in_the_middle_of_an_adoption_stops_nobody(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=2 * MIB)
+    (directory / "journal.new").write_bytes(b"{")
+    nothing = directory.with_name("without-a-journal")
+    nothing.mkdir()
+    os.utime(nothing, (time.time() - 61, time.time() - 61))
+    assert resumed(source, staging, data).resumed_bytes == 2 * MIB
+
+
 def test_the_orphan_with_most_in_it_is_taken_and_the_others_are_removed(hub: Service, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
