@@ -33,6 +33,7 @@ def benchmark_where_it_serves(model: str, revision: str, context_tokens: int) ->
     """
     if engine.gpu_worker_is_online():
         parameters = {"model": model, "revision": revision, "context_tokens": context_tokens}
-        engine.require_completed(cast(FlowRun, run_deployment("benchmark-model/gpu", parameters=parameters)))
+        run = run_deployment("benchmark-model/gpu", parameters=parameters, timeout=engine.time_limit_s())
+        engine.require_completed(cast(FlowRun, run))
     else:
         benchmark_model(model, revision, context_tokens)

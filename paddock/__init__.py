@@ -8,7 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from paddock.version import VERSION as __version__
+from paddock import version
+
+__version__ = version.VERSION
 
 if TYPE_CHECKING:
     from paddock.chat.template import setup_chat_template

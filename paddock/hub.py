@@ -28,7 +28,7 @@ from paddock.errors import (
 )
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256, shown
-from paddock.transfer.source import Address, Expected
+from paddock.model.source import Address, Expected
 from paddock.version import VERSION
 
 if TYPE_CHECKING:

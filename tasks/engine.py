@@ -6,6 +6,7 @@ from prefect import get_run_logger, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
 
 from paddock.errors import EngineCrashed
 from paddock.lifecycle import judgement
@@ -39,11 +40,24 @@ def gpu_worker_is_online() -> bool:
     return any(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
+def time_limit_s() -> float:
+    """How long a run on another worker is waited for: the engine's own limit, and a while to start and to report."""
+    return parts().settings.engine_timeout_s + 120
+
+
 def require_completed(run: FlowRun) -> None:
-    """Raise what a run on another worker ended with, unless it completed."""
+    """Raise what a run on another worker ended with, unless it completed. One that never ended is cancelled.
+
+    Prefect takes a worker that was killed for online for a minute and a half: a run can wait for nobody.
+    """
     state = run.state
-    if state is None or not state.is_completed():
-        said = state.message if state is not None else "it has no state"
-        raise EngineCrashed(
-            f"the run {run.name} on the pool {GPU_POOL} did not complete: {said}", cure="see that run's log"
-        )
+    if state is not None and state.is_completed():
+        return
+    if state is None or not state.is_final():
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, Cancelling())
+    said = (state.message if state is not None else None) or (state.name if state is not None else "it has no state")
+    raise EngineCrashed(
+        f"the run {run.name} on the pool {GPU_POOL} did not complete: {said}",
+        cure="see that run and its pool's workers",
+    )

@@ -74,6 +74,6 @@ ENGINE: Policy = LOCAL
 FLOW: FlowPolicy = {"persist_result": False}
 """Every flow."""
 
-# At import, because every process that runs a flow imports this, and Prefect offers no later place that says nothing itself.
+# At import, because every process that runs a flow imports this; Prefect's hooks would log that they ran.
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(without_traceback)

@@ -18,7 +18,8 @@ def promote(manifest: Manifest, reason: str) -> None:
     """Flip the pointer on the volume, then the ref in S3."""
     previous = promotion.promote(parts(), manifest.model, manifest.revision, reason=reason)
     record.promotion(manifest, previous)
-    get_run_logger().info("promoted %s@%s, before: %s", manifest.repository, manifest.revision, previous or "nothing")
+    before = "as it was" if previous == manifest.revision else f"before: {previous or 'nothing'}"
+    get_run_logger().info("promoted %s@%s, %s", manifest.repository, manifest.revision, before)
 
 
 @task(task_run_name="rollback", **policies.STORE)

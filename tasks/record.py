@@ -39,13 +39,13 @@ def files(model: ModelName, plan: Plan) -> None:
             "file": row.file.path,
             "size": human_bytes(row.file.size),
             "from": row.origin,
-            "sha256": row.expected.sha256 or f"git sha1 {row.expected.git_sha1}",
             "why": "chosen" if row.file.path in plan.choice.model_files else "describes the model",
+            "sha256": row.expected.sha256 or f"git sha1 {row.expected.git_sha1}",
         }
         for row in plan.rows
     ]
     rows += [
-        {"file": one.file, "size": human_bytes(one.size_bytes), "from": "not fetched", "sha256": "", "why": one.reason}
+        {"file": one.file, "size": human_bytes(one.size_bytes), "from": "not fetched", "why": one.reason, "sha256": ""}
         for one in plan.choice.candidates
         if not one.chosen
     ]

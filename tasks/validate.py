@@ -15,7 +15,7 @@ from tasks.target import memory_of
 from tasks.wiring import parts
 
 
-@task(task_run_name="locate-{revision}", **policies.HUB)
+@task(task_run_name="locate", **policies.HUB)
 def locate(model: str, revision: str) -> Manifest:
     """Find the snapshot on the volume. A branch or tag is resolved by the Hub, a commit is taken as it is."""
     return resolve_on_volume(parts(), ModelName.parse(model), revision)

@@ -15,7 +15,6 @@ from types import FrameType
 from infra.local import supervisor
 from infra.local.demo import MODEL
 from infra.local.environment import UNSET, inherited
-from infra.local.hub_server import bytes_sent
 from infra.local.prefect_server import prefect_program
 from infra.local.service import Service, ServiceError
 from infra.local.stack import STATE, Stack
@@ -170,12 +169,9 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _onboard(environment: dict[str, str]) -> int:
-    before = bytes_sent(environment["HF_ENDPOINT"])
     command = [sys.executable, "-m", "paddock", "onboard", MODEL]
     with Service("onboard", command, log=None, environment=inherited() | environment, directory=CHECKOUT) as child:
         result = child.wait()
-    fetched = bytes_sent(environment["HF_ENDPOINT"]) - before
-    print(f"model data fetched from the hub in this run: {fetched} bytes", flush=True)
     return result if result >= 0 else 128 - result
 
 

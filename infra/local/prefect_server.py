@@ -93,7 +93,8 @@ def _launch(directory: Path, environment: dict[str, str], ports: list[int]) -> S
         "Prefect's server",
         [prefect_program(), "--no-prompt", "server", "start", "--host", LOOPBACK, "--port", str(ports[0])],
         log=directory / "server.log",
-        environment=environment,
+        # Without it the pages ask port 4200 for everything, wherever the server is.
+        environment={**environment, "PREFECT_SERVER_UI_API_URL": _url(ports[0])},
         directory=directory / "home",  # away from any prefect.toml
     )
 

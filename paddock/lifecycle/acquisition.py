@@ -18,10 +18,10 @@ from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
 from paddock.model.names import Sha256
+from paddock.model.source import Expected, Source
 from paddock.planning.choice import Choice
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import Options, Progress, fetch
-from paddock.transfer.source import Expected, Source
 from paddock.version import VERSION
 
 Origin = Literal["hub", "s3", "volume"]
@@ -170,7 +170,10 @@ def publish(
     require_accepted(f"{listing.model}@{listing.revision[:8]}", audit.verdict, audit.findings)
     template = audited.template.encode()
     digest = parts.volume.add_bytes(template)
-    derived = SnapshotFile(path=TEMPLATE_FILE, size=len(template), sha256=digest, segments=(digest,))
+    _, segments = verify_file(
+        parts.volume.blob_path(digest), Expected(len(template), digest), parts.settings.segment_bytes
+    )
+    derived = SnapshotFile(path=TEMPLATE_FILE, size=len(template), sha256=digest, segments=segments)
     manifest = Manifest(
         repository=str(listing.model),
         revision=listing.revision,

@@ -10,6 +10,7 @@ from typing import Any
 from paddock.lifecycle.judgement import read_benchmark, read_judgement
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
+from paddock.model.finding import Finding
 from paddock.model.units import human_bytes
 
 REPORT = "dossier.md"
@@ -90,18 +91,18 @@ def _summary(parts: Parts, manifest: Manifest) -> str:
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
     ]
-    return _table(("", ""), rows)
+    return _table(("fact", "value"), rows)
 
 
 def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
     judged = read_judgement(parts, manifest)
     if judged is None:
         return ["## Checks", "Not judged yet: run `validate_model`."]
-    found = [(one.severity, one.rule, one.where, one.message) for one in judged.findings]
+    found = [_finding(one) for one in judged.findings]
     rows = [(name, human_bytes(size)) for name, size in judged.memory.parts()]
     return [
         "## Checks",
-        _table(("severity", "rule", "where", "message"), found) if found else "Every check passed.",
+        "\n".join(found) if found else "Every check passed.",
         f"## Memory at {judged.context_tokens} tokens of context",
         _table(("part", "size"), rows),
     ]
@@ -145,6 +146,13 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines.append(tuple("---" for _ in lines[0]))
     lines += [tuple(_cell(cell) for cell in row) for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _finding(finding: Finding) -> str:
+    """A line of a list: a table would cut the sentence off."""
+    where = f" at {finding.where}" if finding.where else ""
+    cure = f": {finding.cure}" if finding.cure else ""
+    return f"- **{finding.severity}** {finding.rule}{_cell(where)}: {_cell(finding.message + cure)}"
 
 
 def _cell(text: str) -> str:

@@ -11,11 +11,11 @@ from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName
+from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.planning.choice import choose
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import Options, fetch
-from paddock.transfer.source import Expected
 
 _STAGING = ".paddock-partial"
 

@@ -41,12 +41,12 @@ from paddock.errors import (
 )
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Revision, Sha256, parse_revision
+from paddock.model.source import Address, Expected, Source
 from paddock.store import upload
 from paddock.store.history import Promotion, whoami
 from paddock.store.parts import Parts
 from paddock.store.snapshots import MANIFEST_MAX_BYTES, log, parse_in_place
 from paddock.store.store import Store, check_manifest_name_is_free, check_report_name, same_snapshot
-from paddock.transfer.source import Address, Expected, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

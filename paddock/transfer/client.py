@@ -14,9 +14,9 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from paddock.errors import TransferRefused, TransientError
+from paddock.model.source import Address, Source
 from paddock.transfer.answer import Body, TryAgain, open_body, sentence
 from paddock.transfer.connections import Connections
-from paddock.transfer.source import Address, Source
 
 _REDIRECTS = 5
 _CONNECT_S = 10.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paddock.errors import CorruptFile
 from paddock.model.names import Sha256
-from paddock.transfer.source import Expected
+from paddock.model.source import Expected
 
 BLOCK_BYTES = 1024 * 1024
 

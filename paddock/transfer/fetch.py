@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 from paddock.errors import CorruptFile, TransferInterrupted
 from paddock.model.names import Sha256
+from paddock.model.source import Source
 from paddock.transfer.digest import BLOCK_BYTES, RunningDigest, digest_file, digest_for, segment_spans
 from paddock.transfer.limiter import Meter, Patience
 from paddock.transfer.pump import Line, Pump
 from paddock.transfer.room import disk_error, make_room, write_at
 from paddock.transfer.schedule import Schedule
-from paddock.transfer.source import Source
 from paddock.transfer.staging import Claim, acquire
 
 if TYPE_CHECKING:

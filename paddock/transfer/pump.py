@@ -16,12 +16,12 @@ from pathlib import Path
 from types import TracebackType
 
 from paddock.errors import TransferInterrupted
+from paddock.model.source import Source
 from paddock.transfer.answer import RangesIgnored, TryAgain
 from paddock.transfer.client import Client
 from paddock.transfer.limiter import Meter, Patience, RateLimit
 from paddock.transfer.room import disk_error, write_at
 from paddock.transfer.schedule import Schedule, Span
-from paddock.transfer.source import Source
 
 _STOP_S = 2.0
 _LEAST_SPAN_BYTES = 256 * 1024

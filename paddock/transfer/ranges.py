@@ -12,10 +12,10 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from paddock.model.source import Source
 from paddock.transfer.answer import RangesIgnored, TryAgain
 from paddock.transfer.client import Client
 from paddock.transfer.limiter import Meter, Patience
-from paddock.transfer.source import Source
 
 _LARGEST_BLOCK_BYTES = 16 * 1024 * 1024
 _LARGEST_HEAD_BYTES = 128 * 1024 * 1024

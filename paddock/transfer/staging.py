@@ -35,8 +35,8 @@ from typing import Final, Literal
 
 from paddock.errors import TransferInterrupted, UnsafeName
 from paddock.model.names import Sha256
+from paddock.model.source import Expected
 from paddock.transfer.journal import Header, Journal
-from paddock.transfer.source import Expected
 
 _UNDIGESTED = "undigested"
 _KEY = re.compile(r"[0-9a-z-]{1,80}")

@@ -16,8 +16,8 @@ from infra.local.hub import Service
 from infra.local.prefect_server import PrefectServer
 from paddock.lifecycle.parts import Parts
 from paddock.model.names import ModelName
+from paddock.model.source import Expected
 from paddock.transfer.digest import verify_file
-from paddock.transfer.source import Expected
 from tests.support.gguf import TYPE_F32, U32, tiny_llama
 
 NAME = "org/larger-GGUF"

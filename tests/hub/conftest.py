@@ -11,9 +11,6 @@ from pydantic import SecretStr
 from infra.local.hub import Service
 from paddock.hub import Hub
 from paddock.settings import Settings
-from tests.support.hub import hub
-
-__all__ = ["hub"]
 
 TOKEN, STRANGER = "hf_canaryOfTheOwner", "hf_canaryOfAStranger"
 

@@ -9,9 +9,6 @@ from mypy_boto3_s3 import S3Client
 from infra.local.s3 import S3Server
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
-from tests.support.stack import s3
-
-__all__ = ["s3"]
 
 
 @pytest.fixture

@@ -1,12 +1,6 @@
 """A local Hub that serves in a thread, for tests, and the environment that points a client at it.
 
-Name the fixture in the conftest.py of the tests that want it:
-
-    from tests.support.hub import hub
-
-    __all__ = ["hub"]
-
-and then:
+The fixtures stand in tests/conftest.py:
 
     def test_something(hub: Service, tmp_path: Path) -> None:
         commit = hub.repository("org/name").commit({"model.gguf": b"…", "config.json": b"{}"})

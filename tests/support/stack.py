@@ -1,7 +1,4 @@
-"""Real parts for tests, one of each for a whole session. A conftest takes what it needs:
-
-from tests.support.stack import s3 as s3
-"""
+"""Real parts for tests, one of each for a whole run: tests/conftest.py names them, so that nobody starts a second one."""
 
 from __future__ import annotations
 

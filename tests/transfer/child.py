@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from paddock.model.names import Sha256
+from paddock.model.source import Expected
 from paddock.transfer.fetch import Options, fetch
-from paddock.transfer.source import Expected
 from tests.transfer.remote import MIB, Remote
 
 

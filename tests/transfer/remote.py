@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from infra.local.hub import Service
 from paddock.errors import PaddockError
 from paddock.model.names import Sha256
+from paddock.model.source import Address, Expected
 from paddock.transfer.fetch import Options
-from paddock.transfer.source import Address, Expected
 
 KIB = 1024
 MIB = 1024 * KIB

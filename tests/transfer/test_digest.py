@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.errors import CorruptFile
+from paddock.model.source import Expected
 from paddock.transfer.digest import RunningDigest, verify_file
-from paddock.transfer.source import Expected
 from tests.transfer.remote import KIB, MIB, content, expected, git_sha1_of, sha256_of
 
 

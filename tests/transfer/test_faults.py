@@ -25,9 +25,9 @@ from paddock.errors import (
     TransferInterrupted,
     TransferRefused,
 )
+from paddock.model.source import Expected
 from paddock.transfer.fetch import Options, Progress, Staged, fetch
 from paddock.transfer.room import disk_error
-from paddock.transfer.source import Expected
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
 DATA = content(3 * MIB + 12345)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from infra.local.hub import Service
 from paddock.errors import CorruptFile, NotEnoughDisk, TransferInterrupted, UnsafeName
+from paddock.model.source import Expected
 from paddock.settings import Settings
 from paddock.transfer.fetch import Options, Progress, fetch
-from paddock.transfer.source import Expected
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, expected, git_sha1_of, on_hub, sha256_of
 
 
