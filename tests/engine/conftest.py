@@ -13,7 +13,7 @@ def model() -> Path:
     return real_model()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the engine was asked before on this machine must not answer for it here."""
     with pytest.MonkeyPatch.context() as patch:

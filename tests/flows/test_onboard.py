@@ -28,7 +28,7 @@ from flows.promote import promote_model, rollback_model
 from flows.validate import validate_model
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
-from paddock.errors import BadSetting, DoesNotFit, HubUnavailable, ModelNotFound, ModelRejected, NotOnVolume
+from paddock.errors import BadSetting, DoesNotFit, ModelNotFound, ModelRejected, NotOnVolume
 from paddock.lifecycle.dossier import Onboarded
 from paddock.lifecycle.parts import Parts, connect
 from paddock.model.names import ModelName
@@ -207,26 +207,6 @@ def test_each_phase_is_a_flow_of_its_own(
     run_here(rollback_model, model=NAME)
     assert parts.volume.promoted(MODEL) == revision
     assert known.s3.promoted(MODEL) == revision
-
-
-def test_an_s3_that_is_not_there_fails_with_one_sentence_and_keeps_the_snapshot(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts
-) -> None:
-    run_here(acquire_model, model=NAME)
-    monkeypatch.setenv("PADDOCK_S3_URI", "s3://models/none")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with pytest.raises(Exception, match="s3://models/none") as refused:
-        run_here(cache_model, model=NAME)
-    assert "secret" not in str(refused.value)
-    assert len(parts.volume.snapshots(MODEL)) == 1
-
-
-def test_a_hub_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubUnavailable, match=r"127\.0\.0\.1:9"):
-        run_here(acquire_model, model=NAME)
 
 
 def test_what_the_house_holds_is_really_that_model(parts: Parts) -> None:

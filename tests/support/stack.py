@@ -1,4 +1,4 @@
-"""Real parts for tests, one of each for a whole run: tests/conftest.py names them, so that nobody starts a second one."""
+"""Real parts for tests, one of each for a whole run: tests/conftest.py names them, so that none starts twice."""
 
 from __future__ import annotations
 

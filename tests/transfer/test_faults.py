@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,7 @@ def test_what_a_source_says_for_good_is_passed_on_at_once(hub: Service, staging:
     source = on_hub(hub, DATA)
     source.errors = [ModelGated("org/name is gated"), ModelGated("asked a second time")]
     with pytest.raises(ModelGated, match="org/name is gated"):
-        fetch(source, staging=staging, options=SMALL)
+        fetch(source, staging=staging, options=replace(SMALL, connections=1))
     assert list(staging.iterdir()) == []
 
 
