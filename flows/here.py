@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import (
@@ -19,7 +21,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from paddock.errors import BadSetting
+from paddock.errors import BadSetting, OrchestratorUnavailable
 
 _STARTUP_S = 180
 """A first start migrates a new database; on a busy machine Prefect's own limit of 20 s is too short."""
@@ -28,7 +30,8 @@ _STARTUP_S = 180
 def run_here(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
     """Run a flow to its end; returns (the name of its last state, what the flow returned).
 
-    Raises what the flow failed with, and BadSetting for a parameter that the flow does not accept.
+    Raises what the flow failed with, BadSetting for a parameter that the flow does not accept, and
+    OrchestratorUnavailable.
     """
     own = {
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: _STARTUP_S,
@@ -36,7 +39,9 @@ def run_here(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
         # Nobody watches the heartbeats of a server that ends with the run, and each flow waits a second for its thread.
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
     }
-    with temporary_settings({} if PREFECT_API_URL.value() else own):
+    url = PREFECT_API_URL.value()
+    with temporary_settings({} if url else own):
+        _require_answer(url or "of its own")
         try:
             state: State[Any] = flow(**parameters, return_state=True)  # type: ignore[assignment] # of a sync flow
         except ParameterTypeError as error:
@@ -47,6 +52,20 @@ def run_here(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
     if isinstance(result, BaseException):
         raise result
     return str(state.name), result
+
+
+def _require_answer(server: str) -> None:
+    """Raise OrchestratorUnavailable unless Prefect's server answers; where it is to be a temporary one, start it."""
+    try:
+        with get_client(sync_client=True) as client:
+            problem = client.api_healthcheck()
+    except (httpx.HTTPError, RuntimeError) as error:
+        problem = error
+    if problem is not None:
+        raise OrchestratorUnavailable(
+            f"Prefect's server {server} does not answer: {problem}",
+            cure="start it, or unset PREFECT_API_URL to run with a temporary one",
+        )
 
 
 def _refused(error: ParameterTypeError) -> BadSetting:

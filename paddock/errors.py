@@ -6,6 +6,7 @@ The tree has two branches, because one question decides what a caller does next:
     ├── TransientError                    the same call may succeed later; Prefect retries it
     │   ├── HubUnavailable                no answer, a time-out, 5xx, or 429 from the Hub
     │   ├── TransferInterrupted           bytes stopped coming; what came is kept for resume
+    │   ├── OrchestratorUnavailable       Prefect's server does not answer
     │   ├── StoreUnavailable              S3 does not answer, or the volume's file system fails
     │   └── BlobMissing                   a store lost a blob before it could be published; it is fetched again
     └── PermanentError                    the same call fails the same way; tried once
@@ -82,6 +83,10 @@ class HubUnavailable(TransientError):
 
 
 class TransferInterrupted(TransientError):
+    pass
+
+
+class OrchestratorUnavailable(TransientError):
     pass
 
 

@@ -133,6 +133,7 @@ def test_what_is_retried_is_what_the_specification_retries() -> None:
     assert {one.__name__ for one in LEAVES if issubclass(one, TransientError)} == {
         "HubUnavailable",
         "TransferInterrupted",
+        "OrchestratorUnavailable",
         "StoreUnavailable",
         "BlobMissing",
     }

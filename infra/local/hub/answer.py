@@ -138,9 +138,9 @@ async def _send_body(answer: Answer, send: Send, sent: Callable[[int], None], go
             await asyncio.wait([gone], timeout=len(piece) / answer.bytes_per_s if answer.bytes_per_s else 0)
             if gone.done():
                 raise Disconnected
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
             if answer.file is not None:
-                sent(len(piece))
+                sent(len(piece))  # before it goes: whoever has read a byte finds it counted
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
