@@ -1,0 +1,47 @@
+"""The dossier says what is known, what is not, and never what a stranger wrote as if it were its own."""
+
+from __future__ import annotations
+
+from infra.local.hub import Service
+from paddock.lifecycle import dossier, judgement
+from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.pull import pull
+from tests.support.house import MODEL, NAME
+
+
+def test_before_anything_was_measured_it_says_that(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    text = dossier.compose(parts, manifest)
+    assert "Not judged yet" in text
+    assert "Not measured yet" in text
+    assert f"`{manifest.revision}`" in text
+    assert "| licence | mit |" in text
+
+
+def test_a_model_without_a_licence_is_marked(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"README.md": None})
+    assert "**not stated**" in dossier.compose(parts, pull(parts, MODEL).manifest)
+
+
+def test_what_a_stranger_wrote_cannot_end_a_cell_or_bring_markup(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"README.md": b'---\nlicense: "a|b<script>\\n# own heading"\n---\n'})
+    text = dossier.compose(parts, pull(parts, MODEL).manifest)
+    assert "| licence | a\\|b&lt;script> # own heading |" in text
+    assert "\n# own heading" not in text
+
+
+def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    audit = judgement.audit_snapshot(parts, manifest, deep=True)
+    needed = judgement.measure_memory(parts, manifest, audit, 128)
+    judged = judgement.judge(parts, manifest, audit, needed, available_bytes=2**40)
+    assert judgement.read_judgement(parts, manifest) == judged
+    written = dossier.write(parts, manifest)
+    assert parts.volume.read_report(MODEL, manifest.revision, dossier.REPORT) == written.markdown
+    assert "## Memory at 128 tokens of context" in written.markdown
+
+
+def test_a_context_beyond_the_models_own_is_asked_as_its_own(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    audit = judgement.audit_snapshot(parts, manifest)
+    assert judgement.measure_memory(parts, manifest, audit, 1_000_000).context_tokens == 256

@@ -1,0 +1,45 @@
+"""How a step's failure looks, and what a target means; retries themselves are shown by the flows' tests."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from paddock.errors import BadSetting, ModelNotFound
+from paddock.model.hardware import this_machine
+from tasks import policies
+from tasks.target import memory_of
+
+
+def record_of(error: Exception) -> logging.LogRecord:
+    try:
+        raise error
+    except type(error) as raised:
+        trace = (type(raised), raised, raised.__traceback__)
+        return logging.LogRecord("prefect.task_runs", logging.ERROR, __file__, 1, "failed: %r", (raised,), trace)
+
+
+def test_an_error_of_ours_is_logged_as_its_sentence() -> None:
+    record = record_of(ModelNotFound("a/b is not there", cure="check the name"))
+    assert policies.without_traceback(record)
+    assert record.getMessage() == "a/b is not there: check the name"
+    assert record.exc_info is None
+
+
+def test_a_fault_keeps_its_traceback() -> None:
+    record = record_of(ZeroDivisionError("division by zero"))
+    assert policies.without_traceback(record)
+    assert record.exc_info is not None
+
+
+@pytest.mark.parametrize("name", ["prefect.flow_runs", "prefect.task_runs"])
+def test_prefects_loggers_have_the_filter(name: str) -> None:
+    assert policies.without_traceback in logging.getLogger(name).filters
+
+
+def test_a_target_is_this_machine_or_a_size() -> None:
+    assert memory_of("this-machine") == this_machine().ram_bytes
+    assert memory_of("24GiB") == 24 * 2**30
+    with pytest.raises(BadSetting):
+        memory_of("much")
