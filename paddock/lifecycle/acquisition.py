@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from paddock.engine.facts import engine_version
+from paddock.errors import CorruptFile
 from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
@@ -117,10 +118,16 @@ def acquire_file(
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Acquired:
-    """Bring one file onto the volume as a verified blob, or find that it is there."""
-    if row.origin == "volume" and row.expected.sha256:
-        return Acquired(_stored(parts, row, row.expected.sha256), "volume", 0)
+    """Bring one file onto the volume as a verified blob, or find that it is there.
+
+    A blob that no snapshot vouches for is read through; where it is damaged it goes to quarantine, and is fetched.
+    """
     digest = row.expected.sha256
+    if row.origin == "volume" and digest:
+        try:
+            return Acquired(_stored(parts, row, digest), "volume", 0)
+        except CorruptFile:
+            parts.volume.quarantine(digest)
     staged = fetch(
         _source(parts, listing, row),
         staging=parts.volume.partial,
@@ -136,7 +143,7 @@ def acquire_file(
     parts.volume.add_blob(staged.path, staged.sha256, staged.size)
     staged.discard()
     file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
-    return Acquired(file, row.origin, staged.transferred_bytes)
+    return Acquired(file, "hub" if row.origin == "volume" else row.origin, staged.transferred_bytes)
 
 
 def _source(parts: Parts, listing: Listing, row: Row) -> Source:

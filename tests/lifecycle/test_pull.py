@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from paddock.lifecycle import pull as pulling
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.finding import Verdict
-from paddock.model.names import ModelName
+from paddock.model.names import ModelName, Sha256
 from paddock.planning.choice import choose
 from paddock.store.copying import push
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
@@ -103,6 +104,25 @@ def test_a_flipped_bit_costs_no_wrong_byte(parts: Parts, hub: Service) -> None:
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
     pulled = pull(parts, MODEL)
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+
+
+def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(parts: Parts, hub: Service) -> None:
+    digest = Sha256(sha256(tiny()).hexdigest())
+    blob = parts.volume.blob_path(digest)
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(bytes(len(tiny())))
+    pulled = pull(parts, MODEL)
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert {one.origin for one in pulled.acquired} == {"hub"}
+
+
+def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(parts: Parts, hub: Service) -> None:
+    parts.volume.prepare()
+    parts.volume.add_bytes(tiny())
+    pulled = pull(parts, MODEL)
+    assert f"{NAME}/tiny-Q8_0.gguf" not in hub.stats().bytes_sent
+    (model,) = (file for file in pulled.manifest.files if file.path == "tiny-Q8_0.gguf")
+    assert model.segments == (Sha256(sha256(tiny()).hexdigest()),)
 
 
 def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(parts: Parts, hub: Service) -> None:
