@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from paddock.chat.template import TEMPLATE_FILE
 from paddock.engine.facts import engine_version
-from paddock.errors import CorruptFile
+from paddock.errors import CorruptFile, InUse
 from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
@@ -26,7 +27,6 @@ from paddock.transfer.fetch import Options, Progress, fetch
 from paddock.version import VERSION
 
 Origin = Literal["hub", "s3", "volume"]
-TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +166,19 @@ def _stored(parts: Parts, row: Row, digest: Sha256) -> SnapshotFile:
 
 
 def publish(
-    parts: Parts, listing: Listing, choice: Choice, acquired: Sequence[Acquired], audited: Audited
+    parts: Parts,
+    listing: Listing,
+    choice: Choice,
+    acquired: Sequence[Acquired],
+    audited: Audited,
+    *,
+    replace_promoted: bool = False,
 ) -> Published:
     """Make the snapshot visible: the acquired files, the chat template that goes with them, and the manifest.
 
-    Publishing the same files again changes nothing. Raises ModelRejected when the audit rejects the model; its blobs
-    stay until the volume is cleaned.
+    Publishing the same files again changes nothing. A commit has one choice of files: another choice takes its place,
+    and of the commit that is promoted only with `replace_promoted`, since it is what `/models/org--name` shows. Raises
+    InUse otherwise, and ModelRejected when the audit rejects the model; its blobs stay until the volume is cleaned.
     """
     audit, model = audited.audit, audited.audit.model
     require_accepted(f"{listing.model}@{listing.revision[:8]}", audit.verdict, audit.findings)
@@ -195,8 +202,30 @@ def publish(
         paddock_version=VERSION,
         engine_version=engine_version(),
     )
+    _require_free(parts, manifest, replace_promoted=replace_promoted)
     parts.volume.publish(manifest)
     return Published(
         parts.volume.snapshot(listing.model, listing.revision) or manifest,
         sum(one.transferred_bytes for one in acquired),
     )
+
+
+def _require_free(parts: Parts, manifest: Manifest, *, replace_promoted: bool) -> None:
+    """Raise InUse when another choice of the same commit is served, or promoted and not to be replaced."""
+    model, revision = manifest.model, manifest.revision
+    try:
+        there = parts.volume.snapshot(model, revision)
+    except CorruptFile:  # what is damaged is replaced
+        return
+    if there is None or {(file.path, file.sha256) for file in there.files} == {
+        (file.path, file.sha256) for file in manifest.files
+    }:
+        return
+    what = f"{model}@{revision[:8]} with {there.quantization or 'another choice of files'}"
+    if parts.volume.in_use(model, revision):
+        raise InUse(f"{what} is being served", cure="stop serving it first")
+    if parts.volume.promoted(model) == revision and not replace_promoted:
+        raise InUse(
+            f"{what} is promoted, and a commit has one choice of files",
+            cure="pull the other choice with promotion, which takes its place, or remove this one first",
+        )

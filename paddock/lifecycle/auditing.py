@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,9 +15,10 @@ from paddock.engine.facts import knows_architecture
 from paddock.errors import ModelRejected
 from paddock.gguf.reader import FileSource
 from paddock.model.artifact import Listing
-from paddock.model.finding import Finding, Severity, Verdict
+from paddock.model.finding import Finding, Severity, Verdict, verdict_of
+from paddock.model.quantization import GgufSet
 from paddock.planning.choice import Choice
-from paddock.validation.audit import Audit, audit_set
+from paddock.validation.audit import Audit, audit_set, check_projector
 
 if TYPE_CHECKING:
     from paddock.lifecycle.acquisition import Acquired
@@ -33,15 +34,31 @@ class Audited:
 
 
 def audit_acquired(parts: Parts, listing: Listing, choice: Choice, acquired: Sequence[Acquired]) -> Audited:
-    """Audit the chosen model among files that are blobs of the volume, and choose its chat template."""
-    with TemporaryDirectory(prefix="paddock-") as name:
-        view = Path(name)
+    """Audit every chosen GGUF among files that are blobs of the volume, and choose the model's chat template.
+
+    The facts are those of the model that will be loaded; the findings and the verdict are of all.
+    """
+    with TemporaryDirectory(prefix="paddock-") as directory:
+        view = Path(directory)
         for one in acquired:
             shown = view / one.file.path
             shown.parent.mkdir(parents=True, exist_ok=True)
             shown.symlink_to(parts.volume.blob_path(one.file.sha256).absolute())
-        audit = audit_paths([(path, view / path) for path in choice.model_files])
-        return Audited(audit, setup_chat_template(view, str(listing.model)))
+        audits = {one.first: audit_paths([(path, view / path) for path in one.paths]) for one in _models(choice)}
+        audit = audits.pop(choice.model_files[0])
+        findings = list(audit.findings)
+        for name, other in audits.items():
+            findings += [replace(finding, where=f"{name}: {finding.where}") for finding in other.findings]
+        for path in (path for one in choice.sets if one.is_projector for path in one.paths):
+            with FileSource(view / path) as source:
+                findings += check_projector(source, name=path)
+        whole = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
+        return Audited(whole, setup_chat_template(view, str(listing.model)))
+
+
+def _models(choice: Choice) -> list[GgufSet]:
+    """What is judged as a model. A projector that was chosen alone is, and fails."""
+    return [one for one in choice.sets if not one.is_projector or one.paths == choice.model_files]
 
 
 def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Audit:
@@ -60,4 +77,5 @@ def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -
         return
     worst = [finding for finding in findings if finding.severity is Severity.REJECT]
     more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
-    raise ModelRejected(f"{what} is rejected by {worst[0].rule}: {worst[0].message}{more}", cure=worst[0].cure)
+    where = f" at {worst[0].where}" if worst[0].where else ""
+    raise ModelRejected(f"{what} is rejected by {worst[0].rule}{where}: {worst[0].message}{more}", cure=worst[0].cure)

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import PurePosixPath
 
+from paddock.chat.template import TEMPLATE_FILE
 from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import check_distinct, parse_repository_path, shown
@@ -60,9 +61,13 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What is fetched: `files` in the order in which they are fetched, small ones first, and the candidates, best
-    first."""
+    first.
+
+    `sets` are the GGUFs among them, and `model_files` the shards of the one that `get_gguf_file_path` will answer with.
+    """
 
     files: tuple[RepositoryFile, ...]
+    sets: tuple[GgufSet, ...]
     model_files: tuple[str, ...]
     quantization: str | None
     candidates: tuple[Candidate, ...]
@@ -105,14 +110,15 @@ def choose(
             )
     if projector and not any(one.is_projector for one in chosen):
         chosen = [*chosen, _projector(sets, what)]
-    model = next((one for one in chosen if not one.is_projector), chosen[0])
+    model = next((one for one in models if one in chosen), chosen[0])
     wanted = [path for one in chosen for path in one.paths]
     names = [*sorted(_companions(listing)), *wanted]
     for name in names:
         parse_repository_path(name)
-    check_distinct(names)
+    check_distinct([*names, MANIFEST_NAME, TEMPLATE_FILE])
     return Choice(
         files=tuple(by_path[name] for name in names),
+        sets=tuple(chosen),
         model_files=model.paths,
         quantization=model.quantization,
         candidates=tuple(
@@ -173,7 +179,6 @@ def _companions(listing: Listing) -> list[str]:
         and file.size <= MAX_COMPANION_BYTES
         and (file.path.startswith("tokenizer") or file.path.endswith(".json"))
         and not file.path.lower().endswith(".gguf")
-        and file.path != "manifest.json"  # the snapshot's own
         and file.path.casefold() != MANIFEST_NAME
         and not any(fnmatchcase(file.path, index) for index in _INDEXES)
     ]

@@ -129,6 +129,11 @@ def audit_set(
     )
 
 
+def check_projector(source: ByteSource, *, name: str) -> list[Finding]:
+    """The rules of the container for a multimodal projector. It is no model: the rules of a model are not its own."""
+    return [_placed(finding, f"{name}: ") for finding in _read(source, name, None, [], deep=False)]
+
+
 class _Counted:
     """A source that counts what is read of it."""
 

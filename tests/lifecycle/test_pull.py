@@ -9,7 +9,18 @@ import pytest
 
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
-from paddock.errors import CorruptFile, ModelGated, ModelNotFound, ModelRejected, NoGguf, NoPermission, NotEnoughDisk
+from paddock import get_gguf_file_path
+from paddock.errors import (
+    CorruptFile,
+    InUse,
+    ModelGated,
+    ModelNotFound,
+    ModelRejected,
+    NoGguf,
+    NoPermission,
+    NotEnoughDisk,
+    UnsafeName,
+)
 from paddock.lifecycle import pull as pulling
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
@@ -68,6 +79,45 @@ def test_another_quantization_of_the_same_commit_takes_the_place_of_the_first(pa
     assert "tiny-Q4_K_M.gguf" in names
     assert "tiny-Q8_0.gguf" not in names
     assert parts.volume.promoted(MODEL) == pulled.manifest.revision
+
+
+def test_another_choice_of_the_promoted_commit_is_refused_where_nothing_is_to_be_promoted(parts: Parts) -> None:
+    before = pull(parts, MODEL)
+    with pytest.raises(InUse, match="Q8_0 is promoted"):
+        pull(parts, MODEL, quantization="Q4_K_M", promote=False)
+    assert (before.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert pull(parts, MODEL, promote=False).manifest == before.manifest
+
+
+def test_another_choice_of_a_commit_that_is_served_is_refused(parts: Parts) -> None:
+    revision = pull(parts, MODEL).manifest.revision
+    with parts.volume.lease(MODEL, revision), pytest.raises(InUse, match="is being served"):
+        pull(parts, MODEL, quantization="Q4_K_M")
+
+
+def test_every_chosen_gguf_is_audited(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
+    with pytest.raises(ModelRejected):
+        pull(parts, MODEL, files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(), "mmproj-F16.gguf": b"GGUF and no more"})
+    with pytest.raises(ModelRejected, match="mmproj"):
+        pull(parts, MODEL, projector=True)
+    assert parts.volume.snapshots() == []
+
+
+def test_of_several_chosen_the_manifest_names_the_one_that_will_be_loaded(parts: Parts) -> None:
+    pulled = pull(parts, MODEL, files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
+    assert pulled.manifest.quantization == "Q8_0"
+    assert get_gguf_file_path(pulled.path).name == "tiny-Q8_0.gguf"
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja/m-Q8_0.gguf", "manifest.json/m-Q8_0.gguf"])
+def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(parts: Parts, hub: Service, name: str) -> None:
+    hub.repository("org/odd").commit({name: tiny()})
+    hub.reset_stats()
+    with pytest.raises(UnsafeName, match="also a directory"):
+        pull(parts, ModelName.parse("org/odd"))
+    assert hub.stats().total_bytes_sent == 0
 
 
 def test_what_is_not_promoted_lies_beside_what_is(parts: Parts, hub: Service) -> None:
