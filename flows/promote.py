@@ -31,4 +31,5 @@ def rollback_model(model: Model, reason: str = "rolled back by hand") -> str:
         reason: Why, for the model's history.
     """
     manifest = promote.rollback(model, reason)
+    promote.tell_s3(manifest, reason)
     return promote.write_dossier(manifest)

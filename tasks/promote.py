@@ -22,16 +22,23 @@ def promote(manifest: Manifest, reason: str) -> None:
     get_run_logger().info("promoted %s@%s, %s", manifest.repository, manifest.revision, before)
 
 
-@task(task_run_name="rollback", **policies.STORE)
+@task(task_run_name="rollback", **policies.LOCAL)
 def rollback(model: str, reason: str) -> Manifest:
-    """Flip the pointer back to what was promoted before."""
+    """Flip the pointer on the volume back to what was promoted before. Never repeated: each time is a step further
+    back."""
     known = parts()
     name = ModelName.parse(model)
-    now, until_now = promotion.rollback(known, name, reason=reason)
-    get_run_logger().info("rolled back %s from %s to %s", model, until_now, now)
+    now, until_now = known.volume.rollback(name, reason=reason)
     manifest = promotion.resolve_on_volume(known, name, now)
     record.promotion(manifest, until_now)
+    get_run_logger().info("rolled back %s from %s to %s", model, until_now, now)
     return manifest
+
+
+@task(task_run_name="tell-s3", **policies.STORE)
+def tell_s3(manifest: Manifest, reason: str) -> None:
+    """Let the ref in S3 follow the pointer on the volume."""
+    promotion.tell_s3(parts(), manifest.model, manifest.revision, reason=reason)
 
 
 @task(task_run_name="dossier", **policies.STORE)

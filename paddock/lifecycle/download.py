@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from paddock.chat.template import setup_chat_template
+from paddock.chat.template import TEMPLATE_FILE, is_published, setup_chat_template
 from paddock.errors import CorruptFile, NoPermission, NotEnoughDisk
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
@@ -32,9 +33,14 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     model = ModelName.parse(model_name)
     parts = connect()
     target = Path(model_path)
-    if target.absolute() == parts.volume.model_path(model).absolute():
+    if _place(target) == _place(parts.volume.model_path(model)):
         pull(parts, model)
         return model_path
+    if is_published(target) or target.resolve().is_relative_to(parts.volume.root.resolve()):
+        raise NoPermission(
+            f"{target} lies in {parts.volume.label}, and is not the place of {model}",
+            cure=f"use {parts.volume.model_path(model)}, or a directory outside of the volume",
+        )
     listing = parts.hub.listing(model)
     choice = choose(listing)
     _make(target)
@@ -42,8 +48,17 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     _require_room(target, sum(file.size for file in missing))
     for file in missing:
         _download(parts, listing, file, target)
+    if missing:  # a template that was written for the files of before
+        (target / TEMPLATE_FILE).unlink(missing_ok=True)
     setup_chat_template(target, model_name)
+    with suppress(OSError):  # another process may be at work in it
+        (target / _STAGING).rmdir()
     return model_path
+
+
+def _place(path: Path) -> Path:
+    """Where a name lies, whatever the ways to its directory; the name itself may be a link."""
+    return path.parent.resolve() / path.name
 
 
 def _make(target: Path) -> None:

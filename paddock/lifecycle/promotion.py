@@ -6,7 +6,7 @@ learn of it. A step that died in between is finished by the next call: promoting
 
 from __future__ import annotations
 
-from paddock.errors import NotOnVolume
+from paddock.errors import NotOnVolume, StoreRefused, StoreUnavailable
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, is_revision, parse_ref, parse_revision
@@ -33,19 +33,29 @@ def promote(parts: Parts, model: ModelName, revision: Revision, *, reason: str) 
     previous = parts.volume.promoted(model)
     if previous != revision:
         parts.volume.promote(model, revision, reason=reason)
-    _tell_s3(parts, model, revision, reason)
+    tell_s3(parts, model, revision, reason=reason)
     return previous
 
 
 def rollback(parts: Parts, model: ModelName, *, reason: str) -> tuple[Revision, Revision]:
-    """Promote what was promoted before. Returns (now, what it was until now)."""
+    """Promote what was promoted before, on the volume and in S3. Returns (now, what it was until now).
+
+    Each call goes one step further back, so it is never repeated as a whole: where S3 cannot be told, the error says
+    what the volume shows by then, and promoting that finishes the step.
+    """
     now, until_now = parts.volume.rollback(model, reason=reason)
-    _tell_s3(parts, model, now, reason)
+    try:
+        tell_s3(parts, model, now, reason=reason)
+    except (StoreUnavailable, StoreRefused) as error:
+        raise type(error)(
+            f"{model} is rolled back to {now} on {parts.volume.label}, and S3 was not told: {error.message}",
+            cure=f"promote {model}@{now} when S3 answers",
+        ) from None
     return now, until_now
 
 
-def _tell_s3(parts: Parts, model: ModelName, revision: Revision, reason: str) -> None:
-    """A snapshot that was never pushed has no ref in S3: a ref names only what S3 can give."""
+def tell_s3(parts: Parts, model: ModelName, revision: Revision, *, reason: str) -> None:
+    """Let the ref in S3 follow. A snapshot that was never pushed has none: a ref names only what S3 can give."""
     s3 = parts.s3
     if s3 is not None and s3.promoted(model) != revision and s3.snapshot(model, revision) is not None:
         s3.promote(model, revision, reason=reason)

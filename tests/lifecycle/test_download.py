@@ -10,6 +10,8 @@ from infra.local.hub import Service
 from paddock import download_model_to_path, get_gguf_file_path, get_model_path_from_name
 from paddock.errors import CorruptFile, NoPermission, UnsafeName
 from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.pull import pull
+from tests.support.gguf import CHATML, tiny_llama
 from tests.support.house import MODEL, NAME, tiny
 
 
@@ -18,7 +20,7 @@ def test_a_plain_directory_gets_verified_files_and_a_chat_template(parts: Parts,
     assert download_model_to_path(NAME, target) == target
     assert get_gguf_file_path(target).read_bytes() == tiny()
     assert (target / "chat_template.jinja").read_text().startswith("{%")
-    assert not any((target / ".paddock-partial").iterdir())
+    assert not (target / ".paddock-partial").exists()
     assert not parts.volume.root.exists()
 
 
@@ -48,6 +50,37 @@ def test_the_models_own_place_is_pulled_and_promoted(parts: Parts) -> None:
     assert download_model_to_path(NAME, own) == own
     assert own.is_symlink()
     assert parts.volume.promoted(MODEL) == own.resolve().name
+
+
+def test_an_alias_of_the_models_own_place_is_that_place(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, tmp_path: Path
+) -> None:
+    parts.volume.prepare()
+    (tmp_path / "alias").symlink_to(parts.volume.root)
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "alias"))
+    own = parts.volume.model_path(MODEL)
+    download_model_to_path(NAME, own)
+    download_model_to_path(NAME, own)
+    assert own.is_symlink()
+    assert (own / "tiny-Q8_0.gguf").stat().st_mode & 0o777 == 0o444
+
+
+def test_no_other_place_in_the_volume_is_written(parts: Parts, hub: Service) -> None:
+    hub.repository("org/other").commit({"other-Q8_0.gguf": tiny(3)})
+    snapshot = pull(parts, MODEL).path
+    for place in (snapshot, snapshot.resolve(), parts.volume.root / "elsewhere"):
+        with pytest.raises(NoPermission, match="lies in the volume"):
+            download_model_to_path("org/other", place)
+    assert not (snapshot / "other-Q8_0.gguf").exists()
+
+
+def test_a_template_follows_the_model_that_it_was_written_for(parts: Parts, hub: Service, tmp_path: Path) -> None:
+    target = download_model_to_path(NAME, tmp_path / "plain")
+    before = (target / "chat_template.jinja").read_text()
+    changed = CHATML.replace("assistant", "ASSISTANT")
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_llama(template=changed).to_bytes()})
+    download_model_to_path(NAME, target)
+    assert (target / "chat_template.jinja").read_text() == changed != before
 
 
 def test_wrong_bytes_never_get_a_files_name(parts: Parts, hub: Service, tmp_path: Path) -> None:
