@@ -60,7 +60,7 @@ def audit(drawn: Plan, acquired: Sequence[Acquired]) -> Audited:
 @task(task_run_name="publish", **policies.LOCAL)
 def publish(drawn: Plan, acquired: Sequence[Acquired], audited: Audited) -> Published:
     """Make the snapshot visible, its manifest last."""
-    published = acquisition.publish(parts(), drawn.listing, drawn.choice, acquired, audited)
+    published = acquisition.publish(parts(), drawn.listing, drawn.choice, acquired, audited=audited)
     fetched = human_bytes(published.transferred_bytes)
     get_run_logger().info("published %s@%s: %s fetched", drawn.listing.model, drawn.listing.revision, fetched)
     return published

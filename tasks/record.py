@@ -141,17 +141,7 @@ def promotion(manifest: Manifest, previous: Revision | None) -> None:
 def benchmark(model: ModelName, measured: Benchmark) -> None:
     """The table of speeds, first token and memory."""
     rows: list[dict[str, Any]] = [
-        {
-            "test": f"prefill of {one.n_prompt}" if one.prefill_tok_per_s else f"decode of {one.n_gen}",
-            "median": f"{one.prefill_tok_per_s or one.decode_tok_per_s:.1f} tokens/s",
-            "spread": f"{one.spread:.1%}",
-        }
-        for one in measured.results
-    ]
-    rows += [
-        {"test": "time to first token", "median": f"{measured.time_to_first_token_s * 1000:.0f} ms", "spread": ""},
-        {"test": "load", "median": f"{measured.load_s:.2f} s", "spread": ""},
-        {"test": "peak memory", "median": human_bytes(measured.peak_rss_bytes), "spread": ""},
+        {"test": test, "median": median, "spread": spread} for test, median, spread in measured.rows()
     ]
     create_table_artifact(
         key=model.artifact_key("benchmark"),

@@ -7,26 +7,32 @@ audited, with its manifest written last. Whatever dies in between leaves blobs a
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from paddock.chat.template import TEMPLATE_FILE
 from paddock.engine.facts import engine_version
-from paddock.errors import CorruptFile, InUse
+from paddock.errors import BlobMissing, CorruptFile, InUse, PaddockError, TransferRefused
 from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
 from paddock.model.names import Sha256
 from paddock.model.source import Expected, Source
 from paddock.planning.choice import Choice
+from paddock.store.s3 import S3Store
+from paddock.store.store import Store
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import Options, Progress, fetch
 from paddock.version import VERSION
 
 Origin = Literal["hub", "s3", "volume"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +81,25 @@ class Published:
 def plan(parts: Parts, listing: Listing, choice: Choice) -> Plan:
     """Say for each chosen file whether the volume has it, or S3, or the Hub must send it. Changes nothing.
 
-    A small file has no sha256 on the Hub; it is known by what an earlier snapshot of the same commit says of it.
+    A small file has no sha256 on the Hub; it is known by what an earlier snapshot of the same commit says of it. A
+    damaged manifest says nothing: a new one takes its place when the snapshot is published.
     """
-    model, revision = listing.model, listing.revision
     known: dict[str, SnapshotFile] = {}
-    manifests = [parts.volume.snapshot(model, revision)]
-    if parts.s3 is not None:
-        manifests.append(parts.s3.snapshot(model, revision))
-    for manifest in manifests:
+    for store in (parts.volume, parts.s3):
+        manifest = _readable(store, listing) if store is not None else None
         if manifest is not None:
             known |= {file.path: file for file in manifest.files if file.path not in known}
     rows = tuple(_row(parts, file, known.get(file.path)) for file in choice.files)
     need = sum(max(0, row.file.size - _staged_bytes(parts, row.expected)) for row in rows if row.origin != "volume")
     return Plan(listing, choice, rows, need)
+
+
+def _readable(store: Store, listing: Listing) -> Manifest | None:
+    try:
+        return store.snapshot(listing.model, listing.revision)
+    except CorruptFile as error:
+        log.warning("%s; it counts as absent", error.message)
+        return None
 
 
 def _row(parts: Parts, file: RepositoryFile, known: SnapshotFile | None) -> Row:
@@ -106,8 +118,11 @@ def _staged_bytes(parts: Parts, expected: Expected) -> int:
     """Bytes that an earlier run's partial of the same file already takes on the disk."""
     if expected.key is None:
         return 0
-    held = (path.stat().st_blocks * 512 for path in (parts.volume.partial / expected.key).glob("*/data"))
-    return min(expected.size, max(held, default=0))
+    held = 0
+    for path in (parts.volume.partial / expected.key).glob("*/data"):
+        with suppress(FileNotFoundError):  # another process took it over just now, which renames its directory
+            held = max(held, path.stat().st_blocks * 512)
+    return min(expected.size, held)
 
 
 def acquire_file(
@@ -121,6 +136,7 @@ def acquire_file(
     """Bring one file onto the volume as a verified blob, or find that it is there.
 
     A blob that no snapshot vouches for is read through; where it is damaged it goes to quarantine, and is fetched.
+    Where S3 has other bytes than it should, or refuses them, the Hub is asked instead.
     """
     digest = row.expected.sha256
     if row.origin == "volume" and digest:
@@ -128,8 +144,35 @@ def acquire_file(
             return Acquired(_stored(parts, row, digest), "volume", 0)
         except CorruptFile:
             parts.volume.quarantine(digest)
+        except BlobMissing as error:
+            log.warning("%s", error)
+    hub = parts.hub.file(listing.model, listing.revision, row.file)
+    if row.origin != "s3" or parts.s3 is None or digest is None:
+        return _fetched(parts, row, hub, "hub", progress=progress, cancel=cancel)
+    there = SnapshotFile(path=row.file.path, size=row.file.size, sha256=digest)
+    try:
+        return _fetched(parts, row, parts.s3.source(there), "s3", progress=progress, cancel=cancel)
+    except (CorruptFile, TransferRefused) as error:
+        log.warning("%s; it is fetched from the Hub instead", error.message)
+        wrong_bytes = isinstance(error, CorruptFile)
+    acquired = _fetched(parts, row, hub, "hub", progress=progress, cancel=cancel)
+    if wrong_bytes:  # not before the right ones are here: that the last copy is damaged must not lose it
+        _drop(parts.s3, digest)
+    return acquired
+
+
+def _fetched(
+    parts: Parts,
+    row: Row,
+    source: Source,
+    origin: Origin,
+    *,
+    progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> Acquired:
+    digest = row.expected.sha256
     staged = fetch(
-        _source(parts, listing, row),
+        source,
         staging=parts.volume.partial,
         options=Options.of(parts.settings),
         progress=progress,
@@ -143,18 +186,21 @@ def acquire_file(
     parts.volume.add_blob(staged.path, staged.sha256, staged.size)
     staged.discard()
     file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
-    return Acquired(file, "hub" if row.origin == "volume" else row.origin, staged.transferred_bytes)
+    return Acquired(file, origin, staged.transferred_bytes)
 
 
-def _source(parts: Parts, listing: Listing, row: Row) -> Source:
-    if row.origin == "s3" and parts.s3 is not None and row.expected.sha256:
-        file = SnapshotFile(path=row.file.path, size=row.file.size, sha256=row.expected.sha256)
-        return parts.s3.source(file)
-    return parts.hub.file(listing.model, listing.revision, row.file)
+def _drop(s3: S3Store, digest: Sha256) -> None:
+    """Remove a damaged object, so that the next push sends it again. Keys that may not do so hold nothing up."""
+    try:
+        s3.drop_blob(digest)
+    except PaddockError as error:
+        log.warning("the damaged object %s stays in S3: %s", digest, error)
 
 
 def _stored(parts: Parts, row: Row, digest: Sha256) -> SnapshotFile:
-    """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once."""
+    """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once. It is
+    safe from being collected until the snapshot that it is for names it. Raises CorruptFile, BlobMissing."""
+    parts.volume.renew_blob(digest)
     segment_bytes = parts.settings.segment_bytes
     for manifest in parts.volume.snapshots():
         if manifest.segment_bytes == segment_bytes:
@@ -170,8 +216,8 @@ def publish(
     listing: Listing,
     choice: Choice,
     acquired: Sequence[Acquired],
-    audited: Audited,
     *,
+    audited: Audited,
     replace_promoted: bool = False,
 ) -> Published:
     """Make the snapshot visible: the acquired files, the chat template that goes with them, and the manifest.

@@ -112,18 +112,11 @@ def _benchmark(parts: Parts, manifest: Manifest) -> list[str]:
     measured = read_benchmark(parts, manifest)
     if measured is None:
         return ["## Benchmark", "Not measured yet: run `benchmark_model`."]
-    rows = []
-    for one in measured["results"]:
-        prefill = one.get("prefill_tok_per_s")
-        test = f"prefill of {one['n_prompt']} tokens" if prefill else f"decode of {one['n_gen']} tokens"
-        rows.append((test, f"{prefill or one['decode_tok_per_s']:.1f} tokens/s", f"{one['spread']:.1%}"))
-    rows.append(("time to first token", f"{measured['time_to_first_token_s'] * 1000:.0f} ms", ""))
-    rows.append(("peak memory of the engine's process", human_bytes(measured["peak_rss_bytes"]), ""))
-    machine: dict[str, Any] = measured["machine"]
+    machine = measured.machine
     return [
         "## Benchmark",
-        f"On {machine['cpu']}, {machine['cores']} cores, {human_bytes(machine['ram_bytes'])}; {measured['engine']}.",
-        _table(("test", "median", "spread"), rows),
+        f"On {machine.cpu}, {machine.cores} cores, {human_bytes(machine.ram_bytes)}; {measured.engine}.",
+        _table(("test", "median", "spread"), measured.rows()),
     ]
 
 

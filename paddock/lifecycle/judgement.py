@@ -8,10 +8,11 @@ so that a dossier can be written by another worker than the one that measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from paddock.engine.oracle import Memory
 from paddock.engine.oracle import measure_memory as ask_engine
@@ -22,11 +23,14 @@ from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import get_gguf_file_path, group, local_files
+from paddock.model.quantization import get_gguf_file_path, group, is_gguf, local_files
 from paddock.model.units import human_bytes
 from paddock.validation.audit import Audit, ModelFacts
 from paddock.validation.compatibility import why_unsupported
 from paddock.validation.configuration import get_model_config
+
+_LOG = logging.getLogger(__name__)
+_Report = TypeVar("_Report")
 
 JUDGEMENT = "judgement.json"
 BENCHMARK = "benchmark.json"
@@ -127,13 +131,11 @@ def benchmark(parts: Parts, manifest: Manifest, context_tokens: int) -> Benchmar
 
 
 def read_judgement(parts: Parts, manifest: Manifest) -> Judgement | None:
-    value = _kept(parts, manifest, JUDGEMENT)
-    return Judgement.from_json(value) if value else None
+    return _kept(parts, manifest, JUDGEMENT, Judgement.from_json)
 
 
-def read_benchmark(parts: Parts, manifest: Manifest) -> dict[str, Any] | None:
-    """What `Benchmark.to_json` said, or None before the first benchmark."""
-    return _kept(parts, manifest, BENCHMARK)
+def read_benchmark(parts: Parts, manifest: Manifest) -> Benchmark | None:
+    return _kept(parts, manifest, BENCHMARK, Benchmark.from_json)
 
 
 def _context(model: ModelFacts | None, asked: int) -> int:
@@ -185,12 +187,20 @@ def _licence(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _keep(parts: Parts, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
-    parts.volume.write_report(manifest.model, manifest.revision, name, json.dumps(value, indent=2))
+    kept = {"files": _ggufs(manifest), "report": value}
+    parts.volume.write_report(manifest.model, manifest.revision, name, json.dumps(kept, indent=2))
 
 
-def _kept(parts: Parts, manifest: Manifest, name: str) -> dict[str, Any] | None:
-    text = parts.volume.read_report(manifest.model, manifest.revision, name)
-    if text is None:
+def _kept(parts: Parts, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
+    """A report on these very files, or None: another choice of the same commit had reports of its own, and what cannot
+    be read any more is made anew by the next run."""
+    try:
+        kept = json.loads(parts.volume.read_report(manifest.model, manifest.revision, name) or "{}")
+        return parse(kept["report"]) if kept.get("files") == _ggufs(manifest) else None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, type(error).__name__)
         return None
-    value = json.loads(text)
-    return value if isinstance(value, dict) else None
+
+
+def _ggufs(manifest: Manifest) -> dict[str, str]:
+    return {file.path: file.sha256 for file in manifest.files if is_gguf(file.path)}

@@ -72,7 +72,7 @@ def pull(
     parts.volume.require_room(plan.need_bytes)
     acquired = tuple(acquisition.acquire_file(parts, listing, row, progress=progress) for row in plan.rows)
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
-    manifest = acquisition.publish(parts, listing, choice, acquired, audited, replace_promoted=promote).manifest
+    manifest = acquisition.publish(parts, listing, choice, acquired, audited=audited, replace_promoted=promote).manifest
     if promote:
         promotion.promote(parts, model, manifest.revision, reason="pulled")
     path = parts.volume.model_path(model) if promote else parts.volume.snapshot_path(model, manifest.revision)

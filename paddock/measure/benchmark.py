@@ -100,6 +100,21 @@ class Benchmark:
         told = [gpu.bandwidth_bytes_per_s for gpu in self.machine.gpus if gpu.bandwidth_bytes_per_s is not None]
         return min(told, default=None)
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(test, median, spread) as people read them."""
+        rows = [
+            (f"prefill of {one.n_prompt} tokens", f"{one.prefill_tok_per_s:.1f} tokens/s", f"{one.spread:.1%}")
+            if one.prefill_tok_per_s is not None
+            else (f"decode of {one.n_gen} tokens", f"{one.decode_tok_per_s:.1f} tokens/s", f"{one.spread:.1%}")
+            for one in self.results
+        ]
+        return [
+            *rows,
+            ("time to first token", f"{self.time_to_first_token_s * 1000:.0f} ms", ""),
+            ("load", f"{self.load_s:.2f} s", ""),
+            ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
+        ]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "results": [result.to_json() for result in self.results],
