@@ -8,7 +8,7 @@ The tree has two branches, because one question decides what a caller does next:
     │   ├── TransferInterrupted           bytes stopped coming; what came is kept for resume
     │   ├── OrchestratorUnavailable       Prefect's server does not answer
     │   ├── StoreUnavailable              S3 does not answer, or the volume's file system fails
-    │   └── BlobMissing                   a store lost a blob before it could be published; it is fetched again
+    │   └── BlobMissing                   a store lost a blob before it was published; the next run fetches it
     └── PermanentError                    the same call fails the same way; tried once
         ├── UsageError                    exit status 3: the caller must say it differently
         │   ├── UnsafeName                a name that could leave its directory (also a ValueError)

@@ -11,12 +11,13 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import suppress
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, UnsafeName
 from paddock.model.names import Sha256, parse_sha256
-from paddock.store.durable import names, remove, rename_unless_there, staging_name, sync_directory, write_new
+from paddock.store.durable import names, remove, rename_unless_there, staging_name, sweep, sync_directory, write_new
 from paddock.store.layout import Layout
 
 _READ_ONLY = 0o444
@@ -53,9 +54,7 @@ class Blobs:
         try:
             blob.chmod(_READ_ONLY)
         except FileNotFoundError:
-            raise BlobMissing(
-                f"the blob {sha256} was collected as an orphan while it was added", cure="fetch that file again"
-            ) from None
+            raise self._missing(sha256) from None
         sync_directory(blob.parent)
         staged.unlink(missing_ok=True)
         return blob
@@ -70,6 +69,14 @@ class Blobs:
             finally:
                 staged.unlink(missing_ok=True)
         return sha256
+
+    def renew(self, sha256: Sha256) -> None:
+        """Let its age begin anew, so that it is not collected before the publication that it is for. Raises
+        BlobMissing."""
+        try:
+            _touch(self._layout.blob(sha256))
+        except FileNotFoundError:
+            raise self._missing(sha256) from None
 
     def quarantine(self, sha256: Sha256) -> Path:
         target = self._layout.made(self._layout.quarantine) / f"{sha256}-{secrets.token_hex(4)}"
@@ -93,10 +100,16 @@ class Blobs:
                 if status is not None:
                     yield sha256, status
 
-    def orphans(self, used: Set[Sha256], *, older_than_s: float) -> set[Sha256]:
-        """Those that were written longer ago than that: younger ones may be about to be published."""
+    def unlinked(self, *, older_than_s: float) -> set[Sha256]:
+        """Those that may be orphans: written longer ago than that, since younger ones may be about to be published, and
+        without a second hard link, which is a snapshot's or would keep the bytes anyway."""
         before = time.time() - older_than_s
-        return {sha256 for sha256, status in self.all() if sha256 not in used and status.st_mtime <= before}
+        return {sha256 for sha256, status in self.all() if status.st_nlink == 1 and status.st_mtime <= before}
+
+    def sweep(self) -> None:
+        """Remove what a `free` that died left aside a day ago."""
+        for fan in names(self._layout.blobs):
+            sweep(self._layout.blobs / fan)
 
     def free(self, candidates: Iterable[Sha256], used: Callable[[], Set[Sha256] | None]) -> int:
         """Remove those of `candidates` that nothing uses, and return the bytes that came free.
@@ -113,6 +126,7 @@ class Blobs:
             try:
                 self._layout.check(blob.parent)
                 away = staging_name(blob.parent)
+                _touch(blob)  # `sweep` judges by age, and a blob may be old
                 blob.rename(away)
             except FileNotFoundError:
                 continue
@@ -128,6 +142,16 @@ class Blobs:
             remove(away)  # also after the rename: of two links to the same file it takes neither away
             sync_directory(blob.parent)
         return freed
+
+    def _missing(self, sha256: Sha256) -> BlobMissing:
+        return BlobMissing(
+            f"the blob {sha256} was collected as an orphan before it was published", cure="fetch that file again"
+        )
+
+
+def _touch(blob: Path) -> None:
+    with suppress(PermissionError):  # another user's: its age stays
+        os.utime(blob, follow_symlinks=False)
 
 
 def _sync_regular(path: Path, size: int) -> None:

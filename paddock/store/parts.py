@@ -118,7 +118,7 @@ class Parts:
     def _damaged(self, what: str) -> CorruptFile:
         return CorruptFile(
             f"the blob of {self._file.path}, {self._path}, is damaged: it {what}",
-            cure="repair it (`paddock verify --repair`)",
+            cure="remove that snapshot (`paddock rm`) and fetch it again (`paddock pull`)",
         )
 
 

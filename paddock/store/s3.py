@@ -212,6 +212,12 @@ class S3Store(Store):
                     raise
         return file.size
 
+    def drop_blob(self, sha256: Sha256) -> None:
+        """Remove an object whose bytes are not those of its name, so that the next `put_blob` sends it again. Its size
+        may be right, and then nothing else would. Does nothing when it is not there."""
+        with self._asking():
+            self._client().delete_object(Bucket=self.bucket, Key=self._blob(sha256))
+
     def snapshot(self, model: ModelName, revision: Revision) -> Manifest | None:
         key = self._manifest(model, revision)
         found = self._get(key)

@@ -9,6 +9,7 @@ It moves no bytes from elsewhere, and checks none of the bytes that it is given:
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume
+from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume, PaddockError
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.store import durable, leases
@@ -31,6 +32,8 @@ from paddock.store.store import Store, check_report_name
 _GIB = 1024**3
 _RESERVE_BYTES = 256 * 1024 * 1024  # for journals, manifests and reports; at most a hundredth of a small disk
 ORPHAN_AGE_S = 24 * 3600.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ class Volume(Store):
 
     @disk_errors
     def prepare(self) -> None:
-        """Make what is missing, see that it can be written, and remove what dead writers left a day ago. Raises
-        NoPermission that names the path."""
+        """Make what is missing, see that it can be written, and remove what dead writers left a day ago, and the blobs
+        that no snapshot names since then. Raises NoPermission that names the path."""
         self.root.mkdir(parents=True, exist_ok=True)
         for directory in (self._layout.partial, self._layout.blobs, self._layout.snapshots):
             self._layout.made(directory)
@@ -89,6 +92,11 @@ class Volume(Store):
         homes = (self._layout.snapshots / model.slug for model, _ in self._snapshots.places())
         for directory in (self._layout.private, self._layout.partial, *homes):
             durable.sweep(directory)
+        try:
+            self._blobs.sweep()
+            self.collect()
+        except (PaddockError, OSError) as error:  # it frees room, and nothing rests on it
+            log.warning("orphaned blobs stay on %s: %s", self.label, error)
 
     @disk_errors
     def free_bytes(self) -> int:
@@ -105,7 +113,7 @@ class Volume(Store):
             raise NotEnoughDisk(
                 f"{self.root} has {free / _GIB:.2f} GiB free, and {need_bytes / _GIB:.2f} GiB are needed beside a"
                 f" reserve of {reserve / _GIB:.2f} GiB: {missing / _GIB:.2f} GiB ({missing} bytes) are missing",
-                cure="free space there (`paddock gc`, `paddock rm`), or choose a smaller quantization",
+                cure="free space there (`paddock rm`), or choose a smaller quantization",
             )
 
     @disk_errors
@@ -117,6 +125,11 @@ class Volume(Store):
         """Take a file that lies on this volume, and whose bytes were checked while they were written. It is gone from
         `staged` afterwards, also when the blob was there already."""
         return self._blobs.add(staged, sha256, size)
+
+    @disk_errors
+    def renew_blob(self, sha256: Sha256) -> None:
+        """Let a blob's age begin anew, so that no `collect` takes it before its publication. Raises BlobMissing."""
+        self._blobs.renew(sha256)
 
     @disk_errors
     def add_bytes(self, content: bytes) -> Sha256:
@@ -136,6 +149,11 @@ class Volume(Store):
     @disk_errors
     def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
         return self._snapshots.all(model)
+
+    @disk_errors
+    def revisions(self, model: ModelName) -> list[Revision]:
+        """Every revision of which there is a snapshot, also one whose manifest cannot be read."""
+        return [revision for _, revision in self._snapshots.places(model)]
 
     @disk_errors
     def publish(self, manifest: Manifest) -> None:
@@ -180,8 +198,9 @@ class Volume(Store):
     @disk_errors
     def remove(self, model: ModelName, revision: Revision | None = None) -> int:
         """Remove one snapshot of a model, or all, and return the bytes that came free: blobs that another snapshot
-        names stay. Raises InUse when one is being served, and NotOnVolume."""
-        there = [found for _, found in self._snapshots.places(model)]
+        names stay. A damaged one goes too, and its blobs with a later `collect`. Raises InUse when one is being served,
+        and NotOnVolume."""
+        there = self.revisions(model)
         chosen = there if revision is None else [found for found in there if found == revision]
         if not chosen:
             raise NotOnVolume(f"{model}{f'@{revision}' if revision else ''} is not on {self.label}")
@@ -200,12 +219,10 @@ class Volume(Store):
     def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:
         """Remove the blobs that no snapshot names and that are older than that; returns the bytes that came free.
 
-        A publication that was about to use one raises BlobMissing, and its caller fetches it again.
+        A publication that was about to use one raises BlobMissing: that run fails, and the next one fetches it again.
         """
-        used = self._snapshots.used()
-        if used is None:
-            return 0
-        return self._blobs.free(self._blobs.orphans(used, older_than_s=older_than_s), self._snapshots.used)
+        candidates = self._blobs.unlinked(older_than_s=older_than_s)
+        return self._blobs.free(candidates, self._snapshots.used) if candidates else 0
 
     @disk_errors
     def entries(self, model: ModelName | None = None) -> list[Entry]:
@@ -279,7 +296,7 @@ class Volume(Store):
         """The blobs that it named."""
         try:
             manifest = self._snapshots.read(model, revision)
-        except CorruptFile:  # then its blobs are orphans
+        except (CorruptFile, OSError):  # then its blobs are orphans
             manifest = None
         named = {file.sha256 for file in manifest.files} if manifest else set()
         away = self._snapshots.take_away(model, revision)

@@ -24,7 +24,7 @@ from paddock.errors import BadSetting, CorruptFile, PaddockError, PermanentError
 from paddock.store.copying import Copied, push
 from paddock.store.s3 import S3Store, store_error
 from paddock.store.volume import Volume
-from tests.support.stores import MODEL, A, B, manifest_of, publish
+from tests.support.stores import MODEL, A, B, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 BIG = os.urandom(20 * 1024 * 1024)
@@ -117,6 +117,17 @@ def test_an_object_of_another_size_is_replaced(volume: Volume, s3_store: S3Store
     s3_store._client().put_object(Bucket=s3_store.bucket, Key=key, Body=b"cut")
     publish(s3_store, A, {"m.gguf": b"right"}, scratch)
     assert s3_store.has_blob(manifest.files[0].sha256, 5)
+
+
+def test_a_dropped_object_is_sent_again(s3_store: S3Store, scratch: Path) -> None:
+    manifest = manifest_of(A, {"m.gguf": b"weights"})
+    (file,) = manifest.files
+    s3_store.drop_blob(file.sha256)
+    put_blobs(s3_store, manifest, {"m.gguf": b"weights"}, scratch)
+    s3_store.drop_blob(file.sha256)
+    assert not s3_store.has_blob(file.sha256, file.size)
+    put_blobs(s3_store, manifest, {"m.gguf": b"weights"}, scratch)
+    assert s3_store.has_blob(file.sha256, file.size)
 
 
 def test_a_ref_says_what_it_replaced_and_why(s3_store: S3Store, scratch: Path) -> None:

@@ -300,6 +300,54 @@ def test_leftovers_of_dead_writers_are_swept_after_a_day(volume: Volume) -> None
     assert sorted(path.name for path in home.iterdir()) == [".staging-fresh", A]
 
 
+def test_a_damaged_snapshot_is_removed_and_its_blobs_are_collected(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root)
+    publish(volume, B, {"m.gguf": b"b"}, volume.root)
+    volume.promote(MODEL, B, reason="first")
+    rotten = volume.snapshot_path(MODEL, A) / "manifest.json"
+    rotten.unlink()
+    rotten.mkdir()
+    spoiled = volume.snapshot_path(MODEL, B) / "manifest.json"
+    spoiled.chmod(0o644)
+    spoiled.write_bytes(b"rotten")
+    assert volume.revisions(MODEL) == [A, B]
+    volume.remove(MODEL, A)
+    assert volume.revisions(MODEL) == [B]
+    volume.remove(MODEL)
+    assert volume.revisions(MODEL) == []
+    assert volume.promoted(MODEL) is None
+    assert volume.collect(older_than_s=0) == len(b"a" + b"b")
+
+
+def test_preparing_frees_old_orphans_and_nothing_else(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"kept"}, volume.root)
+    young, old = volume.add_bytes(b"young"), volume.add_bytes(b"old")
+    aside = volume.blob_path(old).parent / ".staging-dead"
+    aside.write_bytes(b"left by a process that died while it freed a blob")
+    past = time.time() - 2 * DAY_S
+    for path in (volume.blob_path(old), volume.blob_path(digest(b"kept")), aside):
+        os.utime(path, (past, past))
+    volume.prepare()
+    assert not volume.has_blob(old, 3)
+    assert volume.has_blob(young, 5)
+    assert volume.has_blob(digest(b"kept"), 4)
+    assert not aside.exists()
+
+
+def test_preparing_succeeds_though_orphans_cannot_be_freed(
+    volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = volume.add_bytes(b"old")
+    past = time.time() - 2 * DAY_S
+    os.utime(volume.blob_path(old), (past, past))
+    fan = volume.blob_path(old).parent
+    fan.rename(tmp_path / "fan")
+    fan.symlink_to(tmp_path / "fan")
+    volume.prepare()
+    assert "orphaned blobs stay" in caplog.text
+    assert (tmp_path / "fan" / old).read_bytes() == b"old"
+
+
 def test_entries_tell_what_ls_shows(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"aa"}, volume.root)
     publish(volume, B, {"m.gguf": b"bbb"}, volume.root, age_s=60)

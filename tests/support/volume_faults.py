@@ -226,7 +226,7 @@ def _churn(root: Path, seed: int, *, turns: int) -> None:
         )
         try:
             work()
-        except (BlobMissing, NotOnVolume):  # another took it: the caller fetches again, or is told
+        except (BlobMissing, NotOnVolume):  # another took it: the next run fetches it again
             continue
 
 
