@@ -1,12 +1,16 @@
 """What people see: tables, progress bars and single lines. Results go to stdout, progress to stderr.
 
 It prints what it is given and decides nothing; scripts read the JSON instead.
+
+Names, licences, reasons and findings come from outside. None of them is read as markup, and none moves the cursor: they
+are shown by `visible` and `_cell` alone.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +28,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from paddock.model.units import human_bytes
 
@@ -44,8 +49,34 @@ def _out() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    """The text on one line, with what has no width or controls a terminal written out, such as `\\x1b`."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", errors="surrogatepass").decode() for one in text
+    )
+
+
+def _cell(text: str, style: str = "") -> Text:
+    return Text(visible(text), style=style)
+
+
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*map(_cell, cells))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 snapshot`, `2 snapshots`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def say(line: str) -> None:
-    _out().print(line, markup=False)
+    _out().print(_cell(line))
+
+
+def complain(message: str, cure: str) -> None:
+    """One sentence on stderr."""
+    with suppress(OSError):  # with nobody to tell, the exit status has to say it
+        print(visible(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 the last word
 
 
 class Bars:
@@ -55,7 +86,7 @@ class Bars:
         console = Console(stderr=True)
         self._lines = not quiet and not console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
@@ -77,17 +108,17 @@ class Bars:
 
     def moved(self, moved: Moved) -> None:
         if moved.label not in self._tasks:
-            self._tasks[moved.label] = self._bars.add_task(moved.label, total=moved.total_bytes)
+            self._tasks[moved.label] = self._bars.add_task(visible(moved.label), total=moved.total_bytes)
         self._bars.update(self._tasks[moved.label], completed=moved.done_bytes)
         if self._lines and moved.done_bytes == moved.total_bytes and moved.label not in self._said:
             self._said.add(moved.label)
-            print(f"{moved.label}: {human_bytes(moved.total_bytes)}", file=sys.stderr)  # noqa: T201 progress
+            print(f"{visible(moved.label)}: {human_bytes(moved.total_bytes)}", file=sys.stderr)  # noqa: T201 progress
 
 
 def render_pull(pulled: Pulled) -> None:
     table = Table("file", "size", "from", "sha256", box=None)
     for one in pulled.acquired:
-        table.add_row(one.file.path, human_bytes(one.file.size), one.origin, one.file.sha256[:16])
+        _row(table, one.file.path, human_bytes(one.file.size), one.origin, one.file.sha256[:16])
     _out().print(table)
     state = "promoted" if pulled.promoted else "not promoted"
     manifest = pulled.manifest
@@ -104,33 +135,31 @@ def render_inspection(found: Inspection) -> None:
         table = Table("", "", box=None, show_header=False)
         for name, value in asdict(audit.model).items():
             shown = human_bytes(value) if name == "size_bytes" and isinstance(value, int) else str(value)
-            table.add_row(name, shown)
+            _row(table, name, shown)
         out.print(table)
     for finding in audit.findings:
-        colour = _COLOURS[finding.severity]
         where = f" ({finding.where})" if finding.where else ""
-        out.print(f"[{colour}]{finding.severity}[/] {finding.rule}{where}: ", end="")
-        out.print(f"{finding.message}{f': {finding.cure}' if finding.cure else ''}", markup=False)
-    colour = _COLOURS[audit.verdict]
-    out.print(
-        f"[{colour}]{audit.verdict}[/] {found.name}: {human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
-    )
+        cure = f": {finding.cure}" if finding.cure else ""
+        out.print(
+            _cell(finding.severity, _COLOURS[finding.severity])
+            + _cell(f" {finding.rule}{where}: {finding.message}{cure}")
+        )
+    cost = f"{human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
+    out.print(_cell(audit.verdict, _COLOURS[audit.verdict]) + _cell(f" {found.name}: {cost}"))
 
 
 def render_onboarding(result: Onboarded) -> None:
     out = _out()
-    dossier = Path(result.dossier).read_text(encoding="utf-8")
-    if out.is_terminal:
-        out.print(Markdown(dossier))
-    else:
-        out.print(dossier, markup=False)
+    dossier = "\n".join(map(visible, Path(result.dossier).read_text(encoding="utf-8").split("\n")))
+    out.print(Markdown(dossier, hyperlinks=False) if out.is_terminal else Text(dossier))
     say(result.line)
 
 
 def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int) -> None:
     table = Table("model", "revision", "quantization", "size", "promoted", "last used", box=None)
     for row in rows:
-        table.add_row(
+        _row(
+            table,
             row["model"],
             row["revision"][:8],
             row["quantization"] or "",
@@ -139,7 +168,7 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int) 
             (row["last_used"] or "")[:16],
         )
     _out().print(table)
-    say(f"{len(rows)} snapshots, {human_bytes(apparent)}; {human_bytes(real)} on the disk")
+    say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} on the disk")
 
 
 def render_manifest(manifest: Manifest, *, promoted: bool) -> None:
@@ -154,28 +183,24 @@ def render_manifest(manifest: Manifest, *, promoted: bool) -> None:
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
     ):
-        table.add_row(name, value)
+        _row(table, name, value)
     _out().print(table)
     files = Table("file", "size", "sha256", box=None)
     for file in manifest.files:
-        files.add_row(file.path, human_bytes(file.size), file.sha256)
+        _row(files, file.path, human_bytes(file.size), file.sha256)
     _out().print(files)
 
 
 def render_history(entries: Sequence[Mapping[str, Any]]) -> None:
     table = Table("when", "revision", "before", "by", "why", box=None)
     for one in entries:
-        table.add_row(one["at"][:19], one["revision"][:8], (one["previous"] or "")[:8], one["by"] or "", one["reason"])
+        _row(table, one["at"][:19], one["revision"][:8], (one["previous"] or "")[:8], one["by"] or "", one["reason"])
     _out().print(table)
 
 
 def render_benchmark(measured: Benchmark) -> None:
     table = Table("test", "median", "spread", box=None)
-    for one in measured.results:
-        test = f"prefill of {one.n_prompt} tokens" if one.prefill_tok_per_s else f"decode of {one.n_gen} tokens"
-        table.add_row(test, f"{one.prefill_tok_per_s or one.decode_tok_per_s:.1f} tokens/s", f"{one.spread:.1%}")
-    table.add_row("time to first token", f"{measured.time_to_first_token_s * 1000:.0f} ms", "")
-    table.add_row("load", f"{measured.load_s:.2f} s", "")
-    table.add_row("peak memory", human_bytes(measured.peak_rss_bytes), "")
+    for row in measured.rows():
+        _row(table, *row)
     _out().print(table)
     say(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}")

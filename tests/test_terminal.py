@@ -1,0 +1,82 @@
+"""What people see of words that come from outside: shown as they are, never obeyed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from paddock.lifecycle.dossier import Onboarded
+from paddock.lifecycle.parts import Parts
+from paddock.terminal import counted, render_history, render_onboarding, say, visible
+from tests.support.house import NAME, tiny
+
+MARKUP = "[/b][red]:boom:"
+CLEAR = "\x1b[2J\x1b]0;owned\x07\r\x9b1m"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, Žluťoučký, 模型", "plain, Žluťoučký, 模型"),
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("one\r\ntwo\t", r"one\r\ntwo\t"),
+        ("exe\u202efdp", r"exe\u202efdp"),
+        ("\x9b\x7f", r"\x9b\x7f"),
+        ("lone \udcff", r"lone \udcff"),
+    ],
+    ids=["letters", "an escape", "line ends", "a turn of direction", "C1 and DEL", "a byte that is no UTF-8"],
+)
+def test_what_controls_a_terminal_is_written_out(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    assert [counted(number, "revision") for number in (0, 1, 2)] == ["0 revisions", "1 revision", "2 revisions"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_word_from_outside_is_obeyed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, terminal: bool
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+    dossier = tmp_path / "dossier.md"
+    dossier.write_text(f"# {MARKUP}{CLEAR}\n\n[text](http://127.0.0.1/elsewhere)\n")
+    say(MARKUP + CLEAR)
+    render_history([{"at": "2026", "revision": "a" * 40, "previous": None, "by": CLEAR, "reason": MARKUP}])
+    render_onboarding(Onboarded("m", "a" * 40, MARKUP, CLEAR, str(dossier), promoted=True, transferred_bytes=1))
+    said = capfd.readouterr().out
+    assert said.count(MARKUP) == 4
+    assert said.count(r"\x1b]0;owned\x07") == 4
+    assert "elsewhere" in said
+    for obeyed in ("\x1b[2J", "\x1b]", "\x07", "\r", "\x9b"):
+        assert obeyed not in said
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_model_whose_names_look_like_markup_is_pulled_and_shown(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service, terminal: bool
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+    hub.repository(NAME).commit(
+        {"README.md": b'---\nlicense: "[/b]\\e[2J"\n---\n', "tiny[/b]-Q8_0.gguf": tiny(3), "tiny-Q8_0.gguf": None}
+    )
+    for arguments in (
+        ["pull", NAME, "--file", "tiny[/b]-Q8_0.gguf"],
+        ["show", NAME],
+        ["inspect", f"{NAME}:tiny[/b]-Q8_0.gguf"],
+    ):
+        line = [sys.executable, "-m", "paddock", *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "tiny[/b]-Q8_0.gguf" in done.stdout
+        assert "\x1b[2J" not in done.stdout + done.stderr
+        if arguments[0] == "show":
+            assert r"[/b]\x1b[2J" in done.stdout
