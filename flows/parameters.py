@@ -21,7 +21,7 @@ Model = Annotated[
 ]
 RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", max_length=255)]
 Quantization = Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9][A-Za-z0-9_-]*)$", max_length=32)]
-Target = Annotated[str, Field(pattern=r"^(this-machine|[0-9]+(\.[0-9]+)?\s?([KMGT]i?)?B?)$", max_length=32)]
+Target = Annotated[str, Field(pattern=r"^(this-machine|[0-9]+(\.[0-9]+)?\s?([KkMmGgTtPp][Ii]?)?[Bb]?)$", max_length=32)]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
 Profile = Literal["chat", "roleplay"]
 CONTEXT: dict[Profile, int] = {"chat": 4096, "roleplay": 8192}

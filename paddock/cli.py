@@ -3,7 +3,7 @@
 Each command does one thing of the library and prints it for people, or with `--json` as exactly one JSON object on
 stdout; logs and progress go to stderr. A failure is one sentence (with `--json`: `error`, `message`, `cure`) and an
 exit status: 0 done, 1 could not be done, 2 judged and found wanting, 3 wrong usage. No input makes it print a
-traceback.
+traceback, and a stdout that cannot be written is a failure too.
 
 A MODEL is `org/name[@revision]`; a SOURCE is that, with `:file` for one file of it, or a local `.gguf` file or
 directory.
@@ -13,17 +13,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from enum import StrEnum
+from functools import partial
+from io import StringIO, TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from paddock.errors import NotOnVolume, PaddockError, UsageError
+from paddock.errors import BadSetting, NotOnVolume, PaddockError, UsageError
 
 if TYPE_CHECKING:
+    from paddock.lifecycle.dossier import Onboarded
     from paddock.lifecycle.parts import Parts
     from paddock.model.artifact import Manifest
 
@@ -34,6 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_LOG = logging.getLogger("paddock")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
@@ -48,6 +54,10 @@ class ProfileName(StrEnum):
 
 def main() -> NoReturn:
     """Run the command line, and end the process with the exit status that the outcome deserves."""
+    if sys.stdout is None:  # so Python shows a descriptor that was closed; the next file opened would take its number
+        sys.exit(_failed(False, "", "stdout is closed", "open it, or send it to /dev/null", 1))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what its encoding does not have
     as_json = "--json" in sys.argv[1:]
     try:
         status = app(standalone_mode=False)
@@ -56,17 +66,12 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status = _failed(as_json, "interrupted", "interrupted", "run it again: what was fetched is kept", 130)
     except typer.TyperException as error:
-        status = _failed(
-            as_json, "wrong-usage", error.format_message().rstrip("."), "see --help", UsageError.exit_status
-        )
-    except BrokenPipeError:
-        status = 1
+        said = error.format_message().rstrip(".")
+        status = _failed(as_json, "wrong-usage", said, "see --help", UsageError.exit_status)
     except Exception as error:
-        logging.getLogger("paddock").debug("unexpected", exc_info=True)
-        said = f"{type(error).__name__}: {error}"
-        status = _failed(as_json, "fault", f"a fault in Paddock: {said}", "run it with --verbose and report that", 1)
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
+        _LOG.debug("unexpected", exc_info=True)
+        said = f"a fault in Paddock: {type(error).__name__}: {error}"
+        status = _failed(as_json, "fault", said, "run it as `paddock --verbose ...`, and report what that prints", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -75,8 +80,12 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
 ) -> None:
     if verbose:
-        form = "%(levelname)s %(name)s: %(message)s"
-        logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format=form)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        # Not the root: at this level the S3 client prints session tokens and signed addresses.
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.DEBUG)
+        _LOG.propagate = False
 
 
 @app.command()
@@ -113,11 +122,14 @@ def pull(
 ) -> int:
     """Fetch a model onto the volume, verified and resumed, and promote it."""
     from paddock.lifecycle.pull import pull as fetch
-    from paddock.model.units import parse_bytes
     from paddock.terminal import Bars, render_pull
 
     name, ref = _model(model)
-    parts = _parts(limit_rate_bytes_per_s=parse_bytes(limit_rate) if limit_rate else None)
+    if not quant.strip():
+        raise typer.BadParameter("--quant is empty: name a quantization, or leave it out")
+    if file and quant != "auto":
+        raise typer.BadParameter("--quant and --file exclude each other: a named file has its quantization")
+    parts = _parts(limit_rate=limit_rate)
     with Bars(quiet=as_json) as bars:
         pulled = fetch(
             parts,
@@ -150,12 +162,7 @@ def onboard(
 
     name, ref = _model(model)
     _parts()
-    # The one door of the library that calls a flow.
-    from flows.here import run_here
-    from flows.onboard import onboard_model
-
-    state, result = run_here(
-        onboard_model,
+    state, result = _onboarding()(
         model=str(name),
         revision=ref or "main",
         quantization=quant,
@@ -210,19 +217,22 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 def remove(model: ModelArgument, as_json: Json = False) -> int:
     """Remove a model, or one revision of it, and say what that freed."""
     from paddock.lifecycle.promotion import resolve_on_volume
-    from paddock.terminal import say
+    from paddock.model.names import is_revision, parse_revision
+    from paddock.model.units import human_bytes
+    from paddock.terminal import counted, say
 
     parts = _parts()
     name, ref = _model(model)
-    if ref is None:
-        gone = [one.revision for one in parts.volume.snapshots(name)]
-        freed = parts.volume.remove(name)
-    else:
-        gone = [resolve_on_volume(parts, name, ref).revision]
-        freed = parts.volume.remove(name, gone[0])
+    # A commit is not looked up first: reading the manifest would keep a damaged snapshot from being removed.
+    commit = ref if ref is None or is_revision(ref) else resolve_on_volume(parts, name, ref).revision
+    chosen = None if commit is None else parse_revision(commit)
+    gone = parts.volume.revisions(name) if chosen is None else [chosen]
+    freed = parts.volume.remove(name, chosen)
     removed = [{"model": str(name), "revision": revision} for revision in gone]
     payload = {"removed": removed, "freed_bytes": freed, "kept": []}
-    _show(as_json, payload, lambda: say(f"removed {name}, {len(gone)} revisions: {freed} bytes freed"))
+    _show(
+        as_json, payload, lambda: say(f"removed {name}, {counted(len(gone), 'revision')}: {human_bytes(freed)} freed")
+    )
     return 0
 
 
@@ -293,13 +303,46 @@ def bench(
     return 0
 
 
-def _parts(**overrides: Any) -> Parts:
+def _parts(*, limit_rate: str | None = None) -> Parts:
+    from pydantic import ValidationError
+
     from paddock import settings
     from paddock.lifecycle.parts import connect
+    from paddock.model.units import parse_bytes
 
-    return connect(
-        settings.load().model_copy(update={key: value for key, value in overrides.items() if value is not None})
-    )
+    known = settings.load()
+    if limit_rate is not None:
+        given = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
+        try:
+            known = settings.Settings.model_validate({**dict(known), **given})
+        except ValidationError as error:
+            raise BadSetting(f"--limit-rate is not usable: {_reason(error)}", cure="correct it") from None
+    return connect(known)
+
+
+def _onboarding() -> Callable[..., tuple[str, Onboarded]]:
+    """The one door of the library that calls a flow. Raises BadSetting for what Prefect refuses when it is imported."""
+    said = StringIO()
+    try:
+        with redirect_stderr(said):  # Prefect prints what it refuses, with the value, before it raises
+            from flows.here import run_here
+            from flows.onboard import onboard_model
+    except ValueError as error:  # of pydantic, or of the TOML of a profile
+        raise BadSetting(f"Prefect refuses its settings: {_reason(error)}", cure="correct PREFECT_...") from None
+    print(said.getvalue(), end="", file=sys.stderr)
+    return partial(run_here, onboard_model)
+
+
+def _reason(error: ValueError) -> str:
+    """What is wrong with which field, in words that hold no value."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return type(error).__name__
+    first = error.errors(include_input=False, include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    said = first["msg"] if first["type"] != "value_error" else "not usable"  # a validator's own words may quote it
+    return f"{error.title} {field}: {said}"
 
 
 def _model(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
@@ -325,15 +368,33 @@ def _snapshot(parts: Parts, text: str) -> Manifest:
 
 
 def _show(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:
-    if as_json:
-        print(json.dumps(payload, default=str))
-    else:
-        render()
+    with _to_stdout():
+        if as_json:
+            print(json.dumps(payload, default=str))
+        else:
+            render()
 
 
 def _failed(as_json: bool, error: str, message: str, cure: str, status: int) -> int:
     if as_json:
-        print(json.dumps({"error": error, "message": message, "cure": cure}))
+        with _to_stdout():
+            print(json.dumps({"error": error, "message": message, "cure": cure}))
     else:
-        print(f"paddock: {message}{f': {cure}' if cure else ''}", file=sys.stderr)
+        from paddock.terminal import complain
+
+        complain(message, cure)
     return status
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """What is printed inside arrives, or the process ends here."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer goes nowhere, and is not tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # a reader that had enough is not worth a word
+            sys.exit(1)
+        sys.exit(_failed(False, "", f"stdout cannot be written: {error.strerror}", "send it elsewhere", 1))

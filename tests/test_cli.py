@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -18,11 +19,12 @@ import pytest
 
 from infra.local.hub import Service
 from infra.local.ports import free_ports
+from infra.local.s3 import S3Server
 from paddock import cli
 from paddock.lifecycle.parts import Parts
-from paddock.model.names import ModelName
+from paddock.model.names import ModelName, Revision
 from tests.support.gguf import STRING, tiny_llama
-from tests.support.house import NAME, tiny, unsound
+from tests.support.house import NAME, point_to_s3, tiny, unsound
 
 OTHER = "a" * 40
 
@@ -135,7 +137,19 @@ def test_every_command_prints_for_people_too(parts: Parts, paddock: Paddock) -> 
         said = paddock(*arguments)
         assert said.status == 0, said
         assert "tiny" in said.stdout or "pulled" in said.stdout
-    assert "bytes freed" in paddock("rm", NAME).stdout
+    assert paddock("ls").stdout.rstrip().splitlines()[-1].startswith("1 snapshot, ")
+    assert re.search(r"1 revision: [0-9.]+ KiB freed\n", paddock("rm", NAME).stdout)
+
+
+def test_a_damaged_snapshot_is_removed_by_its_commit(parts: Parts, paddock: Paddock) -> None:
+    revision = paddock("pull", NAME, "--json").json["revision"]
+    snapshot = parts.volume.snapshot_path(ModelName.parse(NAME), Revision(revision))
+    manifest = snapshot / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text("{")
+    said = paddock("rm", f"{NAME}@{revision}", "--json")
+    assert (said.status, said.json["removed"]) == (0, [{"model": NAME, "revision": revision}]), said
+    assert not snapshot.exists()
 
 
 def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
@@ -224,6 +238,12 @@ BAD = {
     "no such option": (["pull", NAME, "--nosuch"], 3, "wrong-usage"),
     "no argument": (["pull"], 3, "wrong-usage"),
     "not a size": (["pull", NAME, "--limit-rate", "fast"], 3, "bad-setting"),
+    "no rate at all": (["pull", NAME, "--limit-rate", "0"], 3, "bad-setting"),
+    "an empty rate": (["pull", NAME, "--limit-rate", ""], 3, "bad-setting"),
+    "an empty quantization": (["pull", NAME, "--quant", ""], 3, "wrong-usage"),
+    "two ways to choose": (["pull", NAME, "--quant", "Q8_0", "--file", "tiny-Q4_K_M.gguf"], 3, "wrong-usage"),
+    "a home of nobody": (["inspect", "~nosuchuser/x"], 3, "no-such-file"),
+    "nothing to look at": (["inspect", ""], 3, "no-such-file"),
     "not on the volume": (["show", "org/other"], 1, "not-on-volume"),
     "nothing to roll back": (["rollback", NAME], 1, "not-on-volume"),
     "nothing to remove": (["rm", NAME], 1, "not-on-volume"),
@@ -316,11 +336,52 @@ def test_a_disk_without_room_is_told_before_the_first_byte(parts: Parts, hub: Se
     assert hub.stats().total_bytes_sent == 0
 
 
-def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, parts: Parts) -> None:
+def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary_of_the_tests")
-    for arguments in (["pull", NAME], ["-v", "pull", NAME], ["pull", "nobody/nothing", "--json"]):
-        said = program(*arguments)
-        assert "hf_canary" not in said.stdout + said.stderr
+    point_to_s3(monkeypatch, s3, "secrets")
+    for session in (None, "session_canary_of_the_tests"):  # the second is one that S3 refuses
+        if session:
+            monkeypatch.setenv("AWS_SESSION_TOKEN", session)
+        for arguments in (["pull", NAME], ["-v", "pull", NAME], ["-v", "pull", "nobody/nothing", "--json"]):
+            said = program(*arguments)
+            for secret in ("canary", s3.secret_access_key, "X-Amz-", "Signature", "Authorization"):
+                assert secret not in said.stdout + said.stderr, arguments
+
+
+def test_verbose_says_more_of_paddock_and_of_nobody_else() -> None:
+    script = (
+        "import logging, sys; sys.argv = ['paddock', '-v', 'inspect', '']\n"
+        "from paddock import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "logging.getLogger('botocore').debug('of the vendor'); logging.getLogger('paddock.store').debug('of our own')"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "DEBUG paddock.store: of our own" in said.stderr
+    assert "of the vendor" not in said.stderr
+
+
+@pytest.mark.parametrize("arguments", ["ls --json", "ls", "show nobody/nothing --json"])
+@pytest.mark.parametrize(("target", "words"), [(">&-", "stdout is closed"), (">/dev/full", "No space left on device")])
+def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
+    parts: Parts, target: str, words: str, arguments: str
+) -> None:
+    line = f'exec "$0" -m paddock {arguments} {target}'
+    done = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("paddock: stdout ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["ls", "--json"], ["ls"], ["--help"]])
+def test_a_reader_that_had_enough_ends_it_without_a_word(parts: Parts, arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "paddock", *arguments]
+    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_help_is_quick_and_names_every_command() -> None:

@@ -50,12 +50,23 @@ def inspect(parts: Parts, source: str, *, deep: bool = False) -> Inspection:
     NoSuchFile for a local path that is not there, UnsafeName, and the errors of the Hub and of the transfer.
     """
     began = time.perf_counter()
-    path = Path(source).expanduser()
+    path = _path(source)
     if _is_local(source, path):
         name, audit = str(path), _local(path, deep=deep)
     else:
         name, audit = _remote(parts, source, deep=deep)
     return Inspection(name, audit, audit.bytes_read, time.perf_counter() - began)
+
+
+def _path(source: str) -> Path:
+    if not source:  # which Path takes for the current directory
+        raise NoSuchFile("there is no file without a name", cure="give the path of a .gguf file, or org/name")
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise NoSuchFile(
+            f"the home directory in {source[:200]!r} is not known", cure="give the path without the `~`"
+        ) from None
 
 
 def _is_local(source: str, path: Path) -> bool:
