@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from prefect import flow
-from prefect.client.schemas.objects import FlowRun
-from prefect.deployments import run_deployment
 
 from flows.parameters import ContextTokens, Model, RevisionName
 from paddock.measure.benchmark import Benchmark
@@ -27,13 +23,13 @@ def benchmark_model(model: Model, revision: RevisionName = "main", context_token
 
 
 def benchmark_where_it_serves(model: str, revision: str, context_tokens: int) -> None:
-    """Measure on a worker of the GPU pool when one is there, and in this process when none is.
+    """Measure on a worker of the GPU pool when one takes it, and in this process when there is none.
 
     The result is read from the volume's reports, which all workers share, so that it does not matter where it was made.
     """
-    if engine.gpu_worker_is_online():
-        parameters = {"model": model, "revision": revision, "context_tokens": context_tokens}
-        run = run_deployment("benchmark-model/gpu", parameters=parameters, timeout=engine.time_limit_s())
-        engine.require_completed(cast(FlowRun, run))
-    else:
+    parameters = {"model": model, "revision": revision, "context_tokens": context_tokens}
+    run = engine.start_on_gpu("benchmark-model/gpu", parameters)
+    if run is None:
         benchmark_model(model, revision, context_tokens)
+    else:
+        engine.await_completion(run, run_limit_s=engine.time_limit_s())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, WorkerStatus
-from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+import time
+from typing import Any, NoReturn, cast
 
-from paddock.errors import EngineCrashed
+from prefect import get_run_logger, task
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling, Scheduled
+
+from paddock.errors import EngineCrashed, OrchestratorUnavailable, PaddockError
 from paddock.lifecycle import judgement
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
@@ -16,6 +20,11 @@ from tasks import policies, record
 from tasks.wiring import parts
 
 GPU_POOL = "paddock-gpu"
+
+_WAITING = frozenset({StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED})
+_QUEUE_LIMIT_S = 24 * 3600.0
+_POLL_S = 5.0
+_CURE = "see that run and its pool's workers"
 
 
 @task(task_run_name="benchmark", **policies.ENGINE)
@@ -29,35 +38,76 @@ def benchmark(manifest: Manifest, context_tokens: int) -> Benchmark:
     return measured
 
 
-def gpu_worker_is_online() -> bool:
-    """Whether a worker of the GPU pool takes work now. A pool that does not exist has none."""
+def start_on_gpu(deployment: str, parameters: dict[str, Any]) -> FlowRun | None:
+    """Give a run to the GPU pool. None where nobody would take it: no worker of the pool is online, or that deployment
+    does not exist."""
     with get_client(sync_client=True) as client:
-        try:
-            client.read_work_pool(GPU_POOL)
-            workers = client.read_workers_for_work_pool(GPU_POOL)
-        except ObjectNotFound:
-            return False
-    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
+        if not _worker_is_online(client):
+            return None
+    try:
+        return cast(FlowRun, run_deployment(deployment, parameters=parameters, timeout=0))
+    except ObjectNotFound:
+        return None
+
+
+def await_completion(
+    run: FlowRun, *, run_limit_s: float, queue_limit_s: float = _QUEUE_LIMIT_S, poll_s: float = _POLL_S
+) -> None:
+    """Wait for a run on another worker, and raise what it ended with unless it completed.
+
+    It may stand in the queue for long behind another one, so its own time counts from where it begins. One that is
+    waited for no longer is cancelled: OrchestratorUnavailable says that nobody took it, EngineCrashed that it took too
+    long.
+    """
+    with get_client(sync_client=True) as client:
+        state = _await_start(client, run, limit_s=queue_limit_s, poll_s=poll_s)
+        deadline = time.monotonic() + run_limit_s
+        while not state.is_final():
+            if time.monotonic() > deadline:
+                _give_up(client, run, EngineCrashed(f"{_name(run)} did not end within {run_limit_s:.0f} s", cure=_CURE))
+            time.sleep(poll_s)
+            state = _state(client, run)
+    if not state.is_completed():
+        raise EngineCrashed(f"{_name(run)} did not complete: {state.message or state.name}", cure=_CURE)
 
 
 def time_limit_s() -> float:
-    """How long a run on another worker is waited for: the engine's own limit, and a while to start and to report."""
+    """How long a run on another worker may take: the engine's own limit, and a while to start it and to report."""
     return parts().settings.engine_timeout_s + 120
 
 
-def require_completed(run: FlowRun) -> None:
-    """Raise what a run on another worker ended with, unless it completed. One that never ended is cancelled.
+def _await_start(client: SyncPrefectClient, run: FlowRun, *, limit_s: float, poll_s: float) -> State[Any]:
+    """The first state of a run that is more than waiting."""
+    deadline = time.monotonic() + limit_s
+    while (state := _state(client, run)).type in _WAITING:
+        if not _worker_is_online(client):
+            why = f"{_name(run)} was taken by nobody: no worker of the pool is online any more"
+            _give_up(client, run, OrchestratorUnavailable(why, cure="start a worker of that pool, and run it again"))
+        if time.monotonic() > deadline:
+            why = f"{_name(run)} was taken by nobody within {limit_s:.0f} s"
+            _give_up(client, run, OrchestratorUnavailable(why, cure="see what the pool's workers are doing"))
+        time.sleep(poll_s)
+    return state
 
-    Prefect takes a worker that was killed for online for a minute and a half: a run can wait for nobody.
-    """
-    state = run.state
-    if state is not None and state.is_completed():
-        return
-    if state is None or not state.is_final():
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run.id, Cancelling())
-    said = (state.message if state is not None else None) or (state.name if state is not None else "it has no state")
-    raise EngineCrashed(
-        f"the run {run.name} on the pool {GPU_POOL} did not complete: {said}",
-        cure="see that run and its pool's workers",
-    )
+
+def _worker_is_online(client: SyncPrefectClient) -> bool:
+    """Whether a worker of the GPU pool takes work now. A pool that does not exist has none. Prefect takes a worker that
+    was killed for online for a minute and a half."""
+    try:
+        workers = client.read_workers_for_work_pool(GPU_POOL)
+    except ObjectNotFound:
+        return False
+    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
+
+
+def _state(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
+    return client.read_flow_run(run.id).state or Scheduled()
+
+
+def _give_up(client: SyncPrefectClient, run: FlowRun, error: PaddockError) -> NoReturn:
+    client.set_flow_run_state(run.id, Cancelling())
+    raise error
+
+
+def _name(run: FlowRun) -> str:
+    return f"the run {run.name} on the pool {GPU_POOL}"

@@ -1,0 +1,133 @@
+"""Where a benchmark runs, and how long it is waited for when that is elsewhere. The worker is played here: what counts
+is what Prefect's server says of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Completed, Failed, Pending, Running
+
+from flows.benchmark import benchmark_model, benchmark_where_it_serves
+from infra.local.hub import Service
+from paddock.errors import EngineCrashed, OrchestratorUnavailable
+from paddock.lifecycle.judgement import read_benchmark
+from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.pull import pull
+from tasks import engine
+from tests.support.gguf import U32, tiny_llama
+from tests.support.house import MODEL, NAME
+
+DEPLOYMENT = "benchmark-model/gpu"
+POLL_S = 0.05
+
+
+@pytest.fixture
+def pool(client: SyncPrefectClient) -> Iterator[None]:
+    client.create_work_pool(WorkPoolCreate(name=engine.GPU_POOL, type="process"))
+    yield
+    client.delete_work_pool(engine.GPU_POOL)
+
+
+@pytest.fixture
+def deployment(client: SyncPrefectClient, pool: None) -> Iterator[Callable[[], FlowRun]]:
+    """Makes runs of the deployed benchmark."""
+    made = client.create_deployment(client.create_flow(benchmark_model), "gpu", work_pool_name=engine.GPU_POOL)
+    yield lambda: client.create_flow_run_from_deployment(made)
+    client.delete_deployment(made)
+
+
+@pytest.fixture
+def worker(client: SyncPrefectClient, pool: None) -> None:
+    client.send_worker_heartbeat(engine.GPU_POOL, "played", heartbeat_interval_seconds=60)
+
+
+def seen(client: SyncPrefectClient, run: FlowRun) -> StateType:
+    state = client.read_flow_run(run.id).state
+    assert state is not None
+    return state.type
+
+
+def test_without_a_deployment_the_benchmark_runs_in_this_process(
+    parts: Parts, hub: Service, client: SyncPrefectClient, worker: None
+) -> None:
+    roomy = tiny_llama().set("llama.context_length", U32, 1024).to_bytes()
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
+    manifest = pull(parts, MODEL).manifest
+    benchmark_where_it_serves(NAME, manifest.revision, 512)
+    assert read_benchmark(parts, manifest) is not None
+
+
+def test_without_a_worker_no_run_is_made(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
+    assert engine.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
+
+
+def test_with_a_worker_the_run_is_given_to_the_pool(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
+) -> None:
+    run = engine.start_on_gpu(DEPLOYMENT, {"model": NAME})
+    assert run is not None
+    assert seen(client, run) == StateType.SCHEDULED
+
+
+@pytest.mark.parametrize("state", [None, Pending()], ids=["scheduled", "pending"])
+def test_a_run_that_waits_while_no_worker_is_online_is_cancelled(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun], state: State | None
+) -> None:
+    run = deployment()
+    if state is not None:
+        client.set_flow_run_state(run.id, state)
+    with pytest.raises(OrchestratorUnavailable, match=r"no worker of the pool is online.*start a worker"):
+        engine.await_completion(run, run_limit_s=30)
+    assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+
+
+def test_a_run_that_no_worker_takes_for_too_long_is_cancelled(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
+) -> None:
+    run = deployment()
+    with pytest.raises(OrchestratorUnavailable, match="taken by nobody within"):
+        engine.await_completion(run, run_limit_s=30, queue_limit_s=0.1, poll_s=POLL_S)
+    assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+
+
+def test_the_time_in_the_queue_is_not_the_engine_s(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
+) -> None:
+    limit_s = 0.3
+    run = deployment()
+
+    def take() -> None:
+        client.set_flow_run_state(run.id, Running(), force=True)
+        client.set_flow_run_state(run.id, Completed(), force=True)
+
+    taken = threading.Timer(3 * limit_s, take)
+    taken.start()
+    began = time.monotonic()
+    engine.await_completion(run, run_limit_s=limit_s, queue_limit_s=30, poll_s=POLL_S)
+    assert time.monotonic() - began > 2 * limit_s
+    taken.join()
+
+
+def test_a_run_that_takes_too_long_is_cancelled(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
+) -> None:
+    run = deployment()
+    client.set_flow_run_state(run.id, Running(), force=True)
+    began = time.monotonic()
+    with pytest.raises(EngineCrashed, match="did not end within"):
+        engine.await_completion(run, run_limit_s=0.3, poll_s=POLL_S)
+    assert time.monotonic() - began > 0.3
+    assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+
+
+def test_what_a_run_failed_with_is_told(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
+    run = deployment()
+    client.set_flow_run_state(run.id, Failed(message="the engine is too old"), force=True)
+    with pytest.raises(EngineCrashed, match="did not complete: the engine is too old"):
+        engine.await_completion(run, run_limit_s=30)
