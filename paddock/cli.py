@@ -16,10 +16,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
-from io import StringIO, TextIOWrapper
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -27,7 +26,6 @@ import typer
 from paddock.errors import BadSetting, NotOnVolume, PaddockError, UsageError
 
 if TYPE_CHECKING:
-    from paddock.lifecycle.dossier import Onboarded
     from paddock.lifecycle.parts import Parts
     from paddock.model.artifact import Manifest
 
@@ -162,7 +160,15 @@ def onboard(
 
     name, ref = _model(model)
     _parts()
-    state, result = _onboarding()(
+    # The one door of the library that calls a flow.
+    from flows.surroundings import check_prefect_settings
+
+    check_prefect_settings()
+    from flows.here import run_here
+    from flows.onboard import onboard_model
+
+    state, result = run_here(
+        onboard_model,
         model=str(name),
         revision=ref or "main",
         quantization=quant,
@@ -316,33 +322,8 @@ def _parts(*, limit_rate: str | None = None) -> Parts:
         try:
             known = settings.Settings.model_validate({**dict(known), **given})
         except ValidationError as error:
-            raise BadSetting(f"--limit-rate is not usable: {_reason(error)}", cure="correct it") from None
+            raise BadSetting(f"--limit-rate is not usable: {error.errors()[0]['msg']}", cure="correct it") from None
     return connect(known)
-
-
-def _onboarding() -> Callable[..., tuple[str, Onboarded]]:
-    """The one door of the library that calls a flow. Raises BadSetting for what Prefect refuses when it is imported."""
-    said = StringIO()
-    try:
-        with redirect_stderr(said):  # Prefect prints what it refuses, with the value, before it raises
-            from flows.here import run_here
-            from flows.onboard import onboard_model
-    except ValueError as error:  # of pydantic, or of the TOML of a profile
-        raise BadSetting(f"Prefect refuses its settings: {_reason(error)}", cure="correct PREFECT_...") from None
-    print(said.getvalue(), end="", file=sys.stderr)
-    return partial(run_here, onboard_model)
-
-
-def _reason(error: ValueError) -> str:
-    """What is wrong with which field, in words that hold no value."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return type(error).__name__
-    first = error.errors(include_input=False, include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    said = first["msg"] if first["type"] != "value_error" else "not usable"  # a validator's own words may quote it
-    return f"{error.title} {field}: {said}"
 
 
 def _model(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
