@@ -94,6 +94,7 @@ def _worker_is_online(client: SyncPrefectClient) -> bool:
     """Whether a worker of the GPU pool takes work now. A pool that does not exist has none. Prefect takes a worker that
     was killed for online for a minute and a half."""
     try:
+        client.read_work_pool(GPU_POOL)  # the next call says it in a way that is no ObjectNotFound
         workers = client.read_workers_for_work_pool(GPU_POOL)
     except ObjectNotFound:
         return False
