@@ -6,11 +6,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.benchmark import benchmark_model, benchmark_where_it_serves
@@ -31,7 +33,8 @@ POLL_S = 0.05
 def pool(client: SyncPrefectClient) -> Iterator[None]:
     client.create_work_pool(WorkPoolCreate(name=engine.GPU_POOL, type="process"))
     yield
-    client.delete_work_pool(engine.GPU_POOL)
+    with suppress(ObjectNotFound):  # a test may have removed it
+        client.delete_work_pool(engine.GPU_POOL)
 
 
 @pytest.fixture
@@ -61,6 +64,17 @@ def test_without_a_deployment_the_benchmark_runs_in_this_process(
     manifest = pull(parts, MODEL).manifest
     benchmark_where_it_serves(NAME, manifest.revision, 512)
     assert read_benchmark(parts, manifest) is not None
+
+
+def test_without_a_pool_no_run_is_made(client: SyncPrefectClient) -> None:
+    assert engine.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
+
+
+def test_a_run_whose_pool_is_gone_is_given_up(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
+    run = deployment()
+    client.delete_work_pool(engine.GPU_POOL)
+    with pytest.raises(OrchestratorUnavailable, match="no worker of the pool is online"):
+        engine.await_completion(run, run_limit_s=30)
 
 
 def test_without_a_worker_no_run_is_made(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
