@@ -7,6 +7,7 @@ run lasts.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from prefect import Flow
@@ -18,10 +19,15 @@ from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    PREFECT_UI_URL,
     temporary_settings,
 )
 
 from paddock.errors import BadSetting, OrchestratorUnavailable
+
+_OF_THE_CLIENT = (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError)
+"""What Prefect's client raises when it cannot work with its server, or not read what it says. What a flow raises comes
+in its state."""
 
 _STARTUP_S = 180
 """A first start migrates a new database; on a busy machine Prefect's own limit of 20 s is too short."""
@@ -40,32 +46,71 @@ def run_here(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
     }
     url = PREFECT_API_URL.value()
-    with temporary_settings({} if url else own):
-        _require_answer(url or "of its own")
+    ui = PREFECT_UI_URL.value()
+    # Prefect logs where a run is to be seen, with the password that stands in the address.
+    known = {PREFECT_UI_URL: _address(ui)} if ui and "@" in ui else {}
+    with temporary_settings(known if url else own):
+        server = _address(url) if url else None
+        _require_answer(server)
         try:
             state: State[Any] = flow(**parameters, return_state=True)  # type: ignore[assignment] # of a sync flow
         except ParameterTypeError as error:
             raise _refused(error) from None
+        except _OF_THE_CLIENT as error:
+            raise _unusable(server, error) from None
         result = state.result(raise_on_failure=False)
     if isinstance(result, ParameterTypeError):
         raise _refused(result)
+    if isinstance(result, httpx.HTTPError):  # of a task or a flow inside: the library has errors of its own for the Hub
+        raise _unusable(server, result) from None
     if isinstance(result, BaseException):
         raise result
     return str(state.name), result
 
 
-def _require_answer(server: str) -> None:
+def _require_answer(server: str | None) -> None:
     """Raise OrchestratorUnavailable unless Prefect's server answers; where it is to be a temporary one, start it."""
     try:
         with get_client(sync_client=True) as client:
             problem = client.api_healthcheck()
-    except (httpx.HTTPError, RuntimeError) as error:
+    except _OF_THE_CLIENT as error:
         problem = error
     if problem is not None:
-        raise OrchestratorUnavailable(
-            f"Prefect's server {server} does not answer: {problem}",
-            cure="start it, or unset PREFECT_API_URL to run with a temporary one",
-        )
+        raise _unusable(server, problem) from None
+
+
+def _unusable(server: str | None, error: Exception) -> OrchestratorUnavailable:
+    if server is None:
+        who, cure = "temporary server", "run it again, or set PREFECT_API_URL to a server that runs"
+    else:
+        who = f"server {server}"
+        cure = "start it, correct PREFECT_API_URL and the credentials, or unset it to run with a temporary one"
+    return OrchestratorUnavailable(f"Prefect's {who} does not answer as it should: {_problem(error)}", cure=cure)
+
+
+def _address(url: str) -> str:
+    """Scheme, host and port: the rest may hold a password."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host:
+        return "of PREFECT_API_URL"
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port is not None else ''}"
+
+
+def _problem(error: Exception) -> str:
+    """The words of the operating system or the number of the answer. The client's own words may quote the address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx.HTTPStatusError):
+            return f"it says {cause.response.status_code}"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    quotes = not isinstance(error, RuntimeError) or "://" in str(error)
+    return type(error).__name__ if quotes else str(error)
 
 
 def _refused(error: ParameterTypeError) -> BadSetting:

@@ -35,6 +35,6 @@ def _reason(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return type(error).__name__
     first = error.errors(include_input=False, include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join([error.title, *map(str, first["loc"])])
     said = first["msg"] if first["type"] != "value_error" else "not usable"  # a validator's own words may quote it
-    return f"{error.title} {field}: {said}"
+    return f"{field}: {said}"

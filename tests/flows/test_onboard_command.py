@@ -6,15 +6,25 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import TypeAdapter
 
+from flows.here import run_here
+from flows.onboard import onboard_model
+from flows.parameters import Target
 from infra.local.hub import Service
 from infra.local.prefect_server import PrefectServer
+from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.parts import Parts
+from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import roomy
 from tests.support.house import NAME, tiny
+from tests.support.one_answer import answering
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -46,12 +56,41 @@ def test_without_a_prefect_server_it_runs_on_a_temporary_one_and_leaves_none(
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
     home = tmp_path / "prefect"
-    done = command(NAME, PREFECT_API_URL="", PREFECT_HOME=str(home), PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("promoted")
-    assert "## Benchmark" in done.stdout
-    held = subprocess.run(["pgrep", "-f", str(home)], capture_output=True, text=True, check=False)
-    assert held.stdout == ""
+    environment = os.environ | {
+        "PREFECT_API_URL": "",
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    out, err = tmp_path / "out", tmp_path / "err"
+    line = [sys.executable, "-m", "paddock", "onboard", NAME]
+    with (
+        out.open("w") as stdout,
+        subprocess.Popen(line, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True) as running,
+    ):
+        assert running.stderr is not None
+        with err.open("w") as told:
+            for said in running.stderr:
+                told.write(said)
+                if "Beginning flow run" in said:  # which the server has recorded
+                    break
+            servers = _servers_of(home)
+            told.write(running.stderr.read())
+    assert running.returncode == 0, err.read_text()
+    assert len(servers) == 1
+    gone, alive = psutil.wait_procs(servers, timeout=10)
+    assert (len(gone), alive, _servers_of(home)) == (1, [], [])
+    assert out.read_text().rstrip().endswith("promoted")
+    assert "## Benchmark" in out.read_text()
+
+
+def _servers_of(home: Path) -> list[psutil.Process]:
+    """Prefect's servers that keep their records there: nothing but their environment says so."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if process.environ().get("PREFECT_HOME") == str(home) and "uvicorn" in process.cmdline():
+                found.append(process)
+    return found
 
 
 BAD = {
@@ -61,6 +100,7 @@ BAD = {
     "too small a target": ([NAME, "--target", "1KiB"], 2, "does-not-fit"),
     "unsafe name": (["../../etc"], 3, "unsafe-name"),
     "not a target": ([NAME, "--target", "much"], 3, "bad-setting"),
+    "an empty quantization": ([NAME, "--quant", ""], 3, "bad-setting"),
 }
 
 
@@ -71,12 +111,63 @@ def test_bad_input_gets_one_sentence_and_its_exit_status(
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     arguments, status, error = BAD[case]
-    done = command(*arguments, "--json", **recorded)
+    with_password = recorded["PREFECT_API_URL"].replace("//", "//user:hunter2@")
+    done = command(*arguments, "--json", **(recorded | {"PREFECT_API_URL": with_password}))
     assert (done.returncode, json.loads(done.stdout)["error"]) == (status, error), done.stderr
     assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
 
 
-def test_a_prefect_server_that_is_not_there_is_named(parts: Parts) -> None:
-    done = command(NAME, "--json", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert (done.returncode, json.loads(done.stdout)["error"]) == (1, "orchestrator-unavailable")
+@pytest.mark.parametrize("target", ["this-machine", "24gib", "24 GB", "1.5G", "2p", "8589934592"])
+def test_a_target_is_written_as_any_size_is(target: str) -> None:
+    assert TypeAdapter(Target).validate_python(target) == target
+    if target != "this-machine":
+        assert parse_bytes(target) > 0
+
+
+def test_a_prefect_server_that_is_not_there_is_named_without_its_password(parts: Parts) -> None:
+    done = command(NAME, "--json", PREFECT_API_URL="http://user:hunter2@127.0.0.1:9/api")
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["error"]) == (1, "orchestrator-unavailable")
+    assert "http://127.0.0.1:9 " in said["message"]
+    assert "hunter2" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://user:hunter2@[::1]:9/api", "http://[::1]:9 "),
+        ("http://user:hunter2", "PREFECT_API_URL"),
+        ("user:hunter2@host", "PREFECT_API_URL"),
+    ],
+    ids=["nobody listens on IPv6", "a password for a port", "no scheme"],
+)
+def test_an_address_that_is_not_usable_is_named_without_its_password(url: str, words: str) -> None:
+    assert words in _unavailable(url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(b"no", 401), (b"no", 404), (b"<html></html>", 200), (b'"3.8.8"', 200)],
+    ids=["it refuses", "it is something else", "it is a page", "it answers nonsense"],
+)
+def test_a_server_that_is_no_prefect_is_named_without_its_password(answer: bytes, status: int) -> None:
+    with answering(answer, status=status) as address:
+        assert address in _unavailable(address.replace("//", "//user:hunter2@") + "/api")
+
+
+def _unavailable(url: str) -> str:
+    """What is said of a server at that address, which holds no password."""
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OrchestratorUnavailable) as refused:
+        run_here(onboard_model, model=NAME)
+    assert "hunter2" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_setting_that_prefect_refuses_is_named_without_its_value(parts: Parts) -> None:
+    done = command(NAME, PREFECT_LOGGING_LEVEL="hunter2")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("paddock: Prefect refuses its settings: LoggingSettings.level: ")
+    assert done.stderr.count("\n") == 1
+    assert "hunter2" not in done.stderr.lower()
