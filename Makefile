@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Nothing here reports to anyone, and Prefect's own state stays in the checkout.
+# Nothing here reports to anyone.
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false

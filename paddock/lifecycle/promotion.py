@@ -6,7 +6,7 @@ learn of it. A step that died in between is finished by the next call: promoting
 
 from __future__ import annotations
 
-from paddock.errors import NotOnVolume, StoreRefused, StoreUnavailable
+from paddock.errors import CorruptFile, NotOnVolume, StoreRefused, StoreUnavailable
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, is_revision, parse_ref, parse_revision
@@ -57,5 +57,11 @@ def rollback(parts: Parts, model: ModelName, *, reason: str) -> tuple[Revision, 
 def tell_s3(parts: Parts, model: ModelName, revision: Revision, *, reason: str) -> None:
     """Let the ref in S3 follow. A snapshot that was never pushed has none: a ref names only what S3 can give."""
     s3 = parts.s3
-    if s3 is not None and s3.promoted(model) != revision and s3.snapshot(model, revision) is not None:
+    if s3 is None:
+        return
+    try:
+        known = s3.promoted(model) != revision and s3.snapshot(model, revision) is not None
+    except CorruptFile:  # a damaged manifest there gives nobody the snapshot
+        return
+    if known:
         s3.promote(model, revision, reason=reason)

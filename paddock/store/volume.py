@@ -31,7 +31,8 @@ from paddock.store.store import Store, check_report_name
 
 _GIB = 1024**3
 _RESERVE_BYTES = 256 * 1024 * 1024  # for journals, manifests and reports; at most a hundredth of a small disk
-ORPHAN_AGE_S = 24 * 3600.0
+ORPHAN_AGE_S = 7 * 24 * 3600.0
+"""How long a blob that no snapshot names is kept: it may be a shard of a download that goes on after a weekend."""
 
 log = logging.getLogger(__name__)
 
