@@ -16,10 +16,8 @@ import pytest
 
 from paddock.errors import BlobMissing, CorruptFile, InUse, NoPermission, NotEnoughDisk, NotOnVolume
 from paddock.model.names import Sha256
-from paddock.store.volume import Volume
+from paddock.store.volume import ORPHAN_AGE_S, Volume
 from tests.support.stores import MODEL, A, B, C, manifest_of, publish
-
-DAY_S = 24 * 3600
 
 
 def digest(content: bytes) -> Sha256:
@@ -279,7 +277,7 @@ def test_nothing_is_freed_while_a_manifest_cannot_be_read(volume: Volume) -> Non
 def test_orphans_are_collected_when_they_are_old_enough(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"kept"}, volume.root)
     young, old = volume.add_bytes(b"young"), volume.add_bytes(b"old")
-    past = time.time() - 2 * DAY_S
+    past = time.time() - 2 * ORPHAN_AGE_S
     os.utime(volume.blob_path(old), (past, past))
     assert volume.collect() == 3
     assert volume.has_blob(young, 5)
@@ -294,7 +292,7 @@ def test_leftovers_of_dead_writers_are_swept_after_a_day(volume: Volume) -> None
     dead, fresh = home / ".staging-dead", home / ".staging-fresh"
     for leftover in (dead, fresh):
         (leftover / "deep").mkdir(parents=True)
-    past = time.time() - 2 * DAY_S
+    past = time.time() - 2 * ORPHAN_AGE_S
     os.utime(dead, (past, past))
     volume.prepare()
     assert sorted(path.name for path in home.iterdir()) == [".staging-fresh", A]
@@ -324,7 +322,7 @@ def test_preparing_frees_old_orphans_and_nothing_else(volume: Volume) -> None:
     young, old = volume.add_bytes(b"young"), volume.add_bytes(b"old")
     aside = volume.blob_path(old).parent / ".staging-dead"
     aside.write_bytes(b"left by a process that died while it freed a blob")
-    past = time.time() - 2 * DAY_S
+    past = time.time() - 2 * ORPHAN_AGE_S
     for path in (volume.blob_path(old), volume.blob_path(digest(b"kept")), aside):
         os.utime(path, (past, past))
     volume.prepare()
@@ -338,7 +336,7 @@ def test_preparing_succeeds_though_orphans_cannot_be_freed(
     volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = volume.add_bytes(b"old")
-    past = time.time() - 2 * DAY_S
+    past = time.time() - 2 * ORPHAN_AGE_S
     os.utime(volume.blob_path(old), (past, past))
     fan = volume.blob_path(old).parent
     fan.rename(tmp_path / "fan")
