@@ -1,12 +1,15 @@
 """The local Hub as a program, under load, and with the repositories of the demonstration."""
 
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -95,3 +98,13 @@ def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Ser
     assert gated == [302, 403]
     safetensors = HfApi(endpoint=hub.address, token=False).list_repo_files(demo.SAFETENSORS)
     assert sorted(safetensors) == ["config.json", "model.safetensors"]
+
+
+def test_a_stop_forgets_no_socket_of_a_client_that_just_connected(tmp_path: Path) -> None:
+    for number in range(60):
+        with Hub(tmp_path).serving() as service:
+            port = urlsplit(service.address).port
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(number % 6)]
+        for client in clients:
+            client.close()
+    gc.collect()  # a forgotten socket warns when it is collected, and a warning is an error here

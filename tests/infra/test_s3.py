@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from botocore.exceptions import ClientError
 
 from infra.local.s3 import S3Server
 
 
-@pytest.fixture
-def loopback_sockets() -> Iterator[set[Path]]:
-    yield (before := set(Path("/tmp").glob("seaweedfs-*.sock")))
-    assert set(Path("/tmp").glob("seaweedfs-*.sock")) <= before
+def sockets_of(*servers: S3Server) -> list[Path]:
+    """The files that servers left: SeaweedFS makes one for each of its ports."""
+    ports = [port for server in servers for port in server.ports]
+    return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
 def put(server: S3Server, key: str, body: bytes) -> str:
@@ -48,17 +46,19 @@ def test_the_secret_is_in_no_representation(s3: S3Server) -> None:
     assert s3.secret_access_key not in repr(s3)
 
 
-def test_objects_keys_and_address_survive_a_restart(tmp_path: Path, loopback_sockets: set[Path]) -> None:
+def test_objects_keys_and_address_survive_a_restart(tmp_path: Path) -> None:
     with S3Server.start(tmp_path) as first:
         assert put(first, "kept", b"as it was") == "made"
+        assert sockets_of(first)
     assert (tmp_path / "s3.json").stat().st_mode & 0o777 == 0o600
     with S3Server.start(tmp_path) as second, closing(second.client()) as client:
         assert second.endpoint == first.endpoint
         assert second.secret_access_key == first.secret_access_key
         assert client.get_object(Bucket=second.bucket, Key="kept")["Body"].read() == b"as it was"
+    assert sockets_of(first, second) == []
 
 
-def test_objects_survive_a_kill_and_a_move_to_other_ports(tmp_path: Path, loopback_sockets: set[Path]) -> None:
+def test_objects_survive_a_kill_and_a_move_to_other_ports(tmp_path: Path) -> None:
     with S3Server.start(tmp_path) as first:
         assert put(first, "kept", b"as it was") == "made"
         os.kill(first.service.pid, 9)
@@ -71,3 +71,4 @@ def test_objects_survive_a_kill_and_a_move_to_other_ports(tmp_path: Path, loopba
         with S3Server.start(tmp_path) as second, closing(second.client()) as client:
             assert second.endpoint != first.endpoint
             assert client.get_object(Bucket=second.bucket, Key="kept")["Body"].read() == b"as it was"
+    assert sockets_of(first, second) == []

@@ -35,6 +35,7 @@ from infra.local.hub.ledger import Ledger, Stats
 from infra.local.hub.repositories import Entry, Hub, Repository
 
 LOOPBACK = "127.0.0.1"
+_CLOSING_TURNS = 8
 
 
 class Service:
@@ -209,10 +210,16 @@ async def _serve(service: Service, sockets: list[socket.socket], stop: asyncio.E
         for position, (sock, state) in enumerate(zip(sockets, states, strict=True))
     ]
     await stop.wait()
-    for server, state in zip(servers, states, strict=True):
-        server.close()
-        for connection in list(state.connections):
+    # No more are accepted from here on. A server is closed only when those that were are connections, some turns of the
+    # loop later: Python 3.11 forgets a socket whose server was closed in between.
+    for sock in sockets:
+        asyncio.get_running_loop().remove_reader(sock)
+    for _ in range(_CLOSING_TURNS):
+        for connection in [one for state in states for one in state.connections]:
             connection.transport.abort()
+        await asyncio.sleep(0)
+    for server in servers:
+        server.close()
     tasks = [task for state in states for task in state.tasks]
     if tasks:
         await asyncio.wait(tasks, timeout=5)
