@@ -119,8 +119,9 @@ def pull(
     as_json: Json = False,
 ) -> int:
     """Fetch a model onto the volume, verified and resumed, and promote it."""
+    from paddock.bars import Bars
     from paddock.lifecycle.pull import pull as fetch
-    from paddock.terminal import Bars, render_pull
+    from paddock.terminal import render_pull
 
     name, ref = _model(model)
     if not quant.strip():
@@ -137,7 +138,7 @@ def pull(
             files=file or (),
             projector=projector,
             promote=not no_promote,
-            progress=bars.moved,
+            watch=bars,
         )
     _show(as_json, pulled.to_json(), lambda: render_pull(pulled))
     return 0

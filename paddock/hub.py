@@ -1,7 +1,8 @@
 """What the Hub has: the one room that speaks huggingface_hub.
 
 It resolves a branch or tag to a commit, lists the files of a revision with their digests, and gives the address of one
-file's bytes. It moves no model data: that is `paddock.transfer`. Every error of huggingface_hub leaves as one of ours
+file's bytes. It moves no model data, unless huggingface_hub's own way is asked for (`download`): that is
+`paddock.transfer`. Every error of huggingface_hub leaves as one of ours
 (`translated`).
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -28,7 +31,7 @@ from paddock.errors import (
 )
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256, shown
-from paddock.model.source import Address, Expected
+from paddock.model.source import Address, Expected, HubPlace
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
     from paddock.settings import Settings
+
+# Said at its import: Paddock honours the variable itself (`paddock.transfer.engines`).
+warnings.filterwarnings("ignore", message="The `HF_HUB_ENABLE_HF_TRANSFER`", category=FutureWarning)
 
 _TIMEOUT_S = 20.0
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
@@ -146,11 +152,11 @@ class Hub:
 
     def locate(self, model: ModelName, revision: Revision, path: str) -> Address:
         """Ask where the bytes of one file are now. A token goes along only to the Hub's own scheme, host and port."""
-        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         what = f"{model}@{revision[:8]}: {path}"
         self._api(what)
-        token = self._token.get_secret_value() if self._token else get_token()
+        token = self.token()
         with translated(self.endpoint, what):
             url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
             found = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
@@ -167,6 +173,12 @@ class Hub:
             headers["Authorization"] = f"Bearer {token}"
         return Address(found.location, headers)
 
+    def token(self) -> str | None:
+        """The one that was set, else what `hf auth login` stored."""
+        from huggingface_hub import get_token
+
+        return self._token.get_secret_value() if self._token else get_token()
+
     def _api(self, what: str) -> HfApi:
         if self._offline:
             raise HubRefused(
@@ -179,6 +191,26 @@ class Hub:
             token=self._token.get_secret_value() if self._token else None,
             library_name="paddock",
             library_version=VERSION,
+        )
+
+
+def download(place: HubPlace, directory: Path) -> Path:
+    """Let huggingface_hub bring a file into a directory of its own, by Xet where the Hub has it there.
+
+    It compares nothing but the size, and resumes nothing. Raises what `translated` does.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with translated(place.endpoint, f"{place.repository}@{place.revision[:8]}: {place.path}"):
+        return Path(
+            hf_hub_download(
+                place.repository,
+                place.path,
+                revision=place.revision,
+                endpoint=place.endpoint,
+                local_dir=directory,
+                token=place.token or False,
+            )
         )
 
 
@@ -236,6 +268,10 @@ class HubFile:
     @property
     def expected(self) -> Expected:
         return Expected(self.file.size, self.file.sha256, self.file.git_sha1)
+
+    @property
+    def on_hub(self) -> HubPlace:
+        return HubPlace(self.hub.endpoint, str(self.model), self.revision, self.file.path, self.hub.token())
 
     def address(self, *, renew: bool = False) -> Address:
         with self._lock:

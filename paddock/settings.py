@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -54,7 +55,13 @@ class Settings(BaseModel):
         description="The unit of resume, of repair and of digests",
     )
     connections: int = Field(
-        default=8, ge=1, le=64, validation_alias="PADDOCK_CONNECTIONS", description="Parallel ranges of one transfer"
+        default=16, ge=1, le=64, validation_alias="PADDOCK_CONNECTIONS", description="Parallel ranges of one transfer"
+    )
+    transfer: Literal["paddock", "hf_transfer", "xet"] | None = Field(
+        default=None,
+        validation_alias="PADDOCK_TRANSFER",
+        description="What moves the bytes: `paddock`, `hf_transfer` or `xet`; unset: `paddock`, or what "
+        "`HF_HUB_ENABLE_HF_TRANSFER` says",
     )
     limit_rate_bytes_per_s: int | None = Field(
         default=None,
@@ -90,6 +97,11 @@ class Settings(BaseModel):
         default=None,
         validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
         description="For gated and private repositories; unset: what `hf auth login` stored",
+    )
+    hub_transfer: bool = Field(
+        default=False,
+        validation_alias="HF_HUB_ENABLE_HF_TRANSFER",
+        description="`1`: hf_transfer moves the bytes, where `PADDOCK_TRANSFER` says nothing else",
     )
     hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE", description="`1`: the Hub is not asked")
 
@@ -174,9 +186,19 @@ def _given() -> Iterator[tuple[str, str]]:
                 break
 
 
+_FOR_THE_NETWORK = tuple(
+    name
+    for lower in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
+    for name in (lower, lower.upper())
+)
 _FOR_CHILDREN = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
 
 
 def child_environment(**more: str) -> dict[str, str]:
     """The environment of a process that reads untrusted bytes: no token, no key, no home directory to find one in."""
     return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ} | more
+
+
+def downloader_environment(**more: str) -> dict[str, str]:
+    """The environment of a process that fetches bytes: how the network is reached, and no secret but a proxy's."""
+    return child_environment(**{name: os.environ[name] for name in _FOR_THE_NETWORK if name in os.environ}, **more)

@@ -1,4 +1,4 @@
-"""What people see: tables, progress bars and single lines. Results go to stdout, progress to stderr.
+"""What people see of results: tables and single lines, on stdout. Progress is `paddock.bars`.
 
 It prints what it is given and decides nothing; scripts read the JSON instead.
 
@@ -13,20 +13,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +28,6 @@ if TYPE_CHECKING:
     from paddock.lifecycle.pull import Pulled
     from paddock.measure.benchmark import Benchmark
     from paddock.model.artifact import Manifest
-    from paddock.transfer.fetch import Progress as Moved
 
 _COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"}
 
@@ -77,42 +66,6 @@ def complain(message: str, cure: str) -> None:
     """One sentence on stderr."""
     with suppress(OSError):  # with nobody to tell, the exit status has to say it
         print(visible(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 the last word
-
-
-class Bars:
-    """A bar for each file that moves: drawn in a terminal, and a line at a file's end elsewhere."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        console = Console(stderr=True)
-        self._lines = not quiet and not console.is_terminal
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._said: set[str] = set()
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def moved(self, moved: Moved) -> None:
-        if moved.label not in self._tasks:
-            self._tasks[moved.label] = self._bars.add_task(visible(moved.label), total=moved.total_bytes)
-        self._bars.update(self._tasks[moved.label], completed=moved.done_bytes)
-        if self._lines and moved.done_bytes == moved.total_bytes and moved.label not in self._said:
-            self._said.add(moved.label)
-            print(f"{visible(moved.label)}: {human_bytes(moved.total_bytes)}", file=sys.stderr)  # noqa: T201 progress
 
 
 def render_pull(pulled: Pulled) -> None:

@@ -25,9 +25,9 @@ from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
 from paddock.model.names import ModelName, Revision
-from paddock.model.units import human_bytes
+from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import Copied
-from paddock.transfer.fetch import Progress
+from paddock.transfer.progress import Progress, Total
 
 _EVERY_S = 1.0
 
@@ -61,22 +61,25 @@ class Download:
     """The progress of all files of a plan as one artifact, updated at most once a second."""
 
     def __init__(self, model: ModelName, plan: Plan) -> None:
-        self._total = sum(row.file.size for row in plan.rows)
-        self._done: dict[str, int] = {}
-        self._transferred: dict[str, int] = {}
+        self._total = Total(plan.fetch_bytes)
         self._last = time.monotonic()
         created = create_progress_artifact(
-            progress=0.0, key=model.artifact_key("download"), description=f"{model}: 0 of {human_bytes(self._total)}"
+            progress=0.0,
+            key=model.artifact_key("download"),
+            description=f"{model}: 0 B of {human_bytes(plan.fetch_bytes)}",
         )
         self._id = cast(UUID, created)  # a coroutine only in async callers
 
     def moved(self, progress: Progress) -> None:
         """Take a report of the transfer of one file."""
-        self._done[progress.label] = progress.done_bytes
-        if time.monotonic() - self._last >= _EVERY_S:
-            self._last = time.monotonic()
-            rate = human_bytes(round(progress.rate_bytes_per_s))
-            self._write(f"{human_bytes(sum(self._done.values()))} of {human_bytes(self._total)} at {rate}/s")
+        self._total.take(progress)
+        if time.monotonic() - self._last < _EVERY_S:
+            return
+        self._last = time.monotonic()
+        done, total, left_s = self._total.done_bytes, self._total.total_bytes, self._total.left_s
+        rate = human_bytes(round(self._total.rate_bytes_per_s))
+        left = "" if left_s is None else f", {human_time(left_s)} left"
+        self._write(100.0 * done / max(total, 1), f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}")
 
     def finished(self, acquired: Sequence[Acquired]) -> None:
         """Say what came from where."""
@@ -85,12 +88,10 @@ class Download:
             sources[one.origin] += one.file.size
         fetched = sum(one.transferred_bytes for one in acquired)
         parts = ", ".join(f"{human_bytes(size)} from {origin}" for origin, size in sources.items() if size)
-        self._done = {"all": self._total}
-        self._write(f"{human_bytes(fetched)} fetched: {parts}")
+        self._write(100.0, f"{human_bytes(fetched)} fetched: {parts}")
 
-    def _write(self, description: str) -> None:
-        done = 100.0 * sum(self._done.values()) / self._total if self._total else 100.0
-        update_progress_artifact(artifact_id=self._id, progress=min(done, 100.0), description=description)
+    def _write(self, percent: float, description: str) -> None:
+        update_progress_artifact(artifact_id=self._id, progress=percent, description=description)
 
 
 def findings(model: ModelName, verdict: Verdict, found: Sequence[Finding]) -> None:

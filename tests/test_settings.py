@@ -25,6 +25,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_S3_URI", "s3_uri", "s3://bucket", "s3://bucket"),
     ("PADDOCK_SEGMENT_BYTES", "segment_bytes", "65536", 65536),
     ("PADDOCK_CONNECTIONS", "connections", "64", 64),
+    ("PADDOCK_TRANSFER", "transfer", "xet", "xet"),
     ("PADDOCK_LIMIT_RATE", "limit_rate_bytes_per_s", "1024", 1024),
     ("PADDOCK_STALL_S", "stall_s", "0.5", 0.5),
     ("PADDOCK_THREADS", "threads", "3", 3),
@@ -34,6 +35,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("HF_ENDPOINT", "hub_endpoint", "https://mirror.example/hf", "https://mirror.example/hf"),
     ("HF_TOKEN", "hub_token", f" {CANARY}\n", SecretStr(CANARY)),
     ("HUGGING_FACE_HUB_TOKEN", "hub_token", CANARY, SecretStr(CANARY)),
+    ("HF_HUB_ENABLE_HF_TRANSFER", "hub_transfer", "1", True),
     ("HF_HUB_OFFLINE", "hub_offline", "1", True),
     ("HF_HUB_OFFLINE", "hub_offline", "NO", False),
 ]
@@ -41,7 +43,8 @@ DEFAULTS = {
     "volume": Path("/models"),
     "s3_uri": None,
     "segment_bytes": 64 * MIB,
-    "connections": 8,
+    "connections": 16,
+    "transfer": None,
     "limit_rate_bytes_per_s": None,
     "stall_s": 30.0,
     "threads": None,
@@ -49,6 +52,7 @@ DEFAULTS = {
     "cache": Path(HOME, ".cache"),
     "hub_endpoint": "https://huggingface.co",
     "hub_token": None,
+    "hub_transfer": False,
     "hub_offline": False,
 }
 BAD = [
@@ -66,6 +70,7 @@ BAD = [
     ("PADDOCK_CONNECTIONS", "0"),
     ("PADDOCK_CONNECTIONS", "65"),
     ("PADDOCK_CONNECTIONS", "2.5"),
+    ("PADDOCK_TRANSFER", "canary"),
     ("PADDOCK_LIMIT_RATE", "1023"),
     ("PADDOCK_LIMIT_RATE", "1canary"),
     ("PADDOCK_STALL_S", "0"),
@@ -173,7 +178,19 @@ def test_a_misspelt_field_is_refused() -> None:
 
 def test_settings_made_by_name_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_CONNECTIONS", "3")
-    assert Settings(threads=2).connections == 8
+    assert Settings(threads=2).connections == 16
+
+
+def test_a_process_that_fetches_knows_the_way_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HOME"):
+        monkeypatch.setenv(variable, CANARY)
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/ours.pem")
+    child = settings.downloader_environment(HF_HOME="/nowhere")
+    assert child["https_proxy"] == "http://proxy.example:3128"
+    assert child["SSL_CERT_FILE"] == "/etc/ours.pem"
+    assert child["HF_HOME"] == "/nowhere"
+    assert CANARY not in child.values()
 
 
 def test_a_child_process_is_given_no_secret_and_no_home(monkeypatch: pytest.MonkeyPatch) -> None:

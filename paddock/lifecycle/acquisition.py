@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,9 @@ from paddock.planning.choice import Choice
 from paddock.store.s3 import S3Store
 from paddock.store.store import Store
 from paddock.transfer.digest import verify_file
-from paddock.transfer.fetch import Options, Progress, fetch
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
+from paddock.transfer.progress import Moved
 from paddock.version import VERSION
 
 Origin = Literal["hub", "s3", "volume"]
@@ -130,7 +132,7 @@ def acquire_file(
     listing: Listing,
     row: Row,
     *,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Moved | None = None,
     cancel: threading.Event | None = None,
 ) -> Acquired:
     """Bring one file onto the volume as a verified blob, or find that it is there.
@@ -167,7 +169,7 @@ def _fetched(
     source: Source,
     origin: Origin,
     *,
-    progress: Callable[[Progress], None] | None,
+    progress: Moved | None,
     cancel: threading.Event | None,
 ) -> Acquired:
     digest = row.expected.sha256

@@ -16,7 +16,8 @@ from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.planning.choice import choose
 from paddock.transfer.digest import verify_file
-from paddock.transfer.fetch import Options, fetch
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
 
 _STAGING = ".paddock-partial"
 

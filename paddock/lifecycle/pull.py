@@ -4,7 +4,7 @@ orchestrator."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.planning.choice import AUTO, choose
-from paddock.transfer.fetch import Progress
+from paddock.transfer.progress import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def pull(
     files: Sequence[str] = (),
     projector: bool = False,
     promote: bool = True,
-    progress: Callable[[Progress], None] | None = None,
+    watch: Watch | None = None,
 ) -> Pulled:
     """Fetch what is not there yet, audit it, publish the snapshot, and promote it unless told otherwise.
 
@@ -70,7 +70,10 @@ def pull(
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
     parts.volume.require_room(plan.need_bytes)
-    acquired = tuple(acquisition.acquire_file(parts, listing, row, progress=progress) for row in plan.rows)
+    if watch:
+        watch.begin(plan.fetch_bytes)
+    moved = watch.moved if watch else None
+    acquired = tuple(acquisition.acquire_file(parts, listing, row, progress=moved) for row in plan.rows)
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
     manifest = acquisition.publish(parts, listing, choice, acquired, audited=audited, replace_promoted=promote).manifest
     if promote:

@@ -46,8 +46,20 @@ class Expected:
         return f"git-{self.git_sha1}" if self.git_sha1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """Which file of which Hub it is, for a client that speaks with a Hub itself. The token is not in the repr."""
+
+    endpoint: str
+    repository: str
+    revision: str
+    path: str
+    token: str | None = field(repr=False)
+
+
 class Source(Protocol):
     """One file somewhere. `label` says which, for people (`org/name@0123abcd: model.gguf`), and holds no secret.
+    `on_hub` is None where it is in no repository of a Hub.
 
     `address` may ask the network. With `renew` the last address was refused as expired, and a new one is wanted. It
     raises the errors of `paddock.errors` and no others, is called from several threads, and does not retry for longer
@@ -59,5 +71,8 @@ class Source(Protocol):
 
     @property
     def expected(self) -> Expected: ...
+
+    @property
+    def on_hub(self) -> HubPlace | None: ...
 
     def address(self, *, renew: bool = False) -> Address: ...

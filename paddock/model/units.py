@@ -22,6 +22,15 @@ def human_bytes(size: int) -> str:
     raise AssertionError("the last unit always returns")
 
 
+def human_time(seconds: float) -> str:
+    """`42 s`, `3 min 20 s`, `5 h 02 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def parse_bytes(text: str) -> int:
     """`24GiB`, `500MB`, `1.5G` or plain bytes, as bytes; a part of a byte is dropped, and case does
     not matter. `G` alone is GiB. Raises BadSetting."""

@@ -122,6 +122,7 @@ class S3Object:
     label: str
     expected: Expected
     sign: Callable[[], str]
+    on_hub: None = None
 
     def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - each one is new: signing asks no network
         return Address(self.sign())

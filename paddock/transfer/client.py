@@ -11,7 +11,7 @@ import threading
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from paddock.errors import TransferRefused, TransientError
 from paddock.model.source import Address, Source
@@ -130,7 +130,9 @@ class Client:
                     timeout=urllib3.Timeout(connect=min(_CONNECT_S, self._stall_s), read=self._stall_s),
                 )
             except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that is no HTTP
-                raise TryAgain(sentence(error, self._stall_s)) from None
+                # A server that has enough connections refuses the next one, or leaves it unanswered.
+                refused = isinstance(error, (NewConnectionError, ConnectTimeoutError))
+                raise TryAgain(sentence(error, self._stall_s), busy=refused) from None
             location = response.headers.get("Location")
             if response.status not in _REDIRECT_STATUS or not location:
                 return response, address

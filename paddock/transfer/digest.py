@@ -1,8 +1,8 @@
 """Digests of a file's bytes: of the whole, and of each *segment* (a fixed length of the file; the last one may be
 shorter).
 
-hashlib leaves the interpreter's lock alone for blocks as large as these, so hashing runs beside the threads that move
-bytes. What a wrong digest leads to is the caller's business.
+hashlib leaves the interpreter's lock alone for blocks as large as these, so that hashing runs beside the threads that
+move bytes, and the two digests of a byte beside each other. What a wrong digest leads to is the caller's business.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from paddock.errors import CorruptFile
@@ -17,6 +18,11 @@ from paddock.model.names import Sha256
 from paddock.model.source import Expected
 
 BLOCK_BYTES = 1024 * 1024
+_WORTH_A_THREAD_BYTES = 256 * 1024
+
+Tap = Callable[[int, memoryview], None]
+"""Who is given each byte of a file on its way to the digest: the offset of a block, and the block, whose memory is used
+again afterwards."""
 
 
 class RunningDigest:
@@ -37,12 +43,16 @@ class RunningDigest:
         """Where the segment that `position` is in ends."""
         return min(self.size, (self.position // self.segment_bytes + 1) * self.segment_bytes)
 
-    def update(self, block: memoryview) -> None:
-        """Take the next bytes. They must not reach over `segment_end`."""
+    def update(self, block: memoryview, *, beside: Executor | None = None) -> None:
+        """Take the next bytes. They must not reach over `segment_end`. A thread of `beside` takes half of the work."""
+        half = beside.submit(self._segment.update, block) if beside and len(block) >= _WORTH_A_THREAD_BYTES else None
         self._whole.update(block)
-        self._segment.update(block)
         if self._git:
             self._git.update(block)
+        if half:
+            half.result()
+        else:
+            self._segment.update(block)
         end = self.segment_end
         self.position += len(block)
         if self.position == end:
@@ -87,22 +97,30 @@ def digest_for(expected: Expected, *, segment_bytes: int) -> RunningDigest:
 
 
 def digest_file(
-    fd: int, expected: Expected, *, segment_bytes: int, tick: Callable[[int], None] = lambda _: None
+    fd: int,
+    expected: Expected,
+    *,
+    segment_bytes: int,
+    tick: Callable[[int], None] = lambda _: None,
+    tap: Tap | None = None,
 ) -> RunningDigest:
     """The digests of the first `expected.size` bytes of an open file. A file that ends early leaves `position` where
     it ended.
 
-    `tick` is told the position after each block, and may raise.
+    `tap` is given each block before it is hashed; `tick` is told the position after it, and may raise.
     """
     digest = digest_for(expected, segment_bytes=segment_bytes)
     buffer = memoryview(bytearray(BLOCK_BYTES))
-    while digest.position < digest.size:
-        block = buffer[: min(BLOCK_BYTES, digest.segment_end - digest.position)]
-        count = os.preadv(fd, [block], digest.position)
-        if not count:
-            break
-        digest.update(block[:count])
-        tick(digest.position)
+    with ThreadPoolExecutor(1) as beside:
+        while digest.position < digest.size:
+            block = buffer[: min(BLOCK_BYTES, digest.segment_end - digest.position)]
+            count = os.preadv(fd, [block], digest.position)
+            if not count:
+                break
+            if tap:
+                tap(digest.position, block[:count])
+            digest.update(block[:count], beside=beside)
+            tick(digest.position)
     return digest
 
 

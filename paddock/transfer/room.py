@@ -13,10 +13,9 @@ _FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, e
 _UNABLE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 
 
-def make_room(fd: int, path: Path, size: int) -> None:
-    """Give the file its size, with its blocks where the file system can. Raises NotEnoughDisk, and OSError."""
-    status = os.fstat(fd)
-    needed = size - status.st_blocks * 512
+def require_room(fd: int, path: Path, size: int) -> None:
+    """Raise NotEnoughDisk where the file cannot have `size` bytes. OSError."""
+    needed = size - os.fstat(fd).st_blocks * 512
     volume = os.fstatvfs(fd)
     free = volume.f_bavail * volume.f_frsize
     if needed > free:
@@ -24,14 +23,20 @@ def make_room(fd: int, path: Path, size: int) -> None:
             f"{path} needs {needed} bytes more, and {free} are free there",
             cure="free some space, or use a larger volume",
         )
+
+
+def make_room(fd: int, path: Path, size: int) -> None:
+    """Give the file its size, with its blocks where the file system can. Raises NotEnoughDisk, and OSError."""
+    require_room(fd, path, size)
     if not size:
         return
+    before = os.fstat(fd).st_size
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
         if error.errno not in _UNABLE:
             # What was taken until the disk was full is given back.
-            os.ftruncate(fd, min(status.st_size, size))
+            os.ftruncate(fd, min(before, size))
             raise
     os.ftruncate(fd, size)
 

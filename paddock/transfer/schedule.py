@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 
 _SLOW_DOWN_EVERY_S = 1.0
+_SPEED_UP_EVERY_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -36,13 +37,13 @@ class Schedule:
         self._end = end
         self._span_bytes = span_bytes
         self._window_bytes = window_bytes
-        self._workers = workers
+        self._workers = self._most_workers = workers
         self._busy = 0
         self._position = start  # the reader's
         self._claimed = landed
         self._next = landed  # where the next new span starts
         self._spans: deque[Span] = deque([Span(start, landed, landed)] if landed > start else [])
-        self._slowed = float("-inf")
+        self._slowed = self._changed = float("-inf")
         self._not_before = 0.0
         self._whole = False
         self._error: BaseException | None = None
@@ -55,7 +56,11 @@ class Schedule:
         """For workers: the next span to fetch, when there is one. None when the transfer is over."""
         with self._work:
             while not self.stopped.is_set():
-                pause_s = self._not_before - time.monotonic()
+                now = time.monotonic()
+                pause_s = self._not_before - now
+                if self._workers < self._most_workers and now > self._changed + _SPEED_UP_EVERY_S and not self._whole:
+                    self._workers += 1
+                    self._changed = now
                 span = self._pick() if pause_s <= 0 and self._busy < self._workers else None
                 if span:
                     span.busy = True
@@ -82,13 +87,18 @@ class Schedule:
         with self._work:
             span.busy = False
             self._busy -= 1
-            self._work.notify_all()
+            if self._whole:
+                self._work.notify_all()
+            elif span.reached < span.end:
+                self._work.notify()
 
     def slow_down(self, pause_s: float) -> None:
-        """The server wants fewer requests at once, and none for so long."""
+        """The server wants fewer requests at once, and none for so long. While it is content, one more comes back at a
+        time."""
         with self._work:
             now = time.monotonic()
             self._not_before = max(self._not_before, now + pause_s)
+            self._changed = max(now, self._not_before)
             if now > self._slowed + _SLOW_DOWN_EVERY_S:  # eight refusals at once are one wish
                 self._slowed = now
                 self._workers = max(1, self._workers // 2)
@@ -120,8 +130,10 @@ class Schedule:
             self._position = position
             while self._spans and self._spans[0].end <= position:
                 self._spans.popleft()
-            if self._whole or self._next < self._window_end():
+            if self._whole:
                 self._work.notify_all()
+            elif (room := self._window_end() - self._next) > 0:
+                self._work.notify(-(-room // self._span_bytes))  # each that wakes in vain holds the others up
             if self._reach(position) == position and not self._error:
                 self._landed.wait(timeout_s)
             if self._error:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.errors import BadSetting
-from paddock.model.units import human_bytes, parse_bytes
+from paddock.model.units import human_bytes, human_time, parse_bytes
 
 SHOWN = [
     (0, "0 B"),
@@ -75,6 +75,21 @@ REFUSED = [
 @pytest.mark.parametrize(("size", "text"), SHOWN, ids=[text for _, text in SHOWN])
 def test_a_size_is_shown_in_binary_units(size: int, text: str) -> None:
     assert human_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3600, "1 h 00 min"),
+        (90061, "25 h 01 min"),
+    ],
+)
+def test_a_time_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
+    assert human_time(seconds) == text
 
 
 @given(st.integers(0, 2**60))

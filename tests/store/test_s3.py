@@ -24,6 +24,9 @@ from paddock.errors import BadSetting, CorruptFile, PaddockError, PermanentError
 from paddock.store.copying import Copied, push
 from paddock.store.s3 import S3Store, store_error
 from paddock.store.volume import Volume
+from paddock.transfer.engines import Engine
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
 from tests.support.stores import MODEL, A, B, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -73,6 +76,21 @@ def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S
         assert (answer.status, answer.read()) == (206, BIG[5000000:5000010])
     assert source.label == f"{s3_store.label}: org/name: big.gguf"
     assert "X-Amz" not in repr(source) + repr(source.address())
+
+
+@pytest.mark.parametrize("engine", ["paddock", "hf_transfer", "xet"])
+def test_an_object_is_a_source_for_each_engine(
+    volume: Volume, s3_store: S3Store, tmp_path: Path, engine: Engine
+) -> None:
+    push_big(volume, s3_store)
+    manifest = s3_store.snapshot(MODEL, A)
+    assert manifest is not None
+    source = s3_store.source(manifest.files[0], model=MODEL)
+    options = Options(connections=4, segment_bytes=SEGMENT_BYTES, engine=engine)
+    staged = fetch(source, staging=tmp_path / "partial", options=options)
+    assert staged is not None
+    assert staged.path.read_bytes() == BIG
+    assert staged.segments == manifest.files[0].segments
 
 
 def test_progress_is_told_in_bytes_that_arrived(volume: Volume, s3_store: S3Store) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from paddock.model.names import Sha256
 from paddock.model.source import Expected
-from paddock.transfer.fetch import Options, fetch
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
 from tests.transfer.remote import MIB, Remote
 
 

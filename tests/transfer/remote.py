@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from infra.local.hub import Service
 from paddock.errors import PaddockError
 from paddock.model.names import Sha256
-from paddock.model.source import Address, Expected
-from paddock.transfer.fetch import Options
+from paddock.model.source import Address, Expected, HubPlace
+from paddock.transfer.options import Options
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -27,6 +27,7 @@ class Remote:
     expected: Expected
     label: str = "org/name@0123abcd: model.gguf"
     headers: Mapping[str, str] = field(default_factory=dict)
+    on_hub: HubPlace | None = None
     renewals: int = 0
     errors: list[PaddockError] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -27,7 +27,11 @@ from paddock.errors import (
     TransferRefused,
 )
 from paddock.model.source import Expected
-from paddock.transfer.fetch import Options, Progress, Staged, fetch
+from paddock.transfer.answer import TryAgain
+from paddock.transfer.client import Client
+from paddock.transfer.fetch import Staged, fetch
+from paddock.transfer.options import Options
+from paddock.transfer.progress import Progress
 from paddock.transfer.room import disk_error
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
@@ -163,6 +167,15 @@ def test_what_a_source_says_for_good_is_passed_on_at_once(hub: Service, staging:
     with pytest.raises(ModelGated, match="org/name is gated"):
         fetch(source, staging=staging, options=replace(SMALL, connections=1))
     assert list(staging.iterdir()) == []
+
+
+def test_a_refused_connection_is_a_wish_for_fewer() -> None:
+    source = Remote("http://127.0.0.1:9/nobody", Expected(5, sha256_of(b"12345")))
+    client = Client(source, connections=1, stall_s=1)
+    with pytest.raises(TryAgain, match="nothing answers there") as caught:
+        client.open(0, 5)
+    client.close()
+    assert caught.value.busy
 
 
 def test_an_answer_in_another_protocol_is_a_broken_connection(staging: Path) -> None:

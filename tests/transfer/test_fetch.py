@@ -15,7 +15,9 @@ from infra.local.hub import Service
 from paddock.errors import CorruptFile, NotEnoughDisk, TransferInterrupted, UnsafeName
 from paddock.model.source import Expected
 from paddock.settings import Settings
-from paddock.transfer.fetch import Options, Progress, fetch
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
+from paddock.transfer.progress import Progress
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, expected, git_sha1_of, on_hub, sha256_of
 
 
@@ -200,3 +202,33 @@ def test_options_come_from_the_settings() -> None:
     assert Options.of(Settings(connections=3, segment_bytes=MIB, limit_rate_bytes_per_s=5000, stall_s=2)) == Options(
         3, MIB, 5000, 2
     )
+
+
+def test_a_tap_is_given_every_byte_once_and_in_order(hub: Service, tmp_path: Path) -> None:
+    data = content(3 * MIB + 7)
+    told = bytearray()
+
+    def tap(offset: int, block: memoryview) -> None:
+        assert offset == len(told)
+        told.extend(block)
+
+    assert fetch(on_hub(hub, data), staging=tmp_path, options=SMALL, tap=tap) is not None
+    assert told == data
+
+
+def test_what_a_tap_was_told_wrong_is_told_anew(hub: Service, tmp_path: Path) -> None:
+    data = content(3 * MIB + 7)
+    source = on_hub(hub, data)
+    hub.order("flip", "org/name/model.gguf", offset=MIB + 100, bit=3)
+    told = bytearray()
+    rewinds: list[int] = []
+
+    def tap(offset: int, block: memoryview) -> None:
+        if offset != len(told):
+            rewinds.append(offset)
+            del told[offset:]
+        told.extend(block)
+
+    assert fetch(source, staging=tmp_path, options=SMALL, tap=tap) is not None
+    assert told == data
+    assert rewinds == [0]

@@ -17,8 +17,10 @@ import pytest
 
 from infra.local.hub import Service
 from paddock.errors import TransferInterrupted
-from paddock.transfer.fetch import Options, Progress, Staged, fetch
+from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.journal import Header, Journal
+from paddock.transfer.options import Options
+from paddock.transfer.progress import Progress
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
 ROOT = Path(__file__).parents[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -105,6 +106,23 @@ def test_one_wish_for_fewer_requests_halves_them_once() -> None:
     plan.give_back(spans[0])
     plan.give_back(spans[1])
     assert take(plan) is spans[0]
+
+
+def test_a_server_that_is_content_gets_one_more_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    plan = schedule(workers=4)
+    plan.slow_down(2)
+    now += 2
+    spans = [take(plan), take(plan)]
+    # Of four two are left. The pause that was asked for does not count as content.
+    now += 5.1
+    spans.append(take(plan))
+    now += 5.1
+    for span in spans:
+        land(plan, span)
+    plan.frontier(30, timeout_s=0)
+    assert [take(plan).start for _ in range(3)] == [30, 40, 50]
 
 
 def test_an_error_of_a_worker_reaches_the_reader_and_a_stop_reaches_the_workers() -> None:

@@ -1,0 +1,130 @@
+"""Bytes that another program moves: hf_transfer, or huggingface_hub with Xet.
+
+Each runs in a process of its own (`paddock.transfer.mover`), since neither can be told to stop, and one is native code.
+It fills a file from the start: nothing is resumed, and what came before a failure is not used. What it moved is not
+believed: the caller hashes all of it, as it does with its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Literal
+
+from paddock.errors import TransferInterrupted, TransferRefused
+from paddock.model.source import Source
+from paddock.settings import downloader_environment
+
+Engine = Literal["paddock", "hf_transfer", "xet"]
+
+log = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parents[2]
+_POLL_S = 0.1
+_WORTH_A_PROCESS_BYTES = 8 * 1024 * 1024
+_NAMES = {"hf_transfer": "hf_transfer", "xet": "huggingface_hub"}
+_CURE = "try again, or leave it to Paddock's own engine (PADDOCK_TRANSFER=paddock)"
+
+
+def fitting(asked: Engine, source: Source, *, limited: bool) -> Engine:
+    """The engine to use for a source where `asked` is wanted: Paddock's own where the other one cannot do it, or brings
+    nothing."""
+    if asked == "paddock" or source.expected.size < _WORTH_A_PROCESS_BYTES:
+        return "paddock"
+    if asked == "xet" and source.on_hub is None:
+        return "paddock"
+    if limited:
+        log.warning("%s keeps no bandwidth limit: Paddock's own engine fetches %s", _NAMES[asked], source.label)
+        return "paddock"
+    return asked
+
+
+def move(
+    engine: Engine,
+    source: Source,
+    path: Path,
+    *,
+    connections: int,
+    stall_s: float,
+    tick: Callable[[int], None],
+) -> int:
+    """Have `engine` write the bytes of `source` to `path`; how many it says that came.
+
+    `tick` is told the bytes that came so far, ten times a second; what it raises ends the transfer. Raises
+    TransferInterrupted, TransferRefused, and the errors of the source.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paddock.transfer.mover"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # where a vendor prints addresses with their signatures
+        cwd=_ROOT,
+        env=downloader_environment(
+            HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(_directory(path) / "home")
+        ),
+        process_group=0,
+    )
+    try:
+        assert process.stdin is not None  # noqa: S101 - says to the type checker what PIPE above means
+        assert process.stdout is not None  # noqa: S101 - the same
+        with suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(json.dumps(_request(engine, source, path, connections)).encode())
+        with process.stdout as stdout:
+            came = _follow(stdout, source, engine, stall_s=stall_s, tick=tick)
+        if process.wait(timeout=stall_s) == 0:
+            return came
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    raise TransferInterrupted(f"{_NAMES[engine]} ended in the middle of {source.label}", cure=_CURE)
+
+
+def _request(engine: Engine, source: Source, path: Path, connections: int) -> Mapping[str, object]:
+    request: dict[str, object] = {"engine": engine, "path": str(path), "parent": os.getpid()}
+    if engine == "xet" and source.on_hub:
+        return {**request, "place": asdict(source.on_hub), "directory": str(_directory(path))}
+    address = source.address()
+    return {**request, "connections": connections, "url": address.url, "headers": dict(address.headers)}
+
+
+def _directory(path: Path) -> Path:
+    """Where huggingface_hub works: beside the data, in the staging directory."""
+    return path.with_name("huggingface")
+
+
+def _follow(stdout: IO[bytes], source: Source, engine: Engine, *, stall_s: float, tick: Callable[[int], None]) -> int:
+    """Read its reports until it has closed its output: `{"came": N}`, or last of all `{"error": ...}`."""
+    came, heard, rest = 0, time.monotonic(), b""
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(stdout, selectors.EVENT_READ)
+        while True:
+            tick(came)
+            if waiting.select(_POLL_S):
+                data = os.read(stdout.fileno(), 65536)
+                if not data:
+                    return came
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    report = json.loads(line)
+                    if "error" in report:
+                        kind = TransferRefused if report["final"] else TransferInterrupted
+                        raise kind(f"{_NAMES[engine]} did not bring {source.label}: {report['error']}", cure=_CURE)
+                    if report["came"] > came:
+                        came, heard = report["came"], time.monotonic()
+            if time.monotonic() > heard + stall_s:
+                raise TransferInterrupted(
+                    f"{_NAMES[engine]} brought nothing of {source.label} for {stall_s:g} s", cure=_CURE
+                )

@@ -1,0 +1,249 @@
+"""The calling thread's side of a fetch: it follows what lands, hashes it, keeps the journal, and repairs.
+
+The bytes are read back out of the page cache, where the workers, or another engine, have just put them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from paddock.errors import CorruptFile, TransferInterrupted
+from paddock.model.names import Sha256
+from paddock.model.source import Source
+from paddock.transfer import engines
+from paddock.transfer.digest import BLOCK_BYTES, RunningDigest, Tap, digest_file, digest_for, segment_spans
+from paddock.transfer.engines import Engine
+from paddock.transfer.limiter import Meter, Patience
+from paddock.transfer.options import Options
+from paddock.transfer.progress import Moved, Progress
+from paddock.transfer.pump import Line, Pump
+from paddock.transfer.room import make_room, require_room, write_at
+from paddock.transfer.schedule import Schedule
+from paddock.transfer.staging import Claim
+from paddock.transfer.writeback import WriteBack
+
+_POLL_S = 0.1
+_PROGRESS_EVERY_S = 0.25
+_SIGN_OF_LIFE_EVERY_S = 2.0
+_REPAIR_ROUNDS = 2
+
+
+class Reception:
+    """One fetch into one staging directory. All of it runs in the calling thread."""
+
+    def __init__(
+        self,
+        source: Source,
+        claim: Claim,
+        options: Options,
+        *,
+        cancel: threading.Event,
+        progress: Moved | None,
+        tap: Tap | None,
+    ) -> None:
+        self._source = source
+        self._expected = source.expected
+        self._claim = claim
+        self._options = options
+        self._cancel = cancel
+        self._progress = progress
+        self._tap = tap
+        self._told = self._alive = float("-inf")
+        self._done = 0
+        self.resumed_bytes = 0
+        self.meter = Meter()
+        self._line = Line(
+            source=source,
+            connections=options.connections,
+            segment_bytes=options.segment_bytes,
+            limit_rate_bytes_per_s=options.limit_rate_bytes_per_s,
+            stall_s=options.stall_s,
+            meter=self.meter,
+            patience=Patience(source.label, self.meter, cure="try again later: what came is kept"),
+            still_ours=lambda: claim.is_ours,
+        )
+
+    def run(self) -> RunningDigest:
+        landed = max(self._claim.claims, default=0)
+        limited = self._options.limit_rate_bytes_per_s is not None
+        # What another engine cannot take up, ours does.
+        engine = "paddock" if landed else engines.fitting(self._options.engine, self._source, limited=limited)
+        if engine != "paddock":
+            self._have_moved(engine)
+            landed = self._expected.size
+        with self._data() as fd, WriteBack(fd, failed=self._claim.discard) as write_back:
+            make_room(fd, self._claim.data, self._expected.size)
+            digest = self._receive(fd, write_back, landed=landed)
+            if digest.mismatch(self._expected):
+                digest = self._repair(fd, digest)
+            write_back.finish()
+        self._tell(digest.size)
+        return digest
+
+    def _have_moved(self, engine: Engine) -> None:
+        """Let another engine bring all of it. Not one byte of that is believed yet."""
+        with self._data() as fd:
+            # huggingface_hub writes a file of its own, and then gives it this name.
+            room = require_room if engine == "xet" else make_room
+            room(fd, self._claim.data, self._expected.size)
+
+        def tick(came: int) -> None:
+            self.meter.count(came - self.meter.transferred_bytes, 0)
+            self._tick(min(came, self._expected.size))
+
+        came = engines.move(
+            engine,
+            self._source,
+            self._claim.data,
+            connections=self._options.connections,
+            stall_s=self._options.stall_s,
+            tick=tick,
+        )
+        tick(max(came, self._expected.size))
+
+    @contextmanager
+    def _data(self) -> Iterator[int]:
+        fd = os.open(self._claim.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _receive(self, fd: int, write_back: WriteBack, *, landed: int) -> RunningDigest:
+        """Hash the file in order while it lands, check what the journal claims, and claim the rest. The first `landed`
+        bytes are there."""
+        digest = digest_for(self._expected, segment_bytes=self._options.segment_bytes)
+        claims = self._claim.claims
+        ends = sorted(claims)
+        good = digest.copy()
+        with Pump(self._line, self._claim.data, 0, digest.size, landed=landed) as schedule:
+            while digest.position < digest.size:
+                mark = ends[0] if ends else self._next_mark(digest.position)
+                self._follow(schedule, fd, digest, until=mark, tap=self._tap)
+                if ends:
+                    ends.pop(0)
+                proof = claims.pop(mark, None)
+                if proof is None:
+                    self._claim.journal.append(mark, digest.segment_prefix)
+                elif proof == digest.segment_prefix:
+                    self.resumed_bytes += mark - good.position
+                else:
+                    # The segment's later claims are about the same bytes: all of it is fetched again, in parallel.
+                    segment_end = -(-mark // digest.segment_bytes) * digest.segment_bytes
+                    bad_end = max([mark, *(end for end in ends if end <= segment_end)])
+                    schedule.fetch_again(good.position, bad_end)
+                    ends = [bad_end, *(end for end in ends if end > bad_end)]
+                    claims = {end: proof for end, proof in claims.items() if end > bad_end}
+                    digest = good
+                good = digest.copy()
+                if digest.position % digest.segment_bytes == 0:
+                    write_back.landed()
+        return digest
+
+    def _next_mark(self, position: int) -> int:
+        """Where the next claim ends: after a span's length, and at the end of each segment."""
+        segment_end = (position // self._options.segment_bytes + 1) * self._options.segment_bytes
+        return min(self._expected.size, segment_end, position + self._line.span_bytes)
+
+    def _follow(
+        self,
+        schedule: Schedule,
+        fd: int,
+        digest: RunningDigest,
+        *,
+        until: int,
+        offset: int = 0,
+        tap: Tap | None = None,
+    ) -> None:
+        """Hash the file's first `until` bytes as they land. The file's first byte is the source's byte `offset`."""
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        with ThreadPoolExecutor(1) as beside:
+            while digest.position < until:
+                frontier = schedule.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
+                self._tick(offset + frontier)
+                if frontier == digest.position:
+                    continue
+                count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
+                count = os.preadv(fd, [buffer[:count]], digest.position)
+                if not count:
+                    raise TransferInterrupted(f"{self._claim.data} was cut short by another program", cure="try again")
+                if tap:
+                    tap(digest.position, buffer[:count])
+                digest.update(buffer[:count], beside=beside)
+
+    def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
+        """Fetch each segment again, over other connections, and replace those that differ."""
+        for _ in range(_REPAIR_ROUNDS):
+            replaced = 0
+            for index, (start, end) in enumerate(segment_spans(digest.size, digest.segment_bytes)):
+                if not self._replace_if_different(fd, start, end, digest.segments[index]):
+                    continue
+                replaced += 1
+                # Mostly one segment is bad: then the rest need not be fetched. Asked once a round, not after each one,
+                # or the time would grow as the square.
+                if replaced == 1 and not (again := self._hash_again(fd)).mismatch(self._expected):
+                    return again
+            if not replaced:
+                break
+            digest = self._hash_again(fd)
+            if not digest.mismatch(self._expected):
+                return digest
+        raise CorruptFile(
+            f"{self._source.label} is not what it should be: {digest.mismatch(self._expected)}, and fetching its "
+            f"{len(digest.segments)} segments again did not help",
+            cure="its source, or a proxy on the way, sends wrong bytes: try another network, or tell its owner",
+        )
+
+    def _replace_if_different(self, fd: int, start: int, end: int, digest: Sha256) -> bool:
+        """Fetch one segment into a file beside the data, and copy it over the data where its digest is another one."""
+        path = self._claim.directory / "segment"
+        spare = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            make_room(spare, path, end - start)
+            came = RunningDigest(end - start, segment_bytes=end - start)
+            with Pump(self._line, path, start, end, landed=start, rebased=True) as schedule:
+                self._follow(schedule, spare, came, until=end - start, offset=start)
+            if came.sha256 == digest:
+                return False
+            for offset in range(0, end - start, BLOCK_BYTES):
+                write_at(fd, os.pread(spare, min(BLOCK_BYTES, end - start - offset), offset), start + offset)
+            self._claim.journal.append(end, came.sha256)
+            return True
+        finally:
+            os.close(spare)
+            path.unlink(missing_ok=True)
+
+    def _hash_again(self, fd: int) -> RunningDigest:
+        return digest_file(
+            fd, self._expected, segment_bytes=self._options.segment_bytes, tick=self._tick, tap=self._tap
+        )
+
+    def _tick(self, done_bytes: int) -> None:
+        """Between two blocks: stop when told to, show that we live, and tell how far it is."""
+        if self._cancel.is_set():
+            raise TransferInterrupted(f"{self._source.label} was cancelled", cure="start it again: what came is kept")
+        now = time.monotonic()
+        if now > self._alive + _SIGN_OF_LIFE_EVERY_S and done_bytes != self._done:
+            os.utime(self._claim.journal.fd)
+            self._alive, self._done = now, done_bytes
+        if now > self._told + _PROGRESS_EVERY_S:
+            self._tell(done_bytes)
+
+    def _tell(self, done_bytes: int) -> None:
+        self._told = time.monotonic()
+        if self._progress:
+            self._progress(
+                Progress(
+                    label=self._source.label,
+                    done_bytes=done_bytes,
+                    total_bytes=self._expected.size,
+                    transferred_bytes=self.meter.transferred_bytes,
+                    resumed_bytes=self.resumed_bytes,
+                    rate_bytes_per_s=self.meter.rate_bytes_per_s(),
+                )
+            )

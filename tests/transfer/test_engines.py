@@ -1,0 +1,191 @@
+"""Other engines move bytes too, and nothing that they moved is believed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.local.hub import Service
+from paddock.errors import CorruptFile, TransferInterrupted, TransferRefused
+from paddock.model.source import HubPlace
+from paddock.settings import Settings
+from paddock.transfer.engines import Engine, fitting
+from paddock.transfer.fetch import Staged, fetch
+from paddock.transfer.options import Options
+from paddock.transfer.progress import Progress
+from tests.transfer.remote import MIB, Remote, content, on_hub, sha256_of
+
+DATA = content(25 * MIB + 12345)
+ENGINES: list[Engine] = ["hf_transfer", "xet"]
+ROOT = Path(__file__).parents[2]
+
+
+def source_of(hub: Service) -> Remote:
+    source = on_hub(hub, DATA)
+    revision = source.url.split("/resolve/")[1].split("/")[0]
+    source.on_hub = HubPlace(hub.address, "org/name", revision, "model.gguf", None)
+    return source
+
+
+def options(engine: Engine) -> Options:
+    return Options(connections=4, segment_bytes=MIB, stall_s=5, engine=engine)
+
+
+def movers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if "paddock.transfer.mover" in child.cmdline()]
+
+
+def right(source: Remote, staging: Path, engine: Engine) -> Staged:
+    staged = fetch(source, staging=staging, options=options(engine))
+    assert staged is not None
+    assert staged.path.read_bytes() == DATA
+    assert staged.sha256 == sha256_of(DATA)
+    assert len(staged.segments) == 26
+    assert movers() == []
+    return staged
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_brings_the_file_and_leaves_nothing_beside_it(hub: Service, staging: Path, engine: Engine) -> None:
+    source = source_of(hub)
+    hub.reset_stats()
+    told: list[Progress] = []
+    staged = fetch(source, staging=staging, options=options(engine), progress=told.append)
+    assert staged is not None
+    assert staged.path.read_bytes() == DATA
+    assert staged.transferred_bytes == len(DATA)
+    assert told[-1].done_bytes == told[-1].total_bytes == len(DATA)
+    (asked,) = [count for request, count in hub.stats().requests.items() if "/resolve/" not in request]
+    # hf_transfer asks for one byte first, and then for chunks of 10 MiB; huggingface_hub reads one body.
+    assert asked == {"hf_transfer": 4, "xet": 1}[engine]
+    staged.path.rename(staging.parent / "published")
+    staged.discard()
+    assert list(staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_flipped_bit_is_found_and_only_its_segment_is_replaced(hub: Service, staging: Path, engine: Engine) -> None:
+    source = source_of(hub)
+    hub.order("flip", "org/name/model.gguf", offset=100, bit=3)
+    assert right(source, staging, engine).transferred_bytes == len(DATA) + MIB
+    assert hub.standing_faults() == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bytes_that_stay_wrong_are_called_corrupt(hub: Service, staging: Path, engine: Engine) -> None:
+    source = source_of(hub)
+    hub.order("flip", "org/name/model.gguf", offset=100, bit=3, times=None)
+    with pytest.raises(CorruptFile):
+        fetch(source, staging=staging, options=options(engine))
+    assert list(staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_refusal_is_told_without_an_address(hub: Service, staging: Path, engine: Engine) -> None:
+    source = source_of(hub)
+    hub.order("status", "org/name/model.gguf", status=404, times=None)
+    with pytest.raises((TransferRefused, TransferInterrupted), match="did not bring org/name") as caught:
+        fetch(source, staging=staging, options=options(engine))
+    assert "://" not in str(caught.value)
+    assert "127.0.0.1" not in str(caught.value)
+    assert list(staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_silence_is_given_up(hub: Service, staging: Path, engine: Engine) -> None:
+    source = source_of(hub)
+    hub.order("stall", "org/name/model.gguf", times=None, after_bytes=50_000)
+    started = time.monotonic()
+    with pytest.raises(TransferInterrupted):
+        fetch(source, staging=staging, options=Options(connections=4, segment_bytes=MIB, stall_s=2, engine=engine))
+    assert time.monotonic() - started < 15
+    assert movers() == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cancelled_transfer_ends_its_process_within_two_seconds(hub: Service, staging: Path, engine: Engine) -> None:
+    source = source_of(hub)
+    hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=2e6)
+    cancel = threading.Event()
+    cancelled_at = 0.0
+
+    def stop(progress: Progress) -> None:
+        nonlocal cancelled_at
+        if movers() and not cancelled_at:
+            cancelled_at = time.monotonic()
+            cancel.set()
+
+    with pytest.raises(TransferInterrupted, match="cancelled"):
+        fetch(source, staging=staging, options=options(engine), progress=stop, cancel=cancel)
+    assert time.monotonic() - cancelled_at < 2
+    assert movers() == []
+
+
+def test_it_ends_when_who_asked_was_killed(hub: Service, staging: Path) -> None:
+    source = source_of(hub)
+    hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=1e6)
+    script = (
+        "import sys; from pathlib import Path; from paddock.transfer.fetch import fetch;"
+        "from tests.transfer.test_engines import options; from tests.transfer.remote import Remote, Sha256, Expected;"
+        "fetch(Remote(sys.argv[1], Expected(int(sys.argv[2]), Sha256(sys.argv[3]))), staging=Path(sys.argv[4]),"
+        " options=options('hf_transfer'))"
+    )
+    command = [sys.executable, "-c", script, source.url, str(len(DATA)), sha256_of(DATA), str(staging)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        try:
+            hub.wait_until(lambda stats: stats.total_bytes_sent > MIB)
+            (mover,) = movers()
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    mover.wait(5)
+    hub.clear_faults()
+    # It claimed nothing, so nothing that it wrote is believed.
+    staged = right(source, staging, "paddock")
+    assert staged.resumed_bytes == 0
+
+
+def test_what_ours_began_ours_finishes(hub: Service, staging: Path) -> None:
+    source = source_of(hub)
+    hub.order("reset", "org/name/model.gguf", times=None, after_bytes=4 * MIB)
+
+    def stop(progress: Progress) -> None:
+        if progress.done_bytes > 2 * MIB:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(source, staging=staging, options=options("paddock"), progress=stop)
+    hub.clear_faults()
+    assert right(source, staging, "hf_transfer").resumed_bytes >= 2 * MIB
+
+
+def test_what_another_engine_cannot_do_ours_does(hub: Service, caplog: pytest.LogCaptureFixture) -> None:
+    source = source_of(hub)
+    assert fitting("hf_transfer", source, limited=False) == "hf_transfer"
+    assert fitting("xet", source, limited=False) == "xet"
+    assert fitting("xet", Remote(source.url, source.expected), limited=False) == "paddock"
+    assert fitting("hf_transfer", on_hub(hub, content(MIB)), limited=False) == "paddock"
+    assert not caplog.records
+    assert fitting("hf_transfer", source, limited=True) == "paddock"
+    assert "keeps no bandwidth limit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine"),
+    [
+        (Settings(), "paddock"),
+        (Settings(hub_transfer=True), "hf_transfer"),
+        (Settings(hub_transfer=True, transfer="paddock"), "paddock"),
+        (Settings(transfer="xet"), "xet"),
+    ],
+    ids=["unset", "by the ecosystem's variable", "ours goes first", "xet"],
+)
+def test_the_engine_is_a_setting(settings: Settings, engine: str) -> None:
+    assert Options.of(settings).engine == engine
