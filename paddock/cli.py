@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 _LOG = logging.getLogger("paddock")
+_INTERRUPTED = 128 + signal.SIGINT
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
@@ -59,10 +61,12 @@ def main() -> NoReturn:
     as_json = "--json" in sys.argv[1:]
     try:
         status = app(standalone_mode=False)
+        if status == _INTERRUPTED:  # typer takes Ctrl-C for this, and says nothing
+            raise KeyboardInterrupt
     except PaddockError as error:
         status = _failed(as_json, error.code, error.message, error.cure, error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
-        status = _failed(as_json, "interrupted", "interrupted", "run it again: what was fetched is kept", 130)
+        status = _failed(as_json, "interrupted", "interrupted", "run it again: what was fetched is kept", _INTERRUPTED)
     except typer.TyperException as error:
         said = error.format_message().rstrip(".")
         status = _failed(as_json, "wrong-usage", said, "see --help", UsageError.exit_status)
