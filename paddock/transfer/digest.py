@@ -17,7 +17,7 @@ from paddock.errors import CorruptFile
 from paddock.model.names import Sha256
 from paddock.model.source import Expected
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 4 * 1024 * 1024
 _WORTH_A_THREAD_BYTES = 256 * 1024
 
 Tap = Callable[[int, memoryview], None]

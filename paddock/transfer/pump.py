@@ -42,8 +42,8 @@ class Line:
 
     @property
     def span_bytes(self) -> int:
-        """Short enough that every connection finds two in the window, and long enough to be worth a request."""
-        return max(min(_LEAST_SPAN_BYTES, self.segment_bytes), self.segment_bytes // (2 * self.connections))
+        """Short enough that every connection finds one in the window, and long enough to be worth a request."""
+        return max(min(_LEAST_SPAN_BYTES, self.segment_bytes), self.segment_bytes // self.connections)
 
 
 class Pump:

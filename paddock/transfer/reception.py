@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from paddock.errors import CorruptFile, TransferInterrupted
@@ -53,6 +53,8 @@ class Reception:
         self._cancel = cancel
         self._progress = progress
         self._tap = tap
+        self._block = memoryview(bytearray(BLOCK_BYTES))
+        self._beside: Executor | None = None
         self._told = self._alive = float("-inf")
         self._done = 0
         self.resumed_bytes = 0
@@ -76,7 +78,11 @@ class Reception:
         if engine != "paddock":
             self._have_moved(engine)
             landed = self._expected.size
-        with self._data() as fd, WriteBack(fd, failed=self._claim.discard) as write_back:
+        with (
+            self._data() as fd,
+            WriteBack(fd, failed=self._claim.discard) as write_back,
+            ThreadPoolExecutor(1, "paddock-hash") as self._beside,
+        ):
             make_room(fd, self._claim.data, self._expected.size)
             digest = self._receive(fd, write_back, landed=landed)
             if digest.mismatch(self._expected):
@@ -161,20 +167,18 @@ class Reception:
         tap: Tap | None = None,
     ) -> None:
         """Hash the file's first `until` bytes as they land. The file's first byte is the source's byte `offset`."""
-        buffer = memoryview(bytearray(BLOCK_BYTES))
-        with ThreadPoolExecutor(1) as beside:
-            while digest.position < until:
-                frontier = schedule.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
-                self._tick(offset + frontier)
-                if frontier == digest.position:
-                    continue
-                count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
-                count = os.preadv(fd, [buffer[:count]], digest.position)
-                if not count:
-                    raise TransferInterrupted(f"{self._claim.data} was cut short by another program", cure="try again")
-                if tap:
-                    tap(digest.position, buffer[:count])
-                digest.update(buffer[:count], beside=beside)
+        while digest.position < until:
+            frontier = schedule.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
+            self._tick(offset + frontier)
+            if frontier == digest.position:
+                continue
+            count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
+            block = self._block[: os.preadv(fd, [self._block[:count]], digest.position)]
+            if not block:
+                raise TransferInterrupted(f"{self._claim.data} was cut short by another program", cure="try again")
+            if tap:
+                tap(digest.position, block)
+            digest.update(block, beside=self._beside)
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
         """Fetch each segment again, over other connections, and replace those that differ."""
