@@ -9,7 +9,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
-.PHONY: setup demo test check torture up down clean
+.PHONY: setup demo test check torture bench up down clean
 
 # It knows itself whether there is anything to do: what is installed depends on CMAKE_ARGS too.
 setup:
@@ -35,6 +35,10 @@ test: setup
 
 torture: setup
 	$(BIN)/python -m pytest -m torture --timeout 3600
+
+# nginx-light, aria2 and openssl from the system: what is not there is left out, but for nginx.
+bench: setup
+	$(BIN)/python -m tests.bench
 
 clean:
 	rm -rf $(VENV) .local .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

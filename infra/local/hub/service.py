@@ -172,12 +172,16 @@ async def _hang_up(state: ServerState, scope: Scope, receive: Receive, *, by_res
 
 
 @contextlib.contextmanager
-def serving(hub: Hub, *, port: int = 0, signed_for_s: float = 3600) -> Iterator[Service]:
+def serving(
+    hub: Hub, *, port: int = 0, signed_for_s: float = 3600, bytes_address: str | None = None
+) -> Iterator[Service]:
     """The two servers, until the context ends; then every connection is cut at once."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listening(number)) for number in (port, 0)]
         addresses = [f"http://{LOOPBACK}:{sock.getsockname()[1]}" for sock in sockets]
-        service = Service(hub, address=addresses[0], bytes_address=addresses[1], signed_for_s=signed_for_s)
+        service = Service(
+            hub, address=addresses[0], bytes_address=bytes_address or addresses[1], signed_for_s=signed_for_s
+        )
         loop = asyncio.new_event_loop()
         stop = asyncio.Event()
         thread = threading.Thread(target=_run, args=(loop, service, sockets, stop), name="local-hub")

@@ -1,0 +1,98 @@
+"""nginx in place of the local Hub's own server of bytes, where speed is measured: a Python server would be the
+bottleneck.
+
+It is Debian's package `nginx-light`, and no part of the stack: `make bench` alone wants it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.service import Service, ServiceError
+from infra.local.state import private_directory
+
+_READY_S = 10.0
+_CONFIGURATION = """\
+daemon off;
+{user}
+worker_processes 1;
+pid {state}/pid;
+error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  sendfile on;
+  keepalive_requests 1000000;
+  client_body_temp_path {state}/body;
+  proxy_temp_path {state}/proxy;
+  fastcgi_temp_path {state}/fastcgi;
+  uwsgi_temp_path {state}/uwsgi;
+  scgi_temp_path {state}/scgi;
+  server {{
+    listen {host}:{port};
+    limit_rate {rate};
+    location ~ "^/[^/]+/[^/]+/([0-9a-f][0-9a-f])([0-9a-f]+)/" {{
+      alias {blobs}/$1/$1$2;
+    }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A server of a Hub's blobs that runs, until `stop` or the end of this process."""
+
+    address: str
+    service: Service = field(repr=False)
+
+    @classmethod
+    def start(cls, directory: Path, hub_root: Path, *, rate_bytes_per_s: int = 0) -> Self:
+        """Serve the blobs of the Hub at `hub_root`. `rate_bytes_per_s` bounds each connection; 0 does not.
+
+        nginx applies its `limit_rate` to each answer, and lets the first second's worth of it pass at once. Raises
+        ServiceError.
+        """
+        program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+        if program is None:
+            raise ServiceError("nginx is not here: apt-get install nginx-light")
+        state = private_directory(directory)
+
+        def launch(ports: list[int]) -> Service:
+            configuration = state / "nginx.conf"
+            configuration.write_text(
+                _CONFIGURATION.format(
+                    # Run by root it would let another user work, who may not read here.
+                    user="user root;" if os.geteuid() == 0 else "",
+                    state=state,
+                    host=LOOPBACK,
+                    port=ports[0],
+                    rate=rate_bytes_per_s,
+                    blobs=hub_root / "blobs",
+                )
+            )
+            return Service("nginx", [program, "-c", str(configuration)], log=state / "nginx.log")
+
+        service, (port,) = start_on_free_ports(launch, lambda ports, _: _answers(ports[0]), deadline_s=_READY_S)
+        return cls(f"http://{LOOPBACK}:{port}", service)
+
+    def stop(self) -> None:
+        self.service.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _answers(port: int) -> bool:
+    with closing(socket.socket()) as sock:
+        return sock.connect_ex((LOOPBACK, port)) == 0

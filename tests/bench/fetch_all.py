@@ -1,0 +1,46 @@
+"""One process that fetches files of a revision with Paddock's engine, all of them at once, as a pull does each.
+
+`python -m tests.bench.fetch_all MODEL DIRECTORY`, with HF_ENDPOINT set. It prints its peak memory and its own time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from paddock import settings
+from paddock.hub import Hub
+from paddock.model.artifact import RepositoryFile
+from paddock.model.names import ModelName
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
+
+
+def main() -> None:
+    model, directory = ModelName.parse(sys.argv[1]), Path(sys.argv[2])
+    known = settings.load()
+    hub = Hub(known)
+    listing = hub.listing(model)
+    files = [file for file in listing.files if file.path.endswith(".gguf")]
+
+    def bring(file: RepositoryFile) -> None:
+        source = hub.file(model, listing.revision, file)
+        staged = fetch(source, staging=directory / "partial", options=Options.of(known))
+        assert staged is not None
+        staged.path.rename(directory / file.path)
+        staged.discard()
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(files)) as pool:
+        list(pool.map(bring, files))
+    seconds = time.monotonic() - started
+    # Not getrusage: its peak includes that of the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({"seconds": seconds, "peak_bytes": int(status["VmHWM"].split()[0]) * 1024}))
+
+
+if __name__ == "__main__":
+    main()
