@@ -15,23 +15,14 @@ import pytest
 from infra.local.hub import Service
 from infra.local.prefect_server import PrefectServer
 from paddock.lifecycle.parts import Parts
-from paddock.model.names import ModelName, Sha256
-from paddock.model.source import Expected
-from paddock.transfer.digest import verify_file
-from tests.support.gguf import STRING, TYPE_F32, U32, tiny_llama
+from paddock.model.names import ModelName
+from tests.support.larger import SEGMENT_BYTES, larger, nothing_half_made
 
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
-SEGMENT_BYTES = 1024 * 1024
 RATE = 3 * 1024 * 1024
 RUN_S = 12.0
 """About how long an undisturbed onboarding of this model takes: kills fall anywhere in it."""
-
-
-def larger(version: int) -> bytes:
-    """A sound model of some 9 MB, which is nine segments: long enough to be killed in the middle."""
-    file = tiny_llama(layers=4, width=256, inner=512, kind=TYPE_F32).set("general.name", STRING, f"version {version}")
-    return file.set("llama.context_length", U32, 1024).to_bytes()
 
 
 @pytest.mark.timeout(900)
@@ -65,29 +56,15 @@ def test_onboarding_survives_kill_9_at_random_moments(
             versions += 1
             content = larger(versions)
             hub.repository(NAME).commit({"larger-F32.gguf": content})
-        _nothing_half_made(parts)
+        nothing_half_made(parts, MODEL)
 
     last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert last.returncode == 0, last.stderr[-2000:]
     assert json.loads(last.stdout)["promoted"] is True
-    _nothing_half_made(parts)
+    nothing_half_made(parts, MODEL)
     assert (parts.volume.model_path(MODEL) / "larger-F32.gguf").read_bytes() == content
     # A kill can cost a segment's length ahead of the frontier, and what the sockets held by then.
     twice = hub.stats().bytes_sent[f"{NAME}/larger-F32.gguf"] - versions * len(content)
     print(f"{killed} kills, {versions} versions, {twice / SEGMENT_BYTES:.2f} segments fetched twice in all")
     assert twice <= killed * 1.5 * SEGMENT_BYTES
     assert list(parts.volume.partial.iterdir()) == []
-
-
-def _nothing_half_made(parts: Parts) -> None:
-    """Every blob has its digest, every snapshot its files, and the pointer, where there is one, a snapshot."""
-    for blob in (parts.settings.volume / ".paddock" / "blobs").glob("sha256/*/*"):
-        verify_file(blob, Expected(blob.stat().st_size, Sha256(blob.name)), SEGMENT_BYTES)
-    for manifest in parts.volume.snapshots():
-        snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-        for file in manifest.files:
-            verify_file(snapshot / file.path, Expected(file.size, file.sha256), SEGMENT_BYTES)
-    pointer = parts.volume.model_path(MODEL)
-    if pointer.is_symlink():
-        assert pointer.resolve().name == parts.volume.promoted(MODEL)
-        assert (pointer / "manifest.json").exists()

@@ -1,0 +1,133 @@
+"""Pulls in processes of their own: killed at random moments, interrupted, and many at once on one volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from paddock.lifecycle.parts import Parts
+from paddock.model.names import ModelName
+from tests.support.larger import SEGMENT_BYTES, larger, nothing_half_made
+
+NAME = "org/larger-GGUF"
+MODEL = ModelName.parse(NAME)
+FILE = "larger-F32.gguf"
+RATE = 16 * 1024 * 1024
+RUN_S = 1.2
+"""About how long an undisturbed pull of this model takes: kills fall anywhere in it."""
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "paddock", "pull", NAME, "--json", *options]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PADDOCK_SEGMENT_BYTES": str(SEGMENT_BYTES), "PADDOCK_CONNECTIONS": "4", **more}
+
+
+def fetched_twice(hub: Service, versions: int, size: int) -> int:
+    return hub.stats().bytes_sent[f"{NAME}/{FILE}"] - versions * size
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kills", [50, pytest.param(1000, marks=pytest.mark.torture)])
+def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, kills: int) -> None:
+    content = larger(1)
+    hub.repository(NAME).commit({FILE: content})
+    hub.reset_stats()
+    moments = random.Random(20261124)  # the same moments in every run: what is found can be found again
+    killed = in_transfer = survived = versions = 0
+    while killed < kills:
+        versions += 1
+        content = larger(versions)
+        hub.repository(NAME).commit({FILE: content})
+        # Killed again and again, until one gets through: then there is something new to fetch.
+        while True:
+            child = subprocess.Popen(
+                command(), env=environment(PADDOCK_LIMIT_RATE=str(RATE)), stdout=subprocess.DEVNULL
+            )
+            try:
+                assert child.wait(timeout=moments.uniform(0.1, RUN_S)) == 0
+                break
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+                killed += 1
+                in_transfer += any(parts.volume.partial.glob("*/*/journal"))
+            nothing_half_made(parts, MODEL)
+            survived += 1
+        assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
+        assert list(parts.volume.partial.iterdir()) == []
+        if versions % 10 == 0:
+            parts.volume.remove(MODEL, None)
+    twice = fetched_twice(hub, versions, len(content))
+    print(
+        f"{killed} kills injected, {in_transfer} in a transfer; {survived} states right, {versions} versions pulled whole;"
+    )
+    print(f"{twice / SEGMENT_BYTES:.1f} segments fetched twice in all")
+    assert in_transfer >= kills / 5
+    # A window of one segment is in flight, and what the sockets held.
+    assert twice <= in_transfer * 1.5 * SEGMENT_BYTES
+
+
+def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(parts: Parts, hub: Service) -> None:
+    content = larger()
+    hub.repository(NAME).commit({FILE: content})
+    hub.reset_stats()
+    slowly = environment(PADDOCK_LIMIT_RATE=str(4 * SEGMENT_BYTES))
+    with subprocess.Popen(command(), env=slowly, stdout=subprocess.PIPE, text=True) as child:
+        hub.wait_until(lambda stats: stats.total_bytes_sent > 4 * SEGMENT_BYTES)
+        child.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        out, _ = child.communicate(timeout=30)
+    assert time.monotonic() - started < 2
+    assert child.returncode == 130
+    assert json.loads(out)["error"] == "interrupted"
+    done = subprocess.run(command(), env=environment(), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["bytes_transferred"] <= len(content) - 2 * SEGMENT_BYTES
+    assert fetched_twice(hub, 1, len(content)) <= 1.5 * SEGMENT_BYTES
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        pytest.param({"layers": 4, "width": 2048, "inner": 8192}, marks=pytest.mark.torture),
+    ],
+    ids=["9 MB", "1 GB"],
+)
+def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_end_right(
+    parts: Parts, hub: Service, tmp_path: Path, shape: dict[str, int]
+) -> None:
+    content = larger(**shape)
+    hub.repository(NAME).commit({FILE: content})
+    hub.reset_stats()
+    more = {} if shape else {"PADDOCK_LIMIT_RATE": str(2 * SEGMENT_BYTES)}  # so that all of them meet it half done
+    if shape:
+        more["PADDOCK_SEGMENT_BYTES"] = str(64 * SEGMENT_BYTES)
+    with ExitStack() as all_of_them:
+        children = [
+            all_of_them.enter_context(
+                subprocess.Popen(command(), env=environment(**more), stdout=subprocess.PIPE, text=True)
+            )
+            for _ in range(16)
+        ]
+        answers = [json.loads(child.communicate(timeout=600)[0]) for child in children]
+    assert [child.returncode for child in children] == [0] * 16
+    assert {answer["promoted"] for answer in answers} == {True}
+    assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
+    nothing_half_made(parts, MODEL)
+    sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
+    print(f"16 processes, {len(content)} bytes: the hub sent {sent / len(content):.3f} times the model")
+    assert sent == len(content) == sum(answer["bytes_transferred"] for answer in answers)
