@@ -1,8 +1,8 @@
 """What an answer to a range request must be, and its bytes.
 
-An answer is used when it is exactly what was asked for. Anything else ends that try with `TryAgain`: a shifted or
-short range, another size, an encoding that nobody asked for, a body that ends early, goes on, or stalls. No text here
-holds an address, which may hold a signature.
+An answer is used when it is exactly what was asked for, or the first part of that, and says so. Anything else ends that
+try with `TryAgain`: a shifted range, another size, an encoding that nobody asked for, a body that ends early, goes on,
+or stalls. No text here holds an address, which may hold a signature.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError, SSLError
 
 _SLOWEST_BYTES_PER_S = 1024
+_LEAST_OF_A_RANGE_BYTES = 64 * 1024
 _BUSY_STATUS = frozenset({429, 503})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -113,8 +114,14 @@ def open_body(
         came = response.headers.get("Content-Range", "")
         match = _CONTENT_RANGE.fullmatch(came.strip())
         wanted = f"bytes {start}-{end - 1}/{size}"
-        if not match or (int(match[1]), int(match[2])) != (start, end - 1) or match[3] not in {str(size), "*"}:
+        if not match or int(match[1]) != start or match[3] not in {str(size), "*"}:
             raise TryAgain(f"the answer holds {came[:80] or 'no stated range'!r}, expected {wanted!r}")
+        last = int(match[2])
+        # A server may send less than it was asked for (RFC 9110, 14.2), and the rest is asked for next. Crumbs are no
+        # progress.
+        if last != end - 1 and not start + _LEAST_OF_A_RANGE_BYTES <= last + 1 < end:
+            raise TryAgain(f"the answer holds {came[:80]!r}, expected {wanted!r}")
+        end = last + 1
         if length not in {None, end - start}:
             raise TryAgain(f"the answer has {length} bytes, expected {end - start}")
         known = length is not None

@@ -151,6 +151,13 @@ def test_full_is_200_for_a_range(hub: Service, client: httpx.Client, signed: str
     assert "Content-Range" not in given.headers
 
 
+def test_shorten_is_the_first_part_of_the_range(hub: Service, client: httpx.Client, signed: str) -> None:
+    hub.order("shorten", after_bytes=30)
+    given = client.get(signed, headers={"Range": "bytes=100-199"})
+    assert (given.status_code, given.headers["Content-Range"]) == (206, f"bytes 100-129/{len(DATA)}")
+    assert given.content == DATA[100:130]
+
+
 def test_shift_is_another_range_that_says_so(hub: Service, client: httpx.Client, signed: str) -> None:
     hub.order("shift", offset=50)
     given = client.get(signed, headers={"Range": "bytes=100-199"})

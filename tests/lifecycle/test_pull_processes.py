@@ -71,9 +71,7 @@ def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, ki
         if versions % 10 == 0:
             parts.volume.remove(MODEL, None)
     twice = fetched_twice(hub, versions, len(content))
-    print(
-        f"{killed} kills injected, {in_transfer} in a transfer; {survived} states right, {versions} versions pulled whole;"
-    )
+    print(f"{killed} kills injected, {in_transfer} in a transfer; {survived} states right, {versions} versions whole;")
     print(f"{twice / SEGMENT_BYTES:.1f} segments fetched twice in all")
     assert in_transfer >= kills / 5
     # A window of one segment is in flight, and what the sockets held.

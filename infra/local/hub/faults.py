@@ -116,6 +116,13 @@ def _shift(fault: Fault, answer: Answer) -> None:
     answer.headers["Content-Length"] = str(answer.stop - answer.start)
 
 
+def _shorten(fault: Fault, answer: Answer) -> None:
+    assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
+    answer.stop = min(answer.stop, answer.start + fault.after_bytes)
+    answer.headers["Content-Range"] = f"bytes {answer.start}-{answer.stop - 1}/{answer.file.size}"
+    answer.headers["Content-Length"] = str(answer.stop - answer.start)
+
+
 def _etag(_: Fault, answer: Answer) -> None:
     for name in ("ETag", "X-Linked-Etag"):
         if name in answer.headers:
@@ -179,6 +186,7 @@ KINDS: dict[str, Kind] = {
     "flip": Kind(_flip, _has_byte),  # `bit` of the file's byte at `offset`; waits for an answer that has that byte
     "full": Kind(_full, _has_range),  # 200 and the whole file, for a range
     "shift": Kind(_shift, _has_range),  # another range than was asked for, `offset` bytes away, and it says so
+    "shorten": Kind(_shorten, _has_range),  # the first `after_bytes` of the range that was asked for, and it says so
     "etag": Kind(_etag),  # another ETag (and X-Linked-Etag)
     "unsized": Kind(_unsized),  # no Content-Length: chunks
     "endless": Kind(_endless, _has_file),  # the body never ends
