@@ -63,6 +63,8 @@ class Bars:
 
     def _draw(self, name: str, moved: Moved | Total) -> None:
         if name not in self._tasks:
+            if _ALL in self._tasks:  # it stays the last
+                self._bars.remove_task(self._tasks.pop(_ALL))
             self._tasks[name] = self._bars.add_task(visible(name), total=moved.total_bytes, said="")
         self._bars.update(self._tasks[name], completed=moved.done_bytes, said=_said(moved))
 
