@@ -92,7 +92,7 @@ def test_every_error_that_is_raised_is_either_transient_or_permanent(kind: type[
 def test_an_error_survives_pickling_and_copying_with_all_that_it_says(kind: type[PaddockError]) -> None:
     extra: dict[str, object] = {"retry_after_s": 7.5} if issubclass(kind, TransientError) else {}
     if "rule" in inspect.signature(kind).parameters:
-        extra = {"rule": "container-magic", "where": "byte 24"}
+        extra = {"rule": "gguf.container.magic", "where": "byte 24"}
     error = kind("what it was", cure="what to do", **extra)
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         for twin in (pickle.loads(pickle.dumps(error, protocol)), copy.deepcopy(error)):

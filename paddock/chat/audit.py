@@ -17,7 +17,7 @@ from paddock.chat.protocol import SOURCE_BYTES, Rendered
 from paddock.chat.render import TemplateProcess
 from paddock.model.finding import Finding, Severity
 
-NEEDS_MORE = "template-needs-more"
+NEEDS_MORE = "template.needs-more"
 """The rule of a template that is sound, but renders only with what a plain conversation does not have."""
 
 _MODES: tuple[tuple[str, Callable[[Probe], Probe]], ...] = (
@@ -48,10 +48,10 @@ def _audit(source: str, *, bos: str, eos: str) -> list[Finding]:
     size = len(source.encode(errors="surrogatepass"))
     if size > SOURCE_BYTES:
         return [
-            Finding("template-size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE)
+            Finding("template.size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE)
         ]
     if not source.strip():
-        return [Finding("template-empty", Severity.REJECT, "it holds nothing", cure=_CURE)]
+        return [Finding("template.empty", Severity.REJECT, "it holds nothing", cure=_CURE)]
     with TemplateProcess(source, bos=bos, eos=eos) as process:
         analysis = process.analyse()
         findings = list(analysis.findings)
@@ -77,7 +77,7 @@ def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:
         return judge([(first, rendered)])
     return [
         Finding(
-            "template-fails",
+            "template.fails",
             Severity.REJECT,
             f"it does not render a single question: {rendered.text}",
             f"probe: {first.name}",

@@ -74,13 +74,13 @@ def _analyse(engine: Environment, source: str) -> tuple[Analysis, Template | Non
         analysis = static.analyse(tree)
         return analysis, None if analysis.rejected else engine.from_string(tree)
     except TemplateSyntaxError as error:
-        return static.unusable("template-syntax", f"it does not parse: {error.message}", f"line {error.lineno}"), None
+        return static.unusable("template.syntax", f"it does not parse: {error.message}", f"line {error.lineno}"), None
     except RecursionError:
-        return static.unusable("template-depth", "it is nested too deeply"), None
+        return static.unusable("template.depth", "it is nested too deeply"), None
     except MemoryError:
-        return static.unusable("template-memory", "it takes more memory to compile than a template may have"), None
+        return static.unusable("template.memory", "it takes more memory to compile than a template may have"), None
     except Exception as error:  # a stranger's program: whatever it raises in Jinja is its own fault
-        return static.unusable("template-syntax", f"it does not compile: {_words(error)}"), None
+        return static.unusable("template.syntax", f"it does not compile: {_words(error)}"), None
 
 
 def _render(template: Template | None, request: dict[str, Any], *, limit: int) -> Rendered:

@@ -106,14 +106,14 @@ def _failure(probe: Probe, rendered: Rendered) -> Finding:
     where = f"probe: {probe.name}"
     if rendered.status.is_limit:
         return Finding(
-            "template-budget", Severity.REJECT, f"it takes more than a template may have: {rendered.text}", where, _CURE
+            "template.budget", Severity.REJECT, f"it takes more than a template may have: {rendered.text}", where, _CURE
         )
     if rendered.status is Status.UNSAFE:
-        return Finding("template-unsafe", Severity.REJECT, f"the sandbox stopped it: {rendered.text}", where, _CURE)
+        return Finding("template.unsafe", Severity.REJECT, f"the sandbox stopped it: {rendered.text}", where, _CURE)
     if probe.about is About.SYSTEM or probe.has_system:
         severity = Severity.INFO if rendered.status is Status.RAISED else Severity.WARN
         return Finding(
-            "template-no-system",
+            "template.no-system",
             severity,
             f"it refuses system messages: {rendered.text}",
             where,
@@ -121,7 +121,7 @@ def _failure(probe: Probe, rendered: Rendered) -> Finding:
         )
     if probe.about is About.TOOLS:
         return Finding(
-            "template-no-tools",
+            "template.no-tools",
             Severity.WARN,
             f"it fails when tools are given: {rendered.text}",
             where,
@@ -129,13 +129,13 @@ def _failure(probe: Probe, rendered: Rendered) -> Finding:
         )
     if rendered.status is Status.RAISED:
         return Finding(
-            "template-refuses",
+            "template.refuses",
             Severity.WARN,
             f"it refuses a conversation because of {probe.about}: {rendered.text}",
             where,
         )
     return Finding(
-        "template-fails", Severity.REJECT, f"it fails because of {probe.about}: {rendered.text}", where, _CURE
+        "template.fails", Severity.REJECT, f"it fails because of {probe.about}: {rendered.text}", where, _CURE
     )
 
 
@@ -143,7 +143,7 @@ def _contents(reading: Reading) -> Iterator[Finding]:
     probe, where = reading.probe, f"probe: {reading.probe.name}"
     if "system" in reading.missing:
         yield Finding(
-            "template-drops-system",
+            "template.drops-system",
             Severity.WARN,
             "the system message does not reach the model whole",
             where,
@@ -154,7 +154,7 @@ def _contents(reading: Reading) -> Iterator[Finding]:
         special = probe.name.startswith(("markers", "the template's own words"))
         message = f"a content of the role {lost[0]} does not reach the model whole"
         yield Finding(
-            "template-alters" if special else "template-drops",
+            "template.alters" if special else "template.drops",
             Severity.WARN if special else Severity.REJECT,
             message,
             where,
@@ -162,13 +162,13 @@ def _contents(reading: Reading) -> Iterator[Finding]:
         )
     if reading.repeated:
         yield Finding(
-            "template-repeats",
+            "template.repeats",
             Severity.WARN,
             f"a content of the role {reading.repeated[0]} reaches the model more than once",
             where,
         )
     if not reading.in_order:
-        yield Finding("template-order", Severity.REJECT, "the contents reach the model in another order", where, _CURE)
+        yield Finding("template.order", Severity.REJECT, "the contents reach the model in another order", where, _CURE)
 
 
 def _additions(readings: Sequence[Reading]) -> Iterator[Finding]:
@@ -181,7 +181,7 @@ def _additions(readings: Sequence[Reading]) -> Iterator[Finding]:
             (segment for reading in baseline for segment in reading.segments), key=lambda segment: len(words(segment))
         )
         message = f"it adds text of its own to every conversation without a system message: {_quote(text)}"
-        yield Finding("template-default-text", Severity.INFO, message)
+        yield Finding("template.default-text", Severity.INFO, message)
     beside = _said(with_system)
     if len(beside.vocabulary - _ROLE_WORDS) >= _REMARK_WORDS:
         text = max(
@@ -189,7 +189,7 @@ def _additions(readings: Sequence[Reading]) -> Iterator[Finding]:
             key=lambda segment: len(words(segment)),
         )
         yield Finding(
-            "template-adds-text", Severity.INFO, f"it adds text of its own beside a system message: {_quote(text)}"
+            "template.adds-text", Severity.INFO, f"it adds text of its own beside a system message: {_quote(text)}"
         )
     second = [reading for reading in readings if reading.probe.about is About.SECOND]
     for reading in second:
@@ -237,10 +237,10 @@ def _unknown(reading: Reading, known: _Said) -> Iterator[Finding]:
         told_anew = exact and len(set(phrase) - _ROLE_WORDS) >= _REMARK_WORDS
         if len(new) >= _HIDDEN_WORDS:
             message = f"text that no message holds comes and goes with {probe.about}: {_quote(segment, new)}"
-            yield Finding("template-hidden-text", Severity.REJECT, message, where, _CURE)
+            yield Finding("template.hidden-text", Severity.REJECT, message, where, _CURE)
         elif probe.about is not About.SECOND and (new or told_anew):
             message = f"what it adds changes with {probe.about}: {_quote(segment, new)}"
-            yield Finding("template-changing-text", Severity.WARN, message, where, "read the template with care")
+            yield Finding("template.changing-text", Severity.WARN, message, where, "read the template with care")
 
 
 def _tool_text(reading: Reading, known: _Said) -> Iterator[Finding]:
@@ -250,7 +250,7 @@ def _tool_text(reading: Reading, known: _Said) -> Iterator[Finding]:
             if len(said) >= _REMARK_WORDS and not _TOOL_WORDS & set(words(sentence)):
                 message = f"with tools it adds text that does not speak of tools: {_quote(sentence)}"
                 yield Finding(
-                    "template-tools-text",
+                    "template.tools-text",
                     Severity.WARN,
                     message,
                     f"probe: {reading.probe.name}",
@@ -265,10 +265,10 @@ def _roles(readings: Sequence[Reading]) -> Iterator[Finding]:
     alike = [reading.probe for reading in talks if reading.in_order and _are_alike(reading)]
     if any(probe.about is About.SECOND for probe in alike):
         message = "what stands before the user's and before the assistant's messages is the same"
-        yield Finding("template-roles", Severity.WARN, message, cure="do not use it for roleplay")
+        yield Finding("template.roles", Severity.WARN, message, cure="do not use it for roleplay")
     elif alike:
         message = f"a message stands under the other's role, and that hangs on {alike[0].about}"
-        yield Finding("template-role-swap", Severity.REJECT, message, f"probe: {alike[0].name}", _CURE)
+        yield Finding("template.role-swap", Severity.REJECT, message, f"probe: {alike[0].name}", _CURE)
 
 
 def _are_alike(reading: Reading) -> bool:
@@ -289,7 +289,7 @@ def _seen(readings: Sequence[Reading]) -> Iterator[Finding]:
             hidden, addresses = invisible(segment), urls(segment)
             if hidden:
                 yield Finding(
-                    "template-invisible",
+                    "template.invisible",
                     Severity.WARN,
                     f"it writes invisible characters: {', '.join(hidden)}",
                     "rendered",
@@ -297,7 +297,7 @@ def _seen(readings: Sequence[Reading]) -> Iterator[Finding]:
                 )
             if addresses:
                 yield Finding(
-                    "template-url",
+                    "template.url",
                     Severity.WARN,
                     f"it writes the address {addresses[0]}",
                     "rendered",

@@ -112,7 +112,7 @@ class TemplateProcess:
                 return Analysis.from_json(answer)
         message = "it cannot be compiled within the time and memory that a template may have"
         return Analysis(
-            (Finding("template-budget", Severity.REJECT, message, cure="use the family's template instead"),)
+            (Finding("template.budget", Severity.REJECT, message, cure="use the family's template instead"),)
         )
 
     def render(self, request: Request) -> Rendered:

@@ -42,13 +42,13 @@ def analyse(tree: nodes.Template) -> Analysis:
             findings.setdefault((finding.rule, finding.where), finding)
     for line in dates.decisions(everything):
         found = _reject(
-            "template-date", "the date decides what the template says; a template may only print it", f"line {line}"
+            "template.date", "the date decides what the template says; a template may only print it", f"line {line}"
         )
         findings.setdefault((found.rule, found.where), found)
     texts, numbers = _triggers(everything)
     if len(texts) > _TEXTS_AT_MOST or len(numbers) > _NUMBERS_AT_MOST:
         message = f"it compares with {len(texts)} texts and {len(numbers)} numbers, too many to try them all"
-        warning = Finding("template-triggers", Severity.WARN, message, cure="read the template with care")
+        warning = Finding("template.triggers", Severity.WARN, message, cure="read the template with care")
         findings[warning.rule, warning.where] = warning
     return Analysis(tuple(findings.values()), texts[:_TEXTS_AT_MOST], numbers[:_NUMBERS_AT_MOST])
 
@@ -121,9 +121,9 @@ def _findings_of(node: nodes.Node, assigned: _Assigned) -> Iterator[Finding]:
     where = f"line {node.lineno}"
     loading = allowed.LOADING.get(type(node))
     if loading:
-        yield _reject("template-loads", f"`{loading}` asks for another template; a chat template is one text", where)
+        yield _reject("template.loads", f"`{loading}` asks for another template; a chat template is one text", where)
     elif not isinstance(node, allowed.STATEMENTS + allowed.EXPRESSIONS):
-        yield _reject("template-construct", f"`{type(node).__name__.lower()}` has no place in a chat template", where)
+        yield _reject("template.construct", f"`{type(node).__name__.lower()}` has no place in a chat template", where)
     elif isinstance(node, nodes.Name):
         yield from _name(node, assigned, where)
     elif isinstance(node, nodes.Getattr | nodes.NSRef):
@@ -134,7 +134,7 @@ def _findings_of(node: nodes.Node, assigned: _Assigned) -> Iterator[Finding]:
         yield from _filter(node, assigned, where)
     elif isinstance(node, nodes.Test):
         if node.name not in TESTS:
-            yield _reject("template-test", f"the test `{node.name}` does not exist", where)
+            yield _reject("template.test", f"the test `{node.name}` does not exist", where)
     elif isinstance(node, nodes.Call):
         yield from _call(node, assigned, where)
     elif isinstance(node, nodes.Const | nodes.TemplateData):
@@ -145,10 +145,10 @@ def _name(node: nodes.Name, assigned: _Assigned, where: str) -> Iterator[Finding
     if node.name in assigned.bound and not node.name.startswith("__"):
         return
     if node.name in allowed.FORBIDDEN_NAMES:
-        yield _reject("template-name", f"the name `{node.name}` reaches into Jinja itself", where)
+        yield _reject("template.name", f"the name `{node.name}` reaches into Jinja itself", where)
     elif node.name.startswith("_"):
         yield _reject(
-            "template-underscore",
+            "template.underscore",
             f"the name `{node.name}` begins with an underscore, and the template does not set it",
             where,
         )
@@ -159,10 +159,10 @@ def _attribute(name: object, where: str) -> Iterator[Finding]:
         return
     if any(part.startswith("_") for part in name.split(".")):
         yield _reject(
-            "template-underscore", f"`{name[:80]}` begins with an underscore: it would reach Python's internals", where
+            "template.underscore", f"`{name[:80]}` begins with an underscore: it would reach Python's internals", where
         )
     elif name in allowed.FORBIDDEN_ATTRIBUTES:
-        yield _reject("template-internals", f"`{name}` would reach Python's internals", where)
+        yield _reject("template.internals", f"`{name}` would reach Python's internals", where)
 
 
 def _subscript(node: nodes.Getitem, assigned: _Assigned, where: str) -> Iterator[Finding]:
@@ -170,7 +170,7 @@ def _subscript(node: nodes.Getitem, assigned: _Assigned, where: str) -> Iterator
         yield from _attribute(node.arg.value, where)
     elif not isinstance(node.arg, nodes.Slice) and assigned.builds_text(node.arg):
         yield _reject(
-            "template-computed",
+            "template.computed",
             "a subscript is text that the template puts together: it could spell the name of an internal",
             where,
         )
@@ -178,17 +178,17 @@ def _subscript(node: nodes.Getitem, assigned: _Assigned, where: str) -> Iterator
 
 def _filter(node: nodes.Filter, assigned: _Assigned, where: str) -> Iterator[Finding]:
     if node.name in allowed.FORBIDDEN_FILTERS:
-        yield _reject("template-filter", f"the filter `{node.name}` has no use in a chat template", where)
+        yield _reject("template.filter", f"the filter `{node.name}` has no use in a chat template", where)
     elif node.name not in FILTERS:
         yield Finding(
-            "template-unknown-filter",
+            "template.unknown-filter",
             Severity.INFO,
             f"the filter `{node.name}` is unknown to Jinja: rendering fails where it is reached",
             where,
         )
     elif node.name == "format" and node.node is not None and not assigned.constant_text(node.node):
         yield _reject(
-            "template-format",
+            "template.format",
             "a format string is not plain text in the template: it could reach Python's internals",
             where,
         )
@@ -204,7 +204,7 @@ def _named_in_arguments(node: nodes.Filter, where: str) -> Iterator[Finding]:
     for position, argument in enumerate(arguments):
         if not isinstance(argument, nodes.Const):
             if position == 0 or argument not in node.args:
-                yield _reject("template-computed", f"what the filter `{node.name}` names is computed", where)
+                yield _reject("template.computed", f"what the filter `{node.name}` names is computed", where)
             continue
         yield from _attribute(argument.value, where)
         if (
@@ -213,25 +213,25 @@ def _named_in_arguments(node: nodes.Filter, where: str) -> Iterator[Finding]:
             and argument in node.args
             and argument.value in allowed.FORBIDDEN_FILTERS
         ):
-            yield _reject("template-filter", f"the filter `{argument.value}` has no use in a chat template", where)
+            yield _reject("template.filter", f"the filter `{argument.value}` has no use in a chat template", where)
 
 
 def _call(node: nodes.Call, assigned: _Assigned, where: str) -> Iterator[Finding]:
     if not isinstance(node.node, nodes.Getattr):
         if not isinstance(node.node, nodes.Name):
-            yield _reject("template-call", "what is called is computed", where)
+            yield _reject("template.call", "what is called is computed", where)
         return
     method = node.node.attr
     if method in allowed.MUTATIONS:
         message = (
             f"`.{method}()` changes data, which the engine's sandbox refuses: a conversation that comes here fails"
         )
-        yield Finding("template-mutates", Severity.WARN, message, where, "use a namespace and `+`")
+        yield Finding("template.mutates", Severity.WARN, message, where, "use a namespace and `+`")
     elif method not in allowed.METHODS:
-        yield _reject("template-call", f"the method `{method[:80]}` has no use in a chat template", where)
+        yield _reject("template.call", f"the method `{method[:80]}` has no use in a chat template", where)
     elif method == "format" and not assigned.constant_text(node.node.node):
         yield _reject(
-            "template-format",
+            "template.format",
             "a format string is not plain text in the template: it could reach Python's internals",
             where,
         )
@@ -242,11 +242,11 @@ def _literal(node: nodes.Const | nodes.TemplateData, where: str) -> Iterator[Fin
     if not isinstance(text, str):
         return
     if isinstance(node, nodes.Const) and (_DUNDER.search(text) or _FORMAT_FIELD.search(text)):
-        yield _reject("template-underscore", f"the text {text[:60]!r} spells the name of an internal", where)
+        yield _reject("template.underscore", f"the text {text[:60]!r} spells the name of an internal", where)
     hidden = invisible(text)
     if hidden:
         yield Finding(
-            "template-invisible",
+            "template.invisible",
             Severity.WARN,
             f"it holds invisible characters: {', '.join(hidden)}",
             where,
@@ -254,7 +254,7 @@ def _literal(node: nodes.Const | nodes.TemplateData, where: str) -> Iterator[Fin
         )
     for url in urls(text):
         yield Finding(
-            "template-url", Severity.WARN, f"it holds the address {url}", where, "check that the model should see it"
+            "template.url", Severity.WARN, f"it holds the address {url}", where, "check that the model should see it"
         )
 
 

@@ -176,26 +176,28 @@ def _check_integers(header: Header) -> Iterator[Finding]:
         value = header.metadata.get(key)
         if value is None:
             if bounds.required:
-                yield _reject(header, "model-key-missing", suffix, f"{key} is missing, and the engine needs it")
+                yield _reject(header, "gguf.model.key-missing", suffix, f"{key} is missing, and the engine needs it")
         elif isinstance(value, Array) and bounds.per_layer:
             if value.type not in {ValueType.UINT32, ValueType.INT32}:
                 message = f"{key} is an array of {value.type.name}, not of UINT32 or INT32"
-                yield _reject(header, "model-key-type", suffix, message)
+                yield _reject(header, "gguf.model.key-type", suffix, message)
             elif value.count != layers:
                 yield _reject(
                     header,
-                    "model-key-length",
+                    "gguf.model.key-length",
                     suffix,
                     f"{key} has {value.count} items, and there are {layers} layers",
                 )
             elif wrong := [n for n in value.numbers() if not bounds.least <= n <= bounds.most]:
                 message = f"{key} has an item of {wrong[0]}, and {bounds.least} to {bounds.most} are allowed"
-                yield _reject(header, "model-key-range", suffix, message)
+                yield _reject(header, "gguf.model.key-range", suffix, message)
         elif header.types[key] is not ValueType.UINT32 or not isinstance(value, int):
-            yield _reject(header, "model-key-type", suffix, f"{key} is of type {header.types[key].name}, not UINT32")
+            yield _reject(
+                header, "gguf.model.key-type", suffix, f"{key} is of type {header.types[key].name}, not UINT32"
+            )
         elif not bounds.least <= value <= bounds.most:
             message = f"{key} is {value}, and {bounds.least} to {bounds.most} are allowed"
-            yield _reject(header, "model-key-range", suffix, message)
+            yield _reject(header, "gguf.model.key-range", suffix, message)
 
 
 def _check_plain(header: Header) -> Iterator[Finding]:
@@ -207,7 +209,7 @@ def _check_plain(header: Header) -> Iterator[Finding]:
             message = (
                 f"{header.architecture}.{suffix} is {'missing' if value is None else 'zero'}, and the engine needs it"
             )
-            yield _reject(header, "model-key-missing", suffix, message)
+            yield _reject(header, "gguf.model.key-missing", suffix, message)
 
 
 def _check_floats(header: Header) -> Iterator[Finding]:
@@ -219,18 +221,21 @@ def _check_floats(header: Header) -> Iterator[Finding]:
         if suffix in _FLOATS:
             if header.types[key] is not ValueType.FLOAT32 or not isinstance(value, float):
                 yield _reject(
-                    header, "model-key-type", suffix, f"{key} is of type {header.types[key].name}, not FLOAT32"
+                    header, "gguf.model.key-type", suffix, f"{key} is of type {header.types[key].name}, not FLOAT32"
                 )
                 continue
             if value < 0 or (value == 0 and suffix in _POSITIVE):
                 wanted = "a number above 0" if suffix in _POSITIVE else "no negative number"
-                yield _reject(header, "model-key-range", suffix, f"{key} is {value}, and {wanted} is expected")
+                yield _reject(header, "gguf.model.key-range", suffix, f"{key} is {value}, and {wanted} is expected")
             if suffix.endswith("epsilon") and value > _LARGEST_EPSILON:
                 yield _reject(
-                    header, "model-key-range", suffix, f"{key} is {value}, and at most {_LARGEST_EPSILON} is expected"
+                    header,
+                    "gguf.model.key-range",
+                    suffix,
+                    f"{key} is {value}, and at most {_LARGEST_EPSILON} is expected",
                 )
         if isinstance(value, float) and not math.isfinite(value):
-            yield _reject(header, "model-key-finite", suffix, f"{key} is {value}, and a finite number is expected")
+            yield _reject(header, "gguf.model.key-finite", suffix, f"{key} is {value}, and a finite number is expected")
 
 
 def _check_optional(header: Header) -> Iterator[Finding]:
@@ -238,7 +243,7 @@ def _check_optional(header: Header) -> Iterator[Finding]:
         kind = header.types.get(f"{header.architecture}.{suffix}", expected)
         if kind not in {expected, ValueType.ARRAY}:
             message = f"{header.architecture}.{suffix} is of type {kind.name}, not {expected.name}"
-            yield _reject(header, "model-key-type", suffix, message)
+            yield _reject(header, "gguf.model.key-type", suffix, message)
 
 
 def _check_rope_scaling(header: Header) -> Iterator[Finding]:
@@ -246,7 +251,7 @@ def _check_rope_scaling(header: Header) -> Iterator[Finding]:
     if value is not None and value not in ROPE_SCALINGS:
         shown = repr(value[:40]) if isinstance(value, str) else "no string"
         message = f"the rope scaling is {shown}, and the engine aborts on all but {', '.join(sorted(ROPE_SCALINGS))}"
-        yield _reject(header, "model-rope-scaling", "rope.scaling.type", message)
+        yield _reject(header, "gguf.model.rope-scaling", "rope.scaling.type", message)
 
 
 def _check_heads(header: Header, shape: Shape) -> Iterator[Finding]:
@@ -255,19 +260,19 @@ def _check_heads(header: Header, shape: Shape) -> Iterator[Finding]:
         # an array may give single layers no KV heads: those keep a state instead
         if heads and ((kv_heads and heads % kv_heads) or (not kv_heads and kv_is_scalar)):
             message = f"layer {layer} has {heads} heads and {kv_heads} KV heads, which do not divide them"
-            yield _reject(header, "model-heads", "attention.head_count_kv", message)
+            yield _reject(header, "gguf.model.heads", "attention.head_count_kv", message)
             break
     head_count = header.of_architecture("attention.head_count")
     derived = header.of_architecture("attention.key_length") is None
     if derived and isinstance(head_count, int) and head_count and shape.embedding % head_count:
         message = f"an embedding of {shape.embedding} is not divisible among {head_count} heads"
-        yield _reject(header, "model-heads", "attention.head_count", message)
+        yield _reject(header, "gguf.model.heads", "attention.head_count", message)
     rotated = header.of_architecture("rope.dimension_count")
     if isinstance(rotated, int) and shape.key_length:
         whole = header.architecture in _ROTATES_WHOLE_HEAD
         if rotated % 2 or rotated > shape.key_length or (whole and rotated != shape.key_length):
             message = f"{rotated} dimensions of a head of {shape.key_length} are to be rotated"
-            yield _reject(header, "model-rope-dimensions", "rope.dimension_count", message)
+            yield _reject(header, "gguf.model.rope-dimensions", "rope.dimension_count", message)
 
 
 def _check_experts(header: Header, shape: Shape) -> Iterator[Finding]:
@@ -277,15 +282,15 @@ def _check_experts(header: Header, shape: Shape) -> Iterator[Finding]:
     used = max(_layers(header, "expert_used_count", layers, (0,)))
     if used > experts or (experts and not used):
         message = f"{used} of {experts} experts are used for each token"
-        yield _reject(header, "model-experts", "expert_used_count", message)
+        yield _reject(header, "gguf.model.experts", "expert_used_count", message)
     groups = _number(header, "expert_group_count")
     groups_used = _number(header, "expert_group_used_count")
     if groups and groups >= experts:
-        yield _reject(header, "model-experts", "expert_group_count", f"{experts} experts are in {groups} groups")
+        yield _reject(header, "gguf.model.experts", "expert_group_count", f"{experts} experts are in {groups} groups")
     elif groups > 1 and (experts % groups or not 0 < groups_used < groups):
         message = f"{groups_used} of {groups} groups of {experts} experts are used for each token"
-        yield _reject(header, "model-experts", "expert_group_used_count", message)
+        yield _reject(header, "gguf.model.experts", "expert_group_used_count", message)
     # a draft model may have nothing else
     if shape.ahead > layers or (shape.ahead == layers and header.architecture in PLAIN):
         message = f"{shape.ahead} of {layers} layers only predict ahead"
-        yield _reject(header, "model-key-range", "nextn_predict_layers", message)
+        yield _reject(header, "gguf.model.key-range", "nextn_predict_layers", message)

@@ -71,12 +71,12 @@ def _read_magic(cursor: Cursor) -> None:
     cursor.need(min(cursor.size, len(gguf.MAGIC)), "the magic")
     head = bytes(cursor.data[:512])
     if not head:
-        raise NotGguf("the file is no GGUF: it is empty", cure=FETCH_AGAIN, rule="container-magic", where="byte 0")
+        raise NotGguf("the file is no GGUF: it is empty", cure=FETCH_AGAIN, rule="gguf.container.magic", where="byte 0")
     if not head.startswith(gguf.MAGIC):
         found = gguf.lookalike(head)
         what = f"it is {found.name}" if found else f"it begins with {head[:4]!r}"
         cure = found.cure if found else FETCH_AGAIN
-        raise NotGguf(f"the file is no GGUF: {what}", cure=cure, rule="container-magic", where="byte 0")
+        raise NotGguf(f"the file is no GGUF: {what}", cure=cure, rule="gguf.container.magic", where="byte 0")
 
 
 def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
@@ -85,13 +85,13 @@ def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
     if version not in gguf.VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, *gguf.VERSIONS):
             breach(
-                "container-endianness",
+                "gguf.container.endianness",
                 4,
                 "the file is big-endian, and the engine reads little-endian",
                 cure="use a little-endian file",
             )
         breach(
-            "container-version",
+            "gguf.container.version",
             4,
             f"the format version is {version}, and 2 and 3 are read",
             cure="use a file that was converted anew",
@@ -105,7 +105,7 @@ def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
     ):
         if count > most or count * smallest > left:
             breach(
-                "container-counts",
+                "gguf.container.counts",
                 at,
                 f"the file declares {count} {what}: {most} at most, and {left} bytes are left for them",
             )
@@ -116,15 +116,17 @@ def _read_pair(cursor: Cursor, values: dict[str, Value | _Span], types: dict[str
     at = cursor.position
     length = cursor.u64("the length of a key")
     if not 1 <= length <= gguf.MAX_KEY_BYTES:
-        breach("key-length", at, f"a key has {length} bytes, and 1 to {gguf.MAX_KEY_BYTES} are allowed")
+        breach("gguf.key.length", at, f"a key has {length} bytes, and 1 to {gguf.MAX_KEY_BYTES} are allowed")
     start = cursor.need(length, "a key")
     key = _ascii(bytes(cursor.data[start : start + length]))
     if key is None:
         breach(
-            "key-ascii", start, f"a key is not printable ASCII: {bytes(cursor.data[start : start + min(length, 60)])!r}"
+            "gguf.key.ascii",
+            start,
+            f"a key is not printable ASCII: {bytes(cursor.data[start : start + min(length, 60)])!r}",
         )
     if key in types:
-        breach("key-duplicate", start, f"the key {_shown(key)} is there twice")
+        breach("gguf.key.duplicate", start, f"the key {_shown(key)} is there twice")
     at = cursor.position
     kind = _value_type(cursor.u32(f"the type of {_shown(key)}"), key, at)
     types[key] = kind
@@ -144,7 +146,7 @@ def _value_type(number: int, key: str, at: int) -> ValueType:
     try:
         return ValueType(number)
     except ValueError:
-        breach("key-type", at, f"the value of {_shown(key)} has type {number}, and 0 to 12 are types")
+        breach("gguf.key.type", at, f"the value of {_shown(key)} has type {number}, and 0 to 12 are types")
 
 
 def _read_scalar(cursor: Cursor, kind: ValueType, key: str) -> bool | int | float | str:
@@ -154,15 +156,15 @@ def _read_scalar(cursor: Cursor, kind: ValueType, key: str) -> bool | int | floa
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            breach("key-utf8", at + 8 + error.start, f"the value of {_shown(key)} is not UTF-8")
+            breach("gguf.key.utf8", at + 8 + error.start, f"the value of {_shown(key)} is not UTF-8")
         if "\0" in text:
             # the engine reads up to the NUL, everybody else the whole: two readers, two texts
-            breach("key-nul", at + 8 + data.index(0), f"the value of {_shown(key)} holds a NUL")
+            breach("gguf.key.nul", at + 8 + data.index(0), f"the value of {_shown(key)} holds a NUL")
         return text
     form = _SCALARS[kind]
     start = cursor.need(form.size, f"the value of {_shown(key)}")
     if kind is ValueType.BOOL and cursor.data[start] > 1:
-        breach("key-bool", start, f"the bool {_shown(key)} is {cursor.data[start]}, and 0 and 1 are bools")
+        breach("gguf.key.bool", start, f"the bool {_shown(key)} is {cursor.data[start]}, and 0 and 1 are bools")
     value: bool | int | float = form.unpack_from(cursor.data, start)[0]
     return value
 
@@ -171,11 +173,11 @@ def _read_array(cursor: Cursor, key: str) -> _Span:
     at = cursor.position
     kind = _value_type(cursor.u32(f"the element type of {_shown(key)}"), key, at)
     if kind is ValueType.ARRAY:
-        breach("key-nested-array", at, f"{_shown(key)} is an array of arrays, which no reader takes")
+        breach("gguf.key.nested-array", at, f"{_shown(key)} is an array of arrays, which no reader takes")
     count = cursor.u64(f"the length of {_shown(key)}")
     if count > gguf.MAX_ITEMS:
         breach(
-            "key-array-items",
+            "gguf.key.array-items",
             at + 4,
             f"the array {_shown(key)} has {count} items, and {gguf.MAX_ITEMS} at most are allowed",
         )
@@ -188,7 +190,9 @@ def _read_array(cursor: Cursor, key: str) -> _Span:
     else:
         cursor.need(count * _SCALARS[kind].size, f"the array {_shown(key)}")
         if kind is ValueType.BOOL and (wrong := bytes(cursor.data[start : cursor.position]).lstrip(b"\0\1")):
-            breach("key-bool", cursor.position - len(wrong), f"an item of the bools {_shown(key)} is neither 0 nor 1")
+            breach(
+                "gguf.key.bool", cursor.position - len(wrong), f"an item of the bools {_shown(key)} is neither 0 nor 1"
+            )
     return _Span(kind, count, start, cursor.position)
 
 
@@ -200,7 +204,7 @@ def _alignment(values: dict[str, Value | _Span], types: dict[str, ValueType]) ->
         message = (
             f"general.alignment is {shown} ({types[key].name}), and a UINT32 power of two from 8 to 65,536 is expected"
         )
-        raise MalformedGguf(message, cure=BROKEN, rule="key-alignment", where=key)
+        raise MalformedGguf(message, cure=BROKEN, rule="gguf.key.alignment", where=key)
     return int(value) if isinstance(value, int) else gguf.DEFAULT_ALIGNMENT
 
 
@@ -210,20 +214,22 @@ def _read_tensor(cursor: Cursor) -> tuple[int, Tensor]:
     length = cursor.u64("the length of a tensor's name")
     if not 1 <= length <= gguf.MAX_NAME_BYTES:
         breach(
-            "tensor-name-length", at, f"a tensor's name has {length} bytes, and 1 to {gguf.MAX_NAME_BYTES} are allowed"
+            "gguf.tensor.name-length",
+            at,
+            f"a tensor's name has {length} bytes, and 1 to {gguf.MAX_NAME_BYTES} are allowed",
         )
     start = cursor.need(length, "a tensor's name")
     name = _ascii(bytes(cursor.data[start : start + length]))
     if name is None:
         breach(
-            "tensor-name-ascii",
+            "gguf.tensor.name-ascii",
             start,
             f"a tensor's name is not printable ASCII: {bytes(cursor.data[start : start + length])!r}",
         )
     count = cursor.u32(f"the dimensions of {name!r}")
     if not 1 <= count <= gguf.MAX_DIMENSIONS:
         breach(
-            "tensor-dimensions",
+            "gguf.tensor.dimensions",
             cursor.position - 4,
             f"the tensor {name!r} has {count} dimensions, and 1 to 4 are allowed",
         )
@@ -232,7 +238,7 @@ def _read_tensor(cursor: Cursor) -> tuple[int, Tensor]:
         dimension = cursor.u64(f"a dimension of {name!r}")
         if not 1 <= dimension <= gguf.MAX_DIMENSION:
             breach(
-                "tensor-dimension",
+                "gguf.tensor.dimension",
                 cursor.position - 8,
                 f"a dimension of {name!r} is {dimension}, and 1 to 2^31 are allowed",
             )
@@ -240,7 +246,7 @@ def _read_tensor(cursor: Cursor) -> tuple[int, Tensor]:
     kind = _tensor_type(cursor.u32(f"the type of {name!r}"), name, cursor.position - 4)
     if shape[0] % kind.block_length:
         breach(
-            "tensor-blocks",
+            "gguf.tensor.blocks",
             cursor.position - 4,
             f"a row of {name!r} has {shape[0]} elements, no whole blocks of {kind.block_length} ({kind.name})",
         )
@@ -252,11 +258,11 @@ def _read_tensor(cursor: Cursor) -> tuple[int, Tensor]:
 def _tensor_type(number: int, name: str, at: int) -> GgmlType:
     if number in gguf.REMOVED:
         message = f"the tensor {name!r} is of type {gguf.REMOVED[number]}, which llama.cpp removed"
-        breach("tensor-type-removed", at, message, cure="use a file that was quantized anew")
+        breach("gguf.tensor.type-removed", at, message, cure="use a file that was quantized anew")
     try:
         return GgmlType(number)
     except ValueError:
-        breach("tensor-type", at, f"the tensor {name!r} is of type {number}, which is no type")
+        breach("gguf.tensor.type", at, f"the tensor {name!r} is of type {number}, which is no type")
 
 
 def _place(rows: list[tuple[int, Tensor]], *, alignment: int, data_offset: int, size: int) -> tuple[Tensor, ...]:
@@ -267,24 +273,24 @@ def _place(rows: list[tuple[int, Tensor]], *, alignment: int, data_offset: int, 
     expected = 0
     for at, tensor in rows:
         if tensor.name in names:
-            breach("tensor-duplicate", at, f"the tensor {tensor.name!r} is there twice")
+            breach("gguf.tensor.duplicate", at, f"the tensor {tensor.name!r} is there twice")
         names.add(tensor.name)
         if tensor.offset % alignment:
             breach(
-                "tensor-alignment",
+                "gguf.tensor.alignment",
                 at,
                 f"the data of {tensor.name!r} is at {tensor.offset}, which is no multiple of {alignment}",
             )
         if tensor.offset != expected:
             breach(
-                "tensor-offset",
+                "gguf.tensor.offset",
                 at,
                 f"the data of {tensor.name!r} is at {tensor.offset}, and the one before it ends at {expected}",
             )
         end = tensor.offset + tensor.size_bytes
         if data_offset + end > size:
             breach(
-                "tensor-past-end",
+                "gguf.tensor.past-end",
                 at,
                 f"the data of {tensor.name!r} ends at byte {data_offset + end}, and the file at {size}",
                 cure=FETCH_AGAIN,

@@ -16,13 +16,17 @@ from paddock.model.finding import Finding, Severity
 
 _NOT_A_MODEL = {
     "adapter": (
-        "model-is-adapter",
+        "gguf.model.is-adapter",
         "an adapter",
         "use the model that it adapts, and give the adapter to the engine beside it",
     ),
-    "mmproj": ("model-is-projector", "a multimodal projector", "use the language model; the projector goes beside it"),
-    "imatrix": ("model-is-imatrix", "an importance matrix for quantizing", "use the model itself"),
-    "controlvector": ("model-is-control-vector", "a control vector", "use the model that it steers"),
+    "mmproj": (
+        "gguf.model.is-projector",
+        "a multimodal projector",
+        "use the language model; the projector goes beside it",
+    ),
+    "imatrix": ("gguf.model.is-imatrix", "an importance matrix for quantizing", "use the model itself"),
+    "controlvector": ("gguf.model.is-control-vector", "a control vector", "use the model that it steers"),
 }
 _ARCHITECTURES = {"clip": "mmproj", "controlvector": "controlvector", "imatrix": "imatrix"}
 _STRINGS = ("general.architecture", "general.type", "general.name")
@@ -39,7 +43,7 @@ def check_file(header: Header) -> Iterator[Finding]:
     if header.size > padded:
         message = f"{header.size - header.data_end} bytes follow the last tensor, and only padding may"
         cure = "use another file: what is hidden there is no part of the model"
-        yield Finding("container-trailing", Severity.REJECT, message, f"byte {header.data_end}", cure)
+        yield Finding("gguf.container.trailing", Severity.REJECT, message, f"byte {header.data_end}", cure)
     yield from _check_texts(header)
     yield from tensors.check_types(header.tensors)
     yield from split.check(header)
@@ -53,7 +57,7 @@ def check_model(header: Header, *, all_tensors: Sequence[Tensor] | None = None) 
     for key in _STRINGS:
         if key in header.metadata and header.text(key) is None:
             message = f"{key} is of type {header.types[key].name}, not STRING"
-            yield Finding("model-key-type", Severity.REJECT, message, key, "use another file")
+            yield Finding("gguf.model.key-type", Severity.REJECT, message, key, "use another file")
     other = _is_no_model(header)
     if other is not None:
         yield other
@@ -62,13 +66,13 @@ def check_model(header: Header, *, all_tensors: Sequence[Tensor] | None = None) 
     if not architecture:
         message = "the file names no architecture" if architecture is None else "the architecture's name is empty"
         cure = "use a file that was converted with a current llama.cpp"
-        yield Finding("model-architecture", Severity.REJECT, message, "general.architecture", cure)
+        yield Finding("gguf.model.architecture", Severity.REJECT, message, "general.architecture", cure)
         return
     there = tuple(all_tensors) if all_tensors is not None else header.tensors
     whole = part is None or all_tensors is not None
     if whole and not there:
         message = "the file holds a vocabulary and no weights"
-        yield Finding("model-is-vocabulary", Severity.REJECT, message, "byte 8", "use the model itself")
+        yield Finding("gguf.model.is-vocabulary", Severity.REJECT, message, "byte 8", "use the model itself")
         whole = False
     if there or not whole:
         breaches = list(hyperparameters.check(header)) if there else []
@@ -87,7 +91,7 @@ def _check_texts(header: Header) -> Iterator[Finding]:
                     item.decode()
             except UnicodeDecodeError:
                 message = f"a string of the array {key[:80]!r} is not UTF-8"
-                yield Finding("key-utf8", Severity.REJECT, message, key[:80], "use another file")
+                yield Finding("gguf.key.utf8", Severity.REJECT, message, key[:80], "use another file")
 
 
 def _is_no_model(header: Header) -> Finding | None:

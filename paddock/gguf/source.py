@@ -101,13 +101,15 @@ class Cursor:
         if end > len(self.data):
             if end > self.size:
                 breach(
-                    "container-truncated",
+                    "gguf.container.truncated",
                     start,
                     f"{what} needs {length} bytes at byte {start}, and {self.size - start} are left in the file",
                     cure=FETCH_AGAIN,
                 )
             if end > MAX_HEADER_BYTES:
-                breach("container-header-size", start, f"{what} makes the header longer than {MAX_HEADER_BYTES} bytes")
+                breach(
+                    "gguf.container.header-size", start, f"{what} makes the header longer than {MAX_HEADER_BYTES} bytes"
+                )
             self._fill(end)
         self.position = end
         return start
@@ -173,7 +175,7 @@ class Cursor:
             more = self.source.read_at(have, min(max(block, end - have), self.size - have))
             if not more:
                 breach(
-                    "container-truncated",
+                    "gguf.container.truncated",
                     have,
                     f"the file ends at byte {have}, before its size of {self.size}",
                     cure=FETCH_AGAIN,

@@ -44,19 +44,21 @@ def check(header: Header) -> Iterator[Finding]:
     """The rules of the `split.*` keys of one file."""
     for key, expected in _TYPES.items():
         if key in header.types and header.types[key] is not expected:
-            yield _reject("split-key-type", f"{key} is of type {header.types[key].name}, not {expected.name}", key)
+            yield _reject("gguf.split.key-type", f"{key} is of type {header.types[key].name}, not {expected.name}", key)
     split = split_of(header)
     if split is None:
         return
     if "split.no" not in header.metadata:
         yield _reject(
-            "split-number", f"the file says that it is one of {split.count} shards, and not which", "split.no"
+            "gguf.split.number", f"the file says that it is one of {split.count} shards, and not which", "split.no"
         )
     if not 0 <= split.number < split.count:
-        yield _reject("split-number", f"the file is shard {split.number} of {split.count}, counted from 0", "split.no")
+        yield _reject(
+            "gguf.split.number", f"the file is shard {split.number} of {split.count}, counted from 0", "split.no"
+        )
     if split.tensors is not None and split.tensors < len(header.tensors):
         message = f"all shards together have {split.tensors} tensors, and this one has {len(header.tensors)}"
-        yield _reject("split-tensors", message, "split.tensors.count")
+        yield _reject("gguf.split.tensors", message, "split.tensors.count")
 
 
 def check_set(headers: Sequence[Header], names: Sequence[str]) -> Iterator[Finding]:
@@ -67,22 +69,28 @@ def check_set(headers: Sequence[Header], names: Sequence[str]) -> Iterator[Findi
     for name, split in zip(names, splits, strict=True):
         count = split.count if split else 1
         if count != declared:
-            yield _reject("split-count", f"{name} is one of {count} shards, and {names[0]} one of {declared}", name)
+            yield _reject(
+                "gguf.split.count", f"{name} is one of {count} shards, and {names[0]} one of {declared}", name
+            )
     numbers = [split.number if split else 0 for split in splits]
     if numbers != list(range(declared)):
         there = ", ".join(map(str, numbers[:12]))
         yield _reject(
-            "split-number", f"shards 0 to {declared - 1} are expected once each, in order; there are {there}", names[0]
+            "gguf.split.number",
+            f"shards 0 to {declared - 1} are expected once each, in order; there are {there}",
+            names[0],
         )
     total = sum(len(header.tensors) for header in headers)
     if first and first.tensors is not None and first.tensors != total:
-        yield _reject("split-tensors", f"{first.tensors} tensors are declared, and the shards have {total}", names[0])
+        yield _reject(
+            "gguf.split.tensors", f"{first.tensors} tensors are declared, and the shards have {total}", names[0]
+        )
     seen: dict[str, str] = {}
     for name, header in zip(names, headers, strict=True):
         for tensor in header.tensors:
             if tensor.name in seen:
                 yield _reject(
-                    "split-duplicate-tensor", f"{tensor.name!r} is in {seen[tensor.name]} and in {name}", name
+                    "gguf.split.duplicate-tensor", f"{tensor.name!r} is in {seen[tensor.name]} and in {name}", name
                 )
                 return
             seen[tensor.name] = name

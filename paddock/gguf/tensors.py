@@ -32,14 +32,14 @@ def check_types(tensors: Sequence[Tensor]) -> Iterator[Finding]:
     for tensor in tensors:
         if tensor.type in NOT_WEIGHTS and not (tensor.type is GgmlType.I32 and _INDICES.fullmatch(tensor.name)):
             message = f"the tensor {tensor.name!r} is of type {tensor.type.name}, which holds no weights"
-            yield Finding("tensor-type", Severity.REJECT, message, tensor.name, _CURE)
+            yield Finding("gguf.tensor.type", Severity.REJECT, message, tensor.name, _CURE)
         elif (
             len(tensor.shape) == 1 and tensor.type.block_length > 1 and tensor.name.endswith(("_norm.weight", ".bias"))
         ):
             message = (
                 f"the tensor {tensor.name!r} is of type {tensor.type.name}, and the engine computes with it in F32"
             )
-            yield Finding("tensor-norm-type", Severity.REJECT, message, tensor.name, _ANEW)
+            yield Finding("gguf.tensor.norm-type", Severity.REJECT, message, tensor.name, _ANEW)
 
 
 def embedding_rows(header: Header, tensors: Sequence[Tensor]) -> int | None:
@@ -60,7 +60,7 @@ def check_needed(header: Header, tensors: Sequence[Tensor]) -> Iterator[Finding]
     if header.architecture not in _OTHER_EMBEDDING:
         if embedding is None:
             yield Finding(
-                "model-tensor-missing", Severity.REJECT, "the model has no token embedding", _EMBEDDING, _CURE
+                "gguf.model.tensor-missing", Severity.REJECT, "the model has no token embedding", _EMBEDDING, _CURE
             )
         elif embedding.shape[0] != shape.embedding:
             yield _wrong_shape(embedding, (shape.embedding, "vocabulary"))
@@ -76,12 +76,12 @@ def _check_layers(tensors: Sequence[Tensor], shape: Shape) -> Iterator[Finding]:
     beyond = max(layers)
     if beyond >= shape.layers:
         message = f"there are tensors of layer {beyond}, and the model has {shape.layers} layers, counted from 0"
-        yield Finding("model-layers", Severity.REJECT, message, f"blk.{beyond}", _CURE)
+        yield Finding("gguf.model.layers", Severity.REJECT, message, f"blk.{beyond}", _CURE)
     # layers that only predict ahead come last, and may have been left out
     missing = sorted(set(range(shape.layers - shape.ahead)) - layers)
     if missing:
         message = f"{len(missing)} of {shape.layers} layers have no tensor, layer {missing[0]} the first"
-        yield Finding("model-layers", Severity.REJECT, message, f"blk.{missing[0]}", _CURE)
+        yield Finding("gguf.model.layers", Severity.REJECT, message, f"blk.{missing[0]}", _CURE)
 
 
 def _check_plain(by_name: dict[str, Tensor], shape: Shape) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def _check_plain(by_name: dict[str, Tensor], shape: Shape) -> Iterator[Finding]:
         tensor = by_name.get(name)
         if tensor is None:
             message = f"the tensor {name!r} is missing, and the architecture needs it"
-            yield Finding("model-tensor-missing", Severity.REJECT, message, name, _CURE)
+            yield Finding("gguf.model.tensor-missing", Severity.REJECT, message, name, _CURE)
         elif _trimmed(tensor.shape) != _trimmed(expected):
             yield _wrong_shape(tensor, expected)
 
@@ -128,4 +128,4 @@ def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _wrong_shape(tensor: Tensor, expected: tuple[int | str, ...]) -> Finding:
     came, wanted = ("×".join(map(str, shape)) for shape in (tensor.shape, expected))
     message = f"the tensor {tensor.name!r} is {came}, and {wanted} follows from the hyperparameters"
-    return Finding("model-tensor-shape", Severity.REJECT, message, tensor.name, _CURE)
+    return Finding("gguf.model.tensor-shape", Severity.REJECT, message, tensor.name, _CURE)

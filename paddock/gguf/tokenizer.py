@@ -64,14 +64,14 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
     """
     kind = header.text(PREFIX + "model")
     if kind is None:
-        yield _reject("tokenizer-model", "model", "the file names no tokenizer, and the engine needs one")
+        yield _reject("gguf.tokenizer.model", "model", "the file names no tokenizer, and the engine needs one")
         return
     if kind not in KINDS:
-        yield _reject("tokenizer-model", "model", f"the tokenizer {kind[:60]!r} is not known to the engine")
+        yield _reject("gguf.tokenizer.model", "model", f"the tokenizer {kind[:60]!r} is not known to the engine")
         return
     if kind in _WITHOUT_VOCABULARY:
         yield Finding(
-            "tokenizer-model",
+            "gguf.tokenizer.model",
             Severity.WARN,
             "the model has no vocabulary: it takes token ids, not text",
             PREFIX + "model",
@@ -82,23 +82,27 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
         yield from _check_pre(pre, present=PREFIX + "pre" in header.metadata)
     tokens = header.array(PREFIX + "tokens")
     if tokens is None or tokens.type is not ValueType.STRING or tokens.count == 0:
-        yield _reject("tokenizer-tokens", "tokens", "the vocabulary is missing, empty, or no array of strings")
+        yield _reject("gguf.tokenizer.tokens", "tokens", "the vocabulary is missing, empty, or no array of strings")
         return
     if tokens.count > MAX_TOKENS:
         yield _reject(
-            "tokenizer-tokens", "tokens", f"there are {tokens.count} tokens, and {MAX_TOKENS} at most are looked at"
+            "gguf.tokenizer.tokens",
+            "tokens",
+            f"there are {tokens.count} tokens, and {MAX_TOKENS} at most are looked at",
         )
         return
     if embedding_rows is not None and embedding_rows != tokens.count:
         yield _reject(
-            "tokenizer-embedding-rows",
+            "gguf.tokenizer.embedding-rows",
             "tokens",
             f"the vocabulary has {tokens.count} tokens, and the token embedding {embedding_rows} rows",
         )
     for name in _BOOLS:
         if header.types.get(PREFIX + name, ValueType.BOOL) is not ValueType.BOOL:
             yield _reject(
-                "tokenizer-key-type", name, f"{PREFIX}{name} is of type {header.types[PREFIX + name].name}, not BOOL"
+                "gguf.tokenizer.key-type",
+                name,
+                f"{PREFIX}{name} is of type {header.types[PREFIX + name].name}, not BOOL",
             )
     vocabulary = _Vocabulary(kind, pre, tokens.raw())
     yield from _check_texts(vocabulary)
@@ -122,14 +126,14 @@ def _reject(rule: str, key: str, message: str, *, cure: str = _CURE) -> Finding:
 
 def _check_pre(pre: str | None, *, present: bool) -> Iterator[Finding]:
     if pre is None and present:
-        yield _reject("tokenizer-pre", "pre", "the name of the pre-tokenizer is no string")
+        yield _reject("gguf.tokenizer.pre", "pre", "the name of the pre-tokenizer is no string")
     elif not pre:
         message = (
             "the file names no pre-tokenizer, so the engine splits text another way than the model was trained with"
         )
-        yield Finding("tokenizer-pre", Severity.WARN, message, PREFIX + "pre", _CURE)
+        yield Finding("gguf.tokenizer.pre", Severity.WARN, message, PREFIX + "pre", _CURE)
     elif pre not in PRE_TOKENIZERS:
-        yield _reject("tokenizer-pre", "pre", f"the pre-tokenizer {pre[:60]!r} is not known to the engine")
+        yield _reject("gguf.tokenizer.pre", "pre", f"the pre-tokenizer {pre[:60]!r} is not known to the engine")
 
 
 def _check_texts(vocabulary: _Vocabulary) -> Iterator[Finding]:
@@ -137,12 +141,14 @@ def _check_texts(vocabulary: _Vocabulary) -> Iterator[Finding]:
     joined = b"\0".join(tokens)
     if joined.count(0) != len(tokens) - 1:
         index = next(index for index, token in enumerate(tokens) if 0 in token)
-        yield _reject("tokenizer-token-nul", "tokens", f"token {index} holds a NUL, at which the engine cuts it off")
+        yield _reject(
+            "gguf.tokenizer.token-nul", "tokens", f"token {index} holds a NUL, at which the engine cuts it off"
+        )
     try:
         joined.decode()
     except UnicodeDecodeError:
         index = next(index for index, token in enumerate(tokens) if not _is_utf8(token))
-        yield _reject("tokenizer-utf8", "tokens", f"token {index} is not UTF-8: {tokens[index][:40]!r}")
+        yield _reject("gguf.tokenizer.utf8", "tokens", f"token {index} is not UTF-8: {tokens[index][:40]!r}")
     # the engine calls an empty token [EMPTY_n], and aborts where a text is there twice
     named = tokens if b"" not in tokens else [token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)]
     if len(set(named)) != len(named):
@@ -152,7 +158,7 @@ def _check_texts(vocabulary: _Vocabulary) -> Iterator[Finding]:
                 message = (
                     f"tokens {seen[token]} and {index} have the same text {token[:40]!r}, and the engine aborts on it"
                 )
-                yield _reject("tokenizer-duplicate", "tokens", message)
+                yield _reject("gguf.tokenizer.duplicate", "tokens", message)
                 return
             seen[token] = index
 
@@ -173,11 +179,11 @@ def _check_lengths(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]
             continue
         if not isinstance(value, Array) or value.type not in types:
             wanted = " or ".join(kind.name for kind in types)
-            yield _reject("tokenizer-key-type", name, f"{PREFIX}{name} is no array of {wanted}")
+            yield _reject("gguf.tokenizer.key-type", name, f"{PREFIX}{name} is no array of {wanted}")
         elif value.count != count:
-            yield _reject("tokenizer-lengths", name, f"there are {count} tokens, and {value.count} {name}")
+            yield _reject("gguf.tokenizer.lengths", name, f"there are {count} tokens, and {value.count} {name}")
         elif value.type is ValueType.FLOAT32 and not math.isfinite(sum(value.numbers())):
-            yield _reject("tokenizer-scores", name, "a score is infinite or not a number")
+            yield _reject("gguf.tokenizer.scores", name, "a score is infinite or not a number")
 
 
 def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
@@ -188,7 +194,7 @@ def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         if not 1 <= min(kinds) <= max(kinds) <= 6:
             index, number = next((index, number) for index, number in enumerate(kinds) if not 1 <= number <= 6)
             yield _reject(
-                "tokenizer-token-type", "token_type", f"token {index} is of type {number}, and 1 to 6 are types"
+                "gguf.tokenizer.token-type", "token_type", f"token {index} is of type {number}, and 1 to 6 are types"
             )
         wrong = [
             index
@@ -197,7 +203,7 @@ def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         ]
         if wrong:
             message = f"the byte token {wrong[0]} is {tokens[wrong[0]][:40]!r}, and <0x00> to <0xFF> are byte tokens"
-            yield _reject("tokenizer-byte-token", "tokens", message)
+            yield _reject("gguf.tokenizer.byte-token", "tokens", message)
     if vocabulary.kind in {_SPM, "plamo2"}:
         # a byte without a token throws in the engine, at the first prompt that holds it
         texts = set(tokens)
@@ -208,7 +214,7 @@ def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
             message = (
                 f"{len(missing)} of 256 byte tokens are missing, {first} the first: the engine throws on such text"
             )
-            yield _reject("tokenizer-byte-missing", "tokens", message)
+            yield _reject("gguf.tokenizer.byte-missing", "tokens", message)
 
 
 def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
@@ -217,24 +223,24 @@ def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
     value = header.metadata.get(PREFIX + "merges")
     if value is None:
         if vocabulary.pre != "kimi-k2":
-            yield _reject("tokenizer-merges", "merges", "a BPE tokenizer without merges")
+            yield _reject("gguf.tokenizer.merges", "merges", "a BPE tokenizer without merges")
         return
     if not isinstance(value, Array) or value.type is not ValueType.STRING:
-        yield _reject("tokenizer-merges", "merges", f"{PREFIX}merges is no array of strings")
+        yield _reject("gguf.tokenizer.merges", "merges", f"{PREFIX}merges is no array of strings")
         return
     if value.count > MAX_MERGES:
         yield _reject(
-            "tokenizer-merges", "merges", f"there are {value.count} merges, and {MAX_MERGES} at most are looked at"
+            "gguf.tokenizer.merges", "merges", f"there are {value.count} merges, and {MAX_MERGES} at most are looked at"
         )
         return
     merges = value.raw()
     if not _is_utf8(b" ".join(merges)):
-        yield _reject("tokenizer-utf8", "merges", "a merge is not UTF-8")
+        yield _reject("gguf.tokenizer.utf8", "merges", "a merge is not UTF-8")
     for index, merge in enumerate(merges):
         # the first character may itself be a space, so the engine looks for one after it
         if not 0 < merge.find(b" ", 1) < len(merge) - 1:
             yield _reject(
-                "tokenizer-merges",
+                "gguf.tokenizer.merges",
                 "merges",
                 f"merge {index} is {merge[:40]!r}, and two parts with a space between are expected",
             )
@@ -252,25 +258,25 @@ def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         if PREFIX + key not in header.metadata:
             if default is not None and default >= count:
                 message = f"there is no {name} token, and the engine's default {default} is not among {count} tokens"
-                yield _reject("tokenizer-default-id", key, message)
+                yield _reject("gguf.tokenizer.default-id", key, message)
             continue
         value = header.integer(PREFIX + key)
         if value is None or header.types[PREFIX + key] is not ValueType.UINT32:
             yield _reject(
-                "tokenizer-key-type",
+                "gguf.tokenizer.key-type",
                 key,
                 f"{PREFIX}{key} is {header.types[PREFIX + key].name}, and the engine takes UINT32",
             )
         elif value >= count:
             severity = Severity.REJECT if name in _DECISIVE else Severity.WARN
             message = f"the {name} token is {value}, and the vocabulary has {count} tokens"
-            yield Finding("tokenizer-id-range", severity, message, PREFIX + key, _CURE)
+            yield Finding("gguf.tokenizer.id-range", severity, message, PREFIX + key, _CURE)
         else:
             known[name] = True
     for name in ("bos", "eos"):
         if header.metadata.get(f"{PREFIX}add_{name}_token") is True and not known[name]:
             yield _reject(
-                "tokenizer-id-missing", f"add_{name}_token", f"the {name} token is to be added, and there is none"
+                "gguf.tokenizer.id-missing", f"add_{name}_token", f"the {name} token is to be added, and there is none"
             )
 
 
@@ -279,6 +285,8 @@ def _check_charsmap(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding
     if vocabulary.kind != "t5" or value is None:
         return
     if not isinstance(value, Array) or value.type not in {ValueType.INT8, ValueType.UINT8} or value.count < 4:
-        yield _reject("tokenizer-charsmap", "precompiled_charsmap", "the character map is no array of at least 4 bytes")
+        yield _reject(
+            "gguf.tokenizer.charsmap", "precompiled_charsmap", "the character map is no array of at least 4 bytes"
+        )
     elif int.from_bytes(value.prefix[value.start : value.start + 4], "little") + 4 >= value.count:
-        yield _reject("tokenizer-charsmap", "precompiled_charsmap", "the character map is longer than its array")
+        yield _reject("gguf.tokenizer.charsmap", "precompiled_charsmap", "the character map is longer than its array")

@@ -75,7 +75,7 @@ def check(source: ByteSource, header: Header) -> Iterator[Finding]:
             found += 1
         if found >= _MOST_FINDINGS:
             message = f"{found} tensors have bad data, and the rest of the file was not read"
-            yield Finding("weights-many", Severity.REJECT, message, tensor.name, FETCH_AGAIN)
+            yield Finding("gguf.weights.many", Severity.REJECT, message, tensor.name, FETCH_AGAIN)
             return
 
 
@@ -88,14 +88,16 @@ def _check_tensor(source: ByteSource, tensor: Tensor, start: int) -> Iterator[Fi
         data = source.read_at(position, min(chunk, end - position))
         if len(data) < min(chunk, end - position):
             message = f"the data of {tensor.name!r} ends at byte {position + len(data)}, before {end}"
-            yield Finding("weights-truncated", Severity.REJECT, message, f"byte {position + len(data)}", FETCH_AGAIN)
+            yield Finding(
+                "gguf.weights.truncated", Severity.REJECT, message, f"byte {position + len(data)}", FETCH_AGAIN
+            )
             return
         rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, block)
         bad = _first_not_finite(rows, tensor.type)
         if bad is not None:
             at = position + bad * block
             message = f"a value or scale of {tensor.name!r} is infinite or not a number"
-            yield Finding("weights-finite", Severity.REJECT, message, f"byte {at}", FETCH_AGAIN)
+            yield Finding("gguf.weights.finite", Severity.REJECT, message, f"byte {at}", FETCH_AGAIN)
             return
         pages.append(_zero_pages(rows.reshape(-1)))
         position += len(data)
@@ -109,12 +111,12 @@ def _check_zeros(tensor: Tensor, zero: npt.NDArray[np.bool_], start: int) -> Ite
             severity = Severity.REJECT
         if not tensor.name.endswith(".bias"):
             message = f"all {tensor.size_bytes} bytes of {tensor.name!r} are zero"
-            yield Finding("weights-zero", severity, message, f"byte {start}", FETCH_AGAIN)
+            yield Finding("gguf.weights.zero", severity, message, f"byte {start}", FETCH_AGAIN)
         return
     first, length = _longest_run(zero)
     if length * _PAGE_BYTES >= HOLE_BYTES and not any(part in tensor.name for part in _SPARSE_BY_NATURE):
         message = f"{length * _PAGE_BYTES} bytes in a row of {tensor.name!r} are zero"
-        yield Finding("weights-hole", Severity.REJECT, message, f"byte {start + first * _PAGE_BYTES}", FETCH_AGAIN)
+        yield Finding("gguf.weights.hole", Severity.REJECT, message, f"byte {start + first * _PAGE_BYTES}", FETCH_AGAIN)
 
 
 def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:

@@ -108,7 +108,7 @@ def require_sound(manifest: Manifest, judged: Judgement) -> None:
     otherwise."""
     what = f"{manifest.repository}@{manifest.revision[:8]}"
     rejecting = [finding for finding in judged.findings if finding.severity is Severity.REJECT]
-    if rejecting and all(finding.rule == "memory-fits" for finding in rejecting):
+    if rejecting and all(finding.rule == "memory.fits" for finding in rejecting):
         raise DoesNotFit(f"{what}: {rejecting[0].message}", cure=rejecting[0].cure)
     require_accepted(what, judged.verdict, judged.findings)
 
@@ -159,14 +159,14 @@ def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> 
     reason = why_unsupported(config, manifest.repository)
     if reason:
         # Not more than a warning: the engine was asked for the GGUF's own architecture, and never reads this file.
-        yield Finding("compatibility-configuration", Severity.WARN, reason, "config.json", "trust the GGUF")
+        yield Finding("compatibility.configuration", Severity.WARN, reason, "config.json", "trust the GGUF")
 
 
 def _memory(needed: Needed, available_bytes: int) -> Iterator[Finding]:
     total = needed.memory.total_bytes
     if total > available_bytes:
         yield Finding(
-            "memory-fits",
+            "memory.fits",
             Severity.REJECT,
             f"it takes {human_bytes(total)} at {needed.context_tokens} tokens of context, and the target has "
             f"{human_bytes(available_bytes)}",

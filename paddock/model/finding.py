@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 class Finding:
     """One rule, and what it saw.
 
-    `rule` is a stable kebab-case name with its family in front (`container-magic`). `where` is the byte offset (`byte
+    `rule` is a stable name with its families in front (`gguf.container.magic`). `where` is the byte offset (`byte
     24`), the metadata key, or the path that the finding is about. `message` is one sentence with what came and what was
     expected; `cure` is what to do.
     """

@@ -195,7 +195,7 @@ def _read(source: ByteSource, name: str, size: int | None, headers: list[Header]
     findings: list[Finding] = []
     if size is not None and size != source.size:
         message = f"the file has {source.size} bytes, and {size} are expected"
-        findings.append(Finding("container-size", Severity.REJECT, message, name, "fetch the file again"))
+        findings.append(Finding("gguf.container.size", Severity.REJECT, message, name, "fetch the file again"))
     try:
         header = read_header(source)
     except (NotGguf, MalformedGguf) as breach:
@@ -217,7 +217,7 @@ def _check_name(header: Header, name: str) -> Iterator[Finding]:
     if (number, count) != inside:
         message = f"the name says shard {number} of {count}, and the header shard {inside[0]} of {inside[1]}"
         yield Finding(
-            "split-name", Severity.REJECT, message, PurePosixPath(name).name, "fetch the file under its own name"
+            "gguf.split.name", Severity.REJECT, message, PurePosixPath(name).name, "fetch the file under its own name"
         )
 
 
@@ -228,11 +228,11 @@ def _check_model(
     part = split.split_of(first)
     if part and not whole:
         message = f"this is shard {part.number + 1} of {part.count}, and only it was audited"
-        yield Finding("split-part", Severity.INFO, message, "split.no", "give the directory, or the repository")
+        yield Finding("gguf.split.part", Severity.INFO, message, "split.no", "give the directory, or the repository")
     tensors = [tensor for header in headers for tensor in header.tensors] if whole else None
     found = list(rules.check_model(first, all_tensors=tensors))
     yield from found
-    if first.architecture and not any(finding.rule.startswith("model-is-") for finding in found):
+    if first.architecture and not any(finding.rule.startswith("gguf.model.is-") for finding in found):
         yield from _ask(first.architecture, knows_architecture)
 
 
@@ -240,10 +240,12 @@ def _ask(architecture: str, knows_architecture: KnowsArchitecture | None) -> Ite
     key = "general.architecture"
     if knows_architecture is None:
         message = f"the engine was not asked whether it knows the architecture {architecture[:60]!r}"
-        yield Finding("model-architecture-not-asked", Severity.INFO, message, key)
+        yield Finding("gguf.model.architecture-not-asked", Severity.INFO, message, key)
     elif not knows_architecture(architecture):
         message = f"the installed engine does not know the architecture {architecture[:60]!r}"
-        yield Finding("model-architecture-unknown", Severity.REJECT, message, key, "install a newer llama-cpp-python")
+        yield Finding(
+            "gguf.model.architecture-unknown", Severity.REJECT, message, key, "install a newer llama-cpp-python"
+        )
 
 
 def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
@@ -255,13 +257,13 @@ def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
     if len(keys) > _MAX_TEMPLATES:
         # each costs a process; a file with more is refused for that alone, so none is rendered
         message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are allowed"
-        findings.append(Finding("template-count", Severity.REJECT, message, TEMPLATE, "use another file"))
+        findings.append(Finding("template.count", Severity.REJECT, message, TEMPLATE, "use another file"))
         keys = []
     for key in keys:
         source = header.text(key)
         if source is None:
             message = f"the chat template at {key[:80]} is of type {header.types[key].name}, not STRING"
-            findings.append(Finding("template-type", Severity.REJECT, message, key[:80], "use another file"))
+            findings.append(Finding("template.type", Severity.REJECT, message, key[:80], "use another file"))
         else:
             findings += _audit_template(header, source, name=key.removeprefix(TEMPLATE).removeprefix(".") or "default")
     digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
@@ -314,4 +316,4 @@ def _check_quantization(name: str, inside: str | None) -> Iterator[Finding]:
     # dynamic and extended mixes (UD-Q4_K_XL, Q6_K_L) have no number of their own in the file
     if stated and inside and inside != stated and not stated.startswith("UD-") and not stated.endswith("L"):
         message = f"the name says {stated}, and the file {inside}"
-        yield Finding("model-quantization-name", Severity.INFO, message, "general.file_type")
+        yield Finding("gguf.model.quantization-name", Severity.INFO, message, "general.file_type")

@@ -49,7 +49,7 @@ def test_a_name_tells_the_family(name: str, family: str) -> None:
 def test_the_audit_accepts_every_family_but_for_plain_turns_which_know_no_roles(family: Family) -> None:
     findings = audit_template(family.source)
     if family.name == "dialogpt":
-        assert {finding.rule for finding in findings if finding.severity is not Severity.INFO} == {"template-roles"}
+        assert {finding.rule for finding in findings if finding.severity is not Severity.INFO} == {"template.roles"}
     else:
         assert verdict_of(findings) is Verdict.ACCEPT, findings
 

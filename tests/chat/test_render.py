@@ -113,7 +113,7 @@ def test_what_cannot_be_rendered_is_an_error_with_a_cure(source: str) -> None:
 
 
 def test_what_crosses_the_pipe_comes_back_the_same() -> None:
-    analysis = Analysis((Finding("template-url", Severity.WARN, EVIL, "line 1", "read it"),), ("a", "é"), (3,))
+    analysis = Analysis((Finding("template.url", Severity.WARN, EVIL, "line 1", "read it"),), ("a", "é"), (3,))
     assert Analysis.from_json(json.loads(json.dumps(analysis.to_json()))) == analysis
     result = Rendered(Status.OK, "é\ud800")
     assert Rendered.from_json(json.loads(json.dumps(result.to_json()))) == result

@@ -152,7 +152,7 @@ def test_choosing_says_where_the_template_is_from_and_what_the_audit_found() -> 
     assert (own.source, own.origin, own.family, own.findings) == (OWN, "own", "mistral", ())
     bad = choose_template(BAD, NAME)
     assert (bad.source, bad.origin) == (FAMILY, "family")
-    assert [finding.rule for finding in bad.findings] == ["template-name"]
+    assert [finding.rule for finding in bad.findings] == ["template.name"]
     assert choose_template(None, NAME).findings == ()
 
 

@@ -169,7 +169,7 @@ def test_a_header_over_the_limit_is_refused_before_all_of_it_is_read() -> None:
     start = time.process_time()
     with pytest.raises(MalformedGguf) as caught:
         read_header(source)
-    assert caught.value.rule == "container-header-size"
+    assert caught.value.rule == "gguf.container.header-size"
     assert source.read <= 80 << 20
     assert time.process_time() - start < 10
 
@@ -179,7 +179,7 @@ def test_a_source_that_ends_before_its_size_is_refused() -> None:
     source.size = len(SOUND)
     with pytest.raises(MalformedGguf, match="ends at byte 5000") as caught:
         read_header(source)
-    assert caught.value.rule == "container-truncated"
+    assert caught.value.rule == "gguf.container.truncated"
 
 
 def test_a_breach_names_the_byte() -> None:
@@ -203,7 +203,7 @@ def test_a_breach_survives_pickling() -> None:
     with pytest.raises(NotGguf) as caught:
         read_header(Memory(NOT_GGUF["html"][0]))
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (str(again), again.rule, again.where) == (str(caught.value), "container-magic", "byte 0")
+    assert (str(again), again.rule, again.where) == (str(caught.value), "gguf.container.magic", "byte 0")
 
 
 def test_one_text_of_an_array_is_read_without_the_others() -> None:

@@ -68,7 +68,7 @@ def test_a_scale_is_bad_exactly_where_the_block_gives_no_finite_numbers(kind: gg
         if ours is GgmlType.NVFP4:
             assert not found  # the engine takes every byte as a scale
         else:
-            assert found == (set() if finite else {"weights-finite"}), offset
+            assert found == (set() if finite else {"gguf.weights.finite"}), offset
 
 
 @pytest.mark.parametrize(
@@ -88,15 +88,15 @@ def test_a_value_that_is_not_finite_is_found_where_it_is(kind: GgmlType, bad: by
     data = good * 5000 + bad + good * 100
     (finding,) = one(kind, data)
     file = Gguf(tensors=[TensorRow("x.weight", (5101,), int(kind), data=data)]).to_bytes()
-    assert (finding.rule, finding.severity) == ("weights-finite", Severity.REJECT)
+    assert (finding.rule, finding.severity) == ("gguf.weights.finite", Severity.REJECT)
     assert finding.where == f"byte {file.index(data) + 5000 * size}"
 
 
 def test_a_norm_of_zeros_is_rejected_and_a_small_weight_of_zeros_warned_of() -> None:
     (norm,) = one(GgmlType.F32, bytes(128), name="output_norm.weight")
     (weight,) = one(GgmlType.F32, bytes(128))
-    assert (norm.rule, norm.severity) == ("weights-zero", Severity.REJECT)
-    assert (weight.rule, weight.severity) == ("weights-zero", Severity.WARN)
+    assert (norm.rule, norm.severity) == ("gguf.weights.zero", Severity.REJECT)
+    assert (weight.rule, weight.severity) == ("gguf.weights.zero", Severity.WARN)
     assert one(GgmlType.F32, bytes(128), name="x.bias") == []
 
 
@@ -108,7 +108,7 @@ def test_a_hole_is_found_where_it_begins(before: int) -> None:
     (finding,) = one(GgmlType.F16, data)
     file = Gguf(tensors=[TensorRow("x.weight", (len(data) // 2,), int(GgmlType.F16), data=data)])
     start = read_header(Memory(file.to_bytes())).data_offset
-    assert finding.rule == "weights-hole"
+    assert finding.rule == "gguf.weights.hole"
     assert finding.where == f"byte {start + before}"
 
 
@@ -122,11 +122,11 @@ def test_a_file_full_of_damage_is_not_read_to_its_end() -> None:
     for tensor in file.tensors:
         tensor.data = struct.pack("<ff", math.nan, 1.0)
     rules = [finding.rule for finding in check(file)]
-    assert rules == ["weights-finite"] * 8 + ["weights-many"]
+    assert rules == ["gguf.weights.finite"] * 8 + ["gguf.weights.many"]
 
 
 def test_data_that_ends_early_is_found() -> None:
     source = Memory(tiny_llama().to_bytes())
     header = read_header(source)
     source.data = source.data[:-100]
-    assert "weights-truncated" in {finding.rule for finding in weights.check(source, header)}
+    assert "gguf.weights.truncated" in {finding.rule for finding in weights.check(source, header)}

@@ -26,9 +26,9 @@ def test_a_finding_survives_json(finding: Finding) -> None:
 
 
 def test_the_json_of_a_finding_has_these_keys_and_plain_text() -> None:
-    finding = Finding("container-magic", Severity.REJECT, "it is HTML", where="byte 0", cure="pull it again")
+    finding = Finding("gguf.container.magic", Severity.REJECT, "it is HTML", where="byte 0", cure="pull it again")
     assert finding.to_json() == {
-        "rule": "container-magic",
+        "rule": "gguf.container.magic",
         "severity": "reject",
         "message": "it is HTML",
         "where": "byte 0",

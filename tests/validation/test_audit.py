@@ -47,7 +47,7 @@ def test_a_broken_file_is_rejected_by_its_rule(rule: str, build: Callable[[], by
 @pytest.mark.parametrize(("data", "word"), NOT_GGUF.values(), ids=NOT_GGUF)
 def test_a_file_that_is_no_gguf_is_named_for_what_it_is(data: bytes, word: str) -> None:
     result = audit(data)
-    assert rules(result) == {"container-magic"}
+    assert rules(result) == {"gguf.container.magic"}
     assert word in result.findings[0].message
     assert result.findings[0].cure
     assert result.model is None
@@ -86,7 +86,7 @@ def test_a_real_model_is_accepted_from_its_header(smollm: Path) -> None:
 
 def test_a_file_of_another_size_than_declared_is_rejected() -> None:
     data = tiny_llama().to_bytes()
-    assert rules(audit_file(Memory(data), name="m.gguf", size=len(data) + 1)) == {"container-size"}
+    assert rules(audit_file(Memory(data), name="m.gguf", size=len(data) + 1)) == {"gguf.container.size"}
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_rejected() -> None:
@@ -97,13 +97,13 @@ def test_an_architecture_that_the_engine_does_not_know_is_rejected() -> None:
         return False
 
     result = audit_file(Memory(tiny_llama().to_bytes()), name="m.gguf", knows_architecture=knows)
-    assert rules(result) == {"model-architecture-unknown"}
+    assert rules(result) == {"gguf.model.architecture-unknown"}
     assert asked == ["llama"]
 
 
 def test_without_an_engine_the_audit_says_that_nobody_was_asked() -> None:
     result = audit_file(Memory(tiny_llama().to_bytes()), name="m.gguf")
-    assert [finding.rule for finding in result.findings] == ["model-architecture-not-asked"]
+    assert [finding.rule for finding in result.findings] == ["gguf.model.architecture-not-asked"]
     assert result.verdict is Verdict.ACCEPT
 
 
@@ -132,7 +132,7 @@ def test_a_special_id_that_only_a_few_prompts_need_warns() -> None:
 
 def test_a_name_that_states_another_quantization_is_mentioned() -> None:
     result = audit(tiny_llama().to_bytes(), "tiny-Q4_K_M.gguf")
-    assert [finding.rule for finding in result.findings] == ["model-quantization-name"]
+    assert [finding.rule for finding in result.findings] == ["gguf.model.quantization-name"]
     assert result.verdict is Verdict.ACCEPT
 
 
@@ -165,13 +165,13 @@ def test_one_file_is_a_set_of_one() -> None:
 def test_a_shard_by_itself_is_judged_as_far_as_it_goes() -> None:
     for number, source in enumerate(shards()):
         result = audit_file(source, name=NAMES[number], knows_architecture=lambda name: True)
-        assert "split-part" in {finding.rule for finding in result.findings}
+        assert "gguf.split.part" in {finding.rule for finding in result.findings}
         assert result.verdict is Verdict.ACCEPT, result.findings
 
 
 @pytest.mark.parametrize(
     ("order", "rule"),
-    [((0, 1), "split-number"), ((1, 0, 2), "split-number"), ((0, 1, 1), "split-duplicate-tensor")],
+    [((0, 1), "gguf.split.number"), ((1, 0, 2), "gguf.split.number"), ((0, 1, 1), "gguf.split.duplicate-tensor")],
     ids=["one missing", "another order", "one twice"],
 )
 def test_shards_that_make_no_model_are_rejected(order: tuple[int, ...], rule: str) -> None:
@@ -182,14 +182,14 @@ def test_shards_that_make_no_model_are_rejected(order: tuple[int, ...], rule: st
 
 def test_shards_of_two_splits_are_rejected() -> None:
     mixed = [*shards()[:2], Memory(tiny_shards(4)[2].to_bytes())]
-    assert "split-count" in rules(audit_set(mixed, names=NAMES))
+    assert "gguf.split.count" in rules(audit_set(mixed, names=NAMES))
 
 
 def test_a_wrong_total_of_tensors_is_rejected() -> None:
     files = tiny_shards(2)
     files[0].set("split.tensors.count", g.I32, 99)
     sources = [Memory(file.to_bytes()) for file in files]
-    assert "split-tensors" in rules(audit_set(sources, names=["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]))
+    assert "gguf.split.tensors" in rules(audit_set(sources, names=["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]))
 
 
 def test_a_broken_shard_is_named() -> None:
@@ -217,5 +217,5 @@ def test_only_a_deep_audit_reads_the_weights() -> None:
     file.tensor("output_norm.weight").data = bytes(128)
     source = Memory(file.to_bytes())
     assert audit_file(source, name="m.gguf").verdict is Verdict.ACCEPT
-    assert rules(audit_file(source, name="m.gguf", deep=True)) == {"weights-zero"}
+    assert rules(audit_file(source, name="m.gguf", deep=True)) == {"gguf.weights.zero"}
     assert audit_set([Memory(tiny_llama().to_bytes())], names=["m.gguf"], deep=True).verdict is Verdict.ACCEPT
