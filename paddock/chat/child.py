@@ -78,7 +78,7 @@ def _analyse(engine: Environment, source: str) -> tuple[Analysis, Template | Non
     except RecursionError:
         return static.unusable("template.depth", "it is nested too deeply"), None
     except MemoryError:
-        return static.unusable("template.memory", "it takes more memory to compile than a template may have"), None
+        return static.unusable("template.budget", "it takes more memory to compile than a template may have"), None
     except Exception as error:  # a stranger's program: whatever it raises in Jinja is its own fault
         return static.unusable("template.syntax", f"it does not compile: {_words(error)}"), None
 

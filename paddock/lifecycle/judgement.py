@@ -108,7 +108,7 @@ def require_sound(manifest: Manifest, judged: Judgement) -> None:
     otherwise."""
     what = f"{manifest.repository}@{manifest.revision[:8]}"
     rejecting = [finding for finding in judged.findings if finding.severity is Severity.REJECT]
-    if rejecting and all(finding.rule == "memory.fits" for finding in rejecting):
+    if rejecting and all(finding.rule == "compatibility.memory" for finding in rejecting):
         raise DoesNotFit(f"{what}: {rejecting[0].message}", cure=rejecting[0].cure)
     require_accepted(what, judged.verdict, judged.findings)
 
@@ -154,7 +154,7 @@ def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> 
         if ours and said and said != ours:
             message = f"config.json says {key} {said}, and the GGUF {ours}"
             yield Finding(
-                "configuration-conflict", Severity.WARN, message, key, "trust the GGUF: the engine reads nothing else"
+                "configuration.conflict", Severity.WARN, message, key, "trust the GGUF: the engine reads nothing else"
             )
     reason = why_unsupported(config, manifest.repository)
     if reason:
@@ -166,7 +166,7 @@ def _memory(needed: Needed, available_bytes: int) -> Iterator[Finding]:
     total = needed.memory.total_bytes
     if total > available_bytes:
         yield Finding(
-            "memory.fits",
+            "compatibility.memory",
             Severity.REJECT,
             f"it takes {human_bytes(total)} at {needed.context_tokens} tokens of context, and the target has "
             f"{human_bytes(available_bytes)}",
@@ -178,7 +178,7 @@ def _memory(needed: Needed, available_bytes: int) -> Iterator[Finding]:
 def _licence(manifest: Manifest) -> Iterator[Finding]:
     if manifest.licence is None:
         yield Finding(
-            "licence-stated",
+            "licence.stated",
             Severity.WARN,
             "neither the repository nor the file states a licence",
             "license",

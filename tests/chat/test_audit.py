@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from paddock.chat.audit import audit_template
+from paddock.chat.faithful import judge
+from paddock.chat.probes import standard
+from paddock.chat.protocol import Rendered, Status
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, SOUND
+from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
 
 
 def rules(findings: list[Finding], severity: Severity) -> set[str]:
@@ -29,6 +32,22 @@ def test_a_doubtful_template_is_accepted_with_a_warning(source: str, rule: str) 
     findings = audit_template(source)
     assert verdict_of(findings) is Verdict.WARN, findings
     assert rule in rules(findings, Severity.WARN), findings
+
+
+@pytest.mark.parametrize(("source", "rule"), NOTED.values(), ids=NOTED.keys())
+def test_what_is_worth_knowing_of_a_sound_template_is_said(source: str, rule: str) -> None:
+    findings = audit_template(source)
+    assert verdict_of(findings) is Verdict.ACCEPT, findings
+    assert rule in rules(findings, Severity.INFO), findings
+
+
+def test_a_faithful_template_has_no_finding() -> None:
+    assert audit_template(CHATML) == []
+
+
+def test_what_the_sandbox_stops_is_rejected() -> None:
+    (finding,) = judge([(standard()[0], Rendered(Status.UNSAFE, "access to an internal"))])
+    assert (finding.rule, finding.severity) == ("template.unsafe", Severity.REJECT)
 
 
 @pytest.mark.parametrize("source", SOUND.values(), ids=SOUND.keys())

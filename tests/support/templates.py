@@ -88,6 +88,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "macro internals": ("{% macro m() %}{% endmacro %}{{ m.func_globals }}", "template.internals"),
     "a builtin": ("{{ __builtins__ }}", "template.underscore"),
     "a method without use": ("{{ messages[0].content.encode() }}", "template.call"),
+    "a test of nobody": (before("{% if messages is nobodys %}{% endif %}"), "template.test"),
     "a call of what is computed": ("{{ [range][0](3) }}", "template.call"),
     "random": ("{{ ['a', 'b']|random }}", "template.filter"),
     # other templates
@@ -194,7 +195,34 @@ DOUBTFUL: dict[str, tuple[str, str]] = {
         before("{% if messages|length in [" + ", ".join(map(str, range(10, 40))) + "] %}{% endif %}"),
         "template.triggers",
     ),
+    "a marker that is taken out": (
+        CHATML.replace("message['content']", "message['content']|replace('<|im_end|>', '')"),
+        "template.alters",
+    ),
+    "a word in long conversations": (in_the_loop("messages|length > 3", "Again: "), "template.changing-text"),
+    "no tools": (before("{% if tools %}{{ raise_exception('no tools') }}{% endif %}"), "template.no-tools"),
+    "no long conversations": (
+        before("{% if messages|length > 30 %}{{ raise_exception('too long') }}{% endif %}"),
+        "template.refuses",
+    ),
     "data changed": (before("{% if 0 %}{{ messages.append(1) }}{% endif %}"), "template.mutates"),
+}
+
+# name: (source, the rule that mentions it)
+NOTED: dict[str, tuple[str, str]] = {
+    "words for everybody": (before("You speak with a kind and very careful helper today. "), "template.adds-text"),
+    "words where no system message is": (
+        before("{% if messages[0].role != 'system' %}You are Qwen, a kind and helpful helper.{% endif %}"),
+        "template.default-text",
+    ),
+    "a filter of nobody, not reached": (
+        before("{% if 0 %}{{ messages|nobodys }}{% endif %}"),
+        "template.unknown-filter",
+    ),
+    "no system message": (
+        before("{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}"),
+        "template.no-system",
+    ),
 }
 
 # name: source

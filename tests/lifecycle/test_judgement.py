@@ -1,0 +1,55 @@
+"""What is judged beside the file itself: the repository's configuration, the memory, the licence."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.local.hub import Service
+from paddock.errors import DoesNotFit
+from paddock.lifecycle import judgement
+from paddock.lifecycle.judgement import Judgement
+from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.pull import pull
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Verdict
+from tests.support.house import CARD, CONFIG, MODEL, NAME
+
+
+def judged(parts: Parts, *, available_bytes: int = 2**40) -> tuple[Manifest, Judgement]:
+    manifest = pull(parts, MODEL).manifest
+    audit = judgement.audit_snapshot(parts, manifest, deep=True)
+    needed = judgement.measure_memory(parts, manifest, audit, 128)
+    return manifest, judgement.judge(parts, manifest, audit, needed, available_bytes=available_bytes)
+
+
+def test_a_sound_model_that_fits_has_no_finding(parts: Parts) -> None:
+    _, found = judged(parts)
+    assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
+
+
+@pytest.mark.parametrize(
+    ("files", "rule"),
+    [
+        ({"config.json": b'{"model_type": "llama", "vocab_size": 32000}'}, "configuration.conflict"),
+        ({"config.json": b'{"model_type": "llama", "max_position_embeddings": 8192}'}, "configuration.conflict"),
+        ({"config.json": b'{"model_type": "stablelm_epoch"}'}, "compatibility.configuration"),
+        ({"README.md": None}, "licence.stated"),
+    ],
+    ids=["another vocabulary", "another context", "a model that the engine does not run", "no licence"],
+)
+def test_what_stands_beside_the_file_can_warn_and_no_more(
+    parts: Parts, hub: Service, files: dict[str, bytes | None], rule: str
+) -> None:
+    hub.repository(NAME).commit({"config.json": CONFIG, "README.md": CARD, **files})
+    manifest, found = judged(parts)
+    assert [finding.rule for finding in found.findings] == [rule]
+    assert found.verdict is Verdict.WARN
+    assert found.findings[0].cure
+    judgement.require_sound(manifest, found)
+
+
+def test_a_model_that_is_only_too_large_does_not_fit(parts: Parts) -> None:
+    manifest, found = judged(parts, available_bytes=1024)
+    assert [finding.rule for finding in found.findings] == ["compatibility.memory"]
+    with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and the target has 1\.0 KiB"):
+        judgement.require_sound(manifest, found)
