@@ -16,8 +16,8 @@ def validate_model(
     context_tokens: ContextTokens = 4096,
     target: Target = "this-machine",
 ) -> Judgement:
-    """Judge a snapshot on the volume: structure, template, configuration, compatibility, and the memory that the engine
-    will take.
+    """Judge a snapshot on the volume: integrity, structure and templates, configuration, and compatibility with the
+    engine and the memory there is.
 
     Args:
         model: The repository on the Hub, `org/name`.
@@ -26,6 +26,8 @@ def validate_model(
         target: `this-machine`, or the memory of the machine that will serve, such as `24GiB`.
     """
     manifest = validate.locate(model, revision)
-    audited = validate.audit(manifest)
-    needed = validate.measure_memory(manifest, audited, context_tokens, target)
-    return validate.judge(manifest, audited, needed, target)
+    stored = validate.integrity(manifest)
+    audited = validate.structure(manifest, stored)
+    configured = validate.configuration(manifest, audited)
+    compatible = validate.compatibility(manifest, audited, context_tokens, target)
+    return validate.judge(manifest, audited, compatible, [*stored, *configured])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import get_run_logger, task
 
 from paddock.lifecycle import judgement
-from paddock.lifecycle.judgement import Judgement, Needed
+from paddock.lifecycle.auditing import require_accepted
+from paddock.lifecycle.judgement import Compatibility, Judgement
 from paddock.lifecycle.promotion import resolve_on_volume
 from paddock.model.artifact import Manifest
+from paddock.model.finding import Finding, verdict_of
 from paddock.model.names import ModelName
 from paddock.validation.audit import Audit
 from tasks import policies, record
@@ -21,24 +25,42 @@ def locate(model: str, revision: str) -> Manifest:
     return resolve_on_volume(parts(), ModelName.parse(model), revision)
 
 
-@task(task_run_name="audit", **policies.LOCAL)
-def audit(manifest: Manifest) -> Audit:
-    """Read the GGUF as it lies on the volume: its header, its chat template, and whether its weights are finite."""
-    return judgement.audit_snapshot(parts(), manifest, deep=True)
+@task(task_run_name="integrity", **policies.LOCAL)
+def integrity(manifest: Manifest) -> tuple[Finding, ...]:
+    """Read every file once: is each the one that was stored, and are the weights finite?"""
+    return judgement.check_integrity(parts(), manifest)
 
 
-@task(task_run_name="measure-memory", **policies.ENGINE)
-def measure_memory(manifest: Manifest, audited: Audit, context_tokens: int, target: str) -> Needed:
+@task(task_run_name="structure", **policies.LOCAL)
+def structure(manifest: Manifest, stored: Sequence[Finding]) -> Audit:
+    """Judge the GGUF by its header and its chat templates. What is damaged or rejected fails here, after its findings
+    are recorded, and reaches no engine."""
+    audited = judgement.audit_snapshot(parts(), manifest)
+    found = (*stored, *audited.findings)
+    record.findings(manifest.model, verdict_of(found), found)
+    require_accepted(f"{manifest.repository}@{manifest.revision[:8]}", verdict_of(found), found)
+    return audited
+
+
+@task(task_run_name="configuration", **policies.LOCAL)
+def configuration(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:
+    """Hold the repository's own configuration and licence to what the GGUF says."""
+    return judgement.check_configuration(parts(), manifest, audited)
+
+
+@task(task_run_name="compatibility", **policies.ENGINE)
+def compatibility(manifest: Manifest, audited: Audit, context_tokens: int, target: str) -> Compatibility:
     """Ask the engine what it will allocate for the model, without allocating it."""
-    needed = judgement.measure_memory(parts(), manifest, audited, context_tokens)
-    record.memory(manifest.model, needed, available_bytes=memory_of(target))
-    return needed
+    available = memory_of(target)
+    found = judgement.check_compatibility(parts(), manifest, audited, context_tokens, available_bytes=available)
+    record.memory(manifest.model, found.needed, available_bytes=available)
+    return found
 
 
 @task(task_run_name="judge", **policies.LOCAL)
-def judge(manifest: Manifest, audited: Audit, needed: Needed, target: str) -> Judgement:
-    """Join every check into one verdict. What is rejected fails here, after its findings are recorded."""
-    judged = judgement.judge(parts(), manifest, audited, needed, available_bytes=memory_of(target))
+def judge(manifest: Manifest, audited: Audit, compatible: Compatibility, beside: Sequence[Finding]) -> Judgement:
+    """Join every check into one verdict. What does not fit fails here, after its findings are recorded."""
+    judged = judgement.judge(parts(), manifest, audited, compatible, beside)
     record.findings(manifest.model, judged.verdict, judged.findings)
     get_run_logger().info("%s@%s: %s", manifest.repository, manifest.revision, judged.verdict)
     judgement.require_sound(manifest, judged)

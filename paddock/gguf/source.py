@@ -67,6 +67,11 @@ class FileSource:
             ) from None
         return b"".join(parts)
 
+    @property
+    def descriptor(self) -> int:
+        """The open file, for who reads all of it."""
+        return self._descriptor
+
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)

@@ -2,7 +2,7 @@
 
 A *scale* is the number by which the integers of a block are multiplied; where one is infinite or not a number, so is
 every answer. A *hole* is a long run of zero bytes, as a file has that was made at its full size and never written to
-the end. Everything is read once, in order, in chunks of whole blocks, so memory stays small whatever the file's size.
+the end. Everything is looked at once, in order, so memory stays small whatever the file's size.
 Numbers are judged by their bits, as ggml_validate_row_data does.
 
 Not judged: whether the weights are those that their author meant. That is the digest's to say.
@@ -10,6 +10,7 @@ Not judged: whether the weights are those that their author meant. That is the d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -68,40 +69,102 @@ def check(source: ByteSource, header: Header) -> Iterator[Finding]:
     """Read all tensor data and yield what is wrong with it, a few findings at most. The source must be that of the
     header.
     """
-    found = 0
-    for tensor in header.tensors:
-        for finding in _check_tensor(source, tensor, header.data_offset + tensor.offset):
-            yield finding
-            found += 1
-        if found >= _MOST_FINDINGS:
-            message = f"{found} tensors have bad data, and the rest of the file was not read"
-            yield Finding("gguf.weights.many", Severity.REJECT, message, tensor.name, FETCH_AGAIN)
-            return
-
-
-def _check_tensor(source: ByteSource, tensor: Tensor, start: int) -> Iterator[Finding]:
-    block = tensor.type.block_bytes
-    chunk = max(_CHUNK_BYTES // (block * _PAGE_BYTES), 1) * block * _PAGE_BYTES  # whole blocks, and whole pages
-    pages: list[npt.NDArray[np.bool_]] = []
-    position, end = start, start + tensor.size_bytes
-    while position < end:
-        data = source.read_at(position, min(chunk, end - position))
-        if len(data) < min(chunk, end - position):
-            message = f"the data of {tensor.name!r} ends at byte {position + len(data)}, before {end}"
-            yield Finding(
-                "gguf.weights.truncated", Severity.REJECT, message, f"byte {position + len(data)}", FETCH_AGAIN
-            )
-            return
-        rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, block)
-        bad = _first_not_finite(rows, tensor.type)
-        if bad is not None:
-            at = position + bad * block
-            message = f"a value or scale of {tensor.name!r} is infinite or not a number"
-            yield Finding("gguf.weights.finite", Severity.REJECT, message, f"byte {at}", FETCH_AGAIN)
-            return
-        pages.append(_zero_pages(rows.reshape(-1)))
+    scan = WeightsScan(header)
+    position = header.data_offset
+    while position < header.data_end and not scan.has_seen_enough:
+        data = source.read_at(position, min(_CHUNK_BYTES, header.data_end - position))
+        if not data:
+            break
+        scan.take(position, memoryview(data))
         position += len(data)
-    yield from _check_zeros(tensor, np.concatenate(pages), start)
+    yield from scan.findings()
+
+
+class WeightsScan:
+    """The same for who reads the file anyway, as to hash it: `take` is given its bytes in order, `findings` tells."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._tensors = deque(header.tensors)
+        self._current = _TensorScan(self._tensors[0], header) if self._tensors else None
+        self._found: list[Finding] = []
+        self._position = header.data_offset
+
+    @property
+    def has_seen_enough(self) -> bool:
+        """Whether so much is wrong that the rest need not be read."""
+        return len(self._found) >= _MOST_FINDINGS
+
+    def take(self, offset: int, block: memoryview) -> None:
+        """Take the bytes of the file at `offset`, which follow those that were taken before. What is no tensor data is
+        passed over."""
+        end = self._position = offset + len(block)
+        while self._current and not self.has_seen_enough:
+            scan = self._current
+            if end <= scan.start:
+                return
+            scan.take(block[max(0, scan.start - offset) : scan.end - offset])
+            if end < scan.end:
+                return
+            self._found += scan.findings()
+            self._tensors.popleft()
+            self._current = _TensorScan(self._tensors[0], self._header) if self._tensors else None
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with what was taken, and that it is not all there."""
+        yield from self._found
+        if self.has_seen_enough:
+            message = f"{len(self._found)} tensors have bad data, and the rest of the file was not looked at"
+            yield Finding("gguf.weights.many", Severity.REJECT, message, self._found[-1].where, FETCH_AGAIN)
+        elif self._current:
+            at = self._position
+            message = f"the data of {self._current.tensor.name!r} ends at byte {at}, before {self._current.end}"
+            yield Finding("gguf.weights.truncated", Severity.REJECT, message, f"byte {at}", FETCH_AGAIN)
+
+
+class _TensorScan:
+    """The data of one tensor, taken in pieces of any length and looked at in whole blocks and whole pages."""
+
+    def __init__(self, tensor: Tensor, header: Header) -> None:
+        self.tensor = tensor
+        self.start = header.data_offset + tensor.offset
+        self.end = self.start + tensor.size_bytes
+        self._step = tensor.type.block_bytes * _PAGE_BYTES
+        self._rest = bytearray()
+        self._position = self.start
+        self._bad: int | None = None
+        self._zero: list[npt.NDArray[np.bool_]] = []
+
+    def take(self, piece: memoryview) -> None:
+        if self._rest:
+            missing = self._step - len(self._rest)
+            self._rest += piece[:missing]
+            piece = piece[missing:]
+            if len(self._rest) < self._step:
+                return
+            self._look(memoryview(self._rest))
+            self._rest = bytearray()  # a new one: numpy may still hold the old one
+        whole = len(piece) // self._step * self._step
+        self._look(piece[:whole])
+        self._rest += piece[whole:]
+
+    def findings(self) -> Iterator[Finding]:
+        """When all of it was taken."""
+        self._look(memoryview(self._rest))
+        if self._bad is not None:
+            message = f"a value or scale of {self.tensor.name!r} is infinite or not a number"
+            yield Finding("gguf.weights.finite", Severity.REJECT, message, f"byte {self._bad}", FETCH_AGAIN)
+        else:
+            yield from _check_zeros(self.tensor, np.concatenate(self._zero), self.start)
+
+    def _look(self, data: memoryview) -> None:
+        if data and self._bad is None:
+            rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.tensor.type.block_bytes)
+            bad = _first_not_finite(rows, self.tensor.type)
+            if bad is not None:
+                self._bad = self._position + bad * self.tensor.type.block_bytes
+            self._zero.append(_zero_pages(rows.reshape(-1)))
+        self._position += len(data)
 
 
 def _check_zeros(tensor: Tensor, zero: npt.NDArray[np.bool_], start: int) -> Iterator[Finding]:

@@ -1,15 +1,15 @@
 """Judging and measuring a snapshot on the volume, and the reports that are kept of both.
 
-A *judgement* joins every check into one verdict: the audit of the GGUF, the model's own configuration against it, what
-the engine knows, and the memory that it says it will take. A report lies beside the volume's others under `reports/`,
-so that a dossier can be written by another worker than the one that measured.
+A *judgement* joins every check into one verdict: the integrity of the stored files, the audit of the GGUF, the model's
+own configuration against it, what the engine knows, and the memory that it says it will take. A report lies beside the
+volume's others under `reports/`, so that a dossier can be written by another worker than the one that measured.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from paddock.model.units import human_bytes
 from paddock.validation.audit import Audit, ModelFacts
 from paddock.validation.compatibility import why_unsupported
 from paddock.validation.configuration import get_model_config
+from paddock.validation.integrity import check_stored
 
 _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
@@ -74,12 +75,44 @@ class Needed:
     context_tokens: int
 
 
-def audit_snapshot(parts: Parts, manifest: Manifest, *, deep: bool = False) -> Audit:
-    """Audit the model of a snapshot on the volume; with `deep` its weights are read too, and not the header alone."""
+@dataclass(frozen=True, slots=True)
+class Compatibility:
+    """What the engine will allocate, and what of it does not fit."""
+
+    needed: Needed
+    findings: tuple[Finding, ...]
+
+
+def check_integrity(parts: Parts, manifest: Manifest) -> tuple[Finding, ...]:
+    """Read every file of a snapshot once, for its digest and its weights."""
+    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    return tuple(
+        finding
+        for file in manifest.files
+        for finding in check_stored(snapshot / file.path, file, segment_bytes=manifest.segment_bytes)
+    )
+
+
+def audit_snapshot(parts: Parts, manifest: Manifest) -> Audit:
+    """Audit the model of a snapshot on the volume by its header and its templates."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
     first = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
     shards = next(one.paths for one in group(local_files(snapshot)) if one.first == first)
-    return audit_paths([(name, snapshot / name) for name in shards], deep=deep)
+    return audit_paths([(name, snapshot / name) for name in shards])
+
+
+def check_configuration(parts: Parts, manifest: Manifest, audit: Audit) -> tuple[Finding, ...]:
+    """The repository's own configuration and its licence, beside what the GGUF says."""
+    path = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    return (*_configuration(path, manifest, audit.model), *_licence(manifest))
+
+
+def check_compatibility(
+    parts: Parts, manifest: Manifest, audit: Audit, context_tokens: int, *, available_bytes: int
+) -> Compatibility:
+    """Ask the engine what an audited model will take, beside what there is."""
+    needed = measure_memory(parts, manifest, audit, context_tokens)
+    return Compatibility(needed, tuple(_memory(needed, available_bytes)))
 
 
 def measure_memory(parts: Parts, manifest: Manifest, audit: Audit, context_tokens: int) -> Needed:
@@ -89,15 +122,15 @@ def measure_memory(parts: Parts, manifest: Manifest, audit: Audit, context_token
     return Needed(ask_engine(path, context_tokens=context), context)
 
 
-def judge(parts: Parts, manifest: Manifest, audit: Audit, needed: Needed, *, available_bytes: int) -> Judgement:
-    """Join every check into one verdict, and keep it. Raises nothing for a bad model: that is `require_sound`."""
-    path = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    findings = (
-        *audit.findings,
-        *_configuration(path, manifest, audit.model),
-        *_memory(needed, available_bytes),
-        *_licence(manifest),
-    )
+def judge(
+    parts: Parts, manifest: Manifest, audit: Audit, compatibility: Compatibility, beside: Sequence[Finding]
+) -> Judgement:
+    """Join every check into one verdict, and keep it; `beside` are the findings of integrity and configuration.
+
+    Raises nothing for a bad model: that is `require_sound`.
+    """
+    findings = (*beside, *audit.findings, *compatibility.findings)
+    needed = compatibility.needed
     judged = Judgement(verdict_of(findings), findings, audit.model, needed.memory, needed.context_tokens)
     _keep(parts, manifest, JUDGEMENT, judged.to_json())
     return judged

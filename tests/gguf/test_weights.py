@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from importlib.util import find_spec
@@ -8,6 +9,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from paddock.gguf import weights
 from paddock.gguf.format import NOT_WEIGHTS, GgmlType
@@ -130,3 +133,28 @@ def test_data_that_ends_early_is_found() -> None:
     header = read_header(source)
     source.data = source.data[:-100]
     assert "gguf.weights.truncated" in {finding.rule for finding in weights.check(source, header)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts=st.lists(st.integers(0, 200_000), max_size=30), damage=st.integers(0, 2))
+def test_in_whatever_pieces_the_bytes_come_the_findings_are_the_same(cuts: list[int], damage: int) -> None:
+    file = tiny_llama(layers=2, width=64, inner=128, kind=g.TYPE_F32)
+    if damage:
+        file.tensor("blk.1.ffn_up.weight").data = bytes(4 * 64 * 127) + INFINITE * 128
+    if damage > 1:
+        file.tensor("output_norm.weight").data = bytes(256)
+    data = file.to_bytes()
+    header = read_header(Memory(data))
+    scan = weights.WeightsScan(header)
+    marks = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
+    for start, end in itertools.pairwise(marks):
+        scan.take(start, memoryview(data)[start:end])
+    assert list(scan.findings()) == list(weights.check(Memory(data), header))
+
+
+def test_a_scan_that_was_not_given_all_says_where_it_stopped() -> None:
+    data = tiny_llama().to_bytes()
+    scan = weights.WeightsScan(read_header(Memory(data)))
+    scan.take(0, memoryview(data)[: len(data) - 100])
+    (finding,) = scan.findings()
+    assert (finding.rule, finding.where) == ("gguf.weights.truncated", f"byte {len(data) - 100}")

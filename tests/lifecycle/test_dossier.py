@@ -6,17 +6,9 @@ import pytest
 
 from infra.local.hub import Service
 from paddock.lifecycle import dossier, judgement
-from paddock.lifecycle.judgement import Judgement
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
-from paddock.model.artifact import Manifest
-from tests.support.house import MODEL, NAME
-
-
-def judgement_of(parts: Parts, manifest: Manifest) -> Judgement:
-    audit = judgement.audit_snapshot(parts, manifest, deep=True)
-    needed = judgement.measure_memory(parts, manifest, audit, 128)
-    return judgement.judge(parts, manifest, audit, needed, available_bytes=2**40)
+from tests.support.house import MODEL, NAME, judged_of
 
 
 def test_before_anything_was_measured_it_says_that(parts: Parts) -> None:
@@ -42,7 +34,7 @@ def test_what_a_stranger_wrote_cannot_end_a_cell_or_bring_markup(parts: Parts, h
 
 def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(parts: Parts) -> None:
     manifest = pull(parts, MODEL).manifest
-    judged = judgement_of(parts, manifest)
+    judged = judged_of(parts, manifest)
     assert judgement.read_judgement(parts, manifest) == judged
     written = dossier.write(parts, manifest)
     assert parts.volume.read_report(MODEL, manifest.revision, dossier.REPORT) == written.markdown
@@ -56,7 +48,7 @@ def test_a_context_beyond_the_models_own_is_asked_as_its_own(parts: Parts) -> No
 
 
 def test_reports_of_another_choice_of_the_same_commit_are_not_shown(parts: Parts) -> None:
-    judgement_of(parts, pull(parts, MODEL).manifest)
+    judged_of(parts, pull(parts, MODEL).manifest)
     assert "Not judged yet" in dossier.compose(parts, pull(parts, MODEL, quantization="Q4_K_M").manifest)
 
 
@@ -72,7 +64,7 @@ def test_a_report_that_cannot_be_read_is_none(parts: Parts, damage: str) -> None
 
 def test_a_report_from_another_version_is_none(parts: Parts) -> None:
     manifest = pull(parts, MODEL).manifest
-    judgement_of(parts, manifest)
+    judged_of(parts, manifest)
     text = parts.volume.read_report(MODEL, manifest.revision, judgement.JUDGEMENT)
     assert text is not None
     parts.volume.write_report(

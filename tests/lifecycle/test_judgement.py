@@ -7,23 +7,14 @@ import pytest
 from infra.local.hub import Service
 from paddock.errors import DoesNotFit
 from paddock.lifecycle import judgement
-from paddock.lifecycle.judgement import Judgement
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
-from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
-from tests.support.house import CARD, CONFIG, MODEL, NAME
-
-
-def judged(parts: Parts, *, available_bytes: int = 2**40) -> tuple[Manifest, Judgement]:
-    manifest = pull(parts, MODEL).manifest
-    audit = judgement.audit_snapshot(parts, manifest, deep=True)
-    needed = judgement.measure_memory(parts, manifest, audit, 128)
-    return manifest, judgement.judge(parts, manifest, audit, needed, available_bytes=available_bytes)
+from tests.support.house import CARD, CONFIG, MODEL, NAME, judged_of
 
 
 def test_a_sound_model_that_fits_has_no_finding(parts: Parts) -> None:
-    _, found = judged(parts)
+    found = judged_of(parts, pull(parts, MODEL).manifest)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
 
 
@@ -41,7 +32,8 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
     parts: Parts, hub: Service, files: dict[str, bytes | None], rule: str
 ) -> None:
     hub.repository(NAME).commit({"config.json": CONFIG, "README.md": CARD, **files})
-    manifest, found = judged(parts)
+    manifest = pull(parts, MODEL).manifest
+    found = judged_of(parts, manifest)
     assert [finding.rule for finding in found.findings] == [rule]
     assert found.verdict is Verdict.WARN
     assert found.findings[0].cure
@@ -49,7 +41,22 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
 
 
 def test_a_model_that_is_only_too_large_does_not_fit(parts: Parts) -> None:
-    manifest, found = judged(parts, available_bytes=1024)
+    manifest = pull(parts, MODEL).manifest
+    found = judged_of(parts, manifest, available_bytes=1024)
     assert [finding.rule for finding in found.findings] == ["compatibility.memory"]
     with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and the target has 1\.0 KiB"):
         judgement.require_sound(manifest, found)
+
+
+def test_a_bit_that_rotted_on_the_volume_is_found(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    (file,) = [file for file in manifest.files if file.path.endswith(".gguf")]
+    blob = parts.volume.blob_path(file.sha256)
+    blob.chmod(0o644)
+    with blob.open("r+b") as data:
+        data.seek(file.size - 5)
+        byte = data.read(1)
+        data.seek(file.size - 5)
+        data.write(bytes([byte[0] ^ 1]))
+    (finding,) = judgement.check_integrity(parts, manifest)
+    assert (finding.rule, finding.where) == ("integrity.sha256", file.path)

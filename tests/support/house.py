@@ -8,7 +8,10 @@ import pytest
 
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
+from paddock.lifecycle import judgement
+from paddock.lifecycle.judgement import Judgement
 from paddock.lifecycle.parts import Parts, connect
+from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from tests.support.gguf import F32, STRING, tiny_llama, tiny_shards
 
@@ -67,3 +70,12 @@ def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Part
     point_to(monkeypatch, hub, tmp_path)
     stock(hub)
     return connect()
+
+
+def judged_of(parts: Parts, manifest: Manifest, *, available_bytes: int = 2**40) -> Judgement:
+    """Judge a snapshot as the flow does, for a machine with so much memory."""
+    stored = judgement.check_integrity(parts, manifest)
+    audit = judgement.audit_snapshot(parts, manifest)
+    configured = judgement.check_configuration(parts, manifest, audit)
+    compatible = judgement.check_compatibility(parts, manifest, audit, 128, available_bytes=available_bytes)
+    return judgement.judge(parts, manifest, audit, compatible, [*stored, *configured])

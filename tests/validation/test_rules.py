@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RULE = re.compile(r"(gguf\.[a-z]+|template|compatibility|configuration|licence)\.[a-z][a-z0-9-]*[a-z0-9]")
+RULE = re.compile(r"(gguf\.[a-z]+|template|integrity|compatibility|configuration|licence)\.[a-z][a-z0-9-]*[a-z0-9]")
 SEVERITIES = {"reject", "warn", "info"}
 
 
