@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from paddock.chat.template import TEMPLATE_FILE
 from paddock.engine.facts import engine_version
@@ -21,7 +21,9 @@ from paddock.errors import BlobMissing, CorruptFile, InUse, PaddockError, Transf
 from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
+from paddock.model.finding import Finding
 from paddock.model.names import Sha256
+from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected, Source
 from paddock.planning.choice import Choice
 from paddock.store.s3 import S3Store
@@ -31,6 +33,9 @@ from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Moved
 from paddock.version import VERSION
+
+if TYPE_CHECKING:
+    from paddock.gguf.passing import PassingWeights
 
 Origin = Literal["hub", "s3", "volume"]
 
@@ -65,11 +70,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """One file on the volume. `transferred_bytes` came over the network in this run, 0 when it was there."""
+    """One file on the volume. `transferred_bytes` came over the network in this run, 0 when it was there.
+
+    `weights` are the findings on a GGUF's weights, from the pass that hashed it: none for a file that is no GGUF, or
+    that a published snapshot vouches for. None: nobody looked at them yet.
+    """
 
     file: SnapshotFile
     origin: Origin
     transferred_bytes: int
+    weights: tuple[Finding, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,7 @@ def acquire_file(
     digest = row.expected.sha256
     if row.origin == "volume" and digest:
         try:
-            return Acquired(_stored(parts, row, digest), "volume", 0)
+            return _stored(parts, row, digest)
         except CorruptFile:
             parts.volume.quarantine(digest)
         except BlobMissing as error:
@@ -173,22 +183,33 @@ def _fetched(
     cancel: threading.Event | None,
 ) -> Acquired:
     digest = row.expected.sha256
+    weights = _passing(row)
     staged = fetch(
         source,
         staging=parts.volume.partial,
         options=Options.of(parts.settings),
         progress=progress,
+        tap=weights.take if weights else None,
         cancel=cancel,
         arrived=(lambda: parts.volume.has_blob(digest, row.file.size)) if digest else None,
     )
     if staged is None:
         if digest is None:
             raise AssertionError("only a file with a digest can arrive by another process")
-        return Acquired(_stored(parts, row, digest), "volume", 0)
+        return _stored(parts, row, digest)
     parts.volume.add_blob(staged.path, staged.sha256, staged.size)
     staged.discard()
     file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
-    return Acquired(file, origin, staged.transferred_bytes)
+    return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
+
+
+def _passing(row: Row) -> PassingWeights | None:
+    """Who looks at the weights of a GGUF while its bytes pass by."""
+    if not is_gguf(row.file.path):
+        return None
+    from paddock.gguf.passing import PassingWeights  # loads numpy
+
+    return PassingWeights(row.file.size)
 
 
 def _drop(s3: S3Store, digest: Sha256) -> None:
@@ -199,7 +220,7 @@ def _drop(s3: S3Store, digest: Sha256) -> None:
         log.warning("the damaged object %s stays in S3: %s", digest, error)
 
 
-def _stored(parts: Parts, row: Row, digest: Sha256) -> SnapshotFile:
+def _stored(parts: Parts, row: Row, digest: Sha256) -> Acquired:
     """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once. It is
     safe from being collected until the snapshot that it is for names it. Raises CorruptFile, BlobMissing."""
     parts.volume.renew_blob(digest)
@@ -208,9 +229,13 @@ def _stored(parts: Parts, row: Row, digest: Sha256) -> SnapshotFile:
         if manifest.segment_bytes == segment_bytes:
             for file in manifest.files:
                 if file.sha256 == digest:
-                    return file.model_copy(update={"path": row.file.path})
-    seen, segments = verify_file(parts.volume.blob_path(digest), row.expected, segment_bytes)
-    return SnapshotFile(path=row.file.path, size=row.file.size, sha256=seen, segments=segments)
+                    return Acquired(file.model_copy(update={"path": row.file.path}), "volume", 0)
+    weights = _passing(row)
+    seen, segments = verify_file(
+        parts.volume.blob_path(digest), row.expected, segment_bytes, tap=weights.take if weights else None
+    )
+    there = SnapshotFile(path=row.file.path, size=row.file.size, sha256=seen, segments=segments)
+    return Acquired(there, "volume", 0, weights.findings() if weights else ())
 
 
 def publish(

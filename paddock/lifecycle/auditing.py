@@ -1,5 +1,5 @@
-"""Auditing what was fetched, before it is published: the GGUF by its header, and the chat template that goes with
-it."""
+"""Auditing what was fetched, before it is published: the GGUF by its header and its weights, and the chat template that
+goes with it."""
 
 from __future__ import annotations
 
@@ -44,9 +44,16 @@ def audit_acquired(parts: Parts, listing: Listing, choice: Choice, acquired: Seq
             shown = view / one.file.path
             shown.parent.mkdir(parents=True, exist_ok=True)
             shown.symlink_to(parts.volume.blob_path(one.file.sha256).absolute())
-        audits = {one.first: audit_paths([(path, view / path) for path in one.paths]) for one in _models(choice)}
+        unseen = {one.file.path for one in acquired if one.weights is None}
+        audits = {
+            one.first: audit_paths([(path, view / path) for path in one.paths], deep=not unseen.isdisjoint(one.paths))
+            for one in _models(choice)
+        }
         audit = audits.pop(choice.model_files[0])
         findings = list(audit.findings)
+        for one in acquired:
+            prefix = f"{one.file.path}: " if len(choice.model_files) > 1 else ""
+            findings += [replace(found, where=prefix + found.where) for found in one.weights or ()]
         for name, other in audits.items():
             findings += [replace(finding, where=f"{name}: {finding.where}") for finding in other.findings]
         for path in (path for one in choice.sets if one.is_projector for path in one.paths):

@@ -124,8 +124,10 @@ def digest_file(
     return digest
 
 
-def verify_file(path: Path, expected: Expected, segment_bytes: int) -> tuple[Sha256, tuple[Sha256, ...]]:
-    """The sha256 of a local file and of its segments, read from the disk.
+def verify_file(
+    path: Path, expected: Expected, segment_bytes: int, *, tap: Tap | None = None
+) -> tuple[Sha256, tuple[Sha256, ...]]:
+    """The sha256 of a local file and of its segments, read from the disk; `tap` is given each block.
 
     Raises CorruptFile when its size or a digest is not the expected one, and OSError where it cannot be read.
     """
@@ -134,7 +136,7 @@ def verify_file(path: Path, expected: Expected, segment_bytes: int) -> tuple[Sha
         size = os.fstat(fd).st_size
         if size != expected.size:
             raise CorruptFile(f"{path} has {size} bytes, expected {expected.size}", cure="fetch it again")
-        digest = digest_file(fd, expected, segment_bytes=segment_bytes)
+        digest = digest_file(fd, expected, segment_bytes=segment_bytes, tap=tap)
     finally:
         os.close(fd)
     if problem := digest.mismatch(expected):

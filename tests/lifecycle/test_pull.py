@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import struct
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from paddock.errors import (
     NotEnoughDisk,
     UnsafeName,
 )
+from paddock.lifecycle import acquisition, auditing
 from paddock.lifecycle import pull as pulling
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
@@ -28,6 +32,7 @@ from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Sha256
 from paddock.planning.choice import choose
 from paddock.store.copying import push
+from tests.support.gguf import tiny_llama
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
 
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
@@ -229,3 +234,39 @@ def test_a_volume_that_cannot_be_written_is_named(
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "file" / "models"))
     with pytest.raises(NoPermission, match="file"):
         pulling.pull(connect(), MODEL)
+
+
+def spoilt() -> bytes:
+    """A model whose header is sound, and one of whose weights is no number."""
+    file = tiny_llama()
+    file.tensor("output_norm.weight").data = struct.pack("<32f", *([1.0] * 31), math.nan)
+    return file.to_bytes()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["fetched", "a blob that nobody vouches for"])
+def test_weights_that_are_not_finite_are_never_published(parts: Parts, hub: Service, there: bool) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": spoilt()})
+    parts.volume.prepare()
+    if there:
+        parts.volume.add_bytes(spoilt())
+    with pytest.raises(ModelRejected, match=r"gguf\.weights\.finite at byte \d+"):
+        pull(parts, MODEL)
+    assert parts.volume.snapshots(MODEL) == []
+
+
+def test_weights_that_passed_in_disorder_are_read_again(parts: Parts) -> None:
+    listing = parts.hub.listing(MODEL)
+    choice = choose(listing)
+    parts.volume.prepare()
+    plan = acquisition.plan(parts, listing, choice)
+    acquired = [acquisition.acquire_file(parts, listing, row) for row in plan.rows]
+    assert [one.weights for one in acquired] == [()] * len(acquired)
+    spoilt_digest = parts.volume.add_bytes(spoilt())
+    unseen = [
+        replace(one, file=one.file.model_copy(update={"sha256": spoilt_digest}), weights=None)
+        if one.file.path.endswith(".gguf")
+        else one
+        for one in acquired
+    ]
+    audited = auditing.audit_acquired(parts, listing, choice, unseen)
+    assert [finding.rule for finding in audited.audit.findings] == ["gguf.weights.finite"]
