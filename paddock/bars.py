@@ -36,6 +36,7 @@ class Bars:
             disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
         self._total: Total | None = None
         self._said_at = time.monotonic()
 
@@ -70,8 +71,10 @@ class Bars:
 
     def _say(self, moved: Moved, *, several: bool) -> None:
         ended = moved.done_bytes == moved.total_bytes
-        if not ended and time.monotonic() < self._said_at + _A_LINE_EVERY_S:
+        if moved.label in self._ended or (not ended and time.monotonic() < self._said_at + _A_LINE_EVERY_S):
             return
+        if ended:
+            self._ended.add(moved.label)
         self._said_at = time.monotonic()
         line = f"{moved.label}: {_said(moved)}"
         if several and self._total:

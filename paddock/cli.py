@@ -66,7 +66,9 @@ def main() -> NoReturn:
     except PaddockError as error:
         status = _failed(as_json, error.code, error.message, error.cure, error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
-        status = _failed(as_json, "interrupted", "interrupted", "run it again: what was fetched is kept", _INTERRUPTED)
+        status = _failed(
+            as_json, "interrupted", "interrupted", "run it again: what can be taken up is kept", _INTERRUPTED
+        )
     except typer.TyperException as error:
         said = error.format_message().rstrip(".")
         status = _failed(as_json, "wrong-usage", said, "see --help", UsageError.exit_status)

@@ -46,9 +46,10 @@ def test_where_nobody_watches_a_line_comes_now_and_then(
     ]
 
 
-def test_one_file_alone_has_no_total(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_alone_has_no_total_and_ends_once(capsys: pytest.CaptureFixture[str]) -> None:
     with Bars(quiet=False) as bars:
         bars.begin(100 * MIB)
+        bars.moved(moved("a", 100, 100))
         bars.moved(moved("a", 100, 100))
     assert capsys.readouterr().err == "a: 100.0 MiB\n"
 

@@ -127,13 +127,17 @@ def _row(parts: Parts, file: RepositoryFile, known: SnapshotFile | None) -> Row:
 
 
 def _staged_bytes(parts: Parts, expected: Expected) -> int:
-    """Bytes that an earlier run's partial of the same file already takes on the disk."""
+    """Bytes that an earlier run's partial of the same file already takes on the disk: its data, and what another engine
+    left beside that."""
     if expected.key is None:
         return 0
     held = 0
-    for path in (parts.volume.partial / expected.key).glob("*/data"):
-        with suppress(FileNotFoundError):  # another process took it over just now, which renames its directory
-            held = max(held, path.stat().st_blocks * 512)
+    for directory in (parts.volume.partial / expected.key).glob("*"):
+        there = 0
+        for path in directory.rglob("*"):
+            with suppress(OSError):  # another process took it over just now, which renames its directory
+                there += path.stat().st_blocks * 512
+        held = max(held, there)
     return min(expected.size, held)
 
 

@@ -11,9 +11,11 @@ import json
 import logging
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from paddock.errors import TransferInterrupted, TransferRefused
-from paddock.model.source import Source
+from paddock.model.source import Address, Source
 from paddock.settings import downloader_environment
 
 Engine = Literal["paddock", "hf_transfer", "xet"]
@@ -40,6 +42,8 @@ def fitting(asked: Engine, source: Source, *, limited: bool) -> Engine:
     """The engine to use for a source where `asked` is wanted: Paddock's own where the other one cannot do it, or brings
     nothing."""
     if asked == "paddock" or source.expected.size < _WORTH_A_PROCESS_BYTES:
+        return "paddock"
+    if source.expected.key is None:  # with no digest to find it out, a short file would pass for a whole one
         return "paddock"
     if asked == "xet" and source.on_hub is None:
         return "paddock"
@@ -60,9 +64,54 @@ def move(
 ) -> int:
     """Have `engine` write the bytes of `source` to `path`; how many it says that came.
 
-    `tick` is told the bytes that came so far, ten times a second; what it raises ends the transfer. Raises
-    TransferInterrupted, TransferRefused, and the errors of the source.
+    `tick` is told the bytes that came so far, ten times a second; what it raises ends the transfer. An address that is
+    refused is asked for anew, once. hf_transfer tells only whole chunks of 1 MiB: where not one of them ends in
+    `stall_s`, nothing comes. Raises TransferInterrupted, TransferRefused, and the errors of the source.
     """
+    request: dict[str, object] = {"engine": engine, "path": str(path), "parent": os.getpid()}
+    if engine == "xet" and source.on_hub:
+        place = {"place": asdict(source.on_hub), "directory": str(_directory(path))}
+        return _run(request | place, source, stall_s=stall_s, tick=tick)
+    for renew in (False, True):
+        address = _address(source, renew=renew, tick=tick)
+        where = {"connections": connections, "url": address.url, "headers": dict(address.headers)}
+        try:
+            return _run(request | where, source, stall_s=stall_s, tick=tick)
+        except TransferRefused as refusal:
+            if renew:
+                raise
+            log.info("%s; its address is asked for anew", refusal.message)
+    raise AssertionError("the second try returns or raises")
+
+
+def clean(path: Path) -> None:
+    """Remove what huggingface_hub left beside the data when it was killed."""
+    shutil.rmtree(_directory(path), ignore_errors=True)
+
+
+def _address(source: Source, *, renew: bool, tick: Callable[[int], None]) -> Address:
+    """The address, asked for in a thread: the one that asks must hear when it is told to stop."""
+    came: list[Address | BaseException] = []
+
+    def ask() -> None:
+        try:
+            came.append(source.address(renew=renew))
+        except BaseException as error:  # it is raised again in the thread that called
+            came.append(error)
+
+    thread = threading.Thread(target=ask, name="paddock-address", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        tick(0)
+    if isinstance(came[0], BaseException):
+        raise came[0]
+    return came[0]
+
+
+def _run(request: Mapping[str, object], source: Source, *, stall_s: float, tick: Callable[[int], None]) -> int:
+    name = _NAMES[str(request["engine"])]
+    path = Path(str(request["path"]))
     process = subprocess.Popen(
         [sys.executable, "-m", "paddock.transfer.mover"],
         stdin=subprocess.PIPE,
@@ -78,9 +127,9 @@ def move(
         assert process.stdin is not None  # noqa: S101 - says to the type checker what PIPE above means
         assert process.stdout is not None  # noqa: S101 - the same
         with suppress(BrokenPipeError), process.stdin as stdin:
-            stdin.write(json.dumps(_request(engine, source, path, connections)).encode())
+            stdin.write(json.dumps(request).encode())
         with process.stdout as stdout:
-            came = _follow(stdout, source, engine, stall_s=stall_s, tick=tick)
+            came = _follow(stdout, source, name, stall_s=stall_s, tick=tick)
         if process.wait(timeout=stall_s) == 0:
             return came
     except subprocess.TimeoutExpired:
@@ -89,15 +138,7 @@ def move(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    raise TransferInterrupted(f"{_NAMES[engine]} ended in the middle of {source.label}", cure=_CURE)
-
-
-def _request(engine: Engine, source: Source, path: Path, connections: int) -> Mapping[str, object]:
-    request: dict[str, object] = {"engine": engine, "path": str(path), "parent": os.getpid()}
-    if engine == "xet" and source.on_hub:
-        return {**request, "place": asdict(source.on_hub), "directory": str(_directory(path))}
-    address = source.address()
-    return {**request, "connections": connections, "url": address.url, "headers": dict(address.headers)}
+    raise TransferInterrupted(f"{name} ended in the middle of {source.label}", cure=_CURE)
 
 
 def _directory(path: Path) -> Path:
@@ -105,7 +146,7 @@ def _directory(path: Path) -> Path:
     return path.with_name("huggingface")
 
 
-def _follow(stdout: IO[bytes], source: Source, engine: Engine, *, stall_s: float, tick: Callable[[int], None]) -> int:
+def _follow(stdout: IO[bytes], source: Source, name: str, *, stall_s: float, tick: Callable[[int], None]) -> int:
     """Read its reports until it has closed its output: `{"came": N}`, or last of all `{"error": ...}`."""
     came, heard, rest = 0, time.monotonic(), b""
     with selectors.DefaultSelector() as waiting:
@@ -121,10 +162,8 @@ def _follow(stdout: IO[bytes], source: Source, engine: Engine, *, stall_s: float
                     report = json.loads(line)
                     if "error" in report:
                         kind = TransferRefused if report["final"] else TransferInterrupted
-                        raise kind(f"{_NAMES[engine]} did not bring {source.label}: {report['error']}", cure=_CURE)
+                        raise kind(f"{name} did not bring {source.label}: {report['error']}", cure=_CURE)
                     if report["came"] > came:
                         came, heard = report["came"], time.monotonic()
             if time.monotonic() > heard + stall_s:
-                raise TransferInterrupted(
-                    f"{_NAMES[engine]} brought nothing of {source.label} for {stall_s:g} s", cure=_CURE
-                )
+                raise TransferInterrupted(f"{name} brought nothing of {source.label} for {stall_s:g} s", cure=_CURE)

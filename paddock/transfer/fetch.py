@@ -68,7 +68,8 @@ def fetch(
     is not the end of the block before, what was told from there on was wrong, and is told anew. What it was told is
     right when this returns.
 
-    Whatever ends it early leaves something to resume, except for bytes without a digest. Raises TransferInterrupted
+    Whatever ends it early leaves something to resume, except for bytes without a digest, for what another engine was
+    still moving, and after an fsync that failed. Raises TransferInterrupted
     (also when `cancel` is set), TransferRefused, CorruptFile, NotEnoughDisk, NoPermission, and the permanent errors
     of the source.
     """

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_CHUNK_BYTES = 10 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024  # it tells of whole ones alone, and slow lines take long for large ones
 _TRIES_OF_A_CHUNK = 5
 _EVERY_S = 0.2
 _ADDRESS = re.compile(r"\w+://\S+")
@@ -57,13 +57,14 @@ def _by_hf_transfer(request: dict[str, Any]) -> None:
             _report(came=came)
 
     connections = request["connections"]
+    failures = min(3, connections - 1)  # at once; it takes no tries without any, and needs a file more than these
     hf_transfer.download(
         request["url"],
         request["path"],
         connections,
         _CHUNK_BYTES,
-        parallel_failures=max(0, min(3, connections - 1)),
-        max_retries=_TRIES_OF_A_CHUNK,
+        parallel_failures=failures,
+        max_retries=_TRIES_OF_A_CHUNK if failures else 0,
         headers=request["headers"],
         callback=count,
     )

@@ -134,5 +134,6 @@ class Pump:
                     return
                 if wanted:
                     write_at(fd, wanted, span.reached - self._offset)
-                    self.schedule.landed(span, len(wanted))
+                    if not self.schedule.landed(span, len(wanted)):
+                        return
                 self._limit.take(came)

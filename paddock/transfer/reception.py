@@ -22,7 +22,7 @@ from paddock.transfer.limiter import Meter, Patience
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Moved, Progress
 from paddock.transfer.pump import Line, Pump
-from paddock.transfer.room import make_room, require_room, write_at
+from paddock.transfer.room import disk_error, make_room, require_room, write_at
 from paddock.transfer.schedule import Schedule
 from paddock.transfer.staging import Claim
 from paddock.transfer.writeback import WriteBack
@@ -56,7 +56,7 @@ class Reception:
         self._block = memoryview(bytearray(BLOCK_BYTES))
         self._beside: Executor | None = None
         self._told = self._alive = float("-inf")
-        self._done = 0
+        self._done = self._most = 0
         self.resumed_bytes = 0
         self.meter = Meter()
         self._line = Line(
@@ -71,6 +71,7 @@ class Reception:
         )
 
     def run(self) -> RunningDigest:
+        engines.clean(self._claim.data)  # what a dead one left
         landed = max(self._claim.claims, default=0)
         limited = self._options.limit_rate_bytes_per_s is not None
         # What another engine cannot take up, ours does.
@@ -80,16 +81,25 @@ class Reception:
             landed = self._expected.size
         with (
             self._data() as fd,
-            WriteBack(fd, failed=self._claim.discard) as write_back,
+            WriteBack(fd) as write_back,
             ThreadPoolExecutor(1, "paddock-hash") as self._beside,
         ):
             make_room(fd, self._claim.data, self._expected.size)
             digest = self._receive(fd, write_back, landed=landed)
             if digest.mismatch(self._expected):
                 digest = self._repair(fd, digest)
-            write_back.finish()
+            self._make_durable(fd)
         self._tell(digest.size)
         return digest
+
+    def _make_durable(self, fd: int) -> None:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            # The kernel may now take pages for written that are not, and hashing them again would prove nothing:
+            # https://wiki.postgresql.org/wiki/Fsync_Errors
+            self._claim.discard()
+            raise disk_error(error, self._claim.data, self._expected.size, kept=False) from error
 
     def _have_moved(self, engine: Engine) -> None:
         """Let another engine bring all of it. Not one byte of that is believed yet."""
@@ -100,7 +110,7 @@ class Reception:
 
         def tick(came: int) -> None:
             self.meter.count(came - self.meter.transferred_bytes, 0)
-            self._tick(min(came, self._expected.size))
+            self._tick(came, cure="start it again")
 
         came = engines.move(
             engine,
@@ -169,7 +179,7 @@ class Reception:
         """Hash the file's first `until` bytes as they land. The file's first byte is the source's byte `offset`."""
         while digest.position < until:
             frontier = schedule.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
-            self._tick(offset + frontier)
+            self._tick(offset + digest.position)
             if frontier == digest.position:
                 continue
             count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
@@ -227,16 +237,18 @@ class Reception:
             fd, self._expected, segment_bytes=self._options.segment_bytes, tick=self._tick, tap=self._tap
         )
 
-    def _tick(self, done_bytes: int) -> None:
+    def _tick(self, done_bytes: int, *, cure: str = "start it again: what came is kept") -> None:
         """Between two blocks: stop when told to, show that we live, and tell how far it is."""
         if self._cancel.is_set():
-            raise TransferInterrupted(f"{self._source.label} was cancelled", cure="start it again: what came is kept")
+            raise TransferInterrupted(f"{self._source.label} was cancelled", cure=cure)
         now = time.monotonic()
         if now > self._alive + _SIGN_OF_LIFE_EVERY_S and done_bytes != self._done:
             os.utime(self._claim.journal.fd)
             self._alive, self._done = now, done_bytes
         if now > self._told + _PROGRESS_EVERY_S:
-            self._tell(done_bytes)
+            # All of it is there when its digest is right: until then it may have to be gone through again.
+            self._most = max(self._most, min(done_bytes, self._expected.size - 1))
+            self._tell(self._most)
 
     def _tell(self, done_bytes: int) -> None:
         self._told = time.monotonic()

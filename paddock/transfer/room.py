@@ -41,12 +41,13 @@ def make_room(fd: int, path: Path, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def disk_error(error: OSError, path: Path, size: int) -> PaddockError:
-    """What an error of the disk means for a file that is to have `size` bytes."""
+def disk_error(error: OSError, path: Path, size: int, *, kept: bool = True) -> PaddockError:
+    """What an error of the disk means for a file that is to have `size` bytes. `kept`: what came can be resumed."""
     if error.errno in _FULL:
         return NotEnoughDisk(
             f"{path} cannot be written to its {size} bytes: {error.strerror}",
-            cure="free some space or raise the quota; what came is kept and the next run goes on from there",
+            cure="free some space or raise the quota"
+            + ("; what came is kept and the next run goes on from there" if kept else ", then start again"),
         )
     if error.errno in _FORBIDDEN:
         return NoPermission(

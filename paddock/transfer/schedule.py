@@ -61,6 +61,7 @@ class Schedule:
                 if self._workers < self._most_workers and now > self._changed + _SPEED_UP_EVERY_S and not self._whole:
                     self._workers += 1
                     self._changed = now
+                    self._work.notify()
                 span = self._pick() if pause_s <= 0 and self._busy < self._workers else None
                 if span:
                     span.busy = True
@@ -69,8 +70,11 @@ class Schedule:
                 self._work.wait(pause_s if pause_s > 0 else None)
             return None
 
-    def landed(self, span: Span, count: int) -> None:
-        """`count` more bytes of the span are in the file. Waits when a whole body runs too far ahead of the reader."""
+    def landed(self, span: Span, count: int) -> bool:
+        """`count` more bytes of the span are in the file. False: give the span back, another one comes first now.
+
+        Waits when a whole body runs too far ahead of the reader.
+        """
         with self._work:
             span.reached += count
             if span is self._spans[0] or span.reached == span.end:
@@ -80,7 +84,11 @@ class Schedule:
                 and span.reached > max(self._position, self._claimed) + 2 * self._window_bytes
                 and not self.stopped.is_set()
             ):
+                # The reader may be waiting for what it found to be wrong, which only this worker can fetch.
+                if any(one.reached < one.end and one.end <= span.start for one in self._spans):
+                    return False
                 self._work.wait()
+            return True
 
     def give_back(self, span: Span) -> None:
         """A worker is done with a span, whole or not."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,11 @@ import pytest
 
 from infra.local.hub import Service
 from paddock.errors import CorruptFile, TransferInterrupted, TransferRefused
-from paddock.model.source import HubPlace
+from paddock.model.source import Address, Expected, HubPlace
 from paddock.settings import Settings
 from paddock.transfer.engines import Engine, fitting
 from paddock.transfer.fetch import Staged, fetch
+from paddock.transfer.journal import Header, Journal
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from tests.transfer.remote import MIB, Remote, content, on_hub, sha256_of
@@ -37,6 +39,10 @@ def source_of(hub: Service) -> Remote:
 
 def options(engine: Engine) -> Options:
     return Options(connections=4, segment_bytes=MIB, stall_s=5, engine=engine)
+
+
+def boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def movers() -> list[psutil.Process]:
@@ -64,8 +70,8 @@ def test_it_brings_the_file_and_leaves_nothing_beside_it(hub: Service, staging: 
     assert staged.transferred_bytes == len(DATA)
     assert told[-1].done_bytes == told[-1].total_bytes == len(DATA)
     (asked,) = [count for request, count in hub.stats().requests.items() if "/resolve/" not in request]
-    # hf_transfer asks for one byte first, and then for chunks of 10 MiB; huggingface_hub reads one body.
-    assert asked == {"hf_transfer": 4, "xet": 1}[engine]
+    # hf_transfer asks for one byte first, and then for chunks of 1 MiB; huggingface_hub reads one body.
+    assert asked == {"hf_transfer": 27, "xet": 1}[engine]
     staged.path.rename(staging.parent / "published")
     staged.discard()
     assert list(staging.iterdir()) == []
@@ -86,6 +92,62 @@ def test_bytes_that_stay_wrong_are_called_corrupt(hub: Service, staging: Path, e
     with pytest.raises(CorruptFile):
         fetch(source, staging=staging, options=options(engine))
     assert list(staging.iterdir()) == []
+
+
+def test_one_connection_is_enough(hub: Service, staging: Path) -> None:
+    source = source_of(hub)
+    staged = fetch(source, staging=staging, options=replace(options("hf_transfer"), connections=1))
+    assert staged is not None
+    assert staged.path.read_bytes() == DATA
+
+
+def test_a_slow_line_is_not_a_silent_one(hub: Service, staging: Path) -> None:
+    source = source_of(hub)
+    # Eight chunks, four at once, take 4 s each: the time without a word is what counts.
+    hub.order("slow", "org/name/model.gguf", bytes_per_s=MIB / 4, times=8)
+    right(source, staging, "hf_transfer")
+
+
+def test_an_address_that_is_refused_is_asked_for_anew(hub: Service, staging: Path) -> None:
+    source = source_of(hub)
+    hub.order("status", "org/name/model.gguf", status=403)
+    right(source, staging, "hf_transfer")
+    assert source.renewals == 1
+
+
+def test_a_file_without_a_digest_is_left_to_ours(hub: Service) -> None:
+    source = Remote("http://127.0.0.1:9/never-asked", Expected(len(DATA)), on_hub=source_of(hub).on_hub)
+    assert [fitting(engine, source, limited=False) for engine in ENGINES] == ["paddock", "paddock"]
+
+
+def test_a_wait_for_the_address_ends_when_it_is_told_to(staging: Path) -> None:
+    class Slow(Remote):
+        def address(self, *, renew: bool = False) -> Address:
+            time.sleep(6)
+            raise AssertionError("nobody waits for this")
+
+    cancel = threading.Event()
+    threading.Timer(0.3, cancel.set).start()
+    started = time.monotonic()
+    source = Slow("http://127.0.0.1:9/never-asked", Expected(len(DATA), sha256_of(DATA)))
+    with pytest.raises(TransferInterrupted, match="cancelled"):
+        fetch(source, staging=staging, options=options("hf_transfer"), cancel=cancel)
+    assert time.monotonic() - started < 2
+
+
+def test_what_a_killed_one_left_beside_the_data_is_removed_first(hub: Service, staging: Path) -> None:
+    source = source_of(hub)
+    assert source.expected.key is not None
+    left = staging / source.expected.key / "dead" / "huggingface" / "model.gguf.incomplete"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(DATA)
+    header = Header(key=source.expected.key, size=len(DATA), segment_bytes=MIB, boot=boot())
+    journal = Journal(left.parents[1] / "journal", create=True)
+    journal.start(header, {})
+    journal.close()
+    staged = fetch(source, staging=staging, options=options("paddock"))
+    assert staged is not None
+    assert sorted(path.name for path in staged.path.parent.iterdir()) == ["data", "journal"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

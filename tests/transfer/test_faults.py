@@ -244,6 +244,13 @@ def test_a_flipped_bit_is_found_and_costs_one_segment(hub: Service, staging: Pat
     assert staged.segments == tuple(sha256_of(DATA[at : at + MIB]) for at in range(0, len(DATA), MIB))
 
 
+def test_a_bad_segment_in_the_middle_is_looked_for_from_the_start(hub: Service, staging: Path) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("flip", FILE, offset=MIB + 100, bit=3)
+    # The first is fetched again and is the same; the second is replaced; the others are left alone.
+    assert right(source, staging).transferred_bytes == len(DATA) + 2 * MIB
+
+
 def test_bad_bytes_in_two_segments_are_replaced_in_one_round(hub: Service, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("flip", FILE, offset=100, bit=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import Service
-from paddock.errors import TransferInterrupted
+from paddock.errors import NotEnoughDisk, TransferInterrupted
 from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.journal import Header, Journal
 from paddock.transfer.options import Options
@@ -165,6 +166,37 @@ def test_a_byte_that_flipped_on_the_disk_costs_one_segment(hub: Service, staging
         file.write(bytes([byte[0] ^ 4]))
     staged = resumed(source, staging, data)
     assert staged.resumed_bytes == 3 * MIB
+
+
+@pytest.mark.timeout(60)
+def test_a_server_without_ranges_sends_again_what_does_not_hold(hub: Service, staging: Path) -> None:
+    data = content(12 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=4 * MIB)
+    with (directory / "data").open("r+b") as file:
+        file.seek(3 * MIB + 5)
+        file.write(b"rotten")
+    # The rest comes as one body, far ahead of the reader when it finds that a claim does not hold.
+    hub.order("full", "org/name/model.gguf", times=None)
+    staged = resumed(source, staging, data)
+    assert 2 * MIB < staged.resumed_bytes < 4 * MIB
+
+
+def test_after_an_fsync_that_failed_nothing_is_taken_up(
+    hub: Service, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(3 * MIB)
+    source = on_hub(hub, data)
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)  # a disk that fills only now cannot be had without a file system of our own
+        with pytest.raises(NotEnoughDisk, match="then start again"):
+            fetch(source, staging=staging, options=SMALL)
+    assert list(staging.iterdir()) == []
+    assert resumed(source, staging, data).resumed_bytes == 0
 
 
 def test_a_data_file_that_was_cut_short_is_filled_up(hub: Service, staging: Path) -> None:

@@ -98,6 +98,18 @@ def test_a_whole_body_is_one_span_from_the_first_gap_to_the_end() -> None:
     assert (rest.reached, rest.end) == (15, 100)
 
 
+def test_a_whole_body_that_is_far_ahead_makes_way_for_what_is_wrong() -> None:
+    plan = schedule(200, landed=40)
+    plan.take_whole()
+    body = take(plan)
+    assert (body.reached, body.end) == (40, 200)
+    plan.fetch_again(10, 20)
+    assert not plan.landed(body, 100)
+    plan.give_back(body)
+    again = take(plan)
+    assert (again.reached, again.end) == (10, 200)
+
+
 def test_one_wish_for_fewer_requests_halves_them_once() -> None:
     plan = schedule(workers=4)
     spans = [take(plan) for _ in range(3)]
