@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,19 @@ def artifact(client: SyncPrefectClient, kind: str) -> Artifact:
 
 
 def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[TaskRun]:
-    """The runs of one task in the newest run of a flow."""
+    """The runs of one task in the newest run of a flow. Prefect hears of them by events, some time after they ended."""
     (run,) = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=flow.name.removesuffix("-model") + "-")),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )
-    runs = client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])))
-    return [one for one in runs if one.name.startswith(task)]
+    its_own = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
+    deadline = time.monotonic() + 30
+    while True:
+        runs = [one for one in client.read_task_runs(task_run_filter=its_own) if one.name.startswith(task)]
+        if (runs and all(one.state and one.state.is_final() for one in runs)) or time.monotonic() > deadline:
+            return runs
+        time.sleep(0.2)
 
 
 def test_onboarding_ends_with_a_promoted_model_and_a_dossier(parts: Parts) -> None:
