@@ -186,7 +186,9 @@ def _read_array(cursor: Cursor, key: str) -> _Span:
         left = cursor.size - start
         if count * 8 > left:
             cursor.need(count * 8, f"the array {_shown(key)}")
-        cursor.skip_strings(count, f"the array {_shown(key)}")
+        # A vocabulary is followed by an array with a number for each token, or two.
+        follow = 4 * count if key.endswith(".tokens") else 0
+        cursor.skip_strings(count, f"the array {_shown(key)}", followed_by_bytes=follow)
     else:
         cursor.need(count * _SCALARS[kind].size, f"the array {_shown(key)}")
         if kind is ValueType.BOOL and (wrong := bytes(cursor.data[start : cursor.position]).lstrip(b"\0\1")):

@@ -1,7 +1,10 @@
 """Bytes of a file by ranges, local or remote, and a cursor that never goes past what is there.
 
-A *source* is a file of known size. A *cursor* reads it from its start in growing blocks, and compares every length with
-the bytes that are left before anything is done with it. What the bytes mean is the reader's to say.
+A *source* is a file of known size. A *cursor* reads it from its start, and compares every length with the bytes that
+are left before anything is done with it. What the bytes mean is the reader's to say.
+
+Each read may be a request over a network, so the cursor looks ahead: 1 MiB at first; then as far as the strings that it
+passes over will reach if they go on as they began, and what the reader says will follow them.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile
 from paddock.gguf.format import MAX_HEADER_BYTES
 
 _FIRST_BLOCK_BYTES = 1 << 20
-_LARGEST_BLOCK_BYTES = 4 << 20
+_BEYOND_BYTES = 512 << 10
+_FURTHEST_OUTLOOK_BYTES = 16 << 20
+_ENOUGH_FOR_AN_AVERAGE = 1000
 FETCH_AGAIN = "fetch the file again; if it stays like this, the repository's file is broken"
 BROKEN = "use another file; this one was made or changed by a faulty or hostile program"
 
@@ -98,6 +103,7 @@ class Cursor:
         self.size = source.size
         self.data = bytearray()
         self.position = 0
+        self._average_bytes = 16.0  # of the last long array's strings
 
     def need(self, length: int, what: str) -> int:
         """Make `length` bytes at the position available, move past them, and return where they begin."""
@@ -132,9 +138,9 @@ class Cursor:
         start = self.need(length, what)
         return bytes(self.data[start : start + length])
 
-    def skip_strings(self, count: int, what: str) -> None:
+    def skip_strings(self, count: int, what: str, *, followed_by_bytes: int = 0) -> None:
         """Move past `count` strings, each bounded by the file. This loop sees every token, so it does the least that is
-        safe.
+        safe. `followed_by_bytes` are likely to come after them.
 
         A length is at most 2**64 - 1 and Python's integers are exact, so a string that is too long takes the position
         past the end, where the next read, or the check at the end, stops it.
@@ -150,11 +156,18 @@ class Cursor:
                 left = 0
             except (struct.error, OverflowError):
                 left -= enough
-                self._reach(first, position + 8, what)
+                if count - left >= _ENOUGH_FOR_AN_AVERAGE:
+                    self._average_bytes = (position - first) / (count - left)
+                # Strings of a vocabulary grow longer; what is too much for them is part of what follows.
+                growth = 1.25 if followed_by_bytes else 1.0
+                ahead = int(left * self._average_bytes * growth) + followed_by_bytes
+                self._reach(first, position + 8, what, outlook=position + ahead)
         self._reach(first, position, what)
+        if count >= _ENOUGH_FOR_AN_AVERAGE:
+            self._average_bytes = (position - first) / count
         self.position = position
 
-    def _reach(self, first: int, end: int, what: str) -> None:
+    def _reach(self, first: int, end: int, what: str, *, outlook: int = 0) -> None:
         """Make the bytes up to `end` available; where that is past the file or the limit, name the string that led
         there.
         """
@@ -170,14 +183,18 @@ class Cursor:
                 position = end
             self.position = position
             self.string(f"a string of {what}")  # raises: it does not fit
-        self._fill(end)
+        self._fill(end, outlook=outlook)
 
-    def _fill(self, end: int) -> None:
-        """Read on from the source until `end` bytes are there, in blocks that grow, and never past the file."""
+    def _fill(self, end: int, *, outlook: int = 0) -> None:
+        """Read on from the source until `end` bytes are there, and on to where the rest is likely to end; never past
+        the file."""
+        have = len(self.data)
+        likely = min(outlook, have + _FURTHEST_OUTLOOK_BYTES)
+        wanted = max(end, likely) + _BEYOND_BYTES if have else max(end, _FIRST_BLOCK_BYTES)
+        wanted = min(wanted, self.size, max(end, MAX_HEADER_BYTES))
         while len(self.data) < end:
             have = len(self.data)
-            block = min(max(have, _FIRST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES)
-            more = self.source.read_at(have, min(max(block, end - have), self.size - have))
+            more = self.source.read_at(have, wanted - have)
             if not more:
                 breach(
                     "gguf.container.truncated",

@@ -1,7 +1,7 @@
 """Small random access to a remote file: enough to read a GGUF's header from range requests alone.
 
-Headers are read from the start onwards, so the *head*, the bytes from 0 without a gap, is kept and grows by blocks
-that double. A read far behind it (a tensor's data) gets a block of its own, and only the last such block is kept.
+Headers are read from the start onwards, so the *head*, the bytes from 0 without a gap, is kept and grows by what is
+read. A read far behind it (a tensor's data) gets a block of its own, and only the last such block is kept.
 Nothing is verified here: there is no digest of a part. Whoever decides by these bytes decides again when the whole
 file was verified.
 """
@@ -17,7 +17,7 @@ from paddock.transfer.answer import RangesIgnored, TryAgain
 from paddock.transfer.client import Client
 from paddock.transfer.limiter import Meter, Patience
 
-_LARGEST_BLOCK_BYTES = 16 * 1024 * 1024
+_LARGEST_STEP_BYTES = 16 * 1024 * 1024
 _LARGEST_HEAD_BYTES = 128 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 
@@ -25,13 +25,14 @@ _READ_BYTES = 256 * 1024
 class RangeReader:
     """A remote file that is read by ranges; `read_at` gives fewer bytes only at its end. For one thread.
 
+    A request is for at least `block_bytes`. Who reads on in small steps looks ahead itself.
+
     `bytes_read` counts what came over the network. Raises what `fetch` raises for the network and for refusals.
     """
 
-    def __init__(self, source: Source, *, block_bytes: int = 1024 * 1024, stall_s: float = 30.0) -> None:
+    def __init__(self, source: Source, *, block_bytes: int = 64 * 1024, stall_s: float = 30.0) -> None:
         self._size = source.expected.size
         self._block_bytes = block_bytes
-        self._ahead_bytes = block_bytes
         self._head = bytearray()
         self._elsewhere = (0, b"")
         self._whole = False
@@ -54,7 +55,7 @@ class RangeReader:
         end = min(self._size, offset + length)
         if end <= offset:
             return b""
-        if end <= len(self._head) + _LARGEST_BLOCK_BYTES and end <= _LARGEST_HEAD_BYTES:
+        if end <= len(self._head) + _LARGEST_STEP_BYTES and end <= _LARGEST_HEAD_BYTES:
             self._grow_head(end)
             return bytes(memoryview(self._head)[offset:end])
         start, block = self._elsewhere
@@ -78,8 +79,7 @@ class RangeReader:
         have = len(self._head)
         if end <= have:
             return
-        self._head += self._fetch(have, min(self._size, max(end, have + self._ahead_bytes)))
-        self._ahead_bytes = min(2 * self._ahead_bytes, _LARGEST_BLOCK_BYTES)
+        self._head += self._fetch(have, min(self._size, max(end, have + self._block_bytes)))
 
     def _fetch(self, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`; a try that breaks off is continued from there."""
