@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import transfer
+from tests.bench import reader, transfer
+
+BENCHES = {"reader": reader.run, "transfer": transfer.run}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
-    sys.exit(0 if transfer.run(parser.parse_args().rounds) else 1)
+    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help="which to run (default: all)")
+    given = parser.parse_args()
+    held = [BENCHES[name](given.rounds) for name in given.what or BENCHES]
+    sys.exit(0 if all(held) else 1)
