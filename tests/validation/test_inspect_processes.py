@@ -1,0 +1,53 @@
+"""`paddock inspect` on bad files, each in a process of its own: one answer, soon, and in little memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.hostile import BROKEN, NOT_GGUF
+
+PEAK_BYTES = 256 * 1024 * 1024
+WALL_S = 2.0
+
+LAUNCHER = """\
+import json, os, resource, subprocess, sys, time
+for path in sys.stdin.read().splitlines():
+    started = time.monotonic()
+    child = subprocess.Popen([sys.executable, "-m", "paddock", "inspect", path, "--json"], stdout=subprocess.PIPE)
+    out = child.stdout.read().decode()
+    _, status, used = os.wait4(child.pid, 0)
+    took = time.monotonic() - started
+    print(json.dumps([path, os.waitstatus_to_exitcode(status), out, took, used.ru_maxrss * 1024]), flush=True)
+"""
+"""A small process starts the others: the peak memory that the kernel tells of a child includes that of its parent."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.torture)])
+def test_a_bad_file_gets_one_answer_soon_and_in_little_memory(tmp_path: Path, step: int) -> None:
+    files = {name: build() for name, (_, build) in BROKEN.items()} | {
+        name: data for name, (data, _) in NOT_GGUF.items()
+    }
+    assert len(files) >= 200
+    for number, data in enumerate(files.values()):
+        (tmp_path / f"{number}.gguf").write_bytes(data)
+    paths = [str(tmp_path / f"{number}.gguf") for number in range(0, len(files), step)]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER], input="\n".join(paths), capture_output=True, text=True, check=True
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == len(paths)
+    for path, status, out, took, peak in told:
+        name = list(files)[int(Path(path).stem)]
+        assert status == 2, name
+        assert json.loads(out)["verdict"] == "reject", name
+        assert out.count("\n") == 1, name
+        assert took < WALL_S, name
+        assert peak < PEAK_BYTES, name
+    slowest, largest = max(one[3] for one in told), max(one[4] for one in told)
+    print(f"{len(told)} bad files: the slowest took {slowest:.2f} s, the largest {largest / 1e6:.0f} MB")
