@@ -98,6 +98,7 @@ _OPTIONAL: Final = {
     "rope.scaling.finetuned": ValueType.BOOL,
 }
 """Keys whose value may be anything of its type, or an array of it for the layers; the engine refuses other types."""
+_NEVER_AN_ARRAY: Final = frozenset({"embedding_length_out"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ def _check_floats(header: Header) -> Iterator[Finding]:
 def _check_optional(header: Header) -> Iterator[Finding]:
     for suffix, expected in _OPTIONAL.items():
         kind = header.types.get(f"{header.architecture}.{suffix}", expected)
-        if kind not in {expected, ValueType.ARRAY}:
+        if kind is not expected and (kind is not ValueType.ARRAY or suffix in _NEVER_AN_ARRAY):
             message = f"{header.architecture}.{suffix} is of type {kind.name}, not {expected.name}"
             yield _reject(header, "gguf.model.key-type", suffix, message)
 

@@ -29,7 +29,12 @@ _NOT_A_MODEL = {
     "controlvector": ("gguf.model.is-control-vector", "a control vector", "use the model that it steers"),
 }
 _ARCHITECTURES = {"clip": "mmproj", "controlvector": "controlvector", "imatrix": "imatrix"}
-_STRINGS = ("general.architecture", "general.type", "general.name")
+_TYPES = {
+    "general.architecture": ValueType.STRING,
+    "general.type": ValueType.STRING,
+    "general.name": ValueType.STRING,
+    "general.file_type": ValueType.UINT32,
+}
 
 
 def check(header: Header, *, all_tensors: Sequence[Tensor] | None = None) -> list[Finding]:
@@ -54,9 +59,9 @@ def check_model(header: Header, *, all_tensors: Sequence[Tensor] | None = None) 
     part = split.split_of(header)
     if part and part.number > 0:
         return
-    for key in _STRINGS:
-        if key in header.metadata and header.text(key) is None:
-            message = f"{key} is of type {header.types[key].name}, not STRING"
+    for key, expected in _TYPES.items():
+        if header.types.get(key, expected) is not expected:
+            message = f"{key} is of type {header.types[key].name}, not {expected.name}"
             yield Finding("gguf.model.key-type", Severity.REJECT, message, key, "use another file")
     other = _is_no_model(header)
     if other is not None:

@@ -34,11 +34,11 @@ def check_types(tensors: Sequence[Tensor]) -> Iterator[Finding]:
             message = f"the tensor {tensor.name!r} is of type {tensor.type.name}, which holds no weights"
             yield Finding("gguf.tensor.type", Severity.REJECT, message, tensor.name, _CURE)
         elif (
-            len(tensor.shape) == 1 and tensor.type.block_length > 1 and tensor.name.endswith(("_norm.weight", ".bias"))
+            len(tensor.shape) == 1
+            and tensor.type is not GgmlType.F32
+            and tensor.name.endswith(("_norm.weight", ".bias"))
         ):
-            message = (
-                f"the tensor {tensor.name!r} is of type {tensor.type.name}, and the engine computes with it in F32"
-            )
+            message = f"the tensor {tensor.name!r} is of type {tensor.type.name}, and the engine aborts on all but F32"
             yield Finding("gguf.tensor.norm-type", Severity.REJECT, message, tensor.name, _ANEW)
 
 
@@ -92,6 +92,21 @@ def _check_plain(by_name: dict[str, Tensor], shape: Shape) -> Iterator[Finding]:
             yield Finding("gguf.model.tensor-missing", Severity.REJECT, message, name, _CURE)
         elif _trimmed(tensor.shape) != _trimmed(expected):
             yield _wrong_shape(tensor, expected)
+    for name, expected in _plain_extras(shape, by_name.get(_EMBEDDING)):
+        tensor = by_name.get(name)
+        if tensor is not None and _trimmed(tensor.shape) != _trimmed(expected):
+            yield _wrong_shape(tensor, expected)
+
+
+def _plain_extras(shape: Shape, embedding: Tensor | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Tensors that a plain architecture may have, with their shapes."""
+    if embedding is not None:
+        yield "output.weight", embedding.shape
+    for layer in range(shape.layers):
+        heads, kv_heads = shape.heads[layer], shape.kv_heads[layer]
+        yield f"blk.{layer}.attn_q.bias", (heads * shape.key_length,)
+        yield f"blk.{layer}.attn_k.bias", (kv_heads * shape.key_length,)
+        yield f"blk.{layer}.attn_v.bias", (kv_heads * shape.value_length,)
 
 
 def _plain_tensors(by_name: dict[str, Tensor], shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:

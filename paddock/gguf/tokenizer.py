@@ -51,7 +51,14 @@ _IDS: Final = (
     *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "prefix", "suffix", "middle"),
     *("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"),
 )  # "seperator" is the key's own spelling
-_BOOLS: Final = ("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces")
+_TYPES: Final = {
+    "pre": ValueType.STRING,
+    "token_type_count": ValueType.UINT32,
+    **dict.fromkeys(
+        ("add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces"),
+        ValueType.BOOL,
+    ),
+}
 _DECISIVE: Final = frozenset({"bos", "eos", "unknown"})
 _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _BYTE_TYPE = 6
@@ -78,6 +85,10 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
         )
         return
     pre = header.text(PREFIX + "pre")
+    for name, expected in _TYPES.items():
+        if header.types.get(PREFIX + name, expected) is not expected:
+            message = f"{PREFIX}{name} is of type {header.types[PREFIX + name].name}, not {expected.name}"
+            yield _reject("gguf.tokenizer.key-type", name, message)
     if kind in _BPE and kind != "gemma4":
         yield from _check_pre(pre, present=PREFIX + "pre" in header.metadata)
     tokens = header.array(PREFIX + "tokens")
@@ -97,13 +108,6 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
             "tokens",
             f"the vocabulary has {tokens.count} tokens, and the token embedding {embedding_rows} rows",
         )
-    for name in _BOOLS:
-        if header.types.get(PREFIX + name, ValueType.BOOL) is not ValueType.BOOL:
-            yield _reject(
-                "gguf.tokenizer.key-type",
-                name,
-                f"{PREFIX}{name} is of type {header.types[PREFIX + name].name}, not BOOL",
-            )
     vocabulary = _Vocabulary(kind, pre, tokens.raw())
     yield from _check_texts(vocabulary)
     yield from _check_lengths(header, vocabulary)
@@ -125,9 +129,9 @@ def _reject(rule: str, key: str, message: str, *, cure: str = _CURE) -> Finding:
 
 
 def _check_pre(pre: str | None, *, present: bool) -> Iterator[Finding]:
-    if pre is None and present:
-        yield _reject("gguf.tokenizer.pre", "pre", "the name of the pre-tokenizer is no string")
-    elif not pre:
+    if pre is None and present:  # said already: its type is wrong
+        return
+    if not pre:
         message = (
             "the file names no pre-tokenizer, so the engine splits text another way than the model was trained with"
         )

@@ -1,8 +1,9 @@
 """The rules of the tensor data: finite numbers in every value and block scale, no norm of zeros, no hole.
 
 A *scale* is the number by which the integers of a block are multiplied; where one is infinite or not a number, so is
-every answer. A *hole* is a long run of zero bytes, as a file has that was made at its full size and never written to
-the end. Everything is looked at once, in order, so memory stays small whatever the file's size.
+every answer; and so it is where a single weight is so large that what the layers make of it overflows. A *hole* is a
+long run of zero bytes, as a file has that was made at its full size and never written to the end. Everything is looked
+at once, in order, so memory stays small whatever the file's size.
 Numbers are judged by their bits, as ggml_validate_row_data does.
 
 Not judged: whether the weights are those that their author meant. That is the digest's to say.
@@ -54,9 +55,13 @@ _SCALES: Final = {
 }
 """Where the F16 scales of a block lie. IQ1_M and MXFP4 have theirs another way; in NVFP4 every byte is a number."""
 
+_DECISIVE: Final = frozenset({"token_embd.weight", "output.weight"})  # of zeros, every token gets the same answer
+
 _Bytes = npt.NDArray[np.uint8]
 # the exponent's bits, all set in infinities and in what is no number
 _EXPONENT_F16, _EXPONENT_BF16, _EXPONENT_F32 = 0x7C00, 0x7F80, 0x7F800000
+# the exponent of 2^40, beyond which a weight overflows in a few layers; real ones stay below 2^16
+_HUGE_BF16, _HUGE_F32 = (127 + 40) << 7, (127 + 40) << 23
 _SPARSE_BY_NATURE: Final = (
     "token_embd",
     "output.weight",
@@ -152,7 +157,7 @@ class _TensorScan:
         """When all of it was taken."""
         self._look(memoryview(self._rest))
         if self._bad is not None:
-            message = f"a value or scale of {self.tensor.name!r} is infinite or not a number"
+            message = f"a value or scale of {self.tensor.name!r} is infinite, not a number, or 2^40 and more"
             yield Finding("gguf.weights.finite", Severity.REJECT, message, f"byte {self._bad}", FETCH_AGAIN)
         else:
             yield from _check_zeros(self.tensor, np.concatenate(self._zero), self.start)
@@ -169,7 +174,8 @@ class _TensorScan:
 
 def _check_zeros(tensor: Tensor, zero: npt.NDArray[np.bool_], start: int) -> Iterator[Finding]:
     if zero.all():
-        severity = Severity.REJECT if tensor.name.endswith("norm.weight") else Severity.WARN
+        decisive = tensor.name.endswith("norm.weight") or tensor.name in _DECISIVE
+        severity = Severity.REJECT if decisive else Severity.WARN
         if tensor.size_bytes >= HOLE_BYTES:
             severity = Severity.REJECT
         if not tensor.name.endswith(".bias"):
@@ -191,9 +197,9 @@ def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
     elif kind is GgmlType.F16:
         wrong = _all_ones(rows.view("<u2")[:, 0], _EXPONENT_F16)
     elif kind is GgmlType.BF16:
-        wrong = _all_ones(rows.view("<u2")[:, 0], _EXPONENT_BF16)
+        wrong = np.asarray((rows.view("<u2")[:, 0] & _EXPONENT_BF16) >= _HUGE_BF16)
     elif kind is GgmlType.F32:
-        wrong = _all_ones(rows.view("<u4")[:, 0], _EXPONENT_F32)
+        wrong = np.asarray((rows.view("<u4")[:, 0] & _EXPONENT_F32) >= _HUGE_F32)
     elif kind is GgmlType.MXFP4:
         wrong = rows[:, 0] == 0xFF  # E8M0: a power of two, and this one value is no number
     elif kind is GgmlType.IQ1_M:

@@ -158,3 +158,19 @@ def test_a_scan_that_was_not_given_all_says_where_it_stopped() -> None:
     scan.take(0, memoryview(data)[: len(data) - 100])
     (finding,) = scan.findings()
     assert (finding.rule, finding.where) == ("gguf.weights.truncated", f"byte {len(data) - 100}")
+
+
+@pytest.mark.parametrize("number", [2.0**40, -(2.0**100), 3e38])
+@pytest.mark.parametrize("kind", [GgmlType.F32, GgmlType.BF16])
+def test_a_weight_that_overflows_in_a_few_layers_is_no_number_either(number: float, kind: GgmlType) -> None:
+    bits = struct.pack("<f", number)
+    assert [finding.rule for finding in one(kind, bits if kind is GgmlType.F32 else bits[2:])] == [
+        "gguf.weights.finite"
+    ]
+    large = struct.pack("<f", 2.0**39)
+    assert one(kind, large if kind is GgmlType.F32 else large[2:]) == []
+
+
+def test_an_embedding_of_zeros_is_rejected_and_another_tensor_of_zeros_warned_of() -> None:
+    assert {finding.severity for finding in one(GgmlType.F32, bytes(400), "token_embd.weight")} == {Severity.REJECT}
+    assert {finding.severity for finding in one(GgmlType.F32, bytes(400), "blk.0.ffn_up.weight")} == {Severity.WARN}

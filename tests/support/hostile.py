@@ -69,6 +69,14 @@ def _norm_in_q8(file: Gguf) -> None:
     file.tensor("output_norm.weight").kind = g.TYPE_Q8_0
 
 
+def _norm_in_f16(file: Gguf) -> None:
+    file.tensor("output_norm.weight").kind = g.TYPE_F16
+
+
+def _extra(name: str, *shape: int) -> Callable[[], bytes]:
+    return _changed(lambda file: file.tensors.append(TensorRow(name, shape)))
+
+
 def _twice(file: Gguf) -> None:
     file.tensors.append(TensorRow("output_norm.weight", (32,)))
 
@@ -187,6 +195,7 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "offset-with-hole": ("gguf.tensor.offset", _tensor(offset=32_000)),
     "offset-2^64": ("gguf.tensor.offset", _tensor(offset=2**64 - 32)),
     "norm-quantized": ("gguf.tensor.norm-type", _changed(_norm_in_q8)),
+    "norm-f16": ("gguf.tensor.norm-type", _changed(_norm_in_f16)),
     # model
     "no-architecture": ("gguf.model.architecture", _changed(lambda file: file.drop("general.architecture"))),
     "architecture-empty": ("gguf.model.architecture", _set("general.architecture", g.STRING, "")),
@@ -236,12 +245,21 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "tensor-missing": ("gguf.model.tensor-missing", _changed(lambda file: file.drop("blk.0.ffn_up.weight"))),
     "no-embedding": ("gguf.model.tensor-missing", _changed(lambda file: file.drop("token_embd.weight"))),
     "tensor-shape": ("gguf.model.tensor-shape", _tensor(shape=(32, 31), data=bytes(31 * 34))),
+    "output-shape": ("gguf.model.tensor-shape", _extra("output.weight", 32, 8)),
+    "bias-shape": ("gguf.model.tensor-shape", _extra("blk.0.attn_q.bias", 64)),
+    "file-type-text": ("gguf.model.key-type", _set("general.file_type", g.STRING, "7")),
+    "embedding-out-array": (
+        "gguf.model.key-type",
+        _set("llama.embedding_length_out", g.ARRAY, array(g.U32, [32])),
+    ),
     "layer-missing": ("gguf.model.layers", _set("llama.block_count", g.U32, 2)),
     "layer-beyond": ("gguf.model.layers", _changed(_layer_beyond)),
     # tokenizer
     "no-tokenizer": ("gguf.tokenizer.model", _changed(lambda file: file.drop("tokenizer.ggml.model"))),
     "tokenizer-unknown": ("gguf.tokenizer.model", _set("tokenizer.ggml.model", g.STRING, "mystery")),
     "pre-tokenizer-unknown": ("gguf.tokenizer.pre", _bpe(["a b"], pre="mystery")),
+    "pre-tokenizer-number": ("gguf.tokenizer.key-type", _set("tokenizer.ggml.pre", g.U16, 1)),
+    "token-type-count-float": ("gguf.tokenizer.key-type", _set("tokenizer.ggml.token_type_count", g.F32, 1.0)),
     "no-tokens": ("gguf.tokenizer.tokens", _changed(lambda file: file.drop("tokenizer.ggml.tokens"))),
     "tokens-are-numbers": ("gguf.tokenizer.tokens", _set("tokenizer.ggml.tokens", g.ARRAY, array(g.U32, [1, 2]))),
     "tokens-one-more": (
