@@ -62,6 +62,8 @@ _Bytes = npt.NDArray[np.uint8]
 _EXPONENT_F16, _EXPONENT_BF16, _EXPONENT_F32 = 0x7C00, 0x7F80, 0x7F800000
 # the exponent of 2^40, beyond which a weight overflows in a few layers; real ones stay below 2^16
 _HUGE_BF16, _HUGE_F32 = (127 + 40) << 7, (127 + 40) << 23
+# the exponent of 2^5: with a scale like this one key or value overflows in a cache of F16; real ones stay below 1
+_HUGE_SCALE, _HUGE_E8M0 = (15 + 5) << 10, 127 + 5
 _SPARSE_BY_NATURE: Final = (
     "token_embd",
     "output.weight",
@@ -157,7 +159,9 @@ class _TensorScan:
         """When all of it was taken."""
         self._look(memoryview(self._rest))
         if self._bad is not None:
-            message = f"a value or scale of {self.tensor.name!r} is infinite, not a number, or 2^40 and more"
+            message = (
+                f"a value or scale of {self.tensor.name!r} is infinite, not a number, or too large to compute with"
+            )
             yield Finding("gguf.weights.finite", Severity.REJECT, message, f"byte {self._bad}", FETCH_AGAIN)
         else:
             yield from _check_zeros(self.tensor, np.concatenate(self._zero), self.start)
@@ -193,7 +197,7 @@ def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
     if kind in _SCALES:
         wrong = np.zeros(len(rows), dtype=np.bool_)
         for offset in _SCALES[kind]:
-            wrong |= _all_ones(rows[:, offset : offset + 2].copy().view("<u2")[:, 0], _EXPONENT_F16)
+            wrong |= _is_huge_scale(rows[:, offset : offset + 2].copy().view("<u2")[:, 0])
     elif kind is GgmlType.F16:
         wrong = _all_ones(rows.view("<u2")[:, 0], _EXPONENT_F16)
     elif kind is GgmlType.BF16:
@@ -201,10 +205,10 @@ def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
     elif kind is GgmlType.F32:
         wrong = np.asarray((rows.view("<u4")[:, 0] & _EXPONENT_F32) >= _HUGE_F32)
     elif kind is GgmlType.MXFP4:
-        wrong = rows[:, 0] == 0xFF  # E8M0: a power of two, and this one value is no number
+        wrong = rows[:, 0] >= _HUGE_E8M0  # a power of two; 255 is no number
     elif kind is GgmlType.IQ1_M:
         parts = rows[:, 48:56].copy().view("<u2")  # the scale is spread over the top four bits of each
-        wrong = _all_ones(_scale_of_iq1_m(parts), _EXPONENT_F16)
+        wrong = _is_huge_scale(_scale_of_iq1_m(parts))
     else:
         return None
     return int(wrong.argmax()) if wrong.any() else None
@@ -212,6 +216,10 @@ def _first_not_finite(rows: _Bytes, kind: GgmlType) -> int | None:
 
 def _all_ones(numbers: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], mask: int) -> npt.NDArray[np.bool_]:
     return np.asarray((numbers & mask) == mask)
+
+
+def _is_huge_scale(numbers: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
+    return np.asarray((numbers & _EXPONENT_F16) >= _HUGE_SCALE)
 
 
 def _scale_of_iq1_m(parts: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:

@@ -66,11 +66,12 @@ def test_a_scale_is_bad_exactly_where_the_block_gives_no_finite_numbers(kind: gg
     for offset in range(ours.block_bytes - 1):
         block = bytearray([1]) * ours.block_bytes
         block[offset : offset + 2] = b"\xff\xff"
-        finite = bool(np.isfinite(dequantized(kind, bytes(block))).all())
+        numbers = dequantized(kind, bytes(block))
+        finite = bool(np.isfinite(numbers).all())
         found = {finding.rule for finding in one(ours, bytes([1]) * ours.block_bytes + bytes(block))}
         if ours is GgmlType.NVFP4:
             assert not found  # the engine takes every byte as a scale
-        else:
+        elif not finite or np.abs(numbers).max() < 32:  # between them a scale may be too large to compute with
             assert found == (set() if finite else {"gguf.weights.finite"}), offset
 
 
@@ -174,3 +175,13 @@ def test_a_weight_that_overflows_in_a_few_layers_is_no_number_either(number: flo
 def test_an_embedding_of_zeros_is_rejected_and_another_tensor_of_zeros_warned_of() -> None:
     assert {finding.severity for finding in one(GgmlType.F32, bytes(400), "token_embd.weight")} == {Severity.REJECT}
     assert {finding.severity for finding in one(GgmlType.F32, bytes(400), "blk.0.ffn_up.weight")} == {Severity.WARN}
+
+
+def test_a_scale_that_overflows_in_the_cache_is_no_number_either() -> None:
+    def block(scale: float) -> bytes:
+        return struct.pack("<e", scale) + bytes([1]) * 32
+
+    assert one(GgmlType.Q8_0, block(31.9)) == []
+    assert [finding.rule for finding in one(GgmlType.Q8_0, block(32.0))] == ["gguf.weights.finite"]
+    assert [finding.rule for finding in one(GgmlType.MXFP4, bytes([132]) + bytes([1]) * 16)] == ["gguf.weights.finite"]
+    assert one(GgmlType.MXFP4, bytes([131]) + bytes([1]) * 16) == []
