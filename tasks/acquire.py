@@ -34,6 +34,7 @@ def plan(listing: Listing, quantization: str, target: str, *, projector: bool) -
     known = parts()
     known.volume.prepare()
     drawn = acquisition.plan(known, listing, choice)
+    acquisition.require_place(known, drawn)
     known.volume.require_room(drawn.need_bytes)
     record.files(listing.model, drawn)
     return drawn

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -279,7 +279,14 @@ def publish(
         paddock_version=VERSION,
         engine_version=engine_version(),
     )
-    _require_free(parts, manifest, replace_promoted=replace_promoted)
+    files = {(file.path, file.sha256) for file in manifest.files}
+    _require_place(
+        parts,
+        listing,
+        choice,
+        same=lambda there: files == {(file.path, file.sha256) for file in there.files},
+        replace_promoted=replace_promoted,
+    )
     parts.volume.publish(manifest)
     return Published(
         parts.volume.snapshot(listing.model, listing.revision) or manifest,
@@ -287,22 +294,35 @@ def publish(
     )
 
 
-def _require_free(parts: Parts, manifest: Manifest, *, replace_promoted: bool) -> None:
+def require_place(parts: Parts, plan: Plan, *, replace_promoted: bool = False) -> None:
+    """Raise InUse before the first byte where `publish` would after the last one."""
+    chosen = {row.file.path for row in plan.rows} - {TEMPLATE_FILE}
+    _require_place(
+        parts,
+        plan.listing,
+        plan.choice,
+        same=lambda there: chosen == {file.path for file in there.files} - {TEMPLATE_FILE},
+        replace_promoted=replace_promoted,
+    )
+
+
+def _require_place(
+    parts: Parts, listing: Listing, choice: Choice, *, same: Callable[[Manifest], bool], replace_promoted: bool
+) -> None:
     """Raise InUse when another choice of the same commit is served, or promoted and not to be replaced."""
-    model, revision = manifest.model, manifest.revision
+    model, revision = listing.model, listing.revision
     try:
         there = parts.volume.snapshot(model, revision)
     except CorruptFile:  # what is damaged is replaced
         return
-    if there is None or {(file.path, file.sha256) for file in there.files} == {
-        (file.path, file.sha256) for file in manifest.files
-    }:
+    if there is None or same(there):
         return
     what = f"{model}@{revision[:8]} with {there.quantization or 'another choice of files'}"
     if parts.volume.in_use(model, revision):
         raise InUse(f"{what} is being served", cure="stop serving it first")
     if parts.volume.promoted(model) == revision and not replace_promoted:
         raise InUse(
-            f"{what} is promoted, and a commit has one choice of files",
+            f"{what} is promoted, and a commit has one choice of files, so {choice.quantization or 'another one'} has "
+            "no place",
             cure="pull the other choice with promotion, which takes its place, or remove this one first",
         )

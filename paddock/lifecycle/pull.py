@@ -69,6 +69,7 @@ def pull(
     choice = choose(listing, quantization=quantization, files=files, projector=projector)
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
+    acquisition.require_place(parts, plan, replace_promoted=promote)
     parts.volume.require_room(plan.need_bytes)
     if watch:
         watch.begin(plan.fetch_bytes)

@@ -86,18 +86,35 @@ def test_another_quantization_of_the_same_commit_takes_the_place_of_the_first(pa
     assert parts.volume.promoted(MODEL) == pulled.manifest.revision
 
 
-def test_another_choice_of_the_promoted_commit_is_refused_where_nothing_is_to_be_promoted(parts: Parts) -> None:
+def test_another_choice_of_the_promoted_commit_is_refused_before_the_first_byte(parts: Parts, hub: Service) -> None:
     before = pull(parts, MODEL)
-    with pytest.raises(InUse, match="Q8_0 is promoted"):
+    hub.reset_stats()
+    with pytest.raises(InUse, match="Q8_0 is promoted, and a commit has one choice of files, so Q4_K_M has no place"):
         pull(parts, MODEL, quantization="Q4_K_M", promote=False)
+    assert hub.stats().total_bytes_sent == 0
     assert (before.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert pull(parts, MODEL, promote=False).manifest == before.manifest
 
 
-def test_another_choice_of_a_commit_that_is_served_is_refused(parts: Parts) -> None:
+def test_another_choice_of_a_commit_that_is_served_is_refused(parts: Parts, hub: Service) -> None:
     revision = pull(parts, MODEL).manifest.revision
+    hub.reset_stats()
     with parts.volume.lease(MODEL, revision), pytest.raises(InUse, match="is being served"):
         pull(parts, MODEL, quantization="Q4_K_M")
+    assert hub.stats().total_bytes_sent == 0
+
+
+def test_another_choice_that_takes_its_place_meanwhile_is_refused_at_the_end(parts: Parts) -> None:
+    listing = parts.hub.listing(MODEL)
+    choice = choose(listing, quantization="Q4_K_M")
+    parts.volume.prepare()
+    plan = acquisition.plan(parts, listing, choice)
+    acquisition.require_place(parts, plan)
+    acquired = [acquisition.acquire_file(parts, listing, row) for row in plan.rows]
+    audited = auditing.audit_acquired(parts, listing, choice, acquired)
+    pull(parts, MODEL)
+    with pytest.raises(InUse, match="Q8_0 is promoted"):
+        acquisition.publish(parts, listing, choice, acquired, audited=audited)
 
 
 def test_every_chosen_gguf_is_audited(parts: Parts, hub: Service) -> None:
