@@ -39,7 +39,7 @@ def main() -> None:
             _by_hf_transfer(request)
         else:
             _by_huggingface_hub(request)
-    except Exception as error:
+    except Exception as error:  # hf_transfer raises nothing more precise; whatever it is, who asked is told
         said = _ADDRESS.sub("its address", str(getattr(error, "message", error)).split("\n")[0])[:300]
         _report(error=said or type(error).__name__, final=_is_final(error))
 

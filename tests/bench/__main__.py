@@ -11,7 +11,7 @@ BENCHES = {"reader": reader.run, "transfer": transfer.run}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
     parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help="which to run (default: all)")
     given = parser.parse_args()
     held = [BENCHES[name](given.rounds) for name in given.what or BENCHES]

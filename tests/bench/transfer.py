@@ -8,7 +8,8 @@ Each contestant is timed from where it is told to begin to a file whose bytes we
     hf_transfer-64 the same with 64 at once
     aria2c         the command `aria2c -x16`, then the same
 
-The two libraries are timed from the inside, since in a worker the interpreter runs already.
+The two libraries are timed from the inside, since in a worker the interpreter runs already. Paddock's file is on the
+disk when it is done (fsync); those of the others may still be in memory.
 
 They take turns, since the machine is shared, and medians are compared. The *floor* is what no way can beat: the larger
 of line time (the file over as many connections as Paddock opens, each at the limit) and hashing time. nginx sends the

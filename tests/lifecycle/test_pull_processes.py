@@ -96,6 +96,26 @@ def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(parts: Par
     assert fetched_twice(hub, 1, len(content)) <= 1.5 * SEGMENT_BYTES
 
 
+@pytest.mark.parametrize(
+    ("variable", "requests"),
+    [({}, 38), ({"HF_HUB_ENABLE_HF_TRANSFER": "1"}, 11), ({"PADDOCK_TRANSFER": "xet"}, 1)],
+    ids=["our own", "hf_transfer", "huggingface_hub"],
+)
+def test_the_engine_that_is_asked_for_moves_the_bytes(
+    parts: Parts, hub: Service, variable: dict[str, str], requests: int
+) -> None:
+    content = larger()
+    hub.repository(NAME).commit({FILE: content})
+    hub.reset_stats()
+    done = subprocess.run(command(), env=environment(**variable), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
+    asked = {path: count for path, count in hub.stats().requests.items() if path.endswith(f"/{FILE}") and "GET" in path}
+    # Ranges of 256 KiB; chunks of 1 MiB, and one for the size; one body.
+    assert max(asked.values()) == requests, asked
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "shape",

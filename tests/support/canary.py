@@ -56,16 +56,17 @@ def canary() -> Iterator[Canary]:
 
 
 def main() -> None:
-    from paddock.engine import speed  # loads the native library
+    from paddock.engine import speed  # noqa: F401 loads the native library, before the processes fork
 
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            os._exit(_try(line.strip(), speed))
+            os._exit(_try(line.strip()))
         print(_how_it_ended(child), flush=True)
 
 
-def _try(path: str, speed: object) -> int:
+def _try(path: str) -> int:
+    from paddock.engine import speed
     from paddock.engine.native import Log, Session
     from paddock.engine.parameters import Parameters
     from paddock.errors import ModelRejected, PaddockError
@@ -75,7 +76,7 @@ def _try(path: str, speed: object) -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:
         with Session([path], Parameters(n_ctx=256, n_threads=1), Log()) as session:
-            speed._canary(session)  # type: ignore[attr-defined]  # the module, which only the parent imports
+            speed._canary(session)
     except ModelRejected:
         return _NOT_FINITE
     except PaddockError:
