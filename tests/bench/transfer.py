@@ -46,7 +46,7 @@ MODEL, FILE = "bench/one", "model.gguf"
 FOUR = "bench/four"
 ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 300_000_000
-AS_ONE = 0.85
+AS_ONE = 1.0
 _BIN = Path(sys.executable).parent
 
 
@@ -231,6 +231,6 @@ def _four_at_once(service: Service, work: Path, rounds: int) -> bool:
     one, four = statistics.median(rates[MODEL]), statistics.median(rates[FOUR])
     print(f"\nfour files of {human_bytes(SIZE)} at once: {four:.0f} MB/s, one alone {one:.0f} MB/s,", end=" ")
     print(f"{four / one:.2f} times as fast")
-    print(f"(wanted {AS_ONE}, which leaves something to noise); ", end="")
+    print(f"(wanted {AS_ONE:.1f}{'' if four >= AS_ONE * one else ', falls short'}); ", end="")
     print(f"peak memory {peak / 1e6:.0f} MB, wanted at most {MEMORY_BYTES / 1e6:.0f} MB")
     return peak <= MEMORY_BYTES and four >= AS_ONE * one

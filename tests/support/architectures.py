@@ -107,7 +107,6 @@ def sound(name: str) -> Gguf:
     file.keys = [key for key in file.keys if not str(key.name).startswith("llama.")]
     file.set("general.architecture", g.STRING, architecture).set("general.file_type", g.U32, 0)
     heads_kv = kind.keys.get("attention.head_count_kv", KV_HEADS)
-    rotated = 1.0 if architecture in {"gpt2", "starcoder"} else None
     common: dict[str, Any] = {
         "context_length": 256,
         "embedding_length": WIDTH,
@@ -121,7 +120,7 @@ def sound(name: str) -> Gguf:
     }
     if kind.norm_bias or kind.layer_norm:
         common["attention.layer_norm_epsilon"] = 1e-5
-    if rotated is None:
+    if architecture != "gpt2":  # which knows positions by a table
         common["rope.dimension_count"] = HEAD
     for key, value in (common | kind.keys).items():
         of = g.BOOL if isinstance(value, bool) else g.F32 if isinstance(value, float) else g.U32
