@@ -45,18 +45,21 @@ class RunningDigest:
 
     def update(self, block: memoryview, *, beside: Executor | None = None) -> None:
         """Take the next bytes. They must not reach over `segment_end`. A thread of `beside` takes half of the work."""
-        half = beside.submit(self._segment.update, block) if beside and len(block) >= _WORTH_A_THREAD_BYTES else None
+        # The first segment is all there is so far: one digest is both.
+        twice = self.position >= self.segment_bytes
+        shared = twice and beside and len(block) >= _WORTH_A_THREAD_BYTES
+        half = beside.submit(self._segment.update, block) if beside and shared else None
         self._whole.update(block)
         if self._git:
             self._git.update(block)
         if half:
             half.result()
-        else:
+        elif twice:
             self._segment.update(block)
         end = self.segment_end
         self.position += len(block)
         if self.position == end:
-            self._segments.append(Sha256(self._segment.hexdigest()))
+            self._segments.append(Sha256((self._segment if twice else self._whole).hexdigest()))
             self._segment = hashlib.sha256()
 
     @property
@@ -64,7 +67,7 @@ class RunningDigest:
         """The sha256 from the start of the last segment with a byte before `position` to there."""
         if self.position and (self.position % self.segment_bytes == 0 or self.position == self.size):
             return self._segments[-1]
-        return Sha256(self._segment.hexdigest())
+        return Sha256((self._segment if self._segments else self._whole).hexdigest())
 
     @property
     def sha256(self) -> Sha256:

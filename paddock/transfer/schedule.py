@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 _SLOW_DOWN_EVERY_S = 1.0
 _SPEED_UP_EVERY_S = 5.0
+_FEWEST_AT_ONCE = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -166,10 +167,16 @@ class Schedule:
                 return span
         if self._next >= self._window_end():
             return None
-        span = Span(self._next, min(self._end, self._next + self._span_bytes), self._next)
+        span = Span(self._next, min(self._end, self._next + self._length()), self._next)
         self._next = span.end
         self._spans.append(span)
         return span
+
+    def _length(self) -> int:
+        """Longer where the reader cannot keep up: fewer requests and fewer threads leave more of the processor to it."""
+        ahead = self._reach(self._position) - max(self._position, self._claimed)
+        ahead = min(ahead, self._window_bytes // _FEWEST_AT_ONCE)
+        return max(self._span_bytes, ahead - ahead % self._span_bytes)
 
     def _window_end(self) -> int:
         return min(self._end, max(self._position, self._claimed) + self._window_bytes)

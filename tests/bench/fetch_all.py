@@ -1,6 +1,6 @@
-"""One process that fetches files of a revision with Paddock's engine, all of them at once, as a pull does each.
+"""One process that fetches the files of a revision with Paddock's engine, so many of them at once.
 
-`python -m tests.bench.fetch_all MODEL DIRECTORY`, with HF_ENDPOINT set. It prints its peak memory and its own time.
+`python -m tests.bench.fetch_all MODEL DIRECTORY AT_ONCE`, with HF_ENDPOINT set. It prints its peak memory and its own time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
         staged.discard()
 
     started = time.monotonic()
-    with ThreadPoolExecutor(len(files)) as pool:
+    with ThreadPoolExecutor(int(sys.argv[3])) as pool:
         list(pool.map(bring, files))
     seconds = time.monotonic() - started
     # Not getrusage: its peak includes that of the process that started this one.

@@ -145,3 +145,25 @@ def test_an_error_of_a_worker_reaches_the_reader_and_a_stop_reaches_the_workers(
         plan.frontier(0, timeout_s=5)
     plan.stop()
     assert plan.take() is None
+
+
+def test_a_reader_that_cannot_keep_up_gets_longer_spans_over_fewer_connections() -> None:
+    plan = Schedule(0, 10_000, landed=0, span_bytes=10, window_bytes=160, workers=16)
+    for span in [take(plan) for _ in range(16)]:
+        land(plan, span)
+    plan.frontier(60, timeout_s=0)
+    spans = [take(plan), take(plan)]
+    assert [(span.start, span.end) for span in spans] == [(160, 200), (200, 240)], "a quarter of the window at most"
+    plan.frontier(135, timeout_s=0)
+    span = take(plan)
+    assert (span.start, span.end) == (240, 260), "as much as waits for the reader, in whole spans"
+    plan.frontier(160, timeout_s=0)
+    span = take(plan)
+    assert (span.start, span.end) == (260, 270), "it has caught up"
+
+
+def test_what_an_earlier_process_left_makes_no_span_longer() -> None:
+    plan = Schedule(0, 10_000, landed=1000, span_bytes=10, window_bytes=160, workers=16)
+    plan.frontier(0, timeout_s=0)
+    span = take(plan)
+    assert (span.start, span.end) == (1000, 1010)
