@@ -173,7 +173,7 @@ class Schedule:
         return span
 
     def _length(self) -> int:
-        """Longer where the reader cannot keep up: fewer requests and fewer threads leave more of the processor to it."""
+        """Longer where the reader cannot keep up: fewer requests and threads leave more of the processor to it."""
         ahead = self._reach(self._position) - max(self._position, self._claimed)
         ahead = min(ahead, self._window_bytes // _FEWEST_AT_ONCE)
         return max(self._span_bytes, ahead - ahead % self._span_bytes)

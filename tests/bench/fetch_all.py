@@ -1,6 +1,7 @@
 """One process that fetches the files of a revision with Paddock's engine, so many of them at once.
 
-`python -m tests.bench.fetch_all MODEL DIRECTORY AT_ONCE`, with HF_ENDPOINT set. It prints its peak memory and its own time.
+`python -m tests.bench.fetch_all MODEL DIRECTORY AT_ONCE`, with HF_ENDPOINT set. It prints its peak memory and its
+own time.
 """
 
 from __future__ import annotations
