@@ -55,7 +55,11 @@ class Settings(BaseModel):
         description="The unit of resume, of repair and of digests",
     )
     connections: int = Field(
-        default=16, ge=1, le=64, validation_alias="PADDOCK_CONNECTIONS", description="Parallel ranges of one transfer"
+        default=16,
+        ge=1,
+        le=64,
+        validation_alias="PADDOCK_CONNECTIONS",
+        description="Parallel ranges, over all transfers of a process",
     )
     transfer: Literal["paddock", "hf_transfer", "xet"] | None = Field(
         default=None,

@@ -21,10 +21,11 @@ from paddock.transfer.answer import RangesIgnored, TryAgain
 from paddock.transfer.client import Client
 from paddock.transfer.limiter import Meter, Patience, RateLimit
 from paddock.transfer.room import disk_error, write_at
-from paddock.transfer.schedule import Schedule, Span
+from paddock.transfer.schedule import Schedule, Share, Span
 
 _STOP_S = 2.0
 _LEAST_SPAN_BYTES = 256 * 1024
+_SHARE = Share()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Pump:
             span_bytes=line.span_bytes,
             window_bytes=max(line.segment_bytes, line.span_bytes),
             workers=workers,
+            share=_SHARE,
         )
         self._limit = RateLimit(line.limit_rate_bytes_per_s, connections=workers, stopped=self.schedule.stopped)
         self._client = Client(line.source, connections=workers, stall_s=line.stall_s)
@@ -74,11 +76,13 @@ class Pump:
         ]
 
     def __enter__(self) -> Schedule:
+        _SHARE.join()
         try:
             for thread in self._threads:
                 thread.start()
         except BaseException:
             self.schedule.stop()
+            _SHARE.leave()
             raise
         return self.schedule
 
@@ -86,6 +90,7 @@ class Pump:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.schedule.stop()
+        _SHARE.leave()
         self._client.abort()
         deadline = time.monotonic() + _STOP_S
         for thread in self._threads:

@@ -5,6 +5,9 @@ The file is cut into *spans*, in order, each fetched by one worker at a time. Wo
 only within a window of the reader's position: so a death loses about a window at most, and what the reader reads is
 still in the page cache.
 
+The transfers of a process share its connections: of four that run at once each has a quarter, and spans that are four
+times as long, so that together they ask the server, and this machine, for no more than one does.
+
 Nothing here touches a file or a socket.
 """
 
@@ -18,7 +21,6 @@ from dataclasses import dataclass
 
 _SLOW_DOWN_EVERY_S = 1.0
 _SPEED_UP_EVERY_S = 5.0
-_FEWEST_AT_ONCE = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -31,14 +33,45 @@ class Span:
     busy: bool = False
 
 
+class Share:
+    """How many transfers run beside each other: `running`, at least 1."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._joined = 0
+
+    def join(self) -> None:
+        with self._lock:
+            self._joined += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._joined -= 1
+
+    @property
+    def running(self) -> int:
+        return max(1, self._joined)
+
+
 class Schedule:
     """The spans from `start` up to `end`. Bytes before `landed` are there, until `fetch_again` says they are wrong."""
 
-    def __init__(self, start: int, end: int, *, landed: int, span_bytes: int, window_bytes: int, workers: int) -> None:
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        *,
+        landed: int,
+        span_bytes: int,
+        window_bytes: int,
+        workers: int,
+        share: Share | None = None,
+    ) -> None:
         self._end = end
         self._span_bytes = span_bytes
         self._window_bytes = window_bytes
         self._workers = self._most_workers = workers
+        self._share = share or Share()
         self._busy = 0
         self._position = start  # the reader's
         self._claimed = landed
@@ -63,7 +96,7 @@ class Schedule:
                     self._workers += 1
                     self._changed = now
                     self._work.notify()
-                span = self._pick() if pause_s <= 0 and self._busy < self._workers else None
+                span = self._pick() if pause_s <= 0 and self._busy < self._allowed() else None
                 if span:
                     span.busy = True
                     self._busy += 1
@@ -167,16 +200,14 @@ class Schedule:
                 return span
         if self._next >= self._window_end():
             return None
-        span = Span(self._next, min(self._end, self._next + self._length()), self._next)
+        length = min(self._span_bytes * self._share.running, self._window_bytes)
+        span = Span(self._next, min(self._end, self._next + length), self._next)
         self._next = span.end
         self._spans.append(span)
         return span
 
-    def _length(self) -> int:
-        """Longer where the reader cannot keep up: fewer requests and threads leave more of the processor to it."""
-        ahead = self._reach(self._position) - max(self._position, self._claimed)
-        ahead = min(ahead, self._window_bytes // _FEWEST_AT_ONCE)
-        return max(self._span_bytes, ahead - ahead % self._span_bytes)
+    def _allowed(self) -> int:
+        return max(1, min(self._workers, self._most_workers // self._share.running))
 
     def _window_end(self) -> int:
         return min(self._end, max(self._position, self._claimed) + self._window_bytes)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from paddock.transfer.schedule import Schedule, Span
+from paddock.transfer.schedule import Schedule, Share, Span
 
 
 def schedule(size: int = 100, *, landed: int = 0, workers: int = 4) -> Schedule:
@@ -147,23 +147,32 @@ def test_an_error_of_a_worker_reaches_the_reader_and_a_stop_reaches_the_workers(
     assert plan.take() is None
 
 
-def test_a_reader_that_cannot_keep_up_gets_longer_spans_over_fewer_connections() -> None:
-    plan = Schedule(0, 10_000, landed=0, span_bytes=10, window_bytes=160, workers=16)
-    for span in [take(plan) for _ in range(16)]:
-        land(plan, span)
-    plan.frontier(60, timeout_s=0)
+def test_transfers_beside_each_other_share_the_connections_of_one_and_fetch_longer_spans() -> None:
+    share = Share()
+    plan = Schedule(0, 1000, landed=0, span_bytes=10, window_bytes=120, workers=8, share=share)
+    share.join()
+    span = take(plan)
+    assert (span.start, span.end) == (0, 10), "alone it has all of them"
+    land(plan, span)
+    for _ in range(3):
+        share.join()
     spans = [take(plan), take(plan)]
-    assert [(span.start, span.end) for span in spans] == [(160, 200), (200, 240)], "a quarter of the window at most"
-    plan.frontier(135, timeout_s=0)
-    span = take(plan)
-    assert (span.start, span.end) == (240, 260), "as much as waits for the reader, in whole spans"
-    plan.frontier(160, timeout_s=0)
-    span = take(plan)
-    assert (span.start, span.end) == (260, 270), "it has caught up"
+    assert [(span.start, span.end) for span in spans] == [(10, 50), (50, 90)]
+    came: list[Span | None] = []
+    third = threading.Thread(target=lambda: came.append(plan.take()))
+    third.start()
+    third.join(0.1)
+    assert third.is_alive(), "a quarter of eight connections is two"
+    for _ in range(3):
+        share.leave()
+    plan.frontier(10, timeout_s=0)
+    third.join(5)
+    assert [(span.start, span.end) for span in came if span] == [(90, 100)], "the others' came back to it"
 
 
-def test_what_an_earlier_process_left_makes_no_span_longer() -> None:
-    plan = Schedule(0, 10_000, landed=1000, span_bytes=10, window_bytes=160, workers=16)
-    plan.frontier(0, timeout_s=0)
-    span = take(plan)
-    assert (span.start, span.end) == (1000, 1010)
+def test_however_many_transfers_there_are_each_has_one_connection() -> None:
+    share = Share()
+    for _ in range(50):
+        share.join()
+    plan = Schedule(0, 1000, landed=0, span_bytes=10, window_bytes=80, workers=8, share=share)
+    assert take(plan).end == 80, "no span is longer than the window"
