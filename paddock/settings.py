@@ -89,6 +89,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_ENGINE_TIMEOUT_S",
         description="Time limit of one engine process",
     )
+    docs_url: str | None = Field(
+        default=None,
+        validation_alias="PADDOCK_DOCS_URL",
+        description="Where a web server of yours shows the volume's `.paddock/docs`; unset: their path is told",
+    )
     cache: Path = Field(
         default=Path("~/.cache"),
         validation_alias="XDG_CACHE_HOME",
@@ -130,9 +135,11 @@ class Settings(BaseModel):
             raise ValueError("expected s3://bucket or s3://bucket/prefix")
         return value.rstrip("/")
 
-    @field_validator("hub_endpoint")
+    @field_validator("hub_endpoint", "docs_url")
     @classmethod
-    def _http(cls, value: str) -> str:
+    def _http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         parts = _split(value)
         if (
             parts is None

@@ -20,6 +20,7 @@ from prefect.artifacts import (
 )
 
 from paddock.lifecycle.acquisition import Acquired, Plan
+from paddock.lifecycle.documents import Documented
 from paddock.lifecycle.judgement import Needed
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
@@ -101,6 +102,27 @@ def findings(model: ModelName, verdict: Verdict, found: Sequence[Finding]) -> No
     ]
     create_table_artifact(
         key=model.artifact_key("findings"), table=rows, description=f"{model}: {verdict}, {len(found)} findings"
+    )
+
+
+def expectations(manifest: Manifest, documented: Documented) -> None:
+    """The laws that the model's tables keep, and the way to its Data Docs."""
+    where = documented.where
+    lines = [
+        f"The Data Docs of {manifest.repository} at {manifest.revision[:8]}: "
+        + (f"[{where}]({where})" if "://" in where else f"`{where}`"),
+        "",
+        "| table | rows | laws that hold | broken |",
+        "|---|---|---|---|",
+    ]
+    for held in documented.held:
+        table, broken = held.table, "; ".join(law.says for law in held.broken) or "none"
+        kept = len(table.laws) - len(held.broken)
+        lines.append(f"| {table.name} | {len(table.rows)} | {kept} of {len(table.laws)} | {broken} |")
+    create_markdown_artifact(
+        key=manifest.model.artifact_key("expectations"),
+        markdown="\n".join(lines),
+        description=f"{manifest.repository}: Data Docs",
     )
 
 

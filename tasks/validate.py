@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle import judgement
+from paddock.lifecycle import documents, judgement
 from paddock.lifecycle.auditing import require_accepted
 from paddock.lifecycle.judgement import Compatibility, Judgement
 from paddock.lifecycle.promotion import resolve_on_volume
@@ -46,6 +46,14 @@ def structure(manifest: Manifest, stored: Sequence[Finding]) -> Audit:
 def configuration(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:
     """Hold the repository's own configuration and licence to what the GGUF says."""
     return judgement.check_configuration(parts(), manifest, audited)
+
+
+@task(task_run_name="expectations", **policies.LOCAL)
+def expectations(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:  # noqa: ARG001 - an audited model alone
+    """Hold the files, the tensors, the metadata and the volume's inventory to their laws, and write Data Docs."""
+    documented = documents.document(parts(), manifest)
+    record.expectations(manifest, documented)
+    return documented.findings
 
 
 @task(task_run_name="compatibility", **policies.ENGINE)

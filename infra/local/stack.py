@@ -1,4 +1,4 @@
-"""The whole of what Paddock needs, on one machine: the Hub, S3, and Prefect with its workers.
+"""The whole of what Paddock needs, on one machine: the Hub, S3, Prefect with its workers, and a look at the Data Docs.
 
 A *part* is one of them. All parts keep what they have in one *state directory* (default `.local` in the checkout), so
 that the next start goes on where the last one ended; the volume lies there too. Nothing outlives the process that
@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal, Self
 
+from infra.local.docs_server import DocsServer
 from infra.local.environment import inherited
 from infra.local.hub_server import HubServer
 from infra.local.prefect_server import PrefectServer
@@ -21,8 +22,8 @@ from infra.local.service import Service
 from infra.local.state import CHECKOUT, private_directory
 from infra.local.workers import POOLS, create_pools, deploy, forget_workers, start_worker
 
-Part = Literal["hub", "s3", "prefect", "workers"]
-PARTS: tuple[Part, ...] = ("hub", "s3", "prefect", "workers")
+Part = Literal["hub", "s3", "docs", "prefect", "workers"]
+PARTS: tuple[Part, ...] = ("hub", "s3", "docs", "prefect", "workers")
 STATE = CHECKOUT / ".local"
 _HEARTBEAT_S = 30  # the shortest that Prefect takes
 
@@ -32,6 +33,7 @@ class Stack:
 
     hub: HubServer | None = None
     s3: S3Server | None = None
+    docs: DocsServer | None = None
     prefect: PrefectServer | None = None
 
     def __init__(
@@ -54,7 +56,7 @@ class Stack:
     def __enter__(self) -> Self:
         private_directory(self.state)
         try:
-            self._together(self._start_hub, self._start_s3, self._start_prefect)
+            self._together(self._start_hub, self._start_s3, self._start_docs, self._start_prefect)
             if "workers" in self._parts:
                 self._start_workers()
         except BaseException:
@@ -66,16 +68,22 @@ class Stack:
         self.stop()
 
     @property
+    def _volume(self) -> Path:
+        return private_directory(self.state / "volume")
+
+    @property
     def environment(self) -> dict[str, str]:
         """The variables that lead to this stack, and no others."""
         variables = {
-            "PADDOCK_VOLUME": str(private_directory(self.state / "volume")),
+            "PADDOCK_VOLUME": str(self._volume),
             "HF_HOME": str(self.state / "huggingface"),  # the user's may hold a token
         }
         if self.hub is not None:
             variables |= self.hub.environment
         if self.s3 is not None:
             variables |= {**self.s3.environment, "PADDOCK_S3_URI": f"s3://{self.s3.bucket}/paddock"}
+        if self.docs is not None:
+            variables |= self.docs.environment
         if self.prefect is not None:
             variables |= self.prefect.environment
         if self._heartbeat:
@@ -84,7 +92,7 @@ class Stack:
 
     @property
     def services(self) -> list[Service]:
-        found = [part.service for part in (self.hub, self.s3, self.prefect) if part is not None]
+        found = [part.service for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None]
         if self.prefect is not None and self.prefect.database is not None:
             found.append(self.prefect.database.service)
         return found + self._workers
@@ -95,8 +103,8 @@ class Stack:
         self._together(*(worker.stop for worker in workers))
         if self.prefect is not None and workers:
             forget_workers(self.prefect.url)
-        self._together(*(part.stop for part in (self.hub, self.s3, self.prefect) if part is not None))
-        self.hub = self.s3 = self.prefect = None
+        self._together(*(part.stop for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None))
+        self.hub = self.s3 = self.docs = self.prefect = None
 
     def _start_hub(self) -> None:
         if "hub" in self._parts:
@@ -109,6 +117,12 @@ class Stack:
             start = monotonic()
             self.s3 = S3Server.start(self.state / "s3")
             self._ready("S3", self.s3.endpoint, start)
+
+    def _start_docs(self) -> None:
+        if "docs" in self._parts:
+            start = monotonic()
+            self.docs = DocsServer.start(self.state / "docs", self._volume)
+            self._ready("the Data Docs", self.docs.url, start)
 
     def _start_prefect(self) -> None:
         if "prefect" in self._parts:

@@ -60,14 +60,21 @@ def disk_errors(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with disk_errors_in(getattr(args[0], "root", "the disk")):
             return function(*args, **kwargs)
-        except PaddockError:  # some of them are an OSError too
-            raise
-        except OSError as error:
-            raise disk_error(error, getattr(args[0], "root", "the disk")) from error
 
     return guarded
+
+
+@contextmanager
+def disk_errors_in(where: object) -> Iterator[None]:
+    """Let no bare OSError out of a block."""
+    try:
+        yield
+    except PaddockError:  # some of them are an OSError too
+        raise
+    except OSError as error:
+        raise disk_error(error, where) from error
 
 
 def staging_name(directory: Path) -> Path:

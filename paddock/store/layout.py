@@ -24,6 +24,7 @@ class Layout:
         self.blobs = self.private / "blobs" / "sha256"
         self.snapshots = self.private / "snapshots"
         self.quarantine = self.private / "quarantine"
+        self.docs = self.private / "docs"
 
     def blob(self, sha256: Sha256) -> Path:
         return self.blobs / sha256[:2] / sha256
@@ -45,6 +46,9 @@ class Layout:
 
     def report(self, model: ModelName, revision: Revision, name: str) -> Path:
         return self.private / "reports" / model.slug / revision / name
+
+    def documents(self, model: ModelName, revision: Revision) -> Path:
+        return self.docs / model.slug / revision
 
     def made(self, directory: Path) -> Path:
         """`directory`, which is below the root, with all its parents: real directories, made where they are missing."""

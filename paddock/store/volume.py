@@ -22,7 +22,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.store import durable, leases
 from paddock.store.blobs import Blobs
-from paddock.store.durable import disk_errors
+from paddock.store.durable import disk_errors, disk_errors_in
 from paddock.store.history import Promotion
 from paddock.store.layout import Layout
 from paddock.store.promotions import Promotions
@@ -271,6 +271,22 @@ class Volume(Store):
         except FileNotFoundError:
             return None
 
+    @property
+    def docs(self) -> Path:
+        """The Data Docs of all models, `<slug>/<revision>/index.html`, beside what their pages share."""
+        return self._layout.docs
+
+    @contextmanager
+    def write_docs(self, model: ModelName, revision: Revision) -> Iterator[Path]:
+        """An empty directory, which takes the place of the Data Docs of a snapshot when the block ends well."""
+        final = self._layout.documents(model, revision)
+        with disk_errors_in(self.root):
+            home = self._layout.made(final.parent)
+            durable.sweep(home)
+            with durable.staged_directory(home) as staged:
+                yield staged
+                durable.place_directory(staged, final)
+
     def _disk(self) -> tuple[int, int]:
         """(free, total) bytes."""
         place = self.root
@@ -311,5 +327,6 @@ class Volume(Store):
                 self._promotions.point(model, revision)
             raise
         durable.remove(away)
+        durable.remove(self._layout.documents(model, revision))
         self._layout.usage(model, revision).unlink(missing_ok=True)
         return named

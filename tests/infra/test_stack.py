@@ -108,8 +108,15 @@ def _onboarding_works(line: str, api: str) -> None:
     assert pasted(line) == 0
     (onboarding,) = runs("onboard-paddock-demo")
     assert onboarding["state_type"] == "COMPLETED"
-    kinds = {artifact["key"].split("-")[0] for artifact in _ask(f"{api}/artifacts/latest/filter", {})}
-    assert kinds == {"files", "download", "findings", "memory", "copy", "benchmark", "promotion", "dossier"}
+    artifacts = {one["key"].split("-")[0]: one["data"] for one in _ask(f"{api}/artifacts/latest/filter", {})}
+    kinds = set(artifacts)
+    judged = {"findings", "expectations", "memory"}
+    assert kinds == {"files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
+
+    (docs,) = re.findall(r"\]\((http://127\.0\.0\.1:\S+)\)", artifacts["expectations"])
+    page = httpx.get(docs, trust_env=False)
+    assert page.is_success
+    assert "paddock-demo/SmolLM2-135M-Instruct-GGUF" in page.text
 
     assert pasted(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
     (failed,) = runs("onboard-nobody")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RULE = re.compile(r"(gguf\.[a-z]+|template|integrity|compatibility|configuration|licence)\.[a-z][a-z0-9-]*[a-z0-9]")
+RULE = re.compile(
+    r"(gguf\.[a-z]+|template|integrity|compatibility|configuration|expectations|licence)\.[a-z][a-z0-9-]*[a-z0-9]"
+)
 SEVERITIES = {"reject", "warn", "info"}
 
 

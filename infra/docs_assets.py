@@ -1,0 +1,55 @@
+"""Fetches the styles and scripts that the pages of Data Docs load, with npm, into the cache where Paddock finds them.
+
+`python -m infra.docs_assets`, once for each set of versions. Where there is no npm it says so, and the pages are
+plain.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from paddock import settings
+from paddock.validation.site import ASSET_OF, ASSETS
+
+_STAMP = ".ready"
+
+
+def main(cache: Path | None = None) -> int:
+    packages = sorted({f"{asset.package}@{asset.version}" for asset in ASSET_OF.values()})
+    home = (cache or settings.load().cache) / "paddock"
+    if _read(home / ASSETS / _STAMP) == "\n".join(packages):
+        return 0
+    npm = shutil.which("npm")
+    if npm is None:
+        print("npm is not here: Data Docs will be plain. Install it and run `.venv/bin/python -m infra.docs_assets`")
+        return 0
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / f"{ASSETS}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=home) as work:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        print("fetching the styles and scripts of Data Docs")
+        quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
+        # Scripts of the packages are not run.
+        done = subprocess.run([npm, "install", "--prefix", work, "--ignore-scripts", *quiet, *packages], check=False)
+        if done.returncode != 0:
+            print(f"npm ended with {done.returncode}: Data Docs will be plain", file=sys.stderr)
+            return done.returncode
+        Path(work, "node_modules", _STAMP).write_text("\n".join(packages))
+        shutil.rmtree(home / ASSETS, ignore_errors=True)
+        Path(work, "node_modules").rename(home / ASSETS)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

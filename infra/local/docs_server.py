@@ -1,0 +1,56 @@
+"""The Data Docs of the local volume, shown by Python's own web server."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.service import Service
+from infra.local.state import private_directory, read_state, write_state
+
+_READY_S = 15.0
+
+
+@dataclass(frozen=True)
+class DocsServer:
+    """A web server that runs, until `stop` or the end of this process."""
+
+    url: str
+    service: Service = field(repr=False)
+
+    @classmethod
+    def start(cls, directory: Path, volume: Path) -> Self:
+        """Show the Data Docs of `volume`. Raises ServiceError."""
+        state = private_directory(directory)
+        pages = volume / ".paddock" / "docs"
+        pages.mkdir(parents=True, exist_ok=True)
+
+        def launch(ports: list[int]) -> Service:
+            command = [sys.executable, "-m", "http.server", str(ports[0]), "--bind", LOOPBACK]
+            return Service("the Data Docs", [*command, "--directory", str(pages)], log=state / "docs.log")
+
+        service, (port,) = start_on_free_ports(
+            launch,
+            lambda ports, _: _answers(ports[0]),
+            wanted=read_state(state / "docs.json").get("ports", ()),
+            deadline_s=_READY_S,
+        )
+        write_state(state / "docs.json", {"ports": [port]})
+        return cls(f"http://{LOOPBACK}:{port}", service)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PADDOCK_DOCS_URL": self.url}
+
+    def stop(self) -> None:
+        self.service.stop()
+
+
+def _answers(port: int) -> bool:
+    with closing(socket.socket()) as sock:
+        return sock.connect_ex((LOOPBACK, port)) == 0

@@ -1,0 +1,107 @@
+"""What is known of a snapshot, as tables held to their laws, and as Data Docs on the volume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from paddock.errors import PaddockError
+from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Listing, Manifest
+from paddock.model.finding import Finding
+from paddock.model.quantization import get_gguf_file_path, group, local_files
+from paddock.store.volume import Volume
+from paddock.validation import tables
+from paddock.validation.expectations import Held, check_tables
+from paddock.validation.site import ASSETS, SHARED, make_readable
+from paddock.validation.tables import Stored, Table
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Documented:
+    """The tables with their laws, and where their Data Docs are: an address, or a path where none is set."""
+
+    held: tuple[Held, ...]
+    where: str
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(finding for one in self.held for finding in one.findings)
+
+
+def document(parts: Parts, manifest: Manifest) -> Documented:
+    """Hold what is known of an audited snapshot to its laws, and write its Data Docs.
+
+    The Hub is asked for its list of the files; where it cannot be, they are not compared with it, and the pages say so.
+    """
+    held_to = list(_tables(parts, manifest))
+    volume = parts.volume
+    what = f"{manifest.model.slug}-{manifest.revision[:8]}"
+    with volume.write_docs(manifest.model, manifest.revision) as docs:
+        held = check_tables(held_to, what=what, docs=docs)
+        make_readable(
+            docs,
+            held,
+            title=f"{manifest.repository} at {manifest.revision}",
+            assets=parts.settings.cache / "paddock" / ASSETS,
+            shared=volume.docs / SHARED,
+        )
+    return Documented(held, _where(parts, manifest))
+
+
+def _tables(parts: Parts, manifest: Manifest) -> Iterator[Table]:
+    yield tables.files(manifest, _listing(parts, manifest))
+    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    first = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
+    with ExitStack() as stack:
+        headers = {
+            name: read_header(stack.enter_context(FileSource(snapshot / name)))
+            for name in next(one.paths for one in group(local_files(snapshot)) if one.first == first)
+        }
+    yield tables.tensors(headers)
+    yield tables.metadata(headers)
+    yield tables.inventory(list(_stored(parts.volume)))
+
+
+def _listing(parts: Parts, manifest: Manifest) -> Listing | None:
+    try:
+        return parts.hub.listing(manifest.model, manifest.revision)
+    except PaddockError as error:  # offline, gated or gone: what was published is judged all the same
+        _LOG.warning("the files are not compared with the Hub's list: %s", error.message)
+        return None
+
+
+def _stored(volume: Volume) -> Iterator[Stored]:
+    for entry in volume.entries():
+        manifest = entry.manifest
+        snapshot = volume.snapshot_path(manifest.model, manifest.revision)
+        for file in manifest.files:
+            yield Stored(
+                model=manifest.repository,
+                revision=manifest.revision,
+                path=file.path,
+                size=file.size,
+                on_disk_bytes=_size(snapshot / file.path),
+                sha256=file.sha256,
+                promoted=entry.promoted,
+            )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _where(parts: Parts, manifest: Manifest) -> str:
+    place = f"{manifest.model.slug}/{manifest.revision}/index.html"
+    base = parts.settings.docs_url
+    return f"{base}/{quote(place)}" if base else str(parts.volume.docs / place)

@@ -1,0 +1,326 @@
+"""Laws of tables: each is broken by a row that breaks it and by no sound one; and pages that need no other host."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paddock import settings
+from paddock.chat.template import TEMPLATE_FILE
+from paddock.gguf.reader import read_header
+from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
+from paddock.model.finding import Severity, Verdict
+from paddock.model.names import ModelName, Sha256, parse_revision
+from paddock.validation import tables
+from paddock.validation.expectations import Held, check_tables
+from paddock.validation.site import ASSETS, make_readable
+from paddock.validation.tables import Stored, Table
+from tests.support.gguf import STRING, tiny_llama
+from tests.support.memory import Memory
+
+REVISION = parse_revision("0123456789" * 4)
+DIGESTS = [Sha256(character * 64) for character in "abc"]
+HOST = re.compile(r"(?<![:\w])(?:https?:)?//[a-zA-Z0-9][a-zA-Z0-9.-]*\.[a-z]{2,}", re.IGNORECASE)
+RULE_OF = {
+    "files": "expectations.files",
+    "tensors": "expectations.tensors",
+    "metadata": "expectations.metadata",
+    "inventory": "expectations.inventory",
+}
+HOSTILE = "<img src=//evil.example/x onerror=alert(1)>\"'$title"
+
+
+def manifest() -> Manifest:
+    return Manifest(
+        repository="org/name",
+        revision=REVISION,
+        files=(
+            SnapshotFile(path=TEMPLATE_FILE, size=3, sha256=DIGESTS[0]),
+            SnapshotFile(path="config.json", size=20, sha256=DIGESTS[1]),
+            SnapshotFile(path="model.gguf", size=100, sha256=DIGESTS[2]),
+        ),
+        segment_bytes=64,
+        quantization="Q8_0",
+        licence="mit",
+        created_at=datetime.now(UTC),
+        verdict=Verdict.ACCEPT,
+        template_sha256=DIGESTS[0],
+        paddock_version="0",
+        engine_version="0",
+    )
+
+
+def listing(**size_and_sha256: tuple[int, Sha256 | None]) -> Listing:
+    files = {"config.json": (20, None), "model.gguf": (100, DIGESTS[2]), "README.md": (5, None)}
+    rows = {name.replace("_", "."): value for name, value in size_and_sha256.items()}
+    return Listing(
+        ModelName.parse("org/name"),
+        REVISION,
+        tuple(RepositoryFile(path, size, sha256, None) for path, (size, sha256) in {**files, **rows}.items()),
+        "mit",
+    )
+
+
+def stored(**changes: Any) -> Stored:
+    sound = Stored("org/name", REVISION, "model.gguf", 100, 100, DIGESTS[2], promoted=True)
+    return replace(sound, **changes)
+
+
+def headers() -> dict[str, Any]:
+    file = tiny_llama().set("general.name", STRING, "Tiny").set("tokenizer.chat_template", STRING, "{{ messages }}")
+    return {"model.gguf": read_header(Memory(file.to_bytes()))}
+
+
+def tensors() -> Table:
+    return tables.tensors(headers())
+
+
+def with_cell(table: Table, column: str, value: object) -> Table:
+    first, *rest = table.rows
+    at = table.columns.index(column)
+    return replace(table, rows=[(*first[:at], value, *first[at + 1 :]), *rest])
+
+
+def without(table: Table, column: str, value: object) -> Table:
+    at = table.columns.index(column)
+    return replace(table, rows=[row for row in table.rows if row[at] != value])
+
+
+def twice(table: Table) -> Table:
+    return replace(table, rows=[table.rows[0], *table.rows])
+
+
+def metadata() -> Table:
+    return tables.metadata(headers())
+
+
+def held(tmp_path: Path, *checked: Table) -> tuple[Held, ...]:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    return check_tables(checked, what="org--name-01234567", docs=docs)
+
+
+def test_sound_tables_keep_every_law(tmp_path: Path) -> None:
+    sound = (
+        tables.files(manifest(), listing()),
+        tensors(),
+        metadata(),
+        tables.inventory([stored(), stored(path="b.gguf")]),
+    )
+    assert [(one.table.name, one.findings) for one in held(tmp_path, *sound)] == [
+        ("files", ()),
+        ("tensors", ()),
+        ("metadata", ()),
+        ("inventory", ()),
+    ]
+
+
+BROKEN: dict[str, tuple[Callable[[], Table], str, Severity]] = {
+    "another size than the Hub's": (
+        lambda: tables.files(manifest(), listing(model_gguf=(101, DIGESTS[2]))),
+        "Each file is as long as the Hub says",
+        Severity.REJECT,
+    ),
+    "another digest than the Hub's": (
+        lambda: tables.files(manifest(), listing(model_gguf=(100, DIGESTS[1]))),
+        "Each large file has the sha256 that the Hub states",
+        Severity.REJECT,
+    ),
+    "a file that the Hub does not list": (
+        lambda: tables.files(
+            manifest(), replace(listing(), files=tuple(f for f in listing().files if f.path != "config.json"))
+        ),
+        "Each file is one that the Hub lists, or one that Paddock made",
+        Severity.REJECT,
+    ),
+    "a template that Paddock did not make": (
+        lambda: tables.files(manifest().model_copy(update={"template_sha256": DIGESTS[1]}), listing()),
+        "Each file is one that the Hub lists, or one that Paddock made",
+        Severity.REJECT,
+    ),
+    "a file twice": (
+        lambda: twice(tables.files(manifest(), listing())),
+        "Each file is there once",
+        Severity.REJECT,
+    ),
+    "a digest that is none": (
+        lambda: with_cell(tables.files(manifest(), None), "sha256", "abc"),
+        "Each file has its sha256",
+        Severity.REJECT,
+    ),
+    "a tensor twice": (lambda: twice(tensors()), "Each tensor is there once", Severity.REJECT),
+    "a name that is too long": (
+        lambda: with_cell(tensors(), "tensor", "x" * 64),
+        "Each tensor has a name that the engine can keep",
+        Severity.REJECT,
+    ),
+    "a type of intermediate results": (
+        lambda: with_cell(tensors(), "type", "Q8_1"),
+        "Each tensor has a type that a model is stored in",
+        Severity.REJECT,
+    ),
+    "an empty tensor": (lambda: with_cell(tensors(), "weights", 0), "No tensor is empty", Severity.REJECT),
+    "a tensor that is not aligned": (
+        lambda: with_cell(tensors(), "off alignment", 8),
+        "Each tensor begins where the engine can read it",
+        Severity.REJECT,
+    ),
+    "an overlap": (
+        lambda: with_cell(tensors(), "gap before", -1),
+        "No tensor overlaps the one before, or leaves a hole",
+        Severity.REJECT,
+    ),
+    "a hole": (
+        lambda: with_cell(tensors(), "gap before", 32),
+        "No tensor overlaps the one before, or leaves a hole",
+        Severity.REJECT,
+    ),
+    "a tensor beyond the end": (
+        lambda: with_cell(tensors(), "left after", -1),
+        "Each tensor ends inside of its file",
+        Severity.REJECT,
+    ),
+    "a key twice": (lambda: twice(metadata()), "Each key is there once", Severity.REJECT),
+    "no context length": (
+        lambda: without(metadata(), "key", "llama.context_length"),
+        "What the engine needs to build the model is there",
+        Severity.REJECT,
+    ),
+    "no vocabulary": (
+        lambda: without(metadata(), "key", "tokenizer.ggml.tokens"),
+        "The vocabulary is there",
+        Severity.REJECT,
+    ),
+    "no file type": (
+        lambda: without(metadata(), "key", "general.file_type"),
+        "The file names itself, its quantization and its chat template",
+        Severity.INFO,
+    ),
+    "a stored file twice": (
+        lambda: tables.inventory([stored(), stored()]),
+        "Each file of a model is there once",
+        Severity.WARN,
+    ),
+    "a stored file that is gone": (
+        lambda: tables.inventory([stored(), stored(path="b.gguf", on_disk_bytes=None)]),
+        "Each file that a record names is on the disk",
+        Severity.WARN,
+    ),
+    "a stored file that was cut": (
+        lambda: tables.inventory([stored(), stored(path="b.gguf", on_disk_bytes=99)]),
+        "Each file is as long as its record says",
+        Severity.WARN,
+    ),
+    "a stored digest that is none": (
+        lambda: tables.inventory([stored(), stored(path="b.gguf", sha256="abc")]),
+        "Each file has its sha256",
+        Severity.WARN,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_law_that_is_broken_is_named_with_its_rule(tmp_path: Path, name: str) -> None:
+    make, says, severity = BROKEN[name]
+    table = make()
+    (one,) = held(tmp_path, table)
+    broken = [finding for finding in one.findings if f"“{says}”" in finding.message]
+    assert [(finding.rule, finding.severity) for finding in broken] == [(RULE_OF[table.name], severity)]
+    assert broken[0].cure
+    assert [law.says for law in one.broken] == [says]
+
+
+def test_every_law_is_broken_by_a_test() -> None:
+    sound = (tables.files(manifest(), listing()), tensors(), metadata(), tables.inventory([stored()]))
+    laws = {(table.name, law.says) for table in sound for law in table.laws}
+    assert laws == {(make().name, says) for make, says, _ in BROKEN.values()}
+
+
+def test_without_the_hubs_list_nothing_is_compared_with_it(tmp_path: Path) -> None:
+    (one,) = held(tmp_path, tables.files(manifest(), None))
+    assert one.findings == ()
+    assert [row[2] for row in one.table.rows] == ["Paddock", "not asked", "not asked"]
+
+
+@pytest.fixture(params=[True, False], ids=["styled", "plain"])
+def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Data Docs about tables that a stranger filled, with what npm fetched and without."""
+    assets = settings.load().cache / "paddock" / ASSETS
+    if request.param and not (assets / "jquery").is_dir():
+        pytest.skip("the styles of Data Docs are not here: install npm, and run `make setup`")
+    (tmp_path / "docs" / "org--name").mkdir(parents=True)
+    docs = tmp_path / "docs" / "org--name" / REVISION
+    docs.mkdir()
+    hostile = with_cell(with_cell(tensors(), "tensor", HOSTILE + "x" * 64), "type", HOSTILE)
+    found = check_tables(
+        [hostile, twice(with_cell(metadata(), "key", HOSTILE)), tables.inventory([stored(path=HOSTILE)] * 2)],
+        what="org--name-01234567",
+        docs=docs,
+    )
+    shared = tmp_path / "docs" / "assets"
+    make_readable(docs, found, title=HOSTILE, assets=assets if request.param else tmp_path, shared=shared)
+    assert (shared / "jquery").is_dir() == request.param
+    return docs
+
+
+def test_no_page_names_another_host_or_runs_what_a_row_says(pages: Path) -> None:
+    found = list(pages.rglob("*.html"))
+    assert len(found) == 1 + 3 + 3
+    for page in found:
+        text = page.read_text()
+        assert "<img src=//evil" not in text
+        assert {name for name in HOST.findall(text) if "evil.example" not in name} == set()
+        for wanted in re.findall(r"<(?:link|script|img)\b[^>]*(?:href|src)=\"([^\"]+)\"", text):
+            assert (page.parent / wanted).resolve().is_file(), f"{page.name} loads {wanted}"
+
+
+def test_each_page_says_what_it_is_about_and_which_laws_hold(pages: Path) -> None:
+    tensor_page = next((pages / "validations" / "tensors").rglob("*.html")).read_text()
+    assert "A model is made of “tensors”" in tensor_page
+    assert "✗ broken: Each tensor has a type that a model is stored in" in tensor_page
+    assert "✓ No tensor is empty" in tensor_page
+    assert "inventory</strong>: 2 rows, 3 of 4 laws hold" in (pages / "index.html").read_text()
+
+
+@pytest.mark.parametrize("pages", [True], ids=["styled"], indirect=True)
+def test_a_browser_without_a_network_shows_the_pages_styled(pages: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    index = (pages / "index.html").read_text()
+    # The page reports on itself: what its scripts and styles did, in its title.
+    probe = (
+        "<script>window.addEventListener('load', () => setTimeout(() => { document.title = 'seen ' +"
+        " document.querySelectorAll('tbody tr').length + ' ' +"
+        " getComputedStyle(document.querySelector('.nav-tabs')).display; }, 500));</script></body>"
+    )
+    (pages / "probe.html").write_text(index.replace("</body>", probe))
+    done = subprocess.run(
+        [
+            chromium,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'chromium'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            (pages / "probe.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    title = re.search(r"<title>(seen [^<]*)</title>", done.stdout)
+    assert title is not None, done.stdout[:500]
+    # Three results and three suites, drawn by a script; and tabs laid out by a style.
+    assert title[1] == "seen 6 flex"
