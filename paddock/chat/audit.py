@@ -68,8 +68,8 @@ def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:
         if rendered.status.is_limit:
             return judge([(first, rendered)])
         if rendered.ok and read(first, rendered.text).whole:
-            note = f"it renders only with {needs}"
-            noted = [Finding(NEEDS_MORE, Severity.WARN, note, cure="use it for nothing else")] if needs else []
+            note = f"it renders only with {needs}; the family's template takes its place"
+            noted = [Finding(NEEDS_MORE, Severity.INFO, note)] if needs else []
             return noted + judge(_render(process, [change(probe) for probe in probes]))
         refusals.append((first, rendered))
     first, rendered = refusals[0]

@@ -8,6 +8,7 @@ whatever day.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,9 +31,11 @@ _TOOL_WORDS = frozenset(
     words("""
     tool tools function functions call calls calling called json xml argument arguments parameter parameters schema
     schemas api apis format formatted invoke invoked invoking invocation result results response output outputs python
-    code query queries tag tags object name names environment notebook browser block namespace
+    code query queries tag tags object name names environment notebook browser computer block namespace param params
+    value values string strings responses narzędzi narzędzia herramientas outils werkzeuge 工 具
     """)
 )
+_IDENTITY = re.compile(r"you are [\w-]+, an? (?:helpful )?(?:ai )?assistant", re.IGNORECASE)
 _TOOL_TEXT = frozenset(words(str(TOOLS)))
 
 
@@ -93,7 +96,7 @@ def judge(results: Sequence[tuple[Probe, Rendered]]) -> list[Finding]:
     for probe, rendered in results:
         if not rendered.ok:
             finding = _failure(probe, rendered)
-            found.setdefault((finding.rule, probe.about), finding)
+            found.setdefault((finding.rule, f"{probe.about} {finding.severity}"), finding)
     for reading in readings:
         for finding in _contents(reading):
             found.setdefault((finding.rule, reading.probe.about), finding)
@@ -130,7 +133,8 @@ def _failure(probe: Probe, rendered: Rendered) -> Finding:
     if rendered.status is Status.RAISED:
         return Finding(
             "template.refuses",
-            Severity.WARN,
+            # To refuse what looks like its own marks is a template's right, and keeps a user from speaking as another.
+            Severity.INFO if probe.marks else Severity.WARN,
             f"it refuses a conversation because of {probe.about}: {rendered.text}",
             where,
         )
@@ -246,6 +250,8 @@ def _unknown(reading: Reading, known: _Said) -> Iterator[Finding]:
 def _tool_text(reading: Reading, known: _Said) -> Iterator[Finding]:
     for segment in reading.segments:
         for sentence in sentences(segment):
+            if _IDENTITY.fullmatch(sentence.strip(" .\n")):
+                continue
             said = set(words(sentence)) - known.vocabulary - _TOOL_TEXT
             if len(said) >= _REMARK_WORDS and not _TOOL_WORDS & set(words(sentence)):
                 message = f"with tools it adds text that does not speak of tools: {_quote(sentence)}"

@@ -15,6 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from paddock.chat.render import Request
+from paddock.chat.text import has_marker
 
 NOW = datetime.fromisoformat("2025-03-11T10:30")
 _OTHER_DATES = tuple(map(datetime.fromisoformat, ("2019-08-04T23:05", "2038-12-25T04:45")))
@@ -59,7 +60,7 @@ class About(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One conversation. `findable` is false where contents are too short to be found again, so that only what is
-    added is judged.
+    added is judged. `marks` says that a user's content holds what looks like a template's own marks.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Probe:
     request: Request
     findable: bool = True
     said: tuple[tuple[str, str], ...] = ()
+    marks: bool = False
 
     @property
     def contents(self) -> list[tuple[str, str]]:
@@ -108,7 +110,7 @@ def standard() -> list[Probe]:
         _probe("nine messages", About.LENGTH, talk(9)),
         _probe("system and nine messages", About.LENGTH, _system() + talk(9)),
         _probe("33 messages", About.LENGTH, talk(33)),
-        _probe("markers", About.CONTENT, talk(3, extra=_MARKERS)),
+        replace(_probe("markers", About.CONTENT, talk(3, extra=_MARKERS)), marks=True),
         _probe("Unicode", About.CONTENT, talk(3, extra=_UNICODE)),
         _probe("long messages", About.CONTENT, talk(3, extra=_filler(_LONG_CHARACTERS))),
     ]
@@ -126,21 +128,30 @@ def triggered(texts: Sequence[str], numbers: Sequence[int]) -> list[Probe]:
     others, and have each length.
     """
     made = []
-    if texts:
-        together = " ".join(texts)
-        made.append(_probe("the template's own words", About.CONTENT, talk(3, extra=together)))
-        made.append(_probe("the template's own words, first", About.CONTENT, talk(3, extra=together, first=True)))
-        alone: list[dict[str, object]] = []
-        for text in texts:
-            alone += [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
-        alone.append({"role": "user", "content": "noted"})
-        made.append(Probe("each of the template's words alone", About.CONTENT, Request(alone, now=NOW), findable=False))
+    plain = [text for text in texts if not has_marker(text)]
+    for chosen in [texts, plain] if len(plain) < len(texts) else [texts]:
+        if chosen:
+            made += [replace(probe, marks=chosen is not plain) for probe in _holding(chosen)]
     lengths = {length for number in numbers if number < _TURNS_AT_MOST for length in (number, number + 1)}
     made += [_probe(f"{length} messages", About.LENGTH, talk(length)) for length in sorted(lengths)]
     large = [number for number in numbers if number > _LONG_CHARACTERS]
     if large:
         made.append(_probe("very long messages", About.CONTENT, talk(1, extra=_filler(large[-1] + 1))))
     return made
+
+
+def _holding(texts: Sequence[str]) -> list[Probe]:
+    """Conversations that hold texts: all together, all together and first, and each alone."""
+    together = " ".join(texts)
+    alone: list[dict[str, object]] = []
+    for text in texts:
+        alone += [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+    alone.append({"role": "user", "content": "noted"})
+    return [
+        _probe("the template's own words", About.CONTENT, talk(3, extra=together)),
+        _probe("the template's own words, first", About.CONTENT, talk(3, extra=together, first=True)),
+        Probe("each of the template's words alone", About.CONTENT, Request(alone, now=NOW), findable=False),
+    ]
 
 
 def talk(count: int, *, extra: str = "", first: bool = False) -> list[dict[str, object]]:

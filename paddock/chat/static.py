@@ -226,7 +226,7 @@ def _call(node: nodes.Call, assigned: _Assigned, where: str) -> Iterator[Finding
         message = (
             f"`.{method}()` changes data, which the engine's sandbox refuses: a conversation that comes here fails"
         )
-        yield Finding("template.mutates", Severity.WARN, message, where, "use a namespace and `+`")
+        yield Finding("template.mutates", Severity.INFO, message, where, "use a namespace and `+`")
     elif method not in allowed.METHODS:
         yield _reject("template.call", f"the method `{method[:80]}` has no use in a chat template", where)
     elif method == "format" and not assigned.constant_text(node.node.node):

@@ -47,6 +47,10 @@ def invisible(text: str) -> list[str]:
     return [f"U+{ord(character):04X}" for character in sorted(found | controls)][:8]
 
 
+def has_marker(text: str) -> bool:
+    return _MARKER.search(text) is not None
+
+
 def urls(text: str) -> list[str]:
     return list(dict.fromkeys(_URL.findall(text)))[:4]
 

@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
-from paddock.chat.audit import audit_template
 from paddock.chat.render import Request, TemplateProcess
-from paddock.model.finding import Verdict, verdict_of
 from tests.support.templates import real_templates
-
-
-def test_no_real_template_is_rejected() -> None:
-    templates = real_templates()
-    assert len(templates) >= 60
-    verdicts = {name: verdict_of(audit_template(source)) for name, source in templates.items()}
-    assert [name for name, verdict in verdicts.items() if verdict is Verdict.REJECT] == []
-    counts = Counter(verdicts.values())
-    assert counts[Verdict.ACCEPT] > 2 * counts[Verdict.WARN], "a warning that most models carry warns of nothing"
-
 
 _MESSAGES: list[dict[str, object]] = [
     {"role": "user", "content": "What is 2 < 3 && 'x'?"},

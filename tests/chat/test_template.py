@@ -11,7 +11,7 @@ from paddock.chat.families import family_of
 from paddock.chat.template import choose_template, is_published
 from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile, NotGguf
 from tests.support.gguf import tiny_llama
-from tests.support.templates import CHATML, DOUBTFUL, HOSTILE
+from tests.support.templates import CHATML, HOSTILE, NOTED
 
 NAME = "mistralai/Mistral-7B"
 FAMILY = family_of(NAME).source
@@ -157,4 +157,4 @@ def test_choosing_says_where_the_template_is_from_and_what_the_audit_found() -> 
 
 
 def test_a_template_that_speaks_only_with_tools_is_no_template_for_conversations() -> None:
-    assert choose_template(DOUBTFUL["tools only"][0], NAME).origin == "family"
+    assert choose_template(NOTED["tools only"][0], NAME).origin == "family"

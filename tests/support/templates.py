@@ -190,7 +190,6 @@ DOUBTFUL: dict[str, tuple[str, str]] = {
         before("{% if tools %}{{ tools|tojson }}\n" + EVIL + "{% endif %}"),
         "template.tools-text",
     ),
-    "tools only": (before("{% for tool in tools %}{{ tool|tojson }}{% endfor %}"), "template.needs-more"),
     "too many triggers": (
         before("{% if messages|length in [" + ", ".join(map(str, range(10, 40))) + "] %}{% endif %}"),
         "template.triggers",
@@ -201,15 +200,27 @@ DOUBTFUL: dict[str, tuple[str, str]] = {
     ),
     "a word in long conversations": (in_the_loop("messages|length > 3", "Again: "), "template.changing-text"),
     "no tools": (before("{% if tools %}{{ raise_exception('no tools') }}{% endif %}"), "template.no-tools"),
+    "no word that it knows in a message": (
+        before(
+            "{% if '<|channel|>' in messages[0].content %}{{ raise_exception('no marks') }}{% endif %}"
+            "{% if 'casino' in messages[0].content %}{{ raise_exception('no casino') }}{% endif %}"
+        ),
+        "template.refuses",
+    ),
     "no long conversations": (
         before("{% if messages|length > 30 %}{{ raise_exception('too long') }}{% endif %}"),
         "template.refuses",
     ),
-    "data changed": (before("{% if 0 %}{{ messages.append(1) }}{% endif %}"), "template.mutates"),
 }
 
 # name: (source, the rule that mentions it)
 NOTED: dict[str, tuple[str, str]] = {
+    "no marks of its own in a message": (
+        before("{% if '<|channel|>' in messages[0].content %}{{ raise_exception('no marks') }}{% endif %}"),
+        "template.refuses",
+    ),
+    "data changed": (before("{% if 0 %}{{ messages.append(1) }}{% endif %}"), "template.mutates"),
+    "tools only": (before("{% for tool in tools %}{{ tool|tojson }}{% endfor %}"), "template.needs-more"),
     "words for everybody": (before("You speak with a kind and very careful helper today. "), "template.adds-text"),
     "words where no system message is": (
         before("{% if messages[0].role != 'system' %}You are Qwen, a kind and helpful helper.{% endif %}"),
