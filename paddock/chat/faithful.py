@@ -167,9 +167,10 @@ def _contents(reading: Reading) -> Iterator[Finding]:
     if reading.repeated:
         yield Finding(
             "template.repeats",
-            Severity.WARN,
+            Severity.REJECT,
             f"a content of the role {reading.repeated[0]} reaches the model more than once",
             where,
+            _CURE,
         )
     if not reading.in_order:
         yield Finding("template.order", Severity.REJECT, "the contents reach the model in another order", where, _CURE)

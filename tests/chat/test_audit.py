@@ -13,6 +13,9 @@ from paddock.chat.protocol import Rendered, Status
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
 
+BUSY = 3
+"""How many times as long something may take where other tests run beside it. Alone, each is told within 2 s."""
+
 
 def rules(findings: list[Finding], severity: Severity) -> set[str]:
     return {finding.rule for finding in findings if finding.severity is severity}
@@ -20,8 +23,9 @@ def rules(findings: list[Finding], severity: Severity) -> set[str]:
 
 @pytest.mark.parametrize(("source", "rule"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_template_is_rejected_within_its_budget(source: str, rule: str) -> None:
-    started = time.process_time()
+    started, began = time.process_time(), time.monotonic()
     findings = audit_template(source)
+    assert time.monotonic() - began < 2 * BUSY
     assert rule in rules(findings, Severity.REJECT), findings
     assert all(finding.cure for finding in findings if finding.severity is Severity.REJECT)
     assert time.process_time() - started < 1, "the work belongs into the other process"

@@ -125,3 +125,39 @@ def test_the_engine_renders_each_family_the_same(family: Family) -> None:
             for messages in (SCENE, SCENE[:1], SCENE[2:], [*SCENE, *SCENE[2:]]):
                 ours = process.render(Request(messages, add_generation_prompt=generate))
                 assert theirs(messages=messages).prompt == ours.text
+
+
+FIVE_TURNS: list[dict[str, object]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi."},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "Who are you?"},
+    {"role": "assistant", "content": "Mara."},
+    {"role": "user", "content": "Bye."},
+]
+_IN_CHATML = (
+    "<|im_start|>system\nBe brief.<|im_end|>\n"
+    "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+    "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\nMara.<|im_end|>\n"
+    "<|im_start|>user\nBye.<|im_end|>\n<|im_start|>assistant\n"
+)
+PUBLISHED = {
+    "01-ai/Yi-34B-Chat": _IN_CHATML,
+    "Qwen/Qwen2-7B": _IN_CHATML,
+    "mistralai/Mistral-7B": (
+        "<s>[INST] Be brief.\n\nHi. [/INST] Hello.</s>[INST] Who are you? [/INST] Mara.</s>[INST] Bye. [/INST]"
+    ),
+    "microsoft/DialoGPT-medium": "Be brief.</s>Hi.</s>Hello.</s>Who are you?</s>Mara.</s>Bye.</s>",
+    "somebody/unknown": (
+        "<s>Be brief.\n\n### Human: Hi.\n### Assistant: Hello.\n### Human: Who are you?\n### Assistant: Mara.\n"
+        "### Human: Bye.\n### Assistant:"
+    ),
+}
+"""A model of each family, and five turns behind a system message as its makers publish the format: ChatML (OpenAI's
+chatml.md), Mistral's instruct format with the system message before the first question, DialoGPT's turns that each end
+with the end-of-text token, and the turns of Guanaco's data."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_five_turns_and_a_system_message_are_written_as_the_family_publishes_it(name: str) -> None:
+    assert render_messages(family_of(name).source, FIVE_TURNS) == PUBLISHED[name]

@@ -104,6 +104,9 @@ HOSTILE: dict[str, tuple[str, str]] = {
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "template.budget",
     ),
+    "4 GB of text": ("{{ 'A'*4*10**9 }}", "template.budget"),
+    "a tower of powers": ("{{ 9**(9**9) }}", "template.budget"),
+    "a tower of powers, which Jinja climbs from the left": ("{{ 9**9**9 }}", "template.drops"),
     "multiplied text": ("{{ 'a' * 10**9 }}", "template.budget"),
     "multiplied text, within memory": ("{{ 'a' * 10**7 }}", "template.budget"),
     "multiplied list": ("{% set x = [0] * 10**9 %}{{ x|length }}", "template.budget"),
@@ -161,7 +164,18 @@ HOSTILE: dict[str, tuple[str, str]] = {
         CHATML.replace("message['content']", "message['content']|replace('ends', 'end')"),
         "template.drops",
     ),
+    "a content twice": (
+        CHATML.replace("message['content']", "message['content'] + message['content']"),
+        "template.repeats",
+    ),
     "no message": ("Hello.", "template.drops"),
+    "two messages swapped": (
+        CHATML.replace(
+            "{% for message in messages %}",
+            "{% for message in (messages[2:3] + messages[:2] + messages[3:] if messages|length > 4 else messages) %}",
+        ),
+        "template.order",
+    ),
     "a failure in long conversations": (
         before("{% if messages|length > 30 %}{{ messages.nothing.at_all }}{% endif %}"),
         "template.fails",
@@ -181,10 +195,6 @@ DOUBTFUL: dict[str, tuple[str, str]] = {
             "{{ '<|im_start|>' +", "{% if message.role == 'system' %}{% continue %}{% endif %}{{ '<|im_start|>' +"
         ),
         "template.drops-system",
-    ),
-    "a content twice": (
-        CHATML.replace("message['content']", "message['content'] + message['content']"),
-        "template.repeats",
     ),
     "tools and something else": (
         before("{% if tools %}{{ tools|tojson }}\n" + EVIL + "{% endif %}"),
