@@ -1,4 +1,4 @@
-"""The templates of model families, for a model that has none of its own that is sound.
+"""The templates of model families, for a model that has none of its own that is sound, and how a family is told.
 
 They are made for roleplay. The character card, which is the system message, stays where it is: first. A message that
 carries a `name` is shown as `Name: text`, so that characters can be told apart. A conversation may open with the
@@ -11,6 +11,7 @@ They hold on to every message: cutting a conversation to the window is `roleplay
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _SPOKEN = """\
@@ -81,28 +82,67 @@ _HUMAN = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way to write conversations, and the models that were trained with it, by their names."""
+    """A way to write conversations, and what tells the models that were trained with it.
+
+    `architecture` begins the names of the architectures that speak no other way, `tokens` are the special tokens that
+    such a vocabulary has, `pattern` finds the family in a model's name.
+    """
 
     name: str
     source: str
     pattern: re.Pattern[str] | None = None
+    architecture: str | None = None
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A family, and why a model is taken to be of it."""
+
+    family: Family
+    why: str
 
 
 # A name's letters must not go on: `Yi-34B` and `Yi1.5` are of the family, `Yield` is not.
 FAMILIES = (
     Family("dialogpt", _DIALOGPT, re.compile(r"dialogpt", re.IGNORECASE)),
-    Family("mistral", _MISTRAL, re.compile(r"(?<![a-z])(?:mistral|mixtral|ministral)(?![a-z])", re.IGNORECASE)),
+    Family(
+        "mistral",
+        _MISTRAL,
+        re.compile(r"(?<![a-z])(?:mistral|mixtral|ministral)(?![a-z])", re.IGNORECASE),
+        architecture="mistral",
+        tokens=("[INST]", "[/INST]"),
+    ),
     Family("yi", _CHATML, re.compile(r"(?<![a-z])yi(?![a-z])", re.IGNORECASE)),
-    Family("qwen", _CHATML, re.compile(r"(?<![a-z])(?:code)?qwen(?![a-z])|(?<![a-z])qwq(?![a-z])", re.IGNORECASE)),
+    Family(
+        "qwen",
+        _CHATML,
+        re.compile(r"(?<![a-z])(?:code)?qwen(?![a-z])|(?<![a-z])qwq(?![a-z])", re.IGNORECASE),
+        architecture="qwen",
+    ),
 )
+CHATML = Family("chatml", _CHATML, tokens=("<|im_start|>", "<|im_end|>"))
 GENERIC = Family("human-assistant", _HUMAN)
 
 
-def family_of(model_name: str) -> Family:
-    """The family that a model's name speaks of. The model's own part of `org/name` counts before the organisation's."""
+def family_of(model_name: str, *, architecture: str | None = None, tokens: Collection[str] = ()) -> Family:
+    """As `tell_family`, without the reason."""
+    return tell_family(model_name, architecture=architecture, tokens=tokens).family
+
+
+def tell_family(model_name: str, *, architecture: str | None = None, tokens: Collection[str] = ()) -> Told:
+    """The family of a model: by its architecture, then by the special tokens among `tokens` (its vocabulary), then by
+    its name, of which the model's own part of `org/name` counts before the organisation's.
+    """
+    for family in FAMILIES:
+        if family.architecture and (architecture or "").startswith(family.architecture):
+            return Told(family, f"its architecture is {architecture}")
+    for family in (CHATML, *FAMILIES):
+        if family.tokens and all(token in tokens for token in family.tokens):
+            return Told(family, f"its vocabulary has {' and '.join(family.tokens)}")
     organisation, _, own = model_name.rpartition("/")
     for part in (own, organisation):
         for family in FAMILIES:
             if family.pattern and family.pattern.search(part):
-                return family
-    return GENERIC
+                return Told(family, f"its name says {family.name}")
+    return Told(GENERIC, "neither its architecture, its vocabulary nor its name tells a family")

@@ -1,11 +1,11 @@
-"""Which chat template a model is used with, and the file that says so.
+"""Which chat template a model is used with, and the files that say so.
 
-A model may bring *its own*: `chat_template.jinja`, `chat_template` in `tokenizer_config.json`, or
-`tokenizer.chat_template` in the GGUF, in this order. The first that is sound (not rejected by the audit, and able to
-render a plain conversation) is used, else its *family's*.
+A model may bring *its own*: `tokenizer.chat_template` in the GGUF, `chat_template.jinja` beside it, or `chat_template`
+in `tokenizer_config.json`, in this order. The first that is sound (not rejected by the audit, and able to render a
+plain conversation) is used, else its *family's* (`families`).
 
-`choose_template` decides and touches nothing; `setup_chat_template` reads a directory, and writes to it where that is
-allowed.
+`choose_template` decides and touches nothing; `chat_of` reads a directory; `setup_chat_template` also writes to it
+where that is allowed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 from paddock.chat.audit import NEEDS_MORE, audit_template
-from paddock.chat.families import family_of
+from paddock.chat.families import family_of, tell_family
 from paddock.chat.protocol import SOURCE_BYTES
+from paddock.chat.stops import stops_of
 from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
-from paddock.gguf.header import Array, Value
+from paddock.gguf.header import Array, Header, Value
 from paddock.gguf.reader import read_header
 from paddock.gguf.source import FileSource
-from paddock.model.finding import Finding, Verdict, verdict_of
+from paddock.model.finding import Finding, Severity, Verdict, verdict_of
+from paddock.model.names import Sha256
 from paddock.model.quantization import get_gguf_file_path
 
 TEMPLATE_FILE = "chat_template.jinja"
+CHAT_FILE = "chat.paddock.json"
+"""What the engine needs beside the template: its stop sequences and the texts of its special tokens."""
+DERIVED = frozenset({TEMPLATE_FILE, CHAT_FILE})
+"""What a snapshot holds beside the repository's own files."""
 _CONFIG_FILE = "tokenizer_config.json"
 _CONFIG_BYTES = 64 * 1024 * 1024
 _BOS, _EOS = "<s>", "</s>"
@@ -58,14 +64,47 @@ class OwnTemplate:
     eos: str
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How a model is spoken with: the Jinja `template`, where it is from (`origin`: a file's name, or `family`), `why`,
+    the texts of its begin and end tokens, and the `stop` sequences that end an answer.
+    """
+
+    template: str
+    origin: str
+    why: str
+    bos: str
+    eos: str
+    stop: tuple[str, ...]
+
+    @property
+    def sha256(self) -> Sha256:
+        return Sha256(sha256(self.template.encode(errors="surrogatepass")).hexdigest())
+
+    def to_json(self) -> str:
+        """Everything but the template itself, which has a file of its own. The same for the same model."""
+        value = {key: one for key, one in asdict(self).items() if key != "template"}
+        return json.dumps({"schema": 1, "template_sha256": self.sha256, **value}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, template: str) -> Chat:
+        """The inverse of `to_json`, for documents of our own."""
+        value = json.loads(text)
+        stop = tuple(value.pop("stop"))
+        return cls(template, stop=stop, **{key: value[key] for key in ("origin", "why", "bos", "eos")})
+
+
 def choose_template(own: str | None, model_name: str, *, bos: str = _BOS, eos: str = _EOS) -> Chosen:
-    """The model's own template where it is sound, else its family's."""
+    """The model's own template where it is sound, else its family's, by its name."""
     family = family_of(model_name)
     findings = tuple(audit_template(own, bos=bos, eos=eos)) if own is not None else ()
-    sound = verdict_of(findings) is not Verdict.REJECT and not any(finding.rule == NEEDS_MORE for finding in findings)
-    if own is not None and sound:
+    if own is not None and _is_sound(findings):
         return Chosen(own, "own", family.name, findings)
     return Chosen(family.source, "family", family.name, findings)
+
+
+def _is_sound(findings: Sequence[Finding]) -> bool:
+    return verdict_of(findings) is not Verdict.REJECT and not any(one.rule == NEEDS_MORE for one in findings)
 
 
 def setup_chat_template(model_path: Path, model_name: str) -> str:
@@ -77,18 +116,35 @@ def setup_chat_template(model_path: Path, model_name: str) -> str:
     """
     if not model_path.is_dir():
         raise NoSuchFile(f"{model_path} is not a directory", cure="give the directory of a model")
-    source = _choose(model_path, model_name)
-    if not is_published(model_path):
-        _write(model_path / TEMPLATE_FILE, source)
+    if is_published(model_path):
+        written = _read(model_path / TEMPLATE_FILE, at_most=SOURCE_BYTES)
+        return written if written is not None else chat_of(model_path, model_name).template
+    source = chat_of(model_path, model_name).template
+    _write(model_path / TEMPLATE_FILE, source)
     return source
 
 
-def _choose(model_path: Path, model_name: str) -> str:
+def chat_of(model_path: Path, model_name: str) -> Chat:
+    """How the model in a directory is spoken with: the same whenever it is asked. Raises as `setup_chat_template`."""
+    passed_over = ""
     for own in own_templates(model_path):
-        chosen = choose_template(own.source, model_name, bos=own.bos, eos=own.eos)
-        if chosen.origin == "own":
-            return chosen.source
-    return choose_template(None, model_name).source
+        findings = audit_template(own.source, bos=own.bos, eos=own.eos)
+        if _is_sound(findings):
+            why = f"the model brings it{passed_over}"
+            stop = stops_of(own.source, bos=own.bos, eos=own.eos)
+            return Chat(own.source, own.place, why, own.bos, own.eos, stop)
+        rule = next((one.rule for one in findings if one.severity is Severity.REJECT), NEEDS_MORE)
+        passed_over += f"; that of {own.place} is passed over for {rule}"
+    header = _header(model_path)
+    config = _config(model_path / _CONFIG_FILE)
+    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
+    if header:
+        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
+    told = tell_family(
+        model_name, architecture=header.architecture if header else None, tokens=_vocabulary(header) if header else ()
+    )
+    source = told.family.source
+    return Chat(source, "family", f"{told.why}{passed_over}", bos, eos, stops_of(source, bos=bos, eos=eos))
 
 
 def own_templates(model_path: Path) -> Iterator[OwnTemplate]:
@@ -97,19 +153,36 @@ def own_templates(model_path: Path) -> Iterator[OwnTemplate]:
     """
     config = _config(model_path / _CONFIG_FILE)
     bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
+    header = _header(model_path)
+    if header:
+        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
+        template = header.text("tokenizer.chat_template")
+        if template is not None:
+            yield OwnTemplate(template, "the GGUF", bos, eos)
     written = _read(model_path / TEMPLATE_FILE, at_most=SOURCE_BYTES)
     if written is not None:
         yield OwnTemplate(written, TEMPLATE_FILE, bos, eos)
     configured = _default_of(config.get("chat_template"))
     if configured is not None:
+        bos, eos = _token(config.get("bos_token"), bos), _token(config.get("eos_token"), eos)
         yield OwnTemplate(configured, _CONFIG_FILE, bos, eos)
-    with suppress(NoGguf):
+
+
+def _header(model_path: Path) -> Header | None:
+    try:
         path = get_gguf_file_path(model_path)
-        with FileSource(path) as file:
-            metadata = read_header(file).metadata
-        template = metadata.get("tokenizer.chat_template")
-        if isinstance(template, str):
-            yield OwnTemplate(template, path.name, _gguf_token(metadata, "bos", bos), _gguf_token(metadata, "eos", eos))
+    except NoGguf:
+        return None
+    with FileSource(path) as file:
+        return read_header(file)
+
+
+def _vocabulary(header: Header) -> frozenset[str]:
+    """The tokens that look like marks: the others tell no family."""
+    tokens = header.array("tokenizer.ggml.tokens")
+    if tokens is None or tokens.type.name != "STRING":
+        return frozenset()
+    return frozenset(token.decode(errors="replace") for token in tokens.each() if token[:1] in {b"<", b"["})
 
 
 def is_published(model_path: Path) -> bool:

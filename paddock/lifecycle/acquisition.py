@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from paddock.chat.template import TEMPLATE_FILE
+from paddock.chat.template import CHAT_FILE, DERIVED, TEMPLATE_FILE
 from paddock.engine.facts import engine_version
 from paddock.errors import BlobMissing, CorruptFile, InUse, PaddockError, TransferRefused
 from paddock.lifecycle.auditing import Audited, require_accepted
@@ -251,7 +251,8 @@ def publish(
     audited: Audited,
     replace_promoted: bool = False,
 ) -> Published:
-    """Make the snapshot visible: the acquired files, the chat template that goes with them, and the manifest.
+    """Make the snapshot visible: the acquired files, the chat template that goes with them and what the engine needs
+    beside it, and the manifest.
 
     Publishing the same files again changes nothing. A commit has one choice of files: another choice takes its place,
     and of the commit that is promoted only with `replace_promoted`, since it is what `/models/org--name` shows. Raises
@@ -259,23 +260,23 @@ def publish(
     """
     audit, model = audited.audit, audited.audit.model
     require_accepted(f"{listing.model}@{listing.revision[:8]}", audit.verdict, audit.findings)
-    template = audited.template.encode()
-    digest = parts.volume.add_bytes(template)
-    _, segments = verify_file(
-        parts.volume.blob_path(digest), Expected(len(template), digest), parts.settings.segment_bytes
+    # The repository's own template was one to choose from.
+    fetched = [one.file for one in acquired if one.file.path not in DERIVED]
+    derived = _published_with(parts, listing, fetched) or (
+        _derived(parts, TEMPLATE_FILE, audited.chat.template),
+        _derived(parts, CHAT_FILE, audited.chat.to_json()),
     )
-    derived = SnapshotFile(path=TEMPLATE_FILE, size=len(template), sha256=digest, segments=segments)
     manifest = Manifest(
         repository=str(listing.model),
         revision=listing.revision,
-        files=tuple(sorted([derived, *(one.file for one in acquired)], key=lambda file: file.path)),
+        files=tuple(sorted([*derived, *fetched], key=lambda file: file.path)),
         segment_bytes=parts.settings.segment_bytes,
         quantization=choice.quantization or (model.quantization if model else None),
         split=len(choice.model_files),
         licence=listing.licence or audit.licence,
         created_at=datetime.now(UTC),
         verdict=audit.verdict,
-        template_sha256=digest,
+        template_sha256=next(file.sha256 for file in derived if file.path == TEMPLATE_FILE),
         paddock_version=VERSION,
         engine_version=engine_version(),
     )
@@ -294,14 +295,38 @@ def publish(
     )
 
 
+def _published_with(parts: Parts, listing: Listing, fetched: Sequence[SnapshotFile]) -> tuple[SnapshotFile, ...]:
+    """What a snapshot of these very files was published with: a newer Paddock that would choose another template for
+    it does not change what is served."""
+    try:
+        there = parts.volume.snapshot(listing.model, listing.revision)
+    except CorruptFile:
+        return ()
+    if there is None or {(file.path, file.sha256) for file in fetched} != {
+        (file.path, file.sha256) for file in there.files if file.path not in DERIVED
+    }:
+        return ()
+    return tuple(file for file in there.files if file.path in DERIVED)
+
+
+def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:
+    """A file that is made here, as a blob of the volume."""
+    content = text.encode(errors="surrogatepass")
+    digest = parts.volume.add_bytes(content)
+    _, segments = verify_file(
+        parts.volume.blob_path(digest), Expected(len(content), digest), parts.settings.segment_bytes
+    )
+    return SnapshotFile(path=path, size=len(content), sha256=digest, segments=segments)
+
+
 def require_place(parts: Parts, plan: Plan, *, replace_promoted: bool = False) -> None:
     """Raise InUse before the first byte where `publish` would after the last one."""
-    chosen = {row.file.path for row in plan.rows} - {TEMPLATE_FILE}
+    chosen = {row.file.path for row in plan.rows} - DERIVED
     _require_place(
         parts,
         plan.listing,
         plan.choice,
-        same=lambda there: chosen == {file.path for file in there.files} - {TEMPLATE_FILE},
+        same=lambda there: chosen == {file.path for file in there.files} - DERIVED,
         replace_promoted=replace_promoted,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from paddock.chat.template import setup_chat_template
+from paddock.chat.template import Chat, chat_of
 from paddock.engine.facts import knows_architecture
 from paddock.errors import ModelRejected
 from paddock.gguf.reader import FileSource
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The audit of a model's GGUF, and the source of the template that it is used with: its own where that is sound."""
+    """The audit of a model's GGUF, and how it is spoken with: by its own template where that is sound."""
 
     audit: Audit
-    template: str
+    chat: Chat
 
 
 def audit_acquired(parts: Parts, listing: Listing, choice: Choice, acquired: Sequence[Acquired]) -> Audited:
@@ -60,7 +60,7 @@ def audit_acquired(parts: Parts, listing: Listing, choice: Choice, acquired: Seq
             with FileSource(view / path) as source:
                 findings += check_projector(source, name=path)
         whole = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
-        return Audited(whole, setup_chat_template(view, str(listing.model)))
+        return Audited(whole, chat_of(view, str(listing.model)))
 
 
 def _models(choice: Choice) -> list[GgufSet]:

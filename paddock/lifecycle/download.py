@@ -45,7 +45,9 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     listing = parts.hub.listing(model)
     choice = choose(listing)
     _make(target)
-    missing = [file for file in choice.files if not _is_whole(parts, target, file)]
+    # What the template is, is written there: the repository's own is in the GGUF, or is not asked for.
+    files = [file for file in choice.files if file.path != TEMPLATE_FILE]
+    missing = [file for file in files if not _is_whole(parts, target, file)]
     _require_room(target, sum(file.size for file in missing))
     for file in missing:
         _download(parts, listing, file, target)

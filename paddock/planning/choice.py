@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import PurePosixPath
 
-from paddock.chat.template import TEMPLATE_FILE
+from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE
 from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import check_distinct, parse_repository_path, shown
@@ -115,7 +115,7 @@ def choose(
     names = [*sorted(_companions(listing)), *wanted]
     for name in names:
         parse_repository_path(name)
-    check_distinct([*names, MANIFEST_NAME, TEMPLATE_FILE])
+    check_distinct([*(name for name in names if name != TEMPLATE_FILE), MANIFEST_NAME, TEMPLATE_FILE, CHAT_FILE])
     return Choice(
         files=tuple(by_path[name] for name in names),
         sets=tuple(chosen),
@@ -177,7 +177,7 @@ def _companions(listing: Listing) -> list[str]:
         for file in listing.files
         if "/" not in file.path
         and file.size <= MAX_COMPANION_BYTES
-        and (file.path.startswith("tokenizer") or file.path.endswith(".json"))
+        and (file.path.startswith("tokenizer") or file.path.endswith(".json") or file.path == TEMPLATE_FILE)
         and not file.path.lower().endswith(".gguf")
         and file.path.casefold() != MANIFEST_NAME
         and not any(fnmatchcase(file.path, index) for index in _INDEXES)

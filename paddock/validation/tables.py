@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from paddock.chat.template import TEMPLATE_FILE
+from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE
 from paddock.gguf import format as gguf
 from paddock.gguf.header import Array, Header
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
@@ -208,7 +208,7 @@ def _beside(
     path: str, sha256: str, manifest: Manifest, listed: Mapping[str, RepositoryFile] | None
 ) -> tuple[str, int | None, str | None]:
     """Where a file is from, and its size and sha256 on the Hub."""
-    if path == TEMPLATE_FILE and sha256 == manifest.template_sha256:
+    if path == CHAT_FILE or (path == TEMPLATE_FILE and sha256 == manifest.template_sha256):
         return _OURS, None, None
     if listed is None:
         return _NOT_ASKED, None, None

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from paddock.chat.audit import audit_template
-from paddock.chat.families import FAMILIES, GENERIC, Family, family_of
+from paddock.chat.families import FAMILIES, GENERIC, Family, family_of, tell_family
 from paddock.chat.render import Request, TemplateProcess, render_messages
+from paddock.chat.stops import stops_of
 from paddock.model.finding import Severity, Verdict, verdict_of
 
 ALL = pytest.mark.parametrize("family", [*FAMILIES, GENERIC], ids=lambda family: family.name)
@@ -161,3 +162,37 @@ with the end-of-text token, and the turns of Guanaco's data."""
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_five_turns_and_a_system_message_are_written_as_the_family_publishes_it(name: str) -> None:
     assert render_messages(family_of(name).source, FIVE_TURNS) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "tokens", "family", "why"),
+    [
+        ("acme/unknown", "qwen2moe", (), "qwen", "architecture is qwen2moe"),
+        ("mistralai/Mistral-7B", "qwen3", (), "qwen", "architecture is qwen3"),
+        ("acme/unknown", "llama", ("<|im_start|>", "<|im_end|>", "<s>"), "chatml", "vocabulary has"),
+        ("mistralai/Mistral-7B", "llama", ("<|im_start|>", "<|im_end|>"), "chatml", "vocabulary has"),
+        ("acme/unknown", "llama", ("[INST]", "[/INST]"), "mistral", "vocabulary has"),
+        ("acme/unknown", "llama", ("[INST]",), "human-assistant", "neither"),
+        ("acme/unknown", "mistral3", (), "mistral", "architecture is mistral3"),
+        ("microsoft/DialoGPT-medium", "gpt2", (), "dialogpt", "name says"),
+    ],
+)
+def test_the_architecture_and_the_tokens_count_before_the_name(
+    name: str, architecture: str, tokens: tuple[str, ...], family: str, why: str
+) -> None:
+    told = tell_family(name, architecture=architecture, tokens=tokens)
+    assert told.family.name == family
+    assert why in told.why
+
+
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        ("Qwen/Qwen2-7B", ("<|im_end|>", "<|im_start|>user")),
+        ("mistralai/Mistral-7B", ("</s>", "[INST]")),
+        ("microsoft/DialoGPT-medium", ("</s>",)),
+        ("somebody/unknown", ("### Human:",)),
+    ],
+)
+def test_the_stop_sequences_are_what_stands_behind_an_answer(name: str, stops: tuple[str, ...]) -> None:
+    assert stops_of(family_of(name).source, bos="<s>", eos="</s>") == stops

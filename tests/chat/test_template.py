@@ -29,14 +29,13 @@ def test_a_model_without_a_template_gets_that_of_its_family(tmp_path: Path) -> N
     assert setup_chat_template(tmp_path, NAME) == FAMILY, "and the second time the same"
 
 
-def test_the_file_counts_before_the_configuration_and_that_before_the_gguf(tmp_path: Path) -> None:
-    tiny_llama(template=CHATML + "{# gguf #}").write(tmp_path / "m.Q8_0.gguf")
-    assert setup_chat_template(tmp_path, NAME).endswith("{# gguf #}")
-    (tmp_path / "chat_template.jinja").unlink()
+def test_the_gguf_counts_before_the_file_and_that_before_the_configuration(tmp_path: Path) -> None:
     config(tmp_path, chat_template=CHATML + "{# config #}")
     assert setup_chat_template(tmp_path, NAME).endswith("{# config #}")
     (tmp_path / "chat_template.jinja").write_text(CHATML + "{# file #}")
     assert setup_chat_template(tmp_path, NAME).endswith("{# file #}")
+    tiny_llama(template=CHATML + "{# gguf #}").write(tmp_path / "m.Q8_0.gguf")
+    assert setup_chat_template(tmp_path, NAME).endswith("{# gguf #}")
 
 
 def test_of_several_templates_in_the_configuration_the_default_counts(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(parts: Parts) -> None:
     assert [one.table.name for one in found.held] == ["files", "tensors", "metadata", "inventory"]
     files = found.held[0].table
     assert {row[0]: row[2] for row in files.rows} == {
+        "chat.paddock.json": "Paddock",
         "chat_template.jinja": "Paddock",
         "config.json": "the Hub",
         "tiny-Q8_0.gguf": "the Hub",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from dataclasses import replace
@@ -32,7 +33,7 @@ from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Sha256
 from paddock.planning.choice import choose
 from paddock.store.copying import push
-from tests.support.gguf import tiny_llama
+from tests.support.gguf import CHATML, tiny_llama
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
 
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
@@ -45,7 +46,7 @@ def test_a_pulled_model_is_whole_audited_and_promoted(parts: Parts) -> None:
     assert path.resolve().name == pulled.manifest.revision
     assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert sorted(file.name for file in path.iterdir()) == sorted(
-        [*SMALL_FILES, "tiny-Q8_0.gguf", "chat_template.jinja", "manifest.json"]
+        [*SMALL_FILES, "tiny-Q8_0.gguf", "chat_template.jinja", "chat.paddock.json", "manifest.json"]
     )
     assert pulled.manifest.quantization == "Q8_0"
     assert pulled.manifest.licence == "mit"
@@ -287,3 +288,45 @@ def test_weights_that_passed_in_disorder_are_read_again(parts: Parts) -> None:
     ]
     audited = auditing.audit_acquired(parts, listing, choice, unseen)
     assert [finding.rule for finding in audited.audit.findings] == ["gguf.weights.finite"]
+
+
+def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(parts: Parts, hub: Service) -> None:
+    pulled = pull(parts, MODEL)
+    chat = json.loads((pulled.path / "chat.paddock.json").read_text())
+    assert chat == {
+        "schema": 1,
+        "template_sha256": pulled.manifest.template_sha256,
+        "origin": "the GGUF",
+        "why": "the model brings it",
+        "bos": "<s>",
+        "eos": "</s>",
+        "stop": ["<|im_end|>", "<|im_start|>user"],
+    }
+
+
+def test_the_repositorys_own_template_is_taken_where_the_file_has_none(parts: Parts, hub: Service) -> None:
+    other = ModelName.parse("org/bare-GGUF")
+    own = CHATML + "{# beside #}"
+    bare = tiny_llama(template=None).to_bytes()
+    hub.repository(str(other)).commit({"bare-Q8_0.gguf": bare, "chat_template.jinja": own.encode()})
+    path = pull(parts, other).path
+    assert (path / "chat_template.jinja").read_text() == own
+    assert json.loads((path / "chat.paddock.json").read_text())["origin"] == "chat_template.jinja"
+    assert {one.origin for one in pull(parts, other).acquired} == {"volume"}
+
+
+def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(parts: Parts) -> None:
+    pulled = pull(parts, MODEL)
+    digest = parts.volume.add_bytes(b"{# of an older Paddock #}")
+    files = [
+        file.model_copy(update={"sha256": digest, "size": 25, "segments": ()})
+        if file.path == "chat_template.jinja"
+        else file
+        for file in pulled.manifest.files
+        if file.path != "chat.paddock.json"
+    ]
+    older = pulled.manifest.model_copy(update={"files": tuple(files), "template_sha256": digest})
+    parts.volume.publish(older)
+    again = pull(parts, MODEL).manifest
+    assert again.files == older.files
+    assert again.template_sha256 == digest

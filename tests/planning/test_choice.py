@@ -127,12 +127,18 @@ def test_a_projector_that_is_not_there_is_said_to_be_missing() -> None:
         choose(listing("m-Q4_K_M.gguf"), projector=True)
 
 
-COMPANIONS = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"]
+COMPANIONS = [
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+]
 LEFT_OUT = [
     ".gitattributes",
     "README.md",
     "LICENSE",
-    "chat_template.jinja",
     "imatrix.dat",
     "manifest.json",
     "Manifest.JSON",
