@@ -16,8 +16,8 @@ def validate_model(
     context_tokens: ContextTokens = 4096,
     target: Target = "this-machine",
 ) -> Judgement:
-    """Judge a snapshot on the volume: integrity, structure and templates, configuration, the laws that its tables keep,
-    and compatibility with the engine and the memory there is.
+    """Judge a snapshot on the volume: integrity, structure and templates, configuration, how it is spoken with, the
+    laws that its tables keep, and compatibility with the engine and the memory there is.
 
     Args:
         model: The repository on the Hub, `org/name`.
@@ -29,6 +29,7 @@ def validate_model(
     stored = validate.integrity(manifest)
     audited = validate.structure(manifest, stored)
     configured = validate.configuration(manifest, audited)
+    spoken = validate.chat(manifest, audited)
     expected = validate.expectations(manifest, audited)
     compatible = validate.compatibility(manifest, audited, context_tokens, target)
-    return validate.judge(manifest, audited, compatible, [*stored, *configured, *expected])
+    return validate.judge(manifest, audited, compatible, [*stored, *configured, *spoken, *expected])

@@ -7,6 +7,7 @@ recorded.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -22,6 +23,7 @@ from prefect.artifacts import (
 from paddock.lifecycle.acquisition import Acquired, Plan
 from paddock.lifecycle.documents import Documented
 from paddock.lifecycle.judgement import Needed
+from paddock.lifecycle.speaking import Spoken
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
@@ -29,8 +31,10 @@ from paddock.model.names import ModelName, Revision
 from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import Copied
 from paddock.transfer.progress import Progress, Total
+from paddock.validation.audit import Audit
 
 _EVERY_S = 1.0
+_SHOWN_CHARACTERS = 20_000
 
 
 def files(model: ModelName, plan: Plan) -> None:
@@ -103,6 +107,34 @@ def findings(model: ModelName, verdict: Verdict, found: Sequence[Finding]) -> No
     create_table_artifact(
         key=model.artifact_key("findings"), table=rows, description=f"{model}: {verdict}, {len(found)} findings"
     )
+
+
+def chat(manifest: Manifest, spoken: Spoken, audited: Audit) -> None:
+    """The template, where it is from, what its audit found, and what it makes of conversations."""
+    said = spoken.chat
+    own = [one for one in (*audited.findings, *spoken.findings) if one.rule.startswith("template.")]
+    lines = [
+        f"{manifest.repository} at {manifest.revision[:8]} is spoken with a template from {said.origin}: {said.why}.",
+        "",
+        f"sha256 `{said.sha256}`; an answer ends at {', '.join(f'`{stop}`' for stop in said.stop) or 'its end token'}.",
+        "",
+        *(f"- **{one.severity}** {one.rule}: {one.message}" for one in own),
+        *([] if own else ["The audit found nothing to say."]),
+    ]
+    for name, text in [*spoken.samples.items(), ("The template", said.template)]:
+        lines += ["", f"### {name[0].upper()}{name[1:]}", "", _verbatim(text)]
+    create_markdown_artifact(
+        key=manifest.model.artifact_key("chat"),
+        markdown="\n".join(lines),
+        description=f"{manifest.repository}: template from {said.origin}",
+    )
+
+
+def _verbatim(text: str) -> str:
+    """A block of text as it is, up to a length; nothing in it ends the block."""
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}\n… ({len(text)} characters in all)"
+    fence = "`" * (3 + max(map(len, re.findall(r"`{3,}", shown)), default=0))
+    return f"{fence}text\n{shown}\n{fence}"
 
 
 def expectations(manifest: Manifest, documented: Documented) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle import documents, judgement
+from paddock.lifecycle import documents, judgement, speaking
 from paddock.lifecycle.auditing import require_accepted
 from paddock.lifecycle.judgement import Compatibility, Judgement
 from paddock.lifecycle.promotion import resolve_on_volume
@@ -46,6 +46,14 @@ def structure(manifest: Manifest, stored: Sequence[Finding]) -> Audit:
 def configuration(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:
     """Hold the repository's own configuration and licence to what the GGUF says."""
     return judgement.check_configuration(parts(), manifest, audited)
+
+
+@task(task_run_name="chat", **policies.LOCAL)
+def chat(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:
+    """Show how the model is spoken with: its template, where that is from, and what it makes of conversations."""
+    spoken = speaking.check_chat(parts(), manifest)
+    record.chat(manifest, spoken, audited)
+    return spoken.findings
 
 
 @task(task_run_name="expectations", **policies.LOCAL)

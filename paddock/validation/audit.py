@@ -46,11 +46,13 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
-    """The default chat template: the sha256 of its UTF-8 source, and the verdict on it and on all named ones."""
+    """The default chat template of the GGUF: the sha256 of its UTF-8 source, and the verdict on it and on all named
+    ones. `source` is the key that it is from."""
 
     present: bool
     sha256: Sha256 | None
     verdict: Verdict | None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Audit:
             verdict=Verdict(value["verdict"]),
             findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
             model=ModelFacts(**value["model"]) if value["model"] else None,
-            template=TemplateFacts(template["present"], template["sha256"], Verdict(verdict) if verdict else None),
+            template=TemplateFacts(**{**template, "verdict": Verdict(verdict) if verdict else None}),
             bytes_read=value["bytes_read"],
             seconds=value["seconds"],
             licence=value["licence"],
@@ -267,7 +269,8 @@ def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
         else:
             findings += _audit_template(header, source, name=key.removeprefix(TEMPLATE).removeprefix(".") or "default")
     digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
-    return findings, TemplateFacts(present=default is not None, sha256=digest, verdict=verdict_of(findings))
+    source = TEMPLATE if default is not None else None
+    return findings, TemplateFacts(digest is not None, digest, verdict_of(findings), source)
 
 
 def _audit_template(header: Header, source: str, *, name: str) -> list[Finding]:

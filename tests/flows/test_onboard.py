@@ -37,7 +37,7 @@ from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.house import NAME, point_to_s3, tiny, unsound
 
 MODEL = ModelName.parse(NAME)
-KINDS = ("files", "download", "findings", "expectations", "memory", "copy", "benchmark", "promotion", "dossier")
+KINDS = ("files", "download", "findings", "chat", "expectations", "memory", "copy", "benchmark", "promotion", "dossier")
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +101,7 @@ def test_every_step_leaves_its_artifact_under_a_key_that_stays(client: SyncPrefe
     assert {kind: one.type for kind, one in first.items()} == {
         **dict.fromkeys(KINDS, "table"),
         "download": "progress",
+        "chat": "markdown",
         "expectations": "markdown",
         "dossier": "markdown",
     }

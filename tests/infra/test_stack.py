@@ -110,7 +110,7 @@ def _onboarding_works(line: str, api: str) -> None:
     assert onboarding["state_type"] == "COMPLETED"
     artifacts = {one["key"].split("-")[0]: one["data"] for one in _ask(f"{api}/artifacts/latest/filter", {})}
     kinds = set(artifacts)
-    judged = {"findings", "expectations", "memory"}
+    judged = {"findings", "chat", "expectations", "memory"}
     assert kinds == {"files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
 
     (docs,) = re.findall(r"\]\((http://127\.0\.0\.1:\S+)\)", artifacts["expectations"])
