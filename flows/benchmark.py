@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.parameters import ContextTokens, Model, RevisionName
+from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.measure.benchmark import Benchmark
 from tasks import engine, policies, validate
 
 
 @flow(flow_run_name="benchmark-{model}", **policies.FLOW)
-def benchmark_model(model: Model, revision: RevisionName = "main", context_tokens: ContextTokens = 4096) -> Benchmark:
+def benchmark_model(
+    model: Model,
+    revision: RevisionName = "main",
+    context_tokens: ContextTokens = 4096,
+    profile: Profile = "chat",
+) -> Benchmark:
     """Load a model in the engine's own process and measure prefill, decode, time to first token and memory.
 
     Args:
         model: The repository on the Hub, `org/name`.
         revision: A branch, a tag or a commit that is on the volume.
         context_tokens: The context that it is loaded with, in tokens. A model trained for less is loaded with that.
+        profile: With `roleplay`, how well it plays a character is measured too.
     """
     manifest = validate.locate(model, revision)
-    return engine.benchmark(manifest, context_tokens)
+    return engine.benchmark(manifest, context_tokens, roleplay=profile == "roleplay")
 
 
-def benchmark_where_it_serves(model: str, revision: str, context_tokens: int) -> None:
+def benchmark_where_it_serves(model: str, revision: str, context_tokens: int, profile: Profile) -> None:
     """Measure on a worker of the GPU pool when one takes it, and in this process when there is none.
 
     The result is read from the volume's reports, which all workers share, so that it does not matter where it was made.
     """
-    parameters = {"model": model, "revision": revision, "context_tokens": context_tokens}
+    parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
     run = engine.start_on_gpu("benchmark-model/gpu", parameters)
     if run is None:
-        benchmark_model(model, revision, context_tokens)
+        benchmark_model(model, revision, context_tokens, profile)
     else:
         engine.await_completion(run, run_limit_s=engine.time_limit_s())

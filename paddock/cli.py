@@ -304,6 +304,7 @@ def history(model: NameArgument, as_json: Json = False) -> int:
 def bench(
     model: ModelArgument,
     ctx: Annotated[int, typer.Option("--ctx", metavar="N", min=512, help="Tokens of context.")] = 4096,
+    roleplay: Annotated[bool, typer.Option("--roleplay", help="Measure how well it plays a character, too.")] = False,
     as_json: Json = False,
 ) -> int:
     """Load a model in the engine's own process and measure it."""
@@ -311,7 +312,7 @@ def bench(
     from paddock.terminal import render_benchmark
 
     parts = _parts()
-    measured = judgement.benchmark(parts, _snapshot(parts, model), ctx)
+    measured = judgement.benchmark(parts, _snapshot(parts, model), ctx, roleplay=roleplay)
     _show(as_json, measured.to_json(), lambda: render_benchmark(measured))
     return 0
 

@@ -28,9 +28,9 @@ _CURE = "see that run and its pool's workers"
 
 
 @task(task_run_name="benchmark", **policies.ENGINE)
-def benchmark(manifest: Manifest, context_tokens: int) -> Benchmark:
+def benchmark(manifest: Manifest, context_tokens: int, *, roleplay: bool) -> Benchmark:
     """Load the model in the engine's own process, measure it, and keep the result with the volume's reports."""
-    measured = judgement.benchmark(parts(), manifest, context_tokens)
+    measured = judgement.benchmark(parts(), manifest, context_tokens, roleplay=roleplay)
     record.benchmark(manifest.model, measured)
     for one in measured.results:
         speed = one.prefill_tok_per_s or one.decode_tok_per_s or 0.0

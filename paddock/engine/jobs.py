@@ -1,7 +1,7 @@
 """The jobs of the engine's process, by name. Each takes the request's arguments and returns JSON.
 
-`memory` and `benchmark` take `paths` and `parameters` (those of `Parameters`), `architectures` takes `names`,
-`quantize` takes `source`, `target` and `type`.
+`memory`, `benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`),
+`architectures` takes `names`, `quantize` takes `source`, `target` and `type`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from paddock.engine import native
+from paddock.engine import native, speech
 from paddock.engine.parameters import Parameters
 from paddock.engine.speed import measure_speed
 
@@ -47,6 +47,20 @@ def benchmark(arguments: Arguments) -> Arguments:
     )
 
 
+def count_tokens(arguments: Arguments) -> Arguments:
+    return speech.count_tokens(arguments["paths"], Parameters(**arguments["parameters"]), arguments["texts"])
+
+
+def answer(arguments: Arguments) -> Arguments:
+    return speech.answer(
+        arguments["paths"],
+        Parameters(**arguments["parameters"]),
+        arguments["prompts"],
+        n_gen=arguments["n_gen"],
+        stop=arguments["stop"],
+    )
+
+
 def quantize(arguments: Arguments) -> Arguments:
     native.Log()
     native.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
@@ -72,5 +86,7 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "memory": memory,
     "architectures": architectures,
     "benchmark": benchmark,
+    "count_tokens": count_tokens,
+    "answer": answer,
     "quantize": quantize,
 }

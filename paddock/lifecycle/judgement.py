@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,10 @@ from paddock.engine.oracle import measure_memory as ask_engine
 from paddock.errors import DoesNotFit
 from paddock.lifecycle.auditing import audit_paths, require_accepted
 from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.speaking import chat_in
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
+from paddock.measure.roleplay import measure_roleplay
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.quantization import get_gguf_file_path, group, is_gguf, local_files
@@ -146,8 +148,9 @@ def require_sound(manifest: Manifest, judged: Judgement) -> None:
     require_accepted(what, judged.verdict, judged.findings)
 
 
-def benchmark(parts: Parts, manifest: Manifest, context_tokens: int) -> Benchmark:
-    """Load the model of a snapshot in the engine's own process, measure it, and keep the result."""
+def benchmark(parts: Parts, manifest: Manifest, context_tokens: int, *, roleplay: bool = False) -> Benchmark:
+    """Load the model of a snapshot in the engine's own process, measure it, and keep the result; with `roleplay` also
+    how well it plays a character, which takes a minute or more."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
     context = _context(audit_snapshot(parts, manifest).model, context_tokens)
     with parts.volume.lease(manifest.model, manifest.revision):
@@ -159,6 +162,14 @@ def benchmark(parts: Parts, manifest: Manifest, context_tokens: int) -> Benchmar
             n_gen=min(64, context // 4),
             timeout_s=parts.settings.engine_timeout_s,
         )
+        if roleplay:
+            played = measure_roleplay(
+                get_gguf_file_path(snapshot),
+                chat_in(parts, manifest),
+                threads=parts.settings.threads,
+                timeout_s=parts.settings.engine_timeout_s,
+            )
+            measured = replace(measured, roleplay=played)
     _keep(parts, manifest, BENCHMARK, measured.to_json())
     return measured
 

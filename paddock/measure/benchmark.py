@@ -35,6 +35,7 @@ from paddock.engine.facts import engine_version
 from paddock.engine.oracle import Memory, measure_opened, memory_said
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit
+from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.units import human_bytes
 
@@ -74,7 +75,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """`canary` are the eight greedy tokens, `memory` is what the engine took, `peak_rss_bytes` its process at most."""
+    """`canary` are the eight greedy tokens, `memory` is what the engine took, `peak_rss_bytes` its process at most.
+    `roleplay` is None where it was not asked for.
+    """
 
     results: tuple[Result, ...]
     time_to_first_token_s: float
@@ -85,6 +88,7 @@ class Benchmark:
     machine: Machine
     engine: str
     parameters: dict[str, int | str | bool]
+    roleplay: Roleplay | None = None
 
     @property
     def prefill_tok_per_s(self) -> float:
@@ -113,6 +117,7 @@ class Benchmark:
             ("time to first token", f"{self.time_to_first_token_s * 1000:.0f} ms", ""),
             ("load", f"{self.load_s:.2f} s", ""),
             ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
+            *([(name, kept, "") for name, kept, _ in self.roleplay.rows()] if self.roleplay else []),
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +133,7 @@ class Benchmark:
             "machine": self.machine.to_json(),
             "engine": self.engine,
             "parameters": self.parameters,
+            "roleplay": self.roleplay.to_json() if self.roleplay else None,
         }
 
     @classmethod
@@ -141,6 +147,7 @@ class Benchmark:
                 "memory": Memory.from_json(value["memory"]),
                 "canary": tuple(value["canary"]),
                 "machine": Machine.from_json(value["machine"]),
+                "roleplay": Roleplay.from_json(value["roleplay"]) if value.get("roleplay") else None,
             }
         )
 

@@ -1,0 +1,51 @@
+"""The roleplay suite on the real model: the right template, and a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from paddock.chat.families import GENERIC
+from paddock.chat.stops import stops_of
+from paddock.chat.template import Chat, chat_of
+from paddock.measure.roleplay import SCENES, Roleplay, Trait, measure_roleplay
+
+
+@pytest.fixture(scope="module")
+def right(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Chat:
+    directory = tmp_path_factory.mktemp("model")
+    (directory / model.name).symlink_to(model)
+    return chat_of(directory, "org/SmolLM2")
+
+
+def as_others_speak(chat: Chat) -> Chat:
+    source = GENERIC.source
+    return Chat(source, "family", "wrong", chat.bos, chat.eos, stops_of(source, bos=chat.bos, eos=chat.eos))
+
+
+@pytest.mark.timeout(600)
+def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat) -> None:
+    scores = {}
+    for name, chat in (("right", right), ("wrong", as_others_speak(right))):
+        scores[name] = measure_roleplay(model, chat, scenes=SCENES[:2])
+        print(f"\n{name}: {chat.origin}")
+        for row in scores[name].rows():
+            print("  ", *row)
+    assert scores["right"].score > scores["wrong"].score + 0.2
+    kept = {name: {trait.name: trait.score for trait in one.traits} for name, one in scores.items()}
+    assert kept["right"]["leaves the user"] > kept["wrong"]["leaves the user"] + 0.3
+    assert kept["right"]["ends"] > kept["wrong"]["ends"]
+
+
+def test_the_same_suite_has_the_same_score(model: Path, right: Chat) -> None:
+    one, two = (measure_roleplay(model, right, scenes=SCENES[:1]) for _ in range(2))
+    assert one == two
+    assert [trait.asked for trait in one.traits] == [4, 6, 6, 2]
+
+
+def test_a_score_comes_back_from_its_document() -> None:
+    score = Roleplay("a" * 64, (Trait("ends", 3, 4, "and so on"), Trait("remembers", 1, 2)), Trait("whole", 1, 4))
+    assert Roleplay.from_json(json.loads(json.dumps(score.to_json()))) == score
+    assert score.to_json()["score"] == score.score == 0.25
