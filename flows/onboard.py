@@ -7,10 +7,11 @@ from prefect import flow
 from flows.acquire import acquire_model
 from flows.benchmark import benchmark_where_it_serves
 from flows.cache import cache_model
-from flows.parameters import CONTEXT, ContextTokens, Model, Profile, Quantization, RevisionName, Target
+from flows.parameters import ContextTokens, Model, Profile, Quantization, RevisionName, Target
 from flows.promote import promote_model
 from flows.validate import validate_model
 from paddock.lifecycle.dossier import Onboarded
+from paddock.planning.profile import PROFILES
 from tasks import policies
 from tasks.promote import onboarded, write_dossier
 
@@ -36,7 +37,7 @@ def onboard_model(
         target: `this-machine`, or the memory of the machine that will serve, such as `24GiB`.
         promote: Whether it becomes the one that is served.
     """
-    context = context_tokens or CONTEXT[profile]
+    context = context_tokens or PROFILES[profile].context_tokens
     acquired = acquire_model(model, revision, quantization, target)
     commit = acquired.manifest.revision
     validate_model(model, commit, context, target)

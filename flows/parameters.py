@@ -7,9 +7,11 @@ patterns only keep nonsense out early; the library parses each value again.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
+
+from paddock.planning.profile import ProfileName
 
 Model = Annotated[
     str,
@@ -23,6 +25,4 @@ RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", 
 Quantization = Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9][A-Za-z0-9_-]*)$", max_length=32)]
 Target = Annotated[str, Field(pattern=r"^(this-machine|[0-9]+(\.[0-9]+)?\s?([KkMmGgTtPp][Ii]?)?[Bb]?)$", max_length=32)]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
-Profile = Literal["chat", "roleplay"]
-CONTEXT: dict[Profile, int] = {"chat": 4096, "roleplay": 8192}
-"""Tokens of context by profile: a character card, lore and a long scene take more than a question and its answer."""
+Profile = ProfileName

@@ -214,15 +214,24 @@ def list_models(as_json: Json = False) -> int:
 
 @app.command()
 def show(model: ModelArgument, as_json: Json = False) -> int:
-    """Show the manifest of a snapshot: the promoted one, or the one of a revision."""
+    """Show a snapshot, the promoted one or that of a revision: its manifest, and the settings to serve it with."""
+    from paddock.lifecycle.speaking import chat_in
+    from paddock.planning.profile import PROFILES
     from paddock.terminal import render_manifest
 
     parts = _parts()
     manifest = _snapshot(parts, model)
     promoted = parts.volume.promoted(manifest.model) == manifest.revision
     history = [one.to_json() for one in parts.volume.history(manifest.model)]
-    payload = {**json.loads(manifest.to_json()), "promoted": promoted, "history": history}
-    _show(as_json, payload, lambda: render_manifest(manifest, promoted=promoted))
+    chat = chat_in(parts, manifest)
+    payload = {
+        **json.loads(manifest.to_json()),
+        "promoted": promoted,
+        "history": history,
+        "chat": json.loads(chat.to_json()),
+        "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
+    }
+    _show(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
     return 0
 
 

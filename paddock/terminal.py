@@ -23,6 +23,7 @@ from rich.text import Text
 from paddock.model.units import human_bytes
 
 if TYPE_CHECKING:
+    from paddock.chat.template import Chat
     from paddock.lifecycle.dossier import Onboarded
     from paddock.lifecycle.inspection import Inspection
     from paddock.lifecycle.pull import Pulled
@@ -124,7 +125,7 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int) 
     say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} on the disk")
 
 
-def render_manifest(manifest: Manifest, *, promoted: bool) -> None:
+def render_manifest(manifest: Manifest, *, promoted: bool, chat: Chat) -> None:
     table = Table("", "", box=None, show_header=False)
     for name, value in (
         ("model", manifest.repository),
@@ -133,6 +134,8 @@ def render_manifest(manifest: Manifest, *, promoted: bool) -> None:
         ("quantization", manifest.quantization or "not stated"),
         ("licence", manifest.licence or "not stated"),
         ("verdict", manifest.verdict.value),
+        ("chat template", f"from {chat.origin}: {chat.why}"),
+        ("an answer ends at", " or ".join(chat.stop) or "the model's end token"),
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
     ):

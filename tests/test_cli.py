@@ -115,6 +115,10 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
     shown = paddock("show", NAME, "--json").json
     assert (shown["revision"], shown["promoted"], shown["schema"]) == (second, True, 1)
     assert [one["revision"] for one in shown["history"]] == [first, second]
+    assert (shown["chat"]["origin"], shown["chat"]["template_sha256"]) == ("the GGUF", shown["template_sha256"])
+    roleplay = shown["profiles"]["roleplay"]
+    assert (roleplay["n_keep"], roleplay["stop"]) == (-1, ["<|im_end|>", "<|im_start|>user"])
+    assert roleplay["context_tokens"] > shown["profiles"]["chat"]["context_tokens"]
     assert paddock("show", f"{NAME}@{first}", "--json").json["promoted"] is False
 
     back = paddock("rollback", NAME, "--json").json
