@@ -111,6 +111,40 @@ def inspect(
 
 
 @app.command()
+def plan(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, or org/name[@rev][:file].")
+    ],
+    ctx: Annotated[
+        int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context; by default all that fits.")
+    ] = None,
+    parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, max=64, help="Requests at once.")] = 1,
+    kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
+    ram: Annotated[str | None, typer.Option("--ram", metavar="BYTES", help="For a machine with so much.")] = None,
+    vram: Annotated[
+        list[str] | None, typer.Option("--vram", metavar="BYTES", help="And a GPU with so much; again for more.")
+    ] = None,
+    quant: QuantOption = "auto",
+    as_json: Json = False,
+) -> int:
+    """Say whether a model fits, with which quantization and parameters, from its header alone: the engine itself says
+    what it takes, and no weight is fetched."""
+    from paddock.lifecycle.preflight import preflight
+    from paddock.model.hardware import this_machine
+    from paddock.model.units import parse_bytes
+    from paddock.planning.plan import Target, Wish
+    from paddock.terminal import render_preflight
+
+    target = None
+    if ram is not None or vram:
+        main_bytes = parse_bytes(ram) if ram is not None else this_machine().ram_available_bytes
+        target = Target(main_bytes, tuple(map(parse_bytes, vram or ())))
+    found = preflight(_parts(), source, Wish(ctx, parallel, kv_type), target=target, quantization=quant)
+    _show(as_json, found.to_json(), lambda: render_preflight(found))
+    return 0 if found.plan.fits else 2
+
+
+@app.command()
 def pull(
     model: ModelArgument,
     quant: QuantOption = "auto",

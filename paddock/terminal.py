@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from paddock.chat.template import Chat
     from paddock.lifecycle.dossier import Onboarded
     from paddock.lifecycle.inspection import Inspection
+    from paddock.lifecycle.preflight import Preflight
     from paddock.lifecycle.pull import Pulled
     from paddock.measure.benchmark import Benchmark
     from paddock.model.artifact import Manifest
 
+_TOLD = ("n_ctx", "n_seq_max", "n_gpu_layers", "n_threads", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
 _COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"}
 
 
@@ -100,6 +102,27 @@ def render_inspection(found: Inspection) -> None:
         )
     cost = f"{human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
     out.print(_cell(audit.verdict, _COLOURS[audit.verdict]) + _cell(f" {found.name}: {cost}"))
+
+
+def render_preflight(found: Preflight) -> None:
+    out = _out()
+    table = Table("quantization", "file", "size", "memory", "fits", "why", box=None)
+    for one in found.candidates:
+        shown = (one.quantization or "", one.file, human_bytes(one.size_bytes), human_bytes(one.total_bytes))
+        _row(table, *shown, "yes" if one.fits else "no", one.reason)
+    out.print(table)
+    plan = found.plan
+    for name, size in plan.memory.parts():
+        out.print(_cell(f"{name}: {human_bytes(size)}"))
+    told = {name: value for name, value in plan.parameters.to_json().items() if name in _TOLD}
+    out.print(_cell(", ".join(f"{name} {value}" for name, value in told.items())))
+    for line in plan.given_up:
+        out.print(_cell(line))
+    verdict = "fits" if plan.fits else "does not fit"
+    cost = f"{human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
+    out.print(_cell(verdict, "green" if plan.fits else "red") + _cell(f" {found.quantization} of {found.name}: {cost}"))
+    if found.advice:
+        out.print(_cell(found.advice))
 
 
 def render_onboarding(result: Onboarded) -> None:

@@ -135,6 +135,20 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
     assert paddock("ls", "--json").json["models"] == []
 
 
+def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(parts: Parts, paddock: Paddock) -> None:
+    fits = paddock("plan", NAME, "--ctx", "256", "--json")
+    assert (fits.status, fits.json["fits"], fits.json["quantization"]) == (0, True, "Q8_0")
+    assert fits.json["memory"]["source"] == "engine"
+    assert fits.json["parameters"]["n_ctx"] == 256
+    assert {one["quantization"] for one in fits.json["candidates"]} == {"Q8_0", "Q6_K", "Q4_K_M"}
+    tight = paddock("plan", NAME, "--ctx", "256", "--ram", "1MiB", "--vram", "1MiB", "--json")
+    assert (tight.status, tight.json["fits"]) == (2, False)
+    assert "memory" in tight.json["advice"]
+    assert "does not fit" in paddock("plan", NAME, "--ctx", "256", "--ram", "1MiB").stdout
+    assert paddock("plan", NAME, "--kv-type", "nonsense").status == 3
+    assert paddock("ls", "--json").json["models"] == []
+
+
 def test_every_command_prints_for_people_too(parts: Parts, paddock: Paddock) -> None:
     revision = paddock("pull", NAME, "--json").json["revision"]
     for arguments in (["ls"], ["show", NAME], ["history", NAME], ["promote", f"{NAME}@{revision}"], ["inspect", NAME]):

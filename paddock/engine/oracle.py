@@ -27,6 +27,8 @@ from paddock.engine import process
 from paddock.engine.parameters import Parameters
 from paddock.errors import EngineCrashed
 
+MARGIN_BYTES = 256 * 2**20
+"""What must stay free beside the model: the engine's own code and threads, and some air for the system."""
 _TIMEOUT_S = 60.0
 _MEMORY_LIMIT_BYTES = 4 * 2**30
 _ROUNDING_BYTES = 2**20 // 100

@@ -51,12 +51,25 @@ def inspect(parts: Parts, source: str, *, deep: bool = False) -> Inspection:
     NoSuchFile for a local path that is not there, UnsafeName, and the errors of the Hub and of the transfer.
     """
     began = time.perf_counter()
-    path = _path(source)
-    if _is_local(source, path):
+    path = local_path(source)
+    if path is not None:
         name, audit = str(path), _local(path, deep=deep)
     else:
         name, audit = _remote(parts, source, deep=deep)
     return Inspection(name, audit, audit.bytes_read, time.perf_counter() - began)
+
+
+def local_path(source: str) -> Path | None:
+    """Where a SOURCE is on this machine; None for one on the Hub. Raises NoSuchFile."""
+    path = _path(source)
+    return path if _is_local(source, path) else None
+
+
+def repository_of(source: str) -> tuple[ModelName, str, str | None]:
+    """The model, the revision (`main` where none is said) and the file of a SOURCE on the Hub. Raises UnsafeName."""
+    repository, colon, file = source.partition(":")
+    text, at, ref = repository.partition("@")
+    return ModelName.parse(text), parse_ref(ref) if at else "main", file if colon else None
 
 
 def _path(source: str) -> Path:
@@ -94,11 +107,9 @@ def _local(path: Path, *, deep: bool) -> Audit:
 
 
 def _remote(parts: Parts, source: str, *, deep: bool) -> tuple[str, Audit]:
-    repository, colon, file = source.partition(":")
-    text, at, ref = repository.partition("@")
-    model = ModelName.parse(text)
-    listing = parts.hub.listing(model, parse_ref(ref) if at else "main")
-    chosen = choose(listing, files=(file,) if colon else ())
+    model, ref, file = repository_of(source)
+    listing = parts.hub.listing(model, ref)
+    chosen = choose(listing, files=() if file is None else (file,))
     by_path = {one.path: one for one in listing.files}
     with ExitStack() as stack:
         sources = [

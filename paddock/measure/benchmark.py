@@ -32,15 +32,12 @@ from typing import Any
 
 from paddock.engine import process
 from paddock.engine.facts import engine_version
-from paddock.engine.oracle import Memory, measure_opened, memory_said
+from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_opened, memory_said
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit
 from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.units import human_bytes
-
-MARGIN_BYTES = 256 * 2**20
-"""What must stay free beside the model: the engine's own code and threads, and some air for the system."""
 
 
 @dataclass(frozen=True, slots=True)
