@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from paddock.engine import process
-from paddock.engine.oracle import measure_memory
+from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit, ModelRejected
-from paddock.measure.benchmark import MARGIN_BYTES, Benchmark, benchmark
+from paddock.measure.benchmark import Benchmark, benchmark
 from paddock.model.hardware import Gpu, Machine, this_machine
 from tests.support.engine import first_bytes, hollow_copy
 from tests.support.gguf import tiny_llama, tiny_shards
