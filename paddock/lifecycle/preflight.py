@@ -201,10 +201,13 @@ def _models(parts: Parts, source: str) -> _Models:
 
 def _local(path: Path) -> _Models:
     home = path if path.is_dir() else path.parent
-    sets = ranked_by_place(local_files(home))
-    if not path.is_dir():
-        beside = [one for one in sets if path.name in one.paths]
-        sets = beside if split_count(path.name) > 1 else [GgufSet((path.name,), path.stat().st_size)]
+    if path.is_dir():
+        sets = ranked_by_place(local_files(home))
+    elif split_count(path.name) > 1:
+        beside = ((other.name, other.stat().st_size) for other in home.iterdir() if other.is_file())
+        sets = [one for one in ranked_by_place(beside) if path.name in one.paths]
+    else:  # what else lies there is not looked at: it may be much
+        sets = [GgufSet((path.name,), path.stat().st_size)]
     if not sets:
         raise NoGguf(f"{home} holds no GGUF", cure="give a .gguf file, or the directory of one")
 

@@ -17,8 +17,11 @@ from paddock.measure.benchmark import benchmark
 from paddock.planning.plan import Target, Wish
 from tests.support.engine import real_model
 from tests.support.house import NAME, unsound
+from tests.support.seventy import seventy
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+BUSY = 3
+"""How many times as long something may take where other tests run beside it."""
 
 
 @pytest.fixture
@@ -97,3 +100,18 @@ def test_what_cannot_be_planned_is_refused_by_its_reason(parts: Parts, hub: Serv
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
         preflight(parts, NAME, Wish(256))
+
+
+def test_seventy_billion_weights_cost_a_header_and_a_second(parts: Parts, hub: Service, tmp_path: Path) -> None:
+    path = seventy(tmp_path / "seventy-Q4_K_M.gguf")
+    with FileSource(path) as source:
+        header_bytes = read_header(source).data_offset
+    found = preflight(parts, str(path), Wish(131_072), target=Target(120 * GIB))
+    assert found.plan.fits
+    memory = found.plan.memory
+    assert memory.kv_cache_bytes == 40 * GIB
+    assert memory.weights_bytes == path.stat().st_size - header_bytes
+    assert found.seconds < 1.5 * BUSY
+    short = preflight(parts, str(path), Wish(None), target=Target(64 * GIB))
+    assert 40_000 < short.plan.parameters.n_ctx < 131_072
+    assert short.plan.memory.total_bytes + MARGIN_BYTES <= 64 * GIB

@@ -39,6 +39,7 @@ def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat) -> None
     assert kept["right"]["ends"] > kept["wrong"]["ends"]
 
 
+@pytest.mark.torture
 def test_the_same_suite_has_the_same_score(model: Path, right: Chat) -> None:
     one, two = (measure_roleplay(model, right, scenes=SCENES[:1]) for _ in range(2))
     assert one == two
