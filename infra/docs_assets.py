@@ -17,6 +17,7 @@ from paddock import settings
 from paddock.validation.site import ASSET_OF, ASSETS
 
 _STAMP = ".ready"
+_NPM_S = 120.0
 
 
 def main(cache: Path | None = None) -> int:
@@ -31,13 +32,17 @@ def main(cache: Path | None = None) -> int:
     home.mkdir(parents=True, exist_ok=True)
     with (home / f"{ASSETS}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=home) as work:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if _read(home / ASSETS / _STAMP) == "\n".join(packages):  # another checkout was first
+            return 0
         print("fetching the styles and scripts of Data Docs")
         quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
         # Scripts of the packages are not run.
-        done = subprocess.run([npm, "install", "--prefix", work, "--ignore-scripts", *quiet, *packages], check=False)
-        if done.returncode != 0:
-            print(f"npm ended with {done.returncode}: Data Docs will be plain", file=sys.stderr)
-            return done.returncode
+        command = [npm, "install", "--prefix", work, "--ignore-scripts", *quiet, *packages]
+        try:
+            subprocess.run(command, check=True, timeout=_NPM_S)
+        except (subprocess.SubprocessError, OSError) as error:  # set-up goes on without
+            print(f"npm brought nothing ({type(error).__name__}): Data Docs will be plain", file=sys.stderr)
+            return 0
         Path(work, "node_modules", _STAMP).write_text("\n".join(packages))
         shutil.rmtree(home / ASSETS, ignore_errors=True)
         Path(work, "node_modules").rename(home / ASSETS)

@@ -71,9 +71,10 @@ def await_completion(
         raise EngineCrashed(f"{_name(run)} did not complete: {state.message or state.name}", cure=_CURE)
 
 
-def time_limit_s() -> float:
-    """How long a run on another worker may take: the engine's own limit, and a while to start it and to report."""
-    return parts().settings.engine_timeout_s + 120
+def time_limit_s(*, engine_runs: int) -> float:
+    """How long a run on another worker may take: the engine's own limit for each run of it, and a while to start it and
+    to report."""
+    return engine_runs * parts().settings.engine_timeout_s + 120
 
 
 def _await_start(client: SyncPrefectClient, run: FlowRun, *, limit_s: float, poll_s: float) -> State[Any]:

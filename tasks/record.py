@@ -114,11 +114,12 @@ def chat(manifest: Manifest, spoken: Spoken, audited: Audit) -> None:
     said = spoken.chat
     own = [one for one in (*audited.findings, *spoken.findings) if one.rule.startswith("template.")]
     lines = [
-        f"{manifest.repository} at {manifest.revision[:8]} is spoken with a template from {said.origin}: {said.why}.",
+        f"{manifest.repository} at {manifest.revision[:8]} is spoken with a template from {said.origin}: "
+        f"{_as_text(said.why)}.",
         "",
-        f"sha256 `{said.sha256}`; an answer ends at {', '.join(f'`{stop}`' for stop in said.stop) or 'its end token'}.",
+        f"sha256 `{said.sha256}`; an answer ends at {' or '.join(map(_code, said.stop)) or 'its end token'}.",
         "",
-        *(f"- **{one.severity}** {one.rule}: {one.message}" for one in own),
+        *(f"- **{one.severity}** {one.rule}: {_as_text(one.message)}" for one in own),
         *([] if own else ["The audit found nothing to say."]),
     ]
     for name, text in [*spoken.samples.items(), ("The template", said.template)]:
@@ -128,6 +129,18 @@ def chat(manifest: Manifest, spoken: Spoken, audited: Audit) -> None:
         markdown="\n".join(lines),
         description=f"{manifest.repository}: template from {said.origin}",
     )
+
+
+def _as_text(text: str) -> str:
+    """A stranger's words in Markdown, as words: on one line, and every mark that means something escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A stranger's words as code: no run of backticks in them is as long as the fence."""
+    flat = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    return f"{fence} {flat} {fence}"
 
 
 def _verbatim(text: str) -> str:

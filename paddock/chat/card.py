@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from paddock.chat.render import Request, TemplateProcess
 from paddock.chat.roleplay import Message, spoken_text
@@ -32,15 +32,15 @@ class Card:
     first_message: str = ""
 
     @classmethod
-    def parse(cls, value: Mapping[str, Any]) -> Self:
+    def parse(cls, value: object) -> Self:
         """A card in the forms that are passed around: the fields at the top (version 1), or below `data` (2 and 3):
         `name`, `description` with `personality`, `scenario`, `mes_example`, `first_mes`.
 
         Raises ConflictingConfiguration for what is no card.
         """
-        data = value.get("data", value)
+        data = value.get("data", value) if isinstance(value, Mapping) else value
         if not isinstance(data, Mapping):
-            raise _no_card("its `data` is no object")
+            raise _no_card("it is no object")
         texts = {key: data.get(key, "") for key in ("name", "description", "personality", "scenario", "mes_example")}
         texts["first_mes"] = data.get("first_mes", "")
         for key, text in texts.items():
@@ -125,7 +125,7 @@ def adapt(messages: Sequence[Message], abilities: Abilities) -> list[dict[str, o
     if not abilities.system and card:
         text = "\n\n".join(spoken_text(message) for message in card)
         if made and made[0]["role"] == "user":
-            made[0] = {**made[0], "content": f"{text}\n\n{made[0]['content']}"}
+            made[0] = {"role": "user", "content": f"{text}\n\n{spoken_text(made[0])}"}
         else:
             made.insert(0, {"role": "user", "content": text})
         card = []

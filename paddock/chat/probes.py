@@ -131,7 +131,7 @@ def triggered(texts: Sequence[str], numbers: Sequence[int]) -> list[Probe]:
     plain = [text for text in texts if not has_marker(text)]
     for chosen in [texts, plain] if len(plain) < len(texts) else [texts]:
         if chosen:
-            made += [replace(probe, marks=chosen is not plain) for probe in _holding(chosen)]
+            made += [replace(probe, marks=any(map(has_marker, chosen))) for probe in _holding(chosen)]
     lengths = {length for number in numbers if number < _TURNS_AT_MOST for length in (number, number + 1)}
     made += [_probe(f"{length} messages", About.LENGTH, talk(length)) for length in sorted(lengths)]
     large = [number for number in numbers if number > _LONG_CHARACTERS]

@@ -45,6 +45,6 @@ def _stops(between: str, *, eos: str) -> list[str]:
         stops.append(mark[0])
         rest = rest[mark.end() :]
     opening = rest.strip().rsplit("\n\n", 1)[-1].strip()
-    if opening and len(opening) <= _LONGEST:
+    if len(opening) <= _LONGEST and any(character.isalpha() for character in opening):  # a dash is in any answer
         stops.append(opening)
     return stops

@@ -136,10 +136,7 @@ def chat_of(model_path: Path, model_name: str) -> Chat:
         rule = next((one.rule for one in findings if one.severity is Severity.REJECT), NEEDS_MORE)
         passed_over += f"; that of {own.place} is passed over for {rule}"
     header = _header(model_path)
-    config = _config(model_path / _CONFIG_FILE)
-    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
-    if header:
-        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
+    bos, eos = _tokens(model_path)
     told = tell_family(
         model_name, architecture=header.architecture if header else None, tokens=_vocabulary(header) if header else ()
     )
@@ -147,18 +144,32 @@ def chat_of(model_path: Path, model_name: str) -> Chat:
     return Chat(source, "family", f"{told.why}{passed_over}", bos, eos, stops_of(source, bos=bos, eos=eos))
 
 
+def chat_with(template: str, model_path: Path) -> Chat:
+    """How a model is spoken with by a template that is settled: with the texts of its tokens, and what ends an answer.
+    Raises as `setup_chat_template`."""
+    bos, eos = _tokens(model_path)
+    why = "it was published with the model"
+    return Chat(template, TEMPLATE_FILE, why, bos, eos, stops_of(template, bos=bos, eos=eos))
+
+
+def _tokens(model_path: Path) -> tuple[str, str]:
+    """The texts of the begin and the end token: the GGUF's, else the configuration's, else the usual ones."""
+    config, header = _config(model_path / _CONFIG_FILE), _header(model_path)
+    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
+    if header:
+        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
+    return bos, eos
+
+
 def own_templates(model_path: Path) -> Iterator[OwnTemplate]:
     """The templates that the files in a directory bring, in the order of preference. Each file is read when its turn
     comes.
     """
-    config = _config(model_path / _CONFIG_FILE)
-    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
-    header = _header(model_path)
-    if header:
-        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
-        template = header.text("tokenizer.chat_template")
-        if template is not None:
-            yield OwnTemplate(template, "the GGUF", bos, eos)
+    config, header = _config(model_path / _CONFIG_FILE), _header(model_path)
+    bos, eos = _tokens(model_path)
+    template = header.text("tokenizer.chat_template") if header else None
+    if template is not None:
+        yield OwnTemplate(template, "the GGUF", bos, eos)
     written = _read(model_path / TEMPLATE_FILE, at_most=SOURCE_BYTES)
     if written is not None:
         yield OwnTemplate(written, TEMPLATE_FILE, bos, eos)

@@ -306,17 +306,31 @@ def _published_with(parts: Parts, listing: Listing, fetched: Sequence[SnapshotFi
         (file.path, file.sha256) for file in there.files if file.path not in DERIVED
     }:
         return ()
-    return tuple(file for file in there.files if file.path in DERIVED)
+    kept = tuple(file for file in there.files if file.path in DERIVED)
+    return kept if all(_is_whole(parts, file) for file in kept) else ()
 
 
 def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:
     """A file that is made here, as a blob of the volume."""
     content = text.encode(errors="surrogatepass")
     digest = parts.volume.add_bytes(content)
-    _, segments = verify_file(
-        parts.volume.blob_path(digest), Expected(len(content), digest), parts.settings.segment_bytes
-    )
-    return SnapshotFile(path=path, size=len(content), sha256=digest, segments=segments)
+    described = SnapshotFile(path=path, size=len(content), sha256=digest)
+    if not _is_whole(parts, described):  # one that rotted on the disk is made anew
+        parts.volume.quarantine(digest)
+        parts.volume.add_bytes(content)
+    expected = Expected(len(content), digest)
+    _, segments = verify_file(parts.volume.blob_path(digest), expected, parts.settings.segment_bytes)
+    return described.model_copy(update={"segments": segments})
+
+
+def _is_whole(parts: Parts, file: SnapshotFile) -> bool:
+    """Whether the small blob of a file is there, with its bytes; it is safe from being collected then."""
+    try:
+        parts.volume.renew_blob(file.sha256)
+        verify_file(parts.volume.blob_path(file.sha256), Expected(file.size, file.sha256), parts.settings.segment_bytes)
+    except (BlobMissing, CorruptFile):
+        return False
+    return True
 
 
 def require_place(parts: Parts, plan: Plan, *, replace_promoted: bool = False) -> None:

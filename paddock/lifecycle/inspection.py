@@ -13,7 +13,7 @@ from paddock.engine.facts import knows_architecture
 from paddock.errors import NoSuchFile
 from paddock.lifecycle.auditing import audit_paths
 from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.speaking import template_change
+from paddock.lifecycle.speaking import gguf_template_change
 from paddock.model.finding import Verdict, verdict_of
 from paddock.model.names import ModelName, parse_ref
 from paddock.model.quantization import get_gguf_file_path, group, local_files, split_count
@@ -120,6 +120,6 @@ def _remote(parts: Parts, source: str, *, deep: bool) -> tuple[str, Audit]:
         ]
         audit = audit_set(sources, names=chosen.model_files, knows_architecture=knows_architecture, deep=deep)
         fetched = sum(reader.bytes_read for reader in sources)
-    changed = tuple(template_change(parts, model, listing.revision, audit.template.sha256))
+    changed = tuple(gguf_template_change(parts, model, listing.revision, audit.template.sha256))
     audit = replace(audit, findings=audit.findings + changed, verdict=verdict_of(audit.findings + changed))
     return f"{model}@{listing.revision}:{chosen.model_files[0]}", replace(audit, bytes_read=fetched)

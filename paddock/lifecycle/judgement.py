@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 from paddock.engine.oracle import Memory
 from paddock.engine.oracle import measure_memory as ask_engine
-from paddock.errors import DoesNotFit
+from paddock.errors import ConflictingConfiguration, DoesNotFit
 from paddock.lifecycle.auditing import audit_paths, require_accepted
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.speaking import chat_in
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
-from paddock.measure.roleplay import measure_roleplay
+from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.quantization import get_gguf_file_path, group, is_gguf, local_files
@@ -152,26 +152,38 @@ def benchmark(parts: Parts, manifest: Manifest, context_tokens: int, *, roleplay
     """Load the model of a snapshot in the engine's own process, measure it, and keep the result; with `roleplay` also
     how well it plays a character, which takes a minute or more."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    context = _context(audit_snapshot(parts, manifest).model, context_tokens)
+    path, context = get_gguf_file_path(snapshot), _context(audit_snapshot(parts, manifest).model, context_tokens)
+    known = parts.settings
     with parts.volume.lease(manifest.model, manifest.revision):
         measured = run_benchmark(
-            get_gguf_file_path(snapshot),
-            threads=parts.settings.threads,
+            path,
+            threads=known.threads,
             context_tokens=context,
             n_prompt=min(256, context // 2),
             n_gen=min(64, context // 4),
-            timeout_s=parts.settings.engine_timeout_s,
+            timeout_s=known.engine_timeout_s,
         )
+        _keep(parts, manifest, BENCHMARK, measured.to_json())
         if roleplay:
-            played = measure_roleplay(
-                get_gguf_file_path(snapshot),
-                chat_in(parts, manifest),
-                threads=parts.settings.threads,
-                timeout_s=parts.settings.engine_timeout_s,
-            )
-            measured = replace(measured, roleplay=played)
-    _keep(parts, manifest, BENCHMARK, measured.to_json())
+            measured = replace(measured, roleplay=_played(parts, manifest, path, context))
+            _keep(parts, manifest, BENCHMARK, measured.to_json())
     return measured
+
+
+def _played(parts: Parts, manifest: Manifest, path: Path, context_tokens: int) -> Roleplay | None:
+    """None, and a line in the log, for a model whose window or template is not made for it: that is no fault of its."""
+    known = parts.settings
+    try:
+        return measure_roleplay(
+            path,
+            chat_in(parts, manifest),
+            context_tokens=context_tokens,
+            threads=known.threads,
+            timeout_s=known.engine_timeout_s,
+        )
+    except ConflictingConfiguration as error:
+        _LOG.warning("the roleplay of %s was not measured: %s", manifest.repository, error.message)
+        return None
 
 
 def read_judgement(parts: Parts, manifest: Manifest) -> Judgement | None:

@@ -4,17 +4,21 @@ it is another than that of the promoted revision."""
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.chat.render import render_messages
-from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, Chat, chat_of
-from paddock.errors import CorruptFile, ModelRejected
+from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, Chat, chat_of, chat_with
+from paddock.errors import CorruptFile, ModelRejected, PaddockError
+from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.quantization import get_gguf_file_path
+from paddock.validation.audit import TEMPLATE
 
 _GREETING = "Good evening. Is the gate still open?"
 SAMPLES: dict[str, list[dict[str, object]]] = {
@@ -44,16 +48,18 @@ def check_chat(parts: Parts, manifest: Manifest) -> Spoken:
     """Render the samples, and compare the template with that of the revision that is promoted."""
     chat = chat_in(parts, manifest)
     samples = {name: _sample(chat, messages) for name, messages in SAMPLES.items()}
-    changed = template_change(parts, manifest.model, manifest.revision, chat.sha256, chat.template)
-    return Spoken(chat, samples, tuple(changed))
+    return Spoken(chat, samples, tuple(template_change(parts, manifest, chat)))
 
 
 def chat_in(parts: Parts, manifest: Manifest) -> Chat:
-    """How the snapshot says that it is spoken with; worked out anew for one that an older Paddock published."""
+    """How the snapshot says that it is spoken with. One that an older Paddock published has its template, and what goes
+    with that is worked out."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
     said, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
-    if said is None or template is None:
+    if template is None:
         return chat_of(snapshot, manifest.repository)
+    if said is None:
+        return chat_with(template, snapshot)
     try:
         return Chat.from_json(said, template)
     except (ValueError, KeyError, TypeError):
@@ -62,24 +68,39 @@ def chat_in(parts: Parts, manifest: Manifest) -> Chat:
         ) from None
 
 
-def template_change(
-    parts: Parts, model: ModelName, revision: Revision, sha256: Sha256 | None, template: str | None = None
+def template_change(parts: Parts, manifest: Manifest, chat: Chat) -> Iterator[Finding]:
+    """A finding where another revision is promoted, and is spoken with by another template."""
+    promoted = parts.volume.promoted(manifest.model)
+    if promoted is None or promoted == manifest.revision:
+        return
+    old = _text(parts.volume.snapshot_path(manifest.model, promoted) / TEMPLATE_FILE)
+    if old is None or old == chat.template:
+        return
+    lines = list(difflib.unified_diff(old.splitlines(), chat.template.splitlines(), n=0, lineterm=""))[2:]
+    came, went = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    yield _changed(promoted, f": {came} lines came and {went} went")
+
+
+def gguf_template_change(
+    parts: Parts, model: ModelName, revision: Revision, sha256: Sha256 | None
 ) -> Iterator[Finding]:
-    """A finding where the promoted snapshot of another revision has another template."""
+    """A finding where another revision is promoted, whose GGUF has another template than the one with this digest. What
+    cannot be read there is nothing to compare with."""
     promoted = parts.volume.promoted(model)
-    if promoted is None or promoted == revision or sha256 is None:
+    if promoted is None or promoted == revision:
         return
-    before = parts.volume.snapshot(model, promoted)
-    if before is None or before.template_sha256 in {None, sha256}:
+    try:
+        with FileSource(get_gguf_file_path(parts.volume.snapshot_path(model, promoted))) as source:
+            old = read_header(source).text(TEMPLATE)
+    except PaddockError:
         return
-    how = ""
-    old = _text(parts.volume.snapshot_path(model, promoted) / TEMPLATE_FILE)
-    if template is not None and old is not None:
-        lines = list(difflib.unified_diff(old.splitlines(), template.splitlines(), n=0, lineterm=""))[2:]
-        came, went = (sum(line.startswith(sign) for line in lines) for sign in "+-")
-        how = f": {came} lines came and {went} went"
+    if sha256 != (hashlib.sha256(old.encode()).hexdigest() if old is not None else None):
+        yield _changed(promoted)
+
+
+def _changed(promoted: Revision, how: str = "") -> Finding:
     message = f"the chat template is another than that of {promoted[:8]}, which is promoted{how}"
-    yield Finding("template.changed", Severity.WARN, message, "tokenizer.chat_template", "read what changed")
+    return Finding("template.changed", Severity.WARN, message, TEMPLATE, "read what changed")
 
 
 def _sample(chat: Chat, messages: list[dict[str, object]]) -> str:

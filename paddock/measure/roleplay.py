@@ -29,13 +29,15 @@ from paddock.chat.roleplay import Message, fit_messages, spoken_text
 from paddock.chat.template import Chat
 from paddock.engine import process
 from paddock.engine.parameters import Parameters
+from paddock.errors import ConflictingConfiguration
 from paddock.model.hardware import this_machine
 
 WINDOW_TOKENS = 2048
+"""At most: a model that was trained for less is played with that."""
 TURNS = 40
 USER = "Tom"
 _N_GEN = 48
-_MARKS_TOKENS = 12  # what a template puts around one message, at most
+_MARKS_TOKENS = (12, 24, 48, 96)  # what a template puts around one message, tried in turn
 _BREAKS = re.compile(r"\b(?:language model|AI|assistant|SmolLM|Hugging ?Face|Qwen|ChatGPT|OpenAI)\b", re.IGNORECASE)
 
 
@@ -146,15 +148,24 @@ class Roleplay:
 
 
 def measure_roleplay(
-    path: Path, chat: Chat, *, threads: int | None = None, timeout_s: float = 1800.0, scenes: Sequence[Scene] = SCENES
+    path: Path,
+    chat: Chat,
+    *,
+    context_tokens: int = WINDOW_TOKENS,
+    threads: int | None = None,
+    timeout_s: float = 1800.0,
+    scenes: Sequence[Scene] = SCENES,
 ) -> Roleplay:
-    """Play the scenes with a local GGUF in the engine's own process. Takes a minute or two on two cores with a model of
-    135 million weights.
+    """Play the scenes with a local GGUF in the engine's own process, in a window of `context_tokens` and at most 2,048.
+    Takes half a minute on two cores with a model of 135 million weights.
 
-    Raises ModelRejected for a template that renders no plain question, and what `process.run` raises.
+    Raises ModelRejected for a template that renders no plain question, ConflictingConfiguration where the window does
+    not hold a card and a question, and what `process.run` raises.
     """
-    parameters = Parameters(n_ctx=WINDOW_TOKENS, n_threads=threads or this_machine().cores)
+    window = min(WINDOW_TOKENS, context_tokens)
+    parameters = Parameters(n_ctx=window, n_threads=threads or this_machine().cores)
     abilities = abilities_of(chat.template, bos=chat.bos, eos=chat.eos)
+    facts = [(scene, fact, question) for scene in scenes for fact, question in scene.facts]
 
     def prompt(messages: Sequence[Message]) -> str:
         return render_messages(chat.template, adapt(messages, abilities), bos=chat.bos, eos=chat.eos)
@@ -165,14 +176,37 @@ def measure_roleplay(
             request = {"paths": process.paths_of(descriptors), "parameters": parameters.to_json(), **arguments}
             return process.run(job, request, timeout_s=timeout_s, descriptors=descriptors).result
 
-        facts = [(scene, fact, question) for scene in scenes for fact, question in scene.facts]
-        long = [_after_many_turns(scene, question) for scene, _, question in facts]
-        count = _counter(long, lambda texts: ask("count_tokens", texts=texts)["counts"])
-        budget = WINDOW_TOKENS - _N_GEN
-        remembered = [prompt(fit_messages(messages, count, budget)) for messages in long]
+        def count(texts: Sequence[str]) -> list[int]:
+            counts: list[int] = ask("count_tokens", texts=texts)["counts"]
+            return counts
+
         asked = [prompt(_first_meeting(scene, question)) for scene in scenes for question in _WHO]
+        long = [_after_many_turns(scene, question) for scene, _, question in facts]
+        remembered = _fitted(long, prompt, count, budget=window - _N_GEN - 1)
         answers = ask("answer", prompts=[*asked, *remembered], n_gen=_N_GEN, stop=[])["answers"]
     return _judged(answers, chat, [scene.card.name for scene in scenes for _ in _WHO], [fact for _, fact, _ in facts])
+
+
+def _fitted(
+    conversations: Sequence[Sequence[Message]],
+    prompt: Callable[[Sequence[Message]], str],
+    count: Callable[[Sequence[str]], list[int]],
+    *,
+    budget: int,
+) -> list[str]:
+    """Each conversation cut to the window and rendered. What a message takes is the tokenizer's own count; what the
+    template puts around it is found by counting what came out."""
+    texts = list(dict.fromkeys(spoken_text(message) for messages in conversations for message in messages))
+    known = dict(zip(texts, count(texts), strict=True))
+    for marks in _MARKS_TOKENS:
+        cost = {text: tokens + marks for text, tokens in known.items()}
+        fitted = [prompt(fit_messages(messages, cost.__getitem__, budget)) for messages in conversations]
+        if max(count(fitted)) <= budget:
+            return fitted
+    raise ConflictingConfiguration(
+        f"the template puts more than {_MARKS_TOKENS[-1]} tokens around each message",
+        cure="use a template with fewer marks",
+    )
 
 
 def _judged(answers: Sequence[Mapping[str, str]], chat: Chat, names: Sequence[str], facts: Sequence[str]) -> Roleplay:
@@ -219,12 +253,3 @@ def _after_many_turns(scene: Scene, question: str) -> list[dict[str, object]]:
         talk.append({"role": "user", "name": USER, "content": f"{said} That is my thought number {number + 1}."})
         talk.append({"role": "assistant", "name": scene.card.name, "content": replied})
     return [*scene.card.messages(USER), *talk, {"role": "user", "name": USER, "content": question}]
-
-
-def _counter(
-    conversations: Sequence[Sequence[Message]], count: Callable[[list[str]], list[int]]
-) -> Callable[[str], int]:
-    """What each message takes, by the tokenizer's own count and with room for a template's marks; all asked at once."""
-    texts = list(dict.fromkeys(spoken_text(message) for messages in conversations for message in messages))
-    known = dict(zip(texts, count(texts), strict=True))
-    return lambda text: known[text] + _MARKS_TOKENS

@@ -171,7 +171,7 @@ def _projector(sets: list[GgufSet], what: str) -> GgufSet:
 
 def _companions(listing: Listing) -> list[str]:
     """The small files at the top of the repository that describe the model. An index of weights that are not fetched is
-    left out, and so is a file with the name of a snapshot's own manifest."""
+    left out, and so are files with the names of what a snapshot says of itself."""
     return [
         file.path
         for file in listing.files
@@ -179,7 +179,7 @@ def _companions(listing: Listing) -> list[str]:
         and file.size <= MAX_COMPANION_BYTES
         and (file.path.startswith("tokenizer") or file.path.endswith(".json") or file.path == TEMPLATE_FILE)
         and not file.path.lower().endswith(".gguf")
-        and file.path.casefold() != MANIFEST_NAME
+        and file.path.casefold() not in {MANIFEST_NAME, CHAT_FILE}
         and not any(fnmatchcase(file.path, index) for index in _INDEXES)
     ]
 

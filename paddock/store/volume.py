@@ -282,6 +282,7 @@ class Volume(Store):
         final = self._layout.documents(model, revision)
         with disk_errors_in(self.root):
             home = self._layout.made(final.parent)
+            self._layout.made(self._layout.docs / "assets")
             durable.sweep(home)
             with durable.staged_directory(home) as staged:
                 yield staged

@@ -9,13 +9,13 @@ whole. And each begins with what its table is, and in plain words which laws hol
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Final
 
+from paddock.store import durable
 from paddock.validation.expectations import Held
 
 ASSETS: Final = "docs-assets"
@@ -36,8 +36,8 @@ class Asset:
 
     @property
     def path(self) -> str:
-        """Below the folder of assets."""
-        return f"{self.package}/{self.file}"
+        """Below the folder of assets: another one for each version."""
+        return f"{self.package}/{self.version}/{self.file}"
 
 
 _TABLE = ("bootstrap-table", "1.19.1")
@@ -137,14 +137,19 @@ def _about(one: Held) -> str:
 
 
 def _share(assets: Path, shared: Path, asset: Asset) -> None:
+    """Whole or not at all: a process that dies here leaves nothing that another takes for the file."""
     source = assets / asset.package
     if (shared / asset.path).exists() or not (source / asset.file).exists():
         return
     if asset.kept:
-        shutil.copytree(source / asset.kept, shared / asset.package / asset.kept, dirs_exist_ok=True)
-    target = shared / asset.path
+        for one in sorted((source / asset.kept).iterdir()):
+            _copy(one, shared / asset.package / asset.version / asset.kept / one.name)
+    _copy(source / asset.file, shared / asset.path)
+
+
+def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / asset.file, target)
+    durable.write_atomically(target, source.read_bytes())
 
 
 def _way(page: Path, folder: Path) -> str:

@@ -108,12 +108,18 @@ def test_a_card_is_read_in_the_forms_that_are_passed_around(wrapped: bool) -> No
 
 
 @pytest.mark.parametrize(
-    "value", [{}, {"name": ""}, {"name": 3}, {"data": []}, {"name": "x", "scenario": "y" * 200_001}]
+    "value", [[], "Mara", {}, {"name": ""}, {"name": 3}, {"data": []}, {"name": "x", "scenario": "y" * 200_001}]
 )
-def test_what_is_no_card_is_refused_with_the_reason(value: dict[str, object]) -> None:
+def test_what_is_no_card_is_refused_with_the_reason(value: object) -> None:
     with pytest.raises(ConflictingConfiguration, match="no character card"):
         Card.parse(value)
 
 
 def test_an_answer_ends_where_the_user_would_speak() -> None:
     assert roleplay_stops(("<|im_end|>",), ["Tom", "Ann"]) == ("<|im_end|>", "\nTom:", "\nAnn:")
+
+
+def test_the_card_is_not_put_into_a_named_users_mouth() -> None:
+    adapted = adapt([*Card("Mara", "Brief.").messages("Tom"), *TALK[:1]], Abilities(False, True, True, True))
+    assert [message.get("name") for message in adapted] == [None]
+    assert str(adapted[0]["content"]).endswith("Brief.\n\nTom: May I come in?")

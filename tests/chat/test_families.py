@@ -196,3 +196,8 @@ def test_the_architecture_and_the_tokens_count_before_the_name(
 )
 def test_the_stop_sequences_are_what_stands_behind_an_answer(name: str, stops: tuple[str, ...]) -> None:
     assert stops_of(family_of(name).source, bos="<s>", eos="</s>") == stops
+
+
+def test_what_is_in_any_answer_is_no_stop_sequence() -> None:
+    source = "{% for m in messages %}- {{ m.content }}\n{% endfor %}"
+    assert stops_of(source, bos="<s>", eos="</s>") == ()

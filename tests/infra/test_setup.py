@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import setup
+from infra import docs_assets, setup
 from infra.setup import PORTABLE, digest, engine_key, has_pip, is_ready, pinned, wanted_flags
 
 CUDA = "-DGGML_CUDA=ON"
@@ -100,3 +100,16 @@ def test_an_interrupted_set_up_says_so_in_one_line_and_is_known_for_unfinished(t
     assert out == f"making {target}\n"
     assert error.strip() == "set-up was interrupted: run it again, and it goes on"
     assert not has_pip(target / "bin" / "python")
+
+
+def test_an_npm_that_fails_leaves_the_pages_plain_and_setup_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\nexit 7\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:{os.environ['PATH']}")
+    assert docs_assets.main(tmp_path / "cache") == 0
+    assert "Data Docs will be plain" in capfd.readouterr().err
+    assert not (tmp_path / "cache" / "paddock" / "docs-assets").exists()

@@ -330,3 +330,34 @@ def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(parts:
     again = pull(parts, MODEL).manifest
     assert again.files == older.files
     assert again.template_sha256 == digest
+
+
+@pytest.mark.parametrize("harm", ["a flipped bit", "gone"])
+def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(parts: Parts, harm: str) -> None:
+    pulled = pull(parts, MODEL)
+    derived = [file for file in pulled.manifest.files if "chat" in file.path]
+    assert len(derived) == 2
+    for file in derived:
+        blob = parts.volume.blob_path(file.sha256)
+        if harm == "gone":
+            blob.unlink()
+        else:
+            content = bytearray(blob.read_bytes())
+            content[0] ^= 1
+            blob.chmod(0o644)
+            blob.write_bytes(content)
+    again = pull(parts, MODEL).manifest
+    assert again.files == pulled.manifest.files
+    for file in derived:
+        assert sha256((pulled.path / file.path).read_bytes()).hexdigest() == file.sha256
+
+
+def test_a_repository_that_holds_what_a_snapshot_says_of_itself_is_pulled_without_it(
+    parts: Parts, hub: Service
+) -> None:
+    other = ModelName.parse("org/copied-GGUF")
+    hub.repository(str(other)).commit(
+        {"tiny-Q8_0.gguf": tiny(), "chat.paddock.json": b"{}", "manifest.json": b"{}", "config.json": b"{}"}
+    )
+    pulled = pull(parts, other)
+    assert json.loads((pulled.path / "chat.paddock.json").read_text())["origin"] == "the GGUF"

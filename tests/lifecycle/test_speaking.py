@@ -51,3 +51,29 @@ def test_a_new_revision_with_the_same_template_is_no_change(parts: Parts, hub: S
     pull(parts, MODEL)
     hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\nAgain\n"})
     assert inspect(parts, NAME).audit.findings == ()
+
+
+def test_an_older_snapshot_is_spoken_with_by_the_template_that_it_was_published_with(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    template = CHATML.replace("im_", "older_")
+    digest = parts.volume.add_bytes(template.encode())
+    files = [
+        file.model_copy(update={"sha256": digest, "size": len(template), "segments": ()})
+        if file.path == "chat_template.jinja"
+        else file
+        for file in manifest.files
+        if file.path != "chat.paddock.json"
+    ]
+    older = manifest.model_copy(update={"files": tuple(files), "template_sha256": digest})
+    parts.volume.publish(older)
+    chat = chat_in(parts, older)
+    assert (chat.template, chat.sha256) == (template, older.template_sha256)
+    assert chat.stop == ("<|older_end|>", "<|older_start|>user")
+
+
+def test_where_the_familys_template_is_used_the_same_file_is_no_change(parts: Parts, hub: Service) -> None:
+    tools = "{% for tool in tools %}{{ tool|tojson }}{% endfor %}" + CHATML
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_llama(template=tools).to_bytes()})
+    assert chat_in(parts, pull(parts, MODEL).manifest).origin == "family"
+    hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\nAgain\n"})
+    assert "template.changed" not in {finding.rule for finding in inspect(parts, NAME).audit.findings}

@@ -10,7 +10,10 @@ import pytest
 from paddock.chat.families import GENERIC
 from paddock.chat.stops import stops_of
 from paddock.chat.template import Chat, chat_of
+from paddock.errors import ConflictingConfiguration
 from paddock.measure.roleplay import SCENES, Roleplay, Trait, measure_roleplay
+from tests.support.architectures import sound
+from tests.support.gguf import CHATML, U32, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,18 @@ def test_a_score_comes_back_from_its_document() -> None:
     score = Roleplay("a" * 64, (Trait("ends", 3, 4, "and so on"), Trait("remembers", 1, 2)), Trait("whole", 1, 4))
     assert Roleplay.from_json(json.loads(json.dumps(score.to_json()))) == score
     assert score.to_json()["score"] == score.score == 0.25
+
+
+def played(path: Path, context_tokens: int) -> Roleplay:
+    return measure_roleplay(path, chat_of(path.parent, "org/tiny"), context_tokens=context_tokens, scenes=SCENES[:1])
+
+
+def test_marks_of_many_tokens_leave_fewer_turns_in_the_window(tmp_path: Path) -> None:
+    file = tiny_llama(template=CHATML).set("llama.context_length", U32, 4096)
+    assert [trait.asked for trait in played(file.write(tmp_path / "m.gguf"), 2048).traits] == [4, 6, 6, 2]
+
+
+def test_a_window_that_holds_no_card_is_refused_before_the_engine_is_asked_for_more(tmp_path: Path) -> None:
+    path = sound("gpt2").write(tmp_path / "m.gguf")  # trained for 256 tokens, with a token for each byte
+    with pytest.raises(ConflictingConfiguration, match="the window has"):
+        played(path, 256)

@@ -217,6 +217,10 @@ DOUBTFUL: dict[str, tuple[str, str]] = {
         ),
         "template.refuses",
     ),
+    "no word that it knows, and no marks": (
+        before("{% if 'casino' in messages[0].content %}{{ raise_exception('no casino') }}{% endif %}"),
+        "template.refuses",
+    ),
     "no long conversations": (
         before("{% if messages|length > 30 %}{{ raise_exception('too long') }}{% endif %}"),
         "template.refuses",
