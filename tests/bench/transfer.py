@@ -164,7 +164,7 @@ def _compare(service: Service, work: Path, rounds: int, line: str, rate: int | N
         enough = one.name == "paddock" or ratio >= wanted
         holds &= enough
         shown = "" if one.name == "paddock" else f"{wanted:.1f}{'' if enough else '  falls short'}"
-        print(f"{one.name:16}{medians[one.name]:7.2f} s{min(each):8.2f} s{max(each):8.2f} s{ratio:8.2f}{shown:>9}")
+        print(f"{one.name:16}{medians[one.name]:7.2f} s{min(each):8.2f} s{max(each):8.2f} s{ratio:8.2f}      {shown}")
     hashing = _hashing_s(work)
     connections = Settings().connections
     line_s = SIZE / (rate * connections) if rate else 0.0
