@@ -30,6 +30,6 @@ def validate_model(
     audited = validate.structure(manifest, stored)
     configured = validate.configuration(manifest, audited)
     spoken = validate.chat(manifest, audited)
-    expected = validate.expectations(manifest, audited)
+    expected = validate.expectations(manifest)
     compatible = validate.compatibility(manifest, audited, context_tokens, target)
     return validate.judge(manifest, audited, compatible, [*stored, *configured, *spoken, *expected])

@@ -57,7 +57,7 @@ def chat(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:
 
 
 @task(task_run_name="expectations", **policies.LOCAL)
-def expectations(manifest: Manifest, audited: Audit) -> tuple[Finding, ...]:  # noqa: ARG001 - an audited model alone
+def expectations(manifest: Manifest) -> tuple[Finding, ...]:
     """Hold the files, the tensors, the metadata and the volume's inventory to their laws, and write Data Docs."""
     documented = documents.document(parts(), manifest)
     record.expectations(manifest, documented)

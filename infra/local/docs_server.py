@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.ports import LOOPBACK, answers, start_on_free_ports
 from infra.local.service import Service
 from infra.local.state import private_directory, read_state, write_state
 
@@ -36,7 +34,7 @@ class DocsServer:
 
         service, (port,) = start_on_free_ports(
             launch,
-            lambda ports, _: _answers(ports[0]),
+            lambda ports, _: answers(ports[0]),
             wanted=read_state(state / "docs.json").get("ports", ()),
             deadline_s=_READY_S,
         )
@@ -49,8 +47,3 @@ class DocsServer:
 
     def stop(self) -> None:
         self.service.stop()
-
-
-def _answers(port: int) -> bool:
-    with closing(socket.socket()) as sock:
-        return sock.connect_ex((LOOPBACK, port)) == 0

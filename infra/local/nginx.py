@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.ports import LOOPBACK, answers, start_on_free_ports
 from infra.local.service import Service, ServiceError
 from infra.local.state import private_directory
 
@@ -80,7 +78,7 @@ class Nginx:
             )
             return Service("nginx", [program, "-c", str(configuration)], log=state / "nginx.log")
 
-        service, (port,) = start_on_free_ports(launch, lambda ports, _: _answers(ports[0]), deadline_s=_READY_S)
+        service, (port,) = start_on_free_ports(launch, lambda ports, _: answers(ports[0]), deadline_s=_READY_S)
         return cls(f"http://{LOOPBACK}:{port}", service)
 
     def stop(self) -> None:
@@ -91,8 +89,3 @@ class Nginx:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _answers(port: int) -> bool:
-    with closing(socket.socket()) as sock:
-        return sock.connect_ex((LOOPBACK, port)) == 0

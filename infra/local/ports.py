@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 
 from infra.local.service import Service, ServiceEnded
@@ -50,6 +50,12 @@ def start_on_free_ports(
             raise
         return service, ports
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def answers(port: int) -> bool:
+    """Whether something listens there."""
+    with closing(socket.socket()) as sock:
+        return sock.connect_ex((LOOPBACK, port)) == 0
 
 
 def _bind(held: ExitStack, port: int) -> int:

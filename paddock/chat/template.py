@@ -4,8 +4,7 @@ A model may bring *its own*: `tokenizer.chat_template` in the GGUF, `chat_templa
 in `tokenizer_config.json`, in this order. The first that is sound (not rejected by the audit, and able to render a
 plain conversation) is used, else its *family's* (`families`).
 
-`choose_template` decides and touches nothing; `chat_of` reads a directory; `setup_chat_template` also writes to it
-where that is allowed.
+`chat_of` reads a directory and decides; `setup_chat_template` also writes to it where that is allowed.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
 from paddock.chat.audit import NEEDS_MORE, audit_template
-from paddock.chat.families import family_of, tell_family
+from paddock.chat.families import tell_family
 from paddock.chat.protocol import SOURCE_BYTES
 from paddock.chat.stops import stops_of
 from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
@@ -40,18 +38,6 @@ DERIVED = frozenset({TEMPLATE_FILE, CHAT_FILE})
 _CONFIG_FILE = "tokenizer_config.json"
 _CONFIG_BYTES = 64 * 1024 * 1024
 _BOS, _EOS = "<s>", "</s>"
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The template to use. `findings` are the audit's of the model's own template, whether it was chosen or not; none
-    where it has none.
-    """
-
-    source: str
-    origin: Literal["own", "family"]
-    family: str
-    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +80,6 @@ class Chat:
         return cls(template, stop=stop, **{key: value[key] for key in ("origin", "why", "bos", "eos")})
 
 
-def choose_template(own: str | None, model_name: str, *, bos: str = _BOS, eos: str = _EOS) -> Chosen:
-    """The model's own template where it is sound, else its family's, by its name."""
-    family = family_of(model_name)
-    findings = tuple(audit_template(own, bos=bos, eos=eos)) if own is not None else ()
-    if own is not None and _is_sound(findings):
-        return Chosen(own, "own", family.name, findings)
-    return Chosen(family.source, "family", family.name, findings)
-
-
 def _is_sound(findings: Sequence[Finding]) -> bool:
     return verdict_of(findings) is not Verdict.REJECT and not any(one.rule == NEEDS_MORE for one in findings)
 
@@ -127,7 +104,9 @@ def setup_chat_template(model_path: Path, model_name: str) -> str:
 def chat_of(model_path: Path, model_name: str) -> Chat:
     """How the model in a directory is spoken with: the same whenever it is asked. Raises as `setup_chat_template`."""
     passed_over = ""
-    for own in own_templates(model_path):
+    header, config = _header(model_path), _config(model_path / _CONFIG_FILE)
+    bos, eos = _tokens(header, config)
+    for own in _own_templates(model_path, header, config):
         findings = audit_template(own.source, bos=own.bos, eos=own.eos)
         if _is_sound(findings):
             why = f"the model brings it{passed_over}"
@@ -135,8 +114,6 @@ def chat_of(model_path: Path, model_name: str) -> Chat:
             return Chat(own.source, own.place, why, own.bos, own.eos, stop)
         rule = next((one.rule for one in findings if one.severity is Severity.REJECT), NEEDS_MORE)
         passed_over += f"; that of {own.place} is passed over for {rule}"
-    header = _header(model_path)
-    bos, eos = _tokens(model_path)
     told = tell_family(
         model_name, architecture=header.architecture if header else None, tokens=_vocabulary(header) if header else ()
     )
@@ -147,26 +124,14 @@ def chat_of(model_path: Path, model_name: str) -> Chat:
 def chat_with(template: str, model_path: Path) -> Chat:
     """How a model is spoken with by a template that is settled: with the texts of its tokens, and what ends an answer.
     Raises as `setup_chat_template`."""
-    bos, eos = _tokens(model_path)
+    bos, eos = _tokens(_header(model_path), _config(model_path / _CONFIG_FILE))
     why = "it was published with the model"
     return Chat(template, TEMPLATE_FILE, why, bos, eos, stops_of(template, bos=bos, eos=eos))
 
 
-def _tokens(model_path: Path) -> tuple[str, str]:
-    """The texts of the begin and the end token: the GGUF's, else the configuration's, else the usual ones."""
-    config, header = _config(model_path / _CONFIG_FILE), _header(model_path)
-    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
-    if header:
-        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
-    return bos, eos
-
-
-def own_templates(model_path: Path) -> Iterator[OwnTemplate]:
-    """The templates that the files in a directory bring, in the order of preference. Each file is read when its turn
-    comes.
-    """
-    config, header = _config(model_path / _CONFIG_FILE), _header(model_path)
-    bos, eos = _tokens(model_path)
+def _own_templates(model_path: Path, header: Header | None, config: Mapping[str, object]) -> Iterator[OwnTemplate]:
+    """The templates that the files in a directory bring, in the order of preference."""
+    bos, eos = _tokens(header, config)
     template = header.text("tokenizer.chat_template") if header else None
     if template is not None:
         yield OwnTemplate(template, "the GGUF", bos, eos)
@@ -177,6 +142,14 @@ def own_templates(model_path: Path) -> Iterator[OwnTemplate]:
     if configured is not None:
         bos, eos = _token(config.get("bos_token"), bos), _token(config.get("eos_token"), eos)
         yield OwnTemplate(configured, _CONFIG_FILE, bos, eos)
+
+
+def _tokens(header: Header | None, config: Mapping[str, object]) -> tuple[str, str]:
+    """The texts of the begin and the end token: the GGUF's, else the configuration's, else the usual ones."""
+    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
+    if header:
+        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
+    return bos, eos
 
 
 def _header(model_path: Path) -> Header | None:

@@ -16,7 +16,7 @@ from paddock.errors import ModelRejected
 from paddock.gguf.reader import FileSource
 from paddock.model.artifact import Listing
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import GgufSet
+from paddock.model.quantization import GgufSet, get_gguf_file_path, group, local_files
 from paddock.planning.choice import Choice
 from paddock.validation.audit import Audit, audit_set, check_projector
 
@@ -76,6 +76,12 @@ def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Au
             names.append(name)
             sources.append(stack.enter_context(FileSource(path)))
         return audit_set(sources, names=names, knows_architecture=knows_architecture, deep=deep)
+
+
+def shards_of(directory: Path) -> tuple[str, ...]:
+    """The files of the model that a directory is served by, relative to it and in order. Raises NoGguf."""
+    first = get_gguf_file_path(directory).relative_to(directory).as_posix()
+    return next(one.paths for one in group(local_files(directory)) if one.first == first)
 
 
 def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -> None:

@@ -11,14 +11,14 @@ from urllib.parse import quote
 
 from paddock.errors import PaddockError
 from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.auditing import shards_of
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest
 from paddock.model.finding import Finding
-from paddock.model.quantization import get_gguf_file_path, group, local_files
 from paddock.store.volume import Volume
 from paddock.validation import tables
 from paddock.validation.expectations import Held, check_tables
-from paddock.validation.site import ASSETS, SHARED, make_readable
+from paddock.validation.site import ASSETS, make_readable
 from paddock.validation.tables import Stored, Table
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def document(parts: Parts, manifest: Manifest) -> Documented:
             held,
             title=f"{manifest.repository} at {manifest.revision}",
             assets=parts.settings.cache / "paddock" / ASSETS,
-            shared=volume.docs / SHARED,
+            shared=volume.shared_docs(),
         )
     return Documented(held, _where(parts, manifest))
 
@@ -59,12 +59,8 @@ def document(parts: Parts, manifest: Manifest) -> Documented:
 def _tables(parts: Parts, manifest: Manifest) -> Iterator[Table]:
     yield tables.files(manifest, _listing(parts, manifest))
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    first = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
     with ExitStack() as stack:
-        headers = {
-            name: read_header(stack.enter_context(FileSource(snapshot / name)))
-            for name in next(one.paths for one in group(local_files(snapshot)) if one.first == first)
-        }
+        headers = {name: read_header(stack.enter_context(FileSource(snapshot / name))) for name in shards_of(snapshot)}
     yield tables.tensors(headers)
     yield tables.metadata(headers)
     yield tables.inventory(list(_stored(parts.volume)))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from paddock.engine.oracle import Memory
 from paddock.engine.oracle import measure_memory as ask_engine
 from paddock.errors import ConflictingConfiguration, DoesNotFit
-from paddock.lifecycle.auditing import audit_paths, require_accepted
+from paddock.lifecycle.auditing import audit_paths, require_accepted, shards_of
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.speaking import chat_in
 from paddock.measure.benchmark import Benchmark
@@ -25,7 +25,7 @@ from paddock.measure.benchmark import benchmark as run_benchmark
 from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import get_gguf_file_path, group, is_gguf, local_files
+from paddock.model.quantization import get_gguf_file_path, is_gguf
 from paddock.model.units import human_bytes
 from paddock.validation.audit import Audit, ModelFacts
 from paddock.validation.compatibility import why_unsupported
@@ -98,9 +98,7 @@ def check_integrity(parts: Parts, manifest: Manifest) -> tuple[Finding, ...]:
 def audit_snapshot(parts: Parts, manifest: Manifest) -> Audit:
     """Audit the model of a snapshot on the volume by its header and its templates."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    first = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
-    shards = next(one.paths for one in group(local_files(snapshot)) if one.first == first)
-    return audit_paths([(name, snapshot / name) for name in shards])
+    return audit_paths([(name, snapshot / name) for name in shards_of(snapshot)])
 
 
 def check_configuration(parts: Parts, manifest: Manifest, audit: Audit) -> tuple[Finding, ...]:

@@ -21,11 +21,11 @@ from paddock.gguf.reader import ByteSource, FileSource, read_header
 from paddock.lifecycle.auditing import require_accepted
 from paddock.lifecycle.inspection import local_path, repository_of
 from paddock.lifecycle.parts import Parts
-from paddock.model.hardware import this_machine
+from paddock.model.hardware import Machine, this_machine
 from paddock.model.quantization import GgufSet, local_files, ranked_by_place, split_count
 from paddock.model.units import human_bytes
 from paddock.planning.choice import AUTO
-from paddock.planning.plan import Plan, Target, Wish, longest_context, make_plan
+from paddock.planning.plan import LEAST_CONTEXT, Plan, Target, Wish, longest_context, make_plan
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
 
@@ -101,21 +101,28 @@ class _Models:
 
 
 def preflight(
-    parts: Parts, source: str, wish: Wish, *, target: Target | None = None, quantization: str = AUTO
+    parts: Parts,
+    source: str,
+    wish: Wish,
+    *,
+    target: Target | None = None,
+    quantization: str = AUTO,
+    machine: Machine | None = None,
 ) -> Preflight:
-    """Plan SOURCE (as `inspect` takes it) for `target`, by default this machine.
+    """Plan SOURCE (as `inspect` takes it) for `target`, by default what `machine` has free. That is this one, and given
+    only where it is known already.
 
     Raises ModelRejected for a header that the audit rejects, ConflictingConfiguration, FileNotInRevision, NoGguf, and
     the errors of the Hub, the transfer and the engine.
     """
     began = time.perf_counter()
-    machine = this_machine()
-    target = target or Target(machine.ram_available_bytes, tuple(gpu.vram_available_bytes for gpu in machine.gpus))
+    machine = machine or this_machine()
     models = _models(parts, source)
     whole = [one for one in models.named(quantization) if not one.missing]
     if not whole:
         raise NoGguf(f"{models.name} has no model of which every shard is there", cure="ask its owner")
     first = _Header.read(models, whole[0])
+    target = target or Target(machine.ram_available_bytes, _vram(machine, first))
     plan = first.plan(target, wish, machine.cores)
     beside = plan.memory.total_bytes - plan.memory.weights_bytes
     chosen, read = first, first.bytes_read
@@ -131,7 +138,9 @@ def preflight(
         quantization=chosen.model.quantization or chosen.facts.quantization,
         file=chosen.model.first,
         plan=plan,
-        candidates=tuple(_verdict(one, chosen.model, plan, target) for one in models.sets),
+        candidates=tuple(
+            _verdict(one, chosen.model, plan, target, by_name=quantization != AUTO) for one in models.sets
+        ),
         advice=advice,
         bytes_read=read,
         seconds=time.perf_counter() - began,
@@ -219,7 +228,16 @@ def _local(path: Path) -> _Models:
     return _Models(str(path), tuple(sets), reach)
 
 
-def _verdict(one: GgufSet, chosen: GgufSet, plan: Plan, target: Target) -> Candidate:
+def _vram(machine: Machine, header: _Header) -> tuple[int, ...]:
+    """The memory of this machine's GPUs where the engine uses them: a build for the processor alone does not."""
+    if not machine.gpus:
+        return ()
+    said = header.ask(Parameters(n_ctx=LEAST_CONTEXT, n_threads=1))
+    on_gpu = any(not device.startswith("CPU") for device in said.devices)
+    return tuple(gpu.vram_available_bytes for gpu in machine.gpus) if on_gpu else ()
+
+
+def _verdict(one: GgufSet, chosen: GgufSet, plan: Plan, target: Target, *, by_name: bool) -> Candidate:
     """What one would take with the context of the plan: the others' weights are their files' sizes."""
     beside = plan.memory.total_bytes - plan.memory.weights_bytes
     total = plan.memory.total_bytes if one == chosen else one.size + beside
@@ -231,7 +249,7 @@ def _verdict(one: GgufSet, chosen: GgufSet, plan: Plan, target: Target) -> Candi
         missing = total + MARGIN_BYTES - target.total_bytes
         reason = f"{human_bytes(missing)} too large with {tokens} tokens of context"
     elif one == chosen:
-        reason = "chosen: the first that fits, in the order of preference"
+        reason = f"chosen: {'asked for by name' if by_name else 'the first that fits, in the order of preference'}"
     else:
         reason = f"fits with {tokens} tokens of context"
     return Candidate(one.quantization, one.first, one.size, total, fits, reason)

@@ -276,13 +276,17 @@ class Volume(Store):
         """The Data Docs of all models, `<slug>/<revision>/index.html`, beside what their pages share."""
         return self._layout.docs
 
+    @disk_errors
+    def shared_docs(self) -> Path:
+        """A directory beside the Data Docs of all models, for what their pages share."""
+        return self._layout.made(self._layout.docs / "assets")
+
     @contextmanager
     def write_docs(self, model: ModelName, revision: Revision) -> Iterator[Path]:
         """An empty directory, which takes the place of the Data Docs of a snapshot when the block ends well."""
         final = self._layout.documents(model, revision)
         with disk_errors_in(self.root):
             home = self._layout.made(final.parent)
-            self._layout.made(self._layout.docs / "assets")
             durable.sweep(home)
             with durable.staged_directory(home) as staged:
                 yield staged

@@ -20,8 +20,6 @@ from paddock.validation.expectations import Held
 
 ASSETS: Final = "docs-assets"
 """The folder below `${XDG_CACHE_HOME}/paddock` where npm put them."""
-SHARED: Final = "assets"
-"""The folder beside the Data Docs of all models."""
 _UNUSED = ("glossary_scroller.gif", "validation_failed_unexpected_values.gif", "iterative-dev-loop.png")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paddock.chat.card import Abilities, Card, abilities_of, adapt, roleplay_stops
-from paddock.chat.families import FAMILIES, GENERIC
+from paddock.chat.families import FAMILIES, GENERIC, Family
 from paddock.chat.render import render_messages
 from paddock.errors import ConflictingConfiguration, ModelRejected
 from tests.support.templates import real_templates
@@ -51,8 +51,8 @@ def check(source: str, *, card_first: bool = True) -> None:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, GENERIC], ids=lambda family: family.name)
-def test_a_family_keeps_the_card_and_every_name(family: object) -> None:
-    check(family.source)  # type: ignore[attr-defined]  # the parameter's type is lost in the id's
+def test_a_family_keeps_the_card_and_every_name(family: Family) -> None:
+    check(family.source)
 
 
 @pytest.mark.timeout(300)

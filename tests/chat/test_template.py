@@ -8,7 +8,7 @@ import pytest
 
 from paddock import setup_chat_template
 from paddock.chat.families import family_of
-from paddock.chat.template import choose_template, is_published
+from paddock.chat.template import Chat, chat_of, is_published
 from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile, NotGguf
 from tests.support.gguf import tiny_llama
 from tests.support.templates import CHATML, HOSTILE, NOTED
@@ -146,14 +146,17 @@ def test_a_template_file_without_end_is_passed_over(tmp_path: Path) -> None:
     assert setup_chat_template(tmp_path, NAME) == FAMILY
 
 
-def test_choosing_says_where_the_template_is_from_and_what_the_audit_found() -> None:
-    own = choose_template(OWN, NAME)
-    assert (own.source, own.origin, own.family, own.findings) == (OWN, "own", "mistral", ())
-    bad = choose_template(BAD, NAME)
-    assert (bad.source, bad.origin) == (FAMILY, "family")
-    assert [finding.rule for finding in bad.findings] == ["template.name"]
-    assert choose_template(None, NAME).findings == ()
+def test_a_chat_says_where_its_template_is_from_and_what_was_passed_over(tmp_path: Path) -> None:
+    config(tmp_path, chat_template=BAD, eos_token="<e>")
+    chat = chat_of(tmp_path, NAME)
+    assert (chat.template, chat.origin, chat.eos) == (FAMILY, "family", "<e>")
+    assert chat.why == "its name says mistral; that of tokenizer_config.json is passed over for template.name"
+    config(tmp_path, chat_template=OWN)
+    own = chat_of(tmp_path, NAME)
+    assert (own.template, own.origin, own.why) == (OWN, "tokenizer_config.json", "the model brings it")
+    assert own == Chat.from_json(own.to_json(), OWN)
 
 
-def test_a_template_that_speaks_only_with_tools_is_no_template_for_conversations() -> None:
-    assert choose_template(NOTED["tools only"][0], NAME).origin == "family"
+def test_a_template_that_speaks_only_with_tools_is_no_template_for_conversations(tmp_path: Path) -> None:
+    config(tmp_path, chat_template=NOTED["tools only"][0])
+    assert chat_of(tmp_path, NAME).origin == "family"

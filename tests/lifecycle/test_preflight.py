@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
 from paddock.measure.benchmark import benchmark
+from paddock.model.hardware import Gpu, this_machine
 from paddock.planning.plan import Target, Wish
 from tests.support.engine import real_model
 from tests.support.house import NAME, unsound
@@ -62,6 +64,17 @@ def test_the_first_quantization_that_fits_is_chosen_and_the_others_have_their_re
     assert by_name["Q4_K_M"].reason == "fits with 256 tokens of context"
     asked = preflight(parts, NAME, Wish(256), quantization="q4_k_m")
     assert asked.quantization == "Q4_K_M"
+    assert [one.reason for one in asked.candidates if one.quantization == "Q4_K_M"] == ["chosen: asked for by name"]
+
+
+def test_a_gpu_that_this_engine_does_not_use_makes_no_room(parts: Parts) -> None:
+    if this_machine().gpus:
+        pytest.skip("there is a GPU here, which the engine may use: run it on a machine without one")
+    gpu = Gpu("one that a build for the processor does not see", 80 * GIB, 80 * GIB)
+    machine = replace(this_machine(), ram_available_bytes=MIB, gpus=(gpu,))
+    found = preflight(parts, NAME, Wish(256), machine=machine)
+    assert not found.plan.fits
+    assert preflight(parts, NAME, Wish(256), machine=machine, target=Target(MIB, (80 * GIB,))).plan.fits
 
 
 def test_what_does_not_fit_says_what_is_missing_and_what_would_do(parts: Parts, remote: Path) -> None:
