@@ -21,7 +21,7 @@ Arguments = dict[str, Any]
 
 def memory(arguments: Arguments) -> Arguments:
     log = native.Log()
-    with native.Session(arguments["paths"], Parameters(**arguments["parameters"]), log, hollow=True) as session:
+    with native.Session(arguments["paths"], Parameters.from_json(arguments["parameters"]), log, hollow=True) as session:
         return {"weights_bytes": session.weights_bytes, "context_tokens": session.context_tokens, "lines": log.memory}
 
 
@@ -41,20 +41,20 @@ def architectures(arguments: Arguments) -> Arguments:
 def benchmark(arguments: Arguments) -> Arguments:
     return measure_speed(
         arguments["paths"],
-        Parameters(**arguments["parameters"]),
+        Parameters.from_json(arguments["parameters"]),
         n_prompt=arguments["n_prompt"],
         n_gen=arguments["n_gen"],
     )
 
 
 def count_tokens(arguments: Arguments) -> Arguments:
-    return speech.count_tokens(arguments["paths"], Parameters(**arguments["parameters"]), arguments["texts"])
+    return speech.count_tokens(arguments["paths"], Parameters.from_json(arguments["parameters"]), arguments["texts"])
 
 
 def answer(arguments: Arguments) -> Arguments:
     return speech.answer(
         arguments["paths"],
-        Parameters(**arguments["parameters"]),
+        Parameters.from_json(arguments["parameters"]),
         arguments["prompts"],
         n_gen=arguments["n_gen"],
         stop=arguments["stop"],

@@ -188,6 +188,7 @@ def _model_params(parameters: Parameters, *, hollow: bool) -> Any:
     # The default mode maps the file, and with no_alloc llama.cpp then aborts.
     params.load_mode = _LOAD_WITH_MMAP if parameters.use_mmap and not hollow else _LOAD_WITHOUT_MMAP
     params.no_alloc = hollow
+    params.use_extra_bufts = parameters.use_extra_bufts
     return params
 
 
@@ -197,7 +198,8 @@ def _context_params(parameters: Parameters) -> Any:
     params.n_batch = min(parameters.n_batch, parameters.n_ctx)
     params.n_ubatch = min(parameters.n_ubatch, params.n_batch)
     params.n_seq_max = parameters.n_seq_max
-    params.n_threads = params.n_threads_batch = parameters.n_threads
+    params.n_threads = parameters.n_threads
+    params.n_threads_batch = parameters.n_threads_batch or parameters.n_threads
     params.flash_attn_type = _FLASH_ATTENTION[parameters.flash_attn]
     params.swa_full = parameters.swa_full
     params.type_k, params.type_v = _GGML_TYPES[parameters.type_k], _GGML_TYPES[parameters.type_v]

@@ -6,8 +6,9 @@ started with it. Limits that depend on a model (its context, its layers) are the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from paddock.errors import BadSetting
 
@@ -19,33 +20,41 @@ class Parameters:
     """`n_ctx` is tokens in all, shared by `n_seq_max` sequences.
 
     `n_gpu_layers` -1 puts all layers on the GPUs where there are any; `flash_attn` auto is the engine's choice.
+    `n_threads_batch` are the threads for prompts, by default `n_threads`; `tensor_split` is each GPU's share of the
+    layers, by default by what it has free. `use_extra_bufts` lets the engine repack weights into the layout that the
+    processor computes fastest with: it holds the repacked tensors beside a mapped file.
     `swa_full` gives layers with a sliding window a cache of the whole context: llama.h's default, and that of
     llama-cpp-python's server, which has no switch for it; llama-server's is off.
     """
 
     n_ctx: int
     n_threads: int
+    n_threads_batch: int | None = None
     n_batch: int = 2048
     n_ubatch: int = 512
     n_seq_max: int = 1
     n_gpu_layers: int = -1
+    tensor_split: tuple[float, ...] = ()
     flash_attn: Literal["auto", "on", "off"] = "auto"
     type_k: str = "f16"
     type_v: str = "f16"
     use_mmap: bool = True
+    use_mlock: bool = False
+    use_extra_bufts: bool = True
     swa_full: bool = True
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
             ("n_ctx", 1, 2**27),
             ("n_threads", 1, 1024),
+            ("n_threads_batch", 1, 1024),
             ("n_batch", 1, 2**20),
             ("n_ubatch", 1, 2**20),
             ("n_seq_max", 1, 256),
             ("n_gpu_layers", -1, 2**20),
         ):
             value = getattr(self, name)
-            if not lowest <= value <= highest:
+            if value is not None and not lowest <= value <= highest:
                 raise BadSetting(f"{name} is {value}, and must be from {lowest} to {highest}")
         for name in ("type_k", "type_v"):
             if getattr(self, name) not in KV_TYPES:
@@ -53,5 +62,13 @@ class Parameters:
         if self.flash_attn not in {"auto", "on", "off"}:
             raise BadSetting(f"flash_attn is {self.flash_attn!r}, and must be auto, on or off")
 
-    def to_json(self) -> dict[str, int | str | bool]:
-        return asdict(self)
+        if any(share < 0 for share in self.tensor_split) or (self.tensor_split and not sum(self.tensor_split)):
+            raise BadSetting(f"tensor_split is {self.tensor_split}, and must be shares from 0 on, one of them above 0")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "tensor_split": list(self.tensor_split)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Parameters:
+        """Read what `to_json` wrote; what an older one did not write is as by default."""
+        return cls(**{**value, "tensor_split": tuple(value.get("tensor_split", ()))})

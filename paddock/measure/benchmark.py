@@ -84,7 +84,7 @@ class Benchmark:
     canary: tuple[int, ...]
     machine: Machine
     engine: str
-    parameters: dict[str, int | str | bool]
+    parameters: dict[str, Any]
     roleplay: Roleplay | None = None
 
     @property
