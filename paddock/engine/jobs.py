@@ -1,7 +1,7 @@
 """The jobs of the engine's process, by name. Each takes the request's arguments and returns JSON.
 
-`memory`, `benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`),
-`architectures` takes `names`, `quantize` takes `source`, `target` and `type`.
+`benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`), `memory` takes a list of
+such parameters, `architectures` takes `names`, `quantize` takes `source`, `target` and `type`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,42 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from paddock.engine import native, speech
 from paddock.engine.parameters import Parameters
 from paddock.engine.speed import measure_speed
+from paddock.gguf.header import Header
+from paddock.gguf.reader import FileSource, read_header
 
 Arguments = dict[str, Any]
 
 
 def memory(arguments: Arguments) -> Arguments:
-    log = native.Log()
-    with native.Session(arguments["paths"], Parameters.from_json(arguments["parameters"]), log, hollow=True) as session:
-        return {"weights_bytes": session.weights_bytes, "context_tokens": session.context_tokens, "lines": log.memory}
+    """An answer for each of the parameters, in their order: those that load the model alike are asked of one load."""
+    from paddock.engine.repacking import weights_as_loaded
+
+    asked = [Parameters.from_json(one) for one in arguments["parameters"]]
+    answers: dict[int, Arguments] = {}
+    order = sorted(range(len(asked)), key=lambda index: repr(asked[index].of_model()))
+    for _, alike in groupby(order, key=lambda index: asked[index].of_model()):
+        first, *others = alike
+        log = native.Log()
+        with native.Session(arguments["paths"], asked[first], log, hollow=True) as session:
+            weights = weights_as_loaded(_headers(arguments["paths"]), asked[first]) or session.weights_bytes
+            answers[first] = {"weights_bytes": weights, "lines": log.memory}
+            for index in others:
+                session.open_context(asked[index])
+                answers[index] = {"weights_bytes": weights, "lines": log.memory}
+    return {"answers": [answers[index] for index in range(len(asked))]}
+
+
+def _headers(paths: list[str]) -> list[Header]:
+    with ExitStack() as files:
+        return [read_header(files.enter_context(FileSource(Path(path)))) for path in paths]
 
 
 def architectures(arguments: Arguments) -> Arguments:

@@ -28,6 +28,10 @@ _METADATA_DUMP = re.compile(r"llama_model_loader: - kv|llama_model_loader: Dumpi
 _UNKNOWN_ARCHITECTURE = re.compile(
     r"llama_model_load: error loading model: unknown model architecture: '(.*)'", re.DOTALL
 )
+_CONFLICT = re.compile(
+    r"\Allama_init_from_model: ([KV] cache type .* does not divide .*|model does not support different K .*"
+    r"|quantized V cache requires .*)"
+)
 _SPEAKER = re.compile(r"(?:[A-Za-z_]\w*: )?(?:error loading model: )?(?:failed to initialize the context: )?(?:\w+: )?")
 _NO_MEMORY = re.compile(
     r"bad_alloc|failed to allocate|unable to allocate|cannot allocate|out of memory|mmap failed", re.IGNORECASE
@@ -40,7 +44,7 @@ _MEMORY_LINES = {
     "output": re.compile(rf"llama_context: +(\S+) +output buffer size ={_MIB}"),
     "compute": re.compile(rf"sched_reserve: +(\S+) +compute buffer size ={_MIB}"),
 }
-_LOAD_WITHOUT_MMAP, _LOAD_WITH_MMAP = 0, 1  # enum llama_load_mode
+_LOAD_WITHOUT_MMAP, _LOAD_WITH_MMAP, _LOCKED = 0, 1, 2  # enum llama_load_mode; 3 is both of the last ones
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _GGML_TYPES = {
     "f32": 0,
@@ -60,7 +64,8 @@ class Log:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self.memory: dict[str, list[tuple[str, int]]] = {kind: [] for kind in _MEMORY_LINES}
+        self.memory: dict[str, list[tuple[str, int]]] = {}
+        self.forget_context()
         self._callback = llama.llama_log_callback(self._heard)
         llama.llama_log_set(self._callback, None)
 
@@ -78,6 +83,10 @@ class Log:
                 self.memory[kind].append((match[1], round(float(match[2]) * 2**20)))
         sys.stderr.write(message.replace("\n", "\\n") + "\n")
 
+    def forget_context(self) -> None:
+        """Drop what was said of a context's memory; what was said of the model's stays."""
+        self.memory = {kind: self.memory.get(kind, []) if kind == "model" else [] for kind in _MEMORY_LINES}
+
     def refusal(self, what: str) -> PaddockError:
         """Why the engine refused to load or to make a context, from the errors that it has logged."""
         for message in self.errors:
@@ -86,6 +95,12 @@ class Log:
                 return IncompatibleModel(
                     f"the installed engine says: unknown model architecture: {unknown[1][:80]!r}",
                     cure="install a newer llama-cpp-python, or choose another model",
+                )
+            conflict = _CONFLICT.search(message)
+            if conflict:
+                return ConflictingConfiguration(
+                    f"the engine refuses these settings for this model: {conflict[1]}",
+                    cure="use type_k and type_v f16, or another type for both",
                 )
         reasons = [" ".join(_SPEAKER.sub("", message, count=1).split()) for message in self.errors]
         reason = next((one for one in reasons if not one.startswith("failed to load model")), "it gives no reason")
@@ -121,16 +136,24 @@ class Session:
                 "the model is no decoder: it embeds or encodes, and generates no text by itself",
                 cure="choose a language model",
             )
-        self._context = llama.llama_init_from_model(self._model, _context_params(parameters))
-        if not self._context:
-            self.close()
-            raise log.refusal("a context for the file")
-        self._memory = llama.llama_get_memory(self._context)
+        self._log = log
+        self.open_context(parameters)
         self.vocabulary: Any = llama.llama_model_get_vocab(self._model)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocabulary)
         self.bos: int = llama.llama_vocab_bos(self.vocabulary)
-        self.context_tokens: int = llama.llama_n_ctx_seq(self._context)
         self.weights_bytes: int = llama.llama_model_size(self._model)
+
+    def open_context(self, parameters: Parameters) -> None:
+        """Make a context in the place of the one there was. Of `parameters`, the model's own part stays as loaded."""
+        if self._context:
+            llama.llama_free(self._context)
+        self._log.forget_context()
+        self._context = llama.llama_init_from_model(self._model, _context_params(parameters))
+        if not self._context:
+            self.close()
+            raise self._log.refusal("a context for the file")
+        self._memory = llama.llama_get_memory(self._context)
+        self.context_tokens: int = llama.llama_n_ctx_seq(self._context)
         self._n_batch: int = llama.llama_n_batch(self._context)
 
     def decode(self, tokens: Sequence[int]) -> None:
@@ -185,8 +208,13 @@ class Session:
 def _model_params(parameters: Parameters, *, hollow: bool) -> Any:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = parameters.n_gpu_layers
+    if parameters.tensor_split:
+        shares = (ctypes.c_float * llama.llama_max_devices())(*parameters.tensor_split)
+        params.tensor_split = shares  # which keeps them alive
     # The default mode maps the file, and with no_alloc llama.cpp then aborts.
     params.load_mode = _LOAD_WITH_MMAP if parameters.use_mmap and not hollow else _LOAD_WITHOUT_MMAP
+    if parameters.use_mlock and not hollow:
+        params.load_mode |= _LOCKED
     params.no_alloc = hollow
     params.use_extra_bufts = parameters.use_extra_bufts
     return params

@@ -4,14 +4,13 @@ llama.cpp with `no_alloc` loads a file whose tensor data is a hole, makes a cont
 take. So the whole file is not needed: its header, in a sparse file of the real size, gives the same numbers as the
 real load, for any size of model in under a second.
 
-    weights   the tensors, as the file stores them
+    weights   the tensors, as the file stores them, and once more what this build repacks (`engine.repacking`)
     KV cache  keys and values of every token of context (or a recurrent model's state)
     compute   the engine's scratch buffers for a batch
     output    logits
 
-The engine logs hundredths of a MiB: every figure but the weights is right to about 5 kB for each buffer. Memory that
-a build takes on top for weights it repacks while it maps the file is seen in a real load alone. This module does not
-say whether a machine has that much.
+The engine logs hundredths of a MiB: every figure but the weights is right to about 5 kB for each buffer. This module
+does not say whether a machine has that much.
 """
 
 from __future__ import annotations
@@ -88,41 +87,45 @@ def measure_memory(
     Raises IncompatibleModel, MalformedGguf, ConflictingConfiguration, MissingShard, NoSuchFile, EngineCrashed,
     EngineOutOfMemory.
     """
+    asked = replace(parameters or Parameters(n_ctx=context_tokens, n_threads=1), n_ctx=context_tokens)
     with process.opened(path) as descriptors:
-        return measure_opened(descriptors, _with_context(parameters, context_tokens), timeout_s=timeout_s)
+        return measure_opened(descriptors, asked, timeout_s=timeout_s)
 
 
 def measure_header(
-    shards: Sequence[tuple[bytes, int]],
-    *,
-    context_tokens: int,
-    parameters: Parameters | None = None,
-    timeout_s: float = _TIMEOUT_S,
-) -> Memory:
-    """As `measure_memory`, from (header, size of the file in bytes) of each shard in order.
+    shards: Sequence[tuple[bytes, int]], asked: Sequence[Parameters], *, timeout_s: float = _TIMEOUT_S
+) -> list[Memory]:
+    """What a model will take with each of the parameters, from (header, size of the file in bytes) of each shard in
+    order. A header ends where the tensor data begins. Many parameters cost little more than one: the header is loaded
+    once.
 
-    A header ends where the tensor data begins.
+    Raises as `measure_memory`, for the first of the parameters that the engine refuses.
     """
     with _hollow(shards) as descriptors:
-        return measure_opened(descriptors, _with_context(parameters, context_tokens), timeout_s=timeout_s)
+        return _measure(descriptors, asked, timeout_s=timeout_s)
 
 
 def measure_opened(descriptors: Sequence[int], parameters: Parameters, *, timeout_s: float = _TIMEOUT_S) -> Memory:
     """As `measure_memory`, for the shards that `process.opened` holds."""
+    return _measure(descriptors, [parameters], timeout_s=timeout_s)[0]
+
+
+def _measure(descriptors: Sequence[int], asked: Sequence[Parameters], *, timeout_s: float) -> list[Memory]:
     answer = process.run(
         "memory",
-        {"paths": process.paths_of(descriptors), "parameters": parameters.to_json()},
+        {"paths": process.paths_of(descriptors), "parameters": [one.to_json() for one in asked]},
         timeout_s=timeout_s,
         memory_limit_bytes=_MEMORY_LIMIT_BYTES,
         descriptors=descriptors,
     )
-    weights_bytes, lines = answer.result["weights_bytes"], answer.result["lines"]
-    if not isinstance(weights_bytes, int) or not isinstance(lines, dict) or not lines.get("compute"):
+    answers = answer.result.get("answers")
+    said = [memory_said(one["weights_bytes"], one["lines"]) for one in answers] if isinstance(answers, list) else []
+    if len(said) != len(asked) or not all(one.devices for one in said):
         raise EngineCrashed(
             "the engine loaded the model and did not say what it takes",
             cure="install the llama-cpp-python that Paddock pins",
         )
-    return memory_said(weights_bytes, lines)
+    return said
 
 
 def memory_said(weights_bytes: int, lines: Mapping[str, Sequence[tuple[str, int]]]) -> Memory:
@@ -142,10 +145,6 @@ def memory_said(weights_bytes: int, lines: Mapping[str, Sequence[tuple[str, int]
         source="engine",
         devices=tuple(device for device, _ in lines.get("compute", ())),
     )
-
-
-def _with_context(parameters: Parameters | None, context_tokens: int) -> Parameters:
-    return replace(parameters or Parameters(n_ctx=context_tokens, n_threads=1), n_ctx=context_tokens)
 
 
 @contextmanager

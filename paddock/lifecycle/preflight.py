@@ -169,7 +169,7 @@ class _Header:
         return cls(model, audit.model, shards, read or audit.bytes_read)
 
     def ask(self, parameters: Parameters) -> Memory:
-        return measure_header(self.shards, context_tokens=parameters.n_ctx, parameters=parameters)
+        return measure_header(self.shards, [parameters])[0]
 
     def plan(self, target: Target, wish: Wish, threads: int) -> Plan:
         return make_plan(

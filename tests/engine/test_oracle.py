@@ -5,15 +5,22 @@ from __future__ import annotations
 import struct
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from paddock.engine import process
 from paddock.engine.oracle import Memory, measure_header, measure_memory
 from paddock.engine.parameters import Parameters
-from paddock.errors import EngineCrashed, IncompatibleModel, MalformedGguf
+from paddock.errors import ConflictingConfiguration, EngineCrashed, IncompatibleModel, MalformedGguf
+from paddock.measure.benchmark import benchmark
 from tests.support.engine import HEADER_BYTES, first_bytes, hollow_copy
 from tests.support.gguf import F32, STRING, U32, Gguf, TensorRow, tiny_llama, tiny_shards
+
+
+def _context(tokens: int) -> Parameters:
+    return Parameters(n_ctx=tokens, n_threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,7 @@ def measured(model: Path) -> Memory:
 
 def test_the_header_alone_gives_the_numbers_of_the_whole_file(model: Path, measured: Memory) -> None:
     header = first_bytes(model)
-    assert measure_header([(header, model.stat().st_size)], context_tokens=2048) == measured
+    assert measure_header([(header, model.stat().st_size)], [_context(2048)]) == [measured]
 
 
 def test_a_sparse_file_gives_the_numbers_of_the_whole_file(model: Path, measured: Memory, tmp_path: Path) -> None:
@@ -71,7 +78,7 @@ def test_a_split_model_is_measured_from_all_its_shards(tmp_path: Path) -> None:
     whole = tiny_llama().write(tmp_path / "whole.gguf")
     assert measure_memory(names[0], context_tokens=64) == measure_memory(whole, context_tokens=64)
     headers = [(name.read_bytes(), name.stat().st_size) for name in names]
-    assert measure_header(headers, context_tokens=64) == measure_memory(whole, context_tokens=64)
+    assert measure_header(headers, [_context(64)]) == [measure_memory(whole, context_tokens=64)]
 
 
 def test_memory_survives_json(measured: Memory) -> None:
@@ -89,7 +96,7 @@ def test_memory_survives_json(measured: Memory) -> None:
 def test_a_header_of_a_very_large_context_takes_no_memory_here(model: Path) -> None:
     started = time.monotonic()
     header = first_bytes(model)
-    huge = measure_header([(header, model.stat().st_size)], context_tokens=1_000_000)
+    (huge,) = measure_header([(header, model.stat().st_size)], [_context(1_000_000)])
     assert huge.kv_cache_bytes > 20 * 2**30
     assert time.monotonic() - started < 20
 
@@ -211,3 +218,46 @@ def _with_name(data: bytes, name: bytes) -> bytes:
     (length,) = struct.unpack_from("<Q", data, at)
     longer = name.ljust(length + 32 * (1 + max(len(name) - length, 0) // 32))
     return data[:at] + struct.pack("<Q", len(longer)) + longer + data[at + 8 + length :]
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_0", "Q4_K_M"])
+@pytest.mark.parametrize("use_mmap", [True, False], ids=["mapped", "read"])
+def test_what_this_build_repacks_is_counted_as_the_real_load_counts_it(
+    model: Path, tmp_path: Path, kind: str, use_mmap: bool
+) -> None:
+    path = model
+    if kind != "Q4_1":
+        path = tmp_path / f"{kind}.gguf"
+        process.run("quantize", {"source": str(model), "target": str(path), "type": kind}, timeout_s=120)
+    parameters = Parameters(n_ctx=512, n_threads=2, use_mmap=use_mmap)
+    planned = measure_memory(path, context_tokens=512, parameters=parameters)
+    loaded = benchmark(path, parameters=parameters, n_prompt=16, n_gen=4).memory
+    assert planned.weights_bytes == pytest.approx(loaded.weights_bytes, rel=0.01)
+    without = measure_memory(path, context_tokens=512, parameters=replace(parameters, use_extra_bufts=False))
+    assert (planned.weights_bytes > 1.1 * without.weights_bytes) == (use_mmap and kind != "Q4_1")
+
+
+def test_settings_that_the_engine_refuses_for_a_model_are_a_conflict(tmp_path: Path) -> None:
+    path = tiny_llama(width=32, heads=2).write(tmp_path / "narrow.gguf")  # heads of 16, and blocks of 32
+    parameters = Parameters(n_ctx=64, n_threads=1, type_k="q8_0")
+    with pytest.raises(ConflictingConfiguration, match=r"K cache type q8_0 with block size 32 does not divide"):
+        measure_memory(path, context_tokens=64, parameters=parameters)
+
+
+def test_many_settings_are_asked_of_one_load(model: Path) -> None:
+    header = [(first_bytes(model), model.stat().st_size)]
+    asked = [
+        Parameters(n_ctx=tokens, n_threads=1, type_k=kind, type_v=kind, n_ubatch=batch, use_mmap=mapped)
+        for tokens in (512, 2048, 8192)
+        for kind in ("f16", "q8_0")
+        for batch in (128, 512)
+        for mapped in (True, False)
+    ]
+    one_by_one = [measure_header(header, [one])[0] for one in asked[::5]]
+    started = time.monotonic()
+    together = measure_header(header, asked)
+    spent_s = time.monotonic() - started
+    assert together[::5] == one_by_one
+    started = time.monotonic()
+    measure_header(header, asked[:1])
+    assert spent_s < 5 * (time.monotonic() - started)

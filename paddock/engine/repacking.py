@@ -1,0 +1,131 @@
+"""Which weights this build of the engine repacks, and what that takes.
+
+The processor computes some types faster in a layout of its own. For these the engine keeps a repacked copy, in a
+buffer of its own, instead of using the file's bytes where they are mapped; which they are depends on the build, on the
+processor and on the tensor's shape, so ggml itself is asked: would a device multiply by such a tensor, if it lay in
+one of its extra buffers? That is llama.cpp's own question (`weight_buft_supported`), in the same words.
+
+A hollow load says nothing of it, since it makes no buffers. Only `paddock.engine.jobs` imports this: it loads the
+native library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+from llama_cpp._ggml import libggml
+
+from paddock.engine.parameters import Parameters
+from paddock.gguf.header import Header, Tensor
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+_EMBEDDING = "token_embd.weight"
+_LOOKED_UP = (_EMBEDDING, "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
+"""Tensors of which rows are taken, and which nothing is multiplied by."""
+_CPU = 0  # enum ggml_backend_dev_type
+_F32 = 0  # enum ggml_type
+_BUFFER_AT = ctypes.sizeof(ctypes.c_void_p)  # struct ggml_tensor: the type, then the buffer
+_BATCH = 512
+
+
+class _Arena(ctypes.Structure):
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+def weights_as_loaded(headers: Sequence[Header], parameters: Parameters) -> int | None:
+    """What the weights of a model (the headers of its shards) take, in bytes; None where they take what the file says.
+
+    Of a mapped file the engine counts all from the first to the last tensor that it uses in place, and beside it what
+    it repacked; without a mapping each tensor is there once. A tied embedding that is repacked as the output matrix is
+    there twice either way.
+    """
+    if not parameters.use_extra_bufts:
+        return None
+    in_place = repacked_bytes = 0
+    for header in headers:
+        repacked = [one for one in header.tensors if _on_cpu(one, header, parameters) and _is_repacked(one)]
+        repacked_bytes += sum(one.size_bytes for one in repacked)
+        names = {one.name for one in repacked}
+        left = [one for one in header.tensors if one.name not in names]
+        if not left:
+            continue
+        if parameters.use_mmap:
+            in_place += left[-1].offset + left[-1].size_bytes - left[0].offset
+        else:
+            in_place += sum(one.size_bytes for one in left)
+    tensors = {one.name: one for header in headers for one in header.tensors}
+    embedding = tensors.get(_EMBEDDING)
+    if "output.weight" not in tensors and embedding is not None and _repacks(int(embedding.type), *embedding.shape):
+        repacked_bytes += embedding.size_bytes
+    return in_place + repacked_bytes if repacked_bytes else None
+
+
+def _on_cpu(tensor: Tensor, header: Header, parameters: Parameters) -> bool:
+    if not llama.llama_supports_gpu_offload():
+        return True
+    match = _LAYER.match(tensor.name)
+    layers = header.of_architecture("block_count")
+    if match is None or not isinstance(layers, int) or parameters.n_gpu_layers < 0:
+        return False
+    return int(match[1]) <= layers - parameters.n_gpu_layers
+
+
+def _is_repacked(tensor: Tensor) -> bool:
+    return tensor.name not in _LOOKED_UP and len(tensor.shape) in {2, 3} and _repacks(int(tensor.type), *tensor.shape)
+
+
+@cache
+def _repacks(kind: int, *shape: int) -> bool:
+    """Whether one of the processor's extra buffers takes a tensor of this type and shape."""
+    device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_CPU)
+    return any(_takes(device, buffer_type, kind, shape) for buffer_type in _extra_buffer_types(device))
+
+
+def _takes(device: int, buffer_type: int, kind: int, shape: tuple[int, ...]) -> bool:
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    arena = _function("ggml_init", pointer, _Arena)(_Arena(64 * 1024, None, True))
+    buffer = _function("ggml_backend_buft_alloc_buffer", pointer, pointer, ctypes.c_size_t)(buffer_type, 0)
+    new_2d = _function("ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, number, number)
+    new_3d = _function("ggml_new_tensor_3d", pointer, pointer, ctypes.c_int, number, number, number)
+    try:
+        if len(shape) == 2:
+            weights = new_2d(arena, kind, *shape)
+            beside = new_2d(arena, _F32, shape[0], _BATCH)
+            product = _function("ggml_mul_mat", pointer, pointer, pointer, pointer)(arena, weights, beside)
+        else:
+            weights = new_3d(arena, kind, *shape)
+            beside = new_3d(arena, _F32, shape[0], 1, _BATCH)
+            chosen = new_2d(arena, 26, 1, _BATCH)  # I32
+            multiply = _function("ggml_mul_mat_id", pointer, pointer, pointer, pointer, pointer)
+            product = multiply(arena, weights, beside, chosen)
+        ctypes.c_void_p.from_address(weights + _BUFFER_AT).value = buffer
+        return bool(_function("ggml_backend_dev_supports_op", ctypes.c_bool, pointer, pointer)(device, product))
+    finally:
+        _function("ggml_backend_buffer_free", None, pointer)(buffer)
+        _function("ggml_free", None, pointer)(arena)
+
+
+def _extra_buffer_types(device: int) -> list[int]:
+    pointer = ctypes.c_void_p
+    registry = _function("ggml_backend_dev_backend_reg", pointer, pointer)(device)
+    address = _function("ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p)(
+        registry, b"ggml_backend_dev_get_extra_bufts"
+    )
+    if not address:
+        return []
+    listed = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(address)(device)
+    found: list[int] = []
+    while listed and listed[len(found)]:
+        found.append(listed[len(found)])
+    return found
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, arguments
+    return function

@@ -1,0 +1,86 @@
+"""The analytic estimate beside the engine's own figures, for published models of every kind of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from paddock.engine.oracle import Memory, measure_header
+from paddock.engine.parameters import Parameters
+from paddock.gguf.reader import read_header
+from paddock.planning.footprint import footprint
+from tests.support.memory import Memory as Bytes
+from tests.support.published import PUBLISHED, Published
+
+TOKENS = 8192
+DOCUMENT = Path(__file__).parents[2] / "docs" / "memory.md"
+COMMON = Parameters(n_ctx=TOKENS, n_threads=1, swa_full=False, use_extra_bufts=False)
+SETTINGS = (
+    COMMON,
+    replace(COMMON, swa_full=True),
+    replace(COMMON, n_ctx=65_536, type_k="q8_0", type_v="q8_0", flash_attn="on"),
+    replace(COMMON, n_ctx=4 * TOKENS, n_seq_max=4),
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    model: Published
+    said: tuple[Memory, ...]
+    estimated: tuple[Memory, ...]
+
+    def errors(self, number: int) -> tuple[float, float, float]:
+        """Of (weights, cache, compute), as a share of what the engine says."""
+        said, estimated = self.said[number], self.estimated[number]
+        return (
+            estimated.weights_bytes / said.weights_bytes - 1,
+            estimated.kv_cache_bytes / said.kv_cache_bytes - 1,
+            estimated.compute_bytes / said.compute_bytes - 1,
+        )
+
+    def row(self) -> str:
+        said = self.said[0]
+        weights, cache, compute = self.errors(0)
+        return (
+            f"| {self.model.name} | `{self.model.architecture}` | {said.weights_bytes / 2**30:.2f} | {weights:+.2%}"
+            f" | {said.kv_cache_bytes / 2**20:.1f} | {cache:+.2%} | {said.compute_bytes / 2**20:.0f} | {compute:+.0%} |"
+        )
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[str, Compared]:
+    return dict(_compare())
+
+
+def _compare() -> Iterator[tuple[str, Compared]]:
+    for model in PUBLISHED:
+        head, size = model.header()
+        ours = footprint(read_header(Bytes(head, size)))
+        said = measure_header([(head, size)], SETTINGS)
+        yield model.name, Compared(model, tuple(said), tuple(map(ours.estimate, SETTINGS)))
+
+
+@pytest.mark.parametrize("name", [one.name for one in PUBLISHED])
+@pytest.mark.parametrize("number", range(len(SETTINGS)), ids=["window", "full window", "long and q8_0", "four at once"])
+def test_weights_and_cache_are_right_to_five_per_cent_and_compute_to_a_quarter(
+    compared: dict[str, Compared], name: str, number: int
+) -> None:
+    weights, cache, compute = compared[name].errors(number)
+    assert abs(weights) < 0.05
+    assert abs(cache) < 0.05
+    assert abs(compute) < 0.25
+
+
+def test_half_of_all_estimates_are_within_two_per_cent(compared: dict[str, Compared]) -> None:
+    assert len({one.model.architecture for one in compared.values()}) >= 16
+    for part in range(2):
+        assert median(abs(one.errors(0)[part]) for one in compared.values()) < 0.02
+
+
+def test_the_table_in_the_documents_is_what_was_measured(compared: dict[str, Compared]) -> None:
+    written = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ") and "`" in line]
+    assert written == [one.row() for one in compared.values()]
