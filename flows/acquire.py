@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.parameters import Model, Quantization, RevisionName, Target
+from flows.parameters import ContextTokens, Model, Quantization, RevisionName, Target
 from paddock.lifecycle.acquisition import Published
 from tasks import acquire, policies, record
 
@@ -16,6 +16,7 @@ def acquire_model(
     quantization: Quantization = "auto",
     target: Target = "this-machine",
     projector: bool = False,
+    context_tokens: ContextTokens = 4096,
 ) -> Published:
     """Fetch the chosen files of a revision onto the volume, verified, and publish them as a snapshot.
 
@@ -23,11 +24,14 @@ def acquire_model(
         model: The repository on the Hub, `org/name`.
         revision: A branch, a tag or a commit. It is resolved to a commit once.
         quantization: A quantization as in the file names, such as `Q4_K_M`; `auto` takes the best that fits the target.
-        target: `this-machine`, or the memory of the machine that will serve, such as `24GiB`.
+        target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
+            `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
         projector: Fetch the multimodal projector too.
+        context_tokens: The context that it must fit with, in tokens. A model trained for less is asked for that.
     """
     listing = acquire.resolve(model, revision)
-    plan = acquire.plan(listing, quantization, target, projector=projector)
+    choice = acquire.preflight(listing, quantization, context_tokens, target, projector=projector)
+    plan = acquire.plan(listing, choice)
     download = record.Download(listing.model, plan)
     acquired = [acquire.fetch_file(listing, row, download) for row in plan.rows]
     download.finished(acquired)

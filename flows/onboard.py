@@ -26,7 +26,7 @@ def onboard_model(
     target: Target = "this-machine",
     promote: bool = True,
 ) -> Onboarded:
-    """Acquire, validate, cache, benchmark and promote a model, and write its dossier.
+    """Preflight, acquire, validate, cache, benchmark and promote a model, and write its dossier.
 
     Args:
         model: The repository on the Hub, `org/name`.
@@ -34,11 +34,12 @@ def onboard_model(
         quantization: A quantization as in the file names, such as `Q4_K_M`; `auto` takes the best that fits the target.
         context_tokens: The context that it will serve, in tokens; by the profile when not given.
         profile: What it will be used for: `chat` takes 4096 tokens of context, `roleplay` 8192.
-        target: `this-machine`, or the memory of the machine that will serve, such as `24GiB`.
+        target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
+            `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
         promote: Whether it becomes the one that is served.
     """
     context = context_tokens or PROFILES[profile].context_tokens
-    acquired = acquire_model(model, revision, quantization, target)
+    acquired = acquire_model(model, revision, quantization, target, context_tokens=context)
     commit = acquired.manifest.revision
     validate_model(model, commit, context, target)
     cache_model(model, commit)

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from paddock.planning.profile import ProfileName
+from paddock.planning.targets import PATTERN
 
 Model = Annotated[
     str,
@@ -23,6 +24,6 @@ Model = Annotated[
 ]
 RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", max_length=255)]
 Quantization = Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9][A-Za-z0-9_-]*)$", max_length=32)]
-Target = Annotated[str, Field(pattern=r"^(this-machine|[0-9]+(\.[0-9]+)?\s?([KkMmGgTtPp][Ii]?)?[Bb]?)$", max_length=32)]
+Target = Annotated[str, Field(pattern=f"^{PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
 Profile = ProfileName

@@ -23,7 +23,8 @@ def validate_model(
         model: The repository on the Hub, `org/name`.
         revision: A branch, a tag or a commit that is on the volume.
         context_tokens: The context that the memory is asked for, in tokens. A model trained for less is asked for that.
-        target: `this-machine`, or the memory of the machine that will serve, such as `24GiB`.
+        target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
+            `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
     """
     manifest = validate.locate(model, revision)
     stored = validate.integrity(manifest)
@@ -31,5 +32,5 @@ def validate_model(
     configured = validate.configuration(manifest, audited)
     spoken = validate.chat(manifest, audited)
     expected = validate.expectations(manifest)
-    compatible = validate.compatibility(manifest, audited, context_tokens, target)
+    compatible = validate.compatibility(manifest, context_tokens, target)
     return validate.judge(manifest, audited, compatible, [*stored, *configured, *spoken, *expected])

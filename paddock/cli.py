@@ -44,6 +44,12 @@ _INTERRUPTED = 128 + signal.SIGINT
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name.")]
+ContextOption = Annotated[
+    int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that it must fit with.")
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="this-machine, any, 64GiB, or cards: rtx-4090, 2x-a100-80gb, 24GiB-gpu.")
+]
 QuantOption = Annotated[str, typer.Option("--quant", metavar="Q", help="A quantization, such as Q4_K_M.")]
 
 
@@ -124,6 +130,7 @@ def plan(
     vram: Annotated[
         list[str] | None, typer.Option("--vram", metavar="BYTES", help="And a GPU with so much; again for more.")
     ] = None,
+    target: TargetOption = "this-machine",
     quant: QuantOption = "auto",
     as_json: Json = False,
 ) -> int:
@@ -132,14 +139,18 @@ def plan(
     from paddock.lifecycle.preflight import preflight
     from paddock.model.hardware import this_machine
     from paddock.model.units import parse_bytes
-    from paddock.planning.plan import Target, Wish
+    from paddock.planning.placement import Target
+    from paddock.planning.plan import Wish
+    from paddock.planning.targets import parse_target
     from paddock.terminal import render_preflight
 
-    target = None
+    machine = parse_target(target)
     if ram is not None or vram:
+        if machine is not None:
+            raise typer.BadParameter("--target excludes --ram and --vram: it has its own")
         main_bytes = parse_bytes(ram) if ram is not None else this_machine().ram_available_bytes
-        target = Target(main_bytes, tuple(map(parse_bytes, vram or ())))
-    found = preflight(_parts(), source, Wish(ctx, parallel, kv_type), target=target, quantization=quant)
+        machine = Target(main_bytes, tuple(map(parse_bytes, vram or ())))
+    found = preflight(_parts(), source, Wish(ctx, parallel, kv_type), target=machine, quantization=quant)
     _show(as_json, found.to_json(), lambda: render_preflight(found))
     return 0 if found.plan.fits else 2
 
@@ -156,11 +167,16 @@ def pull(
         str | None, typer.Option("--limit-rate", metavar="BYTES", help="Per second, such as 20MB.")
     ] = None,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Leave what is promoted as it is.")] = False,
+    ctx: ContextOption = None,
+    target: TargetOption = "this-machine",
     as_json: Json = False,
 ) -> int:
-    """Fetch a model onto the volume, verified and resumed, and promote it."""
+    """Fetch a model that fits the target onto the volume, verified and resumed, and promote it."""
     from paddock.bars import Bars
+    from paddock.lifecycle.pull import SERVED
     from paddock.lifecycle.pull import pull as fetch
+    from paddock.planning.plan import Wish
+    from paddock.planning.targets import parse_target
     from paddock.terminal import render_pull
 
     name, ref = _model(model)
@@ -178,6 +194,8 @@ def pull(
             files=file or (),
             projector=projector,
             promote=not no_promote,
+            wish=Wish(ctx, at_most_trained=True) if ctx else SERVED,
+            target=parse_target(target),
             watch=bars,
         )
     _show(as_json, pulled.to_json(), lambda: render_pull(pulled))
@@ -188,11 +206,9 @@ def pull(
 def onboard(
     model: ModelArgument,
     quant: QuantOption = "auto",
-    ctx: Annotated[int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context.")] = None,
+    ctx: ContextOption = None,
     profile: Annotated[ProfileName, typer.Option(help="What it will be used for.")] = ProfileName.CHAT,
-    target: Annotated[
-        str, typer.Option(help="this-machine, or the memory of the one that serves: 24GiB.")
-    ] = "this-machine",
+    target: TargetOption = "this-machine",
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Leave what is promoted as it is.")] = False,
     as_json: Json = False,
 ) -> int:

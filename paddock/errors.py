@@ -171,7 +171,9 @@ class EngineTooOld(ImpossibleError):
 
 
 class EngineCrashed(ImpossibleError):
-    pass
+    """`by_signal` says that its process was ended by a signal of its own making, such as SIGSEGV."""
+
+    by_signal = False
 
 
 class EngineOutOfMemory(ImpossibleError):

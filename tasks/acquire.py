@@ -1,4 +1,4 @@
-"""The steps that bring a model onto the volume: resolve, plan, fetch, audit, publish."""
+"""The steps that bring a model onto the volume: resolve, preflight, plan, fetch, audit, publish."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from prefect import get_run_logger, task
 from paddock.lifecycle import acquisition, auditing
 from paddock.lifecycle.acquisition import Acquired, Plan, Published, Row
 from paddock.lifecycle.auditing import Audited
+from paddock.lifecycle.preflight import choose_fitting
 from paddock.model.artifact import Listing
 from paddock.model.names import ModelName
 from paddock.model.units import human_bytes
-from paddock.planning.choice import choose
+from paddock.planning.choice import Choice
+from paddock.planning.plan import Wish
+from paddock.planning.targets import parse_target
 from tasks import policies, record
-from tasks.target import memory_of
 from tasks.wiring import parts
 
 
@@ -26,11 +28,24 @@ def resolve(model: str, revision: str) -> Listing:
     return listing
 
 
+@task(task_run_name="preflight", **policies.HUB)
+def preflight(listing: Listing, quantization: str, context_tokens: int, target: str, *, projector: bool) -> Choice:
+    """Audit the header, ask the engine what the model would take, and choose the quantization that fits the target.
+    What does not fit, or is no sound model, fails here, before a weight is fetched."""
+    wish = Wish(context_tokens, at_most_trained=True)
+    choice, found = choose_fitting(
+        parts(), listing, wish, target=parse_target(target), quantization=quantization, projector=projector
+    )
+    if found:
+        record.preflight(listing.model, found)
+        get_run_logger().info("%s", found.line)
+        found.require_fit()
+    return choice
+
+
 @task(task_run_name="plan", **policies.STORE)
-def plan(listing: Listing, quantization: str, target: str, *, projector: bool) -> Plan:
-    """Choose the quantization that fits the target's memory, say where each file will come from, and see that there is
-    room."""
-    choice = choose(listing, quantization=quantization, projector=projector, memory_bytes=memory_of(target))
+def plan(listing: Listing, choice: Choice) -> Plan:
+    """Say where each file will come from, and see that there is room."""
     known = parts()
     known.volume.prepare()
     drawn = acquisition.plan(known, listing, choice)

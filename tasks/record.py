@@ -22,7 +22,7 @@ from prefect.artifacts import (
 
 from paddock.lifecycle.acquisition import Acquired, Plan
 from paddock.lifecycle.documents import Documented
-from paddock.lifecycle.judgement import Needed
+from paddock.lifecycle.preflight import Preflight
 from paddock.lifecycle.speaking import Spoken
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
@@ -171,16 +171,38 @@ def expectations(manifest: Manifest, documented: Documented) -> None:
     )
 
 
-def memory(model: ModelName, needed: Needed, *, available_bytes: int) -> None:
-    """The table of what the engine allocates for the model, beside what there is."""
+def preflight(model: ModelName, found: Preflight) -> None:
+    """The table of what each quantization would take, and which one is chosen."""
+    verdict = "fits" if found.plan.fits else f"does not fit: {found.advice}"
+    create_table_artifact(
+        key=model.artifact_key("preflight"),
+        table=[
+            {
+                "quantization": one.quantization,
+                "file": one.file,
+                "size": human_bytes(one.size_bytes),
+                "memory": human_bytes(one.total_bytes),
+                "fits": "yes" if one.fits else "no",
+                "why": one.reason,
+            }
+            for one in found.candidates
+        ],
+        description=f"{found.name}: {found.quantization} with {found.plan.context_tokens} tokens of context {verdict}",
+    )
+
+
+def memory(model: ModelName, found: Preflight) -> None:
+    """The table of what the engine allocates for the model, and the parameters that it is planned with."""
+    plan = found.plan
     rows: list[dict[str, Any]] = [
-        {"part": part, "bytes": size, "size": human_bytes(size)}
-        for part, size in (*needed.memory.parts(), ("available", available_bytes))
+        {"part": part, "bytes": size, "size": human_bytes(size)} for part, size in plan.memory.parts()
     ]
+    rows += [{"part": name, "bytes": None, "size": str(value)} for name, value in plan.parameters.to_json().items()]
+    given_up = "".join(f"; {line}" for line in plan.given_up)
     create_table_artifact(
         key=model.artifact_key("memory"),
         table=rows,
-        description=f"{model} at {needed.context_tokens} tokens of context, as the {needed.memory.source} says",
+        description=f"{model} at {plan.context_tokens} tokens of context, as the {plan.memory.source} says{given_up}",
     )
 
 

@@ -13,9 +13,9 @@ from paddock.lifecycle.promotion import resolve_on_volume
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, verdict_of
 from paddock.model.names import ModelName
+from paddock.planning.targets import parse_target
 from paddock.validation.audit import Audit
 from tasks import policies, record
-from tasks.target import memory_of
 from tasks.wiring import parts
 
 
@@ -65,11 +65,10 @@ def expectations(manifest: Manifest) -> tuple[Finding, ...]:
 
 
 @task(task_run_name="compatibility", **policies.ENGINE)
-def compatibility(manifest: Manifest, audited: Audit, context_tokens: int, target: str) -> Compatibility:
+def compatibility(manifest: Manifest, context_tokens: int, target: str) -> Compatibility:
     """Ask the engine what it will allocate for the model, without allocating it."""
-    available = memory_of(target)
-    found = judgement.check_compatibility(parts(), manifest, audited, context_tokens, available_bytes=available)
-    record.memory(manifest.model, found.needed, available_bytes=available)
+    found = judgement.check_compatibility(parts(), manifest, context_tokens, target=parse_target(target))
+    record.memory(manifest.model, found.preflight)
     return found
 
 

@@ -29,15 +29,16 @@ def memory(arguments: Arguments) -> Arguments:
 
     asked = [Parameters.from_json(one) for one in arguments["parameters"]]
     answers: dict[int, Arguments] = {}
-    order = sorted(range(len(asked)), key=lambda index: repr(asked[index].of_model()))
-    for _, alike in groupby(order, key=lambda index: asked[index].of_model()):
+    order = sorted(range(len(asked)), key=lambda index: repr(asked[index].of_hollow_model()))
+    for _, alike in groupby(order, key=lambda index: asked[index].of_hollow_model()):
         first, *others = alike
         log = native.Log()
         with native.Session(arguments["paths"], asked[first], log, hollow=True) as session:
-            weights = weights_as_loaded(_headers(arguments["paths"]), asked[first]) or session.weights_bytes
-            answers[first] = {"weights_bytes": weights, "lines": log.memory}
-            for index in others:
-                session.open_context(asked[index])
+            headers = _headers(arguments["paths"])
+            for index in (first, *others):
+                if index != first:
+                    session.open_context(asked[index])
+                weights = weights_as_loaded(headers, asked[index]) or session.weights_bytes
                 answers[index] = {"weights_bytes": weights, "lines": log.memory}
     return {"answers": [answers[index] for index in range(len(asked))]}
 

@@ -65,9 +65,9 @@ class Parameters:
         if any(share < 0 for share in self.tensor_split) or (self.tensor_split and not sum(self.tensor_split)):
             raise BadSetting(f"tensor_split is {self.tensor_split}, and must be shares from 0 on, one of them above 0")
 
-    def of_model(self) -> tuple[object, ...]:
-        """The part that loads the model; the rest makes its context."""
-        return (self.n_gpu_layers, self.tensor_split, self.use_mmap, self.use_mlock, self.use_extra_bufts)
+    def of_hollow_model(self) -> tuple[object, ...]:
+        """The part that loads a model without its weights; the rest makes its context, or concerns the weights."""
+        return (self.n_gpu_layers, self.tensor_split, self.use_extra_bufts)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "tensor_split": list(self.tensor_split)}

@@ -30,7 +30,14 @@ from pathlib import Path
 from typing import IO
 
 from paddock import errors
-from paddock.errors import EngineCrashed, EngineOutOfMemory, MissingShard, NoPermission, NoSuchFile, PaddockError
+from paddock.errors import (
+    EngineCrashed,
+    EngineOutOfMemory,
+    MissingShard,
+    NoPermission,
+    NoSuchFile,
+    PaddockError,
+)
 from paddock.model.quantization import group
 from paddock.settings import child_environment
 
@@ -273,7 +280,9 @@ def _crash(job: str, status: int, log: str) -> PaddockError:
             cure="use a smaller quantization or context, or free memory",
         )
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status} and no answer"
-    return EngineCrashed(
+    crashed = EngineCrashed(
         f"the engine {how} during {job!r} ({last_words(log)})",
         cure="run `paddock inspect --deep` on the file; a build with GGML_NATIVE=OFF rules out the processor",
     )
+    crashed.by_signal = status < 0
+    return crashed

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from paddock.engine.oracle import Memory
-from paddock.engine.oracle import measure_memory as ask_engine
 from paddock.errors import ConflictingConfiguration, DoesNotFit
 from paddock.lifecycle.auditing import audit_paths, require_accepted, shards_of
 from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.preflight import Preflight, idle_machine, preflight
 from paddock.lifecycle.speaking import chat_in
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
@@ -27,6 +27,8 @@ from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.quantization import get_gguf_file_path, is_gguf
 from paddock.model.units import human_bytes
+from paddock.planning.placement import Target
+from paddock.planning.plan import Wish
 from paddock.validation.audit import Audit, ModelFacts
 from paddock.validation.compatibility import why_unsupported
 from paddock.validation.configuration import get_model_config
@@ -70,18 +72,10 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Needed:
-    """What the engine will allocate for a model with `context_tokens` of context."""
-
-    memory: Memory
-    context_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Compatibility:
-    """What the engine will allocate, and what of it does not fit."""
+    """What the engine will allocate and with which parameters, and what of it does not fit."""
 
-    needed: Needed
+    preflight: Preflight
     findings: tuple[Finding, ...]
 
 
@@ -108,18 +102,17 @@ def check_configuration(parts: Parts, manifest: Manifest, audit: Audit) -> tuple
 
 
 def check_compatibility(
-    parts: Parts, manifest: Manifest, audit: Audit, context_tokens: int, *, available_bytes: int
+    parts: Parts, manifest: Manifest, context_tokens: int, *, target: Target | None = None
 ) -> Compatibility:
-    """Ask the engine what an audited model will take, beside what there is."""
-    needed = measure_memory(parts, manifest, audit, context_tokens)
-    return Compatibility(needed, tuple(_memory(needed, available_bytes)))
+    """Ask the engine what an audited model will take, beside what `target` has, by default this machine. A model that
+    was trained for less context is asked for that.
 
-
-def measure_memory(parts: Parts, manifest: Manifest, audit: Audit, context_tokens: int) -> Needed:
-    """Ask the engine what the model will take. A model that was trained for less context is asked for that."""
-    context = _context(audit.model, context_tokens)
+    Raises ModelRejected for one that the engine dies of.
+    """
     path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
-    return Needed(ask_engine(path, context_tokens=context), context)
+    wish = Wish(context_tokens, at_most_trained=True)
+    found = preflight(parts, str(path), wish, target=target, machine=idle_machine())
+    return Compatibility(found, tuple(_memory(found)))
 
 
 def judge(
@@ -130,8 +123,8 @@ def judge(
     Raises nothing for a bad model: that is `require_sound`.
     """
     findings = (*beside, *audit.findings, *compatibility.findings)
-    needed = compatibility.needed
-    judged = Judgement(verdict_of(findings), findings, audit.model, needed.memory, needed.context_tokens)
+    plan = compatibility.preflight.plan
+    judged = Judgement(verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens)
     _keep(parts, manifest, JUDGEMENT, judged.to_json())
     return judged
 
@@ -216,16 +209,16 @@ def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> 
         yield Finding("compatibility.configuration", Severity.WARN, reason, "config.json", "trust the GGUF")
 
 
-def _memory(needed: Needed, available_bytes: int) -> Iterator[Finding]:
-    total = needed.memory.total_bytes
-    if total > available_bytes:
+def _memory(found: Preflight) -> Iterator[Finding]:
+    plan = found.plan
+    if not plan.fits:
         yield Finding(
             "compatibility.memory",
             Severity.REJECT,
-            f"it takes {human_bytes(total)} at {needed.context_tokens} tokens of context, and the target has "
-            f"{human_bytes(available_bytes)}",
+            f"it takes {human_bytes(plan.memory.total_bytes)} at {plan.context_tokens} tokens of context, and"
+            f" {human_bytes(plan.missing_bytes)} are missing",
             "memory",
-            "choose a smaller quantization or a smaller context",
+            found.advice,
         )
 
 

@@ -1,38 +1,43 @@
 """May a model run on a machine, and how: from its header alone, before a weight is fetched.
 
 The header is audited, and the installed engine itself says what it takes (`engine.oracle`). Other quantizations of the
-repository differ in their weights and in nothing else, so one answer tells for all which of them fit.
+repository differ in their weights and in nothing else, so one answer tells for all which of them fit. Of a machine with
+GPUs, the first that fits there whole is chosen, since a part on the processor is slow; only where none does, the first
+that fits with the host's help.
+
+A name may lie about its quantization. The header of what is chosen is read, and what it says counts: another one may
+be better then.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from paddock.engine.facts import knows_architecture
-from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_header
 from paddock.engine.parameters import Parameters
-from paddock.errors import FileNotInRevision, NoGguf
-from paddock.gguf.reader import ByteSource, FileSource, read_header
-from paddock.lifecycle.auditing import require_accepted
-from paddock.lifecycle.inspection import local_path, repository_of
+from paddock.errors import DoesNotFit, NoGguf
+from paddock.lifecycle.candidates import Offer, Opened, offer_in, offer_of, open_model
 from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Listing
 from paddock.model.hardware import Machine, this_machine
-from paddock.model.quantization import GgufSet, local_files, ranked_by_place, split_count
+from paddock.model.names import shown
+from paddock.model.quantization import GgufSet, is_projector, rank_of
 from paddock.model.units import human_bytes
-from paddock.planning.choice import AUTO
-from paddock.planning.plan import LEAST_CONTEXT, Plan, Target, Wish, longest_context, make_plan
-from paddock.transfer.ranges import RangeReader
-from paddock.validation.audit import ModelFacts, audit_set
+from paddock.planning.choice import AUTO, Choice, choose
+from paddock.planning.footprint import Footprint
+from paddock.planning.placement import Target, missing_bytes, place
+from paddock.planning.plan import LEAST_CONTEXT, Plan, Wish, longest_context, make_plan
+from paddock.validation.compatibility import Needs
+
+_ENOUGH_TOKENS = 4096
+"""Of context, where none is asked for: a better quantization with less is of less use than a smaller one with this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one quantization would take, and why it is chosen or not."""
+    """What one quantization would take with the plan's context, and why it is chosen or not."""
 
     quantization: str | None
     file: str
@@ -41,16 +46,27 @@ class Candidate:
     fits: bool
     reason: str
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "quantization": self.quantization,
+            "file": self.file,
+            "size_bytes": self.size_bytes,
+            "total_bytes": self.total_bytes,
+            "fits": self.fits,
+            "reason": self.reason,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The plan for the chosen quantization, and what the others would take. `advice` is what to do where nothing
-    fits."""
+    """The plan for the chosen quantization, what it needs of an engine, and what the others would take. `advice` is
+    what to do where nothing fits."""
 
     name: str
     quantization: str | None
     file: str
     plan: Plan
+    needs: Needs
     candidates: tuple[Candidate, ...]
     advice: str
     bytes_read: int
@@ -65,39 +81,35 @@ class Preflight:
             "memory": self.plan.memory.to_json(),
             "parameters": self.plan.parameters.to_json(),
             "given_up": list(self.plan.given_up),
-            "candidates": [
-                {
-                    "quantization": one.quantization,
-                    "file": one.file,
-                    "size_bytes": one.size_bytes,
-                    "total_bytes": one.total_bytes,
-                    "fits": one.fits,
-                    "reason": one.reason,
-                }
-                for one in self.candidates
-            ],
+            "needs": self.needs.to_json(),
+            "candidates": [one.to_json() for one in self.candidates],
             "advice": self.advice,
             "bytes_read": self.bytes_read,
             "seconds": round(self.seconds, 3),
         }
 
+    @property
+    def line(self) -> str:
+        """The outcome in a line."""
+        verdict = "fits" if self.plan.fits else "does not fit"
+        total = human_bytes(self.plan.memory.total_bytes)
+        return (
+            f"{self.quantization} of {self.name} {verdict}: {total} with {self.plan.context_tokens} tokens of context"
+        )
 
-@dataclass(frozen=True, slots=True)
-class _Models:
-    """The GGUF models that a source offers, best first, and how their bytes are reached."""
-
-    name: str
-    sets: tuple[GgufSet, ...]
-    open: Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
-
-    def named(self, quantization: str) -> tuple[GgufSet, ...]:
-        if quantization == AUTO:
-            return self.sets
-        asked = tuple(one for one in self.sets if (one.quantization or "").lower() == quantization.lower())
-        if not asked:
-            has = ", ".join(sorted({one.quantization or one.first for one in self.sets}))
-            raise FileNotInRevision(f"{self.name} has no {quantization}", cure=f"use one of {has}")
-        return asked
+    def require_fit(self) -> None:
+        """Raise DoesNotFit that says what each quantization would take, unless it fits."""
+        if self.plan.fits:
+            return
+        tokens = self.plan.context_tokens
+        sizes = ", ".join(
+            f"{one.quantization or shown(one.file)} takes {human_bytes(one.total_bytes)}" for one in self.candidates[:8]
+        )
+        raise DoesNotFit(
+            f"{self.name} does not fit with {tokens} tokens of context ({sizes}); "
+            f"{human_bytes(self.plan.missing_bytes)} are missing",
+            cure=self.advice,
+        )
 
 
 def preflight(
@@ -116,149 +128,200 @@ def preflight(
     the errors of the Hub, the transfer and the engine.
     """
     began = time.perf_counter()
-    machine = machine or this_machine()
-    models = _models(parts, source)
-    whole = [one for one in models.named(quantization) if not one.missing]
-    if not whole:
-        raise NoGguf(f"{models.name} has no model of which every shard is there", cure="ask its owner")
-    first = _Header.read(models, whole[0])
+    found = _preflight(offer_of(parts, source), wish, quantization, target, machine or this_machine())
+    return replace(found, seconds=time.perf_counter() - began)
+
+
+def preflight_of(
+    parts: Parts,
+    listing: Listing,
+    wish: Wish,
+    *,
+    target: Target | None = None,
+    quantization: str = AUTO,
+    files: Sequence[str] = (),
+) -> Preflight:
+    """As `preflight`, of a revision that is resolved already; by default for all the memory that this machine has.
+
+    `files` names the model's files instead of a quantization.
+    """
+    began = time.perf_counter()
+    found = _preflight(offer_in(parts, listing, files=files), wish, quantization, target, idle_machine())
+    return replace(found, seconds=time.perf_counter() - began)
+
+
+def idle_machine() -> Machine:
+    """This machine as if nothing else ran on it: what a model may be kept for, whatever is running now."""
+    machine = this_machine()
+    gpus = tuple(replace(gpu, vram_available_bytes=gpu.vram_bytes) for gpu in machine.gpus)
+    return replace(machine, ram_available_bytes=machine.ram_bytes, gpus=gpus)
+
+
+def choose_fitting(
+    parts: Parts,
+    listing: Listing,
+    wish: Wish,
+    *,
+    target: Target | None = None,
+    quantization: str = AUTO,
+    files: Sequence[str] = (),
+    projector: bool = False,
+) -> tuple[Choice, Preflight | None]:
+    """Choose the files of a revision to fetch, and say whether the model fits `target`, by default this machine.
+
+    Whether it may be fetched is `Preflight.require_fit`'s to say; there is no preflight of a projector alone. Raises as
+    `choose` and `preflight_of`.
+    """
+    choice = choose(listing, quantization=quantization, files=files, projector=projector)
+    if is_projector(choice.model_files[0]):
+        return choice, None
+    found = preflight_of(
+        parts,
+        listing,
+        wish,
+        target=target,
+        quantization=quantization,
+        files=choice.model_files if files else (),
+    )
+    if not files and found.plan.fits and found.file != choice.model_files[0]:
+        choice = choose(listing, projector=projector, prefer=found.file)
+    return choice, found
+
+
+class _Search:
+    """The headers that were read so far, and the plans that were made of them."""
+
+    def __init__(self, offer: Offer, wish: Wish, threads: int) -> None:
+        self._offer, self._wish, self._threads = offer, wish, threads
+        self.seen: dict[GgufSet, Opened] = {}
+
+    def see(self, one: GgufSet) -> Opened:
+        if one not in self.seen:
+            self.seen[one] = open_model(self._offer, one)
+        return self.seen[one]
+
+    def choose(self, asked: Sequence[GgufSet], target: Target) -> tuple[Opened, Plan]:
+        """The first that fits well, else the first that fits best, else the smallest, with its plan."""
+        pending = list(asked)
+        best: tuple[tuple[bool, bool], Opened, Plan] | None = None
+        while pending:
+            one = min(pending, key=lambda one: rank_of(self.quantization(one), one))
+            if not self._may_fit(one, target):
+                pending.remove(one)
+                continue
+            if one not in self.seen:
+                self.see(one)
+                continue  # its header may give it another rank
+            pending.remove(one)
+            plan = self._plan(one, target)
+            if plan.fits:
+                merit = self._merit(plan, target)
+                if best is None or merit > best[0]:
+                    best = (merit, self.seen[one], plan)
+                if all(merit):
+                    break
+        if best:
+            return best[1], best[2]
+        smallest = min(asked, key=lambda one: one.size)
+        return self.see(smallest), self._plan(smallest, target)
+
+    def quantization(self, one: GgufSet) -> str | None:
+        return self.seen[one].quantization if one in self.seen else one.quantization
+
+    def like(self, one: GgufSet) -> Footprint:
+        """The footprint of a model, or that of one that was seen, scaled to its size."""
+        known = self.seen.get(one) or next(iter(self.seen.values()))
+        return known.footprint.scaled(one.size / known.model.size)
+
+    def _plan(self, one: GgufSet, target: Target) -> Plan:
+        opened = self.seen[one]
+        trained = opened.facts.context_length
+        wish = self._wish.for_model(trained)
+        return make_plan(opened.ask, target, wish, trained=trained, model=opened.footprint, threads=self._threads)
+
+    def _enough_tokens(self) -> int:
+        trained = next(iter(self.seen.values())).facts.context_length
+        asked = self._wish.for_model(trained).context_tokens
+        return asked or min(trained or _ENOUGH_TOKENS, _ENOUGH_TOKENS)
+
+    def _may_fit(self, one: GgufSet, target: Target) -> bool:
+        """Whether it could, if computing took nothing: else its header is not worth reading."""
+        wish, model = self._wish, self.like(one)
+        asked = Parameters(
+            n_ctx=self._enough_tokens() * wish.parallel,
+            n_threads=1,
+            n_seq_max=wish.parallel,
+            type_k=wish.kv_type,
+            type_v=wish.kv_type,
+        )
+        return place(model, asked, replace(model.estimate(asked), compute_bytes=0), target) is not None
+
+    def _merit(self, plan: Plan, target: Target) -> tuple[bool, bool]:
+        """(with enough context, whole on the GPUs where there are any)."""
+        whole = plan.parameters.n_gpu_layers == -1 or not target.vram_bytes
+        return plan.context_tokens >= self._enough_tokens(), whole
+
+
+def _preflight(offer: Offer, wish: Wish, quantization: str, target: Target | None, machine: Machine) -> Preflight:
+    asked = [one for one in offer.named(quantization) if not one.missing]
+    if not asked:
+        raise NoGguf(f"{offer.name} has no model of which every shard is there", cure="ask its owner")
+    search = _Search(offer, wish, machine.cores)
+    first = search.see(asked[0])
     target = target or Target(machine.ram_available_bytes, _vram(machine, first))
-    plan = first.plan(target, wish, machine.cores)
-    beside = plan.memory.total_bytes - plan.memory.weights_bytes
-    chosen, read = first, first.bytes_read
-    if not plan.fits:
-        fitting = next((one for one in whole if target.holds(one.size + beside)), min(whole, key=lambda one: one.size))
-        if fitting is not first.model:
-            chosen = _Header.read(models, fitting)
-            read += chosen.bytes_read
-            plan = chosen.plan(target, wish, machine.cores)
-    advice = "" if plan.fits else _advice(chosen, plan, target)
+    chosen, plan = search.choose(asked, target)
     return Preflight(
-        name=models.name,
-        quantization=chosen.model.quantization or chosen.facts.quantization,
+        name=offer.name,
+        quantization=chosen.quantization,
         file=chosen.model.first,
         plan=plan,
+        needs=chosen.needs,
         candidates=tuple(
-            _verdict(one, chosen.model, plan, target, by_name=quantization != AUTO) for one in models.sets
+            _verdict(one, chosen, search, plan, target, by_name=quantization != AUTO) for one in offer.sets
         ),
-        advice=advice,
-        bytes_read=read,
-        seconds=time.perf_counter() - began,
+        advice="" if plan.fits else _advice(chosen, plan, target),
+        bytes_read=sum(one.bytes_read for one in search.seen.values()),
+        seconds=0.0,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """A model's audited headers, and what they say."""
-
-    model: GgufSet
-    facts: ModelFacts
-    shards: tuple[tuple[bytes, int], ...]
-    bytes_read: int
-
-    @classmethod
-    def read(cls, models: _Models, model: GgufSet) -> _Header:
-        with models.open(model) as sources:
-            audit = audit_set(sources, names=model.paths, knows_architecture=knows_architecture)
-            require_accepted(models.name, audit.verdict, audit.findings)
-            headers = [read_header(one) for one in sources]
-            read = sum(one.bytes_read if isinstance(one, RangeReader) else 0 for one in sources)
-        if audit.model is None:
-            raise AssertionError("an accepted audit has a model")
-        shards = tuple((header.prefix[: header.data_offset], header.size) for header in headers)
-        return cls(model, audit.model, shards, read or audit.bytes_read)
-
-    def ask(self, parameters: Parameters) -> Memory:
-        return measure_header(self.shards, [parameters])[0]
-
-    def plan(self, target: Target, wish: Wish, threads: int) -> Plan:
-        return make_plan(
-            self.ask,
-            target,
-            wish,
-            trained=self.facts.context_length,
-            layers=self.facts.block_count,
-            threads=threads,
-        )
-
-
-def _models(parts: Parts, source: str) -> _Models:
-    path = local_path(source)
-    if path is not None:
-        return _local(path)
-    model, ref, file = repository_of(source)
-    listing = parts.hub.listing(model, ref)
-    by_path = {one.path: one for one in listing.files}
-    sets = ranked_by_place((one.path, one.size) for one in listing.files)
-    if file is not None:
-        sets = [one for one in sets if file in one.paths]
-    if not sets:
-        raise NoGguf(f"{model}@{listing.revision[:8]} has no GGUF{f' {file}' if file else ''}", cure="see its files")
-
-    @contextmanager
-    def reach(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
-        with ExitStack() as stack:
-            yield [
-                stack.enter_context(
-                    RangeReader(parts.hub.file(model, listing.revision, by_path[name]), stall_s=parts.settings.stall_s)
-                )
-                for name in one.paths
-            ]
-
-    return _Models(f"{model}@{listing.revision}", tuple(sets), reach)
-
-
-def _local(path: Path) -> _Models:
-    home = path if path.is_dir() else path.parent
-    if path.is_dir():
-        sets = ranked_by_place(local_files(home))
-    elif split_count(path.name) > 1:
-        beside = ((other.name, other.stat().st_size) for other in home.iterdir() if other.is_file())
-        sets = [one for one in ranked_by_place(beside) if path.name in one.paths]
-    else:  # what else lies there is not looked at: it may be much
-        sets = [GgufSet((path.name,), path.stat().st_size)]
-    if not sets:
-        raise NoGguf(f"{home} holds no GGUF", cure="give a .gguf file, or the directory of one")
-
-    @contextmanager
-    def reach(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
-        with ExitStack() as stack:
-            yield [stack.enter_context(FileSource(home / name)) for name in one.paths]
-
-    return _Models(str(path), tuple(sets), reach)
-
-
-def _vram(machine: Machine, header: _Header) -> tuple[int, ...]:
+def _vram(machine: Machine, model: Opened) -> tuple[int, ...]:
     """The memory of this machine's GPUs where the engine uses them: a build for the processor alone does not."""
     if not machine.gpus:
         return ()
-    said = header.ask(Parameters(n_ctx=LEAST_CONTEXT, n_threads=1))
+    (said,) = model.ask([Parameters(n_ctx=LEAST_CONTEXT, n_threads=1)])
     on_gpu = any(not device.startswith("CPU") for device in said.devices)
     return tuple(gpu.vram_available_bytes for gpu in machine.gpus) if on_gpu else ()
 
 
-def _verdict(one: GgufSet, chosen: GgufSet, plan: Plan, target: Target, *, by_name: bool) -> Candidate:
-    """What one would take with the context of the plan: the others' weights are their files' sizes."""
-    beside = plan.memory.total_bytes - plan.memory.weights_bytes
-    total = plan.memory.total_bytes if one == chosen else one.size + beside
-    fits = not one.missing and target.holds(total)
-    tokens = plan.parameters.n_ctx
+def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: Target, *, by_name: bool) -> Candidate:
+    """What one would take with the plan's parameters: its weights are its file's, and the rest is the same for all."""
+    model = search.like(one)
+    is_chosen = one == chosen.model
+    memory = plan.memory if is_chosen else replace(plan.memory, weights_bytes=model.weights_bytes)
+    lacking = plan.missing_bytes if is_chosen else missing_bytes(model, plan.parameters, memory, target)
+    placed = place(model, plan.parameters, memory, target)
+    tokens = plan.context_tokens
     if one.missing:
         reason = f"{len(one.missing)} of {one.declared} shards are missing"
-    elif not fits:
-        missing = total + MARGIN_BYTES - target.total_bytes
-        reason = f"{human_bytes(missing)} too large with {tokens} tokens of context"
-    elif one == chosen:
+    elif lacking:
+        reason = f"{human_bytes(lacking)} too large with {tokens} tokens of context"
+    elif is_chosen:
         reason = f"chosen: {'asked for by name' if by_name else 'the first that fits, in the order of preference'}"
+    elif placed is not None and target.vram_bytes and placed.n_gpu_layers != -1:
+        reason = f"fits with {tokens} tokens of context, but with {placed.n_gpu_layers} layers on the GPU only"
     else:
         reason = f"fits with {tokens} tokens of context"
-    return Candidate(one.quantization, one.first, one.size, total, fits, reason)
+    if one in search.seen and search.seen[one].misnamed:
+        reason += f"; its name says {one.quantization}, and its header {search.quantization(one)}"
+    fits = not lacking and not one.missing
+    return Candidate(search.quantization(one), one.first, one.size, memory.total_bytes, fits, reason)
 
 
-def _advice(chosen: _Header, plan: Plan, target: Target) -> str:
-    tokens = longest_context(chosen.ask, target, plan)
+def _advice(chosen: Opened, plan: Plan, target: Target) -> str:
+    tokens = longest_context(chosen.ask, target, plan, chosen.footprint)
     what = chosen.model.quantization or chosen.model.first
     if tokens:
         return f"with {tokens} tokens of context {what} would fit"
-    needed = plan.memory.total_bytes + MARGIN_BYTES
-    return f"a machine with {human_bytes(needed)} of memory, or a smaller model, is needed"
+    room = "GPU memory and " if target.vram_bytes else ""
+    return f"a machine with {human_bytes(plan.missing_bytes)} more {room}memory, or a smaller model, is needed"

@@ -12,10 +12,17 @@ from typing import Any
 from paddock.lifecycle import acquisition, auditing, promotion
 from paddock.lifecycle.acquisition import Acquired
 from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.preflight import choose_fitting
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.planning.choice import AUTO, choose
+from paddock.planning.placement import Target
+from paddock.planning.plan import Wish
+from paddock.planning.profile import PROFILES
 from paddock.transfer.progress import Watch
+
+SERVED = Wish(PROFILES["chat"].context_tokens, at_most_trained=True)
+"""What a model must fit with where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +64,26 @@ def pull(
     files: Sequence[str] = (),
     projector: bool = False,
     promote: bool = True,
+    wish: Wish = SERVED,
+    target: Target | None = None,
     watch: Watch | None = None,
 ) -> Pulled:
-    """Fetch what is not there yet, audit it, publish the snapshot, and promote it unless told otherwise.
+    """Fetch what is not there yet, audit it, publish the snapshot, and promote it unless told otherwise. What does not
+    fit `target`, by default this machine, with the context of `wish` is not fetched.
 
     Raises the errors of each phase (`paddock.errors`); whatever it raises, the model that was promoted before is
     untouched.
     """
     began = time.monotonic()
     listing = parts.hub.listing(model, ref)
-    choice = choose(listing, quantization=quantization, files=files, projector=projector)
+    if files or quantization != AUTO:  # what is asked for by name has a place, or has none, whatever it holds
+        asked = choose(listing, quantization=quantization, files=files, projector=projector)
+        acquisition.require_place(parts, acquisition.plan(parts, listing, asked), replace_promoted=promote)
+    choice, found = choose_fitting(
+        parts, listing, wish, target=target, quantization=quantization, files=files, projector=projector
+    )
+    if found:
+        found.require_fit()
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
     acquisition.require_place(parts, plan, replace_promoted=promote)

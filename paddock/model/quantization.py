@@ -124,18 +124,16 @@ def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
 def ranked(sets: Iterable[GgufSet]) -> list[GgufSet]:
     """The language models among `sets`, best first. Ties go to what lies nearer the top, then to the larger, then to
     the name."""
+    return sorted((one for one in sets if not one.is_projector), key=lambda one: rank_of(one.quantization, one)[1:])
 
-    def key(one: GgufSet) -> tuple[int, int, int, str]:
-        name = one.quantization
-        preference = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
-        depth = one.first.count("/")
-        return (
-            (preference, depth, -one.size, one.first)
-            if preference < len(PREFERRED)
-            else (preference, 0, -one.size, one.first)
-        )
 
-    return sorted((one for one in sets if not one.is_projector), key=key)
+def rank_of(quantization: str | None, one: GgufSet) -> tuple[bool, int, int, int, str]:
+    """The place in the order of preference of a model in a quantization, the best first; what lies at the top of a
+    directory comes before all below it."""
+    below = "/" in one.first
+    if quantization in PREFERRED:
+        return (below, PREFERRED.index(quantization), one.first.count("/"), -one.size, one.first)
+    return (below, len(PREFERRED), 0, -one.size, one.first)
 
 
 def get_gguf_file_path(model_path: Path) -> Path:

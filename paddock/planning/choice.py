@@ -1,7 +1,7 @@
 """Which files of a repository are fetched, and why these.
 
 A *candidate* is one GGUF model of the repository: a file, or all shards of a split one. Candidates are ranked by the
-order of preference (`paddock.model.quantization`), and the best that fits the memory is chosen. With it come the small
+order of preference (`paddock.model.quantization`); which of them fits is the preflight's to say. With it come the small
 files that describe the model (`tokenizer*`, `*.json`), and a projector when one is asked for. Nothing else is fetched.
 
 The choice is a pure function of the Hub's listing: it can be printed before anything happens.
@@ -16,17 +16,13 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE
-from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
+from paddock.errors import FileNotInRevision, MissingShard, NoGguf
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import check_distinct, parse_repository_path, shown
 from paddock.model.quantization import GgufSet, group, ranked_by_place
-from paddock.model.units import human_bytes
 from paddock.store.store import MANIFEST_NAME
 
 AUTO = "auto"
-RUNTIME_SHARE = 1.1
-"""What a loaded model takes over its file size for a small context: KV cache, compute buffers and the tokenizer. A
-coarse bound for ranking files that nobody has read yet; the engine's own figure decides before a model is loaded."""
 MAX_COMPANION_BYTES = 128 * 1024 * 1024
 
 _WEIGHTS = {
@@ -53,7 +49,6 @@ class Candidate:
     file: str
     size_bytes: int
     shards: int
-    fits: bool
     chosen: bool
     reason: str
 
@@ -83,14 +78,14 @@ def choose(
     quantization: str = AUTO,
     files: Sequence[str] = (),
     projector: bool = False,
-    memory_bytes: int | None = None,
+    prefer: str | None = None,
 ) -> Choice:
     """Choose the files of `listing` to fetch.
 
-    `quantization` is a name as in file names (`Q4_K_M`), or `auto`: the best that fits `memory_bytes` (None: no bound).
-    `files` names GGUF files outright instead. Raises NoGguf that says what the repository has instead,
-    FileNotInRevision for a quantization or file that it has not, MissingShard, DoesNotFit, and UnsafeName for a chosen
-    file's hostile name.
+    `quantization` is a name as in file names (`Q4_K_M`), or `auto`: the first in the order of preference, or the model
+    that begins with the file `prefer`, which a preflight found to fit. `files` names GGUF files outright instead.
+    Raises NoGguf that says what the repository has instead, FileNotInRevision for a quantization or file that it has
+    not, MissingShard, and UnsafeName for a chosen file's hostile name.
     """
     by_path = {file.path: file for file in listing.files}
     sets = group((file.path, file.size) for file in listing.files)
@@ -101,7 +96,7 @@ def choose(
     elif not models:
         raise NoGguf(f"no GGUF in {what}: it has {_contents(listing)}", cure=_no_gguf_cure(listing))
     else:
-        chosen = [_best(models, quantization, memory_bytes, what)]
+        chosen = [_best(models, quantization, prefer, what)]
     for one in chosen:
         if one.missing:
             raise MissingShard(
@@ -122,32 +117,23 @@ def choose(
         model_files=model.paths,
         quantization=model.quantization,
         candidates=tuple(
-            _explain(one, chosen, memory_bytes, is_asked_for=bool(files) or quantization != AUTO) for one in models
+            _explain(one, chosen, is_asked_for=bool(files) or quantization != AUTO, fits=prefer is not None)
+            for one in models
         ),
     )
 
 
-def fits(one: GgufSet, memory_bytes: int | None) -> bool:
-    return memory_bytes is None or one.size * RUNTIME_SHARE <= memory_bytes
-
-
-def _best(models: list[GgufSet], quantization: str, memory_bytes: int | None, what: str) -> GgufSet:
+def _best(models: list[GgufSet], quantization: str, prefer: str | None, what: str) -> GgufSet:
+    preferred = next((one for one in models if one.first == prefer), None)
+    if preferred:
+        return preferred
     if quantization != AUTO:
         asked = [one for one in models if (one.quantization or "").lower() == quantization.lower()]
         if not asked:
             has = sorted({one.quantization or PurePosixPath(one.first).name for one in models})
             raise FileNotInRevision(f"{what} has no {shown(quantization)}", cure=f"use one of {_listed(has)}")
         return next((one for one in asked if not one.missing), asked[0])
-    whole = [one for one in models if not one.missing] or models
-    for one in whole:
-        if fits(one, memory_bytes):
-            return one
-    smallest = min(whole, key=lambda one: one.size)
-    raise DoesNotFit(
-        f"no quantization of {what} fits: the smallest, {smallest.quantization or shown(smallest.first)}, "
-        + _too_large(smallest, memory_bytes),
-        cure="use a machine with more memory, or a smaller model",
-    )
+    return next((one for one in models if not one.missing), models[0])
 
 
 def _named(sets: list[GgufSet], files: Sequence[str], what: str) -> list[GgufSet]:
@@ -184,25 +170,17 @@ def _companions(listing: Listing) -> list[str]:
     ]
 
 
-def _explain(one: GgufSet, chosen: list[GgufSet], memory_bytes: int | None, *, is_asked_for: bool) -> Candidate:
-    fitting = fits(one, memory_bytes)
+def _explain(one: GgufSet, chosen: list[GgufSet], *, is_asked_for: bool, fits: bool) -> Candidate:
     if one in chosen:
-        among = "in the order of preference" if memory_bytes is None else "that fits, in the order of preference"
+        among = "that fits, in the order of preference" if fits else "in the order of preference"
         reason = "chosen: asked for by name" if is_asked_for else f"chosen: the first {among}"
     elif one.missing:
         reason = f"{len(one.missing)} of {one.declared} shards are missing"
-    elif not fitting:
-        reason = _too_large(one, memory_bytes)
     elif is_asked_for:
         reason = "another one was asked for by name"
     else:
-        reason = "behind the chosen one in the order of preference"
-    return Candidate(one.quantization, one.first, one.size, one.declared, fitting, one in chosen, reason)
-
-
-def _too_large(one: GgufSet, memory_bytes: int | None) -> str:
-    needed = human_bytes(round(one.size * RUNTIME_SHARE))
-    return f"needs about {needed} of memory, and there is {human_bytes(memory_bytes or 0)}"
+        reason = "another one was chosen"
+    return Candidate(one.quantization, one.first, one.size, one.declared, one in chosen, reason)
 
 
 def _listed(names: Sequence[str]) -> str:

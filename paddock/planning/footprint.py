@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from paddock.engine.oracle import Memory
@@ -85,6 +85,15 @@ class Footprint:
     @property
     def weights_bytes(self) -> int:
         return self.input_bytes + self.output_bytes + sum(layer.weights_bytes for layer in self.layers)
+
+    def scaled(self, share: float) -> Footprint:
+        """The same model in another quantization, of `share` times the weights."""
+        return replace(
+            self,
+            layers=tuple(replace(one, weights_bytes=round(one.weights_bytes * share)) for one in self.layers),
+            input_bytes=round(self.input_bytes * share),
+            output_bytes=round(self.output_bytes * share),
+        )
 
     @property
     def offloaded_output_bytes(self) -> int:

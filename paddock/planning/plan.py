@@ -1,43 +1,33 @@
 """The engine's parameters for a model on a machine, and whether it fits there.
 
 Pure but for one question, which the caller answers: what does the engine take with these parameters (`Ask`)? A plan
-that says that a model fits was answered for its very parameters.
+that says that a model fits was answered for its very parameters, and `placement` shared its layers out.
 
-Without a context that is asked for, the longest is sought: the trained one where that fits, else the longest multiple
-of 256 that does. Memory grows nearly in proportion to the context, so two answers tell where to look, and a few more
-make sure.
+What is asked for is tried first. Where it does not fit, speed is given up before the context: first the mapping of the
+file, whose repacked weights are in memory twice; then the size of a prompt's batch. Without a context that is asked
+for, the longest is sought: the trained one where that fits, else the longest multiple of 256 that does. Eight contexts
+are asked for at a time, since one load of the header answers for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from paddock.engine.oracle import MARGIN_BYTES, Memory
+from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
 from paddock.model.units import human_bytes
+from paddock.planning.footprint import Footprint
+from paddock.planning.placement import Placement, Target, missing_bytes, place
 
 LEAST_CONTEXT = 512
+_MOST_TOKENS = 2**27
+_SMALL_BATCH = 128
 _STEP = 256
-_TRIES = 6
+_POINTS = 8
 
-Ask = Callable[[Parameters], Memory]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The memory of a machine in bytes, what other programs use of it left out. No `vram_bytes`: no GPU."""
-
-    ram_bytes: int
-    vram_bytes: tuple[int, ...] = ()
-
-    @property
-    def total_bytes(self) -> int:
-        return self.ram_bytes + sum(self.vram_bytes)
-
-    def holds(self, needed_bytes: int) -> bool:
-        return needed_bytes + MARGIN_BYTES <= self.total_bytes
+Ask = Callable[[Sequence[Parameters]], Sequence[Memory]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,88 +37,139 @@ class Wish:
     context_tokens: int | None
     parallel: int = 1
     kv_type: str = "f16"
+    at_most_trained: bool = False
+    """Whether a model that was trained for less is taken with that."""
+
+    def for_model(self, trained: int | None) -> Wish:
+        """The wish for a model that was trained for so many tokens."""
+        if self.at_most_trained and self.context_tokens and trained:
+            return replace(self, context_tokens=min(self.context_tokens, trained))
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`memory` is what the engine takes with `parameters`; `given_up` says what was asked for and is not had."""
+    """`memory` is what the engine takes with `parameters`; `given_up` says what was asked for and is not had, and
+    `missing_bytes` what is lacking where it does not fit."""
 
     fits: bool
     parameters: Parameters
     memory: Memory
     given_up: tuple[str, ...]
+    missing_bytes: int = 0
+
+    @property
+    def context_tokens(self) -> int:
+        """For each request."""
+        return self.parameters.n_ctx // self.parameters.n_seq_max
 
 
-def make_plan(ask: Ask, target: Target, wish: Wish, *, trained: int | None, layers: int | None, threads: int) -> Plan:
-    """The plan for a model that was trained for `trained` tokens of context and has `layers` layers.
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Parameters to try, and what they give up."""
 
-    Raises ConflictingConfiguration when more context is asked for than it was trained for, and what `ask` raises.
+    parameters: Parameters
+    given_up: tuple[str, ...]
+
+
+def make_plan(ask: Ask, target: Target, wish: Wish, *, trained: int | None, model: Footprint, threads: int) -> Plan:
+    """The plan for a model that was trained for `trained` tokens of context.
+
+    Raises ConflictingConfiguration when more context is asked for than it was trained for or than the engine counts,
+    BadSetting for a type of the KV cache that there is not, and what `ask` raises.
     """
+    wanted = _wanted(wish, trained)
+    ways = _ways(_start(wish, wanted, threads))
+    lengths = dict.fromkeys((wanted, min(LEAST_CONTEXT, wanted)) if wish.context_tokens is None else (wanted,))
+    asked = [replace(way.parameters, n_ctx=tokens * wish.parallel) for tokens in lengths for way in ways]
+    said = dict(zip(asked, ask(asked), strict=True))
+    first = said[ways[0].parameters]
+    for way in ways:
+        placed = place(model, way.parameters, said[way.parameters], target)
+        if placed:
+            return _plan(way, said[way.parameters], placed)
+    if wish.context_tokens is None:
+        for way in ways:
+            found = _longest(ask, target, model, way.parameters, said)
+            if found:
+                parameters, memory, placed = found
+                tokens = parameters.n_ctx // wish.parallel
+                shorter = f"context: {tokens} tokens of the {wanted} that it was trained for"
+                return _plan(_Way(parameters, (*way.given_up, shorter)), memory, placed)
+    lacking = missing_bytes(model, ways[0].parameters, first, target)
+    return Plan(False, ways[0].parameters, first, (f"{human_bytes(lacking)} are missing",), lacking)
+
+
+def longest_context(ask: Ask, target: Target, plan: Plan, model: Footprint) -> int | None:
+    """For a plan that does not fit: the tokens of context for each request that would; None where no context does."""
+    large = _ways(plan.parameters)[-1].parameters
+    least = replace(large, n_ctx=min(LEAST_CONTEXT * large.n_seq_max, large.n_ctx))
+    said = dict(zip((large, least), ask((large, least)), strict=True))
+    found = _longest(ask, target, model, large, said)
+    return found[0].n_ctx // large.n_seq_max if found else None
+
+
+def _wanted(wish: Wish, trained: int | None) -> int:
     if wish.context_tokens and trained and wish.context_tokens > trained:
         raise ConflictingConfiguration(
             f"the model was trained for {trained} tokens of context, and {wish.context_tokens} are asked for",
             cure=f"ask for {trained} at most",
         )
     wanted = wish.context_tokens or trained or 4096
-    start = Parameters(
-        n_ctx=wanted * wish.parallel,
+    if wanted * wish.parallel > _MOST_TOKENS:
+        raise ConflictingConfiguration(
+            f"{wish.parallel} requests at once with {wanted} tokens of context each are"
+            f" {wanted * wish.parallel} tokens, and the engine counts up to {_MOST_TOKENS}",
+            cure="ask for fewer requests or a shorter context",
+        )
+    return wanted
+
+
+def _start(wish: Wish, tokens: int, threads: int) -> Parameters:
+    quantized = wish.kv_type not in {"f16", "f32", "bf16"}
+    return Parameters(
+        n_ctx=tokens * wish.parallel,
         n_threads=threads,
+        n_threads_batch=threads,
         n_seq_max=wish.parallel,
+        flash_attn="on" if quantized else "auto",  # the engine quantizes values only with it
         type_k=wish.kv_type,
         type_v=wish.kv_type,
     )
-    memory = ask(start)
-    if target.holds(memory.total_bytes):
-        return Plan(True, _placed(start, memory, target, layers), memory, ())
-    if wish.context_tokens is None and wanted > LEAST_CONTEXT:
-        found = _longest(ask, target, start, memory, parallel=wish.parallel)
-        if found:
-            parameters, memory = found
-            given_up = f"context: {parameters.n_ctx // wish.parallel} tokens of the {wanted} that it was trained for"
-            return Plan(True, _placed(parameters, memory, target, layers), memory, (given_up,))
-    missing = memory.total_bytes + MARGIN_BYTES - target.total_bytes
-    return Plan(False, start, memory, (f"{human_bytes(missing)} are missing",))
 
 
-def longest_context(ask: Ask, target: Target, plan: Plan) -> int | None:
-    """For a plan that does not fit: the tokens of context for each request that would; None where no context does."""
-    found = _longest(ask, target, plan.parameters, plan.memory, parallel=plan.parameters.n_seq_max)
-    return found[0].n_ctx // plan.parameters.n_seq_max if found else None
+def _ways(start: Parameters) -> tuple[_Way, ...]:
+    """From what is asked for to what takes the least, each with all that it gives up."""
+    read = replace(start, use_mmap=False)
+    small = replace(read, n_ubatch=_SMALL_BATCH)
+    no_mapping = "use_mmap: the file is read into memory, where repacked weights are once and not twice"
+    slower = f"n_ubatch: {_SMALL_BATCH} rather than {start.n_ubatch}, which makes long prompts slower"
+    return (_Way(start, ()), _Way(read, (no_mapping,)), _Way(small, (no_mapping, slower)))
+
+
+def _plan(way: _Way, memory: Memory, placed: Placement) -> Plan:
+    parameters = replace(way.parameters, n_gpu_layers=placed.n_gpu_layers, tensor_split=placed.tensor_split)
+    return Plan(True, parameters, memory, (*way.given_up, *placed.given_up))
 
 
 def _longest(
-    ask: Ask, target: Target, large: Parameters, too_much: Memory, *, parallel: int
-) -> tuple[Parameters, Memory] | None:
-    """The longest context below that of `large` which fits, and its memory."""
-    low = replace(large, n_ctx=min(LEAST_CONTEXT * parallel, large.n_ctx))
-    best = ask(low)
-    if low.n_ctx == large.n_ctx or not target.holds(best.total_bytes):
+    ask: Ask, target: Target, model: Footprint, large: Parameters, said: dict[Parameters, Memory]
+) -> tuple[Parameters, Memory, Placement] | None:
+    """The longest context below that of `large` which fits. `said` holds the answers for `large` and for the least."""
+    step = _STEP * large.n_seq_max
+    low = replace(large, n_ctx=min(LEAST_CONTEXT * large.n_seq_max, large.n_ctx))
+    best = said[low]
+    placed = place(model, low, best, target)
+    if low.n_ctx == large.n_ctx or not placed:
         return None
-    high, high_memory = large, too_much
-    for _ in range(_TRIES):
-        slope = (high_memory.total_bytes - best.total_bytes) / (high.n_ctx - low.n_ctx)
-        room = target.total_bytes - MARGIN_BYTES - best.total_bytes
-        guess = low.n_ctx + (int(room / slope) if slope > 0 else 0)
-        step = _STEP * parallel
-        tokens = min(max(guess // step * step, low.n_ctx + step), high.n_ctx - 1)
-        if tokens <= low.n_ctx or high.n_ctx - low.n_ctx <= step:
-            break
-        tried = replace(large, n_ctx=tokens)
-        memory = ask(tried)
-        if target.holds(memory.total_bytes):
-            low, best = tried, memory
-        else:
-            high, high_memory = tried, memory
-    return low, best
-
-
-def _placed(parameters: Parameters, memory: Memory, target: Target, layers: int | None) -> Parameters:
-    """All layers on the GPUs where all of it fits there, as many as fit otherwise, and none without one."""
-    vram = sum(target.vram_bytes)
-    if not vram:
-        return replace(parameters, n_gpu_layers=0)
-    if memory.total_bytes + MARGIN_BYTES <= vram or not layers:
-        return replace(parameters, n_gpu_layers=-1)
-    each = (memory.weights_bytes + memory.kv_cache_bytes) / layers
-    room = vram - MARGIN_BYTES - memory.compute_bytes - memory.output_bytes
-    return replace(parameters, n_gpu_layers=max(0, min(layers, int(room / each))))
+    too_many = large.n_ctx
+    while too_many - low.n_ctx > step:
+        stride = -(-(too_many - low.n_ctx) // ((_POINTS + 1) * step)) * step
+        between = [replace(large, n_ctx=tokens) for tokens in range(low.n_ctx + stride, too_many, stride)]
+        for tried, memory in zip(between, ask(between), strict=True):
+            fitting = place(model, tried, memory, target)
+            if not fitting:
+                too_many = tried.n_ctx
+                break
+            low, best, placed = tried, memory, fitting
+    return low, best, placed

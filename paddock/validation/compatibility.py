@@ -8,8 +8,11 @@ itself, once for each build. That a GGUF is sound is the audit's to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+
+from paddock.gguf.header import Array, Header, Tensor
 
 ARCHITECTURES: Final = {
     "aquila": "llama",
@@ -90,6 +93,63 @@ _OLD_STABLELM: Final = frozenset({"stablelmepoch"})
 _HEAD = re.compile(
     r"(?:LMHeadModel|ForCausalLM|ForConditionalGeneration|ForSequenceClassification|ForMaskedLM|Model|LM)$"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a GGUF needs of an engine: to know its architecture, its pre-tokenizer and the types of its tensors, and
+    to have what `features` name. That the installed engine has it all is what an accepted audit and a hollow load
+    say; `engine` is that engine, and `minimum_engine` the oldest that Paddock takes."""
+
+    architecture: str
+    pre_tokenizer: str | None
+    tensor_types: tuple[str, ...]
+    features: tuple[str, ...]
+    engine: str
+    minimum_engine: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "pre_tokenizer": self.pre_tokenizer,
+            "tensor_types": list(self.tensor_types),
+            "features": list(self.features),
+            "engine": self.engine,
+            "minimum_engine": self.minimum_engine,
+        }
+
+
+def needs_of(header: Header, tensors: Sequence[Tensor]) -> Needs:
+    """What an audited model needs, by the header of its first shard and the tensors of all. Raises EngineTooOld."""
+    from paddock.engine import facts
+
+    return Needs(
+        architecture=header.architecture or "",
+        pre_tokenizer=header.text("tokenizer.ggml.pre"),
+        tensor_types=tuple(sorted({tensor.type.name for tensor in tensors})),
+        features=tuple(_features(header, tensors)),
+        engine=f"llama-cpp-python {facts.engine_version()}",
+        minimum_engine=facts.MINIMUM_ENGINE,
+    )
+
+
+def _features(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
+    names = {tensor.name.split(".", 2)[-1] for tensor in tensors if tensor.name.startswith("blk.")}
+    experts = header.of_architecture("expert_count")
+    if isinstance(experts, int) and experts > 0:
+        yield "mixture of experts"
+    if "attn_kv_a_mqa.weight" in names:
+        yield "latent attention"
+    recurrent = any(name.startswith(("ssm_", "shortconv.", "time_mix_")) for name in names)
+    if recurrent:
+        yield "recurrent"
+    if header.of_architecture("attention.sliding_window"):
+        yield "sliding window"
+    if isinstance(header.of_architecture("attention.head_count_kv"), Array) and not recurrent:
+        yield "heads by layer"
+    ahead = header.of_architecture("nextn_predict_layers")
+    if isinstance(ahead, int) and ahead > 0:
+        yield "prediction of tokens ahead"
 
 
 def is_model_supported(model_config: dict, model_name: str) -> bool:  # type: ignore[type-arg]  # this signature is public and fixed

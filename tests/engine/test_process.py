@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -121,7 +122,7 @@ def test_an_engine_that_aborts_for_want_of_memory_says_so(model: Path) -> None:
     with process.opened(model) as descriptors, pytest.raises(EngineOutOfMemory) as caught:
         process.run(
             "memory",
-            {"paths": process.paths_of(descriptors), "parameters": parameters},
+            {"paths": process.paths_of(descriptors), "parameters": [parameters]},
             timeout_s=30,
             memory_limit_bytes=90 * 2**20,
             descriptors=descriptors,
@@ -148,9 +149,12 @@ def test_a_name_that_is_swapped_after_opening_changes_nothing(model: Path, tmp_p
     with process.opened(link) as descriptors:
         link.unlink()
         link.write_bytes(b"something else")
-        arguments = {"paths": process.paths_of(descriptors), "parameters": Parameters(n_ctx=64, n_threads=1).to_json()}
+        arguments = {
+            "paths": process.paths_of(descriptors),
+            "parameters": [Parameters(n_ctx=64, n_threads=1).to_json()],
+        }
         result = process.run("memory", arguments, timeout_s=30, descriptors=descriptors).result
-    assert result["weights_bytes"] == 96_576_768
+    assert '"weights_bytes": 96576768' in json.dumps(result)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "directory", "fifo"])

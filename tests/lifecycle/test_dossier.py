@@ -43,8 +43,8 @@ def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(parts: Parts) -> 
 
 def test_a_context_beyond_the_models_own_is_asked_as_its_own(parts: Parts) -> None:
     manifest = pull(parts, MODEL).manifest
-    audit = judgement.audit_snapshot(parts, manifest)
-    assert judgement.measure_memory(parts, manifest, audit, 1_000_000).context_tokens == 256
+    found = judgement.check_compatibility(parts, manifest, 1_000_000)
+    assert found.preflight.plan.context_tokens == 256
 
 
 def test_reports_of_another_choice_of_the_same_commit_are_not_shown(parts: Parts) -> None:

@@ -10,6 +10,7 @@ from paddock.lifecycle import judgement
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
 from paddock.model.finding import Verdict
+from paddock.planning.placement import Target
 from tests.support.house import CARD, CONFIG, MODEL, NAME, judged_of
 
 
@@ -42,9 +43,9 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
 
 def test_a_model_that_is_only_too_large_does_not_fit(parts: Parts) -> None:
     manifest = pull(parts, MODEL).manifest
-    found = judged_of(parts, manifest, available_bytes=1024)
+    found = judged_of(parts, manifest, target=Target(1024))
     assert [finding.rule for finding in found.findings] == ["compatibility.memory"]
-    with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and the target has 1\.0 KiB"):
+    with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and 256\.\d MiB are missing"):
         judgement.require_sound(manifest, found)
 
 

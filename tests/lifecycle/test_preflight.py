@@ -16,8 +16,11 @@ from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
 from paddock.measure.benchmark import benchmark
 from paddock.model.hardware import Gpu, this_machine
-from paddock.planning.plan import Target, Wish
+from paddock.planning.placement import Target
+from paddock.planning.plan import Wish
+from paddock.planning.targets import parse_target
 from tests.support.engine import real_model
+from tests.support.gguf import U32, tiny_llama
 from tests.support.house import NAME, unsound
 from tests.support.seventy import seventy
 
@@ -67,6 +70,21 @@ def test_the_first_quantization_that_fits_is_chosen_and_the_others_have_their_re
     assert [one.reason for one in asked.candidates if one.quantization == "Q4_K_M"] == ["chosen: asked for by name"]
 
 
+def test_a_name_that_lies_about_its_quantization_is_found_out_and_counts_for_what_it_is(
+    parts: Parts, hub: Service
+) -> None:
+    liar = tiny_llama().set("general.file_type", U32, 2).to_bytes()  # Q4_0
+    honest = tiny_llama(layers=2).set("general.file_type", U32, 18).to_bytes()
+    hub.repository("org/liar-GGUF").commit({"m-Q8_0.gguf": liar, "m-Q6_K.gguf": honest})
+    found = preflight(parts, "org/liar-GGUF", Wish(256))
+    assert (found.quantization, found.file) == ("Q6_K", "m-Q6_K.gguf")
+    told = {one.file: (one.quantization, one.reason) for one in found.candidates}
+    assert told["m-Q8_0.gguf"] == (
+        "Q4_0",
+        "fits with 256 tokens of context; its name says Q8_0, and its header Q4_0",
+    )
+
+
 def test_a_gpu_that_this_engine_does_not_use_makes_no_room(parts: Parts) -> None:
     if this_machine().gpus:
         pytest.skip("there is a GPU here, which the engine may use: run it on a machine without one")
@@ -74,7 +92,7 @@ def test_a_gpu_that_this_engine_does_not_use_makes_no_room(parts: Parts) -> None
     machine = replace(this_machine(), ram_available_bytes=MIB, gpus=(gpu,))
     found = preflight(parts, NAME, Wish(256), machine=machine)
     assert not found.plan.fits
-    assert preflight(parts, NAME, Wish(256), machine=machine, target=Target(MIB, (80 * GIB,))).plan.fits
+    assert preflight(parts, NAME, Wish(256), machine=machine, target=Target(GIB, (80 * GIB,))).plan.fits
 
 
 def test_what_does_not_fit_says_what_is_missing_and_what_would_do(parts: Parts, remote: Path) -> None:
@@ -122,9 +140,20 @@ def test_seventy_billion_weights_cost_a_header_and_a_second(parts: Parts, hub: S
     found = preflight(parts, str(path), Wish(131_072), target=Target(120 * GIB))
     assert found.plan.fits
     memory = found.plan.memory
+    weights = path.stat().st_size - header_bytes
     assert memory.kv_cache_bytes == 40 * GIB
-    assert memory.weights_bytes == path.stat().st_size - header_bytes
+    assert memory.weights_bytes > 1.5 * weights  # this build repacks Q4_K beside the mapped file
     assert found.seconds < 1.5 * BUSY
+    tight = preflight(parts, str(path), Wish(131_072), target=Target(88 * GIB))
+    assert (tight.plan.fits, tight.plan.parameters.use_mmap) == (True, False)
+    assert tight.plan.memory.weights_bytes == weights
     short = preflight(parts, str(path), Wish(None), target=Target(64 * GIB))
     assert 40_000 < short.plan.parameters.n_ctx < 131_072
     assert short.plan.memory.total_bytes + MARGIN_BYTES <= 64 * GIB
+    on_cards = preflight(parts, str(path), Wish(8192), target=parse_target("2x-rtx-4090"))
+    assert (on_cards.plan.fits, on_cards.plan.parameters.n_gpu_layers) == (True, -1)
+    assert sum(on_cards.plan.parameters.tensor_split) == 81  # the output counts as one
+    on_one = preflight(parts, str(path), Wish(8192), target=parse_target("rtx-4090+64GiB")).plan
+    assert on_one.fits
+    assert 30 < on_one.parameters.n_gpu_layers < 60
+    assert on_one.given_up[-1].startswith(f"n_gpu_layers: {on_one.parameters.n_gpu_layers} of 81 fit on the GPU")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf, PaddockError, UnsafeName
+from paddock.errors import FileNotInRevision, MissingShard, NoGguf, PaddockError, UnsafeName
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path
 from paddock.model.quantization import PREFERRED
-from paddock.planning.choice import MAX_COMPANION_BYTES, RUNTIME_SHARE, Choice, choose
+from paddock.planning.choice import MAX_COMPANION_BYTES, Choice, choose
 
 GIB = 2**30
 REPOSITORY = "org/model-GGUF"
@@ -169,36 +169,27 @@ def test_a_description_that_is_too_large_to_be_one_is_left_out() -> None:
 SIZES = {"m-Q8_0.gguf": 8 * GIB, "m-Q6_K.gguf": 6 * GIB, "m-Q4_K_M.gguf": 4 * GIB}
 
 
-@pytest.mark.parametrize(
-    ("memory_bytes", "chosen"),
-    [
-        (None, "Q8_0"),
-        (9 * GIB, "Q8_0"),
-        (8 * GIB, "Q6_K"),
-        (6 * GIB, "Q4_K_M"),
-        (int(4 * GIB * RUNTIME_SHARE) + 1, "Q4_K_M"),
-    ],
-)
-def test_the_best_that_fits_the_memory_is_chosen(memory_bytes: int | None, chosen: str) -> None:
-    assert choose(listing(*SIZES, sizes=SIZES), memory_bytes=memory_bytes).quantization == chosen
+def test_the_first_in_the_order_of_preference_is_chosen_or_the_one_that_a_preflight_prefers() -> None:
+    assert choose(listing(*SIZES, sizes=SIZES)).quantization == "Q8_0"
+    assert choose(listing(*SIZES, sizes=SIZES), prefer="m-Q4_K_M.gguf").quantization == "Q4_K_M"
 
 
 def test_each_candidate_says_why() -> None:
     candidates = choose(
-        listing(*SIZES, *shards("m-Q5_K_M", 2, without=1), sizes=SIZES), memory_bytes=7 * GIB
+        listing(*SIZES, *shards("m-Q5_K_M", 2, without=1), sizes=SIZES), prefer="m-Q6_K.gguf"
     ).candidates
-    assert [(one.quantization, one.fits, one.chosen, one.reason) for one in candidates] == [
-        ("Q8_0", False, False, "needs about 8.8 GiB of memory, and there is 7.0 GiB"),
-        ("Q6_K", True, True, "chosen: the first that fits, in the order of preference"),
-        ("Q5_K_M", True, False, "1 of 2 shards are missing"),
-        ("Q4_K_M", True, False, "behind the chosen one in the order of preference"),
+    assert [(one.quantization, one.chosen, one.reason) for one in candidates] == [
+        ("Q8_0", False, "another one was chosen"),
+        ("Q6_K", True, "chosen: the first that fits, in the order of preference"),
+        ("Q5_K_M", False, "1 of 2 shards are missing"),
+        ("Q4_K_M", False, "another one was chosen"),
     ]
 
 
-def test_without_a_bound_the_reason_is_the_order_of_preference_alone() -> None:
+def test_without_a_preflight_the_reason_is_the_order_of_preference_alone() -> None:
     candidates = choose(listing(*SIZES, sizes=SIZES)).candidates
     assert candidates[0].reason == "chosen: the first in the order of preference"
-    assert {one.reason for one in candidates[1:]} == {"behind the chosen one in the order of preference"}
+    assert {one.reason for one in candidates[1:]} == {"another one was chosen"}
 
 
 def test_what_was_asked_for_by_name_is_taken_and_says_so() -> None:
@@ -208,13 +199,6 @@ def test_what_was_asked_for_by_name_is_taken_and_says_so() -> None:
         "Q6_K": "chosen: asked for by name",
         "Q4_K_M": "another one was asked for by name",
     }
-
-
-def test_where_nothing_fits_the_smallest_is_named_with_what_it_takes() -> None:
-    with pytest.raises(
-        DoesNotFit, match=r"the smallest, Q4_K_M, needs about 4\.4 GiB of memory, and there is 4\.0 GiB"
-    ):
-        choose(listing(*SIZES, sizes=SIZES), memory_bytes=4 * GIB)
 
 
 def test_a_quantization_that_is_not_there_lists_those_that_are() -> None:
@@ -313,7 +297,6 @@ MESSAGES: dict[str, Callable[[], Choice]] = {
     "no such file": lambda: choose(listing(f"{NASTY}.gguf"), files=[NASTY]),
     "no such quantization": lambda: choose(listing(f"{NASTY}.gguf"), quantization=NASTY),
     "a missing shard": lambda: choose(listing(*shards(NASTY, 2, without=1))),
-    "nothing fits": lambda: choose(listing(f"{NASTY}.gguf"), memory_bytes=1),
     "an unsafe name": lambda: choose(listing(f"{NASTY}.gguf")),
 }
 
@@ -335,20 +318,19 @@ file_names = st.lists(
 ).map("".join)
 
 
-@given(st.lists(file_names, unique=True, max_size=8), st.booleans(), st.none() | st.integers(0, 4 * GIB))
+@given(st.lists(file_names, unique=True, max_size=8), st.booleans())
 def test_every_choice_is_of_safe_files_of_the_listing_with_a_whole_model_and_one_reason_each(
-    paths: list[str], projector: bool, memory_bytes: int | None
+    paths: list[str], projector: bool
 ) -> None:
     there = listing(*paths)
     try:
-        choice = choose(there, projector=projector, memory_bytes=memory_bytes)
-    except (NoGguf, MissingShard, DoesNotFit, FileNotInRevision, UnsafeName):
+        choice = choose(there, projector=projector)
+    except (NoGguf, MissingShard, FileNotInRevision, UnsafeName):
         return
     assert set(choice.files) <= set(there.files)
     check_distinct(parse_repository_path(path) for path in fetched(choice))
     assert set(choice.model_files) <= set(fetched(choice))
     assert not any("mmproj" in path.rpartition("/")[2] for path in choice.model_files)
     [chosen] = [one for one in choice.candidates if one.chosen]
-    assert chosen.fits
     assert chosen.shards == len(choice.model_files)
     assert all(one.reason for one in choice.candidates)

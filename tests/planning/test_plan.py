@@ -2,58 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
-from paddock.errors import ConflictingConfiguration
-from paddock.planning.plan import LEAST_CONTEXT, Ask, Plan, Target, Wish, longest_context, make_plan
+from paddock.errors import BadSetting, ConflictingConfiguration
+from paddock.planning.footprint import Footprint, Layer
+from paddock.planning.placement import GPU_MARGIN_BYTES, Target
+from paddock.planning.plan import LEAST_CONTEXT, Ask, Plan, Wish, longest_context, make_plan
 
 MIB = 2**20
+LAYERS = 32
 LONGEST = Wish(None)
+HEADS = 256  # elements of a key: with f16, 32 layers take 32 KiB for each token
+MODEL = Footprint(
+    layers=(Layer(3 * MIB, key_width=HEADS, value_width=HEADS),) * LAYERS,
+    input_bytes=2 * MIB,
+    output_bytes=2 * MIB,
+    tied=False,
+    window=0,
+    embedding=512,
+    widest=2048,
+    vocabulary=32_000,
+)
+WEIGHTS = MODEL.weights_bytes
 
 
-def engine(weights: int = 100 * MIB, each_token: int = 32 * 1024, bend: float = 0.0) -> Ask:
+def engine(each_token: int = 32 * 1024, bend: float = 0.0, *, repacked_bytes: int = 0) -> Ask:
     """An engine whose memory grows with the context, and with `bend` not quite in proportion."""
 
-    def ask(parameters: Parameters) -> Memory:
+    def one(parameters: Parameters) -> Memory:
         tokens = parameters.n_ctx
-        return Memory(weights, int(tokens * each_token + bend * tokens**1.2), 10 * MIB, MIB, "engine")
+        weights = WEIGHTS + repacked_bytes * parameters.use_mmap
+        compute = 10 * MIB * parameters.n_ubatch // 512
+        return Memory(weights, int(tokens * each_token + bend * tokens**1.2), compute, MIB, "engine")
+
+    def ask(asked: Sequence[Parameters]) -> list[Memory]:
+        return [one(parameters) for parameters in asked]
 
     return ask
 
 
-def plan(ask: Ask, memory_bytes: int, wish: Wish = LONGEST, *, trained: int | None = 32_768) -> Plan:
-    return make_plan(ask, Target(memory_bytes), wish, trained=trained, layers=32, threads=2)
+def plan(ask: Ask, target: int | Target, wish: Wish = LONGEST, *, trained: int | None = 32_768) -> Plan:
+    target = target if isinstance(target, Target) else Target(target)
+    return make_plan(ask, target, wish, trained=trained, model=MODEL, threads=2)
+
+
+targets = st.builds(Target, st.integers(0, 4096 * MIB), st.lists(st.integers(0, 2048 * MIB), max_size=4).map(tuple))
 
 
 @given(
-    memory_bytes=st.integers(0, 4096 * MIB),
+    target=targets,
     each_token=st.integers(0, 256 * 1024),
     bend=st.floats(0, 5000),
     parallel=st.integers(1, 4),
+    repacked=st.integers(0, 100 * MIB),
 )
-def test_what_a_plan_says_fits_fits_and_is_the_longest_but_for_a_step(
-    memory_bytes: int, each_token: int, bend: float, parallel: int
-) -> None:
-    ask = engine(each_token=each_token, bend=bend)
-    made = plan(ask, memory_bytes, Wish(None, parallel))
-    assert made.fits == Target(memory_bytes).holds(made.memory.total_bytes)
-    assert made.memory == ask(made.parameters)
+def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float, parallel: int, repacked: int) -> None:
+    ask = engine(each_token, bend, repacked_bytes=repacked)
+    made = plan(ask, target, Wish(None, parallel))
+    parameters, memory = made.parameters, made.memory
+    assert [memory] == ask([parameters])
     if not made.fits:
-        least = ask(Parameters(n_ctx=LEAST_CONTEXT * parallel, n_threads=1))
-        assert not Target(memory_bytes).holds(least.total_bytes)
+        assert made.missing_bytes > 0
+        return
+    assert made.missing_bytes == 0
+    if parameters.n_gpu_layers == 0:
+        assert memory.total_bytes + MARGIN_BYTES <= target.ram_bytes + 1000 * LAYERS
+    offloaded = LAYERS + 1 if parameters.n_gpu_layers == -1 else parameters.n_gpu_layers
+    split = parameters.tensor_split or ((offloaded,) if offloaded else ())
+    assert sum(split) == offloaded
+    if parameters.tensor_split:
+        assert len(split) == len(target.vram_bytes)
+    for room, layers in zip(target.vram_bytes, split, strict=False):
+        if layers:
+            cache = memory.kv_cache_bytes * max(layers - 1, 0) / LAYERS
+            needed = 3 * MIB * max(layers - 1, 0) + cache + memory.compute_bytes + GPU_MARGIN_BYTES
+            assert needed <= room
 
 
-@given(st.integers(300 * MIB, 3000 * MIB), st.integers(0, 500 * MIB), st.floats(0, 5000))
-def test_more_memory_never_makes_it_much_shorter(memory_bytes: int, more_bytes: int, bend: float) -> None:
-    ask = engine(bend=bend)
-    less, more = plan(ask, memory_bytes), plan(ask, memory_bytes + more_bytes)
-    if less.fits:
-        assert more.fits
-        assert more.parameters.n_ctx >= less.parameters.n_ctx - 1024
+@given(target=targets, more=targets, bend=st.floats(0, 5000), asked=st.sampled_from([None, 600, 8192]))
+def test_more_memory_never_gives_a_worse_plan(target: Target, more: Target, bend: float, asked: int | None) -> None:
+    ask = engine(bend=bend, repacked_bytes=50 * MIB)
+    grown = tuple(map(sum, zip(target.vram_bytes, (*more.vram_bytes, 0, 0, 0, 0), strict=False)))
+    larger = Target(target.ram_bytes + more.ram_bytes, (*grown, *more.vram_bytes[len(grown) :]))
+    less, better = plan(ask, target, Wish(asked)), plan(ask, larger, Wish(asked))
+    if not less.fits:
+        assert better.fits or better.missing_bytes <= less.missing_bytes
+        return
+    assert better.fits
+    assert better.parameters.n_ctx >= less.parameters.n_ctx
+    if better.parameters.n_ctx == less.parameters.n_ctx and larger.vram_bytes:
+        assert better.parameters.n_gpu_layers in {-1, *range(max(less.parameters.n_gpu_layers, 0), LAYERS + 2)}
+    assert better.parameters.n_ubatch >= less.parameters.n_ubatch or better.parameters.n_ctx > less.parameters.n_ctx
 
 
 def test_the_trained_context_is_taken_where_it_fits_and_the_rest_is_told_where_not() -> None:
@@ -68,24 +113,62 @@ def test_a_context_that_is_asked_for_is_kept_or_does_not_fit() -> None:
     made = plan(engine(), 600 * MIB, Wish(16_384))
     assert (made.fits, made.parameters.n_ctx) == (False, 16_384)
     assert made.given_up == ("279.0 MiB are missing",)
-    tokens = longest_context(engine(), Target(600 * MIB), made)
+    tokens = longest_context(engine(), Target(600 * MIB), made, MODEL)
     assert tokens is not None
     assert plan(engine(), 600 * MIB, Wish(tokens)).fits
     assert not plan(engine(), 600 * MIB, Wish(tokens + 256)).fits
-    assert longest_context(engine(), Target(100 * MIB), made) is None
+    assert longest_context(engine(), Target(100 * MIB), made, MODEL) is None
 
 
-def test_more_context_than_it_was_trained_for_is_refused() -> None:
-    with pytest.raises(ConflictingConfiguration, match="trained for 32768 tokens of context, and 40000"):
-        plan(engine(), 4096 * MIB, Wish(40_000))
+def test_speed_is_given_up_before_the_context_and_the_mapping_first() -> None:
+    ask = engine(repacked_bytes=60 * MIB)
+    everything = WEIGHTS + 60 * MIB + 11 * MIB + MARGIN_BYTES + 8192 * 32 * 1024
+    roomy, tight, tighter, none = (plan(ask, everything - less * MIB, Wish(8192)) for less in (0, 1, 61, 70))
+    assert (roomy.fits, roomy.given_up, roomy.parameters.use_mmap) == (True, (), True)
+    assert (tight.fits, tight.parameters.use_mmap, tight.parameters.n_ubatch) == (True, False, 512)
+    assert tight.given_up[0].startswith("use_mmap: the file is read into memory")
+    assert (tighter.fits, tighter.parameters.n_ubatch) == (True, 128)
+    assert tighter.given_up[1].startswith("n_ubatch: 128 rather than 512")
+    assert not none.fits
 
 
 @pytest.mark.parametrize(
-    ("vram", "layers"),
-    [((), 0), ((4096 * MIB,), -1), ((300 * MIB, 300 * MIB), 24), ((1,), 0)],
-    ids=["no GPU", "all of it", "a part of it on two", "none of it"],
+    ("wish", "named"),
+    [
+        (Wish(40_000), "trained for 32768 tokens of context, and 40000"),
+        (Wish(32_768, 8192), r"8192 requests at once with 32768 tokens of context each are 268435456 tokens"),
+    ],
+    ids=["longer than trained", "more than the engine counts"],
 )
-def test_as_many_layers_as_fit_go_to_the_gpus(vram: tuple[int, ...], layers: int) -> None:
-    target = Target(8192 * MIB, vram)
-    made = make_plan(engine(), target, Wish(11_000), trained=32_768, layers=32, threads=2)
+def test_settings_that_conflict_are_refused_by_name(wish: Wish, named: str) -> None:
+    with pytest.raises(ConflictingConfiguration, match=named):
+        plan(engine(), 4096 * MIB, wish)
+
+
+def test_a_type_of_the_cache_that_there_is_not_is_refused() -> None:
+    with pytest.raises(BadSetting, match="type_k is 'q9_9'"):
+        plan(engine(), 4096 * MIB, Wish(512, 1, "q9_9"))
+
+
+@pytest.mark.parametrize(
+    ("vram", "layers", "split"),
+    [
+        ((), 0, ()),
+        ((4096 * MIB,), -1, ()),
+        ((4096 * MIB, 4096 * MIB), -1, (33.0, 0.0)),
+        ((GPU_MARGIN_BYTES + 10 * MIB + 20 * 14 * MIB,) * 2, -1, (20.0, 13.0)),
+        ((GPU_MARGIN_BYTES + 10 * MIB + 2 * 14 * MIB,) * 2, 4, (2.0, 2.0)),
+        ((1,), 0, ()),
+    ],
+    ids=["no GPU", "all on one", "all on the first", "shared by two", "a part of it on two", "none of it"],
+)
+def test_as_many_layers_as_fit_go_to_the_gpus(vram: tuple[int, ...], layers: int, split: tuple[float, ...]) -> None:
+    made = plan(engine(), Target(8192 * MIB, vram), Wish(11_264))  # 11 MiB of cache a layer
     assert made.parameters.n_gpu_layers == layers
+    assert made.parameters.tensor_split == split
+    assert bool(made.given_up) == (layers not in {0, -1} or vram == (1,))
+
+
+def test_the_least_context_is_tried_last() -> None:
+    made = plan(engine(), WEIGHTS + 11 * MIB + MARGIN_BYTES + LEAST_CONTEXT * 32 * 1024)
+    assert (made.fits, made.parameters.n_ctx) == (True, LEAST_CONTEXT)

@@ -13,7 +13,9 @@ from paddock.lifecycle.judgement import Judgement
 from paddock.lifecycle.parts import Parts, connect
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
-from tests.support.gguf import F32, STRING, tiny_llama, tiny_shards
+from paddock.planning.placement import Target
+from paddock.planning.targets import UNBOUNDED
+from tests.support.gguf import F32, STRING, U32, tiny_llama, tiny_shards
 
 NAME = "org/tiny-GGUF"
 MODEL = ModelName.parse(NAME)
@@ -22,8 +24,10 @@ CONFIG = b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
 
 
 def tiny(layers: int = 1, *, name: str = "tiny") -> bytes:
-    """A sound Llama that the engine loads; another for each number of layers and each name."""
-    return tiny_llama(layers=layers).set("general.name", STRING, name).to_bytes()
+    """A sound Llama that the engine loads; another for each number of layers and name. That of two layers says that
+    it is Q4_K_M, as it is named."""
+    file = tiny_llama(layers=layers).set("general.name", STRING, name)
+    return file.set("general.file_type", U32, 15 if layers == 2 else 7).to_bytes()
 
 
 def unsound() -> bytes:
@@ -34,6 +38,7 @@ def unsound() -> bytes:
 def stock(hub: Service) -> str:
     """Fill a repository with two quantizations, a split one and the usual small files; returns its commit."""
     shards = tiny_shards(2)
+    shards[0].set("general.file_type", U32, 18)
     return hub.repository(NAME).commit(
         {
             "README.md": CARD,
@@ -72,10 +77,10 @@ def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Part
     return connect()
 
 
-def judged_of(parts: Parts, manifest: Manifest, *, available_bytes: int = 2**40) -> Judgement:
+def judged_of(parts: Parts, manifest: Manifest, *, target: Target = UNBOUNDED) -> Judgement:
     """Judge a snapshot as the flow does, for a machine with so much memory."""
     stored = judgement.check_integrity(parts, manifest)
     audit = judgement.audit_snapshot(parts, manifest)
     configured = judgement.check_configuration(parts, manifest, audit)
-    compatible = judgement.check_compatibility(parts, manifest, audit, 128, available_bytes=available_bytes)
+    compatible = judgement.check_compatibility(parts, manifest, 128, target=target)
     return judgement.judge(parts, manifest, audit, compatible, [*stored, *configured])

@@ -6,10 +6,8 @@ import logging
 
 import pytest
 
-from paddock.errors import BadSetting, ModelNotFound
-from paddock.model.hardware import this_machine
+from paddock.errors import ModelNotFound
 from tasks import policies
-from tasks.target import memory_of
 
 
 def record_of(error: Exception) -> logging.LogRecord:
@@ -36,10 +34,3 @@ def test_a_fault_keeps_its_traceback() -> None:
 @pytest.mark.parametrize("name", ["prefect.flow_runs", "prefect.task_runs"])
 def test_prefects_loggers_have_the_filter(name: str) -> None:
     assert policies.without_traceback in logging.getLogger(name).filters
-
-
-def test_a_target_is_this_machine_or_a_size() -> None:
-    assert memory_of("this-machine") == this_machine().ram_bytes
-    assert memory_of("24GiB") == 24 * 2**30
-    with pytest.raises(BadSetting):
-        memory_of("much")

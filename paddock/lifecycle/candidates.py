@@ -1,0 +1,183 @@
+"""The models that a source offers, and the header of one of them, wherever its bytes are.
+
+A source is a local file or directory, or a revision on the Hub. Of a revision, what the volume or S3 has already is
+read there: the Hub is asked for the first megabytes of what is nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddock.engine.facts import knows_architecture
+from paddock.engine.oracle import Memory, measure_header
+from paddock.engine.parameters import Parameters
+from paddock.errors import CorruptFile, EngineCrashed, FileNotInRevision, ModelRejected, NoGguf, TransferRefused
+from paddock.gguf.reader import ByteSource, FileSource, read_header
+from paddock.lifecycle.auditing import require_accepted
+from paddock.lifecycle.inspection import local_path, repository_of
+from paddock.lifecycle.parts import Parts
+from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
+from paddock.model.names import shown
+from paddock.model.quantization import GgufSet, local_files, ranked_by_place, split_count
+from paddock.planning.choice import AUTO
+from paddock.planning.footprint import Footprint, footprint
+from paddock.transfer.ranges import RangeReader
+from paddock.validation.audit import ModelFacts, audit_set
+from paddock.validation.compatibility import Needs, needs_of
+
+Reach = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The GGUF models of a source, best first by their names, and how their bytes are reached: `open` where they are
+    nearest, `reopen` where nothing here can have damaged them."""
+
+    name: str
+    sets: tuple[GgufSet, ...]
+    open: Reach
+    reopen: Reach
+
+    def named(self, quantization: str) -> tuple[GgufSet, ...]:
+        """The sets of a quantization, or all for `auto`. Raises FileNotInRevision for one that there is not."""
+        if quantization == AUTO:
+            return self.sets
+        asked = tuple(one for one in self.sets if (one.quantization or "").lower() == quantization.lower())
+        if not asked:
+            has = ", ".join(sorted({one.quantization or shown(one.first) for one in self.sets}))
+            raise FileNotInRevision(f"{self.name} has no {shown(quantization)}", cure=f"use one of {has}")
+        return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model's audited headers, and what they say. `misnamed` says that the file's name states another quantization
+    than its header; `bytes_read` were read of it to learn all this."""
+
+    model: GgufSet
+    facts: ModelFacts
+    misnamed: bool
+    needs: Needs
+    footprint: Footprint
+    shards: tuple[tuple[bytes, int], ...]
+    bytes_read: int
+
+    @property
+    def quantization(self) -> str | None:
+        """By the header where the name lies or says nothing."""
+        return self.facts.quantization if self.misnamed else self.model.quantization or self.facts.quantization
+
+    def ask(self, asked: Sequence[Parameters]) -> list[Memory]:
+        """What the engine takes with each of the parameters.
+
+        Raises as `engine.oracle.measure_header`, and ModelRejected for a header that the engine dies of.
+        """
+        try:
+            return measure_header(self.shards, asked)
+        except EngineCrashed as error:
+            if not error.by_signal:
+                raise
+            raise ModelRejected(
+                f"{shown(self.model.first)} is rejected by compatibility.engine: {error.message}",
+                cure="use another file, or a newer llama-cpp-python; where sound models fail too, its build is faulty",
+            ) from error
+
+
+def open_model(offer: Offer, model: GgufSet) -> Opened:
+    """Read and audit the headers of a model. Raises ModelRejected, and the errors of the Hub and the transfer."""
+    try:
+        return _open(offer.name, model, offer.open)
+    except (ModelRejected, CorruptFile, TransferRefused):
+        if offer.reopen is offer.open:
+            raise
+    return _open(offer.name, model, offer.reopen)  # a copy that is near may be damaged: that is for others to mend
+
+
+def _open(name: str, model: GgufSet, reach: Reach) -> Opened:
+    with reach(model) as sources:
+        audit = audit_set(sources, names=model.paths, knows_architecture=knows_architecture)
+        require_accepted(name, audit.verdict, audit.findings)
+        headers = [read_header(one) for one in sources]
+        read = sum(one.bytes_read if isinstance(one, RangeReader) else 0 for one in sources)
+    if audit.model is None:
+        raise AssertionError("an accepted audit has a model")
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    return Opened(
+        model=model,
+        facts=audit.model,
+        misnamed=headers[0].integer("general.file_type") is not None
+        and any(one.rule == "gguf.model.quantization-name" for one in audit.findings),
+        needs=needs_of(headers[0], tensors),
+        footprint=footprint(headers[0], tensors),
+        shards=tuple((header.prefix[: header.data_offset], header.size) for header in headers),
+        bytes_read=read or audit.bytes_read,
+    )
+
+
+def offer_of(parts: Parts, source: str) -> Offer:
+    """The models of a SOURCE (as `inspect` takes it). Raises NoGguf, NoSuchFile, UnsafeName and the Hub's errors."""
+    path = local_path(source)
+    if path is not None:
+        return _local(path)
+    model, ref, file = repository_of(source)
+    return offer_in(parts, parts.hub.listing(model, ref), files=() if file is None else (file,))
+
+
+def offer_in(parts: Parts, listing: Listing, *, files: Sequence[str] = ()) -> Offer:
+    """The models of a revision, or those of them that hold one of `files`. Raises NoGguf."""
+    by_path = {one.path: one for one in listing.files}
+    sets = ranked_by_place((one.path, one.size) for one in listing.files)
+    if files:
+        sets = [one for one in sets if any(path in files for path in one.paths)]
+    if not sets:
+        what = f" {shown(files[0])}" if files else ""
+        raise NoGguf(f"{listing.model}@{listing.revision[:8]} has no GGUF model{what}", cure="see its files")
+
+    @contextmanager
+    def near(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(_nearest(parts, listing, by_path[name])) for name in one.paths]
+
+    @contextmanager
+    def far(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(_on_hub(parts, listing, by_path[name])) for name in one.paths]
+
+    return Offer(f"{listing.model}@{listing.revision}", tuple(sets), near, far)
+
+
+def _nearest(parts: Parts, listing: Listing, file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+    """A file's bytes on the volume, else in S3, else on the Hub."""
+    if file.sha256 and parts.volume.has_blob(file.sha256, file.size):
+        return FileSource(parts.volume.blob_path(file.sha256))
+    if file.sha256 and parts.s3 is not None and parts.s3.has_blob(file.sha256, file.size):
+        there = SnapshotFile(path=file.path, size=file.size, sha256=file.sha256)
+        return RangeReader(parts.s3.source(there), stall_s=parts.settings.stall_s)
+    return _on_hub(parts, listing, file)
+
+
+def _on_hub(parts: Parts, listing: Listing, file: RepositoryFile) -> RangeReader:
+    return RangeReader(parts.hub.file(listing.model, listing.revision, file), stall_s=parts.settings.stall_s)
+
+
+def _local(path: Path) -> Offer:
+    home = path if path.is_dir() else path.parent
+    if path.is_dir():
+        sets = ranked_by_place(local_files(home))
+    elif split_count(path.name) > 1:
+        beside = ((other.name, other.stat().st_size) for other in home.iterdir() if other.is_file())
+        sets = [one for one in ranked_by_place(beside) if path.name in one.paths]
+    else:  # what else lies there is not looked at: it may be much
+        sets = [GgufSet((path.name,), path.stat().st_size)]
+    if not sets:
+        raise NoGguf(f"{home} holds no GGUF", cure="give a .gguf file, or the directory of one")
+
+    @contextmanager
+    def reach(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(FileSource(home / name)) for name in one.paths]
+
+    return Offer(str(path), tuple(sets), reach, reach)

@@ -1,0 +1,114 @@
+"""Where each layer of a model lies: which fit on the GPUs, and what stays with the processor.
+
+llama.cpp offloads the last `n_gpu_layers` of the layers and the output, which counts as one more, and gives each GPU a
+run of them by `tensor_split`. The embedding stays in the host's memory, and so does everything of a layer that is not
+offloaded. Each part has its own room: what is free on the host is of no use to a GPU.
+
+The engine's figures are of a whole model; a layer's part of them follows its `Footprint`. What a GPU holds beside the
+layers is bounded from above by what the engine says for one device that computes everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paddock.engine.oracle import MARGIN_BYTES, Memory
+from paddock.engine.parameters import Parameters
+from paddock.planning.footprint import Footprint
+
+GPU_MARGIN_BYTES = 512 * 2**20
+"""What CUDA itself takes on each GPU, its context and its libraries' workspaces, and some air."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The memory of a machine in bytes, what other programs use of it left out. No `vram_bytes`: no GPU."""
+
+    ram_bytes: int
+    vram_bytes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`n_gpu_layers` is -1 for all, `tensor_split` the layers of each of several GPUs."""
+
+    n_gpu_layers: int
+    tensor_split: tuple[float, ...] = ()
+    given_up: tuple[str, ...] = ()
+
+
+def place(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> Placement | None:
+    """As many layers on the GPUs as fit there, if what is left fits on the host; None where that does not."""
+    costs = _Costs.of(model, parameters, memory)
+    offloaded, split = _most(costs, target.vram_bytes)
+    if costs.host(len(costs.items) - offloaded) > target.ram_bytes:
+        return None
+    if not target.vram_bytes:
+        return Placement(0)
+    whole = offloaded == len(costs.items)
+    shares = tuple(map(float, split)) if len(split) > 1 and offloaded else ()
+    left = () if whole else (f"n_gpu_layers: {offloaded} of {len(costs.items)} fit on the GPU",)
+    return Placement(-1 if whole else offloaded, shares, left)
+
+
+def missing_bytes(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> int:
+    """What the host lacks when as many layers as fit are on the GPUs; 0 where nothing is."""
+    costs = _Costs.of(model, parameters, memory)
+    offloaded, _ = _most(costs, target.vram_bytes)
+    return max(costs.host(len(costs.items) - offloaded) - target.ram_bytes, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Bytes of each layer and of the output, on a GPU and on the host, and of what is there once."""
+
+    items: tuple[int, ...]
+    on_host: tuple[int, ...]
+    beside_bytes: int
+    compute_bytes: int
+
+    @classmethod
+    def of(cls, model: Footprint, parameters: Parameters, memory: Memory) -> _Costs:
+        caches = [model.cache_bytes(layer, parameters) for layer in model.layers]
+        sum_of_caches = sum(caches)
+        caches = [-(-memory.kv_cache_bytes * one // sum_of_caches) if sum_of_caches else 0 for one in caches]
+        weights = [layer.weights_bytes for layer in model.layers]
+        items = [weight + cache for weight, cache in zip(weights, caches, strict=True)]
+        # what the host takes more than the file says, it takes for layers: repacked ones
+        more = max(memory.weights_bytes - model.weights_bytes, 0)
+        sum_of_weights = sum(weights) or 1
+        on_host = [item - (-more * weight // sum_of_weights) for item, weight in zip(items, weights, strict=True)]
+        return cls(
+            items=(*items, model.offloaded_output_bytes),
+            on_host=(*on_host, model.output_bytes),
+            beside_bytes=model.input_bytes + memory.output_bytes + memory.compute_bytes + MARGIN_BYTES,
+            compute_bytes=memory.compute_bytes,
+        )
+
+    def host(self, layers: int) -> int:
+        """What the host needs when the first `layers` of the items stay there."""
+        return self.beside_bytes + sum(self.on_host[:layers])
+
+
+def _most(costs: _Costs, vram_bytes: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """(how many of the last items fit on the GPUs, how many of them on each)."""
+    for count in range(len(costs.items), 0, -1):
+        split = _split(costs.items[-count:], costs.compute_bytes, vram_bytes)
+        if split is not None:
+            return count, split
+    return 0, ()
+
+
+def _split(items: tuple[int, ...], compute_bytes: int, vram_bytes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How many of the items each GPU takes, in their order and as many as fit on each before the next; None where some
+    are left over."""
+    counts = []
+    at = 0
+    for room in vram_bytes:
+        left = room - GPU_MARGIN_BYTES - compute_bytes
+        start = at
+        while at < len(items) and items[at] <= left:
+            left -= items[at]
+            at += 1
+        counts.append(at - start)
+    return tuple(counts) if at == len(items) else None

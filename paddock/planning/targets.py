@@ -1,0 +1,86 @@
+"""The machine that a model is meant for, as people write it.
+
+    this-machine        the one that asks
+    any                 no bound: the machine is not known yet
+    64GiB               a machine with so much memory and no GPU
+    rtx-4090            one with that card; `2x-a100-80gb` with two, `l4+128GiB` with so much memory beside it
+    24GiB-gpu           one with a card of that size; `4x-24GiB-gpu+256GiB` likewise
+
+A card's memory is what its driver reports as the total (`nvidia-smi`), which is less than what is printed on the box.
+The host has 32 GiB for each card unless something else is said.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from paddock.errors import BadSetting
+from paddock.model.units import parse_bytes
+from paddock.planning.placement import Target
+
+THIS_MACHINE: Final = "this-machine"
+ANY: Final = "any"
+UNBOUNDED: Final = Target(2**62)
+HOST_BYTES: Final = 32 * 2**30
+MOST_CARDS: Final = 16
+CARDS_MIB: Final = {
+    "t4": 15_360,
+    "rtx-3060": 12_288,
+    "rtx-3090": 24_576,
+    "rtx-4060-ti-16gb": 16_380,
+    "rtx-4070": 12_282,
+    "rtx-4080": 16_376,
+    "rtx-4090": 24_564,
+    "rtx-5090": 32_607,
+    "l4": 23_034,
+    "a10": 23_028,
+    "a10g": 23_028,
+    "v100-16gb": 16_384,
+    "v100-32gb": 32_768,
+    "rtx-a6000": 49_140,
+    "rtx-6000-ada": 49_140,
+    "l40s": 46_068,
+    "a100-40gb": 40_960,
+    "a100-80gb": 81_920,
+    "h100-80gb": 81_559,
+    "h200": 143_771,
+    "b200": 183_359,
+}
+PATTERN: Final = r"(?:[0-9]{1,2}x-?)?[A-Za-z0-9][A-Za-z0-9. -]{0,30}(?:\+[0-9][0-9.]*\s?[A-Za-z]{0,3})?"
+_WRITTEN = re.compile(r"(?:(?P<count>[0-9]{1,2})x-?)?(?P<card>[^+]+?)(?:\+(?P<ram>.+))?")
+_SIZED_CARD = re.compile(r"(?P<size>[0-9].*)-gpu")
+
+
+def parse_target(text: str) -> Target | None:
+    """The memory of the machine that is written; None for this one, which the caller looks at. Raises BadSetting."""
+    said = text.strip().lower()
+    if said == THIS_MACHINE:
+        return None
+    if said == ANY:
+        return UNBOUNDED
+    match = _WRITTEN.fullmatch(said)
+    card_bytes = _card_bytes(match["card"]) if match else None
+    if match is None or card_bytes is None:
+        if match is None or match["count"] or match["ram"] or not said[:1].isdigit():
+            raise _unknown(text)
+        return Target(parse_bytes(said))
+    count = int(match["count"] or 1)
+    if not 1 <= count <= MOST_CARDS:
+        raise BadSetting(f"{text[:40]!r} has {count} cards, and must have 1 to {MOST_CARDS}", cure="write fewer")
+    ram = parse_bytes(match["ram"]) if match["ram"] else count * HOST_BYTES
+    return Target(ram, (card_bytes,) * count)
+
+
+def _card_bytes(name: str) -> int | None:
+    if name in CARDS_MIB:
+        return CARDS_MIB[name] * 2**20
+    sized = _SIZED_CARD.fullmatch(name)
+    return parse_bytes(sized["size"]) if sized else None
+
+
+def _unknown(text: str) -> BadSetting:
+    return BadSetting(
+        f"{text[:40]!r} is no machine that is known",
+        cure=f"write this-machine, any, a size such as 64GiB, 24GiB-gpu, or one of {', '.join(CARDS_MIB)}",
+    )
