@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from paddock.engine.oracle import Memory
 from paddock.errors import ConflictingConfiguration, DoesNotFit
 from paddock.lifecycle.auditing import audit_paths, require_accepted, shards_of
+from paddock.lifecycle.loads import note_load
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import Preflight, idle_machine, preflight
 from paddock.lifecycle.speaking import chat_in
@@ -143,7 +144,8 @@ def benchmark(parts: Parts, manifest: Manifest, context_tokens: int, *, roleplay
     """Load the model of a snapshot in the engine's own process, measure it, and keep the result; with `roleplay` also
     how well it plays a character, which takes a minute or more."""
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    path, context = get_gguf_file_path(snapshot), _context(audit_snapshot(parts, manifest).model, context_tokens)
+    path, model = get_gguf_file_path(snapshot), audit_snapshot(parts, manifest).model
+    context = _context(model, context_tokens)
     known = parts.settings
     with parts.volume.lease(manifest.model, manifest.revision):
         measured = run_benchmark(
@@ -155,6 +157,8 @@ def benchmark(parts: Parts, manifest: Manifest, context_tokens: int, *, roleplay
             timeout_s=known.engine_timeout_s,
         )
         _keep(parts, manifest, BENCHMARK, measured.to_json())
+        if model is not None:
+            note_load(parts, manifest, model, measured)
         if roleplay:
             measured = replace(measured, roleplay=_played(parts, manifest, path, context))
             _keep(parts, manifest, BENCHMARK, measured.to_json())

@@ -19,6 +19,7 @@ from typing import Any
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, NoGguf
 from paddock.lifecycle.candidates import Offer, Opened, offer_in, offer_of, open_model
+from paddock.lifecycle.loads import margin_for
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing
 from paddock.model.hardware import Machine, this_machine
@@ -128,7 +129,8 @@ def preflight(
     the errors of the Hub, the transfer and the engine.
     """
     began = time.perf_counter()
-    found = _preflight(offer_of(parts, source), wish, quantization, target, machine or this_machine())
+    offer = offer_of(parts, source)
+    found = _preflight(parts, offer, wish, (quantization, target), machine or this_machine())
     return replace(found, seconds=time.perf_counter() - began)
 
 
@@ -146,7 +148,8 @@ def preflight_of(
     `files` names the model's files instead of a quantization.
     """
     began = time.perf_counter()
-    found = _preflight(offer_in(parts, listing, files=files), wish, quantization, target, idle_machine())
+    offer = offer_in(parts, listing, files=files)
+    found = _preflight(parts, offer, wish, (quantization, target), idle_machine())
     return replace(found, seconds=time.perf_counter() - began)
 
 
@@ -262,13 +265,20 @@ class _Search:
         return plan.context_tokens >= self._enough_tokens(), whole
 
 
-def _preflight(offer: Offer, wish: Wish, quantization: str, target: Target | None, machine: Machine) -> Preflight:
+def _preflight(
+    parts: Parts, offer: Offer, wish: Wish, asked_for: tuple[str, Target | None], machine: Machine
+) -> Preflight:
+    """`asked_for` is the quantization, and the target where that is not `machine`."""
+    quantization, target = asked_for
     asked = [one for one in offer.named(quantization) if not one.missing]
     if not asked:
         raise NoGguf(f"{offer.name} has no model of which every shard is there", cure="ask its owner")
     search = _Search(offer, wish, machine.cores)
     first = search.see(asked[0])
-    target = target or Target(machine.ram_available_bytes, _vram(machine, first))
+    if target is None:
+        vram = _vram(machine, first)
+        margin = margin_for(parts, first.needs.architecture, first.needs.engine, machine, on_cpu=not vram)
+        target = Target(machine.ram_available_bytes, vram, margin)
     chosen, plan = search.choose(asked, target)
     return Preflight(
         name=offer.name,

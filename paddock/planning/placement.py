@@ -22,10 +22,12 @@ GPU_MARGIN_BYTES = 512 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The memory of a machine in bytes, what other programs use of it left out. No `vram_bytes`: no GPU."""
+    """The memory of a machine in bytes, what other programs use of it left out. No `vram_bytes`: no GPU.
+    `margin_bytes` of the host's memory stay free."""
 
     ram_bytes: int
     vram_bytes: tuple[int, ...] = ()
+    margin_bytes: int = MARGIN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def place(model: Footprint, parameters: Parameters, memory: Memory, target: Targ
     """As many layers on the GPUs as fit there, if what is left fits on the host; None where that does not."""
     costs = _Costs.of(model, parameters, memory)
     offloaded, split = _most(costs, target.vram_bytes)
-    if costs.host(len(costs.items) - offloaded) > target.ram_bytes:
+    if costs.host(len(costs.items) - offloaded) + target.margin_bytes > target.ram_bytes:
         return None
     if not target.vram_bytes:
         return Placement(0)
@@ -55,7 +57,7 @@ def missing_bytes(model: Footprint, parameters: Parameters, memory: Memory, targ
     """What the host lacks when as many layers as fit are on the GPUs; 0 where nothing is."""
     costs = _Costs.of(model, parameters, memory)
     offloaded, _ = _most(costs, target.vram_bytes)
-    return max(costs.host(len(costs.items) - offloaded) - target.ram_bytes, 0)
+    return max(costs.host(len(costs.items) - offloaded) + target.margin_bytes - target.ram_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class _Costs:
         return cls(
             items=(*items, model.offloaded_output_bytes),
             on_host=(*on_host, model.output_bytes),
-            beside_bytes=model.input_bytes + memory.output_bytes + memory.compute_bytes + MARGIN_BYTES,
+            beside_bytes=model.input_bytes + memory.output_bytes + memory.compute_bytes,
             compute_bytes=memory.compute_bytes,
         )
 

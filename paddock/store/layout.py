@@ -14,6 +14,7 @@ from pathlib import Path
 from paddock.errors import NoPermission
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.store.durable import sync_directory
+from paddock.store.store import check_report_name
 
 
 class Layout:
@@ -46,6 +47,11 @@ class Layout:
 
     def report(self, model: ModelName, revision: Revision, name: str) -> Path:
         return self.private / "reports" / model.slug / revision / name
+
+    def note(self, name: str) -> Path:
+        """Beside the reports on models, whose directories have `--` in their names."""
+        folder, _, file = name.partition("/")
+        return self.private / "reports" / folder / check_report_name(file)
 
     def documents(self, model: ModelName, revision: Revision) -> Path:
         return self.docs / model.slug / revision

@@ -271,6 +271,20 @@ class Volume(Store):
         except FileNotFoundError:
             return None
 
+    @disk_errors
+    def write_note(self, name: str, text: str) -> None:
+        """Keep what is known of no one model; `name` is `<folder>/<file>`, both of this program's making."""
+        path = self._layout.note(name)
+        self._layout.made(path.parent)
+        durable.write_atomically(path, text.encode())
+
+    @disk_errors
+    def read_note(self, name: str) -> str | None:
+        try:
+            return self._layout.note(name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
     @property
     def docs(self) -> Path:
         """The Data Docs of all models, `<slug>/<revision>/index.html`, beside what their pages share."""

@@ -1,0 +1,60 @@
+"""What a real load took is kept beside what was predicted, and later plans keep so much free."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from paddock.engine.facts import engine_version
+from paddock.engine.oracle import MARGIN_BYTES
+from paddock.lifecycle import judgement
+from paddock.lifecycle.loads import margin_for
+from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.preflight import preflight
+from paddock.lifecycle.pull import pull
+from paddock.model.hardware import this_machine
+from paddock.planning.drift import KEPT_LOADS
+from paddock.planning.plan import Wish
+from tests.support.house import MODEL
+
+MIB = 2**20
+
+
+def margin(parts: Parts) -> int:
+    engine = f"llama-cpp-python {engine_version()}"
+    return margin_for(parts, "llama", engine, this_machine(), on_cpu=True)
+
+
+def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_next_plan(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = pull(parts, MODEL).manifest
+    judgement.benchmark(parts, manifest, 128)
+    (note,) = (parts.settings.volume / ".paddock" / "reports" / "memory").iterdir()
+    assert note.name.startswith("llama.llama-cpp-python-")
+    (load,) = json.loads(note.read_text())
+    assert load["predicted_bytes"] == load["engine_bytes"]
+    assert load["system_bytes"] > load["engine_bytes"]  # a tiny model in a process of code
+    assert margin(parts) == MARGIN_BYTES
+    assert caplog.records == []
+
+    path = str(parts.volume.snapshot_path(MODEL, manifest.revision))
+    before = preflight(parts, path, Wish(128)).plan
+    note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**40}] * 50))
+    assert margin(parts) == round(1.25 * 2**40)
+    after = preflight(parts, path, Wish(128)).plan
+    assert before.fits
+    assert not after.fits
+    judgement.benchmark(parts, manifest, 128)
+    assert len(json.loads(note.read_text())) == KEPT_LOADS
+
+
+def test_a_note_that_cannot_be_read_counts_as_none(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    judgement.benchmark(parts, manifest, 128)
+    (note,) = (parts.settings.volume / ".paddock" / "reports" / "memory").iterdir()
+    note.write_text("{")
+    assert margin(parts) == MARGIN_BYTES
+    judgement.benchmark(parts, manifest, 128)
+    assert len(json.loads(note.read_text())) == 1
