@@ -311,6 +311,8 @@ def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: 
     memory = plan.memory if is_chosen else replace(plan.memory, weights_bytes=model.weights_bytes)
     lacking = plan.missing_bytes if is_chosen else missing_bytes(model, plan.parameters, memory, target)
     placed = place(model, plan.parameters, memory, target)
+    if placed and not is_chosen:
+        memory = replace(memory, weights_bytes=placed.weights_bytes)
     tokens = plan.context_tokens
     if one.missing:
         reason = f"{len(one.missing)} of {one.declared} shards are missing"

@@ -32,9 +32,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """`n_gpu_layers` is -1 for all, `tensor_split` the layers of each of several GPUs."""
+    """`n_gpu_layers` is -1 for all, `tensor_split` the layers of each of several GPUs. `weights_bytes` is what the
+    weights take on all devices together: repacked ones are on the host alone."""
 
     n_gpu_layers: int
+    weights_bytes: int
     tensor_split: tuple[float, ...] = ()
     given_up: tuple[str, ...] = ()
 
@@ -45,12 +47,15 @@ def place(model: Footprint, parameters: Parameters, memory: Memory, target: Targ
     offloaded, split = _most(costs, target.vram_bytes)
     if costs.host(len(costs.items) - offloaded) + target.margin_bytes > target.ram_bytes:
         return None
-    if not target.vram_bytes:
-        return Placement(0)
+    if not offloaded:
+        left = ("n_gpu_layers: 0, since not even the output fits on the GPU",) if target.vram_bytes else ()
+        return Placement(0, memory.weights_bytes, given_up=left)
     whole = offloaded == len(costs.items)
-    shares = tuple(map(float, split)) if len(split) > 1 and offloaded else ()
+    shares = tuple(map(float, split)) if len(split) > 1 else ()
+    weights = costs.host(len(costs.items) - offloaded) + sum(costs.items[-offloaded:])
+    weights -= memory.kv_cache_bytes + memory.compute_bytes + memory.output_bytes
     left = () if whole else (f"n_gpu_layers: {offloaded} of {len(costs.items)} fit on the GPU",)
-    return Placement(-1 if whole else offloaded, shares, left)
+    return Placement(-1 if whole else offloaded, weights, shares, left)
 
 
 def missing_bytes(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> int:

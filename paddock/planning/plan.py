@@ -49,8 +49,8 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`memory` is what the engine takes with `parameters`; `given_up` says what was asked for and is not had, and
-    `missing_bytes` what is lacking where it does not fit."""
+    """`memory` is what the engine takes with `parameters`, on all devices together; `given_up` says what was asked for
+    and is not had, and `missing_bytes` what is lacking where it does not fit."""
 
     fits: bool
     parameters: Parameters
@@ -149,6 +149,7 @@ def _ways(start: Parameters) -> tuple[_Way, ...]:
 
 def _plan(way: _Way, memory: Memory, placed: Placement) -> Plan:
     parameters = replace(way.parameters, n_gpu_layers=placed.n_gpu_layers, tensor_split=placed.tensor_split)
+    memory = replace(memory, weights_bytes=placed.weights_bytes)
     return Plan(True, parameters, memory, (*way.given_up, *placed.given_up))
 
 

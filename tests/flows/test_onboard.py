@@ -37,7 +37,19 @@ from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.house import NAME, point_to_s3, tiny, unsound
 
 MODEL = ModelName.parse(NAME)
-KINDS = ("files", "download", "findings", "chat", "expectations", "memory", "copy", "benchmark", "promotion", "dossier")
+KINDS = (
+    "preflight",
+    "files",
+    "download",
+    "findings",
+    "chat",
+    "expectations",
+    "memory",
+    "copy",
+    "benchmark",
+    "promotion",
+    "dossier",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +11,21 @@ import pytest
 from infra.local.hub import Service
 from paddock.engine.oracle import MARGIN_BYTES
 from paddock.engine.parameters import Parameters
-from paddock.errors import FileNotInRevision, ModelRejected, NoGguf
+from paddock.errors import DoesNotFit, FileNotInRevision, ModelRejected, NoGguf
 from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle import judgement
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
+from paddock.lifecycle.pull import pull
 from paddock.measure.benchmark import benchmark
 from paddock.model.hardware import Gpu, this_machine
+from paddock.model.names import ModelName
 from paddock.planning.placement import Target
 from paddock.planning.plan import Wish
 from paddock.planning.targets import parse_target
-from tests.support.engine import real_model
-from tests.support.gguf import U32, tiny_llama
-from tests.support.house import NAME, unsound
+from tests.support.engine import let_the_engine_segfault, real_model
+from tests.support.gguf import STRING, U32, tiny_llama
+from tests.support.house import MODEL, NAME, tiny, unsound
 from tests.support.seventy import seventy
 
 MIB, GIB = 2**20, 2**30
@@ -37,7 +41,8 @@ def remote(hub: Service) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("context", "kv_type"), [(512, "f16"), (4096, "q8_0"), (8192, "q4_0")])
+@pytest.mark.parametrize("context", [512, 2048, 8192])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
 def test_the_header_of_a_remote_model_gives_the_numbers_of_the_real_load(
     parts: Parts, hub: Service, remote: Path, context: int, kv_type: str
 ) -> None:
@@ -53,7 +58,7 @@ def test_the_header_of_a_remote_model_gives_the_numbers_of_the_real_load(
     assert planned.kv_cache_bytes == loaded.kv_cache_bytes
     assert planned.compute_bytes == loaded.compute_bytes
     assert planned.output_bytes == loaded.output_bytes
-    assert planned.weights_bytes > 90 * MIB
+    assert planned.weights_bytes == pytest.approx(loaded.weights_bytes, rel=0.01)
 
 
 def test_the_first_quantization_that_fits_is_chosen_and_the_others_have_their_reasons(
@@ -131,6 +136,47 @@ def test_what_cannot_be_planned_is_refused_by_its_reason(parts: Parts, hub: Serv
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
         preflight(parts, NAME, Wish(256))
+
+
+def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(
+    parts: Parts, hub: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    manifest = pull(parts, MODEL).manifest
+    hub.repository("org/other-GGUF").commit({"other-Q8_0.gguf": tiny(3)})
+    finding = r"is rejected by compatibility\.engine: the engine was ended by SIGSEGV"
+    with monkeypatch.context() as here:
+        let_the_engine_segfault(here, tmp_path)
+        with pytest.raises(ModelRejected, match=finding):
+            pull(parts, ModelName.parse("org/other-GGUF"))
+        with pytest.raises(ModelRejected, match=finding):
+            judgement.check_compatibility(parts, manifest, 128)
+    assert [one.repository for one in parts.volume.snapshots()] == [NAME]
+    assert list(parts.volume.partial.iterdir()) == []
+    assert judgement.check_compatibility(parts, manifest, 128).findings == ()
+
+
+def test_what_does_not_fit_is_refused_by_pull_before_a_weight_is_fetched(parts: Parts, hub: Service) -> None:
+    small = Target(MARGIN_BYTES + 200 * 1024)
+    with pytest.raises(
+        DoesNotFit, match=r"does not fit with 256 tokens of context \(Q8_0 takes .* are missing"
+    ) as raised:
+        pull(parts, MODEL, target=small)
+    assert raised.value.exit_status == 2
+    assert "more memory, or a smaller model, is needed" in raised.value.cure
+    assert list(parts.volume.snapshots()) == []
+    assert not list((parts.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
+    tight = Target(MARGIN_BYTES + 900 * 1024)
+    assert pull(parts, MODEL, target=tight).manifest.quantization == "Q8_0"
+
+
+def test_an_architecture_that_the_engine_does_not_know_is_refused_from_the_header(parts: Parts, hub: Service) -> None:
+    strange = tiny_llama().set("general.architecture", STRING, "nonesuch").to_bytes()
+    hub.repository("org/strange-GGUF").commit({"m-Q8_0.gguf": strange})
+    began = time.monotonic()
+    with pytest.raises(ModelRejected, match=r"nonesuch"):
+        pull(parts, ModelName.parse("org/strange-GGUF"))
+    assert time.monotonic() - began < 5 * BUSY
+    assert list(parts.volume.snapshots()) == []
 
 
 def test_seventy_billion_weights_cost_a_header_and_a_second(parts: Parts, hub: Service, tmp_path: Path) -> None:

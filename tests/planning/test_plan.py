@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from paddock.planning.footprint import Footprint, Layer
 from paddock.planning.placement import GPU_MARGIN_BYTES, Target
 from paddock.planning.plan import LEAST_CONTEXT, Ask, Plan, Wish, longest_context, make_plan
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 LAYERS = 32
 LONGEST = Wish(None)
 HEADS = 256  # elements of a key: with f16, 32 layers take 32 KiB for each token
@@ -66,7 +67,8 @@ def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float
     ask = engine(each_token, bend, repacked_bytes=repacked)
     made = plan(ask, target, Wish(None, parallel))
     parameters, memory = made.parameters, made.memory
-    assert [memory] == ask([parameters])
+    if parameters.n_gpu_layers == 0:
+        assert [memory] == ask([parameters])
     if not made.fits:
         assert made.missing_bytes > 0
         return
@@ -167,6 +169,19 @@ def test_as_many_layers_as_fit_go_to_the_gpus(vram: tuple[int, ...], layers: int
     assert made.parameters.n_gpu_layers == layers
     assert made.parameters.tensor_split == split
     assert bool(made.given_up) == (layers not in {0, -1} or vram == (1,))
+    assert made.memory.weights_bytes == WEIGHTS
+
+
+def test_what_is_on_a_gpu_is_not_repacked_and_a_tied_embedding_is_there_twice() -> None:
+    ask = engine(repacked_bytes=64 * MIB)
+    whole, half, none = (
+        plan(ask, Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + room,)), Wish(11_264)).memory.weights_bytes
+        for room in (4096 * MIB, 16 * 14 * MIB + 2 * MIB, 0)
+    )
+    assert (whole, half, none) == (WEIGHTS, WEIGHTS + 32 * MIB, WEIGHTS + 64 * MIB)
+    tied = replace(MODEL, tied=True)
+    made = make_plan(engine(), Target(GIB, (GIB,)), Wish(512), trained=512, model=tied, threads=1)
+    assert made.memory.weights_bytes == WEIGHTS + MODEL.input_bytes
 
 
 def test_the_least_context_is_tried_last() -> None:

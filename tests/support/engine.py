@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,24 @@ def hollow_copy(source: Path, target: Path) -> Path:
     target.write_bytes(first_bytes(source))
     os.truncate(target, source.stat().st_size)
     return target
+
+
+def let_the_engine_segfault(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """From here on, every process of the engine dies of SIGSEGV when it loads a model: it reads the address 0."""
+    real = find_spec("llama_cpp")
+    assert real is not None
+    assert real.submodule_search_locations
+    package = directory / "llama_cpp" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text(
+        f"__path__ = {list(real.submodule_search_locations)!r}\n"
+        "import ctypes, llama_cpp.llama_cpp as low\n"
+        "low.llama_model_load_from_splits = lambda *_: ctypes.string_at(0)\n"
+    )
+    python = directory / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={directory} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
 
 
 def engine_processes(of: int | None = None) -> list[psutil.Process]:
