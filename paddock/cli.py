@@ -278,6 +278,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
         "history": history,
         "chat": json.loads(chat.to_json()),
         "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
+        "served": parts.volume.usage(manifest.model, manifest.revision).to_json(),
     }
     _show(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
     return 0
@@ -452,16 +453,9 @@ def _model(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
 
 def _snapshot(parts: Parts, text: str) -> Manifest:
     """The snapshot of a revision, else the promoted one, else the newest."""
-    from paddock.lifecycle.promotion import resolve_on_volume
+    from paddock.lifecycle.promotion import snapshot_of
 
-    name, ref = _model(text)
-    ref = ref or parts.volume.promoted(name)
-    if ref is not None:
-        return resolve_on_volume(parts, name, ref)
-    there = parts.volume.snapshots(name)
-    if not there:
-        raise NotOnVolume(f"{name} is not on {parts.volume.label}", cure="pull or onboard it first")
-    return there[-1]
+    return snapshot_of(parts, *_model(text))
 
 
 def _show(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:

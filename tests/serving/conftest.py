@@ -1,3 +1,3 @@
-from tests.support.serving import offered, offered_twice
+from tests.support.serving import offered, offered_twice, shelf
 
-__all__ = ["offered", "offered_twice"]
+__all__ = ["offered", "offered_twice", "shelf"]

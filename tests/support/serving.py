@@ -23,14 +23,19 @@ import psutil
 import pytest
 
 from infra import llama_tools
+from infra.local.hub import Hub
 from paddock.chat.template import chat_of
 from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
+from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.pull import pull
+from paddock.model.names import ModelName
 from paddock.planning.profile import PROFILES
 from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.offer import Offer
 from paddock.serving.service import Address, Binding, Ears, Terms, Used, serve
 from paddock.serving.supervisor import Limits
+from paddock.settings import Settings
 from tests.support.engine import real_model
 
 SERVERS: tuple[ServerName, ...] = (LLAMA_CPP_PYTHON, LLAMA_SERVER)
@@ -168,6 +173,9 @@ class Answer:
         return self.whole or (self.error is not None and "message" in self.error and not self.cut)
 
 
+NOBODY = Answer(0, error={"message": "nobody listens"})
+
+
 def ask(client: httpx.Client, *, stream: bool, max_tokens: int = 12, content: str = "Name three colours.") -> Answer:
     """One chat, read to its end as a client does."""
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": max_tokens, "stream": stream}
@@ -180,6 +188,8 @@ def ask(client: httpx.Client, *, stream: bool, max_tokens: int = 12, content: st
             return Answer(answer.status_code, error=value["error"])
         choice = value["choices"][0]
         return Answer(200, choice["message"]["content"], choice["finish_reason"])
+    except httpx.ConnectError:
+        return NOBODY
     except (httpx.HTTPError, ValueError) as error:
         return Answer(0, cut=repr(error))
 
@@ -282,9 +292,11 @@ class Program:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def environment_of(server: ServerName) -> dict[str, str]:
@@ -327,3 +339,18 @@ def offered() -> Offer:
 def offered_twice() -> Offer:
     """The real model for two requests at a time."""
     return offer_of(real_model(), parallel=2)
+
+
+SHELF_NAME = "org/smollm2-GGUF"
+SHELF_MODEL = ModelName.parse(SHELF_NAME)
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """A volume with the real model on it, promoted; its Hub is gone."""
+    home = tmp_path_factory.mktemp("shelf")
+    with Hub(home / "hub").serving() as service:
+        service.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
+        parts = connect(Settings(volume=home / "models", hub_endpoint=service.address))
+        pull(parts, SHELF_MODEL)
+    return parts
