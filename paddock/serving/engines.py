@@ -26,6 +26,8 @@ from paddock.errors import ModelRejected, NoSuchFile
 from paddock.serving.offer import Offer
 
 SOCKET = "engine.sock"
+_METRICS_S = 2.0
+"""A scrape does not wait for a long batch."""
 LLAMA_SERVER: Final = "llama-server"
 LLAMA_CPP_PYTHON: Final = "llama-cpp-python"
 _ERROR_LINE = re.compile(r"^[\d.]+ E (.+)$", re.MULTILINE)
@@ -96,7 +98,7 @@ class LlamaServer(Engine):
 
     async def speak(self, client: httpx.AsyncClient) -> None:
         asked = {"prompt": "Hello", "n_predict": CANARY_TOKENS, "temperature": 0, "ignore_eos": True, "n_probs": 2}
-        answer = await client.post("/completion", json=asked)
+        answer = await client.post("/completion", json=asked, timeout=None)
         answer.raise_for_status()
         said = answer.json().get("completion_probabilities") or []
         for position in range(CANARY_TOKENS):
@@ -115,11 +117,11 @@ class LlamaServer(Engine):
 
     async def stalled_s(self, client: httpx.AsyncClient) -> float:
         # This goes through the queue of its main loop, which `/health` does not: it is answered between two batches.
-        (await client.get("/slots")).raise_for_status()
+        (await client.get("/slots", timeout=None)).raise_for_status()
         return 0.0
 
     async def own_metrics(self, client: httpx.AsyncClient) -> str:
-        return (await client.get("/metrics")).text
+        return (await client.get("/metrics", timeout=_METRICS_S)).text
 
     def words(self, log: str) -> str:
         first = _ERROR_LINE.search(log)  # those behind it only say that it follows

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from paddock.engine.process import BoundedLog, error_said
 from paddock.errors import EngineCrashed, PaddockError
@@ -113,6 +114,13 @@ class EngineProcess:
                 if name in found:
                     found[name] = int(value.split()[0]) * 1024
         return found["VmRSS"], found["RssAnon"] + found["RssShmem"]
+
+    def processor_s(self) -> float:
+        """The processor time that it has used."""
+        with suppress(psutil.Error):
+            used = psutil.Process(self.pid).cpu_times()
+            return float(used.user + used.system)
+        return 0.0
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

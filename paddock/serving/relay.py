@@ -7,6 +7,7 @@ closed, and the engine stops.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from paddock.serving.metrics import Metrics
@@ -22,6 +24,8 @@ from paddock.serving.requests import Ask, Refused
 
 BACK_IN_S = 5
 """What a client is told to wait when the engine is being started again."""
+_TAKES_S = 60.0
+"""How long a client may leave what it is sent untaken, once the buffers are full."""
 _DONE = "[DONE]"
 _JSON = b"application/json"
 _EVENTS = b"text/event-stream; charset=utf-8"
@@ -168,7 +172,13 @@ class _Stream:
         await self._say(json.dumps(event, ensure_ascii=False))
 
     async def _say(self, data: str) -> None:
-        await self._send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+        """Raises ClientDisconnect for a client that takes nothing: it would hold its place at the engine for ever."""
+        body = f"data: {data}\n\n".encode()
+        try:
+            async with asyncio.timeout(_TAKES_S):
+                await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError:
+            raise ClientDisconnect from None
 
 
 async def _events(answer: httpx.Response) -> AsyncIterator[_Event | str]:

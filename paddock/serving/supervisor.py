@@ -26,6 +26,8 @@ from paddock.model.units import human_bytes
 from paddock.serving.process import EngineProcess
 
 _LOG = logging.getLogger(__name__)
+_COMPUTES = 0.05
+"""Of one processor's time: who uses less does not compute."""
 
 
 class State(StrEnum):
@@ -38,12 +40,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`start_s` bounds a load; `pulse_s` is how often the engine is looked at, and `silent_s` how long it may leave a
-    look or a request without a sign of life. `pauses_s` stand before each restart."""
+    """`start_s` bounds a load; `pulse_s` is how often the engine is looked at. `silent_s` is how long it may leave a
+    look or a request without a sign of life when it does not compute either, and `busy_s` when it does: a large batch
+    on a slow machine is no hang. `pauses_s` stand before each restart."""
 
     start_s: float
     pulse_s: float = 1.0
     silent_s: float = 60.0
+    busy_s: float = 1800.0
     strikes: int = 3
     forgiven_after_s: float = 600.0
     pauses_s: tuple[float, ...] = (0.1, 2.0)
@@ -61,6 +65,8 @@ class Supervisor:
         self._lost = lost
         self._strikes: list[tuple[float, str]] = []
         self._warned = False
+        self._looked = time.monotonic(), 0.0
+        self._silent_since = time.monotonic()
         self.state = State.STARTING
         self.engine: EngineProcess | None = None
         self.restarts = 0
@@ -94,6 +100,8 @@ class Supervisor:
     async def _start(self) -> None:
         self.engine = self._make()
         await self.engine.start(timeout_s=self._limits.start_s)
+        self._silent_since = time.monotonic()
+        self._looked = self._silent_since, self.engine.processor_s()
         self.state = State.READY
 
     async def _replace(self, why: PaddockError) -> None:
@@ -169,9 +177,17 @@ class Supervisor:
             silent_s = bound
         except httpx.HTTPError:  # it is dying: how, `wait` will tell
             return None
+        now, used_s = time.monotonic(), engine.processor_s()
+        before, had_s = self._looked
+        self._looked = now, used_s
         if silent_s < bound:
+            self._silent_since = now
+            return None
+        computes = used_s - had_s > _COMPUTES * (now - before)
+        silent_s = max(silent_s, now - self._silent_since)
+        if computes and silent_s < self._limits.busy_s:
             return None
         return EngineCrashed(
-            f"the engine hangs: no sign of life for {bound:g} s",
+            f"the engine hangs: no sign of life for {silent_s:.0f} s",
             cure="use a smaller context or batch, or fewer threads",
         )

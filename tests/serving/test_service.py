@@ -33,7 +33,7 @@ from tests.support.serving import (
     wait_for,
 )
 
-QUICK = Limits(start_s=120.0, pulse_s=0.2, silent_s=1.0, pauses_s=(0.1, 0.2))
+QUICK = Limits(start_s=120.0, pulse_s=0.2, silent_s=1.0, busy_s=60.0, pauses_s=(0.1, 0.2))
 MIB = 2**20
 
 
@@ -150,9 +150,9 @@ def killed(server: ServerName, offered: Offer, *, times: int) -> None:
     assert worst < 5 + 3 * max(load_s, 1.0)  # a start beside eight busy clients
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_after_three_crashes_it_stops_and_says_why(server: ServerName, offered: Offer) -> None:
-    with running(offered, server, limits=QUICK) as served:
+def test_after_three_crashes_it_stops_and_says_why(offered: Offer) -> None:
+    """With the other server: test_command.py."""
+    with running(offered, LLAMA_SERVER, limits=QUICK) as served:
         for number in range(3):
             wait_for(partial(is_back, served.url, number))
             served.engine.send_signal(signal.SIGABRT if number == 1 else signal.SIGKILL)
@@ -184,7 +184,7 @@ def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: Offer) -
     """The KV cache of 32,768 tokens is 720 MiB, and the plan says nothing of it."""
     parameters = replace(offered.parameters, n_ctx=32768)
     greedy = replace(offered, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
-    with running(greedy, LLAMA_CPP_PYTHON, limits=QUICK) as served:
+    with running(greedy, LLAMA_CPP_PYTHON, limits=replace(QUICK, strikes=1)) as served:
         assert served.ended.wait(60)
     assert isinstance(served.error, EngineCrashed)
     assert "1.0 MiB were planned" in served.error.message
