@@ -179,7 +179,7 @@ class EngineProcess:
         cure = (
             "the system does this when memory runs out: use a smaller quantization or context, or free memory"
             if status == -signal.SIGKILL
-            else "run `paddock verify` or `paddock inspect --deep` on the model, and look at the engine's last words"
+            else "run `paddock inspect --deep` on the model, and look at the engine's last words"
         )
         return EngineCrashed(f"the engine {how} ({self._words()})", cure=cure)
 
