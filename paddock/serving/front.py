@@ -34,7 +34,7 @@ from paddock.serving.requests import Ask, Refused, parse
 from paddock.serving.supervisor import State, Supervisor
 
 _BODY_BYTES = 8 * 2**20
-_WHY = {
+WHY = {
     State.STARTING: "the model is being loaded",
     State.RESTARTING: "the engine is being started again",
     State.STOPPING: "this server is shutting down",
@@ -83,7 +83,7 @@ class Front:
         """Raises Refused."""
         self._authorize(request)
         if self._supervisor.state is not State.READY:
-            raise unavailable(_WHY[self._supervisor.state])
+            raise unavailable(WHY[self._supervisor.state])
         return parse(request.url.path, await _body(request), self._offer, has_logprobs=self._has_logprobs)
 
     async def answer(self, ask: Ask, send: Send) -> None:

@@ -101,10 +101,15 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
 
     def generate(self, tokens: Sequence[int], **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         self.prompt_tokens, self.completion_tokens = len(tokens), 0
-        for token in super().generate(tokens, **kwargs):
-            if not llama_cpp.llama_vocab_is_eog(self._model.vocab, token):
-                self.completion_tokens += 1
-            yield token
+        try:
+            for token in super().generate(tokens, **kwargs):
+                if not llama_cpp.llama_vocab_is_eog(self._model.vocab, token):
+                    self.completion_tokens += 1
+                yield token
+        finally:
+            # It stands in a cycle of references, and holds native memory until Python looks for cycles: megabytes.
+            self._sampler.close()
+            self._sampler = None
 
     def create_completion(self, prompt: str | list[int], *, stream: bool = False, **kwargs: Any) -> Any:
         gone = _gone.get()
@@ -121,7 +126,7 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
             for chunk in chunks:
                 last = chunk
                 yield chunk
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the second one is what a failed `llama_decode` becomes
             yield _as_event(error)
             return
         yield {**last, "choices": [], "usage": self.usage()}
@@ -216,7 +221,8 @@ class _Unrendered(Exception):
 
 def _as_event(error: Exception) -> Chunk:
     code = "context_length_exceeded" if "exceed context window" in str(error) else None
-    return {"error": {"message": str(error), "code": code, "status": 400}}
+    status = 500 if isinstance(error, RuntimeError) else 400
+    return {"error": {"message": str(error), "code": code, "status": status}}
 
 
 class _Direct:

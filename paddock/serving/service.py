@@ -26,13 +26,13 @@ import uvicorn
 
 from paddock.errors import BadSetting, NoPermission
 from paddock.serving.engines import SOCKET, Engine, ServerName, engine_for
-from paddock.serving.front import Front
+from paddock.serving.front import WHY, Front
 from paddock.serving.metrics import Metrics
 from paddock.serving.offer import Offer, opened
 from paddock.serving.places import Places
 from paddock.serving.process import EngineProcess
 from paddock.serving.relay import Relay, Tokens
-from paddock.serving.supervisor import Limits, Supervisor
+from paddock.serving.supervisor import Limits, State, Supervisor
 
 _LOG = logging.getLogger(__name__)
 _ENGINE_END_S = 3.0
@@ -152,7 +152,7 @@ class _Service:
                 lambda: EngineProcess(self._engine, model, Path(home)),
                 limits=self._terms.limits,
                 planned_bytes=self._offer.memory.total_bytes,
-                lost=self._places.turn_away,
+                lost=lambda: self._places.turn_away(WHY[State.RESTARTING]),
             )
             transport = httpx.AsyncHTTPTransport(
                 uds=str(Path(home, SOCKET)), limits=httpx.Limits(max_keepalive_connections=0)
@@ -222,7 +222,7 @@ class _Service:
         """Let the running answers end."""
         _LOG.info("shutting down: %d requests are being answered", self._places.running)
         server.should_exit = True  # closes the listener and the idle connections
-        self._places.turn_away("this server is shutting down")
+        self._places.turn_away(WHY[State.STOPPING])
         limit_s = max(self._terms.grace_s - _ENGINE_END_S, 0.1)
         await asyncio.wait({serving, working}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         working.cancel()

@@ -57,7 +57,7 @@ class Supervisor:
     """`make` gives an engine that was not started yet, and `lost` is called whenever the running one is gone."""
 
     def __init__(
-        self, make: Callable[[], EngineProcess], *, limits: Limits, planned_bytes: int, lost: Callable[[str], None]
+        self, make: Callable[[], EngineProcess], *, limits: Limits, planned_bytes: int, lost: Callable[[], None]
     ) -> None:
         self._make = make
         self._limits = limits
@@ -106,7 +106,7 @@ class Supervisor:
 
     async def _replace(self, why: PaddockError) -> None:
         while True:
-            self._lost(why.message)
+            self._lost()
             if self.engine is not None:
                 await self.engine.stop(now=True)
             self._strike(why)

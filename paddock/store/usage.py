@@ -54,8 +54,10 @@ def add(mark: Path, used: Usage) -> Usage:
         with suppress(OSError):  # no such locks here
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         total = _parse(os.pread(descriptor, _BYTES, 0)) + used
-        # One write of a length that never shrinks: a reader sees the old sum or the new one.
-        os.pwrite(descriptor, json.dumps(total.to_json()).encode(), 0)
+        # One write over the old sum, which is never longer: a reader sees the one or the other.
+        content = json.dumps(total.to_json()).encode()
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))  # what was there may have been no sum
         os.utime(descriptor)
         return total
     finally:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -101,9 +102,15 @@ def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
 
 
 @pytest.mark.usefixtures("_on_shelf")
-def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_nothing(shelf: Parts) -> None:
+def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_nothing(
+    shelf: Parts, tmp_path: Path
+) -> None:
+    """And without nvidia-ml-py it says so, and serves."""
     (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
-    with Program(SHELF_NAME, "--ctx", "512", environment=environment_of(LLAMA_CPP_PYTHON)) as program:
+    (tmp_path / "pynvml.py").write_text("raise ImportError")
+    environment = {**environment_of(LLAMA_CPP_PYTHON), "PYTHONPATH": str(tmp_path)}
+    with Program(SHELF_NAME, "--ctx", "512", environment=environment) as program:
+        assert program.said["processor"] == "CPU: no GPU is looked for, since nvidia-ml-py is not installed"
         assert program.said["parameters"]["n_ctx"] == 512
         shelf.volume.model_path(SHELF_MODEL).unlink()  # as a promotion replaces it
         program.engine.kill()

@@ -56,7 +56,7 @@ def load(served: Running, number: int) -> None:
         f" engine {grown[0] / MIB:+.1f} MiB, front {grown[1] / MIB:+.1f} MiB"
     )
     assert [one for one in answers if not one.whole] == []
-    assert grown[0] < 16 * MIB
+    assert grown[0] < 8 * MIB
     assert grown[1] < 32 * MIB  # the clients live here too
 
 

@@ -42,6 +42,6 @@ def test_a_mark_that_only_says_when_counts_as_nothing_and_is_a_use(tmp_path: Pat
 
 def test_a_mark_that_is_none_begins_anew(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    mark.write_text("no JSON")
+    mark.write_text("no JSON" * 100)
     assert usage.add(mark, Usage(1, 1, 1)) == Usage(1, 1, 1)
     assert usage.read(mark) == Usage(1, 1, 1)
