@@ -91,6 +91,7 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
     """A model whose steps are seen, whose requests end when nobody waits for them, and whose streams tell their
     tokens."""
 
+    _sampler: Any
     pulse: Pulse
     prompt_tokens = 0
     completion_tokens = 0
