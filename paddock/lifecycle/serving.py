@@ -104,10 +104,11 @@ def serve_snapshot(
             except PaddockError as error:  # a full disk is no reason to stop answering
                 _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
 
+        limits = Limits(start_s=known.engine_timeout_s, busy_s=known.engine_timeout_s)
         return serve(
             offer,
             binding,
-            Terms(limits=Limits(start_s=known.engine_timeout_s), queue=known.queue, grace_s=known.grace_s),
+            Terms(limits=limits, queue=known.queue, grace_s=known.grace_s),
             Ears(
                 ready=lambda address: ready(Serving(address, offer, serving, api_key is not None)),
                 used=used,

@@ -70,6 +70,10 @@ class Engine(ABC):
         """What in its log tells people why it ended."""
         return last_words(log)
 
+    def cure(self, _words: str) -> str:
+        """What to do when it ended with those words."""
+        return "run `paddock inspect --deep` on the model, and look at the engine's last words"
+
 
 class LlamaServer(Engine):
     name = LLAMA_SERVER
@@ -122,6 +126,11 @@ class LlamaServer(Engine):
 
     async def own_metrics(self, client: httpx.AsyncClient) -> str:
         return (await client.get("/metrics", timeout=_METRICS_S)).text
+
+    def cure(self, words: str) -> str:
+        if "invalid argument" in words:
+            return "that llama-server is of another version: `make llama-server` builds the engine's own"
+        return super().cure(words)
 
     def words(self, log: str) -> str:
         first = _ERROR_LINE.search(log)  # those behind it only say that it follows

@@ -176,12 +176,11 @@ class EngineProcess:
 
     def _crash(self, status: int) -> EngineCrashed:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        cure = (
-            "the system does this when memory runs out: use a smaller quantization or context, or free memory"
-            if status == -signal.SIGKILL
-            else "run `paddock inspect --deep` on the model, and look at the engine's last words"
-        )
-        return EngineCrashed(f"the engine {how} ({self._words()})", cure=cure)
+        words = self._words()
+        cure = self._engine.cure(words)
+        if status == -signal.SIGKILL:
+            cure = "the system does this when memory runs out: use a smaller quantization or context, or free memory"
+        return EngineCrashed(f"the engine {how} ({words})", cure=cure)
 
     def _words(self) -> str:
         return self._engine.words(self._log.text())

@@ -179,6 +179,19 @@ def test_llama_server_that_is_asked_for_and_not_there_is_said(
     assert "make llama-server" in said["cure"]
 
 
+def test_a_llama_server_of_another_version_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stranger = tmp_path / "llama-server"
+    stranger.write_text('#!/bin/sh\necho "error: invalid argument: $1" >&2\nexit 1\n')
+    stranger.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{environment_of(LLAMA_CPP_PYTHON)['PATH']}")
+    status, said = command(SHELF_NAME, "--port", "0", "--ctx", "512", "--parallel", "1")
+    assert (status, said["error"]) == (1, "engine-crashed")
+    assert "ended with status 1 (error: invalid argument: --model)" in said["message"]
+    assert "make llama-server" in said["cure"]
+
+
 GPU_WORDS = """
 import sys
 if sys.argv[1] == "absent":
