@@ -24,9 +24,10 @@ from paddock.model.hardware import Machine, gpu_absence, this_machine
 from paddock.planning.choice import AUTO
 from paddock.planning.plan import Wish
 from paddock.planning.profile import PROFILES, ProfileName
+from paddock.serving.binding import Binding
 from paddock.serving.engines import ServerName, choose_server
 from paddock.serving.offer import Offer
-from paddock.serving.service import Address, Binding, Ears, Terms, Used, serve
+from paddock.serving.service import Address, Ears, Terms, serve
 from paddock.serving.supervisor import Limits
 from paddock.store.usage import Usage
 
@@ -97,10 +98,9 @@ def serve_snapshot(
         offer = make_offer(parts, manifest, snapshot.resolve(), order, has_slots=program is not None, machine=machine)
         serving = processor_words(machine, offer)
 
-        def used(one: Used) -> None:
+        def used(one: Usage) -> None:
             try:
-                total = Usage(one.requests, one.prompt_tokens, one.completion_tokens)
-                parts.volume.add_usage(model, revision, total)
+                parts.volume.add_usage(model, revision, one)
             except PaddockError as error:  # a full disk is no reason to stop answering
                 _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
 

@@ -30,7 +30,7 @@ from paddock.settings import child_environment
 _ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.05
 _ANSWER_S = 10.0
-_END_S = 5.0
+_END_S = 2.0
 """How long a process that was told to end may take: it has nothing left to answer by then."""
 
 

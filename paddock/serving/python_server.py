@@ -12,13 +12,7 @@ It listens on a UNIX socket in a directory that only our user enters. One reques
 
 from __future__ import annotations
 
-import asyncio
-import json
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +25,14 @@ from llama_cpp.llama_chat_format import ChatFormatterResponse, chat_formatter_to
 from llama_cpp.server import app as server
 from llama_cpp.server.model import LlamaProxy
 from llama_cpp.server.settings import ModelSettings, ServerSettings
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paddock.chat.sandbox import clock, environment
 from paddock.engine import native
 from paddock.engine.canary import canary
 from paddock.engine.parameters import Parameters
+from paddock.serving.door import Door, Pulse, client_left
 
 Chunk = dict[str, Any]
-
-_gone: ContextVar[threading.Event | None] = ContextVar("gone", default=None)
-"""Set when the client of the request that is being answered has left."""
 
 
 def serve(request: dict[str, Any]) -> None:
@@ -63,28 +54,6 @@ def serve(request: dict[str, Any]) -> None:
     socket = str(Path(request["home"], request["socket"]))
     config = uvicorn.Config(Door(app, pulse), uds=socket, log_level="warning", access_log=False, lifespan="off")
     uvicorn.Server(config).run()
-
-
-class Pulse:
-    """Whether the engine gets on with what it was asked: how many requests it has, and when it last did a step."""
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._last = time.monotonic()
-
-    def began(self) -> None:
-        self._asked += 1
-        self._last = time.monotonic()
-
-    def stepped(self) -> None:
-        self._last = time.monotonic()
-
-    def ended(self) -> None:
-        self._asked -= 1
-
-    @property
-    def stalled_s(self) -> float:
-        return time.monotonic() - self._last if self._asked else 0.0
 
 
 class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
@@ -113,9 +82,9 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
             self._sampler = None
 
     def create_completion(self, prompt: str | list[int], *, stream: bool = False, **kwargs: Any) -> Any:
-        gone = _gone.get()
-        if gone is not None:
-            kwargs["stopping_criteria"] = llama_cpp.StoppingCriteriaList([lambda _tokens, _logits: gone.is_set()])
+        left = client_left.get()
+        if left is not None:
+            kwargs["stopping_criteria"] = llama_cpp.StoppingCriteriaList([lambda _tokens, _logits: left.is_set()])
         answer = super().create_completion(prompt, stream=stream, **kwargs)
         is_chat = not isinstance(prompt, str)  # then `handler` sees to it, behind the conversion
         return answer if is_chat or not stream else self.to_the_end(answer)
@@ -244,64 +213,3 @@ class _Direct:
         if not pointer:
             return np.empty(0, dtype=np.float32)
         return np.ctypeslib.as_array(pointer, shape=(self._model.n_vocab(),))
-
-
-class Door:
-    """In front of the server: answers `/health`, and sees when a client leaves."""
-
-    def __init__(self, app: ASGIApp, pulse: Pulse) -> None:
-        self._app = app
-        self._pulse = pulse
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-        elif scope["path"] == "/health":
-            await _say(send, {"status": "ok", "stalled_s": self._pulse.stalled_s})
-        else:
-            self._pulse.began()
-            try:
-                await self._answer(scope, receive, send)
-            finally:
-                self._pulse.ended()
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        gone, left = threading.Event(), asyncio.Event()
-        _gone.set(gone)
-        given = False
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            gone.set()
-            left.set()
-
-        async def replay() -> Message:
-            nonlocal given
-            if not given:
-                given = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            await left.wait()
-            return {"type": "http.disconnect"}
-
-        watching = asyncio.create_task(watch())
-        try:
-            await self._app(scope, replay, send)
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
-
-
-async def _say(send: Send, value: dict[str, Any]) -> None:
-    body = json.dumps(value).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

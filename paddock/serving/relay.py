@@ -21,6 +21,7 @@ from starlette.types import Send
 from paddock.serving.metrics import Metrics
 from paddock.serving.places import Full, Places, TurnedAway
 from paddock.serving.requests import Ask, Refused
+from paddock.store.usage import Usage
 
 BACK_IN_S = 5
 """What a client is told to wait when the engine is being started again."""
@@ -33,20 +34,18 @@ _Event = dict[str, Any]
 
 
 class Tokens:
-    """What was asked and told, in tokens, since the last `take`."""
+    """What was asked and told since the last `take`."""
 
     def __init__(self) -> None:
-        self.requests = self.prompt = self.completion = 0
+        self._sum = Usage()
 
     def add(self, usage: Any) -> None:
-        self.requests += 1
-        if isinstance(usage, dict):
-            self.prompt += _count(usage.get("prompt_tokens"))
-            self.completion += _count(usage.get("completion_tokens"))
+        """Add an answer's `usage`, where the engine told one."""
+        told = usage if isinstance(usage, dict) else {}
+        self._sum += Usage(1, _count(told.get("prompt_tokens")), _count(told.get("completion_tokens")))
 
-    def take(self) -> tuple[int, int, int]:
-        taken = self.requests, self.prompt, self.completion
-        self.requests = self.prompt = self.completion = 0
+    def take(self) -> Usage:
+        taken, self._sum = self._sum, Usage()
         return taken
 
 

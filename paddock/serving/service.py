@@ -14,8 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -24,7 +23,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from paddock.errors import BadSetting, NoPermission
+from paddock.serving.binding import Binding
 from paddock.serving.engines import SOCKET, Engine, ServerName, engine_for
 from paddock.serving.front import WHY, Front
 from paddock.serving.metrics import Metrics
@@ -33,50 +32,13 @@ from paddock.serving.places import Places
 from paddock.serving.process import EngineProcess
 from paddock.serving.relay import Relay, Tokens
 from paddock.serving.supervisor import Limits, State, Supervisor
+from paddock.store.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 _ENGINE_END_S = 3.0
 """What of the grace period is left to end the engine and the sockets."""
 _PATIENCE = httpx.Timeout(10.0, read=None)  # an answer takes as long as it takes: the supervisor sees a hang
 _REPORT_S = 60.0
-_BACKLOG = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
-    """Where it listens. Raises BadSetting for an address beyond this machine without a key."""
-
-    host: str
-    port: int
-    api_key: str | None = field(repr=False)
-
-    def __post_init__(self) -> None:
-        if self.api_key is None and not _is_loopback(self.host):
-            raise BadSetting(
-                f"{self.host} can be reached from other machines, and no API key is set",
-                cure="set PADDOCK_API_KEY, or listen on 127.0.0.1",
-            )
-
-    def listen(self) -> socket.socket:
-        """Raises NoPermission, BadSetting."""
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-            listener = socket.socket(family, kind, protocol)
-        except (socket.gaierror, OSError) as error:
-            raise BadSetting(f"{self.host} is no address to listen on: {error.strerror}", cure="see --host") from None
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            listener.close()
-            kind_of = NoPermission if isinstance(error, PermissionError) else BadSetting
-            raise kind_of(
-                f"cannot listen on {self.host}:{self.port}: {error.strerror}",
-                cure="choose another --port (0: any free one)",
-            ) from None
-        listener.setblocking(False)
-        return listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +48,6 @@ class Address:
     url: str
     server: ServerName
     load_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What was asked and answered since the last report."""
-
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +64,7 @@ class Ears:
     """Who hears what: `ready` once, when the model has spoken; `used` every minute, and at the end."""
 
     ready: Callable[[Address], None]
-    used: Callable[[Used], None]
+    used: Callable[[Usage], None]
 
 
 def serve(
@@ -235,7 +188,7 @@ class _Service:
             self._tell_used()
 
     def _tell_used(self) -> None:
-        used = Used(*self._tokens.take())
+        used = self._tokens.take()
         if used.requests:
             self._ears.used(used)
 
@@ -279,12 +232,3 @@ async def _until(stop: threading.Event, told: asyncio.Event) -> None:
     while not stop.is_set():
         await asyncio.sleep(0.1)
     told.set()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -16,9 +16,9 @@ import pytest
 
 from paddock.engine.oracle import Memory
 from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
+from paddock.serving.binding import Binding
 from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.offer import Offer
-from paddock.serving.service import Binding
 from paddock.serving.supervisor import Limits
 from tests.support.engine import hollow_copy, real_model
 from tests.support.serving import (

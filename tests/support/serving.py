@@ -31,11 +31,13 @@ from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.names import ModelName
 from paddock.planning.profile import PROFILES
+from paddock.serving.binding import Binding
 from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.offer import Offer
-from paddock.serving.service import Address, Binding, Ears, Terms, Used, serve
+from paddock.serving.service import Address, Ears, Terms, serve
 from paddock.serving.supervisor import Limits
 from paddock.settings import Settings
+from paddock.store.usage import Usage
 from tests.support.engine import real_model
 
 SERVERS: tuple[ServerName, ...] = (LLAMA_CPP_PYTHON, LLAMA_SERVER)
@@ -81,7 +83,7 @@ class Running:
     server: ServerName
     address: Address | None = None
     error: BaseException | None = None
-    used: list[Used] = field(default_factory=list)
+    used: list[Usage] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
     others: frozenset[int] = field(default_factory=lambda: frozenset(one.pid for one in engines_of(os.getpid())))
     """The engines of other services of this process."""
