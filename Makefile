@@ -9,11 +9,15 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
-.PHONY: setup demo test check torture bench up down clean
+.PHONY: setup llama-server demo test check torture bench up down clean
 
 # It knows itself whether there is anything to do: what is installed depends on CMAKE_ARGS too.
 setup:
 	@$(PYTHON) infra/setup.py $(VENV)
+
+# llama.cpp's own server, from the engine's source package, onto the PATH of .venv: `paddock serve` takes it where it is.
+llama-server: setup
+	@$(BIN)/python -m infra.llama_tools llama-server
 
 demo: setup
 	@$(BIN)/python -m infra.local demo

@@ -27,3 +27,6 @@ Quantization = Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9][A-Za-z0-9_-]*)$
 Target = Annotated[str, Field(pattern=f"^{PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
 Profile = ProfileName
+Parallel = Annotated[int, Field(ge=1, le=64)]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$|^::[0-9A-Fa-f:.]*$", max_length=255)]
+Port = Annotated[int, Field(ge=0, le=65535)]

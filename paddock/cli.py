@@ -29,6 +29,7 @@ from paddock.errors import BadSetting, NotOnVolume, PaddockError, UsageError
 if TYPE_CHECKING:
     from paddock.lifecycle.parts import Parts
     from paddock.model.artifact import Manifest
+    from paddock.serving.engines import ServerName
 
 app = typer.Typer(
     name="paddock",
@@ -56,6 +57,19 @@ QuantOption = Annotated[str, typer.Option("--quant", metavar="Q", help="A quanti
 class ProfileName(StrEnum):
     CHAT = "chat"
     ROLEPLAY = "roleplay"
+
+
+class ServerChoice(StrEnum):
+    AUTO = "auto"
+    LLAMA_SERVER = "llama-server"
+    LLAMA_CPP_PYTHON = "llama-cpp-python"
+
+
+_SERVERS: dict[ServerChoice, ServerName | None] = {
+    ServerChoice.AUTO: None,
+    ServerChoice.LLAMA_SERVER: "llama-server",
+    ServerChoice.LLAMA_CPP_PYTHON: "llama-cpp-python",
+}
 
 
 def main() -> NoReturn:
@@ -280,6 +294,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
         "history": history,
         "chat": json.loads(chat.to_json()),
         "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
+        "served": parts.volume.usage(manifest.model, manifest.revision).to_json(),
     }
     _show(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
     return 0
@@ -376,6 +391,57 @@ def bench(
     return 0
 
 
+@app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for any free one.")] = 8080,
+    ctx: Annotated[
+        int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context for each request.")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", metavar="N", min=1, max=64, help="Requests at once; llama-server only.")
+    ] = None,
+    profile: Annotated[ProfileName, typer.Option(help="What it is used for.")] = ProfileName.CHAT,
+    quant: QuantOption = "auto",
+    kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
+    server: Annotated[
+        ServerChoice, typer.Option(help="auto takes llama-server where it is on the PATH.")
+    ] = ServerChoice.AUTO,
+    as_json: Json = False,
+) -> int:
+    """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
+    named. PADDOCK_API_KEY is what clients must send."""
+    from paddock.lifecycle.serving import Order, Serving, serve_snapshot
+    from paddock.terminal import render_serving
+
+    parts = _parts()
+    order = Order(
+        host=host,
+        port=port,
+        context_tokens=ctx,
+        parallel=parallel,
+        profile=profile.value,
+        quantization=quant,
+        kv_type=kv_type,
+        server=_SERVERS[server],
+    )
+    told = False
+
+    def ready(serving: Serving) -> None:
+        nonlocal told
+        _show(as_json, serving.to_json(), lambda: render_serving(serving))
+        told = True
+
+    try:
+        serve_snapshot(parts, _snapshot(parts, model), order, ready=ready)
+    except PaddockError as error:
+        if not told:
+            raise
+        return _failed(False, error.code, error.message, error.cure, error.exit_status)  # stdout had its one object
+    return 0
+
+
 def _parts(*, limit_rate: str | None = None) -> Parts:
     from pydantic import ValidationError
 
@@ -403,16 +469,9 @@ def _model(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
 
 def _snapshot(parts: Parts, text: str) -> Manifest:
     """The snapshot of a revision, else the promoted one, else the newest."""
-    from paddock.lifecycle.promotion import resolve_on_volume
+    from paddock.lifecycle.promotion import snapshot_of
 
-    name, ref = _model(text)
-    ref = ref or parts.volume.promoted(name)
-    if ref is not None:
-        return resolve_on_volume(parts, name, ref)
-    there = parts.volume.snapshots(name)
-    if not there:
-        raise NotOnVolume(f"{name} is not on {parts.volume.label}", cure="pull or onboard it first")
-    return there[-1]
+    return snapshot_of(parts, *_model(text))
 
 
 def _show(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:

@@ -89,6 +89,25 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_ENGINE_TIMEOUT_S",
         description="Time limit of one engine process",
     )
+    api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="PADDOCK_API_KEY",
+        description="What clients of `serve` must send; needed to listen beyond this machine",
+    )
+    queue: int = Field(
+        default=64,
+        ge=0,
+        le=4096,
+        validation_alias="PADDOCK_QUEUE",
+        description="How many requests may wait in front of a served model; the next one gets 429",
+    )
+    grace_s: float = Field(
+        default=20.0,
+        gt=0,
+        le=3600,
+        validation_alias="PADDOCK_GRACE_S",
+        description="How long a server that is told to stop may take to end what it answers",
+    )
     docs_url: str | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",
@@ -152,7 +171,7 @@ class Settings(BaseModel):
             raise ValueError("expected an http:// or https:// address without credentials")
         return value.rstrip("/")
 
-    @field_validator("hub_token")
+    @field_validator("hub_token", "api_key")
     @classmethod
     def _header(cls, value: SecretStr | None) -> SecretStr | None:
         # what no header can hold would fail later, in an error of the HTTP client that quotes the header

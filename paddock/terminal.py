@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.inspection import Inspection
     from paddock.lifecycle.preflight import Preflight
     from paddock.lifecycle.pull import Pulled
+    from paddock.lifecycle.serving import Serving
     from paddock.measure.benchmark import Benchmark
     from paddock.model.artifact import Manifest
 
@@ -183,3 +184,16 @@ def render_benchmark(measured: Benchmark) -> None:
         _row(table, *row)
     _out().print(table)
     say(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}")
+
+
+def render_serving(serving: Serving) -> None:
+    offer, parameters = serving.offer, serving.offer.parameters
+    each = parameters.n_ctx // parameters.n_seq_max
+    say(
+        f"{offer.name}@{offer.revision[:8]} {offer.quantization or ''} by {serving.address.server}, {serving.processor}"
+    )
+    say(
+        f"{each} tokens of context for each of {counted(parameters.n_seq_max, 'request')} at once; "
+        f"{human_bytes(offer.memory.total_bytes)} of memory planned; loaded in {serving.address.load_s:.1f} s"
+    )
+    say(f"serving at {serving.address.url}/v1{', with an API key' if serving.needs_key else ''}; Ctrl-C ends it")

@@ -23,6 +23,7 @@ from prefect.artifacts import (
 from paddock.lifecycle.acquisition import Acquired, Plan
 from paddock.lifecycle.documents import Documented
 from paddock.lifecycle.preflight import Preflight
+from paddock.lifecycle.serving import Serving
 from paddock.lifecycle.speaking import Spoken
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
@@ -237,6 +238,25 @@ def benchmark(model: ModelName, measured: Benchmark) -> None:
         key=model.artifact_key("benchmark"),
         table=rows,
         description=f"{model} on {measured.machine.cpu}, {measured.engine}",
+    )
+
+
+def serving(model: ModelName, now: Serving) -> None:
+    """The table of where a model is served, by what, and with which parameters."""
+    parameters = now.offer.parameters
+    rows: list[dict[str, Any]] = [
+        {"what": "address", "value": f"{now.address.url}/v1"},
+        {"what": "server", "value": now.address.server},
+        {"what": "computed by", "value": now.processor},
+        {"what": "revision", "value": now.offer.revision},
+        {"what": "quantization", "value": now.offer.quantization or ""},
+        {"what": "context of each request", "value": f"{parameters.n_ctx // parameters.n_seq_max} tokens"},
+        {"what": "requests at once", "value": str(parameters.n_seq_max)},
+        {"what": "memory planned", "value": human_bytes(now.offer.memory.total_bytes)},
+        {"what": "API key", "value": "needed" if now.needs_key else "none"},
+    ]
+    create_table_artifact(
+        key=model.artifact_key("serving"), table=rows, description=f"{model} is served at {now.address.url}/v1"
     )
 
 

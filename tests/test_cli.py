@@ -113,6 +113,7 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
         "previous": first,
     }
     shown = paddock("show", NAME, "--json").json
+    assert shown["served"] == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
     assert (shown["revision"], shown["promoted"], shown["schema"]) == (second, True, 1)
     assert [one["revision"] for one in shown["history"]] == [first, second]
     assert (shown["chat"]["origin"], shown["chat"]["template_sha256"]) == ("the GGUF", shown["template_sha256"])
@@ -406,7 +407,7 @@ def test_help_is_quick_and_names_every_command() -> None:
     assert min(_processor_seconds("-m", "paddock", "--help") for _ in range(3)) < 0.5
     said = program("--help")
     assert said.status == 0
-    for name in ("inspect", "pull", "onboard", "ls", "show", "rm", "promote", "rollback", "history", "bench"):
+    for name in ("inspect", "pull", "onboard", "ls", "show", "rm", "promote", "rollback", "history", "bench", "serve"):
         assert re.search(rf"\b{name}\b", said.stdout)
 
 

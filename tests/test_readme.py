@@ -15,11 +15,12 @@ from paddock.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SERVING = (ROOT / "docs" / "serving.md").read_text()
 
 
-def rows(after: str) -> list[list[str]]:
+def rows(after: str, text: str = README) -> list[list[str]]:
     """The cells of the first table after a piece of text, without its head."""
-    lines = README[README.index(after) :].splitlines()
+    lines = text[text.index(after) :].splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("|---"))
     table = []
     for line in lines[start + 1 :]:
@@ -78,5 +79,22 @@ def test_the_commands_table_has_every_command() -> None:
 
 
 def test_every_make_target_that_the_readme_names_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z]+)", README)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README + SERVING)) <= targets
+
+
+def test_every_metric_that_the_docs_name_is_told() -> None:
+    from paddock.serving.metrics import Metrics
+
+    told = Metrics(model="a", server="b").text()
+    named = set(re.findall(r"`(paddock_\w+)`", SERVING))
+    assert len(named) > 12
+    for name in named:
+        assert re.search(rf"^# TYPE {name.removesuffix('_total')}(_total)? ", told, re.MULTILINE), name
+
+
+def test_every_error_of_a_server_that_the_docs_name_is_in_its_code() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "paddock" / "serving").glob("*.py"))
+    for row in rows("## Errors", SERVING):
+        for name in re.findall(r"`(\w+)`", row[1]):
+            assert f'"{name}"' in code

@@ -222,6 +222,12 @@ def _model_params(parameters: Parameters, *, hollow: bool) -> Any:
 
 def _context_params(parameters: Parameters) -> Any:
     params = llama.llama_context_default_params()
+    set_context_params(params, parameters)
+    return params
+
+
+def set_context_params(params: Any, parameters: Parameters) -> None:
+    """Set every field of a `llama_context_params` that Parameters knows."""
     params.n_ctx = parameters.n_ctx
     params.n_batch = min(parameters.n_batch, parameters.n_ctx)
     params.n_ubatch = min(parameters.n_ubatch, params.n_batch)
@@ -231,7 +237,6 @@ def _context_params(parameters: Parameters) -> Any:
     params.flash_attn_type = _FLASH_ATTENTION[parameters.flash_attn]
     params.swa_full = parameters.swa_full
     params.type_k, params.type_v = _GGML_TYPES[parameters.type_k], _GGML_TYPES[parameters.type_v]
-    return params
 
 
 def architecture_is_known(header: str, log: Log) -> bool:

@@ -153,7 +153,7 @@ def opened(path: Path) -> Iterator[tuple[int, ...]]:
     """
     descriptors: list[int] = []
     try:
-        for shard in _shards(path):
+        for shard in shards(path):
             descriptors += [_open_regular(shard)]
         yield tuple(descriptors)
     finally:
@@ -174,7 +174,14 @@ def last_words(log: str) -> str:
     return words if len(words) <= 300 else f"{words[:297]}..."
 
 
-def _shards(path: Path) -> list[Path]:
+def error_said(said: Mapping[str, object]) -> PaddockError:
+    """The error that a child of ours reported as `{kind, message, cure}`, kept to what a child may raise and say."""
+    kind = next((kind for kind in _CHILD_ERRORS if kind.__name__ == said.get("kind")), EngineCrashed)
+    message, cure = (_UNPRINTABLE.sub("?", str(said.get(key, "")))[:600] for key in ("message", "cure"))
+    return kind(message, cure=cure)
+
+
+def shards(path: Path) -> list[Path]:
     """All shards of the split model that `path` belongs to, or `path` alone."""
     alone = group([(path.name, 0)])
     if not alone or alone[0].declared == 1 or not path.exists():
@@ -255,17 +262,11 @@ def _result(job: str, answer: bytes, status: int, log: str) -> dict[str, object]
     except ValueError:
         raise _crash(job, status, log) from None
     if isinstance(document, dict) and isinstance(document.get("error"), dict):
-        raise _error(document["error"])
+        raise error_said(document["error"])
     if status != 0 or not isinstance(document, dict) or not isinstance(document.get("result"), dict):
         raise _crash(job, status, log)
     result: dict[str, object] = document["result"]
     return result
-
-
-def _error(said: dict[str, object]) -> PaddockError:
-    kind = next((kind for kind in _CHILD_ERRORS if kind.__name__ == said.get("kind")), EngineCrashed)
-    message, cure = (_UNPRINTABLE.sub("?", str(said.get(key, "")))[:600] for key in ("message", "cure"))
-    return kind(message, cure=cure)
 
 
 def _crash(job: str, status: int, log: str) -> PaddockError:

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from paddock.engine.canary import canary
 from paddock.engine.native import Log, Session
 from paddock.engine.parameters import Parameters
-from paddock.errors import ModelRejected
 
-_CANARY_TOKENS = 8
 _QUICK_S = 1.0
 
 
@@ -26,7 +23,7 @@ def measure_speed(paths: Sequence[str], parameters: Parameters, *, n_prompt: int
     started = time.perf_counter()
     with Session(paths, parameters, log) as session:
         load_s = time.perf_counter() - started
-        canary = _canary(session)
+        spoken = canary(session)
         tokens = _tokens(session, max(n_prompt, n_gen))
         _prefill(session, tokens[:n_prompt])
         session.decode(tokens[:1])
@@ -34,7 +31,7 @@ def measure_speed(paths: Sequence[str], parameters: Parameters, *, n_prompt: int
         decode = _repeat(lambda: _decode(session, tokens[:n_gen]))
         return {
             "load_s": load_s,
-            "canary": canary,
+            "canary": spoken,
             "prefill_s": [first for first, _ in prefill],
             "first_token_s": [second for _, second in prefill],
             "decode_s": [first for first, _ in decode],
@@ -78,31 +75,6 @@ def _tokens(session: Session, number: int) -> list[int]:
     tokens = [choose.randrange(session.vocab_size) for _ in range(number)]
     if session.bos >= 0:
         tokens[0] = session.bos
-    return tokens
-
-
-def _canary(session: Session) -> list[int]:
-    """Eight greedy tokens. Raises ModelRejected when the logits behind one are missing, not finite, or all the same."""
-    session.clear()
-    token = max(session.bos, 0)
-    tokens: list[int] = []
-    for position in range(_CANARY_TOKENS):
-        session.decode([token])
-        logits = session.logits()
-        if logits.size == 0:
-            problem = "gives no logits"
-        elif not np.isfinite(logits).all():
-            problem = "gives logits that are not finite"
-        elif logits.min() == logits.max():
-            problem = "gives the same logit to every token"
-        else:
-            token = int(logits.argmax())
-            tokens.append(token)
-            continue
-        raise ModelRejected(
-            f"the model was loaded, and {problem} for token {position + 1} of {_CANARY_TOKENS}",
-            cure="its weights are damaged, or this engine computes them wrongly: pull it again, or choose another file",
-        )
     return tokens
 
 

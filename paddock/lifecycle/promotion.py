@@ -28,6 +28,20 @@ def resolve_on_volume(parts: Parts, model: ModelName, ref: str) -> Manifest:
     return manifest
 
 
+def snapshot_of(parts: Parts, model: ModelName, ref: str | None) -> Manifest:
+    """The snapshot of a revision; without one the promoted one, else the newest.
+
+    Raises NotOnVolume.
+    """
+    ref = ref or parts.volume.promoted(model)
+    if ref is not None:
+        return resolve_on_volume(parts, model, ref)
+    there = parts.volume.snapshots(model)
+    if not there:
+        raise NotOnVolume(f"{model} is not on {parts.volume.label}", cure="pull or onboard it first")
+    return there[-1]
+
+
 def promote(parts: Parts, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
     """Make a published snapshot the one that is served; returns what was promoted before, None at first."""
     previous = parts.volume.promoted(model)

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,17 +147,39 @@ def _reclaimable(place: Path) -> int:
 def _gpus() -> tuple[Gpu, ...]:
     """NVIDIA's, through its own library where it and a driver are there."""
     try:
+        with _nvml() as nvml:
+            return tuple(_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount()))
+    except _NoNvml:
+        return ()
+
+
+def gpu_absence() -> str:
+    """Why `Machine.gpus` is empty, in words; empty where it is not."""
+    try:
+        with _nvml() as nvml:
+            return "" if nvml.nvmlDeviceGetCount() else "the NVIDIA driver finds no GPU"
+    except _NoNvml as error:
+        return str(error)
+
+
+class _NoNvml(Exception):
+    """Its message says what is missing."""
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    try:
         import pynvml
     except ImportError:
-        return ()
+        raise _NoNvml("no GPU is looked for, since nvidia-ml-py is not installed") from None
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
+    except pynvml.NVMLError as error:
+        raise _NoNvml(f"no NVIDIA driver answers ({error})") from None
     try:
-        return tuple(_gpu(pynvml, number) for number in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError:
-        return ()
+        yield pynvml
+    except pynvml.NVMLError as error:
+        raise _NoNvml(f"the NVIDIA driver does not tell its GPUs ({error})") from None
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

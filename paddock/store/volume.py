@@ -20,7 +20,7 @@ from pathlib import Path
 from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume, PaddockError
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, Sha256
-from paddock.store import durable, leases
+from paddock.store import durable, leases, usage
 from paddock.store.blobs import Blobs
 from paddock.store.durable import disk_errors, disk_errors_in
 from paddock.store.history import Promotion
@@ -28,6 +28,7 @@ from paddock.store.layout import Layout
 from paddock.store.promotions import Promotions
 from paddock.store.snapshots import Snapshots
 from paddock.store.store import Store, check_report_name
+from paddock.store.usage import Usage
 
 _GIB = 1024**3
 _RESERVE_BYTES = 256 * 1024 * 1024  # for journals, manifests and reports; at most a hundredth of a small disk
@@ -249,6 +250,17 @@ class Volume(Store):
         self._layout.made(mark.parent)
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
         os.utime(mark, follow_symlinks=False)
+
+    @disk_errors
+    def add_usage(self, model: ModelName, revision: Revision, used: Usage) -> None:
+        """Add to what the snapshot was used for; that is a use."""
+        mark = self._layout.usage(model, revision)
+        self._layout.made(mark.parent)
+        usage.add(mark, used)
+
+    @disk_errors
+    def usage(self, model: ModelName, revision: Revision) -> Usage:
+        return usage.read(self._layout.usage(model, revision))
 
     @disk_errors
     def last_used(self, model: ModelName, revision: Revision) -> datetime | None:

@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _try(path: str) -> int:
-    from paddock.engine import speed
+    from paddock.engine import canary
     from paddock.engine.native import Log, Session
     from paddock.engine.parameters import Parameters
     from paddock.errors import ModelRejected, PaddockError
@@ -76,7 +76,7 @@ def _try(path: str) -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     try:
         with Session([path], Parameters(n_ctx=256, n_threads=1), Log()) as session:
-            speed._canary(session)
+            canary.canary(session)
     except ModelRejected:
         return _NOT_FINITE
     except PaddockError:

@@ -1,0 +1,35 @@
+"""Serve a model over an OpenAI-compatible address, on the machine that has the GPU, until the run is cancelled."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import ContextTokens, Host, Model, Parallel, Port, Profile, RevisionName
+from paddock.lifecycle.serving import Order
+from tasks import policies, serve
+
+
+@flow(flow_run_name="serve-{model}", **policies.FLOW)
+def serve_model(
+    model: Model,
+    revision: RevisionName | None = None,
+    context_tokens: ContextTokens | None = None,
+    profile: Profile = "chat",
+    parallel: Parallel | None = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+) -> None:
+    """Serve a model over an OpenAI-compatible address until the run is cancelled; running answers are ended first.
+
+    Args:
+        model: The repository on the Hub, `org/name`.
+        revision: A branch, a tag or a commit that is on the volume; when not given, what is promoted.
+        context_tokens: The context of each request, in tokens; by the profile when not given.
+        profile: What it is used for: `chat` takes 4096 tokens of context, `roleplay` 8192, and each its sampling.
+        parallel: Requests at once, with llama-server; when not given, 4 where the memory is there.
+        host: Where to listen. Beyond this machine the worker needs PADDOCK_API_KEY in its environment.
+        port: 0 for any free one.
+    """
+    manifest = serve.find(model, revision)
+    order = Order(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
+    serve.serve(manifest, order)

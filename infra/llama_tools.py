@@ -1,0 +1,109 @@
+"""Builds llama.cpp's own programs from the engine's source package, once for all checkouts.
+
+`python -m infra.llama_tools llama-server` builds that program with the flags of the engine that is installed in this
+environment, keeps it in the engine's cache beside the wheel, and links it into the environment's `bin`, so that it is
+on the PATH where the environment is active. It is the same llama.cpp as the wheel's, so that the two can be compared.
+
+The web interface is left out: it would be fetched from elsewhere while building.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from infra import setup
+
+PROGRAMS = ("llama-server", "llama-bench", "llama-perplexity")
+_OPTIONS = {
+    "CMAKE_BUILD_TYPE": "Release",
+    "BUILD_SHARED_LIBS": "OFF",
+    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",
+    "LLAMA_OPENSSL": "OFF",
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+    "LLAMA_BUILD_APP": "OFF",
+}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or not set(arguments) <= set(PROGRAMS):
+        print(f"name one or more of {', '.join(PROGRAMS)}", file=sys.stderr)
+        return 3
+    missing = [name for name in ("cmake", "c++") if shutil.which(name) is None]
+    wanted = [name for name in arguments if built(name) is None]
+    if wanted and missing:
+        print(f"building {', '.join(wanted)} needs {' and '.join(missing)}: install them", file=sys.stderr)
+        return 1
+    try:
+        if wanted:
+            build(wanted)
+    except subprocess.CalledProcessError as error:
+        print(f"the build failed: {' '.join(map(str, error.cmd))} ended with {error.returncode}", file=sys.stderr)
+        return 1
+    for name in arguments:
+        print(link(name))
+    return 0
+
+
+def built(name: str) -> Path | None:
+    """Where a program of the installed engine's version and flags is, or None where nobody built it yet."""
+    path = _home() / "programs" / name
+    return path if path.exists() else None
+
+
+def build(names: list[str]) -> None:
+    """Two checkouts that build at once build once."""
+    home, flags = _home(), _flags()
+    setup.engine_wheel(Path(sys.executable), flags)  # with it comes the source package
+    target = home / "programs"
+    target.mkdir(exist_ok=True)
+    with (home.parent / f"{home.name}.programs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = [name for name in names if built(name) is None]
+        if not wanted:
+            return
+        print(f"building {', '.join(wanted)} with {flags} (once, several minutes)", flush=True)
+        with tempfile.TemporaryDirectory(dir=home.parent) as work:
+            with tarfile.open(next(home.glob("*.tar.gz"))) as archive:
+                archive.extractall(work, filter="data")
+            source = next(Path(work).glob("*/vendor/llama.cpp"))
+            options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
+            generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+            setup.run(["cmake", *generator, "-S", source, "-B", f"{work}/build", *options, *flags.split()])
+            setup.run(["cmake", "--build", f"{work}/build", "--parallel", str(os.cpu_count()), "--target", *wanted])
+            for name in wanted:
+                Path(work, "build", "bin", name).rename(target / name)
+
+
+def link(name: str) -> Path:
+    """Put a built program on the PATH of this environment."""
+    program = built(name)
+    if program is None:
+        raise FileNotFoundError(name)
+    place = Path(sys.prefix) / "bin" / name
+    staged = place.with_name(f".{name}.{os.getpid()}")
+    staged.symlink_to(program)
+    staged.replace(place)
+    return place
+
+
+def _flags() -> str:
+    return setup.wanted_flags(os.environ.get("CMAKE_ARGS"), installed=setup.installed_flags(Path(sys.prefix)))
+
+
+def _home() -> Path:
+    version = setup.pinned(setup.ENGINE)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock" / "engine"
+    return cache / setup.engine_key(version, _flags())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""Serving a snapshot of the volume: what is offered is planned from its header, leased while it is served, and its use
+is written down.
+
+The snapshot is resolved to its real directory once. What is promoted meanwhile is served by the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from paddock.errors import DoesNotFit, PaddockError
+from paddock.lifecycle.judgement import audit_snapshot
+from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.preflight import preflight
+from paddock.lifecycle.speaking import chat_in
+from paddock.model.artifact import Manifest
+from paddock.model.hardware import Machine, gpu_absence, this_machine
+from paddock.planning.choice import AUTO
+from paddock.planning.plan import Wish
+from paddock.planning.profile import PROFILES, ProfileName
+from paddock.serving.binding import Binding
+from paddock.serving.engines import ServerName, choose_server
+from paddock.serving.offer import Offer
+from paddock.serving.service import Address, Ears, Terms, serve
+from paddock.serving.supervisor import Limits
+from paddock.store.usage import Usage
+
+_LOG = logging.getLogger(__name__)
+PARALLEL = 4
+"""How many requests llama-server answers at once where nobody says, and the memory is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is asked of a server. None is: the profile's context, as many requests at once as suit the server, and
+    llama-server where it is on the PATH."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    context_tokens: int | None = None
+    parallel: int | None = None
+    profile: ProfileName = "chat"
+    quantization: str = AUTO
+    kv_type: str = "f16"
+    server: ServerName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A model that is being served. `processor` says in words what computes."""
+
+    address: Address
+    offer: Offer
+    processor: str
+    needs_key: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "address": self.address.url,
+            "base_url": f"{self.address.url}/v1",
+            "model": self.offer.name,
+            "revision": self.offer.revision,
+            "quantization": self.offer.quantization,
+            "server": self.address.server,
+            "processor": self.processor,
+            "needs_key": self.needs_key,
+            "load_seconds": round(self.address.load_s, 3),
+            "memory": self.offer.memory.to_json(),
+            "parameters": self.offer.parameters.to_json(),
+        }
+
+
+def serve_snapshot(
+    parts: Parts,
+    manifest: Manifest,
+    order: Order,
+    *,
+    ready: Callable[[Serving], None],
+    stop: threading.Event | None = None,
+) -> signal.Signals | None:
+    """Serve until a signal comes (see `service.serve`), and return it. `ready` is called once, when it answers.
+
+    Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration, and as
+    `service.serve`.
+    """
+    known, model, revision = parts.settings, manifest.model, manifest.revision
+    api_key = known.api_key.get_secret_value() if known.api_key else None
+    binding = Binding(host=order.host, port=order.port, api_key=api_key)
+    program = choose_server(order.server)
+    machine = this_machine()
+    with parts.volume.lease(model, revision) as snapshot:
+        offer = make_offer(parts, manifest, snapshot.resolve(), order, has_slots=program is not None, machine=machine)
+        serving = processor_words(machine, offer)
+
+        def used(one: Usage) -> None:
+            try:
+                parts.volume.add_usage(model, revision, one)
+            except PaddockError as error:  # a full disk is no reason to stop answering
+                _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
+
+        limits = Limits(start_s=known.engine_timeout_s, busy_s=known.engine_timeout_s)
+        return serve(
+            offer,
+            binding,
+            Terms(limits=limits, queue=known.queue, grace_s=known.grace_s),
+            Ears(
+                ready=lambda address: ready(Serving(address, offer, serving, api_key is not None)),
+                used=used,
+            ),
+            program=program,
+            stop=stop,
+        )
+
+
+def make_offer(
+    parts: Parts, manifest: Manifest, snapshot: Path, order: Order, *, has_slots: bool, machine: Machine
+) -> Offer:
+    """The plan for a snapshot on this machine, as it will be served."""
+    profile = PROFILES[order.profile]
+    facts = audit_snapshot(parts, manifest).model
+    trained = facts.context_length if facts else None
+    context = order.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
+    for parallel in _parallels(order.parallel, has_slots=has_slots):
+        wish = Wish(context, parallel, order.kv_type)
+        found = preflight(parts, str(snapshot), wish, quantization=order.quantization, machine=machine)
+        if found.plan.fits:
+            break
+    else:
+        raise DoesNotFit(
+            f"{manifest.repository} does not fit with {context} tokens of context for {parallel} request(s) at once:"
+            f" {'; '.join(found.plan.given_up)}",
+            cure=found.advice or "use a smaller context",
+        )
+    threads = parts.settings.threads
+    parameters = replace(found.plan.parameters, n_threads=threads) if threads else found.plan.parameters
+    return Offer(
+        name=manifest.repository,
+        revision=manifest.revision,
+        quantization=found.quantization,
+        file=snapshot / found.file,
+        chat=chat_in(parts, manifest),
+        parameters=parameters,
+        memory=found.plan.memory,
+        profile=profile,
+    )
+
+
+def _parallels(asked: int | None, *, has_slots: bool) -> tuple[int, ...]:
+    """What to try, the best first. llama-cpp-python's server answers one request at a time, whatever is asked: a
+    context for more would be memory for nothing."""
+    if not has_slots:
+        if asked is not None and asked > 1:
+            _LOG.warning("llama-cpp-python's server answers one request at a time: --parallel needs llama-server")
+        return (1,)
+    return (asked,) if asked is not None else (PARALLEL, 1)
+
+
+def processor_words(machine: Machine, offer: Offer) -> str:
+    """What computes, and why it is not a GPU where it is not."""
+    devices = [device for device in offer.memory.devices if not device.startswith("CPU")]
+    if offer.on_gpu and devices:
+        return f"GPU: {', '.join(devices)}"
+    if not machine.gpus:
+        return f"CPU: {gpu_absence()}"
+    if not devices:
+        return (
+            "CPU: the installed engine was built without GPU support (CMAKE_ARGS=-DGGML_CUDA=ON make setup builds it)"
+        )
+    return "CPU: not one layer fits on the GPU"

@@ -1,0 +1,57 @@
+"""Where a server listens, and who may reach it there."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from paddock.errors import BadSetting, NoPermission
+
+_BACKLOG = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """Where it listens. Raises BadSetting for an address beyond this machine without a key."""
+
+    host: str
+    port: int
+    api_key: str | None = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.api_key is None and not _is_loopback(self.host):
+            raise BadSetting(
+                f"{self.host} can be reached from other machines, and no API key is set",
+                cure="set PADDOCK_API_KEY, or listen on 127.0.0.1",
+            )
+
+    def listen(self) -> socket.socket:
+        """Raises NoPermission, BadSetting."""
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            listener = socket.socket(family, kind, protocol)
+        except (socket.gaierror, OSError) as error:
+            raise BadSetting(f"{self.host} is no address to listen on: {error.strerror}", cure="see --host") from None
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            kind_of = NoPermission if isinstance(error, PermissionError) else BadSetting
+            raise kind_of(
+                f"cannot listen on {self.host}:{self.port}: {error.strerror}",
+                cure="choose another --port (0: any free one)",
+            ) from None
+        listener.setblocking(False)
+        return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

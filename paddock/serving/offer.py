@@ -1,0 +1,56 @@
+"""What is served: a model's files, how it is spoken with, and the engine's parameters that were planned for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddock.chat.template import Chat
+from paddock.engine import process
+from paddock.engine.oracle import Memory
+from paddock.engine.parameters import Parameters
+from paddock.planning.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """`name` is what clients call the model, `file` its GGUF (the first shard of a split one) under a real path, and
+    `memory` what the plan says that the engine takes with `parameters`."""
+
+    name: str
+    revision: str
+    quantization: str | None
+    file: Path
+    chat: Chat
+    parameters: Parameters
+    memory: Memory
+    profile: Profile
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.parameters.n_gpu_layers != 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """The files of an offer, held open: every start of the engine reads the same bytes, whatever happens to their
+    names meanwhile. `names` are the files' own, which tell the engine of a split model where its other shards are."""
+
+    names: tuple[str, ...]
+    descriptors: tuple[int, ...]
+
+    def link_in(self, home: Path) -> Path:
+        """Let a directory show the files to a child that inherits the descriptors; returns the first."""
+        for name, path in zip(self.names, process.paths_of(self.descriptors), strict=True):
+            (home / name).symlink_to(path)
+        return home / self.names[0]
+
+
+@contextmanager
+def opened(offer: Offer) -> Iterator[OpenModel]:
+    """Raises NoSuchFile, NoPermission, MissingShard."""
+    with ExitStack() as stack:
+        descriptors = stack.enter_context(process.opened(offer.file))
+        yield OpenModel(tuple(path.name for path in process.shards(offer.file)), descriptors)

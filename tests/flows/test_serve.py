@@ -1,0 +1,107 @@
+"""Serving as a flow: a cancelled run ends what it answers, and leaves no engine and no lease."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling
+
+from infra.local.ports import free_ports
+from infra.local.prefect_server import PrefectServer
+from infra.local.workers import start_worker
+from paddock.lifecycle.parts import Parts
+from tests.support.serving import (
+    SHELF_MODEL,
+    SHELF_NAME,
+    has_whole,
+    is_back,
+    shelf,
+    under_load,
+    wait_for,
+)
+
+__all__ = ["shelf"]
+RUN = """
+import sys
+from flows.serve import serve_model
+serve_model(sys.argv[1], context_tokens=512, port=int(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def environment(shelf: Parts, prefect_server: PrefectServer) -> dict[str, str]:
+    own = {"PADDOCK_VOLUME": str(shelf.settings.volume), "PADDOCK_THREADS": "1"}
+    return {**os.environ, **prefect_server.environment, **own}
+
+
+def test_a_run_that_is_told_to_end_ends_what_it_answers(
+    shelf: Parts, client: SyncPrefectClient, environment: dict[str, str]
+) -> None:
+    """A worker cancels a run with SIGTERM to the process of the flow."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
+    process = subprocess.Popen([sys.executable, "-c", RUN, SHELF_NAME, str(port)], env=environment)
+    try:
+        wait_for(partial(is_back, url, 0), limit_s=90)
+        assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        with under_load(url) as answers:
+            wait_for(partial(has_whole, answers))
+            engines = [one for one in psutil.Process(process.pid).children(recursive=True) if "paddock" in one.name()]
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert [one for one in answers if not one.clean] == []
+    assert {one.status for one in answers if not one.whole} <= {0, 503}
+    assert not any(one.is_running() for one in engines)
+    assert not shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=[SHELF_MODEL.artifact_key("serving")]))
+    assert url in (client.read_artifacts(artifact_filter=key)[0].description or "")
+
+
+@pytest.mark.torture
+def test_a_run_that_is_cancelled_on_its_worker_ends_what_it_answers(
+    shelf: Parts,
+    client: SyncPrefectClient,
+    environment: dict[str, str],
+    prefect_server: PrefectServer,
+    tmp_path: Path,
+) -> None:
+    from infra.local.workers import create_pools, deploy
+
+    create_pools(prefect_server.url)
+    deploy(tmp_path, environment)
+    worker = start_worker("paddock-gpu", tmp_path, environment)
+    try:
+        (port,) = free_ports(1)
+        url = f"http://127.0.0.1:{port}"
+        deployment = client.read_deployment_by_name("serve-model/gpu")
+        parameters = {"model": SHELF_NAME, "context_tokens": 512, "port": port}
+        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        wait_for(partial(is_back, url, 0), limit_s=120)
+        with under_load(url) as answers:
+            wait_for(partial(has_whole, answers))
+            began = time.monotonic()
+            client.set_flow_run_state(run.id, Cancelling())
+            wait_for(lambda: client.read_flow_run(run.id).state_type is StateType.CANCELLED, limit_s=60)
+            print(f"cancelled in {time.monotonic() - began:.1f} s")
+        assert [one for one in answers if not one.clean] == []
+        assert {one.status for one in answers if not one.whole} <= {0, 503}
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+    finally:
+        worker.stop()

@@ -1,0 +1,223 @@
+"""`paddock serve` as people and supervisors use it: one line that says where, signals, exit statuses, and the volume's
+book-keeping."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from paddock import cli
+from paddock.lifecycle.parts import Parts
+from paddock.serving.engines import LLAMA_CPP_PYTHON, ServerName
+from tests.support.serving import (
+    SERVERS,
+    SHELF_MODEL,
+    SHELF_NAME,
+    Program,
+    ask,
+    environment_of,
+    has_whole,
+    is_back,
+    under_load,
+    wait_for,
+)
+
+GRACE_S = 20.0
+Command = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def _on_shelf(shelf: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDOCK_VOLUME", str(shelf.settings.volume))
+    monkeypatch.setenv("PADDOCK_THREADS", "1")  # see `offer_of`
+    monkeypatch.delenv("PADDOCK_API_KEY", raising=False)
+
+
+@pytest.fixture
+def command(_on_shelf: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """`paddock serve` in this process, for what ends before a model is loaded: its status and what it printed."""
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["paddock", "serve", *arguments, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, json.loads(capfd.readouterr().out)
+
+    return run
+
+
+@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.parametrize("server", SERVERS)
+def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(shelf: Parts, server: ServerName) -> None:
+    ended_under_load(shelf, server, times=1)
+
+
+@pytest.mark.torture
+@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.parametrize("server", SERVERS)
+def test_sigterm_under_load_ends_every_started_answer_twenty_times(shelf: Parts, server: ServerName) -> None:
+    ended_under_load(shelf, server, times=20)
+
+
+def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
+    manifest = shelf.volume.snapshots(SHELF_MODEL)[0]
+    slowest, whole = 0.0, 0
+    for _ in range(times):
+        with Program(SHELF_NAME, environment=environment_of(server)) as program:
+            said = program.said
+            assert (said["server"], said["model"], said["revision"]) == (server, SHELF_NAME, manifest.revision)
+            assert said["base_url"] == f"{program.url}/v1"
+            assert said["processor"].startswith(("CPU: ", "GPU: "))
+            assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+            before = shelf.volume.usage(SHELF_MODEL, manifest.revision)
+            with under_load(program.url) as answers:
+                wait_for(partial(has_whole, answers))
+                engine, began = program.engine, time.monotonic()
+                status, err = program.end()
+                slowest = max(slowest, time.monotonic() - began)
+        assert (status, err) == (0, "")
+        assert not engine.is_running()
+        assert [one for one in answers if not one.clean] == []
+        assert {one.status for one in answers if not one.whole} <= {0, 503}  # nobody was cut off in a stream
+        assert not shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        after = shelf.volume.usage(SHELF_MODEL, manifest.revision)
+        assert after.requests - before.requests == sum(one.whole for one in answers)
+        assert after.completion_tokens > before.completion_tokens
+        whole += sum(one.whole for one in answers)
+    print(f"{server}: SIGTERM {times} times under load, {whole} whole answers, {slowest:.2f} s at most to the exit")
+    assert slowest < GRACE_S
+
+
+@pytest.mark.usefixtures("_on_shelf")
+def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_nothing(
+    shelf: Parts, tmp_path: Path
+) -> None:
+    """And without nvidia-ml-py it says so, and serves."""
+    (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
+    (tmp_path / "pynvml.py").write_text("raise ImportError")
+    environment = {**environment_of(LLAMA_CPP_PYTHON), "PYTHONPATH": str(tmp_path)}
+    with Program(SHELF_NAME, "--ctx", "512", environment=environment) as program:
+        assert program.said["processor"] == "CPU: no GPU is looked for, since nvidia-ml-py is not installed"
+        assert program.said["parameters"]["n_ctx"] == 512
+        shelf.volume.model_path(SHELF_MODEL).unlink()  # as a promotion replaces it
+        program.engine.kill()
+        wait_for(partial(is_back, program.url, 1))
+        assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        with httpx.Client(base_url=program.url, timeout=60) as client:
+            assert ask(client, stream=False).whole
+        assert httpx.get(f"{program.url}/v1/models").json()["data"][0]["revision"] == manifest.revision
+        shelf.volume.promote(SHELF_MODEL, manifest.revision, reason="back")
+        engine = program.engine
+        program.process.kill()  # even that leaves no engine behind, and no lease
+        wait_for(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
+        wait_for(lambda: not shelf.volume.in_use(SHELF_MODEL, manifest.revision))
+
+
+@pytest.mark.usefixtures("_on_shelf")
+def test_after_three_crashes_it_ends_with_one_sentence_that_says_why() -> None:
+    with Program(SHELF_NAME, "--ctx", "512", environment=environment_of(LLAMA_CPP_PYTHON)) as program:
+        for number in range(3):
+            wait_for(partial(is_back, program.url, number))
+            program.engine.send_signal(signal.SIGKILL)
+        status, err = program.wait()
+    assert status == 1
+    *strikes, last = err.splitlines()
+    assert ["strike" in line for line in strikes] == [True, True]
+    assert last.startswith("paddock: the engine failed 3 times in")
+    assert "is not started again: 1. the engine was ended by SIGKILL" in last
+
+
+def test_an_address_that_others_reach_needs_a_key(command: Command) -> None:
+    status, said = command(SHELF_NAME, "--host", "0.0.0.0")
+    assert (status, said["error"]) == (3, "bad-setting")
+    assert "PADDOCK_API_KEY" in said["cure"]
+
+
+def test_a_port_that_is_taken_is_a_wrong_usage(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, said = command(SHELF_NAME, "--ctx", "512", "--port", str(taken.getsockname()[1]))
+    assert (status, said["error"]) == (3, "bad-setting")
+    assert "--port" in said["cure"]
+
+
+def test_more_context_than_the_model_was_trained_for_is_refused(command: Command) -> None:
+    status, said = command(SHELF_NAME, "--ctx", "1000000")
+    assert (status, said["error"]) == (2, "conflicting-configuration")
+
+
+def test_a_model_that_is_not_on_the_volume_is_said(command: Command) -> None:
+    status, said = command("org/absent")
+    assert (status, said["error"]) == (1, "not-on-volume")
+    assert said["cure"] == "pull or onboard it first"
+
+
+def test_a_quantization_that_the_snapshot_has_not_is_said(command: Command) -> None:
+    status, said = command(SHELF_NAME, "--quant", "Q8_0")
+    assert (status, said["error"]) == (1, "file-not-in-revision")
+    assert "Q4_1" in said["cure"]
+
+
+def test_llama_server_that_is_asked_for_and_not_there_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", environment_of(LLAMA_CPP_PYTHON)["PATH"])
+    status, said = command(SHELF_NAME, "--server", "llama-server")
+    assert (status, said["error"]) == (3, "no-such-file")
+    assert "make llama-server" in said["cure"]
+
+
+def test_a_llama_server_of_another_version_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stranger = tmp_path / "llama-server"
+    stranger.write_text('#!/bin/sh\necho "error: invalid argument: $1" >&2\nexit 1\n')
+    stranger.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{environment_of(LLAMA_CPP_PYTHON)['PATH']}")
+    status, said = command(SHELF_NAME, "--port", "0", "--ctx", "512", "--parallel", "1")
+    assert (status, said["error"]) == (1, "engine-crashed")
+    assert "ended with status 1 (error: invalid argument: --model)" in said["message"]
+    assert "make llama-server" in said["cure"]
+
+
+GPU_WORDS = """
+import sys
+if sys.argv[1] == "absent":
+    sys.modules["pynvml"] = None
+from paddock.model.hardware import gpu_absence, this_machine
+assert this_machine().gpus == ()
+print(gpu_absence())
+"""
+
+
+@pytest.mark.parametrize(
+    ("nvml", "words"), [("absent", "nvidia-ml-py is not installed"), ("present", "no NVIDIA driver answers")]
+)
+def test_a_machine_without_a_gpu_is_said_in_words(nvml: str, words: str) -> None:
+    if nvml == "present" and _has_driver():
+        pytest.skip("this machine has an NVIDIA driver")
+    done = subprocess.run([sys.executable, "-c", GPU_WORDS, nvml], capture_output=True, text=True, check=True)
+    assert words in done.stdout
+    assert done.stderr == ""
+
+
+def _has_driver() -> bool:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True

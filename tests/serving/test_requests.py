@@ -1,0 +1,147 @@
+"""What the engine is asked, for what a client asks: the profile's sampling, the snapshot's stops, one name for each
+thing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paddock.chat.template import Chat
+from paddock.engine.oracle import Memory
+from paddock.engine.parameters import Parameters
+from paddock.planning.profile import PROFILES
+from paddock.serving.engines import arguments_of
+from paddock.serving.offer import Offer
+from paddock.serving.requests import Ask, Refused, parse
+
+OFFER = Offer(
+    name="org/name",
+    revision="b" * 40,
+    quantization="Q8_0",
+    file=Path("/nowhere.gguf"),
+    chat=Chat("{{ messages }}", "family", "", "<s>", "</s>", ("<|im_end|>", "<|im_start|>user")),
+    parameters=Parameters(n_ctx=2048, n_threads=2),
+    memory=Memory(1, 1, 1, 1, "engine"),
+    profile=PROFILES["roleplay"],
+)
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def chat(**asked: Any) -> Ask:
+    body = {"messages": HELLO, **asked}
+    return parse("/v1/chat/completions", json.dumps(body).encode(), OFFER, has_logprobs=True)
+
+
+def completion(**asked: Any) -> Ask:
+    return parse("/v1/completions", json.dumps({"prompt": "Hello", **asked}).encode(), OFFER, has_logprobs=True)
+
+
+def test_what_a_client_leaves_open_is_the_profiles() -> None:
+    assert {name: chat().body[name] for name in ("temperature", "top_p", "min_p", "repeat_penalty")} == {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "min_p": 0.05,
+        "repeat_penalty": 1.05,
+    }
+    assert chat(temperature=0, top_p=None).body["temperature"] == 0
+    assert chat(temperature=0, top_p=None).body["top_p"] == 1.0
+
+
+def test_the_snapshots_stops_stand_behind_the_clients_in_a_chat_alone() -> None:
+    assert chat().body["stop"] == ["<|im_end|>", "<|im_start|>user"]
+    assert chat(stop="END").body["stop"] == ["END", "<|im_end|>", "<|im_start|>user"]
+    assert chat(stop=["<|im_end|>"]).body["stop"] == ["<|im_end|>", "<|im_start|>user"]
+    assert "stop" not in completion().body
+
+
+@pytest.mark.parametrize(
+    ("asked", "max_tokens"),
+    [
+        ({}, None),
+        ({"max_tokens": 7}, 7),
+        ({"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 5),
+        ({"max_tokens": -1}, None),
+        ({"max_tokens": None}, None),
+    ],
+)
+def test_the_bound_of_an_answer_has_one_name(asked: dict[str, Any], max_tokens: int | None) -> None:
+    body = chat(**asked).body
+    assert body.get("max_tokens") == max_tokens
+    assert "max_completion_tokens" not in body
+
+
+def test_a_completion_without_a_bound_has_openais() -> None:
+    assert completion().body["max_tokens"] == 16
+
+
+def test_what_llama_cpp_knows_beyond_openai_goes_through() -> None:
+    body = chat(grammar='root ::= "yes"', top_k=5, chat_template_kwargs={"enable_thinking": False}).body
+    assert body["grammar"] == 'root ::= "yes"'
+    assert body["top_k"] == 5
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_the_tokens_of_a_stream_are_always_asked_of_the_engine() -> None:
+    quiet, told = chat(stream=True), chat(stream=True, stream_options={"include_usage": True})
+    assert quiet.body["stream_options"] == told.body["stream_options"] == {"include_usage": True}
+    assert (quiet.tells_usage, told.tells_usage) == (False, True)
+    assert "stream_options" not in chat(stream_options={"include_usage": True}).body
+
+
+@pytest.mark.parametrize("model", ["org/name", f"org/name@{'b' * 40}", None])
+def test_the_model_may_be_named_with_its_revision(model: str | None) -> None:
+    assert chat(model=model).body["model"] == "org/name"
+
+
+@pytest.mark.parametrize("model", ["", "org/other", f"org/name@{'c' * 40}"])
+def test_another_model_is_refused(model: str) -> None:
+    with pytest.raises(Refused) as refused:
+        chat(model=model)
+    assert (refused.value.status, refused.value.param) == (404, "model")
+
+
+def test_every_parameter_of_a_plan_is_an_argument_of_llama_server() -> None:
+    parameters = Parameters(
+        n_ctx=8192,
+        n_threads=3,
+        n_threads_batch=5,
+        n_batch=1024,
+        n_ubatch=256,
+        n_seq_max=4,
+        n_gpu_layers=12,
+        tensor_split=(3.0, 1.0),
+        flash_attn="on",
+        type_k="q8_0",
+        type_v="q4_0",
+        use_mmap=False,
+        use_mlock=True,
+        use_extra_bufts=False,
+        swa_full=False,
+    )
+    words = arguments_of(parameters)
+    said = " ".join(words)
+    for expected in (
+        "--ctx-size 8192",
+        "--parallel 4",
+        "--batch-size 1024",
+        "--ubatch-size 256",
+        "--threads 3",
+        "--threads-batch 5",
+        "--gpu-layers 12",
+        "--tensor-split 3.0,1.0",
+        "--flash-attn on",
+        "--cache-type-k q8_0",
+        "--cache-type-v q4_0",
+        "--load-mode mlock",
+        "--no-repack",
+    ):
+        assert expected in said
+    assert "--swa-full" not in words
+    whole = arguments_of(replace(parameters, n_gpu_layers=-1, swa_full=True))
+    assert " ".join(whole).count("--gpu-layers all") == 1
+    assert "--swa-full" in whole

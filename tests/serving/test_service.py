@@ -1,0 +1,254 @@
+"""The real model behind either server: whole answers under load, clean errors when the engine dies, and an end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from paddock.engine.oracle import Memory
+from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
+from paddock.serving.binding import Binding
+from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
+from paddock.serving.offer import Offer
+from paddock.serving.supervisor import Limits
+from tests.support.engine import hollow_copy, real_model
+from tests.support.serving import (
+    SERVERS,
+    Running,
+    ask,
+    ask_many,
+    has_whole,
+    is_back,
+    running,
+    under_load,
+    wait_for,
+)
+
+QUICK = Limits(start_s=120.0, pulse_s=0.2, silent_s=1.0, busy_s=60.0, pauses_s=(0.1, 0.2))
+MIB = 2**20
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def served(request: pytest.FixtureRequest, offered: Offer, offered_twice: Offer) -> Iterator[Running]:
+    server: ServerName = request.param
+    with running(offered_twice if server == LLAMA_SERVER else offered, server) as now:
+        yield now
+
+
+def load(served: Running, number: int) -> None:
+    """Every answer is whole, and what the engine and this process hold does not grow with the requests."""
+    ask_many(served.url, 8)  # buffers, threads and the context are warm then
+    engine, front = served.engine, psutil.Process()
+    before = engine.memory_info().rss, front.memory_info().rss
+    answers = ask_many(served.url, number)
+    grown = [process.memory_info().rss - was for process, was in zip((engine, front), before, strict=True)]
+    print(
+        f"{served.server}: {number} requests, 8 at a time: {sum(one.whole for one in answers)} whole;"
+        f" engine {grown[0] / MIB:+.1f} MiB, front {grown[1] / MIB:+.1f} MiB"
+    )
+    assert [one for one in answers if not one.whole] == []
+    assert grown[0] < 8 * MIB
+    assert grown[1] < 32 * MIB  # the clients live here too
+
+
+def test_every_answer_under_load_is_whole_and_memory_does_not_grow(served: Running) -> None:
+    load(served, 24)
+
+
+@pytest.mark.torture
+def test_a_thousand_answers_under_load_are_whole_and_memory_does_not_grow(served: Running) -> None:
+    load(served, 1000)
+
+
+def test_the_answers_of_a_stream_and_of_one_piece_are_the_same(served: Running) -> None:
+    body = {"messages": [{"role": "user", "content": "Where is Paris?"}], "max_tokens": 24, "temperature": 0}
+    whole = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
+    streamed = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60)
+    with httpx.Client(base_url=served.url) as client:
+        assert ask(client, stream=True).whole
+    texts = [line for line in streamed.text.splitlines() if '"content"' in line]
+    assert whole["choices"][0]["message"]["content"]
+    assert len(texts) > 5
+    assert whole["usage"]["completion_tokens"] == 24
+
+
+def test_health_models_and_metrics_tell_what_is_served(served: Running) -> None:
+    health = httpx.get(f"{served.url}/health").json()
+    assert (health["status"], health["restarts"], health["model"]) == ("ok", 0, served.offer.name)
+    models = httpx.get(f"{served.url}/v1/models").json()["data"]
+    assert [one["id"] for one in models] == [served.offer.name]
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        assert ask(client, stream=True).whole
+    metrics = httpx.get(f"{served.url}/metrics").text
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#"))
+    assert float(values["paddock_generation_tokens_total"]) > 0
+    assert float(values["paddock_prompt_tokens_total"]) > 0
+    assert float(values["paddock_time_to_first_token_seconds_count"]) >= 1
+    assert 0 < float(values["paddock_engine_held_bytes"]) < float(values["paddock_engine_planned_bytes"]) + 256 * MIB
+    assert ("llamacpp:prompt_tokens_total" in values) == (served.server == LLAMA_SERVER)
+
+
+def test_the_engine_has_no_secret_in_its_environment(served: Running) -> None:
+    names = set(served.engine.environ())
+    assert names <= {
+        *("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ"),
+        *("GGML_NO_BACKTRACE", "OPENBLAS_NUM_THREADS"),
+    }
+
+
+def test_a_client_that_leaves_takes_its_request_along(served: Running) -> None:
+    """A long answer that nobody reads would hold the engine for seconds."""
+    body = {"messages": [{"role": "user", "content": "Count to a thousand."}], "max_tokens": 1500}
+    for stream in (True, False):
+        with suppress(httpx.ReadTimeout):
+            httpx.post(f"{served.url}/v1/chat/completions", json={**body, "stream": stream}, timeout=0.5)
+    wait_for(lambda: httpx.get(f"{served.url}/health").json()["running"] == 0, limit_s=5)
+    engine = served.engine
+    wait_for(lambda: engine.cpu_percent(interval=0.3) < 20, limit_s=10)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_killed_engine_costs_its_requests_a_clean_error_and_is_back(server: ServerName, offered: Offer) -> None:
+    killed(server, offered, times=1)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("server", SERVERS)
+def test_an_engine_that_is_killed_a_hundred_times_is_back_each_time(server: ServerName, offered: Offer) -> None:
+    killed(server, offered, times=100)
+
+
+def killed(server: ServerName, offered: Offer, *, times: int) -> None:
+    limits = replace(QUICK, silent_s=60.0, strikes=times + 1, pauses_s=(0.1,))
+    worst = 0.0
+    with running(offered, server, limits=limits) as served:
+        assert served.address is not None
+        for number in range(times):
+            with under_load(served.url) as answers:
+                wait_for(partial(has_whole, answers))
+                engine = served.engine
+                engine.send_signal(signal.SIGABRT if number % 2 else signal.SIGKILL)
+                began = time.monotonic()
+                wait_for(partial(is_back, served.url, number + 1), limit_s=60)
+                worst = max(worst, time.monotonic() - began)
+            assert [one for one in answers if not one.clean] == []
+            assert {one.status for one in answers if not one.whole} <= {200, 429, 502, 503}
+            assert any(not one.whole for one in answers)
+        with httpx.Client(base_url=served.url, timeout=60) as client:
+            assert ask(client, stream=False).whole
+        load_s = served.address.load_s
+    print(f"{server}: killed or aborted {times} times, back after {worst:.2f} s at most; a load takes {load_s:.2f} s")
+    assert worst < 5 + 3 * max(load_s, 1.0)  # a start beside eight busy clients
+
+
+def test_after_three_crashes_it_stops_and_says_why(offered: Offer) -> None:
+    """With the other server: test_command.py."""
+    with running(offered, LLAMA_SERVER, limits=QUICK) as served:
+        for number in range(3):
+            wait_for(partial(is_back, served.url, number))
+            served.engine.send_signal(signal.SIGABRT if number == 1 else signal.SIGKILL)
+        assert served.ended.wait(20)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{served.url}/health")
+    assert isinstance(served.error, EngineCrashed)
+    said = served.error.message
+    assert "failed 3 times" in said
+    assert "not started again" in said
+    assert said.count("SIGKILL") == 2
+    assert said.count("SIGABRT") == 1
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_an_engine_that_hangs_is_started_again(server: ServerName, offered: Offer) -> None:
+    with running(offered, server, limits=QUICK) as served:
+        hung = served.engine
+        hung.suspend()
+        with httpx.Client(base_url=served.url, timeout=60) as client:
+            answer = ask(client, stream=False)
+            assert (answer.status, answer.clean) == (502, True)
+            wait_for(lambda: is_back(served.url, 1))
+            assert ask(client, stream=False).whole
+        assert not hung.is_running()
+
+
+def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: Offer) -> None:
+    """The KV cache of 32,768 tokens is 720 MiB, and the plan says nothing of it."""
+    parameters = replace(offered.parameters, n_ctx=32768)
+    greedy = replace(offered, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
+    with running(greedy, LLAMA_CPP_PYTHON, limits=replace(QUICK, strikes=1)) as served:
+        assert served.ended.wait(60)
+    assert isinstance(served.error, EngineCrashed)
+    assert "1.0 MiB were planned" in served.error.message
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_model_that_loads_and_says_nothing_is_never_ready(server: ServerName, offered: Offer, tmp_path: Path) -> None:
+    """Its weights are all zero, so that every token is as likely as another."""
+    silent = replace(offered, file=hollow_copy(real_model(), tmp_path / "silent.gguf"))
+    with pytest.raises(ModelRejected, match="the same"), running(silent, server):
+        pass
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
+    server: ServerName, offered: Offer, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(real_model().read_bytes()[: 8 * MIB])
+    told = pytest.raises((MalformedGguf, EngineCrashed), match="data is not within the file bounds")
+    with told, running(replace(offered, file=cut), server):
+        pass
+
+
+def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: Offer) -> None:
+    with running(offered, LLAMA_CPP_PYTHON, queue=1) as served:
+        with under_load(served.url, at_once=6, max_tokens=24) as answers:
+            wait_for(lambda: sum(one.status == 429 for one in answers) > 3 and any(one.whole for one in answers))
+            refused = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"}, timeout=30)
+        assert [one for one in answers if not one.clean] == []
+        if refused.status_code == 429:  # a place may have come free just then
+            assert int(refused.headers["retry-after"]) >= 1
+        turned = next(one for one in answers if one.status == 429)
+        assert turned.error is not None
+        assert (turned.error["type"], turned.error["code"]) == ("rate_limit_error", "queue_full")
+        used = served
+    assert sum(one.requests for one in used.used) >= sum(one.whole for one in answers)
+    assert sum(one.completion_tokens for one in used.used) > 0
+
+
+def test_a_key_is_asked_of_everyone_who_wants_more_than_the_health(offered: Offer) -> None:
+    with running(offered, LLAMA_CPP_PYTHON, api_key="canary-key-1") as served:
+        assert httpx.get(f"{served.url}/health").status_code == 200
+        for path in ("/v1/models", "/metrics"):
+            assert httpx.get(f"{served.url}{path}").status_code == 401
+            right = {"authorization": "Bearer canary-key-1"}
+            assert httpx.get(f"{served.url}{path}", headers=right).status_code == 200
+        wrong = httpx.post(
+            f"{served.url}/v1/completions", json={"prompt": "a"}, headers={"authorization": "Bearer canary-key-2"}
+        )
+        assert wrong.status_code == 401
+        assert wrong.json()["error"]["code"] == "invalid_api_key"
+        assert "canary-key" not in " ".join(served.engine.cmdline() + list(served.engine.environ().values()))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_beyond_this_machine_nothing_is_served_without_a_key(host: str) -> None:
+    with pytest.raises(BadSetting, match="PADDOCK_API_KEY"):
+        Binding(host=host, port=0, api_key=None)
+    assert "canary" not in repr(Binding(host=host, port=0, api_key="canary"))
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(offered: Offer) -> None:
+    with Binding(host="127.0.0.1", port=0, api_key=None).listen() as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BadSetting, match=f"127.0.0.1:{port}: Address already in use"):
+            Binding(host="127.0.0.1", port=port, api_key=None).listen()
