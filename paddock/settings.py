@@ -89,6 +89,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_ENGINE_TIMEOUT_S",
         description="Time limit of one engine process",
     )
+    api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="PADDOCK_API_KEY",
+        description="What clients of `serve` must send; needed to listen beyond this machine",
+    )
     docs_url: str | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",
@@ -152,7 +157,7 @@ class Settings(BaseModel):
             raise ValueError("expected an http:// or https:// address without credentials")
         return value.rstrip("/")
 
-    @field_validator("hub_token")
+    @field_validator("hub_token", "api_key")
     @classmethod
     def _header(cls, value: SecretStr | None) -> SecretStr | None:
         # what no header can hold would fail later, in an error of the HTTP client that quotes the header
@@ -208,6 +213,12 @@ _FOR_CHILDREN = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "L
 def child_environment(**more: str) -> dict[str, str]:
     """The environment of a process that reads untrusted bytes: no token, no key, no home directory to find one in."""
     return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ} | more
+
+
+def visible_gpus() -> tuple[str, ...] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, by number or UUID; None where it leaves all."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if given is None else tuple(name.strip() for name in given.split(","))
 
 
 def downloader_environment(**more: str) -> dict[str, str]:

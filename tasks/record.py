@@ -25,6 +25,7 @@ from paddock.lifecycle.documents import Documented
 from paddock.lifecycle.judgement import Needed
 from paddock.lifecycle.speaking import Spoken
 from paddock.measure.benchmark import Benchmark
+from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
 from paddock.model.names import ModelName, Revision
@@ -215,6 +216,18 @@ def benchmark(model: ModelName, measured: Benchmark) -> None:
         key=model.artifact_key("benchmark"),
         table=rows,
         description=f"{model} on {measured.machine.cpu}, {measured.engine}",
+    )
+
+
+def tuning(model: ModelName, found: Tuning) -> None:
+    """The table of what ran against the plan's own settings, and what came of it."""
+    rows: list[dict[str, Any]] = [
+        {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in found.rows()
+    ]
+    create_table_artifact(
+        key=model.artifact_key("tuning"),
+        table=rows,
+        description=f"{model}: {found.gain:.2f} times as fast as planned, llama-cpp-python {found.engine}",
     )
 
 

@@ -34,6 +34,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("XDG_CACHE_HOME", "cache", "/var/cache", Path("/var/cache")),
     ("HF_ENDPOINT", "hub_endpoint", "http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
     ("HF_ENDPOINT", "hub_endpoint", "https://mirror.example/hf", "https://mirror.example/hf"),
+    ("PADDOCK_API_KEY", "api_key", CANARY, SecretStr(CANARY)),
     ("HF_TOKEN", "hub_token", f" {CANARY}\n", SecretStr(CANARY)),
     ("HUGGING_FACE_HUB_TOKEN", "hub_token", CANARY, SecretStr(CANARY)),
     ("HF_HUB_ENABLE_HF_TRANSFER", "hub_transfer", "1", True),
@@ -54,6 +55,7 @@ DEFAULTS = {
     "cache": Path(HOME, ".cache"),
     "hub_endpoint": "https://huggingface.co",
     "hub_token": None,
+    "api_key": None,
     "hub_transfer": False,
     "hub_offline": False,
 }

@@ -1,7 +1,8 @@
 """The jobs of the engine's process, by name. Each takes the request's arguments and returns JSON.
 
-`memory`, `benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`),
-`architectures` takes `names`, `quantize` takes `source`, `target` and `type`.
+`memory`, `benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`), `race` takes
+`paths` and `runners` (many `Parameters`), `architectures` takes `names`, `quantize` takes `source`, `target` and
+`type`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from paddock.engine import native, speech
 from paddock.engine.parameters import Parameters
 from paddock.engine.speed import measure_speed
+from paddock.engine.speed import race as measure_race
 
 Arguments = dict[str, Any]
 
@@ -42,8 +44,20 @@ def benchmark(arguments: Arguments) -> Arguments:
     return measure_speed(
         arguments["paths"],
         Parameters.from_json(arguments["parameters"]),
+        prompts=arguments["prompts"],
+        generations=arguments["generations"],
+        limit_s=arguments["limit_s"],
+    )
+
+
+def race(arguments: Arguments) -> Arguments:
+    return measure_race(
+        arguments["paths"],
+        [Parameters.from_json(one) for one in arguments["runners"]],
         n_prompt=arguments["n_prompt"],
         n_gen=arguments["n_gen"],
+        rounds=arguments["rounds"],
+        within_s=arguments["within_s"],
     )
 
 
@@ -86,6 +100,7 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "memory": memory,
     "architectures": architectures,
     "benchmark": benchmark,
+    "race": race,
     "count_tokens": count_tokens,
     "answer": answer,
     "quantize": quantize,

@@ -47,6 +47,9 @@ class Layout:
     def report(self, model: ModelName, revision: Revision, name: str) -> Path:
         return self.private / "reports" / model.slug / revision / name
 
+    def tuning(self, sha256: Sha256, name: str) -> Path:
+        return self.private / "tuning" / sha256 / name
+
     def documents(self, model: ModelName, revision: Revision) -> Path:
         return self.docs / model.slug / revision
 

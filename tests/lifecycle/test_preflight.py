@@ -15,7 +15,8 @@ from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
 from paddock.measure.benchmark import benchmark
-from paddock.model.hardware import Gpu, this_machine
+from paddock.model.gpu import Gpu
+from paddock.model.hardware import this_machine
 from paddock.planning.plan import Target, Wish
 from tests.support.engine import real_model
 from tests.support.house import NAME, unsound
