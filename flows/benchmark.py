@@ -15,6 +15,7 @@ def benchmark_model(
     revision: RevisionName = "main",
     context_tokens: ContextTokens = 4096,
     profile: Profile = "chat",
+    tune: bool = False,
 ) -> Benchmark:
     """Load a model in the engine's own process and measure prefill, decode, time to first token and memory.
 
@@ -23,15 +24,20 @@ def benchmark_model(
         revision: A branch, a tag or a commit that is on the volume.
         context_tokens: The context that it is loaded with, in tokens. A model trained for less is loaded with that.
         profile: With `roleplay`, how well it plays a character is measured too.
+        tune: Seek the engine's fastest settings on this worker first, for two minutes, and remember them there.
     """
     manifest = validate.locate(model, revision)
-    return engine.benchmark(manifest, context_tokens, roleplay=profile == "roleplay")
+    if tune:
+        engine.tune(manifest, context_tokens)
+    measured = engine.benchmark(manifest, context_tokens, roleplay=profile == "roleplay")
+    engine.share_benchmark(manifest)
+    return measured
 
 
 def benchmark_where_it_serves(model: str, revision: str, context_tokens: int, profile: Profile) -> None:
     """Measure on a worker of the GPU pool when one takes it, and in this process when there is none.
 
-    The result is read from the volume's reports, which all workers share, so that it does not matter where it was made.
+    The result is read from the reports of the volume, or of S3 where that worker has a volume of its own.
     """
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
     run = engine.start_on_gpu("benchmark-model/gpu", parameters)

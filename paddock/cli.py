@@ -379,15 +379,35 @@ def bench(
     model: ModelArgument,
     ctx: Annotated[int, typer.Option("--ctx", metavar="N", min=512, help="Tokens of context.")] = 4096,
     roleplay: Annotated[bool, typer.Option("--roleplay", help="Measure how well it plays a character, too.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First seek the engine's fastest settings here, and remember them.")
+    ] = False,
+    budget: Annotated[
+        int, typer.Option("--budget", metavar="SECONDS", min=1, max=86_400, help="How long --tune may take.")
+    ] = 120,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", help="Load a server of it too: http://127.0.0.1:8080/v1."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """Load a model in the engine's own process and measure it."""
-    from paddock.lifecycle import judgement
-    from paddock.terminal import render_benchmark
+    """Load a model in the engine's own process and measure it, with the fastest settings that are known here."""
+    from paddock.lifecycle import measuring
+    from paddock.terminal import render_benchmark, render_tuning
 
     parts = _parts()
-    measured = judgement.benchmark(parts, _snapshot(parts, model), ctx, roleplay=roleplay)
-    _show(as_json, measured.to_json(), lambda: render_benchmark(measured))
+    snapshot = _snapshot(parts, model)
+    tuning = measuring.tune(parts, snapshot, ctx, budget_s=budget) if tune else None
+    measured = measuring.benchmark(parts, snapshot, ctx, roleplay=roleplay)
+    if server is not None:
+        measured = measuring.measure_server(parts, snapshot, measured, server, api_key=parts.settings.api_key)
+
+    def render() -> None:
+        if tuning is not None:
+            render_tuning(tuning)
+        render_benchmark(measured)
+
+    _show(as_json, {**measured.to_json(), "tuning": tuning.to_json() if tuning else None}, render)
     return 0
 
 

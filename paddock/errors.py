@@ -7,6 +7,7 @@ The tree has two branches, because one question decides what a caller does next:
     │   ├── HubUnavailable                no answer, a time-out, 5xx, or 429 from the Hub
     │   ├── TransferInterrupted           bytes stopped coming; what came is kept for resume
     │   ├── OrchestratorUnavailable       Prefect's server does not answer
+    │   ├── ServerUnavailable             a model's server does not answer, or not as it should
     │   ├── StoreUnavailable              S3 does not answer, or the volume's file system fails
     │   └── BlobMissing                   a store lost a blob before it was published; the next run fetches it
     └── PermanentError                    the same call fails the same way; tried once
@@ -87,6 +88,10 @@ class TransferInterrupted(TransientError):
 
 
 class OrchestratorUnavailable(TransientError):
+    pass
+
+
+class ServerUnavailable(TransientError):
     pass
 
 

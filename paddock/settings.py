@@ -229,6 +229,12 @@ def child_environment(**more: str) -> dict[str, str]:
     return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ} | more
 
 
+def visible_gpus() -> tuple[str, ...] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, by number or UUID; None where it leaves all."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if given is None else tuple(name.strip() for name in given.split(","))
+
+
 def downloader_environment(**more: str) -> dict[str, str]:
     """The environment of a process that fetches bytes: how the network is reached, and no secret but a proxy's."""
     return child_environment(**{name: os.environ[name] for name in _FOR_THE_NETWORK if name in os.environ}, **more)

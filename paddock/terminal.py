@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.pull import Pulled
     from paddock.lifecycle.serving import Serving
     from paddock.measure.benchmark import Benchmark
+    from paddock.measure.tuning import Tuning
     from paddock.model.artifact import Manifest
 
 _TOLD = ("n_ctx", "n_seq_max", "n_gpu_layers", "n_threads", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
@@ -183,7 +184,18 @@ def render_benchmark(measured: Benchmark) -> None:
     for row in measured.rows():
         _row(table, *row)
     _out().print(table)
-    say(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}")
+    tuned = ", with tuned parameters" if measured.tuned else ""
+    say(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}{tuned}")
+
+
+def render_tuning(tuning: Tuning) -> None:
+    table = Table("settings", "prefill and decode", "outcome", box=None)
+    for row in tuning.rows():
+        _row(table, *row)
+    _out().print(table)
+    say(f"tuned in {tuning.seconds:.0f} s with requests of {tuning.n_prompt} and {tuning.n_gen} tokens")
+    if tuning.busy:
+        say(f"the machine was busy ({tuning.load:.1f} processes): tune again when it is quiet")
 
 
 def render_serving(serving: Serving) -> None:

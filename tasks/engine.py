@@ -13,8 +13,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Scheduled
 
 from paddock.errors import EngineCrashed, OrchestratorUnavailable, PaddockError
-from paddock.lifecycle import judgement
+from paddock.lifecycle import measuring, reports
 from paddock.measure.benchmark import Benchmark
+from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from tasks import policies, record
 from tasks.wiring import parts
@@ -30,12 +31,30 @@ _CURE = "see that run and its pool's workers"
 @task(task_run_name="benchmark", **policies.ENGINE)
 def benchmark(manifest: Manifest, context_tokens: int, *, roleplay: bool) -> Benchmark:
     """Load the model in the engine's own process, measure it, and keep the result with the volume's reports."""
-    measured = judgement.benchmark(parts(), manifest, context_tokens, roleplay=roleplay)
+    measured = measuring.benchmark(parts(), manifest, context_tokens, roleplay=roleplay)
     record.benchmark(manifest.model, measured)
     for one in measured.results:
-        speed = one.prefill_tok_per_s or one.decode_tok_per_s or 0.0
-        get_run_logger().info("prompt %d, generated %d: %.1f tokens/s", one.n_prompt, one.n_gen, speed)
+        get_run_logger().info("prompt %d, generated %d: %s tokens/s", one.n_prompt, one.n_gen, one.tok_per_s)
+    if not measured.machine.gpus:
+        get_run_logger().info("measured on the processor: %s", measured.machine.why_no_gpu)
     return measured
+
+
+@task(task_run_name="tune", **policies.ENGINE)
+def tune(manifest: Manifest, context_tokens: int) -> Tuning:
+    """Seek the engine's settings that are fastest on this worker, and remember them on its volume."""
+    found = measuring.tune(parts(), manifest, context_tokens)
+    record.tuning(manifest.model, found)
+    get_run_logger().info("tuned in %.0f s: %s", found.seconds, found.rows()[-1][1])
+    return found
+
+
+@task(task_run_name="share-benchmark", **policies.STORE)
+def share_benchmark(manifest: Manifest) -> None:
+    """Copy the result to S3: whoever waits for it may have another volume."""
+    where = reports.share(parts(), manifest, measuring.BENCHMARK)
+    if where:
+        get_run_logger().info("the result is at %s", where)
 
 
 def start_on_gpu(deployment: str, parameters: dict[str, Any]) -> FlowRun | None:

@@ -26,6 +26,7 @@ from paddock.lifecycle.preflight import Preflight
 from paddock.lifecycle.serving import Serving
 from paddock.lifecycle.speaking import Spoken
 from paddock.measure.benchmark import Benchmark
+from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
 from paddock.model.names import ModelName, Revision
@@ -257,6 +258,18 @@ def serving(model: ModelName, now: Serving) -> None:
     ]
     create_table_artifact(
         key=model.artifact_key("serving"), table=rows, description=f"{model} is served at {now.address.url}/v1"
+    )
+
+
+def tuning(model: ModelName, found: Tuning) -> None:
+    """The table of what ran against the plan's own settings, and what came of it."""
+    rows: list[dict[str, Any]] = [
+        {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in found.rows()
+    ]
+    create_table_artifact(
+        key=model.artifact_key("tuning"),
+        table=rows,
+        description=f"{model}: {found.gain:.2f} times as fast as planned, llama-cpp-python {found.engine}",
     )
 
 

@@ -234,12 +234,31 @@ def test_bench_measures_what_is_promoted(parts: Parts, hub: Service, paddock: Pa
     paddock("pull", NAME, "--json")
     said = paddock("bench", NAME, "--json")
     assert said.status == 0, said
-    prefill, decode = said.json["results"]
+    prefill, decode, *others = said.json["results"]
     assert (prefill["n_prompt"], decode["n_gen"]) == (256, 64)
+    assert [(one["n_prompt"], one["n_gen"]) for one in others] == [(32, 0), (0, 16), (0, 256)]
     assert prefill["prefill_tok_per_s"] > 0
     assert decode["decode_tok_per_s"] > 0
     assert {"spread"} <= set(prefill)
-    assert {"machine", "engine", "parameters"} <= set(said.json)
+    assert {"machine", "engine", "parameters", "schema", "features", "build"} <= set(said.json)
+    assert (said.json["tuned"], said.json["tuning"], said.json["http"]) == (False, None, None)
+
+
+def test_bench_tunes_first_when_it_is_told_to_and_says_what_ran(parts: Parts, paddock: Paddock) -> None:
+    paddock("pull", NAME, "--json")
+    shown = paddock("bench", NAME, "--tune", "--budget", "1")
+    assert shown.status == 0, shown
+    assert "the plan's own" in shown.stdout
+    assert "tuned in " in shown.stdout
+    assert len(list(Path(parts.settings.volume, ".paddock", "tuning").glob("*/*.json"))) == 1
+
+
+def test_bench_names_a_server_that_does_not_answer(parts: Parts, paddock: Paddock) -> None:
+    paddock("pull", NAME, "--json")
+    said = paddock("bench", NAME, "--server", "http://127.0.0.1:9/v1", "--json")
+    assert (said.status, said.json["error"]) == (1, "server-unavailable")
+    assert "connection refused" in said.json["message"]
+    assert paddock("bench", NAME, "--server", "http://user:hunter2@127.0.0.1:9/v1").status == 3
 
 
 BAD = {

@@ -134,6 +134,7 @@ def test_what_is_retried_is_what_the_specification_retries() -> None:
         "HubUnavailable",
         "TransferInterrupted",
         "OrchestratorUnavailable",
+        "ServerUnavailable",
         "StoreUnavailable",
         "BlobMissing",
     }

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,6 +40,14 @@ def engine_version() -> str:
         return check_version(version(_PACKAGE))
     except PackageNotFoundError:
         raise EngineTooOld(f"{_PACKAGE} is not installed", cure=f"install {_PACKAGE}>={MINIMUM_ENGINE}") from None
+
+
+def engine_build() -> str:
+    """What tells two builds of one version apart (another backend, other flags), as 12 hex digits: the same for the
+    same library files, wherever they are installed."""
+    record = distribution(_PACKAGE).read_text("RECORD") or ""
+    libraries = sorted(line for line in record.splitlines() if line.startswith("llama_cpp/lib/"))
+    return sha256("\n".join(libraries or [_identity()]).encode()).hexdigest()[:12]
 
 
 def check_version(found: str) -> str:
@@ -93,10 +101,14 @@ def _library() -> Path:
     raise EngineTooOld(f"{_PACKAGE} has no native library", cure=f"install {_PACKAGE}>={MINIMUM_ENGINE} again")
 
 
+def _identity() -> str:
+    status = _library().stat()
+    return f"{_library()}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
 def _kept_file() -> Path:
     found = engine_version()
-    status = _library().stat()
-    identity = sha256(f"{_library()}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}".encode()).hexdigest()[:12]
+    identity = sha256(_identity().encode()).hexdigest()[:12]
     return settings.load().cache / "paddock" / f"architectures-{found}-{identity}.json"
 
 

@@ -1,7 +1,8 @@
 """The jobs of the engine's process, by name. Each takes the request's arguments and returns JSON.
 
-`benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`), `memory` takes a list of
-such parameters, `architectures` takes `names`, `quantize` takes `source`, `target` and `type`.
+`benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`), `memory` takes `paths`
+and a list of such parameters, `race` takes `paths` and `runners` (many `Parameters`), `architectures` takes `names`,
+`quantize` takes `source`, `target` and `type`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from paddock.engine import native, speech
 from paddock.engine.parameters import Parameters
 from paddock.engine.speed import measure_speed
+from paddock.engine.speed import race as measure_race
 from paddock.gguf.header import Header
 from paddock.gguf.reader import FileSource, read_header
 
@@ -37,7 +39,7 @@ def memory(arguments: Arguments) -> Arguments:
             headers = _headers(arguments["paths"])
             for index in (first, *others):
                 if index != first:
-                    session.open_context(asked[index])
+                    session.renew(asked[index], log)
                 weights = weights_as_loaded(headers, asked[index]) or session.weights_bytes
                 answers[index] = {"weights_bytes": weights, "lines": log.memory}
     return {"answers": [answers[index] for index in range(len(asked))]}
@@ -65,8 +67,20 @@ def benchmark(arguments: Arguments) -> Arguments:
     return measure_speed(
         arguments["paths"],
         Parameters.from_json(arguments["parameters"]),
+        prompts=arguments["prompts"],
+        generations=arguments["generations"],
+        limit_s=arguments["limit_s"],
+    )
+
+
+def race(arguments: Arguments) -> Arguments:
+    return measure_race(
+        arguments["paths"],
+        [Parameters.from_json(one) for one in arguments["runners"]],
         n_prompt=arguments["n_prompt"],
         n_gen=arguments["n_gen"],
+        rounds=arguments["rounds"],
+        within_s=arguments["within_s"],
     )
 
 
@@ -109,6 +123,7 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "memory": memory,
     "architectures": architectures,
     "benchmark": benchmark,
+    "race": race,
     "count_tokens": count_tokens,
     "answer": answer,
     "quantize": quantize,

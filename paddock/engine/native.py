@@ -44,7 +44,9 @@ _MEMORY_LINES = {
     "output": re.compile(rf"llama_context: +(\S+) +output buffer size ={_MIB}"),
     "compute": re.compile(rf"sched_reserve: +(\S+) +compute buffer size ={_MIB}"),
 }
-_LOAD_WITHOUT_MMAP, _LOAD_WITH_MMAP, _LOCKED = 0, 1, 2  # enum llama_load_mode; 3 is both of the last ones
+_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+"""enum llama_load_mode, by (mapped, locked in memory)."""
+_LOAD_WITHOUT_MMAP = _LOAD_MODES[False, False]
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _GGML_TYPES = {
     "f32": 0,
@@ -136,22 +138,25 @@ class Session:
                 "the model is no decoder: it embeds or encodes, and generates no text by itself",
                 cure="choose a language model",
             )
-        self._log = log
-        self.open_context(parameters)
         self.vocabulary: Any = llama.llama_model_get_vocab(self._model)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocabulary)
         self.bos: int = llama.llama_vocab_bos(self.vocabulary)
         self.weights_bytes: int = llama.llama_model_size(self._model)
+        try:
+            self.renew(parameters, log)
+        except PaddockError:
+            self.close()
+            raise
 
-    def open_context(self, parameters: Parameters) -> None:
-        """Make a context in the place of the one there was. Of `parameters`, the model's own part stays as loaded."""
+    def renew(self, parameters: Parameters, log: Log) -> None:
+        """Another context for the same model, empty, in the place of the one there was. What of `parameters` concerns
+        the load is not looked at. Raises as the constructor does; then there is none until the next call."""
         if self._context:
             llama.llama_free(self._context)
-        self._log.forget_context()
+        log.forget_context()
         self._context = llama.llama_init_from_model(self._model, _context_params(parameters))
         if not self._context:
-            self.close()
-            raise self._log.refusal("a context for the file")
+            raise log.refusal("a context for the file")
         self._memory = llama.llama_get_memory(self._context)
         self.context_tokens: int = llama.llama_n_ctx_seq(self._context)
         self._n_batch: int = llama.llama_n_batch(self._context)
@@ -212,10 +217,12 @@ def _model_params(parameters: Parameters, *, hollow: bool) -> Any:
         shares = (ctypes.c_float * llama.llama_max_devices())(*parameters.tensor_split)
         params.tensor_split = shares  # which keeps them alive
     # The default mode maps the file, and with no_alloc llama.cpp then aborts.
-    params.load_mode = _LOAD_WITH_MMAP if parameters.use_mmap and not hollow else _LOAD_WITHOUT_MMAP
-    if parameters.use_mlock and not hollow:
-        params.load_mode |= _LOCKED
+    params.load_mode = _LOAD_WITHOUT_MMAP if hollow else _LOAD_MODES[parameters.use_mmap, parameters.use_mlock]
     params.no_alloc = hollow
+    if parameters.tensor_split:
+        shares = (ctypes.c_float * max(llama.llama_max_devices(), len(parameters.tensor_split)))()
+        shares[: len(parameters.tensor_split)] = parameters.tensor_split
+        params.tensor_split = shares  # ctypes keeps it for as long as `params` lives
     params.use_extra_bufts = parameters.use_extra_bufts
     return params
 
@@ -237,6 +244,18 @@ def set_context_params(params: Any, parameters: Parameters) -> None:
     params.flash_attn_type = _FLASH_ATTENTION[parameters.flash_attn]
     params.swa_full = parameters.swa_full
     params.type_k, params.type_v = _GGML_TYPES[parameters.type_k], _GGML_TYPES[parameters.type_v]
+
+
+def features() -> str:
+    """What this build can do, in the engine's own words: `CPU : AVX2 = 1 | REPACK = 1 | …`, and CUDA's beside it."""
+    llama.llama_backend_init()
+    return str(llama.llama_print_system_info().decode(errors="replace")).strip(" |\n")
+
+
+def uses_gpus() -> bool:
+    """Whether this build finds a GPU that it can compute on."""
+    llama.llama_backend_init()
+    return bool(llama.llama_supports_gpu_offload())
 
 
 def architecture_is_known(header: str, log: Log) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from paddock.lifecycle.judgement import read_benchmark, read_judgement
+from paddock.lifecycle.judgement import read_judgement
+from paddock.lifecycle.measuring import read_benchmark
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding

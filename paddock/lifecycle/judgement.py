@@ -1,32 +1,26 @@
-"""Judging and measuring a snapshot on the volume, and the reports that are kept of both.
+"""Judging a snapshot on the volume.
 
 A *judgement* joins every check into one verdict: the integrity of the stored files, the audit of the GGUF, the model's
-own configuration against it, what the engine knows, and the memory that it says it will take. A report lies beside the
-volume's others under `reports/`, so that a dossier can be written by another worker than the one that measured.
+own configuration against it, what the engine knows, and the memory that it says it will take. It is kept with the
+volume's reports.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from paddock.engine.oracle import Memory
-from paddock.errors import ConflictingConfiguration, DoesNotFit
+from paddock.errors import DoesNotFit
+from paddock.lifecycle import reports
 from paddock.lifecycle.auditing import audit_paths, require_accepted, shards_of
-from paddock.lifecycle.loads import note_load
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import Preflight, idle_machine, preflight
-from paddock.lifecycle.speaking import chat_in
-from paddock.measure.benchmark import Benchmark
-from paddock.measure.benchmark import benchmark as run_benchmark
-from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import get_gguf_file_path, is_gguf
+from paddock.model.quantization import get_gguf_file_path
 from paddock.model.units import human_bytes
 from paddock.planning.placement import Target
 from paddock.planning.plan import Wish
@@ -35,11 +29,7 @@ from paddock.validation.compatibility import why_unsupported
 from paddock.validation.configuration import get_model_config
 from paddock.validation.integrity import check_stored
 
-_LOG = logging.getLogger(__name__)
-_Report = TypeVar("_Report")
-
 JUDGEMENT = "judgement.json"
-BENCHMARK = "benchmark.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +116,7 @@ def judge(
     findings = (*beside, *audit.findings, *compatibility.findings)
     plan = compatibility.preflight.plan
     judged = Judgement(verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens)
-    _keep(parts, manifest, JUDGEMENT, judged.to_json())
+    reports.keep(parts, manifest, JUDGEMENT, judged.to_json())
     return judged
 
 
@@ -140,58 +130,8 @@ def require_sound(manifest: Manifest, judged: Judgement) -> None:
     require_accepted(what, judged.verdict, judged.findings)
 
 
-def benchmark(parts: Parts, manifest: Manifest, context_tokens: int, *, roleplay: bool = False) -> Benchmark:
-    """Load the model of a snapshot in the engine's own process, measure it, and keep the result; with `roleplay` also
-    how well it plays a character, which takes a minute or more."""
-    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    path, model = get_gguf_file_path(snapshot), audit_snapshot(parts, manifest).model
-    context = _context(model, context_tokens)
-    known = parts.settings
-    with parts.volume.lease(manifest.model, manifest.revision):
-        measured = run_benchmark(
-            path,
-            threads=known.threads,
-            context_tokens=context,
-            n_prompt=min(256, context // 2),
-            n_gen=min(64, context // 4),
-            timeout_s=known.engine_timeout_s,
-        )
-        _keep(parts, manifest, BENCHMARK, measured.to_json())
-        if model is not None:
-            note_load(parts, manifest, model, measured)
-        if roleplay:
-            measured = replace(measured, roleplay=_played(parts, manifest, path, context))
-            _keep(parts, manifest, BENCHMARK, measured.to_json())
-    return measured
-
-
-def _played(parts: Parts, manifest: Manifest, path: Path, context_tokens: int) -> Roleplay | None:
-    """None, and a line in the log, for a model whose window or template is not made for it: that is no fault of its."""
-    known = parts.settings
-    try:
-        return measure_roleplay(
-            path,
-            chat_in(parts, manifest),
-            context_tokens=context_tokens,
-            threads=known.threads,
-            timeout_s=known.engine_timeout_s,
-        )
-    except ConflictingConfiguration as error:
-        _LOG.warning("the roleplay of %s was not measured: %s", manifest.repository, error.message)
-        return None
-
-
 def read_judgement(parts: Parts, manifest: Manifest) -> Judgement | None:
-    return _kept(parts, manifest, JUDGEMENT, Judgement.from_json)
-
-
-def read_benchmark(parts: Parts, manifest: Manifest) -> Benchmark | None:
-    return _kept(parts, manifest, BENCHMARK, Benchmark.from_json)
-
-
-def _context(model: ModelFacts | None, asked: int) -> int:
-    trained = model.context_length if model else None
-    return min(asked, trained) if trained else asked
+    return reports.read(parts, manifest, JUDGEMENT, Judgement.from_json)
 
 
 def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> Iterator[Finding]:
@@ -235,23 +175,3 @@ def _licence(manifest: Manifest) -> Iterator[Finding]:
             "license",
             "ask its owner",
         )
-
-
-def _keep(parts: Parts, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
-    kept = {"files": _ggufs(manifest), "report": value}
-    parts.volume.write_report(manifest.model, manifest.revision, name, json.dumps(kept, indent=2))
-
-
-def _kept(parts: Parts, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
-    """A report on these very files, or None: another choice of the same commit had reports of its own, and what cannot
-    be read any more is made anew by the next run."""
-    try:
-        kept = json.loads(parts.volume.read_report(manifest.model, manifest.revision, name) or "{}")
-        return parse(kept["report"]) if kept.get("files") == _ggufs(manifest) else None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, type(error).__name__)
-        return None
-
-
-def _ggufs(manifest: Manifest) -> dict[str, str]:
-    return {file.path: file.sha256 for file in manifest.files if is_gguf(file.path)}

@@ -12,19 +12,19 @@ import re
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
+from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.parts import Parts
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.quantization import get_gguf_file_path
 from paddock.planning.drift import KEPT_LOADS, Load, margin_bytes
-from paddock.validation.audit import ModelFacts
 
 _LOG = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
-def note_load(parts: Parts, manifest: Manifest, model: ModelFacts, measured: Benchmark) -> Load:
+def note_load(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load:
     """Keep what a load took beside what the header predicts for the same parameters. Raises the engine's errors."""
     path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
     parameters = Parameters.from_json(measured.parameters)
@@ -35,7 +35,9 @@ def note_load(parts: Parts, manifest: Manifest, model: ModelFacts, measured: Ben
         engine_bytes=measured.memory.total_bytes,
         system_bytes=measured.peak_rss_bytes if on_cpu else None,
     )
-    name = _name(model.architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
+    with FileSource(path) as source:
+        architecture = read_header(source).architecture
+    name = _name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
     kept = [*_loads(parts, name), load][-KEPT_LOADS:]
     parts.volume.write_note(name, json.dumps([one.to_json() for one in kept]))
     if load.drift:

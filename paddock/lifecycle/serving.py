@@ -10,17 +10,21 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddock.engine.oracle import measure_memory
 from paddock.errors import DoesNotFit, PaddockError
 from paddock.lifecycle.judgement import audit_snapshot
+from paddock.lifecycle.measuring import with_threads
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
 from paddock.lifecycle.speaking import chat_in
+from paddock.lifecycle.tuning import tuned
 from paddock.model.artifact import Manifest
-from paddock.model.hardware import Machine, gpu_absence, this_machine
+from paddock.model.gpu import seen_gpus
+from paddock.model.hardware import Machine, this_machine
 from paddock.planning.choice import AUTO
 from paddock.planning.plan import Wish
 from paddock.planning.profile import PROFILES, ProfileName
@@ -137,8 +141,10 @@ def make_offer(
             f" {'; '.join(found.plan.given_up)}",
             cure=found.advice or "use a smaller context",
         )
-    threads = parts.settings.threads
-    parameters = replace(found.plan.parameters, n_threads=threads) if threads else found.plan.parameters
+    planned = with_threads(found.plan.parameters, parts.settings.threads)
+    parameters, memory = tuned(parts, manifest, planned, machine=machine), found.plan.memory
+    if parameters != planned:
+        memory = measure_memory(snapshot / found.file, context_tokens=parameters.n_ctx, parameters=parameters)
     return Offer(
         name=manifest.repository,
         revision=manifest.revision,
@@ -146,7 +152,7 @@ def make_offer(
         file=snapshot / found.file,
         chat=chat_in(parts, manifest),
         parameters=parameters,
-        memory=found.plan.memory,
+        memory=memory,
         profile=profile,
     )
 
@@ -167,7 +173,7 @@ def processor_words(machine: Machine, offer: Offer) -> str:
     if offer.on_gpu and devices:
         return f"GPU: {', '.join(devices)}"
     if not machine.gpus:
-        return f"CPU: {gpu_absence()}"
+        return f"CPU: {seen_gpus().why_none}"
     if not devices:
         return (
             "CPU: the installed engine was built without GPU support (CMAKE_ARGS=-DGGML_CUDA=ON make setup builds it)"

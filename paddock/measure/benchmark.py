@@ -7,15 +7,18 @@
     time to first token
               from an empty context to the choice of the first token behind a prompt of n_prompt: what a user waits
               for when a request is alone, less the HTTP server
+    energy    joules a token, of the GPUs alone, as their driver counts them
     spread    (slowest - fastest) / median of the repetitions. 0.05 is a quiet machine; two results that differ by
               less than their spreads are equal
 
 Tokens are random, the same in every run, since the time does not depend on the text. One warm-up is not counted; then
 three repetitions, or five where one takes less than a second; figures are medians. The context is emptied between
-them.
+them. The first length of prompt and of answer is always measured; another one only where it is likely to end within
+the limit of time. What was not measured is None.
 
 Beside decode stands its ceiling: the weights' bytes times tokens a second were read, and no more can be read than the
-memory's bandwidth allows. That is null on a machine whose driver does not say.
+memory's bandwidth allows. For a processor it is measured (`paddock.measure.bandwidth`), for a GPU it is what its
+driver says of clock and bus.
 
 Before the file is loaded, the engine says what it will take (`engine.oracle`), and a machine that has less is not
 tried. After the load, eight greedy tokens must have finite logits that differ: a benchmark of garbage is not a
@@ -25,44 +28,61 @@ result. This module does not judge how good the answers are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from paddock.engine import process
-from paddock.engine.facts import engine_version
+from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_opened, memory_said
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit
+from paddock.measure.bandwidth import read_bandwidth
+from paddock.measure.load import Sweep
 from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.units import human_bytes
 
+SCHEMA = 2
+"""1 had one length of prompt and one of answer, and no `schema`."""
+LIMIT_S = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A prompt of `n_prompt` tokens, or `n_gen` tokens one by one; the other is 0, and its figure None."""
+    """A prompt of `n_prompt` tokens, or `n_gen` tokens one by one; the other is 0, and its figure None.
+
+    `repetitions` is 0 where it was not measured, and every figure None.
+    """
 
     n_prompt: int
     n_gen: int
     prefill_tok_per_s: float | None
     decode_tok_per_s: float | None
-    spread: float
+    spread: float | None
     repetitions: int
+    time_to_first_token_s: float | None = None
+    energy_j_per_token: float | None = None
 
-    def to_json(self) -> dict[str, int | float]:
-        figure: dict[str, int | float] = {}
-        if self.prefill_tok_per_s is not None:
-            figure["prefill_tok_per_s"] = self.prefill_tok_per_s
-        if self.decode_tok_per_s is not None:
-            figure["decode_tok_per_s"] = self.decode_tok_per_s
+    @property
+    def tok_per_s(self) -> float | None:
+        return self.prefill_tok_per_s if self.n_prompt else self.decode_tok_per_s
+
+    def to_json(self) -> dict[str, int | float | None]:
+        figures: dict[str, int | float | None] = (
+            {"prefill_tok_per_s": self.prefill_tok_per_s, "time_to_first_token_s": self.time_to_first_token_s}
+            if self.n_prompt
+            else {"decode_tok_per_s": self.decode_tok_per_s}
+        )
         return {
             "n_prompt": self.n_prompt,
             "n_gen": self.n_gen,
-            **figure,
+            **figures,
             "spread": self.spread,
             "repetitions": self.repetitions,
+            "energy_j_per_token": self.energy_j_per_token,
         }
 
     @classmethod
@@ -72,8 +92,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """`canary` are the eight greedy tokens, `memory` is what the engine took, `peak_rss_bytes` its process at most.
-    `roleplay` is None where it was not asked for.
+    """`canary` are the eight greedy tokens, `memory` is what the engine took, `peak_rss_bytes` its process at most, and
+    `vram_bytes` what the GPUs held more of after it than before. `bandwidth_source` says who told the ceiling.
+    `features` is what the engine's build says of itself, `build` tells two builds of one version apart. `tuned` says
+    whether `parameters` are those of a tuning. `http` and `roleplay` are None where they were not asked for, and all
+    that has a default is None in what an older Paddock wrote.
     """
 
     results: tuple[Result, ...]
@@ -86,6 +109,16 @@ class Benchmark:
     engine: str
     parameters: dict[str, Any]
     roleplay: Roleplay | None = None
+    schema: int = 1
+    measured_at: str | None = None
+    build: str | None = None
+    features: str | None = None
+    uses_gpus: bool | None = None
+    vram_bytes: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    bandwidth_source: Literal["measured", "driver"] | None = None
+    tuned: bool | None = None
+    http: Sweep | None = None
 
     @property
     def prefill_tok_per_s(self) -> float:
@@ -96,55 +129,86 @@ class Benchmark:
         return next(one.decode_tok_per_s for one in self.results if one.decode_tok_per_s is not None)
 
     @property
-    def bandwidth_bytes_per_s(self) -> int | None:
-        """The ceiling of what decode can read: that of the slowest GPU, or None where there is none that says."""
-        told = [gpu.bandwidth_bytes_per_s for gpu in self.machine.gpus if gpu.bandwidth_bytes_per_s is not None]
-        return min(told, default=None)
+    def weights_read_bytes_per_s(self) -> int:
+        return round(self.memory.weights_bytes * self.decode_tok_per_s)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(test, median, spread) as people read them."""
         rows = [
-            (f"prefill of {one.n_prompt} tokens", f"{one.prefill_tok_per_s:.1f} tokens/s", f"{one.spread:.1%}")
-            if one.prefill_tok_per_s is not None
-            else (f"decode of {one.n_gen} tokens", f"{one.decode_tok_per_s:.1f} tokens/s", f"{one.spread:.1%}")
+            (
+                f"prefill of {one.n_prompt} tokens" if one.n_prompt else f"decode of {one.n_gen} tokens",
+                "not measured" if one.tok_per_s is None else f"{one.tok_per_s:.1f} tokens/s",
+                "" if one.spread is None else f"{one.spread:.1%}",
+            )
             for one in self.results
         ]
         return [
             *rows,
             ("time to first token", f"{self.time_to_first_token_s * 1000:.0f} ms", ""),
+            ("weights read by decode", self._ceiling(), ""),
             ("load", f"{self.load_s:.2f} s", ""),
             ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
+            ("GPU", self._gpu(), ""),
             *([(name, kept, "") for name, kept, _ in self.roleplay.rows()] if self.roleplay else []),
+            *(self.http.rows() if self.http else []),
         ]
+
+    def _ceiling(self) -> str:
+        read = f"{self.weights_read_bytes_per_s / 1e9:.1f} GB/s"
+        if not self.bandwidth_bytes_per_s:
+            return read
+        share = self.weights_read_bytes_per_s / self.bandwidth_bytes_per_s
+        source = "measured" if self.bandwidth_source == "measured" else "by its clock and bus"
+        return f"{read}, {share:.0%} of the memory's {self.bandwidth_bytes_per_s / 1e9:.1f} GB/s ({source})"
+
+    def _gpu(self) -> str:
+        if not self.machine.gpus:
+            return f"none: {self.machine.why_no_gpu}" if self.machine.why_no_gpu else "none"
+        names = ", ".join(gpu.name for gpu in self.machine.gpus)
+        if self.uses_gpus is False:
+            return f"{names}: not used, since this engine was built without CUDA"
+        held = "" if self.vram_bytes is None else f", {human_bytes(self.vram_bytes)} held"
+        joules = next((one.energy_j_per_token for one in self.results if one.n_gen and one.energy_j_per_token), None)
+        return f"{names}{held}{'' if joules is None else f', {joules:.2f} J a token of decode'}"
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "schema": self.schema,
+            "measured_at": self.measured_at,
             "results": [result.to_json() for result in self.results],
             "time_to_first_token_s": self.time_to_first_token_s,
             "load_s": self.load_s,
             "memory": self.memory.to_json(),
             "peak_rss_bytes": self.peak_rss_bytes,
-            "weights_read_bytes_per_s": round(self.memory.weights_bytes * self.decode_tok_per_s),
+            "vram_bytes": self.vram_bytes,
+            "weights_read_bytes_per_s": self.weights_read_bytes_per_s,
             "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
+            "bandwidth_source": self.bandwidth_source,
             "canary": list(self.canary),
             "machine": self.machine.to_json(),
             "engine": self.engine,
+            "build": self.build,
+            "features": self.features,
+            "uses_gpus": self.uses_gpus,
             "parameters": self.parameters,
+            "tuned": self.tuned,
             "roleplay": self.roleplay.to_json() if self.roleplay else None,
+            "http": self.http.to_json() if self.http else None,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Benchmark:
-        """Read what `to_json` wrote."""
-        derived = {"weights_read_bytes_per_s", "bandwidth_bytes_per_s"}
+        """Read what `to_json` wrote, of this version or an older one."""
+        known = {field.name for field in fields(cls)}
         return cls(
             **{
-                **{key: value[key] for key in value if key not in derived},
+                **{key: value[key] for key in value if key in known},
                 "results": tuple(Result.from_json(result) for result in value["results"]),
                 "memory": Memory.from_json(value["memory"]),
                 "canary": tuple(value["canary"]),
                 "machine": Machine.from_json(value["machine"]),
                 "roleplay": Roleplay.from_json(value["roleplay"]) if value.get("roleplay") else None,
+                "http": Sweep.from_json(value["http"]) if value.get("http") else None,
             }
         )
 
@@ -157,13 +221,17 @@ def benchmark(
     context_tokens: int = 2048,
     n_prompt: int = 256,
     n_gen: int = 64,
+    more_prompts: Sequence[int] = (),
+    more_gens: Sequence[int] = (),
+    limit_s: float = LIMIT_S,
     timeout_s: float = 1800.0,
     machine: Machine | None = None,
 ) -> Benchmark:
     """Benchmark a local GGUF (the first shard of a split one) in the engine's own process.
 
-    `parameters` win over `threads` (by default every core) and `context_tokens`. `machine` is this one, and given
-    only where it is known already.
+    `parameters` win over `threads` (by default every core) and `context_tokens`. `more_prompts` and `more_gens` are
+    other lengths to measure while less than `limit_s` have passed; those that the context does not hold are left out.
+    `machine` is this one, and given only where it is known already.
 
     Raises DoesNotFit before the file is loaded, ModelRejected when the answers are garbage, and what `process.run`
     raises.
@@ -175,22 +243,47 @@ def benchmark(
         raise BadSetting(
             f"n_prompt {n_prompt} and n_gen {n_gen} must each be from 1 to n_ctx, which is {parameters.n_ctx}"
         )
+    prompts = (n_prompt, *(one for one in more_prompts if one != n_prompt and one <= parameters.n_ctx))
+    generations = (n_gen, *(one for one in more_gens if one != n_gen and one <= parameters.n_ctx))
     with process.opened(path) as descriptors:
         # The same descriptors for the estimate and for the load: what was measured is what is loaded.
         estimate = measure_opened(descriptors, parameters)
         check_fits(estimate, machine, what=path.name, context_tokens=parameters.n_ctx)
-        said = process.run(
+        said: Mapping[str, Any] = process.run(
             "benchmark",
             {
                 "paths": process.paths_of(descriptors),
                 "parameters": parameters.to_json(),
-                "n_prompt": n_prompt,
-                "n_gen": n_gen,
+                "prompts": prompts,
+                "generations": generations,
+                "limit_s": min(limit_s, timeout_s / 2),
             },
             timeout_s=timeout_s,
             descriptors=descriptors,
         ).result
-    return _benchmark(said, n_prompt=n_prompt, n_gen=n_gen, machine=machine, engine=engine, parameters=parameters)
+    memory = memory_said(said["weights_bytes"], said["lines"])
+    bandwidth, source = _ceiling(memory, machine, parameters)
+    prefill = [_prefill(length, one) for length, one in zip(prompts, said["prefill"], strict=True)]
+    decode = [_decode(length, one) for length, one in zip(generations, said["decode"], strict=True)]
+    return Benchmark(
+        results=(prefill[0], decode[0], *prefill[1:], *decode[1:]),
+        time_to_first_token_s=round(median(said["prefill"][0]["until_chosen_s"]), 4),
+        load_s=round(said["load_s"], 3),
+        memory=memory,
+        peak_rss_bytes=said["peak_rss_bytes"],
+        canary=tuple(said["canary"]),
+        machine=machine,
+        engine=engine,
+        parameters=parameters.to_json(),
+        schema=SCHEMA,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        build=engine_build(),
+        features=said["features"],
+        uses_gpus=said["uses_gpus"],
+        vram_bytes=said["vram_bytes"],
+        bandwidth_bytes_per_s=bandwidth,
+        bandwidth_source=source,
+    )
 
 
 def check_fits(memory: Memory, machine: Machine, *, what: str, context_tokens: int) -> None:
@@ -210,25 +303,51 @@ def check_fits(memory: Memory, machine: Machine, *, what: str, context_tokens: i
         )
 
 
-def _benchmark(
-    said: Mapping[str, Any], *, n_prompt: int, n_gen: int, machine: Machine, engine: str, parameters: Parameters
-) -> Benchmark:
-    prefill, decode = said["prefill_s"], said["decode_s"]
-    return Benchmark(
-        results=(
-            Result(n_prompt, 0, round(n_prompt / median(prefill), 2), None, _spread(prefill), len(prefill)),
-            Result(0, n_gen, None, round(n_gen / median(decode), 2), _spread(decode), len(decode)),
-        ),
-        time_to_first_token_s=round(median(said["first_token_s"]), 4),
-        load_s=round(said["load_s"], 3),
-        memory=memory_said(said["weights_bytes"], said["lines"]),
-        peak_rss_bytes=said["peak_rss_bytes"],
-        canary=tuple(said["canary"]),
-        machine=machine,
-        engine=engine,
-        parameters=parameters.to_json(),
+def _ceiling(
+    memory: Memory, machine: Machine, parameters: Parameters
+) -> tuple[int | None, Literal["measured", "driver"] | None]:
+    """What the memory that holds the weights can be read with: that of the slowest GPU, where one computes."""
+    if any(not device.startswith("CPU") for device in memory.devices):
+        told = [gpu.bandwidth_bytes_per_s for gpu in machine.gpus if gpu.bandwidth_bytes_per_s is not None]
+        return (min(told), "driver") if told else (None, None)
+    measured = read_bandwidth(threads=parameters.n_threads, available_bytes=machine.ram_available_bytes)
+    return (measured, "measured") if measured else (None, None)
+
+
+def _prefill(length: int, said: Mapping[str, Any]) -> Result:
+    first = said["until_chosen_s"]
+    return Result(
+        n_prompt=length,
+        n_gen=0,
+        prefill_tok_per_s=_rate(length, said),
+        decode_tok_per_s=None,
+        spread=_spread(said["s"]),
+        repetitions=len(said["s"]),
+        time_to_first_token_s=round(median(first), 4) if first else None,
+        energy_j_per_token=_energy(length, said),
     )
 
 
-def _spread(seconds: Sequence[float]) -> float:
-    return round((max(seconds) - min(seconds)) / median(seconds), 4)
+def _decode(length: int, said: Mapping[str, Any]) -> Result:
+    return Result(
+        n_prompt=0,
+        n_gen=length,
+        prefill_tok_per_s=None,
+        decode_tok_per_s=_rate(length, said),
+        spread=_spread(said["s"]),
+        repetitions=len(said["s"]),
+        energy_j_per_token=_energy(length, said),
+    )
+
+
+def _rate(length: int, said: Mapping[str, Any]) -> float | None:
+    return round(length / median(said["s"]), 2) if said["s"] else None
+
+
+def _energy(length: int, said: Mapping[str, Any]) -> float | None:
+    taken = said["energy_j"]
+    return round(taken / (length * len(said["s"])), 4) if taken is not None and said["s"] else None
+
+
+def _spread(seconds: Sequence[float]) -> float | None:
+    return round((max(seconds) - min(seconds)) / median(seconds), 4) if seconds else None

@@ -6,46 +6,41 @@ memory under its cgroup's limit. Asking never fails: what cannot be learned is l
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from paddock.model.gpu import Gpu, seen_gpus
 
 _UNLIMITED = 2**60  # cgroup v1 says "no limit" with a number near 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """`bandwidth_bytes_per_s` is what the memory's clock and bus allow at most, None where the driver does not say."""
-
-    name: str
-    vram_bytes: int
-    vram_available_bytes: int
-    bandwidth_bytes_per_s: int | None = None
-
-    def to_json(self) -> dict[str, int | str | None]:
-        return {
-            "name": self.name,
-            "vram_bytes": self.vram_bytes,
-            "vram_available_bytes": self.vram_available_bytes,
-            "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Machine:
-    """`cores` are physical ones: a second hardware thread of a core adds nothing to matrix products."""
+    """`cores` are physical ones: a second hardware thread of a core adds nothing to matrix products. `why_no_gpu` is a
+    sentence for people where there is none, and empty where there is one.
+    """
 
     cpu: str
     cores: int
     ram_bytes: int
     ram_available_bytes: int
     gpus: tuple[Gpu, ...] = ()
+    why_no_gpu: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What decides how fast the engine runs here, as 12 hex digits: not the memory that happens to be free."""
+        facts = (self.cpu, self.cores, round(self.ram_bytes / 2**30), [(gpu.name, gpu.vram_bytes) for gpu in self.gpus])
+        return sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -54,6 +49,7 @@ class Machine:
             "ram_bytes": self.ram_bytes,
             "ram_available_bytes": self.ram_available_bytes,
             "gpus": [gpu.to_json() for gpu in self.gpus],
+            "why_no_gpu": self.why_no_gpu,
         }
 
     @classmethod
@@ -69,7 +65,15 @@ def this_machine() -> Machine:
     total, available = memory.total, memory.available
     for limit, used in _memory_limits():
         total, available = min(total, limit), min(available, max(limit - used, 0))
-    return Machine(cpu=_cpu(), cores=_cores(), ram_bytes=total, ram_available_bytes=available, gpus=_gpus())
+    seen = seen_gpus()
+    return Machine(
+        cpu=_cpu(),
+        cores=_cores(),
+        ram_bytes=total,
+        ram_available_bytes=available,
+        gpus=seen.gpus,
+        why_no_gpu=seen.why_none,
+    )
 
 
 def _cpu() -> str:
@@ -142,54 +146,3 @@ def _reclaimable(place: Path) -> int:
             if key in {"inactive_file", "total_inactive_file"}:
                 return int(value)
     return 0
-
-
-def _gpus() -> tuple[Gpu, ...]:
-    """NVIDIA's, through its own library where it and a driver are there."""
-    try:
-        with _nvml() as nvml:
-            return tuple(_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount()))
-    except _NoNvml:
-        return ()
-
-
-def gpu_absence() -> str:
-    """Why `Machine.gpus` is empty, in words; empty where it is not."""
-    try:
-        with _nvml() as nvml:
-            return "" if nvml.nvmlDeviceGetCount() else "the NVIDIA driver finds no GPU"
-    except _NoNvml as error:
-        return str(error)
-
-
-class _NoNvml(Exception):
-    """Its message says what is missing."""
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    try:
-        import pynvml
-    except ImportError:
-        raise _NoNvml("no GPU is looked for, since nvidia-ml-py is not installed") from None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise _NoNvml(f"no NVIDIA driver answers ({error})") from None
-    try:
-        yield pynvml
-    except pynvml.NVMLError as error:
-        raise _NoNvml(f"the NVIDIA driver does not tell its GPUs ({error})") from None
-    finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-
-
-def _gpu(nvml: Any, number: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(number)
-    name, memory = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetMemoryInfo(handle)
-    bandwidth = None
-    with suppress(nvml.NVMLError):
-        clock_hz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1_000_000
-        bandwidth = 2 * clock_hz * nvml.nvmlDeviceGetMemoryBusWidth(handle) // 8  # two transfers a clock
-    return Gpu(name if isinstance(name, str) else name.decode(), int(memory.total), int(memory.free), bandwidth)

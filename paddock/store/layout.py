@@ -53,6 +53,9 @@ class Layout:
         folder, _, file = name.partition("/")
         return self.private / "reports" / folder / check_report_name(file)
 
+    def tuning(self, sha256: Sha256, name: str) -> Path:
+        return self.private / "tuning" / sha256 / name
+
     def documents(self, model: ModelName, revision: Revision) -> Path:
         return self.docs / model.slug / revision
 

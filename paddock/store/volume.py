@@ -297,6 +297,22 @@ class Volume(Store):
         except FileNotFoundError:
             return None
 
+    @disk_errors
+    def write_tuning(self, sha256: Sha256, name: str, text: str) -> str:
+        """Replace what is remembered of a model, by the digest of its (first) blob, under one file name; returns where
+        it is."""
+        path = self._layout.tuning(sha256, check_report_name(name))
+        self._layout.made(path.parent)
+        durable.write_atomically(path, text.encode())
+        return str(path)
+
+    @disk_errors
+    def read_tuning(self, sha256: Sha256, name: str) -> str | None:
+        try:
+            return self._layout.tuning(sha256, check_report_name(name)).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
     @property
     def docs(self) -> Path:
         """The Data Docs of all models, `<slug>/<revision>/index.html`, beside what their pages share."""

@@ -25,7 +25,13 @@ from tests.support.engine import engine_processes, wait_for_engine
 def _long_job(descriptors: tuple[int, ...], *, n_ctx: int = 512) -> dict[str, object]:
     """A benchmark that takes longer than any test waits."""
     parameters = Parameters(n_ctx=n_ctx, n_threads=1).to_json()
-    return {"paths": process.paths_of(descriptors), "parameters": parameters, "n_prompt": 500, "n_gen": 500}
+    return {
+        "paths": process.paths_of(descriptors),
+        "parameters": parameters,
+        "prompts": [500],
+        "generations": [500],
+        "limit_s": 60,
+    }
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from prefect.states import Completed, Failed, Pending, Running
 from flows.benchmark import benchmark_model, benchmark_where_it_serves
 from infra.local.hub import Service
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
-from paddock.lifecycle.judgement import read_benchmark
+from paddock.lifecycle.measuring import read_benchmark
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
 from tasks import engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from infra.local.hub import Service
-from paddock.lifecycle import dossier, judgement
+from paddock.lifecycle import dossier, judgement, measuring
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
 from tests.support.house import MODEL, NAME, judged_of
@@ -55,7 +55,7 @@ def test_reports_of_another_choice_of_the_same_commit_are_not_shown(parts: Parts
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"verdict": "accept"}', '{"files": {}, "report": 1}', "\x00"])
 def test_a_report_that_cannot_be_read_is_none(parts: Parts, damage: str) -> None:
     manifest = pull(parts, MODEL).manifest
-    for name in (judgement.JUDGEMENT, judgement.BENCHMARK):
+    for name in (judgement.JUDGEMENT, measuring.BENCHMARK):
         parts.volume.write_report(MODEL, manifest.revision, name, damage)
     text = dossier.compose(parts, manifest)
     assert "Not judged yet" in text

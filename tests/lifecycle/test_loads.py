@@ -8,7 +8,7 @@ import pytest
 
 from paddock.engine.facts import engine_version
 from paddock.engine.oracle import MARGIN_BYTES
-from paddock.lifecycle import judgement
+from paddock.lifecycle import measuring
 from paddock.lifecycle.loads import margin_for
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
@@ -30,7 +30,7 @@ def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_ne
     parts: Parts, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = pull(parts, MODEL).manifest
-    judgement.benchmark(parts, manifest, 128)
+    measuring.benchmark(parts, manifest, 128)
     (note,) = (parts.settings.volume / ".paddock" / "reports" / "memory").iterdir()
     assert note.name.startswith("llama.llama-cpp-python-")
     (load,) = json.loads(note.read_text())
@@ -46,15 +46,15 @@ def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_ne
     after = preflight(parts, path, Wish(128)).plan
     assert before.fits
     assert not after.fits
-    judgement.benchmark(parts, manifest, 128)
+    measuring.benchmark(parts, manifest, 128)
     assert len(json.loads(note.read_text())) == KEPT_LOADS
 
 
 def test_a_note_that_cannot_be_read_counts_as_none(parts: Parts) -> None:
     manifest = pull(parts, MODEL).manifest
-    judgement.benchmark(parts, manifest, 128)
+    measuring.benchmark(parts, manifest, 128)
     (note,) = (parts.settings.volume / ".paddock" / "reports" / "memory").iterdir()
     note.write_text("{")
     assert margin(parts) == MARGIN_BYTES
-    judgement.benchmark(parts, manifest, 128)
+    measuring.benchmark(parts, manifest, 128)
     assert len(json.loads(note.read_text())) == 1

@@ -18,7 +18,8 @@ from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
 from paddock.lifecycle.pull import pull
 from paddock.measure.benchmark import benchmark
-from paddock.model.hardware import Gpu, this_machine
+from paddock.model.gpu import Gpu
+from paddock.model.hardware import this_machine
 from paddock.model.names import ModelName
 from paddock.planning.placement import Target
 from paddock.planning.plan import Wish

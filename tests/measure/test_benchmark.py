@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit, ModelRejected
 from paddock.measure.benchmark import Benchmark, benchmark
-from paddock.model.hardware import Gpu, Machine, this_machine
+from paddock.model.gpu import Gpu
+from paddock.model.hardware import this_machine
 from tests.support.engine import first_bytes, hollow_copy
 from tests.support.gguf import tiny_llama, tiny_shards
 
@@ -57,11 +59,57 @@ def test_a_benchmark_survives_json_and_pickling(measured: Benchmark) -> None:
     assert pickle.loads(pickle.dumps(measured)) == measured
 
 
-def test_no_bandwidth_is_claimed_where_none_is_known(measured: Benchmark) -> None:
-    without = replace(measured, machine=Machine("a cpu", 2, 8, 8))
-    assert without.to_json()["bandwidth_bytes_per_s"] is None
-    with_gpu = replace(measured, machine=Machine("a cpu", 2, 8, 8, (Gpu("a gpu", 1, 1, 3_352_320_000_000),)))
-    assert with_gpu.to_json()["bandwidth_bytes_per_s"] == 3_352_320_000_000
+def test_decode_stands_beside_a_ceiling_that_was_measured(measured: Benchmark) -> None:
+    assert measured.bandwidth_source == "measured"
+    assert measured.bandwidth_bytes_per_s is not None
+    assert 0 < measured.weights_read_bytes_per_s < measured.bandwidth_bytes_per_s
+
+
+def test_a_machine_without_a_gpu_says_so_in_words_and_nulls(measured: Benchmark) -> None:
+    if measured.machine.gpus:
+        pytest.skip("this machine has a GPU")
+    (row,) = [shown for name, shown, _ in measured.rows() if name == "GPU"]
+    assert row == "none: " + measured.machine.why_no_gpu
+    document = measured.to_json()
+    assert document["vram_bytes"] is None
+    assert [one["energy_j_per_token"] for one in document["results"]] == [None, None]
+
+
+def test_what_is_said_of_the_engine_tells_builds_apart(measured: Benchmark) -> None:
+    assert measured.features is not None
+    assert measured.features.startswith("CPU : ")
+    assert measured.uses_gpus is bool(measured.machine.gpus and "CUDA" in measured.features)
+    assert re.fullmatch("[0-9a-f]{12}", measured.build or "")
+
+
+def test_other_lengths_are_measured_beside_and_those_that_do_not_fit_are_left_out(model: Path) -> None:
+    lengths, answers = (16, 32, 4096), (4, 8)
+    several = benchmark(
+        model, threads=1, context_tokens=512, n_prompt=32, n_gen=8, more_prompts=lengths, more_gens=answers
+    )
+    shown = [(one.n_prompt, one.n_gen) for one in several.results]
+    assert shown == [(32, 0), (0, 8), (16, 0), (0, 4)]
+    assert all(one.tok_per_s for one in several.results)
+    assert all((one.time_to_first_token_s is None) == (one.n_prompt == 0) for one in several.results)
+
+
+def test_a_length_for_which_there_is_no_time_is_null(model: Path) -> None:
+    short = benchmark(model, threads=1, context_tokens=512, n_prompt=8, n_gen=2, more_prompts=(256,), limit_s=0)
+    assert [one.tok_per_s is None for one in short.results] == [False, False, True]
+    document = short.to_json()["results"][2]
+    assert (document["n_prompt"], document["repetitions"]) == (256, 0)
+    assert {document[key] for key in ("prefill_tok_per_s", "time_to_first_token_s", "spread")} == {None}
+    assert ("prefill of 256 tokens", "not measured", "") in short.rows()
+    assert Benchmark.from_json(short.to_json()) == short
+
+
+def test_a_report_of_the_first_schema_is_still_read() -> None:
+    old = json.loads((Path(__file__).parent / "benchmark-schema-1.json").read_text())
+    read = Benchmark.from_json(old)
+    assert (read.schema, read.decode_tok_per_s, read.bandwidth_bytes_per_s, read.tuned) == (1, 98.4, None, None)
+    assert read.machine.gpus == ()
+    assert read.rows()
+    assert Benchmark.from_json(read.to_json()) == read
 
 
 def test_a_model_whose_weights_are_a_hole_is_rejected_after_the_load(model: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import os
 
 import psutil
 
-from paddock.model.hardware import Gpu, Machine, this_machine
+from paddock.model.gpu import Gpu
+from paddock.model.hardware import Machine, this_machine
 
 
 def test_this_machine_is_described_within_what_the_box_has() -> None:

@@ -61,6 +61,7 @@ def point_to(monkeypatch: pytest.MonkeyPatch, hub: Service, home: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
     monkeypatch.setenv("PADDOCK_VOLUME", str(home / "models"))
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(64 * 1024))
+    monkeypatch.setenv("PADDOCK_THREADS", "1")  # threads wait for each other, and other tests have the cores too
 
 
 def point_to_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> None:

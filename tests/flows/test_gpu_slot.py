@@ -1,0 +1,91 @@
+"""One GPU and two models that want it: the pool's worker is real, and its processor stands for the GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from infra.local import workers
+from infra.local.hub import Service
+from infra.local.prefect_server import PrefectServer
+from infra.local.state import CHECKOUT
+from paddock.lifecycle.measuring import read_benchmark
+from paddock.lifecycle.parts import Parts
+from paddock.model.names import ModelName
+from tasks.engine import GPU_POOL
+from tests.flows.test_onboard import roomy
+from tests.support.house import CARD, CONFIG
+
+NAMES = ("org/one-GGUF", "org/two-GGUF")
+
+
+@pytest.fixture
+def gpu_worker(
+    parts: Parts, client: SyncPrefectClient, prefect_server: PrefectServer, tmp_path: Path
+) -> Iterator[dict[str, str]]:
+    """The pools and deployments of the house, and a worker of paddock-gpu; gives the environment of its clients."""
+    environment = {**os.environ, **prefect_server.environment, "PYTHONPATH": str(CHECKOUT)}
+    workers.create_pools(prefect_server.url)
+    workers.deploy(tmp_path / "workers", environment)
+    worker = workers.start_worker(GPU_POOL, tmp_path / "workers", environment)
+    yield environment
+    worker.stop()
+    workers.forget_workers(prefect_server.url)
+    for pool in workers.POOLS:
+        client.delete_work_pool(pool)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_two_onboardings_at_once_are_measured_one_after_the_other(
+    parts: Parts, hub: Service, client: SyncPrefectClient, gpu_worker: dict[str, str]
+) -> None:
+    for name in NAMES:
+        hub.repository(name).commit({"tiny-Q8_0.gguf": roomy(name), "README.md": CARD, "config.json": CONFIG})
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "paddock", "onboard", name, "--json"],
+            env=gpu_worker,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in NAMES
+    ]
+    for one in started:
+        out, log = one.communicate(timeout=800)
+        assert one.returncode == 0, out + log
+
+    in_the_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[GPU_POOL]))
+    runs = client.read_flow_runs(work_pool_filter=in_the_pool)
+    assert sorted(run.name for run in runs) == [f"benchmark-{name}" for name in NAMES]
+    assert {run.state_type for run in runs} == {StateType.COMPLETED}
+    (_, _, first_ended), (second_made, second_began, _) = sorted(map(moments, runs), key=lambda one: one[1])
+    print(f"the second was asked for {(first_ended - second_made).total_seconds():.1f} s before the first ended,")
+    print(f"and began {(second_began - first_ended).total_seconds():.1f} s after that")
+    assert second_made < first_ended  # it had to wait
+    assert second_began >= first_ended
+    for name in NAMES:
+        model = ModelName.parse(name)
+        revision = parts.volume.promoted(model)
+        assert revision is not None
+        manifest = parts.volume.snapshot(model, revision)
+        assert manifest is not None
+        assert read_benchmark(parts, manifest) is not None
+
+
+def moments(run: FlowRun) -> tuple[datetime, datetime, datetime]:
+    """When it was asked for, began and ended."""
+    assert run.created is not None
+    assert run.start_time is not None
+    assert run.end_time is not None
+    return run.created, run.start_time, run.end_time

@@ -1,0 +1,81 @@
+"""The images are not built here: no container runs on this machine. What can be held of them without is held."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+IMAGES = sorted((ROOT / "infra" / "images").glob("*.Dockerfile"))
+GPU_WORKER = (ROOT / "infra" / "images" / "gpu-worker.Dockerfile").read_text()
+HADOLINT = Path(sys.prefix, "bin", "hadolint")
+
+linted = pytest.mark.skipif(not HADOLINT.exists(), reason="no hadolint: install the extra `dev` (on x86_64)")
+
+
+def lint(text: str) -> subprocess.CompletedProcess[str]:
+    """Its own ignore file is not read: what is ignored stands in the Dockerfile, where it can be seen."""
+    command = [str(HADOLINT), "--no-color", "--failure-threshold", "style", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+
+
+@linted
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
+def test_an_image_has_no_fault_that_hadolint_knows(path: Path) -> None:
+    done = lint(path.read_text())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@linted
+@pytest.mark.parametrize(
+    ("was", "becomes", "rule"),
+    [
+        ("USER 10001", "USER root", "DL3002"),
+        ("WORKDIR /opt/paddock", "WORKDIR opt", "DL3000"),
+        ("apt-get install -y ", "apt-get install ", "DL3014"),
+        ("FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION}", "FROM nvidia/cuda", "DL3006"),
+    ],
+)
+def test_hadolint_would_see_a_fault(was: str, becomes: str, rule: str) -> None:
+    assert was in GPU_WORKER
+    done = lint(GPU_WORKER.replace(was, becomes))
+    assert done.returncode == 1
+    assert rule in done.stdout
+
+
+def test_what_an_image_copies_is_there_and_is_sent_to_the_builder() -> None:
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for path in IMAGES:
+        for line in re.findall(r"^COPY (?!--from)(.+)$", path.read_text(), re.MULTILINE):
+            *sources, _ = line.split()
+            for source in sources:
+                assert (ROOT / source).exists(), source
+                assert source in sent
+
+
+def test_the_gpu_worker_s_engine_is_built_for_named_gpus_and_any_processor() -> None:
+    (flags,) = re.findall(r'CMAKE_ARGS="([^"]+)"', GPU_WORKER)
+    assert flags.split() == [
+        "-DGGML_CUDA=on",
+        "-DGGML_NATIVE=OFF",
+        "-DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}",
+    ]
+    assert re.search(r'^ARG CUDA_ARCHITECTURES="\d+(;\d+)*"$', GPU_WORKER, re.MULTILINE)
+    assert re.search(r"^ARG CUDA_VERSION=\d+\.\d+\.\d+$", GPU_WORKER, re.MULTILINE)
+
+
+def test_what_the_gpu_worker_runs_is_a_command_of_prefect_s() -> None:
+    (words,) = re.findall(r"^CMD \[(.+)\]$", GPU_WORKER, re.MULTILINE)
+    program, *arguments = re.findall(r'"([^"]+)"', words)
+    assert (program, arguments[:2]) == ("prefect", ["worker", "start"])
+    done = subprocess.run(
+        [Path(sys.prefix, "bin", "prefect"), *arguments[:2], "--help"], capture_output=True, text=True, check=True
+    )
+    for option in arguments:
+        if option.startswith("--"):
+            assert option in done.stdout
+    assert arguments[arguments.index("--limit") + 1] == "1"  # one run a GPU

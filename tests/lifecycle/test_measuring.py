@@ -1,0 +1,78 @@
+"""What was measured is kept, shared with who has another volume, and the newer of two counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.s3 import S3Server
+from paddock.lifecycle import dossier, measuring, reports
+from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.pull import pull
+from paddock.measure.benchmark import Benchmark
+from paddock.store.copying import push
+from tests.support.house import MODEL, point_to_s3
+
+
+@pytest.fixture
+def workers(
+    parts: Parts, hub: Service, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Parts, Parts]:
+    """Two with a volume each and one S3, which has the model."""
+    point_to_s3(monkeypatch, s3, tmp_path.name)
+    one = connect()
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "another"))
+    other = connect()
+    manifest = pull(one, MODEL).manifest
+    pull(other, MODEL)
+    assert one.s3 is not None
+    push(one.volume, one.s3, manifest)
+    return one, other
+
+
+def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tuple[Parts, Parts]) -> None:
+    gpu, io = workers
+    manifest = pull(gpu, MODEL).manifest
+    measured = measuring.benchmark(gpu, manifest, 128)
+    assert measuring.read_benchmark(io, manifest) is None
+    where = reports.share(gpu, manifest, measuring.BENCHMARK)
+    assert where is not None
+    assert where.startswith("s3://")
+    assert measuring.read_benchmark(io, manifest) == measured
+    assert "## Benchmark" in dossier.compose(io, manifest)
+    assert "Not measured yet" not in dossier.compose(io, manifest)
+
+
+def test_the_newer_of_two_results_counts(workers: tuple[Parts, Parts]) -> None:
+    gpu, io = workers
+    manifest = pull(gpu, MODEL).manifest
+    old = measuring.benchmark(io, manifest, 128)
+    new = replace(old, load_s=old.load_s + 1)
+    reports.keep(gpu, manifest, measuring.BENCHMARK, new.to_json())
+    reports.share(gpu, manifest, measuring.BENCHMARK)
+    assert measuring.read_benchmark(io, manifest) == new
+    newest = replace(old, load_s=old.load_s + 2)
+    reports.keep(io, manifest, measuring.BENCHMARK, newest.to_json())
+    assert measuring.read_benchmark(io, manifest) == newest
+
+
+def test_without_s3_nothing_is_shared(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    measuring.benchmark(parts, manifest, 128)
+    assert reports.share(parts, manifest, measuring.BENCHMARK) is None
+
+
+def test_what_an_older_paddock_kept_is_still_read(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    old = json.loads((Path(__file__).parents[1] / "measure" / "benchmark-schema-1.json").read_text())
+    files = {file.path: file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
+    kept = json.dumps({"files": files, "report": old})
+    parts.volume.write_report(MODEL, manifest.revision, measuring.BENCHMARK, kept)
+    read = measuring.read_benchmark(parts, manifest)
+    assert isinstance(read, Benchmark)
+    assert read.decode_tok_per_s == 98.4
+    assert "decode of 64 tokens" in dossier.compose(parts, manifest)

@@ -1,0 +1,200 @@
+"""The load on a server: llama-cpp-python's own with the real model, and one that does everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from infra.local.ports import start_on_free_ports
+from infra.local.service import Service
+from paddock.errors import BadSetting, ServerUnavailable
+from paddock.measure.load import Percentiles, Sweep, sweep
+from tests.support.one_answer import answering
+
+KEY = SecretStr("canaryCANARYcanary")
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the API of a real server begins that wants a key."""
+    log = tmp_path_factory.mktemp("server") / "log"
+
+    def launch(ports: list[int]) -> Service:
+        given = {
+            "model": model,
+            "port": ports[0],
+            "n_threads": 1,
+            "n_threads_batch": 1,
+            "interrupt_requests": "false",
+            "api_key": KEY.get_secret_value(),
+        }
+        command = [sys.executable, "-m", "llama_cpp.server", *(f"--{name}={value}" for name, value in given.items())]
+        return Service("llama-cpp-python's server", command, log=log, environment=os.environ)
+
+    def ready(ports: list[int], _: Service) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{ports[0]}/docs", trust_env=False, timeout=2).is_success
+        except httpx.HTTPError:
+            return False
+
+    service, ports = start_on_free_ports(launch, ready, deadline_s=90)
+    try:
+        yield f"http://127.0.0.1:{ports[0]}/v1"
+    finally:
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def swept(server: str) -> Sweep:
+    return sweep(server, api_key=KEY, levels=(1, 2), requests=3, max_tokens=8)
+
+
+def test_every_answer_of_a_real_server_is_whole_at_every_level(swept: Sweep) -> None:
+    for row in swept.rows():
+        print(*row)
+    assert [(level.concurrency, level.requests, level.whole, level.errors) for level in swept.levels] == [
+        (1, 3, 3, {}),
+        (2, 3, 3, {}),
+    ]
+
+
+def test_times_are_in_the_order_that_they_happen(swept: Sweep) -> None:
+    for level in swept.levels:
+        assert level.latency_s is not None
+        assert level.first_token_s is not None
+        assert level.gap_s is not None
+        assert 0 < level.first_token_s.p50 < level.latency_s.p50 <= level.latency_s.longest < level.seconds
+        assert level.gap_s.p50 < level.latency_s.p50
+        assert 0 < level.tok_per_s < 3 * 8 / level.latency_s.p50 + 1
+
+
+def test_a_sweep_survives_json(swept: Sweep) -> None:
+    assert Sweep.from_json(json.loads(json.dumps(swept.to_json()))) == swept
+
+
+def test_answers_that_come_at_once_have_no_gaps(server: str) -> None:
+    (level,) = sweep(server, api_key=KEY, levels=(1,), requests=1, max_tokens=4, streamed=False).levels
+    assert (level.whole, level.gap_s, level.first_token_s) == (1, None, None)
+    assert level.latency_s is not None
+    assert level.tok_per_s > 0
+
+
+def test_a_wrong_key_is_told_without_the_key(server: str) -> None:
+    with pytest.raises(ServerUnavailable, match="answers 401 to /models") as refused:
+        sweep(server, api_key=SecretStr("hunter2"))
+    assert "hunter2" not in str(refused.value)
+
+
+PIECE = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+END = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+ANSWERS: dict[str, tuple[int, bytes, dict[str, str], str]] = {
+    "it has too much to do": (429, b"", {}, "429"),
+    "it breaks": (500, b"no", {}, "500"),
+    "it goes elsewhere": (302, b"", {"Location": "http://127.0.0.1:9/"}, "302"),
+    "the stream ends early": (200, PIECE, {}, "cut off"),
+    "the connection ends early": (200, PIECE, {"Content-Length": "1000"}, "cut off"),
+    "an error comes in the stream": (
+        200,
+        PIECE + b'data: {"error": {"message": "x"}}\n\n',
+        {},
+        "an error in the stream",
+    ),
+    "it is a page": (200, b"<html></html>", {}, "cut off"),
+    "it is nonsense": (200, b"data: {nonsense\n\n", {}, "not as OpenAI's API answers"),
+    "it is a list": (200, b"data: []\n\n", {}, "not as OpenAI's API answers"),
+    "it says nothing": (200, PIECE + END, {"X-Silent": "1"}, "timed out"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_what_goes_wrong_is_counted_under_a_few_words(case: str) -> None:
+    status, body, headers, words = ANSWERS[case]
+    with scripted(lambda number: (status, body, headers)) as url:
+        (level,) = sweep(url, levels=(2,), requests=3, timeout_s=0.5).levels
+    assert (level.whole, level.errors) == (0, {words: 3})
+    assert (level.latency_s, level.first_token_s, level.gap_s, level.tok_per_s) == (None, None, None, 0.0)
+
+
+def test_what_is_whole_is_measured_beside_what_is_not() -> None:
+    """The first request is the warm-up."""
+    with scripted(lambda number: (503, b"", {}) if number == 2 else (200, PIECE * 3 + END, {})) as url:
+        loaded = sweep(url, levels=(1,), requests=4)
+    (level,) = loaded.levels
+    assert (level.whole, level.errors) == (3, {"503": 1})
+    assert level.latency_s is not None
+    ((_, figure, errors),) = loaded.rows()
+    assert "tokens/s" in figure
+    assert errors == "1 × 503"
+
+
+def test_never_fewer_requests_than_are_sent_at_once() -> None:
+    with scripted(lambda number: (200, PIECE + END, {})) as url:
+        assert [level.requests for level in sweep(url, levels=(1, 5), requests=2).levels] == [2, 5]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"data": []}', b"<html></html>"])
+def test_what_names_no_model_is_no_such_server(body: bytes) -> None:
+    with answering(body) as address, pytest.raises(ServerUnavailable, match="names no model"):
+        sweep(address)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host/v1", "http://u:hunter2@host/v1", "http://h:x/v1"])
+def test_an_address_that_is_not_usable_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        sweep(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    assert Percentiles.of([]) is None
+    assert Percentiles.of([0.5]) == Percentiles(0.5, 0.5, 0.5, 0.5)
+    assert Percentiles.of([float(number) for number in range(100, 0, -1)]) == Percentiles(50, 90, 99, 100)
+
+
+@contextmanager
+def scripted(answer: Callable[[int], tuple[int, bytes, dict[str, str]]]) -> Iterator[str]:
+    """A server with one model, whose `number`th chat request gets what `answer` says."""
+    counted = iter(range(1_000))
+    awake = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, b'{"data": [{"id": "a model"}]}', {})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, body, headers = answer(next(counted))
+            if "X-Silent" in headers:
+                awake.wait(30)
+            self._send(status, body, headers)
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="scripted")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        awake.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

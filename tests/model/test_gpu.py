@@ -1,0 +1,142 @@
+"""GPUs as a driver tells of them. The driver's library is a real one, compiled here, below NVIDIA's own package; where
+no compiler is, and for the ways to have no GPU, there is the machine itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "tests" / "support" / "nvml.c"
+ASK = """
+import json
+from paddock.model import gpu
+from paddock.model.hardware import this_machine
+before = gpu.energy_j()
+machine = this_machine()
+print(json.dumps({"machine": machine.to_json(), "energy": before is not None, "used": gpu.vram_used_bytes()}))
+"""
+WITHOUT_THE_PACKAGE = "import sys; sys.modules['pynvml'] = None\n" + ASK
+
+
+def asked(code: str = ASK, **environment: str) -> dict[str, Any]:
+    """What a process of its own sees, without a GPU that is hidden from this one."""
+    kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of a driver's library, for LD_LIBRARY_PATH."""
+    compiler = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
+    if compiler is None:
+        pytest.skip("no C compiler: install gcc or clang")
+    home = tmp_path_factory.mktemp("driver")
+    command = [compiler, "-shared", "-fPIC", "-o", str(home / "libnvidia-ml.so.1"), str(SOURCE)]
+    subprocess.run(command, check=True, timeout=60)
+    return str(home)
+
+
+def test_without_the_package_there_is_none_and_it_says_why() -> None:
+    found = asked(WITHOUT_THE_PACKAGE)
+    assert found["machine"]["gpus"] == []
+    assert found["machine"]["why_no_gpu"] == "the package nvidia-ml-py is not installed"
+    assert (found["energy"], found["used"]) == (False, None)
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a driver")
+def test_without_a_driver_there_is_none_and_it_says_why() -> None:
+    assert find_spec("pynvml") is not None
+    found = asked()
+    assert found["machine"]["gpus"] == []
+    assert found["machine"]["why_no_gpu"] == "NVIDIA's driver is not there (NVML Shared Library Not Found)"
+    assert (found["energy"], found["used"]) == (False, None)
+
+
+def test_what_a_driver_tells_is_taken_over(driver: str) -> None:
+    found = asked(LD_LIBRARY_PATH=driver)
+    first, second = found["machine"]["gpus"]
+    assert first == {
+        "name": "Test GPU 0",
+        "vram_bytes": 80 * 2**30,
+        "vram_available_bytes": 79 * 2**30,
+        "bandwidth_bytes_per_s": 2 * 1_593_000_000 * 5120 // 8,
+    }
+    assert second["vram_bytes"] == 40 * 2**30
+    assert found["machine"]["why_no_gpu"] == ""
+    assert (found["energy"], found["used"]) == (True, 2 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("0", ["Test GPU 0"]),
+        ("1", ["Test GPU 1"]),
+        ("1, 0", ["Test GPU 1", "Test GPU 0"]),
+        ("GPU-10000000", ["Test GPU 1"]),
+        ("1,7,0", ["Test GPU 1"]),
+        ("-1", []),
+        ("", []),
+    ],
+    ids=["the first", "the second", "in its own order", "by its UUID", "up to one that is not there", "none", "empty"],
+)
+def test_a_worker_counts_the_gpus_that_it_was_given_and_no_others(driver: str, visible: str, names: list[str]) -> None:
+    machine = asked(LD_LIBRARY_PATH=driver, CUDA_VISIBLE_DEVICES=visible)["machine"]
+    assert [gpu["name"] for gpu in machine["gpus"]] == names
+    assert machine["why_no_gpu"] == ("" if names else "NVIDIA's driver shows no GPU that this process may use")
+
+
+def test_a_driver_that_does_not_answer_is_no_gpu_and_no_failure(driver: str) -> None:
+    machine = asked(LD_LIBRARY_PATH=driver, PADDOCK_TEST_NVML="broken")["machine"]
+    assert machine["gpus"] == []
+    assert machine["why_no_gpu"].startswith("NVIDIA's driver does not answer as it should (")
+
+
+def test_a_benchmark_on_a_machine_with_gpus_tells_energy_and_what_the_engine_cannot_use(
+    driver: str, tmp_path: Path
+) -> None:
+    from tests.support.gguf import U32, tiny_llama
+
+    path = tiny_llama().set("llama.context_length", U32, 1024).write(tmp_path / "m.gguf")
+    code = (
+        "import json, sys; from pathlib import Path; from paddock.measure.benchmark import benchmark;"
+        "measured = benchmark(Path(sys.argv[1]), threads=1, context_tokens=1024);"
+        "print(json.dumps([measured.to_json(), measured.rows()]))"
+    )
+    environment = {**os.environ, "LD_LIBRARY_PATH": driver}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    document, rows = json.loads(done.stdout)
+    for one in document["results"]:
+        rate = one.get("prefill_tok_per_s") or one.get("decode_tok_per_s")
+        assert one["energy_j_per_token"] == pytest.approx(200 / rate, rel=0.6)  # two GPUs of 100 W
+    assert document["vram_bytes"] == 0
+    assert document["bandwidth_source"] == "measured"  # of the memory that was read: the processor's
+    (gpu,) = [shown for name, shown, _ in rows if name == "GPU"]
+    assert gpu == "Test GPU 0, Test GPU 1: not used, since this engine was built without CUDA"
