@@ -14,6 +14,7 @@ from paddock.errors import ConflictingConfiguration
 from paddock.lifecycle import reports, tuning
 from paddock.lifecycle.judgement import audit_snapshot, context_of
 from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.preflight import preflight
 from paddock.lifecycle.speaking import chat_in
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
@@ -23,6 +24,7 @@ from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.quantization import get_gguf_file_path
+from paddock.planning.plan import Wish
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,12 +78,15 @@ def measure_server(
 
 
 def plan_of(parts: Parts, manifest: Manifest, context_tokens: int, *, machine: Machine) -> Parameters:
-    """What a snapshot is measured with where nobody tuned it: every core, or PADDOCK_THREADS, and everything on the
-    GPUs where there are any."""
+    """What a snapshot is measured with where nobody tuned it: every core, or PADDOCK_THREADS, and as many layers on
+    the GPUs as fit where the engine uses any. Raises as `preflight`."""
+    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
     context = context_of(audit_snapshot(parts, manifest).model, context_tokens)
-    return Parameters(
-        n_ctx=context, n_threads=parts.settings.threads or machine.cores, n_gpu_layers=-1 if machine.gpus else 0
-    )
+    threads = parts.settings.threads or machine.cores
+    if not machine.gpus:
+        return Parameters(n_ctx=context, n_threads=threads, n_gpu_layers=0)
+    found = preflight(parts, str(get_gguf_file_path(snapshot)), Wish(context), machine=machine)
+    return replace(found.plan.parameters, n_threads=threads)
 
 
 def read_benchmark(parts: Parts, manifest: Manifest) -> Benchmark | None:
