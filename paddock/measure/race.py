@@ -11,7 +11,7 @@ from typing import Any
 
 from paddock.engine import process
 from paddock.engine.parameters import Parameters
-from paddock.errors import PaddockError
+from paddock.errors import EngineOutOfMemory, PaddockError
 
 NOISE = 0.03
 WIDEST = 1024  # n_ubatch
@@ -103,6 +103,11 @@ class Track:
             return
         for runner, times in zip(group, said, strict=True):
             runner.times += [(prompt, answer) for prompt, answer in times]
+            if not times and not runner.turns:
+                raise EngineOutOfMemory(
+                    "the engine cannot compute with the parameters as they are planned",
+                    cure="use a smaller context, or free memory",
+                )
             if not times:
                 runner.why = "the engine refuses it"
 
@@ -161,7 +166,7 @@ def halve(track: Track, runners: list[Runner]) -> Runner:
         running = sorted((one for one in running if not one.why), key=lambda one: -gain(one.best, own.best))
         if len(running) <= 2:
             break
-        kept = running[: max(len(running) // 2, 2)]
+        kept = running[: len(running) // 2]
         if rung == 0 and (both := _together(running, own)):
             runners.append(both)
             kept.append(both)

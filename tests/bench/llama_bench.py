@@ -51,6 +51,8 @@ def _built() -> Path:
     with (home.parent / f"{home.name}.llama-bench.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
+            if shutil.which("cmake") is None:
+                raise SystemExit("llama-bench is built with cmake: install it")
             print(f"building llama-bench with {flags} (once, several minutes)", flush=True)
             with tempfile.TemporaryDirectory(dir=home.parent) as work:
                 _build(next(home.glob("*.tar.gz")), Path(work), flags)

@@ -14,6 +14,8 @@ from paddock.lifecycle import dossier, measuring, reports
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.measure.benchmark import Benchmark
+from paddock.model.gpu import Gpu
+from paddock.model.hardware import this_machine
 from paddock.store.copying import push
 from tests.support.house import MODEL, point_to_s3
 
@@ -76,3 +78,11 @@ def test_what_an_older_paddock_kept_is_still_read(parts: Parts) -> None:
     assert isinstance(read, Benchmark)
     assert read.decode_tok_per_s == 98.4
     assert "decode of 64 tokens" in dossier.compose(parts, manifest)
+
+
+def test_a_gpu_that_the_engine_does_not_use_gets_no_layer(parts: Parts) -> None:
+    manifest = pull(parts, MODEL).manifest
+    machine = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
+    plan = measuring.plan_of(parts, manifest, 128, machine=machine)
+    assert plan == measuring.plan_of(parts, manifest, 128, machine=replace(machine, gpus=()))
+    assert (plan.n_gpu_layers, plan.n_ctx, plan.n_threads) == (0, 128, 1)

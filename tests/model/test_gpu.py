@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def test_a_benchmark_on_a_machine_with_gpus_tells_energy_and_what_the_engine_can
         "print(json.dumps([measured.to_json(), measured.rows()]))"
     )
     environment = {**os.environ, "LD_LIBRARY_PATH": driver}
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)],
         env=environment,
@@ -133,9 +135,12 @@ def test_a_benchmark_on_a_machine_with_gpus_tells_energy_and_what_the_engine_can
         timeout=120,
     )
     document, rows = json.loads(done.stdout)
+    taken_j = 0.0
     for one in document["results"]:
         rate = one.get("prefill_tok_per_s") or one.get("decode_tok_per_s")
-        assert one["energy_j_per_token"] == pytest.approx(200 / rate, rel=0.6)  # two GPUs of 100 W
+        assert one["energy_j_per_token"] > 0.5 * 200 / rate  # two GPUs of 100 W; the rate is of the median
+        taken_j += one["energy_j_per_token"] * (one["n_prompt"] + one["n_gen"]) * one["repetitions"]
+    assert taken_j < 200 * (time.monotonic() - began)
     assert document["vram_bytes"] == 0
     assert document["bandwidth_source"] == "measured"  # of the memory that was read: the processor's
     (gpu,) = [shown for name, shown, _ in rows if name == "GPU"]

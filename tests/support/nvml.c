@@ -57,6 +57,6 @@ int nvmlDeviceGetTotalEnergyConsumption(device_t device, unsigned long long *mil
     struct timespec now;
     (void)device;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    *millijoules = 100ULL * (now.tv_sec * 1000ULL + now.tv_nsec / 1000000);  // 100 W
+    *millijoules = 100000ULL * now.tv_sec + now.tv_nsec / 10000;  // 100 W
     return SUCCESS;
 }
