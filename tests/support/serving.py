@@ -201,21 +201,24 @@ def _streamed(client: httpx.Client, body: dict[str, Any]) -> Answer:
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code != 200:
             return Answer(answer.status_code, error=json.loads(answer.read())["error"])
-        for line in answer.iter_lines():
-            if not line.startswith("data: "):
-                assert line == ""
-                continue
-            data = line.removeprefix("data: ")
-            if data == "[DONE]":
-                done = True
-                continue
-            event = json.loads(data)
-            if "error" in event:
-                error = event["error"]
-                continue
-            choice = event["choices"][0]
-            text += choice["delta"].get("content") or ""
-            finish = choice["finish_reason"] or finish
+        try:
+            for line in answer.iter_lines():
+                if not line.startswith("data: "):
+                    assert line == ""
+                    continue
+                data = line.removeprefix("data: ")
+                if data == "[DONE]":
+                    done = True
+                    continue
+                event = json.loads(data)
+                if "error" in event:
+                    error = event["error"]
+                    continue
+                choice = event["choices"][0]
+                text += choice["delta"].get("content") or ""
+                finish = choice["finish_reason"] or finish
+        except httpx.HTTPError as failure:
+            return Answer(200, text, finish, cut=repr(failure))
     return Answer(200, text, finish, error, "" if done or error else "no [DONE]")
 
 
