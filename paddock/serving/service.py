@@ -154,7 +154,7 @@ class _Service:
                 await asyncio.wait_for(asyncio.shield(serving), 1.0)  # those who were cut off hear of it
             server.force_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            self._tell_used()
+            await self._tell_used()
 
     async def _work(self, supervisor: Supervisor, listener: socket.socket) -> None:
         await supervisor.start()
@@ -180,12 +180,13 @@ class _Service:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_S)
-            self._tell_used()
+            await self._tell_used()
 
-    def _tell_used(self) -> None:
+    async def _tell_used(self) -> None:
+        """Writing it down may take a while on a shared disk, and answers go on meanwhile."""
         used = self._tokens.take()
         if used.requests:
-            self._ears.used(used)
+            await asyncio.to_thread(self._ears.used, used)
 
     @contextmanager
     def _signals(self, stop: threading.Event | None) -> Iterator[asyncio.Event]:
