@@ -37,6 +37,7 @@ from paddock.store.usage import Usage
 _LOG = logging.getLogger(__name__)
 _END_S = 4.0
 """What of the grace period is left to end the engine, the connections and this process."""
+_LAST_S = 0.2
 _PATIENCE = httpx.Timeout(10.0, read=None)  # an answer takes as long as it takes: the supervisor sees a hang
 _REPORT_S = 60.0
 
@@ -148,6 +149,9 @@ class _Service:
             for task in (working, reporting, leaving):
                 task.cancel()
             await asyncio.gather(working, reporting, leaving, return_exceptions=True)
+            for door in getattr(server, "servers", ()):  # there are none before it has started
+                door.close()
+            await asyncio.sleep(_LAST_S)  # those who are in already hear a 503, rather than nothing
             server.should_exit = True
             await supervisor.stop(now=self._places.running > 0)
             with suppress(TimeoutError):

@@ -90,8 +90,8 @@ def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
                 slowest = max(slowest, time.monotonic() - began)
         assert (status, err) == (0, "")
         assert not engine.is_running()
-        # It says on standard error what it cuts off. Who connects in the last moment may meet a closed socket.
-        assert [one for one in answers if not one.clean and "Connection reset" not in one.cut] == []
+        # What it cuts off it would have said on standard error.
+        assert [one for one in answers if not one.clean and not one.unheard] == []
         assert {one.status for one in answers if not one.whole} <= {0, 503}  # nobody was cut off in a stream
         assert not shelf.volume.in_use(SHELF_MODEL, manifest.revision)
         after = shelf.volume.usage(SHELF_MODEL, manifest.revision)
@@ -115,7 +115,7 @@ def test_what_runs_when_the_grace_period_ends_gets_a_clean_error() -> None:
         took_s = time.monotonic() - began
     assert status == 0
     assert "the grace period is over: 1 answers are cut off" in err
-    assert [one for one in answers if not one.clean] == []
+    assert [one for one in answers if not one.clean and not one.unheard] == []
     assert {one.error["code"] for one in answers if one.error and "code" in one.error} == {"engine_died", "not_ready"}
     print(f"ended after {took_s:.1f} s of 5")
     assert took_s < 5 + 3  # of a busy machine

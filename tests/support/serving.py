@@ -171,6 +171,12 @@ class Answer:
         return self.status == 200 and self.finish in {"stop", "length"} and self.error is None and not self.cut
 
     @property
+    def unheard(self) -> bool:
+        """Nobody answered, and no answer had begun: who connects in a server's last moment meets a closed socket."""
+        told = ("Connection reset", "disconnected without sending a response")
+        return self.status == 0 and any(words in self.cut for words in told)
+
+    @property
     def clean(self) -> bool:
         return self.whole or (self.error is not None and "message" in self.error and not self.cut)
 
