@@ -169,17 +169,19 @@ class _Answers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        status = 0
+        status, whole = 0, False
 
         async def noting(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
+            else:
+                whole = not message.get("more_body", False)
             await send(message)
 
         try:
             ask = await self._front.admit(request)
-            await _until_left(self._front.answer(ask, noting), request)
+            await _until_left(self._front.answer(ask, noting), request, is_whole=lambda: whole)
         except Refused as error:
             await as_response(error)(scope, receive, noting)
         except ClientDisconnect:
@@ -188,14 +190,15 @@ class _Answers:
             self._front.count(request.url.path, status or 499)  # nginx's number for a client that left
 
 
-async def _until_left(answer: Coroutine[Any, Any, None], request: Request) -> None:
-    """Answer, and stop when the client has left. The body was read: what comes now is its leaving."""
+async def _until_left(answer: Coroutine[Any, Any, None], request: Request, *, is_whole: Callable[[], bool]) -> None:
+    """Answer, and stop when the client has left. The body was read: what comes now is its leaving. The server says the
+    same of everyone whose answer is whole."""
     work = asyncio.create_task(answer)
     left = asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            work.result()
+        if work.done() or is_whole():
+            await work
     finally:
         left.cancel()
         work.cancel()

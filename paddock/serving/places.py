@@ -29,6 +29,8 @@ class Places:
         self._room = waiting
         self._queue: deque[asyncio.Future[None]] = deque()
         self._mean_s = 1.0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.running = 0
 
     @property
@@ -46,6 +48,10 @@ class Places:
             self._mean_s = 0.8 * self._mean_s + 0.2 * (time.monotonic() - began)
             self._leave()
 
+    async def idle(self) -> None:
+        """Wait until nobody has a place."""
+        await self._idle.wait()
+
     def turn_away(self, why: str) -> None:
         """Send everyone away who waits."""
         while self._queue:
@@ -56,6 +62,7 @@ class Places:
     async def _enter(self) -> None:
         if self.running < self._slots:
             self.running += 1
+            self._idle.clear()
             return
         if len(self._queue) >= self._room:
             raise Full(max(1, math.ceil(self._mean_s * (len(self._queue) + 1) / self._slots)))
@@ -78,3 +85,5 @@ class Places:
                 turn.set_result(None)
                 return
         self.running -= 1
+        if not self.running:
+            self._idle.set()

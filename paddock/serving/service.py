@@ -35,8 +35,9 @@ from paddock.serving.supervisor import Limits, State, Supervisor
 from paddock.store.usage import Usage
 
 _LOG = logging.getLogger(__name__)
-_ENGINE_END_S = 3.0
-"""What of the grace period is left to end the engine and the sockets."""
+_END_S = 4.0
+"""What of the grace period is left to end the engine, the connections and this process."""
+_LAST_S = 0.2
 _PATIENCE = httpx.Timeout(10.0, read=None)  # an answer takes as long as it takes: the supervisor sees a hang
 _REPORT_S = 60.0
 
@@ -143,19 +144,21 @@ class _Service:
             await asyncio.wait({serving, working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()  # raises what the engine failed with
-            await self._drain(supervisor, server, serving, working)
+            await self._drain(supervisor, working)
         finally:
             for task in (working, reporting, leaving):
                 task.cancel()
             await asyncio.gather(working, reporting, leaving, return_exceptions=True)
-            await supervisor.stop(now=True)
+            for door in getattr(server, "servers", ()):  # there are none before it has started
+                door.close()
+            await asyncio.sleep(_LAST_S)  # those who are in already hear a 503, rather than nothing
             server.should_exit = True
-            if not serving.done():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(serving), 1.0)  # those who were cut off hear of it
+            await supervisor.stop(now=self._places.running > 0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(serving), 1.0)  # those who were cut off hear of it
             server.force_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            self._tell_used()
+            await self._tell_used()
 
     async def _work(self, supervisor: Supervisor, listener: socket.socket) -> None:
         await supervisor.start()
@@ -165,32 +168,29 @@ class _Service:
         self._ears.ready(Address(f"http://{shown}:{port}", self._engine.name, engine.load_s if engine else 0.0))
         await supervisor.run()
 
-    async def _drain(
-        self,
-        supervisor: Supervisor,
-        server: uvicorn.Server,
-        serving: asyncio.Task[None],
-        working: asyncio.Task[None],
-    ) -> None:
-        """Let the running answers end."""
+    async def _drain(self, supervisor: Supervisor, working: asyncio.Task[None]) -> None:
+        """Let the running answers end. The listener stays open meanwhile: who comes now hears a 503, and no reset."""
         _LOG.info("shutting down: %d requests are being answered", self._places.running)
-        server.should_exit = True  # closes the listener and the idle connections
-        self._places.turn_away(WHY[State.STOPPING])
-        limit_s = max(self._terms.grace_s - _ENGINE_END_S, 0.1)
-        await asyncio.wait({serving, working}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        working.cancel()
+        working.cancel()  # an engine that dies now is not started again
         await asyncio.gather(working, return_exceptions=True)
-        await supervisor.stop(now=not serving.done())
+        supervisor.leave()
+        self._places.turn_away(WHY[State.STOPPING])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(self._terms.grace_s - _END_S, 0.1)):
+                await self._places.idle()
+        if self._places.running:
+            _LOG.warning("the grace period is over: %d answers are cut off", self._places.running)
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_S)
-            self._tell_used()
+            await self._tell_used()
 
-    def _tell_used(self) -> None:
+    async def _tell_used(self) -> None:
+        """Writing it down may take a while on a shared disk, and answers go on meanwhile."""
         used = self._tokens.take()
         if used.requests:
-            self._ears.used(used)
+            await asyncio.to_thread(self._ears.used, used)
 
     @contextmanager
     def _signals(self, stop: threading.Event | None) -> Iterator[asyncio.Event]:

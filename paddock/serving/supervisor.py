@@ -91,6 +91,10 @@ class Supervisor:
             self.state = State.RESTARTING
             await self._replace(why)
 
+    def leave(self) -> None:
+        """From now on the engine is only waited for."""
+        self.state = State.STOPPING
+
     async def stop(self, *, now: bool = False) -> None:
         if self.state is not State.FAILED:
             self.state = State.STOPPING

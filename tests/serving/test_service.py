@@ -14,13 +14,14 @@ import httpx
 import psutil
 import pytest
 
-from paddock.engine.oracle import Memory
+from paddock.engine.oracle import Memory, measure_memory
 from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
 from paddock.serving.binding import Binding
 from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.offer import Offer
 from paddock.serving.supervisor import Limits
 from tests.support.engine import hollow_copy, real_model
+from tests.support.gguf import tiny_shards
 from tests.support.serving import (
     SERVERS,
     Running,
@@ -207,6 +208,20 @@ def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
     told = pytest.raises((MalformedGguf, EngineCrashed), match="data is not within the file bounds")
     with told, running(replace(offered, file=cut), server):
         pass
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_split_model_is_served_from_all_its_shards(server: ServerName, offered: Offer, tmp_path: Path) -> None:
+    for number, shard in enumerate(tiny_shards(2), 1):
+        (tmp_path / f"tiny-{number:05}-of-00002.gguf").write_bytes(shard.to_bytes())
+    first = tmp_path / "tiny-00001-of-00002.gguf"
+    parameters = replace(offered.parameters, n_ctx=256)
+    memory = measure_memory(first, context_tokens=256, parameters=parameters)
+    with running(replace(offered, file=first, parameters=parameters, memory=memory), server) as served:
+        with httpx.Client(base_url=served.url, timeout=60) as client:
+            answer = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 4})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["completion_tokens"] > 0
 
 
 def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: Offer) -> None:

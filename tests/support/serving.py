@@ -171,6 +171,12 @@ class Answer:
         return self.status == 200 and self.finish in {"stop", "length"} and self.error is None and not self.cut
 
     @property
+    def unheard(self) -> bool:
+        """Nobody answered, and no answer had begun: who connects in a server's last moment meets a closed socket."""
+        told = ("Connection reset", "disconnected without sending a response")
+        return self.status == 0 and any(words in self.cut for words in told)
+
+    @property
     def clean(self) -> bool:
         return self.whole or (self.error is not None and "message" in self.error and not self.cut)
 
@@ -201,21 +207,24 @@ def _streamed(client: httpx.Client, body: dict[str, Any]) -> Answer:
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code != 200:
             return Answer(answer.status_code, error=json.loads(answer.read())["error"])
-        for line in answer.iter_lines():
-            if not line.startswith("data: "):
-                assert line == ""
-                continue
-            data = line.removeprefix("data: ")
-            if data == "[DONE]":
-                done = True
-                continue
-            event = json.loads(data)
-            if "error" in event:
-                error = event["error"]
-                continue
-            choice = event["choices"][0]
-            text += choice["delta"].get("content") or ""
-            finish = choice["finish_reason"] or finish
+        try:
+            for line in answer.iter_lines():
+                if not line.startswith("data: "):
+                    assert line == ""
+                    continue
+                data = line.removeprefix("data: ")
+                if data == "[DONE]":
+                    done = True
+                    continue
+                event = json.loads(data)
+                if "error" in event:
+                    error = event["error"]
+                    continue
+                choice = event["choices"][0]
+                text += choice["delta"].get("content") or ""
+                finish = choice["finish_reason"] or finish
+        except httpx.HTTPError as failure:
+            return Answer(200, text, finish, cut=repr(failure))
     return Answer(200, text, finish, error, "" if done or error else "no [DONE]")
 
 
