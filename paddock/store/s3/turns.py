@@ -1,0 +1,131 @@
+"""Whose turn it is to ask the Hub for a blob: `leases/<sha256>.json`.
+
+However many workers lack the same blob, one of them takes the turn and fetches it; the others wait until it is in S3.
+A *turn* is a small object that is made on the condition that there is none (If-None-Match), and that its owner writes
+anew again and again while it works, each time on the condition that it is still the one it wrote last (If-Match). One
+that was not written for `lease_s` has a dead owner, and who finds it so takes it over, on the same condition. Its age
+is told by the server's clock alone.
+
+A turn only saves bandwidth. An owner that was silent for too long and then wakes finds its turn taken, and goes on:
+what it brings is verified like anything else, and two workers have asked the Hub.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from paddock.errors import PaddockError
+from paddock.model.names import Sha256
+from paddock.store.history import whoami
+from paddock.store.s3.objects import Objects
+
+_BEATS = 3  # in the life of a lease: one that is lost, or late, costs nothing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """The turn is another's: `by` says whose, for people, and `done_bytes` how far it is. `is_dead` where it was silent
+    for longer than a living one is."""
+
+    by: str
+    done_bytes: int
+    is_dead: bool
+    tag: str
+
+
+class Turn:
+    """A turn that is ours. `tell` says how far the work is; the next sign of life carries it."""
+
+    def __init__(self, objects: Objects, key: str, tag: str, *, since: str) -> None:
+        self._objects = objects
+        self._key = key
+        self._tag: str | None = tag
+        self._since = since
+        self._done_bytes = 0
+        self._ended = threading.Event()
+
+    def tell(self, done_bytes: int) -> None:
+        self._done_bytes = done_bytes
+
+    @contextmanager
+    def held(self, *, lease_s: float) -> Iterator[None]:
+        """Show from a thread that we live, until the block ends; then give the turn back."""
+        thread = threading.Thread(target=self._beat, args=[lease_s / _BEATS], name="paddock-turn", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+            self._give_back()
+
+    def _beat(self, every_s: float) -> None:
+        while not self._ended.wait(every_s):
+            try:
+                self._tag = self._objects.put_if(self._key, _said(self._since, self._done_bytes), tag=self._tag)
+            except PaddockError as error:  # the next one may get through
+                log.debug("no sign of life for %s: %s", self._key, error)
+                continue
+            if self._tag is None:
+                log.warning("another worker took over %s: this one was silent for too long", self._key)
+                return
+
+    def _give_back(self) -> None:
+        """Remove it, unless it is another's by now. Where that cannot be asked, it dies of age."""
+        try:
+            found = self._objects.get(self._key)
+            if found is not None and found.tag == self._tag:
+                self._objects.delete(self._key)
+        except PaddockError as error:
+            log.debug("the turn %s is left to its end: %s", self._key, error)
+
+
+class Turns:
+    def __init__(self, objects: Objects, prefix: str) -> None:
+        self._objects = objects
+        self._prefix = prefix
+
+    def take(self, sha256: Sha256, *, lease_s: float) -> Turn | Others | None:
+        """Our turn where nobody has it, or else whose it is; None when it changed hands just now: ask again. Raises
+        StoreUnavailable, StoreRefused."""
+        key = self._key(sha256)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        tag = self._objects.put_if(key, _said(since, 0), tag=None)
+        if tag is not None:
+            return Turn(self._objects, key, tag, since=since)
+        found = self._objects.get(key)
+        if found is None:
+            return None
+        by, done_bytes = _read(found.content)
+        return Others(by, done_bytes, found.age_s > lease_s, found.tag)
+
+    def take_over(self, sha256: Sha256, other: Others) -> Turn | None:
+        """Take the turn of one that is dead, or that gets nowhere. None when it moved meanwhile."""
+        key = self._key(sha256)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        tag = self._objects.put_if(key, _said(since, 0), tag=other.tag)
+        return Turn(self._objects, key, tag, since=since) if tag is not None else None
+
+    def _key(self, sha256: Sha256) -> str:
+        return f"{self._prefix}leases/{sha256}.json"
+
+
+def _said(since: str, done_bytes: int) -> bytes:
+    return json.dumps({"by": whoami(), "since": since, "done_bytes": done_bytes}).encode()
+
+
+def _read(content: bytes) -> tuple[str, int]:
+    """(whose, how far). Others can write to a bucket: what is no lease is nobody's."""
+    try:
+        told = json.loads(content)
+        return f"{str(told['by'])[:100]} since {str(told['since'])[:40]}", int(told["done_bytes"])
+    except (ValueError, KeyError, TypeError):
+        return "nobody that is known", 0
