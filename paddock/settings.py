@@ -80,7 +80,7 @@ class Settings(BaseModel):
     )
     lease_s: float = Field(
         default=30.0,
-        ge=1,
+        ge=2,  # S3 tells the age of an object in whole seconds
         le=3600,
         validation_alias="PADDOCK_LEASE_S",
         description="A worker that fetches for the fleet and shows no sign of life for this long is taken for dead",

@@ -20,7 +20,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from paddock.lifecycle.acquisition import Acquired, Plan
+from paddock.lifecycle.acquisition import Plan
+from paddock.lifecycle.delivery import Acquired
 from paddock.lifecycle.documents import Documented
 from paddock.lifecycle.judgement import Needed
 from paddock.lifecycle.speaking import Spoken

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from paddock.lifecycle import acquisition, auditing, promotion
-from paddock.lifecycle.acquisition import Acquired
+from paddock.lifecycle.delivery import Acquired, acquire_file
+from paddock.lifecycle.listing import resolve
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
@@ -65,7 +66,7 @@ def pull(
     untouched.
     """
     began = time.monotonic()
-    listing = parts.hub.listing(model, ref)
+    listing = resolve(parts, model, ref)
     choice = choose(listing, quantization=quantization, files=files, projector=projector)
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
@@ -74,10 +75,10 @@ def pull(
     if watch:
         watch.begin(plan.fetch_bytes)
     moved = watch.moved if watch else None
-    acquired = tuple(acquisition.acquire_file(parts, listing, row, progress=moved) for row in plan.rows)
+    acquired = tuple(acquire_file(parts, listing, row, progress=moved) for row in plan.rows)
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
     manifest = acquisition.publish(parts, listing, choice, acquired, audited=audited, replace_promoted=promote).manifest
     if promote:
-        promotion.promote(parts, model, manifest.revision, reason="pulled")
+        promotion.promote(parts, model, manifest.revision, reason="pulled", wait_for_s3=False)
     path = parts.volume.model_path(model) if promote else parts.volume.snapshot_path(model, manifest.revision)
     return Pulled(path, manifest, acquired, promote, time.monotonic() - began)

@@ -111,14 +111,19 @@ class S3Store(Store):
             self._client().list_objects_v2(Bucket=self.bucket, Prefix=self._key("refs/"), MaxKeys=1)
 
     def has_blob(self, sha256: Sha256, size: int) -> bool:
+        return self.blob_tag(sha256, size) is not None
+
+    def blob_tag(self, sha256: Sha256, size: int) -> str | None:
+        """The ETag of a blob that is there with that size, else None: another one when it was written anew with other
+        bytes."""
         with self._asking():
             try:
                 found = self._client().head_object(Bucket=self.bucket, Key=self._blob(sha256))
             except aws.ClientError as error:
                 if is_absent(error):
-                    return False
+                    return None
                 raise
-        return found["ContentLength"] == size
+        return found["ETag"] if found["ContentLength"] == size else None
 
     def source(self, file: SnapshotFile, *, model: ModelName | None = None) -> Source:
         """Where to fetch a blob: a signed address, made anew each time one is asked for."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,16 @@ class Turn:
         finally:
             self._ended.set()
             thread.join()
-            self._give_back()
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Remove it, unless it is another's by now. Where that cannot be asked, it dies of age."""
+        try:
+            found = self._objects.get(self._key)
+            if found is not None and found.tag == self._tag:
+                self._objects.delete(self._key)
+        except PaddockError as error:
+            log.debug("the turn %s is left to its end: %s", self._key, error)
 
     def _beat(self, every_s: float) -> None:
         while not self._ended.wait(every_s):
@@ -78,15 +88,6 @@ class Turn:
                 log.warning("another worker took over %s: this one was silent for too long", self._key)
                 return
 
-    def _give_back(self) -> None:
-        """Remove it, unless it is another's by now. Where that cannot be asked, it dies of age."""
-        try:
-            found = self._objects.get(self._key)
-            if found is not None and found.tag == self._tag:
-                self._objects.delete(self._key)
-        except PaddockError as error:
-            log.debug("the turn %s is left to its end: %s", self._key, error)
-
 
 class Turns:
     def __init__(self, objects: Objects, prefix: str) -> None:
@@ -94,38 +95,37 @@ class Turns:
         self._prefix = prefix
 
     def take(self, sha256: Sha256, *, lease_s: float) -> Turn | Others | None:
-        """Our turn where nobody has it, or else whose it is; None when it changed hands just now: ask again. Raises
+        """Our turn where nobody has it, or else whose it is; None when another took it just now: ask again. Raises
         StoreUnavailable, StoreRefused."""
         key = self._key(sha256)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        tag = self._objects.put_if(key, _said(since, 0), tag=None)
-        if tag is not None:
-            return Turn(self._objects, key, tag, since=since)
         found = self._objects.get(key)
-        if found is None:
-            return None
-        by, done_bytes = _read(found.content)
-        return Others(by, done_bytes, found.age_s > lease_s, found.tag)
+        if found is not None:
+            by, done_bytes = _read(found.content)
+            return Others(by, done_bytes, found.age_s > lease_s, found.tag)
+        return self._write(key, tag=None)
 
     def take_over(self, sha256: Sha256, other: Others) -> Turn | None:
         """Take the turn of one that is dead, or that gets nowhere. None when it moved meanwhile."""
-        key = self._key(sha256)
+        return self._write(self._key(sha256), tag=other.tag)
+
+    def _write(self, key: str, *, tag: str | None) -> Turn | None:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        tag = self._objects.put_if(key, _said(since, 0), tag=other.tag)
-        return Turn(self._objects, key, tag, since=since) if tag is not None else None
+        ours = self._objects.put_if(key, _said(since, 0), tag=tag)
+        return Turn(self._objects, key, ours, since=since) if ours is not None else None
 
     def _key(self, sha256: Sha256) -> str:
         return f"{self._prefix}leases/{sha256}.json"
 
 
 def _said(since: str, done_bytes: int) -> bytes:
-    return json.dumps({"by": whoami(), "since": since, "done_bytes": done_bytes}).encode()
+    return json.dumps({"by": whoami(), "process": os.getpid(), "since": since, "done_bytes": done_bytes}).encode()
 
 
 def _read(content: bytes) -> tuple[str, int]:
     """(whose, how far). Others can write to a bucket: what is no lease is nobody's."""
     try:
         told = json.loads(content)
-        return f"{str(told['by'])[:100]} since {str(told['since'])[:40]}", int(told["done_bytes"])
+        who = f"{str(told['by'])[:100]} (process {int(told['process'])})"
+        return f"{who} since {str(told['since'])[:40]}", int(told["done_bytes"])
     except (ValueError, KeyError, TypeError):
         return "nobody that is known", 0
