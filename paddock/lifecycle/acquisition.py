@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from paddock.chat.template import CHAT_FILE, DERIVED, TEMPLATE_FILE
 from paddock.engine.facts import engine_version
-from paddock.errors import BlobMissing, CorruptFile, InUse, StoreRefused, StoreUnavailable
+from paddock.errors import BlobMissing, CorruptFile, InUse
 from paddock.lifecycle import fleet
 from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.delivery import Acquired, Row
@@ -61,16 +61,13 @@ def plan(parts: Parts, listing: Listing, choice: Choice) -> Plan:
 
     A small file has no sha256 on the Hub; it is known by what an earlier snapshot of the same commit says of it. A
     damaged manifest says nothing: a new one takes its place when the snapshot is published. S3 is asked for what the
-    volume lacks; where it cannot be asked, it is left out.
+    volume lacks, and for nothing else: what is there needs no S3. Raises StoreUnavailable and StoreRefused.
     """
     known = _known(parts.volume, listing)
     rows = tuple(_row(parts.volume, None, file, known.get(file.path)) for file in choice.files)
     if parts.s3 is not None and any(row.origin != "volume" for row in rows):
-        try:
-            known = _known(parts.s3, listing) | known
-            rows = tuple(_row(parts.volume, parts.s3, file, known.get(file.path)) for file in choice.files)
-        except (StoreUnavailable, StoreRefused) as error:
-            log.warning("%s; %s is acquired without it", error.message, listing.model)
+        known = _known(parts.s3, listing) | known
+        rows = tuple(_row(parts.volume, parts.s3, file, known.get(file.path)) for file in choice.files)
     return Plan(listing, choice, rows, need_bytes(parts, rows))
 
 

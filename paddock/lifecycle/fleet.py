@@ -3,8 +3,9 @@
 It takes the *turn* (`paddock.store.s3.turns`), fetches the blob onto its own volume, and sends it to S3. The others
 wait until it is there and take it from S3, or from their own volume where another process of theirs was faster. Nobody
 waits for ever: an owner that shows no sign of life loses its turn to one of those who wait, and so does one that lives
-and gets nowhere. Where S3 cannot be asked, or cannot be written, each worker fetches for itself: a lost turn costs
-bandwidth, and never a model.
+and gets nowhere. Where the keys may not write to S3, each worker fetches for itself; where what came cannot be sent
+there, this worker has it all the same. An S3 that does not answer any more ends the wait with an error that is worth
+another try, or a whole fleet would turn to the Hub at once.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def fetch_once(
     """Bring a blob that S3 may have by now, and that others may be fetching.
 
     `nearer` says whether this volume has it meanwhile, `from_hub` is given whom to tell how far it is, and `share`
-    sends to S3 what came. Raises what these raise, and TransferInterrupted when `cancel` is set.
+    sends to S3 what came. Raises what these raise, StoreUnavailable, and TransferInterrupted when `cancel` is set.
     """
     errand = _Errand(s3, digest, file, lease_s=lease_s, nearer=nearer, from_s3=from_s3, cancel=cancel)
     turn: Turn | None = None
@@ -67,7 +68,7 @@ def fetch_once(
         if not isinstance(got, Turn):
             return got
         turn = got
-    except (StoreUnavailable, StoreRefused) as error:
+    except StoreRefused as error:
         log.warning("%s; %s is fetched from the Hub, for this worker alone", error.message, file.path)
     with turn.held(lease_s=lease_s) if turn else nullcontext():
         acquired = from_hub(lambda progress: turn.tell(progress.done_bytes) if turn else None)

@@ -13,6 +13,7 @@ from paddock.lifecycle import acquisition, auditing, promotion
 from paddock.lifecycle.delivery import Acquired, acquire_file
 from paddock.lifecycle.listing import resolve
 from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.retention import NOTHING, Pruned, prune
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.planning.choice import AUTO, choose
@@ -28,6 +29,7 @@ class Pulled:
     manifest: Manifest
     acquired: tuple[Acquired, ...]
     promoted: bool
+    pruned: Pruned
     seconds: float
 
     @property
@@ -45,6 +47,8 @@ class Pulled:
                 for one in self.acquired
             ],
             "bytes_transferred": self.transferred_bytes,
+            "removed": list(self.pruned.removed),
+            "freed_bytes": self.pruned.freed_bytes,
             "seconds": round(self.seconds, 3),
         }
 
@@ -78,7 +82,9 @@ def pull(
     acquired = tuple(acquire_file(parts, listing, row, progress=moved) for row in plan.rows)
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
     manifest = acquisition.publish(parts, listing, choice, acquired, audited=audited, replace_promoted=promote).manifest
+    pruned = NOTHING
     if promote:
         promotion.promote(parts, model, manifest.revision, reason="pulled", wait_for_s3=False)
+        pruned = prune(parts, model)
     path = parts.volume.model_path(model) if promote else parts.volume.snapshot_path(model, manifest.revision)
-    return Pulled(path, manifest, acquired, promote, time.monotonic() - began)
+    return Pulled(path, manifest, acquired, promote, pruned, time.monotonic() - began)
