@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle import acquisition, delivery, restoration
+from paddock.lifecycle import acquisition, restoration
 from paddock.lifecycle.acquisition import Plan, Published
 from paddock.lifecycle.auditing import Audited
 from paddock.lifecycle.delivery import Acquired, Row
@@ -39,7 +39,7 @@ def plan(manifest: Manifest, *, promote: bool) -> Plan:
 @task(task_run_name="fetch-{row.file.path}", **policies.TRANSFER)
 def fetch_file(manifest: Manifest, row: Row, download: record.Download) -> Acquired:
     """Bring one file from S3 onto the volume, verified while it is written."""
-    return delivery.restore_file(parts(), row, segment_bytes=manifest.segment_bytes, progress=download.moved)
+    return restoration.fetch_file(parts(), manifest, row, progress=download.moved)
 
 
 @task(task_run_name="audit", **policies.LOCAL)

@@ -29,7 +29,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected
 from paddock.planning.choice import choose
 from paddock.store.s3 import S3Store
-from paddock.transfer.progress import Watch
+from paddock.transfer.progress import Moved, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,19 @@ def plan(parts: Parts, manifest: Manifest) -> Plan:
     return Plan(listing, choice, rows, acquisition.need_bytes(parts, rows))
 
 
+def fetch_file(parts: Parts, manifest: Manifest, row: Row, *, progress: Moved | None = None) -> Acquired:
+    """Bring one file of the snapshot onto the volume, verified. Raises CorruptFile, TransferRefused, and what the
+    transfer raises."""
+    (segments,) = (file.segments for file in manifest.files if file.path == row.file.path)
+    if segments and len(segments) != -(-row.file.size // manifest.segment_bytes):
+        raise CorruptFile(
+            f"the manifest of {manifest.repository}@{manifest.revision[:8]} in {_s3(parts).label} has"
+            f" {len(segments)} segments for {row.file.path}, which has {row.file.size} bytes",
+            cure="pull it from the Hub, and cache it again",
+        )
+    return restore_file(parts, row, segment_bytes=manifest.segment_bytes, segments=segments, progress=progress)
+
+
 def audit(parts: Parts, drawn: Plan, acquired: Sequence[Acquired]) -> Audited:
     """Audit the GGUF and the chat template among files that are blobs of the volume."""
     fetched = [one for one in acquired if one.file.path not in DERIVED]
@@ -114,17 +127,9 @@ def audit(parts: Parts, drawn: Plan, acquired: Sequence[Acquired]) -> Audited:
 
 
 def publish(parts: Parts, manifest: Manifest, acquired: Sequence[Acquired], audited: Audited) -> Published:
-    """Make the snapshot visible on the volume as it is in S3. Raises ModelRejected, and CorruptFile where the manifest
-    says other segments than its files have."""
+    """Make the snapshot visible on the volume as it is in S3. Raises ModelRejected."""
     what = f"{manifest.repository}@{manifest.revision[:8]}"
     require_accepted(what, audited.audit.verdict, audited.audit.findings)
-    seen = {one.file.path: one.file.segments for one in acquired}
-    for file in manifest.files:
-        if file.segments and file.segments != seen[file.path]:
-            raise CorruptFile(
-                f"the manifest of {what} in {_s3(parts).label} has wrong digests for the segments of {file.path}",
-                cure="pull it from the Hub, and cache it again",
-            )
     parts.volume.publish(manifest)
     return Published(manifest, sum(one.transferred_bytes for one in acquired))
 
@@ -147,9 +152,7 @@ def restore(
     if watch:
         watch.begin(drawn.fetch_bytes)
     moved = watch.moved if watch else None
-    acquired = tuple(
-        restore_file(parts, row, segment_bytes=manifest.segment_bytes, progress=moved) for row in drawn.rows
-    )
+    acquired = tuple(fetch_file(parts, manifest, row, progress=moved) for row in drawn.rows)
     publish(parts, manifest, acquired, audit(parts, drawn, acquired))
     if promote:
         promotion.promote(parts, model, manifest.revision, reason="restored from S3", wait_for_s3=False)
