@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 Origin = Literal["hub", "s3", "volume"]
 
+_S3_SPAN_BYTES = 16 * 1024 * 1024
+"""What one request asks S3 for: Amazon advises 8 to 16 MiB, and SeaweedFS reads chunks of 8 MiB. A death costs as many
+of them as there are connections, which is little where the source is near."""
+
 log = logging.getLogger(__name__)
 
 
@@ -180,7 +184,11 @@ def _fetched(way: _Way, source: Source, origin: Origin) -> Acquired:
     staged = fetch(
         source,
         staging=parts.volume.partial,
-        options=replace(Options.of(parts.settings), segment_bytes=way.segment_bytes),
+        options=replace(
+            Options.of(parts.settings),
+            segment_bytes=way.segment_bytes,
+            span_bytes=_S3_SPAN_BYTES if origin == "s3" else None,
+        ),
         progress=way.progress,
         tap=weights.take if weights else None,
         cancel=way.cancel,

@@ -70,6 +70,7 @@ class Reception:
             meter=self.meter,
             patience=Patience(source.label, self.meter, cure="try again later: what came is kept"),
             still_ours=lambda: claim.is_ours,
+            asked_span_bytes=options.span_bytes,
         )
 
     def run(self) -> RunningDigest:
