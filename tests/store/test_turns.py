@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from infra.local.s3 import S3Server
 from paddock.model.names import Sha256
-from paddock.store.s3 import S3Store
+from paddock.store.s3 import S3Options, S3Store
 from paddock.store.s3.turns import Others, Turn
+from tests.support.s3_proxy import Fault, proxied
 
 BLOB = Sha256("a" * 64)
 LEASE_S = 2.0
@@ -61,6 +63,27 @@ def test_of_many_that_find_a_dead_owner_one_takes_over_and_the_dead_one_does_not
     assert sum(one is not None for one in got) == 1
     dead.give_back()
     assert isinstance(take(s3_store), Others)
+
+
+def test_a_turn_whose_answer_was_lost_is_ours_all_the_same(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, s3_store: S3Store
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    with proxied(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = S3Store(s3_store.label, options=S3Options(stall_s=2))
+        proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=1)]
+        turn = take(store)
+        assert isinstance(turn, Turn)
+        with turn.held(lease_s=LEASE_S):
+            proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=2)]
+            turn.tell(7)
+            time.sleep(1.5 * LEASE_S)
+            others = take(s3_store)
+            assert isinstance(others, Others)
+            assert (others.is_dead, others.done_bytes) == (False, 7)
+        assert isinstance(take(s3_store), Turn)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"by": 1}', b"\xff", b'{"by": "x", "since": 1, "done_bytes": "y"}'])

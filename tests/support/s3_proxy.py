@@ -6,6 +6,7 @@ It passes every request on as it came (its host too, so that signatures hold), b
     status   it answers with that status and S3's own code
     slow     it passes the answer on at so many bytes a second
     cut      it passes half of the answer's body on, and closes the connection
+    lost     it passes the request on, and closes the connection instead of answering
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HOP = {"connection", "transfer-encoding", "expect", "keep-alive"}
 class Fault:
     """What happens to the requests with one of `methods` whose path has `part` in it, `times` often; None: always."""
 
-    kind: Literal["silent", "status", "slow", "cut"]
+    kind: Literal["silent", "status", "slow", "cut", "lost"]
     methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
     part: str = ""
     times: int | None = None
@@ -81,7 +82,11 @@ def proxied(endpoint: str) -> Iterator[S3Proxy]:
                 server.endheaders(body)
                 answer = server.getresponse()
                 headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
-                self._answer(answer.status, headers, answer.read(), fault)
+                body = answer.read()
+                if fault and fault.kind == "lost":
+                    self.close_connection = True
+                else:
+                    self._answer(answer.status, headers, body, fault)
             finally:
                 server.close()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,11 +46,12 @@ class Others:
 class Turn:
     """A turn that is ours. `tell` says how far the work is; the next sign of life carries it."""
 
-    def __init__(self, objects: Objects, key: str, tag: str, *, since: str) -> None:
+    def __init__(self, objects: Objects, key: str) -> None:
         self._objects = objects
         self._key = key
-        self._tag: str | None = tag
-        self._since = since
+        self._token = secrets.token_hex(8)
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._tag: str | None = None
         self._done_bytes = 0
         self._ended = threading.Event()
 
@@ -65,14 +67,30 @@ class Turn:
             yield
         finally:
             self._ended.set()
-            thread.join()
+            thread.join(lease_s)  # a sign of life that hangs comes too late: it is written on a condition
             self.give_back()
+
+    def write(self, tag: str | None) -> bool:
+        """Write it in the place of what had that tag. False when somebody else did meanwhile."""
+        said = {
+            "by": whoami(),
+            "process": os.getpid(),
+            "token": self._token,
+            "since": self._since,
+            "done_bytes": self._done_bytes,
+        }
+        written = self._objects.put_if(self._key, json.dumps(said).encode(), tag=tag)
+        if written is None:  # also where the one before went through, and only its answer was lost
+            found = self._objects.get(self._key)
+            written = found.tag if found is not None and _token(found.content) == self._token else None
+        self._tag = written
+        return written is not None
 
     def give_back(self) -> None:
         """Remove it, unless it is another's by now. Where that cannot be asked, it dies of age."""
         try:
             found = self._objects.get(self._key)
-            if found is not None and found.tag == self._tag:
+            if found is not None and _token(found.content) == self._token:
                 self._objects.delete(self._key)
         except PaddockError as error:
             log.debug("the turn %s is left to its end: %s", self._key, error)
@@ -80,11 +98,11 @@ class Turn:
     def _beat(self, every_s: float) -> None:
         while not self._ended.wait(every_s):
             try:
-                self._tag = self._objects.put_if(self._key, _said(self._since, self._done_bytes), tag=self._tag)
+                is_ours = self.write(self._tag)
             except PaddockError as error:  # the next one may get through
                 log.debug("no sign of life for %s: %s", self._key, error)
                 continue
-            if self._tag is None:
+            if not is_ours:
                 log.warning("another worker took over %s: this one was silent for too long", self._key)
                 return
 
@@ -102,23 +120,24 @@ class Turns:
         if found is not None:
             by, done_bytes = _read(found.content)
             return Others(by, done_bytes, found.age_s > lease_s, found.tag)
-        return self._write(key, tag=None)
+        turn = Turn(self._objects, key)
+        return turn if turn.write(None) else None
 
     def take_over(self, sha256: Sha256, other: Others) -> Turn | None:
         """Take the turn of one that is dead, or that gets nowhere. None when it moved meanwhile."""
-        return self._write(self._key(sha256), tag=other.tag)
-
-    def _write(self, key: str, *, tag: str | None) -> Turn | None:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        ours = self._objects.put_if(key, _said(since, 0), tag=tag)
-        return Turn(self._objects, key, ours, since=since) if ours is not None else None
+        turn = Turn(self._objects, self._key(sha256))
+        return turn if turn.write(other.tag) else None
 
     def _key(self, sha256: Sha256) -> str:
         return f"{self._prefix}leases/{sha256}.json"
 
 
-def _said(since: str, done_bytes: int) -> bytes:
-    return json.dumps({"by": whoami(), "process": os.getpid(), "since": since, "done_bytes": done_bytes}).encode()
+def _token(content: bytes) -> str | None:
+    """Which turn a lease is of."""
+    try:
+        return str(json.loads(content)["token"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _read(content: bytes) -> tuple[str, int]:
