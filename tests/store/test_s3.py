@@ -11,6 +11,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from paddock.store.volume import Volume
 from paddock.transfer.engines import Engine
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
+from tests.support.s3_proxy import Fault, proxied
 from tests.support.stores import MODEL, A, B, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -155,6 +157,45 @@ def test_a_part_of_an_earlier_upload_that_has_other_bytes_is_sent_again(volume: 
     client.upload_part(Bucket=s3_store.bucket, Key=key, UploadId=upload, PartNumber=1, Body=wrong)
     assert push_big(volume, s3_store).bytes_transferred == len(BIG) + 2
     assert client.get_object(Bucket=s3_store.bucket, Key=key)["Body"].read() == BIG
+
+
+def test_an_upload_that_another_worker_removed_is_worth_another_try(volume: Volume, s3_store: S3Store) -> None:
+    client = s3_store._client()
+
+    def remove(**_: Any) -> None:
+        for upload in client.list_multipart_uploads(Bucket=s3_store.bucket).get("Uploads", []):
+            if upload["Key"].startswith(s3_store.label.split("/", 3)[3]):
+                client.abort_multipart_upload(Bucket=s3_store.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    client.meta.events.register("before-send.s3.CompleteMultipartUpload", remove)
+    try:
+        with pytest.raises(StoreUnavailable, match="another worker ended the upload"):
+            push_big(volume, s3_store)
+    finally:
+        client.meta.events.unregister("before-send.s3.CompleteMultipartUpload", remove)
+    assert push_big(volume, s3_store).blobs == 2
+
+
+def test_two_workers_that_send_the_same_blob_at_once_both_end_right(
+    volume: Volume, s3_store: S3Store, client: S3Client
+) -> None:
+    other = S3Store(s3_store.label, client=client)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda store: push_big(volume, store), (s3_store, other)))
+    manifest = s3_store.snapshot(MODEL, A)
+    assert manifest is not None
+    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
+        assert answer.read() == BIG
+    assert unfinished(s3_store) == []
+
+
+def test_keys_that_may_not_list_uploads_send_a_blob_all_the_same(
+    volume: Volume, s3: S3Server, s3_store: S3Store, environment: pytest.MonkeyPatch
+) -> None:
+    with proxied(s3.endpoint) as proxy:
+        environment.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults = [Fault("status", ("GET",), "?uploads", status=403, code="AccessDenied")]
+        assert push_big(volume, S3Store(s3_store.label)).bytes_transferred == len(BIG) + 2
 
 
 def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(

@@ -158,12 +158,13 @@ class S3Store(Store):
                     return upload.send(
                         target, parts, connections=self._options.connections, told=progress or (lambda _: None)
                     )
-            except StoreUnavailable:
-                raise
-            except PaddockError as error:
-                # Also when only the answer was lost, or another sent the same, and no such upload is found any more.
-                if isinstance(error, StoreRefused) and self.has_blob(file.sha256, file.size):
+            except upload.UploadEnded:  # also where the object was completed, and only the answer was lost
+                if self.has_blob(file.sha256, file.size):
                     return file.size
+                raise StoreUnavailable(
+                    f"{self.label}: another worker ended the upload of {file.path}", cure="try again"
+                ) from None
+            except (CorruptFile, StoreRefused, BlobMissing):
                 with suppress(PaddockError), self._asking():
                     upload.abandon(target)
                 raise

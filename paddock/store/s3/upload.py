@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING, Any
 from botocore import exceptions as aws
 
 from paddock.store.parts import Content, Part, Parts
+from paddock.store.s3.errors import error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, PartTypeDef
+
+
+_ENDED = frozenset({"NoSuchUpload", "InvalidPart"})
+
+
+class UploadEnded(Exception):
+    """The upload is no more, or not as it was: another worker that sends the same completed it, or removed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class Target:
 
 def send(target: Target, parts: Parts, *, connections: int, told: Callable[[int], None]) -> int:
     """Send a blob, and return the bytes that were sent: less than all of them where an earlier upload is taken up.
-    `told` is given the bytes of each part that is there, in the caller's thread."""
+    `told` is given the bytes of each part that is there, in the caller's thread. Raises UploadEnded."""
     planned = list(parts)
     if len(planned) > 1:
         return _send_parts(target, parts, planned=planned, connections=connections, told=told)
@@ -91,6 +99,11 @@ def _send_parts(
             UploadId=upload,
             MultipartUpload={"Parts": [completed[number] for number in sorted(completed)]},
         )
+    except aws.ClientError as error:
+        if error_code(error) not in _ENDED:
+            raise
+        _abort(target, upload)  # where its parts are not what they were, nobody can complete it
+        raise UploadEnded from None
     finally:
         pool.shutdown(cancel_futures=True)
     for other in begun:  # the object is there: whoever still sends to one of these finds that out
