@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Found:
     """An object as it was read. `tag` is its ETag; `age_s` its age by the server's own clock, so that no two clocks are
-    compared."""
+    compared (by ours where the server does not tell the time)."""
 
     content: bytes
     tag: str
@@ -46,7 +47,7 @@ class Objects:
                 raise
             with answer["Body"] as body:
                 content = body.read(MANIFEST_MAX_BYTES + 1)
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        now = _server_time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
         return Found(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
 
     def put(self, key: str, content: bytes) -> None:
@@ -73,3 +74,10 @@ class Objects:
     def delete(self, key: str) -> None:
         with asking(self._label):
             self._client().delete_object(Bucket=self._bucket, Key=key)
+
+
+def _server_time(date: str) -> datetime:
+    try:
+        return parsedate_to_datetime(date).astimezone(UTC)
+    except ValueError:
+        return datetime.now(UTC)
