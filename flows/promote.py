@@ -19,6 +19,7 @@ def promote_model(model: Model, revision: RevisionName = "main", reason: str = "
     """
     manifest = validate.locate(model, revision)
     promote.promote(manifest, reason)
+    promote.prune(manifest.model)
     return promote.write_dossier(manifest)
 
 

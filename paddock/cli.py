@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from paddock.errors import BadSetting, NotOnVolume, PaddockError, UsageError
+from paddock import cli_stores
+from paddock.cli_stores import list_s3
+from paddock.door import Json, ModelArgument, NameArgument
+from paddock.door import failed as _failed
+from paddock.door import model_in as _model
+from paddock.door import parts_here as _parts
+from paddock.door import show as _show
+from paddock.door import snapshot_in as _snapshot
+from paddock.errors import NotOnVolume, PaddockError, UsageError
 
 if TYPE_CHECKING:
-    from paddock.lifecycle.parts import Parts
-    from paddock.model.artifact import Manifest
     from paddock.serving.engines import ServerName
 
 app = typer.Typer(
@@ -42,9 +45,6 @@ app = typer.Typer(
 _LOG = logging.getLogger("paddock")
 _INTERRUPTED = 128 + signal.SIGINT
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name.")]
 ContextOption = Annotated[
     int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that it must fit with.")
 ]
@@ -253,10 +253,14 @@ def onboard(
 
 
 @app.command("ls")
-def list_models(as_json: Json = False) -> int:
-    """List what is on the volume."""
+def list_models(
+    in_s3: Annotated[bool, typer.Option("--s3", help="What is in S3 instead.")] = False, as_json: Json = False
+) -> int:
+    """List what is on the volume: the sum of all snapshots, and what they take with equal bytes stored once."""
     from paddock.terminal import render_entries
 
+    if in_s3:
+        return list_s3(as_json)
     volume = _parts().volume
     entries = volume.entries()
     apparent, real = volume.sizes()
@@ -268,6 +272,7 @@ def list_models(as_json: Json = False) -> int:
             "quantization": entry.manifest.quantization,
             "size_bytes": entry.size_bytes,
             "last_used": entry.last_used.isoformat() if entry.last_used else None,
+            "pinned": entry.pinned,
         }
         for entry in entries
     ]
@@ -326,8 +331,8 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
 @app.command()
 def promote(model: ModelArgument, as_json: Json = False) -> int:
     """Make a snapshot of the volume the one that is served."""
-    from paddock.lifecycle import promotion
-    from paddock.terminal import say
+    from paddock.lifecycle import promotion, retention
+    from paddock.terminal import say, say_pruned
 
     parts = _parts()
     name, ref = _model(model)
@@ -335,8 +340,20 @@ def promote(model: ModelArgument, as_json: Json = False) -> int:
         raise typer.BadParameter("promote needs a revision: MODEL@REVISION")
     revision = promotion.resolve_on_volume(parts, name, ref).revision
     previous = promotion.promote(parts, name, revision, reason="promoted by hand")
-    payload = {"model": str(name), "revision": revision, "previous": previous}
-    _show(as_json, payload, lambda: say(f"promoted {name}@{revision}, before: {previous or 'nothing'}"))
+    pruned = retention.prune(parts, name)
+    payload = {
+        "model": str(name),
+        "revision": revision,
+        "previous": previous,
+        "removed": list(pruned.removed),
+        "freed_bytes": pruned.freed_bytes,
+    }
+
+    def render() -> None:
+        say(f"promoted {name}@{revision}, before: {previous or 'nothing'}")
+        say_pruned(pruned)
+
+    _show(as_json, payload, render)
     return 0
 
 
@@ -462,66 +479,5 @@ def serve(
     return 0
 
 
-def _parts(*, limit_rate: str | None = None) -> Parts:
-    from pydantic import ValidationError
-
-    from paddock import settings
-    from paddock.lifecycle.parts import connect
-    from paddock.model.units import parse_bytes
-
-    known = settings.load()
-    if limit_rate is not None:
-        given = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
-        try:
-            known = settings.Settings.model_validate({**dict(known), **given})
-        except ValidationError as error:
-            raise BadSetting(f"--limit-rate is not usable: {error.errors()[0]['msg']}", cure="correct it") from None
-    return connect(known)
-
-
-def _model(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
-    """Split MODEL[@REVISION] into the name and the revision, or None."""
-    from paddock.model.names import ModelName, parse_ref
-
-    name, at, ref = text.partition("@") if with_revision else (text, "", "")
-    return ModelName.parse(name), parse_ref(ref) if at else None
-
-
-def _snapshot(parts: Parts, text: str) -> Manifest:
-    """The snapshot of a revision, else the promoted one, else the newest."""
-    from paddock.lifecycle.promotion import snapshot_of
-
-    return snapshot_of(parts, *_model(text))
-
-
-def _show(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:
-    with _to_stdout():
-        if as_json:
-            print(json.dumps(payload, default=str))
-        else:
-            render()
-
-
-def _failed(as_json: bool, error: str, message: str, cure: str, status: int) -> int:
-    if as_json:
-        with _to_stdout():
-            print(json.dumps({"error": error, "message": message, "cure": cure}))
-    else:
-        from paddock.terminal import complain
-
-        complain(message, cure)
-    return status
-
-
-@contextmanager
-def _to_stdout() -> Iterator[None]:
-    """What is printed inside arrives, or the process ends here."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        # What is left in the buffer goes nowhere, and is not tried again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # a reader that had enough is not worth a word
-            sys.exit(1)
-        sys.exit(_failed(False, "", f"stdout cannot be written: {error.strerror}", "send it elsewhere", 1))
+for _command in cli_stores.COMMANDS:
+    app.command()(_command)

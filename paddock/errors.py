@@ -26,7 +26,7 @@ The tree has two branches, because one question decides what a caller does next:
         │   ├── NoPermission              a directory or bucket that may not be read or written (also a PermissionError)
         │   ├── StoreRefused              S3 answers, and says no
         │   ├── NotOnVolume               a model or revision that the volume does not hold
-        │   ├── InUse                     promoted or served: it is not removed
+        │   ├── InUse                     promoted, served or pinned: it is not removed
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
         │   ├── EngineCrashed             the engine's process died, or ran out of time
         │   └── EngineOutOfMemory         the engine could not allocate what it needs

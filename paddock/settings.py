@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from paddock.errors import BadSetting
 
@@ -46,6 +55,43 @@ class Settings(BaseModel):
     )
     s3_uri: str | None = Field(
         default=None, validation_alias="PADDOCK_S3_URI", description="`s3://bucket/prefix`; unset: no S3"
+    )
+    s3_path_style: bool | None = Field(
+        default=None,
+        validation_alias="PADDOCK_S3_PATH_STYLE",
+        description="`1`: the bucket stands in the path of an address, `0`: in its host name; unset: as boto3 sees fit",
+    )
+    s3_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None,
+        validation_alias="PADDOCK_S3_ENCRYPTION",
+        description="What the server encrypts each object with: `AES256` or `aws:kms`; unset: the bucket's default",
+    )
+    s3_kms_key: str | None = Field(
+        default=None,
+        max_length=2048,
+        validation_alias="PADDOCK_S3_KMS_KEY",
+        description="The id of the key for `aws:kms`; unset: the account's own",
+    )
+    s3_storage_class: str | None = Field(
+        default=None,
+        pattern=r"^[A-Z][A-Z0-9_]{1,63}$",
+        validation_alias="PADDOCK_S3_STORAGE_CLASS",
+        description="The storage class of blobs, such as `INTELLIGENT_TIERING`; unset: the bucket's default",
+    )
+    lease_s: float = Field(
+        default=30.0,
+        ge=2,  # S3 tells the age of an object in whole seconds
+        le=3600,
+        validation_alias="PADDOCK_LEASE_S",
+        description="A worker that fetches for the fleet and shows no sign of life for this long is taken for dead",
+    )
+    keep_revisions: int = Field(
+        default=3,
+        ge=0,
+        le=10_000,
+        validation_alias="PADDOCK_KEEP_REVISIONS",
+        description="The newest revisions of a model that stay on the volume, beside what is promoted, pinned or used; "
+        "`0`: all",
     )
     segment_bytes: int = Field(
         default=64 * MIB,
@@ -170,6 +216,13 @@ class Settings(BaseModel):
         ):
             raise ValueError("expected an http:// or https:// address without credentials")
         return value.rstrip("/")
+
+    @field_validator("s3_kms_key")
+    @classmethod
+    def _for_kms(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("s3_encryption") != "aws:kms":
+            raise ValueError("PADDOCK_S3_ENCRYPTION has to be aws:kms for it")
+        return value
 
     @field_validator("hub_token", "api_key")
     @classmethod

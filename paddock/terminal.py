@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from paddock.lifecycle.inspection import Inspection
     from paddock.lifecycle.preflight import Preflight
     from paddock.lifecycle.pull import Pulled
+    from paddock.lifecycle.restoration import Restored
+    from paddock.lifecycle.retention import Pruned
     from paddock.lifecycle.serving import Serving
     from paddock.measure.benchmark import Benchmark
     from paddock.measure.tuning import Tuning
@@ -74,15 +76,26 @@ def complain(message: str, cure: str) -> None:
 
 
 def render_pull(pulled: Pulled) -> None:
+    render_restoration(pulled)
+    say_pruned(pulled.pruned)
+
+
+def say_pruned(pruned: Pruned) -> None:
+    if pruned.removed:
+        gone = ", ".join(revision[:8] for revision in pruned.removed)
+        say(f"removed {gone}, which are older than what is kept: {human_bytes(pruned.freed_bytes)} freed")
+
+
+def render_restoration(done: Pulled | Restored) -> None:
     table = Table("file", "size", "from", "sha256", box=None)
-    for one in pulled.acquired:
+    for one in done.acquired:
         _row(table, one.file.path, human_bytes(one.file.size), one.origin, one.file.sha256[:16])
     _out().print(table)
-    state = "promoted" if pulled.promoted else "not promoted"
-    manifest = pulled.manifest
+    state = "promoted" if done.promoted else "not promoted"
+    manifest = done.manifest
     say(
-        f"{manifest.repository}@{manifest.revision[:8]} {manifest.quantization} at {pulled.path}: {state}; "
-        f"{human_bytes(pulled.transferred_bytes)} fetched in {pulled.seconds:.1f} s"
+        f"{manifest.repository}@{manifest.revision[:8]} {manifest.quantization} at {done.path}: {state}; "
+        f"{human_bytes(done.transferred_bytes)} fetched in {done.seconds:.1f} s"
     )
 
 
@@ -134,8 +147,8 @@ def render_onboarding(result: Onboarded) -> None:
     say(result.line)
 
 
-def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int) -> None:
-    table = Table("model", "revision", "quantization", "size", "promoted", "last used", box=None)
+def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, *, where: str = "on the disk") -> None:
+    table = Table("model", "revision", "quantization", "size", "promoted", "last used", "pinned", box=None)
     for row in rows:
         _row(
             table,
@@ -145,9 +158,10 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int) 
             human_bytes(row["size_bytes"]),
             "yes" if row["promoted"] else "",
             (row["last_used"] or "")[:16],
+            "yes" if row["pinned"] else "",
         )
     _out().print(table)
-    say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} on the disk")
+    say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
 
 
 def render_manifest(manifest: Manifest, *, promoted: bool, chat: Chat) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle import acquisition, auditing
-from paddock.lifecycle.acquisition import Acquired, Plan, Published, Row
+from paddock.lifecycle import acquisition, auditing, delivery
+from paddock.lifecycle.acquisition import Plan, Published
 from paddock.lifecycle.auditing import Audited
+from paddock.lifecycle.delivery import Acquired, Row
+from paddock.lifecycle.listing import resolve as resolve_revision
 from paddock.lifecycle.preflight import choose_fitting
 from paddock.model.artifact import Listing
 from paddock.model.names import ModelName
@@ -23,7 +25,7 @@ from tasks.wiring import parts
 @task(task_run_name="resolve-{revision}", **policies.HUB)
 def resolve(model: str, revision: str) -> Listing:
     """Turn a branch or tag into a commit, and list its files. Everything after this carries the commit."""
-    listing = parts().hub.listing(ModelName.parse(model), revision)
+    listing = resolve_revision(parts(), ModelName.parse(model), revision)
     get_run_logger().info("%s@%s is commit %s, %d files", model, revision, listing.revision, len(listing.files))
     return listing
 
@@ -58,7 +60,7 @@ def plan(listing: Listing, choice: Choice) -> Plan:
 @task(task_run_name="fetch-{row.file.path}", **policies.TRANSFER)
 def fetch_file(listing: Listing, row: Row, download: record.Download) -> Acquired:
     """Bring one file onto the volume, verified while it is written; a later try takes up what an earlier one left."""
-    acquired = acquisition.acquire_file(parts(), listing, row, progress=download.moved)
+    acquired = delivery.acquire_file(parts(), listing, row, progress=download.moved)
     moved = human_bytes(acquired.transferred_bytes)
     get_run_logger().info("%s: %s fetched, from %s", row.file.path, moved, acquired.origin)
     return acquired

@@ -22,5 +22,7 @@ def push(manifest: Manifest) -> Copied | None:
         return None
     copied = copy_to_s3(known.volume, known.s3, manifest)
     record.copy(manifest, copied, where=known.s3.label)
-    get_run_logger().info("%s: %s sent", known.s3.label, human_bytes(copied.bytes_transferred))
+    sent, rate = human_bytes(copied.bytes_transferred), human_bytes(round(copied.rate_bytes_per_s))
+    there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
+    get_run_logger().info("%s: %s sent at %s/s, %s", known.s3.label, sent, rate, there)
     return copied

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle import promotion
+from paddock.lifecycle import promotion, retention
 from paddock.lifecycle.acquisition import Published
 from paddock.lifecycle.dossier import Onboarded, write
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
+from paddock.model.units import human_bytes
 from tasks import policies, record
 from tasks.wiring import parts
 
@@ -20,6 +21,15 @@ def promote(manifest: Manifest, reason: str) -> None:
     record.promotion(manifest, previous)
     before = "as it was" if previous == manifest.revision else f"before: {previous or 'nothing'}"
     get_run_logger().info("promoted %s@%s, %s", manifest.repository, manifest.revision, before)
+
+
+@task(task_run_name="prune", **policies.LOCAL)
+def prune(model: ModelName) -> None:
+    """Remove the revisions that are neither among the newest nor needed by anybody."""
+    pruned = retention.prune(parts(), model)
+    if pruned.removed:
+        gone = ", ".join(revision[:8] for revision in pruned.removed)
+        get_run_logger().info("removed %s of %s: %s freed", gone, model, human_bytes(pruned.freed_bytes))
 
 
 @task(task_run_name="rollback", **policies.LOCAL)

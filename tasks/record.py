@@ -20,7 +20,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from paddock.lifecycle.acquisition import Acquired, Plan
+from paddock.lifecycle.acquisition import Plan
+from paddock.lifecycle.delivery import Acquired
 from paddock.lifecycle.documents import Documented
 from paddock.lifecycle.preflight import Preflight
 from paddock.lifecycle.serving import Serving
@@ -69,7 +70,8 @@ class Download:
 
     def __init__(self, model: ModelName, plan: Plan) -> None:
         self._total = Total(plan.fetch_bytes)
-        self._last = time.monotonic()
+        self._began = self._last = time.monotonic()
+        self.seconds = 0.0
         created = create_progress_artifact(
             progress=0.0,
             key=model.artifact_key("download"),
@@ -89,13 +91,14 @@ class Download:
         self._write(100.0 * done / max(total, 1), f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}")
 
     def finished(self, acquired: Sequence[Acquired]) -> None:
-        """Say what came from where."""
+        """Say what came from where, and how fast."""
+        self.seconds = time.monotonic() - self._began
         sources: dict[str, int] = dict.fromkeys(("hub", "s3", "volume"), 0)
         for one in acquired:
             sources[one.origin] += one.file.size
         fetched = sum(one.transferred_bytes for one in acquired)
         parts = ", ".join(f"{human_bytes(size)} from {origin}" for origin, size in sources.items() if size)
-        self._write(100.0, f"{human_bytes(fetched)} fetched: {parts}")
+        self._write(100.0, f"{human_bytes(fetched)} fetched{_rate(fetched, self.seconds)}: {parts}")
 
     def _write(self, percent: float, description: str) -> None:
         update_progress_artifact(artifact_id=self._id, progress=percent, description=description)
@@ -209,16 +212,54 @@ def memory(model: ModelName, found: Preflight) -> None:
 
 
 def copy(manifest: Manifest, copied: Copied | None, *, where: str) -> None:
-    """The table of what S3 holds of the snapshot."""
+    """The table of what was sent to S3 of the snapshot, at what rate, and what was there already."""
     rows: list[dict[str, Any]] = [
-        {"file": file.path, "size": human_bytes(file.size), "sha256": file.sha256} for file in manifest.files
+        {
+            "file": file.path,
+            "size": human_bytes(file.size),
+            "from": "the volume" if sent_bytes else "there already",
+            "sent": human_bytes(sent_bytes),
+            "sha256": file.sha256,
+        }
+        for file, sent_bytes in (copied.files if copied else ())
     ]
-    sent = f"{human_bytes(copied.bytes_transferred)} sent to {where}" if copied else f"not copied: {where}"
+    said = f"not copied: {where}"
+    if copied:
+        sent = f"{human_bytes(copied.bytes_transferred)} sent to {where}"
+        there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
+        said = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {there}"
     create_table_artifact(
-        key=manifest.model.artifact_key("copy"),
-        table=rows if copied else [],
-        description=f"{manifest.repository}: {sent}",
+        key=manifest.model.artifact_key("copy"), table=rows, description=f"{manifest.repository}: {said}"
     )
+
+
+def restoration(manifest: Manifest, acquired: Sequence[Acquired], *, seconds: float) -> None:
+    """The table of what came from S3 for the snapshot, at what rate, and what was on the volume already."""
+    rows: list[dict[str, Any]] = [
+        {
+            "file": one.file.path,
+            "size": human_bytes(one.file.size),
+            "from": "there already" if one.origin == "volume" else one.origin,
+            "fetched": human_bytes(one.transferred_bytes),
+            "sha256": one.file.sha256,
+        }
+        for one in acquired
+    ]
+    fetched = sum(one.transferred_bytes for one in acquired)
+    there = sum(one.origin == "volume" for one in acquired)
+    create_table_artifact(
+        key=manifest.model.artifact_key("restoration"),
+        table=rows,
+        description=f"{manifest.repository}@{manifest.revision[:8]}: {human_bytes(fetched)} fetched from S3"
+        f"{_rate(fetched, seconds)}; {there} of {len(acquired)} files were there already",
+    )
+
+
+def _rate(moved_bytes: int, seconds: float) -> str:
+    """` in 4 s, 25.0 MiB/s`; nothing where nothing moved."""
+    if not moved_bytes or seconds <= 0:
+        return ""
+    return f" in {human_time(seconds)}, {human_bytes(round(moved_bytes / seconds))}/s"
 
 
 def promotion(manifest: Manifest, previous: Revision | None) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,8 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
         "model": NAME,
         "revision": second,
         "previous": first,
+        "removed": [],
+        "freed_bytes": 0,
     }
     shown = paddock("show", NAME, "--json").json
     assert shown["served"] == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
@@ -134,6 +137,39 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
     assert removed["kept"] == []
     assert paddock("rm", NAME, "--json").json["freed_bytes"] > len(tiny())
     assert paddock("ls", "--json").json["models"] == []
+
+
+def test_cache_restore_pin_and_unpin_tell_one_story(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server, paddock: Paddock
+) -> None:
+    for command in ("cache", "restore", "ls --s3"):
+        verb, *options = command.split()
+        assert paddock(verb, *(options or [NAME]), "--json").status == 3, "there is no S3"
+    point_to_s3(monkeypatch, s3, f"cli-{secrets.token_hex(4)}")
+    pulled = paddock("pull", NAME, "--json").json
+    cached = paddock("cache", NAME, "--json").json
+    assert cached["revision"] == pulled["revision"]
+    assert cached["bytes_transferred"] == sum(file["sent_bytes"] for file in cached["files"]) > 0
+    assert "0 B sent to s3://" in paddock("cache", NAME).stdout
+    stored = paddock("ls", "--s3", "--json").json
+    assert [row["revision"] for row in stored["models"]] == [pulled["revision"]]
+    assert stored["apparent_bytes"] == stored["real_bytes"] == cached["bytes_transferred"]
+    assert "in s3://" in paddock("ls", "--s3").stdout
+
+    assert paddock("pin", NAME, "--json").json["pinned"] is True
+    assert [row["pinned"] for row in paddock("ls", "--json").json["models"]] == [True]
+    refused = paddock("rm", NAME, "--json")
+    assert (refused.status, refused.json["error"]) == (1, "in-use")
+    assert "unpinned" in paddock("unpin", f"{NAME}@{pulled['revision']}").stdout
+    assert paddock("rm", NAME).status == 0
+    parts.volume.collect(older_than_s=0)
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    restored = paddock("restore", f"{NAME}@{pulled['revision']}", "--json").json
+    assert restored["promoted"] is True
+    assert {file["source"] for file in restored["files"]} == {"s3"}
+    assert restored["bytes_transferred"] == cached["bytes_transferred"]
+    assert re.search(r"promoted; 0 B fetched", paddock("restore", f"{NAME}@{pulled['revision']}").stdout)
 
 
 def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(parts: Parts, paddock: Paddock) -> None:

@@ -23,6 +23,11 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_VOLUME", "volume", "~/models", Path(HOME, "models")),
     ("PADDOCK_S3_URI", "s3_uri", "s3://bucket/some/prefix/", "s3://bucket/some/prefix"),
     ("PADDOCK_S3_URI", "s3_uri", "s3://bucket", "s3://bucket"),
+    ("PADDOCK_S3_PATH_STYLE", "s3_path_style", "1", True),
+    ("PADDOCK_S3_ENCRYPTION", "s3_encryption", "aws:kms", "aws:kms"),
+    ("PADDOCK_S3_STORAGE_CLASS", "s3_storage_class", "STANDARD_IA", "STANDARD_IA"),
+    ("PADDOCK_LEASE_S", "lease_s", "5", 5.0),
+    ("PADDOCK_KEEP_REVISIONS", "keep_revisions", "0", 0),
     ("PADDOCK_SEGMENT_BYTES", "segment_bytes", "65536", 65536),
     ("PADDOCK_CONNECTIONS", "connections", "64", 64),
     ("PADDOCK_TRANSFER", "transfer", "xet", "xet"),
@@ -47,6 +52,12 @@ GOOD: list[tuple[str, str, str, object]] = [
 DEFAULTS = {
     "volume": Path("/models"),
     "s3_uri": None,
+    "s3_path_style": None,
+    "s3_encryption": None,
+    "s3_kms_key": None,
+    "s3_storage_class": None,
+    "lease_s": 30.0,
+    "keep_revisions": 3,
     "segment_bytes": 64 * MIB,
     "connections": 16,
     "transfer": None,
@@ -73,6 +84,12 @@ BAD = [
     ("PADDOCK_S3_URI", "s3://bucket/prefix?canary"),
     ("PADDOCK_S3_URI", "s3://canary℀/prefix"),
     ("PADDOCK_S3_URI", "s3://[canary"),
+    ("PADDOCK_S3_PATH_STYLE", "canary"),
+    ("PADDOCK_S3_ENCRYPTION", "canary"),
+    ("PADDOCK_S3_KMS_KEY", "canary"),
+    ("PADDOCK_S3_STORAGE_CLASS", "canary"),
+    ("PADDOCK_LEASE_S", "0.5"),
+    ("PADDOCK_KEEP_REVISIONS", "-1"),
     ("PADDOCK_SEGMENT_BYTES", "65535"),
     ("PADDOCK_SEGMENT_BYTES", "64 canaries"),
     ("PADDOCK_SEGMENT_BYTES", "1073741825"),
@@ -109,7 +126,7 @@ BAD = [
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, *_ in GOOD:
+    for variable in (*(row[0] for row in GOOD), "PADDOCK_S3_KMS_KEY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", HOME)
 
@@ -138,6 +155,12 @@ def test_a_bad_value_is_named_by_its_variable_and_not_shown(
     assert error.cure
     assert error.exit_status == 3
     assert "canary" not in "".join([str(error), repr(error), *traceback.format_exception(error)])
+
+
+def test_a_key_goes_with_the_encryption_that_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDOCK_S3_ENCRYPTION", "aws:kms")
+    monkeypatch.setenv("PADDOCK_S3_KMS_KEY", "alias/models")
+    assert settings.load().s3_kms_key == "alias/models"
 
 
 @pytest.mark.parametrize("value", ["", " ", "\n"], ids=repr)

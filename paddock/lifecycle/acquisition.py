@@ -1,56 +1,36 @@
 """Bringing the chosen files of one revision onto the volume, and making them a snapshot.
 
 The steps are separate, because a flow runs each as a task: `plan` says where each file will come from and needs nothing
-but answers to cheap questions; `acquire_file` brings one file as a verified blob; `publish` makes the snapshot visible,
-audited, with its manifest written last. Whatever dies in between leaves blobs and partials that the next run takes up.
+but answers to cheap questions; `delivery.acquire_file` brings one file as a verified blob; `publish` makes the snapshot
+visible, audited, with its manifest written last. Whatever dies in between leaves blobs and partials that the next run
+takes up.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
 
 from paddock.chat.template import CHAT_FILE, DERIVED, TEMPLATE_FILE
 from paddock.engine.facts import engine_version
-from paddock.errors import BlobMissing, CorruptFile, InUse, PaddockError, TransferRefused
+from paddock.errors import BlobMissing, CorruptFile, InUse
+from paddock.lifecycle import fleet
 from paddock.lifecycle.auditing import Audited, require_accepted
+from paddock.lifecycle.delivery import Acquired, Row
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
-from paddock.model.finding import Finding
-from paddock.model.names import Sha256
-from paddock.model.quantization import is_gguf
-from paddock.model.source import Expected, Source
+from paddock.model.source import Expected
 from paddock.planning.choice import Choice
 from paddock.store.s3 import S3Store
 from paddock.store.store import Store
+from paddock.store.volume import Volume
 from paddock.transfer.digest import verify_file
-from paddock.transfer.fetch import fetch
-from paddock.transfer.options import Options
-from paddock.transfer.progress import Moved
 from paddock.version import VERSION
 
-if TYPE_CHECKING:
-    from paddock.gguf.passing import PassingWeights
-
-Origin = Literal["hub", "s3", "volume"]
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One file of a plan: what it must be, and where it will come from. `known` is what a manifest already says of
-    it."""
-
-    file: RepositoryFile
-    expected: Expected
-    origin: Origin
-    known: SnapshotFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +49,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Acquired:
-    """One file on the volume. `transferred_bytes` came over the network in this run, 0 when it was there.
-
-    `weights` are the findings on a GGUF's weights, from the pass that hashed it: none for a file that is no GGUF, or
-    that a published snapshot vouches for. None: nobody looked at them yet.
-    """
-
-    file: SnapshotFile
-    origin: Origin
-    transferred_bytes: int
-    weights: tuple[Finding, ...] | None = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
     """A visible snapshot, and what came over the network for it in this run."""
 
@@ -94,36 +60,43 @@ def plan(parts: Parts, listing: Listing, choice: Choice) -> Plan:
     """Say for each chosen file whether the volume has it, or S3, or the Hub must send it. Changes nothing.
 
     A small file has no sha256 on the Hub; it is known by what an earlier snapshot of the same commit says of it. A
-    damaged manifest says nothing: a new one takes its place when the snapshot is published.
+    damaged manifest says nothing: a new one takes its place when the snapshot is published. S3 is asked for what the
+    volume lacks, and for nothing else: what is there needs no S3. Raises StoreUnavailable and StoreRefused.
     """
-    known: dict[str, SnapshotFile] = {}
-    for store in (parts.volume, parts.s3):
-        manifest = _readable(store, listing) if store is not None else None
-        if manifest is not None:
-            known |= {file.path: file for file in manifest.files if file.path not in known}
-    rows = tuple(_row(parts, file, known.get(file.path)) for file in choice.files)
-    need = sum(max(0, row.file.size - _staged_bytes(parts, row.expected)) for row in rows if row.origin != "volume")
-    return Plan(listing, choice, rows, need)
+    known = _known(parts.volume, listing)
+    rows = tuple(_row(parts.volume, None, file, known.get(file.path)) for file in choice.files)
+    if parts.s3 is not None and any(row.origin != "volume" for row in rows):
+        known = _known(parts.s3, listing) | known
+        rows = tuple(_row(parts.volume, parts.s3, file, known.get(file.path)) for file in choice.files)
+    return Plan(listing, choice, rows, need_bytes(parts, rows))
 
 
-def _readable(store: Store, listing: Listing) -> Manifest | None:
+def need_bytes(parts: Parts, rows: Sequence[Row]) -> int:
+    """The room on the volume that these files take, beside what is there of them."""
+    return sum(max(0, row.file.size - _staged_bytes(parts, row.expected)) for row in rows if row.origin != "volume")
+
+
+def _known(store: Store, listing: Listing) -> dict[str, SnapshotFile]:
+    """The files of the same commit, as a snapshot in the store says."""
     try:
-        return store.snapshot(listing.model, listing.revision)
+        manifest = store.snapshot(listing.model, listing.revision)
     except CorruptFile as error:
         log.warning("%s; it counts as absent", error.message)
-        return None
+        manifest = None
+    return {file.path: file for file in manifest.files} if manifest is not None else {}
 
 
-def _row(parts: Parts, file: RepositoryFile, known: SnapshotFile | None) -> Row:
+def _row(volume: Volume, s3: S3Store | None, file: RepositoryFile, known: SnapshotFile | None) -> Row:
     digest = file.sha256 or (known.sha256 if known is not None and known.size == file.size else None)
     expected = Expected(file.size, digest, file.git_sha1)
     if digest is None:
         return Row(file, expected, "hub")
-    if parts.volume.has_blob(digest, file.size):
-        return Row(file, expected, "volume", known)
-    if parts.s3 is not None and parts.s3.has_blob(digest, file.size):
-        return Row(file, expected, "s3", known)
-    return Row(file, expected, "hub", known)
+    if volume.has_blob(digest, file.size):
+        return Row(file, expected, "volume")
+    if s3 is None:
+        return Row(file, expected, "hub")
+    shared = file.size >= fleet.WORTH_A_TURN_BYTES
+    return Row(file, expected, "s3" if s3.has_blob(digest, file.size) else "hub", shared=shared)
 
 
 def _staged_bytes(parts: Parts, expected: Expected) -> int:
@@ -139,107 +112,6 @@ def _staged_bytes(parts: Parts, expected: Expected) -> int:
                 there += path.stat().st_blocks * 512
         held = max(held, there)
     return min(expected.size, held)
-
-
-def acquire_file(
-    parts: Parts,
-    listing: Listing,
-    row: Row,
-    *,
-    progress: Moved | None = None,
-    cancel: threading.Event | None = None,
-) -> Acquired:
-    """Bring one file onto the volume as a verified blob, or find that it is there.
-
-    A blob that no snapshot vouches for is read through; where it is damaged it goes to quarantine, and is fetched.
-    Where S3 has other bytes than it should, or refuses them, the Hub is asked instead.
-    """
-    digest = row.expected.sha256
-    if row.origin == "volume" and digest:
-        try:
-            return _stored(parts, row, digest)
-        except CorruptFile:
-            parts.volume.quarantine(digest)
-        except BlobMissing as error:
-            log.warning("%s", error)
-    hub = parts.hub.file(listing.model, listing.revision, row.file)
-    if row.origin != "s3" or parts.s3 is None or digest is None:
-        return _fetched(parts, row, hub, "hub", progress=progress, cancel=cancel)
-    there = SnapshotFile(path=row.file.path, size=row.file.size, sha256=digest)
-    try:
-        return _fetched(parts, row, parts.s3.source(there), "s3", progress=progress, cancel=cancel)
-    except (CorruptFile, TransferRefused) as error:
-        log.warning("%s; it is fetched from the Hub instead", error.message)
-        wrong_bytes = isinstance(error, CorruptFile)
-    acquired = _fetched(parts, row, hub, "hub", progress=progress, cancel=cancel)
-    if wrong_bytes:  # not before the right ones are here: that the last copy is damaged must not lose it
-        _drop(parts.s3, digest)
-    return acquired
-
-
-def _fetched(
-    parts: Parts,
-    row: Row,
-    source: Source,
-    origin: Origin,
-    *,
-    progress: Moved | None,
-    cancel: threading.Event | None,
-) -> Acquired:
-    digest = row.expected.sha256
-    weights = _passing(row)
-    staged = fetch(
-        source,
-        staging=parts.volume.partial,
-        options=Options.of(parts.settings),
-        progress=progress,
-        tap=weights.take if weights else None,
-        cancel=cancel,
-        arrived=(lambda: parts.volume.has_blob(digest, row.file.size)) if digest else None,
-    )
-    if staged is None:
-        if digest is None:
-            raise AssertionError("only a file with a digest can arrive by another process")
-        return _stored(parts, row, digest)
-    parts.volume.add_blob(staged.path, staged.sha256, staged.size)
-    staged.discard()
-    file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
-    return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
-
-
-def _passing(row: Row) -> PassingWeights | None:
-    """Who looks at the weights of a GGUF while its bytes pass by."""
-    if not is_gguf(row.file.path):
-        return None
-    from paddock.gguf.passing import PassingWeights  # loads numpy
-
-    return PassingWeights(row.file.size)
-
-
-def _drop(s3: S3Store, digest: Sha256) -> None:
-    """Remove a damaged object, so that the next push sends it again. Keys that may not do so hold nothing up."""
-    try:
-        s3.drop_blob(digest)
-    except PaddockError as error:
-        log.warning("the damaged object %s stays in S3: %s", digest, error)
-
-
-def _stored(parts: Parts, row: Row, digest: Sha256) -> Acquired:
-    """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once. It is
-    safe from being collected until the snapshot that it is for names it. Raises CorruptFile, BlobMissing."""
-    parts.volume.renew_blob(digest)
-    segment_bytes = parts.settings.segment_bytes
-    for manifest in parts.volume.snapshots():
-        if manifest.segment_bytes == segment_bytes:
-            for file in manifest.files:
-                if file.sha256 == digest:
-                    return Acquired(file.model_copy(update={"path": row.file.path}), "volume", 0)
-    weights = _passing(row)
-    seen, segments = verify_file(
-        parts.volume.blob_path(digest), row.expected, segment_bytes, tap=weights.take if weights else None
-    )
-    there = SnapshotFile(path=row.file.path, size=row.file.size, sha256=seen, segments=segments)
-    return Acquired(there, "volume", 0, weights.findings() if weights else ())
 
 
 def publish(

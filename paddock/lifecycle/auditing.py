@@ -21,7 +21,7 @@ from paddock.planning.choice import Choice
 from paddock.validation.audit import Audit, audit_set, check_projector
 
 if TYPE_CHECKING:
-    from paddock.lifecycle.acquisition import Acquired
+    from paddock.lifecycle.delivery import Acquired
     from paddock.lifecycle.parts import Parts
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from paddock import settings as environment
 from paddock.hub import Hub
 from paddock.settings import Settings
-from paddock.store.s3 import S3Store
+from paddock.store.s3 import S3Options, S3Store
 from paddock.store.volume import Volume
 
 
@@ -28,5 +28,5 @@ def connect(settings: Settings | None = None) -> Parts:
         settings=known,
         hub=Hub(known),
         volume=Volume(known.volume),
-        s3=S3Store(known.s3_uri) if known.s3_uri else None,
+        s3=S3Store(known.s3_uri, options=S3Options.of(known)) if known.s3_uri else None,
     )

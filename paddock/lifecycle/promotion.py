@@ -6,10 +6,14 @@ learn of it. A step that died in between is finished by the next call: promoting
 
 from __future__ import annotations
 
+import logging
+
 from paddock.errors import CorruptFile, NotOnVolume, StoreRefused, StoreUnavailable
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, is_revision, parse_ref, parse_revision
+
+log = logging.getLogger(__name__)
 
 
 def resolve_on_volume(parts: Parts, model: ModelName, ref: str) -> Manifest:
@@ -42,12 +46,22 @@ def snapshot_of(parts: Parts, model: ModelName, ref: str | None) -> Manifest:
     return there[-1]
 
 
-def promote(parts: Parts, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
-    """Make a published snapshot the one that is served; returns what was promoted before, None at first."""
+def promote(
+    parts: Parts, model: ModelName, revision: Revision, *, reason: str, wait_for_s3: bool = True
+) -> Revision | None:
+    """Make a published snapshot the one that is served; returns what was promoted before, None at first.
+
+    With `wait_for_s3` false, an S3 that cannot be told is a warning: its ref follows with the next promotion.
+    """
     previous = parts.volume.promoted(model)
     if previous != revision:
         parts.volume.promote(model, revision, reason=reason)
-    tell_s3(parts, model, revision, reason=reason)
+    try:
+        tell_s3(parts, model, revision, reason=reason)
+    except (StoreUnavailable, StoreRefused) as error:
+        if wait_for_s3:
+            raise
+        log.warning("%s; S3 does not know yet that %s@%s is promoted", error.message, model, revision[:8])
     return previous
 
 

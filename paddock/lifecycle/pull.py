@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from paddock.lifecycle import acquisition, auditing, promotion
-from paddock.lifecycle.acquisition import Acquired
+from paddock.lifecycle.delivery import Acquired, acquire_file
+from paddock.lifecycle.listing import resolve
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import choose_fitting
+from paddock.lifecycle.retention import NOTHING, Pruned, prune
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.planning.choice import AUTO, choose
@@ -34,6 +36,7 @@ class Pulled:
     manifest: Manifest
     acquired: tuple[Acquired, ...]
     promoted: bool
+    pruned: Pruned
     seconds: float
 
     @property
@@ -51,6 +54,8 @@ class Pulled:
                 for one in self.acquired
             ],
             "bytes_transferred": self.transferred_bytes,
+            "removed": list(self.pruned.removed),
+            "freed_bytes": self.pruned.freed_bytes,
             "seconds": round(self.seconds, 3),
         }
 
@@ -75,7 +80,7 @@ def pull(
     untouched.
     """
     began = time.monotonic()
-    listing = parts.hub.listing(model, ref)
+    listing = resolve(parts, model, ref)
     if files or quantization != AUTO:  # what is asked for by name has a place, or has none, whatever it holds
         asked = choose(listing, quantization=quantization, files=files, projector=projector)
         acquisition.require_place(parts, acquisition.plan(parts, listing, asked), replace_promoted=promote)
@@ -91,10 +96,12 @@ def pull(
     if watch:
         watch.begin(plan.fetch_bytes)
     moved = watch.moved if watch else None
-    acquired = tuple(acquisition.acquire_file(parts, listing, row, progress=moved) for row in plan.rows)
+    acquired = tuple(acquire_file(parts, listing, row, progress=moved) for row in plan.rows)
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
     manifest = acquisition.publish(parts, listing, choice, acquired, audited=audited, replace_promoted=promote).manifest
+    pruned = NOTHING
     if promote:
-        promotion.promote(parts, model, manifest.revision, reason="pulled")
+        promotion.promote(parts, model, manifest.revision, reason="pulled", wait_for_s3=False)
+        pruned = prune(parts, model)
     path = parts.volume.model_path(model) if promote else parts.volume.snapshot_path(model, manifest.revision)
-    return Pulled(path, manifest, acquired, promote, time.monotonic() - began)
+    return Pulled(path, manifest, acquired, promote, pruned, time.monotonic() - began)

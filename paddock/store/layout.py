@@ -42,6 +42,9 @@ class Layout:
     def leases(self, model: ModelName) -> Path:
         return self.private / "leases" / model.slug
 
+    def pins(self, model: ModelName) -> Path:
+        return self.private / "pins" / model.slug
+
     def usage(self, model: ModelName, revision: Revision) -> Path:
         return self.private / "usage" / model.slug / revision
 

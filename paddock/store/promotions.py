@@ -69,14 +69,20 @@ class Promotions:
         current = self.current(model)
         if current is None:
             raise NotOnVolume(f"no revision of {model} is promoted on {self._label}", cure="promote one")
-        for revision in before(self.recorded(model)):
-            if revision != current and self._snapshots.is_there(model, revision):
-                self.promote(model, revision, reason=reason, rollback=True)
-                return revision, current
+        revision = self.before(model)
+        if revision is not None:
+            self.promote(model, revision, reason=reason, rollback=True)
+            return revision, current
         raise NotOnVolume(
             f"{model} has no earlier revision on {self._label} to go back to from {current[:8]}",
             cure="promote one by its revision",
         )
+
+    def before(self, model: ModelName) -> Revision | None:
+        """What a rollback goes back to; None when there is nothing."""
+        current = self.current(model)
+        trail = before(self.recorded(model)) if current is not None else []
+        return next((one for one in trail if one != current and self._snapshots.is_there(model, one)), None)
 
     def point(self, model: ModelName, revision: Revision) -> None:
         pointer = self._check_pointer_is_ours(model)

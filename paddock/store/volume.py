@@ -19,7 +19,7 @@ from pathlib import Path
 
 from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume, PaddockError
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.names import ModelName, Revision, Sha256, is_revision
 from paddock.store import durable, leases, usage
 from paddock.store.blobs import Blobs
 from paddock.store.durable import disk_errors, disk_errors_in
@@ -44,6 +44,7 @@ class Entry:
 
     manifest: Manifest
     promoted: bool
+    pinned: bool
     last_used: datetime | None
     size_bytes: int
 
@@ -177,6 +178,33 @@ class Volume(Store):
         return self._promotions.rollback(model, reason=reason)
 
     @disk_errors
+    def before(self, model: ModelName) -> Revision | None:
+        """What a rollback would go back to; None when there is nothing."""
+        return self._promotions.before(model)
+
+    @disk_errors
+    def pin(self, model: ModelName, revision: Revision) -> None:
+        """Keep a snapshot whatever becomes of others. Does nothing when it is pinned. Raises NotOnVolume."""
+        if not self._snapshots.is_there(model, revision):
+            raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it first")
+        mark = self._layout.made(self._layout.pins(model)) / revision
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+        durable.sync_directory(mark.parent)
+
+    @disk_errors
+    def unpin(self, model: ModelName, revision: Revision) -> bool:
+        """Whether it was pinned."""
+        mark = self._layout.pins(model) / revision
+        was_pinned = mark.exists()
+        mark.unlink(missing_ok=True)
+        return was_pinned
+
+    @disk_errors
+    def pins(self, model: ModelName) -> set[Revision]:
+        found = durable.names(self._layout.pins(model))
+        return {Revision(name) for name in found if is_revision(name)}
+
+    @disk_errors
     def history(self, model: ModelName) -> list[Promotion]:
         """Oldest first. The last one is what the pointer shows, unless the model was removed since."""
         return self._promotions.recorded(model)
@@ -200,14 +228,15 @@ class Volume(Store):
     @disk_errors
     def remove(self, model: ModelName, revision: Revision | None = None) -> int:
         """Remove one snapshot of a model, or all, and return the bytes that came free: blobs that another snapshot
-        names stay. A damaged one goes too, and its blobs with a later `collect`. Raises InUse when one is being served,
-        and NotOnVolume."""
+        names stay. A damaged one goes too, and its blobs with a later `collect`. Raises InUse when one is being served
+        or pinned, and NotOnVolume."""
         there = self.revisions(model)
         chosen = there if revision is None else [found for found in there if found == revision]
         if not chosen:
             raise NotOnVolume(f"{model}{f'@{revision}' if revision else ''} is not on {self.label}")
         for one in chosen:
             self._refuse_when_used(model, one)
+            self._refuse_when_pinned(model, one)
         # The pointer goes first: it never points at nothing. What dies from here on leaves orphans, which `collect`
         # finds, and staging names, which `prepare` sweeps.
         pointed = self._promotions.unpoint(model, chosen)
@@ -232,6 +261,7 @@ class Volume(Store):
             Entry(
                 manifest=manifest,
                 promoted=self._promotions.current(manifest.model) == manifest.revision,
+                pinned=manifest.revision in self.pins(manifest.model),
                 last_used=self.last_used(manifest.model, manifest.revision),
                 size_bytes=manifest.size_bytes,
             )
@@ -354,6 +384,12 @@ class Volume(Store):
         if users:
             raise InUse(
                 f"{model}@{revision[:8]} is in use by {'; '.join(users)}", cure="stop that server, then remove it"
+            )
+
+    def _refuse_when_pinned(self, model: ModelName, revision: Revision) -> None:
+        if revision in self.pins(model):
+            raise InUse(
+                f"{model}@{revision[:8]} is pinned", cure=f"unpin it first (`paddock unpin {model}@{revision}`)"
             )
 
     def _remove_snapshot(self, model: ModelName, revision: Revision, *, was_promoted: bool) -> set[Sha256]:

@@ -26,12 +26,16 @@ again afterwards."""
 
 
 class RunningDigest:
-    """The digests of a file's first `position` bytes: of all of them, of each whole segment, and of the one begun."""
+    """The digests of a file's first `position` bytes: of all of them, of each whole segment, and of the one begun.
 
-    def __init__(self, size: int, *, segment_bytes: int, with_git: bool = False) -> None:
+    Without `with_segments` that of all of them alone, which is half of the work: `segments` is empty then.
+    """
+
+    def __init__(self, size: int, *, segment_bytes: int, with_git: bool = False, with_segments: bool = True) -> None:
         self.position = 0
         self.size = size
         self.segment_bytes = segment_bytes
+        self.with_segments = with_segments
         self._whole = hashlib.sha256()
         self._segment = hashlib.sha256()
         self._segments: list[Sha256] = []
@@ -46,7 +50,7 @@ class RunningDigest:
     def update(self, block: memoryview, *, beside: Executor | None = None) -> None:
         """Take the next bytes. They must not reach over `segment_end`. A thread of `beside` takes half of the work."""
         # The first segment is all there is so far: one digest is both.
-        twice = self.position >= self.segment_bytes
+        twice = self.with_segments and self.position >= self.segment_bytes
         shared = twice and beside and len(block) >= _WORTH_A_THREAD_BYTES
         half = beside.submit(self._segment.update, block) if beside and shared else None
         self._whole.update(block)
@@ -58,13 +62,16 @@ class RunningDigest:
             self._segment.update(block)
         end = self.segment_end
         self.position += len(block)
-        if self.position == end:
+        if self.position == end and self.with_segments:
             self._segments.append(Sha256((self._segment if twice else self._whole).hexdigest()))
             self._segment = hashlib.sha256()
 
     @property
     def segment_prefix(self) -> Sha256:
-        """The sha256 from the start of the last segment with a byte before `position` to there."""
+        """The sha256 from the start of the last segment with a byte before `position` to there; without segments from
+        the start of the file."""
+        if not self.with_segments:
+            return self.sha256
         if self.position and (self.position % self.segment_bytes == 0 or self.position == self.size):
             return self._segments[-1]
         return Sha256((self._segment if self._segments else self._whole).hexdigest())
@@ -78,7 +85,7 @@ class RunningDigest:
         return tuple(self._segments)
 
     def copy(self) -> RunningDigest:
-        twin = RunningDigest(self.size, segment_bytes=self.segment_bytes)
+        twin = RunningDigest(self.size, segment_bytes=self.segment_bytes, with_segments=self.with_segments)
         twin.position = self.position
         twin._whole = self._whole.copy()
         twin._segment = self._segment.copy()
@@ -95,8 +102,13 @@ class RunningDigest:
         return None
 
 
-def digest_for(expected: Expected, *, segment_bytes: int) -> RunningDigest:
-    return RunningDigest(expected.size, segment_bytes=segment_bytes, with_git=expected.git_sha1 is not None)
+def digest_for(expected: Expected, *, segment_bytes: int, with_segments: bool = True) -> RunningDigest:
+    return RunningDigest(
+        expected.size,
+        segment_bytes=segment_bytes,
+        with_git=expected.git_sha1 is not None,
+        with_segments=with_segments,
+    )
 
 
 def digest_file(

@@ -33,7 +33,10 @@ _LEAST_QUIET_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A complete, verified, fsynced file that is not yet visible. Until `discard`, other processes wait for it."""
+    """A complete, verified, fsynced file that is not yet visible. Until `discard`, other processes wait for it.
+
+    `segments` are the digests of its segments, or empty where they were not asked for.
+    """
 
     path: Path
     size: int
@@ -60,6 +63,7 @@ def fetch(
     tap: Tap | None = None,
     cancel: threading.Event | None = None,
     arrived: Callable[[], bool] | None = None,
+    with_segments: bool = True,
 ) -> Staged | None:
     """Fetch a file into `staging`; None when `arrived()` says that another process, which fetched the same bytes, has
     published them.
@@ -67,6 +71,9 @@ def fetch(
     `tap` is given every byte on the way to the digest, in blocks and in order, in the calling thread. Where an offset
     is not the end of the block before, what was told from there on was wrong, and is told anew. What it was told is
     right when this returns.
+
+    With `with_segments` false the digest of the whole file alone is worked out, for who knows those of its segments:
+    that halves the hashing. A transfer of the one kind takes up of the other kind no more than the first segment.
 
     Whatever ends it early leaves something to resume, except for bytes without a digest, for what another engine was
     still moving, and after an fsync that failed. Raises TransferInterrupted
@@ -91,7 +98,9 @@ def fetch(
     if claim is None:
         return None
     try:
-        reception = Reception(source, claim, options, cancel=cancel, progress=progress, tap=tap)
+        reception = Reception(
+            source, claim, options, cancel=cancel, progress=progress, tap=tap, with_segments=with_segments
+        )
         digest = reception.run()
     except CorruptFile:
         claim.discard()

@@ -15,11 +15,15 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Options:
+    """`span_bytes` is how much one request asks for. None: such a part of a segment that every connection has one, and
+    no more than a segment is on its way; with a number as many spans as there are connections."""
+
     connections: int = 16
     segment_bytes: int = 64 * _MIB
     limit_rate_bytes_per_s: int | None = None
     stall_s: float = 30.0
     engine: Engine = "paddock"
+    span_bytes: int | None = None
 
     @staticmethod
     def of(settings: Settings) -> Options:

@@ -40,11 +40,20 @@ class Line:
     meter: Meter
     patience: Patience
     still_ours: Callable[[], bool]
+    asked_span_bytes: int | None = None
 
     @property
     def span_bytes(self) -> int:
         """Short enough that every connection finds one in the window, and long enough to be worth a request."""
+        if self.asked_span_bytes is not None:
+            return min(self.asked_span_bytes, self.segment_bytes)
         return max(min(_LEAST_SPAN_BYTES, self.segment_bytes), self.segment_bytes // self.connections)
+
+    @property
+    def window_bytes(self) -> int:
+        """How far what lands may be ahead of what is hashed, and so what a death may cost."""
+        several = self.connections * self.span_bytes if self.asked_span_bytes is not None else self.span_bytes
+        return max(self.segment_bytes, several)
 
 
 class Pump:
@@ -64,7 +73,7 @@ class Pump:
             end,
             landed=landed,
             span_bytes=line.span_bytes,
-            window_bytes=max(line.segment_bytes, line.span_bytes),
+            window_bytes=line.window_bytes,
             workers=workers,
             share=_SHARE,
         )

@@ -45,8 +45,10 @@ class Reception:
         cancel: threading.Event,
         progress: Moved | None,
         tap: Tap | None,
+        with_segments: bool = True,
     ) -> None:
         self._source = source
+        self._with_segments = with_segments
         self._expected = source.expected
         self._claim = claim
         self._options = options
@@ -68,6 +70,7 @@ class Reception:
             meter=self.meter,
             patience=Patience(source.label, self.meter, cure="try again later: what came is kept"),
             still_ours=lambda: claim.is_ours,
+            asked_span_bytes=options.span_bytes,
         )
 
     def run(self) -> RunningDigest:
@@ -138,7 +141,9 @@ class Reception:
     def _receive(self, fd: int, write_back: WriteBack, *, landed: int) -> RunningDigest:
         """Hash the file in order while it lands, check what the journal claims, and claim the rest. The first `landed`
         bytes are there."""
-        digest = digest_for(self._expected, segment_bytes=self._options.segment_bytes)
+        digest = digest_for(
+            self._expected, segment_bytes=self._options.segment_bytes, with_segments=self._with_segments
+        )
         claims = self._claim.claims
         ends = sorted(claims)
         good = digest.copy()
@@ -197,6 +202,8 @@ class Reception:
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
         """Fetch each segment again, over other connections, and replace those that differ."""
+        if not digest.with_segments:
+            digest = self._hash_again(fd)
         for _ in range(_REPAIR_ROUNDS):
             replaced = 0
             for index, (start, end) in enumerate(segment_spans(digest.size, digest.segment_bytes)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import engine, reader, transfer
+from tests.bench import engine, reader, store, transfer
 
-BENCHES = {"reader": reader.run, "transfer": transfer.run, "engine": engine.run}
+BENCHES = {"reader": reader.run, "transfer": transfer.run, "store": store.run, "engine": engine.run}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)

@@ -18,6 +18,7 @@ from paddock.model.artifact import RepositoryFile
 from paddock.model.names import ModelName
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
+from tests.bench.peak import peak_bytes
 
 
 def main() -> None:
@@ -38,9 +39,7 @@ def main() -> None:
     with ThreadPoolExecutor(int(sys.argv[3])) as pool:
         list(pool.map(bring, files))
     seconds = time.monotonic() - started
-    # Not getrusage: its peak includes that of the process that started this one.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps({"seconds": seconds, "peak_bytes": int(status["VmHWM"].split()[0]) * 1024}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}))
 
 
 if __name__ == "__main__":

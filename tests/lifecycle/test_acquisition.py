@@ -13,7 +13,7 @@ import pytest
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
 from paddock.errors import CorruptFile
-from paddock.lifecycle import acquisition
+from paddock.lifecycle import acquisition, delivery
 from paddock.lifecycle.acquisition import Plan
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
@@ -99,7 +99,7 @@ def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet:
     plan = planned(second)
     assert {row.origin for row in plan.rows} == {"s3"}
     second.s3.drop_blob(WEIGHTS)
-    acquired = [acquisition.acquire_file(second, plan.listing, row) for row in plan.rows]
+    acquired = [delivery.acquire_file(second, plan.listing, row) for row in plan.rows]
     assert {one.file.path: one.origin for one in acquired}["tiny-Q8_0.gguf"] == "hub"
     assert second.volume.has_blob(WEIGHTS, len(tiny()))
 
@@ -126,7 +126,7 @@ def test_a_blob_that_is_collected_after_it_was_planned_is_fetched_again(parts: P
     parts.volume.add_bytes(tiny())
     plan = planned(parts)
     assert parts.volume.collect(older_than_s=0) == len(tiny())
-    acquired = [acquisition.acquire_file(parts, plan.listing, row) for row in plan.rows]
+    acquired = [delivery.acquire_file(parts, plan.listing, row) for row in plan.rows]
     assert {one.file.path: one.origin for one in acquired}["tiny-Q8_0.gguf"] == "hub"
 
 
@@ -137,7 +137,7 @@ def test_an_old_blob_that_was_acquired_is_not_collected_before_it_is_published(p
     os.utime(parts.volume.blob_path(WEIGHTS), (past, past))
     plan = planned(parts)
     for row in plan.rows:
-        acquisition.acquire_file(parts, plan.listing, row)
+        delivery.acquire_file(parts, plan.listing, row)
     parts.volume.prepare()
     assert parts.volume.has_blob(WEIGHTS, len(tiny()))
 

@@ -25,7 +25,7 @@ from paddock.errors import (
     NotEnoughDisk,
     UnsafeName,
 )
-from paddock.lifecycle import acquisition, auditing
+from paddock.lifecycle import acquisition, auditing, delivery
 from paddock.lifecycle import pull as pulling
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
@@ -111,7 +111,7 @@ def test_another_choice_that_takes_its_place_meanwhile_is_refused_at_the_end(par
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
     acquisition.require_place(parts, plan)
-    acquired = [acquisition.acquire_file(parts, listing, row) for row in plan.rows]
+    acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
     pull(parts, MODEL)
     with pytest.raises(InUse, match="Q8_0 is promoted"):
@@ -277,7 +277,7 @@ def test_weights_that_passed_in_disorder_are_read_again(parts: Parts) -> None:
     choice = choose(listing)
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
-    acquired = [acquisition.acquire_file(parts, listing, row) for row in plan.rows]
+    acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
     assert [one.weights for one in acquired] == [()] * len(acquired)
     spoilt_digest = parts.volume.add_bytes(spoilt())
     unseen = [

@@ -7,12 +7,15 @@ import io
 import os
 import pickle
 import secrets
+import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from botocore import exceptions as aws
@@ -22,11 +25,12 @@ from infra.local.ports import free_ports
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, CorruptFile, PaddockError, PermanentError, StoreRefused, StoreUnavailable
 from paddock.store.copying import Copied, push
-from paddock.store.s3 import S3Store, store_error
+from paddock.store.s3 import S3Options, S3Store, store_error
 from paddock.store.volume import Volume
 from paddock.transfer.engines import Engine
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
+from tests.support.s3_proxy import Fault, proxied
 from tests.support.stores import MODEL, A, B, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -110,8 +114,122 @@ def test_a_part_that_changes_on_its_way_is_refused(volume: Volume, s3_store: S3S
     with altered(s3_store._client(), corrupt), pytest.raises(StoreUnavailable, match=r"BadDigest|SHA256Mismatch"):
         push_big(volume, s3_store)
     assert s3_store.snapshot(MODEL, A) is None
-    assert unfinished(s3_store) == []
     assert push_big(volume, s3_store).blobs == 2
+    assert unfinished(s3_store) == []
+
+
+def send_in_a_child(volume: Volume, store: S3Store, *, dies_after: int) -> None:
+    """Send the big blob from a process that is killed before it sends one more part."""
+    child = os.fork()
+    if child == 0:
+        sent = iter(range(dies_after))
+
+        def before_send(**_: Any) -> None:
+            if next(sent, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        one_at_a_time = S3Store(store.label, options=S3Options(connections=1))
+        one_at_a_time._client().meta.events.register("before-send.s3.UploadPart", before_send)
+        push_big(volume, one_at_a_time)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_an_upload_whose_process_was_killed_is_taken_up(
+    volume: Volume, s3_store: S3Store, environment: pytest.MonkeyPatch
+) -> None:
+    send_in_a_child(volume, s3_store, dies_after=2)
+    assert len(unfinished(s3_store)) == 1
+    last_part_bytes = len(BIG) - 2 * 8 * 1024 * 1024
+    assert push_big(volume, s3_store) == Copied(bytes_transferred=last_part_bytes + 2, blobs=2, already=0)
+    assert unfinished(s3_store) == []
+    manifest = s3_store.snapshot(MODEL, A)
+    assert manifest is not None
+    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
+        assert answer.read() == BIG
+
+
+def test_a_part_of_an_earlier_upload_that_has_other_bytes_is_sent_again(volume: Volume, s3_store: S3Store) -> None:
+    key = f"{s3_store.label.split('/', 3)[3]}/blobs/sha256/{manifest_of(A, {'big.gguf': BIG}).files[0].sha256}"
+    client = s3_store._client()
+    upload = client.create_multipart_upload(Bucket=s3_store.bucket, Key=key)["UploadId"]
+    wrong = bytes(8 * 1024 * 1024)
+    client.upload_part(Bucket=s3_store.bucket, Key=key, UploadId=upload, PartNumber=1, Body=wrong)
+    assert push_big(volume, s3_store).bytes_transferred == len(BIG) + 2
+    assert client.get_object(Bucket=s3_store.bucket, Key=key)["Body"].read() == BIG
+
+
+def test_an_upload_that_another_worker_removed_is_worth_another_try(volume: Volume, s3_store: S3Store) -> None:
+    client = s3_store._client()
+
+    def remove(**_: Any) -> None:
+        for upload in client.list_multipart_uploads(Bucket=s3_store.bucket).get("Uploads", []):
+            if upload["Key"].startswith(s3_store.label.split("/", 3)[3]):
+                client.abort_multipart_upload(Bucket=s3_store.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    client.meta.events.register("before-send.s3.CompleteMultipartUpload", remove)
+    try:
+        with pytest.raises(StoreUnavailable, match="another worker ended the upload"):
+            push_big(volume, s3_store)
+    finally:
+        client.meta.events.unregister("before-send.s3.CompleteMultipartUpload", remove)
+    assert push_big(volume, s3_store).blobs == 2
+
+
+def test_two_workers_that_send_the_same_blob_at_once_both_end_right(
+    volume: Volume, s3_store: S3Store, client: S3Client
+) -> None:
+    other = S3Store(s3_store.label, client=client)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda store: push_big(volume, store), (s3_store, other)))
+    manifest = s3_store.snapshot(MODEL, A)
+    assert manifest is not None
+    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
+        assert answer.read() == BIG
+    assert unfinished(s3_store) == []
+
+
+def test_keys_that_may_not_list_uploads_send_a_blob_all_the_same(
+    volume: Volume, s3: S3Server, s3_store: S3Store, environment: pytest.MonkeyPatch
+) -> None:
+    with proxied(s3.endpoint) as proxy:
+        environment.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults = [Fault("status", ("GET",), "?uploads", status=403, code="AccessDenied")]
+        assert push_big(volume, S3Store(s3_store.label)).bytes_transferred == len(BIG) + 2
+
+
+def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(
+    volume: Volume, s3: S3Server, client: S3Client
+) -> None:
+    options = S3Options(encryption="AES256", storage_class="STANDARD_IA")
+    store = S3Store(f"s3://{s3.bucket}/{secrets.token_hex(6)}", client=client, options=options)
+    push_big(volume, store)
+    store.promote(MODEL, A, reason="a test")
+    prefix = store.label.split("/", 3)[3]
+    listed = client.list_objects_v2(Bucket=s3.bucket, Prefix=prefix)["Contents"]
+    heads = {one["Key"]: client.head_object(Bucket=s3.bucket, Key=one["Key"]) for one in listed}
+    assert len(heads) == 4
+    assert {head["ServerSideEncryption"] for head in heads.values()} == {"AES256"}
+    assert {key for key, head in heads.items() if head.get("StorageClass") == "STANDARD_IA"} == {
+        key for key in heads if "/blobs/" in key
+    }
+    manifest = store.snapshot(MODEL, A)
+    assert manifest is not None
+    with urllib.request.urlopen(store.source(manifest.files[0]).address().url) as answer:
+        assert answer.read() == BIG
+
+
+@pytest.mark.parametrize(("path_style", "host"), [(True, "s3.example"), (False, "models.s3.example")])
+def test_the_bucket_stands_where_the_setting_says(environment: pytest.MonkeyPatch, path_style: bool, host: str) -> None:
+    environment.setenv("AWS_ENDPOINT_URL", "http://s3.example")
+    store = S3Store("s3://models", options=S3Options(path_style=path_style))
+    assert urlsplit(store.source(manifest_of(A, {"m": b"m"}).files[0]).address().url).hostname == host
+
+
+def test_sizes_tell_what_is_shared(s3_store: S3Store, scratch: Path) -> None:
+    publish(s3_store, A, {"m.gguf": b"a" * 100, "config.json": b"shared"}, scratch)
+    publish(s3_store, B, {"m.gguf": b"b" * 10, "config.json": b"shared"}, scratch)
+    assert s3_store.sizes() == (122, 116)
 
 
 def test_a_blob_that_rotted_on_the_volume_never_becomes_an_object(volume: Volume, s3_store: S3Store) -> None:
@@ -256,6 +374,8 @@ def test_every_error_of_botocore_becomes_one_of_ours(kind: type[Exception]) -> N
         (400, "BadDigest", StoreUnavailable),
         (409, "OperationAborted", StoreUnavailable),
         (501, "NotImplemented", PermanentError),
+        (507, "XMinioStorageFull", PermanentError),
+        (403, "QuotaExceeded", PermanentError),
         (403, "AccessDenied", PermanentError),
         (403, "SignatureDoesNotMatch", PermanentError),
         (403, "RequestTimeTooSkewed", PermanentError),

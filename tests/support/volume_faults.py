@@ -89,6 +89,7 @@ OPERATIONS = (
         lambda v: v.promote(MODEL, B, reason="now"),
         lambda v: v.promoted(MODEL) == v.history(MODEL)[-1].revision == B,
     ),
+    Operation("pin", _published, lambda v: v.pin(MODEL, A), lambda v: v.pins(MODEL) == {A}),
     Operation("remove", _promoted, _remove, lambda v: v.promoted(MODEL) is None and v.snapshot(MODEL, A) is None),
     Operation(
         "report",

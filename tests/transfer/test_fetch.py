@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,13 @@ def segments_of(data: bytes, segment_bytes: int) -> tuple[str, ...]:
     size=st.one_of(st.integers(0, 3), st.integers(0, 700 * KIB), st.sampled_from([64 * KIB, 128 * KIB, 256 * KIB + 1])),
     segment_bytes=st.integers(64 * KIB, 300 * KIB),
     connections=st.integers(1, 9),
+    span_bytes=st.none() | st.integers(32 * KIB, 400 * KIB),
 )
 def test_every_size_comes_right_with_the_digest_of_each_segment(
-    hub: Service, tmp_path: Path, size: int, segment_bytes: int, connections: int
+    hub: Service, tmp_path: Path, size: int, segment_bytes: int, connections: int, span_bytes: int | None
 ) -> None:
     data = content(size, seed=size)
-    options = Options(connections=connections, segment_bytes=segment_bytes)
+    options = Options(connections=connections, segment_bytes=segment_bytes, span_bytes=span_bytes)
     staged = fetch(on_hub(hub, data), staging=tmp_path / "partial", options=options)
     assert staged is not None
     assert staged.path.read_bytes() == data
@@ -61,6 +63,14 @@ def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: Service, tmp_pat
     assert asked == [32]
     assert stats.total_requests == 33, "the redirect is followed once, not for each range"
     assert worker_threads() == []
+
+
+def test_a_request_asks_for_as_much_as_it_is_told_to(hub: Service, tmp_path: Path) -> None:
+    data = content(8 * MIB)
+    staged = fetch(on_hub(hub, data), staging=tmp_path, options=replace(SMALL, span_bytes=MIB))
+    assert staged is not None
+    assert staged.path.read_bytes() == data
+    assert [count for request, count in hub.stats().requests.items() if "/resolve/" not in request] == [8]
 
 
 def test_a_file_known_by_git_alone_is_checked_by_git_and_named_by_its_sha256(hub: Service, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,31 @@ def test_a_staged_file_that_was_never_published_is_used_whole(hub: Service, stag
     again = resumed(source, staging, data)
     assert (again.transferred_bytes, again.resumed_bytes) == (0, len(data))
     assert again.segments == segments
+
+
+def test_without_digests_of_segments_a_transfer_is_resumed_and_repaired_all_the_same(
+    hub: Service, staging: Path
+) -> None:
+    data = content(6 * MIB)
+    source = on_hub(hub, data)
+    cancel = threading.Event()
+
+    def stop(progress: Progress) -> None:
+        if progress.done_bytes >= 3 * MIB:
+            cancel.set()
+
+    slowly = replace(SMALL, limit_rate_bytes_per_s=8 * MIB)
+    with pytest.raises(TransferInterrupted):
+        fetch(source, staging=staging, options=slowly, progress=stop, cancel=cancel, with_segments=False)
+    hub.order("flip", "*", offset=5 * MIB)
+    staged = fetch(source, staging=staging, options=SMALL, with_segments=False)
+    assert staged is not None
+    assert staged.resumed_bytes >= 2 * MIB
+    assert staged.path.read_bytes() == data
+    staged.discard()
+    plain = fetch(source, staging=staging, options=SMALL, with_segments=False)
+    assert plain is not None
+    assert (plain.sha256, plain.segments) == (sha256_of(data), ())
 
 
 def test_a_torn_last_line_of_the_journal_is_ignored(hub: Service, staging: Path) -> None:

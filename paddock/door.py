@@ -1,0 +1,94 @@
+"""What every command of the terminal does: make the clients, read MODEL[@REVISION], and print one result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from paddock.errors import BadSetting
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.parts import Parts
+    from paddock.model.artifact import Manifest
+    from paddock.store.s3 import S3Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name.")]
+
+
+def parts_here(*, limit_rate: str | None = None) -> Parts:
+    from pydantic import ValidationError
+
+    from paddock import settings
+    from paddock.lifecycle.parts import connect
+    from paddock.model.units import parse_bytes
+
+    known = settings.load()
+    if limit_rate is not None:
+        given = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
+        try:
+            known = settings.Settings.model_validate({**dict(known), **given})
+        except ValidationError as error:
+            raise BadSetting(f"--limit-rate is not usable: {error.errors()[0]['msg']}", cure="correct it") from None
+    return connect(known)
+
+
+def model_in(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
+    """Split MODEL[@REVISION] into the name and the revision, or None."""
+    from paddock.model.names import ModelName, parse_ref
+
+    name, at, ref = text.partition("@") if with_revision else (text, "", "")
+    return ModelName.parse(name), parse_ref(ref) if at else None
+
+
+def snapshot_in(parts: Parts, text: str) -> Manifest:
+    """The snapshot of a revision, else the promoted one, else the newest."""
+    from paddock.lifecycle.promotion import snapshot_of
+
+    return snapshot_of(parts, *model_in(text))
+
+
+def show(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:
+    with to_stdout():
+        if as_json:
+            print(json.dumps(payload, default=str))
+        else:
+            render()
+
+
+def s3_of(parts: Parts) -> S3Store:
+    if parts.s3 is None:
+        raise BadSetting("PADDOCK_S3_URI is not set: there is no S3", cure="set it to s3://bucket/prefix")
+    return parts.s3
+
+
+@contextmanager
+def to_stdout() -> Iterator[None]:
+    """What is printed inside arrives, or the process ends here."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer goes nowhere, and is not tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # a reader that had enough is not worth a word
+            sys.exit(1)
+        sys.exit(failed(False, "", f"stdout cannot be written: {error.strerror}", "send it elsewhere", 1))
+
+
+def failed(as_json: bool, error: str, message: str, cure: str, status: int) -> int:
+    if as_json:
+        with to_stdout():
+            print(json.dumps({"error": error, "message": message, "cure": cure}))
+    else:
+        from paddock.terminal import complain
+
+        complain(message, cure)
+    return status

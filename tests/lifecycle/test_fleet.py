@@ -1,0 +1,220 @@
+"""Workers with volumes of their own and one bucket: the Hub is asked once, whatever becomes of who asks it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.s3 import S3Server
+from paddock.errors import CorruptFile, TransferInterrupted
+from paddock.lifecycle import delivery, fleet
+from paddock.lifecycle.acquisition import plan
+from paddock.lifecycle.parts import Parts, connect
+from paddock.model.names import ModelName, Sha256
+from paddock.planning.choice import choose
+from paddock.store.s3 import S3Store
+from paddock.store.s3.turns import Turn
+from tests.support.house import point_to, point_to_s3
+from tests.support.larger import SEGMENT_BYTES, larger
+
+NAME = "org/larger-GGUF"
+MODEL = ModelName.parse(NAME)
+FILE = "larger-F32.gguf"
+GIGABYTE = {"layers": 4, "width": 2048, "inner": 8192}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> S3Store:
+    """An empty place in the bucket, that the environment leads to."""
+    point_to(monkeypatch, hub, tmp_path)
+    point_to_s3(monkeypatch, s3, f"fleet-{secrets.token_hex(4)}")
+    monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
+    monkeypatch.setenv("PADDOCK_LEASE_S", "2")
+    found = connect().s3
+    assert found is not None
+    return found
+
+
+@contextmanager
+def workers(home: Path, count: int, **more: str) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "paddock", "pull", NAME, "--json"]
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, "PADDOCK_VOLUME": str(home / f"volume-{number}"), **more},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for number in range(count)
+        ]
+
+
+def answers(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    said = [process.communicate(timeout=900) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return [json.loads(out) for out, _ in said]
+
+
+def owner_of(bucket: S3Store, digest: Sha256) -> int:
+    """The process that fetches a blob for the fleet."""
+    key = f"{bucket.label.split('/', 3)[3]}/leases/{digest}.json"
+    return int(json.loads(bucket._client().get_object(Bucket=bucket.bucket, Key=key)["Body"].read())["process"])
+
+
+def check(home: Path, count: int, content: bytes, *, but: int = -1) -> None:
+    for number in set(range(count)) - {but}:
+        assert (home / f"volume-{number}" / MODEL.slug / FILE).read_bytes() == content
+
+
+def sizes(sample: int) -> pytest.MarkDecorator:
+    """The full number of workers on a gigabyte behind `make torture`, and a sample in every run."""
+    full = pytest.param(GIGABYTE, 8, marks=pytest.mark.torture)
+    return pytest.mark.parametrize(("shape", "count"), [({}, sample), full], ids=["9 MB", "1 GB"])
+
+
+@pytest.mark.timeout(1800)
+@sizes(5)
+def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
+    bucket: S3Store, hub: Service, tmp_path: Path, shape: dict[str, int], count: int
+) -> None:
+    content = larger(**shape)
+    hub.repository(NAME).commit({FILE: content})
+    hub.reset_stats()
+    with workers(tmp_path, count, **pace(shape)) as processes:
+        said = answers(processes)
+    sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
+    print(f"{count} workers, {len(content)} bytes: the hub sent {sent / len(content):.3f} times the model")
+    assert sent <= 1.1 * len(content)
+    assert sorted(file["source"] for one in said for file in one["files"]) == ["hub"] + ["s3"] * (count - 1)
+    check(tmp_path, count, content)
+    assert [key for key in keys(bucket) if "/leases/" in key] == []
+
+
+@pytest.mark.timeout(1800)
+@sizes(3)
+def test_when_the_one_that_asks_is_killed_another_takes_its_turn(
+    bucket: S3Store, hub: Service, tmp_path: Path, shape: dict[str, int], count: int
+) -> None:
+    content = larger(**shape)
+    digest = Sha256(sha256(content).hexdigest())
+    hub.repository(NAME).commit({FILE: content})
+    hub.reset_stats()
+    with workers(tmp_path, count, **pace(shape)) as processes:
+        hub.wait_until(lambda stats: stats.total_bytes_sent > 0.45 * len(content), timeout_s=300)
+        killed = next(one for one in processes if one.pid == owner_of(bucket, digest))
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        said = answers([one for one in processes if one is not killed])
+    sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
+    print(f"the owner of {count} killed: the hub sent {sent / len(content):.3f} times the model")
+    assert sent <= 1.6 * len(content)
+    assert sorted(file["source"] for one in said for file in one["files"]) == ["hub"] + ["s3"] * (count - 2)
+    with workers(tmp_path / "late", 1) as late:
+        answers(late)
+    assert hub.stats().bytes_sent[f"{NAME}/{FILE}"] == sent
+    check(tmp_path, count, content, but=processes.index(killed))
+
+
+def pace(shape: dict[str, int]) -> dict[str, str]:
+    """Slow enough that they meet it half done."""
+    return {"PADDOCK_LIMIT_RATE": str((3 if not shape else 40) * SEGMENT_BYTES)}
+
+
+def keys(bucket: S3Store) -> list[str]:
+    listed = bucket._client().list_objects_v2(Bucket=bucket.bucket, Prefix=bucket.label.split("/", 3)[3])
+    return [one["Key"] for one in listed.get("Contents", [])]
+
+
+@pytest.fixture
+def content(hub: Service) -> bytes:
+    made = larger()
+    hub.repository(NAME).commit({FILE: made})
+    hub.reset_stats()
+    return made
+
+
+def acquire(parts: Parts, cancel: threading.Event | None = None) -> delivery.Acquired:
+    """The model's one file, by a worker of this process."""
+    parts.volume.prepare()
+    listing = parts.hub.listing(MODEL)
+    (row,) = plan(parts, listing, choose(listing)).rows
+    return delivery.acquire_file(parts, listing, row, cancel=cancel)
+
+
+def test_a_turn_whose_owner_died_long_ago_is_taken_over(
+    bucket: S3Store, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = Sha256(sha256(content).hexdigest())
+    assert isinstance(bucket.turns.take(digest, lease_s=2), Turn)
+    with caplog.at_level(logging.WARNING, logger="paddock"):
+        assert acquire(connect()).origin == "hub"
+    assert "is waited for" in caplog.text
+    assert "is taken over from" in caplog.text
+    assert bucket.has_blob(digest, len(content))
+
+
+def test_an_owner_that_lives_and_gets_nowhere_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch, bucket: S3Store, content: bytes
+) -> None:
+    monkeypatch.setattr(fleet, "_PATIENCE_LEASES", 1)
+    stuck = bucket.turns.take(Sha256(sha256(content).hexdigest()), lease_s=2)
+    assert isinstance(stuck, Turn)
+    with stuck.held(lease_s=2):
+        assert acquire(connect()).origin == "hub"
+
+
+def test_a_worker_that_waits_stops_when_it_is_told_to(bucket: S3Store, content: bytes) -> None:
+    turn = bucket.turns.take(Sha256(sha256(content).hexdigest()), lease_s=2)
+    assert isinstance(turn, Turn)
+    cancel = threading.Event()
+    cancel.set()
+    with turn.held(lease_s=2), pytest.raises(TransferInterrupted, match="cancelled while another worker"):
+        acquire(connect(), cancel)
+
+
+def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: Service, content: bytes) -> None:
+    hub.order("flip", f"{NAME}/{FILE}", offset=20_000, times=None)
+    with pytest.raises(CorruptFile):
+        acquire(connect())
+    hub.clear_faults()
+    assert keys(bucket) == []
+    assert acquire(connect()).origin == "hub"
+
+
+def test_of_workers_that_find_a_damaged_object_one_asks_the_hub_and_mends_it(
+    monkeypatch: pytest.MonkeyPatch, bucket: S3Store, hub: Service, content: bytes, tmp_path: Path
+) -> None:
+    acquire(connect())
+    damaged = bytearray(content)
+    damaged[5_000_000] ^= 1
+    (key,) = (key for key in keys(bucket) if "/blobs/" in key)
+    bucket._client().put_object(Bucket=bucket.bucket, Key=key, Body=bytes(damaged))
+    hub.reset_stats()
+    homes = []
+    for number in range(3):
+        monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / f"other-{number}"))
+        homes.append(connect())
+    with ThreadPoolExecutor(3) as pool:
+        origins = sorted(one.origin for one in pool.map(acquire, homes))
+    assert origins == ["hub", "s3", "s3"]
+    assert hub.stats().bytes_sent[f"{NAME}/{FILE}"] == len(content)
+    assert bucket._client().get_object(Bucket=bucket.bucket, Key=key)["Body"].read() == content

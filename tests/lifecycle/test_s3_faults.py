@@ -1,0 +1,201 @@
+"""S3 that is silent, slow, busy, full or closed to us: an error that says so within bounded time, or a retry; and the
+volume goes on serving what it has."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.s3 import S3Server
+from paddock.errors import PaddockError, StoreRefused, StoreUnavailable, TransferInterrupted, TransferRefused
+from paddock.lifecycle import promotion
+from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.pull import pull
+from paddock.lifecycle.restoration import restore
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName, Sha256
+from paddock.store.copying import push
+from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
+from tests.support.larger import larger
+from tests.support.s3_proxy import Fault, S3Proxy, proxied
+
+Step = Callable[[Parts, Manifest], None]
+
+BOUND_S = 20.0
+LARGER = ModelName.parse("org/larger-GGUF")
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
+    """The environment leads to a Hub, an empty volume, and to S3 by way of the proxy."""
+    point_to(monkeypatch, hub, tmp_path)
+    point_to_s3(monkeypatch, s3, f"faults-{secrets.token_hex(4)}")
+    monkeypatch.setenv("PADDOCK_STALL_S", "1")
+    monkeypatch.setenv("PADDOCK_LEASE_S", "2")
+    stock(hub)
+    with proxied(s3.endpoint) as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        yield made
+
+
+@pytest.fixture
+def served(proxy: S3Proxy, hub: Service) -> tuple[Manifest, Manifest]:
+    """Two revisions on the volume and in S3; the second one is promoted in both."""
+    parts = connect()
+    assert parts.s3 is not None
+    both = []
+    for layers in (1, 2):
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
+        both.append(pull(parts, MODEL).manifest)
+        push(parts.volume, parts.s3, both[-1])
+        promotion.promote(parts, MODEL, both[-1].revision, reason="a test")
+    return both[0], both[1]
+
+
+def weights(manifest: Manifest) -> Sha256:
+    return next(file.sha256 for file in manifest.files if file.path.endswith(".gguf"))
+
+
+def before_push(parts: Parts, first: Manifest) -> None:
+    assert parts.s3 is not None
+    parts.s3.drop_blob(weights(first))
+
+
+def push_it(parts: Parts, first: Manifest) -> None:
+    assert parts.s3 is not None
+    push(parts.volume, parts.s3, first)
+
+
+def promote_it(parts: Parts, first: Manifest) -> None:
+    promotion.promote(parts, MODEL, first.revision, reason="a test")
+
+
+def before_restore(parts: Parts, first: Manifest) -> None:
+    parts.volume.remove(MODEL, first.revision)
+    parts.volume.collect(older_than_s=0)
+
+
+def restore_it(parts: Parts, first: Manifest) -> None:
+    restore(parts, MODEL, ref=first.revision, promote=False)
+
+
+PUSH = (before_push, push_it)
+PROMOTE = (lambda parts, first: None, promote_it)
+RESTORE = (before_restore, restore_it)
+DENIED = Fault("status", status=403, code="AccessDenied")
+FULL = Fault("status", ("PUT",), status=507, code="XMinioStorageFull")
+FULL_OF_WORDS = Fault("status", ("PUT",), status=403, code="QuotaExceeded")
+BUSY = Fault("status")
+BROKEN = Fault("status", status=500, code="InternalError")
+IN_BLOBS = (("GET",), "/blobs/")
+NO_BLOBS = replace(DENIED, methods=("GET",), part="/blobs/")
+
+SAMPLE = [
+    ("a push to one that is full", PUSH, FULL, StoreRefused, "there is no room"),
+    ("a promotion that is denied", PROMOTE, DENIED, StoreRefused, "may not do that"),
+    ("a restore from one that is silent", RESTORE, Fault("silent"), StoreUnavailable, "does not answer"),
+]
+FULL_LIST = [
+    ("a push over a quota", PUSH, FULL_OF_WORDS, StoreRefused, "there is no room"),
+    ("a restore of blobs that are denied", RESTORE, NO_BLOBS, TransferRefused, "are refused"),
+    ("a push to one that is silent", PUSH, Fault("silent"), StoreUnavailable, "does not answer"),
+    ("a push to one that is busy", PUSH, BUSY, StoreUnavailable, "answers 503"),
+    ("a push to one that is broken", PUSH, BROKEN, StoreUnavailable, "answers 500"),
+    ("a push that is denied", PUSH, DENIED, StoreRefused, "may not do that"),
+    ("a promotion on one that is silent", PROMOTE, Fault("silent"), StoreUnavailable, "does not answer"),
+    ("a promotion on one that is busy", PROMOTE, BUSY, StoreUnavailable, "answers 503"),
+    ("a restore from one that is busy", RESTORE, BUSY, StoreUnavailable, "answers 503"),
+    ("a restore that is denied", RESTORE, DENIED, StoreRefused, "may not do that"),
+    (
+        "a restore of blobs that trickle",
+        RESTORE,
+        Fault("slow", *IN_BLOBS, bytes_per_s=20),
+        TransferInterrupted,
+        "stall",
+    ),
+    ("a restore of blobs that never come", RESTORE, Fault("silent", *IN_BLOBS), TransferInterrupted, "nothing came"),
+    ("a restore of blobs that are cut off", RESTORE, Fault("cut", *IN_BLOBS), TransferInterrupted, "without progress"),
+]
+
+
+@pytest.mark.parametrize(
+    ("steps", "fault", "error", "words"),
+    [pytest.param(*row[1:], id=row[0]) for row in SAMPLE]
+    + [pytest.param(*row[1:], id=row[0], marks=pytest.mark.torture) for row in FULL_LIST],
+)
+def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
+    proxy: S3Proxy,
+    served: tuple[Manifest, Manifest],
+    steps: tuple[Step, Step],
+    fault: Fault,
+    error: type[PaddockError],
+    words: str,
+) -> None:
+    first, _ = served
+    before, operation = steps
+    before(connect(), first)
+    proxy.faults = [replace(fault)]
+    began = time.monotonic()
+    with pytest.raises(error, match=words) as caught:
+        operation(connect(), first)
+    took = time.monotonic() - began
+    print(f"{type(caught.value).__name__} after {took:.1f} s: {caught.value}")
+    assert took < BOUND_S
+    assert caught.value.cure
+    volume = connect().volume
+    shown = volume.promoted(MODEL)
+    assert (volume.model_path(MODEL) / "tiny-Q8_0.gguf").read_bytes() == tiny(1 if shown == first.revision else 2)
+    proxy.faults = []
+    operation(connect(), first)
+    known = connect()
+    assert known.s3 is not None
+    assert known.s3.snapshot(MODEL, first.revision) == known.volume.snapshot(MODEL, first.revision) == first
+    assert known.s3.has_blob(weights(first), len(tiny(1)))
+
+
+def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:
+    first, _ = served
+    before_restore(connect(), first)
+    proxy.faults = [replace(BUSY, times=1), Fault("cut", *IN_BLOBS, times=2)]
+    restore_it(connect(), first)
+    assert connect().volume.snapshot(MODEL, first.revision) == first
+
+
+def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
+    proxy: S3Proxy, served: tuple[Manifest, Manifest], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = served
+    promotion.promote(connect(), MODEL, first.revision, reason="a test")
+    proxy.faults = [DENIED]
+    with caplog.at_level(logging.WARNING, logger="paddock"):
+        pulled = pull(connect(), MODEL, ref=second.revision)
+    assert pulled.transferred_bytes == 0
+    assert connect().volume.promoted(MODEL) == second.revision
+    assert "S3 does not know yet" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (replace(FULL, part="/blobs/"), "is not shared with the fleet"),
+        (replace(DENIED, methods=("PUT",)), "for this worker alone"),
+    ],
+    ids=["full", "read only"],
+)
+def test_an_s3_that_cannot_be_written_costs_the_fleet_and_not_the_worker(
+    proxy: S3Proxy, hub: Service, caplog: pytest.LogCaptureFixture, fault: Fault, words: str
+) -> None:
+    hub.repository(str(LARGER)).commit({"larger-F32.gguf": larger()})
+    proxy.faults = [fault]
+    with caplog.at_level(logging.WARNING, logger="paddock"):
+        pulled = pull(connect(), LARGER)
+    assert words in caplog.text
+    assert [one.origin for one in pulled.acquired] == ["hub"]
+    assert (pulled.path / "larger-F32.gguf").read_bytes() == larger()

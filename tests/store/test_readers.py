@@ -1,0 +1,87 @@
+"""Readers under a pointer that flips: always a whole model, of one revision."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from paddock.model.names import ModelName
+from paddock.store.volume import Volume
+from tests.support.model_reader import CONTENTS
+from tests.support.stores import MODEL, A, B, C, publish
+
+FLIPS = 200
+
+
+def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: Volume) -> None:
+    for revision, name in ((A, "a"), (B, "b"), (C, "c")):
+        publish(volume, revision, CONTENTS[name], volume.root)
+    volume.promote(MODEL, A, reason="first")
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.support.model_reader", str(volume.root)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(2)
+        ]
+        opened = stack.enter_context((volume.model_path(MODEL) / "m.gguf").open("rb"))
+        for number in range(FLIPS):
+            if number % 4 == 3:
+                volume.rollback(MODEL, reason="back")
+            else:
+                volume.promote(MODEL, {A: B, B: C, C: A}[volume.promoted(MODEL) or A], reason="on")
+        assert opened.read() == CONTENTS["a"]["m.gguf"], "who opened the old files goes on with them"
+        said = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
+    assert [one["count"] for one in said] == [0, 0], said
+    print(f"{FLIPS} flips, {sum(one['turns'] for one in said)} readings: nothing missing, nothing mixed")
+    assert len(volume.history(MODEL)) == 1 + FLIPS
+
+
+def test_who_has_a_file_open_keeps_it_when_its_revision_goes(volume: Volume) -> None:
+    publish(volume, A, CONTENTS["a"], volume.root)
+    publish(volume, B, CONTENTS["b"], volume.root)
+    volume.promote(MODEL, A, reason="first")
+    with (volume.model_path(MODEL) / "m.gguf").open("rb") as opened:
+        volume.promote(MODEL, B, reason="on")
+        volume.remove(MODEL, A)
+        assert opened.read() == CONTENTS["a"]["m.gguf"]
+
+
+def test_two_models_that_share_a_file_have_it_once_and_one_survives_the_other(volume: Volume) -> None:
+    other = ModelName.parse("another/model")
+    shared, own = b"s" * 100_000, b"o" * 1000
+    one = publish(volume, A, {"m.gguf": shared, "config.json": b"{}"}, volume.root)
+    two = publish(volume, B, {"model.gguf": shared, "own.gguf": own}, volume.root, model=other)
+    volume.promote(MODEL, A, reason="a test")
+    volume.promote(other, B, reason="a test")
+    assert volume.sizes() == (one.size_bytes + two.size_bytes, len(shared) + len(own) + 2)
+    paths = (volume.model_path(MODEL) / "m.gguf", volume.model_path(other) / "model.gguf")
+    assert len({path.stat().st_ino for path in paths}) == 1
+
+    assert volume.remove(MODEL) == 2
+    assert volume.sizes() == (two.size_bytes, two.size_bytes)
+    assert paths[1].read_bytes() == shared
+    assert [file.sha256 for file in two.files if volume.has_blob(file.sha256, file.size)] == [
+        file.sha256 for file in two.files
+    ]
+    assert stored_bytes(volume) == two.size_bytes
+    assert volume.remove(other) == two.size_bytes
+    assert stored_bytes(volume) == 0
+
+
+def stored_bytes(volume: Volume) -> int:
+    """What lies on the disk below the root, each inode once, without manifests and histories."""
+    kept = {}
+    for path in Path(volume.root).rglob("*"):
+        status = path.lstat()
+        if path.is_file() and not path.is_symlink() and path.suffix not in {".json", ".jsonl"}:
+            kept[status.st_ino] = status.st_size
+    return sum(kept.values())

@@ -1,0 +1,95 @@
+"""Turns on a real S3: one owner at a time, and none for ever."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from infra.local.s3 import S3Server
+from paddock.model.names import Sha256
+from paddock.store.s3 import S3Options, S3Store
+from paddock.store.s3.turns import Others, Turn
+from tests.support.s3_proxy import Fault, proxied
+
+BLOB = Sha256("a" * 64)
+LEASE_S = 2.0
+
+
+def take(store: S3Store) -> Turn | Others | None:
+    return store.turns.take(BLOB, lease_s=LEASE_S)
+
+
+def test_of_many_that_ask_at_once_one_has_the_turn(s3_store: S3Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda _: take(s3_store), range(8)))
+    assert sum(isinstance(one, Turn) for one in got) == 1
+    others = take(s3_store)
+    assert isinstance(others, Others)
+    assert not others.is_dead
+
+
+def test_a_turn_that_was_given_back_is_anybodys(s3_store: S3Store) -> None:
+    for _ in range(2):
+        turn = take(s3_store)
+        assert isinstance(turn, Turn)
+        turn.give_back()
+
+
+def test_an_owner_that_works_is_alive_and_says_how_far_it_is(s3_store: S3Store) -> None:
+    turn = take(s3_store)
+    assert isinstance(turn, Turn)
+    with turn.held(lease_s=LEASE_S):
+        turn.tell(12_345)
+        time.sleep(2 * LEASE_S)  # longer than it would live without its signs of life
+        others = take(s3_store)
+        assert isinstance(others, Others)
+        assert not others.is_dead
+        assert others.done_bytes == 12_345
+        assert "process" in others.by
+    assert isinstance(take(s3_store), Turn)
+
+
+def test_of_many_that_find_a_dead_owner_one_takes_over_and_the_dead_one_does_not_end_it(s3_store: S3Store) -> None:
+    dead = take(s3_store)
+    assert isinstance(dead, Turn)
+    time.sleep(LEASE_S + 1.5)
+    found = take(s3_store)
+    assert isinstance(found, Others)
+    assert found.is_dead
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda _: s3_store.turns.take_over(BLOB, found), range(8)))
+    assert sum(one is not None for one in got) == 1
+    dead.give_back()
+    assert isinstance(take(s3_store), Others)
+
+
+def test_a_turn_whose_answer_was_lost_is_ours_all_the_same(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, s3_store: S3Store
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    with proxied(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        store = S3Store(s3_store.label, options=S3Options(stall_s=2))
+        proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=1)]
+        turn = take(store)
+        assert isinstance(turn, Turn)
+        with turn.held(lease_s=LEASE_S):
+            proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=2)]
+            turn.tell(7)
+            time.sleep(1.5 * LEASE_S)
+            others = take(s3_store)
+            assert isinstance(others, Others)
+            assert (others.is_dead, others.done_bytes) == (False, 7)
+        assert isinstance(take(s3_store), Turn)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"by": 1}', b"\xff", b'{"by": "x", "since": 1, "done_bytes": "y"}'])
+def test_a_lease_that_cannot_be_read_dies_like_any_other(s3_store: S3Store, content: bytes) -> None:
+    key = f"{s3_store.label.split('/', 3)[3]}/leases/{BLOB}.json"
+    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key, Body=content)
+    others = take(s3_store)
+    assert isinstance(others, Others)
+    assert isinstance(s3_store.turns.take_over(BLOB, others), Turn)
