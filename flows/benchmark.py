@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.measure.benchmark import Benchmark
-from tasks import engine, policies, validate
+from tasks import engine, policies, restore
 
 
 @flow(flow_run_name="benchmark-{model}", **policies.FLOW)
@@ -21,12 +21,12 @@ def benchmark_model(
 
     Args:
         model: The repository on the Hub, `org/name`.
-        revision: A branch, a tag or a commit that is on the volume.
+        revision: A branch, a tag or a commit that is on the worker's volume or in S3.
         context_tokens: The context that it is loaded with, in tokens. A model trained for less is loaded with that.
         profile: With `roleplay`, how well it plays a character is measured too.
         tune: Seek the engine's fastest settings on this worker first, for two minutes, and remember them there.
     """
-    manifest = validate.locate(model, revision)
+    manifest = restore.reach(model, revision)
     if tune:
         engine.tune(manifest, context_tokens)
     measured = engine.benchmark(manifest, context_tokens, roleplay=profile == "roleplay")

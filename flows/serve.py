@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.parameters import ContextTokens, Host, Model, Parallel, Port, Profile, RevisionName
 from paddock.lifecycle.serving import Order
-from tasks import policies, serve
+from tasks import policies, restore, serve
 
 
 @flow(flow_run_name="serve-{model}", **policies.FLOW)
@@ -23,13 +23,13 @@ def serve_model(
 
     Args:
         model: The repository on the Hub, `org/name`.
-        revision: A branch, a tag or a commit that is on the volume; when not given, what is promoted.
+        revision: A branch, a tag or a commit that is on the worker's volume or in S3; when not given, what is promoted.
         context_tokens: The context of each request, in tokens; by the profile when not given.
         profile: What it is used for: `chat` takes 4096 tokens of context, `roleplay` 8192, and each its sampling.
         parallel: Requests at once, with llama-server; when not given, 4 where the memory is there.
         host: Where to listen. Beyond this machine the worker needs PADDOCK_API_KEY in its environment.
         port: 0 for any free one.
     """
-    manifest = serve.find(model, revision)
+    manifest = restore.reach(model, revision)
     order = Order(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
     serve.serve(manifest, order)

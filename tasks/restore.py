@@ -17,6 +17,14 @@ from tasks import policies, record
 from tasks.wiring import parts
 
 
+@task(task_run_name="reach", **policies.TRANSFER)
+def reach(model: str, revision: str | None) -> Manifest:
+    """Find the snapshot on this worker's volume, or bring it there from S3."""
+    manifest = restoration.reach(parts(), ModelName.parse(model), revision)
+    get_run_logger().info("%s@%s is on the volume", model, manifest.revision)
+    return manifest
+
+
 @task(task_run_name="find", **policies.STORE)
 def find(model: str, revision: str | None) -> Manifest:
     """Find the snapshot in S3: that of a revision, else what is promoted there."""

@@ -6,18 +6,10 @@ import signal
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle.promotion import snapshot_of
 from paddock.lifecycle.serving import Order, Serving, serve_snapshot
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName
 from tasks import policies, record
 from tasks.wiring import parts
-
-
-@task(task_run_name="find", **policies.HUB)
-def find(model: str, revision: str | None) -> Manifest:
-    """Find the snapshot on the volume: of a revision, else the promoted one."""
-    return snapshot_of(parts(), ModelName.parse(model), revision)
 
 
 @task(task_run_name="serve", **policies.ENGINE)

@@ -160,6 +160,20 @@ def restore(
     return Restored(path, manifest, acquired, promote, time.monotonic() - began)
 
 
+def reach(parts: Parts, model: ModelName, ref: str | None = None) -> Manifest:
+    """The snapshot of a revision on the volume, without one the promoted one; what the volume lacks is brought there
+    from S3, and not promoted: how a worker with a volume of its own comes by what others onboarded.
+
+    Raises NotOnVolume where neither store has it, and as `restore`.
+    """
+    try:
+        return promotion.snapshot_of(parts, model, ref)
+    except NotOnVolume:
+        if parts.s3 is None:
+            raise
+    return restore(parts, model, ref=ref, promote=False).manifest
+
+
 def _s3(parts: Parts) -> S3Store:
     if parts.s3 is None:
         raise BadSetting(

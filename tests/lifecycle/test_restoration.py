@@ -12,9 +12,10 @@ from infra.local.hub import Service
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, CorruptFile, ModelRejected, NotOnVolume, StoreUnavailable, TransferRefused
 from paddock.lifecycle import promotion
+from paddock.lifecycle.measuring import benchmark
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
-from paddock.lifecycle.restoration import restore
+from paddock.lifecycle.restoration import reach, restore
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import Sha256
 from paddock.store.copying import push
@@ -71,6 +72,19 @@ def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(ca
     again = restore(second, MODEL)
     assert again.transferred_bytes == 0
     assert {one.origin for one in again.acquired} == {"volume"}
+
+
+def test_a_worker_with_a_volume_of_its_own_reaches_what_others_onboarded(cached: Manifest) -> None:
+    second = connect()
+    assert reach(second, MODEL, cached.revision) == cached
+    assert second.volume.snapshot(MODEL, cached.revision) == cached
+    assert second.volume.promoted(MODEL) is None
+    assert benchmark(second, cached, 128).decode_tok_per_s > 0
+    with pytest.raises(NotOnVolume, match="is not in s3://"):
+        reach(second, MODEL, "f" * 40)
+    alone = Parts(second.settings, second.hub, second.volume, None)
+    with pytest.raises(NotOnVolume, match="is not on the volume"):
+        reach(alone, MODEL, "f" * 40)
 
 
 def test_a_commit_is_pulled_from_s3_where_the_hub_is_switched_off(cached: Manifest) -> None:
