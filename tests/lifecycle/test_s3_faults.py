@@ -28,7 +28,7 @@ from tests.support.s3_proxy import Fault, S3Proxy, proxied
 
 Step = Callable[[Parts, Manifest], None]
 
-BOUND_S = 20.0
+BOUND_S = 30.0
 LARGER = ModelName.parse("org/larger-GGUF")
 
 
@@ -37,7 +37,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path:
     """The environment leads to a Hub, an empty volume, and to S3 by way of the proxy."""
     point_to(monkeypatch, hub, tmp_path)
     point_to_s3(monkeypatch, s3, f"faults-{secrets.token_hex(4)}")
-    monkeypatch.setenv("PADDOCK_STALL_S", "1")
+    monkeypatch.setenv("PADDOCK_STALL_S", "2")
     monkeypatch.setenv("PADDOCK_LEASE_S", "2")
     stock(hub)
     with proxied(s3.endpoint) as made:
