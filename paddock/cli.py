@@ -15,24 +15,20 @@ import json
 import logging
 import signal
 import sys
-from enum import StrEnum
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from paddock import cli_stores
+from paddock import cli_engine, cli_stores
 from paddock.cli_stores import list_s3
-from paddock.door import Json, ModelArgument, NameArgument
+from paddock.door import ContextOption, Json, ModelArgument, NameArgument, ProfileName, QuantOption, TargetOption
 from paddock.door import failed as _failed
 from paddock.door import model_in as _model
 from paddock.door import parts_here as _parts
 from paddock.door import show as _show
 from paddock.door import snapshot_in as _snapshot
 from paddock.errors import NotOnVolume, PaddockError, UsageError
-
-if TYPE_CHECKING:
-    from paddock.serving.engines import ServerName
 
 app = typer.Typer(
     name="paddock",
@@ -44,32 +40,6 @@ app = typer.Typer(
 
 _LOG = logging.getLogger("paddock")
 _INTERRUPTED = 128 + signal.SIGINT
-
-ContextOption = Annotated[
-    int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that it must fit with.")
-]
-TargetOption = Annotated[
-    str, typer.Option("--target", help="this-machine, any, 64GiB, or cards: rtx-4090, 2x-a100-80gb, 24GiB-gpu.")
-]
-QuantOption = Annotated[str, typer.Option("--quant", metavar="Q", help="A quantization, such as Q4_K_M.")]
-
-
-class ProfileName(StrEnum):
-    CHAT = "chat"
-    ROLEPLAY = "roleplay"
-
-
-class ServerChoice(StrEnum):
-    AUTO = "auto"
-    LLAMA_SERVER = "llama-server"
-    LLAMA_CPP_PYTHON = "llama-cpp-python"
-
-
-_SERVERS: dict[ServerChoice, ServerName | None] = {
-    ServerChoice.AUTO: None,
-    ServerChoice.LLAMA_SERVER: "llama-server",
-    ServerChoice.LLAMA_CPP_PYTHON: "llama-cpp-python",
-}
 
 
 def main() -> NoReturn:
@@ -391,93 +361,5 @@ def history(model: NameArgument, as_json: Json = False) -> int:
     return 0
 
 
-@app.command()
-def bench(
-    model: ModelArgument,
-    ctx: Annotated[int, typer.Option("--ctx", metavar="N", min=512, help="Tokens of context.")] = 4096,
-    roleplay: Annotated[bool, typer.Option("--roleplay", help="Measure how well it plays a character, too.")] = False,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="First seek the engine's fastest settings here, and remember them.")
-    ] = False,
-    budget: Annotated[
-        int, typer.Option("--budget", metavar="SECONDS", min=1, max=86_400, help="How long --tune may take.")
-    ] = 120,
-    server: Annotated[
-        str | None,
-        typer.Option("--server", metavar="URL", help="Load a server of it too: http://127.0.0.1:8080/v1."),
-    ] = None,
-    as_json: Json = False,
-) -> int:
-    """Load a model in the engine's own process and measure it, with the fastest settings that are known here."""
-    from paddock.lifecycle import measuring
-    from paddock.terminal import render_benchmark, render_tuning
-
-    parts = _parts()
-    snapshot = _snapshot(parts, model)
-    tuning = measuring.tune(parts, snapshot, ctx, budget_s=budget) if tune else None
-    measured = measuring.benchmark(parts, snapshot, ctx, roleplay=roleplay)
-    if server is not None:
-        measured = measuring.measure_server(parts, snapshot, measured, server, api_key=parts.settings.api_key)
-
-    def render() -> None:
-        if tuning is not None:
-            render_tuning(tuning)
-        render_benchmark(measured)
-
-    _show(as_json, {**measured.to_json(), "tuning": tuning.to_json() if tuning else None}, render)
-    return 0
-
-
-@app.command()
-def serve(
-    model: ModelArgument,
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for any free one.")] = 8080,
-    ctx: Annotated[
-        int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context for each request.")
-    ] = None,
-    parallel: Annotated[
-        int | None, typer.Option("--parallel", metavar="N", min=1, max=64, help="Requests at once; llama-server only.")
-    ] = None,
-    profile: Annotated[ProfileName, typer.Option(help="What it is used for.")] = ProfileName.CHAT,
-    quant: QuantOption = "auto",
-    kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
-    server: Annotated[
-        ServerChoice, typer.Option(help="auto takes llama-server where it is on the PATH.")
-    ] = ServerChoice.AUTO,
-    as_json: Json = False,
-) -> int:
-    """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
-    named. PADDOCK_API_KEY is what clients must send."""
-    from paddock.lifecycle.serving import Order, Serving, serve_snapshot
-    from paddock.terminal import render_serving
-
-    parts = _parts()
-    order = Order(
-        host=host,
-        port=port,
-        context_tokens=ctx,
-        parallel=parallel,
-        profile=profile.value,
-        quantization=quant,
-        kv_type=kv_type,
-        server=_SERVERS[server],
-    )
-    told = False
-
-    def ready(serving: Serving) -> None:
-        nonlocal told
-        _show(as_json, serving.to_json(), lambda: render_serving(serving))
-        told = True
-
-    try:
-        serve_snapshot(parts, _snapshot(parts, model), order, ready=ready)
-    except PaddockError as error:
-        if not told:
-            raise
-        return _failed(False, error.code, error.message, error.cure, error.exit_status)  # stdout had its one object
-    return 0
-
-
-for _command in cli_stores.COMMANDS:
+for _command in (*cli_stores.COMMANDS, *cli_engine.COMMANDS):
     app.command()(_command)

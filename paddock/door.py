@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name.")]
+ContextOption = Annotated[
+    int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that it must fit with.")
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="this-machine, any, 64GiB, or cards: rtx-4090, 2x-a100-80gb, 24GiB-gpu.")
+]
+QuantOption = Annotated[str, typer.Option("--quant", metavar="Q", help="A quantization, such as Q4_K_M.")]
+
+
+class ProfileName(StrEnum):
+    CHAT = "chat"
+    ROLEPLAY = "roleplay"
 
 
 def parts_here(*, limit_rate: str | None = None) -> Parts:

@@ -49,7 +49,7 @@ one sentence. All of them survive pickling, since Prefect carries them between p
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PaddockError(Exception):
@@ -220,7 +220,9 @@ class CorruptFile(WantingError):
 
 
 class ModelRejected(WantingError):
-    pass
+    """`findings` are those of the audit that rejected it, where there was one."""
+
+    findings: tuple[Any, ...] = ()
 
 
 class IncompatibleModel(WantingError):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 
+from paddock.errors import ModelRejected
 from paddock.lifecycle import acquisition, auditing, delivery
 from paddock.lifecycle.acquisition import Plan, Published
 from paddock.lifecycle.auditing import Audited
@@ -13,6 +14,7 @@ from paddock.lifecycle.delivery import Acquired, Row
 from paddock.lifecycle.listing import resolve as resolve_revision
 from paddock.lifecycle.preflight import choose_fitting
 from paddock.model.artifact import Listing
+from paddock.model.finding import Verdict
 from paddock.model.names import ModelName
 from paddock.model.units import human_bytes
 from paddock.planning.choice import Choice
@@ -35,9 +37,13 @@ def preflight(listing: Listing, quantization: str, context_tokens: int, target: 
     """Audit the header, ask the engine what the model would take, and choose the quantization that fits the target.
     What does not fit, or is no sound model, fails here, before a weight is fetched."""
     wish = Wish(context_tokens, at_most_trained=True)
-    choice, found = choose_fitting(
-        parts(), listing, wish, target=parse_target(target), quantization=quantization, projector=projector
-    )
+    try:
+        choice, found = choose_fitting(
+            parts(), listing, wish, target=parse_target(target), quantization=quantization, projector=projector
+        )
+    except ModelRejected as error:
+        record.findings(listing.model, Verdict.REJECT, error.findings)
+        raise
     if found:
         record.preflight(listing.model, found)
         get_run_logger().info("%s", found.line)

@@ -91,4 +91,8 @@ def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -
     worst = [finding for finding in findings if finding.severity is Severity.REJECT]
     more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
     where = f" at {worst[0].where}" if worst[0].where else ""
-    raise ModelRejected(f"{what} is rejected by {worst[0].rule}{where}: {worst[0].message}{more}", cure=worst[0].cure)
+    rejected = ModelRejected(
+        f"{what} is rejected by {worst[0].rule}{where}: {worst[0].message}{more}", cure=worst[0].cure
+    )
+    rejected.findings = tuple(findings)
+    raise rejected

@@ -81,6 +81,6 @@ def _card_bytes(name: str) -> int | None:
 
 def _unknown(text: str) -> BadSetting:
     return BadSetting(
-        f"{text[:40]!r} is no machine that is known",
+        f"the target {text[:40]!r} is no machine that is known",
         cure=f"write this-machine, any, a size such as 64GiB, 24GiB-gpu, or one of {', '.join(CARDS_MIB)}",
     )

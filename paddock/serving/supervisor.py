@@ -158,8 +158,8 @@ class Supervisor:
                 await ended
 
     def _memory(self, engine: EngineProcess) -> PaddockError | None:
-        """What is mapped from the model's files is not counted: the system takes it back when it needs it. The engine
-        repacks mapped weights into memory of its own, which the plan counts once."""
+        """What is mapped from the model's files is not counted: the system takes it back when it needs it. What the
+        engine repacks of it is, here and in the plan."""
         _, held = engine.resident_bytes()
         bound = self._planned_bytes + MARGIN_BYTES
         if held > bound:

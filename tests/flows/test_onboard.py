@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from paddock.lifecycle.dossier import Onboarded
 from paddock.lifecycle.parts import Parts, connect
 from paddock.model.names import ModelName
 from tests.support.gguf import STRING, U32, tiny_llama
-from tests.support.house import NAME, point_to_s3, tiny, unsound
+from tests.support.house import NAME, Q4_K_M, point_to_s3, tiny, unsound
 
 MODEL = ModelName.parse(NAME)
 KINDS = (
@@ -169,17 +170,15 @@ def test_without_promotion_what_is_promoted_stays(parts: Parts, hub: Service) ->
     assert parts.volume.promoted(MODEL) == before
 
 
-def test_a_target_too_small_for_every_quantization_is_refused_before_a_byte(hub: Service) -> None:
-    hub.reset_stats()
-    with pytest.raises(DoesNotFit, match="the smallest"):
-        run_here(onboard_model, model=NAME, target="1KiB")
-    assert hub.stats().total_bytes_sent == 0
-
-
-def test_a_target_too_small_for_the_context_is_refused_before_it_is_promoted(parts: Parts) -> None:
-    with pytest.raises(DoesNotFit, match="tokens of context"):
+def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantization_would_take(
+    client: SyncPrefectClient, parts: Parts
+) -> None:
+    with pytest.raises(DoesNotFit, match=r"with 1024 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
         run_here(onboard_model, model=NAME, target="1MiB")
-    assert parts.volume.promoted(MODEL) is None
+    table = artifact(client, "preflight")
+    assert "does not fit" in (table.description or "")
+    assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["quantization"] for row in json.loads(str(table.data))}
+    assert not list((parts.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
 
 
 @pytest.mark.parametrize(
@@ -232,4 +231,4 @@ def test_each_phase_is_a_flow_of_its_own(
 def test_what_the_house_holds_is_really_that_model(parts: Parts) -> None:
     result = onboard(quantization="q4_k_m")
     assert result.quantization == "Q4_K_M"
-    assert (Path(result.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2)
+    assert (Path(result.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)

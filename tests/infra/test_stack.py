@@ -111,7 +111,7 @@ def _onboarding_works(line: str, api: str) -> None:
     artifacts = {one["key"].split("-")[0]: one["data"] for one in _ask(f"{api}/artifacts/latest/filter", {})}
     kinds = set(artifacts)
     judged = {"findings", "chat", "expectations", "memory"}
-    assert kinds == {"files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
+    assert kinds == {"preflight", "files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
 
     (docs,) = re.findall(r"\]\((http://127\.0\.0\.1:\S+)\)", artifacts["expectations"])
     page = httpx.get(docs, trust_env=False)

@@ -35,6 +35,8 @@ from tests.support.larger import SEGMENT_BYTES, larger
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
 FILE = "larger-F32.gguf"
+HEADER_BYTES = 1024 * 1024
+"""What a preflight reads of a file with a small header."""
 GIGABYTE = {"layers": 4, "width": 2048, "inner": 8192}
 
 
@@ -103,7 +105,8 @@ def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
         said = answers(processes)
     sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
     print(f"{count} workers, {len(content)} bytes: the hub sent {sent / len(content):.3f} times the model")
-    assert sent <= 1.1 * len(content)
+    # Each worker's preflight reads the header by itself, where S3 has not the file yet.
+    assert sent <= 1.1 * len(content) + (0 if shape else count * HEADER_BYTES)
     assert sorted(file["source"] for one in said for file in one["files"]) == ["hub"] + ["s3"] * (count - 1)
     check(tmp_path, count, content)
     assert [key for key in keys(bucket) if "/leases/" in key] == []

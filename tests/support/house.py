@@ -23,11 +23,15 @@ CARD = b"---\nlicense: mit\n---\n# Tiny\n"
 CONFIG = b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
 
 
-def tiny(layers: int = 1, *, name: str = "tiny") -> bytes:
-    """A sound Llama that the engine loads; another for each number of layers and name. That of two layers says that
-    it is Q4_K_M, as it is named."""
+Q4_K_M, Q6_K, Q8_0 = 15, 18, 7
+"""Numbers of `general.file_type`."""
+
+
+def tiny(layers: int = 1, *, name: str = "tiny", file_type: int = Q8_0) -> bytes:
+    """A sound Llama that the engine loads; another for each number of layers, each name and each quantization that it
+    claims."""
     file = tiny_llama(layers=layers).set("general.name", STRING, name)
-    return file.set("general.file_type", U32, 15 if layers == 2 else 7).to_bytes()
+    return file.set("general.file_type", U32, file_type).to_bytes()
 
 
 def unsound() -> bytes:
@@ -38,7 +42,7 @@ def unsound() -> bytes:
 def stock(hub: Service) -> str:
     """Fill a repository with two quantizations, a split one and the usual small files; returns its commit."""
     shards = tiny_shards(2)
-    shards[0].set("general.file_type", U32, 18)
+    shards[0].set("general.file_type", U32, Q6_K)
     return hub.repository(NAME).commit(
         {
             "README.md": CARD,
@@ -46,7 +50,7 @@ def stock(hub: Service) -> str:
             "tokenizer_config.json": b'{"model_max_length": 256}',
             ".gitattributes": b"*.gguf filter=lfs\n",
             "tiny-Q8_0.gguf": tiny(),
-            "tiny-Q4_K_M.gguf": tiny(2),
+            "tiny-Q4_K_M.gguf": tiny(2, file_type=Q4_K_M),
             "big/tiny-Q6_K-00001-of-00002.gguf": shards[0].to_bytes(),
             "big/tiny-Q6_K-00002-of-00002.gguf": shards[1].to_bytes(),
         }
