@@ -83,7 +83,7 @@ def serve(
 ) -> int:
     """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
     named. PADDOCK_API_KEY is what clients must send."""
-    from paddock.lifecycle.serving import Order, Serving
+    from paddock.lifecycle.serving import Order, Serving, serve_snapshot
     from paddock.terminal import render_serving
 
     parts = parts_here()
@@ -105,7 +105,7 @@ def serve(
         told = True
 
     try:
-        servesnapshot_in(parts, snapshot_in(parts, model), order, ready=ready)
+        serve_snapshot(parts, snapshot_in(parts, model), order, ready=ready)
     except PaddockError as error:
         if not told:
             raise
