@@ -34,7 +34,8 @@ def tree_of(pid: int) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PADDOCK_THREADS", "1")  # other tests have the cores too
     yield tmp_path
     supervisor.stop(tmp_path)
 

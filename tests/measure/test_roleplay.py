@@ -29,10 +29,11 @@ def as_others_speak(chat: Chat) -> Chat:
 
 
 @pytest.mark.timeout(600)
-def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat) -> None:
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.torture)])
+def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat, count: int) -> None:
     scores = {}
     for name, chat in (("right", right), ("wrong", as_others_speak(right))):
-        scores[name] = measure_roleplay(model, chat, scenes=SCENES[:2])
+        scores[name] = measure_roleplay(model, chat, scenes=SCENES[:count], threads=1)
         print(f"\n{name}: {chat.origin}")
         for row in scores[name].rows():
             print("  ", *row)
@@ -44,7 +45,7 @@ def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat) -> None
 
 @pytest.mark.torture
 def test_the_same_suite_has_the_same_score(model: Path, right: Chat) -> None:
-    one, two = (measure_roleplay(model, right, scenes=SCENES[:1]) for _ in range(2))
+    one, two = (measure_roleplay(model, right, scenes=SCENES[:1], threads=1) for _ in range(2))
     assert one == two
     assert [trait.asked for trait in one.traits] == [4, 6, 6, 2]
 
@@ -56,7 +57,9 @@ def test_a_score_comes_back_from_its_document() -> None:
 
 
 def played(path: Path, context_tokens: int) -> Roleplay:
-    return measure_roleplay(path, chat_of(path.parent, "org/tiny"), context_tokens=context_tokens, scenes=SCENES[:1])
+    return measure_roleplay(
+        path, chat_of(path.parent, "org/tiny"), context_tokens=context_tokens, scenes=SCENES[:1], threads=1
+    )
 
 
 def test_marks_of_many_tokens_leave_fewer_turns_in_the_window(tmp_path: Path) -> None:
