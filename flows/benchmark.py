@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
+from paddock.errors import DoesNotFit
 from paddock.measure.benchmark import Benchmark
+from paddock.model.artifact import Manifest
+from paddock.planning.targets import THIS_MACHINE
 from tasks import engine, policies, restore
 
 
@@ -34,15 +37,23 @@ def benchmark_model(
     return measured
 
 
-def benchmark_where_it_serves(model: str, revision: str, context_tokens: int, profile: Profile) -> None:
+def benchmark_where_it_serves(manifest: Manifest, context_tokens: int, profile: Profile, target: str) -> None:
     """Measure on a worker of the GPU pool when one takes it, and in this process when there is none.
 
-    The result is read from the reports of the volume, or of S3 where that worker has a volume of its own.
+    The result is read from the reports of the volume, or of S3 where that worker has a volume of its own. A model that
+    is meant for another machine and does not fit here stays unmeasured, and its dossier says so.
     """
+    model, revision = manifest.repository, manifest.revision
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
     run = engine.start_on_gpu("benchmark-model/gpu", parameters)
     if run is None:
-        benchmark_model(model, revision, context_tokens, profile)
+        try:
+            benchmark_model(model, revision, context_tokens, profile)
+        except DoesNotFit:
+            if target == THIS_MACHINE:
+                raise
+            get_run_logger().warning("%s is for %s, and was not measured: it does not fit here", model, target)
     else:
         runs = 3 if profile == "roleplay" else 1  # it counts tokens, and it answers
-        engine.await_completion(run, run_limit_s=engine.time_limit_s(engine_runs=runs))
+        limit_s = engine.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
+        engine.await_completion(run, run_limit_s=limit_s)

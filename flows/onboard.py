@@ -43,6 +43,6 @@ def onboard_model(
     commit = acquired.manifest.revision
     validate_model(model, commit, context, target)
     cache_model(model, commit)
-    benchmark_where_it_serves(model, commit, context, profile)
+    benchmark_where_it_serves(acquired.manifest, context, profile, target)
     dossier = promote_model(model, commit, reason="onboarded") if promote else write_dossier(acquired.manifest)
     return onboarded(acquired, dossier, promoted=promote)

@@ -25,6 +25,7 @@ GPU_POOL = "paddock-gpu"
 _WAITING = frozenset({StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED})
 _QUEUE_LIMIT_S = 24 * 3600.0
 _POLL_S = 5.0
+_SLOW_BYTES_PER_S = 5e6
 _CURE = "see that run and its pool's workers"
 
 
@@ -90,10 +91,10 @@ def await_completion(
         raise EngineCrashed(f"{_name(run)} did not complete: {state.message or state.name}", cure=_CURE)
 
 
-def time_limit_s(*, engine_runs: int) -> float:
-    """How long a run on another worker may take: the engine's own limit for each run of it, and a while to start it and
-    to report."""
-    return engine_runs * parts().settings.engine_timeout_s + 120
+def time_limit_s(*, engine_runs: int, fetch_bytes: int = 0) -> float:
+    """How long a run on another worker may take: the engine's own limit for each run of it, and a while to start it, to
+    fetch the model over a slow line, and to report."""
+    return engine_runs * parts().settings.engine_timeout_s + fetch_bytes / _SLOW_BYTES_PER_S + 120
 
 
 def _await_start(client: SyncPrefectClient, run: FlowRun, *, limit_s: float, poll_s: float) -> State[Any]:

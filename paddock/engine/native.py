@@ -213,9 +213,6 @@ class Session:
 def _model_params(parameters: Parameters, *, hollow: bool) -> Any:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = parameters.n_gpu_layers
-    if parameters.tensor_split:
-        shares = (ctypes.c_float * llama.llama_max_devices())(*parameters.tensor_split)
-        params.tensor_split = shares  # which keeps them alive
     # The default mode maps the file, and with no_alloc llama.cpp then aborts.
     params.load_mode = _LOAD_WITHOUT_MMAP if hollow else _LOAD_MODES[parameters.use_mmap, parameters.use_mlock]
     params.no_alloc = hollow

@@ -70,8 +70,8 @@ def _on_cpu(tensor: Tensor, header: Header, parameters: Parameters) -> bool:
         return True
     match = _LAYER.match(tensor.name)
     layers = header.of_architecture("block_count")
-    if match is None or not isinstance(layers, int) or parameters.n_gpu_layers < 0:
-        return False
+    if match is None or not isinstance(layers, int) or parameters.n_gpu_layers <= 0:
+        return parameters.n_gpu_layers == 0
     return int(match[1]) <= layers - parameters.n_gpu_layers
 
 

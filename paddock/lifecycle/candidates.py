@@ -20,6 +20,7 @@ from paddock.lifecycle.auditing import require_accepted
 from paddock.lifecycle.inspection import local_path, repository_of
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
+from paddock.model.finding import Finding, Severity
 from paddock.model.names import shown
 from paddock.model.quantization import GgufSet, local_files, ranked_by_place, split_count
 from paddock.planning.choice import AUTO
@@ -80,10 +81,13 @@ class Opened:
         except EngineCrashed as error:
             if not error.by_signal:
                 raise
-            raise ModelRejected(
-                f"{shown(self.model.first)} is rejected by compatibility.engine: {error.message}",
-                cure="use another file, or a newer llama-cpp-python; where sound models fail too, its build is faulty",
-            ) from error
+            cure = "use another file, or a newer llama-cpp-python; where sound models fail too, its build is faulty"
+            rejected = ModelRejected(
+                f"{shown(self.model.first)} is rejected by compatibility.engine: {error.message}", cure=cure
+            )
+            where = self.model.first
+            rejected.findings = (Finding("compatibility.engine", Severity.REJECT, error.message, where, cure),)
+            raise rejected from error
 
 
 def open_model(offer: Offer, model: GgufSet) -> Opened:

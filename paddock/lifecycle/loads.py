@@ -24,8 +24,17 @@ _LOG = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
-def note_load(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load:
-    """Keep what a load took beside what the header predicts for the same parameters. Raises the engine's errors."""
+def note_load(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load | None:
+    """Keep what a load took beside what the header predicts for the same parameters. It is a note and no more: where
+    it cannot be made, that is logged."""
+    try:
+        return _note(parts, manifest, measured)
+    except PaddockError as error:
+        _LOG.warning("what the load of %s took was not kept: %s", manifest.repository, error.message)
+        return None
+
+
+def _note(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load:
     path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
     parameters = Parameters.from_json(measured.parameters)
     predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
@@ -56,7 +65,7 @@ def margin_for(parts: Parts, architecture: str, engine: str, machine: Machine, *
 def _loads(parts: Parts, name: str) -> list[Load]:
     try:
         return [Load.from_json(one) for one in json.loads(parts.volume.read_note(name) or "[]")]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         _LOG.warning("%s cannot be read (%s); it is written anew", name, type(error).__name__)
         return []
 

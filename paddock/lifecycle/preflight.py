@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock.engine.parameters import Parameters
-from paddock.errors import DoesNotFit, NoGguf
+from paddock.errors import DoesNotFit, ModelRejected, NoGguf
 from paddock.lifecycle.candidates import Offer, Opened, offer_in, offer_of, open_model
 from paddock.lifecycle.loads import margin_for
 from paddock.lifecycle.parts import Parts
@@ -29,11 +29,8 @@ from paddock.model.units import human_bytes
 from paddock.planning.choice import AUTO, Choice, choose
 from paddock.planning.footprint import Footprint
 from paddock.planning.placement import Target, missing_bytes, place
-from paddock.planning.plan import LEAST_CONTEXT, Plan, Wish, longest_context, make_plan
+from paddock.planning.plan import LEAST_CONTEXT, USUAL_CONTEXT, Plan, Wish, longest_context, make_plan
 from paddock.validation.compatibility import Needs
-
-_ENOUGH_TOKENS = 4096
-"""Of context, where none is asked for: a better quantization with less is of less use than a smaller one with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +184,7 @@ def choose_fitting(
         files=choice.model_files if files else (),
     )
     if not files and found.plan.fits and found.file != choice.model_files[0]:
-        choice = choose(listing, projector=projector, prefer=found.file)
+        choice = choose(listing, quantization=quantization, projector=projector, prefer=found.file)
     return choice, found
 
 
@@ -204,7 +201,8 @@ class _Search:
         return self.seen[one]
 
     def choose(self, asked: Sequence[GgufSet], target: Target) -> tuple[Opened, Plan]:
-        """The first that fits well, else the first that fits best, else the smallest, with its plan."""
+        """The first that fits well, else the first that fits best, else the smallest, with its plan. Behind one that
+        fits, one that is rejected ends the search, and is no reason to fail."""
         pending = list(asked)
         best: tuple[tuple[bool, bool], Opened, Plan] | None = None
         while pending:
@@ -212,11 +210,16 @@ class _Search:
             if not self._may_fit(one, target):
                 pending.remove(one)
                 continue
-            if one not in self.seen:
-                self.see(one)
-                continue  # its header may give it another rank
-            pending.remove(one)
-            plan = self._plan(one, target)
+            try:
+                if one not in self.seen:
+                    self.see(one)
+                    continue  # its header may give it another rank
+                pending.remove(one)
+                plan = self._plan(one, target)
+            except ModelRejected:
+                if best is None:
+                    raise
+                break
             if plan.fits:
                 merit = self._merit(plan, target)
                 if best is None or merit > best[0]:
@@ -245,7 +248,8 @@ class _Search:
     def _enough_tokens(self) -> int:
         trained = next(iter(self.seen.values())).facts.context_length
         asked = self._wish.for_model(trained).context_tokens
-        return asked or min(trained or _ENOUGH_TOKENS, _ENOUGH_TOKENS)
+        # Without one: a better quantization with less is of less use than a smaller one with this.
+        return asked or min(trained or USUAL_CONTEXT, USUAL_CONTEXT)
 
     def _may_fit(self, one: GgufSet, target: Target) -> bool:
         """Whether it could, if computing took nothing: else its header is not worth reading."""
@@ -332,7 +336,7 @@ def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: 
 
 def _advice(chosen: Opened, plan: Plan, target: Target) -> str:
     tokens = longest_context(chosen.ask, target, plan, chosen.footprint)
-    what = chosen.model.quantization or chosen.model.first
+    what = chosen.quantization or shown(chosen.model.first)
     if tokens:
         return f"with {tokens} tokens of context {what} would fit"
     room = "GPU memory and " if target.vram_bytes else ""

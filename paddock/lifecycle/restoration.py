@@ -161,11 +161,12 @@ def restore(
 
 
 def reach(parts: Parts, model: ModelName, ref: str | None = None) -> Manifest:
-    """The snapshot of a revision on the volume, without one the promoted one; what the volume lacks is brought there
-    from S3, and not promoted: how a worker with a volume of its own comes by what others onboarded.
+    """The snapshot of a revision on the volume; without one, of what is promoted there, or else in S3. What the volume
+    lacks is brought from S3, and not promoted: so a worker with a volume of its own comes by what others onboarded.
 
     Raises NotOnVolume where neither store has it, and as `restore`.
     """
+    ref = ref or parts.volume.promoted(model) or (parts.s3.promoted(model) if parts.s3 is not None else None)
     try:
         return promotion.snapshot_of(parts, model, ref)
     except NotOnVolume:

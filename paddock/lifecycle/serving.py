@@ -142,7 +142,7 @@ def make_offer(
             cure=found.advice or "use a smaller context",
         )
     planned = with_threads(found.plan.parameters, parts.settings.threads)
-    parameters, memory = tuned(parts, manifest, planned, machine=machine), found.plan.memory
+    parameters, memory = tuned(parts, manifest, planned, machine=machine, path=snapshot / found.file), found.plan.memory
     if parameters != planned:
         memory = measure_memory(snapshot / found.file, context_tokens=parameters.n_ctx, parameters=parameters)
     return Offer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import measure_memory
@@ -28,25 +29,27 @@ _LOG = logging.getLogger(__name__)
 def tune(parts: Parts, manifest: Manifest, plan: Parameters, *, budget_s: float = BUDGET_S) -> Tuning:
     """Race the settings around `plan`, and remember the outcome. Raises as `paddock.measure.tuning.tune`."""
     machine = this_machine()
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    path = _path(parts, manifest)
     with parts.volume.lease(manifest.model, manifest.revision):
         tuning = race(path, plan, budget_s=budget_s, machine=machine)
-    parts.volume.write_tuning(_blob(parts, manifest), _name(machine), json.dumps(tuning.to_json(), indent=2))
+    parts.volume.write_tuning(_blob(parts, manifest, path), _name(machine), json.dumps(tuning.to_json(), indent=2))
     return tuning
 
 
-def tuned(parts: Parts, manifest: Manifest, plan: Parameters, *, machine: Machine | None = None) -> Parameters:
+def tuned(
+    parts: Parts, manifest: Manifest, plan: Parameters, *, machine: Machine | None = None, path: Path | None = None
+) -> Parameters:
     """`plan` as it is fastest here, or as it is where nobody tuned it; what the plan sets otherwise than the tuned one
     did stays.
 
     The result fits where the plan fits: a turn for which there is no memory now is not taken.
     """
     machine = machine or this_machine()
-    tuning = recall(parts, manifest, machine=machine)
+    path = path or _path(parts, manifest)
+    tuning = recall(parts, manifest, machine=machine, path=path)
     wanted = tuning.applied(plan) if tuning else plan
     if wanted == plan:
         return plan
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
     try:
         needed = measure_memory(path, context_tokens=wanted.n_ctx, parameters=wanted)
         check_fits(needed, machine, what=path.name, context_tokens=wanted.n_ctx)
@@ -57,9 +60,12 @@ def tuned(parts: Parts, manifest: Manifest, plan: Parameters, *, machine: Machin
     return wanted
 
 
-def recall(parts: Parts, manifest: Manifest, *, machine: Machine | None = None) -> Tuning | None:
+def recall(
+    parts: Parts, manifest: Manifest, *, machine: Machine | None = None, path: Path | None = None
+) -> Tuning | None:
     """What is remembered of this very file, engine and machine; None where nothing is, or it cannot be read."""
-    text = parts.volume.read_tuning(_blob(parts, manifest), _name(machine or this_machine()))
+    blob = _blob(parts, manifest, path or _path(parts, manifest))
+    text = parts.volume.read_tuning(blob, _name(machine or this_machine()))
     try:
         return Tuning.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -67,9 +73,13 @@ def recall(parts: Parts, manifest: Manifest, *, machine: Machine | None = None) 
         return None
 
 
-def _blob(parts: Parts, manifest: Manifest) -> Sha256:
+def _path(parts: Parts, manifest: Manifest) -> Path:
+    return get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+
+
+def _blob(parts: Parts, manifest: Manifest, path: Path) -> Sha256:
     snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    shown = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
+    shown = path.resolve().parent.joinpath(path.name).relative_to(snapshot.resolve()).as_posix()
     return next(file.sha256 for file in manifest.files if file.path == shown)
 
 

@@ -58,7 +58,13 @@ class Load:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Load:
-        return cls(**value)
+        """Read what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+        system = value["system_bytes"]
+        return cls(
+            predicted_bytes=max(int(value["predicted_bytes"]), 1),
+            engine_bytes=int(value["engine_bytes"]),
+            system_bytes=None if system is None else int(system),
+        )
 
 
 def margin_bytes(loads: Sequence[Load]) -> int:

@@ -70,10 +70,12 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """A model by its layers. `input_bytes` are the weights before the first layer, which stay in the host's memory,
-    `output_bytes` those behind the last one; `tied` says that the embedding is the output matrix too."""
+    `embedding_bytes` those of them that are the token embedding, `output_bytes` those behind the last layer; `tied`
+    says that the embedding is the output matrix too."""
 
     layers: tuple[Layer, ...]
     input_bytes: int
+    embedding_bytes: int
     output_bytes: int
     tied: bool
     window: int
@@ -92,13 +94,14 @@ class Footprint:
             self,
             layers=tuple(replace(one, weights_bytes=round(one.weights_bytes * share)) for one in self.layers),
             input_bytes=round(self.input_bytes * share),
+            embedding_bytes=round(self.embedding_bytes * share),
             output_bytes=round(self.output_bytes * share),
         )
 
     @property
     def offloaded_output_bytes(self) -> int:
         """What a GPU holds to compute the output: of a tied embedding, a copy."""
-        return self.output_bytes + (self.input_bytes if self.tied else 0)
+        return self.output_bytes + (self.embedding_bytes if self.tied else 0)
 
     def cache_bytes(self, layer: Layer, parameters: Parameters) -> int:
         """The cache and the state of one layer with these parameters."""
@@ -159,6 +162,7 @@ def footprint(header: Header, tensors: Sequence[Tensor] | None = None) -> Footpr
             for number in range(computed)
         ),
         input_bytes=sum(tensor.size_bytes for tensor in beside.values()) - size,
+        embedding_bytes=embedding.size_bytes if embedding is not None else 0,
         output_bytes=size,
         tied="output.weight" not in beside,
         window=header.integer(f"{header.architecture}.attention.sliding_window")

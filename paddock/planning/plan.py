@@ -22,6 +22,7 @@ from paddock.planning.footprint import Footprint
 from paddock.planning.placement import Placement, Target, missing_bytes, place
 
 LEAST_CONTEXT = 512
+USUAL_CONTEXT = 4096
 _MOST_TOKENS = 2**27
 _SMALL_BATCH = 128
 _STEP = 256
@@ -32,13 +33,23 @@ Ask = Callable[[Sequence[Parameters]], Sequence[Memory]]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a model: `context_tokens` for each of `parallel` requests at once, or the longest that fits."""
+    """What is asked of a model: `context_tokens` for each of `parallel` requests at once, or the longest that fits.
+    Raises ConflictingConfiguration for more than the engine counts."""
 
     context_tokens: int | None
     parallel: int = 1
     kv_type: str = "f16"
     at_most_trained: bool = False
     """Whether a model that was trained for less is taken with that."""
+
+    def __post_init__(self) -> None:
+        tokens = (self.context_tokens or 0) * self.parallel
+        if tokens > _MOST_TOKENS:
+            raise ConflictingConfiguration(
+                f"{self.parallel} requests at once with {self.context_tokens} tokens of context each are"
+                f" {tokens} tokens, and the engine counts up to {_MOST_TOKENS}",
+                cure="ask for fewer requests or a shorter context",
+            )
 
     def for_model(self, trained: int | None) -> Wish:
         """The wish for a model that was trained for so many tokens."""
@@ -94,7 +105,8 @@ def make_plan(ask: Ask, target: Target, wish: Wish, *, trained: int | None, mode
             if found:
                 parameters, memory, placed = found
                 tokens = parameters.n_ctx // wish.parallel
-                shorter = f"context: {tokens} tokens of the {wanted} that it was trained for"
+                whole = "that it was trained for" if trained else "that are usual"
+                shorter = f"context: {tokens} tokens of the {wanted} {whole}"
                 return _plan(_Way(parameters, (*way.given_up, shorter)), memory, placed)
     lacking = missing_bytes(model, ways[0].parameters, first, target)
     return Plan(False, ways[0].parameters, first, (f"{human_bytes(lacking)} are missing",), lacking)
@@ -115,14 +127,7 @@ def _wanted(wish: Wish, trained: int | None) -> int:
             f"the model was trained for {trained} tokens of context, and {wish.context_tokens} are asked for",
             cure=f"ask for {trained} at most",
         )
-    wanted = wish.context_tokens or trained or 4096
-    if wanted * wish.parallel > _MOST_TOKENS:
-        raise ConflictingConfiguration(
-            f"{wish.parallel} requests at once with {wanted} tokens of context each are"
-            f" {wanted * wish.parallel} tokens, and the engine counts up to {_MOST_TOKENS}",
-            cure="ask for fewer requests or a shorter context",
-        )
-    return wanted
+    return wish.context_tokens or min(trained or USUAL_CONTEXT, _MOST_TOKENS // wish.parallel)
 
 
 def _start(wish: Wish, tokens: int, threads: int) -> Parameters:

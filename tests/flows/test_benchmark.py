@@ -62,7 +62,7 @@ def test_without_a_deployment_the_benchmark_runs_in_this_process(
     roomy = tiny_llama().set("llama.context_length", U32, 1024).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
     manifest = pull(parts, MODEL).manifest
-    benchmark_where_it_serves(NAME, manifest.revision, 512, "chat")
+    benchmark_where_it_serves(manifest, 512, "chat", "this-machine")
     assert read_benchmark(parts, manifest) is not None
 
 

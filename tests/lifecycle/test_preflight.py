@@ -204,3 +204,19 @@ def test_seventy_billion_weights_cost_a_header_and_a_second(parts: Parts, hub: S
     assert on_one.fits
     assert 30 < on_one.parameters.n_gpu_layers < 60
     assert on_one.given_up[-1].startswith(f"n_gpu_layers: {on_one.parameters.n_gpu_layers} of 81 fit on the GPU")
+
+
+@pytest.mark.torture  # the Hub hashes 42 GB of zeros first
+@pytest.mark.timeout(900)
+def test_seventy_billion_weights_on_the_hub_cost_their_header(parts: Parts, hub: Service, tmp_path: Path) -> None:
+    path = seventy(tmp_path / "seventy-Q4_K_M.gguf")
+    with FileSource(path) as source:
+        header_bytes = read_header(source).data_offset
+    hub.repository("org/seventy-GGUF").commit({path.name: path})
+    here = preflight(parts, str(path), Wish(131_072), target=Target(120 * GIB)).plan
+    hub.reset_stats()
+    found = preflight(parts, "org/seventy-GGUF", Wish(131_072), target=Target(120 * GIB))
+    sent = hub.stats().total_bytes_sent
+    print(f"70B on the Hub: header {header_bytes} bytes, sent {sent} bytes, {found.seconds:.2f} s, {found.plan.memory}")
+    assert found.plan == here
+    assert sent == found.bytes_read <= header_bytes + MIB

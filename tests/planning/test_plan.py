@@ -23,6 +23,7 @@ HEADS = 256  # elements of a key: with f16, 32 layers take 32 KiB for each token
 MODEL = Footprint(
     layers=(Layer(3 * MIB, key_width=HEADS, value_width=HEADS),) * LAYERS,
     input_bytes=2 * MIB,
+    embedding_bytes=MIB,
     output_bytes=2 * MIB,
     tied=False,
     window=0,
@@ -134,17 +135,17 @@ def test_speed_is_given_up_before_the_context_and_the_mapping_first() -> None:
     assert not none.fits
 
 
-@pytest.mark.parametrize(
-    ("wish", "named"),
-    [
-        (Wish(40_000), "trained for 32768 tokens of context, and 40000"),
-        (Wish(32_768, 8192), r"8192 requests at once with 32768 tokens of context each are 268435456 tokens"),
-    ],
-    ids=["longer than trained", "more than the engine counts"],
-)
-def test_settings_that_conflict_are_refused_by_name(wish: Wish, named: str) -> None:
-    with pytest.raises(ConflictingConfiguration, match=named):
-        plan(engine(), 4096 * MIB, wish)
+def test_settings_that_conflict_are_refused_by_name() -> None:
+    with pytest.raises(ConflictingConfiguration, match="trained for 32768 tokens of context, and 40000"):
+        plan(engine(), 4096 * MIB, Wish(40_000))
+    with pytest.raises(ConflictingConfiguration, match=r"8192 requests at once .* each are 268435456 tokens"):
+        Wish(32_768, 8192)
+
+
+def test_of_a_model_that_was_trained_for_more_than_the_engine_counts_the_most_is_sought() -> None:
+    made = plan(engine(each_token=1), 4096 * MIB, Wish(None, 64), trained=10_485_760)
+    assert made.fits
+    assert made.parameters.n_ctx == 2**27
 
 
 def test_a_type_of_the_cache_that_there_is_not_is_refused() -> None:
@@ -181,7 +182,7 @@ def test_what_is_on_a_gpu_is_not_repacked_and_a_tied_embedding_is_there_twice() 
     assert (whole, half, none) == (WEIGHTS, WEIGHTS + 32 * MIB, WEIGHTS + 64 * MIB)
     tied = replace(MODEL, tied=True)
     made = make_plan(engine(), Target(GIB, (GIB,)), Wish(512), trained=512, model=tied, threads=1)
-    assert made.memory.weights_bytes == WEIGHTS + MODEL.input_bytes
+    assert made.memory.weights_bytes == WEIGHTS + MODEL.embedding_bytes
 
 
 def test_the_least_context_is_tried_last() -> None:
