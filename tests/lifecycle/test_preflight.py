@@ -147,10 +147,11 @@ def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(
     finding = r"is rejected by compatibility\.engine: the engine was ended by SIGSEGV"
     with monkeypatch.context() as here:
         let_the_engine_segfault(here, tmp_path)
-        with pytest.raises(ModelRejected, match=finding):
+        with pytest.raises(ModelRejected, match=finding) as raised:
             pull(parts, ModelName.parse("org/other-GGUF"))
         with pytest.raises(ModelRejected, match=finding):
             judgement.check_compatibility(parts, manifest, 128)
+    assert [one.rule for one in raised.value.findings] == ["compatibility.engine"]
     assert [one.repository for one in parts.volume.snapshots()] == [NAME]
     assert list(parts.volume.partial.iterdir()) == []
     assert judgement.check_compatibility(parts, manifest, 128).findings == ()
