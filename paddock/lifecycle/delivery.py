@@ -20,7 +20,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected, Source
 from paddock.store.s3 import S3Store
 from paddock.transfer.digest import verify_file
-from paddock.transfer.fetch import fetch
+from paddock.transfer.fetch import fetch, forget
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Moved, Progress
 
@@ -155,7 +155,9 @@ def restore_file(
 def _if_sound(way: _Way, digest: Sha256) -> Acquired | None:
     """The blob of the volume where it is what it should be; one that is not goes to quarantine."""
     try:
-        return _stored(way, digest)
+        there = _stored(way, digest)
+        forget(way.row.expected, staging=way.parts.volume.partial, options=Options.of(way.parts.settings))
+        return there
     except CorruptFile as error:
         log.warning("%s; it is put aside, and fetched again", error.message)
         way.parts.volume.quarantine(digest)

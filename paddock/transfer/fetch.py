@@ -20,13 +20,13 @@ from pathlib import Path
 
 from paddock.errors import CorruptFile
 from paddock.model.names import Sha256
-from paddock.model.source import Source
+from paddock.model.source import Expected, Source
 from paddock.transfer.digest import Tap
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Moved
 from paddock.transfer.reception import Reception
 from paddock.transfer.room import disk_error
-from paddock.transfer.staging import Claim, acquire
+from paddock.transfer.staging import Claim, acquire, remove_orphans
 
 _LEAST_QUIET_S = 60.0
 
@@ -88,7 +88,7 @@ def fetch(
             staging,
             expected,
             segment_bytes=options.segment_bytes,
-            quiet_s=max(2 * options.stall_s, _LEAST_QUIET_S),
+            quiet_s=_quiet_s(options),
             label=source.label,
             cancel=cancel,
             arrived=arrived or (lambda: False),
@@ -122,3 +122,13 @@ def fetch(
         seconds=time.monotonic() - started,
         _claim=claim,
     )
+
+
+def forget(expected: Expected, *, staging: Path, options: Options) -> None:
+    """Remove what dead transfers left of bytes that are published: the last one may have died between the two."""
+    remove_orphans(staging, expected, segment_bytes=options.segment_bytes, quiet_s=_quiet_s(options))
+
+
+def _quiet_s(options: Options) -> float:
+    """For how long a living transfer is never silent."""
+    return max(2 * options.stall_s, _LEAST_QUIET_S)

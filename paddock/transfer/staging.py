@@ -112,6 +112,19 @@ def acquire(
             return None
 
 
+def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> None:
+    """Remove what processes that died left of bytes that are published by now; a living one keeps what it has."""
+    if expected.key is None:
+        return
+    directory = staging / expected.key
+    header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    with suppress(OSError):  # nothing is there, or another process removes it too
+        for path in directory.iterdir():
+            found = _look(path, header, quiet_before=time.time() - quiet_s)
+            if isinstance(found, Claim):
+                found.discard()
+
+
 @contextmanager
 def _turn(directory: Path) -> Iterator[bool]:
     """Look and take as one step: of two processes that start together, one finds nothing. False: another's turn."""

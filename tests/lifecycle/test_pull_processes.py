@@ -86,6 +86,25 @@ def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, ki
     assert twice <= in_transfer * 1.5 * SEGMENT_BYTES
 
 
+def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(parts: Parts, hub: Service) -> None:
+    content = larger()
+    hub.repository(NAME).commit({FILE: content})
+    dies = (
+        "import os; from paddock.transfer.fetch import Staged; Staged.discard = lambda self: os._exit(9);"
+        "from paddock.cli import main; main()"
+    )
+    doomed = [sys.executable, "-c", dies, "pull", NAME]
+    dead = subprocess.run(doomed, env=environment(), capture_output=True, text=True, check=False)
+    assert dead.returncode == 9, dead.stderr
+    (left,) = parts.volume.partial.iterdir()
+    assert [path.name for path in left.glob("*/*")] == ["journal"]
+    hub.reset_stats()
+    done = subprocess.run(command(), env=environment(), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["bytes_transferred"] == 0
+    assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
+    assert list(parts.volume.partial.iterdir()) == []
+
+
 def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(parts: Parts, hub: Service) -> None:
     content = larger()
     hub.repository(NAME).commit({FILE: content})
