@@ -156,14 +156,15 @@ def _if_sound(way: _Way, digest: Sha256) -> Acquired | None:
     """The blob of the volume where it is what it should be; one that is not goes to quarantine."""
     try:
         there = _stored(way, digest)
-        forget(way.row.expected, staging=way.parts.volume.partial, options=Options.of(way.parts.settings))
-        return there
     except CorruptFile as error:
         log.warning("%s; it is put aside, and fetched again", error.message)
         way.parts.volume.quarantine(digest)
+        return None
     except BlobMissing as error:
         log.warning("%s", error)
-    return None
+        return None
+    forget(way.row.expected, staging=way.parts.volume.partial, options=Options.of(way.parts.settings))
+    return there
 
 
 def _in_s3(s3: S3Store, row: Row, digest: Sha256) -> Source:

@@ -27,6 +27,7 @@ from paddock.model.names import shown
 from paddock.model.quantization import GgufSet, is_projector, rank_of
 from paddock.model.units import human_bytes
 from paddock.planning.choice import AUTO, Choice, choose
+from paddock.planning.fitting import target_of
 from paddock.planning.footprint import Footprint
 from paddock.planning.placement import Target, missing_bytes, place
 from paddock.planning.plan import LEAST_CONTEXT, USUAL_CONTEXT, Plan, Wish, longest_context, make_plan
@@ -280,9 +281,9 @@ def _preflight(
     search = _Search(offer, wish, machine.cores)
     first = search.see(asked[0])
     if target is None:
-        vram = _vram(machine, first)
-        margin = margin_for(parts, first.needs.architecture, first.needs.engine, machine, on_cpu=not vram)
-        target = Target(machine.ram_available_bytes, vram, margin)
+        on_gpu = _on_gpu(machine, first)
+        margin = margin_for(parts, first.needs.architecture, first.needs.engine, machine, on_cpu=not on_gpu)
+        target = target_of(machine, on_gpu=on_gpu, margin_bytes=margin)
     chosen, plan = search.choose(asked, target)
     return Preflight(
         name=offer.name,
@@ -299,13 +300,12 @@ def _preflight(
     )
 
 
-def _vram(machine: Machine, model: Opened) -> tuple[int, ...]:
-    """The memory of this machine's GPUs where the engine uses them: a build for the processor alone does not."""
+def _on_gpu(machine: Machine, model: Opened) -> bool:
+    """Whether this machine has GPUs that the engine uses: a build for the processor alone does not."""
     if not machine.gpus:
-        return ()
+        return False
     (said,) = model.ask([Parameters(n_ctx=LEAST_CONTEXT, n_threads=1)])
-    on_gpu = any(not device.startswith("CPU") for device in said.devices)
-    return tuple(gpu.vram_available_bytes for gpu in machine.gpus) if on_gpu else ()
+    return any(not device.startswith("CPU") for device in said.devices)
 
 
 def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: Target, *, by_name: bool) -> Candidate:

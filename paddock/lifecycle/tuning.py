@@ -15,13 +15,13 @@ from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
 from paddock.lifecycle.parts import Parts
-from paddock.measure.benchmark import check_fits
 from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.measure.tuning import tune as race
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import Sha256
 from paddock.model.quantization import get_gguf_file_path
+from paddock.planning.fitting import check_fits
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def tuned(
         return plan
     try:
         needed = measure_memory(path, context_tokens=wanted.n_ctx, parameters=wanted)
-        check_fits(needed, machine, what=path.name, context_tokens=wanted.n_ctx)
+        check_fits(path, wanted, needed, machine)
     except PaddockError as error:
         why = "takes more memory than there is" if isinstance(error, DoesNotFit) else "is refused by the engine"
         _LOG.warning("the tuning of %s %s: the plan's own parameters are used", manifest.repository, why)

@@ -36,14 +36,15 @@ from typing import Any, Literal
 
 from paddock.engine import process
 from paddock.engine.facts import engine_build, engine_version
-from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_opened, memory_said
+from paddock.engine.oracle import Memory, measure_opened, memory_said
 from paddock.engine.parameters import Parameters
-from paddock.errors import BadSetting, DoesNotFit
+from paddock.errors import BadSetting
 from paddock.measure.bandwidth import read_bandwidth
 from paddock.measure.load import Sweep
 from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.units import human_bytes
+from paddock.planning.fitting import check_fits
 
 SCHEMA = 2
 """1 had one length of prompt and one of answer, and no `schema`."""
@@ -248,7 +249,7 @@ def benchmark(
     with process.opened(path) as descriptors:
         # The same descriptors for the estimate and for the load: what was measured is what is loaded.
         estimate = measure_opened(descriptors, parameters)
-        check_fits(estimate, machine, what=path.name, context_tokens=parameters.n_ctx)
+        check_fits(path, parameters, estimate, machine)
         said: Mapping[str, Any] = process.run(
             "benchmark",
             {
@@ -284,23 +285,6 @@ def benchmark(
         bandwidth_bytes_per_s=bandwidth,
         bandwidth_source=source,
     )
-
-
-def check_fits(memory: Memory, machine: Machine, *, what: str, context_tokens: int) -> None:
-    """Raise DoesNotFit when `memory` and the margin are more than is free, the GPUs' too where the engine uses them."""
-    uses_gpu = any(not device.startswith("CPU") for device in memory.devices)
-    available_bytes = machine.ram_available_bytes + (
-        sum(gpu.vram_available_bytes for gpu in machine.gpus) if uses_gpu else 0
-    )
-    needed_bytes = memory.total_bytes + MARGIN_BYTES
-    if needed_bytes > available_bytes:
-        raise DoesNotFit(
-            f"{what} needs {human_bytes(needed_bytes)} (weights {human_bytes(memory.weights_bytes)},"
-            f" KV cache of {context_tokens} tokens {human_bytes(memory.kv_cache_bytes)},"
-            f" compute and output {human_bytes(memory.compute_bytes + memory.output_bytes)},"
-            f" margin {human_bytes(MARGIN_BYTES)}), and {human_bytes(available_bytes)} is available",
-            cure="choose a smaller quantization or a smaller context, or free memory",
-        )
 
 
 def _ceiling(

@@ -28,12 +28,13 @@ from typing import Any
 
 from paddock.engine import process
 from paddock.engine.facts import engine_build, engine_version
-from paddock.engine.oracle import MARGIN_BYTES, measure_opened
+from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_opened
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
-from paddock.measure.benchmark import check_fits
 from paddock.measure.race import NOISE, WIDEST, Runner, Times, Track, Turns, gain, halve, knob_runners, meet, ratios
 from paddock.model.hardware import Machine, this_machine
+from paddock.planning.fitting import check_fits
+from paddock.planning.placement import GPU_MARGIN_BYTES
 
 KNOBS = (
     "n_threads",
@@ -145,15 +146,16 @@ def tune(
     load = os.getloadavg()[0]
     with process.opened(path) as descriptors:
         needed = measure_opened(descriptors, plan)
-        check_fits(needed, machine, what=path.name, context_tokens=plan.n_ctx)
+        check_fits(path, plan, needed, machine)
         track = Track(descriptors, plan, began + budget_s)
         track.find_length(budget_s)
         logical = threads or len(os.sched_getaffinity(0))
         runners = [Runner({}), *knob_runners(plan, track.n_prompt, cores=machine.cores, logical=logical)]
         wider_bytes = needed.compute_bytes * 2 * max(WIDEST // plan.n_ubatch, 1)  # what no runner takes more than
-        roomy = needed.total_bytes + needed.weights_bytes + wider_bytes + MARGIN_BYTES < machine.ram_available_bytes
+        worst = needed.total_bytes + needed.weights_bytes + wider_bytes
+        roomy = not plan.tensor_split and worst < min(_rooms(machine, needed))
         for runner in runners[1:]:
-            if not roomy and not _fits(descriptors, replace(plan, **runner.turns), machine, path.name):
+            if not roomy and not _fits(path, descriptors, replace(plan, **runner.turns), machine):
                 runner.why = "does not fit"
         winner = halve(track, runners)
         if not winner.times:  # there was time for nothing
@@ -181,9 +183,16 @@ def tune(
     )
 
 
-def _fits(descriptors: Sequence[int], wanted: Parameters, machine: Machine, what: str) -> bool:
+def _rooms(machine: Machine, needed: Memory) -> list[int]:
+    """The room of each device that a model on one of them alone would have."""
+    on_gpu = any(not device.startswith("CPU") for device in needed.devices)
+    gpus = [gpu.vram_available_bytes - GPU_MARGIN_BYTES for gpu in machine.gpus] if on_gpu else []
+    return [machine.ram_available_bytes - MARGIN_BYTES, *gpus]
+
+
+def _fits(path: Path, descriptors: Sequence[int], wanted: Parameters, machine: Machine) -> bool:
     try:
-        check_fits(measure_opened(descriptors, wanted), machine, what=what, context_tokens=wanted.n_ctx)
+        check_fits(path, wanted, measure_opened(descriptors, wanted), machine)
     except DoesNotFit:
         return False
     except PaddockError:

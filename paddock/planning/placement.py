@@ -10,7 +10,9 @@ layers is bounded from above by what the engine says for one device that compute
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
@@ -23,11 +25,12 @@ GPU_MARGIN_BYTES = 512 * 2**20
 @dataclass(frozen=True, slots=True)
 class Target:
     """The memory of a machine in bytes, what other programs use of it left out. No `vram_bytes`: no GPU.
-    `margin_bytes` of the host's memory stay free."""
+    `margin_bytes` of the host's memory stay free, and `gpu_margin_bytes` of each GPU's."""
 
     ram_bytes: int
     vram_bytes: tuple[int, ...] = ()
     margin_bytes: int = MARGIN_BYTES
+    gpu_margin_bytes: int = GPU_MARGIN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Placement:
 def place(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> Placement | None:
     """As many layers on the GPUs as fit there, if what is left fits on the host; None where that does not."""
     costs = _Costs.of(model, parameters, memory)
-    offloaded, split = _most(costs, target.vram_bytes)
+    offloaded, split = _most(costs, target)
     if costs.host(len(costs.items) - offloaded) + target.margin_bytes > target.ram_bytes:
         return None
     if not offloaded:
@@ -61,8 +64,37 @@ def place(model: Footprint, parameters: Parameters, memory: Memory, target: Targ
 def missing_bytes(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> int:
     """What the host lacks when as many layers as fit are on the GPUs; 0 where nothing is."""
     costs = _Costs.of(model, parameters, memory)
-    offloaded, _ = _most(costs, target.vram_bytes)
+    offloaded, _ = _most(costs, target)
     return max(costs.host(len(costs.items) - offloaded) + target.margin_bytes - target.ram_bytes, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What is missing, on the host and on the GPUs together."""
+
+    host_bytes: int
+    gpu_bytes: int
+
+
+def lacking(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> Lack:
+    """What the layers lack where these parameters put them, by llama.cpp's rule: of the layers on GPUs, counted from
+    the first, each goes to the first GPU whose share, added to those of the GPUs before it, is beyond the layer's."""
+    costs = _Costs.of(model, parameters, memory)
+    count = len(costs.items)
+    offloaded = count if parameters.n_gpu_layers < 0 else min(parameters.n_gpu_layers, count)
+    if not target.vram_bytes:
+        offloaded = 0
+    host = costs.host(count - offloaded) + target.margin_bytes - target.ram_bytes
+    held = [0] * len(target.vram_bytes)
+    ends = list(accumulate((parameters.tensor_split or target.vram_bytes)[: len(held)]))
+    for number, item in enumerate(costs.items[count - offloaded :]):
+        held[min(bisect_right(ends, number * ends[-1] / offloaded), len(held) - 1)] += item
+    gpus = [
+        took + costs.compute_bytes + target.gpu_margin_bytes - room
+        for took, room in zip(held, target.vram_bytes, strict=True)
+        if took
+    ]
+    return Lack(max(host, 0), sum(max(one, 0) for one in gpus))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +129,22 @@ class _Costs:
         return self.beside_bytes + sum(self.on_host[:layers])
 
 
-def _most(costs: _Costs, vram_bytes: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+def _most(costs: _Costs, target: Target) -> tuple[int, tuple[int, ...]]:
     """(how many of the last items fit on the GPUs, how many of them on each)."""
     for count in range(len(costs.items), 0, -1):
-        split = _split(costs.items[-count:], costs.compute_bytes, vram_bytes)
+        split = _split(costs.items[-count:], costs.compute_bytes + target.gpu_margin_bytes, target.vram_bytes)
         if split is not None:
             return count, split
     return 0, ()
 
 
-def _split(items: tuple[int, ...], compute_bytes: int, vram_bytes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """How many of the items each GPU takes, in their order and as many as fit on each before the next; None where some
-    are left over."""
+def _split(items: tuple[int, ...], beside_bytes: int, vram_bytes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How many of the items each GPU takes beside `beside_bytes`, in their order and as many as fit on each before the
+    next; None where some are left over."""
     counts = []
     at = 0
     for room in vram_bytes:
-        left = room - GPU_MARGIN_BYTES - compute_bytes
+        left = room - beside_bytes
         start = at
         while at < len(items) and items[at] <= left:
             left -= items[at]

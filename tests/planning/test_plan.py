@@ -13,7 +13,7 @@ from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, ConflictingConfiguration
 from paddock.planning.footprint import Footprint, Layer
-from paddock.planning.placement import GPU_MARGIN_BYTES, Target
+from paddock.planning.placement import GPU_MARGIN_BYTES, Lack, Target, lacking
 from paddock.planning.plan import LEAST_CONTEXT, Ask, Plan, Wish, longest_context, make_plan
 
 MIB, GIB = 2**20, 2**30
@@ -86,6 +86,8 @@ def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float
             cache = memory.kv_cache_bytes * max(layers - 1, 0) / LAYERS
             needed = 3 * MIB * max(layers - 1, 0) + cache + memory.compute_bytes + GPU_MARGIN_BYTES
             assert needed <= room
+    (said,) = ask([parameters])
+    assert lacking(MODEL, parameters, said, target) == Lack(0, 0)
 
 
 @given(target=targets, more=targets, bend=st.floats(0, 5000), asked=st.sampled_from([None, 600, 8192]))
@@ -171,6 +173,32 @@ def test_as_many_layers_as_fit_go_to_the_gpus(vram: tuple[int, ...], layers: int
     assert made.parameters.tensor_split == split
     assert bool(made.given_up) == (layers not in {0, -1} or vram == (1,))
     assert made.memory.weights_bytes == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("layers", "split", "vram", "missing"),
+    [
+        (-1, (), (4096,), (0, 0)),
+        (-1, (), (100,), (0, 360)),  # 32 layers of 14, an output of 2, 10 to compute
+        (8, (), (108,), (0, 2)),  # the last 7 layers and the output
+        (-1, (), (150, 450), (0, 0)),  # shared as the room is
+        (-1, (1.0, 1.0), (150, 450), (0, 98)),  # 17 layers on the first
+        (0, (), (1,), (0, 0)),
+        (0, (), (), (0, 0)),
+    ],
+)
+def test_what_chosen_parameters_lack_is_told_for_each_device(
+    layers: int, split: tuple[float, ...], vram: tuple[int, ...], missing: tuple[int, int]
+) -> None:
+    parameters = Parameters(n_ctx=11_264, n_threads=1, n_gpu_layers=layers, tensor_split=split)
+    (said,) = engine()([parameters])
+    target = Target(8192 * MIB, tuple(room * MIB for room in vram), gpu_margin_bytes=0)
+    assert lacking(MODEL, parameters, said, target) == Lack(missing[0] * MIB, missing[1] * MIB)
+    host = 2 * MIB + MIB + 10 * MIB + MARGIN_BYTES + (33 - (33 if layers == -1 else layers)) * 14 * MIB
+    if layers == 0:
+        host += 2 * MIB - 14 * MIB  # the output is none of the layers
+    assert lacking(MODEL, parameters, said, replace(target, ram_bytes=host)).host_bytes == 0
+    assert lacking(MODEL, parameters, said, replace(target, ram_bytes=host - MIB)).host_bytes == MIB
 
 
 def test_what_is_on_a_gpu_is_not_repacked_and_a_tied_embedding_is_there_twice() -> None:

@@ -1,0 +1,69 @@
+"""Whether a local model fits this machine with parameters that somebody chose: the last look before a load.
+
+A plan says so of its own parameters (`planning.plan`). This is for those of a tuning or of a caller, and for memory
+that something else took meanwhile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paddock.engine.oracle import MARGIN_BYTES, Memory
+from paddock.engine.parameters import Parameters
+from paddock.engine.process import shards
+from paddock.errors import DoesNotFit
+from paddock.gguf.reader import FileSource, read_header
+from paddock.model.hardware import Machine
+from paddock.model.units import human_bytes
+from paddock.planning.footprint import Footprint, footprint
+from paddock.planning.placement import GPU_MARGIN_BYTES, Target, lacking
+
+
+def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Machine) -> None:
+    """Raise DoesNotFit when a GGUF (the first shard of a split one) takes more than is free: of the host, or of a GPU
+    where the engine uses it. `memory` is what the engine said of these parameters."""
+    on_gpu = any(not device.startswith("CPU") for device in memory.devices)
+    parts = (
+        f"(weights {human_bytes(memory.weights_bytes)},"
+        f" KV cache of {parameters.n_ctx} tokens {human_bytes(memory.kv_cache_bytes)},"
+        f" compute and output {human_bytes(memory.compute_bytes + memory.output_bytes)},"
+    )
+    cure = "choose a smaller quantization or a smaller context, or free memory"
+    if not on_gpu:
+        needed = memory.total_bytes + MARGIN_BYTES
+        if needed > machine.ram_available_bytes:
+            raise DoesNotFit(
+                f"{path.name} needs {human_bytes(needed)} {parts} margin {human_bytes(MARGIN_BYTES)}),"
+                f" and {human_bytes(machine.ram_available_bytes)} is available",
+                cure=cure,
+            )
+        return
+    lack = lacking(footprint_of(path), parameters, memory, target_of(machine, on_gpu=True))
+    missing = [f"{human_bytes(lack.gpu_bytes)} of GPU memory"] if lack.gpu_bytes else []
+    missing += [f"{human_bytes(lack.host_bytes)} of the host's memory"] if lack.host_bytes else []
+    if missing:
+        raise DoesNotFit(
+            f"{path.name} needs {human_bytes(memory.total_bytes)} {parts} margins"
+            f" {human_bytes(MARGIN_BYTES)} and {human_bytes(GPU_MARGIN_BYTES)} a GPU), and"
+            f" {' and '.join(missing)} are missing",
+            cure=f"{cure}, or put fewer layers on the GPU",
+        )
+
+
+def target_of(machine: Machine, *, on_gpu: bool, margin_bytes: int = MARGIN_BYTES) -> Target:
+    """What is free on a machine now, its GPUs' memory where the engine uses it. A margin that was widened is widened
+    where the weights go."""
+    if not on_gpu:
+        return Target(machine.ram_available_bytes, margin_bytes=margin_bytes)
+    vram = tuple(gpu.vram_available_bytes for gpu in machine.gpus)
+    return Target(machine.ram_available_bytes, vram, gpu_margin_bytes=GPU_MARGIN_BYTES + margin_bytes - MARGIN_BYTES)
+
+
+def footprint_of(path: Path) -> Footprint:
+    """The footprint of a local GGUF, from the headers of all its shards. Raises NotGguf, MalformedGguf, MissingShard
+    and NoSuchFile."""
+    headers = []
+    for shard in shards(path):
+        with FileSource(shard) as source:
+            headers.append(read_header(source))
+    return footprint(headers[0], [tensor for header in headers for tensor in header.tensors])
