@@ -278,8 +278,12 @@ _FOR_CHILDREN = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "L
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment of a process that reads untrusted bytes: no token, no key, no home directory to find one in."""
-    return {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ} | more
+    """The environment of a process that reads untrusted bytes: no token, no key, no home directory to find one in.
+
+    It counts GPUs as NVML and `visible_gpus` do; CUDA by itself puts the fastest first.
+    """
+    kept = {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **kept, **more}
 
 
 def visible_gpus() -> tuple[str, ...] | None:

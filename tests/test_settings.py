@@ -237,6 +237,7 @@ def test_a_child_process_is_given_no_secret_and_no_home(monkeypatch: pytest.Monk
     assert child["PATH"] == "/usr/bin"
     assert child["LD_LIBRARY_PATH"] == "/opt/lib"
     assert child["GGML_NO_BACKTRACE"] == "1"
+    assert child["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"  # as NVML counts
     assert CANARY not in child.values()
 
 
