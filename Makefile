@@ -9,7 +9,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
-.PHONY: setup llama-server demo test check torture bench up down clean
+.PHONY: setup llama-server demo test check torture gpu bench up down clean
 
 # It knows itself whether there is anything to do: what is installed depends on CMAKE_ARGS too.
 setup:
@@ -39,6 +39,11 @@ test: setup
 
 torture: setup
 	$(BIN)/python -m pytest -m torture --timeout 3600
+
+# Where an NVIDIA GPU is, after `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server`.
+gpu: setup
+	$(BIN)/python -m infra.llama_tools llama-bench
+	$(BIN)/python -m pytest -m gpu --timeout 600 tests/gpu
 
 # nginx-light, aria2 and openssl from the system: what is not there is left out, but for nginx.
 bench: setup

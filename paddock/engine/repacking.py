@@ -1,4 +1,4 @@
-"""Which weights this build of the engine repacks, and what that takes.
+"""Where this build of the engine puts a model's weights, which of them it repacks, and what that takes.
 
 The processor computes some types faster in a layout of its own. For these the engine keeps a repacked copy, in a
 buffer of its own, instead of using the file's bytes where they are mapped; which they are depends on the build, on the
@@ -41,16 +41,19 @@ def weights_as_loaded(headers: Sequence[Header], parameters: Parameters) -> int 
     """What the weights of a model (the headers of its shards) take, in bytes; None where they take what the file says.
 
     Of a mapped file the engine counts all from the first to the last tensor that it uses in place, and beside it what
-    it repacked; without a mapping each tensor is there once. A tied embedding that is repacked as the output matrix is
-    there twice either way.
+    it repacked, or has on a GPU; without a mapping each tensor is there once. Where there is a GPU, what stays on the
+    host lies in a buffer that the GPU reads, and nothing is repacked. A tied embedding is there twice where it is
+    repacked as the output matrix, or on a GPU.
     """
-    if not parameters.use_extra_bufts:
+    has_gpu = llama.llama_supports_gpu_offload()
+    if not has_gpu and not parameters.use_extra_bufts:
         return None
-    in_place = repacked_bytes = 0
+    in_place = elsewhere = 0
     for header in headers:
-        repacked = [one for one in header.tensors if _on_cpu(one, header, parameters) and _is_repacked(one)]
-        repacked_bytes += sum(one.size_bytes for one in repacked)
-        names = {one.name for one in repacked}
+        moves = (lambda one, of=header: _is_offloaded(one, of, parameters)) if has_gpu else _is_repacked
+        moved = [one for one in header.tensors if moves(one)]
+        elsewhere += sum(one.size_bytes for one in moved)
+        names = {one.name for one in moved}
         left = [one for one in header.tensors if one.name not in names]
         if not left:
             continue
@@ -60,19 +63,19 @@ def weights_as_loaded(headers: Sequence[Header], parameters: Parameters) -> int 
             in_place += sum(one.size_bytes for one in left)
     tensors = {one.name: one for header in headers for one in header.tensors}
     embedding = tensors.get(_EMBEDDING)
-    if "output.weight" not in tensors and embedding is not None and _repacks(int(embedding.type), *embedding.shape):
-        repacked_bytes += embedding.size_bytes
-    return in_place + repacked_bytes if repacked_bytes else None
+    if "output.weight" not in tensors and embedding is not None:
+        twice = parameters.n_gpu_layers != 0 if has_gpu else _repacks(int(embedding.type), *embedding.shape)
+        elsewhere += embedding.size_bytes if twice else 0
+    return in_place + elsewhere if elsewhere else None
 
 
-def _on_cpu(tensor: Tensor, header: Header, parameters: Parameters) -> bool:
-    if not llama.llama_supports_gpu_offload():
-        return True
+def _is_offloaded(tensor: Tensor, header: Header, parameters: Parameters) -> bool:
+    """Whether a tensor lies on a GPU: the output counts as one more layer, and is the first to go there."""
     match = _LAYER.match(tensor.name)
     layers = header.of_architecture("block_count")
-    if match is None or not isinstance(layers, int) or parameters.n_gpu_layers <= 0:
-        return parameters.n_gpu_layers == 0
-    return int(match[1]) <= layers - parameters.n_gpu_layers
+    if match is None or not isinstance(layers, int) or parameters.n_gpu_layers < 0:
+        return parameters.n_gpu_layers != 0 and (match is not None or tensor.name.startswith("output"))
+    return int(match[1]) > layers - parameters.n_gpu_layers
 
 
 def _is_repacked(tensor: Tensor) -> bool:

@@ -18,6 +18,7 @@ from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.quantization import get_gguf_file_path
+from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, Load, margin_bytes
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def _note(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load:
     kept = [*_loads(parts, name), load][-KEPT_LOADS:]
     parts.volume.write_note(name, json.dumps([one.to_json() for one in kept]))
     if load.drift:
-        _LOG.warning("%s: %s; plans for it keep %d bytes free", manifest.repository, load.drift, margin_bytes(kept))
+        margin = human_bytes(margin_bytes(kept))
+        _LOG.warning("%s: %s; plans for it keep %s free", manifest.repository, load.drift, margin)
     return load
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,8 +171,11 @@ def _parallels(asked: int | None, *, has_slots: bool) -> tuple[int, ...]:
 def processor_words(machine: Machine, offer: Offer) -> str:
     """What computes, and why it is not a GPU where it is not."""
     devices = [device for device in offer.memory.devices if not device.startswith("CPU")]
-    if offer.on_gpu and devices:
-        return f"GPU: {', '.join(devices)}"
+    if offer.on_gpu:
+        cards = Counter(gpu.name for gpu in machine.gpus)
+        names = ", ".join(name if number == 1 else f"{number} x {name}" for name, number in cards.items())
+        layers = offer.parameters.n_gpu_layers
+        return f"GPU: {names or ', '.join(devices)}" + (f", {layers} layers of the model" if layers > 0 else "")
     if not machine.gpus:
         return f"CPU: {seen_gpus().why_none}"
     if not devices:

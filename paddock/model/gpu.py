@@ -21,7 +21,8 @@ _MIG = "MIG-"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`bandwidth_bytes_per_s` is what the memory's clock and bus allow at most, None where the driver does not say."""
+    """`vram_bytes` is what the driver leaves to programs. `bandwidth_bytes_per_s` is what the memory's clock and bus
+    allow at most, None where the driver does not say."""
 
     name: str
     vram_bytes: int
@@ -119,11 +120,13 @@ def _named(nvml: Any, everyone: list[Any], name: str) -> Any | None:
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    bandwidth = None
+    bandwidth, reserved = None, 0
+    with suppress(nvml.NVMLError):  # an older driver has no word for it
+        reserved = int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).reserved)
     with suppress(nvml.NVMLError):
         clock_hz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1_000_000
         bandwidth = 2 * clock_hz * nvml.nvmlDeviceGetMemoryBusWidth(handle) // 8  # two transfers a clock
-    return Gpu(_text(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free), bandwidth)
+    return Gpu(_text(nvml.nvmlDeviceGetName(handle)), int(memory.total) - reserved, int(memory.free), bandwidth)
 
 
 def _text(value: str | bytes) -> str:

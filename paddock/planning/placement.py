@@ -18,8 +18,9 @@ from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
 from paddock.planning.footprint import Footprint
 
-GPU_MARGIN_BYTES = 512 * 2**20
-"""What CUDA itself takes on each GPU, its context and its libraries' workspaces, and some air."""
+GPU_MARGIN_BYTES = 768 * 2**20
+"""What CUDA itself takes on each GPU, its context and its libraries' workspaces (606 to 631 MiB on an H100 with CUDA
+13.0, whatever the model), and some air."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@
     rtx-4090            one with that card; `2x-a100-80gb` with two, `l4+128GiB` with so much memory beside it
     24GiB-gpu           one with a card of that size; `4x-24GiB-gpu+256GiB` likewise
 
-A card's memory is what its driver reports as the total (`nvidia-smi`), which is less than what is printed on the box.
-The host has 32 GiB for each card unless something else is said.
+A card's memory is what its driver reports as the total (`nvidia-smi`), which is less than what is printed on the box,
+and half a GiB of it is the driver's own (480 MiB of an H100's). The host has 32 GiB for each card unless something
+else is said.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ THIS_MACHINE: Final = "this-machine"
 ANY: Final = "any"
 UNBOUNDED: Final = Target(2**62)
 HOST_BYTES: Final = 32 * 2**30
+DRIVER_BYTES: Final = 512 * 2**20
 MOST_CARDS: Final = 16
 CARDS_MIB: Final = {
     "t4": 15_360,
@@ -69,7 +71,7 @@ def parse_target(text: str) -> Target | None:
     if not 1 <= count <= MOST_CARDS:
         raise BadSetting(f"{text[:40]!r} has {count} cards, and must have 1 to {MOST_CARDS}", cure="write fewer")
     ram = parse_bytes(match["ram"]) if match["ram"] else count * HOST_BYTES
-    return Target(ram, (card_bytes,) * count)
+    return Target(ram, (card_bytes - DRIVER_BYTES,) * count)
 
 
 def _card_bytes(name: str) -> int | None:

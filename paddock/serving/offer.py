@@ -9,9 +9,12 @@ from pathlib import Path
 
 from paddock.chat.template import Chat
 from paddock.engine import process
-from paddock.engine.oracle import Memory
+from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
 from paddock.planning.profile import Profile
+
+_CUDA_BYTES = 2**30
+"""What CUDA's own libraries hold of the host's memory, and some air."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,13 @@ class Offer:
 
     @property
     def on_gpu(self) -> bool:
-        return self.parameters.n_gpu_layers != 0
+        """Whether the plan puts layers on a GPU, and the engine has one."""
+        return self.parameters.n_gpu_layers != 0 and any(not one.startswith("CPU") for one in self.memory.devices)
+
+    @property
+    def margin_bytes(self) -> int:
+        """What the engine's process may hold of the host's memory beside the plan."""
+        return MARGIN_BYTES + (_CUDA_BYTES if self.on_gpu else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ class _Service:
                 lambda: EngineProcess(self._engine, model, Path(home)),
                 limits=self._terms.limits,
                 planned_bytes=self._offer.memory.total_bytes,
+                margin_bytes=self._offer.margin_bytes,
                 lost=lambda: self._places.turn_away(WHY[State.RESTARTING]),
             )
             transport = httpx.AsyncHTTPTransport(

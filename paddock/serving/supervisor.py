@@ -20,7 +20,6 @@ from enum import StrEnum
 
 import httpx
 
-from paddock.engine.oracle import MARGIN_BYTES
 from paddock.errors import EngineCrashed, EngineOutOfMemory, PaddockError
 from paddock.model.units import human_bytes
 from paddock.serving.process import EngineProcess
@@ -54,14 +53,22 @@ class Limits:
 
 
 class Supervisor:
-    """`make` gives an engine that was not started yet, and `lost` is called whenever the running one is gone."""
+    """`make` gives an engine that was not started yet, and `lost` is called whenever the running one is gone. It may
+    hold `planned_bytes` and the margin."""
 
     def __init__(
-        self, make: Callable[[], EngineProcess], *, limits: Limits, planned_bytes: int, lost: Callable[[], None]
+        self,
+        make: Callable[[], EngineProcess],
+        *,
+        limits: Limits,
+        planned_bytes: int,
+        margin_bytes: int,
+        lost: Callable[[], None],
     ) -> None:
         self._make = make
         self._limits = limits
         self._planned_bytes = planned_bytes
+        self._margin_bytes = margin_bytes
         self._lost = lost
         self._strikes: list[tuple[float, str]] = []
         self._warned = False
@@ -161,7 +168,7 @@ class Supervisor:
         """What is mapped from the model's files is not counted: the system takes it back when it needs it. What the
         engine repacks of it is, here and in the plan."""
         _, held = engine.resident_bytes()
-        bound = self._planned_bytes + MARGIN_BYTES
+        bound = self._planned_bytes + self._margin_bytes
         if held > bound:
             return EngineOutOfMemory(
                 f"the engine holds {human_bytes(held)}, and {human_bytes(self._planned_bytes)} were planned",

@@ -78,7 +78,7 @@ def test_what_a_driver_tells_is_taken_over(driver: str) -> None:
     first, second = found["machine"]["gpus"]
     assert first == {
         "name": "Test GPU 0",
-        "vram_bytes": 80 * 2**30,
+        "vram_bytes": 80 * 2**30 - 480 * 2**20,
         "vram_available_bytes": 79 * 2**30,
         "bandwidth_bytes_per_s": 2 * 1_593_000_000 * 5120 // 8,
     }

@@ -8,7 +8,7 @@ import pytest
 
 from paddock.errors import BadSetting
 from paddock.planning.placement import Target
-from paddock.planning.targets import CARDS_MIB, PATTERN, UNBOUNDED, parse_target
+from paddock.planning.targets import CARDS_MIB, DRIVER_BYTES, PATTERN, UNBOUNDED, parse_target
 
 GIB = 2**30
 
@@ -20,12 +20,12 @@ GIB = 2**30
         ("any", UNBOUNDED),
         ("64GiB", Target(64 * GIB)),
         ("64 GB", Target(64 * 10**9)),
-        ("24GiB-gpu", Target(32 * GIB, (24 * GIB,))),
-        ("4x-24GiB-gpu+256GiB", Target(256 * GIB, (24 * GIB,) * 4)),
-        ("4x24gib-gpu", Target(128 * GIB, (24 * GIB,) * 4)),
-        ("rtx-4090", Target(32 * GIB, (24_564 * 2**20,))),
-        ("2x-A100-80GB", Target(64 * GIB, (81_920 * 2**20,) * 2)),
-        ("l4+128GiB", Target(128 * GIB, (23_034 * 2**20,))),
+        ("24GiB-gpu", Target(32 * GIB, (24 * GIB - DRIVER_BYTES,))),
+        ("4x-24GiB-gpu+256GiB", Target(256 * GIB, (24 * GIB - DRIVER_BYTES,) * 4)),
+        ("4x24gib-gpu", Target(128 * GIB, (24 * GIB - DRIVER_BYTES,) * 4)),
+        ("rtx-4090", Target(32 * GIB, (24_564 * 2**20 - DRIVER_BYTES,))),
+        ("2x-A100-80GB", Target(64 * GIB, (81_920 * 2**20 - DRIVER_BYTES,) * 2)),
+        ("l4+128GiB", Target(128 * GIB, (23_034 * 2**20 - DRIVER_BYTES,))),
     ],
 )
 def test_a_machine_is_read_as_it_is_written(text: str, target: Target | None) -> None:

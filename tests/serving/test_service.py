@@ -103,7 +103,7 @@ def test_the_engine_has_no_secret_in_its_environment(served: Running) -> None:
     names = set(served.engine.environ())
     assert names <= {
         *("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ"),
-        *("GGML_NO_BACKTRACE", "OPENBLAS_NUM_THREADS"),
+        *("GGML_NO_BACKTRACE", "OPENBLAS_NUM_THREADS", "CUDA_DEVICE_ORDER"),
     }
 
 

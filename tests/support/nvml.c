@@ -8,6 +8,7 @@
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_FOUND = 6, UNKNOWN = 999 };
 typedef struct device *device_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
 
 static const unsigned long long GIB = 1024ULL * 1024 * 1024;
 static char places[2];
@@ -40,6 +41,16 @@ int nvmlDeviceGetUUID(device_t device, char *uuid, unsigned length) {
 
 int nvmlDeviceGetMemoryInfo(device_t device, memory_t *memory) {
     memory->total = (number(device) ? 40 : 80) * GIB;
+    memory->used = GIB;
+    memory->free = memory->total - memory->used;
+    return SUCCESS;
+}
+
+// Of an 80 GiB card the driver keeps 480 MiB; the other one's driver is too old to tell.
+int nvmlDeviceGetMemoryInfo_v2(device_t device, memory_v2_t *memory) {
+    if (number(device)) return INVALID_ARGUMENT;
+    memory->total = 80 * GIB;
+    memory->reserved = 480ULL * 1024 * 1024;
     memory->used = GIB;
     memory->free = memory->total - memory->used;
     return SUCCESS;

@@ -1,0 +1,38 @@
+"""A machine with a card, and models of a real size for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paddock.model.hardware import Machine, this_machine
+from tests.support.full_size import write_full_size
+from tests.support.published import PUBLISHED
+from tests.support.serving import shelf
+
+__all__ = ["shelf"]
+
+
+@pytest.fixture(scope="session")
+def machine() -> Machine:
+    found = this_machine()
+    assert found.gpus, found.why_no_gpu
+    return found
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Llama 3.1 8B in Q4_K, 4.2 GiB."""
+    return _written("Llama 3.1 8B", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3 0.6B in Q4_K, whose embedding is its output matrix, too."""
+    return _written("Qwen3 0.6B", tmp_path_factory)
+
+
+def _written(name: str, places: pytest.TempPathFactory) -> Path:
+    model = next(one for one in PUBLISHED if one.name == name)
+    return write_full_size(model, places.mktemp("full") / f"{model.architecture}-Q4_K.gguf")

@@ -1,0 +1,95 @@
+"""A card is used as well as llama.cpp's own benchmark uses it, and served from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from paddock.engine.parameters import Parameters
+from paddock.lifecycle.parts import Parts
+from paddock.measure.benchmark import benchmark
+from paddock.measure.tuning import tune
+from paddock.model.hardware import Machine
+from paddock.serving.engines import ServerName
+from tests.support.serving import SERVERS, SHELF_MODEL, SHELF_NAME, Program, ask_many, environment_of, is_back, wait_for
+
+pytestmark = pytest.mark.gpu
+
+ROUNDS = 3
+
+
+def llama_bench(path: Path, plan: Parameters) -> tuple[float, float]:
+    program = shutil.which("llama-bench")
+    if program is None:
+        pytest.skip("llama-bench is not on the PATH: python -m infra.llama_tools llama-bench")
+    asked = ["-m", str(path), "-p", "256", "-n", "64", "-t", str(plan.n_threads), "-ngl", "99", "-o", "json"]
+    done = subprocess.run([program, *asked], capture_output=True, text=True, check=True, timeout=120)
+    prefill, decode = (max(test["samples_ts"]) for test in json.loads(done.stdout))
+    return prefill, decode
+
+
+def test_the_benchmark_is_as_fast_as_llama_bench(machine: Machine, llama: Path) -> None:
+    plan = Parameters(n_ctx=4096, n_threads=machine.cores)
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        found = benchmark(llama, parameters=plan, n_prompt=256, n_gen=64, machine=machine)
+        assert found.bandwidth_source == "driver"
+        assert found.results[1].energy_j_per_token
+        ours.append((found.prefill_tok_per_s, found.decode_tok_per_s))
+        theirs.append(llama_bench(llama, plan))
+    for number, what in enumerate(("prefill of 256", "decode of 64")):
+        best, other = max(one[number] for one in ours), max(one[number] for one in theirs)
+        print(f"{what}: {best:.1f} to llama-bench's {other:.1f} tokens/s, {best / other:.3f}")
+        assert best >= 0.97 * other
+    print(*found.rows(), sep="\n")
+
+
+def test_a_tuned_plan_is_never_slower(machine: Machine, llama: Path) -> None:
+    plan = Parameters(n_ctx=4096, n_threads=machine.cores)
+    tuning = tune(llama, plan, budget_s=20, machine=machine)
+    print(*(" ".join(row) for row in tuning.rows()), sep="\n")
+    assert tuning.gain >= 0.97
+    assert sum(trial.rounds > 0 for trial in tuning.trials) > 4
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_server_answers_from_the_card_and_comes_back(machine: Machine, shelf: Parts, server: ServerName) -> None:
+    (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
+    settings = shelf.settings
+    environment = {
+        **environment_of(server),
+        "PADDOCK_VOLUME": str(settings.volume),
+        "HF_ENDPOINT": settings.hub_endpoint,
+    }
+    with Program(SHELF_NAME, environment=environment) as program:
+        assert program.said, program.wait()
+        assert program.said["processor"] == f"GPU: {machine.gpus[0].name}"
+        assert program.said["parameters"]["n_gpu_layers"] == -1
+        began = time.monotonic()
+        answers = ask_many(program.url, 400, max_tokens=16)
+        took_s = time.monotonic() - began
+        whole = sum(one.whole for one in answers)
+        engine = program.engine if whole == 400 else None
+        held = engine.memory_info().rss / 2**20 if engine else 0
+        print(f"{server}: {whole} of 400 whole in {took_s:.1f} s, {held:.0f} MiB resident")
+        if whole < 400:
+            bad = next(one for one in answers if not one.whole)
+            raise AssertionError(f"{bad}: {program.end()}")
+        assert isinstance(engine, psutil.Process)
+        engine.kill()
+        killed = time.monotonic()
+        wait_for(partial(is_back, program.url, 1), limit_s=60)
+        print(f"{server}: back after {time.monotonic() - killed:.2f} s; a load took {program.said['load_seconds']} s")
+        assert time.monotonic() - killed < 5 + program.said["load_seconds"]
+        assert httpx.get(f"{program.url}/health").json()["status"] == "ok"
+        assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        status, _ = program.end()
+        assert status == 0
