@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
@@ -64,12 +64,16 @@ _GGML_TYPES = {
 class Log:
     """What the engine says: passed on to standard error, a line for each message, and read for facts."""
 
+    _callback: ClassVar[Any] = None
+    """The engine calls it for as long as the process lives: on a GPU it has something to say at each new batch."""
+
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.memory: dict[str, list[tuple[str, int]]] = {}
         self.forget_context()
-        self._callback = llama.llama_log_callback(self._heard)
-        llama.llama_log_set(self._callback, None)
+        callback = llama.llama_log_callback(self._heard)
+        llama.llama_log_set(callback, None)
+        Log._callback = callback  # the one before is not called from here on
 
     def _heard(self, level: int, text: bytes, _user_data: object) -> None:
         if level < _INFO or level == _CONTINUED:
