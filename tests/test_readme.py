@@ -11,11 +11,14 @@ import pytest
 import yaml
 
 from paddock import errors
+from paddock.planning.placement import GPU_MARGIN_BYTES
+from paddock.planning.targets import DRIVER_BYTES
 from paddock.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SERVING = (ROOT / "docs" / "serving.md").read_text()
+MEMORY = (ROOT / "docs" / "memory.md").read_text()
 
 
 def rows(after: str, text: str = README) -> list[list[str]]:
@@ -68,6 +71,12 @@ def test_the_deployments_table_is_what_prefect_yaml_deploys() -> None:
 def test_every_error_that_the_readme_names_exists(cells: list[str]) -> None:
     for name in re.findall(r"`(\w+)`", cells[1]):
         assert issubclass(getattr(errors, name), errors.PaddockError)
+
+
+def test_what_is_left_free_on_a_gpu_is_what_the_plan_leaves() -> None:
+    cuda, driver = GPU_MARGIN_BYTES // 2**20, DRIVER_BYTES // 2**20
+    assert f"leaves {cuda} MiB on each card to CUDA and {driver} to the driver" in " ".join(README.split())
+    assert f"{cuda} MiB on each GPU for CUDA itself" in MEMORY
 
 
 def test_the_commands_table_has_every_command() -> None:
