@@ -18,7 +18,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
 from paddock.model.gpu import energy_j, vram_used_bytes
 
-_QUICK_S = 1.0
+_QUICK_S, _BLINK_S = 1.0, 0.05
 _WARM_UP_TOKENS = 32
 
 
@@ -97,8 +97,7 @@ def _request(session: Session, tokens: Sequence[int], n_prompt: int, n_gen: int)
 def _lengths(
     lengths: Sequence[int], once: Callable[[int], tuple[float, float]], deadline: float
 ) -> list[dict[str, Any]]:
-    """For each length its repetitions, three or five (`_repeat`), and the energy that they took; nothing where time
-    ran out."""
+    """For each length its repetitions (`_repeat`), and the energy that they took; nothing where time ran out."""
     measured: list[dict[str, Any]] = []
     for length in lengths:
         if measured:
@@ -106,14 +105,12 @@ def _lengths(
             if time.perf_counter() + 3 * each_s > deadline:
                 measured.append({"s": [], "until_chosen_s": [], "energy_j": None})
                 continue
-        before = energy_j()
-        runs = _repeat(partial(once, length))
-        after = energy_j()
+        runs, energy = _repeat(partial(once, length))
         measured.append(
             {
                 "s": [first for first, _ in runs],
                 "until_chosen_s": [second for _, second in runs],
-                "energy_j": None if before is None or after is None else after - before,
+                "energy_j": energy,
             }
         )
     return measured
@@ -139,12 +136,19 @@ def _decode(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     return elapsed, elapsed
 
 
-def _repeat(once: Callable[[], tuple[float, float]]) -> list[tuple[float, float]]:
-    """Three repetitions, or five where one takes less than a second."""
+def _repeat(once: Callable[[], tuple[float, float]]) -> tuple[list[tuple[float, float]], float | None]:
+    """Three repetitions, five where one takes less than a second, and twenty where it is over in a blink: then another
+    one goes before, since a GPU prepares itself for each new length. And the joules that they took, where told."""
+    before = energy_j()
     runs = [once()]
-    while len(runs) < (5 if runs[0][0] < _QUICK_S else 3):
+    if runs[0][0] < _BLINK_S:
+        before = energy_j()
+        runs = [once()]
+    wanted = 20 if runs[0][0] < _BLINK_S else 5 if runs[0][0] < _QUICK_S else 3
+    while len(runs) < wanted:
         runs.append(once())
-    return runs
+    after = energy_j()
+    return runs, None if before is None or after is None else after - before
 
 
 def _tokens(session: Session, number: int) -> list[int]:

@@ -12,9 +12,9 @@
               less than their spreads are equal
 
 Tokens are random, the same in every run, since the time does not depend on the text. One warm-up is not counted; then
-three repetitions, or five where one takes less than a second; figures are medians. The context is emptied between
-them. The first length of prompt and of answer is always measured; another one only where it is likely to end within
-the limit of time. What was not measured is None.
+three repetitions, five where one takes less than a second, or twenty, behind a warm-up of their own, where that is a
+twentieth of one; figures are medians. The context is emptied between them. The first length of prompt and of answer is
+always measured; another one only where it is likely to end within the limit of time. What was not measured is None.
 
 Beside decode stands its ceiling: the weights' bytes times tokens a second were read, and no more can be read than the
 memory's bandwidth allows. For a processor it is measured (`paddock.measure.bandwidth`), for a GPU it is what its
