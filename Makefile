@@ -35,14 +35,13 @@ check: setup
 	$(BIN)/lint-imports
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 torture: setup
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
 # Where an NVIDIA GPU is, after `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server`.
 gpu: setup
-	$(BIN)/python -m infra.llama_tools llama-bench
 	$(BIN)/python -m pytest -m gpu --timeout 600 tests/gpu
 
 # nginx-light, aria2 and openssl from the system: what is not there is left out, but for nginx.

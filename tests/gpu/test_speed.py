@@ -19,6 +19,7 @@ from paddock.measure.benchmark import benchmark
 from paddock.measure.tuning import tune
 from paddock.model.hardware import Machine
 from paddock.serving.engines import ServerName
+from tests.bench import llama_bench
 from tests.support.serving import SERVERS, SHELF_MODEL, SHELF_NAME, Program, ask_many, environment_of, is_back, wait_for
 
 pytestmark = pytest.mark.gpu
@@ -26,13 +27,16 @@ pytestmark = pytest.mark.gpu
 ROUNDS = 3
 
 
-def llama_bench(path: Path, plan: Parameters) -> tuple[float, float]:
+def of_llama_bench(path: Path, plan: Parameters) -> tuple[float, float]:
+    """With the one on the PATH, or one that is built for the engine's own libraries."""
+    asked = {"-m": path, "-p": 256, "-n": 64, "-t": plan.n_threads, "-ngl": 99}
     program = shutil.which("llama-bench")
     if program is None:
-        pytest.skip("llama-bench is not on the PATH: python -m infra.llama_tools llama-bench")
-    asked = ["-m", str(path), "-p", "256", "-n", "64", "-t", str(plan.n_threads), "-ngl", "99", "-o", "json"]
-    done = subprocess.run([program, *asked], capture_output=True, text=True, check=True, timeout=120)
-    prefill, decode = (max(test["samples_ts"]) for test in json.loads(done.stdout))
+        prefill, decode = map(max, llama_bench.measure(asked))
+    else:
+        command = [program, "-o", "json", *(str(word) for pair in asked.items() for word in pair)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        prefill, decode = (max(test["samples_ts"]) for test in json.loads(done.stdout))
     return prefill, decode
 
 
@@ -44,7 +48,7 @@ def test_the_benchmark_is_as_fast_as_llama_bench(machine: Machine, llama: Path) 
         assert found.bandwidth_source == "driver"
         assert found.results[1].energy_j_per_token
         ours.append((found.prefill_tok_per_s, found.decode_tok_per_s))
-        theirs.append(llama_bench(llama, plan))
+        theirs.append(of_llama_bench(llama, plan))
     for number, what in enumerate(("prefill of 256", "decode of 64")):
         best, other = max(one[number] for one in ours), max(one[number] for one in theirs)
         print(f"{what}: {best:.1f} to llama-bench's {other:.1f} tokens/s, {best / other:.3f}")

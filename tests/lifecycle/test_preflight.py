@@ -42,8 +42,17 @@ def remote(hub: Service) -> Path:
     return path
 
 
-@pytest.mark.parametrize("context", [512, 2048, 8192])
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+IN_CI = {(512, "f16"), (2048, "q4_0"), (8192, "q8_0")}
+
+
+@pytest.mark.parametrize(
+    ("context", "kv_type"),
+    [
+        pytest.param(context, kv_type, marks=[] if (context, kv_type) in IN_CI else [pytest.mark.torture])
+        for context in (512, 2048, 8192)
+        for kv_type in ("f16", "q8_0", "q4_0")
+    ],
+)
 def test_the_header_of_a_remote_model_gives_the_numbers_of_the_real_load(
     parts: Parts, hub: Service, remote: Path, context: int, kv_type: str
 ) -> None:
