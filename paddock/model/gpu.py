@@ -121,7 +121,7 @@ def _named(nvml: Any, everyone: list[Any], name: str) -> Any | None:
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     bandwidth, reserved = None, 0
-    with suppress(nvml.NVMLError):  # an older driver has no word for it
+    with suppress(nvml.NVMLError, AttributeError, TypeError):  # an older driver or package has no word for it
         reserved = int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).reserved)
     with suppress(nvml.NVMLError):
         clock_hz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1_000_000

@@ -119,8 +119,9 @@ def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, qui
     directory = staging / expected.key
     header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
     with suppress(OSError):  # nothing is there, or another process removes it too
+        quiet_before = _touched(directory) - quiet_s
         for path in directory.iterdir():
-            found = _look(path, header, quiet_before=time.time() - quiet_s)
+            found = _look(path, header, quiet_before=quiet_before)
             if isinstance(found, Claim):
                 found.discard()
 
@@ -142,8 +143,7 @@ def _turn(directory: Path) -> Iterator[bool]:
 
 def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
     """The orphan that claims most (the others are removed), or a new directory; None while a living process works."""
-    os.utime(directory)
-    now = directory.stat().st_mtime  # by the clock that stamps the files: a file server's may differ from ours
+    now = _touched(directory)
     best: Claim | None = None
     alive = False
     for path in sorted(directory.iterdir()):
@@ -205,6 +205,12 @@ def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
     if orphan:
         orphan.journal.close()
     return Claim(ours, journal, header, claims)
+
+
+def _touched(directory: Path) -> float:
+    """Now, by the clock that stamps the files: a file server's may differ from ours."""
+    os.utime(directory)
+    return directory.stat().st_mtime
 
 
 def _last_change(path: Path) -> float:

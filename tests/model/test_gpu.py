@@ -87,6 +87,11 @@ def test_what_a_driver_tells_is_taken_over(driver: str) -> None:
     assert (found["energy"], found["used"]) == (True, 2 * 2**30)
 
 
+def test_a_package_that_cannot_ask_what_the_driver_keeps_leaves_it_in(driver: str) -> None:
+    found = asked("import pynvml\ndel pynvml.nvmlMemory_v2\n" + ASK, LD_LIBRARY_PATH=driver)
+    assert [gpu["vram_bytes"] for gpu in found["machine"]["gpus"]] == [80 * 2**30, 40 * 2**30]
+
+
 @pytest.mark.parametrize(
     ("visible", "names"),
     [

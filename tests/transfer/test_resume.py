@@ -20,7 +20,7 @@ import pytest
 
 from infra.local.hub import Service
 from paddock.errors import NotEnoughDisk, TransferInterrupted
-from paddock.transfer.fetch import Staged, fetch
+from paddock.transfer.fetch import Staged, fetch, forget
 from paddock.transfer.journal import Header, Journal
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
@@ -279,6 +279,25 @@ def test_a_living_process_that_is_silent_for_long_is_not_waited_for(hub: Service
     assert staged is not None
     assert staged.path != alive.path
     assert staged.transferred_bytes == len(data)
+
+
+def test_what_dead_processes_left_is_forgotten_and_what_a_living_one_has_is_not(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    alive = fetch(source, staging=staging, options=SMALL)
+    assert alive is not None
+    dead = partial(source, staging, data, claimed=2 * MIB)
+    elsewhere = partial(source, staging, data, claimed=MIB, token="elsewhere")
+    journal = elsewhere / "journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text(json.dumps({**json.loads(lines[0]), "boot": "another-kernel"}) + "\n" + "".join(lines[1:]))
+    forget(source.expected, staging=staging, options=SMALL)
+    assert (alive.path.exists(), dead.exists(), elsewhere.exists()) == (True, False, True)
+    for name in ("journal", "data"):
+        os.utime(elsewhere / name, (time.time() - 61, time.time() - 61))
+    alive.discard()
+    forget(source.expected, staging=staging, options=SMALL)
+    assert list(staging.iterdir()) == []
 
 
 def test_a_process_that_lost_its_directory_stops_and_writes_no_more(hub: Service, tmp_path: Path) -> None:
