@@ -48,6 +48,11 @@ class Memory:
     devices: tuple[str, ...] = field(default=(), compare=False)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the engine has a GPU that computes."""
+        return any(not device.startswith("CPU") for device in self.devices)
+
+    @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.output_bytes
 

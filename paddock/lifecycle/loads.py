@@ -39,7 +39,7 @@ def _note(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load:
     path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
     parameters = Parameters.from_json(measured.parameters)
     predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
-    on_cpu = all(device.startswith("CPU") for device in measured.memory.devices)
+    on_cpu = not measured.memory.on_gpu
     load = Load(
         predicted_bytes=predicted.total_bytes,
         engine_bytes=measured.memory.total_bytes,

@@ -305,7 +305,7 @@ def _on_gpu(machine: Machine, model: Opened) -> bool:
     if not machine.gpus:
         return False
     (said,) = model.ask([Parameters(n_ctx=LEAST_CONTEXT, n_threads=1)])
-    return any(not device.startswith("CPU") for device in said.devices)
+    return said.on_gpu
 
 
 def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: Target, *, by_name: bool) -> Candidate:

@@ -170,15 +170,16 @@ def _parallels(asked: int | None, *, has_slots: bool) -> tuple[int, ...]:
 
 def processor_words(machine: Machine, offer: Offer) -> str:
     """What computes, and why it is not a GPU where it is not."""
-    devices = [device for device in offer.memory.devices if not device.startswith("CPU")]
     if offer.on_gpu:
         cards = Counter(gpu.name for gpu in machine.gpus)
         names = ", ".join(name if number == 1 else f"{number} x {name}" for name, number in cards.items())
         layers = offer.parameters.n_gpu_layers
-        return f"GPU: {names or ', '.join(devices)}" + (f", {layers} layers of the model" if layers > 0 else "")
+        return f"GPU: {names or ', '.join(offer.memory.devices)}" + (
+            f", {layers} layers of the model" if layers > 0 else ""
+        )
     if not machine.gpus:
         return f"CPU: {seen_gpus().why_none}"
-    if not devices:
+    if not offer.memory.on_gpu:
         return (
             "CPU: the installed engine was built without GPU support (CMAKE_ARGS=-DGGML_CUDA=ON make setup builds it)"
         )

@@ -291,7 +291,7 @@ def _ceiling(
     memory: Memory, machine: Machine, parameters: Parameters
 ) -> tuple[int | None, Literal["measured", "driver"] | None]:
     """What the memory that holds the weights can be read with: that of the slowest GPU, where one computes."""
-    if any(not device.startswith("CPU") for device in memory.devices):
+    if memory.on_gpu:
         told = [gpu.bandwidth_bytes_per_s for gpu in machine.gpus if gpu.bandwidth_bytes_per_s is not None]
         return (min(told), "driver") if told else (None, None)
     measured = read_bandwidth(threads=parameters.n_threads, available_bytes=machine.ram_available_bytes)

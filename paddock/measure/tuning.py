@@ -185,8 +185,7 @@ def tune(
 
 def _rooms(machine: Machine, needed: Memory) -> list[int]:
     """The room of each device that a model on one of them alone would have."""
-    on_gpu = any(not device.startswith("CPU") for device in needed.devices)
-    gpus = [gpu.vram_available_bytes - GPU_MARGIN_BYTES for gpu in machine.gpus] if on_gpu else []
+    gpus = [gpu.vram_available_bytes - GPU_MARGIN_BYTES for gpu in machine.gpus] if needed.on_gpu else []
     return [machine.ram_available_bytes - MARGIN_BYTES, *gpus]
 
 

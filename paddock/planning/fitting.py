@@ -22,14 +22,13 @@ from paddock.planning.placement import GPU_MARGIN_BYTES, Target, lacking
 def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Machine) -> None:
     """Raise DoesNotFit when a GGUF (the first shard of a split one) takes more than is free: of the host, or of a GPU
     where the engine uses it. `memory` is what the engine said of these parameters."""
-    on_gpu = any(not device.startswith("CPU") for device in memory.devices)
     parts = (
         f"(weights {human_bytes(memory.weights_bytes)},"
         f" KV cache of {parameters.n_ctx} tokens {human_bytes(memory.kv_cache_bytes)},"
         f" compute and output {human_bytes(memory.compute_bytes + memory.output_bytes)},"
     )
     cure = "choose a smaller quantization or a smaller context, or free memory"
-    if not on_gpu:
+    if not memory.on_gpu:
         needed = memory.total_bytes + MARGIN_BYTES
         if needed > machine.ram_available_bytes:
             raise DoesNotFit(

@@ -34,7 +34,7 @@ class Offer:
     @property
     def on_gpu(self) -> bool:
         """Whether the plan puts layers on a GPU, and the engine has one."""
-        return self.parameters.n_gpu_layers != 0 and any(not one.startswith("CPU") for one in self.memory.devices)
+        return self.parameters.n_gpu_layers != 0 and self.memory.on_gpu
 
     @property
     def margin_bytes(self) -> int:
