@@ -24,12 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The tests of a file stay in one process, and all that want Prefect's server in the same one: an idle server takes
-    as much of the processor as many tests."""
-    from xdist.scheduler import LoadScopeScheduling
+    """With `--dist loadfile`, which keeps the tests of a file in one process, all that want Prefect's server are in the
+    same one: an idle server takes as much of the processor as many tests."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
 
-    class ByFile(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
-        def _split_scope(self, nodeid: str) -> str:
-            return "prefect" if nodeid.startswith(_PREFECT) else nodeid.split("::", 1)[0]
-
-    return ByFile(config, log)
+    scheduler: Any = LoadFileScheduling(config, log)
+    by_file = scheduler._split_scope
+    scheduler._split_scope = lambda nodeid: "prefect" if nodeid.startswith(_PREFECT) else by_file(nodeid)
+    return scheduler

@@ -124,8 +124,7 @@ def run(
             stderr=subprocess.PIPE,
             pass_fds=(theirs.fileno(), *descriptors),
             cwd=_ROOT,  # where `-m` finds this package, and nothing that lies in the caller's directory
-            # An abort would start a debugger, and numpy's library a thread for each core that nothing here uses. GPUs
-            # have the numbers that NVML and `nvidia-smi` give them, not CUDA's own (the fastest first).
+            # An abort would start a debugger, and numpy's library a thread for each core that nothing here uses.
             env=child_environment(GGML_NO_BACKTRACE="1", OPENBLAS_NUM_THREADS="1"),
             process_group=0,
         )

@@ -49,8 +49,12 @@ def weights_as_loaded(headers: Sequence[Header], parameters: Parameters) -> int 
     if not has_gpu and not parameters.use_extra_bufts:
         return None
     in_place = elsewhere = 0
+    layers = headers[0].of_architecture("block_count")  # the other shards need not say it
+
+    def moves(tensor: Tensor) -> bool:
+        return _is_offloaded(tensor, layers, parameters) if has_gpu else _is_repacked(tensor)
+
     for header in headers:
-        moves = (lambda one, of=header: _is_offloaded(one, of, parameters)) if has_gpu else _is_repacked
         moved = [one for one in header.tensors if moves(one)]
         elsewhere += sum(one.size_bytes for one in moved)
         names = {one.name for one in moved}
@@ -69,10 +73,9 @@ def weights_as_loaded(headers: Sequence[Header], parameters: Parameters) -> int 
     return in_place + elsewhere if elsewhere else None
 
 
-def _is_offloaded(tensor: Tensor, header: Header, parameters: Parameters) -> bool:
+def _is_offloaded(tensor: Tensor, layers: object, parameters: Parameters) -> bool:
     """Whether a tensor lies on a GPU: the output counts as one more layer, and is the first to go there."""
     match = _LAYER.match(tensor.name)
-    layers = header.of_architecture("block_count")
     if match is None or not isinstance(layers, int) or parameters.n_gpu_layers < 0:
         return parameters.n_gpu_layers != 0 and (match is not None or tensor.name.startswith("output"))
     return int(match[1]) > layers - parameters.n_gpu_layers

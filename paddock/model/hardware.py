@@ -39,7 +39,12 @@ class Machine:
     @property
     def identity(self) -> str:
         """What decides how fast the engine runs here, as 12 hex digits: not the memory that happens to be free."""
-        facts = (self.cpu, self.cores, round(self.ram_bytes / 2**30), [(gpu.name, gpu.vram_bytes) for gpu in self.gpus])
+        facts = (
+            self.cpu,
+            self.cores,
+            round(self.ram_bytes / 2**30),
+            [(gpu.name, round(gpu.vram_bytes / 2**30)) for gpu in self.gpus],
+        )
         return sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:

@@ -160,7 +160,8 @@ def footprint(header: Header, tensors: Sequence[Tensor] | None = None) -> Footpr
         layers=tuple(
             _layer(header, shape, number, of_layer.get(number, {}), windows[number], cached=number < cached)
             for number in range(computed)
-        ),
+        )
+        + (Layer(0),) * (shape.layers - computed),  # those that predict ahead are not loaded, and counted all the same
         input_bytes=sum(tensor.size_bytes for tensor in beside.values()) - size,
         embedding_bytes=embedding.size_bytes if embedding is not None else 0,
         output_bytes=size,

@@ -19,8 +19,8 @@ from paddock.engine.parameters import Parameters
 from paddock.planning.footprint import Footprint
 
 GPU_MARGIN_BYTES = 768 * 2**20
-"""What CUDA itself takes on each GPU, its context and its libraries' workspaces (606 to 631 MiB on an H100 with CUDA
-13.0, whatever the model), and some air."""
+"""What CUDA itself takes on each GPU that has layers, its context and its libraries' workspaces (606 to 631 MiB beside
+the engine's buffers on an H100 with CUDA 13.0), and some air."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def place(model: Footprint, parameters: Parameters, memory: Memory, target: Targ
         return None
     if not offloaded:
         left = ("n_gpu_layers: 0, since not even the output fits on the GPU",) if target.vram_bytes else ()
-        return Placement(0, memory.weights_bytes, given_up=left)
+        return Placement(0, _without_copy(model, parameters, memory), given_up=left)
     whole = offloaded == len(costs.items)
     shares = tuple(map(float, split)) if len(split) > 1 else ()
     weights = costs.host(len(costs.items) - offloaded) + sum(costs.items[-offloaded:])
@@ -115,7 +115,7 @@ class _Costs:
         weights = [layer.weights_bytes for layer in model.layers]
         items = [weight + cache for weight, cache in zip(weights, caches, strict=True)]
         # what the host takes more than the file says, it takes for layers: repacked ones
-        more = max(memory.weights_bytes - model.weights_bytes, 0)
+        more = max(_without_copy(model, parameters, memory) - model.weights_bytes, 0)
         sum_of_weights = sum(weights) or 1
         on_host = [item - (-more * weight // sum_of_weights) for item, weight in zip(items, weights, strict=True)]
         return cls(
@@ -128,6 +128,12 @@ class _Costs:
     def host(self, layers: int) -> int:
         """What the host needs when the first `layers` of the items stay there."""
         return self.beside_bytes + sum(self.on_host[:layers])
+
+
+def _without_copy(model: Footprint, parameters: Parameters, memory: Memory) -> int:
+    """The weights, less the copy of a tied embedding that the engine would put on a GPU with these parameters."""
+    copied = memory.on_gpu and parameters.n_gpu_layers != 0
+    return memory.weights_bytes - (model.offloaded_output_bytes - model.output_bytes if copied else 0)
 
 
 def _most(costs: _Costs, target: Target) -> tuple[int, tuple[int, ...]]:

@@ -39,7 +39,7 @@ class Offer:
     @property
     def margin_bytes(self) -> int:
         """What the engine's process may hold of the host's memory beside the plan."""
-        return MARGIN_BYTES + (_CUDA_BYTES if self.on_gpu else 0)
+        return MARGIN_BYTES + (_CUDA_BYTES if self.memory.on_gpu else 0)  # also where no layer is on it
 
 
 @dataclass(frozen=True, slots=True)

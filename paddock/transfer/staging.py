@@ -118,12 +118,16 @@ def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, qui
         return
     directory = staging / expected.key
     header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
-    with suppress(OSError):  # nothing is there, or another process removes it too
+    if not directory.exists():
+        return
+    with suppress(OSError), _turn(directory) as ours:  # another process may remove it, too
         quiet_before = _touched(directory) - quiet_s
-        for path in directory.iterdir():
+        for path in directory.iterdir() if ours else ():
             found = _look(path, header, quiet_before=quiet_before)
             if isinstance(found, Claim):
                 found.discard()
+        if ours:
+            directory.rmdir()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def same_but_weights(planned: Memory, real: Memory) -> None:
 
 
 def loaded(path: Path, found: Benchmark, planned: Memory) -> None:
-    """Print what the driver counts beside the plan, and hold it to the margin."""
+    """Print what the driver counts beside the plan."""
     assert found.uses_gpus
     assert found.vram_bytes is not None
     print(

@@ -71,6 +71,13 @@ def test_memory_that_is_free_does_not_make_another_machine(parts: Parts) -> None
     assert replace(machine, cores=machine.cores + 1).identity != machine.identity
 
 
+def test_what_a_driver_keeps_does_not_make_another_machine(parts: Parts) -> None:
+    machine = replace(this_machine(), gpus=(Gpu("a gpu", 80 * 2**30 - 480 * 2**20, 2**34),))
+    newer = replace(machine, gpus=(Gpu("a gpu", 80 * 2**30 - 486 * 2**20, 2**34),))
+    assert newer.identity == machine.identity
+    assert replace(machine, gpus=(Gpu("a gpu", 40 * 2**30, 2**34),)).identity != machine.identity
+
+
 def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
     parts: Parts, manifest: Manifest, remembered: Tuning, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, ConflictingConfiguration
 from paddock.planning.footprint import Footprint, Layer
-from paddock.planning.placement import GPU_MARGIN_BYTES, Lack, Target, lacking
+from paddock.planning.placement import GPU_MARGIN_BYTES, Lack, Target, lacking, missing_bytes, place
 from paddock.planning.plan import LEAST_CONTEXT, Ask, Plan, Wish, longest_context, make_plan
 
 MIB, GIB = 2**20, 2**30
@@ -211,6 +211,31 @@ def test_what_is_on_a_gpu_is_not_repacked_and_a_tied_embedding_is_there_twice() 
     tied = replace(MODEL, tied=True)
     made = make_plan(engine(), Target(GIB, (GIB,)), Wish(512), trained=512, model=tied, threads=1)
     assert made.memory.weights_bytes == WEIGHTS + MODEL.embedding_bytes
+
+
+@pytest.mark.parametrize("vram", [0, 16 * 14 * MIB + 2 * MIB])
+def test_the_copy_of_a_tied_embedding_costs_the_host_nothing(vram: int) -> None:
+    tied = replace(MODEL, tied=True)
+    target = Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + vram,))
+    with_copy = replace(target, vram_bytes=(target.vram_bytes[0] + MODEL.embedding_bytes,))
+    whole, said = Parameters(n_ctx=11_264, n_threads=1), Memory(WEIGHTS, 352 * MIB, 10 * MIB, MIB, "engine", ("CUDA0",))
+    copied = replace(said, weights_bytes=WEIGHTS + MODEL.embedding_bytes)
+    placed, plain = place(tied, whole, copied, with_copy), place(MODEL, whole, said, target)
+    assert placed is not None
+    assert plain is not None
+    assert placed.weights_bytes == plain.weights_bytes + (MODEL.embedding_bytes if vram else 0)
+    lacks = missing_bytes(MODEL, whole, said, replace(target, ram_bytes=0))
+    assert missing_bytes(tied, whole, copied, replace(with_copy, ram_bytes=0)) == lacks
+
+
+def test_layers_that_predict_ahead_have_a_number_and_take_nothing() -> None:
+    ahead = replace(MODEL, layers=(*MODEL.layers, Layer(0)))
+    target = Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + 2 * 14 * MIB,) * 2)
+    plain = make_plan(engine(), target, Wish(11_264), trained=None, model=MODEL, threads=1).parameters
+    more = make_plan(engine(), target, Wish(11_264), trained=None, model=ahead, threads=1).parameters
+    assert more.n_gpu_layers == plain.n_gpu_layers + 1
+    (said,) = engine()([more])
+    assert lacking(ahead, more, said, target) == Lack(0, 0)
 
 
 def test_the_least_context_is_tried_last() -> None:
