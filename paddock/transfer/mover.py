@@ -84,7 +84,14 @@ def _watch(directory: Path) -> None:
     while True:
         time.sleep(_EVERY_S)
         with suppress(OSError):  # a file that has its next name meanwhile
-            _report(came=sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file()))
+            _report(came=on_disk_bytes(directory))
+
+
+def on_disk_bytes(directory: Path) -> int:
+    """What is there of the files: less than their sizes where they have holes, and never the room beyond their ends
+    that a file system lays aside while they grow."""
+    found = (path.stat() for path in directory.rglob("*") if path.is_file())
+    return sum(min(status.st_blocks * 512, status.st_size) for status in found)
 
 
 def _is_final(error: Exception) -> bool:

@@ -21,6 +21,7 @@ from paddock.settings import Settings
 from paddock.transfer.engines import Engine, fitting
 from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.journal import Header, Journal
+from paddock.transfer.mover import on_disk_bytes
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from tests.transfer.remote import MIB, Remote, content, on_hub, sha256_of
@@ -75,6 +76,15 @@ def test_it_brings_the_file_and_leaves_nothing_beside_it(hub: Service, staging: 
     staged.path.rename(staging.parent / "published")
     staged.discard()
     assert list(staging.iterdir()) == []
+
+
+def test_room_beyond_the_end_of_a_file_is_nothing_that_came(tmp_path: Path) -> None:
+    (tmp_path / "grows").write_bytes(bytes(1000))
+    subprocess.run(["fallocate", "--keep-size", "--length", "1MiB", str(tmp_path / "grows")], check=True)
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", MIB)
+    assert (tmp_path / "grows").stat().st_blocks * 512 >= MIB
+    assert on_disk_bytes(tmp_path) == 1000
 
 
 @pytest.mark.parametrize("engine", ENGINES)
