@@ -141,7 +141,7 @@ class Pump:
                 f"another process took over {self._line.source.label}, since this one was silent for long",
                 cure="try again: what came is kept",
             )
-        with self._client.open(span.reached, span.end, whole=self.schedule.whole) as body:
+        with self._client.open(span.reached, span.end, whole=span.whole) as body:
             for came, wanted in body.chunks(self._limit.read_bytes):
                 self._line.meter.count(came, len(wanted))
                 if self.schedule.stopped.is_set():

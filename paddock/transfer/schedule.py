@@ -25,12 +25,16 @@ _SPEED_UP_EVERY_S = 5.0
 
 @dataclass(slots=True, eq=False)
 class Span:
-    """The bytes from `start` up to `end`, of which those before `reached` have landed."""
+    """The bytes from `start` up to `end`, of which those before `reached` have landed.
+
+    `whole`: they come as part of the whole body, read from its start, since the server knows no ranges.
+    """
 
     start: int
     end: int
     reached: int
     busy: bool = False
+    whole: bool = False
 
 
 class Share:
@@ -145,12 +149,8 @@ class Schedule:
                 self._slowed = now
                 self._workers = max(1, self._workers // 2)
 
-    @property
-    def whole(self) -> bool:
-        """Whether the rest comes as one body, read from its start, since the server knows no ranges."""
-        return self._whole
-
     def take_whole(self) -> None:
+        """The server knows no ranges: from the next span on the rest comes as one body."""
         with self._work:
             self._whole = True
             self._workers = 1
@@ -221,9 +221,10 @@ class Schedule:
                 while len(self._spans) > index + 1:
                     self._spans.pop()
                 span.end = self._next = self._end
+                span.whole = True
                 return span
         if self._next < self._end and not self._busy:
-            span = Span(self._next, self._end, self._next)
+            span = Span(self._next, self._end, self._next, whole=True)
             self._next = self._end
             self._spans.append(span)
             return span
