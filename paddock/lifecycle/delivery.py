@@ -64,15 +64,13 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """What every way to a file has in common. `segment_bytes` is the unit of its digests, `segments` those that a
-    manifest already says."""
+    """What every way to a file has in common. `segment_bytes` is the unit of its digests."""
 
     parts: Parts
     row: Row
     segment_bytes: int
     progress: Moved | None
     cancel: threading.Event | None
-    segments: tuple[Sha256, ...] = ()
 
     def told(self, progress: Moved) -> _Way:
         return replace(self, progress=progress)
@@ -134,17 +132,15 @@ def restore_file(
     row: Row,
     *,
     segment_bytes: int,
-    segments: tuple[Sha256, ...] = (),
     progress: Moved | None = None,
     cancel: threading.Event | None = None,
 ) -> Acquired:
     """Bring one file onto the volume from S3 alone, or find that it is there.
 
-    Its sha256 is what is verified. The `segments` that the snapshot's manifest says are taken from there, which halves
-    the hashing: a wrong one lets no wrong byte in, and costs a scrub one look at the whole file. Raises CorruptFile
-    where S3 has other bytes, and TransferRefused where it has none.
+    Its sha256 is what is verified, whatever the snapshot's manifest says of its segments. Raises CorruptFile where S3
+    has other bytes, and TransferRefused where it has none.
     """
-    way = _Way(parts, row, segment_bytes, progress, cancel, segments)
+    way = _Way(parts, row, segment_bytes, progress, cancel)
     digest = row.expected.sha256
     if parts.s3 is None or digest is None:
         raise AssertionError("a row of a restoration has a digest, and is made where there is an S3")
@@ -196,7 +192,6 @@ def _fetched(way: _Way, source: Source, origin: Origin) -> Acquired:
         tap=weights.take if weights else None,
         cancel=way.cancel,
         arrived=(lambda: parts.volume.has_blob(digest, row.file.size)) if digest else None,
-        with_segments=not way.segments,
     )
     if staged is None:
         if digest is None:
@@ -204,9 +199,7 @@ def _fetched(way: _Way, source: Source, origin: Origin) -> Acquired:
         return _stored(way, digest)
     parts.volume.add_blob(staged.path, staged.sha256, staged.size)
     staged.discard()
-    file = SnapshotFile(
-        path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments or way.segments
-    )
+    file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
     return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
 
 

@@ -110,7 +110,7 @@ def fetch_file(parts: Parts, manifest: Manifest, row: Row, *, progress: Moved | 
             f" {len(segments)} segments for {row.file.path}, which has {row.file.size} bytes",
             cure="pull it from the Hub, and cache it again",
         )
-    return restore_file(parts, row, segment_bytes=manifest.segment_bytes, segments=segments, progress=progress)
+    return restore_file(parts, row, segment_bytes=manifest.segment_bytes, progress=progress)
 
 
 def audit(parts: Parts, drawn: Plan, acquired: Sequence[Acquired]) -> Audited:

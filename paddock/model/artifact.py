@@ -16,10 +16,12 @@ from paddock.model.finding import Verdict
 from paddock.model.names import (
     ModelName,
     Revision,
+    SegmentDigest,
     Sha256,
     check_distinct,
     parse_repository_path,
     parse_revision,
+    parse_segment_digest,
     parse_sha256,
     shown,
 )
@@ -28,6 +30,7 @@ SCHEMA: Literal[1] = 1
 
 RevisionField = Annotated[Revision, AfterValidator(parse_revision)]
 Sha256Field = Annotated[Sha256, AfterValidator(parse_sha256)]
+SegmentField = Annotated[SegmentDigest, AfterValidator(parse_segment_digest)]
 PathField = Annotated[str, AfterValidator(parse_repository_path)]
 
 
@@ -57,7 +60,7 @@ class Listing:
 
 
 class SnapshotFile(BaseModel):
-    """A file of a snapshot. `segments` are the sha256 of its consecutive segments of `segment_bytes` (the last may be
+    """A file of a snapshot. `segments` are the digests of its consecutive segments of `segment_bytes` (the last may be
     shorter)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +68,7 @@ class SnapshotFile(BaseModel):
     path: PathField
     size: int = Field(ge=0)
     sha256: Sha256Field
-    segments: tuple[Sha256Field, ...] = ()
+    segments: tuple[SegmentField, ...] = ()
 
 
 class Manifest(BaseModel):

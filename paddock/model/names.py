@@ -25,9 +25,14 @@ Revision = NewType("Revision", str)
 Sha256 = NewType("Sha256", str)
 """A digest: 64 lower-case hexadecimal digits."""
 
+SegmentDigest = NewType("SegmentDigest", str)
+"""The digest of one segment of a file, `blake3:` and 64 lower-case hexadecimal digits; without `blake3:`, as the first
+manifests have them, a sha256."""
+
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SEGMENT = re.compile(r"(?:blake3:)?[0-9a-f]{64}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 _FORBIDDEN = frozenset('\\:*?"<>|')
@@ -111,6 +116,13 @@ def parse_sha256(text: str) -> Sha256:
     if not _SHA256.fullmatch(text):
         raise UnsafeName(f"{text[:80]!r} is not a sha256 of 64 hexadecimal digits")
     return Sha256(text)
+
+
+def parse_segment_digest(text: str) -> SegmentDigest:
+    """Read the digest of a segment. Raises UnsafeName for anything else."""
+    if not _SEGMENT.fullmatch(text):
+        raise UnsafeName(f"{text[:80]!r} is not a segment's digest, `blake3:` and 64 hexadecimal digits")
+    return SegmentDigest(text)
 
 
 def parse_repository_path(text: str) -> str:

@@ -18,12 +18,13 @@ from typing import Self
 
 from paddock.errors import BlobMissing, CorruptFile
 from paddock.model.artifact import SnapshotFile
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest
+from paddock.model.source import Expected
 from paddock.store.durable import disk_error
+from paddock.transfer.digest import SegmentHash, digest_file
 
 MIN_PART_BYTES = 8 * 1024 * 1024
 MAX_PARTS = 10_000
-_READ_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +83,11 @@ class Parts:
         view = memoryview(body)
         for start in range(0, part.length, self._segment_bytes):
             index = (part.offset + start) // self._segment_bytes
-            seen = hashlib.sha256(view[start : start + self._segment_bytes]).hexdigest()
-            if seen != self._segments[index]:
-                at = part.offset + start
-                raise self._damaged(f"has the sha256 {seen[:12]}…, not {self._segments[index][:12]}…, at byte {at}")
+            expected = self._segments[index]
+            seen = SegmentHash(expected)
+            seen.update(view[start : start + self._segment_bytes])
+            if seen.digest != expected:
+                raise self._damaged(f"is not what was stored, in the segment from byte {part.offset + start} on")
         return Content(body, b64encode(hashlib.sha256(body).digest()).decode())
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -101,19 +103,17 @@ class Parts:
             offset, length = offset + len(piece), length - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _digest(self) -> tuple[Sha256, ...]:
-        whole, segments = hashlib.sha256(), []
-        for start in range(0, self._file.size, self._segment_bytes):
-            end = min(start + self._segment_bytes, self._file.size)
-            segment = hashlib.sha256()
-            for offset in range(start, end, _READ_BYTES):
-                piece = self._read(offset, min(_READ_BYTES, end - offset))
-                whole.update(piece)
-                segment.update(piece)
-            segments.append(Sha256(segment.hexdigest()))
-        if whole.hexdigest() != self._file.sha256:
-            raise self._damaged(f"has the sha256 {whole.hexdigest()[:12]}…, not {self._file.sha256[:12]}…")
-        return tuple(segments)
+    def _digest(self) -> tuple[SegmentDigest, ...]:
+        expected = Expected(self._file.size, self._file.sha256)
+        try:
+            digest = digest_file(self._descriptor, expected, segment_bytes=self._segment_bytes)
+        except OSError as error:
+            raise disk_error(error, self._path) from error
+        if digest.position != expected.size:
+            raise self._damaged(f"ends at byte {digest.position}")
+        if digest.sha256 != expected.sha256:
+            raise self._damaged(f"has the sha256 {digest.sha256[:12]}…, not {self._file.sha256[:12]}…")
+        return digest.segments
 
     def _damaged(self, what: str) -> CorruptFile:
         return CorruptFile(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddock.errors import CorruptFile
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.source import Expected, Source
 from paddock.transfer.digest import Tap
 from paddock.transfer.options import Options
@@ -33,15 +33,12 @@ _LEAST_QUIET_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A complete, verified, fsynced file that is not yet visible. Until `discard`, other processes wait for it.
-
-    `segments` are the digests of its segments, or empty where they were not asked for.
-    """
+    """A complete, verified, fsynced file that is not yet visible. Until `discard`, other processes wait for it."""
 
     path: Path
     size: int
     sha256: Sha256
-    segments: tuple[Sha256, ...]
+    segments: tuple[SegmentDigest, ...]
     segment_bytes: int
     transferred_bytes: int
     resumed_bytes: int
@@ -63,7 +60,6 @@ def fetch(
     tap: Tap | None = None,
     cancel: threading.Event | None = None,
     arrived: Callable[[], bool] | None = None,
-    with_segments: bool = True,
 ) -> Staged | None:
     """Fetch a file into `staging`; None when `arrived()` says that another process, which fetched the same bytes, has
     published them.
@@ -71,9 +67,6 @@ def fetch(
     `tap` is given every byte on the way to the digest, in blocks and in order, in the calling thread. Where an offset
     is not the end of the block before, what was told from there on was wrong, and is told anew. What it was told is
     right when this returns.
-
-    With `with_segments` false the digest of the whole file alone is worked out, for who knows those of its segments:
-    that halves the hashing. A transfer of the one kind takes up of the other kind no more than the first segment.
 
     Whatever ends it early leaves something to resume, except for bytes without a digest, for what another engine was
     still moving, and after an fsync that failed. Raises TransferInterrupted
@@ -98,9 +91,7 @@ def fetch(
     if claim is None:
         return None
     try:
-        reception = Reception(
-            source, claim, options, cancel=cancel, progress=progress, tap=tap, with_segments=with_segments
-        )
+        reception = Reception(source, claim, options, cancel=cancel, progress=progress, tap=tap)
         digest = reception.run()
     except CorruptFile:
         claim.discard()

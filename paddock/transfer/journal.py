@@ -1,8 +1,8 @@
 """The journal of one fetch: what of the data file is there, each claim with the digest that proves it.
 
 The first line is a JSON object: `schema`, `key` (which bytes), `size`, `segment_bytes`, `boot` (the kernel that the
-writer ran on). Each line after it is a *claim*: `end`, and `sha256`, the digest of the bytes from the start of the
-segment that holds byte `end - 1` up to `end`. So claims grow from the start of the file, the last one of a segment is
+writer ran on). Each line after it is a *claim*: `end`, and `digest`, that of the bytes from the start of the segment
+that holds byte `end - 1` up to `end`. So claims grow from the start of the file, the last one of a segment is
 the segment's digest, and a later claim for the same end replaces an earlier one.
 
 Nothing is fsynced here, since nothing here is believed: whoever adopts a journal hashes the data again, so that a
@@ -18,9 +18,9 @@ import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest
 
-_SCHEMA = 1
+_SCHEMA = 2
 _MOST_BYTES = 256 * 1024 * 1024
 
 
@@ -59,27 +59,27 @@ class Journal:
         except TypeError:
             return None
 
-    def claims(self, header: Header) -> dict[int, Sha256]:
+    def claims(self, header: Header) -> dict[int, SegmentDigest]:
         """End and digest of each claim, in order of the ends; none where the journal is not about `header`'s bytes."""
         found = self.header()
         if found is None or not found.same_bytes(header):
             return {}
-        claims: dict[int, Sha256] = {}
+        claims: dict[int, SegmentDigest] = {}
         for line in self._lines()[1:]:
             fields = _parse(line)
-            end, digest = fields.get("end"), fields.get("sha256")
+            end, digest = fields.get("end"), fields.get("digest")
             if isinstance(end, int) and 0 < end <= header.size and isinstance(digest, str):
-                claims[end] = Sha256(digest)
+                claims[end] = SegmentDigest(digest)
         return dict(sorted(claims.items()))
 
-    def start(self, header: Header, claims: dict[int, Sha256]) -> None:
+    def start(self, header: Header, claims: dict[int, SegmentDigest]) -> None:
         """For an empty journal: write the header, and the claims that an earlier one made."""
         lines = [json.dumps(asdict(header))]
         lines += [_claim(end, digest) for end, digest in claims.items()]
         self._append("\n".join(lines) + "\n")
         self.holds_claims = bool(claims)
 
-    def append(self, end: int, digest: Sha256) -> None:
+    def append(self, end: int, digest: SegmentDigest) -> None:
         self._append(_claim(end, digest) + "\n")
         self.holds_claims = True
 
@@ -103,8 +103,8 @@ class Journal:
         return lines[:-1]  # what follows the last line's end is torn
 
 
-def _claim(end: int, digest: Sha256) -> str:
-    return json.dumps({"end": end, "sha256": digest})
+def _claim(end: int, digest: SegmentDigest) -> str:
+    return json.dumps({"end": end, "digest": digest})
 
 
 def _parse(line: bytes) -> dict[str, object]:

@@ -9,11 +9,10 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from paddock.errors import CorruptFile, TransferInterrupted
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest
 from paddock.model.source import Source
 from paddock.transfer import engines
 from paddock.transfer.digest import BLOCK_BYTES, RunningDigest, Tap, digest_file, digest_for, segment_spans
@@ -45,10 +44,8 @@ class Reception:
         cancel: threading.Event,
         progress: Moved | None,
         tap: Tap | None,
-        with_segments: bool = True,
     ) -> None:
         self._source = source
-        self._with_segments = with_segments
         self._expected = source.expected
         self._claim = claim
         self._options = options
@@ -56,7 +53,6 @@ class Reception:
         self._progress = progress
         self._tap = tap
         self._block = memoryview(bytearray(BLOCK_BYTES))
-        self._beside: Executor | None = None
         self._told = self._alive = float("-inf")
         self._done = self._most = 0
         self.resumed_bytes = 0
@@ -82,11 +78,7 @@ class Reception:
         if engine != "paddock":
             self._have_moved(engine)
             landed = self._expected.size
-        with (
-            self._data() as fd,
-            WriteBack(fd) as write_back,
-            ThreadPoolExecutor(1, "paddock-hash") as self._beside,
-        ):
+        with self._data() as fd, WriteBack(fd) as write_back:
             make_room(fd, self._claim.data, self._expected.size)
             digest = self._receive(fd, write_back, landed=landed)
             if digest.mismatch(self._expected):
@@ -141,9 +133,7 @@ class Reception:
     def _receive(self, fd: int, write_back: WriteBack, *, landed: int) -> RunningDigest:
         """Hash the file in order while it lands, check what the journal claims, and claim the rest. The first `landed`
         bytes are there."""
-        digest = digest_for(
-            self._expected, segment_bytes=self._options.segment_bytes, with_segments=self._with_segments
-        )
+        digest = digest_for(self._expected, segment_bytes=self._options.segment_bytes)
         claims = self._claim.claims
         ends = sorted(claims)
         good = digest.copy()
@@ -198,12 +188,10 @@ class Reception:
                 raise TransferInterrupted(f"{self._claim.data} was cut short by another program", cure="try again")
             if tap:
                 tap(digest.position, block)
-            digest.update(block, beside=self._beside)
+            digest.update(block)
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
         """Fetch each segment again, over other connections, and replace those that differ."""
-        if not digest.with_segments:
-            digest = self._hash_again(fd)
         for _ in range(_REPAIR_ROUNDS):
             replaced = 0
             for index, (start, end) in enumerate(segment_spans(digest.size, digest.segment_bytes)):
@@ -225,7 +213,7 @@ class Reception:
             cure="its source, or a proxy on the way, sends wrong bytes: try another network, or tell its owner",
         )
 
-    def _replace_if_different(self, fd: int, start: int, end: int, digest: Sha256) -> bool:
+    def _replace_if_different(self, fd: int, start: int, end: int, digest: SegmentDigest) -> bool:
         """Fetch one segment into a file beside the data, and copy it over the data where its digest is another one."""
         path = self._claim.directory / "segment"
         spare = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -234,11 +222,11 @@ class Reception:
             came = RunningDigest(end - start, segment_bytes=end - start)
             with Pump(self._line, path, start, end, landed=start, rebased=True) as schedule:
                 self._follow(schedule, spare, came, until=end - start, offset=start)
-            if came.sha256 == digest:
+            if came.segment_prefix == digest:
                 return False
             for offset in range(0, end - start, BLOCK_BYTES):
                 write_at(fd, os.pread(spare, min(BLOCK_BYTES, end - start - offset), offset), start + offset)
-            self._claim.journal.append(end, came.sha256)
+            self._claim.journal.append(end, came.segment_prefix)
             return True
         finally:
             os.close(spare)

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from paddock.errors import TransferInterrupted, UnsafeName
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
 from paddock.transfer.journal import Header, Journal
 
@@ -47,7 +47,7 @@ ALIVE: Final = "alive"
 class Claim:
     """A staging directory that is ours, and what its journal claimed when it was taken over."""
 
-    def __init__(self, directory: Path, journal: Journal, header: Header, claims: dict[int, Sha256]) -> None:
+    def __init__(self, directory: Path, journal: Journal, header: Header, claims: dict[int, SegmentDigest]) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.journal = journal
@@ -194,7 +194,7 @@ def _look(path: Path, header: Header, *, quiet_before: float) -> Claim | Literal
 def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
     """A directory with a token of ours and a journal that says so: new, or the orphan's data and claims."""
     ours = directory / uuid.uuid4().hex
-    claims: dict[int, Sha256] = {}
+    claims: dict[int, SegmentDigest] = {}
     if orphan:
         claims = orphan.claims
         orphan.directory.rename(ours)

@@ -43,7 +43,13 @@ def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int) -> 
         with suppress(NotGguf, MalformedGguf):
             scan = WeightsScan(read_header(source))
     expected = Expected(file.size, file.sha256)
-    digest = digest_file(source.descriptor, expected, segment_bytes=segment_bytes, tap=scan.take if scan else None)
+    digest = digest_file(
+        source.descriptor,
+        expected,
+        segment_bytes=segment_bytes,
+        like=next(iter(file.segments), None),
+        tap=scan.take if scan else None,
+    )
     if digest.position != file.size or digest.mismatch(expected):
         message = f"the sha256 is {digest.sha256}, and {file.sha256} was stored{_where(digest, file)}"
         yield Finding("integrity.sha256", Severity.REJECT, message, file.path, _AGAIN)

@@ -35,6 +35,7 @@ from paddock.planning.choice import choose
 from paddock.store.copying import push
 from tests.support.gguf import CHATML, tiny_llama
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
+from tests.support.segments import segment_of
 
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
 
@@ -195,7 +196,7 @@ def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(parts: Parts, hub: 
     pulled = pull(parts, MODEL)
     assert f"{NAME}/tiny-Q8_0.gguf" not in hub.stats().bytes_sent
     (model,) = (file for file in pulled.manifest.files if file.path == "tiny-Q8_0.gguf")
-    assert model.segments == (Sha256(sha256(tiny()).hexdigest()),)
+    assert model.segments == (segment_of(tiny()),)
 
 
 def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(parts: Parts, hub: Service) -> None:

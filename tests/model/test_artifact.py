@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from paddock.errors import CorruptFile, UnsafeName
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.finding import Verdict
-from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path
+from paddock.model.names import ModelName, Revision, SegmentDigest, Sha256, check_distinct, parse_repository_path
 
 WHERE = "/models/.paddock/snapshots/org--name/manifest.json"
 
 digests = st.text("0123456789abcdef", min_size=64, max_size=64).map(Sha256)
+segments = st.tuples(st.sampled_from(["blake3:", ""]), digests).map("".join).map(SegmentDigest)
 parts = st.text("abcxyz019_é模", min_size=1, max_size=6)
 file_paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 files = st.builds(
@@ -27,7 +28,7 @@ files = st.builds(
     path=file_paths,
     size=st.integers(0, 2**60),
     sha256=digests,
-    segments=st.lists(digests, max_size=3).map(tuple),
+    segments=st.lists(segments, max_size=3).map(tuple),
 )
 
 
@@ -64,7 +65,9 @@ def test_a_manifest_survives_json(manifest: Manifest) -> None:
 
 
 def example() -> Manifest:
-    weights = SnapshotFile(path="model.gguf", size=100, sha256=Sha256("a" * 64), segments=(Sha256("b" * 64),))
+    weights = SnapshotFile(
+        path="model.gguf", size=100, sha256=Sha256("a" * 64), segments=(SegmentDigest("blake3:" + "b" * 64),)
+    )
     return Manifest(
         repository="org/name",
         revision=Revision("c" * 40),
@@ -87,7 +90,7 @@ def test_the_json_of_a_manifest_has_exactly_the_keys_of_the_contract() -> None:
         "revision": "c" * 40,
         "files": [
             {"path": "config.json", "size": 2, "sha256": "d" * 64, "segments": []},
-            {"path": "model.gguf", "size": 100, "sha256": "a" * 64, "segments": ["b" * 64]},
+            {"path": "model.gguf", "size": 100, "sha256": "a" * 64, "segments": ["blake3:" + "b" * 64]},
         ],
         "segment_bytes": 64,
         "quantization": "Q8_0",
@@ -140,6 +143,8 @@ HOSTILE: dict[str, tuple[Callable[[Document], object], str]] = {
     "a digest that is a path": (_file(sha256="../" + "d" * 61), "files.0.sha256"),
     "a digest in upper case": (_file(sha256="D" * 64), "files.0.sha256"),
     "a segment that is no digest": (_file(segments=["x"]), "files.0.segments.0"),
+    "a segment of another kind": (_file(segments=["md5:" + "d" * 64]), "files.0.segments.0"),
+    "a segment's digest that is a path": (_file(segments=["blake3:../" + "d" * 61]), "files.0.segments.0"),
     "a negative size": (_file(size=-1), "files.0.size"),
     "a size in words": (_file(size="big"), "files.0.size"),
     "a size that is not whole": (_file(size=1.5), "files.0.size"),

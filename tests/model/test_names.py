@@ -21,6 +21,7 @@ from paddock.model.names import (
     parse_ref,
     parse_repository_path,
     parse_revision,
+    parse_segment_digest,
     parse_sha256,
 )
 
@@ -210,6 +211,21 @@ def test_a_commit_is_exactly_forty_hexadecimal_digits(text: str) -> None:
 def test_a_digest_is_exactly_sixty_four_hexadecimal_digits(text: str) -> None:
     with pytest.raises(UnsafeName, match="64 hexadecimal"):
         parse_sha256(text)
+
+
+@pytest.mark.parametrize("text", [DIGEST, f"blake3:{DIGEST}"])
+def test_a_segments_digest_is_blake3_or_as_the_first_manifests_have_it(text: str) -> None:
+    assert parse_segment_digest(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "blake3:", f"blake3:{DIGEST[:-1]}", f"BLAKE3:{DIGEST}", f"md5:{DIGEST}", f"blake3:{DIGEST}\n"],
+    ids=repr,
+)
+def test_another_text_is_no_segments_digest(text: str) -> None:
+    with pytest.raises(UnsafeName, match="64 hexadecimal"):
+        parse_segment_digest(text)
 
 
 @pytest.mark.parametrize("text", ["main", "v1.0", "refs/pr/7", "feature/a+b", COMMIT, "x" * 255])

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.errors import BlobMissing, CorruptFile
+from paddock.model.artifact import SnapshotFile
 from paddock.store.parts import MAX_PARTS, MIN_PART_BYTES, Parts, plan
+from tests.support.segments import first_segments_of
 from tests.support.stores import file_of
 
 SEGMENT_BYTES = 3 * 1024 * 1024
@@ -35,11 +37,16 @@ def blob(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("with_segments", [True, False])
-def test_sound_parts_are_the_blob(blob: Path, *, with_segments: bool) -> None:
-    file = file_of("m.gguf", CONTENT, segment_bytes=SEGMENT_BYTES)
-    if not with_segments:
-        file = file.model_copy(update={"segments": ()})
+FILE = file_of("m.gguf", CONTENT, segment_bytes=SEGMENT_BYTES)
+FILES = {
+    "with segments": FILE,
+    "with those of a first manifest": FILE.model_copy(update={"segments": first_segments_of(CONTENT, SEGMENT_BYTES)}),
+    "without segments": FILE.model_copy(update={"segments": ()}),
+}
+
+
+@pytest.mark.parametrize("file", FILES.values(), ids=FILES)
+def test_sound_parts_are_the_blob(blob: Path, file: SnapshotFile) -> None:
     with Parts(blob, file, segment_bytes=SEGMENT_BYTES) as parts:
         read = [parts.read(part) for part in parts]
     assert b"".join(content.body for content in read) == CONTENT
@@ -49,16 +56,15 @@ def test_sound_parts_are_the_blob(blob: Path, *, with_segments: bool) -> None:
 
 
 @pytest.mark.parametrize("at", [0, SEGMENT_BYTES, 10 * 1024 * 1024, len(CONTENT) - 1])
-@pytest.mark.parametrize("with_segments", [True, False])
-def test_one_flipped_bit_is_found(blob: Path, at: int, *, with_segments: bool) -> None:
-    file = file_of("m.gguf", CONTENT, segment_bytes=SEGMENT_BYTES)
-    if not with_segments:
-        file = file.model_copy(update={"segments": ()})
+@pytest.mark.parametrize("file", FILES.values(), ids=FILES)
+def test_one_flipped_bit_is_found(blob: Path, at: int, file: SnapshotFile) -> None:
+    segment = at // SEGMENT_BYTES * SEGMENT_BYTES
+    told = f"is not what was stored, in the segment from byte {segment} on" if file.segments else "has the sha256"
     with blob.open("r+b") as damaged:
         damaged.seek(at)
         damaged.write(bytes([CONTENT[at] ^ 1]))
     with (
-        pytest.raises(CorruptFile, match=r"blob of m\.gguf.* is damaged: it has the sha256"),
+        pytest.raises(CorruptFile, match=rf"blob of m\.gguf.* is damaged: it {told}"),
         Parts(blob, file, segment_bytes=SEGMENT_BYTES) as parts,
     ):
         list(map(parts.read, parts))

@@ -11,6 +11,7 @@ from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
+from tests.support.segments import segments_of
 
 SEGMENT_BYTES = 64 * 1024
 MODEL = ModelName.parse("org/name")
@@ -19,12 +20,11 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def file_of(path: str, content: bytes, *, segment_bytes: int = SEGMENT_BYTES) -> SnapshotFile:
-    segments = (content[at : at + segment_bytes] for at in range(0, len(content), segment_bytes))
     return SnapshotFile(
         path=path,
         size=len(content),
         sha256=Sha256(hashlib.sha256(content).hexdigest()),
-        segments=tuple(Sha256(hashlib.sha256(segment).hexdigest()) for segment in segments),
+        segments=segments_of(content, segment_bytes),
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from paddock.errors import CorruptFile
 from paddock.model.source import Expected
 from paddock.transfer.digest import RunningDigest, verify_file
+from tests.support.segments import segment_of, segments_of
 from tests.transfer.remote import KIB, MIB, content, expected, git_sha1_of, sha256_of
 
 
@@ -21,7 +22,14 @@ def test_a_right_file_gives_its_digest_and_those_of_its_segments(tmp_path: Path,
     (tmp_path / "file").write_bytes(data)
     whole, segments = verify_file(tmp_path / "file", expected(data), 64 * KIB)
     assert whole == sha256_of(data)
-    assert segments == tuple(sha256_of(data[at : at + 64 * KIB]) for at in range(0, size, 64 * KIB))
+    assert segments == segments_of(data, 64 * KIB)
+
+
+def test_a_segment_has_the_digest_that_the_world_calls_blake3(tmp_path: Path) -> None:
+    # BLAKE3's own test vector of one byte: https://github.com/BLAKE3-team/BLAKE3/blob/master/test_vectors
+    (tmp_path / "file").write_bytes(b"\0")
+    _, segments = verify_file(tmp_path / "file", Expected(1), MIB)
+    assert segments == ("blake3:2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",)
 
 
 def test_a_git_digest_is_checked_too(tmp_path: Path) -> None:
@@ -52,6 +60,6 @@ def test_a_prefix_has_the_digest_of_its_segment_so_far(data: bytes, segment_byte
             break
         digest.update(memoryview(data)[digest.position : end])
         begin = (end - 1) // segment_bytes * segment_bytes
-        assert digest.segment_prefix == sha256_of(data[begin:end])
+        assert digest.segment_prefix == segment_of(data[begin:end])
         assert digest.sha256 == hashlib.sha256(data[:end]).hexdigest()
         assert digest.copy().segment_prefix == digest.segment_prefix

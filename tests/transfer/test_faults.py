@@ -33,6 +33,7 @@ from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from paddock.transfer.room import disk_error
+from tests.support.segments import segments_of
 from tests.transfer.remote import MIB, SMALL, Remote, content, on_hub, sha256_of
 
 DATA = content(3 * MIB + 12345)
@@ -219,7 +220,7 @@ def test_a_server_without_ranges_sends_the_whole_body_once(hub: Service, staging
     # At most one answer for each connection was thrown away, and what five answers had brought before is read past.
     spans = 3 + (5 if resumes else 0)
     assert staged.transferred_bytes <= len(DATA) + spans * MIB // 3
-    assert staged.segments == tuple(sha256_of(DATA[at : at + MIB]) for at in range(0, len(DATA), MIB))
+    assert staged.segments == segments_of(DATA, MIB)
 
 
 def test_a_whole_body_that_breaks_off_goes_on_where_it_was(hub: Service, staging: Path) -> None:
@@ -242,7 +243,7 @@ def test_a_flipped_bit_is_found_and_costs_one_segment(hub: Service, staging: Pat
     hub.order("flip", FILE, offset=100, bit=3)
     staged = right(source, staging)
     assert staged.transferred_bytes == len(DATA) + MIB
-    assert staged.segments == tuple(sha256_of(DATA[at : at + MIB]) for at in range(0, len(DATA), MIB))
+    assert staged.segments == segments_of(DATA, MIB)
 
 
 def test_a_bad_segment_in_the_middle_is_looked_for_from_the_start(hub: Service, staging: Path) -> None:

@@ -19,15 +19,12 @@ from paddock.settings import Settings
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
+from tests.support.segments import segments_of
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, expected, git_sha1_of, on_hub, sha256_of
 
 
 def worker_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("paddock-fetch")]
-
-
-def segments_of(data: bytes, segment_bytes: int) -> tuple[str, ...]:
-    return tuple(sha256_of(data[start : start + segment_bytes]) for start in range(0, len(data), segment_bytes))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

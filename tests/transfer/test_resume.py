@@ -9,11 +9,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,8 @@ from paddock.transfer.fetch import Staged, fetch, forget
 from paddock.transfer.journal import Header, Journal
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
-from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
+from tests.support.segments import segment_of
+from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub
 
 ROOT = Path(__file__).parents[2]
 SPAN = 256 * KIB
@@ -61,7 +60,7 @@ def partial(source: Remote, staging: Path, data: bytes, *, claimed: int, token: 
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     journal.start(Header(key=source.expected.key, size=len(data), segment_bytes=MIB, boot=boot), {})
     for end in range(SPAN, claimed + 1, SPAN):
-        journal.append(end, sha256_of(data[(end - 1) // MIB * MIB : end]))
+        journal.append(end, segment_of(data[(end - 1) // MIB * MIB : end]))
     journal.close()
     return directory
 
@@ -114,32 +113,6 @@ def test_a_staged_file_that_was_never_published_is_used_whole(hub: Service, stag
     assert again.segments == segments
 
 
-def test_without_digests_of_segments_a_transfer_is_resumed_and_repaired_all_the_same(
-    hub: Service, staging: Path
-) -> None:
-    data = content(6 * MIB)
-    source = on_hub(hub, data)
-    cancel = threading.Event()
-
-    def stop(progress: Progress) -> None:
-        if progress.done_bytes >= 3 * MIB:
-            cancel.set()
-
-    slowly = replace(SMALL, limit_rate_bytes_per_s=8 * MIB)
-    with pytest.raises(TransferInterrupted):
-        fetch(source, staging=staging, options=slowly, progress=stop, cancel=cancel, with_segments=False)
-    hub.order("flip", "*", offset=5 * MIB)
-    staged = fetch(source, staging=staging, options=SMALL, with_segments=False)
-    assert staged is not None
-    assert staged.resumed_bytes >= 2 * MIB
-    assert staged.path.read_bytes() == data
-    staged.discard()
-    hub.clear_faults()  # the flip waits still where that byte had come before
-    plain = fetch(source, staging=staging, options=SMALL, with_segments=False)
-    assert plain is not None
-    assert (plain.sha256, plain.segments) == (sha256_of(data), ())
-
-
 def test_a_torn_last_line_of_the_journal_is_ignored(hub: Service, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
@@ -151,7 +124,7 @@ def test_a_torn_last_line_of_the_journal_is_ignored(hub: Service, staging: Path)
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"\0" * 4096, b"[" * 100_000 + b"\n", b'{"schema": 1}\n{"end": 5}\n', b'{"end": -1, "sha256": 5}\n']
+    "text", [b"", b"\0" * 4096, b"[" * 100_000 + b"\n", b'{"schema": 2}\n{"end": 5}\n', b'{"end": -1, "digest": 5}\n']
 )
 def test_a_journal_that_is_no_journal_starts_the_file_over(hub: Service, staging: Path, text: bytes) -> None:
     data = content(4 * MIB)
@@ -174,8 +147,8 @@ def test_a_lie_in_the_journal_costs_what_it_is_about(hub: Service, staging: Path
     journal = partial(source, staging, data, claimed=3 * MIB) / "journal"
     lines = journal.read_text().splitlines(keepends=True)
     claim = json.loads(lines[3])
-    lines[3] = json.dumps({**claim, "sha256": "0" * 64}) + "\n"
-    lines += [json.dumps({"end": len(data), "sha256": "1" * 64}) + "\n"]
+    lines[3] = json.dumps({**claim, "digest": "blake3:" + "0" * 64}) + "\n"
+    lines += [json.dumps({"end": len(data), "digest": "blake3:" + "1" * 64}) + "\n"]
     journal.write_text("".join(lines))
     staged = resumed(source, staging, data)
     # The third claim lies: the first segment is fetched again from the second claim on, and all that the last covers.

@@ -15,6 +15,7 @@ from paddock.model.source import Expected
 from paddock.transfer.digest import verify_file
 from paddock.validation.integrity import check_stored
 from tests.support.gguf import tiny_llama
+from tests.support.segments import first_segments_of
 
 SEGMENT_BYTES = 4096
 
@@ -46,9 +47,12 @@ def test_only_the_digest_is_checked_of_what_is_no_gguf(tmp_path: Path, name: str
     assert [finding.rule for finding in check(tmp_path / name, file)] == ["integrity.sha256"]
 
 
-def test_another_byte_is_found_and_its_segment_named(path: Path) -> None:
+@pytest.mark.parametrize("first", [False, True], ids=["", "of a first manifest"])
+def test_another_byte_is_found_and_its_segment_named(path: Path, *, first: bool) -> None:
     data = bytearray(tiny_llama().to_bytes())
     file = stored(path, bytes(data))
+    if first:
+        file = file.model_copy(update={"segments": first_segments_of(bytes(data), SEGMENT_BYTES)})
     data[2 * SEGMENT_BYTES + 7] ^= 1
     data[-1] ^= 1
     path.write_bytes(data)
