@@ -162,6 +162,7 @@ class Session:
         if not self._context:
             raise log.refusal("a context for the file")
         self._memory = llama.llama_get_memory(self._context)
+        self._held: list[int] = []
         self.context_tokens: int = llama.llama_n_ctx_seq(self._context)
         self._n_batch: int = llama.llama_n_batch(self._context)
 
@@ -182,6 +183,25 @@ class Session:
                     cure="use a smaller n_ubatch or context, or free memory",
                 )
         llama.llama_synchronize(self._context)
+        self._held += tokens
+
+    def begin(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Forget all but a beginning of `tokens`, and return the rest of them for `decode`, at least the last one.
+
+        What the context holds of them is not computed again, where its memory can go back: that of a sliding window
+        or of a recurrent model cannot.
+        """
+        common = 0
+        for held, token in zip(self._held, tokens[:-1], strict=False):
+            if held != token:
+                break
+            common += 1
+        whole = llama.llama_memory_seq_pos_min(self._memory, 0) == 0
+        if common and whole and llama.llama_memory_seq_rm(self._memory, 0, common, -1):
+            del self._held[common:]
+        else:
+            self.clear()
+        return tokens[len(self._held) :]
 
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The logits of the last token, `vocab_size` of them: a view that the next `decode` overwrites.
@@ -196,6 +216,7 @@ class Session:
     def clear(self) -> None:
         """Forget all tokens."""
         llama.llama_memory_clear(self._memory, True)
+        self._held.clear()
 
     def close(self) -> None:
         if self._context:

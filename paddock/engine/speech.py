@@ -28,14 +28,17 @@ def count_tokens(paths: Sequence[str], parameters: Parameters, texts: Sequence[s
 def answer(
     paths: Sequence[str], parameters: Parameters, prompts: Sequence[str], *, n_gen: int, stop: Sequence[str]
 ) -> dict[str, Any]:
-    """For each prompt the answer's text, and whether it ended by itself (`end`), at one of `stop`, or by `length`."""
+    """For each prompt the answer's text, and whether it ended by itself (`end`), at one of `stop`, or by `length`.
+
+    A prompt that begins as the one before it is computed from where they part: conversations with one card in a row
+    cost the card once.
+    """
     log = Log()
     with Session(paths, parameters, log) as session:
         return {"answers": [_answer(session, prompt, n_gen=n_gen, stop=stop) for prompt in prompts]}
 
 
 def _answer(session: Session, prompt: str, *, n_gen: int, stop: Sequence[str]) -> dict[str, str]:
-    session.clear()
     tokens = _tokens(session, prompt, add_special=True)
     if len(tokens) + n_gen > session.context_tokens:
         raise ConflictingConfiguration(
@@ -43,8 +46,9 @@ def _answer(session: Session, prompt: str, *, n_gen: int, stop: Sequence[str]) -
             cure="use a larger context",
         )
     said = b""
+    rest = session.begin(tokens)
     for _ in range(n_gen):
-        session.decode(tokens)
+        session.decode(rest)
         token = int(session.logits().argmax())
         if llama.llama_vocab_is_eog(session.vocabulary, token):
             return {"text": said.decode(errors="replace"), "ended": "end"}
@@ -53,7 +57,7 @@ def _answer(session: Session, prompt: str, *, n_gen: int, stop: Sequence[str]) -
         for mark in stop:
             if mark in text:
                 return {"text": text[: text.index(mark)], "ended": mark}
-        tokens = [token]
+        rest = [token]
     return {"text": said.decode(errors="replace"), "ended": "length"}
 
 

@@ -16,7 +16,8 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration, EngineCrashed, IncompatibleModel, MalformedGguf
 from paddock.measure.benchmark import benchmark
 from tests.support.engine import HEADER_BYTES, first_bytes, hollow_copy
-from tests.support.gguf import F32, STRING, U32, Gguf, TensorRow, tiny_llama, tiny_shards
+from tests.support.gguf import tiny_llama, tiny_shards
+from tests.support.memories import tiny_gemma, tiny_mamba
 
 
 def _context(tokens: int) -> Parameters:
@@ -53,7 +54,7 @@ def test_a_quantized_kv_cache_and_a_small_batch_take_less(model: Path, measured:
 
 
 def test_a_recurrent_model_s_state_is_counted_and_does_not_grow_with_the_context(tmp_path: Path) -> None:
-    path = _tiny_mamba(layers=2, width=32, state=16).write(tmp_path / "mamba.gguf")
+    path = tiny_mamba(layers=2, width=32, state=16).write(tmp_path / "mamba.gguf")
     short, long = (measure_memory(path, context_tokens=tokens) for tokens in (64, 4096))
     assert short.kv_cache_bytes == long.kv_cache_bytes
     convolution, inner, bytes_each = 4, 64, 4
@@ -63,7 +64,7 @@ def test_a_recurrent_model_s_state_is_counted_and_does_not_grow_with_the_context
 
 
 def test_both_caches_of_a_model_with_sliding_windows_are_counted(tmp_path: Path) -> None:
-    path = _tiny_gemma(layers=6, width=64, window=512).write(tmp_path / "gemma.gguf")
+    path = tiny_gemma(layers=6, width=64, window=512).write(tmp_path / "gemma.gguf")
     whole = measure_memory(path, context_tokens=65_536)
     windowed = measure_memory(path, context_tokens=65_536, parameters=Parameters(n_ctx=1, n_threads=1, swa_full=False))
     each_token_bytes = 2 * 32 * 2  # K and V, one head of 32, f16
@@ -144,71 +145,6 @@ def test_a_wrong_byte_in_the_header_gives_an_answer_or_an_error_of_ours(model: P
         file.write(bytes([byte ^ 0xFF]))
     with suppress(MalformedGguf, IncompatibleModel, EngineCrashed):
         assert measure_memory(path, context_tokens=64).weights_bytes > 0
-
-
-def _tiny(architecture: str, *, layers: int, width: int) -> Gguf:
-    file = Gguf()
-    file.set("general.architecture", STRING, architecture)
-    file.set(f"{architecture}.context_length", U32, 131_072)
-    file.set(f"{architecture}.embedding_length", U32, width)
-    file.set(f"{architecture}.block_count", U32, layers)
-    file.set(f"{architecture}.vocab_size", U32, 64)
-    file.set(f"{architecture}.attention.layer_norm_rms_epsilon", F32, 1e-5)
-    file.set("tokenizer.ggml.model", STRING, "none")
-    file.tensors += [TensorRow("token_embd.weight", (width, 64)), TensorRow("output_norm.weight", (width,))]
-    return file
-
-
-def _tiny_mamba(*, layers: int, width: int, state: int) -> Gguf:
-    file, inner, rank = _tiny("mamba", layers=layers, width=width), 2 * width, 8
-    for key, value in (("conv_kernel", 4), ("inner_size", inner), ("state_size", state), ("time_step_rank", rank)):
-        file.set(f"mamba.ssm.{key}", U32, value)
-    for layer in range(layers):
-        for name, shape in (
-            ("attn_norm.weight", (width,)),
-            ("ssm_in.weight", (width, 2 * inner)),
-            ("ssm_conv1d.weight", (4, inner)),
-            ("ssm_conv1d.bias", (inner,)),
-            ("ssm_x.weight", (inner, rank + 2 * state)),
-            ("ssm_dt.weight", (rank, inner)),
-            ("ssm_dt.bias", (inner,)),
-            ("ssm_a", (state, inner)),
-            ("ssm_d", (inner,)),
-            ("ssm_out.weight", (inner, width)),
-        ):
-            file.tensors.append(TensorRow(f"blk.{layer}.{name}", shape))
-    return file
-
-
-def _tiny_gemma(*, layers: int, width: int, window: int) -> Gguf:
-    file, head = _tiny("gemma3", layers=layers, width=width), 32
-    for key, value in (
-        ("attention.head_count", 2),
-        ("attention.head_count_kv", 1),
-        ("attention.key_length", head),
-        ("attention.value_length", head),
-        ("attention.sliding_window", window),
-        ("feed_forward_length", 64),
-    ):
-        file.set(f"gemma3.{key}", U32, value)
-    for layer in range(layers):
-        for name, shape in (
-            ("attn_norm.weight", (width,)),
-            ("attn_q.weight", (width, 2 * head)),
-            ("attn_k.weight", (width, head)),
-            ("attn_v.weight", (width, head)),
-            ("attn_output.weight", (2 * head, width)),
-            ("post_attention_norm.weight", (width,)),
-            ("attn_k_norm.weight", (head,)),
-            ("attn_q_norm.weight", (head,)),
-            ("ffn_norm.weight", (width,)),
-            ("ffn_gate.weight", (width, 64)),
-            ("ffn_up.weight", (width, 64)),
-            ("ffn_down.weight", (64, width)),
-            ("post_ffw_norm.weight", (width,)),
-        ):
-            file.tensors.append(TensorRow(f"blk.{layer}.{name}", shape))
-    return file
 
 
 def _with_name(data: bytes, name: bytes) -> bytes:
