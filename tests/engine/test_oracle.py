@@ -14,10 +14,9 @@ from paddock.engine import process
 from paddock.engine.oracle import Memory, measure_header, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration, EngineCrashed, IncompatibleModel, MalformedGguf
-from paddock.measure.benchmark import benchmark
-from tests.support.engine import HEADER_BYTES, first_bytes, hollow_copy
+from tests.support.engine import HEADER_BYTES, first_bytes, hollow_copy, loaded_memory
+from tests.support.forgetful import tiny_gemma, tiny_mamba
 from tests.support.gguf import tiny_llama, tiny_shards
-from tests.support.memories import tiny_gemma, tiny_mamba
 
 
 def _context(tokens: int) -> Parameters:
@@ -165,7 +164,7 @@ def test_what_this_build_repacks_is_counted_as_the_real_load_counts_it(model: Pa
     for use_mmap in (True, False):
         parameters = Parameters(n_ctx=512, n_threads=2, use_mmap=use_mmap)
         planned = measure_memory(path, context_tokens=512, parameters=parameters)
-        loaded = benchmark(path, parameters=parameters, n_prompt=16, n_gen=4).memory
+        loaded = loaded_memory(path, parameters)
         assert planned.weights_bytes == pytest.approx(loaded.weights_bytes, rel=0.01)
         without = measure_memory(path, context_tokens=512, parameters=replace(parameters, use_extra_bufts=False))
         assert (planned.weights_bytes > 1.05 * without.weights_bytes) == (use_mmap and kind != "Q4_1")

@@ -14,8 +14,8 @@ import pytest
 from paddock.engine import process
 from paddock.engine.parameters import Parameters
 from tests.support.architectures import sound
+from tests.support.forgetful import tiny_gemma, tiny_mamba
 from tests.support.gguf import Gguf
-from tests.support.memories import tiny_gemma, tiny_mamba
 
 IN_A_ROW = """
 import json, sys

@@ -17,14 +17,13 @@ from paddock.lifecycle import judgement
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.preflight import preflight
 from paddock.lifecycle.pull import pull
-from paddock.measure.benchmark import benchmark
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from paddock.model.names import ModelName
 from paddock.planning.placement import Target
 from paddock.planning.plan import Wish
 from paddock.planning.targets import parse_target
-from tests.support.engine import let_the_engine_segfault, real_model
+from tests.support.engine import let_the_engine_segfault, loaded_memory, real_model
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.house import MODEL, NAME, tiny, unsound
 from tests.support.seventy import seventy
@@ -62,7 +61,7 @@ def test_the_header_of_a_remote_model_gives_the_numbers_of_the_real_load(
     found = preflight(parts, "org/smollm2-GGUF", Wish(context, 1, kv_type))
     assert hub.stats().total_bytes_sent == found.bytes_read <= header_bytes + MIB
     parameters = Parameters(n_ctx=context, n_threads=2, type_k=kv_type, type_v=kv_type)
-    loaded = benchmark(remote, parameters=parameters, n_prompt=16, n_gen=4).memory
+    loaded = loaded_memory(remote, parameters)
     planned = found.plan.memory
     assert found.plan.fits
     assert planned.kv_cache_bytes == loaded.kv_cache_bytes

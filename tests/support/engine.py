@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from paddock.engine.oracle import Memory, memory_said
+from paddock.engine.parameters import Parameters
 
 HEADER_BYTES = 4 * 2**20
 """More than the header of the real model, and less than the model."""
@@ -34,6 +39,25 @@ def hollow_copy(source: Path, target: Path) -> Path:
     target.write_bytes(first_bytes(source))
     os.truncate(target, source.stat().st_size)
     return target
+
+
+_LOADS = """
+import json, sys
+from paddock.engine.native import Log, Session
+from paddock.engine.parameters import Parameters
+
+log = Log()
+with Session([sys.argv[1]], Parameters.from_json(json.loads(sys.argv[2])), log) as session:
+    print(json.dumps([session.weights_bytes, log.memory]))
+"""
+
+
+def loaded_memory(path: Path, parameters: Parameters) -> Memory:
+    """What the engine says that it took when it loaded a model, weights and all."""
+    command = [sys.executable, "-c", _LOADS, str(path), json.dumps(parameters.to_json())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    weights_bytes, lines = json.loads(done.stdout)
+    return memory_said(weights_bytes, lines)
 
 
 def let_the_engine_segfault(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:

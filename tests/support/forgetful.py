@@ -1,4 +1,4 @@
-"""Small models that keep more, or less, than a key and a value of each token."""
+"""Small models that do not keep a key and a value of every token."""
 
 from __future__ import annotations
 
