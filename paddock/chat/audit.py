@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from paddock.chat.faithful import judge, read
 from paddock.chat.probes import Probe, standard, triggered
@@ -33,31 +34,30 @@ def audit_template(source: str, *, bos: str = "<s>", eos: str = "</s>", name: st
     """Judge one template. `bos` and `eos` are the texts of the model's tokens, `name` the template's own where a
     model has several.
 
-    Costs one process: 0.2 s for a usual template, 4 s at most. Raises EngineCrashed when that process does not start
-    at all.
+    Costs one process: 0.2 s for a usual template, 4 s at most; asked again for the same one, nothing. Raises
+    EngineCrashed when that process does not start at all.
     """
+    found = _audit(source, bos, eos)
     if name == "default":
-        return _audit(source, bos=bos, eos=eos)
-    return [
-        replace(finding, where=f"{name}: {finding.where}" if finding.where else name)
-        for finding in _audit(source, bos=bos, eos=eos)
-    ]
+        return list(found)
+    return [replace(finding, where=f"{name}: {finding.where}" if finding.where else name) for finding in found]
 
 
-def _audit(source: str, *, bos: str, eos: str) -> list[Finding]:
+@lru_cache(maxsize=16)  # a pull asks three times: of the header that it plans with, of the file, and for its use
+def _audit(source: str, bos: str, eos: str) -> tuple[Finding, ...]:
     size = len(source.encode(errors="surrogatepass"))
     if size > SOURCE_BYTES:
-        return [
-            Finding("template.size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE)
-        ]
+        return (
+            Finding("template.size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE),
+        )
     if not source.strip():
-        return [Finding("template.empty", Severity.REJECT, "it holds nothing", cure=_CURE)]
+        return (Finding("template.empty", Severity.REJECT, "it holds nothing", cure=_CURE),)
     with TemplateProcess(source, bos=bos, eos=eos) as process:
         analysis = process.analyse()
-        findings = list(analysis.findings)
         if analysis.rejected:
-            return findings
-        return findings + _probe(process, standard() + triggered(analysis.texts, analysis.numbers))
+            return tuple(analysis.findings)
+        probes = standard() + triggered(analysis.texts, analysis.numbers)
+        return (*analysis.findings, *_probe(process, probes))
 
 
 def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:

@@ -10,6 +10,7 @@ from paddock.chat.audit import audit_template
 from paddock.chat.faithful import judge
 from paddock.chat.probes import standard
 from paddock.chat.protocol import Rendered, Status
+from paddock.chat.render import TemplateProcess
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
 
@@ -47,6 +48,23 @@ def test_what_is_worth_knowing_of_a_sound_template_is_said(source: str, rule: st
 
 def test_a_faithful_template_has_no_finding() -> None:
     assert audit_template(CHATML) == []
+
+
+def test_the_same_template_costs_one_process_and_other_tokens_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Counted(TemplateProcess):
+        def __enter__(self) -> Counted:
+            started.append(self)
+            super().__enter__()
+            return self
+
+    monkeypatch.setattr("paddock.chat.audit.TemplateProcess", Counted)
+    source = CHATML + "{# asked for twice #}"
+    assert audit_template(source) == audit_template(source, name="default") == []
+    assert len(started) == 1
+    audit_template(source, bos="<|begin|>")
+    assert len(started) == 2
 
 
 def test_what_the_sandbox_stops_is_rejected() -> None:
