@@ -99,8 +99,10 @@ def acquire(
     # A process that is stopped while it has the turn must not stop the others for ever.
     patient_until = time.monotonic() + quiet_s
     while True:
-        with _turn(directory) as ours:
-            claim = _take(directory, header, quiet_s) if ours or time.monotonic() > patient_until else None
+        claim = None
+        with suppress(FileNotFoundError), _turn(directory) as ours:  # the last owner may remove it while we look
+            if ours or time.monotonic() > patient_until:
+                claim = _take(directory, header, quiet_s)
         if claim:
             if not arrived():
                 return claim

@@ -18,10 +18,12 @@ import pytest
 
 from infra.local.hub import Service
 from paddock.errors import NotEnoughDisk, TransferInterrupted
+from paddock.transfer import staging as transfer_staging
 from paddock.transfer.fetch import Staged, fetch, forget
 from paddock.transfer.journal import Header, Journal
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
+from paddock.transfer.staging import Claim
 from tests.support.segments import segment_of
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub
 
@@ -302,6 +304,24 @@ def test_of_processes_that_start_together_one_fetches(hub: Service, tmp_path: Pa
     assert [answer for answer in answers if answer] == [{"transferred": len(data), "resumed": 0}]
     assert hub.stats().total_bytes_sent == len(data)
     assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(
+    hub: Service, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(2 * MIB)
+    removed: list[Path] = []
+
+    def take_late(directory: Path, header: Header, quiet_s: float) -> Claim | None:
+        if not removed:
+            directory.rmdir()
+            removed.append(directory)
+        return take(directory, header, quiet_s)
+
+    take = transfer_staging._take
+    monkeypatch.setattr(transfer_staging, "_take", take_late)
+    resumed(on_hub(hub, data), staging, data)
+    assert len(removed) == 1
 
 
 def test_a_waiting_process_takes_over_when_the_first_is_killed(hub: Service, tmp_path: Path) -> None:
