@@ -16,7 +16,7 @@ from paddock.chat.faithful import judge, read
 from paddock.chat.probes import Probe, standard, triggered
 from paddock.chat.protocol import SOURCE_BYTES, Rendered
 from paddock.chat.render import TemplateProcess
-from paddock.model.finding import Finding, Severity
+from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 
 NEEDS_MORE = "template.needs-more"
 """The rule of a template that is sound, but renders only with what a plain conversation does not have."""
@@ -30,34 +30,52 @@ _MODES: tuple[tuple[str, Callable[[Probe], Probe]], ...] = (
 _CURE = "use the family's template instead"
 
 
+class _Rejected(Exception):
+    """What speaks against a template. It is not kept for the next time: a machine that is busy makes a part of it."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__()
+        self.findings = findings
+
+
 def audit_template(source: str, *, bos: str = "<s>", eos: str = "</s>", name: str = "default") -> list[Finding]:
     """Judge one template. `bos` and `eos` are the texts of the model's tokens, `name` the template's own where a
     model has several.
 
-    Costs one process: 0.2 s for a usual template, 4 s at most; asked again for the same one, nothing. Raises
-    EngineCrashed when that process does not start at all.
+    Costs one process: 0.2 s for a usual template, 4 s at most on a machine that has the time. A template that was not
+    rejected is known to this process from then on. Raises EngineCrashed when that process does not start at all.
     """
-    found = _audit(source, bos, eos)
+    try:
+        found = _of_size(source) or _accepted(source, bos, eos)
+    except _Rejected as rejected:
+        found = rejected.findings
     if name == "default":
         return list(found)
     return [replace(finding, where=f"{name}: {finding.where}" if finding.where else name) for finding in found]
 
 
-@lru_cache(maxsize=16)  # a pull asks three times: of the header that it plans with, of the file, and for its use
-def _audit(source: str, bos: str, eos: str) -> tuple[Finding, ...]:
+def _of_size(source: str) -> list[Finding]:
     size = len(source.encode(errors="surrogatepass"))
     if size > SOURCE_BYTES:
-        return (
-            Finding("template.size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE),
-        )
+        return [
+            Finding("template.size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE)
+        ]
     if not source.strip():
-        return (Finding("template.empty", Severity.REJECT, "it holds nothing", cure=_CURE),)
+        return [Finding("template.empty", Severity.REJECT, "it holds nothing", cure=_CURE)]
+    return []
+
+
+@lru_cache(maxsize=16)  # a pull asks three times: of the header that it plans with, of the file, and for its use
+def _accepted(source: str, bos: str, eos: str) -> Sequence[Finding]:
+    """What is said of a template that is not rejected. Raises _Rejected."""
     with TemplateProcess(source, bos=bos, eos=eos) as process:
         analysis = process.analyse()
-        if analysis.rejected:
-            return tuple(analysis.findings)
-        probes = standard() + triggered(analysis.texts, analysis.numbers)
-        return (*analysis.findings, *_probe(process, probes))
+        findings = list(analysis.findings)
+        if not analysis.rejected:
+            findings += _probe(process, standard() + triggered(analysis.texts, analysis.numbers))
+    if verdict_of(findings) is Verdict.REJECT:
+        raise _Rejected(findings)
+    return tuple(findings)
 
 
 def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:

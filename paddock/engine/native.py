@@ -188,8 +188,8 @@ class Session:
     def begin(self, tokens: Sequence[int]) -> Sequence[int]:
         """Forget all but a beginning of `tokens`, and return the rest of them for `decode`, at least the last one.
 
-        What the context holds of them is not computed again, where its memory can go back: that of a sliding window
-        or of a recurrent model cannot.
+        What the context holds of them is not computed again, where its memory can go back: a recurrent model's cannot,
+        and that of a sliding window only while it has let go of nothing.
         """
         common = 0
         for held, token in zip(self._held, tokens[:-1], strict=False):

@@ -1,6 +1,6 @@
 """Text in and text out, in the engine's process: tokens of a text, and greedy answers to finished prompts.
 
-Greedy, so that the same file, engine and prompt give the same answer.
+Greedy, so that the same file, engine and prompts, in the same order, give the same answers.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected
 from paddock.planning.choice import choose
 from paddock.store.s3 import S3Store
+from paddock.transfer.digest import same_kind
 from paddock.transfer.progress import Moved, Watch
 
 
@@ -104,13 +105,16 @@ def fetch_file(parts: Parts, manifest: Manifest, row: Row, *, progress: Moved | 
     """Bring one file of the snapshot onto the volume, verified. Raises CorruptFile, TransferRefused, and what the
     transfer raises."""
     (segments,) = (file.segments for file in manifest.files if file.path == row.file.path)
+    what = f"the manifest of {manifest.repository}@{manifest.revision[:8]} in {_s3(parts).label}"
+    cure = "pull it from the Hub, and cache it again"
     if segments and len(segments) != -(-row.file.size // manifest.segment_bytes):
-        raise CorruptFile(
-            f"the manifest of {manifest.repository}@{manifest.revision[:8]} in {_s3(parts).label} has"
-            f" {len(segments)} segments for {row.file.path}, which has {row.file.size} bytes",
-            cure="pull it from the Hub, and cache it again",
-        )
-    return restore_file(parts, row, segment_bytes=manifest.segment_bytes, progress=progress)
+        found = f"{len(segments)} segments for {row.file.path}, which has {row.file.size} bytes"
+        raise CorruptFile(f"{what} has {found}", cure=cure)
+    acquired = restore_file(parts, row, segment_bytes=manifest.segment_bytes, progress=progress)
+    # Whoever believed them later would take a sound blob for a damaged one.
+    if same_kind(segments, acquired.file.segments) and segments != acquired.file.segments:
+        raise CorruptFile(f"{what} has digests of segments that {row.file.path} has not", cure=cure)
+    return acquired
 
 
 def audit(parts: Parts, drawn: Plan, acquired: Sequence[Acquired]) -> Audited:

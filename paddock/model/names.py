@@ -121,7 +121,7 @@ def parse_sha256(text: str) -> Sha256:
 def parse_segment_digest(text: str) -> SegmentDigest:
     """Read the digest of a segment. Raises UnsafeName for anything else."""
     if not _SEGMENT.fullmatch(text):
-        raise UnsafeName(f"{text[:80]!r} is not a segment's digest, `blake3:` and 64 hexadecimal digits")
+        raise UnsafeName(f"{text[:80]!r} is not a segment's digest, 64 hexadecimal digits with or without `blake3:`")
     return SegmentDigest(text)
 
 

@@ -1,10 +1,10 @@
 """Digests of a file's bytes: of the whole, and of each *segment* (a fixed length of the file; the last one may be
 shorter).
 
-The whole has its sha256, by which the Hub and the stores name it. A segment's digest is known to Paddock alone, and so
-is the one that costs least of those that nobody can forge: BLAKE3, a fifth of a sha256
-(https://github.com/BLAKE3-team/BLAKE3). Both leave the interpreter's lock alone for blocks as large as these, so that
-hashing runs beside the threads that move bytes. What a wrong digest leads to is the caller's business.
+The whole has its sha256, by which the Hub and the stores name it. Nobody else names a segment, so that its digest may
+be one that costs less and is as safe: BLAKE3, a fifth of a sha256 (https://github.com/BLAKE3-team/BLAKE3). Both leave
+the interpreter's lock alone for blocks as large as these, so that hashing runs beside the threads that move bytes.
+What a wrong digest leads to is the caller's business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from blake3 import blake3
@@ -27,6 +27,11 @@ _BLAKE3 = "blake3:"
 Tap = Callable[[int, memoryview], None]
 """Who is given each byte of a file on its way to the digest: the offset of a block, and the block, whose memory is used
 again afterwards."""
+
+
+def same_kind(one: Sequence[SegmentDigest], other: Sequence[SegmentDigest]) -> bool:
+    """Whether the digests of two lists can be compared; those of none cannot."""
+    return bool(one and other) and len({digest.startswith(_BLAKE3) for digest in (*one, *other)}) == 1
 
 
 class SegmentHash:

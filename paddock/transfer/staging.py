@@ -100,9 +100,10 @@ def acquire(
     patient_until = time.monotonic() + quiet_s
     while True:
         claim = None
-        with suppress(FileNotFoundError), _turn(directory) as ours:  # the last owner may remove it while we look
+        with _turn(directory) as ours:
             if ours or time.monotonic() > patient_until:
-                claim = _take(directory, header, quiet_s)
+                with suppress(FileNotFoundError):  # its last owner may remove it while we look
+                    claim = _take(directory, header, quiet_s)
         if claim:
             if not arrived():
                 return claim

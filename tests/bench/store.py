@@ -1,6 +1,6 @@
 """How fast a blob of 1 GB comes back from a local S3 (SeaweedFS), beside two ways that verify nothing.
 
-    paddock   onto a volume: ranges, the sha256 of the whole and of each segment, fsync, and its place as a blob
+    paddock   onto a volume: ranges, the sha256 of all and the BLAKE3 of each segment, fsync, and its place as a blob
     s5cmd     the command `s5cmd cp`, as it comes
     boto3     `download_file`, as it comes
 

@@ -10,7 +10,7 @@ from paddock.chat.audit import audit_template
 from paddock.chat.faithful import judge
 from paddock.chat.probes import standard
 from paddock.chat.protocol import Rendered, Status
-from paddock.chat.render import TemplateProcess
+from paddock.errors import EngineCrashed
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
 
@@ -50,21 +50,16 @@ def test_a_faithful_template_has_no_finding() -> None:
     assert audit_template(CHATML) == []
 
 
-def test_the_same_template_costs_one_process_and_other_tokens_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-
-    class Counted(TemplateProcess):
-        def __enter__(self) -> Counted:
-            started.append(self)
-            super().__enter__()
-            return self
-
-    monkeypatch.setattr("paddock.chat.audit.TemplateProcess", Counted)
+def test_a_template_that_was_accepted_costs_no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
     source = CHATML + "{# asked for twice #}"
-    assert audit_template(source) == audit_template(source, name="default") == []
-    assert len(started) == 1
-    audit_template(source, bos="<|begin|>")
-    assert len(started) == 2
+    rejected = "{% for i in range(10 ** 9) %}{% endfor %}"
+    audit_template(rejected)
+    assert audit_template(source) == []
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    assert audit_template(source) == []
+    for other, bos in ((source, "<|begin|>"), (rejected, "<s>")):
+        with pytest.raises(EngineCrashed):
+            audit_template(other, bos=bos)
 
 
 def test_what_the_sandbox_stops_is_rejected() -> None:
@@ -101,5 +96,5 @@ def test_an_audit_leaves_no_process_and_no_descriptor() -> None:
     audit_template(CHATML)
     before = own()
     audit_template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
-    audit_template(CHATML)
+    audit_template(CHATML, eos="<|another|>")
     assert own() == before

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 from paddock.engine import process
 from paddock.engine.parameters import Parameters
 from tests.support.architectures import sound
+from tests.support.engine import run_engine
 from tests.support.forgetful import tiny_gemma, tiny_mamba
 from tests.support.gguf import Gguf
 
@@ -24,7 +22,7 @@ from paddock.engine.parameters import Parameters
 
 one = [1 + number % 50 for number in range(600)]
 other = [*one[:590], 51, 52, 53]
-parameters = Parameters(n_ctx=1024, n_threads=1, n_ubatch=32, swa_full=False)
+parameters = Parameters(n_ctx=1024, n_threads=1, n_ubatch=32, swa_full=sys.argv[2] == "all")
 log = Log()
 with Session([sys.argv[1]], parameters, log) as session:
     session.decode(other)
@@ -38,21 +36,20 @@ with Session([sys.argv[1]], parameters, log) as session:
 
 
 @pytest.mark.parametrize(
-    ("make", "computed"),
+    ("make", "whole", "computed"),
     [
-        (lambda: sound("llama"), 3),
-        (lambda: tiny_gemma(layers=6, width=64, window=8), 593),
-        (lambda: tiny_mamba(layers=2, width=32, state=16), 593),
+        (lambda: sound("llama"), "windows", 3),
+        (lambda: tiny_gemma(layers=6, width=64, window=8), "all", 3),
+        (lambda: tiny_gemma(layers=6, width=64, window=8), "windows", 593),
+        (lambda: tiny_mamba(layers=2, width=32, state=16), "all", 593),
     ],
-    ids=["every token is kept", "a sliding window", "a recurrent state"],
+    ids=["every token is kept", "windows that keep all", "windows that do not", "a recurrent state"],
 )
 def test_what_two_prompts_begin_with_is_computed_once_where_the_memory_can_go_back(
-    tmp_path: Path, make: Callable[[], Gguf], computed: int
+    tmp_path: Path, make: Callable[[], Gguf], whole: str, computed: int
 ) -> None:
     path = make().write(tmp_path / "m.gguf")
-    done = subprocess.run([sys.executable, "-c", IN_A_ROW, str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = run_engine(IN_A_ROW, path, whole)
     assert said["computed"] == computed
     assert said["apart"] < 1e-3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.lifecycle.restoration import reach, restore
 from paddock.model.artifact import Manifest, SnapshotFile
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest, Sha256
 from paddock.store.copying import push
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
+from tests.support.segments import first_segments_of, segment_of
 
 
 @pytest.fixture
@@ -54,6 +56,11 @@ def planted(parts: Parts, manifest: Manifest, path: str, content: bytes) -> None
     other = SnapshotFile(path=path, size=len(content), sha256=put(parts, content))
     files = tuple(other if file.path == path else file for file in manifest.files)
     parts.s3.publish(manifest.model_copy(update={"files": files, "quantization": "planted"}))
+
+
+def with_segments(manifest: Manifest, segments: Callable[[SnapshotFile], tuple[SegmentDigest, ...]]) -> Manifest:
+    files = tuple(file.model_copy(update={"segments": segments(file)}) for file in manifest.files)
+    return manifest.model_copy(update={"files": files, "quantization": "of another"})
 
 
 def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(cached: Manifest, hub: Service) -> None:
@@ -155,6 +162,29 @@ def test_a_manifest_with_another_number_of_segments_is_not_published(cached: Man
     with pytest.raises(CorruptFile, match=r"has \d+ segments for"):
         restore(second, MODEL)
     assert second.volume.snapshots() == []
+
+
+def test_a_manifest_with_wrong_digests_of_segments_is_not_published(cached: Manifest) -> None:
+    second = connect()
+    assert second.s3 is not None
+    wrong = with_segments(cached, lambda file: tuple(segment_of(b"another") for _ in file.segments))
+    second.s3.publish(wrong)
+    with pytest.raises(CorruptFile, match=r"has digests of segments that .* has not"):
+        restore(second, MODEL)
+    assert second.volume.snapshots() == []
+
+
+def test_a_manifest_of_before_whose_segments_have_a_sha256_is_restored_as_it_is(
+    cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = restore(connect(), MODEL).path
+    first = with_segments(cached, lambda file: first_segments_of((path / file.path).read_bytes(), cached.segment_bytes))
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "third"))
+    third = connect()
+    assert third.s3 is not None
+    third.s3.publish(first)
+    assert restore(third, MODEL).manifest == first
+    assert third.volume.snapshot(MODEL, cached.revision) == first
 
 
 def test_an_s3_that_is_down_is_told_and_the_volume_goes_on(

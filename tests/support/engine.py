@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -54,10 +55,17 @@ with Session([sys.argv[1]], Parameters.from_json(json.loads(sys.argv[2])), log) 
 
 def loaded_memory(path: Path, parameters: Parameters) -> Memory:
     """What the engine says that it took when it loaded a model, weights and all."""
-    command = [sys.executable, "-c", _LOADS, str(path), json.dumps(parameters.to_json())]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    weights_bytes, lines = json.loads(done.stdout)
+    weights_bytes, lines = run_engine(_LOADS, path, json.dumps(parameters.to_json()))
     return memory_said(weights_bytes, lines)
+
+
+def run_engine(script: str, *arguments: str | Path) -> Any:
+    """The JSON that a script prints which has the engine in its own process."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # an abort would start a debugger
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def let_the_engine_segfault(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:

@@ -62,4 +62,9 @@ def test_a_prefix_has_the_digest_of_its_segment_so_far(data: bytes, segment_byte
         begin = (end - 1) // segment_bytes * segment_bytes
         assert digest.segment_prefix == segment_of(data[begin:end])
         assert digest.sha256 == hashlib.sha256(data[:end]).hexdigest()
-        assert digest.copy().segment_prefix == digest.segment_prefix
+        before = digest.segment_prefix, digest.sha256
+        twin = digest.copy()
+        assert (twin.segment_prefix, twin.sha256) == before
+        if twin.position < len(data):
+            twin.update(memoryview(data)[twin.position : twin.position + 1])
+        assert (digest.segment_prefix, digest.sha256) == before

@@ -25,7 +25,7 @@ from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from paddock.transfer.staging import Claim
 from tests.support.segments import segment_of
-from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub
+from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
 ROOT = Path(__file__).parents[2]
 SPAN = 256 * KIB
@@ -132,6 +132,18 @@ def test_a_journal_that_is_no_journal_starts_the_file_over(hub: Service, staging
     data = content(4 * MIB)
     source = on_hub(hub, data)
     (partial(source, staging, data, claimed=2 * MIB) / "journal").write_bytes(text)
+    assert resumed(source, staging, data).resumed_bytes == 0
+
+
+def test_a_journal_of_the_first_version_whose_digests_are_sha256_starts_the_file_over(
+    hub: Service, staging: Path
+) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    journal = partial(source, staging, data, claimed=2 * MIB) / "journal"
+    header, *_ = map(json.loads, journal.read_text().splitlines())
+    first = {"end": MIB, "sha256": sha256_of(data[:MIB])}
+    journal.write_text(json.dumps({**header, "schema": 1}) + "\n" + json.dumps(first) + "\n")
     assert resumed(source, staging, data).resumed_bytes == 0
 
 
