@@ -7,7 +7,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,8 +30,10 @@ from paddock.model.source import Expected
 from paddock.transfer.answer import TryAgain
 from paddock.transfer.client import Client
 from paddock.transfer.fetch import Staged, fetch
+from paddock.transfer.limiter import Meter, Patience
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
+from paddock.transfer.pump import Line, Pump
 from paddock.transfer.room import disk_error
 from tests.support.segments import segments_of
 from tests.transfer.remote import MIB, SMALL, Remote, content, on_hub, sha256_of
@@ -221,6 +223,44 @@ def test_a_server_without_ranges_sends_the_whole_body_once(hub: Service, staging
     spans = 3 + (5 if resumes else 0)
     assert staged.transferred_bytes <= len(DATA) + spans * MIB // 3
     assert staged.segments == segments_of(DATA, MIB)
+
+
+def test_a_range_that_was_taken_before_another_worker_learnt_that_there_are_none_is_asked_for_as_one(
+    hub: Service, tmp_path: Path
+) -> None:
+    source = on_hub(hub, DATA)
+    hub.order("full", FILE, times=None)
+    path, meter, asking = tmp_path / "data", Meter(), threading.Semaphore(1)
+    path.touch()
+
+    def learnt() -> bool:
+        """Holds a worker that has its span, until the first one has its answer."""
+        return asking.acquire(blocking=False) or wait_until(lambda: pump.schedule._whole)
+
+    line = Line(
+        source=source,
+        connections=2,
+        segment_bytes=4 * MIB,
+        limit_rate_bytes_per_s=None,
+        stall_s=1.0,
+        meter=meter,
+        patience=Patience(source.label, meter, cure=""),
+        still_ours=learnt,
+    )
+    pump = Pump(line, path, 0, len(DATA), landed=0)
+    with pump as schedule:
+        reached = 0
+        while reached < len(DATA):
+            reached = schedule.frontier(reached, timeout_s=1.0)
+    assert path.read_bytes() == DATA
+    assert meter.transferred_bytes == len(DATA)
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return True
 
 
 def test_a_whole_body_that_breaks_off_goes_on_where_it_was(hub: Service, staging: Path) -> None:

@@ -98,14 +98,6 @@ def test_a_whole_body_is_one_span_from_the_first_gap_to_the_end() -> None:
     assert (rest.reached, rest.end, rest.whole) == (15, 100, True)
 
 
-def test_what_was_taken_as_a_range_stays_one_when_another_worker_learns_that_there_are_none() -> None:
-    plan = schedule()
-    first, second = take(plan), take(plan)
-    plan.take_whole()
-    # As parts of whole bodies, each of them would cost all that is before it.
-    assert [first.whole, second.whole] == [False, False]
-
-
 def test_a_whole_body_that_is_far_ahead_makes_way_for_what_is_wrong() -> None:
     plan = schedule(200, landed=40)
     plan.take_whole()
