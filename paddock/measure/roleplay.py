@@ -157,7 +157,7 @@ def measure_roleplay(
     scenes: Sequence[Scene] = SCENES,
 ) -> Roleplay:
     """Play the scenes with a local GGUF in the engine's own process, in a window of `context_tokens` and at most 2,048.
-    Takes half a minute on two cores with a model of 135 million weights.
+    Takes 20 s on two cores with a model of 135 million weights.
 
     Raises ModelRejected for a template that renders no plain question, ConflictingConfiguration where the window does
     not hold a card and a question, and what `process.run` raises.

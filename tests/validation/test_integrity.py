@@ -47,7 +47,7 @@ def test_only_the_digest_is_checked_of_what_is_no_gguf(tmp_path: Path, name: str
     assert [finding.rule for finding in check(tmp_path / name, file)] == ["integrity.sha256"]
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["", "of a first manifest"])
+@pytest.mark.parametrize("first", [False, True], ids=["blake3", "sha256, as in a first manifest"])
 def test_another_byte_is_found_and_its_segment_named(path: Path, *, first: bool) -> None:
     data = bytearray(tiny_llama().to_bytes())
     file = stored(path, bytes(data))
