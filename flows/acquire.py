@@ -9,7 +9,7 @@ from paddock.lifecycle.acquisition import Published
 from tasks import acquire, policies, record
 
 
-@flow(flow_run_name="acquire-{model}", **policies.FLOW)
+@flow(flow_run_name="acquire {model} {quantization}", **policies.FLOW)
 def acquire_model(
     model: Model,
     revision: RevisionName = "main",
@@ -21,19 +21,20 @@ def acquire_model(
     """Fetch the chosen files of a revision onto the volume, verified, and publish them as a snapshot.
 
     Args:
-        model: The repository on the Hub, `org/name`.
+        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
         revision: A branch, a tag or a commit. It is resolved to a commit once.
-        quantization: A quantization as in the file names, such as `Q4_K_M`; `auto` takes the best that fits the target.
+        quantization: A variant, file or quantization, such as `Q4_K_M`; `auto` keeps the default's variant while it
+            fits the target, and `best` takes the best that does.
         target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
         projector: Fetch the multimodal projector too.
         context_tokens: The context that it must fit with, in tokens. A model trained for less is asked for that.
     """
     listing = acquire.resolve(model, revision)
-    choice = acquire.preflight(listing, quantization, context_tokens, target, projector=projector)
-    plan = acquire.plan(listing, choice)
-    download = record.Download(listing.model, plan)
+    chosen = acquire.preflight(listing, model, quantization, context_tokens, target, projector=projector)
+    plan = acquire.plan(listing, chosen, target)
+    download = record.Download(plan, target)
     acquired = [acquire.fetch_file(listing, row, download) for row in plan.rows]
     download.finished(acquired)
-    audited = acquire.audit(plan, acquired)
+    audited = acquire.audit(plan, acquired, target)
     return acquire.publish(plan, acquired, audited)

@@ -12,10 +12,10 @@ from paddock.planning.targets import THIS_MACHINE
 from tasks import engine, policies, restore
 
 
-@flow(flow_run_name="benchmark-{model}", **policies.FLOW)
+@flow(flow_run_name="benchmark {model}", **policies.FLOW)
 def benchmark_model(
     model: Model,
-    revision: RevisionName = "main",
+    revision: RevisionName | None = None,
     context_tokens: ContextTokens = 4096,
     profile: Profile = "chat",
     tune: bool = False,
@@ -23,8 +23,8 @@ def benchmark_model(
     """Load a model in the engine's own process and measure prefill, decode, time to first token and memory.
 
     Args:
-        model: The repository on the Hub, `org/name`.
-        revision: A branch, a tag or a commit that is on the worker's volume or in S3.
+        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
+        revision: A branch, a tag or a commit that is on the worker's volume or in S3; when not given, what is promoted.
         context_tokens: The context that it is loaded with, in tokens. A model trained for less is loaded with that.
         profile: With `roleplay`, how well it plays a character is measured too.
         tune: Seek the engine's fastest settings on this worker first, for two minutes, and remember them there.
@@ -43,9 +43,9 @@ def benchmark_where_it_serves(manifest: Manifest, context_tokens: int, profile: 
     The result is read from the reports of the volume, or of S3 where that worker has a volume of its own. A model that
     is meant for another machine and does not fit here stays unmeasured, and its dossier says so.
     """
-    model, revision = manifest.repository, manifest.revision
+    model, revision = manifest.id.name, manifest.revision
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
-    run = engine.start_on_gpu("benchmark-model/gpu", parameters)
+    run = engine.start_on_gpu("benchmark-model/benchmark-gpu", parameters)
     if run is None:
         try:
             benchmark_model(model, revision, context_tokens, profile)

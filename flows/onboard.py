@@ -16,7 +16,7 @@ from tasks import policies
 from tasks.promote import onboarded, write_dossier
 
 
-@flow(flow_run_name="onboard-{model}", **policies.FLOW)
+@flow(flow_run_name="onboard {model} {quantization}", **policies.FLOW)
 def onboard_model(
     model: Model,
     revision: RevisionName = "main",
@@ -29,20 +29,21 @@ def onboard_model(
     """Preflight, acquire, validate, cache, benchmark and promote a model, and write its dossier.
 
     Args:
-        model: The repository on the Hub, `org/name`.
+        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
         revision: A branch, a tag or a commit. It is resolved to a commit once.
-        quantization: A quantization as in the file names, such as `Q4_K_M`; `auto` takes the best that fits the target.
+        quantization: A variant, file or quantization, such as `Q4_K_M`; `auto` keeps the default's variant while it
+            fits the target, and `best` takes the best that does.
         context_tokens: The context that it will serve, in tokens; by the profile when not given.
         profile: What it will be used for: `chat` takes 4096 tokens of context, `roleplay` 8192.
         target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
-        promote: Whether it becomes the one that is served.
+        promote: Whether it is promoted, and its variant becomes the model's default.
     """
     context = context_tokens or PROFILES[profile].context_tokens
     acquired = acquire_model(model, revision, quantization, target, context_tokens=context)
-    commit = acquired.manifest.revision
-    validate_model(model, commit, context, target)
-    cache_model(model, commit)
+    name, commit = acquired.manifest.id.name, acquired.manifest.revision
+    judged = validate_model(name, commit, context, target)
+    cache_model(name, commit)
     benchmark_where_it_serves(acquired.manifest, context, profile, target)
-    dossier = promote_model(model, commit, reason="onboarded") if promote else write_dossier(acquired.manifest)
-    return onboarded(acquired, dossier, promoted=promote)
+    dossier = promote_model(name, commit, reason="onboarded") if promote else write_dossier(acquired.manifest)
+    return onboarded(acquired, judged, dossier, promoted=promote)

@@ -17,13 +17,15 @@ from paddock.planning.targets import PATTERN
 Model = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?$",
-        max_length=193,
-        examples=["org/name"],
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?([:@][A-Za-z0-9_][A-Za-z0-9._/+-]*){0,2}$",
+        max_length=512,
+        examples=["org/name", "org/name:Q4_K_M"],
     ),
 ]
 RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", max_length=255)]
-Quantization = Annotated[str, Field(pattern=r"^(auto|[A-Za-z0-9][A-Za-z0-9_-]*)$", max_length=32)]
+Quantization = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]*$", max_length=255, examples=["auto", "best", "Q4_K_M"])
+]
 Target = Annotated[str, Field(pattern=f"^{PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
 Profile = ProfileName

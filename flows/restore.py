@@ -10,24 +10,24 @@ from tasks import policies, record, restore
 from tasks import promote as promoting
 
 
-@flow(flow_run_name="restore-{model}", **policies.FLOW)
+@flow(flow_run_name="restore {model}", **policies.FLOW)
 def restore_model(model: Model, revision: RevisionName | None = None, promote: bool = True) -> Published:
     """Bring a snapshot from S3 onto the volume, each file verified on the way, and audited anew. The Hub is not asked.
 
     Args:
-        model: The repository on the Hub, `org/name`.
+        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
         revision: A commit that is in S3, or a branch or tag, which the Hub resolves; when not given, what is promoted
             in S3.
         promote: Whether it becomes the one that is served.
     """
     manifest = restore.find(model, revision)
     plan = restore.plan(manifest, promote=promote)
-    download = record.Download(manifest.model, plan)
+    download = record.Download(plan)
     acquired = [restore.fetch_file(manifest, row, download) for row in plan.rows]
     download.finished(acquired)
     audited = restore.audit(plan, acquired)
     published = restore.publish(manifest, acquired, audited)
     record.restoration(manifest, acquired, seconds=download.seconds)
     if promote:
-        promoting.promote(manifest, "restored from S3")
+        promoting.promote(manifest, "restored from S3", default=restore.becomes_default(manifest))
     return published

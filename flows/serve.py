@@ -9,7 +9,7 @@ from paddock.lifecycle.serving import Order
 from tasks import policies, restore, serve
 
 
-@flow(flow_run_name="serve-{model}", **policies.FLOW)
+@flow(flow_run_name="serve {model}", **policies.FLOW)
 def serve_model(
     model: Model,
     revision: RevisionName | None = None,
@@ -22,7 +22,7 @@ def serve_model(
     """Serve a model over an OpenAI-compatible address until the run is cancelled; running answers are ended first.
 
     Args:
-        model: The repository on the Hub, `org/name`.
+        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
         revision: A branch, a tag or a commit that is on the worker's volume or in S3; when not given, what is promoted.
         context_tokens: The context of each request, in tokens; by the profile when not given.
         profile: What it is used for: `chat` takes 4096 tokens of context, `roleplay` 8192, and each its sampling.

@@ -9,10 +9,10 @@ from paddock.lifecycle.judgement import Judgement
 from tasks import policies, validate
 
 
-@flow(flow_run_name="validate-{model}", **policies.FLOW)
+@flow(flow_run_name="validate {model}", **policies.FLOW)
 def validate_model(
     model: Model,
-    revision: RevisionName = "main",
+    revision: RevisionName | None = None,
     context_tokens: ContextTokens = 4096,
     target: Target = "this-machine",
 ) -> Judgement:
@@ -20,17 +20,17 @@ def validate_model(
     laws that its tables keep, and compatibility with the engine and the memory there is.
 
     Args:
-        model: The repository on the Hub, `org/name`.
-        revision: A branch, a tag or a commit that is on the volume.
+        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
+        revision: A branch, a tag or a commit that is on the volume; when not given, what is promoted.
         context_tokens: The context that the memory is asked for, in tokens. A model trained for less is asked for that.
         target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
     """
     manifest = validate.locate(model, revision)
     stored = validate.integrity(manifest)
-    audited = validate.structure(manifest, stored)
+    audited = validate.structure(manifest, stored, target)
     configured = validate.configuration(manifest, audited)
     spoken = validate.chat(manifest, audited)
     expected = validate.expectations(manifest)
     compatible = validate.compatibility(manifest, context_tokens, target)
-    return validate.judge(manifest, audited, compatible, [*stored, *configured, *spoken, *expected])
+    return validate.judge(manifest, audited, compatible, [*stored, *configured, *spoken, *expected], target)

@@ -5,8 +5,8 @@ stdout; logs and progress go to stderr. A failure is one sentence (with `--json`
 exit status: 0 done, 1 could not be done, 2 judged and found wanting, 3 wrong usage. No input makes it print a
 traceback, and a stdout that cannot be written is a failure too.
 
-A MODEL is `org/name[@revision]`; a SOURCE is that, with `:file` for one file of it, or a local `.gguf` file or
-directory.
+A MODEL is `org/name[:VARIANT][@REVISION]`; a SOURCE is that, `org/name[@REVISION]:path.gguf` for one file, or a local
+`.gguf` file or directory.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from paddock.door import model_in as _model
 from paddock.door import parts_here as _parts
 from paddock.door import show as _show
 from paddock.door import snapshot_in as _snapshot
+from paddock.door import without_revision as _name
 from paddock.errors import NotOnVolume, PaddockError, UsageError
 
 app = typer.Typer(
@@ -85,7 +86,7 @@ def _options(
 @app.command()
 def inspect(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, or org/name[@rev][:file].")
+        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, MODEL, or org/name[@rev]:file.gguf.")
     ],
     deep: Annotated[bool, typer.Option("--deep", help="Read the tensor data too.")] = False,
     as_json: Json = False,
@@ -103,7 +104,7 @@ def inspect(
 @app.command()
 def plan(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, or org/name[@rev][:file].")
+        str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, MODEL, or org/name[@rev]:file.gguf.")
     ],
     ctx: Annotated[
         int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context; by default all that fits.")
@@ -163,17 +164,16 @@ def pull(
     from paddock.planning.targets import parse_target
     from paddock.terminal import render_pull
 
-    name, ref = _model(model)
+    wanted = _model(model)
     if not quant.strip():
         raise typer.BadParameter("--quant is empty: name a quantization, or leave it out")
-    if file and quant != "auto":
-        raise typer.BadParameter("--quant and --file exclude each other: a named file has its quantization")
+    if file and (quant != "auto" or wanted.variant):
+        raise typer.BadParameter("--file excludes --quant and a variant: a named file has its own")
     parts = _parts(limit_rate=limit_rate)
     with Bars(quiet=as_json) as bars:
         pulled = fetch(
             parts,
-            name,
-            ref=ref or "main",
+            wanted,
             quantization=quant,
             files=file or (),
             projector=projector,
@@ -199,7 +199,7 @@ def onboard(
     """Run the whole life in this process: acquire, validate, cache, benchmark, promote, and write the dossier."""
     from paddock.terminal import render_onboarding
 
-    name, ref = _model(model)
+    wanted = _model(model)
     _parts()
     # The one door of the library that calls a flow.
     from flows.surroundings import check_prefect_settings
@@ -210,8 +210,8 @@ def onboard(
 
     state, result = run_here(
         onboard_model,
-        model=str(name),
-        revision=ref or "main",
+        model=f"{wanted.model}:{wanted.variant}" if wanted.variant else str(wanted.model),
+        revision=wanted.ref or "main",
         quantization=quant,
         context_tokens=ctx,
         profile=profile.value,
@@ -238,10 +238,13 @@ def list_models(
         {
             "model": entry.manifest.repository,
             "revision": entry.manifest.revision,
+            "variant": entry.manifest.variant,
             "promoted": entry.promoted,
+            "default": entry.default,
             "quantization": entry.manifest.quantization,
             "size_bytes": entry.size_bytes,
             "last_used": entry.last_used.isoformat() if entry.last_used else None,
+            "uses": volume.usage(entry.manifest.id).requests,
             "pinned": entry.pinned,
         }
         for entry in entries
@@ -260,16 +263,17 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 
     parts = _parts()
     manifest = _snapshot(parts, model)
-    promoted = parts.volume.promoted(manifest.model) == manifest.revision
+    promoted = parts.volume.promoted(manifest.model)
     history = [one.to_json() for one in parts.volume.history(manifest.model)]
     chat = chat_in(parts, manifest)
     payload = {
         **json.loads(manifest.to_json()),
-        "promoted": promoted,
+        "promoted": promoted.holds(manifest.id),
+        "default": promoted.default_id == manifest.id,
         "history": history,
         "chat": json.loads(chat.to_json()),
         "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
-        "served": parts.volume.usage(manifest.model, manifest.revision).to_json(),
+        "served": parts.volume.usage(manifest.id).to_json(),
     }
     _show(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
     return 0
@@ -277,50 +281,67 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 
 @app.command("rm")
 def remove(model: ModelArgument, as_json: Json = False) -> int:
-    """Remove a model, or one revision of it, and say what that freed."""
-    from paddock.lifecycle.promotion import resolve_on_volume
-    from paddock.model.names import is_revision, parse_revision
+    """Remove a model, or a variant or revision of it, and say what that freed."""
+    from paddock.lifecycle.locating import revision_of
     from paddock.model.units import human_bytes
     from paddock.terminal import counted, say
 
     parts = _parts()
-    name, ref = _model(model)
-    # A commit is not looked up first: reading the manifest would keep a damaged snapshot from being removed.
-    commit = ref if ref is None or is_revision(ref) else resolve_on_volume(parts, name, ref).revision
-    chosen = None if commit is None else parse_revision(commit)
-    gone = parts.volume.revisions(name) if chosen is None else [chosen]
-    freed = parts.volume.remove(name, chosen)
-    removed = [{"model": str(name), "revision": revision} for revision in gone]
-    payload = {"removed": removed, "freed_bytes": freed, "kept": []}
-    _show(
-        as_json, payload, lambda: say(f"removed {name}, {counted(len(gone), 'revision')}: {human_bytes(freed)} freed")
-    )
+    wanted = _model(model)
+    revision = None
+    if wanted.ref is not None:  # no manifest is read: a damaged snapshot must be removable
+        known = [id.revision for id in parts.volume.ids(wanted.model)]
+        revision = revision_of(parts, wanted.model, wanted.ref, known=known)
+    had_default = parts.volume.promoted(wanted.model).default is not None
+    removed, freed = parts.volume.remove(wanted.model, variant=wanted.variant, revision=revision)
+    left = parts.volume.promoted(wanted.model)
+    rows = [
+        {"model": str(id.model), "revision": id.revision, "variant": id.variant, "reason": "asked for"}
+        for id in removed
+    ]
+    payload = {"removed": rows, "freed_bytes": freed, "kept": []}
+
+    def render() -> None:
+        gone = counted(len(removed), "snapshot")
+        say(f"removed {wanted}, {gone}: {human_bytes(freed)} freed")
+        if had_default and left.default is None and left.revisions:
+            others = ", ".join(sorted(left.revisions))
+            say(f"{wanted.model} has no default now; {others} stays promoted: `paddock promote {wanted.model}:VARIANT`")
+
+    _show(as_json, payload, render)
     return 0
 
 
 @app.command()
-def promote(model: ModelArgument, as_json: Json = False) -> int:
-    """Make a snapshot of the volume the one that is served."""
+def promote(
+    model: ModelArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "promoted by hand",
+    as_json: Json = False,
+) -> int:
+    """Promote a snapshot of the volume, and make its variant the model's default."""
     from paddock.lifecycle import promotion, retention
     from paddock.terminal import say, say_pruned
 
     parts = _parts()
-    name, ref = _model(model)
-    if ref is None:
-        raise typer.BadParameter("promote needs a revision: MODEL@REVISION")
-    revision = promotion.resolve_on_volume(parts, name, ref).revision
-    previous = promotion.promote(parts, name, revision, reason="promoted by hand")
-    pruned = retention.prune(parts, name)
+    manifest = _snapshot(parts, model)
+    done = promotion.promote(parts, manifest.id, reason=reason)
+    pruned = retention.prune(parts, manifest.model, manifest.variant)
     payload = {
-        "model": str(name),
-        "revision": revision,
-        "previous": previous,
-        "removed": list(pruned.removed),
+        "model": manifest.repository,
+        "revision": manifest.revision,
+        "variant": manifest.variant,
+        "previous": done.previous,
+        "default": done.default,
+        "previous_default": done.previous_default,
+        "removed": pruned.to_json(),
         "freed_bytes": pruned.freed_bytes,
     }
 
     def render() -> None:
-        say(f"promoted {name}@{revision}, before: {previous or 'nothing'}")
+        before = (
+            f"{manifest.variant} was at {done.previous or 'nothing'}, the default {done.previous_default or 'none'}"
+        )
+        say(f"promoted {manifest.id}; before, {before}")
         say_pruned(pruned)
 
     _show(as_json, payload, render)
@@ -328,36 +349,63 @@ def promote(model: ModelArgument, as_json: Json = False) -> int:
 
 
 @app.command()
-def rollback(model: NameArgument, as_json: Json = False) -> int:
-    """Promote what was promoted before."""
+def rollback(
+    model: NameArgument,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "rolled back by hand",
+    as_json: Json = False,
+) -> int:
+    """Undo the last change of what a model's name stands for, or of a variant."""
     from paddock.lifecycle import promotion
     from paddock.terminal import say
 
-    name, _ = _model(model, with_revision=False)
-    now, until_now = promotion.rollback(_parts(), name, reason="rolled back by hand")
-    payload = {"model": str(name), "revision": now, "previous": until_now}
-    _show(as_json, payload, lambda: say(f"rolled back {name} from {until_now} to {now}"))
+    parts = _parts()
+    wanted = _name(model)
+    done = promotion.rollback(parts, wanted.model, wanted.variant, reason=reason)
+    payload = {
+        "model": str(wanted.model),
+        "revision": done.revision,
+        "variant": done.variant,
+        "previous": done.previous,
+        "default": done.default,
+        "previous_default": done.previous_default,
+    }
+
+    def render() -> None:
+        if done.moves_default:
+            say(f"the default of {wanted.model} is {done.default}@{done.revision} again, after {done.previous_default}")
+        else:
+            say(f"rolled back {wanted.model}:{done.variant} from {done.previous} to {done.revision}")
+
+    _show(as_json, payload, render)
     return 0
 
 
 @app.command()
 def history(model: NameArgument, as_json: Json = False) -> int:
-    """Show what was promoted when, and why."""
+    """Show what was promoted when, and why: of a model, or of a variant."""
+    from paddock.model.reference import same_variant
     from paddock.terminal import render_history
 
-    name, _ = _model(model, with_revision=False)
+    wanted = _name(model)
     volume = _parts().volume
-    if not volume.snapshots(name) and not volume.history(name):
-        raise NotOnVolume(f"{name} is not on {volume.label}", cure="pull or onboard it first")
-    entries = [one.to_json() for one in volume.history(name)]
-    last = entries[-1] if entries else None
+    lines = volume.history(wanted.model)
+    if not lines and not volume.ids(wanted.model):
+        raise NotOnVolume(f"{wanted.model} is not on {volume.label}", cure="pull or onboard it first")
+    if wanted.variant:
+        lines = [one for one in lines if same_variant(one.variant, wanted.variant)]
+    promoted = volume.promoted(wanted.model)
+    last = lines[-1] if lines else None
+    now = promoted.of(last.variant) if wanted.variant and last else promoted.default_id
     payload = {
-        "model": str(name),
-        "revision": volume.promoted(name),
-        "previous": last["previous"] if last else None,
-        "history": entries,
+        "model": str(wanted.model),
+        "revision": now.revision if now else None,
+        "variant": now.variant if now else None,
+        "previous": last.previous if last else None,
+        "default": promoted.default,
+        "promoted": dict(sorted(promoted.revisions.items())),
+        "history": [one.to_json() for one in lines],
     }
-    _show(as_json, payload, lambda: render_history(entries))
+    _show(as_json, payload, lambda: render_history(lines))
     return 0
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paddock.door import Json, ModelArgument, ProfileName, QuantOption, failed, parts_here, show, snapshot_in
+from paddock.door import Json, ModelArgument, ProfileName, QuantOption, failed, model_in, parts_here, show, snapshot_in
 from paddock.errors import PaddockError
 
 if TYPE_CHECKING:
@@ -83,17 +84,22 @@ def serve(
 ) -> int:
     """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
     named. PADDOCK_API_KEY is what clients must send."""
+    from paddock.lifecycle.locating import locate, wanted_quantization
     from paddock.lifecycle.serving import Order, Serving, serve_snapshot
+    from paddock.model.reference import parse_variant
     from paddock.terminal import render_serving
 
     parts = parts_here()
+    wanted = model_in(model)
+    quantization = wanted_quantization(wanted.variant, quant)
+    if quantization != "auto":
+        wanted = replace(wanted, variant=parse_variant(quantization))
     order = Order(
         host=host,
         port=port,
         context_tokens=ctx,
         parallel=parallel,
         profile=profile.value,
-        quantization=quant,
         kv_type=kv_type,
         server=_SERVERS[server],
     )
@@ -105,7 +111,7 @@ def serve(
         told = True
 
     try:
-        serve_snapshot(parts, snapshot_in(parts, model), order, ready=ready)
+        serve_snapshot(parts, locate(parts, wanted), order, ready=ready)
     except PaddockError as error:
         if not told:
             raise

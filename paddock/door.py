@@ -1,4 +1,4 @@
-"""What every command of the terminal does: make the clients, read MODEL[@REVISION], and print one result."""
+"""What every command of the terminal does: make the clients, read MODEL, and print one result."""
 
 from __future__ import annotations
 
@@ -17,18 +17,28 @@ from paddock.errors import BadSetting
 if TYPE_CHECKING:
     from paddock.lifecycle.parts import Parts
     from paddock.model.artifact import Manifest
+    from paddock.model.reference import Reference
     from paddock.store.s3 import S3Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL[@REVISION]", help="org/name, at a branch, tag or commit.")]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT][@REVISION]; a branch, tag or commit.")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT].")]
 ContextOption = Annotated[
     int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that it must fit with.")
 ]
 TargetOption = Annotated[
     str, typer.Option("--target", help="this-machine, any, 64GiB, or cards: rtx-4090, 2x-a100-80gb, 24GiB-gpu.")
 ]
-QuantOption = Annotated[str, typer.Option("--quant", metavar="Q", help="A quantization, such as Q4_K_M.")]
+QuantOption = Annotated[
+    str,
+    typer.Option(
+        "--quant",
+        metavar="Q",
+        help="A variant, file or quantization, such as Q4_K_M; auto keeps the default's, best ranks anew.",
+    ),
+]
 
 
 class ProfileName(StrEnum):
@@ -53,19 +63,26 @@ def parts_here(*, limit_rate: str | None = None) -> Parts:
     return connect(known)
 
 
-def model_in(text: str, *, with_revision: bool = True) -> tuple[Any, str | None]:
-    """Split MODEL[@REVISION] into the name and the revision, or None."""
-    from paddock.model.names import ModelName, parse_ref
+def model_in(text: str) -> Reference:
+    """Read MODEL. Raises UnsafeName."""
+    from paddock.model.reference import Reference
 
-    name, at, ref = text.partition("@") if with_revision else (text, "", "")
-    return ModelName.parse(name), parse_ref(ref) if at else None
+    return Reference.parse(text)
+
+
+def without_revision(text: str) -> Reference:
+    """Read MODEL where a revision has no meaning."""
+    wanted = model_in(text)
+    if wanted.ref is not None:
+        raise typer.BadParameter(f"{text[:200]}: a revision has no place here, only org/name[:VARIANT]")
+    return wanted
 
 
 def snapshot_in(parts: Parts, text: str) -> Manifest:
-    """The snapshot of a revision, else the promoted one, else the newest."""
-    from paddock.lifecycle.promotion import snapshot_of
+    """The snapshot on the volume that a MODEL means."""
+    from paddock.lifecycle.locating import locate
 
-    return snapshot_of(parts, *model_in(text))
+    return locate(parts, model_in(text))
 
 
 def show(as_json: bool, payload: dict[str, Any], render: Callable[[], None]) -> None:

@@ -27,6 +27,7 @@ The tree has two branches, because one question decides what a caller does next:
         │   ├── StoreRefused              S3 answers, and says no
         │   ├── NotOnVolume               a model or revision that the volume does not hold
         │   ├── InUse                     promoted, served or pinned: it is not removed
+        │   ├── SnapshotDiffers           a snapshot of that name has other files, and is never replaced
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
         │   ├── EngineCrashed             the engine's process died, or ran out of time
         │   └── EngineOutOfMemory         the engine could not allocate what it needs
@@ -168,6 +169,10 @@ class NotOnVolume(ImpossibleError):
 
 
 class InUse(ImpossibleError):
+    pass
+
+
+class SnapshotDiffers(ImpossibleError):
     pass
 
 

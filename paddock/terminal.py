@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from paddock.measure.benchmark import Benchmark
     from paddock.measure.tuning import Tuning
     from paddock.model.artifact import Manifest
+    from paddock.store.history import Promoted, Promotion
 
 _TOLD = ("n_ctx", "n_seq_max", "n_gpu_layers", "n_threads", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
 _COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"}
@@ -77,13 +78,15 @@ def complain(message: str, cure: str) -> None:
 
 def render_pull(pulled: Pulled) -> None:
     render_restoration(pulled)
+    for note in pulled.notes:
+        say(note)
     say_pruned(pulled.pruned)
 
 
 def say_pruned(pruned: Pruned) -> None:
     if pruned.removed:
-        gone = ", ".join(revision[:8] for revision in pruned.removed)
-        say(f"removed {gone}, which are older than what is kept: {human_bytes(pruned.freed_bytes)} freed")
+        gone = ", ".join(id.short for id in pruned.removed)
+        say(f"removed {gone}, older than what is kept: {human_bytes(pruned.freed_bytes)} freed")
 
 
 def render_restoration(done: Pulled | Restored) -> None:
@@ -94,7 +97,7 @@ def render_restoration(done: Pulled | Restored) -> None:
     state = "promoted" if done.promoted else "not promoted"
     manifest = done.manifest
     say(
-        f"{manifest.repository}@{manifest.revision[:8]} {manifest.quantization} at {done.path}: {state}; "
+        f"{manifest.id.short} at {done.path}: {state}; "
         f"{human_bytes(done.transferred_bytes)} fetched in {done.seconds:.1f} s"
     )
 
@@ -121,9 +124,15 @@ def render_inspection(found: Inspection) -> None:
 
 def render_preflight(found: Preflight) -> None:
     out = _out()
-    table = Table("quantization", "file", "size", "memory", "fits", "why", box=None)
+    table = Table("variant", "quantization", "file", "size", "memory", "fits", "why", box=None)
     for one in found.candidates:
-        shown = (one.quantization or "", one.file, human_bytes(one.size_bytes), human_bytes(one.total_bytes))
+        shown = (
+            one.variant,
+            one.quantization or "",
+            one.file,
+            human_bytes(one.size_bytes),
+            human_bytes(one.total_bytes),
+        )
         _row(table, *shown, "yes" if one.fits else "no", one.reason)
     out.print(table)
     plan = found.plan
@@ -135,7 +144,7 @@ def render_preflight(found: Preflight) -> None:
         out.print(_cell(line))
     verdict = "fits" if plan.fits else "does not fit"
     cost = f"{human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
-    out.print(_cell(verdict, "green" if plan.fits else "red") + _cell(f" {found.quantization} of {found.name}: {cost}"))
+    out.print(_cell(verdict, "green" if plan.fits else "red") + _cell(f" {found.variant} of {found.name}: {cost}"))
     if found.advice:
         out.print(_cell(found.advice))
 
@@ -148,15 +157,16 @@ def render_onboarding(result: Onboarded) -> None:
 
 
 def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, *, where: str = "on the disk") -> None:
-    table = Table("model", "revision", "quantization", "size", "promoted", "last used", "pinned", box=None)
+    table = Table("model", "variant", "revision", "quantization", "size", "promoted", "last used", "pinned", box=None)
     for row in rows:
         _row(
             table,
             row["model"],
+            row["variant"],
             row["revision"][:8],
             row["quantization"] or "",
             human_bytes(row["size_bytes"]),
-            "yes" if row["promoted"] else "",
+            "default" if row["default"] else "yes" if row["promoted"] else "",
             (row["last_used"] or "")[:16],
             "yes" if row["pinned"] else "",
         )
@@ -164,12 +174,14 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
     say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
 
 
-def render_manifest(manifest: Manifest, *, promoted: bool, chat: Chat) -> None:
+def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: Chat) -> None:
     table = Table("", "", box=None, show_header=False)
+    state = "yes" if promoted.holds(manifest.id) else "no"
     for name, value in (
         ("model", manifest.repository),
+        ("variant", manifest.variant),
         ("revision", manifest.revision),
-        ("promoted", "yes" if promoted else "no"),
+        ("promoted", "yes, as the default" if promoted.default_id == manifest.id else state),
         ("quantization", manifest.quantization or "not stated"),
         ("licence", manifest.licence or "not stated"),
         ("verdict", manifest.verdict.value),
@@ -186,10 +198,14 @@ def render_manifest(manifest: Manifest, *, promoted: bool, chat: Chat) -> None:
     _out().print(files)
 
 
-def render_history(entries: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("when", "revision", "before", "by", "why", box=None)
-    for one in entries:
-        _row(table, one["at"][:19], one["revision"][:8], (one["previous"] or "")[:8], one["by"] or "", one["reason"])
+def render_history(history: Sequence[Promotion]) -> None:
+    table = Table("when", "variant", "revision", "before", "default", "by", "why", box=None)
+    for one in history:
+        default = one.default or "none"
+        if one.moves_default and one.previous_default:
+            default = f"{one.previous_default} -> {default}"
+        revision, before = (one.revision or "removed")[:8], (one.previous or "")[:8]
+        _row(table, one.at.isoformat()[:19], one.variant, revision, before, default, one.by or "", one.reason)
     _out().print(table)
 
 
@@ -215,9 +231,7 @@ def render_tuning(tuning: Tuning) -> None:
 def render_serving(serving: Serving) -> None:
     offer, parameters = serving.offer, serving.offer.parameters
     each = parameters.n_ctx // parameters.n_seq_max
-    say(
-        f"{offer.name}@{offer.revision[:8]} {offer.quantization or ''} by {serving.address.server}, {serving.processor}"
-    )
+    say(f"{offer.name}:{offer.variant}@{offer.revision[:8]} by {serving.address.server}, {serving.processor}")
     say(
         f"{each} tokens of context for each of {counted(parameters.n_seq_max, 'request')} at once; "
         f"{human_bytes(offer.memory.total_bytes)} of memory planned; loaded in {serving.address.load_s:.1f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
+from paddock.lifecycle.promotion import tell_s3
 from paddock.model.artifact import Manifest
 from paddock.model.units import human_bytes
 from paddock.store.copying import Copied
@@ -21,6 +22,7 @@ def push(manifest: Manifest) -> Copied | None:
         record.copy(manifest, None, where="no S3 is set")
         return None
     copied = copy_to_s3(known.volume, known.s3, manifest)
+    tell_s3(known, manifest.model)
     record.copy(manifest, copied, where=known.s3.label)
     sent, rate = human_bytes(copied.bytes_transferred), human_bytes(round(copied.rate_bytes_per_s))
     there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"

@@ -18,6 +18,7 @@ from paddock.measure.benchmark import Benchmark
 from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from tasks import policies, record
+from tasks.subject import Subject
 from tasks.wiring import parts
 
 GPU_POOL = "paddock-gpu"
@@ -33,7 +34,7 @@ _CURE = "see that run and its pool's workers"
 def benchmark(manifest: Manifest, context_tokens: int, *, roleplay: bool) -> Benchmark:
     """Load the model in the engine's own process, measure it, and keep the result with the volume's reports."""
     measured = measuring.benchmark(parts(), manifest, context_tokens, roleplay=roleplay)
-    record.benchmark(manifest.model, measured)
+    record.benchmark(Subject.of(manifest.id), measured)
     for one in measured.results:
         get_run_logger().info("prompt %d, generated %d: %s tokens/s", one.n_prompt, one.n_gen, one.tok_per_s)
     if not measured.machine.gpus:
@@ -45,7 +46,7 @@ def benchmark(manifest: Manifest, context_tokens: int, *, roleplay: bool) -> Ben
 def tune(manifest: Manifest, context_tokens: int) -> Tuning:
     """Seek the engine's settings that are fastest on this worker, and remember them on its volume."""
     found = measuring.tune(parts(), manifest, context_tokens)
-    record.tuning(manifest.model, found)
+    record.tuning(Subject.of(manifest.id), found)
     get_run_logger().info("tuned in %.0f s: %s", found.seconds, found.rows()[-1][1])
     return found
 

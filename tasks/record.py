@@ -1,6 +1,6 @@
 """Every artifact that Paddock leaves in Prefect is made here, under a key that stays the same from run to run.
 
-A key is `<kind>-<slug>-<8 hex>` (`ModelName.artifact_key`), so that the UI shows the history of each. Tables hold plain
+A key is `<kind>-<slug>-<8 hex>` (`tasks.subject`), so that the UI shows the history of each. Tables hold plain
 rows; bytes are written for people. Nothing secret comes this far: addresses and tokens are not in the values that are
 recorded.
 """
@@ -30,17 +30,19 @@ from paddock.measure.benchmark import Benchmark
 from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
-from paddock.model.names import ModelName, Revision
 from paddock.model.units import human_bytes, human_time
+from paddock.planning.targets import THIS_MACHINE
 from paddock.store.copying import Copied
+from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, Total
 from paddock.validation.audit import Audit
+from tasks.subject import Subject
 
 _EVERY_S = 1.0
 _SHOWN_CHARACTERS = 20_000
 
 
-def files(model: ModelName, plan: Plan) -> None:
+def files(subject: Subject, plan: Plan) -> None:
     """The table of what will be fetched, from where, and of the quantizations that were not chosen and why."""
     rows: list[dict[str, Any]] = [
         {
@@ -58,24 +60,23 @@ def files(model: ModelName, plan: Plan) -> None:
         if not one.chosen
     ]
     create_table_artifact(
-        key=model.artifact_key("files"),
+        key=subject.key("files"),
         table=rows,
-        description=f"{model}@{plan.listing.revision}: {plan.choice.quantization}, "
-        f"{human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
+        description=f"{plan.id}: {human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
     )
 
 
 class Download:
     """The progress of all files of a plan as one artifact, updated at most once a second."""
 
-    def __init__(self, model: ModelName, plan: Plan) -> None:
+    def __init__(self, plan: Plan, target: str = THIS_MACHINE) -> None:
         self._total = Total(plan.fetch_bytes)
         self._began = self._last = time.monotonic()
         self.seconds = 0.0
         created = create_progress_artifact(
             progress=0.0,
-            key=model.artifact_key("download"),
-            description=f"{model}: 0 B of {human_bytes(plan.fetch_bytes)}",
+            key=Subject.of(plan.id, target).key("download"),
+            description=f"{plan.id.short}: 0 B of {human_bytes(plan.fetch_bytes)}",
         )
         self._id = cast(UUID, created)  # a coroutine only in async callers
 
@@ -104,13 +105,13 @@ class Download:
         update_progress_artifact(artifact_id=self._id, progress=percent, description=description)
 
 
-def findings(model: ModelName, verdict: Verdict, found: Sequence[Finding]) -> None:
+def findings(subject: Subject, verdict: Verdict, found: Sequence[Finding]) -> None:
     """The table of what the checks saw."""
     rows = [finding.to_json() for finding in found] or [
         {"rule": "all", "severity": "info", "message": "every check passed", "where": "", "cure": ""}
     ]
     create_table_artifact(
-        key=model.artifact_key("findings"), table=rows, description=f"{model}: {verdict}, {len(found)} findings"
+        key=subject.key("findings"), table=rows, description=f"{subject.name}: {verdict}, {len(found)} findings"
     )
 
 
@@ -119,8 +120,7 @@ def chat(manifest: Manifest, spoken: Spoken, audited: Audit) -> None:
     said = spoken.chat
     own = [one for one in (*audited.findings, *spoken.findings) if one.rule.startswith("template.")]
     lines = [
-        f"{manifest.repository} at {manifest.revision[:8]} is spoken with a template from {said.origin}: "
-        f"{_as_text(said.why)}.",
+        f"{manifest.id.short} is spoken with a template from {said.origin}: {_as_text(said.why)}.",
         "",
         f"sha256 `{said.sha256}`; an answer ends at {' or '.join(map(_code, said.stop)) or 'its end token'}.",
         "",
@@ -130,9 +130,9 @@ def chat(manifest: Manifest, spoken: Spoken, audited: Audit) -> None:
     for name, text in [*spoken.samples.items(), ("The template", said.template)]:
         lines += ["", f"### {name[0].upper()}{name[1:]}", "", _verbatim(text)]
     create_markdown_artifact(
-        key=manifest.model.artifact_key("chat"),
+        key=Subject.of(manifest.id).key("chat"),
         markdown="\n".join(lines),
-        description=f"{manifest.repository}: template from {said.origin}",
+        description=f"{manifest.id.short}: template from {said.origin}",
     )
 
 
@@ -159,8 +159,7 @@ def expectations(manifest: Manifest, documented: Documented) -> None:
     """The laws that the model's tables keep, and the way to its Data Docs."""
     where = documented.where
     lines = [
-        f"The Data Docs of {manifest.repository} at {manifest.revision[:8]}: "
-        + (f"[{where}]({where})" if "://" in where else f"`{where}`"),
+        f"The Data Docs of {manifest.id.short}: " + (f"[{where}]({where})" if "://" in where else f"`{where}`"),
         "",
         "| table | rows | laws that hold | broken |",
         "|---|---|---|---|",
@@ -170,19 +169,20 @@ def expectations(manifest: Manifest, documented: Documented) -> None:
         kept = len(table.laws) - len(held.broken)
         lines.append(f"| {table.name} | {len(table.rows)} | {kept} of {len(table.laws)} | {broken} |")
     create_markdown_artifact(
-        key=manifest.model.artifact_key("expectations"),
+        key=Subject.of(manifest.id).key("expectations"),
         markdown="\n".join(lines),
-        description=f"{manifest.repository}: Data Docs",
+        description=f"{manifest.id.short}: Data Docs",
     )
 
 
-def preflight(model: ModelName, found: Preflight) -> None:
+def preflight(subject: Subject, found: Preflight) -> None:
     """The table of what each quantization would take, and which one is chosen."""
     verdict = "fits" if found.plan.fits else f"does not fit: {found.advice}"
     create_table_artifact(
-        key=model.artifact_key("preflight"),
+        key=subject.key("preflight"),
         table=[
             {
+                "variant": one.variant,
                 "quantization": one.quantization,
                 "file": one.file,
                 "size": human_bytes(one.size_bytes),
@@ -192,11 +192,11 @@ def preflight(model: ModelName, found: Preflight) -> None:
             }
             for one in found.candidates
         ],
-        description=f"{found.name}: {found.quantization} with {found.plan.context_tokens} tokens of context {verdict}",
+        description=f"{found.name}: {found.variant} with {found.plan.context_tokens} tokens of context {verdict}",
     )
 
 
-def memory(model: ModelName, found: Preflight) -> None:
+def memory(subject: Subject, found: Preflight) -> None:
     """The table of what the engine allocates for the model, and the parameters that it is planned with."""
     plan = found.plan
     rows: list[dict[str, Any]] = [
@@ -205,9 +205,10 @@ def memory(model: ModelName, found: Preflight) -> None:
     rows += [{"part": name, "bytes": None, "size": str(value)} for name, value in plan.parameters.to_json().items()]
     given_up = "".join(f"; {line}" for line in plan.given_up)
     create_table_artifact(
-        key=model.artifact_key("memory"),
+        key=subject.key("memory"),
         table=rows,
-        description=f"{model} at {plan.context_tokens} tokens of context, as the {plan.memory.source} says{given_up}",
+        description=f"{subject.name} at {plan.context_tokens} tokens of context, as the {plan.memory.source} says"
+        f"{given_up}",
     )
 
 
@@ -229,7 +230,7 @@ def copy(manifest: Manifest, copied: Copied | None, *, where: str) -> None:
         there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
         said = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {there}"
     create_table_artifact(
-        key=manifest.model.artifact_key("copy"), table=rows, description=f"{manifest.repository}: {said}"
+        key=Subject.of(manifest.id).key("copy"), table=rows, description=f"{manifest.id.short}: {said}"
     )
 
 
@@ -248,9 +249,9 @@ def restoration(manifest: Manifest, acquired: Sequence[Acquired], *, seconds: fl
     fetched = sum(one.transferred_bytes for one in acquired)
     there = sum(one.origin == "volume" for one in acquired)
     create_table_artifact(
-        key=manifest.model.artifact_key("restoration"),
+        key=Subject.of(manifest.id).key("restoration"),
         table=rows,
-        description=f"{manifest.repository}@{manifest.revision[:8]}: {human_bytes(fetched)} fetched from S3"
+        description=f"{manifest.id.short}: {human_bytes(fetched)} fetched from S3"
         f"{_rate(fetched, seconds)}; {there} of {len(acquired)} files were there already",
     )
 
@@ -262,28 +263,32 @@ def _rate(moved_bytes: int, seconds: float) -> str:
     return f" in {human_time(seconds)}, {human_bytes(round(moved_bytes / seconds))}/s"
 
 
-def promotion(manifest: Manifest, previous: Revision | None) -> None:
+def promotion(manifest: Manifest, done: Promotion) -> None:
     """The table of what is promoted now, and what was before."""
+    rows: list[dict[str, Any]] = [
+        {"what": manifest.variant, "promoted": done.revision, "before": done.previous or "nothing"},
+        {"what": "default", "promoted": done.default or "none", "before": done.previous_default or "none"},
+    ]
     create_table_artifact(
-        key=manifest.model.artifact_key("promotion"),
-        table=[{"promoted": manifest.revision, "before": previous or "nothing", "quantization": manifest.quantization}],
-        description=f"{manifest.repository} shows {manifest.revision[:8]}",
+        key=Subject.of(manifest.id).key("promotion"),
+        table=rows,
+        description=f"{manifest.id.name} shows {manifest.revision[:8]}",
     )
 
 
-def benchmark(model: ModelName, measured: Benchmark) -> None:
+def benchmark(subject: Subject, measured: Benchmark) -> None:
     """The table of speeds, first token and memory."""
     rows: list[dict[str, Any]] = [
         {"test": test, "median": median, "spread": spread} for test, median, spread in measured.rows()
     ]
     create_table_artifact(
-        key=model.artifact_key("benchmark"),
+        key=subject.key("benchmark"),
         table=rows,
-        description=f"{model} on {measured.machine.cpu}, {measured.engine}",
+        description=f"{subject.name} on {measured.machine.cpu}, {measured.engine}",
     )
 
 
-def serving(model: ModelName, now: Serving) -> None:
+def serving(subject: Subject, now: Serving) -> None:
     """The table of where a model is served, by what, and with which parameters."""
     parameters = now.offer.parameters
     rows: list[dict[str, Any]] = [
@@ -298,24 +303,24 @@ def serving(model: ModelName, now: Serving) -> None:
         {"what": "API key", "value": "needed" if now.needs_key else "none"},
     ]
     create_table_artifact(
-        key=model.artifact_key("serving"), table=rows, description=f"{model} is served at {now.address.url}/v1"
+        key=subject.key("serving"), table=rows, description=f"{subject.name} is served at {now.address.url}/v1"
     )
 
 
-def tuning(model: ModelName, found: Tuning) -> None:
+def tuning(subject: Subject, found: Tuning) -> None:
     """The table of what ran against the plan's own settings, and what came of it."""
     rows: list[dict[str, Any]] = [
         {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in found.rows()
     ]
     create_table_artifact(
-        key=model.artifact_key("tuning"),
+        key=subject.key("tuning"),
         table=rows,
-        description=f"{model}: {found.gain:.2f} times as fast as planned, llama-cpp-python {found.engine}",
+        description=f"{subject.name}: {found.gain:.2f} times as fast as planned, llama-cpp-python {found.engine}",
     )
 
 
-def dossier(model: ModelName, markdown: str) -> None:
+def dossier(subject: Subject, markdown: str) -> None:
     """Everything that is known of the snapshot."""
     create_markdown_artifact(
-        key=model.artifact_key("dossier"), markdown=markdown, description=f"The dossier of {model}"
+        key=subject.key("dossier"), markdown=markdown, description=f"The dossier of {subject.name}"
     )

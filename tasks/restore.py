@@ -6,30 +6,30 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 
-from paddock.lifecycle import acquisition, restoration
+from paddock.lifecycle import restoration
 from paddock.lifecycle.acquisition import Plan, Published
 from paddock.lifecycle.auditing import Audited
 from paddock.lifecycle.delivery import Acquired, Row
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName
 from paddock.model.units import human_bytes
 from tasks import policies, record
-from tasks.wiring import parts
+from tasks.subject import Subject
+from tasks.wiring import parts, reference
 
 
 @task(task_run_name="reach", **policies.TRANSFER)
 def reach(model: str, revision: str | None) -> Manifest:
     """Find the snapshot on this worker's volume, or bring it there from S3."""
-    manifest = restoration.reach(parts(), ModelName.parse(model), revision)
-    get_run_logger().info("%s@%s is on the volume", model, manifest.revision)
+    manifest = restoration.reach(parts(), reference(model, revision))
+    get_run_logger().info("%s is on the volume", manifest.id)
     return manifest
 
 
 @task(task_run_name="find", **policies.STORE)
 def find(model: str, revision: str | None) -> Manifest:
     """Find the snapshot in S3: that of a revision, else what is promoted there."""
-    manifest = restoration.find(parts(), ModelName.parse(model), revision)
-    get_run_logger().info("%s@%s is in S3, %s", model, manifest.revision, human_bytes(manifest.size_bytes))
+    manifest = restoration.find(parts(), reference(model, revision))
+    get_run_logger().info("%s is in S3, %s", manifest.id, human_bytes(manifest.size_bytes))
     return manifest
 
 
@@ -39,7 +39,9 @@ def plan(manifest: Manifest, *, promote: bool) -> Plan:
     known = parts()
     known.volume.prepare()
     drawn = restoration.plan(known, manifest)
-    acquisition.require_place(known, drawn, replace_promoted=promote)
+    if promote:
+        default = restoration.becomes_default(known, manifest.id)
+        known.volume.check_names(manifest.model, manifest.variant, default=default)
     known.volume.require_room(drawn.need_bytes)
     return drawn
 
@@ -54,7 +56,7 @@ def fetch_file(manifest: Manifest, row: Row, download: record.Download) -> Acqui
 def audit(drawn: Plan, acquired: Sequence[Acquired]) -> Audited:
     """Judge what came before anything is published: others can write to a bucket."""
     audited = restoration.audit(parts(), drawn, acquired)
-    record.findings(drawn.listing.model, audited.audit.verdict, audited.audit.findings)
+    record.findings(Subject.of(drawn.id), audited.audit.verdict, audited.audit.findings)
     return audited
 
 
@@ -62,3 +64,8 @@ def audit(drawn: Plan, acquired: Sequence[Acquired]) -> Audited:
 def publish(manifest: Manifest, acquired: Sequence[Acquired], audited: Audited) -> Published:
     """Make the snapshot visible, its manifest last."""
     return restoration.publish(parts(), manifest, acquired, audited)
+
+
+def becomes_default(manifest: Manifest) -> bool:
+    """Whether the restored variant becomes the model's default: where it is that in S3, or the volume has none."""
+    return restoration.becomes_default(parts(), manifest.id)

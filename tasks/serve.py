@@ -9,6 +9,7 @@ from prefect import get_run_logger, task
 from paddock.lifecycle.serving import Order, Serving, serve_snapshot
 from paddock.model.artifact import Manifest
 from tasks import policies, record
+from tasks.subject import Subject
 from tasks.wiring import parts
 
 
@@ -22,8 +23,8 @@ def serve(manifest: Manifest, order: Order) -> None:
     logger = get_run_logger()
 
     def ready(serving: Serving) -> None:
-        record.serving(manifest.model, serving)
-        logger.info("serving %s at %s/v1 by %s", manifest.repository, serving.address.url, serving.address.server)
+        record.serving(Subject.of(manifest.id), serving)
+        logger.info("serving %s at %s/v1 by %s", manifest.id, serving.address.url, serving.address.server)
         logger.info("computed by %s", serving.processor)
 
     heard = serve_snapshot(parts(), manifest, order, ready=ready)

@@ -9,20 +9,20 @@ from prefect import get_run_logger, task
 from paddock.lifecycle import documents, judgement, speaking
 from paddock.lifecycle.auditing import require_accepted
 from paddock.lifecycle.judgement import Compatibility, Judgement
-from paddock.lifecycle.promotion import resolve_on_volume
+from paddock.lifecycle.locating import locate as find
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, verdict_of
-from paddock.model.names import ModelName
 from paddock.planning.targets import parse_target
 from paddock.validation.audit import Audit
 from tasks import policies, record
-from tasks.wiring import parts
+from tasks.subject import Subject
+from tasks.wiring import parts, reference
 
 
 @task(task_run_name="locate", **policies.HUB)
-def locate(model: str, revision: str) -> Manifest:
+def locate(model: str, revision: str | None) -> Manifest:
     """Find the snapshot on the volume. A branch or tag is resolved by the Hub, a commit is taken as it is."""
-    return resolve_on_volume(parts(), ModelName.parse(model), revision)
+    return find(parts(), reference(model, revision))
 
 
 @task(task_run_name="integrity", **policies.LOCAL)
@@ -32,13 +32,13 @@ def integrity(manifest: Manifest) -> tuple[Finding, ...]:
 
 
 @task(task_run_name="structure", **policies.LOCAL)
-def structure(manifest: Manifest, stored: Sequence[Finding]) -> Audit:
+def structure(manifest: Manifest, stored: Sequence[Finding], target: str) -> Audit:
     """Judge the GGUF by its header and its chat templates. What is damaged or rejected fails here, after its findings
     are recorded, and reaches no engine."""
     audited = judgement.audit_snapshot(parts(), manifest)
     found = (*stored, *audited.findings)
-    record.findings(manifest.model, verdict_of(found), found)
-    require_accepted(f"{manifest.repository}@{manifest.revision[:8]}", verdict_of(found), found)
+    record.findings(Subject.of(manifest.id, target), verdict_of(found), found)
+    require_accepted(manifest.id.short, verdict_of(found), found)
     return audited
 
 
@@ -68,15 +68,19 @@ def expectations(manifest: Manifest) -> tuple[Finding, ...]:
 def compatibility(manifest: Manifest, context_tokens: int, target: str) -> Compatibility:
     """Ask the engine what it will allocate for the model, without allocating it."""
     found = judgement.check_compatibility(parts(), manifest, context_tokens, target=parse_target(target))
-    record.memory(manifest.model, found.preflight)
+    record.memory(Subject.of(manifest.id, target), found.preflight)
+    for line in found.preflight.plan.given_up:
+        get_run_logger().warning("%s", line)
     return found
 
 
 @task(task_run_name="judge", **policies.LOCAL)
-def judge(manifest: Manifest, audited: Audit, compatible: Compatibility, beside: Sequence[Finding]) -> Judgement:
+def judge(
+    manifest: Manifest, audited: Audit, compatible: Compatibility, beside: Sequence[Finding], target: str
+) -> Judgement:
     """Join every check into one verdict. What does not fit fails here, after its findings are recorded."""
-    judged = judgement.judge(parts(), manifest, audited, compatible, beside)
-    record.findings(manifest.model, judged.verdict, judged.findings)
-    get_run_logger().info("%s@%s: %s", manifest.repository, manifest.revision, judged.verdict)
+    judged = judgement.judge(parts(), manifest, audited, compatible, beside, target=target)
+    record.findings(Subject.of(manifest.id, target), judged.verdict, judged.findings)
+    get_run_logger().info("%s: %s", manifest.id, judged.verdict)
     judgement.require_sound(manifest, judged)
     return judged

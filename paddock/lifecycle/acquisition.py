@@ -9,23 +9,24 @@ takes up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from paddock.chat.template import CHAT_FILE, DERIVED, TEMPLATE_FILE
 from paddock.engine.facts import engine_version
-from paddock.errors import BlobMissing, CorruptFile, InUse
-from paddock.lifecycle import fleet
+from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, SnapshotDiffers
+from paddock.lifecycle import delivery
 from paddock.lifecycle.auditing import Audited, require_accepted
 from paddock.lifecycle.delivery import Acquired, Row
 from paddock.lifecycle.parts import Parts
-from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
+from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile, recorded
+from paddock.model.quantization import is_gguf
+from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.planning.choice import Choice
 from paddock.store.s3 import S3Store
-from paddock.store.store import Store
 from paddock.store.volume import Volume
 from paddock.transfer.digest import verify_file
 from paddock.version import VERSION
@@ -35,9 +36,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an acquisition will do. `fetch_bytes` comes over the network, `need_bytes` is the room that it takes on the
-    volume."""
+    """What an acquisition will do for the snapshot `id`. `fetch_bytes` comes over the network, `need_bytes` is the room
+    that it takes on the volume."""
 
+    id: SnapshotId
     listing: Listing
     choice: Choice
     rows: tuple[Row, ...]
@@ -60,15 +62,19 @@ def plan(parts: Parts, listing: Listing, choice: Choice) -> Plan:
     """Say for each chosen file whether the volume has it, or S3, or the Hub must send it. Changes nothing.
 
     A small file has no sha256 on the Hub; it is known by what an earlier snapshot of the same commit says of it. A
-    damaged manifest says nothing: a new one takes its place when the snapshot is published. S3 is asked for what the
-    volume lacks, and for nothing else: what is there needs no S3. Raises StoreUnavailable and StoreRefused.
+    damaged manifest says nothing: a new one takes its place when the snapshot is published. A snapshot that is there
+    keeps the files that it was published with. S3 is asked for what the volume lacks, and for nothing else: what is
+    there needs no S3. Raises SnapshotDiffers for a snapshot of that name with other model files, StoreUnavailable and
+    StoreRefused.
     """
-    known = _known(parts.volume, listing)
-    rows = tuple(_row(parts.volume, None, file, known.get(file.path)) for file in choice.files)
+    id = SnapshotId(listing.model, listing.revision, choice.variant)
+    files = _files_of(parts, id, choice)
+    known = _known(parts.volume, id)
+    rows = tuple(_row(parts.volume, None, file, known.get(file.path)) for file in files)
     if parts.s3 is not None and any(row.origin != "volume" for row in rows):
-        known = _known(parts.s3, listing) | known
-        rows = tuple(_row(parts.volume, parts.s3, file, known.get(file.path)) for file in choice.files)
-    return Plan(listing, choice, rows, need_bytes(parts, rows))
+        known = _known(parts.s3, id) | known
+        rows = tuple(_row(parts.volume, parts.s3, file, known.get(file.path)) for file in files)
+    return Plan(id, listing, choice, rows, need_bytes(parts, rows))
 
 
 def need_bytes(parts: Parts, rows: Sequence[Row]) -> int:
@@ -76,14 +82,37 @@ def need_bytes(parts: Parts, rows: Sequence[Row]) -> int:
     return sum(max(0, row.file.size - _staged_bytes(parts, row.expected)) for row in rows if row.origin != "volume")
 
 
-def _known(store: Store, listing: Listing) -> dict[str, SnapshotFile]:
-    """The files of the same commit, as a snapshot in the store says."""
+def _files_of(parts: Parts, id: SnapshotId, choice: Choice) -> tuple[RepositoryFile, ...]:
+    """The chosen files, or those of them that the snapshot has which is there."""
     try:
-        manifest = store.snapshot(listing.model, listing.revision)
-    except CorruptFile as error:
-        log.warning("%s; it counts as absent", error.message)
-        manifest = None
-    return {file.path: file for file in manifest.files} if manifest is not None else {}
+        there = parts.volume.snapshot(id)
+    except CorruptFile:  # it is replaced
+        return choice.files
+    if there is None:
+        return choice.files
+    published = {file.path for file in there.files} - DERIVED
+    chosen = {file.path for file in choice.files} - DERIVED
+    model_files = {path for one in choice.sets for path in one.paths}
+    if {path for path in published if is_gguf(path)} != model_files or not published <= chosen:
+        raise SnapshotDiffers(
+            f"{id} is on {parts.volume.label} with other files than are chosen now, and a snapshot is never replaced",
+            cure=f"remove it with `paddock rm {id}`, then pull it again",
+        )
+    return tuple(file for file in choice.files if file.path in published)
+
+
+def _known(store: Volume | S3Store, id: SnapshotId) -> dict[str, SnapshotFile]:
+    """The files of the same commit, as the snapshots in the store say; that of the same variant counts most."""
+    known: dict[str, SnapshotFile] = {}
+    same_commit = [one for one in store.ids(id.model) if one.revision == id.revision]
+    for one in sorted(same_commit, key=lambda one: one == id):
+        try:
+            manifest = store.snapshot(one)
+        except CorruptFile as error:
+            log.warning("%s; it counts as absent", error.message)
+            continue
+        known |= {file.path: file for file in manifest.files} if manifest is not None else {}
+    return known
 
 
 def _row(volume: Volume, s3: S3Store | None, file: RepositoryFile, known: SnapshotFile | None) -> Row:
@@ -93,10 +122,7 @@ def _row(volume: Volume, s3: S3Store | None, file: RepositoryFile, known: Snapsh
         return Row(file, expected, "hub")
     if volume.has_blob(digest, file.size):
         return Row(file, expected, "volume")
-    if s3 is None:
-        return Row(file, expected, "hub")
-    shared = file.size >= fleet.WORTH_A_TURN_BYTES
-    return Row(file, expected, "s3" if s3.has_blob(digest, file.size) else "hub", shared=shared)
+    return Row(file, expected, *delivery.beyond_volume(s3, digest, file.size))
 
 
 def _staged_bytes(parts: Parts, expected: Expected) -> int:
@@ -114,72 +140,70 @@ def _staged_bytes(parts: Parts, expected: Expected) -> int:
     return min(expected.size, held)
 
 
-def publish(
-    parts: Parts,
-    listing: Listing,
-    choice: Choice,
-    acquired: Sequence[Acquired],
-    *,
-    audited: Audited,
-    replace_promoted: bool = False,
-) -> Published:
+def publish(parts: Parts, drawn: Plan, acquired: Sequence[Acquired], *, audited: Audited) -> Published:
     """Make the snapshot visible: the acquired files, the chat template that goes with them and what the engine needs
     beside it, and the manifest.
 
-    Publishing the same files again changes nothing. A commit has one choice of files: another choice takes its place,
-    and of the commit that is promoted only with `replace_promoted`, since it is what `/models/org--name` shows. Raises
-    InUse otherwise, and ModelRejected when the audit rejects the model; its blobs stay until the volume is cleaned.
+    A snapshot that is there stays as it was published, with its verdict and its template; only links to blobs that were
+    repaired are made anew. Raises ModelRejected when the audit rejects the model, whose blobs stay until the volume is
+    cleaned, and SnapshotDiffers.
     """
-    audit, model = audited.audit, audited.audit.model
-    require_accepted(f"{listing.model}@{listing.revision[:8]}", audit.verdict, audit.findings)
+    audit, model, listing, choice = audited.audit, audited.audit.model, drawn.listing, drawn.choice
+    require_accepted(drawn.id.short, audit.verdict, audit.findings)
     # The repository's own template was one to choose from.
     fetched = [one.file for one in acquired if one.file.path not in DERIVED]
-    derived = _published_with(parts, listing, fetched) or (
-        _derived(parts, TEMPLATE_FILE, audited.chat.template),
-        _derived(parts, CHAT_FILE, audited.chat.to_json()),
-    )
+    transferred_bytes = sum(one.transferred_bytes for one in acquired)
+    there = _published_with(parts, drawn.id, fetched)
+    if there is not None:
+        for file, text in _derived_texts(audited).items():
+            _repair_derived(parts, there, file, text)
+        parts.volume.publish(there)
+        return Published(there, transferred_bytes)
+    derived = tuple(_derived(parts, path, text) for path, text in _derived_texts(audited).items())
     manifest = Manifest(
         repository=str(listing.model),
         revision=listing.revision,
+        variant=drawn.id.variant,
         files=tuple(sorted([*derived, *fetched], key=lambda file: file.path)),
         segment_bytes=parts.settings.segment_bytes,
-        quantization=choice.quantization or (model.quantization if model else None),
+        quantization=(model.quantization if model else None) or choice.quantization,
         split=len(choice.model_files),
         licence=listing.licence or audit.licence,
         created_at=datetime.now(UTC),
         verdict=audit.verdict,
+        findings=recorded(audit.findings),
         template_sha256=next(file.sha256 for file in derived if file.path == TEMPLATE_FILE),
         paddock_version=VERSION,
         engine_version=engine_version(),
     )
-    files = {(file.path, file.sha256) for file in manifest.files}
-    _require_place(
-        parts,
-        listing,
-        choice,
-        same=lambda there: files == {(file.path, file.sha256) for file in there.files},
-        replace_promoted=replace_promoted,
-    )
     parts.volume.publish(manifest)
-    return Published(
-        parts.volume.snapshot(listing.model, listing.revision) or manifest,
-        sum(one.transferred_bytes for one in acquired),
-    )
+    return Published(parts.volume.snapshot(drawn.id) or manifest, transferred_bytes)
 
 
-def _published_with(parts: Parts, listing: Listing, fetched: Sequence[SnapshotFile]) -> tuple[SnapshotFile, ...]:
-    """What a snapshot of these very files was published with: a newer Paddock that would choose another template for
-    it does not change what is served."""
+def _published_with(parts: Parts, id: SnapshotId, fetched: Sequence[SnapshotFile]) -> Manifest | None:
+    """The snapshot that was published with these very files, if there is one."""
     try:
-        there = parts.volume.snapshot(listing.model, listing.revision)
+        there = parts.volume.snapshot(id)
     except CorruptFile:
-        return ()
-    if there is None or {(file.path, file.sha256) for file in fetched} != {
-        (file.path, file.sha256) for file in there.files if file.path not in DERIVED
-    }:
-        return ()
-    kept = tuple(file for file in there.files if file.path in DERIVED)
-    return kept if all(_is_whole(parts, file) for file in kept) else ()
+        return None
+    own = {(file.path, file.sha256) for file in there.files if file.path not in DERIVED} if there else set()
+    return there if own == {(file.path, file.sha256) for file in fetched} else None
+
+
+def _derived_texts(audited: Audited) -> dict[str, str]:
+    return {TEMPLATE_FILE: audited.chat.template, CHAT_FILE: audited.chat.to_json()}
+
+
+def _repair_derived(parts: Parts, there: Manifest, path: str, text: str) -> None:
+    """Make a derived file of a snapshot anew where its blob is damaged or gone."""
+    file = next((one for one in there.files if one.path == path), None)
+    if file is None or _is_whole(parts, file):
+        return
+    if _derived(parts, path, text).sha256 != file.sha256:
+        raise CorruptFile(
+            f"{path} of {there.id.short} is damaged on {parts.volume.label}, and this Paddock would write another one",
+            cure=f"remove it with `paddock rm {there.id}`, then pull it again",
+        )
 
 
 def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:
@@ -188,7 +212,8 @@ def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:
     digest = parts.volume.add_bytes(content)
     described = SnapshotFile(path=path, size=len(content), sha256=digest)
     if not _is_whole(parts, described):  # one that rotted on the disk is made anew
-        parts.volume.quarantine(digest)
+        with suppress(NotOnVolume):
+            parts.volume.quarantine(digest)
         parts.volume.add_bytes(content)
     expected = Expected(len(content), digest)
     _, segments = verify_file(parts.volume.blob_path(digest), expected, parts.settings.segment_bytes)
@@ -203,37 +228,3 @@ def _is_whole(parts: Parts, file: SnapshotFile) -> bool:
     except (BlobMissing, CorruptFile):
         return False
     return True
-
-
-def require_place(parts: Parts, plan: Plan, *, replace_promoted: bool = False) -> None:
-    """Raise InUse before the first byte where `publish` would after the last one."""
-    chosen = {row.file.path for row in plan.rows} - DERIVED
-    _require_place(
-        parts,
-        plan.listing,
-        plan.choice,
-        same=lambda there: chosen == {file.path for file in there.files} - DERIVED,
-        replace_promoted=replace_promoted,
-    )
-
-
-def _require_place(
-    parts: Parts, listing: Listing, choice: Choice, *, same: Callable[[Manifest], bool], replace_promoted: bool
-) -> None:
-    """Raise InUse when another choice of the same commit is served, or promoted and not to be replaced."""
-    model, revision = listing.model, listing.revision
-    try:
-        there = parts.volume.snapshot(model, revision)
-    except CorruptFile:  # what is damaged is replaced
-        return
-    if there is None or same(there):
-        return
-    what = f"{model}@{revision[:8]} with {there.quantization or 'another choice of files'}"
-    if parts.volume.in_use(model, revision):
-        raise InUse(f"{what} is being served", cure="stop serving it first")
-    if parts.volume.promoted(model) == revision and not replace_promoted:
-        raise InUse(
-            f"{what} is promoted, and a commit has one choice of files, so {choice.quantization or 'another one'} has "
-            "no place",
-            cure="pull the other choice with promotion, which takes its place, or remove this one first",
-        )

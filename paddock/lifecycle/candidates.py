@@ -6,7 +6,7 @@ read there: the Hub is asked for the first megabytes of what is nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,10 @@ from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import shown
-from paddock.model.quantization import GgufSet, local_files, ranked_by_place, split_count
-from paddock.planning.choice import AUTO
+from paddock.model.quantization import GgufSet, group, local_files, ranked_by_place, split_count
+from paddock.model.reference import Variant
+from paddock.model.variants import name_variants
+from paddock.planning.choice import AUTO, BEST, find_variant
 from paddock.planning.footprint import Footprint, footprint
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
@@ -34,21 +36,26 @@ Reach = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The GGUF models of a source, best first by their names, and how their bytes are reached: `open` where they are
-    nearest, `reopen` where nothing here can have damaged them."""
+    """The GGUF models of a source, best first by their names, with the `names` of their variants, and how their bytes
+    are reached: `open` where they are nearest, `reopen` where nothing here can have damaged them. `all_sets` are those
+    of the whole source, projectors among them."""
 
     name: str
     sets: tuple[GgufSet, ...]
+    all_sets: tuple[GgufSet, ...]
+    names: Mapping[GgufSet, Variant]
     open: Reach
     reopen: Reach
 
     def named(self, quantization: str) -> tuple[GgufSet, ...]:
-        """The sets of a quantization, or all for `auto`. Raises FileNotInRevision for one that there is not."""
-        if quantization == AUTO:
+        """The models that a variant, a file or a quantization names, or all for `auto` and `best`. Raises
+        FileNotInRevision where there are none."""
+        if quantization in {AUTO, BEST}:
             return self.sets
-        asked = tuple(one for one in self.sets if (one.quantization or "").lower() == quantization.lower())
+        found, _ = find_variant(self.all_sets, self.names, quantization)
+        asked = tuple(one for one in self.sets if one in found)
         if not asked:
-            has = ", ".join(sorted({one.quantization or shown(one.first) for one in self.sets}))
+            has = ", ".join(sorted(self.names[one] for one in self.sets))
             raise FileNotInRevision(f"{self.name} has no {shown(quantization)}", cure=f"use one of {has}")
         return asked
 
@@ -126,19 +133,32 @@ def offer_of(parts: Parts, source: str) -> Offer:
     path = local_path(source)
     if path is not None:
         return _local(path)
-    model, ref, file = repository_of(source)
-    return offer_in(parts, parts.hub.listing(model, ref), files=() if file is None else (file,))
+    wanted = repository_of(source)
+    listing = parts.hub.listing(wanted.model, wanted.ref)
+    return offer_in(parts, listing, files=() if wanted.file is None else (wanted.file,), variant=wanted.variant)
 
 
-def offer_in(parts: Parts, listing: Listing, *, files: Sequence[str] = ()) -> Offer:
-    """The models of a revision, or those of them that hold one of `files`. Raises NoGguf."""
+def offer_in(parts: Parts, listing: Listing, *, files: Sequence[str] = (), variant: Variant | None = None) -> Offer:
+    """The models of a revision, or those of them that hold one of `files`, or are a variant. Raises NoGguf and
+    FileNotInRevision."""
     by_path = {one.path: one for one in listing.files}
+    all_sets = group((one.path, one.size) for one in listing.files)
+    names = name_variants(all_sets, listing.variants)
     sets = ranked_by_place((one.path, one.size) for one in listing.files)
     if files:
         sets = [one for one in sets if any(path in files for path in one.paths)]
     if not sets:
         what = f" {shown(files[0])}" if files else ""
         raise NoGguf(f"{listing.model}@{listing.revision[:8]} has no GGUF model{what}", cure="see its files")
+
+    if variant:
+        found, _ = find_variant(all_sets, names, variant)
+        sets = [one for one in sets if one in found]
+        if not sets:
+            has = ", ".join(sorted(names.values()))
+            raise FileNotInRevision(
+                f"{listing.model}@{listing.revision[:8]} has no {shown(variant)}", cure=f"use one of {has}"
+            )
 
     @contextmanager
     def near(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
@@ -150,7 +170,7 @@ def offer_in(parts: Parts, listing: Listing, *, files: Sequence[str] = ()) -> Of
         with ExitStack() as stack:
             yield [stack.enter_context(_on_hub(parts, listing, by_path[name])) for name in one.paths]
 
-    return Offer(f"{listing.model}@{listing.revision}", tuple(sets), near, far)
+    return Offer(f"{listing.model}@{listing.revision}", tuple(sets), tuple(all_sets), names, near, far)
 
 
 def _nearest(parts: Parts, listing: Listing, file: RepositoryFile) -> AbstractContextManager[ByteSource]:
@@ -184,4 +204,4 @@ def _local(path: Path) -> Offer:
         with ExitStack() as stack:
             yield [stack.enter_context(FileSource(home / name)) for name in one.paths]
 
-    return Offer(str(path), tuple(sets), reach, reach)
+    return Offer(str(path), tuple(sets), tuple(sets), name_variants(sets), reach, reach)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferRefused
 from paddock.lifecycle import fleet
 from paddock.lifecycle.parts import Parts
-from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
+from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
 from paddock.model.finding import Finding
 from paddock.model.names import Sha256
 from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected, Source
+from paddock.store import repair
 from paddock.store.s3 import S3Store
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch, forget
@@ -76,6 +77,13 @@ class _Way:
         return replace(self, progress=progress)
 
 
+def beyond_volume(s3: S3Store | None, digest: Sha256, size: int) -> tuple[Origin, bool]:
+    """(where a file comes from that the volume lacks, whether the Hub is asked for it once for all workers)."""
+    if s3 is None:
+        return "hub", False
+    return "s3" if s3.has_blob(digest, size) else "hub", size >= fleet.WORTH_A_TURN_BYTES
+
+
 def acquire_file(
     parts: Parts,
     listing: Listing,
@@ -90,15 +98,17 @@ def acquire_file(
     Where S3 has other bytes than it should, or refuses them, the Hub is asked instead, and what came from there takes
     the place of what was wrong.
     """
-    way = _Way(parts, row, parts.settings.segment_bytes, progress, cancel)
     digest = row.expected.sha256
     if row.origin == "volume" and digest:
-        there = _if_sound(way, digest)
+        there = _if_sound(_Way(parts, row, parts.settings.segment_bytes, progress, cancel), digest)
         if there:
             return there
+        origin, shared = beyond_volume(parts.s3, digest, row.file.size)
+        row = replace(row, origin=origin, shared=shared)
+    way = _Way(parts, row, parts.settings.segment_bytes, progress, cancel)
     hub = parts.hub.file(listing.model, listing.revision, row.file)
     s3 = parts.s3
-    if s3 is None or digest is None or row.origin == "volume":
+    if s3 is None or digest is None:
         return _fetched(way, hub, "hub")
     if row.shared:
         return fleet.fetch_once(
@@ -180,6 +190,8 @@ def _fetched(way: _Way, source: Source, origin: Origin) -> Acquired:
     parts, row = way.parts, way.row
     digest = row.expected.sha256
     weights = _passing(row)
+    if digest is not None:
+        repair.begin_with_damaged(parts.volume, row.expected, segment_bytes=way.segment_bytes)
     staged = fetch(
         source,
         staging=parts.volume.partial,
@@ -199,6 +211,7 @@ def _fetched(way: _Way, source: Source, origin: Origin) -> Acquired:
         return _stored(way, digest)
     parts.volume.add_blob(staged.path, staged.sha256, staged.size)
     staged.discard()
+    parts.volume.drop_quarantined(staged.sha256)
     file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
     return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
 
@@ -222,17 +235,24 @@ def _drop(s3: S3Store, digest: Sha256) -> None:
 
 def _stored(way: _Way, digest: Sha256) -> Acquired:
     """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once. It is
-    safe from being collected until the snapshot that it is for names it. Raises CorruptFile, BlobMissing."""
+    safe from being collected until the snapshot that it is for names it. Raises CorruptFile, BlobMissing.
+
+    Of a blob that a manifest vouches for, the first segment is read, and a small one whole: that finds a damaged
+    header. Damage further on is found by the validation and by `paddock verify`, which put the blob aside. One whose
+    weights gave rise to a finding is read again, since a manifest has the rule and not the sentence."""
     volume, row = way.parts.volume, way.row
     volume.renew_blob(digest)
-    for manifest in volume.snapshots():
-        if manifest.segment_bytes == way.segment_bytes:
-            for file in manifest.files:
-                if file.sha256 == digest:
-                    return Acquired(file.model_copy(update={"path": row.file.path}), "volume", 0)
+    for manifest, file in repair.vouching(volume, digest):
+        if manifest.segment_bytes == way.segment_bytes and not _has_weak_weights(manifest, file):
+            repair.check_beginning(volume.blob_path(digest), file, segment_bytes=way.segment_bytes)
+            return Acquired(file.model_copy(update={"path": row.file.path}), "volume", 0)
     weights = _passing(row)
     seen, segments = verify_file(
         volume.blob_path(digest), row.expected, way.segment_bytes, tap=weights.take if weights else None
     )
     there = SnapshotFile(path=row.file.path, size=row.file.size, sha256=seen, segments=segments)
     return Acquired(there, "volume", 0, weights.findings() if weights else ())
+
+
+def _has_weak_weights(manifest: Manifest, file: SnapshotFile) -> bool:
+    return is_gguf(file.path) and any(one.rule.startswith("gguf.weights.") for one in manifest.findings)

@@ -43,13 +43,13 @@ def document(parts: Parts, manifest: Manifest) -> Documented:
     """
     held_to = list(_tables(parts, manifest))
     volume = parts.volume
-    what = f"{manifest.model.slug}-{manifest.revision[:8]}"
-    with volume.write_docs(manifest.model, manifest.revision) as docs:
+    what = f"{manifest.model.slug}-{manifest.revision[:8]}-{manifest.variant}"
+    with volume.write_docs(manifest.id) as docs:
         held = check_tables(held_to, what=what, docs=docs)
         make_readable(
             docs,
             held,
-            title=f"{manifest.repository} at {manifest.revision}",
+            title=f"{manifest.id.name} at {manifest.revision}",
             assets=parts.settings.cache / "paddock" / ASSETS,
             shared=volume.shared_docs(),
         )
@@ -58,7 +58,7 @@ def document(parts: Parts, manifest: Manifest) -> Documented:
 
 def _tables(parts: Parts, manifest: Manifest) -> Iterator[Table]:
     yield tables.files(manifest, _listing(parts, manifest))
-    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    snapshot = parts.volume.snapshot_path(manifest.id)
     with ExitStack() as stack:
         headers = {name: read_header(stack.enter_context(FileSource(snapshot / name))) for name in shards_of(snapshot)}
     yield tables.tensors(headers)
@@ -77,11 +77,12 @@ def _listing(parts: Parts, manifest: Manifest) -> Listing | None:
 def _stored(volume: Volume) -> Iterator[Stored]:
     for entry in volume.entries():
         manifest = entry.manifest
-        snapshot = volume.snapshot_path(manifest.model, manifest.revision)
+        snapshot = volume.snapshot_path(manifest.id)
         for file in manifest.files:
             yield Stored(
                 model=manifest.repository,
                 revision=manifest.revision,
+                variant=manifest.variant,
                 path=file.path,
                 size=file.size,
                 on_disk_bytes=_size(snapshot / file.path),
@@ -98,6 +99,6 @@ def _size(path: Path) -> int | None:
 
 
 def _where(parts: Parts, manifest: Manifest) -> str:
-    place = f"{manifest.model.slug}/{manifest.revision}/index.html"
+    place = f"{manifest.model.slug}/{manifest.revision}/{manifest.variant}/index.html"
     base = parts.settings.docs_url
     return f"{base}/{quote(place)}" if base else str(parts.volume.docs / place)

@@ -11,7 +11,7 @@ from paddock.lifecycle.judgement import read_judgement
 from paddock.lifecycle.measuring import read_benchmark
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
-from paddock.model.finding import Finding
+from paddock.model.finding import Finding, worst
 from paddock.model.units import human_bytes
 
 REPORT = "dossier.md"
@@ -26,21 +26,26 @@ class Dossier:
 @dataclass(frozen=True, slots=True)
 class Onboarded:
     """What an onboarding ends with. `path` is the model's directory, `dossier` where the document is;
-    `transferred_bytes` came over the network in this run."""
+    `transferred_bytes` came over the network in this run. It was judged with `context_tokens`; `notes` say what is
+    otherwise than it was asked for."""
 
     model: str
     revision: str
+    variant: str
     quantization: str | None
     path: str
     dossier: str
     promoted: bool
     transferred_bytes: int
+    context_tokens: int
+    notes: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
         fetched = f"{human_bytes(self.transferred_bytes)} of model data fetched"
         state = "promoted" if self.promoted else "not promoted"
-        return f"onboarded {self.model}@{self.revision[:8]} {self.quantization} at {self.path}, {fetched}: {state}"
+        line = f"onboarded {self.model}:{self.variant}@{self.revision[:8]} at {self.path}, {fetched}: {state}"
+        return "; ".join([line, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,15 +54,15 @@ class Onboarded:
 def write(parts: Parts, manifest: Manifest) -> Dossier:
     """Compose the dossier and keep it with the reports of the volume, and of S3 where the snapshot is there."""
     markdown = compose(parts, manifest)
-    path = parts.volume.write_report(manifest.model, manifest.revision, REPORT, markdown)
-    if parts.s3 is not None and parts.s3.snapshot(manifest.model, manifest.revision) is not None:
-        parts.s3.write_report(manifest.model, manifest.revision, REPORT, markdown)
+    path = parts.volume.write_report(manifest.id, REPORT, markdown)
+    if parts.s3 is not None and parts.s3.snapshot(manifest.id) is not None:
+        parts.s3.write_report(manifest.id, REPORT, markdown)
     return Dossier(markdown, path)
 
 
 def compose(parts: Parts, manifest: Manifest) -> str:
     sections = [
-        f"# {manifest.repository}",
+        f"# {manifest.id.name}",
         _summary(parts, manifest),
         "## Files",
         _table(
@@ -73,12 +78,16 @@ def compose(parts: Parts, manifest: Manifest) -> str:
 
 
 def _summary(parts: Parts, manifest: Manifest) -> str:
-    promoted = parts.volume.promoted(manifest.model) == manifest.revision
+    promoted = parts.volume.promoted(manifest.model)
+    state = "no"
+    if promoted.holds(manifest.id):
+        state = "yes, as the default" if promoted.default_id == manifest.id else "yes"
     judged = read_judgement(parts, manifest)
     facts = judged.model if judged else None
     rows = [
         ("revision", f"`{manifest.revision}`"),
-        ("promoted", "yes" if promoted else "no"),
+        ("variant", manifest.variant),
+        ("promoted", state),
         ("quantization", manifest.quantization or "not stated"),
         ("architecture", (facts.architecture if facts else None) or "not known"),
         ("parameters", f"{facts.parameters / 1e6:.1f} million" if facts else "not known"),
@@ -87,7 +96,7 @@ def _summary(parts: Parts, manifest: Manifest) -> str:
         ("shards", str(manifest.split)),
         ("licence", manifest.licence or "**not stated**"),
         ("chat template", f"sha256 `{manifest.template_sha256}`" if manifest.template_sha256 else "none"),
-        ("verdict", judged.verdict if judged else manifest.verdict),
+        ("verdict", worst([manifest.verdict, *([judged.verdict] if judged else [])])),
         ("fetched from", manifest.source),
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
@@ -106,6 +115,7 @@ def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
         "\n".join(found) if found else "Every check passed.",
         f"## Memory at {judged.context_tokens} tokens of context",
         _table(("part", "size"), rows),
+        *(f"Not as it was asked for: {_cell(line)}." for line in judged.given_up),
     ]
 
 
@@ -125,13 +135,18 @@ def _history(parts: Parts, manifest: Manifest) -> list[str]:
     rows = [
         (
             one.at.isoformat(timespec="seconds"),
-            f"`{one.revision[:8]}`",
+            one.variant,
+            f"`{one.revision[:8]}`" if one.revision else "",
             f"`{one.previous[:8]}`" if one.previous else "",
+            one.default or "",
             one.reason,
         )
         for one in parts.volume.history(manifest.model)
     ]
-    return ["## Promotions", _table(("when", "revision", "before", "why"), rows) if rows else "None yet."]
+    return [
+        "## Promotions",
+        _table(("when", "variant", "revision", "before", "default", "why"), rows) if rows else "None yet.",
+    ]
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -11,10 +11,10 @@ from paddock.errors import CorruptFile, NoPermission, NotEnoughDisk
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.artifact import Listing, RepositoryFile
-from paddock.model.names import ModelName
+from paddock.model.reference import Reference
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
-from paddock.planning.choice import choose
+from paddock.planning.choice import BEST, choose
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
@@ -25,25 +25,28 @@ _STAGING = ".paddock-partial"
 def download_model_to_path(model_name: str, model_path: Path) -> Path:
     """Download the default choice of the `main` revision of a model, verified and resumed, and return `model_path`.
 
-    Where `model_path` is the model's own place on the volume (`get_model_path_from_name`), the model is pulled and
-    promoted: blobs are shared, and a second call fetches nothing. Any other directory gets plain files, and the chat
-    template; each is verified before it has its name there, and what a killed call left behind is taken up again.
+    `model_name` is `org/name` or `org/name:VARIANT`. Where `model_path` is its own place on the volume
+    (`get_model_path_from_name`), the model is pulled and promoted: blobs are shared, and a second call fetches nothing.
+    Any other directory gets plain files, and the chat template; each is verified before it has its name there, and what
+    a killed call left behind is taken up again.
 
     Raises UnsafeName for a hostile name, and the errors of `paddock.errors` for everything else.
     """
-    model = ModelName.parse(model_name)
+    wanted = Reference.parse(model_name)
+    model = wanted.model
     parts = connect()
     target = Path(model_path)
-    if _place(target) == _place(parts.volume.model_path(model)):
-        pull(parts, model)
+    own = parts.volume.model_path(model, wanted.variant)
+    if _place(target) == _place(own):
+        pull(parts, wanted)
         return model_path
     if is_published(target) or target.resolve().is_relative_to(parts.volume.root.resolve()):
         raise NoPermission(
-            f"{target} lies in {parts.volume.label}, and is not the place of {model}",
-            cure=f"use {parts.volume.model_path(model)}, or a directory outside of the volume",
+            f"{target} lies in {parts.volume.label}, and is not the place of {wanted}",
+            cure=f"use {own}, or a directory outside of the volume",
         )
-    listing = parts.hub.listing(model)
-    choice = choose(listing)
+    listing = parts.hub.listing(model, wanted.ref or "main")
+    choice = choose(listing, quantization=wanted.variant or BEST)
     _make(target)
     # What the template is, is written there: the repository's own is in the GGUF, or is not asked for.
     files = [file for file in choice.files if file.path != TEMPLATE_FILE]
@@ -53,7 +56,7 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
         _download(parts, listing, file, target)
     if missing:  # a template that was written for the files of before
         (target / TEMPLATE_FILE).unlink(missing_ok=True)
-    setup_chat_template(target, model_name)
+    setup_chat_template(target, str(model))
     with suppress(OSError):  # another process may be at work in it
         (target / _STAGING).rmdir()
     return model_path

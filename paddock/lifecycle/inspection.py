@@ -17,7 +17,8 @@ from paddock.lifecycle.speaking import gguf_template_change
 from paddock.model.finding import Verdict, verdict_of
 from paddock.model.names import ModelName, parse_ref
 from paddock.model.quantization import get_gguf_file_path, group, local_files, split_count
-from paddock.planning.choice import choose
+from paddock.model.reference import Reference, SnapshotId, Variant
+from paddock.planning.choice import BEST, choose
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import Audit, audit_set
 
@@ -45,7 +46,8 @@ class Inspection:
 
 
 def inspect(parts: Parts, source: str, *, deep: bool = False) -> Inspection:
-    """Audit SOURCE: a local `.gguf` file or directory, or `org/name[@revision][:file]`.
+    """Audit SOURCE: a local `.gguf` file or directory, or `org/name[:VARIANT][@REVISION]`, or
+    `org/name[@REVISION]:path.gguf`.
 
     What exists on the disk, and what is written as a path or a `.gguf` file without a repository, is local. Raises
     NoSuchFile for a local path that is not there, UnsafeName, and the errors of the Hub and of the transfer.
@@ -65,11 +67,25 @@ def local_path(source: str) -> Path | None:
     return path if _is_local(source, path) else None
 
 
-def repository_of(source: str) -> tuple[ModelName, str, str | None]:
-    """The model, the revision (`main` where none is said) and the file of a SOURCE on the Hub. Raises UnsafeName."""
-    repository, colon, file = source.partition(":")
-    text, at, ref = repository.partition("@")
-    return ModelName.parse(text), parse_ref(ref) if at else "main", file if colon else None
+@dataclass(frozen=True, slots=True)
+class OnHub:
+    """A SOURCE on the Hub: a model, its variant or one file, at a branch, tag or commit."""
+
+    model: ModelName
+    ref: str
+    variant: Variant | None
+    file: str | None
+
+
+def repository_of(source: str) -> OnHub:
+    """Read `org/name[:VARIANT][@REVISION]` or `org/name[@REVISION]:path.gguf`; `main` where no revision is said. Raises
+    UnsafeName."""
+    head, colon, file = source.partition(":")
+    if colon and file.lower().endswith(".gguf"):
+        text, at, ref = head.partition("@")
+        return OnHub(ModelName.parse(text), parse_ref(ref) if at else "main", None, file)
+    reference = Reference.parse(source)
+    return OnHub(reference.model, reference.ref or "main", reference.variant, None)
 
 
 def _path(source: str) -> Path:
@@ -93,7 +109,7 @@ def _is_local(source: str, path: Path) -> bool:
         ) from None
     if source.startswith(("/", "./", "../", "~")) or (source.lower().endswith(".gguf") and ":" not in source):
         raise NoSuchFile(
-            f"there is no file {source}", cure="give the path of a .gguf file, or org/name[@revision][:file]"
+            f"there is no file {source}", cure="give the path of a .gguf file, or org/name[:VARIANT][@REVISION]"
         )
     return False
 
@@ -107,9 +123,11 @@ def _local(path: Path, *, deep: bool) -> Audit:
 
 
 def _remote(parts: Parts, source: str, *, deep: bool) -> tuple[str, Audit]:
-    model, ref, file = repository_of(source)
-    listing = parts.hub.listing(model, ref)
-    chosen = choose(listing, files=() if file is None else (file,))
+    wanted = repository_of(source)
+    model = wanted.model
+    listing = parts.hub.listing(model, wanted.ref)
+    files = () if wanted.file is None else (wanted.file,)
+    chosen = choose(listing, quantization=wanted.variant or BEST, files=files)
     by_path = {one.path: one for one in listing.files}
     with ExitStack() as stack:
         sources = [
@@ -120,6 +138,8 @@ def _remote(parts: Parts, source: str, *, deep: bool) -> tuple[str, Audit]:
         ]
         audit = audit_set(sources, names=chosen.model_files, knows_architecture=knows_architecture, deep=deep)
         fetched = sum(reader.bytes_read for reader in sources)
-    changed = tuple(gguf_template_change(parts, model, listing.revision, audit.template.sha256))
+    changed = tuple(
+        gguf_template_change(parts, SnapshotId(model, listing.revision, chosen.variant), audit.template.sha256)
+    )
     audit = replace(audit, findings=audit.findings + changed, verdict=verdict_of(audit.findings + changed))
     return f"{model}@{listing.revision}:{chosen.model_files[0]}", replace(audit, bytes_read=fetched)

@@ -24,23 +24,27 @@ from paddock.model.quantization import get_gguf_file_path
 from paddock.model.units import human_bytes
 from paddock.planning.placement import Target
 from paddock.planning.plan import Wish
+from paddock.planning.targets import THIS_MACHINE
+from paddock.store import repair
 from paddock.validation.audit import Audit, ModelFacts
 from paddock.validation.compatibility import why_unsupported
 from paddock.validation.configuration import get_model_config
-from paddock.validation.integrity import check_stored
+from paddock.validation.integrity import DAMAGED, check_stored
 
 JUDGEMENT = "judgement.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict on a snapshot, what led to it, and what it takes in memory at `context_tokens`."""
+    """The verdict on a snapshot, what led to it, and what it takes in memory at `context_tokens`; `given_up` says what
+    was asked for and is not had."""
 
     verdict: Verdict
     findings: tuple[Finding, ...]
     model: ModelFacts | None
     memory: Memory
     context_tokens: int
+    given_up: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +53,7 @@ class Judgement:
             "model": asdict(self.model) if self.model else None,
             "memory": self.memory.to_json(),
             "context_tokens": self.context_tokens,
+            "given_up": list(self.given_up),
         }
 
     @classmethod
@@ -59,6 +64,7 @@ class Judgement:
             model=ModelFacts(**value["model"]) if value["model"] else None,
             memory=Memory.from_json(value["memory"]),
             context_tokens=value["context_tokens"],
+            given_up=tuple(value.get("given_up", ())),
         )
 
 
@@ -71,24 +77,31 @@ class Compatibility:
 
 
 def check_integrity(parts: Parts, manifest: Manifest) -> tuple[Finding, ...]:
-    """Read every file of a snapshot once, for its digest and its weights."""
-    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
-    return tuple(
-        finding
-        for file in manifest.files
-        for finding in check_stored(snapshot / file.path, file, segment_bytes=manifest.segment_bytes)
-    )
+    """Read every file of a snapshot once, for its digest and its weights. A damaged blob is put aside, so that pulling
+    the snapshot again fetches what is damaged."""
+    snapshot = parts.volume.snapshot_path(manifest.id)
+    found: list[Finding] = []
+    for file in manifest.files:
+        of_file = list(
+            check_stored(
+                snapshot / file.path, file, segment_bytes=manifest.segment_bytes, cure=repair.cure_of(manifest.id)
+            )
+        )
+        if any(one.rule in DAMAGED for one in of_file):
+            repair.put_aside(parts.volume, file.sha256)
+        found += of_file
+    return tuple(found)
 
 
 def audit_snapshot(parts: Parts, manifest: Manifest) -> Audit:
     """Audit the model of a snapshot on the volume by its header and its templates."""
-    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    snapshot = parts.volume.snapshot_path(manifest.id)
     return audit_paths([(name, snapshot / name) for name in shards_of(snapshot)])
 
 
 def check_configuration(parts: Parts, manifest: Manifest, audit: Audit) -> tuple[Finding, ...]:
     """The repository's own configuration and its licence, beside what the GGUF says."""
-    path = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    path = parts.volume.snapshot_path(manifest.id)
     return (*_configuration(path, manifest, audit.model), *_licence(manifest))
 
 
@@ -100,30 +113,37 @@ def check_compatibility(
 
     Raises ModelRejected for one that the engine dies of.
     """
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
     wish = Wish(context_tokens, at_most_trained=True)
     found = preflight(parts, str(path), wish, target=target, machine=idle_machine())
     return Compatibility(found, tuple(_memory(found)))
 
 
 def judge(
-    parts: Parts, manifest: Manifest, audit: Audit, compatibility: Compatibility, beside: Sequence[Finding]
+    parts: Parts,
+    manifest: Manifest,
+    audit: Audit,
+    compatibility: Compatibility,
+    beside: Sequence[Finding],
+    *,
+    target: str = THIS_MACHINE,
 ) -> Judgement:
-    """Join every check into one verdict, and keep it; `beside` are the findings of integrity and configuration.
+    """Join every check into one verdict, and keep it; `beside` are the findings of integrity and configuration. What
+    was judged for another `target` than this machine is kept beside what stands for it.
 
     Raises nothing for a bad model: that is `require_sound`.
     """
     findings = (*beside, *audit.findings, *compatibility.findings)
     plan = compatibility.preflight.plan
-    judged = Judgement(verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens)
-    reports.keep(parts, manifest, JUDGEMENT, judged.to_json())
+    judged = Judgement(verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens, plan.given_up)
+    reports.keep(parts, manifest, reports.name_for(JUDGEMENT, target), judged.to_json())
     return judged
 
 
 def require_sound(manifest: Manifest, judged: Judgement) -> None:
     """The gate: raise DoesNotFit for a model that is only too large, ModelRejected for one that is rejected
     otherwise."""
-    what = f"{manifest.repository}@{manifest.revision[:8]}"
+    what = manifest.id.short
     rejecting = [finding for finding in judged.findings if finding.severity is Severity.REJECT]
     if rejecting and all(finding.rule == "compatibility.memory" for finding in rejecting):
         raise DoesNotFit(f"{what}: {rejecting[0].message}", cure=rejecting[0].cure)

@@ -16,48 +16,59 @@ from paddock.errors import (
 )
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
-from paddock.model.names import ModelName, Revision, is_revision, parse_revision
+from paddock.model.names import ModelName, Revision, begun_by, is_revision, parse_revision
+from paddock.model.quantization import group, is_projector
 
 log = logging.getLogger(__name__)
 
 
 def resolve(parts: Parts, model: ModelName, ref: str) -> Listing:
-    """Turn a branch, tag or commit into a commit, and list its files.
+    """Turn a branch, tag, commit, or the beginning of a commit that the volume knows into a commit, and list its files.
 
     Where the Hub cannot be asked, or has the model no more, a commit that is on the volume or in S3 is known from
     there: with the files that were chosen then, and with no others. Raises the Hub's error otherwise.
     """
+    if not is_revision(ref):
+        known = [id.revision for id in parts.volume.ids(model)]
+        begun = begun_by(ref, known)
+        ref = begun or ref
     try:
         return parts.hub.listing(model, ref)
     except (HubUnavailable, HubRefused, ModelNotFound, RevisionNotFound) as error:
-        manifest = _stored(parts, model, parse_revision(ref)) if is_revision(ref) else None
-        if manifest is None:
+        stored = _stored(parts, model, parse_revision(ref)) if is_revision(ref) else []
+        if not stored:
             raise
         log.warning("%s; %s@%s is taken as it is stored", error.message, model, ref[:8])
-        return listing_of(manifest)
+        return listing_of(*stored)
 
 
-def listing_of(manifest: Manifest) -> Listing:
-    """What a snapshot knows of its revision: the repository's files that were chosen."""
+def listing_of(*manifests: Manifest) -> Listing:
+    """What snapshots of one revision know of it: the repository's files that were chosen."""
+    files = {file.path: file for manifest in manifests for file in manifest.files if file.path not in DERIVED}
     return Listing(
-        model=manifest.model,
-        revision=manifest.revision,
-        files=tuple(
-            RepositoryFile(file.path, file.size, file.sha256, None)
-            for file in manifest.files
-            if file.path not in DERIVED
-        ),
-        licence=manifest.licence,
+        model=manifests[0].model,
+        revision=manifests[0].revision,
+        files=tuple(RepositoryFile(file.path, file.size, file.sha256, None) for _, file in sorted(files.items())),
+        licence=next((one.licence for one in manifests if one.licence), None),
+        variants={
+            one.first: manifest.variant
+            for manifest in manifests
+            for one in group((file.path, file.size) for file in manifest.files)
+            if not any(is_projector(file.path) for file in manifest.files)
+        },
     )
 
 
-def _stored(parts: Parts, model: ModelName, revision: Revision) -> Manifest | None:
+def _stored(parts: Parts, model: ModelName, revision: Revision) -> list[Manifest]:
+    """The snapshots of a revision, those of the volume if there are any, else those of S3."""
     for store in (parts.volume, parts.s3):
+        found = []
         try:
-            manifest = store.snapshot(model, revision) if store is not None else None
+            for id in store.ids(model) if store is not None else ():
+                manifest = store.snapshot(id) if store is not None and id.revision == revision else None
+                found += [manifest] if manifest is not None else []
         except (CorruptFile, StoreUnavailable, StoreRefused) as error:
             log.warning("%s", error.message)
-            continue
-        if manifest is not None:
-            return manifest
-    return None
+        if found:
+            return found
+    return []

@@ -36,7 +36,7 @@ def note_load(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load | N
 
 
 def _note(parts: Parts, manifest: Manifest, measured: Benchmark) -> Load:
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
     parameters = Parameters.from_json(measured.parameters)
     predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
     on_cpu = not measured.memory.on_gpu

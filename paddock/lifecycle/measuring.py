@@ -38,10 +38,10 @@ def benchmark(parts: Parts, manifest: Manifest, context_tokens: int, *, roleplay
     """Load the model of a snapshot in the engine's own process, measure it, and keep the result; with `roleplay` also
     how well it plays a character, which takes a minute or more."""
     machine = this_machine()
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
     plan = plan_of(parts, manifest, context_tokens, machine=machine)
     known, context = parts.settings, plan.n_ctx
-    with parts.volume.lease(manifest.model, manifest.revision):
+    with parts.volume.lease(manifest.id):
         parameters = tuning.tuned(parts, manifest, plan, machine=machine)
         measured = run_benchmark(
             path,
@@ -81,7 +81,7 @@ def measure_server(
 def plan_of(parts: Parts, manifest: Manifest, context_tokens: int, *, machine: Machine) -> Parameters:
     """What a snapshot is measured with where nobody tuned it: its plan for this machine as it is now, with
     PADDOCK_THREADS where that is set."""
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
     found = preflight(parts, str(path), Wish(context_tokens, at_most_trained=True), machine=machine)
     found.require_fit()
     return with_threads(found.plan.parameters, parts.settings.threads)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock.engine.parameters import Parameters
-from paddock.errors import DoesNotFit, ModelRejected, NoGguf
+from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, ModelRejected, NoGguf
 from paddock.lifecycle.candidates import Offer, Opened, offer_in, offer_of, open_model
 from paddock.lifecycle.loads import margin_for
 from paddock.lifecycle.parts import Parts
@@ -25,8 +25,9 @@ from paddock.model.artifact import Listing
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import shown
 from paddock.model.quantization import GgufSet, is_projector, rank_of
+from paddock.model.reference import Variant
 from paddock.model.units import human_bytes
-from paddock.planning.choice import AUTO, Choice, choose
+from paddock.planning.choice import AUTO, BEST, Choice, choose
 from paddock.planning.fitting import target_of
 from paddock.planning.footprint import Footprint
 from paddock.planning.placement import Target, missing_bytes, place
@@ -36,8 +37,9 @@ from paddock.validation.compatibility import Needs
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one quantization would take with the plan's context, and why it is chosen or not."""
+    """What one variant would take with the plan's context, and why it is chosen or not."""
 
+    variant: Variant
     quantization: str | None
     file: str
     size_bytes: int
@@ -47,6 +49,7 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "variant": self.variant,
             "quantization": self.quantization,
             "file": self.file,
             "size_bytes": self.size_bytes,
@@ -58,10 +61,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The plan for the chosen quantization, what it needs of an engine, and what the others would take. `advice` is
-    what to do where nothing fits."""
+    """The plan for the chosen variant, what it needs of an engine, and what the others would take. `advice` is what to
+    do where nothing fits."""
 
     name: str
+    variant: Variant
     quantization: str | None
     file: str
     plan: Plan
@@ -75,6 +79,7 @@ class Preflight:
         return {
             "source": self.name,
             "fits": self.plan.fits,
+            "variant": self.variant,
             "quantization": self.quantization,
             "file": self.file,
             "memory": self.plan.memory.to_json(),
@@ -92,18 +97,14 @@ class Preflight:
         """The outcome in a line."""
         verdict = "fits" if self.plan.fits else "does not fit"
         total = human_bytes(self.plan.memory.total_bytes)
-        return (
-            f"{self.quantization} of {self.name} {verdict}: {total} with {self.plan.context_tokens} tokens of context"
-        )
+        return f"{self.variant} of {self.name} {verdict}: {total} with {self.plan.context_tokens} tokens of context"
 
     def require_fit(self) -> None:
         """Raise DoesNotFit that says what each quantization would take, unless it fits."""
         if self.plan.fits:
             return
         tokens = self.plan.context_tokens
-        sizes = ", ".join(
-            f"{one.quantization or shown(one.file)} takes {human_bytes(one.total_bytes)}" for one in self.candidates[:8]
-        )
+        sizes = ", ".join(f"{one.variant} takes {human_bytes(one.total_bytes)}" for one in self.candidates[:8])
         raise DoesNotFit(
             f"{self.name} does not fit with {tokens} tokens of context ({sizes}); "
             f"{human_bytes(self.plan.missing_bytes)} are missing",
@@ -158,6 +159,22 @@ def idle_machine() -> Machine:
     return replace(machine, ram_available_bytes=machine.ram_bytes, gpus=gpus)
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The files to fetch, and whether the model fits (there is no preflight of a projector alone). `note` says why the
+    variant is another than the model's default, where it had to be."""
+
+    choice: Choice
+    preflight: Preflight | None
+    note: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is otherwise than it was asked for."""
+        plan = self.preflight.plan if self.preflight else None
+        return (*((self.note,) if self.note else ()), *(plan.given_up if plan and plan.fits else ()))
+
+
 def choose_fitting(
     parts: Parts,
     listing: Listing,
@@ -167,26 +184,39 @@ def choose_fitting(
     quantization: str = AUTO,
     files: Sequence[str] = (),
     projector: bool = False,
-) -> tuple[Choice, Preflight | None]:
+) -> Chosen:
     """Choose the files of a revision to fetch, and say whether the model fits `target`, by default this machine.
 
-    Whether it may be fetched is `Preflight.require_fit`'s to say; there is no preflight of a projector alone. Raises as
-    `choose` and `preflight_of`.
-    """
-    choice = choose(listing, quantization=quantization, files=files, projector=projector)
-    if is_projector(choice.model_files[0]):
-        return choice, None
-    found = preflight_of(
-        parts,
-        listing,
-        wish,
-        target=target,
-        quantization=quantization,
-        files=choice.model_files if files else (),
-    )
-    if not files and found.plan.fits and found.file != choice.model_files[0]:
-        choice = choose(listing, quantization=quantization, projector=projector, prefer=found.file)
-    return choice, found
+    With `auto`, the model's default variant is kept while the revision has it and it fits. Whether what is chosen may
+    be fetched is `Preflight.require_fit`'s to say. Raises as `choose` and `preflight_of`."""
+
+    def chosen(quantization: str, note: str = "") -> Chosen:
+        choice = choose(listing, quantization=quantization, files=files, projector=projector)
+        if is_projector(choice.model_files[0]):
+            return Chosen(choice, None)
+        found = preflight_of(
+            parts,
+            listing,
+            wish,
+            target=target,
+            quantization=quantization,
+            files=choice.model_files if files else (),
+        )
+        if not files and found.plan.fits and found.file != choice.model_files[0]:
+            choice = choose(listing, quantization=quantization, projector=projector, prefer=found.file)
+        return Chosen(choice, found, note)
+
+    kept = parts.volume.promoted(listing.model).default if quantization == AUTO and not files else None
+    if kept is None:
+        return chosen(quantization)
+    try:
+        again = chosen(kept)
+    except (FileNotInRevision, MissingShard) as error:
+        return chosen(BEST, f"the default variant {kept} is not taken again: {error.message}")
+    if again.preflight is None or again.preflight.plan.fits:
+        return again
+    anew = chosen(BEST, f"the default variant {kept} is not taken again: {again.preflight.line}")
+    return anew if anew.preflight is not None and anew.preflight.plan.fits else again
 
 
 class _Search:
@@ -243,8 +273,12 @@ class _Search:
     def _plan(self, one: GgufSet, target: Target) -> Plan:
         opened = self.seen[one]
         trained = opened.facts.context_length
-        wish = self._wish.for_model(trained)
-        return make_plan(opened.ask, target, wish, trained=trained, model=opened.footprint, threads=self._threads)
+        asked, wish = self._wish.context_tokens, self._wish.for_model(trained)
+        plan = make_plan(opened.ask, target, wish, trained=trained, model=opened.footprint, threads=self._threads)
+        if asked == wish.context_tokens:
+            return plan
+        cut = f"context: {wish.context_tokens} tokens, which it was trained for, of the {asked} that were asked for"
+        return replace(plan, given_up=(cut, *plan.given_up))
 
     def _enough_tokens(self) -> int:
         trained = next(iter(self.seen.values())).facts.context_length
@@ -287,12 +321,16 @@ def _preflight(
     chosen, plan = search.choose(asked, target)
     return Preflight(
         name=offer.name,
+        variant=offer.names[chosen.model],
         quantization=chosen.quantization,
         file=chosen.model.first,
         plan=plan,
         needs=chosen.needs,
         candidates=tuple(
-            _verdict(one, chosen, search, plan, target, by_name=quantization != AUTO) for one in offer.sets
+            _verdict(
+                one, chosen, search, plan, target, variant=offer.names[one], by_name=quantization not in {AUTO, BEST}
+            )
+            for one in offer.sets
         ),
         advice="" if plan.fits else _advice(chosen, plan, target),
         bytes_read=sum(one.bytes_read for one in search.seen.values()),
@@ -308,7 +346,9 @@ def _on_gpu(machine: Machine, model: Opened) -> bool:
     return said.on_gpu
 
 
-def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: Target, *, by_name: bool) -> Candidate:
+def _verdict(
+    one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: Target, *, variant: Variant, by_name: bool
+) -> Candidate:
     """What one would take with the plan's parameters: its weights are its file's, and the rest is the same for all."""
     model = search.like(one)
     is_chosen = one == chosen.model
@@ -331,7 +371,7 @@ def _verdict(one: GgufSet, chosen: Opened, search: _Search, plan: Plan, target: 
     if one in search.seen and search.seen[one].misnamed:
         reason += f"; its name says {one.quantization}, and its header {search.quantization(one)}"
     fits = not lacking and not one.missing
-    return Candidate(search.quantization(one), one.first, one.size, memory.total_bytes, fits, reason)
+    return Candidate(variant, search.quantization(one), one.first, one.size, memory.total_bytes, fits, reason)
 
 
 def _advice(chosen: Opened, plan: Plan, target: Target) -> str:

@@ -1,95 +1,103 @@
-"""Which snapshot is served: the pointer on the volume, and its twin in S3.
+"""What is promoted: the links on the volume, and the ref in S3 that follows them.
 
-The volume's pointer flips first, and is what counts on this machine; the ref in S3 follows, so that other machines
-learn of it. A step that died in between is finished by the next call: promoting what is promoted changes nothing.
-"""
+The volume's history and links change first, and are what counts on this machine; then S3 is told, so that other
+machines learn of it. An operation that died in between, or that could not reach S3, is finished by the same call again:
+it does not step twice."""
 
 from __future__ import annotations
 
 import logging
 
-from paddock.errors import CorruptFile, NotOnVolume, StoreRefused, StoreUnavailable
+from paddock.errors import CorruptFile, StoreRefused, StoreUnavailable
 from paddock.lifecycle.parts import Parts
-from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, is_revision, parse_ref, parse_revision
+from paddock.model.names import ModelName
+from paddock.model.reference import SnapshotId, Variant
+from paddock.store.history import Promotion
+from paddock.store.promotions import Untold
+from paddock.store.s3 import S3Store
 
 log = logging.getLogger(__name__)
 
 
-def resolve_on_volume(parts: Parts, model: ModelName, ref: str) -> Manifest:
-    """The manifest of a snapshot on the volume. A branch or tag is asked of the Hub; a commit is taken as it is.
-
-    Raises NotOnVolume that lists the revisions that are there.
-    """
-    revision = parse_revision(ref) if is_revision(ref) else parts.hub.listing(model, parse_ref(ref)).revision
-    manifest = parts.volume.snapshot(model, revision)
-    if manifest is None:
-        has = ", ".join(one.revision for one in parts.volume.snapshots(model)) or "none"
-        raise NotOnVolume(
-            f"{model}@{revision} is not on {parts.volume.label} (revisions there: {has})",
-            cure="pull or onboard it first",
-        )
-    return manifest
-
-
-def snapshot_of(parts: Parts, model: ModelName, ref: str | None) -> Manifest:
-    """The snapshot of a revision; without one the promoted one, else the newest.
-
-    Raises NotOnVolume.
-    """
-    ref = ref or parts.volume.promoted(model)
-    if ref is not None:
-        return resolve_on_volume(parts, model, ref)
-    there = parts.volume.snapshots(model)
-    if not there:
-        raise NotOnVolume(f"{model} is not on {parts.volume.label}", cure="pull or onboard it first")
-    return there[-1]
-
-
 def promote(
-    parts: Parts, model: ModelName, revision: Revision, *, reason: str, wait_for_s3: bool = True
-) -> Revision | None:
-    """Make a published snapshot the one that is served; returns what was promoted before, None at first.
+    parts: Parts,
+    id: SnapshotId,
+    *,
+    reason: str,
+    default: bool = True,
+    wait_for_s3: bool = True,
+    operation: str | None = None,
+) -> Promotion:
+    """Promote a published snapshot, and make its variant the model's default unless told otherwise.
 
-    With `wait_for_s3` false, an S3 that cannot be told is a warning: its ref follows with the next promotion.
-    """
-    previous = parts.volume.promoted(model)
-    if previous != revision:
-        parts.volume.promote(model, revision, reason=reason)
+    With `wait_for_s3` false, an S3 that cannot be told is a warning: its ref follows with the next promotion or copy.
+    The same `operation` is carried out once."""
+    done = parts.volume.promote(id, reason=reason, default=default, operation=operation)
     try:
-        tell_s3(parts, model, revision, reason=reason)
+        tell_s3(parts, id.model)
     except (StoreUnavailable, StoreRefused) as error:
         if wait_for_s3:
             raise
-        log.warning("%s; S3 does not know yet that %s@%s is promoted", error.message, model, revision[:8])
-    return previous
+        log.warning("%s; S3 does not know yet that %s is promoted", error.message, id.short)
+        parts.volume.finish(id.model, parts.volume.untold(id.model))
+    return done
 
 
-def rollback(parts: Parts, model: ModelName, *, reason: str) -> tuple[Revision, Revision]:
-    """Promote what was promoted before, on the volume and in S3. Returns (now, what it was until now).
+def rollback(
+    parts: Parts, model: ModelName, variant: Variant | None = None, *, reason: str, operation: str | None = None
+) -> Promotion:
+    """Undo the last change of what the model's name stands for, or that of a variant, on the volume and in S3.
 
-    Each call goes one step further back, so it is never repeated as a whole: where S3 cannot be told, the error says
-    what the volume shows by then, and promoting that finishes the step.
-    """
-    now, until_now = parts.volume.rollback(model, reason=reason)
+    A rollback that died or did not reach S3 is finished by the same call, rather than followed by another step. The
+    same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to."""
+    operation = operation or _unfinished_rollback(parts, model, variant)
+    done = parts.volume.rollback(model, variant, reason=reason, operation=operation)
     try:
-        tell_s3(parts, model, now, reason=reason)
+        tell_s3(parts, model)
     except (StoreUnavailable, StoreRefused) as error:
+        name = f"{model}:{variant}" if variant else str(model)
         raise type(error)(
-            f"{model} is rolled back to {now} on {parts.volume.label}, and S3 was not told: {error.message}",
-            cure=f"promote {model}@{now} when S3 answers",
+            f"{name} is rolled back on {parts.volume.label}, and S3 was not told: {error.message}",
+            cure=f"run `paddock rollback {name}` again when S3 answers: it finishes this one, and goes no further back",
         ) from None
-    return now, until_now
+    return done
 
 
-def tell_s3(parts: Parts, model: ModelName, revision: Revision, *, reason: str) -> None:
-    """Let the ref in S3 follow. A snapshot that was never pushed has none: a ref names only what S3 can give."""
-    s3 = parts.s3
-    if s3 is None:
-        return
+def tell_s3(parts: Parts, model: ModelName) -> None:
+    """Let the ref in S3 follow what this volume promoted since it was told last. A snapshot that S3 does not have is
+    told when it was copied there: a ref names only what S3 can give. Raises StoreUnavailable and StoreRefused."""
+    untold = parts.volume.untold(model)
+    if parts.s3 is not None and (untold.variants or untold.default):
+        untold = _told(parts, parts.s3, model, untold)
+    parts.volume.finish(model, untold)
+
+
+def _told(parts: Parts, s3: S3Store, model: ModelName, untold: Untold) -> Untold:
+    """Tell S3 what it can be told, and return the rest."""
+    promoted = parts.volume.promoted(model)
+    ids = [id for variant in sorted(untold.variants) if (id := promoted.of(variant)) is not None]
+    known = [id for id in ids if _has(s3, id)]
+    default = promoted.default_id if untold.default else None
+    there = s3.promoted(model)
+    if default is not None and default.variant not in there.revisions and default not in known:
+        default = None
+    if known or default:
+        s3.promote(known, default=default)
+    rest = frozenset(id.variant for id in ids if id not in known)
+    return Untold(rest, untold.default and default is None and promoted.default is not None, untold.upto)
+
+
+def _has(s3: S3Store, id: SnapshotId) -> bool:
     try:
-        known = s3.promoted(model) != revision and s3.snapshot(model, revision) is not None
+        return s3.snapshot(id) is not None
     except CorruptFile:  # a damaged manifest there gives nobody the snapshot
-        return
-    if known:
-        s3.promote(model, revision, reason=reason)
+        return False
+
+
+def _unfinished_rollback(parts: Parts, model: ModelName, variant: Variant | None) -> str | None:
+    """The operation of a rollback of the same thing that did not come to its end."""
+    last = parts.volume.unfinished(model)
+    if last is None or not last.rollback or last.target != variant:
+        return None
+    log.warning("the rollback of %s from %s is finished", model, last.at.isoformat(timespec="seconds"))
+    return last.operation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.quantization import is_gguf
+from paddock.planning.targets import THIS_MACHINE
 
 _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
@@ -23,25 +25,33 @@ _Report = TypeVar("_Report")
 def keep(parts: Parts, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
     """Write the report `name` on the volume, in the place of the one there was."""
     kept = {"files": _ggufs(manifest), "at": datetime.now(UTC).isoformat(), "report": value}
-    parts.volume.write_report(manifest.model, manifest.revision, name, json.dumps(kept, indent=2))
+    parts.volume.write_report(manifest.id, name, json.dumps(kept, indent=2))
+
+
+def name_for(name: str, target: str) -> str:
+    """The file name of a report made for a target: what is for another machine does not replace what is for this."""
+    if target == THIS_MACHINE:
+        return name
+    stem, _, suffix = name.partition(".")
+    flat = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")
+    return f"{stem}.{flat}.{suffix}"
 
 
 def share(parts: Parts, manifest: Manifest, name: str) -> str | None:
     """Copy a report of the volume to S3, for those who have another volume; returns where it is. None where there is
     nothing to copy, or no S3 that has the snapshot."""
-    text = parts.volume.read_report(manifest.model, manifest.revision, name)
-    if text is None or parts.s3 is None or parts.s3.snapshot(manifest.model, manifest.revision) is None:
+    text = parts.volume.read_report(manifest.id, name)
+    if text is None or parts.s3 is None or parts.s3.snapshot(manifest.id) is None:
         return None
-    return parts.s3.write_report(manifest.model, manifest.revision, name, text)
+    return parts.s3.write_report(manifest.id, name, text)
 
 
 def read(parts: Parts, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
-    """The newest report on these very files, or None: another choice of the same commit had reports of its own, and
-    what cannot be read any more is made anew by the next run."""
+    """The newest report on these very files, or None: what cannot be read any more is made anew by the next run."""
     found: list[tuple[str, _Report]] = []
     for store in (parts.volume, *([parts.s3] if parts.s3 else [])):
         try:
-            kept = json.loads(store.read_report(manifest.model, manifest.revision, name) or "{}")
+            kept = json.loads(store.read_report(manifest.id, name) or "{}")
             if kept.get("files") == _ggufs(manifest):
                 found.append((str(kept.get("at", "")), parse(kept["report"])))
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,7 +1,7 @@
-"""Which revisions of a model stay on the volume: the newest N, and whatever somebody relies on.
+"""Which snapshots of a variant stay on the volume: those with the newest N weights, and whatever somebody relies on.
 
 What goes is first said as a plan, and then done. It runs after a promotion, so that what was fetched and not promoted
-yet is safe until then. S3 keeps every revision.
+yet is safe until then. Commits that differ in nothing but their name count once. S3 keeps every snapshot.
 """
 
 from __future__ import annotations
@@ -12,78 +12,102 @@ from dataclasses import dataclass
 
 from paddock.errors import InUse, NotOnVolume
 from paddock.lifecycle.parts import Parts
-from paddock.model.names import ModelName, Revision
+from paddock.model.names import ModelName, Sha256
+from paddock.model.reference import SnapshotId, Variant
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A snapshot on the volume. `weights` are the digests of its GGUF files."""
+
+    id: SnapshotId
+    weights: frozenset[Sha256]
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
     """What goes, oldest first, and what stays for which reason."""
 
-    remove: tuple[Revision, ...]
-    kept: tuple[tuple[Revision, str], ...]
+    remove: tuple[SnapshotId, ...]
+    kept: tuple[tuple[SnapshotId, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    removed: tuple[Revision, ...]
+    removed: tuple[SnapshotId, ...]
     freed_bytes: int
+
+    def to_json(self) -> list[dict[str, str]]:
+        return [{"model": str(id.model), "revision": id.revision, "variant": id.variant} for id in self.removed]
 
 
 NOTHING = Pruned((), 0)
 
 
 def plan(
-    revisions: Sequence[Revision],
+    stored: Sequence[Stored],
     *,
     keep: int,
-    promoted: Revision | None,
-    before: Revision | None,
-    pinned: Collection[Revision],
-    used: Collection[Revision],
+    promoted: Collection[SnapshotId],
+    earlier: Collection[SnapshotId],
+    pinned: Collection[SnapshotId],
+    used: Collection[SnapshotId],
 ) -> Retention:
-    """`revisions` are those on the volume, oldest first; `keep` 0 keeps all. `before` is what a rollback goes to."""
-    newest = set(revisions[-keep:]) if keep else set(revisions)
+    """`stored` are the snapshots of one variant, oldest first; `keep` 0 keeps all. `earlier` are those that a rollback
+    goes to."""
+    newest = _newest_weights(stored, keep)
     kept, remove = [], []
-    for revision in revisions:
+    for one in stored:
         reasons = (
-            (revision == promoted, "promoted"),
-            (revision in pinned, "pinned"),
-            (revision in used, "in use"),
-            (revision == before, "what a rollback goes back to"),
-            (revision in newest, f"one of the {keep} newest" if keep else "every revision is kept"),
+            (one.id in promoted, "promoted"),
+            (one.id in pinned, "pinned"),
+            (one.id in used, "in use"),
+            (one.id in earlier, "what a rollback goes back to"),
+            (one.weights in newest, f"one of the {keep} newest" if keep else "every snapshot is kept"),
         )
         reason = next((why for holds, why in reasons if holds), None)
         if reason is None:
-            remove.append(revision)
+            remove.append(one.id)
         else:
-            kept.append((revision, reason))
+            kept.append((one.id, reason))
     return Retention(tuple(remove), tuple(kept))
 
 
-def plan_for(parts: Parts, model: ModelName) -> Retention:
+def plan_for(parts: Parts, model: ModelName, variant: Variant) -> Retention:
     volume = parts.volume
-    revisions = [manifest.revision for manifest in volume.snapshots(model)]
+    stored = [Stored(one.id, one.weights) for one in volume.snapshots(model) if one.variant == variant]
+    promoted = volume.promoted(model)
+    goals = [volume.earlier(model), *(volume.earlier(model, one) for one in promoted.revisions)]
     return plan(
-        revisions,
+        stored,
         keep=parts.settings.keep_revisions,
-        promoted=volume.promoted(model),
-        before=volume.before(model),
+        promoted=promoted.ids,
+        earlier=[goal for goal in goals if goal is not None],
         pinned=volume.pins(model),
-        used=[revision for revision in revisions if volume.in_use(model, revision)],
+        used=[one.id for one in stored if volume.in_use(one.id)],
     )
 
 
-def prune(parts: Parts, model: ModelName) -> Pruned:
+def prune(parts: Parts, model: ModelName, variant: Variant) -> Pruned:
     """Remove what the plan says. What somebody began to use meanwhile stays, and what another removed is gone."""
     removed, freed = [], 0
-    for revision in plan_for(parts, model).remove:
+    for id in plan_for(parts, model, variant).remove:
         try:
-            freed += parts.volume.remove(model, revision)
+            freed += parts.volume.remove(id.model, variant=id.variant, revision=id.revision)[1]
         except (InUse, NotOnVolume) as error:
             log.info("%s", error.message)
             continue
-        removed.append(revision)
-        log.info("%s@%s was removed: the volume keeps %d", model, revision[:8], parts.settings.keep_revisions)
+        removed.append(id)
+        log.info("%s was removed: the volume keeps %d of a variant", id.short, parts.settings.keep_revisions)
     return Pruned(tuple(removed), freed)
+
+
+def _newest_weights(stored: Sequence[Stored], keep: int) -> set[frozenset[Sha256]]:
+    """The last `keep` distinct weights; all of them for 0."""
+    newest: list[frozenset[Sha256]] = []
+    for one in reversed(stored):
+        if one.weights not in newest and (not keep or len(newest) < keep):
+            newest.append(one.weights)
+    return set(newest)

@@ -26,7 +26,6 @@ from paddock.lifecycle.tuning import tuned
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import seen_gpus
 from paddock.model.hardware import Machine, this_machine
-from paddock.planning.choice import AUTO
 from paddock.planning.plan import Wish
 from paddock.planning.profile import PROFILES, ProfileName
 from paddock.serving.binding import Binding
@@ -51,7 +50,6 @@ class Order:
     context_tokens: int | None = None
     parallel: int | None = None
     profile: ProfileName = "chat"
-    quantization: str = AUTO
     kv_type: str = "f16"
     server: ServerName | None = None
 
@@ -71,6 +69,7 @@ class Serving:
             "base_url": f"{self.address.url}/v1",
             "model": self.offer.name,
             "revision": self.offer.revision,
+            "variant": self.offer.variant,
             "quantization": self.offer.quantization,
             "server": self.address.server,
             "processor": self.processor,
@@ -94,18 +93,18 @@ def serve_snapshot(
     Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration, and as
     `service.serve`.
     """
-    known, model, revision = parts.settings, manifest.model, manifest.revision
+    known = parts.settings
     api_key = known.api_key.get_secret_value() if known.api_key else None
     binding = Binding(host=order.host, port=order.port, api_key=api_key)
     program = choose_server(order.server)
     machine = this_machine()
-    with parts.volume.lease(model, revision) as snapshot:
+    with parts.volume.lease(manifest.id) as snapshot:
         offer = make_offer(parts, manifest, snapshot.resolve(), order, has_slots=program is not None, machine=machine)
         serving = processor_words(machine, offer)
 
         def used(one: Usage) -> None:
             try:
-                parts.volume.add_usage(model, revision, one)
+                parts.volume.add_usage(manifest.id, one)
             except PaddockError as error:  # a full disk is no reason to stop answering
                 _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
 
@@ -133,7 +132,7 @@ def make_offer(
     context = order.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
     for parallel in _parallels(order.parallel, has_slots=has_slots):
         wish = Wish(context, parallel, order.kv_type)
-        found = preflight(parts, str(snapshot), wish, quantization=order.quantization, machine=machine)
+        found = preflight(parts, str(snapshot), wish, machine=machine)
         if found.plan.fits:
             break
     else:
@@ -149,6 +148,7 @@ def make_offer(
     return Offer(
         name=manifest.repository,
         revision=manifest.revision,
+        variant=manifest.variant,
         quantization=found.quantization,
         file=snapshot / found.file,
         chat=chat_in(parts, manifest),

@@ -16,8 +16,9 @@ from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
-from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.names import Sha256
 from paddock.model.quantization import get_gguf_file_path
+from paddock.model.reference import SnapshotId
 from paddock.validation.audit import TEMPLATE
 
 _GREETING = "Good evening. Is the gate still open?"
@@ -54,7 +55,7 @@ def check_chat(parts: Parts, manifest: Manifest) -> Spoken:
 def chat_in(parts: Parts, manifest: Manifest) -> Chat:
     """How the snapshot says that it is spoken with. One that an older Paddock published has its template, and what goes
     with that is worked out."""
-    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    snapshot = parts.volume.snapshot_path(manifest.id)
     said, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
     if template is None:
         return chat_of(snapshot, manifest.repository)
@@ -64,16 +65,16 @@ def chat_in(parts: Parts, manifest: Manifest) -> Chat:
         return Chat.from_json(said, template)
     except (ValueError, KeyError, TypeError):
         raise CorruptFile(
-            f"{snapshot / CHAT_FILE} is not what was published", cure="remove that snapshot and pull it again"
+            f"{snapshot / CHAT_FILE} is not what was published", cure=f"pull it again (`paddock pull {manifest.id}`)"
         ) from None
 
 
 def template_change(parts: Parts, manifest: Manifest, chat: Chat) -> Iterator[Finding]:
-    """A finding where another revision is promoted, and is spoken with by another template."""
-    promoted = parts.volume.promoted(manifest.model)
-    if promoted is None or promoted == manifest.revision:
+    """A finding where another snapshot is promoted, with another template."""
+    promoted = _compared_with(parts, manifest.id)
+    if promoted is None:
         return
-    old = _text(parts.volume.snapshot_path(manifest.model, promoted) / TEMPLATE_FILE)
+    old = _text(parts.volume.snapshot_path(promoted) / TEMPLATE_FILE)
     if old is None or old == chat.template:
         return
     lines = list(difflib.unified_diff(old.splitlines(), chat.template.splitlines(), n=0, lineterm=""))[2:]
@@ -81,16 +82,14 @@ def template_change(parts: Parts, manifest: Manifest, chat: Chat) -> Iterator[Fi
     yield _changed(promoted, f": {came} lines came and {went} went")
 
 
-def gguf_template_change(
-    parts: Parts, model: ModelName, revision: Revision, sha256: Sha256 | None
-) -> Iterator[Finding]:
-    """A finding where another revision is promoted, whose GGUF has another template than the one with this digest. What
-    cannot be read there is nothing to compare with."""
-    promoted = parts.volume.promoted(model)
-    if promoted is None or promoted == revision:
-        return
+def gguf_template_change(parts: Parts, id: SnapshotId, sha256: Sha256 | None) -> Iterator[Finding]:
+    """A finding where another snapshot than `id` is promoted, whose GGUF has another template than the one with this
+    digest. What cannot be read there is nothing to compare with."""
     try:
-        with FileSource(get_gguf_file_path(parts.volume.snapshot_path(model, promoted))) as source:
+        promoted = _compared_with(parts, id)
+        if promoted is None:
+            return
+        with FileSource(get_gguf_file_path(parts.volume.snapshot_path(promoted))) as source:
             old = read_header(source).text(TEMPLATE)
     except PaddockError:
         return
@@ -98,8 +97,16 @@ def gguf_template_change(
         yield _changed(promoted)
 
 
-def _changed(promoted: Revision, how: str = "") -> Finding:
-    message = f"the chat template is another than that of {promoted[:8]}, which is promoted{how}"
+def _compared_with(parts: Parts, id: SnapshotId) -> SnapshotId | None:
+    """What is promoted of the variant, else of the model's default; None where that is the snapshot itself."""
+    promoted = parts.volume.promoted(id.model)
+    before = promoted.of(id.variant) or promoted.default_id
+    return None if before == id else before
+
+
+def _changed(promoted: SnapshotId, how: str = "") -> Finding:
+    which = f"{promoted.variant}@{promoted.revision[:8]}"
+    message = f"the chat template is another than that of {which}, which is promoted{how}"
     return Finding("template.changed", Severity.WARN, message, TEMPLATE, "read what changed")
 
 

@@ -30,7 +30,7 @@ def tune(parts: Parts, manifest: Manifest, plan: Parameters, *, budget_s: float 
     """Race the settings around `plan`, and remember the outcome. Raises as `paddock.measure.tuning.tune`."""
     machine = this_machine()
     path = _path(parts, manifest)
-    with parts.volume.lease(manifest.model, manifest.revision):
+    with parts.volume.lease(manifest.id):
         tuning = race(path, plan, budget_s=budget_s, machine=machine)
     parts.volume.write_tuning(_blob(parts, manifest, path), _name(machine), json.dumps(tuning.to_json(), indent=2))
     return tuning
@@ -74,11 +74,11 @@ def recall(
 
 
 def _path(parts: Parts, manifest: Manifest) -> Path:
-    return get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    return get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
 
 
 def _blob(parts: Parts, manifest: Manifest, path: Path) -> Sha256:
-    snapshot = parts.volume.snapshot_path(manifest.model, manifest.revision)
+    snapshot = parts.volume.snapshot_path(manifest.id)
     shown = path.resolve().parent.joinpath(path.name).relative_to(snapshot.resolve()).as_posix()
     return next(file.sha256 for file in manifest.files if file.path == shown)
 

@@ -6,13 +6,14 @@ write, so reading one parses every name and digest in it again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paddock.errors import CorruptFile
-from paddock.model.finding import Verdict
+from paddock.model.finding import Finding, Severity, Verdict
 from paddock.model.names import (
     ModelName,
     Revision,
@@ -25,11 +26,13 @@ from paddock.model.names import (
     parse_sha256,
     shown,
 )
+from paddock.model.reference import SnapshotId, Variant, parse_variant
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 
 RevisionField = Annotated[Revision, AfterValidator(parse_revision)]
 Sha256Field = Annotated[Sha256, AfterValidator(parse_sha256)]
+VariantField = Annotated[Variant, AfterValidator(parse_variant)]
 SegmentField = Annotated[SegmentDigest, AfterValidator(parse_segment_digest)]
 PathField = Annotated[str, AfterValidator(parse_repository_path)]
 
@@ -50,13 +53,16 @@ class RepositoryFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One revision of a repository on the Hub: the commit that a branch or tag was resolved to, and all its files."""
+    """One revision of a repository: the commit that a branch or tag was resolved to, and its files. `variants` are
+    names that snapshots of it were published with, by the first path of the model, where the Hub's own list is not at
+    hand."""
 
     model: ModelName
     revision: Revision
     files: tuple[RepositoryFile, ...]
     licence: str | None
     library: str | None = None
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
 
 class SnapshotFile(BaseModel):
@@ -71,15 +77,32 @@ class SnapshotFile(BaseModel):
     segments: tuple[SegmentField, ...] = ()
 
 
+class RecordedFinding(BaseModel):
+    """What the audit found before the snapshot was published: the rule and its severity."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rule: str = Field(max_length=200)
+    severity: Severity
+
+
+def recorded(findings: Iterable[Finding]) -> tuple[RecordedFinding, ...]:
+    """The findings as a manifest holds them: each rule once with each severity, sorted."""
+    pairs = sorted({(finding.rule, finding.severity) for finding in findings})
+    return tuple(RecordedFinding(rule=rule, severity=severity) for rule, severity in pairs)
+
+
 class Manifest(BaseModel):
-    """The manifest of a snapshot: written last, and never again. `files` are sorted by path; `segment_bytes` is the
-    length of a segment."""
+    """The manifest of a snapshot: written last, and never changed. `files` are sorted by path; `segment_bytes` is the
+    length of a segment. `verdict` and `findings` are those of the audit before the publication; later verdicts are
+    reports, and the worst one counts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[2] = Field(default=SCHEMA, alias="schema")
     repository: str
     revision: RevisionField
+    variant: VariantField
     files: tuple[SnapshotFile, ...]
     segment_bytes: int = Field(gt=0)
     quantization: str | None
@@ -88,6 +111,7 @@ class Manifest(BaseModel):
     source: Literal["hub", "s3", "local"] = "hub"
     created_at: AwareDatetime  # snapshots are sorted by it, and times with and without a zone do not compare
     verdict: Verdict
+    findings: tuple[RecordedFinding, ...] = ()
     template_sha256: Sha256Field | None = None
     paddock_version: str
     engine_version: str
@@ -103,14 +127,25 @@ class Manifest(BaseModel):
         return ModelName.parse(self.repository)
 
     @property
+    def id(self) -> SnapshotId:
+        return SnapshotId(self.model, self.revision, self.variant)
+
+    @property
     def size_bytes(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def weights(self) -> frozenset[Sha256]:
+        """The digests of its GGUF files: two snapshots with the same ones have the same weights."""
+        return frozenset(file.sha256 for file in self.files if file.path.lower().endswith(".gguf"))
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True, indent=2)
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, where: str) -> Manifest:
+    def from_json(
+        cls, text: str | bytes, *, where: str, cure: str = "remove that snapshot and pull it again"
+    ) -> Manifest:
         """Parse a manifest. Raises CorruptFile that names `where` it was found."""
         try:
             return cls.model_validate_json(text)
@@ -119,5 +154,5 @@ class Manifest(BaseModel):
             key = ".".join(str(part) for part in first["loc"]) or "document"
             raise CorruptFile(
                 f"the manifest {where} is not a manifest of schema {SCHEMA}: {shown(key)}: {first['msg']}",
-                cure="remove that snapshot and pull it again",
+                cure=cure,
             ) from None

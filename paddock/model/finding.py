@@ -51,6 +51,11 @@ class Finding:
         )
 
 
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of several verdicts on one thing: looking again with less never makes it better."""
+    return max(verdicts, key=list(Verdict).index)
+
+
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
     """Reject if any finding rejects, warn if any warns, else accept."""
     severities = {finding.severity for finding in findings}

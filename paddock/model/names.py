@@ -14,7 +14,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import NewType
 
 from paddock.errors import UnsafeName
@@ -31,6 +30,7 @@ manifests have them, a sha256."""
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
+_BEGINNING = re.compile(r"[0-9a-fA-F]{4,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEGMENT = re.compile(r"(?:blake3:)?[0-9a-f]{64}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
@@ -80,12 +80,6 @@ class ModelName:
     def slug(self) -> str:
         return f"{self.org}--{self.name}" if self.org else self.name
 
-    def artifact_key(self, kind: str) -> str:
-        """`<kind>-<slug>-<8 hex>`: stable, of `[a-z0-9-]` alone, and different for names that have the same lower-case
-        slug."""
-        flat = re.sub(r"[^a-z0-9]+", "-", self.slug.lower()).strip("-")
-        return f"{kind}-{flat}-{sha256(str(self).encode()).hexdigest()[:8]}"
-
     def __str__(self) -> str:
         return f"{self.org}/{self.name}" if self.org else self.name
 
@@ -109,6 +103,18 @@ def parse_ref(text: str) -> str:
 
 def is_revision(text: str) -> bool:
     return _REVISION.fullmatch(text) is not None
+
+
+def begun_by(text: str, known: Iterable[Revision]) -> Revision | None:
+    """The one commit among `known` that begins with `text`, of at least four digits; None where none does, or where it
+    is no beginning of a commit. Raises UnsafeName where several do."""
+    if not _BEGINNING.fullmatch(text):
+        return None
+    begun = sorted({revision for revision in known if revision.startswith(text.lower())})
+    if len(begun) > 1:
+        shown_ones = ", ".join(revision[:12] for revision in begun)
+        raise UnsafeName(f"{len(begun)} commits begin with {text}: {shown_ones}", cure="write more of its digits")
+    return begun[0] if begun else None
 
 
 def parse_sha256(text: str) -> Sha256:

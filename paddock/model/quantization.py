@@ -95,6 +95,14 @@ def split_number(path: str) -> int:
     return int(match["number"]) if match else 1
 
 
+def stem_of(path: str) -> str:
+    """The path without `.gguf` and without the suffix of a shard."""
+    match = _SPLIT.fullmatch(path)
+    if match:
+        return match["stem"]
+    return path[: -len(".gguf")] if is_gguf(path) else path
+
+
 def split_count(path: str) -> int:
     """How many shards the name of a file declares; 1 for a file that is not split."""
     match = _SPLIT.fullmatch(path)

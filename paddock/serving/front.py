@@ -100,7 +100,7 @@ class Front:
     async def _model(self, request: Request) -> Response:
         self._authorize(request)
         name = request.path_params["name"]
-        if name not in {self._offer.name, f"{self._offer.name}@{self._offer.revision}"}:
+        if name not in self._offer.names:
             raise Refused(HTTPStatus.NOT_FOUND, f"the model {name[:200]!r} is not served here", code="model_not_found")
         return JSONResponse(self._card())
 
@@ -112,6 +112,7 @@ class Front:
             "created": 0,
             "owned_by": "paddock",
             "revision": offer.revision,
+            "variant": offer.variant,
             "quantization": offer.quantization,
             "context_tokens": offer.parameters.n_ctx // offer.parameters.n_seq_max,
         }

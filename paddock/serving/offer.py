@@ -24,12 +24,19 @@ class Offer:
 
     name: str
     revision: str
+    variant: str
     quantization: str | None
     file: Path
     chat: Chat
     parameters: Parameters
     memory: Memory
     profile: Profile
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What a client may call it: with its variant and revision, or without."""
+        full = f"{self.name}:{self.variant}"
+        return frozenset({self.name, full, f"{self.name}@{self.revision}", f"{full}@{self.revision}"})
 
     @property
     def on_gpu(self) -> bool:

@@ -89,6 +89,11 @@ class Blobs:
         sync_directory(blob.parent)
         return target
 
+    def quarantined(self, sha256: Sha256) -> list[Path]:
+        """The damaged copies of a blob that were put aside."""
+        home = self._layout.quarantine
+        return [home / name for name in names(home) if name.startswith(f"{sha256}-")]
+
     def all(self) -> Iterator[tuple[Sha256, os.stat_result]]:
         for fan in names(self._layout.blobs):
             for name in names(self._layout.blobs / fan):

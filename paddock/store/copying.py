@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from paddock.errors import CorruptFile
 from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.store.repair import cure_of, put_aside
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
 
@@ -40,7 +42,11 @@ def push(volume: Volume, s3: S3Store, manifest: Manifest, *, progress: Callable[
     sent: list[tuple[SnapshotFile, int]] = []
     for file in manifest.files:
         path, unit = volume.blob_path(file.sha256), manifest.segment_bytes
-        sent.append((file, s3.put_blob(path, file, segment_bytes=unit, progress=progress)))
+        try:
+            sent.append((file, s3.put_blob(path, file, segment_bytes=unit, progress=progress)))
+        except CorruptFile as error:
+            put_aside(volume, file.sha256)
+            raise CorruptFile(error.message, cure=cure_of(manifest.id)) from None
     s3.publish(manifest)
     moved = {file.sha256 for file, sent_bytes in sent if sent_bytes}
     return Copied(

@@ -1,8 +1,8 @@
 """The history of one model's promotions: a file with one JSON object a line, only ever appended to.
 
-The promoted pointer is the truth; the history says how it came about. A process can die after it moved the pointer and
-before it wrote the line. Whoever appends next writes that line first, and a reader is shown it as if it were there. A
-torn last line is ignored.
+A line is written, and fsynced, before a link moves: from then on the change counts, and whoever writes next moves the
+links that a dead process left behind (`paddock.store.promotions`). Each line has the id of its operation, and no id is
+carried out twice. A torn line, and lines of an older form, are ignored.
 """
 
 from __future__ import annotations
@@ -11,39 +11,94 @@ import fcntl
 import json
 import os
 import pwd
+import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from paddock.errors import UnsafeName
-from paddock.model.names import Revision, parse_revision
+from paddock.model.names import ModelName, Revision, parse_revision
+from paddock.model.reference import SnapshotId, Variant, parse_variant
 
 _LOCK_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Promotion:
-    """`revision` was promoted in the place of `previous`. `by` is `user@host`; `rollback` when it was a step back."""
+class Promoted:
+    """What serves of a model: the promoted revision of each variant, and the default variant."""
 
-    revision: Revision
+    model: ModelName
+    default: Variant | None = None
+    revisions: Mapping[Variant, Revision] = field(default_factory=dict)
+
+    @property
+    def default_id(self) -> SnapshotId | None:
+        return self.of(self.default) if self.default is not None else None
+
+    @property
+    def ids(self) -> list[SnapshotId]:
+        return [SnapshotId(self.model, revision, variant) for variant, revision in sorted(self.revisions.items())]
+
+    def of(self, variant: Variant) -> SnapshotId | None:
+        """The promoted snapshot of a variant."""
+        revision = self.revisions.get(variant)
+        return SnapshotId(self.model, revision, variant) if revision is not None else None
+
+    def holds(self, id: SnapshotId) -> bool:
+        return id.model == self.model and self.revisions.get(id.variant) == id.revision
+
+    def after(self, change: Promotion) -> Promoted:
+        """The state that a change leads to."""
+        revisions = {variant: one for variant, one in self.revisions.items() if variant != change.variant}
+        if change.revision is not None:
+            revisions[change.variant] = change.revision
+        default = change.default if change.default in revisions else None
+        return Promoted(self.model, default, revisions)
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A change of what is promoted: of `variant` from `previous` to `revision`, and of the default from
+    `previous_default` to `default`. None is: nothing. `by` is `user@host`; `rollback` when it was a step back,
+    of the variant `target`, or of the model where that is None."""
+
+    operation: str
+    variant: Variant
+    revision: Revision | None
     previous: Revision | None
+    default: Variant | None
+    previous_default: Variant | None
     at: datetime
     reason: str
     by: str | None
     rollback: bool = False
+    target: Variant | None = None
+
+    @property
+    def moves_revision(self) -> bool:
+        return self.revision != self.previous
+
+    @property
+    def moves_default(self) -> bool:
+        return self.default != self.previous_default
 
     def to_json(self) -> dict[str, object]:
         return {
+            "operation": self.operation,
+            "variant": self.variant,
             "revision": self.revision,
             "previous": self.previous,
+            "default": self.default,
+            "previous_default": self.previous_default,
             "at": self.at.isoformat(),
             "reason": self.reason,
             "by": self.by,
             "rollback": self.rollback,
+            "target": self.target,
         }
 
     @classmethod
@@ -52,22 +107,26 @@ class Promotion:
         if not isinstance(value, dict):
             raise ValueError("not an object")  # noqa: TRY004 - one kind of error for one kind of reader
         try:
-            previous = value["previous"]
             by = value["by"]
             return cls(
-                revision=parse_revision(str(value["revision"])),
-                previous=None if previous is None else parse_revision(str(previous)),
+                operation=str(value["operation"]),
+                variant=parse_variant(str(value["variant"])),
+                revision=_revision(value["revision"]),
+                previous=_revision(value["previous"]),
+                default=_variant(value["default"]),
+                previous_default=_variant(value["previous_default"]),
                 at=datetime.fromisoformat(str(value["at"])),
                 reason=str(value["reason"]),
                 by=None if by is None else str(by),
                 rollback=bool(value.get("rollback", False)),
+                target=_variant(value.get("target")),
             )
         except (KeyError, UnsafeName) as error:
             raise ValueError(f"not a promotion: {error}") from None
 
 
 class History:
-    """The lines of one file. Nothing is made before the first `append`."""
+    """The lines of one file. Nothing is made before the first `writing`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,14 +142,14 @@ class History:
             for line in lines:
                 try:
                     found.append(Promotion.from_json(json.loads(line)))
-                except ValueError:  # torn by a crash, or damaged: the pointer does not depend on it
+                except ValueError:  # torn by a crash, damaged, or of an older form
                     continue
             return found
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other writers out, so that the lines are in the order of the pointer's moves. Where flock does nothing,
-        or its holder is stopped, two lines may change places; the pointer is right all the same."""
+        """Keep other writers out. Where flock does nothing, or its holder is stopped, two changes may be written at
+        once: the later line counts, and the links follow it."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o644)
         try:
             end = time.monotonic() + _LOCK_WAIT_S
@@ -112,18 +171,65 @@ class History:
             os.close(descriptor)
 
 
-def before(promotions: Sequence[Promotion]) -> list[Revision]:
-    """What a rollback may go back to, nearest first.
+def earlier_of_variant(history: Sequence[Promotion], variant: Variant) -> list[Revision]:
+    """The revisions of a variant that a rollback may go back to, nearest first.
 
     A promotion goes forward, a rollback back: after A, B, C and two rollbacks A is promoted, and nothing was before it.
     """
     trail: list[Revision] = []
-    for one in promotions:
+    for one in history:
+        if one.variant != variant or one.revision is None:
+            continue
         if one.rollback and one.revision in trail:
-            del trail[len(trail) - trail[::-1].index(one.revision) :]
+            del trail[_last(trail, one.revision) + 1 :]
         elif not trail or trail[-1] != one.revision:
             trail.append(one.revision)
     return trail[-2::-1] if len(trail) > 1 else []
+
+
+def earlier_of_model(history: Sequence[Promotion], model: ModelName) -> list[SnapshotId]:
+    """The snapshots that the model's name stood for, and that a rollback may go back to, nearest first."""
+    trail: list[SnapshotId] = []
+    state = Promoted(model)
+    for one in history:
+        state = state.after(one)
+        now = state.default_id
+        if now is None:
+            continue
+        if one.rollback and now in trail:
+            del trail[_last(trail, now) + 1 :]
+        elif one.rollback and now.variant in (variants := [earlier.variant for earlier in trail]):
+            # The variant went on to another revision while it was not the default.
+            del trail[_last(variants, now.variant) :]
+            trail.append(now)
+        elif not trail or trail[-1] != now:
+            trail.append(now)
+    return trail[-2::-1] if len(trail) > 1 else []
+
+
+def _last(items: Sequence[object], wanted: object) -> int:
+    return len(items) - 1 - items[::-1].index(wanted)
+
+
+def new_operation() -> str:
+    """An id for a change that nobody else gave one."""
+    return secrets.token_hex(8)
+
+
+def whoami() -> str:
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's user that has no entry
+        user = str(os.geteuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _revision(value: object) -> Revision | None:
+    return None if value is None else parse_revision(str(value))
+
+
+def _variant(value: object) -> Variant | None:
+    return None if value is None else parse_variant(str(value))
 
 
 def _lock(descriptor: int) -> bool:
@@ -134,11 +240,3 @@ def _lock(descriptor: int) -> bool:
     except OSError:  # no such locks here
         return True
     return True
-
-
-def whoami() -> str:
-    try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # a container's user that has no entry
-        user = str(os.geteuid())
-    return f"{user}@{socket.gethostname()}"

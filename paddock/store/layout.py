@@ -1,10 +1,9 @@
 """Where things lie on the volume (the contract is in the design's chapter on the volume), and how its directories are
 made.
 
-Names from outside come in as ModelName, Revision and Sha256 only. A directory of ours that is really a symbolic link is
-refused: what was planted there must not make us write or delete outside of the volume. The root itself may be a link;
-that is the operator's choice.
-"""
+Names from outside come in as SnapshotId, ModelName and Sha256 only. A directory of ours that is really a symbolic link
+is refused: what was planted there must not make us write or delete outside of the volume. The root itself may be a
+link; that is the operator's choice."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ import stat
 from pathlib import Path
 
 from paddock.errors import NoPermission
-from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.names import ModelName, Sha256
+from paddock.model.reference import SnapshotId, Variant
 from paddock.store.durable import sync_directory
 from paddock.store.store import check_report_name
 
@@ -30,26 +30,33 @@ class Layout:
     def blob(self, sha256: Sha256) -> Path:
         return self.blobs / sha256[:2] / sha256
 
-    def snapshot(self, model: ModelName, revision: Revision) -> Path:
-        return self.snapshots / model.slug / revision
+    def snapshot(self, id: SnapshotId) -> Path:
+        return self.snapshots / _below(id)
 
-    def pointer(self, model: ModelName) -> Path:
+    def default_link(self, model: ModelName) -> Path:
         return self.root / model.slug
+
+    def variant_link(self, model: ModelName, variant: Variant) -> Path:
+        return self.root / f"{model.slug}--{variant}"
 
     def history(self, model: ModelName) -> Path:
         return self.private / "history" / f"{model.slug}.jsonl"
 
+    def progress(self, model: ModelName) -> Path:
+        """Beside the history: which operation ended last, and what S3 has not been told."""
+        return self.private / "history" / f"{model.slug}.state.json"
+
     def leases(self, model: ModelName) -> Path:
         return self.private / "leases" / model.slug
 
-    def pins(self, model: ModelName) -> Path:
-        return self.private / "pins" / model.slug
+    def pin(self, id: SnapshotId) -> Path:
+        return self.private / "pins" / _below(id)
 
-    def usage(self, model: ModelName, revision: Revision) -> Path:
-        return self.private / "usage" / model.slug / revision
+    def usage(self, id: SnapshotId) -> Path:
+        return self.private / "usage" / _below(id)
 
-    def report(self, model: ModelName, revision: Revision, name: str) -> Path:
-        return self.private / "reports" / model.slug / revision / name
+    def report(self, id: SnapshotId, name: str) -> Path:
+        return self.private / "reports" / _below(id) / name
 
     def note(self, name: str) -> Path:
         """Beside the reports on models, whose directories have `--` in their names."""
@@ -59,8 +66,8 @@ class Layout:
     def tuning(self, sha256: Sha256, name: str) -> Path:
         return self.private / "tuning" / sha256 / name
 
-    def documents(self, model: ModelName, revision: Revision) -> Path:
-        return self.docs / model.slug / revision
+    def documents(self, id: SnapshotId) -> Path:
+        return self.docs / _below(id)
 
     def made(self, directory: Path) -> Path:
         """`directory`, which is below the root, with all its parents: real directories, made where they are missing."""
@@ -82,6 +89,10 @@ class Layout:
             path /= part
             _check_real(path)
         return directory
+
+
+def _below(id: SnapshotId) -> Path:
+    return Path(id.model.slug, id.revision, id.variant)
 
 
 def _check_real(path: Path) -> None:

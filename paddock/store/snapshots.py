@@ -1,8 +1,10 @@
-"""The snapshots of a volume: one directory for each revision, with links to its blobs and its manifest.
+"""The snapshots of a volume: one directory for each variant of a revision, with links to its blobs and its manifest.
 
-A snapshot is built under a staging name beside its place, the manifest last, and one rename makes it visible. It is
-never changed after that. Another choice of the same revision is built in the same way and takes its place in one step;
-who has files of the old one open keeps them.
+A snapshot is built under a staging name beside its place, the manifest last, and one rename makes it visible. Its files
+and its manifest never change after that. Where a blob was damaged and repaired, the same snapshot is built anew with
+links to the repaired blob, and takes the old one's place in one step.
+
+Snapshots of schema 1 lie one level higher, in the revision's own directory. They are ignored, and a warning says so.
 """
 
 from __future__ import annotations
@@ -14,17 +16,20 @@ from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.errors import BlobMissing, CorruptFile, PaddockError, UnsafeName
+from paddock.errors import BlobMissing, CorruptFile, PaddockError, SnapshotDiffers, UnsafeName
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, Sha256, parse_revision
+from paddock.model.names import ModelName, Sha256, parse_revision
+from paddock.model.reference import SnapshotId, parse_variant
 from paddock.store import durable
 from paddock.store.blobs import Blobs
 from paddock.store.layout import Layout
-from paddock.store.store import MANIFEST_NAME, check_manifest_name_is_free, same_snapshot
+from paddock.store.store import MANIFEST_NAME, check_manifest_name_is_free, same_files
 
 MANIFEST_MAX_BYTES = 64 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
 
 log = logging.getLogger(__name__)
+_TOLD: set[Path] = set()
+"""The volumes whose snapshots of schema 1 a warning named: once in a process."""
 
 
 class Snapshots:
@@ -32,24 +37,24 @@ class Snapshots:
         self._layout = layout
         self._blobs = blobs
 
-    def read(self, model: ModelName, revision: Revision) -> Manifest | None:
-        path = self._layout.snapshot(model, revision) / MANIFEST_NAME
+    def read(self, id: SnapshotId) -> Manifest | None:
+        path = self._layout.snapshot(id) / MANIFEST_NAME
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError):
             return None
         with os.fdopen(descriptor, "rb") as file:
             text = file.read(MANIFEST_MAX_BYTES + 1)
-        return parse_in_place(text, model, revision, where=str(path))
+        return parse_in_place(text, id, where=str(path))
 
-    def is_there(self, model: ModelName, revision: Revision) -> bool:
-        return self.read(model, revision) is not None
+    def is_there(self, id: SnapshotId) -> bool:
+        return self.read(id) is not None
 
     def all(self, model: ModelName | None = None) -> list[Manifest]:
         found = []
-        for one, revision in self.places(model):
+        for id in self.places(model):
             try:
-                manifest = self.read(one, revision)
+                manifest = self.read(id)
             except (CorruptFile, OSError) as error:
                 log.warning("a snapshot is left out: %s", error)
                 continue
@@ -57,22 +62,33 @@ class Snapshots:
                 found.append(manifest)
         return sorted(found, key=lambda manifest: (manifest.repository, manifest.created_at))
 
-    def places(self, model: ModelName | None = None) -> Iterator[tuple[ModelName, Revision]]:
+    def places(self, model: ModelName | None = None) -> Iterator[SnapshotId]:
         """Every visible snapshot, by its directory's name: whether its manifest can be read or not."""
         slugs = [model.slug] if model else durable.names(self._layout.snapshots)
         for slug in slugs:
-            for name in durable.names(self._layout.snapshots / slug):
-                try:
-                    yield ModelName.from_slug(slug), parse_revision(name)
-                except UnsafeName:  # staging, or nothing of ours
-                    continue
+            for revision in durable.names(self._layout.snapshots / slug):
+                home = self._layout.snapshots / slug / revision
+                is_old = self._is_old(home)
+                for name in durable.names(home):
+                    try:
+                        id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(name))
+                    except UnsafeName:  # staging, or nothing of ours
+                        continue
+                    place = home / name
+                    if place.is_dir() and not (is_old and not (place / MANIFEST_NAME).exists()):
+                        yield id
+
+    def old(self, model: ModelName) -> list[Path]:
+        """The directories of the model's revisions that hold a snapshot of schema 1."""
+        home = self._layout.snapshots / model.slug
+        return [home / name for name in durable.names(home) if self._is_old(home / name)]
 
     def used(self) -> Set[Sha256] | None:
         """The blobs that the snapshots name; None when one of them cannot be read, and may name any."""
         named: set[Sha256] = set()
-        for model, revision in self.places():
+        for id in self.places():
             try:
-                manifest = self.read(model, revision)
+                manifest = self.read(id)
             except (CorruptFile, OSError) as error:
                 log.warning("no blob is removed while a manifest cannot be read: %s", error)
                 return None
@@ -81,18 +97,45 @@ class Snapshots:
 
     def publish(self, manifest: Manifest) -> None:
         check_manifest_name_is_free(manifest)
-        final = self._layout.snapshot(manifest.model, manifest.revision)
-        home = self._layout.made(final.parent)
-        if not self._is_there(final, manifest):
-            with durable.staged_directory(home) as staged:
-                self._build(staged, manifest)
-                durable.place_directory(staged, final)
-                durable.sync_directory(home)
-        self._keep_blobs(final, manifest)
+        final = self._layout.snapshot(manifest.id)
+        there = self._readable(manifest.id)
+        if there is not None and not same_files(there, manifest):
+            raise SnapshotDiffers(
+                f"{manifest.id} is on the volume {self._layout.root} with other files, and a snapshot is never"
+                " replaced",
+                cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
+            )
+        stands = there or manifest
+        while not self._is_linked(final, stands):
+            home = self._layout.made(final.parent)
+            try:
+                self._place(final, stands)
+                break
+            except FileNotFoundError:
+                if home.exists():  # else its last snapshot was removed just now, and the directory with it
+                    raise
+        self._keep_blobs(final, stands)
 
-    def take_away(self, model: ModelName, revision: Revision) -> Path | None:
+    def take_away(self, id: SnapshotId) -> Path | None:
         """Make it invisible in one step; where it is now, or None when it was not there."""
-        final = self._layout.snapshot(model, revision)
+        return self._take(self._layout.snapshot(id))
+
+    def take_old_away(self, directory: Path) -> None:
+        """Remove what a snapshot of schema 1 left in a revision's directory; snapshots beside it stay."""
+        for name in durable.names(directory):
+            place = directory / name
+            if name == MANIFEST_NAME or not (place / MANIFEST_NAME).is_file():
+                durable.remove(place)
+
+    def put_back(self, away: Path, id: SnapshotId) -> None:
+        durable.place_directory(away, self._layout.snapshot(id))
+
+    def tidy(self, id: SnapshotId) -> None:
+        """Remove the directory of a revision that holds nothing any more."""
+        with suppress(OSError):
+            self._layout.snapshot(id).parent.rmdir()
+
+    def _take(self, final: Path) -> Path | None:
         try:
             home = self._layout.check(final.parent)
             away = durable.staging_name(home)
@@ -103,15 +146,39 @@ class Snapshots:
         durable.sync_directory(home)
         return away
 
-    def put_back(self, away: Path, model: ModelName, revision: Revision) -> None:
-        durable.place_directory(away, self._layout.snapshot(model, revision))
+    def _place(self, final: Path, manifest: Manifest) -> None:
+        with durable.staged_directory(final.parent) as staged:
+            self._build(staged, manifest)
+            if not self._is_linked(final, manifest):  # another process may have published it meanwhile
+                durable.place_directory(staged, final)
+            durable.sync_directory(final.parent)
 
-    def _is_there(self, final: Path, manifest: Manifest) -> bool:
-        """Whether the same snapshot is visible, and each of its files is the blob itself: a blob that was replaced
-        because it was damaged must be linked anew."""
+    def _is_old(self, home: Path) -> bool:
+        """Whether a revision's directory itself holds a snapshot of schema 1."""
+        if not (home / MANIFEST_NAME).is_file():
+            return False
+        if self._layout.root not in _TOLD:
+            _TOLD.add(self._layout.root)
+            log.warning(
+                "snapshots on %s that an earlier Paddock made are ignored: pull those models again, which fetches"
+                " nothing that is there",
+                self._layout.root,
+            )
+        return True
+
+    def _readable(self, id: SnapshotId) -> Manifest | None:
+        """The manifest that is there; None where it is damaged, and may be replaced."""
         try:
-            there = self.read(manifest.model, manifest.revision)
-            if there is None or not same_snapshot(there, manifest):
+            return self.read(id)
+        except CorruptFile:
+            return None
+
+    def _is_linked(self, final: Path, manifest: Manifest) -> bool:
+        """Whether the snapshot is visible, and each of its files is the blob itself: a blob that was replaced because
+        it was damaged must be linked anew."""
+        try:
+            there = self.read(manifest.id)
+            if there is None or not same_files(there, manifest):
                 return False
             return all(
                 (blob := self._blobs.status(file.sha256)) is not None
@@ -147,30 +214,25 @@ class Snapshots:
                 if stat.S_ISREG(place.lstat().st_mode):
                     os.link(place, self._layout.made(blob.parent) / blob.name, follow_symlinks=False)
             if not self._blobs.has(file.sha256, file.size):
-                there = self.read(manifest.model, manifest.revision)
-                if there is not None and same_snapshot(there, manifest):
-                    durable.remove(self.take_away(manifest.model, manifest.revision) or final)
+                there = self.read(manifest.id)
+                if there is not None and same_files(there, manifest):
+                    durable.remove(self.take_away(manifest.id) or final)
                 raise self._missing(manifest, file.path, file.sha256)
 
     def _missing(self, manifest: Manifest, path: str, sha256: Sha256) -> PaddockError:
         return BlobMissing(
-            f"the snapshot {manifest.repository}@{manifest.revision[:8]} cannot be published: the blob of {path}"
+            f"the snapshot {manifest.id.short} cannot be published: the blob of {path}"
             f" ({sha256[:12]}…) is not on the volume {self._layout.root}",
             cure="fetch that file again",
         )
 
 
-def parse_in_place(text: bytes, model: ModelName, revision: Revision, *, where: str) -> Manifest:
-    """Parse the manifest found at the place of a model's revision. Raises CorruptFile, also for that of another."""
+def parse_in_place(text: bytes, id: SnapshotId, *, where: str) -> Manifest:
+    """Parse the manifest found at the place of a snapshot. Raises CorruptFile, also for that of another."""
+    cure = f"remove it with `paddock rm {id}`, then pull it again"
     if len(text) > MANIFEST_MAX_BYTES:
-        raise CorruptFile(
-            f"the manifest {where} is larger than {MANIFEST_MAX_BYTES} bytes",
-            cure="remove that snapshot and pull it again",
-        )
-    manifest = Manifest.from_json(text, where=where)
-    if (manifest.model, manifest.revision) != (model, revision):
-        raise CorruptFile(
-            f"the manifest {where} is that of {manifest.repository}@{manifest.revision}, not of {model}@{revision}",
-            cure="remove that snapshot and pull it again",
-        )
+        raise CorruptFile(f"the manifest {where} is larger than {MANIFEST_MAX_BYTES} bytes", cure=cure)
+    manifest = Manifest.from_json(text, where=where, cure=cure)
+    if manifest.id != id:
+        raise CorruptFile(f"the manifest {where} is that of {manifest.id}, not of {id}", cure=cure)
     return manifest

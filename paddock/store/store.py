@@ -1,12 +1,9 @@
-"""What a store is: a place for blobs, snapshots, refs and reports.
+"""What a store is: a place for blobs, snapshots, what is promoted, and reports.
 
-A *blob* is bytes named by their sha256; a *snapshot* is a manifest whose blobs are all there; the *ref* of a model says
-which of its snapshots is promoted. In every store a manifest is written after its blobs, and a ref after its manifest,
+A *blob* is bytes named by their sha256; a *snapshot* is a manifest whose blobs are all there, identified by model,
+revision and variant, and never replaced by another one; what is *promoted* is one revision of each variant, and one
+variant that is the default. In every store a manifest is written after its blobs, and a promotion after its manifest,
 so that whatever dies in between leaves what was there before.
-
-A revision has one snapshot. Publishing another choice of its files (Q4_K_M after Q8_0) replaces it as a whole, and the
-manifest is that of the new choice: readers see the one or the other, never a mixture. The blobs of the old choice stay
-until they are collected, so that going back to them costs no download.
 
 A store moves no bytes of its own accord: what copies between stores is `paddock.store.copying`, and what fetches is
 `paddock.transfer`.
@@ -18,7 +15,9 @@ from typing import Protocol
 
 from paddock.errors import UnsafeName
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, Sha256, parse_repository_path
+from paddock.model.names import ModelName, Sha256, parse_repository_path
+from paddock.model.reference import SnapshotId
+from paddock.store.history import Promoted
 
 MANIFEST_NAME = "manifest.json"
 
@@ -39,7 +38,7 @@ class Store(Protocol):
         """Whether the blob is there with that size. The bytes are not read again."""
         ...
 
-    def snapshot(self, model: ModelName, revision: Revision) -> Manifest | None:
+    def snapshot(self, id: SnapshotId) -> Manifest | None:
         """The manifest; None when it is not there. Raises CorruptFile."""
         ...
 
@@ -49,23 +48,20 @@ class Store(Protocol):
         ...
 
     def publish(self, manifest: Manifest) -> None:
-        """Make the snapshot visible. Does nothing when it is there already, but for `created_at`.
+        """Make the snapshot visible. Where one of that identity is there with the same files, it stays as it is.
 
-        Raises BlobMissing when the store lacks a blob, and then nothing has changed.
+        Raises BlobMissing when the store lacks a blob, and SnapshotDiffers when one with other files is there; then
+        nothing has changed.
         """
         ...
 
-    def promoted(self, model: ModelName) -> Revision | None: ...
+    def promoted(self, model: ModelName) -> Promoted: ...
 
-    def promote(self, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
-        """Point the model's ref at a published snapshot, and return what it pointed at before. Raises NotOnVolume."""
-        ...
-
-    def write_report(self, model: ModelName, revision: Revision, name: str, text: str) -> str:
+    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
         """Replace a report as a whole, and return where it is. `name` is one file name."""
         ...
 
-    def read_report(self, model: ModelName, revision: Revision, name: str) -> str | None: ...
+    def read_report(self, id: SnapshotId, name: str) -> str | None: ...
 
 
 def check_manifest_name_is_free(manifest: Manifest) -> None:
@@ -78,9 +74,11 @@ def check_manifest_name_is_free(manifest: Manifest) -> None:
             )
 
 
-def same_snapshot(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests say the same, but for when it was said."""
-    return one.model_copy(update={"created_at": other.created_at}) == other
+def same_files(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests of one identity name the same files. When and by which version they were published, and
+    what the audit said then, may differ: the first one stands."""
+    pairs = [{(file.path, file.sha256) for file in manifest.files} for manifest in (one, other)]
+    return one.id == other.id and pairs[0] == pairs[1]
 
 
 def check_report_name(name: str) -> str:

@@ -12,20 +12,21 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume, PaddockError
+from paddock.errors import CorruptFile, InUse, NotEnoughDisk, NotOnVolume, PaddockError, UnsafeName
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, Sha256, is_revision
+from paddock.model.names import ModelName, Revision, Sha256, parse_revision
+from paddock.model.reference import SnapshotId, Variant, parse_variant, same_variant
 from paddock.store import durable, leases, usage
 from paddock.store.blobs import Blobs
 from paddock.store.durable import disk_errors, disk_errors_in
-from paddock.store.history import Promotion
+from paddock.store.history import Promoted, Promotion
 from paddock.store.layout import Layout
-from paddock.store.promotions import Promotions
+from paddock.store.promotions import Promotions, Untold
 from paddock.store.snapshots import Snapshots
 from paddock.store.store import Store, check_report_name
 from paddock.store.usage import Usage
@@ -40,10 +41,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A snapshot as `ls` shows it. `size_bytes` counts shared blobs as its own."""
+    """A snapshot as `ls` shows it. `default`: it is what the model's name stands for; `size_bytes` counts shared blobs
+    as its own."""
 
     manifest: Manifest
     promoted: bool
+    default: bool
     pinned: bool
     last_used: datetime | None
     size_bytes: int
@@ -74,11 +77,12 @@ class Volume(Store):
     def blob_path(self, sha256: Sha256) -> Path:
         return self._layout.blob(sha256)
 
-    def snapshot_path(self, model: ModelName, revision: Revision) -> Path:
-        return self._layout.snapshot(model, revision)
+    def snapshot_path(self, id: SnapshotId) -> Path:
+        return self._layout.snapshot(id)
 
-    def model_path(self, model: ModelName) -> Path:
-        return self._layout.pointer(model)
+    def model_path(self, model: ModelName, variant: Variant | None = None) -> Path:
+        """Where the promoted snapshot of a variant is shown, or that of the model's default variant."""
+        return self._layout.variant_link(model, variant) if variant else self._layout.default_link(model)
 
     @disk_errors
     def prepare(self) -> None:
@@ -92,7 +96,7 @@ class Volume(Store):
             durable.write_new(probe, b"", mode=0o600)
         finally:
             probe.unlink(missing_ok=True)
-        homes = (self._layout.snapshots / model.slug for model, _ in self._snapshots.places())
+        homes = {self._layout.snapshot(id).parent for id in self._snapshots.places()}
         for directory in (self._layout.private, self._layout.partial, *homes):
             durable.sweep(directory)
         try:
@@ -146,105 +150,167 @@ class Volume(Store):
         return self._blobs.quarantine(sha256)
 
     @disk_errors
-    def snapshot(self, model: ModelName, revision: Revision) -> Manifest | None:
-        return self._snapshots.read(model, revision)
+    def quarantined(self, sha256: Sha256) -> list[Path]:
+        """The damaged copies of a blob that were put aside."""
+        return self._blobs.quarantined(sha256)
+
+    @disk_errors
+    def drop_quarantined(self, sha256: Sha256) -> None:
+        """Remove them, once the blob is whole again."""
+        for path in self._blobs.quarantined(sha256):
+            durable.remove(path)
+
+    @disk_errors
+    def snapshot(self, id: SnapshotId) -> Manifest | None:
+        return self._snapshots.read(id)
 
     @disk_errors
     def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
         return self._snapshots.all(model)
 
     @disk_errors
-    def revisions(self, model: ModelName) -> list[Revision]:
-        """Every revision of which there is a snapshot, also one whose manifest cannot be read."""
-        return [revision for _, revision in self._snapshots.places(model)]
+    def ids(self, model: ModelName) -> list[SnapshotId]:
+        """Every snapshot of a model, also one whose manifest cannot be read."""
+        return list(self._snapshots.places(model))
 
     @disk_errors
     def publish(self, manifest: Manifest) -> None:
         self._snapshots.publish(manifest)
 
     @disk_errors
-    def promoted(self, model: ModelName) -> Revision | None:
+    def promoted(self, model: ModelName) -> Promoted:
         return self._promotions.current(model)
 
     @disk_errors
-    def promote(self, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
-        """As in Store. Promoting what is promoted writes nothing, and returns it."""
-        return self._promotions.promote(model, revision, reason=reason)
+    def promote(
+        self,
+        id: SnapshotId,
+        *,
+        reason: str,
+        default: bool = True,
+        operation: str | None = None,
+    ) -> Promotion:
+        """Promote a published snapshot, and make its variant the model's default unless told otherwise. The same
+        `operation` is carried out once. Promoting what is promoted writes nothing. Raises NotOnVolume, and NoPermission
+        for a name in the root that something else has."""
+        return self._promotions.promote(id, reason=reason, default=default, operation=operation)
 
     @disk_errors
-    def rollback(self, model: ModelName, *, reason: str) -> tuple[Revision, Revision]:
-        """Promote what was promoted before; returns (now, previous). Revisions that were removed meanwhile are passed
-        over. Raises NotOnVolume when there is nothing to go back to."""
-        return self._promotions.rollback(model, reason=reason)
+    def rollback(
+        self, model: ModelName, variant: Variant | None = None, *, reason: str, operation: str | None = None
+    ) -> Promotion:
+        """Undo the last change of what the model's name stands for, or that of a variant. The same `operation` is
+        carried out once. Snapshots that were removed meanwhile are passed over. Raises NotOnVolume when there is
+        nothing to go back to."""
+        return self._promotions.rollback(model, variant, reason=reason, operation=operation)
 
     @disk_errors
-    def before(self, model: ModelName) -> Revision | None:
-        """What a rollback would go back to; None when there is nothing."""
-        return self._promotions.before(model)
+    def earlier(self, model: ModelName, variant: Variant | None = None) -> SnapshotId | None:
+        """What a rollback of the model, or of a variant, would go back to; None when there is nothing."""
+        return self._promotions.earlier(model, variant)
 
     @disk_errors
-    def pin(self, model: ModelName, revision: Revision) -> None:
+    def check_names(self, model: ModelName, variant: Variant, *, default: bool = True) -> None:
+        """Raise NoPermission when a name in the root that a promotion needs is taken by something else."""
+        self._promotions.check_names(model, variant, default=default)
+
+    @disk_errors
+    def untold(self, model: ModelName) -> Untold:
+        """What S3 has not been told of the model's promotions."""
+        return self._promotions.untold(model)
+
+    @disk_errors
+    def unfinished(self, model: ModelName) -> Promotion | None:
+        """The last change, where its operation did not come to its end."""
+        return self._promotions.unfinished(model)
+
+    @disk_errors
+    def finish(self, model: ModelName, untold: Untold) -> None:
+        """Say that the operations up to `untold.upto` came to their end, and what S3 has still to be told."""
+        self._promotions.finish(model, untold)
+
+    @disk_errors
+    def pin(self, id: SnapshotId) -> None:
         """Keep a snapshot whatever becomes of others. Does nothing when it is pinned. Raises NotOnVolume."""
-        if not self._snapshots.is_there(model, revision):
-            raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it first")
-        mark = self._layout.made(self._layout.pins(model)) / revision
+        if not self._snapshots.is_there(id):
+            raise NotOnVolume(f"{id} is not on {self.label}", cure="pull it first")
+        mark = self._layout.pin(id)
+        self._layout.made(mark.parent)
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
         durable.sync_directory(mark.parent)
 
     @disk_errors
-    def unpin(self, model: ModelName, revision: Revision) -> bool:
+    def unpin(self, id: SnapshotId) -> bool:
         """Whether it was pinned."""
-        mark = self._layout.pins(model) / revision
+        mark = self._layout.pin(id)
         was_pinned = mark.exists()
         mark.unlink(missing_ok=True)
         return was_pinned
 
     @disk_errors
-    def pins(self, model: ModelName) -> set[Revision]:
-        found = durable.names(self._layout.pins(model))
-        return {Revision(name) for name in found if is_revision(name)}
+    def pins(self, model: ModelName) -> set[SnapshotId]:
+        home = self._layout.private / "pins" / model.slug
+        found = set()
+        for revision in durable.names(home):
+            for variant in durable.names(home / revision):
+                with suppress(UnsafeName):  # nothing of ours
+                    found.add(SnapshotId(model, parse_revision(revision), parse_variant(variant)))
+        return found
 
     @disk_errors
     def history(self, model: ModelName) -> list[Promotion]:
-        """Oldest first. The last one is what the pointer shows, unless the model was removed since."""
+        """Oldest first. The last one of a variant is what is promoted of it."""
         return self._promotions.recorded(model)
 
     @contextmanager
-    def lease(self, model: ModelName, revision: Revision) -> Iterator[Path]:
+    def lease(self, id: SnapshotId) -> Iterator[Path]:
         """While it is open, the snapshot at the path that it gives is in use, and is not removed. Raises
         NotOnVolume."""
-        with leases.held(self._leases(model), revision):
+        with leases.held(self._leases(id.model), id):
             # Looked for after the lease is visible: `remove` looks for leases after the snapshot is out of sight, so
             # that one of the two always sees the other.
-            if not self._snapshots.is_there(model, revision):
-                raise NotOnVolume(f"{model}@{revision} is not on {self.label}", cure="pull it")
-            self.touch_usage(model, revision)
-            yield self.snapshot_path(model, revision)
+            if not self._snapshots.is_there(id):
+                raise NotOnVolume(f"{id} is not on {self.label}", cure="pull it")
+            self.touch_usage(id)
+            yield self.snapshot_path(id)
 
     @disk_errors
-    def in_use(self, model: ModelName, revision: Revision) -> bool:
-        return bool(self._users(model, revision))
+    def in_use(self, id: SnapshotId) -> bool:
+        return bool(self._users(id))
 
     @disk_errors
-    def remove(self, model: ModelName, revision: Revision | None = None) -> int:
-        """Remove one snapshot of a model, or all, and return the bytes that came free: blobs that another snapshot
-        names stay. A damaged one goes too, and its blobs with a later `collect`. Raises InUse when one is being served
-        or pinned, and NotOnVolume."""
-        there = self.revisions(model)
-        chosen = there if revision is None else [found for found in there if found == revision]
-        if not chosen:
-            raise NotOnVolume(f"{model}{f'@{revision}' if revision else ''} is not on {self.label}")
+    def remove(
+        self, model: ModelName, *, variant: Variant | None = None, revision: Revision | None = None
+    ) -> tuple[list[SnapshotId], int]:
+        """Remove the snapshots of a model, or those of a variant, of a revision or of both; returns them, and the bytes
+        that came free: blobs that another snapshot names stay. A damaged one goes too, and its blobs with a later
+        `collect`. Raises InUse when one is being served or pinned, and NotOnVolume."""
+        chosen = [
+            id
+            for id in self.ids(model)
+            if (variant is None or same_variant(id.variant, variant)) and revision in {None, id.revision}
+        ]
+        old = self._snapshots.old(model) if variant is None else []
+        old = [directory for directory in old if revision in {None, directory.name}]
+        if not chosen and not old:
+            what = f"{model}{f':{variant}' if variant else ''}{f'@{revision}' if revision else ''}"
+            raise NotOnVolume(f"{what} is not on {self.label}", cure="see `paddock ls`")
         for one in chosen:
-            self._refuse_when_used(model, one)
-            self._refuse_when_pinned(model, one)
-        # The pointer goes first: it never points at nothing. What dies from here on leaves orphans, which `collect`
+            self._refuse_when_used(one)
+            self._refuse_when_pinned(one)
+        # The links go first: they never point at nothing. What dies from here on leaves orphans, which `collect`
         # finds, and staging names, which `prepare` sweeps.
-        pointed = self._promotions.unpoint(model, chosen)
+        before = self.promoted(model)
+        self._promotions.remove(chosen)
         named: set[Sha256] = set()
         for one in chosen:
-            named |= self._remove_snapshot(model, one, was_promoted=one == pointed)
-        self._promotions.unpoint(model, chosen)  # somebody may have promoted it in between: see `Promotions`
-        return self._blobs.free(named, self._snapshots.used)
+            named |= self._remove_snapshot(one, before)
+        self._promotions.remove(chosen)  # somebody may have promoted one in between: see `Promotions`
+        for directory in old:
+            self._snapshots.take_old_away(directory)
+            with suppress(OSError):
+                directory.rmdir()
+        return chosen, self._blobs.free(named, self._snapshots.used)
 
     @disk_errors
     def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:
@@ -257,15 +323,20 @@ class Volume(Store):
 
     @disk_errors
     def entries(self, model: ModelName | None = None) -> list[Entry]:
+        manifests = self._snapshots.all(model)
+        models = {manifest.model for manifest in manifests}
+        promoted = {one: self.promoted(one) for one in models}
+        pins = {id for one in models for id in self.pins(one)}
         return [
             Entry(
                 manifest=manifest,
-                promoted=self._promotions.current(manifest.model) == manifest.revision,
-                pinned=manifest.revision in self.pins(manifest.model),
-                last_used=self.last_used(manifest.model, manifest.revision),
+                promoted=promoted[manifest.model].holds(manifest.id),
+                default=promoted[manifest.model].default_id == manifest.id,
+                pinned=manifest.id in pins,
+                last_used=self.last_used(manifest.id),
                 size_bytes=manifest.size_bytes,
             )
-            for manifest in self._snapshots.all(model)
+            for manifest in manifests
         ]
 
     @disk_errors
@@ -275,41 +346,41 @@ class Volume(Store):
         return apparent, sum(status.st_size for _, status in self._blobs.all())
 
     @disk_errors
-    def touch_usage(self, model: ModelName, revision: Revision) -> None:
-        mark = self._layout.usage(model, revision)
+    def touch_usage(self, id: SnapshotId) -> None:
+        mark = self._layout.usage(id)
         self._layout.made(mark.parent)
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
         os.utime(mark, follow_symlinks=False)
 
     @disk_errors
-    def add_usage(self, model: ModelName, revision: Revision, used: Usage) -> None:
+    def add_usage(self, id: SnapshotId, used: Usage) -> None:
         """Add to what the snapshot was used for; that is a use."""
-        mark = self._layout.usage(model, revision)
+        mark = self._layout.usage(id)
         self._layout.made(mark.parent)
         usage.add(mark, used)
 
     @disk_errors
-    def usage(self, model: ModelName, revision: Revision) -> Usage:
-        return usage.read(self._layout.usage(model, revision))
+    def usage(self, id: SnapshotId) -> Usage:
+        return usage.read(self._layout.usage(id))
 
     @disk_errors
-    def last_used(self, model: ModelName, revision: Revision) -> datetime | None:
+    def last_used(self, id: SnapshotId) -> datetime | None:
         try:
-            return datetime.fromtimestamp(self._layout.usage(model, revision).lstat().st_mtime, UTC)
+            return datetime.fromtimestamp(self._layout.usage(id).lstat().st_mtime, UTC)
         except FileNotFoundError:
             return None
 
     @disk_errors
-    def write_report(self, model: ModelName, revision: Revision, name: str, text: str) -> str:
-        path = self._layout.report(model, revision, check_report_name(name))
+    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+        path = self._layout.report(id, check_report_name(name))
         self._layout.made(path.parent)
         durable.write_atomically(path, text.encode())
         return str(path)
 
     @disk_errors
-    def read_report(self, model: ModelName, revision: Revision, name: str) -> str | None:
+    def read_report(self, id: SnapshotId, name: str) -> str | None:
         try:
-            return self._layout.report(model, revision, check_report_name(name)).read_text(encoding="utf-8")
+            return self._layout.report(id, check_report_name(name)).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
@@ -345,7 +416,7 @@ class Volume(Store):
 
     @property
     def docs(self) -> Path:
-        """The Data Docs of all models, `<slug>/<revision>/index.html`, beside what their pages share."""
+        """The Data Docs of all models, `<slug>/<revision>/<variant>/index.html`, beside what their pages share."""
         return self._layout.docs
 
     @disk_errors
@@ -354,9 +425,9 @@ class Volume(Store):
         return self._layout.made(self._layout.docs / "assets")
 
     @contextmanager
-    def write_docs(self, model: ModelName, revision: Revision) -> Iterator[Path]:
+    def write_docs(self, id: SnapshotId) -> Iterator[Path]:
         """An empty directory, which takes the place of the Data Docs of a snapshot when the block ends well."""
-        final = self._layout.documents(model, revision)
+        final = self._layout.documents(id)
         with disk_errors_in(self.root):
             home = self._layout.made(final.parent)
             durable.sweep(home)
@@ -376,40 +447,37 @@ class Volume(Store):
     def _leases(self, model: ModelName) -> Path:
         return self._layout.made(self._layout.leases(model))
 
-    def _users(self, model: ModelName, revision: Revision) -> list[str]:
-        return [who for one, who in leases.holders(self._layout.leases(model)) if one in {revision, ""}]
+    def _users(self, id: SnapshotId) -> list[str]:
+        return leases.holders(self._layout.leases(id.model), id)
 
-    def _refuse_when_used(self, model: ModelName, revision: Revision) -> None:
-        users = self._users(model, revision)
+    def _refuse_when_used(self, id: SnapshotId) -> None:
+        users = self._users(id)
         if users:
-            raise InUse(
-                f"{model}@{revision[:8]} is in use by {'; '.join(users)}", cure="stop that server, then remove it"
-            )
+            raise InUse(f"{id.short} is in use by {'; '.join(users)}", cure="stop that server, then remove it")
 
-    def _refuse_when_pinned(self, model: ModelName, revision: Revision) -> None:
-        if revision in self.pins(model):
-            raise InUse(
-                f"{model}@{revision[:8]} is pinned", cure=f"unpin it first (`paddock unpin {model}@{revision}`)"
-            )
+    def _refuse_when_pinned(self, id: SnapshotId) -> None:
+        if id in self.pins(id.model):
+            raise InUse(f"{id.short} is pinned", cure=f"unpin it first (`paddock unpin {id}`)")
 
-    def _remove_snapshot(self, model: ModelName, revision: Revision, *, was_promoted: bool) -> set[Sha256]:
-        """The blobs that it named."""
+    def _remove_snapshot(self, id: SnapshotId, before: Promoted) -> set[Sha256]:
+        """The blobs that it named. `before` is what was promoted before the links went."""
         try:
-            manifest = self._snapshots.read(model, revision)
+            manifest = self._snapshots.read(id)
         except (CorruptFile, OSError):  # then its blobs are orphans
             manifest = None
         named = {file.sha256 for file in manifest.files} if manifest else set()
-        away = self._snapshots.take_away(model, revision)
+        away = self._snapshots.take_away(id)
         if away is None:
             return named
         try:
-            self._refuse_when_used(model, revision)  # again, now that nobody new can find it
+            self._refuse_when_used(id)  # again, now that nobody new can find it
         except InUse:
-            self._snapshots.put_back(away, model, revision)
-            if was_promoted:
-                self._promotions.point(model, revision)
+            self._snapshots.put_back(away, id)
+            if before.holds(id):
+                self.promote(id, reason="still in use", default=before.default == id.variant)
             raise
         durable.remove(away)
-        durable.remove(self._layout.documents(model, revision))
-        self._layout.usage(model, revision).unlink(missing_ok=True)
+        durable.remove(self._layout.documents(id))
+        self._layout.usage(id).unlink(missing_ok=True)
+        self._snapshots.tidy(id)
         return named

@@ -115,6 +115,16 @@ def acquire(
             return None
 
 
+def begin(staging: Path, expected: Expected, *, segment_bytes: int) -> Claim:
+    """A new staging directory for bytes that have a digest, whatever others fetch of them. Raises OSError."""
+    if expected.key is None:
+        raise ValueError("bytes without a digest have no staging directory that another transfer adopts")
+    header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    directory = staging / expected.key
+    directory.mkdir(parents=True, exist_ok=True)
+    return _own(directory, header, None)
+
+
 def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> None:
     """Remove what processes that died left of bytes that are published by now; a living one keeps what it has."""
     if expected.key is None:

@@ -18,24 +18,27 @@ from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected
 from paddock.transfer.digest import RunningDigest, digest_file
 
-_AGAIN = "pull the model again: what is whole stays, and this file is fetched"
+_AGAIN = "pull the model again"
+DAMAGED = frozenset({"integrity.size", "integrity.sha256"})
+"""The rules that say that a file's bytes are not those that were stored."""
 
 
-def check_stored(path: Path, file: SnapshotFile, *, segment_bytes: int) -> Iterator[Finding]:
-    """Read a file of a snapshot through, and yield what is wrong with it. It raises nothing for a bad file."""
+def check_stored(path: Path, file: SnapshotFile, *, segment_bytes: int, cure: str = _AGAIN) -> Iterator[Finding]:
+    """Read a file of a snapshot through, and yield what is wrong with it. It raises nothing for a bad file. `cure` says
+    what to do about damage."""
     try:
         with FileSource(path) as source:
             if source.size != file.size:
                 message = f"the file has {source.size} bytes, and {file.size} were stored"
-                yield Finding("integrity.size", Severity.REJECT, message, file.path, _AGAIN)
+                yield Finding("integrity.size", Severity.REJECT, message, file.path, cure)
                 return
-            yield from _check_bytes(source, file, segment_bytes)
+            yield from _check_bytes(source, file, segment_bytes, cure)
     except (NoSuchFile, NoPermission, CorruptFile, OSError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        yield Finding("integrity.unreadable", Severity.REJECT, f"the file cannot be read: {said}", file.path, _AGAIN)
+        yield Finding("integrity.unreadable", Severity.REJECT, f"the file cannot be read: {said}", file.path, cure)
 
 
-def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int) -> Iterator[Finding]:
+def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int, cure: str) -> Iterator[Finding]:
     from paddock.gguf.weights import WeightsScan
 
     scan = None
@@ -52,7 +55,7 @@ def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int) -> 
     )
     if digest.position != file.size or digest.mismatch(expected):
         message = f"the sha256 is {digest.sha256}, and {file.sha256} was stored{_where(digest, file)}"
-        yield Finding("integrity.sha256", Severity.REJECT, message, file.path, _AGAIN)
+        yield Finding("integrity.sha256", Severity.REJECT, message, file.path, cure)
     elif scan:
         for found in scan.findings():
             yield Finding(found.rule, found.severity, found.message, f"{file.path}: {found.where}", found.cure)

@@ -51,6 +51,7 @@ class Stored:
 
     model: str
     revision: str
+    variant: str
     path: str
     size: int
     on_disk_bytes: int | None
@@ -67,7 +68,7 @@ def files(manifest: Manifest, listing: Listing | None) -> Table:
     ]
     return Table(
         "files",
-        f"The files of {manifest.repository} at the commit {manifest.revision} that are on the volume, each beside "
+        f"The files of {manifest.id.name} at the commit {manifest.revision} that are on the volume, each beside "
         "what the Hub lists. The “sha256” of a file is a number that no other file has: equal ones mean equal bytes. "
         "The Hub states it for large files; small ones it knows by another digest, which was compared when they came.",
         ("path", "bytes", "from", "bytes on the Hub", "sha256 on the Hub", "sha256"),
@@ -166,15 +167,24 @@ def inventory(stored: Sequence[Stored]) -> Table:
         "inventory",
         "Every file of every model on the volume, as its own record has it and as it lies on the disk. Equal files are "
         "stored once, however many models name them.",
-        ("model", "revision", "path", "bytes", "bytes on disk", "promoted", "sha256"),
+        ("model", "revision", "variant", "path", "bytes", "bytes on disk", "promoted", "sha256"),
         [
-            (one.model, one.revision[:8], one.path, one.size, one.on_disk_bytes, one.promoted, one.sha256)
+            (
+                one.model,
+                one.revision[:8],
+                one.variant,
+                one.path,
+                one.size,
+                one.on_disk_bytes,
+                one.promoted,
+                one.sha256,
+            )
             for one in stored
         ],
         (
             Law(
                 "ExpectCompoundColumnsToBeUnique",
-                {"column_list": ["model", "revision", "path"]},
+                {"column_list": ["model", "revision", "variant", "path"]},
                 "Each file of a model is there once",
                 Severity.WARN,
             ),

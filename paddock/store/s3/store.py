@@ -1,10 +1,10 @@
 """S3 as a store.
 
     s3://bucket/prefix/blobs/sha256/<sha256>
-                       snapshots/org--name/<revision>.json     the manifest, written after its blobs
-                       refs/org--name.json                     a Promotion: what is promoted, and what was before
-                       reports/org--name/<revision>/<name>
-                       leases/<sha256>.json                    who asks the Hub for a blob now
+                       snapshots/org--name/<revision>/<variant>.json     the manifest, written after its blobs
+                       refs/org--name.json                               what is promoted (`Ref`)
+                       reports/org--name/<revision>/<variant>/<name>
+                       leases/<sha256>.json                              who asks the Hub for a blob now
 
 An object appears as a whole, so a blob needs no staging; one that was cut off while it was sent does not exist. Each
 part goes with its sha256, and the server refuses what it did not receive so. A ref is written on the condition that
@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -36,22 +35,25 @@ from paddock.errors import (
     CorruptFile,
     NotOnVolume,
     PaddockError,
+    SnapshotDiffers,
     StoreRefused,
     StoreUnavailable,
     UnsafeName,
 )
 from paddock.model.artifact import Manifest, SnapshotFile
-from paddock.model.names import ModelName, Revision, Sha256, parse_revision, parse_sha256
+from paddock.model.names import ModelName, Sha256, parse_revision, parse_sha256
+from paddock.model.reference import SnapshotId, parse_variant
 from paddock.model.source import Address, Expected, Source
-from paddock.store.history import Promotion, whoami
+from paddock.store.history import Promoted
 from paddock.store.parts import Parts
 from paddock.store.s3 import upload
 from paddock.store.s3.connection import S3Options, connect
 from paddock.store.s3.errors import asking, is_absent, store_error
 from paddock.store.s3.objects import Objects
+from paddock.store.s3.refs import Ref
 from paddock.store.s3.turns import Turns
 from paddock.store.snapshots import log, parse_in_place
-from paddock.store.store import Store, check_manifest_name_is_free, check_report_name, same_snapshot
+from paddock.store.store import Store, check_manifest_name_is_free, check_report_name, same_files
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -175,15 +177,15 @@ class S3Store(Store):
         with self._asking():
             self._client().delete_object(Bucket=self.bucket, Key=self._blob(sha256))
 
-    def snapshot(self, model: ModelName, revision: Revision) -> Manifest | None:
-        key = self._manifest(model, revision)
+    def snapshot(self, id: SnapshotId) -> Manifest | None:
+        key = self._manifest(id)
         found = self._objects.get(key)
-        return parse_in_place(found.content, model, revision, where=f"s3://{self.bucket}/{key}") if found else None
+        return parse_in_place(found.content, id, where=f"s3://{self.bucket}/{key}") if found else None
 
     def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
-        def read(place: tuple[ModelName, Revision]) -> Manifest | None:
+        def read(id: SnapshotId) -> Manifest | None:
             try:
-                return self.snapshot(*place)
+                return self.snapshot(id)
             except CorruptFile as error:
                 log.warning("a snapshot is left out: %s", error)
                 return None
@@ -192,6 +194,10 @@ class S3Store(Store):
             found = [manifest for manifest in pool.map(read, self._places(model)) if manifest]
         return sorted(found, key=lambda manifest: (manifest.repository, manifest.created_at))
 
+    def ids(self, model: ModelName) -> list[SnapshotId]:
+        """Every snapshot of a model, by the names of its manifests."""
+        return list(self._places(model))
+
     def publish(self, manifest: Manifest) -> None:
         check_manifest_name_is_free(manifest)
         with ThreadPoolExecutor(self._options.connections) as pool:
@@ -199,46 +205,54 @@ class S3Store(Store):
             for file, is_there in zip(manifest.files, present, strict=True):
                 if not is_there:
                     raise BlobMissing(
-                        f"the snapshot {manifest.repository}@{manifest.revision[:8]} cannot be published: the blob of"
+                        f"the snapshot {manifest.id.short} cannot be published: the blob of"
                         f" {file.path} ({file.sha256[:12]}…) is not in {self.label}",
                         cure="send that file again",
                     )
         with suppress(CorruptFile):  # what cannot be read is replaced
-            there = self.snapshot(manifest.model, manifest.revision)
-            if there is not None and same_snapshot(there, manifest):
+            there = self.snapshot(manifest.id)
+            if there is not None and not same_files(there, manifest):
+                raise SnapshotDiffers(
+                    f"{manifest.id} is in {self.label} with other files, and a snapshot is never replaced",
+                    cure=f"remove s3://{self.bucket}/{self._manifest(manifest.id)}, then cache it again",
+                )
+            if there is not None:
                 return
-        self._objects.put(self._manifest(manifest.model, manifest.revision), manifest.to_json().encode())
+        self._objects.put(self._manifest(manifest.id), manifest.to_json().encode())
 
-    def promoted(self, model: ModelName) -> Revision | None:
+    def promoted(self, model: ModelName) -> Promoted:
         ref, _ = self._ref(model)
-        return ref.revision if ref else None
+        return ref.promoted(model)
 
-    def promote(self, model: ModelName, revision: Revision, *, reason: str) -> Revision | None:
-        """As in Store. Promoting what is promoted writes nothing, and returns it."""
-        if self.snapshot(model, revision) is None:
-            raise NotOnVolume(f"{model}@{revision} is not in {self.label}", cure="cache it there first")
-        ours: Promotion | None = None
+    def promote(self, ids: Sequence[SnapshotId], *, default: SnapshotId | None = None) -> None:
+        """Point the model's ref at published snapshots, one of each variant, and its default at that of `default`.
+
+        What the ref says of other variants stays. What it says already writes nothing. Raises NotOnVolume for a
+        snapshot that is not in S3, and for a default variant that the ref does not have."""
+        for id in ids:
+            if self.snapshot(id) is None:
+                raise NotOnVolume(f"{id} is not in {self.label}", cure=f"send it there first (`paddock cache {id}`)")
+        model = next(iter([*ids, *([default] if default else [])])).model
         for _ in range(_RACES):
-            ref, tag = self._ref(model)
-            if ref is not None and ours is not None and ref == ours:
-                return ref.previous  # the write before went through, and only its answer was lost
-            previous = ref.revision if ref else None
-            if previous == revision:
-                return previous
-            ours = Promotion(revision, previous, datetime.now(UTC), reason, whoami())
-            if self._put_ref(model, ours, tag):
-                return previous
+            before, tag = self._ref(model)
+            after = before.with_promoted(ids, default=default.variant if default else None)
+            if after == before:
+                return
+            if default and default.variant not in after.variants:
+                raise NotOnVolume(f"{default.name} is not promoted in {self.label}", cure="promote it there first")
+            if self._put_ref(model, after, tag):
+                return
         raise StoreUnavailable(
             f"the ref of {model} in {self.label} is written by others all the time", cure="try again"
         )
 
-    def write_report(self, model: ModelName, revision: Revision, name: str, text: str) -> str:
-        key = self._report(model, revision, name)
+    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+        key = self._report(id, name)
         self._objects.put(key, text.encode())
         return f"s3://{self.bucket}/{key}"
 
-    def read_report(self, model: ModelName, revision: Revision, name: str) -> str | None:
-        found = self._objects.get(self._report(model, revision, name))
+    def read_report(self, id: SnapshotId, name: str) -> str | None:
+        found = self._objects.get(self._report(id, name))
         return found.content.decode() if found else None
 
     def sizes(self) -> tuple[int, int]:
@@ -256,11 +270,11 @@ class S3Store(Store):
     def _blob(self, sha256: Sha256) -> str:
         return self._key(f"blobs/sha256/{sha256}")
 
-    def _manifest(self, model: ModelName, revision: Revision) -> str:
-        return self._key(f"snapshots/{model.slug}/{revision}.json")
+    def _manifest(self, id: SnapshotId) -> str:
+        return self._key(f"snapshots/{id.model.slug}/{id.revision}/{id.variant}.json")
 
-    def _report(self, model: ModelName, revision: Revision, name: str) -> str:
-        return self._key(f"reports/{model.slug}/{revision}/{check_report_name(name)}")
+    def _report(self, id: SnapshotId, name: str) -> str:
+        return self._key(f"reports/{id.model.slug}/{id.revision}/{id.variant}/{check_report_name(name)}")
 
     def _client(self) -> S3Client:
         with self._making:
@@ -274,29 +288,31 @@ class S3Store(Store):
     def _asking(self) -> AbstractContextManager[None]:
         return asking(self.label)
 
-    def _ref(self, model: ModelName) -> tuple[Promotion | None, str | None]:
-        """(the ref, its ETag); (None, None) where there is none. One that cannot be read counts as none, and is
-        replaced."""
+    def _ref(self, model: ModelName) -> tuple[Ref, str | None]:
+        """(the ref, its ETag); an empty one and None where there is none. One that cannot be read counts as empty, and
+        is replaced."""
         found = self._objects.get(self._key(f"refs/{model.slug}.json"))
         if found is None:
-            return None, None
+            return Ref(), None
         try:
-            return Promotion.from_json(json.loads(found.content)), found.tag
+            return Ref.from_json(json.loads(found.content)), found.tag
         except ValueError:
-            log.warning("the ref of %s in %s is no promotion, and is not used", model, self.label)
-            return None, found.tag
+            log.warning("the ref of %s in %s cannot be read, and is not used", model, self.label)
+            return Ref(), found.tag
 
-    def _put_ref(self, model: ModelName, ref: Promotion, tag: str | None) -> bool:
+    def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> bool:
         """False when somebody else wrote it since it was read."""
-        text = json.dumps(ref.to_json(), ensure_ascii=False)
+        text = json.dumps(ref.to_json())
         return self._objects.put_if(self._key(f"refs/{model.slug}.json"), text.encode(), tag=tag) is not None
 
-    def _places(self, model: ModelName | None) -> Iterator[tuple[ModelName, Revision]]:
+    def _places(self, model: ModelName | None) -> Iterator[SnapshotId]:
         for key, _ in self._listed(f"snapshots/{model.slug}/" if model else "snapshots/"):
-            slug, _, name = key.removeprefix(self._key("snapshots/")).partition("/")
+            slug, _, rest = key.removeprefix(self._key("snapshots/")).partition("/")
+            revision, _, name = rest.partition("/")
             try:
                 if name.endswith(".json"):
-                    yield ModelName.from_slug(slug), parse_revision(name.removesuffix(".json"))
+                    variant = parse_variant(name.removesuffix(".json"))
+                    yield SnapshotId(ModelName.from_slug(slug), parse_revision(revision), variant)
             except UnsafeName:  # nothing of ours
                 continue
 
