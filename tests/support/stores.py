@@ -9,6 +9,7 @@ from pathlib import Path
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.reference import SnapshotId, Variant
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
 from tests.support.segments import segments_of
@@ -16,6 +17,7 @@ from tests.support.segments import segments_of
 SEGMENT_BYTES = 64 * 1024
 MODEL = ModelName.parse("org/name")
 A, B, C = (Revision(letter * 40) for letter in "abc")
+Q8, Q4 = Variant("Q8_0"), Variant("Q4_K_M")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -28,22 +30,28 @@ def file_of(path: str, content: bytes, *, segment_bytes: int = SEGMENT_BYTES) ->
     )
 
 
+def id_of(revision: Revision, variant: Variant = Q8, *, model: ModelName = MODEL) -> SnapshotId:
+    return SnapshotId(model, revision, variant)
+
+
 def manifest_of(
     revision: Revision,
     contents: dict[str, bytes],
     *,
     model: ModelName = MODEL,
+    variant: Variant = Q8,
     age_s: float = 0,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> Manifest:
     """Without putting the blobs anywhere. `age_s` is how much later than START it was made."""
     return Manifest(
-        schema=1,
+        schema=2,
         repository=str(model),
         revision=revision,
+        variant=variant,
         files=tuple(file_of(path, content, segment_bytes=segment_bytes) for path, content in sorted(contents.items())),
         segment_bytes=segment_bytes,
-        quantization="Q8_0",
+        quantization=variant,
         licence=None,
         created_at=START + timedelta(seconds=age_s),
         verdict=Verdict.ACCEPT,
@@ -69,9 +77,10 @@ def publish(
     scratch: Path,
     *,
     model: ModelName = MODEL,
+    variant: Variant = Q8,
     age_s: float = 0,
 ) -> Manifest:
-    manifest = manifest_of(revision, contents, model=model, age_s=age_s)
+    manifest = manifest_of(revision, contents, model=model, variant=variant, age_s=age_s)
     put_blobs(store, manifest, contents, scratch)
     store.publish(manifest)
     return manifest
