@@ -71,7 +71,7 @@ class Promotions:
     ) -> Promotion:
         """Promote a snapshot, and make its variant the default where `default` says so. What is so already is no
         change, and writes nothing."""
-        if not self._snapshots.is_there(id):  # before a history is made for it
+        if self._snapshots.read(id) is None:  # before a history is made for it
             raise NotOnVolume(f"{id} is not on {self._label}", cure="pull it first")
 
         def change(now: Promoted, _: list[Promotion]) -> Promotion:
@@ -182,7 +182,7 @@ class Promotions:
             if line.revision is None:
                 raise AssertionError("a promotion has a revision")
             goal = SnapshotId(model, line.revision, line.variant)
-            if not self._snapshots.is_there(goal):
+            if self._snapshots.read(goal) is None:
                 raise NotOnVolume(f"{goal} is not on {self._label}", cure="pull it first")
             self.check_names(model, line.variant, default=line.default is not None)
             if not line.moves_revision and not line.moves_default:

@@ -48,7 +48,11 @@ class Snapshots:
         return parse_in_place(text, id, where=str(path))
 
     def is_there(self, id: SnapshotId) -> bool:
-        return self.read(id) is not None
+        """Whether it is visible. One whose manifest is damaged is: it can be removed, and not promoted."""
+        try:
+            return self.read(id) is not None
+        except CorruptFile:
+            return True
 
     def all(self, model: ModelName | None = None) -> list[Manifest]:
         found = []
