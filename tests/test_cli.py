@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -11,10 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,26 +20,13 @@ from infra.local.ports import free_ports
 from infra.local.s3 import S3Server
 from paddock import cli
 from paddock.lifecycle.parts import Parts
-from paddock.model.names import ModelName, Revision
+from paddock.model.names import Revision
 from tests.support.gguf import STRING, tiny_llama
-from tests.support.house import NAME, point_to_s3, tiny, unsound
+from tests.support.house import MODEL, NAME, point_to_s3, tiny, unsound
+from tests.support.program import Outcome, program
+from tests.support.stores import id_of
 
 OTHER = "a" * 40
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """What was printed, which must be one JSON object on one line."""
-        value = json.loads(self.stdout)
-        assert isinstance(value, dict)
-        assert self.stdout.count("\n") == 1
-        return value
 
 
 Paddock = Callable[..., Outcome]
@@ -63,19 +47,11 @@ def paddock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     return run
 
 
-def program(*arguments: str, before: Sequence[str] = ()) -> Outcome:
-    """Run the command line as a program of its own."""
-    done = subprocess.run(
-        [*before, sys.executable, "-m", "paddock", *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
 def test_pull_prints_what_came_from_where(parts: Parts, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--json")
     assert said.status == 0
     assert said.json["path"] == str(parts.settings.volume / "org--tiny-GGUF")
-    assert said.json["quantization"] == "Q8_0"
+    assert (said.json["variant"], said.json["quantization"]) == ("Q8_0", "Q8_0")
     assert re.fullmatch("[0-9a-f]{40}", said.json["revision"])
     assert {file["source"] for file in said.json["files"]} == {"hub"}
     assert all({"path", "size", "sha256", "source"} <= set(file) for file in said.json["files"])
@@ -88,14 +64,14 @@ def test_pull_prints_what_came_from_where(parts: Parts, paddock: Paddock) -> Non
 def test_pull_for_people_says_it_in_a_line(parts: Parts, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--quant", "q4_k_m", "--limit-rate", "50MB")
     assert said.status == 0
-    assert re.search(rf"{NAME}@[0-9a-f]{{8}} Q4_K_M at .*: promoted; .* fetched", said.stdout)
+    assert re.search(rf"{NAME}:Q4_K_M@[0-9a-f]{{8}} at .*: promoted; .* fetched", said.stdout)
 
 
 def test_pull_takes_named_files_and_leaves_the_pointer_when_told_to(parts: Parts, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--file", "tiny-Q4_K_M.gguf", "--no-promote", "--json")
     assert said.status == 0
     assert said.json["path"].startswith(str(parts.settings.volume / ".paddock" / "snapshots"))
-    assert not parts.volume.model_path(ModelName.parse(NAME)).exists()
+    assert not parts.volume.model_path(MODEL).exists()
 
 
 def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hub: Service, paddock: Paddock) -> None:
@@ -105,19 +81,37 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
 
     listed = paddock("ls", "--json").json
     assert {(row["revision"], row["promoted"]) for row in listed["models"]} == {(first, True), (second, False)}
-    assert set(listed["models"][0]) >= {"model", "revision", "promoted", "quantization", "size_bytes", "last_used"}
+    assert set(listed["models"][0]) >= {
+        "model",
+        "revision",
+        "variant",
+        "promoted",
+        "default",
+        "quantization",
+        "size_bytes",
+        "last_used",
+        "uses",
+    }
+    assert {(row["variant"], row["default"], row["promoted"]) for row in listed["models"]} == {
+        ("Q8_0", True, True),
+        ("Q8_0", False, False),
+    }
     assert listed["apparent_bytes"] > listed["real_bytes"] > 0
 
     assert paddock("promote", f"{NAME}@{second}", "--json").json == {
         "model": NAME,
         "revision": second,
+        "variant": "Q8_0",
         "previous": first,
+        "default": "Q8_0",
+        "previous_default": "Q8_0",
         "removed": [],
         "freed_bytes": 0,
     }
     shown = paddock("show", NAME, "--json").json
     assert shown["served"] == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
-    assert (shown["revision"], shown["promoted"], shown["schema"]) == (second, True, 1)
+    assert (shown["revision"], shown["promoted"], shown["schema"]) == (second, True, 2)
+    assert (shown["variant"], shown["default"]) == ("Q8_0", True)
     assert [one["revision"] for one in shown["history"]] == [first, second]
     assert (shown["chat"]["origin"], shown["chat"]["template_sha256"]) == ("the GGUF", shown["template_sha256"])
     roleplay = shown["profiles"]["roleplay"]
@@ -126,13 +120,13 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
     assert paddock("show", f"{NAME}@{first}", "--json").json["promoted"] is False
 
     back = paddock("rollback", NAME, "--json").json
-    assert (back["revision"], back["previous"]) == (first, second)
+    assert (back["variant"], back["revision"], back["previous"]) == ("Q8_0", first, second)
     told = paddock("history", NAME, "--json").json
     assert (told["revision"], told["previous"]) == (first, second)
     assert [one["reason"] for one in told["history"]] == ["pulled", "promoted by hand", "rolled back by hand"]
 
     removed = paddock("rm", f"{NAME}@{second}", "--json").json
-    assert removed["removed"] == [{"model": NAME, "revision": second}]
+    assert removed["removed"] == [{"model": NAME, "revision": second, "variant": "Q8_0", "reason": "asked for"}]
     assert removed["freed_bytes"] == len(tiny(3))
     assert removed["kept"] == []
     assert paddock("rm", NAME, "--json").json["freed_bytes"] > len(tiny())
@@ -177,7 +171,8 @@ def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(parts: Parts,
     assert (fits.status, fits.json["fits"], fits.json["quantization"]) == (0, True, "Q8_0")
     assert fits.json["memory"]["source"] == "engine"
     assert fits.json["parameters"]["n_ctx"] == 256
-    assert {one["quantization"] for one in fits.json["candidates"]} == {"Q8_0", "Q6_K", "Q4_K_M"}
+    assert (fits.json["variant"], fits.json["file"]) == ("Q8_0", "tiny-Q8_0.gguf")
+    assert {one["variant"] for one in fits.json["candidates"]} == {"Q8_0", "Q6_K", "Q4_K_M"}
     tight = paddock("plan", NAME, "--ctx", "256", "--ram", "1MiB", "--vram", "1MiB", "--json")
     assert (tight.status, tight.json["fits"]) == (2, False)
     assert "memory" in tight.json["advice"]
@@ -193,18 +188,21 @@ def test_every_command_prints_for_people_too(parts: Parts, paddock: Paddock) -> 
         assert said.status == 0, said
         assert "tiny" in said.stdout or "pulled" in said.stdout
     assert paddock("ls").stdout.rstrip().splitlines()[-1].startswith("1 snapshot, ")
-    assert re.search(r"1 revision: [0-9.]+ KiB freed\n", paddock("rm", NAME).stdout)
+    assert re.search(r"1 snapshot: [0-9.]+ KiB freed\n", paddock("rm", NAME).stdout)
 
 
 def test_a_damaged_snapshot_is_removed_by_its_commit(parts: Parts, paddock: Paddock) -> None:
     revision = paddock("pull", NAME, "--json").json["revision"]
-    snapshot = parts.volume.snapshot_path(ModelName.parse(NAME), Revision(revision))
+    snapshot = parts.volume.snapshot_path(id_of(Revision(revision), model=MODEL))
     manifest = snapshot / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_text("{")
+    assert paddock("promote", f"{NAME}@{revision}", "--json").json["error"] == "corrupt-file"
     said = paddock("rm", f"{NAME}@{revision}", "--json")
-    assert (said.status, said.json["removed"]) == (0, [{"model": NAME, "revision": revision}]), said
+    gone = {"model": NAME, "revision": revision, "variant": "Q8_0", "reason": "asked for"}
+    assert (said.status, said.json["removed"]) == (0, [gone]), said
     assert not snapshot.exists()
+    assert [path.name for path in parts.settings.volume.iterdir()] == [".paddock"]
 
 
 def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
@@ -322,7 +320,16 @@ BAD = {
     "nothing to roll back": (["rollback", NAME], 1, "not-on-volume"),
     "nothing to remove": (["rm", NAME], 1, "not-on-volume"),
     "nothing to promote": (["promote", f"{NAME}@{OTHER}"], 1, "not-on-volume"),
-    "no revision to promote": (["promote", NAME], 3, "wrong-usage"),
+    "nothing of it to promote": (["promote", NAME], 1, "not-on-volume"),
+    "a variant that is not there": (["show", f"{NAME}:Q4_K_M"], 1, "not-on-volume"),
+    "a rollback to a revision": (["rollback", f"{NAME}@{OTHER}"], 3, "wrong-usage"),
+    "the history of a revision": (["history", f"{NAME}@{OTHER}"], 3, "wrong-usage"),
+    "an unsafe variant": (["pull", f"{NAME}:a--b"], 3, "unsafe-name"),
+    "a reserved variant": (["pull", f"{NAME}:latest"], 3, "unsafe-name"),
+    "two variants": (["pull", f"{NAME}:Q8_0:Q4_K_M"], 3, "unsafe-name"),
+    "two revisions": (["pull", f"{NAME}@main@main"], 3, "unsafe-name"),
+    "a variant and another quantization": (["pull", f"{NAME}:Q8_0", "--quant", "Q4_K_M"], 3, "bad-setting"),
+    "a variant and a file": (["pull", f"{NAME}:Q8_0", "--file", "tiny-Q8_0.gguf"], 3, "wrong-usage"),
     "nothing to measure": (["bench", NAME], 1, "not-on-volume"),
     "no history": (["history", NAME], 1, "not-on-volume"),
 }

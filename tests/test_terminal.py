@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from infra.local.hub import Service
 from paddock.lifecycle.dossier import Onboarded
 from paddock.lifecycle.parts import Parts
+from paddock.store.history import Promotion
 from paddock.terminal import counted, render_history, render_onboarding, say, visible
 from tests.support.house import NAME, tiny
+from tests.support.stores import Q8, A
 
 MARKUP = "[/b][red]:boom:"
 CLEAR = "\x1b[2J\x1b]0;owned\x07\r\x9b1m"
@@ -48,10 +51,24 @@ def test_no_word_from_outside_is_obeyed(
     dossier = tmp_path / "dossier.md"
     dossier.write_text(f"# {MARKUP}{CLEAR}\n\n[text](http://127.0.0.1/elsewhere)\n")
     say(MARKUP + CLEAR)
-    render_history([{"at": "2026", "revision": "a" * 40, "previous": None, "by": CLEAR, "reason": MARKUP}])
-    render_onboarding(Onboarded("m", "a" * 40, MARKUP, CLEAR, str(dossier), promoted=True, transferred_bytes=1))
+    line = Promotion("1", Q8, A, None, Q8, None, datetime(2026, 1, 1, tzinfo=UTC), reason=MARKUP, by=CLEAR)
+    render_history([line])
+    render_onboarding(
+        Onboarded(
+            "m",
+            A,
+            MARKUP,
+            "Q8_0",
+            CLEAR,
+            str(dossier),
+            promoted=True,
+            transferred_bytes=1,
+            context_tokens=4096,
+            notes=(MARKUP,),
+        )
+    )
     said = capfd.readouterr().out
-    assert said.count(MARKUP) == 4
+    assert said.count(MARKUP) == 5
     assert said.count(r"\x1b]0;owned\x07") == 4
     assert "elsewhere" in said
     for obeyed in ("\x1b[2J", "\x1b]", "\x07", "\r", "\x9b"):

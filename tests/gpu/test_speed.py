@@ -94,6 +94,6 @@ def test_a_server_answers_from_the_card_and_comes_back(machine: Machine, shelf: 
         print(f"{server}: back after {time.monotonic() - killed:.2f} s; a load took {program.said['load_seconds']} s")
         assert time.monotonic() - killed < 5 + program.said["load_seconds"]
         assert httpx.get(f"{program.url}/health").json()["status"] == "ok"
-        assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        assert shelf.volume.in_use(manifest.id)
         status, _ = program.end()
         assert status == 0

@@ -81,8 +81,8 @@ def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
             assert (said["server"], said["model"], said["revision"]) == (server, SHELF_NAME, manifest.revision)
             assert said["base_url"] == f"{program.url}/v1"
             assert said["processor"].startswith(("CPU: ", "GPU: "))
-            assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
-            before = shelf.volume.usage(SHELF_MODEL, manifest.revision)
+            assert shelf.volume.in_use(manifest.id)
+            before = shelf.volume.usage(manifest.id)
             with under_load(program.url) as answers:
                 wait_for(partial(has_whole, answers))
                 engine, began = program.engine, time.monotonic()
@@ -93,8 +93,8 @@ def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
         # What it cuts off it would have said on standard error.
         assert [one for one in answers if not one.clean and not one.unheard] == []
         assert {one.status for one in answers if not one.whole} <= {0, 503}  # nobody was cut off in a stream
-        assert not shelf.volume.in_use(SHELF_MODEL, manifest.revision)
-        after = shelf.volume.usage(SHELF_MODEL, manifest.revision)
+        assert not shelf.volume.in_use(manifest.id)
+        after = shelf.volume.usage(manifest.id)
         assert after.requests - before.requests == sum(one.whole for one in answers)
         assert after.completion_tokens > before.completion_tokens
         whole += sum(one.whole for one in answers)
@@ -135,15 +135,15 @@ def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_not
         shelf.volume.model_path(SHELF_MODEL).unlink()  # as a promotion replaces it
         program.engine.kill()
         wait_for(partial(is_back, program.url, 1))
-        assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        assert shelf.volume.in_use(manifest.id)
         with httpx.Client(base_url=program.url, timeout=60) as client:
             assert ask(client, stream=False).whole
         assert httpx.get(f"{program.url}/v1/models").json()["data"][0]["revision"] == manifest.revision
-        shelf.volume.promote(SHELF_MODEL, manifest.revision, reason="back")
+        shelf.volume.promote(manifest.id, reason="back")
         engine = program.engine
         program.process.kill()  # even that leaves no engine behind, and no lease
         wait_for(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
-        wait_for(lambda: not shelf.volume.in_use(SHELF_MODEL, manifest.revision))
+        wait_for(lambda: not shelf.volume.in_use(manifest.id))
 
 
 @pytest.mark.usefixtures("_on_shelf")

@@ -21,6 +21,7 @@ from paddock.serving.requests import Ask, Refused, parse
 OFFER = Offer(
     name="org/name",
     revision="b" * 40,
+    variant="Q8_0",
     quantization="Q8_0",
     file=Path("/nowhere.gguf"),
     chat=Chat("{{ messages }}", "family", "", "<s>", "</s>", ("<|im_end|>", "<|im_start|>user")),

@@ -30,6 +30,7 @@ from paddock.engine.parameters import Parameters
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.names import ModelName
+from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
 from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
@@ -66,6 +67,7 @@ def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> O
     return Offer(
         name="org/smollm2",
         revision="a" * 40,
+        variant="Q4_1",
         quantization="Q4_1",
         file=model,
         chat=chat_of(model.parent, "org/smollm2"),
@@ -363,5 +365,5 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     with Hub(home / "hub").serving() as service:
         service.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
         parts = connect(Settings(volume=home / "models", hub_endpoint=service.address))
-        pull(parts, SHELF_MODEL)
+        pull(parts, Reference(SHELF_MODEL))
     return parts
