@@ -88,6 +88,24 @@ def unpin(model: ModelArgument, as_json: Json = False) -> int:
     return 0
 
 
+def verify(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="By default all that there is.")
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch what is damaged again.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Read stored snapshots again, and compare every byte with its digest."""
+    from paddock.lifecycle.verifying import verify as read_again
+    from paddock.terminal import render_verified
+
+    parts = parts_here()
+    manifests = [snapshot_in(parts, model) for model in models] if models else parts.volume.snapshots()
+    verified = read_again(parts, manifests, mend=repair)
+    show(as_json, verified.to_json(), lambda: render_verified(verified))
+    return 0 if verified.ok else 2
+
+
 def list_s3(as_json: bool) -> int:
     from paddock.terminal import render_entries
 
@@ -115,4 +133,4 @@ def list_s3(as_json: bool) -> int:
     return 0
 
 
-COMMANDS = (cache, restore, pin, unpin)
+COMMANDS = (cache, restore, verify, pin, unpin)

@@ -90,8 +90,8 @@ class Settings(BaseModel):
         ge=0,
         le=10_000,
         validation_alias="PADDOCK_KEEP_REVISIONS",
-        description="The newest revisions of a model that stay on the volume, beside what is promoted, pinned or used; "
-        "`0`: all",
+        description="The newest distinct weights of a variant that stay on the volume, beside what is promoted, pinned "
+        "or used; `0`: all",
     )
     segment_bytes: int = Field(
         default=64 * MIB,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.restoration import Restored
     from paddock.lifecycle.retention import Pruned
     from paddock.lifecycle.serving import Serving
+    from paddock.lifecycle.verifying import Verified
     from paddock.measure.benchmark import Benchmark
     from paddock.measure.tuning import Tuning
     from paddock.model.artifact import Manifest
@@ -207,6 +208,26 @@ def render_history(history: Sequence[Promotion]) -> None:
         revision, before = (one.revision or "removed")[:8], (one.previous or "")[:8]
         _row(table, one.at.isoformat()[:19], one.variant, revision, before, default, one.by or "", one.reason)
     _out().print(table)
+
+
+def render_verified(verified: Verified) -> None:
+    table = Table("snapshot", "file", "size", "state", box=None)
+    for one in verified.files:
+        state = "whole" if one.ok else "damaged"
+        if one.bad_segments:
+            state += f" in segment {', '.join(map(str, one.bad_segments[:8]))} (from 0)"
+        if one.repaired_bytes:
+            state = f"repaired, {human_bytes(one.repaired_bytes)} fetched"
+        if not one.ok or one.repaired_bytes:
+            _row(table, one.id.short, one.path, human_bytes(one.size_bytes), state)
+    if table.row_count:
+        _out().print(table)
+    for problem in verified.problems:
+        say(problem)
+    damaged = {one.id for one in verified.files if not one.ok}
+    say(f"{counted(len(verified.files), 'file')} read, {counted(len(damaged), 'snapshot')} damaged")
+    for id in sorted(damaged):
+        say(f"`paddock pull {id}` or `paddock verify {id} --repair` fetches what is damaged")
 
 
 def render_benchmark(measured: Benchmark) -> None:

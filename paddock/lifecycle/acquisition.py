@@ -204,6 +204,7 @@ def _repair_derived(parts: Parts, there: Manifest, path: str, text: str) -> None
             f"{path} of {there.id.short} is damaged on {parts.volume.label}, and this Paddock would write another one",
             cure=f"remove it with `paddock rm {there.id}`, then pull it again",
         )
+    parts.volume.drop_quarantined(file.sha256)
 
 
 def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:

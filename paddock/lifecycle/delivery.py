@@ -238,8 +238,8 @@ def _stored(way: _Way, digest: Sha256) -> Acquired:
     safe from being collected until the snapshot that it is for names it. Raises CorruptFile, BlobMissing.
 
     Of a blob that a manifest vouches for, the first segment is read, and a small one whole: that finds a damaged
-    header. Damage further on is found by the validation and by `paddock verify`, which put the blob aside. One whose
-    weights gave rise to a finding is read again, since a manifest has the rule and not the sentence."""
+    header. Damage further on is found by `paddock verify`, the validation and a copy to S3, which put it aside. One
+    whose weights gave rise to a finding is read again, since a manifest has the rule and not the sentence."""
     volume, row = way.parts.volume, way.row
     volume.renew_blob(digest)
     for manifest, file in repair.vouching(volume, digest):

@@ -1,0 +1,138 @@
+"""Reading stored snapshots again: is every byte still the one that was stored, and what is damaged repaired.
+
+A damaged blob is put aside. The repair is a pull of the same snapshot: from S3 or the Hub, keeping every sound segment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddock.errors import PaddockError
+from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.pull import pull
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.names import Sha256
+from paddock.model.reference import Reference, SnapshotId
+from paddock.model.source import Expected
+from paddock.planning.targets import UNBOUNDED
+from paddock.store import repair
+from paddock.transfer.digest import digest_file
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedFile:
+    """A file of a snapshot as its bytes are. `bad_segments` are numbers from 0, where the manifest knows the segments;
+    `repaired_bytes` came over the network for it."""
+
+    id: SnapshotId
+    path: str
+    size_bytes: int
+    sha256: Sha256
+    ok: bool
+    bad_segments: tuple[int, ...] = ()
+    repaired_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": str(self.id.model),
+            "revision": self.id.revision,
+            "variant": self.id.variant,
+            "path": self.path,
+            "sha256": self.sha256,
+            "ok": self.ok,
+            "bad_segments": list(self.bad_segments),
+            "repaired_bytes": self.repaired_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was read. `problems` say why a repair did not succeed; `ok` when no damage stays."""
+
+    files: tuple[VerifiedFile, ...]
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        return all(file.ok for file in self.files)
+
+    @property
+    def transferred_bytes(self) -> int:
+        return sum(file.repaired_bytes for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": [file.to_json() for file in self.files],
+            "ok": self.ok,
+            "problems": list(self.problems),
+            "bytes_transferred": self.transferred_bytes,
+        }
+
+
+def verify(parts: Parts, manifests: Sequence[Manifest], *, mend: bool = False) -> Verified:
+    """Read every file of the snapshots, each blob once, and put aside what is damaged; with `mend` pull the damaged
+    snapshots again. A repair that is not possible now leaves the damage reported, and raises nothing."""
+    seen: dict[Sha256, tuple[bool, tuple[int, ...]]] = {}
+    files: list[VerifiedFile] = []
+    problems: list[str] = []
+    for manifest in manifests:
+        of_snapshot = [_verified(parts, manifest, file, seen) for file in manifest.files]
+        if mend and not all(file.ok for file in of_snapshot):
+            of_snapshot, problem = _mended(parts, manifest, of_snapshot)
+            seen |= {file.sha256: (file.ok, file.bad_segments) for file in of_snapshot}
+            problems += [problem] if problem else []
+        files += of_snapshot
+    return Verified(tuple(files), tuple(problems))
+
+
+def _verified(
+    parts: Parts, manifest: Manifest, file: SnapshotFile, seen: dict[Sha256, tuple[bool, tuple[int, ...]]]
+) -> VerifiedFile:
+    if file.sha256 not in seen:
+        path = parts.volume.snapshot_path(manifest.id) / file.path
+        seen[file.sha256] = _read(path, file, segment_bytes=manifest.segment_bytes)
+        if not seen[file.sha256][0]:
+            repair.put_aside(parts.volume, file.sha256)
+    ok, bad = seen[file.sha256]
+    ok = ok and parts.volume.has_blob(file.sha256, file.size)  # one that was put aside earlier is damaged still
+    return VerifiedFile(manifest.id, file.path, file.size, file.sha256, ok, bad)
+
+
+def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> tuple[bool, tuple[int, ...]]:
+    """(whether the bytes are right, the numbers of the segments that are not)."""
+    expected = Expected(file.size, file.sha256)
+    try:
+        with path.open("rb", buffering=0) as stored:
+            digest = digest_file(
+                stored.fileno(), expected, segment_bytes=segment_bytes, like=next(iter(file.segments), None)
+            )
+            size = os.fstat(stored.fileno()).st_size
+    except OSError:
+        return False, ()
+    pairs = zip(digest.segments, file.segments, strict=False)
+    bad = tuple(number for number, (came, stored_as) in enumerate(pairs) if came != stored_as)
+    return digest.position == size == file.size and not digest.mismatch(expected), bad
+
+
+def _mended(parts: Parts, manifest: Manifest, before: Sequence[VerifiedFile]) -> tuple[list[VerifiedFile], str | None]:
+    """The files after a pull of the snapshot, and why that failed where it did."""
+    wanted = Reference(manifest.model, manifest.variant, manifest.revision)
+    try:
+        pulled = pull(parts, wanted, promote=False, target=UNBOUNDED)
+    except PaddockError as error:
+        return list(before), str(error)
+    came = {one.file.sha256: one.transferred_bytes for one in pulled.acquired}
+    after: list[VerifiedFile] = []
+    for one, file in zip(before, manifest.files, strict=True):
+        if one.ok:
+            after.append(one)
+            continue
+        path = parts.volume.snapshot_path(manifest.id) / file.path
+        ok, bad = _read(path, file, segment_bytes=manifest.segment_bytes)
+        fetched = came.pop(file.sha256, 0)
+        after.append(VerifiedFile(one.id, one.path, one.size_bytes, one.sha256, ok, bad or one.bad_segments, fetched))
+    return after, None
