@@ -34,10 +34,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup
+test: setup llama-server
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-torture: setup
+torture: setup llama-server
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
 # Where an NVIDIA GPU is, after `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server`.
