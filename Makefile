@@ -9,7 +9,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
-.PHONY: setup llama-server demo test check torture gpu bench up down clean
+.PHONY: setup llama-server system-packages demo test check torture gpu bench up down clean
 
 # It knows itself whether there is anything to do: what is installed depends on CMAKE_ARGS too.
 setup:
@@ -18,6 +18,10 @@ setup:
 # llama.cpp's own server, from the engine's source package, onto the PATH of .venv: `paddock serve` takes it where it is.
 llama-server: setup
 	@$(BIN)/python -m infra.llama_tools llama-server
+
+# From Debian, as root: what tests need beside. What still is not there fails its tests, which say how to get it.
+system-packages: setup
+	@$(BIN)/python -m infra.system_packages
 
 demo: setup
 	@$(BIN)/python -m infra.local demo
@@ -34,10 +38,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup
+test: setup llama-server system-packages
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-torture: setup
+torture: setup llama-server system-packages
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
 # Where an NVIDIA GPU is, after `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server`.

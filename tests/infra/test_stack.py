@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from infra.bootstrap import GPU_POOL, POOLS
 from infra.local import supervisor
 from infra.local.s3 import S3Server
 from infra.local.service import ServiceError
@@ -55,7 +56,12 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     stack = supervisor.running(state)
     assert stack is not None
     assert (state / "stack.json").stat().st_mode & 0o777 == 0o600
-    httpx.post(f"{stack.environment['PREFECT_API_URL']}/flows/", json={"name": "of-the-first-run"}, trust_env=False)
+    api = stack.environment["PREFECT_API_URL"]
+    httpx.post(f"{api}/flows/", json={"name": "of-the-first-run"}, trust_env=False)
+    assert {name for name in stack.services if "worker" in name} == {f"the worker of {pool}" for pool in POOLS}
+    deployments = _deployments(api)
+    limited = {"concurrency_limit": 2}  # an operator's own
+    httpx.patch(f"{api}/work_pools/{GPU_POOL}", json=limited, trust_env=False).raise_for_status()
 
     again = command(state, "up")
     assert again.returncode == 0
@@ -72,7 +78,10 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     assert second.returncode == 0, second.stdout + second.stderr
     stack = supervisor.running(state)
     assert stack is not None
-    assert "of-the-first-run" in httpx.post(f"{stack.environment['PREFECT_API_URL']}/flows/filter", json={}).text
+    api = stack.environment["PREFECT_API_URL"]
+    assert "of-the-first-run" in httpx.post(f"{api}/flows/filter", json={}).text
+    assert _deployments(api) == deployments
+    assert httpx.get(f"{api}/work_pools/{GPU_POOL}", trust_env=False).json()["concurrency_limit"] == 2
     assert stack.environment["HF_ENDPOINT"] in command(state, "status").stdout
 
     shell = "\n".join(
@@ -84,7 +93,7 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     (line,) = re.findall(r"^PREFECT_API_URL=.*$", second.stdout, re.MULTILINE)
     program = shlex.split(line)[1]
     assert (CHECKOUT / program).exists()
-    _onboarding_works(line, stack.environment["PREFECT_API_URL"])
+    _onboarding_works(line, api)
 
     tree = tree_of(stack.pid)
     down = command(state, "down")
@@ -130,6 +139,13 @@ def _onboarding_works(line: str, api: str) -> None:
     before = len(_ask(f"{api}/flow_runs/filter", {}))
     assert pasted(re.sub(r"model=\S+", "model=../etc", line)) == 1
     assert len(_ask(f"{api}/flow_runs/filter", {})) == before
+
+
+def _deployments(api: str) -> list[dict[str, Any]]:
+    """What Prefect stores of each, without what a worker's poll or an update changes."""
+    found: list[dict[str, Any]] = _ask(f"{api}/deployments/filter", {})
+    passing = {"updated", "last_polled", "status"}
+    return [{name: value for name, value in one.items() if name not in passing} for one in found]
 
 
 def _ask(url: str, body: dict[str, Any]) -> Any:

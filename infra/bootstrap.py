@@ -1,0 +1,105 @@
+"""Create Paddock's work pools on a Prefect server, and deploy its flows there.
+
+`python -m infra.bootstrap [--gpus N]` works on the server of PREFECT_API_URL, or of the active profile. It can be run
+again at any time: a pool that exists keeps its settings, and a deployment is updated to what prefect.yaml says. An
+operator's limit on the GPU pool stays, unless `--gpus` gives another one.
+
+`POOLS` says which pools there are; prefect.yaml says which deployments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+GPU_POOL = "paddock-gpu"
+POOLS: Mapping[str, int | None] = {"paddock-io": None, GPU_POOL: 1, "paddock-serve": None}
+"""How many runs a new pool takes at once; None: no limit."""
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m infra.bootstrap", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--gpus",
+        type=_positive,
+        metavar="N",
+        help=f"how many GPUs serve the pool {GPU_POOL}: its limit (default: 1 for a new pool, else as it is)",
+    )
+    given = parser.parse_args(arguments)
+
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():  # Prefect would start a temporary server, and the pools would end with it
+        print("No Prefect server is set: set PREFECT_API_URL to its API, http://HOST:4200/api", file=sys.stderr)
+        return 1
+    try:
+        with get_client(sync_client=True) as client:
+            for line in create_pools(client, gpus=given.gpus):
+                print(line, flush=True)
+    except httpx.HTTPError as error:
+        problem = f"answers {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
+        print(f"Prefect's server: {problem}. Start it, or correct PREFECT_API_URL and its credentials", file=sys.stderr)
+        return 1
+    return deploy(_CHECKOUT)
+
+
+def create_pools(client: SyncPrefectClient, *, gpus: int | None = None) -> Iterator[str]:
+    """Create each pool that does not exist, and yield a line about each.
+
+    `gpus` sets the limit of the GPU pool. Without it an existing limit stays. A GPU pool without any gets the default:
+    a worker that was started before the bootstrap creates its pool so, and two runs would share a GPU.
+
+    A new pool has no job template: its first worker sends that of the worker's type.
+    """
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    for name, default in POOLS.items():
+        limit = gpus if name == GPU_POOL and gpus is not None else default
+        try:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process", concurrency_limit=limit))
+        except ObjectAlreadyExists:
+            current = client.read_work_pool(name).concurrency_limit
+            if current is not None and (name != GPU_POOL or gpus is None):
+                limit = current
+            if limit != current:
+                client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+            yield f"{name}: exists, {_limited(limit)}" + (f" (before: {_limited(current)})" if limit != current else "")
+        else:
+            yield f"{name}: created, {_limited(limit)}"
+
+
+def deploy(project: Path) -> int:
+    """Deploy all of the project's prefect.yaml; returns Prefect's exit status.
+
+    `-m` puts the project in front of the installed packages, so that its own flows are read.
+    """
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    return subprocess.run(command, cwd=project, check=False).returncode
+
+
+def _limited(limit: int | None) -> str:
+    return "no limit" if limit is None else f"{limit} run{'s' * (limit != 1)} at once"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""Shell scripts that stand for programs of the system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write_script(path: Path, text: str = "#!/bin/sh\n") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
