@@ -176,7 +176,8 @@ def _audit(
         template_findings, template = _check_templates(headers[0])
         findings += template_findings
         model = _facts(headers)
-        findings += _check_quantization(names[0], model.quantization)
+        is_stated = headers[0].integer("general.file_type") is not None
+        findings += _check_quantization(names[0], model.quantization, is_stated=is_stated)
     return Audit(
         verdict=verdict_of(findings),
         findings=tuple(findings),
@@ -314,9 +315,14 @@ def _commonest(tensors: Sequence[Tensor]) -> str | None:
     return max(weights, key=lambda name: weights[name]) if weights else None
 
 
-def _check_quantization(name: str, inside: str | None) -> Iterator[Finding]:
+def _check_quantization(name: str, inside: str | None, *, is_stated: bool) -> Iterator[Finding]:
+    """A name that differs from what the header states warns; from what its tensors suggest, it is only mentioned."""
     stated = quantization.quantization_of(name)
     # dynamic and extended mixes (UD-Q4_K_XL, Q6_K_L) have no number of their own in the file
-    if stated and inside and inside != stated and not stated.startswith("UD-") and not stated.endswith("L"):
+    if not stated or not inside or stated.startswith("UD-") or stated.endswith("L"):
+        return
+    if not inside.startswith(stated):  # MXFP4 and MXFP4_MOE, Q4_K and Q4_K_M
         message = f"the name says {stated}, and the file {inside}"
-        yield Finding("gguf.model.quantization-name", Severity.INFO, message, "general.file_type")
+        severity = Severity.WARN if is_stated else Severity.INFO
+        cure = "believe the header: the engine reads nothing else"
+        yield Finding("gguf.model.quantization-name", severity, message, "general.file_type", cure)
