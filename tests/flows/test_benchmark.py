@@ -21,11 +21,12 @@ from paddock.errors import EngineCrashed, OrchestratorUnavailable
 from paddock.lifecycle.measuring import read_benchmark
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
+from paddock.model.reference import Reference
 from tasks import engine
 from tests.support.gguf import U32, tiny_llama
 from tests.support.house import MODEL, NAME
 
-DEPLOYMENT = "benchmark-model/gpu"
+DEPLOYMENT = "benchmark-model/benchmark-gpu"
 POLL_S = 0.05
 
 
@@ -40,7 +41,9 @@ def pool(client: SyncPrefectClient) -> Iterator[None]:
 @pytest.fixture
 def deployment(client: SyncPrefectClient, pool: None) -> Iterator[Callable[[], FlowRun]]:
     """Makes runs of the deployed benchmark."""
-    made = client.create_deployment(client.create_flow(benchmark_model), "gpu", work_pool_name=engine.GPU_POOL)
+    made = client.create_deployment(
+        client.create_flow(benchmark_model), "benchmark-gpu", work_pool_name=engine.GPU_POOL
+    )
     yield lambda: client.create_flow_run_from_deployment(made)
     client.delete_deployment(made)
 
@@ -61,7 +64,7 @@ def test_without_a_deployment_the_benchmark_runs_in_this_process(
 ) -> None:
     roomy = tiny_llama().set("llama.context_length", U32, 1024).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     benchmark_where_it_serves(manifest, 512, "chat", "this-machine")
     assert read_benchmark(parts, manifest) is not None
 

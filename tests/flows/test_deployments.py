@@ -36,6 +36,7 @@ from infra.local.state import CHECKOUT
 from infra.local.workers import forget_workers, start_worker
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
+from paddock.model.reference import Reference
 from tests.flows.test_onboard import roomy
 from tests.support.engine import real_model
 from tests.support.house import MODEL, NAME, point_to_s3
@@ -203,7 +204,7 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
     point_to_s3(monkeypatch, s3, "deployments")
     first = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("first")})
     hub.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-    pull(parts, SHELF_MODEL)
+    pull(parts, Reference(SHELF_MODEL))
     with working(python, prefect_server, tmp_path / "elsewhere", *POOLS):
         completes(client, "acquire-model/acquire", model=NAME)
         completes(client, "validate-model/validate", model=NAME, context_tokens=512)
@@ -213,9 +214,9 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
         completes(client, "restore-model/restore", model=NAME, revision=first)
         second = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("second")})
         completes(client, "onboard-model/onboard", model=NAME, context_tokens=512)
-        assert parts.volume.promoted(MODEL) == second
+        assert parts.volume.promoted(MODEL).revisions == {"Q8_0": second}
         completes(client, "rollback-model/rollback", model=NAME)
-        assert parts.volume.promoted(MODEL) == first
+        assert parts.volume.promoted(MODEL).revisions == {"Q8_0": first}
         with served(client):
             pass
 
@@ -233,14 +234,14 @@ def test_an_onboarding_completes_while_a_model_is_served(
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("while one serves")})
     hub.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-    pull(parts, SHELF_MODEL)
+    pull(parts, Reference(SHELF_MODEL))
     on_gpu = WorkPoolFilter(name=WorkPoolFilterName(any_=["paddock-gpu"]))
     before = {run.id for run in client.read_flow_runs(work_pool_filter=on_gpu)}
     with working(python, prefect_server, tmp_path / "elsewhere", *POOLS), served(client) as serving:
         completes(client, "onboard-model/onboard", model=NAME, context_tokens=512)
         assert client.read_flow_run(serving.id).state_type is StateType.RUNNING
     measured = [run for run in client.read_flow_runs(work_pool_filter=on_gpu) if run.id not in before]
-    assert [run.name for run in measured] == [f"benchmark-{NAME}"]
+    assert [run.name for run in measured] == [f"benchmark {NAME}:Q8_0"]
 
 
 @contextmanager

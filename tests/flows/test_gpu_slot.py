@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 
+from infra.bootstrap import POOLS
 from infra.local import workers
 from infra.local.hub import Service
 from infra.local.prefect_server import PrefectServer
@@ -34,13 +35,12 @@ def gpu_worker(
 ) -> Iterator[dict[str, str]]:
     """The pools and deployments of the house, and a worker of paddock-gpu; gives the environment of its clients."""
     environment = {**os.environ, **prefect_server.environment, "PYTHONPATH": str(CHECKOUT)}
-    workers.create_pools(prefect_server.url)
-    workers.deploy(tmp_path / "workers", environment)
+    workers.bootstrap(tmp_path / "workers", environment)
     worker = workers.start_worker(GPU_POOL, tmp_path / "workers", environment)
     yield environment
     worker.stop()
     workers.forget_workers(prefect_server.url)
-    for pool in workers.POOLS:
+    for pool in POOLS:
         client.delete_work_pool(pool)
 
 
@@ -67,7 +67,7 @@ def test_two_onboardings_at_once_are_measured_one_after_the_other(
 
     in_the_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[GPU_POOL]))
     runs = client.read_flow_runs(work_pool_filter=in_the_pool)
-    assert sorted(run.name for run in runs) == [f"benchmark-{name}" for name in NAMES]
+    assert sorted(run.name for run in runs) == [f"benchmark {name}:Q8_0" for name in NAMES]
     assert {run.state_type for run in runs} == {StateType.COMPLETED}
     (_, _, first_ended), (second_made, second_began, _) = sorted(map(moments, runs), key=lambda one: one[1])
     print(f"the second was asked for {(first_ended - second_made).total_seconds():.1f} s before the first ended,")
@@ -75,10 +75,9 @@ def test_two_onboardings_at_once_are_measured_one_after_the_other(
     assert second_made < first_ended  # it had to wait
     assert second_began >= first_ended
     for name in NAMES:
-        model = ModelName.parse(name)
-        revision = parts.volume.promoted(model)
-        assert revision is not None
-        manifest = parts.volume.snapshot(model, revision)
+        promoted = parts.volume.promoted(ModelName.parse(name)).default_id
+        assert promoted is not None
+        manifest = parts.volume.snapshot(promoted)
         assert manifest is not None
         assert read_benchmark(parts, manifest) is not None
 

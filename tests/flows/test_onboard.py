@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,13 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
     FlowRunFilter,
     FlowRunFilterName,
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterLevel,
     TaskRunFilter,
     TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import Artifact, TaskRun
+from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 
 from flows.acquire import acquire_model
@@ -32,12 +37,18 @@ from infra.local.hub import Service
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, DoesNotFit, ModelNotFound, ModelRejected, NotOnVolume
 from paddock.lifecycle.dossier import Onboarded
+from paddock.lifecycle.judgement import read_judgement
 from paddock.lifecycle.parts import Parts, connect
-from paddock.model.names import ModelName
+from paddock.lifecycle.promotion import tell_s3
+from paddock.lifecycle.pull import pull
+from paddock.model.reference import Reference, artifact_key
+from paddock.store.copying import push
 from tests.support.gguf import STRING, U32, tiny_llama
-from tests.support.house import NAME, Q4_K_M, point_to_s3, tiny, unsound
+from tests.support.house import MODEL, NAME, Q4_K_M, point_to_s3, tiny, unsound
+from tests.support.s3_proxy import Fault, proxied
 
-MODEL = ModelName.parse(NAME)
+PROMOTED = f"{NAME}:Q8_0"
+CUT = "context: 1024 tokens, which it was trained for, of the 4096 that were asked for"
 KINDS = (
     "preflight",
     "files",
@@ -71,23 +82,29 @@ def onboard(**parameters: object) -> Onboarded:
     return result
 
 
-def artifact(client: SyncPrefectClient, kind: str) -> Artifact:
-    """The newest artifact of a kind."""
+def artifact(client: SyncPrefectClient, kind: str, subject: str | None = None) -> Artifact:
+    """The newest artifact of a kind; by default what stands for the promoted Q8_0."""
+    subject = subject or (NAME if kind == "preflight" else PROMOTED)
     (found,) = client.read_artifacts(
-        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[MODEL.artifact_key(kind)])),
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(kind, MODEL, subject)])),
         sort=ArtifactSort.CREATED_DESC,
         limit=1,
     )
     return found
 
 
-def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[TaskRun]:
-    """The runs of one task in the newest run of a flow. Prefect hears of them by events, some time after they ended."""
+def newest(client: SyncPrefectClient, flow: Flow[..., Any]) -> FlowRun:
     (run,) = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=flow.name.removesuffix("-model") + "-")),
+        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=flow.name.removesuffix("-model") + " ")),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,
         limit=1,
     )
+    return run
+
+
+def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[TaskRun]:
+    """The runs of one task in the newest run of a flow. Prefect hears of them by events, some time after they ended."""
+    run = newest(client, flow)
     its_own = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
     deadline = time.monotonic() + 30
     while True:
@@ -97,15 +114,33 @@ def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[Ta
         time.sleep(0.2)
 
 
-def test_onboarding_ends_with_a_promoted_model_and_a_dossier(parts: Parts) -> None:
+def warnings(client: SyncPrefectClient, run: FlowRun) -> list[str]:
+    """The warnings of a run, which Prefect's server gets in batches."""
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=logging.WARNING))
+    deadline = time.monotonic() + 30
+    while not (found := client.read_logs(of_run)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return [one.message for one in found]
+
+
+def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefectClient, parts: Parts) -> None:
     result = onboard()
-    assert result.line.startswith(f"onboarded {NAME}@")
-    assert " Q8_0 " in result.line
-    assert result.line.endswith("promoted")
-    assert Path(result.path).resolve().name == result.revision == parts.volume.promoted(MODEL)
+    assert result.line.startswith(f"onboarded {NAME}:Q8_0@{result.revision[:8]} at ")
+    assert result.line.endswith(f": promoted; {CUT}")
+    promoted = parts.volume.promoted(MODEL).default_id
+    assert promoted is not None
+    assert (promoted.variant, promoted.revision) == (result.variant, result.revision) == ("Q8_0", result.revision)
+    assert Path(result.path).resolve() == parts.volume.snapshot_path(promoted)
     dossier = Path(result.dossier).read_text()
     for part in ("## Files", "## Checks", "## Memory", "## Benchmark", "prefill of 256 tokens", "## Promotions", "mit"):
         assert part in dossier
+
+    # A context that is cut to the trained one is said wherever one looks.
+    assert (result.context_tokens, result.notes) == (1024, (CUT,))
+    assert f"Not as it was asked for: {CUT}." in dossier
+    assert CUT in (artifact(client, "memory").description or "")
+    for flow in (acquire_model, validate_model):
+        assert CUT in warnings(client, newest(client, flow))
 
 
 def test_every_step_leaves_its_artifact_under_a_key_that_stays(client: SyncPrefectClient) -> None:
@@ -153,21 +188,56 @@ def test_a_hub_that_stumbles_is_asked_again(client: SyncPrefectClient, hub: Serv
 def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
     client: SyncPrefectClient, parts: Parts, hub: Service
 ) -> None:
-    before = onboard().revision
+    onboard()
+    before = parts.volume.promoted(MODEL)
+    stood = artifact(client, "findings")
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
         run_here(onboard_model, model=NAME)
     assert parts.volume.promoted(MODEL) == before
-    assert "reject" in (artifact(client, "findings").description or "")
+    assert "reject" in (artifact(client, "findings", NAME).description or "")
+    assert artifact(client, "findings").id == stood.id
 
 
-def test_without_promotion_what_is_promoted_stays(parts: Parts, hub: Service) -> None:
-    before = onboard().revision
+def test_without_promotion_what_is_promoted_stays_and_so_does_what_was_recorded_of_it(
+    client: SyncPrefectClient, parts: Parts, hub: Service
+) -> None:
+    first = onboard()
+    before = parts.volume.promoted(MODEL)
+    stood = {kind: artifact(client, kind).id for kind in KINDS if kind != "preflight"}
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("next")})
     result = onboard(promote=False)
-    assert result.revision != before
-    assert result.line.endswith("not promoted")
+    assert result.revision != first.revision
+    assert f": not promoted; {CUT}" in result.line
     assert parts.volume.promoted(MODEL) == before
+    assert {kind: artifact(client, kind).id for kind in stood} == stood
+    for kind in stood.keys() - {"promotion"}:
+        beside = artifact(client, kind, f"{PROMOTED}@{result.revision}")
+        assert first.revision[:8] not in (beside.description or "")
+
+    run_here(promote_model, model=NAME, revision=result.revision)
+    for kind in ("findings", "benchmark", "promotion", "dossier"):
+        assert result.revision[:8] in (artifact(client, kind).description or "")
+
+
+def test_what_is_judged_for_another_target_stands_beside_what_stands_for_the_promoted_snapshot(
+    client: SyncPrefectClient, parts: Parts
+) -> None:
+    promoted = pull(parts, Reference(MODEL)).manifest
+    kinds = ("files", "download", "findings", "memory", "preflight")
+
+    def judge(target: str) -> None:
+        run_here(acquire_model, model=NAME, target=target)
+        run_here(validate_model, model=NAME, target=target)
+
+    judge("this-machine")
+    stood = {kind: artifact(client, kind).id for kind in kinds}
+    judgement = read_judgement(parts, promoted)
+    judge("64GiB")
+    assert {kind: artifact(client, kind).id for kind in kinds} == stood
+    assert read_judgement(parts, promoted) == judgement
+    for kind in kinds:
+        assert artifact(client, kind, f"{NAME if kind == 'preflight' else PROMOTED} for 64GiB").id not in stood.values()
 
 
 def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantization_would_take(
@@ -175,7 +245,7 @@ def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantizati
 ) -> None:
     with pytest.raises(DoesNotFit, match=r"with 1024 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
         run_here(onboard_model, model=NAME, target="1MiB")
-    table = artifact(client, "preflight")
+    table = artifact(client, "preflight", f"{NAME} for 1MiB")
     assert "does not fit" in (table.description or "")
     assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["quantization"] for row in json.loads(str(table.data))}
     assert not list((parts.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
@@ -206,8 +276,8 @@ def test_each_phase_is_a_flow_of_its_own(
     with pytest.raises(NotOnVolume, match="pull or onboard it first"):
         run_here(validate_model, model=NAME)
     _, acquired = run_here(acquire_model, model=NAME)
-    revision = acquired.manifest.revision
-    assert parts.volume.promoted(MODEL) is None
+    revision, id = acquired.manifest.revision, acquired.manifest.id
+    assert parts.volume.promoted(MODEL).ids == []
 
     _, judged = run_here(validate_model, model=NAME)
     assert judged.verdict in {"accept", "warn"}
@@ -216,19 +286,58 @@ def test_each_phase_is_a_flow_of_its_own(
     _, measured = run_here(benchmark_model, model=NAME, revision=revision)
     assert measured.decode_tok_per_s > 0
     run_here(promote_model, model=NAME, revision=revision)
-    assert parts.volume.promoted(MODEL) == revision
+    assert parts.volume.promoted(MODEL).default_id == id
     known = connect()
     assert known.s3 is not None
-    assert known.s3.promoted(MODEL) == revision
+    assert known.s3.promoted(MODEL).default_id == id
 
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("newer")})
     onboard()
     run_here(rollback_model, model=NAME)
-    assert parts.volume.promoted(MODEL) == revision
-    assert known.s3.promoted(MODEL) == revision
+    assert parts.volume.promoted(MODEL).default_id == id
+    assert known.s3.promoted(MODEL).default_id == id
 
 
-def test_what_the_house_holds_is_really_that_model(parts: Parts) -> None:
-    result = onboard(quantization="q4_k_m")
-    assert result.quantization == "Q4_K_M"
-    assert (Path(result.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
+def test_another_quantization_of_a_promoted_commit_is_onboarded_beside_it(
+    client: SyncPrefectClient, parts: Parts
+) -> None:
+    first = pull(parts, Reference(MODEL)).manifest
+    second = onboard(quantization="q4_k_m")
+    assert (second.revision, second.variant, second.quantization) == (first.revision, "Q4_K_M", "Q4_K_M")
+    assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert (parts.volume.model_path(MODEL, first.variant) / "tiny-Q8_0.gguf").read_bytes() == roomy()
+    promoted = parts.volume.promoted(MODEL)
+    assert promoted.default == "Q4_K_M"
+    assert promoted.revisions == {"Q8_0": first.revision, "Q4_K_M": first.revision}
+    assert "Q4_K_M" in (artifact(client, "promotion", f"{NAME}:Q4_K_M").description or "")
+
+
+def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_once(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service, s3: S3Server
+) -> None:
+    point_to_s3(monkeypatch, s3, f"rollback-{secrets.token_hex(4)}")
+    known = connect()
+    assert known.s3 is not None
+    promoted = []
+    for layers in (1, 2, 3):
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
+        manifest = pull(known, Reference(MODEL)).manifest
+        push(known.volume, known.s3, manifest)
+        tell_s3(known, MODEL)
+        promoted.append(manifest.id)
+    assert known.s3.promoted(MODEL).default_id == promoted[2]
+    with proxied(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults = [Fault("status", ("PUT",), "/refs/", times=3)]  # the client's own tries, all of them
+        run_here(rollback_model, model=NAME)
+        assert proxy.faults[0].times == 0
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    (run,) = tries(client, rollback_model, "rollback")
+    assert run.run_count == 2
+    assert parts.volume.promoted(MODEL).default_id == known.s3.promoted(MODEL).default_id == promoted[1]
+    history = parts.volume.history(MODEL)
+    assert [one.revision for one in history] == [id.revision for id in (*promoted, promoted[1])]
+    assert history[-1].operation == str(newest(client, rollback_model).id)
+
+    run_here(rollback_model, model=NAME)  # another run is another step
+    assert parts.volume.promoted(MODEL).default_id == promoted[0]

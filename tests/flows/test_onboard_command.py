@@ -22,7 +22,7 @@ from infra.local.prefect_server import PrefectServer
 from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.parts import Parts
 from paddock.model.units import parse_bytes
-from tests.flows.test_onboard import roomy
+from tests.flows.test_onboard import CUT, roomy
 from tests.support.house import NAME, tiny
 from tests.support.one_answer import answering
 
@@ -47,7 +47,9 @@ def test_it_prints_one_object_with_what_scripts_need(
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert (said["state"], said["quantization"], said["promoted"]) == ("Completed", "Q8_0", True)
-    assert Path(said["path"]).resolve().name == said["revision"]
+    assert said["variant"] == Path(said["path"]).resolve().name == "Q8_0"
+    assert said["revision"] == Path(said["path"]).resolve().parent.name
+    assert said["notes"] == [CUT]
     assert Path(said["dossier"]).read_text().startswith(f"# {NAME}")
 
 
@@ -79,7 +81,7 @@ def test_without_a_prefect_server_it_runs_on_a_temporary_one_and_leaves_none(
     assert len(servers) == 1
     gone, alive = psutil.wait_procs(servers, timeout=10)
     assert (len(gone), alive, _servers_of(home)) == (1, [], [])
-    assert out.read_text().rstrip().endswith("promoted")
+    assert out.read_text().rstrip().endswith(f": promoted; {CUT}")
     assert "## Benchmark" in out.read_text()
 
 
@@ -100,6 +102,8 @@ BAD = {
     "too small a target": ([NAME, "--target", "1KiB"], 2, "does-not-fit"),
     "unsafe name": (["../../etc"], 3, "unsafe-name"),
     "not a target": ([NAME, "--target", "much"], 3, "bad-setting"),
+    "a variant and another quantization": ([f"{NAME}:Q8_0", "--quant", "Q4_K_M"], 3, "bad-setting"),
+    "two variants": ([f"{NAME}:Q8_0:Q4_K_M"], 3, "unsafe-name"),
     "an empty quantization": ([NAME, "--quant", ""], 3, "bad-setting"),
 }
 

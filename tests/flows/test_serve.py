@@ -20,8 +20,9 @@ from prefect.states import Cancelling
 
 from infra.local.ports import free_ports
 from infra.local.prefect_server import PrefectServer
-from infra.local.workers import start_worker
+from infra.local.workers import bootstrap, start_worker
 from paddock.lifecycle.parts import Parts
+from paddock.model.reference import artifact_key
 from tests.support.serving import (
     SHELF_MODEL,
     SHELF_NAME,
@@ -56,7 +57,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_answers(
     process = subprocess.Popen([sys.executable, "-c", RUN, SHELF_NAME, str(port)], env=environment)
     try:
         wait_for(partial(is_back, url, 0), limit_s=90)
-        assert shelf.volume.in_use(SHELF_MODEL, manifest.revision)
+        assert shelf.volume.in_use(manifest.id)
         with under_load(url) as answers:
             wait_for(partial(has_whole, answers))
             engines = [one for one in psutil.Process(process.pid).children(recursive=True) if "paddock" in one.name()]
@@ -68,8 +69,8 @@ def test_a_run_that_is_told_to_end_ends_what_it_answers(
     assert [one for one in answers if not one.clean and not one.unheard] == []
     assert {one.status for one in answers if not one.whole} <= {0, 503}
     assert not any(one.is_running() for one in engines)
-    assert not shelf.volume.in_use(SHELF_MODEL, manifest.revision)
-    key = ArtifactFilter(key=ArtifactFilterKey(any_=[SHELF_MODEL.artifact_key("serving")]))
+    assert not shelf.volume.in_use(manifest.id)
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("serving", SHELF_MODEL, manifest.id.name)]))
     assert url in (client.read_artifacts(artifact_filter=key)[0].description or "")
 
 
@@ -81,15 +82,12 @@ def test_a_run_that_is_cancelled_on_its_worker_ends_what_it_answers(
     prefect_server: PrefectServer,
     tmp_path: Path,
 ) -> None:
-    from infra.local.workers import create_pools, deploy
-
-    create_pools(prefect_server.url)
-    deploy(tmp_path, environment)
-    worker = start_worker("paddock-gpu", tmp_path, environment)
+    bootstrap(tmp_path, environment)
+    worker = start_worker("paddock-serve", tmp_path, environment)
     try:
         (port,) = free_ports(1)
         url = f"http://127.0.0.1:{port}"
-        deployment = client.read_deployment_by_name("serve-model/gpu")
+        deployment = client.read_deployment_by_name("serve-model/serve-gpu")
         parameters = {"model": SHELF_NAME, "context_tokens": 512, "port": port}
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
         wait_for(partial(is_back, url, 0), limit_s=120)

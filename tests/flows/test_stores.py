@@ -20,13 +20,14 @@ from infra.local.s3 import S3Server
 from paddock.errors import NotOnVolume
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
+from paddock.model.reference import Reference, artifact_key
 from tests.support.house import MODEL, NAME, point_to_s3, tiny
 
 
 def recorded(client: SyncPrefectClient, kind: str) -> tuple[str, list[dict[str, Any]]]:
     """The description and the rows of the newest table of a kind."""
     (found,) = client.read_artifacts(
-        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[MODEL.artifact_key(kind)])),
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(kind, MODEL, f"{NAME}:Q8_0")])),
         sort=ArtifactSort.CREATED_DESC,
         limit=1,
     )
@@ -37,7 +38,7 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server
 ) -> None:
     point_to_s3(monkeypatch, s3, f"flows-{secrets.token_hex(4)}")
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     files = len(manifest.files)
     run_here(cache_model, model=NAME, revision=manifest.revision)
     said, rows = recorded(client, "copy")
@@ -54,14 +55,14 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, restored = run_here(restore_model, model=NAME, revision=manifest.revision)
     assert restored.manifest == manifest
-    assert parts.volume.promoted(MODEL) == manifest.revision
+    assert parts.volume.promoted(MODEL).default_id == manifest.id
     said, rows = recorded(client, "restoration")
     assert f"/s; 0 of {files} files were there already" in said
     assert {row["file"]: row["from"] for row in rows} == {file.path: "s3" for file in manifest.files}
     run_here(restore_model, model=NAME, promote=False)
     said, rows = recorded(client, "restoration")
     assert f"0 B fetched from S3; {files} of {files} files were there already" in said
-    with pytest.raises(NotOnVolume, match="revisions there"):
+    with pytest.raises(NotOnVolume, match=rf"Q8_0@{manifest.revision[:8]} of {NAME} is there"):
         run_here(restore_model, model=NAME, revision="0" * 40)
 
 
@@ -72,6 +73,6 @@ def test_a_promotion_removes_what_is_older_than_what_is_kept(
     pulled = []
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        pulled.append(pull(parts, MODEL, promote=False).manifest.revision)
+        pulled.append(pull(parts, Reference(MODEL), promote=False).manifest.revision)
     run_here(promote_model, model=NAME, revision=pulled[2])
     assert [manifest.revision for manifest in parts.volume.snapshots(MODEL)] == pulled[2:]
