@@ -113,7 +113,8 @@ class Promotions:
     def remove(self, ids: Collection[SnapshotId]) -> None:
         """Let none of these snapshots be promoted. A default that stood for one of them stands for nothing then."""
         for id in ids:
-            if not self.current(id.model).holds(id):
+            # Also where only the link is left, by a process that died after its line.
+            if not (self.current(id.model).holds(id) or self._linked(id.model).holds(id)):
                 continue
             with self._writing(id.model) as history:
                 now = self._state(id.model, history.read())
@@ -132,6 +133,11 @@ class Promotions:
                     )
                     history.append(line)
                     self._apply(id.model, now.after(line), line)
+
+    def remove_old(self, model: ModelName, directories: Collection[Path]) -> None:
+        """Remove the model's link where it shows one of these snapshots of schema 1."""
+        old = {directory.relative_to(self._layout.root).as_posix() for directory in directories}
+        self._unlink(self._layout.default_link(model), old.__contains__)
 
     def check_names(self, model: ModelName, variant: Variant, *, default: bool) -> None:
         """Raise NoPermission when something that is not the model's own takes a name that a promotion needs."""
@@ -212,17 +218,21 @@ class Promotions:
         promoted = state.of(line.variant)
         if promoted is not None:
             target = self._layout.snapshot(promoted).relative_to(self._layout.root).as_posix()
-            self._point(self._layout.variant_link(model, line.variant), target)
+            link = self._layout.variant_link(model, line.variant)
+            self._point(link, target, self._is_of_variant(model, line.variant))
         default = self._layout.default_link(model)
         if state.default is not None:
-            self._point(default, f"{model.slug}--{state.default}")
+            self._point(default, f"{model.slug}--{state.default}", self._is_of_default(model))
         else:
             self._unlink(default, self._is_of_default(model))
         if promoted is None:
             self._unlink(self._layout.variant_link(model, line.variant), self._is_of_variant(model, line.variant))
 
-    def _point(self, link: Path, target: str) -> None:
-        if _target(link) == target:
+    def _point(self, link: Path, target: str, is_ours: Callable[[str], bool]) -> None:
+        there = _target(link)
+        if there == target:
+            return
+        if there is not None and not is_ours(there):  # it took the name that a dead process had checked
             return
         staged = durable.staging_name(self._layout.made(self._layout.private))
         try:

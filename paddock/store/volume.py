@@ -302,6 +302,7 @@ class Volume(Store):
         # finds, and staging names, which `prepare` sweeps.
         before = self.promoted(model)
         self._promotions.remove(chosen)
+        self._promotions.remove_old(model, old)
         named: set[Sha256] = set()
         for one in chosen:
             named |= self._remove_snapshot(one, before)
