@@ -8,32 +8,44 @@ from pathlib import Path
 
 import pytest
 
-from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, UnsafeName
+from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, SnapshotDiffers, UnsafeName
+from paddock.model.artifact import RecordedFinding
+from paddock.model.finding import Severity, Verdict
 from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.reference import SnapshotId, Variant
+from paddock.store.history import Promoted
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
-from tests.support.stores import MODEL, A, B, C, manifest_of, publish, put_blobs
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of, manifest_of, publish, put_blobs
 
 Either = Volume | S3Store
 
 
-def spoil(store: Either, revision: Revision, text: bytes) -> None:
+def spoil(store: Either, id: SnapshotId, text: bytes) -> None:
     """Write a manifest behind the store's back."""
     if isinstance(store, Volume):
-        path = store.snapshot_path(MODEL, revision) / "manifest.json"
+        path = store.snapshot_path(id) / "manifest.json"
         path.unlink()
         path.write_bytes(text)
     else:
-        key = f"{store.label.split('/', 3)[3]}/snapshots/{MODEL.slug}/{revision}.json"
+        key = f"{store.label.split('/', 3)[3]}/snapshots/{id.model.slug}/{id.revision}/{id.variant}.json"
         store._client().put_object(Bucket=store.bucket, Key=key, Body=text)
+
+
+def promote(store: Either, id: SnapshotId, *, default: bool = True) -> None:
+    if isinstance(store, Volume):
+        store.promote(id, reason="a test", default=default)
+    else:
+        store.promote([id], default=id if default else None)
 
 
 def test_an_empty_store_has_nothing(store: Either) -> None:
     assert not store.has_blob(Sha256("0" * 64), 1)
-    assert store.snapshot(MODEL, A) is None
+    assert store.snapshot(id_of(A)) is None
     assert store.snapshots() == store.snapshots(MODEL) == []
-    assert store.promoted(MODEL) is None
-    assert store.read_report(MODEL, A, "audit.json") is None
+    assert store.ids(MODEL) == []
+    assert store.promoted(MODEL) == Promoted(MODEL)
+    assert store.read_report(id_of(A), "audit.json") is None
 
 
 def test_a_blob_is_there_only_with_its_size(store: Either, scratch: Path) -> None:
@@ -46,38 +58,73 @@ def test_a_blob_is_there_only_with_its_size(store: Either, scratch: Path) -> Non
 def test_what_was_published_is_read_back(store: Either, scratch: Path) -> None:
     contents = {"model.gguf": b"x" * 100_000, "deep/er/ünïcode 模型.json": b"{}", "empty.json": b""}
     manifest = publish(store, A, contents, scratch)
-    assert store.snapshot(MODEL, A) == manifest
+    assert store.snapshot(id_of(A)) == manifest
     assert store.snapshots() == [manifest]
 
 
 def test_a_snapshot_without_one_of_its_blobs_is_not_published(store: Either, scratch: Path) -> None:
     manifest = manifest_of(A, {"a.gguf": b"a", "b.gguf": b"b"})
     put_blobs(store, manifest_of(A, {"a.gguf": b"a"}), {"a.gguf": b"a"}, scratch)
-    with pytest.raises(BlobMissing, match=r"org/name@aaaaaaaa.*blob of b\.gguf"):
+    with pytest.raises(BlobMissing, match=r"org/name:Q8_0@aaaaaaaa .*blob of b\.gguf"):
         store.publish(manifest)
-    assert store.snapshot(MODEL, A) is None
+    assert store.snapshot(id_of(A)) is None
     assert store.snapshots() == []
 
 
-def test_publishing_the_same_again_keeps_the_first(store: Either, scratch: Path) -> None:
+def test_publishing_the_same_again_keeps_the_first_with_its_verdict(store: Either, scratch: Path) -> None:
     first = publish(store, A, {"model.gguf": b"same"}, scratch, age_s=0)
-    publish(store, A, {"model.gguf": b"same"}, scratch, age_s=60)
-    assert store.snapshot(MODEL, A) == first
+    findings = (RecordedFinding(rule="a rule", severity=Severity.WARN),)
+    later = manifest_of(A, {"model.gguf": b"same"}, age_s=60)
+    store.publish(later.model_copy(update={"verdict": Verdict.WARN, "findings": findings, "paddock_version": "2"}))
+    assert store.snapshot(id_of(A)) == first
 
 
-def test_another_choice_of_the_same_revision_takes_its_place(store: Either, scratch: Path) -> None:
-    old = publish(store, A, {"q8.gguf": b"eight", "config.json": b"{}"}, scratch)
-    new = publish(store, A, {"q4.gguf": b"four", "config.json": b"{}"}, scratch, age_s=60)
-    assert store.snapshot(MODEL, A) == new
-    assert store.snapshots() == [new]
-    assert all(store.has_blob(file.sha256, file.size) for file in old.files), "going back must cost no download"
+def test_the_same_identity_with_other_files_is_refused_and_nothing_changes(store: Either, scratch: Path) -> None:
+    first = publish(store, A, {"q8.gguf": b"eight", "config.json": b"{}"}, scratch)
+    promote(store, first.id)
+    for contents in ({"q8.gguf": b"other", "config.json": b"{}"}, {"q8.gguf": b"eight"}, {"m.gguf": b"eight"}):
+        with pytest.raises(SnapshotDiffers, match=f"org/name:Q8_0@{A} is .*never replaced"):
+            publish(store, A, contents, scratch, age_s=60)
+        assert store.snapshot(id_of(A)) == first
+    assert store.snapshots() == [first]
+    assert store.promoted(MODEL).default_id == first.id
+    assert all(store.has_blob(file.sha256, file.size) for file in first.files)
 
 
-def test_a_choice_that_lacks_a_blob_leaves_the_old_one(store: Either, scratch: Path) -> None:
-    old = publish(store, A, {"q8.gguf": b"eight"}, scratch)
-    with pytest.raises(BlobMissing):
-        store.publish(manifest_of(A, {"q4.gguf": b"four"}))
-    assert store.snapshot(MODEL, A) == old
+def test_several_variants_of_one_commit_stand_beside_each_other(store: Either, scratch: Path) -> None:
+    contents = {
+        Q8: {"q8.gguf": b"eight", "config.json": b"{}"},
+        Variant("Q8_0-mmproj"): {"q8.gguf": b"eight", "mmproj.gguf": b"sees", "config.json": b"{}"},
+        Q4: {"q4.gguf": b"four", "config.json": b"{}"},
+    }
+    made = [
+        publish(store, A, files, scratch, variant=variant, age_s=number)
+        for number, (variant, files) in enumerate(contents.items())
+    ]
+    assert [store.snapshot(manifest.id) for manifest in made] == made
+    assert store.snapshots() == store.snapshots(MODEL) == made
+    assert sorted(store.ids(MODEL)) == sorted(manifest.id for manifest in made)
+    assert store.snapshot(id_of(B)) is None
+    apparent, real = store.sizes()
+    assert apparent == sum(manifest.size_bytes for manifest in made)
+    assert real == len(b"eight" + b"sees" + b"four" + b"{}")
+
+
+def test_variants_of_two_commits_are_four_snapshots(store: Either, scratch: Path) -> None:
+    made = [
+        publish(store, revision, {"m.gguf": f"{variant} of {revision}".encode()}, scratch, variant=variant)
+        for revision in (A, B)
+        for variant in (Q4, Q8)
+    ]
+    assert sorted(store.ids(MODEL)) == [manifest.id for manifest in sorted(made, key=lambda one: one.id)]
+    assert all(store.snapshot(manifest.id) == manifest for manifest in made)
+
+
+def test_a_variant_that_lacks_a_blob_leaves_the_one_beside_it(store: Either, scratch: Path) -> None:
+    there = publish(store, A, {"q8.gguf": b"eight"}, scratch)
+    with pytest.raises(BlobMissing, match="org/name:Q4_K_M@"):
+        store.publish(manifest_of(A, {"q4.gguf": b"four"}, variant=Q4))
+    assert store.snapshots() == [there]
 
 
 def test_snapshots_are_sorted_by_repository_and_age(store: Either, scratch: Path) -> None:
@@ -94,68 +141,120 @@ def test_a_file_with_the_manifest_s_own_name_is_refused(store: Either) -> None:
         store.publish(manifest_of(A, {"Manifest.json": b"{}"}))
 
 
-def test_promoting_returns_what_was_promoted_before(store: Either, scratch: Path) -> None:
-    publish(store, A, {"m.gguf": b"a"}, scratch)
-    publish(store, B, {"m.gguf": b"b"}, scratch)
-    assert store.promote(MODEL, A, reason="first") is None
-    assert store.promoted(MODEL) == A
-    assert store.promote(MODEL, B, reason="better") == A
-    assert store.promote(MODEL, B, reason="again") == B
-    assert store.promoted(MODEL) == B
+def test_each_variant_is_promoted_at_a_revision_of_its_own(store: Either, scratch: Path) -> None:
+    for revision in (A, B):
+        for variant in (Q8, Q4):
+            publish(store, revision, {"m.gguf": f"{variant} of {revision}".encode()}, scratch, variant=variant)
+    promote(store, id_of(A))
+    assert store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
+    promote(store, id_of(B, Q4))
+    assert store.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: A, Q4: B})
+    promote(store, id_of(A, Q4))
+    assert store.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: A, Q4: A})
+    promote(store, id_of(B))
+    promote(store, id_of(B))
+    assert store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: B, Q4: A})
+
+
+def test_a_variant_can_be_promoted_beside_the_default(store: Either, scratch: Path) -> None:
+    for variant in (Q8, Q4):
+        publish(store, A, {"m.gguf": variant.encode()}, scratch, variant=variant)
+    promote(store, id_of(A, Q4), default=False)
+    assert store.promoted(MODEL) == Promoted(MODEL, None, {Q4: A})
+    promote(store, id_of(A))
+    promote(store, id_of(A, Q4), default=False)
+    assert store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A, Q4: A})
 
 
 def test_what_is_not_published_is_not_promoted(store: Either, scratch: Path) -> None:
     publish(store, A, {"m.gguf": b"a"}, scratch)
-    store.promote(MODEL, A, reason="first")
-    with pytest.raises(NotOnVolume, match="b" * 40):
-        store.promote(MODEL, B, reason="it was never pulled")
-    assert store.promoted(MODEL) == A
+    promote(store, id_of(A))
+    for id in (id_of(B), id_of(A, Q4), id_of(A, model=ModelName.parse("another/model"))):
+        with pytest.raises(NotOnVolume, match=str(id)):
+            promote(store, id)
+        assert not store.promoted(id.model).holds(id)
+    assert store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
 
 
-def test_promotions_at_the_same_time_follow_one_another(store: Either, scratch: Path) -> None:
+def test_promotions_of_several_variants_at_once_are_all_there(store: Either, scratch: Path) -> None:
+    variants = [Variant(f"Q{number}_0") for number in range(6)]
+    for variant in variants:
+        publish(store, A, {"m.gguf": variant.encode()}, scratch, variant=variant)
+    with ThreadPoolExecutor(len(variants)) as pool:
+        list(pool.map(lambda variant: promote(store, id_of(A, variant)), variants))
+    promoted = store.promoted(MODEL)
+    assert promoted.revisions == dict.fromkeys(variants, A)
+    assert promoted.default in variants
+
+
+def test_promotions_of_one_variant_at_once_end_with_one_of_them(store: Either, scratch: Path) -> None:
     revisions = [Revision(f"{number:040x}") for number in range(6)]
     for revision in revisions:
         publish(store, revision, {"m.gguf": revision.encode()}, scratch)
     with ThreadPoolExecutor(len(revisions)) as pool:
-        previous = list(pool.map(lambda revision: store.promote(MODEL, revision, reason="race"), revisions))
-    # Each but the last was somebody's predecessor, exactly once.
-    assert sorted([*previous, store.promoted(MODEL)], key=str) == sorted([None, *revisions], key=str)
+        list(pool.map(lambda revision: promote(store, id_of(revision)), revisions))
+    promoted = store.promoted(MODEL)
+    assert promoted.default_id in [id_of(revision) for revision in revisions]
+    assert list(promoted.revisions) == [Q8]
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b'{"schema": 1}', manifest_of(B, {"m.gguf": b"a"}).to_json().encode(), b"\xff\xfe"],
-    ids=["empty", "torn", "a list", "no fields", "that of another revision", "no text"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"schema": 2}',
+        manifest_of(A, {"m.gguf": b"a"}).to_json().replace('"schema": 2', '"schema": 1').encode(),
+        manifest_of(B, {"m.gguf": b"a"}).to_json().encode(),
+        manifest_of(A, {"m.gguf": b"a"}, variant=Q4).to_json().encode(),
+        manifest_of(A, {"m.gguf": b"a"}, model=ModelName.parse("another/model")).to_json().encode(),
+        b"\xff\xfe",
+    ],
+    ids=[
+        "empty",
+        "torn",
+        "a list",
+        "no fields",
+        "of another schema",
+        "that of another revision",
+        "that of another variant",
+        "that of another model",
+        "no text",
+    ],
 )
 def test_a_manifest_that_cannot_be_believed_is_corrupt_and_left_out(
     store: Either, scratch: Path, text: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, A, {"m.gguf": b"a"}, scratch)
-    sound = publish(store, C, {"m.gguf": b"a"}, scratch)
-    spoil(store, A, text)
-    with pytest.raises(CorruptFile, match="a" * 40):
-        store.snapshot(MODEL, A)
+    beside = publish(store, A, {"m.gguf": b"a"}, scratch, variant=Q4)
+    sound = publish(store, C, {"m.gguf": b"a"}, scratch, age_s=60)
+    spoil(store, id_of(A), text)
+    with pytest.raises(CorruptFile, match="a" * 40) as caught:
+        store.snapshot(id_of(A))
+    assert f"`paddock rm org/name:Q8_0@{A}`" in str(caught.value.cure)
     with caplog.at_level(logging.WARNING):
-        assert store.snapshots() == [sound]
+        assert store.snapshots() == [beside, sound]
     assert "a" * 40 in caplog.text
     mended = publish(store, A, {"m.gguf": b"a"}, scratch)
-    assert store.snapshot(MODEL, A) == mended
+    assert store.snapshot(id_of(A)) == mended
 
 
 def test_a_report_is_replaced_as_a_whole(store: Either) -> None:
-    where = store.write_report(MODEL, A, "audit.json", "first, and longer")
-    assert where.endswith(f"reports/org--name/{A}/audit.json")
-    store.write_report(MODEL, A, "audit.json", "zwei ✓")
-    assert store.read_report(MODEL, A, "audit.json") == "zwei ✓"
-    assert store.read_report(MODEL, B, "audit.json") is None
+    where = store.write_report(id_of(A), "audit.json", "first, and longer")
+    assert where.endswith(f"reports/org--name/{A}/Q8_0/audit.json")
+    store.write_report(id_of(A), "audit.json", "zwei ✓")
+    assert store.read_report(id_of(A), "audit.json") == "zwei ✓"
+    assert store.read_report(id_of(B), "audit.json") is None
+    assert store.read_report(id_of(A, Q4), "audit.json") is None
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\x00b", "a\\b"])
 def test_a_report_s_name_cannot_leave_its_directory(store: Either, name: str) -> None:
     with pytest.raises(UnsafeName):
-        store.write_report(MODEL, A, name, "text")
+        store.write_report(id_of(A), name, "text")
     with pytest.raises(UnsafeName):
-        store.read_report(MODEL, A, name)
+        store.read_report(id_of(A), name)
 
 
 def test_the_label_says_which_store(store: Either) -> None:

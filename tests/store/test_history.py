@@ -8,18 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.model.names import Revision
-from paddock.store.history import Promotion, before
-from tests.support.stores import A, B, C
+from paddock.model.reference import SnapshotId, Variant
+from paddock.store.history import Promoted, Promotion, earlier_of_model, earlier_of_variant
+from tests.support.stores import MODEL, Q4, Q8, A, B, C
 
 revisions = st.text("0123456789abcdef", min_size=40, max_size=40).map(Revision)
+variants = st.sampled_from([Q8, Q4, Variant("Q8_0-mmproj"), Variant("deep-model.v2")])
 promotions = st.builds(
     Promotion,
-    revision=revisions,
+    operation=st.text(),
+    variant=variants,
+    revision=st.none() | revisions,
     previous=st.none() | revisions,
+    default=st.none() | variants,
+    previous_default=st.none() | variants,
     at=st.datetimes(timezones=st.just(UTC)),
     reason=st.text(),
     by=st.none() | st.text(),
     rollback=st.booleans(),
+    target=st.none() | variants,
 )
 
 
@@ -28,32 +35,123 @@ def test_a_promotion_survives_its_line(promotion: Promotion) -> None:
     assert Promotion.from_json(json.loads(json.dumps(promotion.to_json()))) == promotion
 
 
-@pytest.mark.parametrize("value", [None, [], {}, {"revision": "main"}, {"revision": A, "previous": "../x"}])
+SOUND = Promotion("1", Q8, A, None, Q8, None, datetime(2026, 1, 1, tzinfo=UTC), "why", None).to_json()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"revision": "main"},
+        {"revision": A, "previous": None, "at": "2026-01-01", "reason": "of an older form", "by": None},
+        SOUND | {"revision": "main"},
+        SOUND | {"previous": "../x"},
+        SOUND | {"variant": "../x"},
+        SOUND | {"variant": "best"},
+        SOUND | {"default": "a--b"},
+        SOUND | {"target": "latest"},
+        SOUND | {"at": "yesterday"},
+        {key: one for key, one in SOUND.items() if key != "operation"},
+    ],
+)
 def test_what_is_no_promotion_is_a_value_error(value: object) -> None:
-    with pytest.raises(ValueError, match="not a"):
+    with pytest.raises(ValueError, match=r"not a|isoformat"):
         Promotion.from_json(value)
+
+
+def lines_of(moves: str) -> list[Promotion]:
+    """`a8`: revision A of Q8_0 becomes the default; `+a4`: A of Q4_K_M is promoted beside it; `-8`: Q8_0 is removed;
+    `<` before a move: it is a rollback."""
+    known, variants, lines, state = {"a": A, "b": B, "c": C}, {"8": Q8, "4": Q4}, list[Promotion](), Promoted(MODEL)
+    for number, move in enumerate(moves.split()):
+        bare = move.lstrip("<+-")
+        variant = variants[bare[-1]]
+        revision = None if "-" in move else known[bare[0]]
+        default = state.default if "+" in move else variant
+        if revision is None:
+            default = None if state.default == variant else state.default
+        line = Promotion(
+            operation=str(number),
+            variant=variant,
+            revision=revision,
+            previous=state.revisions.get(variant),
+            default=default,
+            previous_default=state.default,
+            at=datetime.now(UTC),
+            reason="",
+            by=None,
+            rollback="<" in move,
+        )
+        state = state.after(line)
+        lines.append(line)
+    return lines
+
+
+def ids_of(text: str) -> list[SnapshotId]:
+    return [SnapshotId(MODEL, {"a": A, "b": B, "c": C}[one[0]], {"8": Q8, "4": Q4}[one[1]]) for one in text.split()]
 
 
 @pytest.mark.parametrize(
     ("moves", "expected"),
     [
         ("", ""),
-        ("a", ""),
-        ("ab", "a"),
-        ("aba", "ba"),
-        ("abc", "ba"),
-        ("abc<b", "a"),
-        ("abc<b<a", ""),
-        ("abc<bc", "ba"),
-        ("ab<ca", "cba"),
+        ("a8", ""),
+        ("a8 b8", "a"),
+        ("a8 b8 a8", "ba"),
+        ("a8 b8 c8", "ba"),
+        ("a8 b8 c8 <b8", "a"),
+        ("a8 b8 c8 <b8 <a8", ""),
+        ("a8 b8 c8 <b8 c8", "ba"),
+        ("a8 b8 <c8 a8", "cba"),
+        ("a8 a4 b4 b8 c4", "a"),
+        ("a8 a4 +b8", "a"),
+        ("a8 b8 a4 +<a8", ""),
+        ("a8 b8 -8", "a"),
+        ("a8 b8 -8 c8", "ba"),
     ],
 )
-def test_a_rollback_goes_back_along_the_promotions(moves: str, expected: str) -> None:
-    """`<` before a letter is a rollback to it."""
+def test_a_rollback_of_a_variant_goes_back_along_its_own_revisions(moves: str, expected: str) -> None:
     known = {"a": A, "b": B, "c": C}
-    lines = [
-        Promotion(known[letter], None, datetime.now(UTC), "", None, rollback=moves[:at].endswith("<"))
-        for at, letter in enumerate(moves)
-        if letter != "<"
-    ]
-    assert before(lines) == [known[letter] for letter in expected]
+    assert earlier_of_variant(lines_of(moves), Q8) == [known[letter] for letter in expected]
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [
+        ("", ""),
+        ("a8", ""),
+        ("+a8", ""),
+        ("a8 b8", "a8"),
+        ("a8 b8 c8 <b8", "a8"),
+        ("a8 b8 c8 <b8 <a8", ""),
+        ("a8 a4", "a8"),
+        ("a8 a4 <a8", ""),
+        ("a8 a4 <a8 b8", "a8"),
+        ("a8 +a4 b8", "a8"),
+        ("a8 +a4", ""),
+        ("a8 b8 a4", "b8 a8"),
+        ("a8 b8 a4 <b8", "a8"),
+        ("a8 a4 b8 b4", "b8 a4 a8"),
+        ("a8 a4 +b8", "a8"),
+        ("a8 a4 +b8 <b8", ""),
+        ("a8 b4 a4 +c8 <b4 <c8", ""),
+        ("a8 a4 +b8 +<a8", "a8"),
+        ("a8 a4 -4 b4", "a4 a8"),
+    ],
+)
+def test_a_rollback_of_a_model_goes_back_along_what_its_name_stood_for(moves: str, expected: str) -> None:
+    assert earlier_of_model(lines_of(moves), MODEL) == ids_of(expected)
+
+
+@given(st.lists(promotions, max_size=8))
+def test_what_is_promoted_follows_from_the_lines_alone(lines: list[Promotion]) -> None:
+    state = Promoted(MODEL)
+    for line in lines:
+        state = state.after(line)
+    last = {line.variant: line.revision for line in lines}
+    assert state.revisions == {variant: revision for variant, revision in last.items() if revision is not None}
+    assert state.default is None or state.default in state.revisions
+    assert all(state.holds(id) and state.of(id.variant) == id for id in state.ids)
+    assert state.default_id in {*state.ids, None}

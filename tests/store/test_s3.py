@@ -31,7 +31,7 @@ from paddock.transfer.engines import Engine
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
 from tests.support.s3_proxy import Fault, proxied
-from tests.support.stores import MODEL, A, B, manifest_of, publish, put_blobs
+from tests.support.stores import MODEL, A, B, id_of, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 BIG = os.urandom(20 * 1024 * 1024)
@@ -70,7 +70,7 @@ def unfinished(store: S3Store) -> list[str]:
 def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S3Store) -> None:
     assert push_big(volume, s3_store) == Copied(bytes_transferred=len(BIG) + 2, blobs=2, already=0)
     assert push_big(volume, s3_store) == Copied(bytes_transferred=0, blobs=0, already=2)
-    manifest = s3_store.snapshot(MODEL, A)
+    manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     source = s3_store.source(manifest.files[0], model=MODEL)
     with urllib.request.urlopen(source.address().url) as answer:
@@ -87,7 +87,7 @@ def test_an_object_is_a_source_for_each_engine(
     volume: Volume, s3_store: S3Store, tmp_path: Path, engine: Engine
 ) -> None:
     push_big(volume, s3_store)
-    manifest = s3_store.snapshot(MODEL, A)
+    manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     source = s3_store.source(manifest.files[0], model=MODEL)
     options = Options(connections=4, segment_bytes=SEGMENT_BYTES, engine=engine)
@@ -113,7 +113,7 @@ def test_a_part_that_changes_on_its_way_is_refused(volume: Volume, s3_store: S3S
 
     with altered(s3_store._client(), corrupt), pytest.raises(StoreUnavailable, match=r"BadDigest|SHA256Mismatch"):
         push_big(volume, s3_store)
-    assert s3_store.snapshot(MODEL, A) is None
+    assert s3_store.snapshot(id_of(A)) is None
     assert push_big(volume, s3_store).blobs == 2
     assert unfinished(s3_store) == []
 
@@ -143,7 +143,7 @@ def test_an_upload_whose_process_was_killed_is_taken_up(
     last_part_bytes = len(BIG) - 2 * 8 * 1024 * 1024
     assert push_big(volume, s3_store) == Copied(bytes_transferred=last_part_bytes + 2, blobs=2, already=0)
     assert unfinished(s3_store) == []
-    manifest = s3_store.snapshot(MODEL, A)
+    manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
         assert answer.read() == BIG
@@ -182,7 +182,7 @@ def test_two_workers_that_send_the_same_blob_at_once_both_end_right(
     other = S3Store(s3_store.label, client=client)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda store: push_big(volume, store), (s3_store, other)))
-    manifest = s3_store.snapshot(MODEL, A)
+    manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
         assert answer.read() == BIG
@@ -204,7 +204,7 @@ def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(
     options = S3Options(encryption="AES256", storage_class="STANDARD_IA")
     store = S3Store(f"s3://{s3.bucket}/{secrets.token_hex(6)}", client=client, options=options)
     push_big(volume, store)
-    store.promote(MODEL, A, reason="a test")
+    store.promote([id_of(A)], default=id_of(A))
     prefix = store.label.split("/", 3)[3]
     listed = client.list_objects_v2(Bucket=s3.bucket, Prefix=prefix)["Contents"]
     heads = {one["Key"]: client.head_object(Bucket=s3.bucket, Key=one["Key"]) for one in listed}
@@ -213,7 +213,7 @@ def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(
     assert {key for key, head in heads.items() if head.get("StorageClass") == "STANDARD_IA"} == {
         key for key in heads if "/blobs/" in key
     }
-    manifest = store.snapshot(MODEL, A)
+    manifest = store.snapshot(id_of(A))
     assert manifest is not None
     with urllib.request.urlopen(store.source(manifest.files[0]).address().url) as answer:
         assert answer.read() == BIG
@@ -243,7 +243,7 @@ def test_a_blob_that_rotted_on_the_volume_never_becomes_an_object(volume: Volume
     with pytest.raises(CorruptFile, match=r"big\.gguf.*from byte 16777216 on"):
         push(volume, s3_store, manifest)
     assert not s3_store.has_blob(manifest.files[0].sha256, len(BIG))
-    assert s3_store.snapshot(MODEL, A) is None
+    assert s3_store.snapshot(id_of(A)) is None
     assert unfinished(s3_store) == []
 
 
@@ -264,24 +264,6 @@ def test_a_dropped_object_is_sent_again(s3_store: S3Store, scratch: Path) -> Non
     assert not s3_store.has_blob(file.sha256, file.size)
     put_blobs(s3_store, manifest, {"m.gguf": b"weights"}, scratch)
     assert s3_store.has_blob(file.sha256, file.size)
-
-
-def test_a_ref_says_what_it_replaced_and_why(s3_store: S3Store, scratch: Path) -> None:
-    for revision in (A, B):
-        publish(s3_store, revision, {"m.gguf": revision.encode()}, scratch)
-        s3_store.promote(MODEL, revision, reason="better")
-    ref, _ = s3_store._ref(MODEL)
-    assert ref is not None
-    assert (ref.revision, ref.previous, ref.reason) == (B, A, "better")
-
-
-def test_a_ref_that_cannot_be_read_counts_as_none(s3_store: S3Store, scratch: Path) -> None:
-    publish(s3_store, A, {"m.gguf": b"a"}, scratch)
-    key = f"{s3_store.label.split('/', 3)[3]}/refs/org--name.json"
-    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key, Body=b'{"revision": "../../etc"}')
-    assert s3_store.promoted(MODEL) is None
-    assert s3_store.promote(MODEL, A, reason="mend") is None
-    assert s3_store.promoted(MODEL) == A
 
 
 @pytest.mark.parametrize(
