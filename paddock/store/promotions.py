@@ -224,7 +224,7 @@ class Promotions:
         if state.default is not None:
             self._point(default, f"{model.slug}--{state.default}", self._is_of_default(model))
         else:
-            self._unlink(default, self._is_of_default(model))
+            self._unlink(default, lambda target: self._default_in(model, target) is not None)
         if promoted is None:
             self._unlink(self._layout.variant_link(model, line.variant), self._is_of_variant(model, line.variant))
 
