@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from paddock.model.names import ModelName
 from paddock.store.volume import Volume
 from tests.support.model_reader import CONTENTS
-from tests.support.stores import MODEL, A, B, C, publish
+from tests.support.stores import MODEL, Q4, A, B, C, id_of, publish
 
 FLIPS = 200
 
 
-def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: Volume) -> None:
-    for revision, name in ((A, "a"), (B, "b"), (C, "c")):
-        publish(volume, revision, CONTENTS[name], volume.root)
-    volume.promote(MODEL, A, reason="first")
+@contextmanager
+def reading(volume: Volume) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two programs that read the model by its name until they are told that we are done."""
     with ExitStack() as stack:
-        readers = [
+        yield [
             stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-m", "tests.support.model_reader", str(volume.root)],
@@ -32,12 +32,19 @@ def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: V
             )
             for _ in range(2)
         ]
-        opened = stack.enter_context((volume.model_path(MODEL) / "m.gguf").open("rb"))
+
+
+def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: Volume) -> None:
+    for revision, name in ((A, "a"), (B, "b"), (C, "c")):
+        publish(volume, revision, CONTENTS[name], volume.root)
+    volume.promote(id_of(A), reason="first")
+    with reading(volume) as readers, (volume.model_path(MODEL) / "m.gguf").open("rb") as opened:
         for number in range(FLIPS):
             if number % 4 == 3:
                 volume.rollback(MODEL, reason="back")
             else:
-                volume.promote(MODEL, {A: B, B: C, C: A}[volume.promoted(MODEL) or A], reason="on")
+                now = volume.promoted(MODEL).default_id or id_of(A)
+                volume.promote(id_of({A: B, B: C, C: A}[now.revision]), reason="on")
         assert opened.read() == CONTENTS["a"]["m.gguf"], "who opened the old files goes on with them"
         said = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
     assert [one["count"] for one in said] == [0, 0], said
@@ -45,13 +52,28 @@ def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: V
     assert len(volume.history(MODEL)) == 1 + FLIPS
 
 
+def test_a_default_that_moves_between_variants_is_never_seen_half_done(volume: Volume) -> None:
+    ids = [id_of(A), id_of(A, Q4), id_of(B)]
+    for id, name in zip(ids, "abc", strict=True):
+        publish(volume, id.revision, CONTENTS[name], volume.root, variant=id.variant)
+    volume.promote(ids[0], reason="first")
+    with reading(volume) as readers:
+        for number in range(FLIPS // 2):
+            if number % 4 == 3:
+                volume.rollback(MODEL, reason="back")
+            else:
+                volume.promote(ids[number % 3], reason="on")
+        said = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
+    assert [one["count"] for one in said] == [0, 0], said
+
+
 def test_who_has_a_file_open_keeps_it_when_its_revision_goes(volume: Volume) -> None:
     publish(volume, A, CONTENTS["a"], volume.root)
     publish(volume, B, CONTENTS["b"], volume.root)
-    volume.promote(MODEL, A, reason="first")
+    volume.promote(id_of(A), reason="first")
     with (volume.model_path(MODEL) / "m.gguf").open("rb") as opened:
-        volume.promote(MODEL, B, reason="on")
-        volume.remove(MODEL, A)
+        volume.promote(id_of(B), reason="on")
+        volume.remove(MODEL, revision=A)
         assert opened.read() == CONTENTS["a"]["m.gguf"]
 
 
@@ -60,20 +82,20 @@ def test_two_models_that_share_a_file_have_it_once_and_one_survives_the_other(vo
     shared, own = b"s" * 100_000, b"o" * 1000
     one = publish(volume, A, {"m.gguf": shared, "config.json": b"{}"}, volume.root)
     two = publish(volume, B, {"model.gguf": shared, "own.gguf": own}, volume.root, model=other)
-    volume.promote(MODEL, A, reason="a test")
-    volume.promote(other, B, reason="a test")
+    volume.promote(id_of(A), reason="a test")
+    volume.promote(two.id, reason="a test")
     assert volume.sizes() == (one.size_bytes + two.size_bytes, len(shared) + len(own) + 2)
     paths = (volume.model_path(MODEL) / "m.gguf", volume.model_path(other) / "model.gguf")
     assert len({path.stat().st_ino for path in paths}) == 1
 
-    assert volume.remove(MODEL) == 2
+    assert volume.remove(MODEL) == ([one.id], 2)
     assert volume.sizes() == (two.size_bytes, two.size_bytes)
     assert paths[1].read_bytes() == shared
     assert [file.sha256 for file in two.files if volume.has_blob(file.sha256, file.size)] == [
         file.sha256 for file in two.files
     ]
     assert stored_bytes(volume) == two.size_bytes
-    assert volume.remove(other) == two.size_bytes
+    assert volume.remove(other) == ([two.id], two.size_bytes)
     assert stored_bytes(volume) == 0
 
 

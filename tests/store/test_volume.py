@@ -11,13 +11,24 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paddock.errors import BlobMissing, CorruptFile, InUse, NoPermission, NotEnoughDisk, NotOnVolume
+from paddock.errors import (
+    BlobMissing,
+    CorruptFile,
+    InUse,
+    NoPermission,
+    NotEnoughDisk,
+    NotOnVolume,
+    SnapshotDiffers,
+)
 from paddock.model.names import Sha256
+from paddock.model.reference import SnapshotId, Variant
+from paddock.store.history import Promoted
 from paddock.store.volume import ORPHAN_AGE_S, Volume
-from tests.support.stores import MODEL, A, B, C, manifest_of, publish
+from tests.support.stores import MODEL, Q4, Q8, A, B, id_of, manifest_of, publish
 
 
 def digest(content: bytes) -> Sha256:
@@ -40,16 +51,24 @@ def test_the_constructor_touches_nothing(tmp_path: Path) -> None:
 
 def test_a_snapshot_lies_where_the_design_says(volume: Volume) -> None:
     manifest = publish(volume, A, {"m.gguf": b"weights", "sub/c.json": b"{}"}, volume.root)
-    volume.promote(MODEL, A, reason="first")
+    publish(volume, A, {"four.gguf": b"four"}, volume.root, variant=Q4)
+    volume.promote(id_of(A), reason="first")
+    volume.promote(id_of(A, Q4), reason="beside", default=False)
     blob = volume.root / ".paddock" / "blobs" / "sha256" / digest(b"weights")[:2] / digest(b"weights")
-    place = volume.root / ".paddock" / "snapshots" / "org--name" / A
+    place = volume.root / ".paddock" / "snapshots" / "org--name" / A / "Q8_0"
     assert blob.stat().st_mode & 0o777 == 0o444
     assert (place / "m.gguf").samefile(blob)
     assert not (place / "m.gguf").is_symlink()
     assert json.loads((place / "manifest.json").read_text()) == json.loads(manifest.to_json())
-    assert str((volume.root / "org--name").readlink()) == f".paddock/snapshots/org--name/{A}"
+    assert volume.snapshot_path(manifest.id) == place
+    assert {path.name: str(path.readlink()) for path in volume.root.iterdir() if path.name != ".paddock"} == {
+        "org--name": "org--name--Q8_0",
+        "org--name--Q4_K_M": f".paddock/snapshots/org--name/{A}/Q4_K_M",
+        "org--name--Q8_0": f".paddock/snapshots/org--name/{A}/Q8_0",
+    }
     assert (volume.model_path(MODEL) / "sub" / "c.json").read_bytes() == b"{}"
-    assert sorted(path.name for path in volume.root.iterdir()) == [".paddock", "org--name"]
+    assert (volume.model_path(MODEL, Q8) / "m.gguf").read_bytes() == b"weights"
+    assert (volume.model_path(MODEL, Q4) / "four.gguf").read_bytes() == b"four"
 
 
 def test_a_staged_file_is_taken_and_its_name_is_free_again(volume: Volume) -> None:
@@ -97,100 +116,34 @@ def test_a_mended_blob_is_linked_anew_when_its_snapshot_is_published_again(volum
         volume.publish(manifest)
     volume.add_blob(stage(volume, b"right"), digest(b"right"), 5)
     volume.publish(manifest)
-    assert (volume.snapshot_path(MODEL, A) / "m.gguf").read_bytes() == b"right"
+    assert (volume.snapshot_path(id_of(A)) / "m.gguf").read_bytes() == b"right"
     with pytest.raises(NotOnVolume):
         volume.quarantine(digest(b"never there"))
 
 
-def test_who_has_a_file_open_keeps_it_while_another_choice_takes_its_place(volume: Volume) -> None:
+def test_a_snapshot_never_changes_once_it_is_published(volume: Volume) -> None:
     publish(volume, A, {"q8.gguf": b"eight"}, volume.root)
-    volume.promote(MODEL, A, reason="first")
+    volume.promote(id_of(A), reason="first")
+    place = volume.snapshot_path(id_of(A))
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.iterdir()}
     with (volume.model_path(MODEL) / "q8.gguf").open("rb") as reader:
-        publish(volume, A, {"q4.gguf": b"four"}, volume.root)
+        with pytest.raises(SnapshotDiffers):
+            publish(volume, A, {"q8.gguf": b"other"}, volume.root)
+        publish(volume, A, {"q8.gguf": b"eight"}, volume.root, age_s=60)
+        publish(volume, A, {"q4.gguf": b"four"}, volume.root, variant=Q4)
         assert reader.read() == b"eight"
-    assert (volume.model_path(MODEL) / "q4.gguf").read_bytes() == b"four"
-    assert [path.name for path in volume.snapshot_path(MODEL, A).parent.iterdir()] == [A]
+    assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.iterdir()} == before
+    assert sorted(path.name for path in place.parent.iterdir()) == ["Q4_K_M", "Q8_0"]
 
 
-# promotion
-
-
-@pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_is_in_the_way_of_the_pointer_is_named_and_left_alone(volume: Volume, tmp_path: Path, kind: str) -> None:
-    publish(volume, A, {"m.gguf": b"a"}, volume.root)
-    pointer = volume.model_path(MODEL)
-    if kind == "file":
-        pointer.write_text("mine")
-    elif kind == "directory":
-        (pointer / "mine").mkdir(parents=True)
-    else:
-        pointer.symlink_to(tmp_path)
-    with pytest.raises(NoPermission, match=str(pointer)):
-        volume.promote(MODEL, A, reason="first")
-    assert volume.promoted(MODEL) is None
-    assert volume.history(MODEL) == []
-    assert pointer.exists()
-
-
-def test_rollbacks_walk_back_and_promotions_go_forward(volume: Volume) -> None:
-    for revision in (A, B, C):
-        publish(volume, revision, {"m.gguf": revision.encode()}, volume.root)
-        volume.promote(MODEL, revision, reason="new")
-    assert volume.rollback(MODEL, reason="slow") == (B, C)
-    assert volume.rollback(MODEL, reason="slow too") == (A, B)
-    with pytest.raises(NotOnVolume, match="no earlier revision"):
-        volume.rollback(MODEL, reason="and on")
-    volume.promote(MODEL, C, reason="mended")
-    assert volume.rollback(MODEL, reason="not mended") == (A, C)
-    assert volume.promoted(MODEL) == A
-    assert [one.rollback for one in volume.history(MODEL)] == [False, False, False, True, True, False, True]
-
-
-def test_a_rollback_passes_over_what_was_removed(volume: Volume) -> None:
-    for revision in (A, B, C):
-        publish(volume, revision, {"m.gguf": revision.encode()}, volume.root)
-        volume.promote(MODEL, revision, reason="new")
-    volume.remove(MODEL, B)
-    assert volume.rollback(MODEL, reason="slow") == (A, C)
-
-
-def test_nothing_promoted_is_nothing_to_roll_back(volume: Volume) -> None:
-    with pytest.raises(NotOnVolume, match="no revision of org/name is promoted"):
-        volume.rollback(MODEL, reason="why")
-
-
-def test_the_history_says_who_when_and_why(volume: Volume) -> None:
-    publish(volume, A, {"m.gguf": b"a"}, volume.root)
-    volume.promote(MODEL, A, reason="it is “good”\nand fast")
-    (line,) = volume.history(MODEL)
-    assert (line.revision, line.previous, line.reason) == (A, None, "it is “good”\nand fast")
-    assert line.by is not None
-    assert "@" in line.by
-    assert abs(line.at.timestamp() - time.time()) < 60
-
-
-def test_a_torn_last_line_of_the_history_is_ignored(volume: Volume) -> None:
-    publish(volume, A, {"m.gguf": b"a"}, volume.root)
-    publish(volume, B, {"m.gguf": b"b"}, volume.root)
-    volume.promote(MODEL, A, reason="first")
-    path = volume.root / ".paddock" / "history" / "org--name.jsonl"
-    with path.open("a") as file:
-        file.write('{"revision": "bbbb')
-    assert [one.revision for one in volume.history(MODEL)] == [A]
-    volume.promote(MODEL, B, reason="second")
-    assert [one.revision for one in volume.history(MODEL)] == [A, B]
-
-
-def test_a_pointer_whose_line_was_never_written_is_told_all_the_same(volume: Volume) -> None:
-    for revision in (A, B, C):
-        publish(volume, revision, {"m.gguf": revision.encode()}, volume.root)
-    volume.promote(MODEL, A, reason="first")
-    pointer = volume.model_path(MODEL)
-    pointer.unlink()
-    pointer.symlink_to(f".paddock/snapshots/org--name/{B}")  # as a process leaves it that dies right after
-    assert [(one.revision, one.previous) for one in volume.history(MODEL)] == [(A, None), (B, A)]
-    volume.promote(MODEL, C, reason="third")
-    assert [(one.revision, one.previous) for one in volume.history(MODEL)] == [(A, None), (B, A), (C, B)]
+def test_the_cure_for_other_files_under_one_identity_helps(volume: Volume) -> None:
+    publish(volume, A, {"q8.gguf": b"eight"}, volume.root)
+    with pytest.raises(SnapshotDiffers) as caught:
+        publish(volume, A, {"q8.gguf": b"other"}, volume.root)
+    assert f"paddock rm {id_of(A)}" in str(caught.value.cure)
+    volume.remove(MODEL, variant=Q8, revision=A)
+    other = publish(volume, A, {"q8.gguf": b"other"}, volume.root)
+    assert volume.snapshots() == [other]
 
 
 # removal
@@ -200,39 +153,122 @@ def test_removing_frees_what_no_other_snapshot_uses(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a" * 1000, "config.json": b"shared"}, volume.root)
     publish(volume, B, {"m.gguf": b"b" * 100, "config.json": b"shared"}, volume.root)
     assert volume.sizes() == (1112, 1106)
-    assert volume.remove(MODEL, A) == 1000
+    assert volume.remove(MODEL, revision=A) == ([id_of(A)], 1000)
     assert volume.sizes() == (106, 106)
-    assert (volume.snapshot_path(MODEL, B) / "config.json").read_bytes() == b"shared"
-    assert volume.remove(MODEL) == 106
+    assert (volume.snapshot_path(id_of(B)) / "config.json").read_bytes() == b"shared"
+    assert volume.remove(MODEL) == ([id_of(B)], 106)
     assert volume.sizes() == (0, 0)
     with pytest.raises(NotOnVolume, match="org/name is not on the volume"):
         volume.remove(MODEL)
 
 
-def test_what_is_promoted_and_not_in_use_is_removed_with_its_pointer(volume: Volume) -> None:
+def four_snapshots(volume: Volume) -> None:
+    """Q4_K_M and Q8_0 of A and of B."""
+    for revision in (A, B):
+        for variant in (Q4, Q8):
+            contents = {"m.gguf": f"{variant} of {revision}".encode(), "config.json": b"{}"}
+            publish(volume, revision, contents, volume.root, variant=variant)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "removed"),
+    [
+        ({"variant": Q8, "revision": A}, [id_of(A)]),
+        ({"variant": Variant("q8_0")}, [id_of(A), id_of(B)]),
+        ({"revision": B}, [id_of(B, Q4), id_of(B)]),
+        ({}, [id_of(A, Q4), id_of(A), id_of(B, Q4), id_of(B)]),
+    ],
+    ids=["one", "a variant, in any case", "a revision", "all"],
+)
+def test_a_variant_a_revision_or_both_can_be_removed(
+    volume: Volume, chosen: dict[str, Any], removed: list[SnapshotId]
+) -> None:
+    four_snapshots(volume)
+    volume.promote(id_of(A, Q4), reason="first")
+    volume.promote(id_of(B), reason="second")
+    assert volume.remove(MODEL, **chosen)[0] == removed
+    left = [id for id in (id_of(A, Q4), id_of(A), id_of(B, Q4), id_of(B)) if id not in removed]
+    assert volume.ids(MODEL) == left
+    promoted = {id.variant: id.revision for id in (id_of(A, Q4), id_of(B)) if id in left}
+    default = Q8 if id_of(B) in left else None
+    assert volume.promoted(MODEL) == Promoted(MODEL, default, promoted), "the default is never pointed elsewhere"
+    links = {path.name for path in volume.root.iterdir() if path.is_symlink()}
+    assert links == {f"org--name--{variant}" for variant in promoted} | ({"org--name"} if default else set())
+    assert sorted(path.name for path in (volume.root / ".paddock" / "snapshots" / "org--name").iterdir()) == sorted(
+        {id.revision for id in left}
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"variant": Variant("Q6_K")}, "org/name:Q6_K is not"),
+        ({"revision": "c" * 40}, f"org/name@{'c' * 40} is not"),
+        ({"variant": Q4, "revision": B}, f"org/name:Q4_K_M@{B} is not"),
+    ],
+)
+def test_what_is_not_there_is_not_removed(volume: Volume, chosen: dict[str, Any], said: str) -> None:
+    publish(volume, A, {"m.gguf": b"a"}, volume.root, variant=Q4)
+    publish(volume, B, {"m.gguf": b"b"}, volume.root)
+    with pytest.raises(NotOnVolume, match=said):
+        volume.remove(MODEL, **chosen)
+    assert volume.ids(MODEL) == [id_of(A, Q4), id_of(B)]
+
+
+def test_what_is_promoted_and_not_in_use_is_removed_with_its_links(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
-    volume.promote(MODEL, A, reason="first")
-    assert volume.remove(MODEL, A) == 1
-    assert volume.promoted(MODEL) is None
+    volume.promote(id_of(A), reason="first")
+    assert volume.remove(MODEL, revision=A) == ([id_of(A)], 1)
+    assert volume.promoted(MODEL) == Promoted(MODEL)
     assert not os.path.lexists(volume.model_path(MODEL))
+    assert not os.path.lexists(volume.model_path(MODEL, Q8))
+    assert [line.reason for line in volume.history(MODEL)] == ["first", "removed"]
 
 
 def test_what_is_in_use_is_not_removed(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
     publish(volume, B, {"m.gguf": b"b"}, volume.root)
-    volume.promote(MODEL, A, reason="first")
-    with volume.lease(MODEL, A) as path:
-        assert path == volume.snapshot_path(MODEL, A)
-        assert volume.in_use(MODEL, A)
-        assert not volume.in_use(MODEL, B)
+    volume.promote(id_of(A), reason="first")
+    with volume.lease(id_of(A)) as path:
+        assert path == volume.snapshot_path(id_of(A))
+        assert volume.in_use(id_of(A))
+        assert not volume.in_use(id_of(B))
         for revision in (A, None):
             with pytest.raises(InUse, match=f"in use by process {os.getpid()}"):
-                volume.remove(MODEL, revision)
-        assert volume.promoted(MODEL) == A
-        assert volume.remove(MODEL, B) == 1
-    assert not volume.in_use(MODEL, A)
-    assert volume.last_used(MODEL, A) is not None
-    assert volume.remove(MODEL) == 1
+                volume.remove(MODEL, revision=revision)
+        assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
+        assert volume.remove(MODEL, revision=B) == ([id_of(B)], 1)
+    assert not volume.in_use(id_of(A))
+    assert volume.last_used(id_of(A)) is not None
+    assert volume.remove(MODEL) == ([id_of(A)], 1)
+
+
+def test_a_lease_keeps_its_own_variant_alone(volume: Volume) -> None:
+    publish(volume, A, {"m.gguf": b"eight"}, volume.root)
+    publish(volume, A, {"m.gguf": b"four"}, volume.root, variant=Q4)
+    with volume.lease(id_of(A, Q4)):
+        assert not volume.in_use(id_of(A))
+        with pytest.raises(InUse, match="org/name:Q4_K_M@aaaaaaaa is in use"):
+            volume.remove(MODEL, variant=Q4)
+        assert volume.remove(MODEL, variant=Q8) == ([id_of(A)], 5)
+        assert volume.ids(MODEL) == [id_of(A, Q4)]
+
+
+def test_a_pin_keeps_its_own_variant_alone(volume: Volume) -> None:
+    four_snapshots(volume)
+    volume.pin(id_of(A, Q4))
+    assert volume.pins(MODEL) == {id_of(A, Q4)}
+    for chosen in ({}, {"variant": Q4}, {"revision": A}):
+        with pytest.raises(InUse, match="org/name:Q4_K_M@aaaaaaaa is pinned") as caught:
+            volume.remove(MODEL, **chosen)
+    assert f"paddock unpin {id_of(A, Q4)}" in str(caught.value.cure)
+    volume.remove(MODEL, variant=Q8)
+    assert volume.unpin(id_of(A, Q4))
+    assert not volume.unpin(id_of(A, Q4))
+    volume.remove(MODEL)
+    assert volume.ids(MODEL) == []
+    with pytest.raises(NotOnVolume, match=str(id_of(A))):
+        volume.pin(id_of(A))
 
 
 def test_a_lease_ends_with_its_holder_however_it_ends(volume: Volume) -> None:
@@ -240,8 +276,8 @@ def test_a_lease_ends_with_its_holder_however_it_ends(volume: Volume) -> None:
     program = textwrap.dedent(f"""
         import pathlib, sys
         from paddock.store.volume import Volume
-        from tests.support.stores import MODEL, A
-        with Volume(pathlib.Path({str(volume.root)!r})).lease(MODEL, A):
+        from tests.support.stores import A, id_of
+        with Volume(pathlib.Path({str(volume.root)!r})).lease(id_of(A)):
             print("held", flush=True)
             sys.stdin.read()
     """)
@@ -250,27 +286,27 @@ def test_a_lease_ends_with_its_holder_however_it_ends(volume: Volume) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert volume.in_use(MODEL, A)
+        assert volume.in_use(id_of(A))
         holder.kill()
-    assert not volume.in_use(MODEL, A)
+    assert not volume.in_use(id_of(A))
     assert list((volume.root / ".paddock" / "leases" / "org--name").iterdir()) == []
 
 
 def test_what_is_not_there_is_not_leased(volume: Volume) -> None:
-    with pytest.raises(NotOnVolume), volume.lease(MODEL, A):
+    with pytest.raises(NotOnVolume), volume.lease(id_of(A)):
         pass
-    assert not volume.in_use(MODEL, A)
+    assert not volume.in_use(id_of(A))
 
 
 def test_nothing_is_freed_while_a_manifest_cannot_be_read(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a", "config.json": b"shared"}, volume.root)
     publish(volume, B, {"m.gguf": b"b", "config.json": b"shared"}, volume.root)
-    rotten = volume.snapshot_path(MODEL, B) / "manifest.json"
+    rotten = volume.snapshot_path(id_of(B)) / "manifest.json"
     rotten.unlink()
     rotten.write_bytes(b"rotten")
-    assert volume.remove(MODEL, A) == 0
+    assert volume.remove(MODEL, revision=A) == ([id_of(A)], 0)
     assert volume.collect(older_than_s=0) == 0
-    assert volume.remove(MODEL, B) == 0, "what a rotten manifest named is not known"
+    assert volume.remove(MODEL, revision=B) == ([id_of(B)], 0), "what a rotten manifest named is not known"
     assert volume.collect(older_than_s=0) == len(b"a" + b"b" + b"shared")
 
 
@@ -288,32 +324,33 @@ def test_orphans_are_collected_when_they_are_old_enough(volume: Volume) -> None:
 
 def test_leftovers_of_dead_writers_are_swept_after_a_day(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
-    home = volume.snapshot_path(MODEL, A).parent
+    home = volume.snapshot_path(id_of(A)).parent
     dead, fresh = home / ".staging-dead", home / ".staging-fresh"
     for leftover in (dead, fresh):
         (leftover / "deep").mkdir(parents=True)
     past = time.time() - 2 * ORPHAN_AGE_S
     os.utime(dead, (past, past))
     volume.prepare()
-    assert sorted(path.name for path in home.iterdir()) == [".staging-fresh", A]
+    assert sorted(path.name for path in home.iterdir()) == [".staging-fresh", "Q8_0"]
 
 
 def test_a_damaged_snapshot_is_removed_and_its_blobs_are_collected(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
     publish(volume, B, {"m.gguf": b"b"}, volume.root)
-    volume.promote(MODEL, B, reason="first")
-    rotten = volume.snapshot_path(MODEL, A) / "manifest.json"
+    volume.promote(id_of(B), reason="first")
+    rotten = volume.snapshot_path(id_of(A)) / "manifest.json"
     rotten.unlink()
     rotten.mkdir()
-    spoiled = volume.snapshot_path(MODEL, B) / "manifest.json"
+    spoiled = volume.snapshot_path(id_of(B)) / "manifest.json"
     spoiled.chmod(0o644)
     spoiled.write_bytes(b"rotten")
-    assert volume.revisions(MODEL) == [A, B]
-    volume.remove(MODEL, A)
-    assert volume.revisions(MODEL) == [B]
+    assert volume.ids(MODEL) == [id_of(A), id_of(B)]
+    volume.remove(MODEL, revision=A)
+    assert volume.ids(MODEL) == [id_of(B)]
     volume.remove(MODEL)
-    assert volume.revisions(MODEL) == []
-    assert volume.promoted(MODEL) is None
+    assert volume.ids(MODEL) == []
+    assert volume.promoted(MODEL) == Promoted(MODEL)
+    assert not [path for path in volume.root.iterdir() if path.is_symlink()]
     assert volume.collect(older_than_s=0) == len(b"a" + b"b")
 
 
@@ -349,12 +386,21 @@ def test_preparing_succeeds_though_orphans_cannot_be_freed(
 def test_entries_tell_what_ls_shows(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"aa"}, volume.root)
     publish(volume, B, {"m.gguf": b"bbb"}, volume.root, age_s=60)
-    volume.promote(MODEL, B, reason="new")
-    volume.touch_usage(MODEL, B)
-    first, second = volume.entries(MODEL)
-    assert (first.manifest.revision, first.promoted, first.last_used, first.size_bytes) == (A, False, None, 2)
-    assert (second.manifest.revision, second.promoted, second.size_bytes) == (B, True, 3)
-    assert second.last_used is not None
+    publish(volume, A, {"m.gguf": b"four"}, volume.root, variant=Q4, age_s=90)
+    volume.promote(id_of(A, Q4), reason="beside")
+    volume.promote(id_of(B), reason="new")
+    volume.touch_usage(id_of(B))
+    volume.pin(id_of(A))
+    shown = [
+        (entry.manifest.id, entry.promoted, entry.default, entry.pinned, entry.size_bytes)
+        for entry in volume.entries(MODEL)
+    ]
+    assert shown == [
+        (id_of(A), False, False, True, 2),
+        (id_of(B), True, True, False, 3),
+        (id_of(A, Q4), True, False, False, 4),
+    ]
+    assert [entry.last_used is not None for entry in volume.entries()] == [False, True, False]
 
 
 # room, permissions, and links that were planted
@@ -372,19 +418,23 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Volume(tmp_path / "file" / "models").prepare()
 
 
-@pytest.mark.parametrize("part", ["snapshots/org--name", "snapshots", "blobs/sha256", "history", "usage", "leases"])
+@pytest.mark.parametrize(
+    "part",
+    [f"snapshots/org--name/{A}", "snapshots/org--name", "snapshots", "blobs/sha256", "history", "usage", "leases"],
+)
 def test_a_planted_link_does_not_lead_us_outside(volume: Volume, tmp_path: Path, part: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     planted = volume.root / ".paddock" / part
+    planted.parent.mkdir(exist_ok=True)
     if planted.is_dir():
         planted.rmdir()
     planted.symlink_to(outside)
     with pytest.raises(NoPermission, match="symbolic link"):  # noqa: PT012 - whichever comes upon the link first
         publish(volume, A, {"m.gguf": b"a"}, volume.root)
-        volume.promote(MODEL, A, reason="first")
-        volume.touch_usage(MODEL, A)
-        with volume.lease(MODEL, A):
+        volume.promote(id_of(A), reason="first")
+        volume.touch_usage(id_of(A))
+        with volume.lease(id_of(A)):
             pass
     assert list(outside.iterdir()) == []
 
@@ -393,10 +443,10 @@ def test_a_link_in_the_place_of_a_snapshot_is_replaced_and_not_followed(volume: 
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "keep").write_text("mine")
-    volume.snapshot_path(MODEL, A).parent.mkdir()
-    volume.snapshot_path(MODEL, A).symlink_to(outside)
+    volume.snapshot_path(id_of(A)).parent.mkdir(parents=True)
+    volume.snapshot_path(id_of(A)).symlink_to(outside)
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
-    assert not volume.snapshot_path(MODEL, A).is_symlink()
+    assert not volume.snapshot_path(id_of(A)).is_symlink()
     volume.remove(MODEL)
     assert [path.name for path in outside.iterdir()] == ["keep"]
 
@@ -433,7 +483,7 @@ def test_where_hard_links_are_refused_the_links_are_symbolic(tmp_path: Path) -> 
         volume.prepare()
         manifest = publish(volume, A, {"m.gguf": b"weights", "deep/c.json": b"{}"}, root)
         publish(volume, A, {"m.gguf": b"weights", "deep/c.json": b"{}"}, root)
-        volume.promote(MODEL, A, reason="first")
+        volume.promote(id_of(A), reason="first")
         link = root / "org--name" / "deep" / "c.json"
         print(link.readlink(), link.read_bytes())
         volume.blob_path(manifest.files[0].sha256).unlink()
@@ -441,11 +491,11 @@ def test_where_hard_links_are_refused_the_links_are_symbolic(tmp_path: Path) -> 
             volume.publish(manifest)
         except BlobMissing:
             print("missing")
-        print(volume.remove(MODEL), volume.sizes())
+        print(volume.remove(MODEL)[1], volume.sizes())
         """,
     )
     blob = f"blobs/sha256/{digest(b'{}')[:2]}/{digest(b'{}')}"
-    assert out.splitlines() == [f"../../../../{blob} b'{{}}'", "missing", "7 (0, 0)"]
+    assert out.splitlines() == [f"../../../../../{blob} b'{{}}'", "missing", "7 (0, 0)"]
 
 
 def test_a_read_only_volume_is_named_and_can_still_be_read(tmp_path: Path, volume: Volume) -> None:
@@ -457,7 +507,7 @@ def test_a_read_only_volume_is_named_and_can_still_be_read(tmp_path: Path, volum
         volume = Volume(root)
         for work in (
             volume.prepare,
-            lambda: volume.promote(MODEL, A, reason="first"),
+            lambda: volume.promote(id_of(A), reason="first"),
             lambda: volume.remove(MODEL),
             lambda: publish(volume, B, {"m.gguf": b"b"}, root),
         ):
@@ -509,8 +559,8 @@ def test_four_processes_may_publish_the_same_at_once(volume: Volume) -> None:
     for worker in workers:
         worker.communicate("go\n", timeout=60)
         assert worker.returncode == 0
-    place = volume.snapshot_path(MODEL, A)
-    assert [path.name for path in place.parent.iterdir()] == [A]
+    place = volume.snapshot_path(id_of(A))
+    assert [path.name for path in place.parent.iterdir()] == ["Q8_0"]
     assert (place / "m.gguf").samefile(volume.blob_path(digest(b"weights")))
     assert volume.sizes() == (9, 9)
     assert list(volume.partial.iterdir()) == []
