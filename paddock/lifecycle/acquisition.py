@@ -26,6 +26,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.planning.choice import Choice
+from paddock.store import repair
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
 from paddock.transfer.digest import verify_file
@@ -204,7 +205,6 @@ def _repair_derived(parts: Parts, there: Manifest, path: str, text: str) -> None
             f"{path} of {there.id.short} is damaged on {parts.volume.label}, and this Paddock would write another one",
             cure=f"remove it with `paddock rm {there.id}`, then pull it again",
         )
-    parts.volume.drop_quarantined(file.sha256)
 
 
 def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:
@@ -216,6 +216,7 @@ def _derived(parts: Parts, path: str, text: str) -> SnapshotFile:
         with suppress(NotOnVolume):
             parts.volume.quarantine(digest)
         parts.volume.add_bytes(content)
+    repair.finish(parts.volume, digest)
     expected = Expected(len(content), digest)
     _, segments = verify_file(parts.volume.blob_path(digest), expected, parts.settings.segment_bytes)
     return described.model_copy(update={"segments": segments})

@@ -211,7 +211,7 @@ def _fetched(way: _Way, source: Source, origin: Origin) -> Acquired:
         return _stored(way, digest)
     parts.volume.add_blob(staged.path, staged.sha256, staged.size)
     staged.discard()
-    parts.volume.drop_quarantined(staged.sha256)
+    repair.finish(parts.volume, staged.sha256)
     file = SnapshotFile(path=row.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
     return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
 

@@ -88,7 +88,7 @@ def check_integrity(parts: Parts, manifest: Manifest) -> tuple[Finding, ...]:
             )
         )
         if any(one.rule in DAMAGED for one in of_file):
-            repair.put_aside(parts.volume, file.sha256)
+            repair.put_aside(parts.volume, file.sha256, found_at=snapshot / file.path)
         found += of_file
     return tuple(found)
 

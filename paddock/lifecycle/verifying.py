@@ -22,6 +22,9 @@ from paddock.planning.targets import UNBOUNDED
 from paddock.store import repair
 from paddock.transfer.digest import digest_file
 
+_Inode = tuple[int, int]
+_Read = tuple[bool, tuple[int, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
@@ -76,33 +79,40 @@ class Verified:
 def verify(parts: Parts, manifests: Sequence[Manifest], *, mend: bool = False) -> Verified:
     """Read every file of the snapshots, each blob once, and put aside what is damaged; with `mend` pull the damaged
     snapshots again. A repair that is not possible now leaves the damage reported, and raises nothing."""
-    seen: dict[Sha256, tuple[bool, tuple[int, ...]]] = {}
+    seen: dict[_Inode, _Read] = {}
     files: list[VerifiedFile] = []
     problems: list[str] = []
     for manifest in manifests:
         of_snapshot = [_verified(parts, manifest, file, seen) for file in manifest.files]
         if mend and not all(file.ok for file in of_snapshot):
             of_snapshot, problem = _mended(parts, manifest, of_snapshot)
-            seen |= {file.sha256: (file.ok, file.bad_segments) for file in of_snapshot}
             problems += [problem] if problem else []
         files += of_snapshot
     return Verified(tuple(files), tuple(problems))
 
 
-def _verified(
-    parts: Parts, manifest: Manifest, file: SnapshotFile, seen: dict[Sha256, tuple[bool, tuple[int, ...]]]
-) -> VerifiedFile:
-    if file.sha256 not in seen:
-        path = parts.volume.snapshot_path(manifest.id) / file.path
-        seen[file.sha256] = _read(path, file, segment_bytes=manifest.segment_bytes)
-        if not seen[file.sha256][0]:
-            repair.put_aside(parts.volume, file.sha256)
-    ok, bad = seen[file.sha256]
-    ok = ok and parts.volume.has_blob(file.sha256, file.size)  # one that was put aside earlier is damaged still
-    return VerifiedFile(manifest.id, file.path, file.size, file.sha256, ok, bad)
+def _verified(parts: Parts, manifest: Manifest, file: SnapshotFile, seen: dict[_Inode, _Read]) -> VerifiedFile:
+    path = parts.volume.snapshot_path(manifest.id) / file.path
+    inode = _inode_of(path)
+    read = seen.get(inode) if inode else None
+    if read is None:
+        read = _read(path, file, segment_bytes=manifest.segment_bytes)
+        if not read[0]:
+            repair.put_aside(parts.volume, file.sha256, found_at=path)
+        if inode:
+            seen[inode] = read
+    return VerifiedFile(manifest.id, file.path, file.size, file.sha256, *read)
 
 
-def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> tuple[bool, tuple[int, ...]]:
+def _inode_of(path: Path) -> _Inode | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> _Read:
     """(whether the bytes are right, the numbers of the segments that are not)."""
     expected = Expected(file.size, file.sha256)
     try:

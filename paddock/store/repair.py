@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.errors import CorruptFile, NoPermission, NotOnVolume
+from paddock.errors import CorruptFile, NoPermission, NotOnVolume, PaddockError
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
@@ -29,14 +29,33 @@ def cure_of(id: SnapshotId) -> str:
     return f"pull it again with `paddock pull {id}`: only what is damaged is fetched"
 
 
-def put_aside(volume: Volume, sha256: Sha256) -> None:
-    """Move a damaged blob to the quarantine. On a volume that may not be written it stays, and a warning says so."""
+def put_aside(volume: Volume, sha256: Sha256, *, found_at: Path | None = None) -> None:
+    """Move a damaged blob to the quarantine. On a volume that may not be written it stays, and a warning says so.
+
+    `found_at` is the file of a snapshot that was found to be damaged: where that is no longer the blob, which was
+    repaired meanwhile, the blob stays.
+    """
+    blob = volume.blob_path(sha256)
     try:
-        volume.quarantine(sha256)
-    except NotOnVolume:
+        if found_at is None or found_at.samefile(blob):
+            volume.quarantine(sha256)
+    except (NotOnVolume, FileNotFoundError):
         pass
     except NoPermission as error:
         log.warning("the damaged blob %s stays where it is: %s", sha256, error.message)
+
+
+def finish(volume: Volume, sha256: Sha256) -> None:
+    """After a damaged blob was fetched again: let every snapshot that names it show the sound one, and remove the
+    damaged copies."""
+    if not volume.quarantined(sha256):
+        return
+    for manifest, _ in list(vouching(volume, sha256)):
+        try:
+            volume.publish(manifest)
+        except PaddockError as error:  # it lacks another blob: pulling it brings that one
+            log.warning("%s still shows a damaged file: %s", manifest.id.short, error.message)
+    volume.drop_quarantined(sha256)
 
 
 def begin_with_damaged(volume: Volume, expected: Expected, *, segment_bytes: int) -> None:
