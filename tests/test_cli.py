@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,33 +17,15 @@ import pytest
 from infra.local.hub import Service
 from infra.local.ports import free_ports
 from infra.local.s3 import S3Server
-from paddock import cli
 from paddock.lifecycle.parts import Parts
 from paddock.model.names import Revision
 from tests.support.gguf import STRING, tiny_llama
 from tests.support.house import MODEL, NAME, point_to_s3, tiny, unsound
-from tests.support.program import Outcome, program
+from tests.support.program import Paddock, paddock, program
 from tests.support.stores import id_of
 
+__all__ = ["paddock"]
 OTHER = "a" * 40
-
-
-Paddock = Callable[..., Outcome]
-
-
-@pytest.fixture
-def paddock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Paddock:
-    """Run the command line in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Outcome(ended.value.code, out, err)
-
-    return run
 
 
 def test_pull_prints_what_came_from_where(parts: Parts, paddock: Paddock) -> None:

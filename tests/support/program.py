@@ -1,13 +1,17 @@
-"""The command line as a program of its own, and what it said."""
+"""The command line, in this process or as a program of its own, and what it said."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
+
+from paddock import cli
 
 
 @dataclass(frozen=True)
@@ -31,3 +35,21 @@ def program(*arguments: str, before: Sequence[str] = ()) -> Outcome:
         [*before, sys.executable, "-m", "paddock", *arguments], capture_output=True, text=True, check=False, timeout=120
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+Paddock = Callable[..., Outcome]
+
+
+@pytest.fixture
+def paddock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Paddock:
+    """Run the command line in this process."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, out, err)
+
+    return run
