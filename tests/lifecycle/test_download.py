@@ -11,8 +11,9 @@ from paddock import download_model_to_path, get_gguf_file_path, get_model_path_f
 from paddock.errors import CorruptFile, NoPermission, UnsafeName
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
+from paddock.model.reference import Reference
 from tests.support.gguf import CHATML, tiny_llama
-from tests.support.house import MODEL, NAME, tiny
+from tests.support.house import MODEL, NAME, Q4_K_M, tiny
 
 
 def test_a_plain_directory_gets_verified_files_and_a_chat_template(parts: Parts, tmp_path: Path) -> None:
@@ -49,7 +50,25 @@ def test_the_models_own_place_is_pulled_and_promoted(parts: Parts) -> None:
     own = get_model_path_from_name(NAME)
     assert download_model_to_path(NAME, own) == own
     assert own.is_symlink()
-    assert parts.volume.promoted(MODEL) == own.resolve().name
+    default = parts.volume.promoted(MODEL).default_id
+    assert default is not None
+    assert own.resolve() == parts.volume.snapshot_path(default).resolve()
+
+
+def test_a_variants_own_place_is_pulled_and_promoted(parts: Parts) -> None:
+    name = f"{NAME}:Q4_K_M"
+    own = get_model_path_from_name(name)
+    assert own.name == "org--tiny-GGUF--Q4_K_M"
+    download_model_to_path(name, own)
+    assert get_gguf_file_path(own).read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert parts.volume.promoted(MODEL).default == "Q4_K_M"
+    with pytest.raises(NoPermission, match="lies in the volume"):
+        download_model_to_path(f"{NAME}:Q8_0", own)
+
+
+def test_a_plain_directory_gets_the_variant_that_the_name_says(parts: Parts, tmp_path: Path) -> None:
+    target = download_model_to_path(f"{NAME}:q4_k_m", tmp_path / "plain")
+    assert get_gguf_file_path(target).read_bytes() == tiny(2, file_type=Q4_K_M)
 
 
 def test_an_alias_of_the_models_own_place_is_that_place(
@@ -67,7 +86,7 @@ def test_an_alias_of_the_models_own_place_is_that_place(
 
 def test_no_other_place_in_the_volume_is_written(parts: Parts, hub: Service) -> None:
     hub.repository("org/other").commit({"other-Q8_0.gguf": tiny(3)})
-    snapshot = pull(parts, MODEL).path
+    snapshot = pull(parts, Reference(MODEL)).path
     for place in (snapshot, snapshot.resolve(), parts.volume.root / "elsewhere"):
         with pytest.raises(NoPermission, match="lies in the volume"):
             download_model_to_path("org/other", place)
@@ -90,7 +109,9 @@ def test_wrong_bytes_never_get_a_files_name(parts: Parts, hub: Service, tmp_path
     assert list((tmp_path / "plain").glob("*.gguf")) == []
 
 
-@pytest.mark.parametrize("name", ["../etc", "a/b/c", "", "a--b", "org/.hidden"])
+@pytest.mark.parametrize(
+    "name", ["../etc", "a/b/c", "", "a--b", "org/.hidden", "org/name:", "org/name:../x", "org/name:a--b"]
+)
 def test_a_hostile_name_is_refused_before_anything_is_made(parts: Parts, tmp_path: Path, name: str) -> None:
     with pytest.raises(UnsafeName):
         download_model_to_path(name, tmp_path / "plain")

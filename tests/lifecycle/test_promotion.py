@@ -12,9 +12,11 @@ from paddock.errors import NotOnVolume, StoreUnavailable
 from paddock.lifecycle import promotion
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
-from paddock.model.names import Revision
+from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.copying import push
+from paddock.store.history import Promoted
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
+from tests.support.stores import Q4, Q8
 
 
 @pytest.fixture
@@ -26,52 +28,87 @@ def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path:
     return connect()
 
 
-def three(parts: Parts, hub: Service) -> list[Revision]:
-    """Three revisions, each pulled, pushed and promoted."""
-    revisions = []
+def three(parts: Parts, hub: Service) -> list[SnapshotId]:
+    """Three revisions of a variant, each pulled, pushed and promoted."""
+    ids = []
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        manifest = pull(parts, MODEL).manifest
+        manifest = pull(parts, Reference(MODEL)).manifest
         if parts.s3 is not None:
             push(parts.volume, parts.s3, manifest)
-        promotion.promote(parts, MODEL, manifest.revision, reason="a test")
-        revisions.append(manifest.revision)
-    return revisions
+        promotion.promote(parts, manifest.id, reason="a test")
+        ids.append(manifest.id)
+    return ids
 
 
 def test_the_ref_in_s3_follows_the_pointer(fleet: Parts, hub: Service) -> None:
     first, second, third = three(fleet, hub)
     assert fleet.s3 is not None
-    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == third
-    assert promotion.rollback(fleet, MODEL, reason="a test") == (second, third)
-    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == second
-    assert promotion.promote(fleet, MODEL, first, reason="a test") == second
-    assert fleet.s3.promoted(MODEL) == first
+    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: third.revision})
+    back = promotion.rollback(fleet, MODEL, reason="a test")
+    assert (back.revision, back.previous, back.moves_default) == (second.revision, third.revision, False)
+    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: second.revision})
+    done = promotion.promote(fleet, first, reason="a test")
+    assert (done.revision, done.previous) == (first.revision, second.revision)
+    assert fleet.s3.promoted(MODEL).default_id == first
 
 
-def test_a_rollback_that_could_not_tell_s3_says_where_it_stands_and_is_finished_by_a_promotion(
-    monkeypatch: pytest.MonkeyPatch, fleet: Parts, hub: Service
+@pytest.mark.parametrize("variant", [None, Q8], ids=["the model", "a variant"])
+def test_a_rollback_that_could_not_tell_s3_says_so_and_the_same_command_finishes_it(
+    monkeypatch: pytest.MonkeyPatch, fleet: Parts, hub: Service, variant: Variant | None
 ) -> None:
     _, second, third = three(fleet, hub)
+    assert fleet.s3 is not None
+    name = f"{NAME}:{variant}" if variant else NAME
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        with pytest.raises(StoreUnavailable, match=f"rolled back to {second}") as told:
-            promotion.rollback(connect(), MODEL, reason="a test")
-    assert f"promote {NAME}@{second}" in told.value.cure
-    assert fleet.volume.promoted(MODEL) == second
+        with pytest.raises(StoreUnavailable, match=f"{name} is rolled back .*, and S3 was not told") as told:
+            promotion.rollback(connect(), MODEL, variant, reason="a test")
+    assert f"`paddock rollback {name}` again" in told.value.cure
+    assert fleet.volume.promoted(MODEL).default_id == second
+    assert fleet.s3.promoted(MODEL).default_id == third
+    finished = promotion.rollback(connect(), MODEL, variant, reason="a test")
+    assert (finished.revision, finished.previous) == (second.revision, third.revision)
+    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: second.revision})
+    assert len(fleet.volume.history(MODEL)) == 4, "one line for each promotion, and one for the rollback"
+
+
+def test_a_promotion_tells_s3_of_the_rollback_that_could_not(
+    monkeypatch: pytest.MonkeyPatch, fleet: Parts, hub: Service
+) -> None:
+    first, second, third = three(fleet, hub)
     assert fleet.s3 is not None
-    assert fleet.s3.promoted(MODEL) == third
-    promotion.promote(fleet, MODEL, second, reason="finished")
-    assert fleet.s3.promoted(MODEL) == second
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(StoreUnavailable):
+            promotion.rollback(connect(), MODEL, reason="a test")
+    assert fleet.s3.promoted(MODEL).default_id == third
+    promotion.promote(fleet, second, reason="finished")
+    assert fleet.s3.promoted(MODEL).default_id == second
+    promotion.rollback(fleet, MODEL, reason="the next one is a step of its own")
+    assert fleet.volume.promoted(MODEL).default_id == fleet.s3.promoted(MODEL).default_id == first
 
 
 def test_a_snapshot_that_was_never_pushed_gets_no_ref(fleet: Parts) -> None:
-    pull(fleet, MODEL)
+    pull(fleet, Reference(MODEL))
     assert fleet.s3 is not None
-    assert fleet.s3.promoted(MODEL) is None
+    assert fleet.s3.promoted(MODEL) == Promoted(MODEL)
+
+
+def test_a_variant_that_s3_has_not_is_told_when_it_was_copied_there(fleet: Parts) -> None:
+    first = pull(fleet, Reference(MODEL, Q8)).manifest
+    second = pull(fleet, Reference(MODEL, Q4)).manifest
+    assert fleet.s3 is not None
+    push(fleet.volume, fleet.s3, first)
+    promotion.tell_s3(fleet, MODEL)
+    assert fleet.s3.promoted(MODEL) == Promoted(MODEL, None, {Q8: first.revision})
+    push(fleet.volume, fleet.s3, second)
+    promotion.tell_s3(fleet, MODEL)
+    assert fleet.s3.promoted(MODEL) == fleet.volume.promoted(MODEL)
 
 
 def test_there_is_nothing_before_the_first(parts: Parts) -> None:
-    pull(parts, MODEL)
-    with pytest.raises(NotOnVolume, match="no earlier revision"):
-        promotion.rollback(parts, MODEL, reason="a test")
+    pull(parts, Reference(MODEL))
+    for variant in (None, Q8):
+        with pytest.raises(NotOnVolume, match="nothing"):
+            promotion.rollback(parts, MODEL, variant, reason="a test")
