@@ -181,13 +181,14 @@ def test_more_context_than_the_model_was_trained_for_is_refused(command: Command
 def test_a_model_that_is_not_on_the_volume_is_said(command: Command) -> None:
     status, said = command("org/absent")
     assert (status, said["error"]) == (1, "not-on-volume")
-    assert said["cure"] == "pull or onboard it first"
+    assert said["cure"] == "pull or onboard it first (`paddock pull org/absent`)"
 
 
 def test_a_quantization_that_the_snapshot_has_not_is_said(command: Command) -> None:
     status, said = command(SHELF_NAME, "--quant", "Q8_0")
-    assert (status, said["error"]) == (1, "file-not-in-revision")
-    assert "Q4_1" in said["cure"]
+    assert (status, said["error"]) == (1, "not-on-volume")
+    assert "(Q4_1@" in said["message"]
+    assert f"`paddock pull {SHELF_NAME}:Q8_0`" in said["cure"]
 
 
 def test_llama_server_that_is_asked_for_and_not_there_is_said(
