@@ -51,8 +51,12 @@ def test_four_processes_on_one_model_leave_a_whole_volume(root: Path) -> None:
     assert run("race", root, 5) == 5
 
 
+def test_rollbacks_beside_removals_end_with_what_is_there_or_say_that_there_is_nothing(root: Path) -> None:
+    assert run("undo", root, 5) == 5
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("mode", "count"), [("kill", 1000), ("race", 200)])
+@pytest.mark.parametrize(("mode", "count"), [("kill", 1000), ("race", 200), ("undo", 100)])
 def test_the_volume_under_torture(root: Path, mode: str, count: int) -> None:
     assert run(mode, root, count) == count

@@ -1,12 +1,13 @@
 """Deaths in the middle of a copy: a program that kills itself at every point, and looks at what is left.
 
-    python -m tests.support.copy_faults push|promote|restore ROOT STRIDE
+    python -m tests.support.copy_faults push|change|restore ROOT STRIDE
 
-`push` and `promote` kill (SIGKILL) before each request to S3 that the operation makes, one after the other, `restore`
-before each change to the volume; with a STRIDE of 3 before each third. After each death nobody sees a third state: a
-snapshot that is visible has all of its bytes, and a ref or a pointer shows one that is there. Then the operation must
-succeed when it is done again. The environment says where S3 is (PADDOCK_S3_URI and the AWS variables). It ends with one
-line, and status 1 when anything was wrong.
+`push` kills (SIGKILL) before each request to S3 that the operation makes, one after the other, `restore` before each
+change to the volume, and `change` (a promotion, and two rollbacks) before each of both; with a STRIDE of 3 before each
+third. After each death nobody sees a third state: a snapshot that is visible has all of its bytes, a ref or a pointer
+shows one that is there, and what is promoted, on the volume and in S3, is as before the operation or after it. Then the
+operation must succeed when it is done again, and be done once. The environment says where S3 is (PADDOCK_S3_URI and the
+AWS variables). It ends with one line, and status 1 when anything was wrong.
 """
 
 from __future__ import annotations
@@ -18,23 +19,61 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from paddock import settings
+from paddock.lifecycle import promotion
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.restoration import restore
 from paddock.model.artifact import Manifest
+from paddock.model.reference import Reference, SnapshotId
 from paddock.store.copying import push
+from paddock.store.history import Promoted
 from paddock.store.s3 import S3Store
 from tests.support.house import tiny
-from tests.support.stores import MODEL, A, B, manifest_of, put_blobs
-from tests.support.volume_faults import CLEAN, at_change, in_child, problems
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of, manifest_of, put_blobs
+from tests.support.volume_faults import CLEAN, Pointers, at_change, half_done, in_child, on_change, problems
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 BIG = {"m.gguf": tiny(1) + os.urandom(20 * 1024 * 1024), "config.json": b"{}"}
+FIRST = id_of(A)
 SMALL = {"m.gguf": tiny(2), "config.json": b"{}"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of what is promoted. `before` were promoted on the volume and in S3, in that order; `beside` are
+    published in both."""
+
+    name: str
+    before: tuple[SnapshotId, ...]
+    beside: tuple[SnapshotId, ...]
+    run: Callable[[Parts], object]
+
+
+CHANGES = (
+    Change(
+        "a new revision of another variant becomes the default",
+        before=(id_of(A), id_of(A, Q4)),
+        beside=(id_of(B),),
+        run=lambda parts: promotion.promote(parts, id_of(B), reason="now"),
+    ),
+    Change(
+        "the default goes back to another variant, which has an earlier revision",
+        before=(id_of(A), id_of(B), id_of(A, Q4)),
+        beside=(),
+        run=lambda parts: promotion.rollback(parts, MODEL, reason="now"),
+    ),
+    Change(
+        "a variant that is not the default goes back by one of two revisions",
+        before=(id_of(A), id_of(B), id_of(C), id_of(A, Q4)),
+        beside=(),
+        run=lambda parts: promotion.rollback(parts, MODEL, Q8, reason="now"),
+    ),
+)
 
 
 def parts_at(root: Path, prefix: str) -> Parts:
@@ -49,8 +88,8 @@ def s3_of(parts: Parts) -> S3Store:
     return parts.s3
 
 
-def published(parts: Parts, contents: dict[str, bytes], revision: Any = A) -> Manifest:
-    manifest = manifest_of(revision, contents, segment_bytes=SEGMENT_BYTES)
+def published(parts: Parts, contents: dict[str, bytes], id: SnapshotId = FIRST) -> Manifest:
+    manifest = manifest_of(id.revision, contents, variant=id.variant, segment_bytes=SEGMENT_BYTES)
     parts.volume.prepare()
     put_blobs(parts.volume, manifest, contents, parts.volume.root)
     parts.volume.publish(manifest)
@@ -68,6 +107,18 @@ def at_request(store: S3Store, number: int) -> None:
     store._client().meta.events.register("before-send.s3", strike)
 
 
+def at_any(parts: Parts, number: int) -> None:
+    """Arm this process: it is killed before that request to S3 or change to the volume (from 1)."""
+    seen = count(1)
+
+    def strike(*_: Any, **__: Any) -> None:
+        if next(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    s3_of(parts)._client().meta.events.register("before-send.s3", strike)
+    on_change(parts.volume.root, strike)
+
+
 def problems_in_s3(parts: Parts) -> Iterator[str]:
     s3 = s3_of(parts)
     for manifest in s3.snapshots():
@@ -76,13 +127,12 @@ def problems_in_s3(parts: Parts) -> Iterator[str]:
             try:
                 body = s3._client().get_object(Bucket=s3.bucket, Key=key)["Body"].read()
             except s3._client().exceptions.NoSuchKey:
-                yield f"{file.path} of {manifest.revision} is not there"
+                yield f"{file.path} of {manifest.id} is not there"
                 continue
             if hashlib.sha256(body).hexdigest() != file.sha256:
-                yield f"{file.path} of {manifest.revision} has other bytes"
+                yield f"{file.path} of {manifest.id} has other bytes"
     promoted = s3.promoted(MODEL)
-    if promoted is not None and s3.snapshot(MODEL, promoted) is None:
-        yield f"the ref shows {promoted}, which is not there"
+    yield from (f"the ref shows {id}, which is not there" for id in promoted.ids if s3.snapshot(id) is None)
 
 
 def every_point(
@@ -123,7 +173,7 @@ def push_deaths(root: Path, stride: int) -> Iterator[str]:
         arm=lambda parts, number: at_request(s3_of(parts), number),
         operation=lambda parts: push(parts.volume, s3_of(parts), manifest),
         look=problems_in_s3,
-        done=lambda parts: s3_of(parts).snapshot(MODEL, A) == manifest and not _unfinished(parts),
+        done=lambda parts: s3_of(parts).snapshot(id_of(A)) == manifest and not _unfinished(parts),
     )
 
 
@@ -134,37 +184,57 @@ def _unfinished(parts: Parts) -> list[str]:
     return [one["Key"] for one in listed.get("Uploads", []) if one["Key"].startswith(prefix)]
 
 
-def promote_deaths(root: Path, stride: int) -> Iterator[str]:
-    volume = root / "promoted"
-    before = [published(parts_at(volume, "none"), SMALL, revision) for revision in (A, B)]
+def change_deaths(root: Path, stride: int) -> Iterator[str]:
+    for change in CHANGES:
+        yield from (one if one == "." else f"{change.name}, {one}" for one in deaths_in(change, root, stride))
+
+
+def deaths_in(change: Change, root: Path, stride: int) -> Iterator[str]:
+    """Deaths in a change of what is promoted, which has no id of an operation, as the command line calls it."""
+    prefix, template, volume = secrets.token_hex(6), root / "template", root / "changed"
+    shutil.rmtree(template, ignore_errors=True)
+    parts = parts_at(template, prefix)
+    for id in change.before + change.beside:
+        push(parts.volume, s3_of(parts), published(parts, {"m.gguf": str(id).encode()}, id))
+    for id in change.before:
+        promotion.promote(parts, id, reason="before")
+    old = Pointers.of(template), s3_of(parts)._ref(MODEL)[0]
 
     def fresh() -> Parts:
-        parts = parts_at(volume, secrets.token_hex(6))
-        for manifest in before:
-            push(parts.volume, s3_of(parts), manifest)
-        s3_of(parts).promote(MODEL, A, reason="before")
-        return parts
+        shutil.rmtree(volume, ignore_errors=True)
+        shutil.copytree(template, volume, symlinks=True)
+        made = parts_at(volume, prefix)
+        _, tag = s3_of(made)._ref(MODEL)
+        if not s3_of(made)._put_ref(MODEL, old[1], tag):
+            raise AssertionError("somebody else wrote the ref")
+        return made
+
+    whole = fresh()
+    change.run(whole)
+    new = Pointers.of(volume), s3_of(whole)._ref(MODEL)[0]
+    if old[0].promoted == new[0].promoted or old[1] == new[1]:
+        yield "the change changes nothing"
 
     def look(parts: Parts) -> Iterator[str]:
-        yield from problems_in_s3(parts)
-        if s3_of(parts).promoted(MODEL) not in {A, B}:
-            yield "the ref shows neither the one nor the other"
+        yield from problems(volume)
+        seen, ref = Pointers.of(volume), s3_of(parts)._ref(MODEL)[0]
+        yield from half_done(seen, old[0], new[0])
+        if ref not in (old[1], new[1]):
+            yield f"the ref is {ref}"
+        if ref == new[1] and seen.promoted != new[0].promoted:
+            yield "S3 knows of a change that the volume does not have"
 
-    yield from every_point(
-        stride,
-        fresh=fresh,
-        arm=lambda parts, number: at_request(s3_of(parts), number),
-        operation=lambda parts: s3_of(parts).promote(MODEL, B, reason="now"),
-        look=look,
-        done=lambda parts: s3_of(parts).promoted(MODEL) == B,
-    )
+    def done(parts: Parts) -> bool:
+        return (Pointers.of(volume), s3_of(parts)._ref(MODEL)[0]) == new
+
+    yield from every_point(stride, fresh=fresh, arm=at_any, operation=change.run, look=look, done=done)
 
 
 def restore_deaths(root: Path, stride: int) -> Iterator[str]:
     source = parts_at(root / "source", secrets.token_hex(6))
     manifest = published(source, SMALL)
     push(source.volume, s3_of(source), manifest)
-    s3_of(source).promote(MODEL, A, reason="before")
+    s3_of(source).promote([manifest.id], default=manifest.id)
     target = root / "restored"
 
     def fresh() -> Parts:
@@ -177,17 +247,23 @@ def restore_deaths(root: Path, stride: int) -> Iterator[str]:
         stride,
         fresh=fresh,
         arm=lambda _, number: at_change(number, target, lambda _: os.kill(os.getpid(), signal.SIGKILL)),
-        operation=lambda parts: restore(parts, MODEL),
+        operation=lambda parts: restore(parts, Reference(MODEL)),
         look=lambda _: problems(target),
-        done=lambda parts: parts.volume.promoted(MODEL) == A and parts.volume.snapshot(MODEL, A) == manifest,
+        done=lambda parts: (
+            parts.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A}) and parts.volume.snapshot(id_of(A)) == manifest
+        ),
     )
 
 
 def main() -> None:
     mode, root, stride = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     injected, wrong = 0, []
-    deaths = {"push": push_deaths, "promote": promote_deaths, "restore": restore_deaths}[mode]
-    for outcome in deaths(root, stride):
+    modes = {
+        "push": push_deaths,
+        "change": change_deaths,
+        "restore": restore_deaths,
+    }
+    for outcome in modes[mode](root, stride):
         if outcome == ".":
             injected += 1
         else:
