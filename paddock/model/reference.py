@@ -22,6 +22,7 @@ VARIANT_MAX_BYTES = 56
 """`org--name--variant` has to fit into the 255 bytes of a file name."""
 RESERVED_VARIANTS = frozenset({"auto", "latest", "default", "best"})
 
+_DRIVE = re.compile(r"[A-Za-z]:")
 _VARIANT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 
@@ -82,15 +83,19 @@ class Reference:
         name, marks = _split(text)
         if len(marks) != len({mark for mark, _ in marks}):
             raise UnsafeName(
-                f"the model {text[:200]!r} has more than one variant or revision",
+                f"the model name {_cut(text)!r} has more than one variant or revision",
                 cure="write org/name[:VARIANT][@REVISION]",
             )
         given = dict(marks)
-        return cls(
-            ModelName.parse(name),
-            parse_variant(given[":"]) if ":" in given else None,
-            parse_ref(given["@"]) if "@" in given else None,
-        )
+        model = ModelName.parse(name)
+        try:
+            variant = parse_variant(given[":"]) if ":" in given else None
+            ref = parse_ref(given["@"]) if "@" in given else None
+        except UnsafeName as error:
+            raise UnsafeName(f"the model name {_cut(text)!r} is not safe: {error.message}", cure=error.cure) from None
+        if _DRIVE.match(text):
+            raise UnsafeName(f"the model name {_cut(text)!r} begins with a drive letter", cure="write org/name:VARIANT")
+        return cls(model, variant, ref)
 
     def __str__(self) -> str:
         variant = f":{self.variant}" if self.variant else ""
@@ -102,6 +107,10 @@ def artifact_key(kind: str, model: ModelName, subject: str) -> str:
     `org/name:variant`, or `org/name` before a variant is chosen."""
     flat = re.sub(r"[^a-z0-9]+", "-", model.slug.lower()).strip("-")
     return f"{kind}-{flat}-{sha256(subject.encode()).hexdigest()[:8]}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:

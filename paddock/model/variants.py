@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import PurePosixPath
 
-from paddock.model.quantization import GgufSet, stem_of
+from paddock.model.quantization import GgufSet, is_gguf, stem_of
 from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, Variant, same_variant
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -89,7 +89,7 @@ def _unique(name: str, path: str, taken: set[str]) -> Variant:
 def _safe(name: str, path: str) -> Variant:
     text = _UNSAFE.sub("-", name)
     text = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", text)).strip("-.")
-    if not text or text.casefold() in RESERVED_VARIANTS or len(text) > VARIANT_MAX_BYTES:
+    if not text or text.casefold() in RESERVED_VARIANTS or len(text) > VARIANT_MAX_BYTES or is_gguf(text):
         return _with_digest(text or "model", path)
     return Variant(text)
 

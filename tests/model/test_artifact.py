@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from paddock.errors import CorruptFile, UnsafeName
-from paddock.model.artifact import Manifest, SnapshotFile
-from paddock.model.finding import Verdict
+from paddock.model.artifact import Manifest, RecordedFinding, SnapshotFile, recorded
+from paddock.model.finding import Finding, Severity, Verdict
 from paddock.model.names import ModelName, Revision, SegmentDigest, Sha256, check_distinct, parse_repository_path
+from paddock.model.reference import SnapshotId, Variant
 
 WHERE = "/models/.paddock/snapshots/org--name/manifest.json"
 
@@ -44,6 +45,7 @@ manifests = st.builds(
     Manifest,
     repository=st.sampled_from(["org/name", "gpt2", "Org-1/Name_2.5"]),
     revision=st.text("0123456789abcdef", min_size=40, max_size=40).map(Revision),
+    variant=st.sampled_from(["Q8_0", "UD-Q4_K_XL", "Q8_0-mmproj", "old-m.v2"]),
     files=st.lists(files, max_size=4).filter(_apart).map(tuple),
     segment_bytes=st.integers(1, 2**40),
     quantization=st.none() | st.text(),
@@ -52,6 +54,9 @@ manifests = st.builds(
     source=st.sampled_from(["hub", "s3", "local"]),
     created_at=st.datetimes(timezones=st.just(UTC) | st.integers(-12, 14).map(lambda h: timezone(timedelta(hours=h)))),
     verdict=st.sampled_from(Verdict),
+    findings=st.lists(
+        st.builds(RecordedFinding, rule=st.text(max_size=20), severity=st.sampled_from(Severity)), max_size=3
+    ).map(tuple),
     template_sha256=st.none() | digests,
     paddock_version=st.text(),
     engine_version=st.text(),
@@ -71,12 +76,14 @@ def example() -> Manifest:
     return Manifest(
         repository="org/name",
         revision=Revision("c" * 40),
+        variant=Variant("Q8_0"),
         files=(SnapshotFile(path="config.json", size=2, sha256=Sha256("d" * 64)), weights),
         segment_bytes=64,
         quantization="Q8_0",
         licence="apache-2.0",
         created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         verdict=Verdict.WARN,
+        findings=(RecordedFinding(rule="gguf.weights.zero", severity=Severity.WARN),),
         template_sha256=Sha256("e" * 64),
         paddock_version="1.2.3",
         engine_version="0.3.36",
@@ -85,9 +92,10 @@ def example() -> Manifest:
 
 def test_the_json_of_a_manifest_has_exactly_the_keys_of_the_contract() -> None:
     assert json.loads(example().to_json()) == {
-        "schema": 1,
+        "schema": 2,
         "repository": "org/name",
         "revision": "c" * 40,
+        "variant": "Q8_0",
         "files": [
             {"path": "config.json", "size": 2, "sha256": "d" * 64, "segments": []},
             {"path": "model.gguf", "size": 100, "sha256": "a" * 64, "segments": ["blake3:" + "b" * 64]},
@@ -99,6 +107,7 @@ def test_the_json_of_a_manifest_has_exactly_the_keys_of_the_contract() -> None:
         "source": "hub",
         "created_at": "2026-01-02T03:04:05Z",
         "verdict": "warn",
+        "findings": [{"rule": "gguf.weights.zero", "severity": "warn"}],
         "template_sha256": "e" * 64,
         "paddock_version": "1.2.3",
         "engine_version": "0.3.36",
@@ -108,6 +117,17 @@ def test_the_json_of_a_manifest_has_exactly_the_keys_of_the_contract() -> None:
 def test_a_manifest_knows_its_model_and_its_size() -> None:
     assert example().model == ModelName.parse("org/name")
     assert example().size_bytes == 102
+    assert example().id == SnapshotId(example().model, example().revision, Variant("Q8_0"))
+    assert example().weights == {Sha256("a" * 64)}
+
+
+def test_findings_are_recorded_by_rule_and_severity_each_once() -> None:
+    found = [
+        Finding("b.rule", Severity.WARN, "one", "here"),
+        Finding("b.rule", Severity.WARN, "two", "there"),
+        Finding("a.rule", Severity.INFO, "three"),
+    ]
+    assert [(one.rule, one.severity) for one in recorded(found)] == [("a.rule", "info"), ("b.rule", "warn")]
 
 
 def test_a_manifest_does_not_change() -> None:
@@ -135,6 +155,11 @@ HOSTILE: dict[str, tuple[Callable[[Document], object], str]] = {
     "a repository that is a slug": (_set(repository="org--name"), "model name"),
     "no repository": (lambda document: document.pop("repository"), "repository"),
     "a branch for a revision": (_set(revision="main"), "revision"),
+    "a variant that climbs": (_set(variant="../x"), "variant"),
+    "a variant that is a reserved word": (_set(variant="latest"), "variant"),
+    "no variant": (lambda document: document.pop("variant"), "variant"),
+    "findings that are no list": (_set(findings="none"), "findings"),
+    "a finding of no severity": (_set(findings=[{"rule": "x", "severity": "fatal"}]), "findings.0.severity"),
     "a revision that is a path": (_set(revision="../" + "c" * 37), "revision"),
     "a file that climbs": (_file(path="../../../root/.ssh/id"), "files.0.path"),
     "an absolute file": (_file(path="/etc/passwd"), "files.0.path"),
@@ -156,7 +181,7 @@ HOSTILE: dict[str, tuple[Callable[[Document], object], str]] = {
     ),
     "files that are no list": (_set(files="all"), "files"),
     "no files": (lambda document: document.pop("files"), "files"),
-    "another schema": (_set(schema=2), "schema"),
+    "another schema": (_set(schema=1), "schema"),
     "a template that is no digest": (_set(template_sha256="x"), "template_sha256"),
     "an unknown verdict": (_set(verdict="splendid"), "verdict"),
     "an unknown source": (_set(source="torrent"), "source"),
@@ -177,7 +202,7 @@ def test_a_hostile_manifest_is_corrupt_and_says_where_it_was_and_what_is_wrong(
     change(document)
     with pytest.raises(CorruptFile) as caught:
         Manifest.from_json(json.dumps(document), where=WHERE)
-    assert caught.value.message.startswith(f"the manifest {WHERE} is not a manifest of schema 1: ")
+    assert caught.value.message.startswith(f"the manifest {WHERE} is not a manifest of schema 2: ")
     assert names in caught.value.message
     assert caught.value.cure
     assert str(caught.value).isprintable()

@@ -166,25 +166,6 @@ def test_a_directory_that_is_no_slug_is_no_model(slug: str) -> None:
         ModelName.from_slug(slug)
 
 
-def test_an_artifact_key_stays_the_same_from_release_to_release() -> None:
-    model = ModelName.parse("bartowski/Llama-3.2-1B_Instruct")
-    assert model.artifact_key("dossier") == "dossier-bartowski-llama-3-2-1b-instruct-8b8bef3b"
-
-
-@given(model_names)
-def test_an_artifact_key_is_of_lower_case_letters_digits_and_dashes(name: str) -> None:
-    assert re.fullmatch(r"files-[a-z0-9-]+", ModelName.parse(name).artifact_key("files"))
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("Org/Name", "org/name"), ("org/a.b", "org/a-b"), ("org/a_b", "org/a-b"), ("a-b", "a/b")]
-)
-def test_names_that_flatten_to_the_same_text_have_keys_of_their_own(one: str, other: str) -> None:
-    first, second = (ModelName.parse(name).artifact_key("memory") for name in (one, other))
-    assert first[:-9] == second[:-9]
-    assert first != second
-
-
 COMMIT, DIGEST = "0123456789abcdef" * 2 + "01234567", "0123456789abcdef" * 4
 
 

@@ -19,6 +19,7 @@ from paddock.gguf.reader import read_header
 from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
 from paddock.model.finding import Severity, Verdict
 from paddock.model.names import ModelName, Sha256, parse_revision
+from paddock.model.reference import Variant
 from paddock.validation import tables
 from paddock.validation.expectations import Held, check_tables
 from paddock.validation.site import ASSETS, make_readable
@@ -42,6 +43,7 @@ def manifest() -> Manifest:
     return Manifest(
         repository="org/name",
         revision=REVISION,
+        variant=Variant("Q8_0"),
         files=(
             SnapshotFile(path=TEMPLATE_FILE, size=3, sha256=DIGESTS[0]),
             SnapshotFile(path="config.json", size=20, sha256=DIGESTS[1]),
@@ -70,7 +72,7 @@ def listing(**size_and_sha256: tuple[int, Sha256 | None]) -> Listing:
 
 
 def stored(**changes: Any) -> Stored:
-    sound = Stored("org/name", REVISION, "model.gguf", 100, 100, DIGESTS[2], promoted=True)
+    sound = Stored("org/name", REVISION, "Q8_0", "model.gguf", 100, 100, DIGESTS[2], promoted=True)
     return replace(sound, **changes)
 
 

@@ -1,0 +1,127 @@
+"""The names of a revision's variants: what keeps a label, what is named by its path, and that all names are usable."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paddock.model.quantization import group
+from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, parse_variant
+from paddock.model.variants import matching, name_variants
+from paddock.planning.choice import find_variant
+
+GB = 10**9
+
+
+def names_of(*files: str | tuple[str, int]) -> dict[str, str]:
+    """The variant of each model, by its first path."""
+    listed = [(one, GB) if isinstance(one, str) else one for one in files]
+    return {one.first: str(name) for one, name in name_variants(group(listed)).items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["m-Q8_0.gguf", "m-Q4_K_M.gguf"], {"m-Q8_0.gguf": "Q8_0", "m-Q4_K_M.gguf": "Q4_K_M"}),
+        (["m-UD-Q4_K_XL.gguf"], {"m-UD-Q4_K_XL.gguf": "UD-Q4_K_XL"}),
+        (["m-fp16.gguf"], {"m-fp16.gguf": "F16"}),
+        (["model.gguf"], {"model.gguf": "model"}),
+        (["deep/er/model.gguf"], {"deep/er/model.gguf": "deep-er-model"}),
+        (
+            ["x/m-Q8_0.gguf", "a-long-m-Q8_0.gguf", "m-Q8_0.gguf"],
+            {"m-Q8_0.gguf": "Q8_0", "a-long-m-Q8_0.gguf": "a-long-m-Q8_0", "x/m-Q8_0.gguf": "x-m-Q8_0"},
+        ),
+        (["Q8_0/m-00001-of-00002.gguf", "Q8_0/m-00002-of-00002.gguf"], {"Q8_0/m-00001-of-00002.gguf": "Q8_0"}),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], {"m-00001-of-00002.gguf": "m"}),
+        (["m-Q8_0.gguf", "mmproj-F16.gguf"], {"m-Q8_0.gguf": "Q8_0"}),
+    ],
+    ids=[
+        "labels",
+        "dynamic",
+        "an old spelling",
+        "none",
+        "by path",
+        "one label",
+        "shards",
+        "shards by path",
+        "projector",
+    ],
+)
+def test_a_variant_is_named_by_its_label_else_by_its_path(files: list[str], expected: dict[str, str]) -> None:
+    assert names_of(*files) == expected
+
+
+def test_the_largest_model_keeps_the_label_and_a_smaller_one_of_another_size_is_named_by_its_path() -> None:
+    draft, main = ("d-Q8_0.gguf", GB // 10), ("a-large-model-Q8_0.gguf", 7 * GB)
+    assert names_of(draft, main) == {"a-large-model-Q8_0.gguf": "Q8_0", "d-Q8_0.gguf": "d-Q8_0"}
+
+
+def test_builds_of_one_model_differ_a_little_in_size_and_the_shortest_path_keeps_the_label() -> None:
+    plain, calibrated = ("m-Q8_0.gguf", 100 * GB), ("m-imat-Q8_0.gguf", 103 * GB)
+    assert names_of(plain, calibrated) == {"m-Q8_0.gguf": "Q8_0", "m-imat-Q8_0.gguf": "m-imat-Q8_0"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a--b.gguf", "a-b"),
+        ("a..b.gguf", "a.b"),
+        ("Modèle v2 (final).gguf", "Mod-le-v2-final"),
+        ("a+b.gguf", "a-b"),
+        ("-lead.gguf", "lead"),
+    ],
+)
+def test_a_path_that_is_no_safe_name_is_made_one(path: str, name: str) -> None:
+    assert names_of(path) == {path: name}
+
+
+@pytest.mark.parametrize("path", ["a" * 80 + ".gguf", "auto.gguf", "LATEST.gguf", "模型.gguf", "default.gguf"])
+def test_a_long_reserved_or_empty_name_gets_eight_digits_of_the_path_s_sha256(path: str) -> None:
+    (name,) = names_of(path).values()
+    assert parse_variant(name) == name
+    assert len(name) <= VARIANT_MAX_BYTES
+    assert int(name[-8:], 16) >= 0
+    assert name[-9] == "-"
+
+
+def test_names_that_differ_in_case_or_in_what_is_replaced_stay_apart() -> None:
+    found = names_of("Model.gguf", "model.gguf", "a b.gguf", "a-b.gguf")
+    assert len({name.casefold() for name in found.values()}) == 4
+
+
+parts = st.text("aAbQ8_0KM4.- é", min_size=1, max_size=12)
+paths = st.lists(parts, min_size=1, max_size=3).map(lambda found: "/".join(found) + ".gguf")
+listings = st.lists(st.tuples(paths, st.integers(1, 10**10)), min_size=1, max_size=8, unique_by=lambda file: file[0])
+
+
+@given(listings, st.integers(0, 2**32))
+def test_names_are_valid_unique_and_do_not_depend_on_the_order(files: list[tuple[str, int]], seed: int) -> None:
+    names = name_variants(group(files))
+    assert all(parse_variant(name) == name for name in names.values())
+    assert len({name.casefold() for name in names.values()}) == len(names)
+    shuffled = files.copy()
+    random.Random(seed).shuffle(shuffled)
+    assert name_variants(group(shuffled)) == names
+
+
+@given(listings)
+def test_every_name_is_found_again_whatever_its_case(files: list[tuple[str, int]]) -> None:
+    sets = group(files)
+    names = name_variants(sets)
+    for one, name in names.items():
+        assert find_variant(sets, names, name.swapcase())[0] == [one]
+        assert matching(names, name) == [one]
+
+
+def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usual_is_taken() -> None:
+    sets = group([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
+    names = name_variants(sets)
+    for text, projector in (("Q8_0-mmproj", "mmproj-F16.gguf"), ("Q8_0-mmproj-F32", "mmproj-F32.gguf")):
+        found, beside = find_variant(sets, names, text)
+        assert [one.first for one in found] == ["m-Q8_0.gguf"]
+        assert beside is not None
+        assert beside.first == projector
+    assert not RESERVED_VARIANTS & {name.casefold() for name in names.values()}
