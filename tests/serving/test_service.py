@@ -22,6 +22,7 @@ from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.offer import Offer
 from paddock.serving.supervisor import Limits
 from tests.support.engine import hollow_copy, real_model
+from tests.support.exposition import read_metrics
 from tests.support.gguf import tiny_shards
 from tests.support.serving import (
     SERVERS,
@@ -91,6 +92,7 @@ def test_health_models_and_metrics_tell_what_is_served(served: Running) -> None:
     with httpx.Client(base_url=served.url, timeout=60) as client:
         assert ask(client, stream=True).whole
     metrics = httpx.get(f"{served.url}/metrics").text
+    read_metrics(metrics)
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#"))
     assert float(values["paddock_generation_tokens_total"]) > 0
     assert float(values["paddock_prompt_tokens_total"]) > 0
