@@ -117,7 +117,8 @@ def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: Service
         for kind, error in zip(said, pool.map(attempt, said), strict=True):
             assert said[kind] in error.message
             assert "without progress" in error.message
-    assert [path for path in staging.rglob("*") if path.is_file()] == []
+    # Of the endless one all bytes but the last had come.
+    assert {path.relative_to(staging).parts[0] for path in staging.rglob("*") if path.is_file()} == {"endless"}
 
 
 def test_silence_is_dropped_and_tried_again(hub: Service, staging: Path) -> None:

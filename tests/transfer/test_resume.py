@@ -20,7 +20,7 @@ from infra.local.hub import Service
 from paddock.errors import NotEnoughDisk, TransferInterrupted
 from paddock.transfer import staging as transfer_staging
 from paddock.transfer.fetch import Staged, fetch, forget
-from paddock.transfer.journal import Header, Journal
+from paddock.transfer.journal import Header, Journal, Piece
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from paddock.transfer.staging import Claim
@@ -153,6 +153,64 @@ def test_a_journal_with_another_segment_length_starts_the_file_over(hub: Service
     partial(source, staging, data, claimed=2 * MIB)
     staged = resumed(source, staging, data, Options(connections=4, segment_bytes=512 * KIB))
     assert (staged.resumed_bytes, len(staged.segments)) == (0, 8)
+
+
+def note_pieces(directory: Path, data: bytes, *spans: tuple[int, int]) -> None:
+    """Put bytes into the partial file, as workers of the dead process did behind a gap, and note them as pieces."""
+    journal = Journal(directory / "journal")
+    with (directory / "data").open("r+b") as file:
+        for start, end in spans:
+            file.seek(start)
+            file.write(data[start:end])
+            journal.append_piece(Piece(start, end, segment_of(data[start:end])))
+    journal.close()
+
+
+def test_what_lies_behind_a_gap_is_used_and_the_gap_alone_is_fetched(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=MIB)
+    # Out of order, as workers write them; one reaches over the last claim, and two overlap.
+    spans = (3 * MIB, 3 * MIB + 7), (MIB - 5, MIB + 5), (2 * MIB, 2 * MIB + 900), (2 * MIB + 800, 2 * MIB + 1000)
+    note_pieces(directory, data, *spans)
+    assert resumed(source, staging, data).resumed_bytes == MIB + 5 + 1000 + 7
+    assert hub.stats().total_bytes_sent == 3 * MIB - 1012
+
+
+def test_what_lies_behind_a_gap_is_used_where_nothing_was_claimed(hub: Service, staging: Path) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    note_pieces(partial(source, staging, data, claimed=0), data, (MIB, 2 * MIB))
+    assert resumed(source, staging, data).resumed_bytes == MIB
+
+
+def test_a_byte_that_flipped_behind_a_gap_costs_its_piece(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=MIB)
+    note_pieces(directory, data, (2 * MIB, 2 * MIB + 1000), (3 * MIB, 3 * MIB + 1000))
+    with (directory / "data").open("r+b") as file:
+        file.seek(2 * MIB + 5)
+        file.write(bytes([data[2 * MIB + 5] ^ 4]))
+    assert resumed(source, staging, data).resumed_bytes == MIB + 1000
+
+
+def test_a_piece_whose_digest_is_of_wrong_bytes_is_found_by_the_digest_of_the_file(hub: Service, staging: Path) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    wrong = data[:MIB] + bytes(1000) + data[MIB + 1000 :]
+    note_pieces(partial(source, staging, data, claimed=0), wrong, (MIB, MIB + 1000))
+    resumed(source, staging, data)
+
+
+@pytest.mark.parametrize("line", ['{"piece": [5]}', '{"piece": [-5, 5]}', '{"piece": [5, 4]}', '{"piece": [0, 1e9]}'])
+def test_a_piece_that_is_no_range_of_the_file_is_passed_over(hub: Service, staging: Path, line: str) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    journal = partial(source, staging, data, claimed=MIB) / "journal"
+    fields = {**json.loads(line), "digest": "blake3:" + "0" * 64}
+    journal.write_text(journal.read_text() + json.dumps(fields) + "\n")
+    assert resumed(source, staging, data).resumed_bytes == MIB
 
 
 def test_a_lie_in_the_journal_costs_what_it_is_about(hub: Service, staging: Path) -> None:

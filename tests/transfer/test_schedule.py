@@ -79,6 +79,17 @@ def test_bytes_that_were_there_are_passed_over_and_fetched_again_when_they_are_w
     assert plan.frontier(15, timeout_s=0) == 60
 
 
+def test_pieces_that_are_there_are_passed_over_and_the_gaps_before_them_are_fetched_first() -> None:
+    plan = Schedule(0, 100, landed=10, span_bytes=10, window_bytes=80, workers=9, pieces=[(25, 30), (40, 55)])
+    assert plan.landed_bytes == 10 + 5 + 15
+    spans = [take(plan) for _ in range(4)]
+    assert [(span.start, span.end) for span in spans] == [(10, 20), (20, 25), (30, 40), (55, 65)]
+    for span in spans[:3]:
+        land(plan, span)
+    assert plan.frontier(10, timeout_s=0) == 55
+    assert plan.landed_bytes == 55
+
+
 def test_a_long_stretch_that_is_wrong_is_fetched_in_spans() -> None:
     plan = schedule(landed=60)
     plan.fetch_again(5, 30)
