@@ -16,7 +16,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SLOW_DOWN_EVERY_S = 1.0
@@ -72,7 +72,9 @@ class Schedule:
         workers: int,
         share: Share | None = None,
         pieces: Sequence[tuple[int, int]] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._end = end
         self._span_bytes = span_bytes
         self._window_bytes = window_bytes
@@ -107,7 +109,7 @@ class Schedule:
         """For workers: the next span to fetch, when there is one. None when the transfer is over."""
         with self._work:
             while not self.stopped.is_set():
-                now = time.monotonic()
+                now = self._clock()
                 pause_s = self._not_before - now
                 if self._workers < self._most_workers and now > self._changed + _SPEED_UP_EVERY_S and not self._whole:
                     self._workers += 1
@@ -156,7 +158,7 @@ class Schedule:
         """The server wants fewer requests at once, and none for so long. While it is content, one more comes back at a
         time."""
         with self._work:
-            now = time.monotonic()
+            now = self._clock()
             self._not_before = max(self._not_before, now + pause_s)
             self._changed = max(now, self._not_before)
             if now > self._slowed + _SLOW_DOWN_EVERY_S:  # eight refusals at once are one wish

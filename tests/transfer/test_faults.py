@@ -6,7 +6,6 @@ import errno
 import resource
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -383,7 +382,5 @@ def test_each_error_of_a_disk_is_one_of_ours_and_names_path_and_bytes(number: in
 def test_a_staging_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "partial").write_bytes(b"")
     source = Remote("http://127.0.0.1:9/never-asked", Expected(5, sha256_of(b"12345")))
-    started = time.monotonic()
     with pytest.raises(PaddockError, match="partial"):
         fetch(source, staging=tmp_path / "partial", options=SMALL)
-    assert time.monotonic() - started < 2

@@ -6,24 +6,26 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from infra.local.hub import Service
 from paddock.errors import NotEnoughDisk, TransferInterrupted
-from paddock.transfer import staging as transfer_staging
+from paddock.model.source import Expected
 from paddock.transfer.fetch import Staged, fetch, forget
 from paddock.transfer.journal import Header, Journal, Piece
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
-from paddock.transfer.staging import Claim
+from paddock.transfer.staging import acquire
 from tests.support.segments import segment_of
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
@@ -75,10 +77,12 @@ def resumed(source: Remote, staging: Path, data: bytes, options: Options = SMALL
     return staged
 
 
-def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(hub: Service, tmp_path: Path) -> None:
+def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(
+    hub: Service, tmp_path: Path, seed: int
+) -> None:
     data = content(24 * MIB)
     source = on_hub(hub, data)
-    chance = random.Random()
+    chance = random.Random(seed)
     kills = 0
     for _ in range(10):
         target = hub.stats().total_bytes_sent + chance.randrange(4 * MIB)
@@ -376,22 +380,41 @@ def test_of_processes_that_start_together_one_fetches(hub: Service, tmp_path: Pa
     assert list((tmp_path / "partial").iterdir()) == []
 
 
-def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(
-    hub: Service, staging: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = content(2 * MIB)
-    removed: list[Path] = []
+def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(staging: Path) -> None:
+    """An owner removes the directory of a blob when it has published it; here somebody does all the time."""
+    expected = Expected(1, sha256_of(b"x"))
+    assert expected.key is not None
+    directory = staging / expected.key
+    ended = threading.Event()
+    removed = 0
 
-    def take_late(directory: Path, header: Header, quiet_s: float) -> Claim | None:
-        if not removed:
-            directory.rmdir()
-            removed.append(directory)
-        return take(directory, header, quiet_s)
+    def remove() -> None:
+        nonlocal removed
+        while not ended.is_set():
+            with suppress(OSError):  # not there, or not empty
+                directory.rmdir()
+                removed += 1
 
-    take = transfer_staging._take
-    monkeypatch.setattr(transfer_staging, "_take", take_late)
-    resumed(on_hub(hub, data), staging, data)
-    assert len(removed) == 1
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        while removed < 400:  # now and then in the middle of `acquire`
+            claim = acquire(
+                staging,
+                expected,
+                segment_bytes=MIB,
+                quiet_s=60,
+                label="x",
+                cancel=threading.Event(),
+                arrived=lambda: False,
+            )
+            assert claim is not None
+            assert claim.is_ours
+            shutil.rmtree(claim.directory)
+            claim.journal.close()
+    finally:
+        ended.set()
+        remover.join()
 
 
 def test_a_waiting_process_takes_over_when_the_first_is_killed(hub: Service, tmp_path: Path) -> None:

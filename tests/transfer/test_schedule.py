@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from paddock.transfer.schedule import Schedule, Share, Span
+from tests.support.clock import FakeClock
 
 
-def schedule(size: int = 100, *, landed: int = 0, workers: int = 4) -> Schedule:
-    return Schedule(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers)
+def schedule(
+    size: int = 100, *, landed: int = 0, workers: int = 4, clock: Callable[[], float] = time.monotonic
+) -> Schedule:
+    return Schedule(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers, clock=clock)
 
 
 def take(plan: Schedule) -> Span:
@@ -131,17 +135,16 @@ def test_one_wish_for_fewer_requests_halves_them_once() -> None:
     assert take(plan) is spans[0]
 
 
-def test_a_server_that_is_content_gets_one_more_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    plan = schedule(workers=4)
+def test_a_server_that_is_content_gets_one_more_request_at_a_time() -> None:
+    clock = FakeClock()
+    plan = schedule(workers=4, clock=clock)
     plan.slow_down(2)
-    now += 2
+    clock.now_s += 2
     spans = [take(plan), take(plan)]
     # Of four two are left. The pause that was asked for does not count as content.
-    now += 5.1
+    clock.now_s += 5.1
     spans.append(take(plan))
-    now += 5.1
+    clock.now_s += 5.1
     for span in spans:
         land(plan, span)
     plan.frontier(30, timeout_s=0)
