@@ -140,8 +140,12 @@ def begin(staging: Path, expected: Expected, *, segment_bytes: int) -> Claim:
         raise ValueError("bytes without a digest have no staging directory that another transfer adopts")
     header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
     directory = staging / expected.key
-    directory.mkdir(parents=True, exist_ok=True)
-    return _own(directory, header, None)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with suppress(FileExistsError):
+            directory.mkdir()
+        with suppress(FileNotFoundError):  # its last owner removed it in between
+            return _own(directory, header, None)
 
 
 def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> None:
@@ -167,10 +171,13 @@ def _turn(directory: Path) -> Iterator[bool]:
     """Look and take as one step: of two processes that start together, one finds nothing. False: another's turn."""
     fd = -1
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
         while fd < 0:
-            directory.mkdir(parents=True, exist_ok=True)
+            # Not `exist_ok`, which raises FileExistsError where the directory is removed while it is looked at.
+            with suppress(FileExistsError):
+                directory.mkdir()
             with suppress(FileNotFoundError):  # its last owner removed it in between
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         yield _lock(fd) is not False and _is_at(fd, directory)
     finally:
         if fd >= 0:

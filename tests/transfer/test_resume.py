@@ -25,7 +25,7 @@ from paddock.transfer.fetch import Staged, fetch, forget
 from paddock.transfer.journal import Header, Journal, Piece
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
-from paddock.transfer.staging import acquire
+from paddock.transfer.staging import acquire, begin
 from tests.support.segments import segment_of
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
@@ -398,7 +398,7 @@ def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(sta
     remover = threading.Thread(target=remove)
     remover.start()
     try:
-        while removed < 400:  # now and then in the middle of `acquire`
+        while removed < 250:  # now and then in the middle of `acquire`
             claim = acquire(
                 staging,
                 expected,
@@ -412,6 +412,10 @@ def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(sta
             assert claim.is_ours
             shutil.rmtree(claim.directory)
             claim.journal.close()
+            other = begin(staging, expected, segment_bytes=MIB)
+            assert other.is_ours
+            shutil.rmtree(other.directory)
+            other.journal.close()
     finally:
         ended.set()
         remover.join()
