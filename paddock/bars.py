@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +26,8 @@ class Bars:
     Rates and times are those of the transfer: what was there before it began is no speed.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         console = Console(stderr=True)
         self._lines = not quiet and not console.is_terminal
         self._bars = Progress(
@@ -38,7 +40,7 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
         self._ended: set[str] = set()
         self._total: Total | None = None
-        self._said_at = time.monotonic()
+        self._said_at = clock()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -50,7 +52,7 @@ class Bars:
         self._bars.stop()
 
     def begin(self, total_bytes: int) -> None:
-        self._total = Total(total_bytes)
+        self._total = Total(total_bytes, clock=self._clock)
 
     def moved(self, moved: Moved) -> None:
         self._draw(moved.label, moved)
@@ -70,12 +72,12 @@ class Bars:
         self._bars.update(self._tasks[name], completed=moved.done_bytes, said=_said(moved))
 
     def _say(self, moved: Moved, *, several: bool) -> None:
-        ended = moved.done_bytes == moved.total_bytes
-        if moved.label in self._ended or (not ended and time.monotonic() < self._said_at + _A_LINE_EVERY_S):
+        ended = moved.is_verified
+        if moved.label in self._ended or (not ended and self._clock() < self._said_at + _A_LINE_EVERY_S):
             return
         if ended:
             self._ended.add(moved.label)
-        self._said_at = time.monotonic()
+        self._said_at = self._clock()
         line = f"{moved.label}: {_said(moved)}"
         if several and self._total:
             line += f"; {_ALL}: {_said(self._total)}"
@@ -83,9 +85,11 @@ class Bars:
 
 
 def _said(moved: Moved | Total) -> str:
-    """`1.2 GiB of 4.0 GiB, 110.0 MiB/s, 26 s left`, or what it came to."""
+    """`1.2 GiB of 4.0 GiB, 110.0 MiB/s, 26 s left`, `4.0 GiB, verifying, 5 s left`, or what it came to."""
     if moved.done_bytes == moved.total_bytes:
         return human_bytes(moved.total_bytes)
     left = "" if moved.left_s is None else f", {human_time(moved.left_s)} left"
+    if moved.has_landed:
+        return f"{human_bytes(moved.total_bytes)}, verifying{left}"
     rate = human_bytes(round(moved.rate_bytes_per_s))
     return f"{human_bytes(moved.done_bytes)} of {human_bytes(moved.total_bytes)}, {rate}/s{left}"

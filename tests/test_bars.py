@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from paddock.bars import Bars
-from paddock.transfer.progress import Progress, Total
+from paddock.transfer.progress import Progress
+from tests.support.clock import FakeClock
 
 MIB = 1024 * 1024
 
@@ -16,28 +15,12 @@ def moved(label: str, done: int, total: int, rate: float = 10 * MIB) -> Progress
     return Progress(label, done * MIB, total * MIB, done * MIB, 0, rate)
 
 
-def test_a_total_adds_up_its_files_and_tells_the_time_that_is_left() -> None:
-    total = Total(300 * MIB)
-    total.take(moved("a", 50, 100))
-    total.take(moved("a", 100, 100))
-    total.take(moved("b", 50, 200, 30 * MIB))
-    assert total.done_bytes == 150 * MIB
-    assert total.left_s == 5
-    total.take(moved("b", 50, 200, 0))
-    assert total.left_s is None
-    total.take(moved("b", 200, 200, 0))
-    assert (total.done_bytes, total.left_s) == (300 * MIB, 0)
-
-
-def test_where_nobody_watches_a_line_comes_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    with Bars(quiet=False) as bars:
+def test_where_nobody_watches_a_line_comes_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = FakeClock()
+    with Bars(quiet=False, clock=clock) as bars:
         bars.begin(300 * MIB)
         for second in range(1, 21):
-            now = 1000.0 + second
+            clock.now_s += 1
             bars.moved(moved("m\x1b[2J: b.gguf", 10 * second, 200))
     assert capsys.readouterr().err.splitlines() == [
         "m\\x1b[2J: b.gguf: 100.0 MiB of 200.0 MiB, 10.0 MiB/s, 10 s left; "
@@ -66,6 +49,15 @@ def test_a_terminal_shows_a_bar_for_each_file_and_one_for_all(
     said = capsys.readouterr().err
     assert "50.0 MiB of 200.0 MiB, 10.0 MiB/s, 15 s left" in said
     assert "150.0 MiB of 300.0 MiB, 10.0 MiB/s, 15 s left" in said
+
+
+def test_a_file_that_is_being_verified_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = FakeClock()
+    with Bars(quiet=False, clock=clock) as bars:
+        bars.begin(100 * MIB)
+        clock.now_s += 11
+        bars.moved(Progress("a", 100 * MIB - 1, 100 * MIB, 100 * MIB, 0, 10 * MIB, verify_s=3.0))
+    assert capsys.readouterr().err == "a: 100.0 MiB, verifying, 3 s left\n"
 
 
 def test_nothing_is_said_to_a_program(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ class Engine(ABC):
         answer."""
 
     async def own_metrics(self, _client: httpx.AsyncClient) -> str:
-        """What it tells Prometheus itself."""
+        """Its own metrics in Prometheus's text format, or "". Raises httpx.HTTPError where it has none to give."""
         return ""
 
     def words(self, log: str) -> str:
@@ -125,7 +125,9 @@ class LlamaServer(Engine):
         return 0.0
 
     async def own_metrics(self, client: httpx.AsyncClient) -> str:
-        return (await client.get("/metrics", timeout=_METRICS_S)).text
+        answer = await client.get("/metrics", timeout=_METRICS_S)
+        answer.raise_for_status()  # 501 where it was built or started without them, 503 while it loads
+        return answer.text
 
     def cure(self, words: str) -> str:
         if "invalid argument" in words:

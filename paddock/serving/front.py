@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -33,6 +33,7 @@ from paddock.serving.relay import Relay, unavailable
 from paddock.serving.requests import Ask, Refused, parse
 from paddock.serving.supervisor import State, Supervisor
 
+_LOG = logging.getLogger(__name__)
 _BODY_BYTES = 8 * 2**20
 WHY = {
     State.STARTING: "the model is being loaded",
@@ -136,18 +137,20 @@ class Front:
         ready = supervisor.state is State.READY
         resident, held = engine.resident_bytes() if engine else (0, 0)
         metrics.up.set(ready)
-        metrics.restarts.set(supervisor.restarts)
+        metrics.set_restarts(supervisor.restarts)
         metrics.running.set(self._places.running)
         metrics.waiting.set(self._places.waiting)
         metrics.resident_bytes.set(resident)
         metrics.held_bytes.set(held)
         metrics.planned_bytes.set(supervisor.planned_bytes)
         metrics.load_s.set(engine.load_s if engine else 0)
-        text = metrics.text()
+        own = ""
         if engine and ready:
-            with suppress(httpx.HTTPError):
-                text += await engine.own_metrics()
-        return PlainTextResponse(text, media_type=CONTENT_TYPE)
+            try:
+                own = await engine.own_metrics()
+            except httpx.HTTPError as error:
+                _LOG.info("the engine gives no metrics of its own: %s", error)
+        return PlainTextResponse(metrics.text(own), media_type=CONTENT_TYPE)
 
     def _authorize(self, request: Request) -> None:
         if self._api_key is None:

@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from paddock.errors import ServerUnavailable
 from paddock.serving.binding import Binding
 from paddock.serving.engines import SOCKET, Engine, ServerName, engine_for
 from paddock.serving.front import WHY, Front
@@ -38,6 +39,7 @@ _LOG = logging.getLogger(__name__)
 _END_S = 4.0
 """What of the grace period is left to end the engine, the connections and this process."""
 _LAST_S = 0.2
+_POLL_S = 0.01
 _PATIENCE = httpx.Timeout(10.0, read=None)  # an answer takes as long as it takes: the supervisor sees a hang
 _REPORT_S = 60.0
 
@@ -62,7 +64,8 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ears:
-    """Who hears what: `ready` once, when the model has spoken; `used` every minute, and at the end."""
+    """Callbacks. `ready` is called once, after the canary and when the HTTP server listens; `used` every minute, and at
+    the end."""
 
     ready: Callable[[Address], None]
     used: Callable[[Usage], None]
@@ -80,7 +83,9 @@ def serve(
     """Serve until a signal comes, and return it; where this is not the main thread, until `stop` is set.
 
     `program` is llama-server; without it llama-cpp-python's server is used. Raises NoSuchFile, BadSetting,
-    NoPermission, EngineCrashed after three strikes, and as `EngineProcess.start`.
+    NoPermission, EngineCrashed after three strikes, as `EngineProcess.start`, and ServerUnavailable where the HTTP
+    server ends by itself, or `stop` is set before `ready` was called. A signal is returned whenever it comes: whoever
+    wants an exit status of it looks whether `ready` was called.
     """
     return asyncio.run(_Service(offer, binding, terms, ears, engine_for(offer, program)).run(stop))
 
@@ -95,6 +100,7 @@ class _Service:
         self._tokens = Tokens()
         self._places = Places(engine.slots, waiting=terms.queue)
         self._signal: signal.Signals | None = None
+        self._was_ready = False
 
     async def run(self, stop: threading.Event | None) -> signal.Signals | None:
         with (
@@ -116,6 +122,8 @@ class _Service:
                 server = self._front(supervisor, client)
                 with self._signals(stop) as told:
                     await self._live(supervisor, server, listener, told)
+        if self._signal is None and not self._was_ready:
+            raise ServerUnavailable(f"the server of {self._offer.name} was stopped before its model was ready")
         return self._signal
 
     def _front(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
@@ -138,13 +146,15 @@ class _Service:
         self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket, told: asyncio.Event
     ) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        working = asyncio.create_task(self._work(supervisor, listener))
+        working = asyncio.create_task(self._work(supervisor, server, listener))
         reporting = asyncio.create_task(self._report())
         leaving = asyncio.create_task(told.wait())
         try:
             await asyncio.wait({serving, working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()  # raises what the engine failed with
+            if serving.done():
+                raise _http_server_ended(serving) from serving.exception()
             await self._drain(supervisor, working)
         finally:
             for task in (working, reporting, leaving):
@@ -155,14 +165,16 @@ class _Service:
             await asyncio.sleep(_LAST_S)  # those who are in already hear a 503, rather than nothing
             server.should_exit = True
             await supervisor.stop(now=self._places.running > 0)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(serving), 1.0)  # those who were cut off hear of it
+            await asyncio.wait({serving}, timeout=1.0)  # those who were cut off hear of it
             server.force_exit = True
             await asyncio.gather(serving, return_exceptions=True)
             await self._tell_used()
 
-    async def _work(self, supervisor: Supervisor, listener: socket.socket) -> None:
+    async def _work(self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket) -> None:
         await supervisor.start()
+        while not server.started:  # where it never starts, `_live` sees it end, and cancels this
+            await asyncio.sleep(_POLL_S)
+        self._was_ready = True
         engine = supervisor.engine
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -227,6 +239,13 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals are the service's affair."""
         yield
+
+
+def _http_server_ended(serving: asyncio.Task[None]) -> ServerUnavailable:
+    """The error for an HTTP server that nobody told to end."""
+    error = None if serving.cancelled() else serving.exception()
+    reason = f": {type(error).__name__}: {error}" if error else " by itself"
+    return ServerUnavailable(f"the HTTP server ended{reason}", cure="start it again")
 
 
 async def _until(stop: threading.Event, told: asyncio.Event) -> None:

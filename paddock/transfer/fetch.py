@@ -2,7 +2,8 @@
 
 Workers fetch spans in parallel (`pump`), or another engine brings the whole (`engines`); the calling thread hashes what
 landed, in order, and keeps the journal (`reception`). What an earlier process left is hashed in the same pass: a claim
-that does not hold is dropped, and its bytes are fetched again. A kill loses at most about one segment.
+that does not hold is dropped, and its bytes are fetched again. A kill loses at most what each connection wrote last,
+some 256 KiB of each, however short the file is.
 
 Where the whole-file digest is wrong though every byte was written as it came, each segment is fetched again and those
 that differ are replaced, at most twice; then the bytes are removed and the file is called corrupt.

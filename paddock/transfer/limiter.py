@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from paddock.errors import TransferInterrupted
 from paddock.transfer.answer import TryAgain
@@ -16,6 +17,8 @@ from paddock.transfer.answer import TryAgain
 _READ_BYTES = 256 * 1024
 _BURST_S = 0.1
 _RATE_WINDOW_S = 3.0
+_LEAST_RATE_S = 0.5
+"""The first packets of several connections come at once, and tell nothing of a rate."""
 _TRIES = 5
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 10.0
@@ -53,11 +56,18 @@ class RateLimit:
 
 
 class Meter:
-    """Bytes that came over the network, how many of them were wanted, and how fast they came in the last seconds."""
+    """Bytes that came over the network, how many of them were wanted, and how fast the wanted ones came lately.
 
-    def __init__(self) -> None:
+    The rate is that of the last `window_s` seconds, and begins with the first wanted bytes: the time until a server
+    answers is no slowness of the line.
+    """
+
+    def __init__(self, *, window_s: float = _RATE_WINDOW_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window_s = window_s
+        self._clock = clock
         self._lock = threading.Lock()
-        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._samples: deque[tuple[float, int]] = deque()
+        """(time, wanted bytes until then); empty until the first ones came."""
         self.transferred_bytes = 0
         self.wanted_bytes = 0
 
@@ -65,15 +75,25 @@ class Meter:
         with self._lock:
             self.transferred_bytes += came
             self.wanted_bytes += wanted
+            if wanted and not self._samples:
+                self._samples.append((self._clock(), self.wanted_bytes))
+
+    def restart(self) -> None:
+        """Forget the rate so far: what held the bytes up is over."""
+        with self._lock:
+            self._samples.clear()
 
     def rate_bytes_per_s(self) -> float:
-        """For one caller, a few times a second."""
-        now, total = time.monotonic(), self.transferred_bytes
-        self._recent.append((now, total))
-        while len(self._recent) > 2 and self._recent[1][0] < now - _RATE_WINDOW_S:
-            self._recent.popleft()
-        since, before = self._recent[0]
-        return (total - before) / (now - since) if now > since else 0.0
+        """0.0 while it cannot be told yet. For one caller, a few times a second."""
+        with self._lock:
+            if not self._samples:
+                return 0.0
+            now, total = self._clock(), self.wanted_bytes
+            self._samples.append((now, total))
+            while len(self._samples) > 2 and self._samples[1][0] < now - self._window_s:
+                self._samples.popleft()
+            since, before = self._samples[0]
+            return (total - before) / (now - since) if now - since >= _LEAST_RATE_S else 0.0
 
 
 class Patience:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,9 @@ from paddock.errors import TransferInterrupted
 from paddock.model.source import Source
 from paddock.transfer.answer import RangesIgnored, TryAgain
 from paddock.transfer.client import Client
+from paddock.transfer.journal import Journal
 from paddock.transfer.limiter import Meter, Patience, RateLimit
+from paddock.transfer.pieces import PieceWriter
 from paddock.transfer.room import disk_error, write_at
 from paddock.transfer.schedule import Schedule, Share, Span
 
@@ -51,21 +54,34 @@ class Line:
 
     @property
     def window_bytes(self) -> int:
-        """How far what lands may be ahead of what is hashed, and so what a death may cost."""
+        """How far what lands may be ahead of what is hashed."""
         several = self.connections * self.span_bytes if self.asked_span_bytes is not None else self.span_bytes
         return max(self.segment_bytes, several)
 
 
 class Pump:
     """Fetches the bytes from `start` up to `end` into `path`: at the same offsets, or with `rebased` from offset 0 on.
+    `landed` and `pieces` say what is there already, as in `Schedule`. With a `journal`, what lands is noted there.
 
     A context manager: the workers run inside, on connections of their own, and have stopped when it ends. The one that
     may take longer is still looking up a name or connecting (10 s at most): it finds the end, and does nothing more.
     """
 
-    def __init__(self, line: Line, path: Path, start: int, end: int, *, landed: int, rebased: bool = False) -> None:
+    def __init__(
+        self,
+        line: Line,
+        path: Path,
+        start: int,
+        end: int,
+        *,
+        landed: int,
+        rebased: bool = False,
+        pieces: Sequence[tuple[int, int]] = (),
+        journal: Journal | None = None,
+    ) -> None:
         self._line = line
         self._path = path
+        self._journal = journal
         self._offset = start if rebased else 0
         workers = max(1, min(line.connections, -(-(end - start) // line.span_bytes)))
         self.schedule = Schedule(
@@ -76,6 +92,7 @@ class Pump:
             window_bytes=line.window_bytes,
             workers=workers,
             share=_SHARE,
+            pieces=pieces,
         )
         self._limit = RateLimit(line.limit_rate_bytes_per_s, connections=workers, stopped=self.schedule.stopped)
         self._client = Client(line.source, connections=workers, stall_s=line.stall_s)
@@ -141,13 +158,26 @@ class Pump:
                 f"another process took over {self._line.source.label}, since this one was silent for long",
                 cure="try again: what came is kept",
             )
-        with self._client.open(span.reached, span.end, whole=span.whole) as body:
+        with self._client.open(span.reached, span.end, whole=span.whole) as body, self._noted(span.reached) as note:
             for came, wanted in body.chunks(self._limit.read_bytes):
                 self._line.meter.count(came, len(wanted))
                 if self.schedule.stopped.is_set():
                     return
                 if wanted:
                     write_at(fd, wanted, span.reached - self._offset)
+                    note(wanted)
                     if not self.schedule.landed(span, len(wanted)):
                         return
                 self._limit.take(came)
+
+    @contextmanager
+    def _noted(self, start: int) -> Iterator[Callable[[bytes], None]]:
+        """Note what lands from `start` on as pieces, the last of them however short it is."""
+        if self._journal is None:
+            yield lambda _: None
+            return
+        pieces = PieceWriter(self._journal, start)
+        try:
+            yield pieces.add
+        finally:
+            pieces.end()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from paddock.errors import CorruptFile, TransferInterrupted
@@ -19,7 +19,8 @@ from paddock.transfer.digest import BLOCK_BYTES, RunningDigest, Tap, digest_file
 from paddock.transfer.engines import Engine
 from paddock.transfer.limiter import Meter, Patience
 from paddock.transfer.options import Options
-from paddock.transfer.progress import Moved, Progress
+from paddock.transfer.pieces import sound_pieces
+from paddock.transfer.progress import Moved, Progress, Verification
 from paddock.transfer.pump import Line, Pump
 from paddock.transfer.room import disk_error, make_room, require_room, write_at
 from paddock.transfer.schedule import Schedule
@@ -54,7 +55,8 @@ class Reception:
         self._tap = tap
         self._block = memoryview(bytearray(BLOCK_BYTES))
         self._told = self._alive = float("-inf")
-        self._done = self._most = 0
+        self._position = self._done = 0
+        self._verification = Verification()
         self.resumed_bytes = 0
         self.meter = Meter()
         self._line = Line(
@@ -71,10 +73,12 @@ class Reception:
 
     def run(self) -> RunningDigest:
         engines.clean(self._claim.data)  # what a dead one left
-        landed = max(self._claim.claims, default=0)
+        landed = self._claim.claimed_bytes
         limited = self._options.limit_rate_bytes_per_s is not None
         # What another engine cannot take up, ours does.
-        engine = "paddock" if landed else engines.fitting(self._options.engine, self._source, limited=limited)
+        engine: Engine = "paddock"
+        if not self._claim.held_bytes:
+            engine = engines.fitting(self._options.engine, self._source, limited=limited)
         if engine != "paddock":
             self._have_moved(engine)
             landed = self._expected.size
@@ -103,14 +107,15 @@ class Reception:
             room = require_room if engine == "xet" else make_room
             room(fd, self._claim.data, self._expected.size)
 
-        told = 0
+        told = most = 0
 
         def tick(came: int) -> None:
-            nonlocal told
+            nonlocal told, most
             # A second try begins at 0 again, and what the first one brought came over the network all the same.
-            self.meter.count(max(0, came - told), 0)
-            told = came
-            self._tick(came, cure="start it again")
+            self.meter.count(max(0, came - told), max(0, came - most))
+            told, most = came, max(most, came)
+            self._check(cure="start it again")
+            self._tick(came, done_bytes=came, verify_s=self._verification.left_s(self._expected.size))
 
         came = engines.move(
             engine,
@@ -137,22 +142,26 @@ class Reception:
         claims = self._claim.claims
         ends = sorted(claims)
         good = digest.copy()
-        with Pump(self._line, self._claim.data, 0, digest.size, landed=landed) as schedule:
+        pieces = self._sound_pieces(fd, behind=landed)
+        self.resumed_bytes = self._claim.claimed_bytes + sum(end - start for start, end in pieces)
+        path, journal = self._claim.data, self._claim.journal
+        with Pump(self._line, path, 0, digest.size, landed=landed, pieces=pieces, journal=journal) as schedule:
             while digest.position < digest.size:
                 mark = ends[0] if ends else self._next_mark(digest.position)
-                self._follow(schedule, fd, digest, until=mark, tap=self._tap)
+                self._follow(schedule, fd, digest, until=mark, tap=self._tap, report=self._report)
                 if ends:
                     ends.pop(0)
+                    if not ends:  # until now the connections waited for the reader
+                        self.meter.restart()
                 proof = claims.pop(mark, None)
                 if proof is None:
-                    self._claim.journal.append(mark, digest.segment_prefix)
-                elif proof == digest.segment_prefix:
-                    self.resumed_bytes += mark - good.position
-                else:
+                    journal.append(mark, digest.segment_prefix)
+                elif proof != digest.segment_prefix:
                     # The segment's later claims are about the same bytes: all of it is fetched again, in parallel.
                     segment_end = -(-mark // digest.segment_bytes) * digest.segment_bytes
                     bad_end = max([mark, *(end for end in ends if end <= segment_end)])
                     schedule.fetch_again(good.position, bad_end)
+                    self.resumed_bytes -= bad_end - good.position
                     ends = [bad_end, *(end for end in ends if end > bad_end)]
                     claims = {end: proof for end, proof in claims.items() if end > bad_end}
                     digest = good
@@ -160,6 +169,11 @@ class Reception:
                 if digest.position % digest.segment_bytes == 0:
                     write_back.landed()
         return digest
+
+    def _sound_pieces(self, fd: int, *, behind: int) -> list[tuple[int, int]]:
+        """What is in the file behind the last claim."""
+        pieces = [piece for piece in self._claim.pieces if piece.end > behind]
+        return sound_pieces(fd, pieces, behind=behind, block=self._block, tick=self._check)
 
     def _next_mark(self, position: int) -> int:
         """Where the next claim ends: after a span's length, and at the end of each segment."""
@@ -173,22 +187,26 @@ class Reception:
         digest: RunningDigest,
         *,
         until: int,
+        report: Callable[[Schedule, int], None],
         offset: int = 0,
         tap: Tap | None = None,
     ) -> None:
-        """Hash the file's first `until` bytes as they land. The file's first byte is the source's byte `offset`."""
+        """Hash the file's first `until` bytes as they land. The file's first byte is the source's byte `offset`.
+        `report` is given the position before each block."""
         while digest.position < until:
             frontier = schedule.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
-            self._tick(offset + digest.position)
+            report(schedule, offset + digest.position)
             if frontier == digest.position:
                 continue
             count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
+            began = time.perf_counter()
             block = self._block[: os.preadv(fd, [self._block[:count]], digest.position)]
             if not block:
                 raise TransferInterrupted(f"{self._claim.data} was cut short by another program", cure="try again")
             if tap:
                 tap(digest.position, block)
             digest.update(block)
+            self._verification.count(len(block), time.perf_counter() - began)
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
         """Fetch each segment again, over other connections, and replace those that differ."""
@@ -221,7 +239,7 @@ class Reception:
             make_room(spare, path, end - start)
             came = RunningDigest(end - start, segment_bytes=end - start)
             with Pump(self._line, path, start, end, landed=start, rebased=True) as schedule:
-                self._follow(schedule, spare, came, until=end - start, offset=start)
+                self._follow(schedule, spare, came, until=end - start, offset=start, report=self._report_repair)
             if came.segment_prefix == digest:
                 return False
             for offset in range(0, end - start, BLOCK_BYTES):
@@ -233,24 +251,43 @@ class Reception:
             path.unlink(missing_ok=True)
 
     def _hash_again(self, fd: int) -> RunningDigest:
-        return digest_file(
-            fd, self._expected, segment_bytes=self._options.segment_bytes, tick=self._tick, tap=self._tap
-        )
+        size = self._expected.size
 
-    def _tick(self, done_bytes: int, *, cure: str = "start it again: what came is kept") -> None:
-        """Between two blocks: stop when told to, show that we live, and tell how far it is."""
+        def tick(position: int) -> None:
+            self._tick(position, done_bytes=size, verify_s=self._verification.left_s(size - position))
+
+        return digest_file(fd, self._expected, segment_bytes=self._options.segment_bytes, tick=tick, tap=self._tap)
+
+    def _report(self, schedule: Schedule, position: int) -> None:
+        landed = schedule.landed_bytes
+        self._tick(position, done_bytes=landed, verify_s=self._verification.left_s(landed - position))
+
+    def _report_repair(self, _schedule: Schedule, position: int) -> None:
+        self._tick(position, done_bytes=self._done, verify_s=None)
+
+    def _check(self, *, cure: str = "start it again: what came is kept") -> None:
         if self._cancel.is_set():
             raise TransferInterrupted(f"{self._source.label} was cancelled", cure=cure)
-        now = time.monotonic()
-        if now > self._alive + _SIGN_OF_LIFE_EVERY_S and done_bytes != self._done:
-            os.utime(self._claim.journal.fd)
-            self._alive, self._done = now, done_bytes
-        if now > self._told + _PROGRESS_EVERY_S:
-            # All of it is there when its digest is right: until then it may have to be gone through again.
-            self._most = max(self._most, min(done_bytes, self._expected.size - 1))
-            self._tell(self._most)
 
-    def _tell(self, done_bytes: int) -> None:
+    def _tick(
+        self,
+        position: int,
+        *,
+        done_bytes: int,
+        verify_s: float | None,
+    ) -> None:
+        """Between two blocks: stop when told to, show that we live, and tell how far it is."""
+        self._check()
+        now = time.monotonic()
+        if now > self._alive + _SIGN_OF_LIFE_EVERY_S and position != self._position:
+            os.utime(self._claim.journal.fd)
+            self._alive, self._position = now, position
+        # All of it is done when its digest is right. It never falls, though what is wrong is fetched again.
+        self._done = max(self._done, min(done_bytes, self._expected.size - 1))
+        if now > self._told + _PROGRESS_EVERY_S:
+            self._tell(self._done, verify_s)
+
+    def _tell(self, done_bytes: int, verify_s: float | None = 0.0) -> None:
         self._told = time.monotonic()
         if self._progress:
             self._progress(
@@ -261,5 +298,6 @@ class Reception:
                     transferred_bytes=self.meter.transferred_bytes,
                     resumed_bytes=self.resumed_bytes,
                     rate_bytes_per_s=self.meter.rate_bytes_per_s(),
+                    verify_s=verify_s,
                 )
             )

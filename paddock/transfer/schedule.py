@@ -2,8 +2,7 @@
 
 The file is cut into *spans*, in order, each fetched by one worker at a time. Workers write them in any order; the
 *frontier* is the end of the bytes that are there without a gap, and one reader (the hasher) follows it. A span starts
-only within a window of the reader's position: so a death loses about a window at most, and what the reader reads is
-still in the page cache.
+only within a window of the reader's position: so what the reader reads is still in the page cache.
 
 The transfers of a process share its connections: of four that run at once each has a quarter, and spans that are four
 times as long, so that together they ask the server, and this machine, for no more than one does.
@@ -17,6 +16,7 @@ import itertools
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SLOW_DOWN_EVERY_S = 1.0
@@ -58,7 +58,8 @@ class Share:
 
 
 class Schedule:
-    """The spans from `start` up to `end`. Bytes before `landed` are there, until `fetch_again` says they are wrong."""
+    """The spans from `start` up to `end`. Bytes before `landed` are there, until `fetch_again` says they are wrong, and
+    so are those of the `pieces`: (start, end), in order, apart from each other and behind `landed`."""
 
     def __init__(
         self,
@@ -70,7 +71,10 @@ class Schedule:
         window_bytes: int,
         workers: int,
         share: Share | None = None,
+        pieces: Sequence[tuple[int, int]] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._end = end
         self._span_bytes = span_bytes
         self._window_bytes = window_bytes
@@ -81,6 +85,12 @@ class Schedule:
         self._claimed = landed
         self._next = landed  # where the next new span starts
         self._spans: deque[Span] = deque([Span(start, landed, landed)] if landed > start else [])
+        self._landed_bytes = landed - start
+        for piece_start, piece_end in pieces:
+            self._spans.extend(self._cut(self._next, piece_start))
+            self._spans.append(Span(piece_start, piece_end, piece_end))
+            self._landed_bytes += piece_end - piece_start
+            self._next = piece_end
         self._slowed = self._changed = float("-inf")
         self._not_before = 0.0
         self._whole = False
@@ -90,11 +100,16 @@ class Schedule:
         self._work = threading.Condition(lock)
         self._landed = threading.Condition(lock)
 
+    @property
+    def landed_bytes(self) -> int:
+        """How many bytes are in the file, with gaps between them or without."""
+        return self._landed_bytes
+
     def take(self) -> Span | None:
         """For workers: the next span to fetch, when there is one. None when the transfer is over."""
         with self._work:
             while not self.stopped.is_set():
-                now = time.monotonic()
+                now = self._clock()
                 pause_s = self._not_before - now
                 if self._workers < self._most_workers and now > self._changed + _SPEED_UP_EVERY_S and not self._whole:
                     self._workers += 1
@@ -115,6 +130,7 @@ class Schedule:
         """
         with self._work:
             span.reached += count
+            self._landed_bytes += count
             if span is self._spans[0] or span.reached == span.end:
                 self._landed.notify()
             while (
@@ -142,7 +158,7 @@ class Schedule:
         """The server wants fewer requests at once, and none for so long. While it is content, one more comes back at a
         time."""
         with self._work:
-            now = time.monotonic()
+            now = self._clock()
             self._not_before = max(self._not_before, now + pause_s)
             self._changed = max(now, self._not_before)
             if now > self._slowed + _SLOW_DOWN_EVERY_S:  # eight refusals at once are one wish
@@ -187,10 +203,14 @@ class Schedule:
         with self._work:
             if self._spans and self._spans[0].start < end:
                 self._spans[0].start = end
-            cuts = [*range(start, end, self._span_bytes), end]
-            self._spans.extendleft(Span(a, b, a) for a, b in reversed(list(itertools.pairwise(cuts))))
+            self._spans.extendleft(reversed(self._cut(start, end)))
+            self._landed_bytes -= end - start
             self._position = start
             self._work.notify_all()
+
+    def _cut(self, start: int, end: int) -> list[Span]:
+        cuts = [*range(start, end, self._span_bytes), end]
+        return [Span(a, b, a) for a, b in itertools.pairwise(cuts)]
 
     def _pick(self) -> Span | None:
         if self._whole:
@@ -219,7 +239,8 @@ class Schedule:
                 if self._busy:
                     return None
                 while len(self._spans) > index + 1:
-                    self._spans.pop()
+                    dropped = self._spans.pop()
+                    self._landed_bytes -= dropped.reached - dropped.start
                 span.end = self._next = self._end
                 span.whole = True
                 return span

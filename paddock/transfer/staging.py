@@ -28,7 +28,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -36,7 +36,7 @@ from typing import Final, Literal
 from paddock.errors import TransferInterrupted, UnsafeName
 from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
-from paddock.transfer.journal import Header, Journal
+from paddock.transfer.journal import Header, Journal, Piece
 
 _UNDIGESTED = "undigested"
 _KEY = re.compile(r"[0-9a-z-]{1,80}")
@@ -45,14 +45,33 @@ ALIVE: Final = "alive"
 
 
 class Claim:
-    """A staging directory that is ours, and what its journal claimed when it was taken over."""
+    """A staging directory that is ours, and what its journal held when it was taken over: the claims, and the pieces
+    behind the last of them."""
 
-    def __init__(self, directory: Path, journal: Journal, header: Header, claims: dict[int, SegmentDigest]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        journal: Journal,
+        header: Header,
+        claims: dict[int, SegmentDigest],
+        pieces: Sequence[Piece] = (),
+    ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.journal = journal
         self.header = header
         self.claims = claims
+        self.claimed_bytes = max(claims, default=0)
+        self.pieces = [piece for piece in pieces if piece.end > self.claimed_bytes]
+
+    @property
+    def held_bytes(self) -> int:
+        """How much its journal says is there."""
+        end = held = self.claimed_bytes
+        for piece in self.pieces:
+            held += max(0, piece.end - max(end, piece.start))
+            end = max(end, piece.end)
+        return held
 
     @property
     def is_ours(self) -> bool:
@@ -61,7 +80,7 @@ class Claim:
 
     def release(self) -> None:
         """Leave what is there to the next process; where there is nothing to resume, remove it."""
-        if self.header.key == _UNDIGESTED or not self.journal.holds_claims:
+        if self.header.key == _UNDIGESTED or self.journal.is_empty:
             self.discard()
         else:
             self.journal.close()
@@ -121,8 +140,12 @@ def begin(staging: Path, expected: Expected, *, segment_bytes: int) -> Claim:
         raise ValueError("bytes without a digest have no staging directory that another transfer adopts")
     header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
     directory = staging / expected.key
-    directory.mkdir(parents=True, exist_ok=True)
-    return _own(directory, header, None)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with suppress(FileExistsError):
+            directory.mkdir()
+        with suppress(FileNotFoundError):  # its last owner removed it in between
+            return _own(directory, header, None)
 
 
 def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> None:
@@ -148,10 +171,13 @@ def _turn(directory: Path) -> Iterator[bool]:
     """Look and take as one step: of two processes that start together, one finds nothing. False: another's turn."""
     fd = -1
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
         while fd < 0:
-            directory.mkdir(parents=True, exist_ok=True)
+            # Not `exist_ok`, which raises FileExistsError where the directory is removed while it is looked at.
+            with suppress(FileExistsError):
+                directory.mkdir()
             with suppress(FileNotFoundError):  # its last owner removed it in between
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         yield _lock(fd) is not False and _is_at(fd, directory)
     finally:
         if fd >= 0:
@@ -159,7 +185,7 @@ def _turn(directory: Path) -> Iterator[bool]:
 
 
 def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
-    """The orphan that claims most (the others are removed), or a new directory; None while a living process works."""
+    """The orphan that holds most (the others are removed), or a new directory; None while a living process works."""
     now = _touched(directory)
     best: Claim | None = None
     alive = False
@@ -168,7 +194,7 @@ def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
         if found == ALIVE:
             alive = True
         elif isinstance(found, Claim):
-            if best and max(best.claims, default=0) >= max(found.claims, default=0):
+            if best and best.held_bytes >= found.held_bytes:
                 best, found = found, best
             if best:
                 best.discard()
@@ -197,7 +223,7 @@ def _look(path: Path, header: Header, *, quiet_before: float) -> Claim | Literal
     if locked is False or not (trusted or silent) or not _is_at(journal.fd, path / "journal"):
         journal.close()
         return None if silent or not path.exists() else ALIVE
-    claim = Claim(path, journal, header, journal.claims(header))
+    claim = Claim(path, journal, header, journal.claims(header), journal.pieces(header))
     if header.key == _UNDIGESTED:
         claim.discard()
         return None
@@ -208,8 +234,9 @@ def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
     """A directory with a token of ours and a journal that says so: new, or the orphan's data and claims."""
     ours = directory / uuid.uuid4().hex
     claims: dict[int, SegmentDigest] = {}
+    pieces: Sequence[Piece] = ()
     if orphan:
-        claims = orphan.claims
+        claims, pieces = orphan.claims, orphan.pieces
         orphan.directory.rename(ours)
     else:
         ours.mkdir()
@@ -217,11 +244,11 @@ def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
     (ours / "journal.new").unlink(missing_ok=True)
     journal = Journal(ours / "journal.new", create=True)
     _lock(journal.fd)
-    journal.start(header, claims)
+    journal.start(header, claims, pieces)
     (ours / "journal.new").replace(ours / "journal")
     if orphan:
         orphan.journal.close()
-    return Claim(ours, journal, header, claims)
+    return Claim(ours, journal, header, claims, pieces)
 
 
 def _touched(directory: Path) -> float:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,7 +20,7 @@ from infra.local.hub import Hub, Service
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_program_says_its_address_and_ends_at_once(tmp_path: Path) -> None:
+def test_the_program_says_its_address_and_ends_in_order(tmp_path: Path) -> None:
     commit = Hub(tmp_path / "hub").repository("org/name").commit({"config.json": b"{}"})
     ready = tmp_path / "ready"
     command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path / "hub"), "--ready-file", str(ready)]
@@ -31,10 +30,8 @@ def test_the_program_says_its_address_and_ends_at_once(tmp_path: Path) -> None:
         address = program.stdout.readline().strip()
         assert HfApi(endpoint=address, token=False).model_info("org/name").sha == commit
         assert ready.read_text() == f"{address}\n"
-        start = time.monotonic()
         program.send_signal(signal.SIGTERM)
-        assert program.wait(10) == 0
-        assert time.monotonic() - start < 2
+        assert program.wait(60) == 0
         assert (program.stdout.read(), program.stderr.read()) == ("", "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,20 +11,36 @@ from paddock.model.names import Sha256
 from paddock.store.s3 import S3Options, S3Store
 from paddock.store.s3.turns import Others, Turn
 from tests.support.s3_proxy import Fault, proxied
+from tests.support.waiting import wait_for_value
 
 BLOB = Sha256("a" * 64)
-LEASE_S = 2.0
+LEASE_S = 60.0
+"""A living owner is never silent for so long, however busy the machine is."""
+OVER_S = -1.0
+"""A lease that every owner has outlived, whatever its age by the server's clock."""
+QUICK_S = 0.6
 
 
 def take(store: S3Store, *, lease_s: float = LEASE_S) -> Turn | Others | None:
     return store.turns.take(BLOB, lease_s=lease_s)
 
 
+def wait_for_sign_of_life(store: S3Store, *, after: str | None = None, done_bytes: int = 0) -> Others:
+    """What the others say of an owner that has written its turn anew since it had the tag `after`."""
+
+    def look() -> Others | None:
+        found = take(store)
+        assert isinstance(found, Others)
+        return found if found.tag != after and found.done_bytes >= done_bytes else None
+
+    return wait_for_value(look)
+
+
 def test_of_many_that_ask_at_once_one_has_the_turn(s3_store: S3Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda _: take(s3_store, lease_s=60), range(8)))
     assert sum(isinstance(one, Turn) for one in got) == 1
-    others = take(s3_store, lease_s=60)  # of an owner that shows no sign of life, on a machine that may be busy
+    others = take(s3_store)
     assert isinstance(others, Others)
     assert not others.is_dead
 
@@ -40,22 +55,23 @@ def test_a_turn_that_was_given_back_is_anybodys(s3_store: S3Store) -> None:
 def test_an_owner_that_works_is_alive_and_says_how_far_it_is(s3_store: S3Store) -> None:
     turn = take(s3_store)
     assert isinstance(turn, Turn)
-    with turn.held(lease_s=LEASE_S):
+    with turn.held(lease_s=QUICK_S):
         turn.tell(12_345)
-        time.sleep(2 * LEASE_S)  # longer than it would live without its signs of life
-        others = take(s3_store)
-        assert isinstance(others, Others)
+        others = wait_for_sign_of_life(s3_store, done_bytes=12_345)
         assert not others.is_dead
-        assert others.done_bytes == 12_345
         assert "process" in others.by
+        tags = [others.tag]
+        for number in range(6):  # more signs of life than there are in two leases
+            turn.tell(20_000 + number)
+            tags.append(wait_for_sign_of_life(s3_store, after=tags[-1]).tag)
+        assert len(set(tags)) == 7
     assert isinstance(take(s3_store), Turn)
 
 
 def test_of_many_that_find_a_dead_owner_one_takes_over_and_the_dead_one_does_not_end_it(s3_store: S3Store) -> None:
     dead = take(s3_store)
     assert isinstance(dead, Turn)
-    time.sleep(LEASE_S + 1.5)
-    found = take(s3_store)
+    found = take(s3_store, lease_s=OVER_S)
     assert isinstance(found, Others)
     assert found.is_dead
     with ThreadPoolExecutor(8) as pool:
@@ -76,13 +92,15 @@ def test_a_turn_whose_answer_was_lost_is_ours_all_the_same(
         proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=1)]
         turn = take(store)
         assert isinstance(turn, Turn)
-        with turn.held(lease_s=LEASE_S):
-            proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=2)]
-            turn.tell(7)
-            time.sleep(1.5 * LEASE_S)
-            others = take(s3_store)
-            assert isinstance(others, Others)
-            assert (others.is_dead, others.done_bytes) == (False, 7)
+        first = take(s3_store)
+        assert isinstance(first, Others)
+        proxy.faults = [Fault("lost", ("PUT",), "/leases/", times=2)]
+        turn.tell(7)
+        with turn.held(lease_s=QUICK_S):
+            lost = wait_for_sign_of_life(s3_store, after=first.tag, done_bytes=7)
+            turn.tell(8)
+            kept = wait_for_sign_of_life(s3_store, after=lost.tag, done_bytes=8)
+            assert not kept.is_dead
         assert isinstance(take(s3_store), Turn)
 
 

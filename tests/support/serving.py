@@ -109,8 +109,13 @@ def running(
     queue: int = 64,
     grace_s: float = 20.0,
     api_key: str | None = None,
+    program: Path | None = None,
 ) -> Iterator[Running]:
-    """Serve in a thread until the block ends. What the service ends with before it is ready is raised."""
+    """Serve in a thread until the block ends. What the service ends with before it is ready is raised.
+
+    `program` is another llama-server than the built one.
+    """
+    program = program or program_of(server)  # skips here, where pytest hears it
     stop, told, now = threading.Event(), threading.Event(), Running(offer, server)
 
     def ready(address: Address) -> None:
@@ -124,7 +129,7 @@ def running(
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
                 Terms(limits=limits or Limits(start_s=120.0), queue=queue, grace_s=grace_s),
                 Ears(ready=ready, used=now.used.append),
-                program=program_of(server),
+                program=program,
                 stop=stop,
             )
         except BaseException as error:  # the test's thread judges it
@@ -133,7 +138,6 @@ def running(
             now.ended.set()
             told.set()
 
-    program_of(server)  # skips here, where pytest hears it
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -153,7 +157,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):
             words = child.cmdline()
-            if "paddock.serving.launch" in words or words[0].endswith(LLAMA_SERVER):
+            if "paddock.serving.launch" in words or any(word.endswith(LLAMA_SERVER) for word in words[:2]):
                 found.append(child)
     return found
 

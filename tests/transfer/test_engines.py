@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,18 +130,20 @@ def test_a_file_without_a_digest_is_left_to_ours(hub: Service) -> None:
 
 
 def test_a_wait_for_the_address_ends_when_it_is_told_to(staging: Path) -> None:
+    cancel, ended = threading.Event(), threading.Event()
+
     class Slow(Remote):
         def address(self, *, renew: bool = False) -> Address:
-            time.sleep(6)
+            cancel.set()
+            ended.wait()
             raise AssertionError("nobody waits for this")
 
-    cancel = threading.Event()
-    threading.Timer(0.3, cancel.set).start()
-    started = time.monotonic()
     source = Slow("http://127.0.0.1:9/never-asked", Expected(len(DATA), sha256_of(DATA)))
-    with pytest.raises(TransferInterrupted, match="cancelled"):
-        fetch(source, staging=staging, options=options("hf_transfer"), cancel=cancel)
-    assert time.monotonic() - started < 2
+    try:
+        with pytest.raises(TransferInterrupted, match="cancelled"):
+            fetch(source, staging=staging, options=options("hf_transfer"), cancel=cancel)
+    finally:
+        ended.set()
 
 
 def test_what_a_killed_one_left_beside_the_data_is_removed_first(hub: Service, staging: Path) -> None:
@@ -175,29 +176,24 @@ def test_a_refusal_is_told_without_an_address(hub: Service, staging: Path, engin
 def test_silence_is_given_up(hub: Service, staging: Path, engine: Engine) -> None:
     source = source_of(hub)
     hub.order("stall", "org/name/model.gguf", times=None, after_bytes=50_000)
-    started = time.monotonic()
     with pytest.raises(TransferInterrupted):
         fetch(source, staging=staging, options=Options(connections=4, segment_bytes=MIB, stall_s=2, engine=engine))
-    assert time.monotonic() - started < 15
     assert movers() == []
 
 
+@pytest.mark.timeout(60)  # the file would take for ever
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_cancelled_transfer_ends_its_process_within_two_seconds(hub: Service, staging: Path, engine: Engine) -> None:
+def test_a_cancelled_transfer_ends_its_process_at_once(hub: Service, staging: Path, engine: Engine) -> None:
     source = source_of(hub)
-    hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=2e6)
+    hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=1000)
     cancel = threading.Event()
-    cancelled_at = 0.0
 
     def stop(progress: Progress) -> None:
-        nonlocal cancelled_at
-        if movers() and not cancelled_at:
-            cancelled_at = time.monotonic()
+        if movers():
             cancel.set()
 
     with pytest.raises(TransferInterrupted, match="cancelled"):
         fetch(source, staging=staging, options=options(engine), progress=stop, cancel=cancel)
-    assert time.monotonic() - cancelled_at < 2
     assert movers() == []
 
 

@@ -6,24 +6,26 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from infra.local.hub import Service
 from paddock.errors import NotEnoughDisk, TransferInterrupted
-from paddock.transfer import staging as transfer_staging
+from paddock.model.source import Expected
 from paddock.transfer.fetch import Staged, fetch, forget
-from paddock.transfer.journal import Header, Journal
+from paddock.transfer.journal import Header, Journal, Piece
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
-from paddock.transfer.staging import Claim
+from paddock.transfer.staging import acquire, begin
 from tests.support.segments import segment_of
 from tests.transfer.remote import KIB, MIB, SMALL, Remote, content, on_hub, sha256_of
 
@@ -75,10 +77,12 @@ def resumed(source: Remote, staging: Path, data: bytes, options: Options = SMALL
     return staged
 
 
-def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(hub: Service, tmp_path: Path) -> None:
+def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(
+    hub: Service, tmp_path: Path, seed: int
+) -> None:
     data = content(24 * MIB)
     source = on_hub(hub, data)
-    chance = random.Random()
+    chance = random.Random(seed)
     kills = 0
     for _ in range(10):
         target = hub.stats().total_bytes_sent + chance.randrange(4 * MIB)
@@ -153,6 +157,64 @@ def test_a_journal_with_another_segment_length_starts_the_file_over(hub: Service
     partial(source, staging, data, claimed=2 * MIB)
     staged = resumed(source, staging, data, Options(connections=4, segment_bytes=512 * KIB))
     assert (staged.resumed_bytes, len(staged.segments)) == (0, 8)
+
+
+def note_pieces(directory: Path, data: bytes, *spans: tuple[int, int]) -> None:
+    """Put bytes into the partial file, as workers of the dead process did behind a gap, and note them as pieces."""
+    journal = Journal(directory / "journal")
+    with (directory / "data").open("r+b") as file:
+        for start, end in spans:
+            file.seek(start)
+            file.write(data[start:end])
+            journal.append_piece(Piece(start, end, segment_of(data[start:end])))
+    journal.close()
+
+
+def test_what_lies_behind_a_gap_is_used_and_the_gap_alone_is_fetched(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=MIB)
+    # Out of order, as workers write them; one reaches over the last claim, and two overlap.
+    spans = (3 * MIB, 3 * MIB + 7), (MIB - 5, MIB + 5), (2 * MIB, 2 * MIB + 900), (2 * MIB + 800, 2 * MIB + 1000)
+    note_pieces(directory, data, *spans)
+    assert resumed(source, staging, data).resumed_bytes == MIB + 5 + 1000 + 7
+    assert hub.stats().total_bytes_sent == 3 * MIB - 1012
+
+
+def test_what_lies_behind_a_gap_is_used_where_nothing_was_claimed(hub: Service, staging: Path) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    note_pieces(partial(source, staging, data, claimed=0), data, (MIB, 2 * MIB))
+    assert resumed(source, staging, data).resumed_bytes == MIB
+
+
+def test_a_byte_that_flipped_behind_a_gap_costs_its_piece(hub: Service, staging: Path) -> None:
+    data = content(4 * MIB)
+    source = on_hub(hub, data)
+    directory = partial(source, staging, data, claimed=MIB)
+    note_pieces(directory, data, (2 * MIB, 2 * MIB + 1000), (3 * MIB, 3 * MIB + 1000))
+    with (directory / "data").open("r+b") as file:
+        file.seek(2 * MIB + 5)
+        file.write(bytes([data[2 * MIB + 5] ^ 4]))
+    assert resumed(source, staging, data).resumed_bytes == MIB + 1000
+
+
+def test_a_piece_whose_digest_is_of_wrong_bytes_is_found_by_the_digest_of_the_file(hub: Service, staging: Path) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    wrong = data[:MIB] + bytes(1000) + data[MIB + 1000 :]
+    note_pieces(partial(source, staging, data, claimed=0), wrong, (MIB, MIB + 1000))
+    resumed(source, staging, data)
+
+
+@pytest.mark.parametrize("line", ['{"piece": [5]}', '{"piece": [-5, 5]}', '{"piece": [5, 4]}', '{"piece": [0, 1e9]}'])
+def test_a_piece_that_is_no_range_of_the_file_is_passed_over(hub: Service, staging: Path, line: str) -> None:
+    data = content(2 * MIB)
+    source = on_hub(hub, data)
+    journal = partial(source, staging, data, claimed=MIB) / "journal"
+    fields = {**json.loads(line), "digest": "blake3:" + "0" * 64}
+    journal.write_text(journal.read_text() + json.dumps(fields) + "\n")
+    assert resumed(source, staging, data).resumed_bytes == MIB
 
 
 def test_a_lie_in_the_journal_costs_what_it_is_about(hub: Service, staging: Path) -> None:
@@ -318,22 +380,45 @@ def test_of_processes_that_start_together_one_fetches(hub: Service, tmp_path: Pa
     assert list((tmp_path / "partial").iterdir()) == []
 
 
-def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(
-    hub: Service, staging: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = content(2 * MIB)
-    removed: list[Path] = []
+def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(staging: Path) -> None:
+    """An owner removes the directory of a blob when it has published it; here somebody does all the time."""
+    expected = Expected(1, sha256_of(b"x"))
+    assert expected.key is not None
+    directory = staging / expected.key
+    ended = threading.Event()
+    removed = 0
 
-    def take_late(directory: Path, header: Header, quiet_s: float) -> Claim | None:
-        if not removed:
-            directory.rmdir()
-            removed.append(directory)
-        return take(directory, header, quiet_s)
+    def remove() -> None:
+        nonlocal removed
+        while not ended.is_set():
+            with suppress(OSError):  # not there, or not empty
+                directory.rmdir()
+                removed += 1
 
-    take = transfer_staging._take
-    monkeypatch.setattr(transfer_staging, "_take", take_late)
-    resumed(on_hub(hub, data), staging, data)
-    assert len(removed) == 1
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        while removed < 250:  # now and then in the middle of `acquire`
+            claim = acquire(
+                staging,
+                expected,
+                segment_bytes=MIB,
+                quiet_s=60,
+                label="x",
+                cancel=threading.Event(),
+                arrived=lambda: False,
+            )
+            assert claim is not None
+            assert claim.is_ours
+            shutil.rmtree(claim.directory)
+            claim.journal.close()
+            other = begin(staging, expected, segment_bytes=MIB)
+            assert other.is_ours
+            shutil.rmtree(other.directory)
+            other.journal.close()
+    finally:
+        ended.set()
+        remover.join()
 
 
 def test_a_waiting_process_takes_over_when_the_first_is_killed(hub: Service, tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from paddock.transfer.schedule import Schedule, Share, Span
+from tests.support.clock import FakeClock
 
 
-def schedule(size: int = 100, *, landed: int = 0, workers: int = 4) -> Schedule:
-    return Schedule(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers)
+def schedule(
+    size: int = 100, *, landed: int = 0, workers: int = 4, clock: Callable[[], float] = time.monotonic
+) -> Schedule:
+    return Schedule(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers, clock=clock)
 
 
 def take(plan: Schedule) -> Span:
@@ -79,6 +83,17 @@ def test_bytes_that_were_there_are_passed_over_and_fetched_again_when_they_are_w
     assert plan.frontier(15, timeout_s=0) == 60
 
 
+def test_pieces_that_are_there_are_passed_over_and_the_gaps_before_them_are_fetched_first() -> None:
+    plan = Schedule(0, 100, landed=10, span_bytes=10, window_bytes=80, workers=9, pieces=[(25, 30), (40, 55)])
+    assert plan.landed_bytes == 10 + 5 + 15
+    spans = [take(plan) for _ in range(4)]
+    assert [(span.start, span.end) for span in spans] == [(10, 20), (20, 25), (30, 40), (55, 65)]
+    for span in spans[:3]:
+        land(plan, span)
+    assert plan.frontier(10, timeout_s=0) == 55
+    assert plan.landed_bytes == 55
+
+
 def test_a_long_stretch_that_is_wrong_is_fetched_in_spans() -> None:
     plan = schedule(landed=60)
     plan.fetch_again(5, 30)
@@ -120,17 +135,16 @@ def test_one_wish_for_fewer_requests_halves_them_once() -> None:
     assert take(plan) is spans[0]
 
 
-def test_a_server_that_is_content_gets_one_more_request_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    plan = schedule(workers=4)
+def test_a_server_that_is_content_gets_one_more_request_at_a_time() -> None:
+    clock = FakeClock()
+    plan = schedule(workers=4, clock=clock)
     plan.slow_down(2)
-    now += 2
+    clock.now_s += 2
     spans = [take(plan), take(plan)]
     # Of four two are left. The pause that was asked for does not count as content.
-    now += 5.1
+    clock.now_s += 5.1
     spans.append(take(plan))
-    now += 5.1
+    clock.now_s += 5.1
     for span in spans:
         land(plan, span)
     plan.frontier(30, timeout_s=0)

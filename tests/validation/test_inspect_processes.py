@@ -12,16 +12,16 @@ import pytest
 from tests.support.hostile import BROKEN, NOT_GGUF
 
 PEAK_BYTES = 256 * 1024 * 1024
-WALL_S = 2.0
+CPU_S = 2.0
+"""Processor time: what a file costs, however busy the machine is."""
 
 LAUNCHER = """\
-import json, os, resource, subprocess, sys, time
+import json, os, resource, subprocess, sys
 for path in sys.stdin.read().splitlines():
-    started = time.monotonic()
     child = subprocess.Popen([sys.executable, "-m", "paddock", "inspect", path, "--json"], stdout=subprocess.PIPE)
     out = child.stdout.read().decode()
     _, status, used = os.wait4(child.pid, 0)
-    took = time.monotonic() - started
+    took = used.ru_utime + used.ru_stime
     print(json.dumps([path, os.waitstatus_to_exitcode(status), out, took, used.ru_maxrss * 1024]), flush=True)
 """
 """A small process starts the others: the peak memory that the kernel tells of a child includes that of its parent."""
@@ -47,7 +47,9 @@ def test_a_bad_file_gets_one_answer_soon_and_in_little_memory(tmp_path: Path, st
         assert status == 2, name
         assert json.loads(out)["verdict"] == "reject", name
         assert out.count("\n") == 1, name
-        assert took < WALL_S, name
+        assert took < CPU_S, name
         assert peak < PEAK_BYTES, name
     slowest, largest = max(one[3] for one in told), max(one[4] for one in told)
-    print(f"{len(told)} bad files: the slowest took {slowest:.2f} s, the largest {largest / 1e6:.0f} MB")
+    print(
+        f"{len(told)} bad files: the slowest took {slowest:.2f} s of the processor, the largest {largest / 1e6:.0f} MB"
+    )

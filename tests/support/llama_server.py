@@ -1,0 +1,58 @@
+"""A program that speaks llama-server's protocol, and answers `/metrics` with what a test wants.
+
+It listens on the UNIX socket that `--host` names, is ready at once, and has the canary's eight tokens to say. It is for
+what llama-server itself cannot be brought to: a page of metrics of another version, or of a proxy.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_PROGRAM = """#!{python}
+import json, socketserver, sys
+from http.server import BaseHTTPRequestHandler
+
+METRICS = {metrics}
+TOKEN = {{"top_logprobs": [{{"logprob": -0.5}}, {{"logprob": -2.0}}]}}
+ANSWERS = {{
+    "/health": (200, "application/json", json.dumps({{"status": "ok"}})),
+    "/slots": (200, "application/json", "[]"),
+    "/completion": (200, "application/json", json.dumps({{"completion_probabilities": [TOKEN] * 8}})),
+    "/metrics": METRICS,
+}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        status, kind, body = ANSWERS[self.path]
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    do_POST = do_GET
+
+    def address_string(self):
+        return "unix"
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+Server(sys.argv[sys.argv.index("--host") + 1], Handler).serve_forever()
+"""
+
+
+def llama_server_with(path: Path, *, status: int, content_type: str, body: str) -> Path:
+    """Write the program to `path`."""
+    metrics = repr((status, content_type, body))
+    path.write_text(_PROGRAM.format(python=sys.executable, metrics=metrics))
+    path.chmod(0o755)
+    return path
