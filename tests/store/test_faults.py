@@ -57,6 +57,6 @@ def test_rollbacks_beside_removals_end_with_what_is_there_or_say_that_there_is_n
 
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("mode", "count"), [("kill", 1000), ("race", 200), ("undo", 50)])
+@pytest.mark.parametrize(("mode", "count"), [("kill", 1000), ("race", 200), ("undo", 25)])
 def test_the_volume_under_torture(root: Path, mode: str, count: int) -> None:
     assert run(mode, root, count) == count
