@@ -137,8 +137,10 @@ def publish(parts: Parts, manifest: Manifest, acquired: Sequence[Acquired], audi
 
 
 def becomes_default(parts: Parts, id: SnapshotId) -> bool:
-    """Whether a restored variant becomes the model's default: where it is the default in S3, or the volume has none."""
-    return parts.volume.promoted(id.model).default is None or _s3(parts).promoted(id.model).default == id.variant
+    """Whether a restored variant becomes the model's default: where it is the default in S3, or neither S3 nor the
+    volume has one. S3 is told of what is promoted, so that a default of this volume alone would become the fleet's."""
+    there = _s3(parts).promoted(id.model).default
+    return there == id.variant or (there is None and parts.volume.promoted(id.model).default is None)
 
 
 def restore(parts: Parts, wanted: Reference, *, promote: bool = True, watch: Watch | None = None) -> Restored:

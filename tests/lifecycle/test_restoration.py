@@ -11,7 +11,15 @@ import pytest
 
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
-from paddock.errors import BadSetting, CorruptFile, ModelRejected, NotOnVolume, StoreUnavailable, TransferRefused
+from paddock.errors import (
+    BadSetting,
+    CorruptFile,
+    ModelRejected,
+    NotOnVolume,
+    SnapshotDiffers,
+    StoreUnavailable,
+    TransferRefused,
+)
 from paddock.lifecycle import promotion
 from paddock.lifecycle.measuring import benchmark
 from paddock.lifecycle.parts import Parts, connect
@@ -19,9 +27,12 @@ from paddock.lifecycle.pull import pull
 from paddock.lifecycle.restoration import reach, restore
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import SegmentDigest, Sha256
+from paddock.model.reference import Reference
 from paddock.store.copying import push
+from paddock.store.history import Promoted
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
 from tests.support.segments import first_segments_of, segment_of
+from tests.support.stores import Q4, Q8, publish
 
 
 @pytest.fixture
@@ -32,10 +43,10 @@ def cached(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path
     point_to_s3(monkeypatch, s3, f"restoration-{secrets.token_hex(4)}")
     stock(hub)
     first = connect()
-    manifest = pull(first, MODEL, quantization="Q6_K").manifest
+    manifest = pull(first, Reference.parse(f"{NAME}:Q6_K")).manifest
     assert first.s3 is not None
     push(first.volume, first.s3, manifest)
-    promotion.promote(first, MODEL, manifest.revision, reason="a test")
+    promotion.promote(first, manifest.id, reason="a test")
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return manifest
@@ -52,10 +63,18 @@ def put(parts: Parts, content: bytes) -> Sha256:
 
 def planted(parts: Parts, manifest: Manifest, path: str, content: bytes) -> None:
     """Let a stranger with keys put another file into the snapshot in S3."""
-    assert parts.s3 is not None
     other = SnapshotFile(path=path, size=len(content), sha256=put(parts, content))
     files = tuple(other if file.path == path else file for file in manifest.files)
-    parts.s3.publish(manifest.model_copy(update={"files": files, "quantization": "planted"}))
+    write_manifest(parts, manifest.model_copy(update={"files": files, "quantization": "planted"}))
+
+
+def write_manifest(parts: Parts, manifest: Manifest) -> None:
+    """Write a manifest in the place of its snapshot, which S3's store itself never does."""
+    assert parts.s3 is not None
+    key = f"snapshots/{MODEL.slug}/{manifest.revision}/{manifest.variant}.json"
+    parts.s3._client().put_object(
+        Bucket=parts.s3.bucket, Key=f"{parts.s3.label.split('/', 3)[3]}/{key}", Body=manifest.to_json().encode()
+    )
 
 
 def with_segments(manifest: Manifest, segments: Callable[[SnapshotFile], tuple[SegmentDigest, ...]]) -> Manifest:
@@ -66,60 +85,63 @@ def with_segments(manifest: Manifest, segments: Callable[[SnapshotFile], tuple[S
 def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(cached: Manifest, hub: Service) -> None:
     second = connect()
     hub.reset_stats()
-    restored = restore(second, MODEL)
+    restored = restore(second, Reference(MODEL))
     assert restored.manifest == cached
-    assert second.volume.snapshot(MODEL, cached.revision) == cached
-    assert second.volume.promoted(MODEL) == cached.revision
+    assert second.volume.snapshot(cached.id) == cached
+    assert second.volume.promoted(MODEL) == Promoted(MODEL, cached.variant, {cached.variant: cached.revision})
     assert {one.origin for one in restored.acquired} == {"s3"}
     assert restored.transferred_bytes == cached.size_bytes
     for file in cached.files:
         assert sha256((restored.path / file.path).read_bytes()).hexdigest() == file.sha256
     assert sum(hub.stats().requests.values()) == 0
 
-    again = restore(second, MODEL)
+    again = restore(second, Reference(MODEL))
     assert again.transferred_bytes == 0
     assert {one.origin for one in again.acquired} == {"volume"}
 
 
 def test_a_worker_with_a_volume_of_its_own_reaches_what_others_onboarded(cached: Manifest) -> None:
     second = connect()
-    assert reach(second, MODEL, cached.revision) == cached
-    assert second.volume.snapshot(MODEL, cached.revision) == cached
-    assert second.volume.promoted(MODEL) is None
+    assert reach(second, Reference(MODEL, ref=cached.revision)) == cached
+    assert second.volume.snapshot(cached.id) == cached
+    assert second.volume.promoted(MODEL) == Promoted(MODEL)
     assert benchmark(second, cached, 128).decode_tok_per_s > 0
-    with pytest.raises(NotOnVolume, match="is not in s3://"):
-        reach(second, MODEL, "f" * 40)
+    unknown = Reference(MODEL, ref="f" * 40)
+    with pytest.raises(NotOnVolume, match="is not on s3://"):
+        reach(second, unknown)
     alone = Parts(second.settings, second.hub, second.volume, None)
     with pytest.raises(NotOnVolume, match="is not on the volume"):
-        reach(alone, MODEL, "f" * 40)
+        reach(alone, unknown)
 
 
 def test_a_commit_is_pulled_from_s3_where_the_hub_is_switched_off(cached: Manifest) -> None:
     second = connect()
-    pulled = pull(second, MODEL, ref=cached.revision)
+    pulled = pull(second, Reference(MODEL, ref=cached.revision))
     assert {one.origin for one in pulled.acquired} == {"s3"}
     assert pulled.manifest.files == cached.files
-    assert {one.origin for one in pull(second, MODEL, ref=cached.revision).acquired} == {"volume"}
+    assert {one.origin for one in pull(second, Reference(MODEL, ref=cached.revision)).acquired} == {"volume"}
 
 
 def test_a_commit_that_no_store_knows_wants_the_hub(cached: Manifest) -> None:
     with pytest.raises(Exception, match="HF_HUB_OFFLINE is set"):
-        pull(connect(), MODEL, ref="0" * 40)
+        pull(connect(), Reference(MODEL, ref="0" * 40))
 
 
 def test_without_promotion_what_is_promoted_stays(cached: Manifest) -> None:
     second = connect()
-    restored = restore(second, MODEL, ref=cached.revision, promote=False)
-    assert restored.path == second.volume.snapshot_path(MODEL, cached.revision)
-    assert second.volume.promoted(MODEL) is None
+    restored = restore(second, Reference(MODEL, ref=cached.revision), promote=False)
+    assert restored.path == second.volume.snapshot_path(cached.id)
+    assert second.volume.promoted(MODEL) == Promoted(MODEL)
 
 
 def test_what_is_not_in_s3_is_said_with_what_is(cached: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotOnVolume, match=f"revisions there: {cached.revision}"):
-        restore(connect(), MODEL, ref="0" * 40)
+    there = rf"is not on s3://.* \(Q6_K@{cached.revision[:8]} of {NAME} is there\)"
+    for wanted in (Reference(MODEL, ref="0" * 40), Reference(MODEL, Q8)):
+        with pytest.raises(NotOnVolume, match=there):
+            restore(connect(), wanted)
     monkeypatch.delenv("PADDOCK_S3_URI")
     with pytest.raises(BadSetting, match="PADDOCK_S3_URI is not set"):
-        restore(connect(), MODEL)
+        restore(connect(), Reference(MODEL))
 
 
 def test_a_wrong_object_under_a_right_name_restores_nothing(cached: Manifest) -> None:
@@ -129,12 +151,12 @@ def test_a_wrong_object_under_a_right_name_restores_nothing(cached: Manifest) ->
     key = f"{second.s3.label.split('/', 3)[3]}/blobs/sha256/{file.sha256}"
     second.s3._client().put_object(Bucket=second.s3.bucket, Key=key, Body=bytes(file.size))
     with pytest.raises(CorruptFile, match=file.path):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     second.s3.drop_blob(file.sha256)
     with pytest.raises(TransferRefused, match="gone from its source"):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     assert second.volume.snapshots() == []
-    assert second.volume.promoted(MODEL) is None
+    assert second.volume.promoted(MODEL) == Promoted(MODEL)
 
 
 def test_a_model_that_the_audit_rejects_is_not_restored_though_its_digest_is_right(cached: Manifest) -> None:
@@ -142,7 +164,7 @@ def test_a_model_that_the_audit_rejects_is_not_restored_though_its_digest_is_rig
     model = next(file.path for file in cached.files if file.path.endswith("1-of-00002.gguf"))
     planted(second, cached, model, unsound())
     with pytest.raises(ModelRejected):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
@@ -150,7 +172,7 @@ def test_a_template_that_was_planted_in_the_bucket_is_not_restored(cached: Manif
     second = connect()
     planted(second, cached, "chat_template.jinja", b"{{ cycler.__init__.__globals__ }}")
     with pytest.raises(ModelRejected, match=r"chat_template\.jinja of org/tiny-GGUF"):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
@@ -158,9 +180,9 @@ def test_a_manifest_with_another_number_of_segments_is_not_published(cached: Man
     second = connect()
     assert second.s3 is not None
     wrong = tuple(file.model_copy(update={"segments": file.segments * 2}) for file in cached.files)
-    second.s3.publish(cached.model_copy(update={"files": wrong}))
+    write_manifest(second, cached.model_copy(update={"files": wrong}))
     with pytest.raises(CorruptFile, match=r"has \d+ segments for"):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
@@ -168,41 +190,95 @@ def test_a_manifest_with_wrong_digests_of_segments_is_not_published(cached: Mani
     second = connect()
     assert second.s3 is not None
     wrong = with_segments(cached, lambda file: tuple(segment_of(b"another") for _ in file.segments))
-    second.s3.publish(wrong)
+    write_manifest(second, wrong)
     with pytest.raises(CorruptFile, match=r"has digests of segments that .* has not"):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
 def test_a_manifest_of_before_whose_segments_have_a_sha256_is_restored_as_it_is(
     cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = restore(connect(), MODEL).path
+    path = restore(connect(), Reference(MODEL)).path
     first = with_segments(cached, lambda file: first_segments_of((path / file.path).read_bytes(), cached.segment_bytes))
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "third"))
     third = connect()
     assert third.s3 is not None
-    third.s3.publish(first)
-    assert restore(third, MODEL).manifest == first
-    assert third.volume.snapshot(MODEL, cached.revision) == first
+    write_manifest(third, first)
+    assert restore(third, Reference(MODEL)).manifest == first
+    assert third.volume.snapshot(cached.id) == first
 
 
 def test_an_s3_that_is_down_is_told_and_the_volume_goes_on(
     cached: Manifest, monkeypatch: pytest.MonkeyPatch, hub: Service
 ) -> None:
-    restore(connect(), MODEL)
+    restore(connect(), Reference(MODEL))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     second = connect()
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        restore(second, MODEL)
+        restore(second, Reference(MODEL))
     hub.reset_stats()
-    pulled = pull(second, MODEL, quantization="Q6_K")
+    pulled = pull(second, Reference(MODEL), quantization="Q6_K")
     assert pulled.transferred_bytes == 0
-    assert second.volume.promoted(MODEL) == cached.revision
+    assert second.volume.promoted(MODEL).default_id == cached.id
     hub.repository(NAME).commit({"big/tiny-Q6_K-00001-of-00002.gguf": b"", "next-Q8_0.gguf": tiny(3)})
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        pull(second, MODEL, files=["next-Q8_0.gguf"])
-    assert second.volume.promoted(MODEL) == cached.revision
+        pull(second, Reference(MODEL), files=["next-Q8_0.gguf"])
+    assert second.volume.promoted(MODEL).default_id == cached.id
     monkeypatch.delenv("PADDOCK_S3_URI")
-    assert pull(connect(), MODEL, files=["next-Q8_0.gguf"]).promoted
+    assert pull(connect(), Reference(MODEL), files=["next-Q8_0.gguf"]).promoted
+
+
+@pytest.fixture
+def several(cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Manifest]:
+    """Two more variants in S3, the last one the default there; the environment leads to another empty volume."""
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "first"))
+    with monkeypatch.context() as online:
+        online.delenv("HF_HUB_OFFLINE")
+        first = connect()
+        assert first.s3 is not None
+        made = [cached]
+        for variant in (Q8, Q4):
+            made.append(pull(first, Reference(MODEL, variant)).manifest)
+            push(first.volume, first.s3, made[-1])
+        promotion.tell_s3(first, MODEL)
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "third"))
+    return made
+
+
+def test_one_of_several_variants_is_restored_and_the_default_is_that_of_s3(several: list[Manifest]) -> None:
+    split, eight, four = several
+    third = connect()
+    assert restore(third, Reference(MODEL, eight.variant)).manifest == eight
+    assert third.volume.promoted(MODEL) == Promoted(MODEL, None, {Q8: eight.revision})
+    assert third.s3 is not None
+    assert third.s3.promoted(MODEL).default_id == four.id, "what one machine restores moves no other's default"
+    assert restore(third, Reference(MODEL)).manifest == four
+    assert third.volume.promoted(MODEL).default_id == four.id
+    restored = restore(third, Reference(MODEL, split.variant))
+    assert restored.path == third.volume.model_path(MODEL, split.variant)
+    assert third.volume.promoted(MODEL).default_id == four.id
+    assert third.volume.promoted(MODEL) == third.s3.promoted(MODEL)
+
+
+def test_a_commit_in_s3_is_the_default_s_variant_there_and_a_variant_is_found_ignoring_case(
+    several: list[Manifest],
+) -> None:
+    split, eight, four = several
+    third = connect()
+    assert restore(third, Reference(MODEL, ref=eight.revision), promote=False).manifest == four
+    assert reach(third, Reference.parse(f"{NAME}@{split.revision}:q6_k")) == split
+
+
+def test_a_snapshot_of_the_volume_with_other_files_than_in_s3_stands(cached: Manifest, tmp_path: Path) -> None:
+    second = connect()
+    second.volume.prepare()
+    content = {"other.gguf": tiny(3)}
+    other = publish(second.volume, cached.revision, content, tmp_path, model=MODEL, variant=cached.variant)
+    with pytest.raises(SnapshotDiffers, match="never replaced") as raised:
+        restore(second, Reference(MODEL))
+    assert f"`paddock rm {cached.id}`" in raised.value.cure
+    assert second.volume.snapshots() == [other]
+    second.volume.remove(MODEL, variant=cached.variant, revision=cached.revision)
+    assert restore(second, Reference(MODEL)).manifest == cached
