@@ -95,6 +95,10 @@ class Reference:
             raise UnsafeName(f"the model name {_cut(text)!r} is not safe: {error.message}", cure=error.cure) from None
         if _DRIVE.match(text):
             raise UnsafeName(f"the model name {_cut(text)!r} begins with a drive letter", cure="write org/name:VARIANT")
+        if variant is not None and variant.lower().endswith(".gguf"):
+            raise UnsafeName(
+                f"the model name {_cut(text)!r} holds a file, and no variant", cure="name the variant, or use --file"
+            )
         return cls(model, variant, ref)
 
     def __str__(self) -> str:

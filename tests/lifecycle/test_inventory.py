@@ -9,7 +9,7 @@ import paddock
 from paddock.errors import BadSetting, InUse, NotOnVolume, UnsafeName
 from paddock.model.names import ModelName
 from paddock.store.volume import Volume
-from tests.support.stores import MODEL, A, B, publish
+from tests.support.stores import Q4, A, B, id_of, publish
 
 HOSTILE = [
     "",
@@ -44,6 +44,7 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
 def test_a_name_becomes_a_directory_below_the_volume(volume: Volume) -> None:
     assert paddock.get_model_path_from_name("org/name") == volume.root / "org--name"
     assert paddock.get_model_path_from_name("gpt2") == volume.root / "gpt2"
+    assert paddock.get_model_path_from_name("org/name:Q4_K_M") == volume.root / "org--name--Q4_K_M"
     assert paddock.get_model_path_from_name("Org_1/N.a-me_2") == volume.root / "Org_1--N.a-me_2"
 
 
@@ -72,28 +73,36 @@ def test_every_file_of_every_snapshot_is_listed(volume: Volume) -> None:
     first = publish(volume, A, {"m.gguf": b"aa", "deep/config.json": b"{}"}, volume.root)
     publish(volume, B, {"m.gguf": b"bbb"}, volume.root, age_s=60)
     publish(volume, A, {"other.gguf": b"cccc"}, volume.root, model=ModelName.parse("another"))
-    volume.promote(MODEL, B, reason="new")
-    volume.touch_usage(MODEL, B)
+    publish(volume, B, {"m4.gguf": b"four!"}, volume.root, variant=Q4, age_s=120)
+    volume.promote(id_of(B, Q4), reason="beside", default=False)
+    volume.promote(id_of(B), reason="new")
+    volume.touch_usage(id_of(B))
     rows = paddock.list_model_files()
-    assert [(row["model"], row["revision"], row["path"], row["size"], row["promoted"]) for row in rows] == [
-        ("another", A, "other.gguf", 4, False),
-        ("org/name", A, "deep/config.json", 2, False),
-        ("org/name", A, "m.gguf", 2, False),
-        ("org/name", B, "m.gguf", 3, True),
+    keys = ("model", "revision", "variant", "path", "size", "promoted", "default")
+    assert [tuple(row[key] for key in keys) for row in rows] == [
+        ("another", A, "Q8_0", "other.gguf", 4, False, False),
+        ("org/name", A, "Q8_0", "deep/config.json", 2, False, False),
+        ("org/name", A, "Q8_0", "m.gguf", 2, False, False),
+        ("org/name", B, "Q8_0", "m.gguf", 3, True, True),
+        ("org/name", B, "Q4_K_M", "m4.gguf", 5, True, False),
     ]
     assert rows[2]["sha256"] == first.files[1].sha256
     assert rows[2]["last_use"] is None
     assert str(rows[3]["last_use"]).endswith("+00:00")
     assert paddock.list_model_files("org/name") == rows[1:]
-    assert set(rows[0]) == {"model", "revision", "path", "size", "sha256", "promoted", "last_use"}
+    assert paddock.list_model_files("org/name:q4_k_m") == rows[4:]
+    assert paddock.list_model_files("org/name:Q6_K") == []
+    assert set(rows[0]) == {*keys, "sha256", "last_use"}
 
 
 def test_deleting_returns_the_bytes_that_came_free(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a" * 100, "config.json": b"shared"}, volume.root)
     publish(volume, B, {"m.gguf": b"b" * 10, "config.json": b"shared"}, volume.root)
-    volume.promote(MODEL, B, reason="new")
+    publish(volume, A, {"m4.gguf": b"4" * 30, "config.json": b"shared"}, volume.root, variant=Q4)
+    volume.promote(id_of(B), reason="new")
+    assert paddock.delete_model_from_volume("org/name:q4_k_m", A) == 30
     assert paddock.delete_model_from_volume("org/name", A) == 100
-    with volume.lease(MODEL, B), pytest.raises(InUse):
+    with volume.lease(id_of(B)), pytest.raises(InUse):
         paddock.delete_model_from_volume("org/name")
     assert paddock.delete_model_from_volume("org/name") == 16
     assert paddock.list_model_files() == []
