@@ -15,14 +15,15 @@ from infra.local.hub import Service
 from infra.local.s3 import S3Server
 from paddock import get_gguf_file_path
 from paddock.errors import (
+    BadSetting,
     CorruptFile,
-    InUse,
     ModelGated,
     ModelNotFound,
     ModelRejected,
     NoGguf,
     NoPermission,
     NotEnoughDisk,
+    SnapshotDiffers,
     UnsafeName,
 )
 from paddock.lifecycle import acquisition, auditing, delivery
@@ -31,33 +32,36 @@ from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Sha256
+from paddock.model.reference import Reference, SnapshotId
 from paddock.planning.choice import choose
 from paddock.store.copying import push
+from paddock.store.history import Promoted
 from tests.support.gguf import CHATML, tiny_llama
-from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
+from tests.support.house import MODEL, NAME, Q4_K_M, point_to, point_to_s3, projector, stock, tiny, unsound
 from tests.support.segments import segment_of
+from tests.support.stores import Q4, Q8, publish
 
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
 
 
 def test_a_pulled_model_is_whole_audited_and_promoted(parts: Parts) -> None:
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     path = parts.settings.volume / "org--tiny-GGUF"
     assert pulled.path == path
-    assert path.resolve().name == pulled.manifest.revision
+    assert path.resolve() == parts.volume.snapshot_path(pulled.manifest.id).resolve()
     assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert sorted(file.name for file in path.iterdir()) == sorted(
         [*SMALL_FILES, "tiny-Q8_0.gguf", "chat_template.jinja", "chat.paddock.json", "manifest.json"]
     )
-    assert pulled.manifest.quantization == "Q8_0"
+    assert pulled.manifest.variant == pulled.manifest.quantization == "Q8_0"
     assert pulled.manifest.licence == "mit"
     assert pulled.manifest.verdict is not Verdict.REJECT
 
 
 def test_a_second_pull_fetches_no_byte_and_leaves_the_snapshot_as_it_is(parts: Parts, hub: Service) -> None:
-    first = pull(parts, MODEL)
+    first = pull(parts, Reference(MODEL))
     hub.reset_stats()
-    second = pull(parts, MODEL)
+    second = pull(parts, Reference(MODEL))
     assert second.transferred_bytes == 0
     assert {one.origin for one in second.acquired} == {"volume"}
     assert hub.stats().total_bytes_sent == 0
@@ -65,13 +69,13 @@ def test_a_second_pull_fetches_no_byte_and_leaves_the_snapshot_as_it_is(parts: P
 
 
 def test_only_what_is_needed_is_fetched(parts: Parts, hub: Service) -> None:
-    pull(parts, MODEL)
+    pull(parts, Reference(MODEL))
     sent = {path.removeprefix(f"{NAME}/") for path in hub.stats().bytes_sent}
     assert sent == {*SMALL_FILES, "tiny-Q8_0.gguf"}
 
 
 def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(parts: Parts) -> None:
-    pulled = pull(parts, MODEL, quantization="Q6_K")
+    pulled = pull(parts, Reference(MODEL), quantization="Q6_K")
     assert pulled.manifest.split == 2
     assert [file.path for file in pulled.manifest.files if file.path.endswith(".gguf")] == [
         "big/tiny-Q6_K-00001-of-00002.gguf",
@@ -79,60 +83,125 @@ def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(parts: Parts) 
     ]
 
 
-def test_another_quantization_of_the_same_commit_takes_the_place_of_the_first(parts: Parts) -> None:
-    pull(parts, MODEL)
-    pulled = pull(parts, MODEL, quantization="Q4_K_M")
-    names = {file.path for file in pulled.manifest.files}
+def test_another_quantization_of_the_same_commit_stands_beside_the_first(parts: Parts, hub: Service) -> None:
+    first = pull(parts, Reference(MODEL))
+    hub.reset_stats()
+    second = pull(parts, Reference(MODEL), quantization="Q4_K_M")
+    assert second.manifest.id == replace(first.manifest.id, variant=Q4)
+    names = {file.path for file in second.manifest.files}
     assert "tiny-Q4_K_M.gguf" in names
     assert "tiny-Q8_0.gguf" not in names
-    assert parts.volume.promoted(MODEL) == pulled.manifest.revision
+    assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q4_K_M.gguf"}, "the small files are there"
+    revision = first.manifest.revision
+    assert parts.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: revision, Q4: revision})
+    assert parts.volume.snapshots(MODEL) == [first.manifest, second.manifest]
+    assert (parts.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (parts.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
 
 
-def test_another_choice_of_the_promoted_commit_is_refused_before_the_first_byte(parts: Parts, hub: Service) -> None:
-    before = pull(parts, MODEL)
-    hub.reset_stats()
-    with pytest.raises(InUse, match="Q8_0 is promoted, and a commit has one choice of files, so Q4_K_M has no place"):
-        pull(parts, MODEL, quantization="Q4_K_M", promote=False)
-    assert hub.stats().total_bytes_sent == 0
+def test_another_variant_of_the_promoted_commit_leaves_what_is_promoted(parts: Parts) -> None:
+    before = pull(parts, Reference(MODEL))
+    pulled = pull(parts, Reference(MODEL), quantization="Q4_K_M", promote=False)
+    assert pulled.path == parts.volume.snapshot_path(pulled.manifest.id)
     assert (before.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
-    assert pull(parts, MODEL, promote=False).manifest == before.manifest
+    assert parts.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: before.manifest.revision})
+    assert pull(parts, Reference(MODEL), promote=False).manifest == before.manifest
 
 
-def test_another_choice_of_a_commit_that_is_served_is_refused(parts: Parts, hub: Service) -> None:
-    revision = pull(parts, MODEL).manifest.revision
-    hub.reset_stats()
-    with parts.volume.lease(MODEL, revision), pytest.raises(InUse, match="is being served"):
-        pull(parts, MODEL, quantization="Q4_K_M")
-    assert hub.stats().total_bytes_sent == 0
+def test_a_variant_that_is_served_stays_while_another_one_of_its_commit_is_pulled(parts: Parts) -> None:
+    served = pull(parts, Reference(MODEL)).manifest
+    with parts.volume.lease(served.id) as path:
+        pulled = pull(parts, Reference(MODEL), quantization="Q4_K_M")
+        assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+        assert parts.volume.in_use(served.id)
+        assert not parts.volume.in_use(pulled.manifest.id)
 
 
-def test_another_choice_that_takes_its_place_meanwhile_is_refused_at_the_end(parts: Parts) -> None:
+def test_variants_that_are_acquired_at_the_same_time_are_both_published(parts: Parts) -> None:
     listing = parts.hub.listing(MODEL)
     choice = choose(listing, quantization="Q4_K_M")
     parts.volume.prepare()
     plan = acquisition.plan(parts, listing, choice)
-    acquisition.require_place(parts, plan)
+    assert plan.id == SnapshotId(MODEL, listing.revision, Q4)
     acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
     audited = auditing.audit_acquired(parts, listing, choice, acquired)
-    pull(parts, MODEL)
-    with pytest.raises(InUse, match="Q8_0 is promoted"):
-        acquisition.publish(parts, listing, choice, acquired, audited=audited)
+    meanwhile = pull(parts, Reference(MODEL)).manifest
+    published = acquisition.publish(parts, plan, acquired, audited=audited).manifest
+    assert parts.volume.snapshots(MODEL) == [meanwhile, published]
+    assert parts.volume.promoted(MODEL).default_id == meanwhile.id
+
+
+def test_a_snapshot_of_that_name_with_other_files_is_never_replaced_and_the_cure_helps(
+    parts: Parts, hub: Service, tmp_path: Path
+) -> None:
+    revision = parts.hub.listing(MODEL).revision
+    parts.volume.prepare()
+    other = publish(parts.volume, revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
+    hub.reset_stats()
+    with pytest.raises(SnapshotDiffers, match="never replaced") as raised:
+        pull(parts, Reference(MODEL))
+    assert hub.stats().bytes_sent.keys() <= {f"{NAME}/tiny-Q8_0.gguf"}, "nothing but the header of the preflight"
+    assert not parts.volume.has_blob(Sha256(sha256(tiny()).hexdigest()), len(tiny()))
+    assert parts.volume.snapshots(MODEL) == [other]
+    assert f"`paddock rm {other.id}`" in raised.value.cure
+    parts.volume.remove(MODEL, variant=other.variant, revision=other.revision)
+    assert (pull(parts, Reference(MODEL)).path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+
+
+def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(parts: Parts, tmp_path: Path) -> None:
+    listing = parts.hub.listing(MODEL)
+    choice = choose(listing)
+    parts.volume.prepare()
+    plan = acquisition.plan(parts, listing, choice)
+    acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
+    audited = auditing.audit_acquired(parts, listing, choice, acquired)
+    other = publish(parts.volume, listing.revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
+    with pytest.raises(SnapshotDiffers, match="never replaced"):
+        acquisition.publish(parts, plan, acquired, audited=audited)
+    assert parts.volume.snapshots(MODEL) == [other]
 
 
 def test_every_chosen_gguf_is_audited(parts: Parts, hub: Service) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
-        pull(parts, MODEL, files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
+        pull(parts, Reference(MODEL), files=["tiny-Q8_0.gguf"])
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(), "mmproj-F16.gguf": b"GGUF and no more"})
     with pytest.raises(ModelRejected, match="mmproj"):
-        pull(parts, MODEL, projector=True)
+        pull(parts, Reference(MODEL), projector=True)
     assert parts.volume.snapshots() == []
 
 
-def test_of_several_chosen_the_manifest_names_the_one_that_will_be_loaded(parts: Parts) -> None:
-    pulled = pull(parts, MODEL, files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
-    assert pulled.manifest.quantization == "Q8_0"
-    assert get_gguf_file_path(pulled.path).name == "tiny-Q8_0.gguf"
+def test_of_a_model_and_its_projector_the_manifest_names_the_one_that_will_be_loaded(
+    parts: Parts, hub: Service
+) -> None:
+    hub.repository(NAME).commit({"mmproj-F16.gguf": projector()})
+    pulled = pull(parts, Reference(MODEL), files=["mmproj-F16.gguf", "tiny-Q4_K_M.gguf"])
+    assert (pulled.manifest.variant, pulled.manifest.quantization) == ("Q4_K_M-mmproj", "Q4_K_M")
+    assert get_gguf_file_path(pulled.path).name == "tiny-Q4_K_M.gguf"
+
+
+def test_a_model_with_its_projector_stands_beside_it_alone_and_shares_its_blobs(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"mmproj-F16.gguf": projector()})
+    alone = pull(parts, Reference(MODEL)).manifest
+    hub.reset_stats()
+    together = pull(parts, Reference.parse(f"{NAME}:Q8_0-mmproj"))
+    assert together.manifest.variant == "Q8_0-mmproj"
+    assert together.transferred_bytes == len(projector())
+    assert set(hub.stats().bytes_sent) == {f"{NAME}/mmproj-F16.gguf"}
+    paths = [parts.volume.snapshot_path(one.id) / "tiny-Q8_0.gguf" for one in (alone, together.manifest)]
+    assert paths[0].samefile(paths[1])
+    assert set(parts.volume.promoted(MODEL).revisions) == {"Q8_0", "Q8_0-mmproj"}
+    assert pull(parts, Reference(MODEL)).manifest == together.manifest, "the default's variant is kept"
+
+
+def test_two_models_are_two_snapshots_and_not_one(parts: Parts, hub: Service) -> None:
+    hub.reset_stats()
+    with pytest.raises(BadSetting, match="2 models, and a snapshot has one") as raised:
+        pull(parts, Reference(MODEL), files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
+    assert "pull each by itself" in raised.value.cure
+    assert hub.stats().total_bytes_sent == 0
+    variants = [pull(parts, Reference(MODEL), files=[f"tiny-{name}.gguf"]).manifest.variant for name in (Q4, Q8)]
+    assert variants == [Q4, Q8]
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja/m-Q8_0.gguf", "manifest.json/m-Q8_0.gguf"])
@@ -140,16 +209,16 @@ def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(parts: Parts, h
     hub.repository("org/odd").commit({name: tiny()})
     hub.reset_stats()
     with pytest.raises(UnsafeName, match="also a directory"):
-        pull(parts, ModelName.parse("org/odd"))
+        pull(parts, Reference.parse("org/odd"))
     assert hub.stats().total_bytes_sent == 0
 
 
 def test_what_is_not_promoted_lies_beside_what_is(parts: Parts, hub: Service) -> None:
-    before = pull(parts, MODEL).manifest.revision
+    before = pull(parts, Reference(MODEL)).manifest
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
-    pulled = pull(parts, MODEL, promote=False)
-    assert pulled.manifest.revision != before
-    assert parts.volume.promoted(MODEL) == before
+    pulled = pull(parts, Reference(MODEL), promote=False)
+    assert pulled.manifest.revision != before.revision
+    assert parts.volume.promoted(MODEL).default_id == before.id
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny(3)
 
 
@@ -159,24 +228,24 @@ def test_a_commit_and_a_tag_are_pulled_as_they_were(parts: Parts, hub: Service) 
     assert old is not None
     repository.tag("v1", at=old.id)
     repository.commit({"tiny-Q8_0.gguf": tiny(4)})
-    assert pull(parts, MODEL, ref="v1").manifest.revision == old.id
-    assert pull(parts, MODEL, ref=old.id).manifest.revision == old.id
+    assert pull(parts, Reference(MODEL, ref="v1")).manifest.revision == old.id
+    assert pull(parts, Reference(MODEL, ref=old.id)).manifest.revision == old.id
 
 
 def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_promoted(
     parts: Parts, hub: Service
 ) -> None:
-    before = pull(parts, MODEL).manifest.revision
+    before = pull(parts, Reference(MODEL)).manifest
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected, match="eps"):
-        pull(parts, MODEL)
-    assert parts.volume.promoted(MODEL) == before
-    assert [manifest.revision for manifest in parts.volume.snapshots(MODEL)] == [before]
+        pull(parts, Reference(MODEL))
+    assert parts.volume.promoted(MODEL).default_id == before.id
+    assert parts.volume.snapshots(MODEL) == [before]
 
 
 def test_a_flipped_bit_costs_no_wrong_byte(parts: Parts, hub: Service) -> None:
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
 
 
@@ -185,7 +254,7 @@ def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(part
     blob = parts.volume.blob_path(digest)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(bytes(len(tiny())))
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert {one.origin for one in pulled.acquired} == {"hub"}
 
@@ -193,7 +262,7 @@ def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(part
 def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(parts: Parts, hub: Service) -> None:
     parts.volume.prepare()
     parts.volume.add_bytes(tiny())
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     assert f"{NAME}/tiny-Q8_0.gguf" not in hub.stats().bytes_sent
     (model,) = (file for file in pulled.manifest.files if file.path == "tiny-Q8_0.gguf")
     assert model.segments == (segment_of(tiny()),)
@@ -202,7 +271,7 @@ def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(parts: Parts, hub: 
 def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(parts: Parts, hub: Service) -> None:
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
-        pull(parts, MODEL)
+        pull(parts, Reference(MODEL))
     assert parts.volume.snapshots() == []
     assert not (parts.settings.volume / MODEL.slug).exists()
 
@@ -215,11 +284,11 @@ def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
     stock(hub)
     first = connect()
     assert first.s3 is not None
-    push(first.volume, first.s3, pull(first, MODEL).manifest)
+    push(first.volume, first.s3, pull(first, Reference(MODEL)).manifest)
     hub.reset_stats()
 
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
-    pulled = pull(connect(), MODEL)
+    pulled = pull(connect(), Reference(MODEL))
     assert {one.origin for one in pulled.acquired} == {"s3"}
     assert hub.stats().total_bytes_sent == 0
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
@@ -233,7 +302,7 @@ def test_what_cannot_be_pulled_says_why(parts: Parts, hub: Service, name: str, e
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     with pytest.raises(error, match=name.split("/")[1]):
-        pull(parts, ModelName.parse(name))
+        pull(parts, Reference.parse(name))
 
 
 def test_too_little_room_is_known_before_the_first_byte(parts: Parts, hub: Service) -> None:
@@ -252,7 +321,7 @@ def test_a_volume_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "file" / "models"))
     with pytest.raises(NoPermission, match="file"):
-        pulling.pull(connect(), MODEL)
+        pulling.pull(connect(), Reference(MODEL))
 
 
 def spoilt() -> bytes:
@@ -269,7 +338,7 @@ def test_weights_that_are_not_finite_are_never_published(parts: Parts, hub: Serv
     if there:
         parts.volume.add_bytes(spoilt())
     with pytest.raises(ModelRejected, match=r"gguf\.weights\.finite at byte \d+"):
-        pull(parts, MODEL)
+        pull(parts, Reference(MODEL))
     assert parts.volume.snapshots(MODEL) == []
 
 
@@ -292,7 +361,7 @@ def test_weights_that_passed_in_disorder_are_read_again(parts: Parts) -> None:
 
 
 def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(parts: Parts, hub: Service) -> None:
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     chat = json.loads((pulled.path / "chat.paddock.json").read_text())
     assert chat == {
         "schema": 1,
@@ -310,14 +379,18 @@ def test_the_repositorys_own_template_is_taken_where_the_file_has_none(parts: Pa
     own = CHATML + "{# beside #}"
     bare = tiny_llama(template=None).to_bytes()
     hub.repository(str(other)).commit({"bare-Q8_0.gguf": bare, "chat_template.jinja": own.encode()})
-    path = pull(parts, other).path
+    path = pull(parts, Reference(other)).path
     assert (path / "chat_template.jinja").read_text() == own
     assert json.loads((path / "chat.paddock.json").read_text())["origin"] == "chat_template.jinja"
-    assert {one.origin for one in pull(parts, other).acquired} == {"volume"}
+    assert {one.origin for one in pull(parts, Reference(other)).acquired} == {"volume"}
 
 
 def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(parts: Parts) -> None:
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
+    contents = [(pulled.path / file.path).read_bytes() for file in pulled.manifest.files]
+    parts.volume.remove(MODEL)
+    for content in contents:
+        parts.volume.add_bytes(content)
     digest = parts.volume.add_bytes(b"{# of an older Paddock #}")
     files = [
         file.model_copy(update={"sha256": digest, "size": 25, "segments": ()})
@@ -328,14 +401,14 @@ def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(parts:
     ]
     older = pulled.manifest.model_copy(update={"files": tuple(files), "template_sha256": digest})
     parts.volume.publish(older)
-    again = pull(parts, MODEL).manifest
-    assert again.files == older.files
+    again = pull(parts, Reference(MODEL)).manifest
+    assert again == older
     assert again.template_sha256 == digest
 
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "gone"])
 def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(parts: Parts, harm: str) -> None:
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     derived = [file for file in pulled.manifest.files if "chat" in file.path]
     assert len(derived) == 2
     for file in derived:
@@ -347,7 +420,7 @@ def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(parts: Part
             content[0] ^= 1
             blob.chmod(0o644)
             blob.write_bytes(content)
-    again = pull(parts, MODEL).manifest
+    again = pull(parts, Reference(MODEL)).manifest
     assert again.files == pulled.manifest.files
     for file in derived:
         assert sha256((pulled.path / file.path).read_bytes()).hexdigest() == file.sha256
@@ -360,5 +433,5 @@ def test_a_repository_that_holds_what_a_snapshot_says_of_itself_is_pulled_withou
     hub.repository(str(other)).commit(
         {"tiny-Q8_0.gguf": tiny(), "chat.paddock.json": b"{}", "manifest.json": b"{}", "config.json": b"{}"}
     )
-    pulled = pull(parts, other)
+    pulled = pull(parts, Reference(other))
     assert json.loads((pulled.path / "chat.paddock.json").read_text())["origin"] == "the GGUF"

@@ -11,44 +11,71 @@ from paddock.errors import InUse
 from paddock.lifecycle import promotion
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
-from paddock.lifecycle.retention import plan, plan_for, prune
-from paddock.model.names import Revision
-from tests.support.house import MODEL, NAME, tiny
+from paddock.lifecycle.retention import Stored, plan, plan_for, prune
+from paddock.model.names import Revision, Sha256
+from paddock.model.reference import Reference, SnapshotId, Variant
+from tests.support.house import MODEL, NAME, Q4_K_M, Q8_0, tiny
+from tests.support.stores import Q4, Q8, id_of
 
-revisions = [Revision(f"{number:040x}") for number in range(8)]
-some = st.sets(st.sampled_from(revisions))
-maybe = st.none() | st.sampled_from(revisions)
+ids = [id_of(Revision(f"{number:040x}")) for number in range(8)]
+some = st.sets(st.sampled_from(ids))
+weights = st.lists(st.integers(0, 3), max_size=8)
+"""Of each snapshot, oldest first: few, so that some of them have the same."""
 
 
-@given(st.integers(0, 8), st.integers(0, 10), maybe, maybe, some, some)
-def test_what_stays_is_the_newest_and_whatever_is_relied_on(
-    count: int,
+def stored_with(weights: list[int]) -> list[Stored]:
+    digests = [frozenset({Sha256(f"{number:064x}")}) for number in weights]
+    return [Stored(id, digest) for id, digest in zip(ids, digests, strict=False)]
+
+
+@given(weights, st.integers(0, 5), some, some, some, some)
+def test_what_stays_has_the_newest_weights_or_is_relied_on(
+    numbers: list[int],
     keep: int,
-    promoted: Revision | None,
-    before: Revision | None,
-    pinned: set[Revision],
-    used: set[Revision],
+    promoted: set[SnapshotId],
+    earlier: set[SnapshotId],
+    pinned: set[SnapshotId],
+    used: set[SnapshotId],
 ) -> None:
-    there = revisions[:count]
-    planned = plan(there, keep=keep, promoted=promoted, before=before, pinned=pinned, used=used)
-    kept = [revision for revision, _ in planned.kept]
-    assert sorted([*kept, *planned.remove]) == there
-    needed = {promoted, before, *pinned, *used, *(there[-keep:] if keep else there)} & set(there)
-    assert set(kept) == needed
+    stored = stored_with(numbers)
+    planned = plan(stored, keep=keep, promoted=promoted, earlier=earlier, pinned=pinned, used=used)
+    kept = [id for id, _ in planned.kept]
+    assert sorted([*kept, *planned.remove]) == [one.id for one in stored]
+    newest = list(dict.fromkeys(reversed(numbers)))[: keep or None]
+    of_newest = {one.id for one, number in zip(stored, numbers, strict=True) if number in newest}
+    needed = (promoted | earlier | pinned | used) & {one.id for one in stored}
+    assert set(kept) == needed | of_newest
     assert all(reason for _, reason in planned.kept)
 
 
-def versions(parts: Parts, hub: Service, count: int) -> list[Revision]:
-    """So many revisions, each pulled and promoted."""
+@pytest.mark.parametrize(
+    ("numbers", "kept"),
+    [
+        ([1, 2, 3, 4], [2, 3]),
+        ([1, 2, 2, 2], [0, 1, 2, 3]),
+        ([1, 2, 3, 3, 3], [1, 2, 3, 4]),
+        ([1, 2, 3, 1], [0, 2, 3]),
+    ],
+    ids=["each its own", "only the card changed", "older weights go", "weights that came back"],
+)
+def test_commits_with_the_same_weights_count_once(numbers: list[int], kept: list[int]) -> None:
+    planned = plan(stored_with(numbers), keep=2, promoted=(), earlier=(), pinned=(), used=())
+    assert [id for id, _ in planned.kept] == [ids[number] for number in kept]
+    assert {reason for _, reason in planned.kept} == {"one of the 2 newest"}
+
+
+def versions(parts: Parts, hub: Service, count: int, variant: Variant = Q8) -> list[SnapshotId]:
+    """So many revisions of a variant, each pulled and promoted."""
+    kind = {Q8: Q8_0, Q4: Q4_K_M}[variant]
     pulled = []
     for layers in range(1, count + 1):
-        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        pulled.append(pull(parts, MODEL).manifest.revision)
+        hub.repository(NAME).commit({f"tiny-{variant}.gguf": tiny(layers, file_type=kind)})
+        pulled.append(pull(parts, Reference(MODEL, variant)).manifest.id)
     return pulled
 
 
-def there(parts: Parts) -> list[Revision]:
-    return [manifest.revision for manifest in parts.volume.snapshots(MODEL)]
+def there(parts: Parts) -> list[SnapshotId]:
+    return [manifest.id for manifest in parts.volume.snapshots(MODEL)]
 
 
 def test_a_pull_leaves_the_newest_revisions_and_says_what_went(
@@ -59,10 +86,38 @@ def test_a_pull_leaves_the_newest_revisions_and_says_what_went(
     first, second, third = versions(parts, hub, 3)
     assert there(parts) == [second, third]
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(4)})
-    pulled = pull(parts, MODEL)
+    pulled = pull(parts, Reference(MODEL))
     assert pulled.pruned.removed == (second,)
-    assert pulled.pruned.freed_bytes == pulled.to_json()["freed_bytes"] == len(tiny(2))
+    said = pulled.to_json()
+    assert said["removed"] == [{"model": NAME, "revision": second.revision, "variant": "Q8_0"}]
+    assert pulled.pruned.freed_bytes == said["freed_bytes"] == len(tiny(2))
     assert first not in there(parts)
+
+
+def test_a_pull_leaves_the_other_variants_alone_whatever_their_age(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+) -> None:
+    monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")
+    fours = versions(connect(), hub, 3, Q4)
+    monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
+    parts = connect()
+    *older, before, newest = versions(parts, hub, 4)
+    assert there(parts) == [*fours, before, newest], "the one before is what a rollback goes back to"
+    assert set(older).isdisjoint(there(parts))
+    assert plan_for(parts, MODEL, Q4).remove == (fours[0],)
+
+
+def test_commits_in_which_the_weights_stayed_cost_no_older_weights(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+) -> None:
+    monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "2")
+    parts = connect()
+    old, new = versions(parts, hub, 2)
+    for number in range(3):
+        hub.repository(NAME).commit({"README.md": f"# Edited {number}".encode()})
+        assert pull(parts, Reference(MODEL)).pruned.removed == ()
+    assert [old, new] == there(parts)[:2]
+    assert len(there(parts)) == 5
 
 
 def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
@@ -72,22 +127,42 @@ def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
     pinned, before, promoted, served, old, newest = versions(connect(), hub, 6)
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     parts = connect()
-    parts.volume.pin(MODEL, pinned)
-    for revision in (before, promoted):
-        promotion.promote(parts, MODEL, revision, reason="a test")
-    with parts.volume.lease(MODEL, served):
-        assert plan_for(parts, MODEL).remove == (old,)
-        assert prune(parts, MODEL).removed == (old,)
+    parts.volume.pin(pinned)
+    for id in (before, promoted):
+        promotion.promote(parts, id, reason="a test")
+    with parts.volume.lease(served):
+        assert plan_for(parts, MODEL, Q8).remove == (old,)
+        assert prune(parts, MODEL, Q8).removed == (old,)
     assert there(parts) == [pinned, before, promoted, served, newest]
-    assert promotion.rollback(parts, MODEL, reason="a test") == (before, promoted)
-    assert prune(parts, MODEL).removed == (promoted, served)
+    back = promotion.rollback(parts, MODEL, reason="a test")
+    assert (back.revision, back.previous) == (before.revision, promoted.revision)
+    # The next one goes back to what was promoted before `before` was promoted again.
+    assert parts.volume.earlier(MODEL) == newest
+    assert prune(parts, MODEL, Q8).removed == (promoted, served)
+
+
+def test_what_a_rollback_of_the_model_and_what_one_of_a_variant_goes_back_to_stay(
+    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+) -> None:
+    monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")
+    first, second, third = versions(connect(), hub, 3)
+    monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
+    parts = connect()
+    four = pull(parts, Reference(MODEL, Q4)).manifest.id
+    assert (parts.volume.earlier(MODEL), parts.volume.earlier(MODEL, Q8)) == (third, second)
+    kept = dict(plan_for(parts, MODEL, Q8).kept)
+    assert kept == {second: "what a rollback goes back to", third: "promoted"}
+    assert prune(parts, MODEL, Q8).removed == (first,)
+    assert there(parts) == [second, third, four]
 
 
 def test_a_pinned_revision_is_not_removed_before_it_is_unpinned(parts: Parts) -> None:
-    revision = pull(parts, MODEL).manifest.revision
-    parts.volume.pin(MODEL, revision)
+    id = pull(parts, Reference(MODEL)).manifest.id
+    parts.volume.pin(id)
     with pytest.raises(InUse, match="is pinned: unpin it first"):
         parts.volume.remove(MODEL)
-    assert parts.volume.unpin(MODEL, revision)
-    assert not parts.volume.unpin(MODEL, revision)
-    assert parts.volume.remove(MODEL) > 0
+    assert parts.volume.unpin(id)
+    assert not parts.volume.unpin(id)
+    removed, freed_bytes = parts.volume.remove(MODEL)
+    assert removed == [id]
+    assert freed_bytes > len(tiny())

@@ -39,6 +39,11 @@ def unsound() -> bytes:
     return tiny_llama().set("llama.attention.layer_norm_rms_epsilon", F32, -1.0).to_bytes()
 
 
+def projector() -> bytes:
+    """A multimodal projector that the audit accepts beside a model."""
+    return tiny_llama().set("general.architecture", STRING, "clip").to_bytes()
+
+
 def stock(hub: Service) -> str:
     """Fill a repository with two quantizations, a split one and the usual small files; returns its commit."""
     shards = tiny_shards(2)
