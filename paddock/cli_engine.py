@@ -111,11 +111,14 @@ def serve(
         told = True
 
     try:
-        serve_snapshot(parts, locate(parts, wanted), order, ready=ready)
+        heard = serve_snapshot(parts, locate(parts, wanted), order, ready=ready)
     except PaddockError as error:
         if not told:
             raise
         return failed(False, error.code, error.message, error.cure, error.exit_status)  # stdout had its one object
+    if heard is not None and not told:
+        message = f"{heard.name} came before the model was ready"
+        return failed(as_json, "server-unavailable", message, "start it again", 128 + heard)
     return 0
 
 

@@ -98,7 +98,7 @@ class Settings(BaseModel):
         ge=64 * 1024,
         le=1024 * MIB,
         validation_alias="PADDOCK_SEGMENT_BYTES",
-        description="The unit of resume, of repair and of digests",
+        description="The unit of repair and of digests",
     )
     connections: int = Field(
         default=16,

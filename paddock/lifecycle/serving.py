@@ -88,10 +88,11 @@ def serve_snapshot(
     ready: Callable[[Serving], None],
     stop: threading.Event | None = None,
 ) -> signal.Signals | None:
-    """Serve until a signal comes (see `service.serve`), and return it. `ready` is called once, when it answers.
+    """Serve until a signal comes (see `service.serve`), and return it. `ready` is called once, when it answers; a
+    signal may come before that.
 
-    Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration, and as
-    `service.serve`.
+    Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration,
+    ServerUnavailable for a server that ended before it was ready, and as `service.serve`.
     """
     known = parts.settings
     api_key = known.api_key.get_secret_value() if known.api_key else None

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from paddock.errors import UnsafeName
 from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.model.reference import SnapshotId, Variant, parse_variant
 
@@ -110,7 +109,7 @@ class Promotion:
             by = value["by"]
             return cls(
                 operation=str(value["operation"]),
-                variant=parse_variant(str(value["variant"])),
+                variant=parse_variant(_text(value["variant"])),
                 revision=_revision(value["revision"]),
                 previous=_revision(value["previous"]),
                 default=_variant(value["default"]),
@@ -121,7 +120,7 @@ class Promotion:
                 rollback=bool(value.get("rollback", False)),
                 target=_variant(value.get("target")),
             )
-        except (KeyError, UnsafeName) as error:
+        except (KeyError, ValueError) as error:
             raise ValueError(f"not a promotion: {error}") from None
 
 
@@ -225,11 +224,17 @@ def whoami() -> str:
 
 
 def _revision(value: object) -> Revision | None:
-    return None if value is None else parse_revision(str(value))
+    return None if value is None else parse_revision(_text(value))
 
 
 def _variant(value: object) -> Variant | None:
-    return None if value is None else parse_variant(str(value))
+    return None if value is None else parse_variant(_text(value))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # noqa: TRY004 - one kind of error for one kind of reader
+    return value
 
 
 def _lock(descriptor: int) -> bool:

@@ -4,6 +4,7 @@ book-keeping."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from tests.support.serving import (
     SHELF_NAME,
     Program,
     ask,
+    engines_of,
     environment_of,
     has_whole,
     is_back,
@@ -69,6 +71,32 @@ def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(sh
 @pytest.mark.parametrize("server", SERVERS)
 def test_sigterm_under_load_ends_every_started_answer_twenty_times(shelf: Parts, server: ServerName) -> None:
     ended_under_load(shelf, server, times=20)
+
+
+@pytest.mark.usefixtures("_on_shelf")
+def test_a_signal_before_the_model_is_ready_is_no_success(tmp_path: Path) -> None:
+    slow = tmp_path / "llama-server"  # it starts, and never answers
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [
+        sys.executable,
+        "-m",
+        "paddock",
+        "serve",
+        str(SHELF_MODEL),
+        "--server",
+        "llama-server",
+        "--port",
+        "0",
+        "--json",
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: engines_of(process.pid))
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert json.loads(out)["error"] == "server-unavailable"
 
 
 def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
