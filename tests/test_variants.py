@@ -128,7 +128,7 @@ def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume
     assert sizes([file for variant in FILES for file in whole(volume, variant)]).items() <= listed.items()
 
 
-def test_a_variant_that_is_restored_first_is_the_default_of_its_volume_and_leaves_that_of_s3(
+def test_a_variant_that_is_restored_by_itself_moves_the_default_of_nobody(
     monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server, tmp_path: Path, paddock: Paddock
 ) -> None:
     point_to_s3(monkeypatch, s3, f"variants-{secrets.token_hex(4)}")
@@ -136,8 +136,10 @@ def test_a_variant_that_is_restored_first_is_the_default_of_its_volume_and_leave
         assert paddock("pull", f"{NAME}:{variant}").status == 0
         assert paddock("cache", NAME).status == 0
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "another"))
-    assert paddock("restore", f"{NAME}:Q8_0").status == 0
-    assert variants(paddock("ls", "--json").json) == {"Q8_0": (True, True)}
+    restored = paddock("restore", f"{NAME}:Q8_0", "--json").json
+    assert Path(restored["path"]) == tmp_path / "another" / f"{LINK}--Q8_0"
+    assert variants(paddock("ls", "--json").json) == {"Q8_0": (True, False)}
+    assert paddock("show", NAME, "--json").json["variant"] == "Q8_0", "the only one that is there"
     assert variants(paddock("ls", "--s3", "--json").json) == {"Q8_0": (True, False), "Q4_K_M": (True, True)}
 
 
