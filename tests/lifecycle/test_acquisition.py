@@ -19,6 +19,7 @@ from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import pull
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
+from paddock.model.reference import Reference
 from paddock.model.source import Expected
 from paddock.planning.choice import choose
 from paddock.store.copying import push
@@ -38,7 +39,7 @@ def fleet(
     stock(hub)
     first = connect()
     assert first.s3 is not None
-    manifest = pull(first, MODEL).manifest
+    manifest = pull(first, Reference(MODEL)).manifest
     push(first.volume, first.s3, manifest)
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
     return manifest
@@ -72,7 +73,7 @@ def test_a_damaged_object_in_s3_is_fetched_from_the_hub_and_sent_again_by_the_ne
     assert second.s3 is not None
     flip(s3, second)
     with caplog.at_level(logging.WARNING, logger="paddock"):
-        pulled = pull(second, MODEL)
+        pulled = pull(second, Reference(MODEL))
     assert "from the Hub instead" in caplog.text
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert {one.file.path: one.origin for one in pulled.acquired}["tiny-Q8_0.gguf"] == "hub"
@@ -88,7 +89,7 @@ def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(fleet: Manifes
     flip(s3, second)
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
-        pull(second, MODEL)
+        pull(second, Reference(MODEL))
     assert second.s3.has_blob(WEIGHTS, len(tiny()))
 
 
@@ -107,18 +108,18 @@ def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet:
 def test_a_damaged_manifest_in_s3_holds_no_pull_up(fleet: Manifest, s3: S3Server) -> None:
     second = connect()
     assert second.s3 is not None
-    key = f"{second.s3.label.split('/', 3)[3]}/snapshots/{MODEL.slug}/{fleet.revision}.json"
+    key = f"{second.s3.label.split('/', 3)[3]}/snapshots/{MODEL.slug}/{fleet.revision}/{fleet.variant}.json"
     s3.client().put_object(Bucket=s3.bucket, Key=key, Body=b"rotten")
-    assert pull(second, MODEL, promote=False).manifest.files == fleet.files
+    assert pull(second, Reference(MODEL), promote=False).manifest.files == fleet.files
 
 
 @pytest.mark.parametrize("ref", ["main", "commit"])
 def test_a_damaged_manifest_on_the_volume_is_replaced_by_the_next_pull(parts: Parts, ref: str) -> None:
-    before = pull(parts, MODEL).manifest
-    spoil(parts.volume.snapshot_path(MODEL, before.revision) / "manifest.json")
-    pulled = pull(parts, MODEL, ref=before.revision if ref == "commit" else ref)
+    before = pull(parts, Reference(MODEL)).manifest
+    spoil(parts.volume.snapshot_path(before.id) / "manifest.json")
+    pulled = pull(parts, Reference(MODEL, ref=before.revision if ref == "commit" else ref))
     assert pulled.manifest.files == before.files
-    assert parts.volume.snapshot(MODEL, before.revision) == pulled.manifest
+    assert parts.volume.snapshot(before.id) == pulled.manifest
 
 
 def test_a_blob_that_is_collected_after_it_was_planned_is_fetched_again(parts: Parts) -> None:

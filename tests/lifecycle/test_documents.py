@@ -12,11 +12,12 @@ from paddock.lifecycle.inventory import delete_model_from_volume
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
 from paddock.model.names import ModelName
+from paddock.model.reference import Reference
 from tests.support.house import MODEL, NAME, tiny
 
 
 def test_a_pulled_model_keeps_every_law_and_has_pages(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     found = document(parts, manifest)
     assert found.findings == ()
     assert [one.table.name for one in found.held] == ["files", "tensors", "metadata", "inventory"]
@@ -28,28 +29,28 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(parts: Parts) -> None:
         "tiny-Q8_0.gguf": "the Hub",
         "tokenizer_config.json": "the Hub",
     }
-    pages = parts.volume.docs / MODEL.slug / manifest.revision
+    pages = parts.volume.docs / MODEL.slug / manifest.revision / manifest.variant
     assert found.where == str(pages / "index.html")
     assert len(list(pages.glob("validations/*/*/*/*.html"))) == 4
     assert NAME in (pages / "index.html").read_text()
 
 
 def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
-    pages = parts.volume.docs / MODEL.slug / manifest.revision
+    manifest = pull(parts, Reference(MODEL)).manifest
+    pages = parts.volume.docs / MODEL.slug / manifest.revision / manifest.variant
     document(parts, manifest)
     first = set(pages.rglob("*.html"))
     document(parts, manifest)
     second = set(pages.rglob("*.html"))
     assert len(first) == len(second)
     assert first != second, "they carry the time of their run"
-    assert [path.name for path in pages.parent.iterdir()] == [manifest.revision]
+    assert [path.name for path in pages.parent.iterdir()] == [manifest.variant]
     delete_model_from_volume(NAME, manifest.revision)
     assert not pages.exists()
 
 
 def test_a_split_model_is_told_with_all_of_its_shards(parts: Parts) -> None:
-    manifest = pull(parts, MODEL, quantization="Q6_K").manifest
+    manifest = pull(parts, Reference.parse(f"{NAME}:Q6_K")).manifest
     found = document(parts, manifest)
     assert found.findings == ()
     assert {row[0] for row in found.held[1].table.rows} == {
@@ -61,7 +62,7 @@ def test_a_split_model_is_told_with_all_of_its_shards(parts: Parts) -> None:
 def test_where_the_hub_cannot_be_asked_the_pages_say_so(
     parts: Parts, hub: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     hub.order("status", "*", where="hub", status=404, times=None)
     found = document(parts, manifest)
     assert found.findings == ()
@@ -72,14 +73,14 @@ def test_where_the_hub_cannot_be_asked_the_pages_say_so(
 def test_another_models_missing_file_warns(parts: Parts, hub: Service) -> None:
     other = ModelName.parse("org/other-GGUF")
     hub.repository(str(other)).commit({"other-Q8_0.gguf": tiny(name="other")})
-    gone = pull(parts, other).manifest
-    (parts.volume.snapshot_path(other, gone.revision) / "other-Q8_0.gguf").unlink()
-    (finding,) = document(parts, pull(parts, MODEL).manifest).findings
+    gone = pull(parts, Reference(other)).manifest
+    (parts.volume.snapshot_path(gone.id) / "other-Q8_0.gguf").unlink()
+    (finding,) = document(parts, pull(parts, Reference(MODEL)).manifest).findings
     assert (finding.rule, str(finding.severity)) == ("expectations.inventory", "warn")
     assert "1 of" in finding.message
 
 
 def test_an_address_is_told_where_one_is_set(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     shown = replace(parts, settings=parts.settings.model_copy(update={"docs_url": "http://docs.example"}))
-    assert document(shown, manifest).where == f"http://docs.example/org--tiny-GGUF/{manifest.revision}/index.html"
+    assert document(shown, manifest).where == f"http://docs.example/org--tiny-GGUF/{manifest.revision}/Q8_0/index.html"

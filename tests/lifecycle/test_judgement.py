@@ -10,12 +10,13 @@ from paddock.lifecycle import judgement
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
 from paddock.model.finding import Verdict
+from paddock.model.reference import Reference
 from paddock.planning.placement import Target
 from tests.support.house import CARD, CONFIG, MODEL, NAME, judged_of
 
 
 def test_a_sound_model_that_fits_has_no_finding(parts: Parts) -> None:
-    found = judged_of(parts, pull(parts, MODEL).manifest)
+    found = judged_of(parts, pull(parts, Reference(MODEL)).manifest)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
 
 
@@ -33,7 +34,7 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
     parts: Parts, hub: Service, files: dict[str, bytes | None], rule: str
 ) -> None:
     hub.repository(NAME).commit({"config.json": CONFIG, "README.md": CARD, **files})
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     found = judged_of(parts, manifest)
     assert [finding.rule for finding in found.findings] == [rule]
     assert found.verdict is Verdict.WARN
@@ -42,7 +43,7 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
 
 
 def test_a_model_that_is_only_too_large_does_not_fit(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     found = judged_of(parts, manifest, target=Target(1024))
     assert [finding.rule for finding in found.findings] == ["compatibility.memory"]
     with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and 256\.\d MiB are missing"):
@@ -50,7 +51,7 @@ def test_a_model_that_is_only_too_large_does_not_fit(parts: Parts) -> None:
 
 
 def test_a_bit_that_rotted_on_the_volume_is_found(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     (file,) = [file for file in manifest.files if file.path.endswith(".gguf")]
     blob = parts.volume.blob_path(file.sha256)
     blob.chmod(0o644)

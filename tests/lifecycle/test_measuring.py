@@ -16,6 +16,7 @@ from paddock.lifecycle.pull import pull
 from paddock.measure.benchmark import Benchmark
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
+from paddock.model.reference import Reference
 from paddock.store.copying import push
 from tests.support.house import MODEL, point_to_s3
 
@@ -29,8 +30,8 @@ def workers(
     one = connect()
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "another"))
     other = connect()
-    manifest = pull(one, MODEL).manifest
-    pull(other, MODEL)
+    manifest = pull(one, Reference(MODEL)).manifest
+    pull(other, Reference(MODEL))
     assert one.s3 is not None
     push(one.volume, one.s3, manifest)
     return one, other
@@ -38,7 +39,7 @@ def workers(
 
 def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tuple[Parts, Parts]) -> None:
     gpu, io = workers
-    manifest = pull(gpu, MODEL).manifest
+    manifest = pull(gpu, Reference(MODEL)).manifest
     measured = measuring.benchmark(gpu, manifest, 128)
     assert measuring.read_benchmark(io, manifest) is None
     where = reports.share(gpu, manifest, measuring.BENCHMARK)
@@ -51,7 +52,7 @@ def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tupl
 
 def test_the_newer_of_two_results_counts(workers: tuple[Parts, Parts]) -> None:
     gpu, io = workers
-    manifest = pull(gpu, MODEL).manifest
+    manifest = pull(gpu, Reference(MODEL)).manifest
     old = measuring.benchmark(io, manifest, 128)
     new = replace(old, load_s=old.load_s + 1)
     reports.keep(gpu, manifest, measuring.BENCHMARK, new.to_json())
@@ -63,17 +64,17 @@ def test_the_newer_of_two_results_counts(workers: tuple[Parts, Parts]) -> None:
 
 
 def test_without_s3_nothing_is_shared(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     measuring.benchmark(parts, manifest, 128)
     assert reports.share(parts, manifest, measuring.BENCHMARK) is None
 
 
 def test_what_an_older_paddock_kept_is_still_read(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     old = json.loads((Path(__file__).parents[1] / "measure" / "benchmark-schema-1.json").read_text())
     files = {file.path: file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
     kept = json.dumps({"files": files, "report": old})
-    parts.volume.write_report(MODEL, manifest.revision, measuring.BENCHMARK, kept)
+    parts.volume.write_report(manifest.id, measuring.BENCHMARK, kept)
     read = measuring.read_benchmark(parts, manifest)
     assert isinstance(read, Benchmark)
     assert read.decode_tok_per_s == 98.4
@@ -81,7 +82,7 @@ def test_what_an_older_paddock_kept_is_still_read(parts: Parts) -> None:
 
 
 def test_a_gpu_that_the_engine_does_not_use_gets_no_layer(parts: Parts) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     machine = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
     plan = measuring.plan_of(parts, manifest, 128, machine=machine)
     assert plan == measuring.plan_of(parts, manifest, 128, machine=replace(machine, gpus=()))

@@ -19,7 +19,7 @@ from paddock.lifecycle.preflight import preflight
 from paddock.lifecycle.pull import pull
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
-from paddock.model.names import ModelName
+from paddock.model.reference import Reference
 from paddock.planning.placement import Target
 from paddock.planning.plan import Wish
 from paddock.planning.targets import parse_target
@@ -150,13 +150,13 @@ def test_what_cannot_be_planned_is_refused_by_its_reason(parts: Parts, hub: Serv
 def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(
     parts: Parts, hub: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    manifest = pull(parts, MODEL).manifest
+    manifest = pull(parts, Reference(MODEL)).manifest
     hub.repository("org/other-GGUF").commit({"other-Q8_0.gguf": tiny(3)})
     finding = r"is rejected by compatibility\.engine: the engine was ended by SIGSEGV"
     with monkeypatch.context() as here:
         let_the_engine_segfault(here, tmp_path)
         with pytest.raises(ModelRejected, match=finding) as raised:
-            pull(parts, ModelName.parse("org/other-GGUF"))
+            pull(parts, Reference.parse("org/other-GGUF"))
         with pytest.raises(ModelRejected, match=finding):
             judgement.check_compatibility(parts, manifest, 128)
     assert [one.rule for one in raised.value.findings] == ["compatibility.engine"]
@@ -170,13 +170,13 @@ def test_what_does_not_fit_is_refused_by_pull_before_a_weight_is_fetched(parts: 
     with pytest.raises(
         DoesNotFit, match=r"does not fit with 256 tokens of context \(Q8_0 takes .* are missing"
     ) as raised:
-        pull(parts, MODEL, target=small)
+        pull(parts, Reference(MODEL), target=small)
     assert raised.value.exit_status == 2
     assert "more memory, or a smaller model, is needed" in raised.value.cure
     assert list(parts.volume.snapshots()) == []
     assert not list((parts.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
     tight = Target(MARGIN_BYTES + 900 * 1024)
-    assert pull(parts, MODEL, target=tight).manifest.quantization == "Q8_0"
+    assert pull(parts, Reference(MODEL), target=tight).manifest.quantization == "Q8_0"
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_refused_from_the_header(parts: Parts, hub: Service) -> None:
@@ -184,7 +184,7 @@ def test_an_architecture_that_the_engine_does_not_know_is_refused_from_the_heade
     hub.repository("org/strange-GGUF").commit({"m-Q8_0.gguf": strange})
     began = time.monotonic()
     with pytest.raises(ModelRejected, match=r"nonesuch"):
-        pull(parts, ModelName.parse("org/strange-GGUF"))
+        pull(parts, Reference.parse("org/strange-GGUF"))
     assert time.monotonic() - began < 5 * BUSY
     assert list(parts.volume.snapshots()) == []
 

@@ -77,7 +77,7 @@ def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, ki
         assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
         assert list(parts.volume.partial.iterdir()) == []
         if versions % 10 == 0:
-            parts.volume.remove(MODEL, None)
+            parts.volume.remove(MODEL)
     twice = fetched_twice(hub, versions, len(content), header_bytes=header_bytes)
     print(f"{killed} kills injected, {in_transfer} in a transfer; {survived} states right, {versions} versions whole;")
     print(f"{twice / SEGMENT_BYTES:.1f} segments fetched twice in all")

@@ -21,6 +21,7 @@ from paddock.lifecycle.pull import pull
 from paddock.lifecycle.restoration import restore
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Sha256
+from paddock.model.reference import Reference
 from paddock.store.copying import push
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
 from tests.support.larger import larger
@@ -53,9 +54,9 @@ def served(proxy: S3Proxy, hub: Service) -> tuple[Manifest, Manifest]:
     both = []
     for layers in (1, 2):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        both.append(pull(parts, MODEL).manifest)
+        both.append(pull(parts, Reference(MODEL)).manifest)
         push(parts.volume, parts.s3, both[-1])
-        promotion.promote(parts, MODEL, both[-1].revision, reason="a test")
+        promotion.promote(parts, both[-1].id, reason="a test")
     return both[0], both[1]
 
 
@@ -74,16 +75,16 @@ def push_it(parts: Parts, first: Manifest) -> None:
 
 
 def promote_it(parts: Parts, first: Manifest) -> None:
-    promotion.promote(parts, MODEL, first.revision, reason="a test")
+    promotion.promote(parts, first.id, reason="a test")
 
 
 def before_restore(parts: Parts, first: Manifest) -> None:
-    parts.volume.remove(MODEL, first.revision)
+    parts.volume.remove(MODEL, revision=first.revision)
     parts.volume.collect(older_than_s=0)
 
 
 def restore_it(parts: Parts, first: Manifest) -> None:
-    restore(parts, MODEL, ref=first.revision, promote=False)
+    restore(parts, Reference(MODEL, ref=first.revision), promote=False)
 
 
 PUSH = (before_push, push_it)
@@ -150,13 +151,13 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     assert took < BOUND_S
     assert caught.value.cure
     volume = connect().volume
-    shown = volume.promoted(MODEL)
-    assert (volume.model_path(MODEL) / "tiny-Q8_0.gguf").read_bytes() == tiny(1 if shown == first.revision else 2)
+    shown = volume.promoted(MODEL).default_id
+    assert (volume.model_path(MODEL) / "tiny-Q8_0.gguf").read_bytes() == tiny(1 if shown == first.id else 2)
     proxy.faults = []
     operation(connect(), first)
     known = connect()
     assert known.s3 is not None
-    assert known.s3.snapshot(MODEL, first.revision) == known.volume.snapshot(MODEL, first.revision) == first
+    assert known.s3.snapshot(first.id) == known.volume.snapshot(first.id) == first
     assert known.s3.has_blob(weights(first), len(tiny(1)))
 
 
@@ -165,19 +166,19 @@ def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Man
     before_restore(connect(), first)
     proxy.faults = [replace(BUSY, times=1), Fault("cut", *IN_BLOBS, times=2)]
     restore_it(connect(), first)
-    assert connect().volume.snapshot(MODEL, first.revision) == first
+    assert connect().volume.snapshot(first.id) == first
 
 
 def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
     proxy: S3Proxy, served: tuple[Manifest, Manifest], caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = served
-    promotion.promote(connect(), MODEL, first.revision, reason="a test")
+    promotion.promote(connect(), first.id, reason="a test")
     proxy.faults = [DENIED]
     with caplog.at_level(logging.WARNING, logger="paddock"):
-        pulled = pull(connect(), MODEL, ref=second.revision)
+        pulled = pull(connect(), Reference(MODEL, ref=second.revision))
     assert pulled.transferred_bytes == 0
-    assert connect().volume.promoted(MODEL) == second.revision
+    assert connect().volume.promoted(MODEL).default_id == second.id
     assert "S3 does not know yet" in caplog.text
 
 
@@ -195,7 +196,7 @@ def test_an_s3_that_cannot_be_written_costs_the_fleet_and_not_the_worker(
     hub.repository(str(LARGER)).commit({"larger-F32.gguf": larger()})
     proxy.faults = [fault]
     with caplog.at_level(logging.WARNING, logger="paddock"):
-        pulled = pull(connect(), LARGER)
+        pulled = pull(connect(), Reference(LARGER))
     assert words in caplog.text
     assert [one.origin for one in pulled.acquired] == ["hub"]
     assert (pulled.path / "larger-F32.gguf").read_bytes() == larger()

@@ -19,6 +19,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from paddock.model.quantization import get_gguf_file_path
+from paddock.model.reference import Reference
 from tests.support.house import MODEL
 
 PLAN = Parameters(n_ctx=128, n_threads=1, n_gpu_layers=0)
@@ -26,7 +27,7 @@ PLAN = Parameters(n_ctx=128, n_threads=1, n_gpu_layers=0)
 
 @pytest.fixture
 def manifest(parts: Parts, hub: Service) -> Manifest:
-    return pull(parts, MODEL).manifest
+    return pull(parts, Reference(MODEL)).manifest
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_it_is_used_by_the_benchmark_which_says_so(parts: Parts, manifest: Manif
 def test_another_machine_or_file_has_none(parts: Parts, manifest: Manifest, remembered: Tuning) -> None:
     other = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
     assert tuning.recall(parts, manifest, machine=other) is None
-    assert tuning.recall(parts, pull(parts, MODEL, quantization="Q4_K_M").manifest) is None
+    assert tuning.recall(parts, pull(parts, Reference(MODEL), quantization="Q4_K_M").manifest) is None
 
 
 def test_memory_that_is_free_does_not_make_another_machine(parts: Parts) -> None:
@@ -81,7 +82,7 @@ def test_what_a_driver_keeps_does_not_make_another_machine(parts: Parts) -> None
 def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
     parts: Parts, manifest: Manifest, remembered: Tuning, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.model, manifest.revision))
+    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
     wanted = remembered.applied(PLAN)
     needed = measure_memory(path, context_tokens=128, parameters=wanted).total_bytes
     tight = replace(this_machine(), ram_available_bytes=needed + MARGIN_BYTES - 1)
