@@ -42,10 +42,14 @@ def name_variants(sets: Iterable[GgufSet], published: Mapping[str, Variant] | No
 
 
 def with_projector(variant: Variant, projector: GgufSet, *, is_usual: bool) -> Variant:
-    """The variant of a model with its projector: `Q8_0-mmproj`, or with that projector's own name where another one
+    """The variant of a model with its projector: `Q8_0-mmproj`, or with that projector's own path where another one
     than the usual was asked for."""
-    name = "mmproj" if is_usual else stem_of(PurePosixPath(projector.first).name)
-    return _safe(f"{variant}-{name}", f"{variant} {projector.first}")
+    name = "mmproj" if is_usual else stem_of(projector.first)
+    path = f"{variant} {projector.first}"
+    named = _safe(f"{variant}-{name}", path)
+    if not is_usual and same_variant(named, f"{variant}-mmproj"):
+        return _with_digest(named, path)
+    return named
 
 
 def name_alone(one: GgufSet) -> Variant:
@@ -63,15 +67,23 @@ def matching(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
 
 
 def _keepers(models: Sequence[GgufSet]) -> list[GgufSet]:
-    """The one model that keeps each label."""
+    """The one model that keeps each label: the nearest of those that are as large as the main model, and a whole one
+    before one that lacks a shard."""
     by_label: dict[str, list[GgufSet]] = {}
     for one in models:
         if one.quantization:
             by_label.setdefault(one.quantization, []).append(one)
-    return [
-        next(one for one in group if one.size >= _LEAST_OF_MAIN * max(other.size for other in group))
-        for group in by_label.values()
-    ]
+    keepers = []
+    for group in by_label.values():
+        whole = [one for one in group if not one.missing] or group
+        largest = max(one.size for one in whole)
+        keepers.append(next(one for one in whole if one.size >= _LEAST_OF_MAIN * largest))
+    return keepers
+
+
+def _whole_if_any(group: list[GgufSet]) -> list[GgufSet]:
+    """Those of which every shard is there, if there are any."""
+    return [one for one in group if not one.missing] or group
 
 
 def _nearest_first(one: GgufSet) -> tuple[int, int, str]:
@@ -79,9 +91,9 @@ def _nearest_first(one: GgufSet) -> tuple[int, int, str]:
 
 
 def _unique(name: str, path: str, taken: set[str]) -> Variant:
-    variant = _safe(name, path)
-    if variant.casefold() in taken:
-        variant = _with_digest(variant, path)
+    variant, salted = _safe(name, path), path
+    while variant.casefold() in taken:  # also a name with digits may be the plain name of a hostile path
+        variant, salted = _with_digest(variant, salted), f"{salted}\0"
     taken.add(variant.casefold())
     return variant
 
