@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.model.quantization import group
-from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, parse_variant
-from paddock.model.variants import matching, name_variants
+from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, Variant, parse_variant
+from paddock.model.variants import matching, name_variants, with_projector
 from paddock.planning.choice import find_variant
 
 GB = 10**9
@@ -125,3 +126,43 @@ def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usua
         assert beside is not None
         assert beside.first == projector
     assert not RESERVED_VARIANTS & {name.casefold() for name in names.values()}
+
+
+def test_a_projector_whose_name_is_the_usual_one_s_is_a_variant_of_its_own() -> None:
+    sets = group([("m-Q8_0.gguf", GB), ("mmproj.gguf", GB), ("mmproj-F16.gguf", GB), ("old/mmproj-F16.gguf", GB)])
+    names = name_variants(sets)
+    (model,) = names
+    usual = next(one for one in sets if one.first == "mmproj-F16.gguf")
+    found = {one.first: with_projector(names[model], one, is_usual=one == usual) for one in sets if one.is_projector}
+    assert found["mmproj-F16.gguf"] == "Q8_0-mmproj"
+    assert found["old/mmproj-F16.gguf"] == "Q8_0-old-mmproj-F16"
+    assert re.fullmatch(r"Q8_0-mmproj-[0-9a-f]{8}", found["mmproj.gguf"])
+    for path, name in found.items():
+        [one], projector = find_variant(sets, names, name)
+        assert (one, projector.first if projector else None) == (model, path)
+
+
+def test_a_model_that_lacks_a_shard_keeps_no_label_that_a_whole_one_has() -> None:
+    torn = ["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf"]
+    assert names_of(*torn, "whole/m-Q8_0.gguf") == {torn[0]: "m-Q8_0", "whole/m-Q8_0.gguf": "Q8_0"}
+    assert names_of(*torn) == {torn[0]: "Q8_0"}
+
+
+@pytest.mark.parametrize("suffix", [".gguf", ".GGUF"], ids=["as it is", "in upper case"])
+def test_a_file_that_has_the_name_that_another_would_get_takes_it_from_none(suffix: str) -> None:
+    long = "a" * 70 + ".gguf"
+    (name,) = names_of(long).values()
+    planted = f"{name.upper() if suffix.isupper() else name}{suffix}"
+    found = names_of(long, planted)
+    assert found[planted].casefold() == name
+    assert len({other.casefold() for other in found.values()}) == 2
+    assert all(parse_variant(other) == other for other in found.values())
+
+
+def test_names_that_were_published_stand_and_others_keep_out_of_their_way() -> None:
+    sets = group([("m-Q8_0.gguf", GB), ("m-Q4_K_M.gguf", GB), ("old/m-Q8_0.gguf", GB)])
+    names = name_variants(sets, {"old/m-Q8_0.gguf": Variant("Q8_0")})
+    found = {one.first: name for one, name in names.items()}
+    assert found["old/m-Q8_0.gguf"] == "Q8_0"
+    assert found["m-Q4_K_M.gguf"] == "Q4_K_M"
+    assert len({name.casefold() for name in found.values()}) == 3

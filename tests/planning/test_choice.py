@@ -213,6 +213,31 @@ def test_a_quantization_is_not_found_in_a_projector() -> None:
         choose(listing("m-Q4_K_M.gguf", "mmproj-F16.gguf"), quantization="F16")
 
 
+MANY = ["m-Q8_0.gguf", "m-Q4_K_M.gguf", "old/m-Q8_0.gguf", "m-Q8_0-imat.gguf", "vocab.gguf", "a b.gguf", "A-B.gguf"]
+
+
+@pytest.mark.parametrize("change", [str, str.lower, str.upper], ids=["as printed", "lower case", "upper case"])
+def test_every_candidate_is_chosen_by_the_variant_that_is_printed_for_it(change: Callable[[str], str]) -> None:
+    there = listing(*MANY, *shards("big/m-Q6_K", 2))
+    candidates = choose(there).candidates
+    assert len({one.variant for one in candidates}) == len(candidates) == len(MANY) + 1
+    for candidate in candidates:
+        choice = choose(there, quantization=change(candidate.variant))
+        assert (choice.variant, choice.model_files[0]) == (candidate.variant, candidate.file)
+
+
+@pytest.mark.parametrize("projector", ["mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mmproj.gguf", "deep/mmproj-F16.gguf"])
+def test_a_model_with_a_projector_is_chosen_by_the_variant_that_is_printed_for_it(projector: str) -> None:
+    there = listing(
+        "m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mmproj.gguf", "deep/mmproj-F16.gguf"
+    )
+    by_file = choose(there, files=["m-Q4_K_M.gguf", projector])
+    by_name = choose(there, quantization=by_file.variant)
+    assert by_name.files == by_file.files
+    assert by_name.variant == by_file.variant
+    assert by_file.variant.startswith("Q4_K_M-")
+
+
 def test_files_can_be_named_outright_and_any_shard_stands_for_all() -> None:
     parts = shards("m-Q2_K", 3)
     choice = choose(listing(*parts, "m-Q8_0.gguf", "tokenizer.json"), files=[parts[1], parts[2]])
