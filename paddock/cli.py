@@ -292,11 +292,18 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
     if wanted.ref is not None:  # no manifest is read: a damaged snapshot must be removable
         known = [id.revision for id in parts.volume.ids(wanted.model)]
         revision = revision_of(parts, wanted.model, wanted.ref, known=known)
+    sizes = {manifest.id: manifest.size_bytes for manifest in parts.volume.snapshots(wanted.model)}
     had_default = parts.volume.promoted(wanted.model).default is not None
     removed, freed = parts.volume.remove(wanted.model, variant=wanted.variant, revision=revision)
     left = parts.volume.promoted(wanted.model)
     rows = [
-        {"model": str(id.model), "revision": id.revision, "variant": id.variant, "reason": "asked for"}
+        {
+            "model": str(id.model),
+            "revision": id.revision,
+            "variant": id.variant,
+            "bytes": sizes.get(id),  # None where its manifest cannot be read
+            "reason": "asked for",
+        }
         for id in removed
     ]
     payload = {"removed": rows, "freed_bytes": freed, "kept": []}

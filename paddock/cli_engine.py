@@ -84,16 +84,16 @@ def serve(
 ) -> int:
     """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
     named. PADDOCK_API_KEY is what clients must send."""
-    from paddock.lifecycle.locating import locate, wanted_quantization
+    from paddock.lifecycle.locating import locate, named_variant, wanted_quantization
     from paddock.lifecycle.serving import Order, Serving, serve_snapshot
-    from paddock.model.reference import parse_variant
     from paddock.terminal import render_serving
 
     parts = parts_here()
     wanted = model_in(model)
-    quantization = wanted_quantization(wanted.variant, quant)
-    if quantization != "auto":
-        wanted = replace(wanted, variant=parse_variant(quantization))
+    variant = named_variant(parts, wanted.model, quant)
+    if variant is not None:
+        wanted_quantization(wanted.variant, variant)
+        wanted = replace(wanted, variant=variant)
     order = Order(
         host=host,
         port=port,

@@ -13,6 +13,7 @@ from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, worst
 from paddock.model.units import human_bytes
+from paddock.planning.targets import THIS_MACHINE
 
 REPORT = "dossier.md"
 
@@ -113,7 +114,8 @@ def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
     return [
         "## Checks",
         "\n".join(found) if found else "Every check passed.",
-        f"## Memory at {judged.context_tokens} tokens of context",
+        f"## Memory at {judged.context_tokens} tokens of context"
+        + (f", judged for {_cell(judged.target)}" if judged.target != THIS_MACHINE else ""),
         _table(("part", "size"), rows),
         *(f"Not as it was asked for: {_cell(line)}." for line in judged.given_up),
     ]

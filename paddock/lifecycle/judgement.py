@@ -45,6 +45,7 @@ class Judgement:
     memory: Memory
     context_tokens: int
     given_up: tuple[str, ...] = ()
+    target: str = THIS_MACHINE
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -54,6 +55,7 @@ class Judgement:
             "memory": self.memory.to_json(),
             "context_tokens": self.context_tokens,
             "given_up": list(self.given_up),
+            "target": self.target,
         }
 
     @classmethod
@@ -65,6 +67,7 @@ class Judgement:
             memory=Memory.from_json(value["memory"]),
             context_tokens=value["context_tokens"],
             given_up=tuple(value.get("given_up", ())),
+            target=value.get("target", THIS_MACHINE),
         )
 
 
@@ -135,8 +138,14 @@ def judge(
     """
     findings = (*beside, *audit.findings, *compatibility.findings)
     plan = compatibility.preflight.plan
-    judged = Judgement(verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens, plan.given_up)
+    judged = Judgement(
+        verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens, plan.given_up, target
+    )
     reports.keep(parts, manifest, reports.name_for(JUDGEMENT, target), judged.to_json())
+    if target != THIS_MACHINE:
+        stands = read_judgement(parts, manifest)
+        if stands is None or stands.target != THIS_MACHINE:  # there is nothing yet that it would replace
+            reports.keep(parts, manifest, JUDGEMENT, judged.to_json())
     return judged
 
 

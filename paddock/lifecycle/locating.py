@@ -17,7 +17,7 @@ from paddock.errors import BadSetting, NotOnVolume
 from paddock.lifecycle.parts import Parts
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, begun_by, is_revision, parse_ref, parse_revision
-from paddock.model.reference import Reference, SnapshotId, Variant, same_variant
+from paddock.model.reference import Reference, SnapshotId, Variant, parse_variant, same_variant
 from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
 
@@ -94,6 +94,22 @@ def wanted_quantization(variant: Variant | None, quantization: str) -> str:
             cure="say one of the two",
         )
     return variant
+
+
+def named_variant(parts: Parts, model: ModelName, text: str) -> Variant | None:
+    """The variant on the volume that a text means: a variant's name, a file or a quantization; None for `auto` and
+    `best`. What is none of them is taken for a variant's name. Raises UnsafeName."""
+    if text in {"auto", "best"}:
+        return None
+    stored = parts.volume.snapshots(model)
+    for manifest in stored:
+        if same_variant(manifest.variant, text):
+            return manifest.variant
+    for manifest in stored:
+        files = {name for file in manifest.files for name in (file.path, file.path.rpartition("/")[2])}
+        if text in files or same_variant(manifest.quantization or "", text):
+            return manifest.variant
+    return parse_variant(text)
 
 
 def _known(variants: Iterable[Variant], text: Variant) -> Variant:

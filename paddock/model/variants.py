@@ -81,11 +81,6 @@ def _keepers(models: Sequence[GgufSet]) -> list[GgufSet]:
     return keepers
 
 
-def _whole_if_any(group: list[GgufSet]) -> list[GgufSet]:
-    """Those of which every shard is there, if there are any."""
-    return [one for one in group if not one.missing] or group
-
-
 def _nearest_first(one: GgufSet) -> tuple[int, int, str]:
     return (one.first.count("/"), len(one.first), one.first)
 

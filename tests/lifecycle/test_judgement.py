@@ -7,6 +7,7 @@ import pytest
 from infra.local.hub import Service
 from paddock.errors import DoesNotFit
 from paddock.lifecycle import judgement
+from paddock.lifecycle.dossier import compose
 from paddock.lifecycle.parts import Parts
 from paddock.lifecycle.pull import pull
 from paddock.model.finding import Verdict
@@ -62,3 +63,14 @@ def test_a_bit_that_rotted_on_the_volume_is_found(parts: Parts) -> None:
         data.write(bytes([byte[0] ^ 1]))
     (finding,) = judgement.check_integrity(parts, manifest)
     assert (finding.rule, finding.where) == ("integrity.sha256", file.path)
+
+
+def test_a_judgement_for_another_target_never_replaces_what_stands(parts: Parts) -> None:
+    manifest = pull(parts, Reference.parse(NAME)).manifest
+    elsewhere = judged_of(parts, manifest, written="rtx-4090")
+    assert judgement.read_judgement(parts, manifest) == elsewhere, "nothing stands yet"
+    assert "judged for rtx-4090" in compose(parts, manifest)
+    here = judged_of(parts, manifest)
+    judged_of(parts, manifest, written="rtx-4090")
+    assert judgement.read_judgement(parts, manifest) == here
+    assert "judged for" not in compose(parts, manifest)

@@ -15,7 +15,7 @@ from infra.local.hub import Service
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, NoPermission, NotOnVolume, UnsafeName
 from paddock.lifecycle import promotion, restoration, retention
-from paddock.lifecycle.locating import locate, wanted_quantization
+from paddock.lifecycle.locating import locate, named_variant, wanted_quantization
 from paddock.lifecycle.parts import Parts, connect
 from paddock.lifecycle.pull import Pulled, pull
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
@@ -275,6 +275,8 @@ def test_rule_12_what_moves_a_variant_leaves_others_and_a_name_is_followed_but_n
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     pulled(fleet, f"{NAME}:Q4_K_M")
     assert locate(fleet, Reference.parse(f"{NAME}:Q8_0")) == first
+    for text, variant in (("best", None), ("q8_0", "Q8_0"), ("tiny-Q4_K_M.gguf", "Q4_K_M")):
+        assert named_variant(fleet, MODEL, text) == variant
     assert locate(fleet, Reference(MODEL, Q8, Revision(first.revision))) == first
 
 

@@ -14,7 +14,7 @@ from paddock.lifecycle.parts import Parts, connect
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.planning.placement import Target
-from paddock.planning.targets import UNBOUNDED
+from paddock.planning.targets import THIS_MACHINE, UNBOUNDED
 from tests.support.gguf import F32, STRING, U32, tiny_llama, tiny_shards
 
 NAME = "org/tiny-GGUF"
@@ -87,10 +87,13 @@ def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Part
     return connect()
 
 
-def judged_of(parts: Parts, manifest: Manifest, *, target: Target = UNBOUNDED) -> Judgement:
-    """Judge a snapshot as the flow does, for a machine with so much memory."""
+def judged_of(
+    parts: Parts, manifest: Manifest, *, target: Target = UNBOUNDED, written: str = THIS_MACHINE
+) -> Judgement:
+    """Judge a snapshot as the flow does, for a machine with so much memory; `written` is the target as people write
+    it."""
     stored = judgement.check_integrity(parts, manifest)
     audit = judgement.audit_snapshot(parts, manifest)
     configured = judgement.check_configuration(parts, manifest, audit)
     compatible = judgement.check_compatibility(parts, manifest, 128, target=target)
-    return judgement.judge(parts, manifest, audit, compatible, [*stored, *configured])
+    return judgement.judge(parts, manifest, audit, compatible, [*stored, *configured], target=written)
