@@ -14,7 +14,17 @@ from pathlib import Path
 from paddock.engine.facts import knows_architecture
 from paddock.engine.oracle import Memory, measure_header
 from paddock.engine.parameters import Parameters
-from paddock.errors import CorruptFile, EngineCrashed, FileNotInRevision, ModelRejected, NoGguf, TransferRefused
+from paddock.errors import (
+    CorruptFile,
+    EngineCrashed,
+    FileNotInRevision,
+    ModelRejected,
+    NoGguf,
+    StoreRefused,
+    StoreUnavailable,
+    TransferInterrupted,
+    TransferRefused,
+)
 from paddock.gguf.reader import ByteSource, FileSource, read_header
 from paddock.lifecycle.auditing import require_accepted
 from paddock.lifecycle.inspection import local_path, repository_of
@@ -36,16 +46,15 @@ Reach = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The GGUF models of a source, best first by their names, with the `names` of their variants, and how their bytes
-    are reached: `open` where they are nearest, `reopen` where nothing here can have damaged them. `all_sets` are those
-    of the whole source, projectors among them."""
+    """The GGUF models of a source, best first by their names, with the `names` of their variants, and where their bytes
+    are read: at the nearest place first, and at the last one nothing of ours can have damaged them. `all_sets` are
+    those of the whole source, projectors among them."""
 
     name: str
     sets: tuple[GgufSet, ...]
     all_sets: tuple[GgufSet, ...]
     names: Mapping[GgufSet, Variant]
-    open: Reach
-    reopen: Reach
+    places: tuple[Reach, ...]
 
     def named(self, quantization: str) -> tuple[GgufSet, ...]:
         """The models that a variant, a file or a quantization names, or all for `auto` and `best`. Raises
@@ -99,12 +108,16 @@ class Opened:
 
 def open_model(offer: Offer, model: GgufSet) -> Opened:
     """Read and audit the headers of a model. Raises ModelRejected, and the errors of the Hub and the transfer."""
-    try:
-        return _open(offer.name, model, offer.open)
-    except (ModelRejected, CorruptFile, TransferRefused):
-        if offer.reopen is offer.open:
-            raise
-    return _open(offer.name, model, offer.reopen)  # a copy that is near may be damaged: that is for others to mend
+    *copies, origin = offer.places
+    for number, copy in enumerate(copies):  # one may be damaged: that is for others to mend
+        try:
+            return _open(offer.name, model, copy)
+        except (ModelRejected, CorruptFile, TransferRefused):
+            continue
+        except (StoreUnavailable, StoreRefused, TransferInterrupted):
+            if number == 0:
+                raise
+    return _open(offer.name, model, origin)
 
 
 def _open(name: str, model: GgufSet, reach: Reach) -> Opened:
@@ -166,17 +179,28 @@ def offer_in(parts: Parts, listing: Listing, *, files: Sequence[str] = (), varia
             yield [stack.enter_context(_nearest(parts, listing, by_path[name])) for name in one.paths]
 
     @contextmanager
+    def beyond(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(_beyond_volume(parts, listing, by_path[name])) for name in one.paths]
+
+    @contextmanager
     def far(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
         with ExitStack() as stack:
             yield [stack.enter_context(_on_hub(parts, listing, by_path[name])) for name in one.paths]
 
-    return Offer(f"{listing.model}@{listing.revision}", tuple(sets), tuple(all_sets), names, near, far)
+    places = (near, far) if parts.s3 is None else (near, beyond, far)
+    return Offer(f"{listing.model}@{listing.revision}", tuple(sets), tuple(all_sets), names, places)
 
 
 def _nearest(parts: Parts, listing: Listing, file: RepositoryFile) -> AbstractContextManager[ByteSource]:
     """A file's bytes on the volume, else in S3, else on the Hub."""
     if file.sha256 and parts.volume.has_blob(file.sha256, file.size):
         return FileSource(parts.volume.blob_path(file.sha256))
+    return _beyond_volume(parts, listing, file)
+
+
+def _beyond_volume(parts: Parts, listing: Listing, file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+    """A file's bytes in S3, else on the Hub."""
     if file.sha256 and parts.s3 is not None and parts.s3.has_blob(file.sha256, file.size):
         there = SnapshotFile(path=file.path, size=file.size, sha256=file.sha256)
         return RangeReader(parts.s3.source(there), stall_s=parts.settings.stall_s)
@@ -204,4 +228,4 @@ def _local(path: Path) -> Offer:
         with ExitStack() as stack:
             yield [stack.enter_context(FileSource(home / name)) for name in one.paths]
 
-    return Offer(str(path), tuple(sets), tuple(sets), name_variants(sets), reach, reach)
+    return Offer(str(path), tuple(sets), tuple(sets), name_variants(sets), (reach,))
