@@ -1,0 +1,260 @@
+"""Repair of a published blob that rotted: the pull that an error advises fetches the damaged segment and no other.
+
+The model is larger than what a pull reads through, so that damage behind the first segment is found only by what reads
+all of it: the validation, and a copy to S3. `paddock verify` is tested in `test_verifying.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from infra.local.hub import Service
+from infra.local.s3 import S3Server
+from paddock.errors import CorruptFile, TransientError
+from paddock.lifecycle import judgement
+from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.pull import Pulled, pull
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.finding import Verdict
+from paddock.model.names import ModelName
+from paddock.model.reference import Reference
+from paddock.planning.targets import UNBOUNDED
+from paddock.store.copying import push
+from tests.support.gguf import tiny_llama
+from tests.support.house import MODEL, NAME, point_to, point_to_s3
+from tests.support.larger import SEGMENT_BYTES, larger
+
+LARGER = ModelName.parse("org/larger-GGUF")
+FILE = "larger-F32.gguf"
+READ_THROUGH_BYTES = 16 * 2**20
+"""A pull reads a stored blob of at most this size as a whole, and of a larger one the first segment."""
+NOWHERE = "http://127.0.0.1:9"
+CONTENT = larger(layers=8)
+LAST = len(CONTENT) // SEGMENT_BYTES
+LAST_BYTES = len(CONTENT) % SEGMENT_BYTES
+
+
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Parts:
+    """A volume and an empty S3, beside a Hub with one larger model."""
+    point_to(monkeypatch, hub, tmp_path)
+    point_to_s3(monkeypatch, s3, f"repair-{secrets.token_hex(4)}")
+    monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
+    hub.repository(str(LARGER)).commit({FILE: CONTENT, "config.json": b"{}"})
+    assert len(CONTENT) > READ_THROUGH_BYTES
+    assert 0 < LAST_BYTES < SEGMENT_BYTES
+    return connect()
+
+
+@pytest.fixture
+def stored(fleet: Parts) -> Manifest:
+    """The model, published and promoted on the volume alone."""
+    parts = Parts(fleet.settings, fleet.hub, fleet.volume, None)
+    return pulled(parts, str(LARGER)).manifest
+
+
+def pulled(parts: Parts, text: str) -> Pulled:
+    return pull(parts, Reference.parse(text), target=UNBOUNDED)
+
+
+def weights(manifest: Manifest) -> SnapshotFile:
+    (file,) = (file for file in manifest.files if file.path.endswith(".gguf"))
+    return file
+
+
+def flip(parts: Parts, manifest: Manifest, offset: int) -> None:
+    """Flip a bit of the stored weights behind the volume's back."""
+    blob = parts.volume.blob_path(weights(manifest).sha256)
+    blob.chmod(0o644)
+    with blob.open("r+b") as data:
+        data.seek(offset)
+        byte = data.read(1)[0]
+        data.seek(offset)
+        data.write(bytes([byte ^ 1]))
+    blob.chmod(0o444)
+
+
+def quarantine(parts: Parts) -> list[Path]:
+    return list((parts.settings.volume / ".paddock" / "quarantine").glob("*"))
+
+
+def found_by_validation(parts: Parts, manifest: Manifest) -> str:
+    (finding,) = judgement.check_integrity(parts, manifest)
+    assert (finding.rule, finding.where) == ("integrity.sha256", FILE)
+    return finding.cure
+
+
+def found_by_a_copy(parts: Parts, manifest: Manifest) -> str:
+    assert parts.s3 is not None
+    with pytest.raises(CorruptFile) as raised:
+        push(parts.volume, parts.s3, manifest)
+    assert parts.s3.snapshot(manifest.id) is None
+    return raised.value.cure
+
+
+def do(parts: Parts, cure: str) -> Pulled:
+    """Do what a cure says, to the letter."""
+    command = re.search(r"`paddock pull (\S+)`", cure)
+    assert command is not None, cure
+    return pulled(parts, command[1])
+
+
+def assert_whole(parts: Parts, manifest: Manifest) -> None:
+    """The snapshot is what was published, its file has the right bytes and is the blob, and nothing is put aside."""
+    file = weights(manifest)
+    path = parts.volume.snapshot_path(manifest.id) / file.path
+    assert parts.volume.snapshot(manifest.id) == manifest
+    assert sha256(path.read_bytes()).hexdigest() == file.sha256
+    assert path.samefile(parts.volume.blob_path(file.sha256))
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert quarantine(parts) == []
+    assert list(parts.volume.partial.iterdir()) == []
+    assert judgement.check_integrity(parts, manifest) == ()
+    assert parts.volume.promoted(LARGER).default_id == manifest.id
+
+
+FINDERS = pytest.mark.parametrize(
+    "find", [found_by_validation, found_by_a_copy], ids=["found by the validation", "found by a copy to S3"]
+)
+
+
+@FINDERS
+@pytest.mark.parametrize(
+    ("segment", "segment_bytes"), [(5, SEGMENT_BYTES), (LAST, LAST_BYTES)], ids=["in the middle", "the last"]
+)
+def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
+    fleet: Parts,
+    stored: Manifest,
+    hub: Service,
+    find: Callable[[Parts, Manifest], str],
+    segment: int,
+    segment_bytes: int,
+) -> None:
+    flip(fleet, stored, segment * SEGMENT_BYTES + 17)
+    cure = find(fleet, stored)
+    assert f"`paddock pull {stored.id}`" in cure
+    assert len(quarantine(fleet)) == 1
+    assert not fleet.volume.has_blob(weights(stored).sha256, len(CONTENT))
+    hub.reset_stats()
+    repaired = do(fleet, cure)
+    assert repaired.transferred_bytes == segment_bytes
+    assert hub.stats().bytes_sent[f"{LARGER}/{FILE}"] <= segment_bytes + SEGMENT_BYTES, "the header is read besides"
+    assert repaired.manifest == stored
+    assert_whole(fleet, stored)
+
+
+def test_damage_in_two_segments_costs_two(fleet: Parts, stored: Manifest) -> None:
+    for offset in (3 * SEGMENT_BYTES, 3 * SEGMENT_BYTES + 1, 9 * SEGMENT_BYTES - 1):
+        flip(fleet, stored, offset)
+    assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == 2 * SEGMENT_BYTES
+    assert_whole(fleet, stored)
+
+
+def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: Parts, stored: Manifest) -> None:
+    flip(fleet, stored, 5 * SEGMENT_BYTES)
+    assert pulled(fleet, str(LARGER)).transferred_bytes == 0
+    assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == SEGMENT_BYTES
+    assert_whole(fleet, stored)
+
+
+@pytest.mark.parametrize("offset", [5 * SEGMENT_BYTES + 17, 40], ids=["behind the header", "in the header"])
+def test_with_the_hub_down_a_good_copy_in_s3_gives_the_segment(
+    monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest, hub: Service, offset: int
+) -> None:
+    assert fleet.s3 is not None
+    push(fleet.volume, fleet.s3, stored)
+    flip(fleet, stored, offset)
+    cure = found_by_validation(fleet, stored)
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    hub.reset_stats()
+    alone = connect()
+    repaired = do(alone, cure)
+    assert repaired.transferred_bytes == SEGMENT_BYTES
+    assert {one.file.path: one.origin for one in repaired.acquired}[FILE] == "s3"
+    assert hub.stats().total_requests == 0
+    assert_whole(alone, stored)
+
+
+def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_next_try(
+    monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest
+) -> None:
+    flip(fleet, stored, 5 * SEGMENT_BYTES)
+    cure = found_by_validation(fleet, stored)
+    with monkeypatch.context() as down:
+        down.setenv("HF_ENDPOINT", NOWHERE)
+        with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9 did not answer"):
+            do(connect(), cure)
+    assert len(quarantine(fleet)) == 1
+    assert do(fleet, cure).transferred_bytes == SEGMENT_BYTES
+    assert_whole(fleet, stored)
+
+
+@pytest.mark.parametrize(
+    "offset", [0, 40, SEGMENT_BYTES - 1], ids=["in the magic", "in the metadata", "in the first weights"]
+)
+def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
+    fleet: Parts, stored: Manifest, caplog: pytest.LogCaptureFixture, offset: int
+) -> None:
+    flip(fleet, stored, offset)
+    with caplog.at_level(logging.WARNING, logger="paddock"):
+        repaired = pulled(fleet, str(LARGER))
+    assert "it is put aside, and fetched again" in caplog.text
+    assert repaired.transferred_bytes == SEGMENT_BYTES
+    assert repaired.manifest == stored
+    assert_whole(fleet, stored)
+
+
+@pytest.mark.parametrize("offset", [0, SEGMENT_BYTES - 1], ids=["in the magic", "in the first weights"])
+def test_damage_in_the_first_segment_is_repaired_from_s3_where_the_hub_is_down(
+    monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest, offset: int
+) -> None:
+    assert fleet.s3 is not None
+    push(fleet.volume, fleet.s3, stored)
+    flip(fleet, stored, offset)
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    alone = connect()
+    assert pulled(alone, f"{LARGER}@{stored.revision}").transferred_bytes == SEGMENT_BYTES
+    assert_whole(alone, stored)
+
+
+def weak() -> bytes:
+    """A model one of whose weights is all zeros, which warns."""
+    file = tiny_llama()
+    tensor = file.tensor("blk.0.ffn_up.weight")
+    tensor.data = bytes(len(tensor.content()))
+    return file.to_bytes()
+
+
+def rules(manifest: Manifest) -> list[str]:
+    return [one.rule for one in manifest.findings]
+
+
+def test_weights_that_warned_warn_by_every_later_pull_of_the_same_bytes(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
+    first = pull(parts, Reference(MODEL)).manifest
+    assert (first.verdict, rules(first)) == (Verdict.WARN, ["gguf.weights.zero"])
+    again = pull(parts, Reference(MODEL))
+    assert again.manifest == first
+    assert again.transferred_bytes == 0
+    hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\nOnly the card changed\n"})
+    later = pull(parts, Reference(MODEL))
+    assert {one.file.path: one.origin for one in later.acquired}["tiny-Q8_0.gguf"] == "volume"
+    assert later.manifest.revision != first.revision
+    assert (later.manifest.verdict, rules(later.manifest)) == (Verdict.WARN, ["gguf.weights.zero"])
+
+
+def test_weights_that_warned_warn_in_a_snapshot_of_another_name_too(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
+    pull(parts, Reference(MODEL))
+    hub.repository("org/copy-GGUF").commit({"copy-Q8_0.gguf": weak()})
+    copy = pull(parts, Reference.parse("org/copy-GGUF"))
+    assert {one.origin for one in copy.acquired} == {"volume"}
+    assert copy.manifest.verdict is Verdict.WARN
+    assert "gguf.weights.zero" in rules(copy.manifest)
