@@ -14,9 +14,12 @@ import pytest
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
 from paddock import get_gguf_file_path
+from paddock.engine.oracle import MARGIN_BYTES
 from paddock.errors import (
     BadSetting,
     CorruptFile,
+    DoesNotFit,
+    FileNotInRevision,
     ModelGated,
     ModelNotFound,
     ModelRejected,
@@ -29,11 +32,14 @@ from paddock.errors import (
 from paddock.lifecycle import acquisition, auditing, delivery
 from paddock.lifecycle import pull as pulling
 from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.preflight import preflight
+from paddock.lifecycle.pull import SERVED, pull
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Sha256
-from paddock.model.reference import Reference, SnapshotId
+from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.planning.choice import choose
+from paddock.planning.placement import Target
+from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
 from paddock.store.history import Promoted
 from tests.support.gguf import CHATML, tiny_llama
@@ -358,6 +364,60 @@ def test_weights_that_passed_in_disorder_are_read_again(parts: Parts) -> None:
     ]
     audited = auditing.audit_acquired(parts, listing, choice, unseen)
     assert [finding.rule for finding in audited.audit.findings] == ["gguf.weights.finite"]
+
+
+def taken_bytes(parts: Parts, variant: Variant) -> int:
+    """The memory that a variant takes as it is served."""
+    return preflight(parts, f"{NAME}:{variant}", SERVED, target=UNBOUNDED).plan.memory.total_bytes
+
+
+def test_a_default_that_does_not_fit_gives_way_to_what_does_and_the_notes_say_so(parts: Parts, hub: Service) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(24), "tiny-Q4_K_M.gguf": tiny(1, file_type=Q4_K_M)})
+    before = pull(parts, Reference(MODEL, Q8), target=UNBOUNDED).manifest
+    small, large = taken_bytes(parts, Q4), taken_bytes(parts, Q8)
+    between = Target(MARGIN_BYTES + (small + large) // 2)
+    pulled = pull(parts, Reference(MODEL), target=between)
+    assert pulled.manifest.variant == Q4
+    (note,) = [note for note in pulled.notes if "is not taken again" in note]
+    assert note.startswith("the default variant Q8_0 is not taken again: Q8_0 of org/tiny-GGUF@")
+    assert "does not fit" in note
+    assert pulled.to_json()["notes"] == list(pulled.notes)
+    assert parts.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: before.revision, Q4: before.revision})
+    back = pull(parts, Reference(MODEL), target=UNBOUNDED)
+    assert back.manifest.variant == Q4, "what was chosen then is the default now, and is kept"
+    assert pull(parts, Reference(MODEL), quantization="best", target=UNBOUNDED).manifest == before
+
+
+def test_where_nothing_fits_the_default_is_what_is_said_not_to(parts: Parts) -> None:
+    before = pull(parts, Reference(MODEL, Q4), target=UNBOUNDED).manifest
+    with pytest.raises(DoesNotFit, match=r"Q4_K_M takes .* are missing"):
+        pull(parts, Reference(MODEL), target=Target(MARGIN_BYTES + 1024))
+    assert parts.volume.promoted(MODEL).default_id == before.id
+
+
+def test_a_default_that_lost_a_shard_gives_way_and_the_notes_name_the_shard(parts: Parts, hub: Service) -> None:
+    pull(parts, Reference.parse(f"{NAME}:Q6_K"), target=UNBOUNDED)
+    hub.repository(NAME).commit({"big/tiny-Q6_K-00002-of-00002.gguf": None})
+    pulled = pull(parts, Reference(MODEL), target=UNBOUNDED)
+    assert pulled.manifest.variant == Q8
+    (note,) = [note for note in pulled.notes if "is not taken again" in note]
+    assert "big/tiny-Q6_K-00002-of-00002.gguf" in note
+
+
+def test_a_variant_that_is_asked_for_by_name_gives_way_to_none(parts: Parts, hub: Service) -> None:
+    pull(parts, Reference(MODEL, Q4), target=UNBOUNDED)
+    hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": None})
+    with pytest.raises(FileNotInRevision, match="has no Q4_K_M"):
+        pull(parts, Reference(MODEL, Q4), target=UNBOUNDED)
+    assert parts.volume.promoted(MODEL).default == Q4
+
+
+@pytest.mark.parametrize("quantization", ["Q8_0", "best"])
+def test_a_variant_and_another_quantization_beside_it_are_wrong_usage(parts: Parts, quantization: str) -> None:
+    with pytest.raises(BadSetting, match="say one of the two") as raised:
+        pull(parts, Reference(MODEL, Q4), quantization=quantization)
+    assert raised.value.exit_status == 3
+    assert pull(parts, Reference(MODEL, Q4), quantization="q4_k_m").manifest.variant == Q4
 
 
 def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(parts: Parts, hub: Service) -> None:
