@@ -116,7 +116,7 @@ def _onboarding_works(line: str, api: str) -> None:
         return found
 
     assert pasted(line) == 0
-    (onboarding,) = runs("onboard-paddock-demo")
+    (onboarding,) = runs("onboard paddock-demo")
     assert onboarding["state_type"] == "COMPLETED"
     artifacts = {one["key"].split("-")[0]: one["data"] for one in _ask(f"{api}/artifacts/latest/filter", {})}
     kinds = set(artifacts)
@@ -129,7 +129,7 @@ def _onboarding_works(line: str, api: str) -> None:
     assert "paddock-demo/SmolLM2-135M-Instruct-GGUF" in page.text
 
     assert pasted(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
-    (failed,) = runs("onboard-nobody")
+    (failed,) = runs("onboard nobody")
     assert failed["state_type"] == "FAILED"
     assert re.search(
         r"ModelNotFound: nobody/nothing is not on \S+, or is private: check the name", failed["state"]["message"]
