@@ -1,4 +1,4 @@
-"""What every command of the terminal does: make the clients, read MODEL, and print one result."""
+"""Shared by all commands: clients from the environment, the MODEL argument, options, and printing one result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an artifact is about, and the key that follows from it.
+"""The subject of an artifact, and its key.
 
 What stands for a promoted snapshot has the key of its variant. A snapshot that is not promoted while another one is,
 and a judgement for another machine than the one that serves, have keys of their own: they are looked at beside what

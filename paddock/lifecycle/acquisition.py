@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an acquisition will do for the snapshot `id`. `fetch_bytes` comes over the network, `need_bytes` is the room
+    """The plan of an acquisition of the snapshot `id`. `fetch_bytes` comes over the network, `need_bytes` is the room
     that it takes on the volume."""
 
     id: SnapshotId

@@ -43,7 +43,7 @@ def resolve(parts: Parts, model: ModelName, ref: str) -> Listing:
 
 
 def listing_of(*manifests: Manifest) -> Listing:
-    """What snapshots of one revision know of it: the repository's files that were chosen."""
+    """List the files of a revision that stored snapshots of it hold, where the Hub cannot be asked."""
     files = {file.path: file for manifest in manifests for file in manifest.files if file.path not in DERIVED}
     return Listing(
         model=manifests[0].model,

@@ -84,8 +84,7 @@ def revision_of(parts: Parts, model: ModelName, ref: str, *, known: Sequence[Rev
 
 
 def wanted_quantization(variant: Variant | None, quantization: str) -> str:
-    """What a MODEL's variant and a quantization that is given beside it mean together. Raises BadSetting where they
-    differ."""
+    """Combine MODEL's variant with a quantization that is given beside it. Raises BadSetting where they differ."""
     if variant is None:
         return quantization
     if quantization != "auto" and not same_variant(variant, quantization):

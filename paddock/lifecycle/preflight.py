@@ -37,7 +37,7 @@ from paddock.validation.compatibility import Needs
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one variant would take with the plan's context, and why it is chosen or not."""
+    """A variant that could be chosen: its memory with the plan's context, and why it is chosen or not."""
 
     variant: Variant
     quantization: str | None
@@ -170,7 +170,7 @@ class Chosen:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is otherwise than it was asked for."""
+        """Deviations from the request: another variant than the default, a shorter context, slower settings."""
         plan = self.preflight.plan if self.preflight else None
         return (*((self.note,) if self.note else ()), *(plan.given_up if plan and plan.fits else ()))
 

@@ -1,4 +1,4 @@
-"""What is promoted: the links on the volume, and the ref in S3 that follows them.
+"""Promotion and rollback, first on the volume and then in S3.
 
 The volume's history and links change first, and are what counts on this machine; then S3 is told, so that other
 machines learn of it. An operation that died in between, or that could not reach S3, is finished by the same call again:

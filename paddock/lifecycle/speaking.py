@@ -98,7 +98,7 @@ def gguf_template_change(parts: Parts, id: SnapshotId, sha256: Sha256 | None) ->
 
 
 def _compared_with(parts: Parts, id: SnapshotId) -> SnapshotId | None:
-    """What is promoted of the variant, else of the model's default; None where that is the snapshot itself."""
+    """The promoted snapshot of the variant, else of the default; None where that is the snapshot itself."""
     promoted = parts.volume.promoted(id.model)
     before = promoted.of(id.variant) or promoted.default_id
     return None if before == id else before

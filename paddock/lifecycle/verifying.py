@@ -54,7 +54,7 @@ class VerifiedFile:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was read. `problems` say why a repair did not succeed; `ok` when no damage stays."""
+    """The result of a verification. `problems` say why a repair failed; `ok` when no damage stays."""
 
     files: tuple[VerifiedFile, ...]
     problems: tuple[str, ...] = field(default=())

@@ -78,7 +78,7 @@ class SnapshotFile(BaseModel):
 
 
 class RecordedFinding(BaseModel):
-    """What the audit found before the snapshot was published: the rule and its severity."""
+    """A finding of the audit before publication, as the manifest keeps it: the rule and its severity."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -34,7 +34,7 @@ class Offer:
 
     @property
     def names(self) -> frozenset[str]:
-        """What a client may call it: with its variant and revision, or without."""
+        """The model names that clients may send: with variant and revision, or without."""
         full = f"{self.name}:{self.variant}"
         return frozenset({self.name, full, f"{self.name}@{self.revision}", f"{full}@{self.revision}"})
 

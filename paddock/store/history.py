@@ -28,7 +28,7 @@ _LOCK_WAIT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """What serves of a model: the promoted revision of each variant, and the default variant."""
+    """The promoted state of a model: the promoted revision of each variant, and the default variant."""
 
     model: ModelName
     default: Variant | None = None

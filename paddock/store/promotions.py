@@ -1,4 +1,4 @@
-"""What is promoted on a volume: relative symbolic links in the root, each replaced in one step.
+"""The promoted snapshots of a volume: relative symbolic links in the root, each replaced in one step.
 
     org--name            -> org--name--<variant>                                       the default variant
     org--name--<variant> -> .paddock/snapshots/org--name/<revision>/<variant>          each promoted variant
@@ -37,8 +37,8 @@ from paddock.store.snapshots import Snapshots
 
 @dataclass(frozen=True, slots=True)
 class Untold:
-    """What S3 has not been told up to the operation `upto`: the variants whose promoted revision changed, and whether
-    the default did."""
+    """The changes up to the operation `upto` that S3 lacks: the variants whose promoted revision changed, and
+    whether the default did."""
 
     variants: frozenset[Variant] = frozenset()
     default: bool = False

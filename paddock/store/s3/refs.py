@@ -1,4 +1,4 @@
-"""What is promoted of a model, as S3 holds it: `refs/org--name.json`.
+"""The promoted state of a model in S3: `refs/org--name.json`.
 
     {"default": "Q8_0", "variants": {"Q8_0": {"revision": "<40 hex>", "previous": "<40 hex>" or null}}}
 
