@@ -106,7 +106,7 @@ def named_variant(parts: Parts, model: ModelName, text: str) -> Variant | None:
             return manifest.variant
     for manifest in stored:
         files = {name for file in manifest.files for name in (file.path, file.path.rpartition("/")[2])}
-        if text in files or same_variant(manifest.quantization or "", text):
+        if text in files or (manifest.quantization and same_variant(manifest.quantization, text)):
             return manifest.variant
     return parse_variant(text)
 

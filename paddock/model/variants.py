@@ -63,7 +63,7 @@ def matching(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
     if by_variant:
         return by_variant
     by_file = [one for one in names if any(text in {path, PurePosixPath(path).name} for path in one.paths)]
-    return by_file or [one for one in names if same_variant(one.quantization or "", text)]
+    return by_file or [one for one in names if one.quantization and same_variant(one.quantization, text)]
 
 
 def _keepers(models: Sequence[GgufSet]) -> list[GgufSet]:

@@ -117,6 +117,10 @@ def test_every_name_is_found_again_whatever_its_case(files: list[tuple[str, int]
         assert matching(names, name) == [one]
 
 
+def test_an_empty_text_names_no_model() -> None:
+    assert matching(name_variants(group([("model.gguf", GB)])), "") == []
+
+
 def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usual_is_taken() -> None:
     sets = group([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
     names = name_variants(sets)
