@@ -27,6 +27,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
+from tests.support.damage import flip
 from tests.support.gguf import tiny_llama
 from tests.support.house import MODEL, NAME, point_to, point_to_s3
 from tests.support.larger import SEGMENT_BYTES, larger
@@ -69,16 +70,9 @@ def weights(manifest: Manifest) -> SnapshotFile:
     return file
 
 
-def flip(parts: Parts, manifest: Manifest, offset: int) -> None:
-    """Flip a bit of the stored weights behind the volume's back."""
-    blob = parts.volume.blob_path(weights(manifest).sha256)
-    blob.chmod(0o644)
-    with blob.open("r+b") as data:
-        data.seek(offset)
-        byte = data.read(1)[0]
-        data.seek(offset)
-        data.write(bytes([byte ^ 1]))
-    blob.chmod(0o444)
+def damage(parts: Parts, manifest: Manifest, offset: int) -> None:
+    """Flip a bit of the stored weights."""
+    flip(parts.volume.blob_path(weights(manifest).sha256), offset)
 
 
 def quarantine(parts: Parts) -> list[Path]:
@@ -137,7 +131,7 @@ def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
     segment: int,
     segment_bytes: int,
 ) -> None:
-    flip(fleet, stored, segment * SEGMENT_BYTES + 17)
+    damage(fleet, stored, segment * SEGMENT_BYTES + 17)
     cure = find(fleet, stored)
     assert f"`paddock pull {stored.id}`" in cure
     assert len(quarantine(fleet)) == 1
@@ -152,13 +146,13 @@ def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
 
 def test_damage_in_two_segments_costs_two(fleet: Parts, stored: Manifest) -> None:
     for offset in (3 * SEGMENT_BYTES, 3 * SEGMENT_BYTES + 1, 9 * SEGMENT_BYTES - 1):
-        flip(fleet, stored, offset)
+        damage(fleet, stored, offset)
     assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == 2 * SEGMENT_BYTES
     assert_whole(fleet, stored)
 
 
 def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: Parts, stored: Manifest) -> None:
-    flip(fleet, stored, 5 * SEGMENT_BYTES)
+    damage(fleet, stored, 5 * SEGMENT_BYTES)
     assert pulled(fleet, str(LARGER)).transferred_bytes == 0
     assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == SEGMENT_BYTES
     assert_whole(fleet, stored)
@@ -170,7 +164,7 @@ def test_with_the_hub_down_a_good_copy_in_s3_gives_the_segment(
 ) -> None:
     assert fleet.s3 is not None
     push(fleet.volume, fleet.s3, stored)
-    flip(fleet, stored, offset)
+    damage(fleet, stored, offset)
     cure = found_by_validation(fleet, stored)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     hub.reset_stats()
@@ -185,7 +179,7 @@ def test_with_the_hub_down_a_good_copy_in_s3_gives_the_segment(
 def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_next_try(
     monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest
 ) -> None:
-    flip(fleet, stored, 5 * SEGMENT_BYTES)
+    damage(fleet, stored, 5 * SEGMENT_BYTES)
     cure = found_by_validation(fleet, stored)
     with monkeypatch.context() as down:
         down.setenv("HF_ENDPOINT", NOWHERE)
@@ -202,7 +196,7 @@ def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_
 def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
     fleet: Parts, stored: Manifest, caplog: pytest.LogCaptureFixture, offset: int
 ) -> None:
-    flip(fleet, stored, offset)
+    damage(fleet, stored, offset)
     with caplog.at_level(logging.WARNING, logger="paddock"):
         repaired = pulled(fleet, str(LARGER))
     assert "it is put aside, and fetched again" in caplog.text
@@ -217,7 +211,7 @@ def test_damage_in_the_first_segment_is_repaired_from_s3_where_the_hub_is_down(
 ) -> None:
     assert fleet.s3 is not None
     push(fleet.volume, fleet.s3, stored)
-    flip(fleet, stored, offset)
+    damage(fleet, stored, offset)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     alone = connect()
     assert pulled(alone, f"{LARGER}@{stored.revision}").transferred_bytes == SEGMENT_BYTES

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from infra.local.hub import Service
@@ -13,6 +11,7 @@ from paddock.lifecycle.verifying import verify
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.planning.targets import UNBOUNDED
+from tests.support.damage import flip
 from tests.support.house import NAME, tiny
 
 SEGMENT_BYTES = 64 * 1024
@@ -31,17 +30,6 @@ def model_of(manifest: Manifest) -> tuple[str, tuple[str, ...]]:
     """The path of the model's file, and the digests of its segments."""
     (file,) = (one for one in manifest.files if one.path.endswith(".gguf"))
     return file.path, file.segments
-
-
-def flip(path: Path, offset: int) -> None:
-    mode = path.stat().st_mode
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-    path.chmod(mode)
 
 
 def test_what_is_whole_is_said_to_be_whole(parts: Parts, stored: Manifest) -> None:
