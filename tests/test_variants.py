@@ -21,7 +21,7 @@ __all__ = ["paddock"]
 LINK = "org--tiny-GGUF"
 FILES = {"Q8_0": "tiny-Q8_0.gguf", "Q4_K_M": "tiny-Q4_K_M.gguf"}
 COMPANIONS = ("config.json", "tokenizer_config.json")
-CUT = "context: 256 tokens, which it was trained for, of the 4096 that were asked for"
+CUT = "context: 256 tokens, which is all that it was trained for, instead of 4096"
 
 
 def done(*arguments: str) -> dict[str, Any]:

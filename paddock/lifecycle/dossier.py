@@ -117,7 +117,7 @@ def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
         f"## Memory at {judged.context_tokens} tokens of context"
         + (f", judged for {_cell(judged.target)}" if judged.target != THIS_MACHINE else ""),
         _table(("part", "size"), rows),
-        *(f"Not as it was asked for: {_cell(line)}." for line in judged.given_up),
+        *(f"Otherwise than asked: {_cell(line)}." for line in judged.given_up),
     ]
 
 

@@ -36,7 +36,8 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     model = wanted.model
     parts = connect()
     target = Path(model_path)
-    own = parts.volume.model_path(model, wanted.variant)
+    variant = parts.volume.spelled(model, wanted.variant) if wanted.variant else None
+    own = parts.volume.model_path(model, variant)
     if _place(target) == _place(own):
         pull(parts, wanted)
         return model_path

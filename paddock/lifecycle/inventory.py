@@ -18,7 +18,8 @@ def get_model_path_from_name(model_name: str) -> Path:
     Raises UnsafeName (a ValueError) that names an unsafe name.
     """
     wanted = _reference(model_name)
-    return Volume(settings.load().volume).model_path(wanted.model, wanted.variant)
+    volume = Volume(settings.load().volume)
+    return volume.model_path(wanted.model, volume.spelled(wanted.model, wanted.variant) if wanted.variant else None)
 
 
 def list_model_files(model_name: str | None = None) -> list[dict]:  # type: ignore[type-arg]  # this signature is public and fixed

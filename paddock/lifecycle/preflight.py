@@ -277,7 +277,7 @@ class _Search:
         plan = make_plan(opened.ask, target, wish, trained=trained, model=opened.footprint, threads=self._threads)
         if asked == wish.context_tokens:
             return plan
-        cut = f"context: {wish.context_tokens} tokens, which it was trained for, of the {asked} that were asked for"
+        cut = f"context: {wish.context_tokens} tokens, which is all that it was trained for, instead of {asked}"
         return replace(plan, given_up=(cut, *plan.given_up))
 
     def _enough_tokens(self) -> int:

@@ -50,6 +50,7 @@ def rollback(
 
     A rollback that died or did not reach S3 is finished by the same call, rather than followed by another step. The
     same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to."""
+    variant = parts.volume.spelled(model, variant) if variant else None
     operation = operation or _unfinished_rollback(parts, model, variant)
     done = parts.volume.rollback(model, variant, reason=reason, operation=operation)
     try:

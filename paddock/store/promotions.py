@@ -75,7 +75,8 @@ class Promotions:
             raise NotOnVolume(f"{id} is not on {self._label}", cure="pull it first")
 
         def change(now: Promoted, _: list[Promotion]) -> Promotion:
-            return _change(now, id, default=id.variant if default else now.default, reason=reason, by=operation)
+            moved = id.variant if default else now.default
+            return _change(now, id, default=moved, reason=reason, operation=operation)
 
         return self._carry_out(id.model, change, operation)
 
@@ -100,8 +101,8 @@ class Promotions:
                     cure="promote one by its variant and revision",
                 )
             default = now.default if variant else goal.variant
-            change = _change(now, goal, default=default, reason=reason, by=operation)
-            return replace(change, rollback=True, target=variant)
+            line = _change(now, goal, default=default, reason=reason, operation=operation)
+            return replace(line, rollback=True, target=variant)
 
         return self._carry_out(model, change, operation)
 
@@ -343,10 +344,10 @@ def _change(
     *,
     default: Variant | None,
     reason: str,
-    by: str | None,
+    operation: str | None,
 ) -> Promotion:
     return Promotion(
-        operation=by or new_operation(),
+        operation=operation or new_operation(),
         variant=goal.variant,
         revision=goal.revision,
         previous=now.revisions.get(goal.variant),

@@ -178,6 +178,12 @@ class Volume(Store):
         self._snapshots.publish(manifest)
 
     @disk_errors
+    def spelled(self, model: ModelName, variant: Variant) -> Variant:
+        """The name of a variant as the volume has it: it is found whatever its case. As it is, where there is none."""
+        known = (*self._promotions.current(model).revisions, *(id.variant for id in self._snapshots.places(model)))
+        return next((one for one in known if same_variant(one, variant)), variant)
+
+    @disk_errors
     def promoted(self, model: ModelName) -> Promoted:
         return self._promotions.current(model)
 

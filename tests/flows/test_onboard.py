@@ -48,7 +48,7 @@ from tests.support.house import MODEL, NAME, Q4_K_M, point_to_s3, tiny, unsound
 from tests.support.s3_proxy import Fault, proxied
 
 PROMOTED = f"{NAME}:Q8_0"
-CUT = "context: 1024 tokens, which it was trained for, of the 4096 that were asked for"
+CUT = "context: 1024 tokens, which is all that it was trained for, instead of 4096"
 KINDS = (
     "preflight",
     "files",
@@ -137,7 +137,7 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefect
 
     # A context that is cut to the trained one is said wherever one looks.
     assert (result.context_tokens, result.notes) == (1024, (CUT,))
-    assert f"Not as it was asked for: {CUT}." in dossier
+    assert f"Otherwise than asked: {CUT}." in dossier
     assert CUT in (artifact(client, "memory").description or "")
     for flow in (acquire_model, validate_model):
         assert CUT in warnings(client, newest(client, flow))

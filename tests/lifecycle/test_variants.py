@@ -13,6 +13,7 @@ import pytest
 
 from infra.local.hub import Service
 from infra.local.s3 import S3Server
+from paddock import get_model_path_from_name
 from paddock.errors import BadSetting, NoPermission, NotOnVolume, UnsafeName
 from paddock.lifecycle import promotion, restoration, retention
 from paddock.lifecycle.locating import locate, named_variant, wanted_quantization
@@ -79,7 +80,7 @@ def test_rule_1_the_header_says_the_quantization_and_a_name_that_differs_warns(f
     assert (manifest.variant, manifest.quantization, manifest.verdict) == ("Q8_0", "Q4_K_M", "warn")
 
 
-def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Parts) -> None:
+def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Parts, hub: Service) -> None:
     long = "a" * 70
     found = names_of(f"{long}.gguf", "a--b..c.gguf", "x y.gguf", "auto.gguf", "Model.gguf", "MODEL.gguf")
     assert len({name.casefold() for name in found.values()}) == len(found)
@@ -91,6 +92,10 @@ def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Parts) -> N
     kept = pulled(fleet, f"{NAME}:q4_k_m").manifest
     assert kept.variant == "Q4_K_M"
     assert locate(fleet, Reference.parse(f"{NAME}:Q4_k_M")) == kept
+    assert get_model_path_from_name(f"{NAME}:q4_k_m") == fleet.volume.model_path(MODEL, Q4)
+    hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny(4, file_type=Q4_K_M)})
+    pulled(fleet, f"{NAME}:Q4_K_M")
+    assert promotion.rollback(fleet, MODEL, Variant("q4_k_m"), reason="in small letters").revision == kept.revision
 
 
 def test_rule_3_a_model_with_its_projector_is_a_variant_of_its_own() -> None:
