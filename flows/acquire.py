@@ -5,8 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import ContextTokens, Model, Quantization, RevisionName, Target
-from paddock.lifecycle.acquisition import Published
-from tasks import acquire, policies, record
+from paddock.lifecycle.acquire.acquire import AcquireRequest, acquire
+from paddock.lifecycle.acquire.publish import Published
+from paddock.planning.plan import Wish
+from tasks import policies
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="acquire {model} {quantization}", **policies.FLOW)
@@ -30,11 +34,11 @@ def acquire_model(
         projector: Fetch the multimodal projector too.
         context_tokens: The context that it must fit with, in tokens. A model trained for less is asked for that.
     """
-    listing = acquire.resolve(model, revision)
-    chosen = acquire.preflight(listing, model, quantization, context_tokens, target, projector=projector)
-    plan = acquire.plan(listing, chosen, target)
-    download = record.Download(plan, target)
-    acquired = [acquire.fetch_file(listing, row, download) for row in plan.rows]
-    download.finished(acquired)
-    audited = acquire.audit(plan, acquired, target)
-    return acquire.publish(plan, acquired, audited)
+    request = AcquireRequest(
+        reference(model, revision),
+        quantization,
+        projector=projector,
+        wish=Wish(context_tokens, at_most_trained=True),
+        target=target,
+    )
+    return acquire(PrefectRunner(target), request)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
-from paddock.errors import DoesNotFit
+from paddock.lifecycle.acquire.restore import reach
+from paddock.lifecycle.onboard import skipped_where_it_does_not_fit
+from paddock.lifecycle.run.benchmark import measure, share_benchmark
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
-from paddock.planning.targets import THIS_MACHINE
-from tasks import engine, policies, restore
+from tasks import gpu_pool, policies
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="benchmark {model}", **policies.FLOW)
@@ -29,11 +32,10 @@ def benchmark_model(
         profile: With `roleplay`, how well it plays a character is measured too.
         tune: Seek the engine's fastest settings on this worker first, for two minutes, and remember them there.
     """
-    manifest = restore.reach(model, revision)
-    if tune:
-        engine.tune(manifest, context_tokens)
-    measured = engine.benchmark(manifest, context_tokens, roleplay=profile == "roleplay")
-    engine.share_benchmark(manifest)
+    runner = PrefectRunner()
+    manifest = runner.run(reach, reference(model, revision))
+    measured, _ = measure(runner, manifest, context_tokens, roleplay=profile == "roleplay", tune_first=tune)
+    runner.run(share_benchmark, manifest)  # the run that waits for it may have another volume
     return measured
 
 
@@ -45,15 +47,11 @@ def benchmark_where_it_serves(manifest: Manifest, context_tokens: int, profile: 
     """
     model, revision = manifest.id.name, manifest.revision
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
-    run = engine.start_on_gpu("benchmark-model/benchmark-gpu", parameters)
+    run = gpu_pool.start_on_gpu("benchmark-model/benchmark-gpu", parameters)
     if run is None:
-        try:
+        with skipped_where_it_does_not_fit(manifest, target, warn=get_run_logger().warning):
             benchmark_model(model, revision, context_tokens, profile)
-        except DoesNotFit:
-            if target == THIS_MACHINE:
-                raise
-            get_run_logger().warning("%s is for %s, and was not measured: it does not fit here", model, target)
     else:
         runs = 3 if profile == "roleplay" else 1  # it counts tokens, and it answers
-        limit_s = engine.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
-        engine.await_completion(run, run_limit_s=limit_s)
+        limit_s = gpu_pool.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
+        gpu_pool.await_completion(run, run_limit_s=limit_s)

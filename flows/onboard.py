@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.acquire import acquire_model
 from flows.benchmark import benchmark_where_it_serves
@@ -10,10 +10,14 @@ from flows.cache import cache_model
 from flows.parameters import ContextTokens, Model, Profile, Quantization, RevisionName, Target
 from flows.promote import promote_model
 from flows.validate import validate_model
-from paddock.lifecycle.dossier import Onboarded
-from paddock.planning.profile import PROFILES
+from paddock.lifecycle.acquire.publish import Published
+from paddock.lifecycle.assess.validate import Validation
+from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.onboard import Onboarded, OnboardRequest, Phases, onboard
+from paddock.model.artifact import Manifest
 from tasks import policies
-from tasks.promote import onboarded, write_dossier
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="onboard {model} {quantization}", **policies.FLOW)
@@ -39,11 +43,34 @@ def onboard_model(
             `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
         promote: Whether it is promoted, and its variant becomes the model's default.
     """
-    context = context_tokens or PROFILES[profile].context_tokens
-    acquired = acquire_model(model, revision, quantization, target, context_tokens=context)
-    name, commit = acquired.manifest.id.name, acquired.manifest.revision
-    judged = validate_model(name, commit, context, target)
-    cache_model(name, commit)
-    benchmark_where_it_serves(acquired.manifest, context, profile, target)
-    dossier = promote_model(name, commit, reason="onboarded") if promote else write_dossier(acquired.manifest)
-    return onboarded(acquired, judged, dossier, promoted=promote)
+    runner = PrefectRunner(target)
+    request = OnboardRequest(reference(model, revision), quantization, context_tokens, profile, target, promote)
+    result = onboard(runner.clients, Subflows(runner), request)
+    get_run_logger().info(result.line)
+    return result
+
+
+class Subflows(Phases):
+    """The phases of an onboarding, each as a flow run below this one."""
+
+    def __init__(self, runner: PrefectRunner) -> None:
+        self._runner = runner
+
+    def acquire(self, request: OnboardRequest) -> Published:
+        model, revision = request.wanted.name, request.wanted.ref or "main"
+        return acquire_model(model, revision, request.quantization, request.target, context_tokens=request.context)
+
+    def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation:
+        return validate_model(manifest.id.name, manifest.revision, request.context, request.target)
+
+    def cache(self, manifest: Manifest) -> None:
+        cache_model(manifest.id.name, manifest.revision)
+
+    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
+        benchmark_where_it_serves(manifest, request.context, request.profile, request.target)
+
+    def promote(self, manifest: Manifest) -> str:
+        return promote_model(manifest.id.name, manifest.revision, reason="onboarded")
+
+    def write_dossier(self, manifest: Manifest) -> str:
+        return self._runner.run(write_dossier, manifest).path

@@ -1,11 +1,15 @@
-"""Which snapshot is served: promotion, and the way back."""
+"""Promote a snapshot, and roll back."""
 
 from __future__ import annotations
 
 from prefect import flow
 
 from flows.parameters import Model, RevisionName
-from tasks import policies, promote, validate
+from paddock.lifecycle.promote.promote import promote, rollback
+from paddock.model.reference import Reference
+from tasks import policies
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="promote {model}", **policies.FLOW)
@@ -17,11 +21,7 @@ def promote_model(model: Model, revision: RevisionName = "main", reason: str = "
         revision: A branch, a tag or a commit that is on the volume.
         reason: Why, for the model's history.
     """
-    manifest = validate.locate(model, revision)
-    promote.promote(manifest, reason, default=True)
-    promote.prune(manifest)
-    promote.show_reports(manifest)
-    return promote.write_dossier(manifest)
+    return promote(PrefectRunner(), reference(model, revision), reason=reason).dossier
 
 
 @flow(flow_run_name="rollback {model}", **policies.FLOW)
@@ -32,6 +32,4 @@ def rollback_model(model: Model, reason: str = "rolled back by hand") -> str:
         model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
         reason: Why, for the model's history.
     """
-    manifest = promote.rollback(model, reason)
-    promote.show_reports(manifest)
-    return promote.write_dossier(manifest)
+    return rollback(PrefectRunner(), Reference.parse(model), reason=reason).dossier

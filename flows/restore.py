@@ -5,9 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import Model, RevisionName
-from paddock.lifecycle.acquisition import Published
-from tasks import policies, record, restore
-from tasks import promote as promoting
+from paddock.lifecycle.acquire.publish import Published
+from paddock.lifecycle.acquire.restore import restore
+from tasks import policies
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="restore {model}", **policies.FLOW)
@@ -20,14 +22,4 @@ def restore_model(model: Model, revision: RevisionName | None = None, promote: b
             in S3.
         promote: Whether it becomes the one that is served.
     """
-    manifest = restore.find(model, revision)
-    plan = restore.plan(manifest, promote=promote)
-    download = record.Download(plan)
-    acquired = [restore.fetch_file(manifest, row, download) for row in plan.rows]
-    download.finished(acquired)
-    audited = restore.audit(plan, acquired)
-    published = restore.publish(manifest, acquired, audited)
-    record.restoration(manifest, acquired, seconds=download.seconds)
-    if promote:
-        promoting.promote(manifest, "restored from S3", default=restore.becomes_default(manifest))
-    return published
+    return restore(PrefectRunner(), reference(model, revision), promote=promote).published

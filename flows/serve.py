@@ -5,8 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import ContextTokens, Host, Model, Parallel, Port, Profile, RevisionName
-from paddock.lifecycle.serving import Order
-from tasks import policies, restore, serve
+from paddock.lifecycle.acquire.restore import reach
+from paddock.lifecycle.run.serve import ServeRequest
+from tasks import policies, serve
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="serve {model}", **policies.FLOW)
@@ -30,6 +33,7 @@ def serve_model(
         host: Where to listen. Beyond this machine the worker needs PADDOCK_API_KEY in its environment.
         port: 0 for any free one.
     """
-    manifest = restore.reach(model, revision)
-    order = Order(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
-    serve.serve(manifest, order)
+    runner = PrefectRunner()
+    manifest = runner.run(reach, reference(model, revision))
+    request = ServeRequest(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
+    serve.serve(runner.clients, manifest, request)

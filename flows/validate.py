@@ -5,8 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import ContextTokens, Model, RevisionName, Target
-from paddock.lifecycle.judgement import Judgement
-from tasks import policies, validate
+from paddock.lifecycle.assess.validate import Validation, validate
+from tasks import policies
+from tasks.runner import PrefectRunner
+from tasks.wiring import reference
 
 
 @flow(flow_run_name="validate {model}", **policies.FLOW)
@@ -15,7 +17,7 @@ def validate_model(
     revision: RevisionName | None = None,
     context_tokens: ContextTokens = 4096,
     target: Target = "this-machine",
-) -> Judgement:
+) -> Validation:
     """Judge a snapshot on the volume: integrity, structure and templates, configuration, how it is spoken with, the
     laws that its tables keep, and compatibility with the engine and the memory there is.
 
@@ -26,11 +28,4 @@ def validate_model(
         target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
     """
-    manifest = validate.locate(model, revision)
-    stored = validate.integrity(manifest)
-    audited = validate.structure(manifest, stored, target)
-    configured = validate.configuration(manifest, audited)
-    spoken = validate.chat(manifest, audited)
-    expected = validate.expectations(manifest)
-    compatible = validate.compatibility(manifest, context_tokens, target)
-    return validate.judge(manifest, audited, compatible, [*stored, *configured, *spoken, *expected], target)
+    return validate(PrefectRunner(target), reference(model, revision), context_tokens, target=target)

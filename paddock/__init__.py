@@ -14,7 +14,7 @@ __version__ = version.VERSION
 
 if TYPE_CHECKING:
     from paddock.chat.template import setup_chat_template
-    from paddock.lifecycle.download import download_model_to_path
+    from paddock.lifecycle.acquire.download import download_model_to_path
     from paddock.lifecycle.inventory import delete_model_from_volume, get_model_path_from_name, list_model_files
     from paddock.model.quantization import get_gguf_file_path
     from paddock.model.sharding import check_model_sharding
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "get_model_path_from_name": "paddock.lifecycle.inventory",
-    "download_model_to_path": "paddock.lifecycle.download",
+    "download_model_to_path": "paddock.lifecycle.acquire.download",
     "get_gguf_file_path": "paddock.model.quantization",
     "get_model_config": "paddock.validation.configuration",
     "check_model_sharding": "paddock.model.sharding",

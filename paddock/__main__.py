@@ -1,6 +1,6 @@
 """`python -m paddock`."""
 
-from paddock.cli import main
+from paddock.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from paddock.settings import Settings
 
-# Said at its import: Paddock honours the variable itself (`paddock.transfer.engines`).
+# Said at its import: Paddock honours the variable itself (`paddock.transfer.backends`).
 warnings.filterwarnings("ignore", message="The `HF_HUB_ENABLE_HF_TRANSFER`", category=FutureWarning)
 
 _TIMEOUT_S = 20.0

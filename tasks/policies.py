@@ -1,4 +1,4 @@
-"""How steps are retried and what their failures look like: every number and rule about it, in one place.
+"""Retry policies of tasks, and what their failures look like in Prefect.
 
 A transient error is tried again with growing, jittered delays; a permanent one fails at the first try. Nothing is
 cached by Prefect: the volume and S3 are the memory, and Prefect's own would try to hash clients.
@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 
 from paddock.errors import PaddockError, TransientError
+from paddock.lifecycle.steps import JITTER, RETRY_DELAYS_S, Kind
 
 
 class Policy(TypedDict, total=False):
@@ -50,26 +51,24 @@ def without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-LOCAL: Policy = {"cache_policy": NO_CACHE, "persist_result": False}
-"""A step that works on the volume: it fails for good, or not at all."""
+NO_RETRY: Policy = {"cache_policy": NO_CACHE, "persist_result": False}
 
-HUB: Policy = {
-    **LOCAL,
-    "retries": 3,
-    "retry_delay_seconds": [1, 5, 15],
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_worth_another_try,
-}
-"""A step that asks the Hub."""
 
-STORE: Policy = HUB
-"""A step that talks to S3."""
+def _policy(kind: Kind) -> Policy:
+    delays_s = RETRY_DELAYS_S[kind]
+    if not delays_s:
+        return NO_RETRY
+    return {
+        **NO_RETRY,
+        "retries": len(delays_s),
+        "retry_delay_seconds": list(delays_s),
+        "retry_jitter_factor": JITTER,
+        "retry_condition_fn": is_worth_another_try,
+    }
 
-TRANSFER: Policy = {**HUB, "retries": 6, "retry_delay_seconds": [1, 5, 15, 60, 120, 300]}
-"""A step that moves bytes. Each try takes up where the last one stopped, so that many are cheap."""
 
-ENGINE: Policy = LOCAL
-"""A step in the engine's process. What kills it once kills it again."""
+BY_KIND: dict[Kind, Policy] = {kind: _policy(kind) for kind in Kind}
+"""The policy of a step's task, by its kind; the delays are the library's."""
 
 FLOW: FlowPolicy = {"persist_result": False}
 """Every flow."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId, artifact_key
 from paddock.planning.targets import THIS_MACHINE
-from tasks.wiring import parts
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ArtifactSubject:
     """`name` is for people; `identity` is what the key is made of."""
 
     model: ModelName
@@ -23,14 +23,14 @@ class Subject:
     identity: str
 
     @classmethod
-    def of(cls, id: SnapshotId, target: str = THIS_MACHINE) -> Subject:
+    def of(cls, clients: Clients, id: SnapshotId, target: str = THIS_MACHINE) -> ArtifactSubject:
         """A snapshot, judged or measured for a target."""
-        stands = parts().volume.promoted(id.model).of(id.variant)
+        stands = clients.volume.promoted(id.model).of(id.variant)
         identity = id.name if stands in {None, id} else str(id)
         return cls(id.model, id.short, identity + _suffix(target))
 
     @classmethod
-    def of_model(cls, model: ModelName, target: str = THIS_MACHINE) -> Subject:
+    def of_model(cls, model: ModelName, target: str = THIS_MACHINE) -> ArtifactSubject:
         """A model, before a variant is chosen."""
         return cls(model, str(model), str(model) + _suffix(target))
 

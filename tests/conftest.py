@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import parts
+from tests.support.house import clients
 from tests.support.hub import demo_cache, hub
 from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.stack import prefect_server, s3
 
 __all__ = [
+    "clients",
     "demo_cache",
     "hub",
-    "parts",
     "prefect_server",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",

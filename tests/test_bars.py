@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paddock.bars import Bars
+from paddock.cli.progress import ProgressBars
 from paddock.transfer.progress import Progress
 from tests.support.clock import FakeClock
 
@@ -17,7 +17,7 @@ def moved(label: str, done: int, total: int, rate: float = 10 * MIB) -> Progress
 
 def test_where_nobody_watches_a_line_comes_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     clock = FakeClock()
-    with Bars(quiet=False, clock=clock) as bars:
+    with ProgressBars(quiet=False, clock=clock) as bars:
         bars.begin(300 * MIB)
         for second in range(1, 21):
             clock.now_s += 1
@@ -30,7 +30,7 @@ def test_where_nobody_watches_a_line_comes_now_and_then(capsys: pytest.CaptureFi
 
 
 def test_one_file_alone_has_no_total_and_ends_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with Bars(quiet=False) as bars:
+    with ProgressBars(quiet=False) as bars:
         bars.begin(100 * MIB)
         bars.moved(moved("a", 100, 100))
         bars.moved(moved("a", 100, 100))
@@ -42,7 +42,7 @@ def test_a_terminal_shows_a_bar_for_each_file_and_one_for_all(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
-    with Bars(quiet=False) as bars:
+    with ProgressBars(quiet=False) as bars:
         bars.begin(300 * MIB)
         bars.moved(moved("a", 100, 100))
         bars.moved(moved("b", 50, 200))
@@ -53,7 +53,7 @@ def test_a_terminal_shows_a_bar_for_each_file_and_one_for_all(
 
 def test_a_file_that_is_being_verified_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     clock = FakeClock()
-    with Bars(quiet=False, clock=clock) as bars:
+    with ProgressBars(quiet=False, clock=clock) as bars:
         bars.begin(100 * MIB)
         clock.now_s += 11
         bars.moved(Progress("a", 100 * MIB - 1, 100 * MIB, 100 * MIB, 0, 10 * MIB, verify_s=3.0))
@@ -61,7 +61,7 @@ def test_a_file_that_is_being_verified_says_so(capsys: pytest.CaptureFixture[str
 
 
 def test_nothing_is_said_to_a_program(capsys: pytest.CaptureFixture[str]) -> None:
-    with Bars(quiet=True) as bars:
+    with ProgressBars(quiet=True) as bars:
         bars.begin(100 * MIB)
         bars.moved(moved("a", 100, 100))
     assert capsys.readouterr() == ("", "")

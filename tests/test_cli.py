@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.ports import free_ports
 from infra.local.s3 import S3Server
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.model.names import Revision
 from tests.support.gguf import STRING, tiny_llama
 from tests.support.house import MODEL, NAME, point_to_s3, tiny, unsound
@@ -28,10 +28,10 @@ __all__ = ["paddock"]
 OTHER = "a" * 40
 
 
-def test_pull_prints_what_came_from_where(parts: Parts, paddock: Paddock) -> None:
+def test_pull_prints_what_came_from_where(clients: Clients, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--json")
     assert said.status == 0
-    assert said.json["path"] == str(parts.settings.volume / "org--tiny-GGUF")
+    assert said.json["path"] == str(clients.settings.volume / "org--tiny-GGUF")
     assert (said.json["variant"], said.json["quantization"]) == ("Q8_0", "Q8_0")
     assert re.fullmatch("[0-9a-f]{40}", said.json["revision"])
     assert {file["source"] for file in said.json["files"]} == {"hub"}
@@ -42,20 +42,22 @@ def test_pull_prints_what_came_from_where(parts: Parts, paddock: Paddock) -> Non
     assert again.json["bytes_transferred"] == 0
 
 
-def test_pull_for_people_says_it_in_a_line(parts: Parts, paddock: Paddock) -> None:
+def test_pull_for_people_says_it_in_a_line(clients: Clients, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--quant", "q4_k_m", "--limit-rate", "50MB")
     assert said.status == 0
     assert re.search(rf"{NAME}:Q4_K_M@[0-9a-f]{{8}} at .*: promoted; .* fetched", said.stdout)
 
 
-def test_pull_takes_named_files_and_leaves_the_pointer_when_told_to(parts: Parts, paddock: Paddock) -> None:
+def test_pull_takes_named_files_and_leaves_the_pointer_when_told_to(clients: Clients, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--file", "tiny-Q4_K_M.gguf", "--no-promote", "--json")
     assert said.status == 0
-    assert said.json["path"].startswith(str(parts.settings.volume / ".paddock" / "snapshots"))
-    assert not parts.volume.model_path(MODEL).exists()
+    assert said.json["path"].startswith(str(clients.settings.volume / ".paddock" / "snapshots"))
+    assert not clients.volume.model_path(MODEL).exists()
 
 
-def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hub: Service, paddock: Paddock) -> None:
+def test_ls_show_history_promote_rollback_and_rm_tell_one_story(
+    clients: Clients, hub: HubService, paddock: Paddock
+) -> None:
     first = paddock("pull", NAME, "--json").json["revision"]
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
     second = paddock("pull", NAME, "--no-promote", "--json").json["revision"]
@@ -117,7 +119,7 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(parts: Parts, hu
 
 
 def test_cache_restore_pin_and_unpin_tell_one_story(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server, paddock: Paddock
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, paddock: Paddock
 ) -> None:
     for command in ("cache", "restore", "ls --s3"):
         verb, *options = command.split()
@@ -139,7 +141,7 @@ def test_cache_restore_pin_and_unpin_tell_one_story(
     assert (refused.status, refused.json["error"]) == (1, "in-use")
     assert "unpinned" in paddock("unpin", f"{NAME}@{pulled['revision']}").stdout
     assert paddock("rm", NAME).status == 0
-    parts.volume.collect(older_than_s=0)
+    clients.volume.collect(older_than_s=0)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     restored = paddock("restore", f"{NAME}@{pulled['revision']}", "--json").json
@@ -149,7 +151,7 @@ def test_cache_restore_pin_and_unpin_tell_one_story(
     assert re.search(r"promoted; 0 B fetched", paddock("restore", f"{NAME}@{pulled['revision']}").stdout)
 
 
-def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(parts: Parts, paddock: Paddock) -> None:
+def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(clients: Clients, paddock: Paddock) -> None:
     fits = paddock("plan", NAME, "--ctx", "256", "--json")
     assert (fits.status, fits.json["fits"], fits.json["quantization"]) == (0, True, "Q8_0")
     assert fits.json["memory"]["source"] == "engine"
@@ -164,7 +166,7 @@ def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(parts: Parts,
     assert paddock("ls", "--json").json["models"] == []
 
 
-def test_every_command_prints_for_people_too(parts: Parts, paddock: Paddock) -> None:
+def test_every_command_prints_for_people_too(clients: Clients, paddock: Paddock) -> None:
     revision = paddock("pull", NAME, "--json").json["revision"]
     for arguments in (["ls"], ["show", NAME], ["history", NAME], ["promote", f"{NAME}@{revision}"], ["inspect", NAME]):
         said = paddock(*arguments)
@@ -174,9 +176,9 @@ def test_every_command_prints_for_people_too(parts: Parts, paddock: Paddock) -> 
     assert re.search(r"1 snapshot: [0-9.]+ KiB freed\n", paddock("rm", NAME).stdout)
 
 
-def test_a_damaged_snapshot_is_removed_by_its_commit(parts: Parts, paddock: Paddock) -> None:
+def test_a_damaged_snapshot_is_removed_by_its_commit(clients: Clients, paddock: Paddock) -> None:
     revision = paddock("pull", NAME, "--json").json["revision"]
-    snapshot = parts.volume.snapshot_path(id_of(Revision(revision), model=MODEL))
+    snapshot = clients.volume.snapshot_path(id_of(Revision(revision), model=MODEL))
     manifest = snapshot / "manifest.json"
     manifest.chmod(0o644)
     manifest.write_text("{")
@@ -185,11 +187,11 @@ def test_a_damaged_snapshot_is_removed_by_its_commit(parts: Parts, paddock: Padd
     gone = {"model": NAME, "revision": revision, "variant": "Q8_0", "bytes": None, "reason": "asked for"}
     assert (said.status, said.json["removed"]) == (0, [gone]), said
     assert not snapshot.exists()
-    assert [path.name for path in parts.settings.volume.iterdir()] == [".paddock"]
+    assert [path.name for path in clients.settings.volume.iterdir()] == [".paddock"]
 
 
 def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
-    parts: Parts, hub: Service, paddock: Paddock, tmp_path: Path
+    clients: Clients, hub: HubService, paddock: Paddock, tmp_path: Path
 ) -> None:
     local = tmp_path / "here" / "tiny-Q8_0.gguf"
     local.parent.mkdir()
@@ -215,7 +217,7 @@ def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
         assert said.json["seconds"] > 0
 
 
-def test_inspect_reads_the_weights_when_told_to(parts: Parts, paddock: Paddock, tmp_path: Path) -> None:
+def test_inspect_reads_the_weights_when_told_to(clients: Clients, paddock: Paddock, tmp_path: Path) -> None:
     hollow = tmp_path / "hollow-Q8_0.gguf"
     content = tiny()
     hollow.write_bytes(content[: len(content) // 2] + b"\xff" * (len(content) - len(content) // 2))
@@ -225,12 +227,14 @@ def test_inspect_reads_the_weights_when_told_to(parts: Parts, paddock: Paddock, 
     assert (deep.status, deep.json["bytes_read"]) == (0, len(content))
 
 
-def test_inspect_reads_all_shards_of_a_split_model(parts: Parts, paddock: Paddock) -> None:
+def test_inspect_reads_all_shards_of_a_split_model(clients: Clients, paddock: Paddock) -> None:
     said = paddock("inspect", f"{NAME}:big/tiny-Q6_K-00001-of-00002.gguf", "--json")
     assert said.json["model"]["shards"] == 2
 
 
-def test_a_model_that_was_judged_and_found_wanting_ends_with_2(parts: Parts, paddock: Paddock, tmp_path: Path) -> None:
+def test_a_model_that_was_judged_and_found_wanting_ends_with_2(
+    clients: Clients, paddock: Paddock, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(unsound())
     said = paddock("inspect", str(bad), "--json")
@@ -242,7 +246,7 @@ def test_a_model_that_was_judged_and_found_wanting_ends_with_2(parts: Parts, pad
     assert paddock("inspect", str(html), "--json").status == 2
 
 
-def test_bench_measures_what_is_promoted(parts: Parts, hub: Service, paddock: Paddock) -> None:
+def test_bench_measures_what_is_promoted(clients: Clients, hub: HubService, paddock: Paddock) -> None:
     roomy = tiny_llama().set("general.name", STRING, "roomy")
     for key in roomy.keys:
         if key.name == "llama.context_length":
@@ -261,16 +265,16 @@ def test_bench_measures_what_is_promoted(parts: Parts, hub: Service, paddock: Pa
     assert (said.json["tuned"], said.json["tuning"], said.json["http"]) == (False, None, None)
 
 
-def test_bench_tunes_first_when_it_is_told_to_and_says_what_ran(parts: Parts, paddock: Paddock) -> None:
+def test_bench_tunes_first_when_it_is_told_to_and_says_what_ran(clients: Clients, paddock: Paddock) -> None:
     paddock("pull", NAME, "--json")
     shown = paddock("bench", NAME, "--tune", "--budget", "1")
     assert shown.status == 0, shown
     assert "the plan's own" in shown.stdout
     assert "tuned in " in shown.stdout
-    assert len(list(Path(parts.settings.volume, ".paddock", "tuning").glob("*/*.json"))) == 1
+    assert len(list(Path(clients.settings.volume, ".paddock", "tuning").glob("*/*.json"))) == 1
 
 
-def test_bench_names_a_server_that_does_not_answer(parts: Parts, paddock: Paddock) -> None:
+def test_bench_names_a_server_that_does_not_answer(clients: Clients, paddock: Paddock) -> None:
     paddock("pull", NAME, "--json")
     said = paddock("bench", NAME, "--server", "http://127.0.0.1:9/v1", "--json")
     assert (said.status, said.json["error"]) == (1, "server-unavailable")
@@ -320,7 +324,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence_and_its_exit_status(
-    parts: Parts, hub: Service, paddock: Paddock, case: str
+    clients: Clients, hub: HubService, paddock: Paddock, case: str
 ) -> None:
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
@@ -336,7 +340,9 @@ def test_bad_input_gets_one_sentence_and_its_exit_status(
     assert "Traceback" not in plain.stderr
 
 
-def test_a_repository_without_gguf_says_what_it_has_instead(parts: Parts, hub: Service, paddock: Paddock) -> None:
+def test_a_repository_without_gguf_says_what_it_has_instead(
+    clients: Clients, hub: HubService, paddock: Paddock
+) -> None:
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     assert "SafeTensors" in paddock("pull", "org/weights").stderr
 
@@ -362,7 +368,7 @@ def test_a_repository_without_gguf_says_what_it_has_instead(parts: Parts, hub: S
 )
 def test_surroundings_that_are_not_there_are_named(
     monkeypatch: pytest.MonkeyPatch,
-    parts: Parts,
+    clients: Clients,
     paddock: Paddock,
     tmp_path: Path,
     variable: str,
@@ -383,11 +389,11 @@ def test_surroundings_that_are_not_there_are_named(
     assert time.monotonic() - began < 20
 
 
-def test_a_disk_without_room_is_told_before_the_first_weight(parts: Parts, hub: Service, tmp_path: Path) -> None:
+def test_a_disk_without_room_is_told_before_the_first_weight(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("no unshare: install util-linux")
-    small = parts.settings.volume
+    small = clients.settings.volume
     small.mkdir()
     script = f'mount -t tmpfs -o size=24k tmpfs {small} && exec "$@"'
     mounted = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
@@ -400,7 +406,7 @@ def test_a_disk_without_room_is_told_before_the_first_weight(parts: Parts, hub: 
     assert hub.stats().bytes_sent == {f"{NAME}/tiny-Q8_0.gguf": len(tiny())}  # its header was looked at
 
 
-def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server) -> None:
+def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary_of_the_tests")
     point_to_s3(monkeypatch, s3, "secrets")
     for session in (None, "session_canary_of_the_tests"):  # the second is one that S3 refuses
@@ -428,7 +434,7 @@ def test_verbose_says_more_of_paddock_and_of_nobody_else() -> None:
 @pytest.mark.parametrize("arguments", ["ls --json", "ls", "show nobody/nothing --json"])
 @pytest.mark.parametrize(("target", "words"), [(">&-", "stdout is closed"), (">/dev/full", "No space left on device")])
 def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
-    parts: Parts, target: str, words: str, arguments: str
+    clients: Clients, target: str, words: str, arguments: str
 ) -> None:
     line = f'exec "$0" -m paddock {arguments} {target}'
     done = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
@@ -439,7 +445,7 @@ def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
 
 
 @pytest.mark.parametrize("arguments", [["ls", "--json"], ["ls"], ["--help"]])
-def test_a_reader_that_had_enough_ends_it_without_a_word(parts: Parts, arguments: list[str]) -> None:
+def test_a_reader_that_had_enough_ends_it_without_a_word(clients: Clients, arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     line = [sys.executable, "-m", "paddock", *arguments]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddock.cli import app
+from paddock.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("paddock", "tasks", "flows", "infra") for path in (ROOT / room).rglob("*.py"))

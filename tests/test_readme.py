@@ -80,7 +80,7 @@ def test_what_is_left_free_on_a_gpu_is_what_the_plan_leaves() -> None:
 
 
 def test_the_commands_table_has_every_command() -> None:
-    from paddock.cli import app
+    from paddock.cli.main import app
 
     named = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
     documented = set(re.findall(r"`(?:paddock )?([a-z]+)(?: \[?[A-Z]|`)", README[README.index("| command | does |") :]))

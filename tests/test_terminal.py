@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
-from paddock.lifecycle.dossier import Onboarded
-from paddock.lifecycle.parts import Parts
+from infra.local.hub import HubService
+from paddock.cli.render import counted, render_history, render_onboarding, say, visible
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.onboard import Onboarded
 from paddock.store.history import Promotion
-from paddock.terminal import counted, render_history, render_onboarding, say, visible
 from tests.support.house import NAME, tiny
 from tests.support.stores import Q8, A
 
@@ -77,7 +77,7 @@ def test_no_word_from_outside_is_obeyed(
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_model_whose_names_look_like_markup_is_pulled_and_shown(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service, terminal: bool
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, terminal: bool
 ) -> None:
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")

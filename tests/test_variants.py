@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from tests.support.house import NAME, Q4_K_M, point_to_s3, tiny
 from tests.support.program import Paddock, paddock, program
 
@@ -55,8 +55,8 @@ def sizes(files: list[dict[str, Any]]) -> dict[str, int]:
     return {"apparent_bytes": apparent, "real_bytes": real}
 
 
-def test_two_quantizations_of_a_commit_stand_beside_each_other_until_one_is_removed(parts: Parts) -> None:
-    volume = parts.settings.volume
+def test_two_quantizations_of_a_commit_stand_beside_each_other_until_one_is_removed(clients: Clients) -> None:
+    volume = clients.settings.volume
     first = done("pull", f"{NAME}:Q8_0")
     assert (first["path"], first["variant"], first["promoted"]) == (str(volume / LINK), "Q8_0", True)
     assert first["notes"] == [CUT]
@@ -95,7 +95,7 @@ def test_two_quantizations_of_a_commit_stand_beside_each_other_until_one_is_remo
 
 
 def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path
 ) -> None:
     prefix = f"variants-{secrets.token_hex(4)}"
     point_to_s3(monkeypatch, s3, prefix)
@@ -105,7 +105,7 @@ def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume
     assert {file["sent_bytes"] for file in second["files"] if file["path"] in COMPANIONS} == {0}
     listed = done("ls", "--s3")
     assert variants(listed) == {"Q8_0": (True, False), "Q4_K_M": (True, True)}
-    files = [file for variant in FILES for file in whole(parts.settings.volume, variant)]
+    files = [file for variant in FILES for file in whole(clients.settings.volume, variant)]
     assert sizes(files).items() <= listed.items()
     assert listed["real_bytes"] == first["bytes_transferred"] + second["bytes_transferred"]
     keys = {one["Key"].removeprefix(f"{prefix}/") for one in objects(s3, prefix)}
@@ -129,7 +129,7 @@ def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume
 
 
 def test_a_variant_that_is_restored_by_itself_moves_the_default_of_nobody(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server, tmp_path: Path, paddock: Paddock
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path, paddock: Paddock
 ) -> None:
     point_to_s3(monkeypatch, s3, f"variants-{secrets.token_hex(4)}")
     for variant in FILES:
@@ -148,7 +148,7 @@ def objects(s3: S3Server, prefix: str) -> list[Any]:
 
 
 def test_what_is_printed_of_a_snapshot_is_accepted_in_every_order_and_case(
-    parts: Parts, hub: Service, paddock: Paddock
+    clients: Clients, hub: HubService, paddock: Paddock
 ) -> None:
     old = paddock("pull", f"{NAME}:Q4_K_M", "--json").json["revision"]
     hub.repository(NAME).commit({FILES["Q4_K_M"]: tiny(3, file_type=Q4_K_M)})
@@ -161,12 +161,14 @@ def test_what_is_printed_of_a_snapshot_is_accepted_in_every_order_and_case(
     for spelled in (f"{name}:{variant}@{short}", f"{name}@{short}:{small}", f"{name}:{small}@{old}", f"{name}@{short}"):
         pulled = paddock("pull", spelled, "--no-promote", "--json").json
         assert (pulled["revision"], pulled["variant"], pulled["bytes_transferred"]) == (old, "Q4_K_M", 0), spelled
-        assert Path(pulled["path"]) == parts.settings.volume / ".paddock" / "snapshots" / LINK / old / "Q4_K_M"
+        assert Path(pulled["path"]) == clients.settings.volume / ".paddock" / "snapshots" / LINK / old / "Q4_K_M"
     assert paddock("promote", f"{name}@{short}:{small}", "--json").json["previous"] == new["revision"]
-    assert len(list(parts.settings.volume.glob(f"{LINK}*"))) == 2, "the variant has one spelling"
+    assert len(list(clients.settings.volume.glob(f"{LINK}*"))) == 2, "the variant has one spelling"
 
 
-def test_another_quantization_of_a_promoted_commit_is_pulled_by_its_option_too(parts: Parts, paddock: Paddock) -> None:
+def test_another_quantization_of_a_promoted_commit_is_pulled_by_its_option_too(
+    clients: Clients, paddock: Paddock
+) -> None:
     first = paddock("pull", NAME, "--json").json
     assert first["variant"] == "Q8_0"
     second = paddock("pull", NAME, "--quant", "q4_k_m", "--json").json

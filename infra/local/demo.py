@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from infra.local.hub import Hub
+from infra.local.hub import LocalHub
 from infra.local.quantize import NAME, quantized, source_model
 
 MODEL = f"paddock-demo/{NAME}-GGUF"
@@ -38,7 +38,7 @@ Good enough to download, check, load and chat with; not to compare qualities, si
 """
 
 
-def demo_repository(hub: Hub, *, cache: Path) -> str:
+def demo_repository(hub: LocalHub, *, cache: Path) -> str:
     """Commits all three repositories, and returns the commit of the good one.
 
     Models and configuration are kept in `cache`; a second call finds everything there and changes nothing.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from paddock.chat.faithful import judge, read
+from paddock.chat.fidelity import judge, read
 from paddock.chat.probes import Probe, standard, triggered
 from paddock.chat.protocol import SOURCE_BYTES, Rendered
 from paddock.chat.render import TemplateProcess

@@ -24,7 +24,7 @@ from paddock.errors import EngineCrashed, ModelRejected
 from paddock.model.finding import Finding, Severity
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from paddock.chat.child import main; main()"
+_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from paddock.chat.sandbox_process import main; main()"
 _ANSWER_BYTES = 8 * 1024 * 1024
 _NO_ANSWER = (KeyError, TypeError, ValueError, AttributeError)
 """What reading an answer raises that our own code did not give: the template has broken the process, or taken it

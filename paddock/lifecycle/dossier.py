@@ -4,12 +4,12 @@ else."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from paddock.lifecycle.judgement import read_judgement
-from paddock.lifecycle.measuring import read_benchmark
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.assess.validate import read_validation
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run.benchmark import read_benchmark
+from paddock.lifecycle.steps import Kind, step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, worst
 from paddock.model.units import human_bytes
@@ -20,70 +20,45 @@ REPORT = "dossier.md"
 
 @dataclass(frozen=True, slots=True)
 class Dossier:
+    """The document, and the path of the file that it was written to."""
+
     markdown: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Onboarded:
-    """What an onboarding ends with. `path` is the model's directory, `dossier` where the document is;
-    `transferred_bytes` came over the network in this run. It was judged with `context_tokens`; `notes` say what is
-    otherwise than it was asked for."""
-
-    model: str
-    revision: str
-    variant: str
-    quantization: str | None
-    path: str
-    dossier: str
-    promoted: bool
-    transferred_bytes: int
-    context_tokens: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def line(self) -> str:
-        fetched = f"{human_bytes(self.transferred_bytes)} of model data fetched"
-        state = "promoted" if self.promoted else "not promoted"
-        line = f"onboarded {self.model}:{self.variant}@{self.revision[:8]} at {self.path}, {fetched}: {state}"
-        return "; ".join([line, *self.notes])
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def write(parts: Parts, manifest: Manifest) -> Dossier:
+@step(Kind.STORE, "dossier", line=lambda dossier: f"the dossier is at {dossier.path}")
+def write_dossier(clients: Clients, manifest: Manifest) -> Dossier:
     """Compose the dossier and keep it with the reports of the volume, and of S3 where the snapshot is there."""
-    markdown = compose(parts, manifest)
-    path = parts.volume.write_report(manifest.id, REPORT, markdown)
-    if parts.s3 is not None and parts.s3.snapshot(manifest.id) is not None:
-        parts.s3.write_report(manifest.id, REPORT, markdown)
+    markdown = compose(clients, manifest)
+    path = clients.volume.write_report(manifest.id, REPORT, markdown)
+    if clients.remote is not None and clients.remote.snapshot(manifest.id) is not None:
+        clients.remote.write_report(manifest.id, REPORT, markdown)
     return Dossier(markdown, path)
 
 
-def compose(parts: Parts, manifest: Manifest) -> str:
+def compose(clients: Clients, manifest: Manifest) -> str:
     sections = [
         f"# {manifest.id.name}",
-        _summary(parts, manifest),
+        _summary(clients, manifest),
         "## Files",
         _table(
             ("file", "size", "sha256"),
             ((file.path, human_bytes(file.size), f"`{file.sha256}`") for file in manifest.files),
         ),
-        *_judgement(parts, manifest),
-        *_benchmark(parts, manifest),
-        *_history(parts, manifest),
+        *_judgement(clients, manifest),
+        *_benchmark(clients, manifest),
+        *_history(clients, manifest),
         "Not claimed: that the weights carry no trained-in behaviour that their maker hid.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _summary(parts: Parts, manifest: Manifest) -> str:
-    promoted = parts.volume.promoted(manifest.model)
+def _summary(clients: Clients, manifest: Manifest) -> str:
+    promoted = clients.volume.promoted(manifest.model)
     state = "no"
     if promoted.holds(manifest.id):
         state = "yes, as the default" if promoted.default_id == manifest.id else "yes"
-    judged = read_judgement(parts, manifest)
+    judged = read_validation(clients, manifest)
     facts = judged.model if judged else None
     rows = [
         ("revision", f"`{manifest.revision}`"),
@@ -105,8 +80,8 @@ def _summary(parts: Parts, manifest: Manifest) -> str:
     return _table(("fact", "value"), rows)
 
 
-def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
-    judged = read_judgement(parts, manifest)
+def _judgement(clients: Clients, manifest: Manifest) -> list[str]:
+    judged = read_validation(clients, manifest)
     if judged is None:
         return ["## Checks", "Not judged yet: run `validate_model`."]
     found = [_finding(one) for one in judged.findings]
@@ -121,8 +96,8 @@ def _judgement(parts: Parts, manifest: Manifest) -> list[str]:
     ]
 
 
-def _benchmark(parts: Parts, manifest: Manifest) -> list[str]:
-    measured = read_benchmark(parts, manifest)
+def _benchmark(clients: Clients, manifest: Manifest) -> list[str]:
+    measured = read_benchmark(clients, manifest)
     if measured is None:
         return ["## Benchmark", "Not measured yet: run `benchmark_model`."]
     machine = measured.machine
@@ -133,7 +108,7 @@ def _benchmark(parts: Parts, manifest: Manifest) -> list[str]:
     ]
 
 
-def _history(parts: Parts, manifest: Manifest) -> list[str]:
+def _history(clients: Clients, manifest: Manifest) -> list[str]:
     rows = [
         (
             one.at.isoformat(timespec="seconds"),
@@ -143,7 +118,7 @@ def _history(parts: Parts, manifest: Manifest) -> list[str]:
             one.default or "",
             one.reason,
         )
-        for one in parts.volume.history(manifest.model)
+        for one in clients.volume.history(manifest.model)
     ]
     return [
         "## Promotions",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.quantization import is_gguf
 from paddock.planning.targets import THIS_MACHINE
@@ -22,10 +22,10 @@ _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
 
 
-def keep(parts: Parts, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
+def keep(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
     """Write the report `name` on the volume, in the place of the one there was."""
     kept = {"files": _ggufs(manifest), "at": datetime.now(UTC).isoformat(), "report": value}
-    parts.volume.write_report(manifest.id, name, json.dumps(kept, indent=2))
+    clients.volume.write_report(manifest.id, name, json.dumps(kept, indent=2))
 
 
 def name_for(name: str, target: str) -> str:
@@ -37,19 +37,19 @@ def name_for(name: str, target: str) -> str:
     return f"{stem}.{flat}.{suffix}"
 
 
-def share(parts: Parts, manifest: Manifest, name: str) -> str | None:
+def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
     """Copy a report of the volume to S3, for those who have another volume; returns where it is. None where there is
     nothing to copy, or no S3 that has the snapshot."""
-    text = parts.volume.read_report(manifest.id, name)
-    if text is None or parts.s3 is None or parts.s3.snapshot(manifest.id) is None:
+    text = clients.volume.read_report(manifest.id, name)
+    if text is None or clients.remote is None or clients.remote.snapshot(manifest.id) is None:
         return None
-    return parts.s3.write_report(manifest.id, name, text)
+    return clients.remote.write_report(manifest.id, name, text)
 
 
-def read(parts: Parts, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
+def read(clients: Clients, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
     """The newest report on these very files, or None: what cannot be read any more is made anew by the next run."""
     found: list[tuple[str, _Report]] = []
-    for store in (parts.volume, *([parts.s3] if parts.s3 else [])):
+    for store in (clients.volume, *([clients.remote] if clients.remote else [])):
         try:
             kept = json.loads(store.read_report(manifest.id, name) or "{}")
             if kept.get("files") == _ggufs(manifest):

@@ -40,7 +40,7 @@ from paddock.engine.oracle import Memory, measure_opened, memory_said
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting
 from paddock.measure.bandwidth import read_bandwidth
-from paddock.measure.load import Sweep
+from paddock.measure.load_test import Sweep
 from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.units import human_bytes

@@ -65,6 +65,11 @@ class SnapshotId:
         """`org/name:variant`, without the revision."""
         return f"{self.model}:{self.variant}"
 
+    @property
+    def reference(self) -> Reference:
+        """The reference that names exactly this snapshot."""
+        return Reference(self.model, self.variant, self.revision)
+
     def __str__(self) -> str:
         return f"{self.model}:{self.variant}@{self.revision}"
 
@@ -76,6 +81,11 @@ class Reference:
     model: ModelName
     variant: Variant | None = None
     ref: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`org/name[:VARIANT]`, without the revision."""
+        return f"{self.model}:{self.variant}" if self.variant else str(self.model)
 
     @classmethod
     def parse(cls, text: str) -> Reference:

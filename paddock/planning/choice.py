@@ -23,7 +23,7 @@ from paddock.model.names import check_distinct, parse_repository_path, shown
 from paddock.model.quantization import GgufSet, group, ranked_by_place
 from paddock.model.reference import Variant, same_variant
 from paddock.model.variants import matching, name_alone, name_variants, with_projector
-from paddock.store.store import MANIFEST_NAME
+from paddock.store.manifests import MANIFEST_NAME
 
 AUTO = "auto"
 """The variant that is the default already, while there is one and it fits; else as BEST."""
@@ -48,7 +48,7 @@ _QUANTIZED_BY = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RankedFile:
     """One GGUF model that could be chosen. `size_bytes` is its files' sum, `reason` says why it was chosen or not."""
 
     variant: Variant
@@ -74,7 +74,7 @@ class Choice:
     model_files: tuple[str, ...]
     variant: Variant
     quantization: str | None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[RankedFile, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -228,7 +228,9 @@ def _companions(listing: Listing) -> list[str]:
     ]
 
 
-def _explain(one: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, is_asked_for: bool, fits: bool) -> Candidate:
+def _explain(
+    one: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, is_asked_for: bool, fits: bool
+) -> RankedFile:
     if one in chosen:
         among = "that fits, in the order of preference" if fits else "in the order of preference"
         reason = "chosen: asked for by name" if is_asked_for else f"chosen: the first {among}"
@@ -238,7 +240,7 @@ def _explain(one: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, is_as
         reason = "another one was asked for by name"
     else:
         reason = "another one was chosen"
-    return Candidate(variant, one.quantization, one.first, one.size, one.declared, one in chosen, reason)
+    return RankedFile(variant, one.quantization, one.first, one.size, one.declared, one in chosen, reason)
 
 
 def _listed(names: Sequence[str]) -> str:

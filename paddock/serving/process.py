@@ -22,9 +22,9 @@ import psutil
 
 from paddock.engine.process import BoundedLog, error_said
 from paddock.errors import EngineCrashed, PaddockError
-from paddock.serving.engines import SOCKET, Engine
-from paddock.serving.launch import ERROR_FILE, REFUSED
-from paddock.serving.offer import OpenModel
+from paddock.serving.engine_main import ERROR_FILE, REFUSED
+from paddock.serving.servers import SOCKET, EngineServer
+from paddock.serving.spec import OpenModel
 from paddock.settings import child_environment
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ _END_S = 2.0
 class EngineProcess:
     """One life of the engine. `start` returns when the model has spoken; after `stop` nothing of it is left."""
 
-    def __init__(self, engine: Engine, model: OpenModel, home: Path) -> None:
+    def __init__(self, engine: EngineServer, model: OpenModel, home: Path) -> None:
         self._engine = engine
         self._model = model
         self._home = home
@@ -64,7 +64,7 @@ class EngineProcess:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "paddock.serving.launch",
+            "paddock.serving.engine_main",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

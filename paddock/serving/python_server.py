@@ -30,7 +30,7 @@ from paddock.chat.sandbox import clock, environment
 from paddock.engine import native
 from paddock.engine.canary import canary
 from paddock.engine.parameters import Parameters
-from paddock.serving.door import Door, Pulse, client_left
+from paddock.serving.disconnect import DisconnectMiddleware, Heartbeat, client_left
 
 Chunk = dict[str, Any]
 
@@ -39,7 +39,7 @@ def serve(request: dict[str, Any]) -> None:
     """Load the model, let it speak, and serve it until SIGTERM. Raises IncompatibleModel, MalformedGguf,
     EngineOutOfMemory, ModelRejected."""
     parameters = Parameters.from_json(request["parameters"])
-    pulse = Pulse()
+    pulse = Heartbeat()
     model = load(request["model"], parameters, pulse, template=request["template"], bos=request["bos"])
     canary(_Direct(model))
 
@@ -52,7 +52,9 @@ def serve(request: dict[str, Any]) -> None:
     settings = ModelSettings(model=request["model"], model_alias=request["name"])
     app = server.create_app(server_settings=ServerSettings(interrupt_requests=False), model_settings=[settings])
     socket = str(Path(request["home"], request["socket"]))
-    config = uvicorn.Config(Door(app, pulse), uds=socket, log_level="warning", access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        DisconnectMiddleware(app, pulse), uds=socket, log_level="warning", access_log=False, lifespan="off"
+    )
     uvicorn.Server(config).run()
 
 
@@ -61,7 +63,7 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
     tokens."""
 
     _sampler: Any
-    pulse: Pulse
+    pulse: Heartbeat
     prompt_tokens = 0
     completion_tokens = 0
 
@@ -106,7 +108,7 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
         return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
 
 
-def load(path: str, parameters: Parameters, pulse: Pulse, *, template: str, bos: str) -> Model:
+def load(path: str, parameters: Parameters, pulse: Heartbeat, *, template: str, bos: str) -> Model:
     """Raises as `native.Log.refusal`."""
     log = native.Log()
     loading = "the file"

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from paddock.serving.offer import Offer
+from paddock.serving.spec import ServeSpec
 
 _COMPLETION_TOKENS: Final = 16  # OpenAI's default, and llama-cpp-python's
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is not served: an answer in OpenAI's form."""
 
     def __init__(
@@ -120,7 +120,7 @@ class _Completion(_Common):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class EngineRequest:
     """A request as the engine gets it. `tells_usage`: whether the client wants the tokens at the end of its stream."""
 
     path: Literal["/v1/chat/completions", "/v1/completions"]
@@ -129,7 +129,7 @@ class Ask:
     tells_usage: bool
 
 
-def parse(path: str, content: bytes, offer: Offer, *, has_logprobs: bool) -> Ask:
+def parse(path: str, content: bytes, offer: ServeSpec, *, has_logprobs: bool) -> EngineRequest:
     """Raises Refused."""
     is_chat = path == "/v1/chat/completions"
     kind: type[_Chat | _Completion] = _Chat if is_chat else _Completion
@@ -138,17 +138,17 @@ def parse(path: str, content: bytes, offer: Offer, *, has_logprobs: bool) -> Ask
     except ValidationError as error:
         raise _refusal(error) from None
     except RecursionError:
-        raise Refused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from None
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from None
     known = (offer.name, f"{offer.name}@{offer.revision}")
     if asked.model is not None and asked.model not in known:
-        raise Refused(
+        raise RequestRefused(
             HTTPStatus.NOT_FOUND,
             f"the model {asked.model[:200]!r} is not served here: this is {offer.name}",
             code="model_not_found",
             param="model",
         )
     if asked.logprobs and not has_logprobs:
-        raise Refused(
+        raise RequestRefused(
             HTTPStatus.BAD_REQUEST,
             "log-probabilities are not told by llama-cpp-python's server: serve with llama-server",
             code="unsupported_parameter",
@@ -168,10 +168,10 @@ def parse(path: str, content: bytes, offer: Offer, *, has_logprobs: bool) -> Ask
     body.pop("stream_options", None)
     if asked.stream:
         body["stream_options"] = {"include_usage": True}  # we count, also where the client does not
-    return Ask("/v1/chat/completions" if is_chat else "/v1/completions", body, asked.stream, tells_usage)
+    return EngineRequest("/v1/chat/completions" if is_chat else "/v1/completions", body, asked.stream, tells_usage)
 
 
-def _of_profile(offer: Offer) -> dict[str, float]:
+def _of_profile(offer: ServeSpec) -> dict[str, float]:
     profile = offer.profile
     return {
         "temperature": profile.temperature,
@@ -186,9 +186,9 @@ def _with_stops(asked: str | list[str] | None, own: tuple[str, ...]) -> list[str
     return list(dict.fromkeys([*given, *own]))
 
 
-def _refusal(error: ValidationError) -> Refused:
+def _refusal(error: ValidationError) -> RequestRefused:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]"))
     reason = str(first["msg"]).removeprefix("Value error, ")
     message = f"{where}: {reason}" if where else reason
-    return Refused(HTTPStatus.BAD_REQUEST, message[:500], code="invalid_value", param=where or None)
+    return RequestRefused(HTTPStatus.BAD_REQUEST, message[:500], code="invalid_value", param=where or None)

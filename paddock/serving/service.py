@@ -24,14 +24,14 @@ import httpx
 import uvicorn
 
 from paddock.errors import ServerUnavailable
+from paddock.serving.admission import AdmissionQueue
+from paddock.serving.api import WHY, OpenAIApi
 from paddock.serving.binding import Binding
-from paddock.serving.engines import SOCKET, Engine, ServerName, engine_for
-from paddock.serving.front import WHY, Front
 from paddock.serving.metrics import Metrics
-from paddock.serving.offer import Offer, opened
-from paddock.serving.places import Places
 from paddock.serving.process import EngineProcess
-from paddock.serving.relay import Relay, Tokens
+from paddock.serving.proxy import Proxy, Tokens
+from paddock.serving.servers import SOCKET, EngineServer, ServerName, server_for
+from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import Limits, State, Supervisor
 from paddock.store.usage import Usage
 
@@ -45,7 +45,7 @@ _REPORT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """Where it is to be reached, and what answers there."""
 
     url: str
@@ -54,7 +54,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class ServiceLimits:
     """`queue` is how many requests may wait, `grace_s` how long the way out may take."""
 
     limits: Limits
@@ -63,19 +63,19 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ears:
+class Callbacks:
     """Callbacks. `ready` is called once, after the canary and when the HTTP server listens; `used` every minute, and at
     the end."""
 
-    ready: Callable[[Address], None]
+    ready: Callable[[ServerAddress], None]
     used: Callable[[Usage], None]
 
 
 def serve(
-    offer: Offer,
+    offer: ServeSpec,
     binding: Binding,
-    terms: Terms,
-    ears: Ears,
+    terms: ServiceLimits,
+    ears: Callbacks,
     *,
     program: Path | None = None,
     stop: threading.Event | None = None,
@@ -87,24 +87,26 @@ def serve(
     server ends by itself, or `stop` is set before `ready` was called. A signal is returned whenever it comes: whoever
     wants an exit status of it looks whether `ready` was called.
     """
-    return asyncio.run(_Service(offer, binding, terms, ears, engine_for(offer, program)).run(stop))
+    return asyncio.run(_Service(offer, binding, terms, ears, server_for(offer, program)).run(stop))
 
 
 class _Service:
-    def __init__(self, offer: Offer, binding: Binding, terms: Terms, ears: Ears, engine: Engine) -> None:
+    def __init__(
+        self, offer: ServeSpec, binding: Binding, terms: ServiceLimits, ears: Callbacks, engine: EngineServer
+    ) -> None:
         self._offer = offer
         self._binding = binding
         self._terms = terms
         self._ears = ears
         self._engine = engine
         self._tokens = Tokens()
-        self._places = Places(engine.slots, waiting=terms.queue)
+        self._places = AdmissionQueue(engine.slots, waiting=terms.queue)
         self._signal: signal.Signals | None = None
         self._was_ready = False
 
     async def run(self, stop: threading.Event | None) -> signal.Signals | None:
         with (
-            opened(self._offer) as model,
+            open_model(self._offer) as model,
             TemporaryDirectory(prefix="paddock-", ignore_cleanup_errors=True) as home,
             self._binding.listen() as listener,
         ):
@@ -128,10 +130,10 @@ class _Service:
 
     def _front(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
         metrics = Metrics(model=self._offer.name, server=self._engine.name)
-        front = Front(
+        front = OpenAIApi(
             self._offer,
             supervisor,
-            Relay(client, self._places, metrics, self._tokens),
+            Proxy(client, self._places, metrics, self._tokens),
             self._places,
             metrics,
             has_logprobs=self._engine.has_logprobs,
@@ -178,7 +180,7 @@ class _Service:
         engine = supervisor.engine
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        self._ears.ready(Address(f"http://{shown}:{port}", self._engine.name, engine.load_s if engine else 0.0))
+        self._ears.ready(ServerAddress(f"http://{shown}:{port}", self._engine.name, engine.load_s if engine else 0.0))
         await supervisor.run()
 
     async def _drain(self, supervisor: Supervisor, working: asyncio.Task[None]) -> None:

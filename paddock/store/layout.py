@@ -14,7 +14,7 @@ from paddock.errors import NoPermission
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.durable import sync_directory
-from paddock.store.store import check_report_name
+from paddock.store.manifests import check_report_name
 
 
 class Layout:

@@ -23,9 +23,13 @@ from paddock.model.reference import SnapshotId, parse_variant
 from paddock.store import durable
 from paddock.store.blobs import Blobs
 from paddock.store.layout import Layout
-from paddock.store.store import MANIFEST_NAME, check_manifest_name_is_free, same_files
-
-MANIFEST_MAX_BYTES = 64 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
+from paddock.store.manifests import (
+    MANIFEST_MAX_BYTES,
+    MANIFEST_NAME,
+    check_manifest_name_is_free,
+    parse_manifest,
+    same_files,
+)
 
 log = logging.getLogger(__name__)
 _TOLD: set[Path] = set()
@@ -45,7 +49,7 @@ class Snapshots:
             return None
         with os.fdopen(descriptor, "rb") as file:
             text = file.read(MANIFEST_MAX_BYTES + 1)
-        return parse_in_place(text, id, where=str(path))
+        return parse_manifest(text, id, where=str(path))
 
     def is_there(self, id: SnapshotId) -> bool:
         """Whether it is visible. One whose manifest is damaged is: it can be removed, and not promoted."""
@@ -229,14 +233,3 @@ class Snapshots:
             f" ({sha256[:12]}…) is not on the volume {self._layout.root}",
             cure="fetch that file again",
         )
-
-
-def parse_in_place(text: bytes, id: SnapshotId, *, where: str) -> Manifest:
-    """Parse the manifest found at the place of a snapshot. Raises CorruptFile, also for that of another."""
-    cure = f"remove it with `paddock rm {id}`, then pull it again"
-    if len(text) > MANIFEST_MAX_BYTES:
-        raise CorruptFile(f"the manifest {where} is larger than {MANIFEST_MAX_BYTES} bytes", cure=cure)
-    manifest = Manifest.from_json(text, where=where, cure=cure)
-    if manifest.id != id:
-        raise CorruptFile(f"the manifest {where} is that of {manifest.id}, not of {id}", cure=cure)
-    return manifest

@@ -26,9 +26,10 @@ from paddock.store.blobs import Blobs
 from paddock.store.durable import disk_errors, disk_errors_in
 from paddock.store.history import Promoted, Promotion
 from paddock.store.layout import Layout
+from paddock.store.manifests import check_report_name
 from paddock.store.promotions import Promotions, Untold
+from paddock.store.protocol import Store
 from paddock.store.snapshots import Snapshots
-from paddock.store.store import Store, check_report_name
 from paddock.store.usage import Usage
 
 _GIB = 1024**3
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredSnapshot:
     """A snapshot as `ls` shows it. `default`: it is what the model's name stands for; `size_bytes` counts shared blobs
     as its own."""
 
@@ -329,13 +330,13 @@ class Volume(Store):
         return self._blobs.free(candidates, self._snapshots.used) if candidates else 0
 
     @disk_errors
-    def entries(self, model: ModelName | None = None) -> list[Entry]:
+    def entries(self, model: ModelName | None = None) -> list[StoredSnapshot]:
         manifests = self._snapshots.all(model)
         models = {manifest.model for manifest in manifests}
         promoted = {one: self.promoted(one) for one in models}
         pins = {id for one in models for id in self.pins(one)}
         return [
-            Entry(
+            StoredSnapshot(
                 manifest=manifest,
                 promoted=promoted[manifest.model].holds(manifest.id),
                 default=promoted[manifest.model].default_id == manifest.id,

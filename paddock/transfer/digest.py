@@ -24,7 +24,7 @@ from paddock.model.source import Expected
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLAKE3 = "blake3:"
 
-Tap = Callable[[int, memoryview], None]
+OnBlock = Callable[[int, memoryview], None]
 """Who is given each byte of a file on its way to the digest: the offset of a block, and the block, whose memory is used
 again afterwards."""
 
@@ -134,7 +134,7 @@ def digest_file(
     segment_bytes: int,
     like: SegmentDigest | None = None,
     tick: Callable[[int], None] = lambda _: None,
-    tap: Tap | None = None,
+    tap: OnBlock | None = None,
 ) -> RunningDigest:
     """The digests of the first `expected.size` bytes of an open file. A file that ends early leaves `position` where
     it ended.
@@ -156,7 +156,7 @@ def digest_file(
 
 
 def verify_file(
-    path: Path, expected: Expected, segment_bytes: int, *, tap: Tap | None = None
+    path: Path, expected: Expected, segment_bytes: int, *, tap: OnBlock | None = None
 ) -> tuple[Sha256, tuple[SegmentDigest, ...]]:
     """The sha256 of a local file and the digests of its segments, read from the disk; `tap` is given each block.
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from paddock.errors import CorruptFile
 from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.source import Expected, Source
-from paddock.transfer.digest import Tap
+from paddock.transfer.assembler import Assembler
+from paddock.transfer.digest import OnBlock
 from paddock.transfer.options import Options
-from paddock.transfer.progress import Moved
-from paddock.transfer.reception import Reception
-from paddock.transfer.room import disk_error
+from paddock.transfer.preallocation import disk_error
+from paddock.transfer.progress import OnProgress
 from paddock.transfer.staging import Claim, acquire, remove_orphans
 
 _LEAST_QUIET_S = 60.0
@@ -57,8 +57,8 @@ def fetch(
     *,
     staging: Path,
     options: Options = Options(),
-    progress: Moved | None = None,
-    tap: Tap | None = None,
+    progress: OnProgress | None = None,
+    tap: OnBlock | None = None,
     cancel: threading.Event | None = None,
     arrived: Callable[[], bool] | None = None,
 ) -> Staged | None:
@@ -92,7 +92,7 @@ def fetch(
     if claim is None:
         return None
     try:
-        reception = Reception(source, claim, options, cancel=cancel, progress=progress, tap=tap)
+        reception = Assembler(source, claim, options, cancel=cancel, progress=progress, tap=tap)
         digest = reception.run()
     except CorruptFile:
         claim.discard()

@@ -32,14 +32,14 @@ _MOST_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class JournalHeader:
     key: str
     size: int
     segment_bytes: int
     boot: str
     schema: int = _SCHEMA
 
-    def same_bytes(self, other: Header) -> bool:
+    def same_bytes(self, other: JournalHeader) -> bool:
         return (self.schema, self.key, self.size, self.segment_bytes) == (
             other.schema,
             other.key,
@@ -72,15 +72,15 @@ class Journal:
         self.is_empty = True
         """Whether nothing was claimed, and no piece was noted."""
 
-    def header(self) -> Header | None:
+    def header(self) -> JournalHeader | None:
         lines = self._lines()
         fields = _parse(lines[0]) if lines else {}
         try:
-            return Header(**fields)  # type: ignore[arg-type]  # a header with other types is unequal to every real one
+            return JournalHeader(**fields)  # type: ignore[arg-type]  # a header with other types is unequal to every real one
         except TypeError:
             return None
 
-    def claims(self, header: Header) -> dict[int, SegmentDigest]:
+    def claims(self, header: JournalHeader) -> dict[int, SegmentDigest]:
         """End and digest of each claim, in order of the ends; none where the journal is not about `header`'s bytes."""
         found = self.header()
         if found is None or not found.same_bytes(header):
@@ -93,7 +93,7 @@ class Journal:
                 claims[end] = SegmentDigest(digest)
         return dict(sorted(claims.items()))
 
-    def pieces(self, header: Header) -> list[Piece]:
+    def pieces(self, header: JournalHeader) -> list[Piece]:
         """The pieces, in order of their starts; none where the journal is not about `header`'s bytes."""
         found = self.header()
         if found is None or not found.same_bytes(header):
@@ -101,7 +101,7 @@ class Journal:
         pieces = [piece for line in self._lines()[1:] if (piece := _as_piece(_parse(line), header.size))]
         return sorted(pieces, key=lambda piece: piece.start)
 
-    def start(self, header: Header, claims: dict[int, SegmentDigest], pieces: Sequence[Piece] = ()) -> None:
+    def start(self, header: JournalHeader, claims: dict[int, SegmentDigest], pieces: Sequence[Piece] = ()) -> None:
         """For an empty journal: write the header, and the claims and pieces of an earlier one."""
         lines = [json.dumps(asdict(header))]
         lines += [_claim(end, digest) for end, digest in claims.items()]

@@ -96,7 +96,7 @@ class Meter:
             return (total - before) / (now - since) if now - since >= _LEAST_RATE_S else 0.0
 
 
-class Patience:
+class RetryBudget:
     """Whether another try is worth it, and after which pause.
 
     Failures that come while the pause of the last one lasts are one incident: a server that restarts breaks eight

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from paddock.transfer.engines import Engine
+from paddock.transfer.backends import Backend
 
 if TYPE_CHECKING:
     from paddock.settings import Settings
@@ -22,7 +22,7 @@ class Options:
     segment_bytes: int = 64 * _MIB
     limit_rate_bytes_per_s: int | None = None
     stall_s: float = 30.0
-    engine: Engine = "paddock"
+    engine: Backend = "paddock"
     span_bytes: int | None = None
 
     @staticmethod

@@ -8,10 +8,11 @@ it does (a large part that was there before, or a file that another engine broug
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from paddock.model.acquired import Acquired
 from paddock.transfer.limiter import Meter
 
 _TOTAL_WINDOW_S = 10.0
@@ -59,16 +60,23 @@ class Progress:
         return _left_s([self], self.total_bytes - self.done_bytes, self.rate_bytes_per_s)
 
 
-Moved = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
-class Watch(Protocol):
-    """Who is told how an acquisition goes, from its own thread and a few times a second."""
+class ProgressListener(Protocol):
+    """Listens to the progress of an acquisition. Called from the acquisition's own thread."""
 
     def begin(self, total_bytes: int) -> None:
-        """So much is to come, of all files together."""
+        """Called once, before the first file, with the bytes that all files together will fetch."""
+        ...
 
-    def moved(self, progress: Progress) -> None: ...
+    def moved(self, progress: Progress) -> None:
+        """Called a few times a second with the progress of one file."""
+        ...
+
+    def finished(self, acquired: Sequence[Acquired]) -> None:
+        """Called once, when all files are on the volume."""
+        ...
 
 
 class Total:

@@ -15,7 +15,7 @@ from typing import Self
 from paddock.model.source import Source
 from paddock.transfer.answer import RangesIgnored, TryAgain
 from paddock.transfer.client import Client
-from paddock.transfer.limiter import Meter, Patience
+from paddock.transfer.limiter import Meter, RetryBudget
 
 _LARGEST_STEP_BYTES = 16 * 1024 * 1024
 _LARGEST_HEAD_BYTES = 128 * 1024 * 1024
@@ -37,7 +37,7 @@ class RangeReader:
         self._elsewhere = (0, b"")
         self._whole = False
         self._meter = Meter()
-        self._patience = Patience(source.label, self._meter, cure="try again later")
+        self._patience = RetryBudget(source.label, self._meter, cure="try again later")
         self._pause = threading.Event()
         self._client = Client(source, connections=1, stall_s=stall_s)
 

@@ -36,7 +36,7 @@ from typing import Final, Literal
 from paddock.errors import TransferInterrupted, UnsafeName
 from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
-from paddock.transfer.journal import Header, Journal, Piece
+from paddock.transfer.journal import Journal, JournalHeader, Piece
 
 _UNDIGESTED = "undigested"
 _KEY = re.compile(r"[0-9a-z-]{1,80}")
@@ -52,7 +52,7 @@ class Claim:
         self,
         directory: Path,
         journal: Journal,
-        header: Header,
+        header: JournalHeader,
         claims: dict[int, SegmentDigest],
         pieces: Sequence[Piece] = (),
     ) -> None:
@@ -113,7 +113,7 @@ def acquire(
     key = expected.key or _UNDIGESTED
     if not _KEY.fullmatch(key):
         raise UnsafeName(f"the digest of {label} is {key[:80]!r}, which is no digest")
-    header = Header(key=key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    header = JournalHeader(key=key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
     directory = staging / key
     # A process that is stopped while it has the turn must not stop the others for ever.
     patient_until = time.monotonic() + quiet_s
@@ -138,7 +138,7 @@ def begin(staging: Path, expected: Expected, *, segment_bytes: int) -> Claim:
     """A new staging directory for bytes that have a digest, whatever others fetch of them. Raises OSError."""
     if expected.key is None:
         raise ValueError("bytes without a digest have no staging directory that another transfer adopts")
-    header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
     directory = staging / expected.key
     directory.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -153,7 +153,7 @@ def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, qui
     if expected.key is None:
         return
     directory = staging / expected.key
-    header = Header(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
     if not directory.exists():
         return
     with suppress(OSError), _turn(directory) as ours:  # another process may remove it, too
@@ -184,7 +184,7 @@ def _turn(directory: Path) -> Iterator[bool]:
             os.close(fd)
 
 
-def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
+def _take(directory: Path, header: JournalHeader, quiet_s: float) -> Claim | None:
     """The orphan that holds most (the others are removed), or a new directory; None while a living process works."""
     now = _touched(directory)
     best: Claim | None = None
@@ -206,7 +206,7 @@ def _take(directory: Path, header: Header, quiet_s: float) -> Claim | None:
     return _own(directory, header, best)
 
 
-def _look(path: Path, header: Header, *, quiet_before: float) -> Claim | Literal["alive"] | None:
+def _look(path: Path, header: JournalHeader, *, quiet_before: float) -> Claim | Literal["alive"] | None:
     """What to do with a staging directory: adopt it (its lock is ours then), wait for its owner, or pass it over."""
     try:
         journal = Journal(path / "journal")
@@ -230,7 +230,7 @@ def _look(path: Path, header: Header, *, quiet_before: float) -> Claim | Literal
     return claim
 
 
-def _own(directory: Path, header: Header, orphan: Claim | None) -> Claim:
+def _own(directory: Path, header: JournalHeader, orphan: Claim | None) -> Claim:
     """A directory with a token of ours and a journal that says so: new, or the orphan's data and claims."""
     ours = directory / uuid.uuid4().hex
     claims: dict[int, SegmentDigest] = {}

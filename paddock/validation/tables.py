@@ -46,7 +46,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredFileRow:
     """A file of a snapshot on the volume. `on_disk_bytes` is None where it is not there."""
 
     model: str
@@ -161,7 +161,7 @@ def metadata(headers: Mapping[str, Header]) -> Table:
     )
 
 
-def inventory(stored: Sequence[Stored]) -> Table:
+def inventory(stored: Sequence[StoredFileRow]) -> Table:
     """Everything on the volume. Whatever is wrong with another model warns, and holds this one up no longer."""
     return Table(
         "inventory",

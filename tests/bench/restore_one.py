@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from paddock import settings
-from paddock.lifecycle.delivery import Row, restore_file
-from paddock.lifecycle.parts import connect
+from paddock.lifecycle.acquire.fetch import fetch_remote_file
+from paddock.lifecycle.clients import connect
+from paddock.model.acquired import PlannedFile
 from paddock.model.artifact import RepositoryFile
 from paddock.model.names import parse_sha256
 from paddock.model.source import Expected
@@ -25,9 +26,9 @@ def main() -> None:
     assert known.s3_uri is not None
     began = time.monotonic()
     if how == "paddock":
-        parts = connect(known.model_copy(update={"volume": directory}))
-        row = Row(RepositoryFile("model.bin", size, digest, None), Expected(size, digest), "s3")
-        got = restore_file(parts, row, segment_bytes=known.segment_bytes)
+        clients = connect(known.model_copy(update={"volume": directory}))
+        row = PlannedFile(RepositoryFile("model.bin", size, digest, None), Expected(size, digest), "s3")
+        got = fetch_remote_file(clients, row, segment_bytes=known.segment_bytes)
         assert got.transferred_bytes == size
     else:
         from boto3.session import Session

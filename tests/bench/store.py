@@ -28,7 +28,7 @@ from infra.local.service import ServiceError
 from paddock.model.artifact import SnapshotFile
 from paddock.model.names import Sha256
 from paddock.model.units import human_bytes
-from paddock.store.s3 import S3Store
+from tests.support.stores import S3Store
 
 SIZE = 1_000_000_000
 SEGMENT_BYTES = 64 * 1024 * 1024

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from infra.local.hub import Hub, Service
+from infra.local.hub import HubService, LocalHub
 from infra.local.nginx import Nginx
 from infra.local.service import ServiceError
 from paddock.model.units import human_bytes
@@ -64,7 +64,7 @@ class Contestant:
 def run(rounds: int) -> bool:
     """Print the tables; whether every bound holds."""
     with tempfile.TemporaryDirectory(prefix="paddock-bench-") as work:
-        hub = Hub(Path(work, "hub"))
+        hub = LocalHub(Path(work, "hub"))
         try:
             _fill(hub)
             with _serving(hub, Path(work, "limited"), RATE) as service:
@@ -80,7 +80,7 @@ def run(rounds: int) -> bool:
     return all(held)
 
 
-def _fill(hub: Hub) -> None:
+def _fill(hub: LocalHub) -> None:
     """Files that differ from each other, of bytes that nothing can compress."""
     block = os.urandom(SIZE // 10)
     made = hub.root.with_name("made")
@@ -95,13 +95,13 @@ def _fill(hub: Hub) -> None:
 
 
 @contextmanager
-def _serving(hub: Hub, state: Path, rate: int) -> Iterator[Service]:
+def _serving(hub: LocalHub, state: Path, rate: int) -> Iterator[HubService]:
     with ExitStack() as stack:
         nginx = stack.enter_context(Nginx.start(state, hub.root, rate_bytes_per_s=rate))
         yield stack.enter_context(hub.serving(bytes_address=nginx.address))
 
 
-def _contestants(service: Service) -> list[Contestant]:
+def _contestants(service: HubService) -> list[Contestant]:
     url = f"{service.address}/{MODEL}/resolve/main/{FILE}"
 
     def hashed(directory: Path) -> list[str]:
@@ -141,7 +141,7 @@ def _paddock(model: str, directory: Path, *, at_once: int) -> list[str]:
     return [sys.executable, "-m", "tests.bench.fetch_all", model, str(directory), str(at_once)]
 
 
-def _compare(service: Service, work: Path, rounds: int, line: str, rate: int | None) -> bool:
+def _compare(service: HubService, work: Path, rounds: int, line: str, rate: int | None) -> bool:
     there = [one for one in _contestants(service) if one.needs is None or shutil.which(one.needs)]
     environment = hub_environment(service, work / "home")
     times: dict[str, list[float]] = {one.name: [] for one in there}
@@ -202,7 +202,7 @@ def _empty(out: Path) -> None:
 @cache
 def _digest(work: Path) -> str:
     """What the one file must have."""
-    commit = Hub(work / "hub").repository(MODEL).resolve("main")
+    commit = LocalHub(work / "hub").repository(MODEL).resolve("main")
     assert commit is not None
     return commit.entries[FILE].sha256
 
@@ -213,7 +213,7 @@ def _hashing_s(work: Path) -> float:
     return time.monotonic() - started
 
 
-def _four_at_once(service: Service, work: Path, rounds: int) -> bool:
+def _four_at_once(service: HubService, work: Path, rounds: int) -> bool:
     """Against the same four files one after the other: as many bytes, so that the memory that a virtual machine must
     first be given, and the disk, cost both the same."""
     environment = hub_environment(service, work / "home")

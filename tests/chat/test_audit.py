@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paddock.chat.audit import audit_template
-from paddock.chat.faithful import judge
+from paddock.chat.fidelity import judge
 from paddock.chat.probes import standard
 from paddock.chat.protocol import BATCH_CPU_S, Rendered, Status
 from paddock.errors import EngineCrashed

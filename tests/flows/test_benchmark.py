@@ -16,13 +16,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.benchmark import benchmark_model, benchmark_where_it_serves
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
-from paddock.lifecycle.measuring import read_benchmark
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.model.reference import Reference
-from tasks import engine
+from tasks import gpu_pool
 from tests.support.gguf import U32, tiny_llama
 from tests.support.house import MODEL, NAME
 
@@ -32,17 +32,17 @@ POLL_S = 0.05
 
 @pytest.fixture
 def pool(client: SyncPrefectClient) -> Iterator[None]:
-    client.create_work_pool(WorkPoolCreate(name=engine.GPU_POOL, type="process"))
+    client.create_work_pool(WorkPoolCreate(name=gpu_pool.GPU_POOL, type="process"))
     yield
     with suppress(ObjectNotFound):  # a test may have removed it
-        client.delete_work_pool(engine.GPU_POOL)
+        client.delete_work_pool(gpu_pool.GPU_POOL)
 
 
 @pytest.fixture
 def deployment(client: SyncPrefectClient, pool: None) -> Iterator[Callable[[], FlowRun]]:
     """Makes runs of the deployed benchmark."""
     made = client.create_deployment(
-        client.create_flow(benchmark_model), "benchmark-gpu", work_pool_name=engine.GPU_POOL
+        client.create_flow(benchmark_model), "benchmark-gpu", work_pool_name=gpu_pool.GPU_POOL
     )
     yield lambda: client.create_flow_run_from_deployment(made)
     client.delete_deployment(made)
@@ -50,7 +50,7 @@ def deployment(client: SyncPrefectClient, pool: None) -> Iterator[Callable[[], F
 
 @pytest.fixture
 def worker(client: SyncPrefectClient, pool: None) -> None:
-    client.send_worker_heartbeat(engine.GPU_POOL, "played", heartbeat_interval_seconds=60)
+    client.send_worker_heartbeat(gpu_pool.GPU_POOL, "played", heartbeat_interval_seconds=60)
 
 
 def seen(client: SyncPrefectClient, run: FlowRun) -> StateType:
@@ -60,34 +60,34 @@ def seen(client: SyncPrefectClient, run: FlowRun) -> StateType:
 
 
 def test_without_a_deployment_the_benchmark_runs_in_this_process(
-    parts: Parts, hub: Service, client: SyncPrefectClient, worker: None
+    clients: Clients, hub: HubService, client: SyncPrefectClient, worker: None
 ) -> None:
     roomy = tiny_llama().set("llama.context_length", U32, 1024).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
-    manifest = pull(parts, Reference(MODEL)).manifest
+    manifest = pull(clients, Reference(MODEL)).manifest
     benchmark_where_it_serves(manifest, 512, "chat", "this-machine")
-    assert read_benchmark(parts, manifest) is not None
+    assert read_benchmark(clients, manifest) is not None
 
 
 def test_without_a_pool_no_run_is_made(client: SyncPrefectClient) -> None:
-    assert engine.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
+    assert gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
 
 
 def test_a_run_whose_pool_is_gone_is_given_up(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
     run = deployment()
-    client.delete_work_pool(engine.GPU_POOL)
+    client.delete_work_pool(gpu_pool.GPU_POOL)
     with pytest.raises(OrchestratorUnavailable, match="no worker of the pool is online"):
-        engine.await_completion(run, run_limit_s=30)
+        gpu_pool.await_completion(run, run_limit_s=30)
 
 
 def test_without_a_worker_no_run_is_made(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
-    assert engine.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
+    assert gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
 
 
 def test_with_a_worker_the_run_is_given_to_the_pool(
     client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
 ) -> None:
-    run = engine.start_on_gpu(DEPLOYMENT, {"model": NAME})
+    run = gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME})
     assert run is not None
     assert seen(client, run) == StateType.SCHEDULED
 
@@ -100,7 +100,7 @@ def test_a_run_that_waits_while_no_worker_is_online_is_cancelled(
     if state is not None:
         client.set_flow_run_state(run.id, state)
     with pytest.raises(OrchestratorUnavailable, match=r"no worker of the pool is online.*start a worker"):
-        engine.await_completion(run, run_limit_s=30)
+        gpu_pool.await_completion(run, run_limit_s=30)
     assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_no_worker_takes_for_too_long_is_cancelled(
 ) -> None:
     run = deployment()
     with pytest.raises(OrchestratorUnavailable, match="taken by nobody within"):
-        engine.await_completion(run, run_limit_s=30, queue_limit_s=0.1, poll_s=POLL_S)
+        gpu_pool.await_completion(run, run_limit_s=30, queue_limit_s=0.1, poll_s=POLL_S)
     assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
@@ -126,7 +126,7 @@ def test_the_time_in_the_queue_is_not_the_engine_s(
     taken = threading.Timer(3 * limit_s, take)
     taken.start()
     began = time.monotonic()
-    engine.await_completion(run, run_limit_s=limit_s, queue_limit_s=30, poll_s=POLL_S)
+    gpu_pool.await_completion(run, run_limit_s=limit_s, queue_limit_s=30, poll_s=POLL_S)
     assert time.monotonic() - began > 2 * limit_s
     taken.join()
 
@@ -138,7 +138,7 @@ def test_a_run_that_takes_too_long_is_cancelled(
     client.set_flow_run_state(run.id, Running(), force=True)
     began = time.monotonic()
     with pytest.raises(EngineCrashed, match="did not end within"):
-        engine.await_completion(run, run_limit_s=0.3, poll_s=POLL_S)
+        gpu_pool.await_completion(run, run_limit_s=0.3, poll_s=POLL_S)
     assert time.monotonic() - began > 0.3
     assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
@@ -147,4 +147,4 @@ def test_what_a_run_failed_with_is_told(client: SyncPrefectClient, deployment: C
     run = deployment()
     client.set_flow_run_state(run.id, Failed(message="the engine is too old"), force=True)
     with pytest.raises(EngineCrashed, match="did not complete: the engine is too old"):
-        engine.await_completion(run, run_limit_s=30)
+        gpu_pool.await_completion(run, run_limit_s=30)

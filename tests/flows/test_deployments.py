@@ -28,14 +28,14 @@ from prefect.states import Cancelling
 
 from infra.bootstrap import POOLS
 from infra.local.environment import inherited
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.ports import free_ports
 from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from infra.local.state import CHECKOUT
 from infra.local.workers import forget_workers, start_worker
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
 from tests.flows.test_onboard import roomy
 from tests.support.engine import real_model
@@ -176,7 +176,7 @@ def test_another_installation_has_its_own_package(python: Path, tmp_path: Path) 
 
 
 def test_a_deployment_runs_where_the_package_is_installed_elsewhere(
-    parts: Parts,
+    clients: Clients,
     client: SyncPrefectClient,
     prefect_server: PrefectServer,
     deployed: None,
@@ -185,14 +185,14 @@ def test_a_deployment_runs_where_the_package_is_installed_elsewhere(
 ) -> None:
     with working(python, prefect_server, tmp_path / "elsewhere", "paddock-io"):
         completes(client, "acquire-model/acquire", model=NAME, context_tokens=256)
-    assert len(parts.volume.snapshots(MODEL)) == 1
+    assert len(clients.volume.snapshots(MODEL)) == 1
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
 def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
-    parts: Parts,
-    hub: Service,
+    clients: Clients,
+    hub: HubService,
     s3: S3Server,
     client: SyncPrefectClient,
     prefect_server: PrefectServer,
@@ -204,7 +204,7 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
     point_to_s3(monkeypatch, s3, "deployments")
     first = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("first")})
     hub.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-    pull(parts, Reference(SHELF_MODEL))
+    pull(clients, Reference(SHELF_MODEL))
     with working(python, prefect_server, tmp_path / "elsewhere", *POOLS):
         completes(client, "acquire-model/acquire", model=NAME)
         completes(client, "validate-model/validate", model=NAME, context_tokens=512)
@@ -214,9 +214,9 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
         completes(client, "restore-model/restore", model=NAME, revision=first)
         second = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("second")})
         completes(client, "onboard-model/onboard", model=NAME, context_tokens=512)
-        assert parts.volume.promoted(MODEL).revisions == {"Q8_0": second}
+        assert clients.volume.promoted(MODEL).revisions == {"Q8_0": second}
         completes(client, "rollback-model/rollback", model=NAME)
-        assert parts.volume.promoted(MODEL).revisions == {"Q8_0": first}
+        assert clients.volume.promoted(MODEL).revisions == {"Q8_0": first}
         with served(client):
             pass
 
@@ -224,8 +224,8 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
 @pytest.mark.torture
 @pytest.mark.timeout(900)
 def test_an_onboarding_completes_while_a_model_is_served(
-    parts: Parts,
-    hub: Service,
+    clients: Clients,
+    hub: HubService,
     client: SyncPrefectClient,
     prefect_server: PrefectServer,
     deployed: None,
@@ -234,7 +234,7 @@ def test_an_onboarding_completes_while_a_model_is_served(
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("while one serves")})
     hub.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-    pull(parts, Reference(SHELF_MODEL))
+    pull(clients, Reference(SHELF_MODEL))
     on_gpu = WorkPoolFilter(name=WorkPoolFilterName(any_=["paddock-gpu"]))
     before = {run.id for run in client.read_flow_runs(work_pool_filter=on_gpu)}
     with working(python, prefect_server, tmp_path / "elsewhere", *POOLS), served(client) as serving:

@@ -16,13 +16,13 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from infra.bootstrap import POOLS
 from infra.local import workers
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from infra.local.state import CHECKOUT
-from paddock.lifecycle.measuring import read_benchmark
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.model.names import ModelName
-from tasks.engine import GPU_POOL
+from tasks.gpu_pool import GPU_POOL
 from tests.flows.test_onboard import roomy
 from tests.support.house import CARD, CONFIG
 
@@ -31,7 +31,7 @@ NAMES = ("org/one-GGUF", "org/two-GGUF")
 
 @pytest.fixture
 def gpu_worker(
-    parts: Parts, client: SyncPrefectClient, prefect_server: PrefectServer, tmp_path: Path
+    clients: Clients, client: SyncPrefectClient, prefect_server: PrefectServer, tmp_path: Path
 ) -> Iterator[dict[str, str]]:
     """The pools and deployments of the house, and a worker of paddock-gpu; gives the environment of its clients."""
     environment = {**os.environ, **prefect_server.environment, "PYTHONPATH": str(CHECKOUT)}
@@ -47,7 +47,7 @@ def gpu_worker(
 @pytest.mark.torture
 @pytest.mark.timeout(900)
 def test_two_onboardings_at_once_are_measured_one_after_the_other(
-    parts: Parts, hub: Service, client: SyncPrefectClient, gpu_worker: dict[str, str]
+    clients: Clients, hub: HubService, client: SyncPrefectClient, gpu_worker: dict[str, str]
 ) -> None:
     for name in NAMES:
         hub.repository(name).commit({"tiny-Q8_0.gguf": roomy(name), "README.md": CARD, "config.json": CONFIG})
@@ -75,11 +75,11 @@ def test_two_onboardings_at_once_are_measured_one_after_the_other(
     assert second_made < first_ended  # it had to wait
     assert second_began >= first_ended
     for name in NAMES:
-        promoted = parts.volume.promoted(ModelName.parse(name)).default_id
+        promoted = clients.volume.promoted(ModelName.parse(name)).default_id
         assert promoted is not None
-        manifest = parts.volume.snapshot(promoted)
+        manifest = clients.volume.snapshot(promoted)
         assert manifest is not None
-        assert read_benchmark(parts, manifest) is not None
+        assert read_benchmark(clients, manifest) is not None
 
 
 def moments(run: FlowRun) -> tuple[datetime, datetime, datetime]:

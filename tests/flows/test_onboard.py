@@ -29,18 +29,18 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from flows.acquire import acquire_model
 from flows.benchmark import benchmark_model
 from flows.cache import cache_model
-from flows.here import run_here
 from flows.onboard import onboard_model
 from flows.promote import promote_model, rollback_model
+from flows.run_local import run_here
 from flows.validate import validate_model
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, DoesNotFit, ModelNotFound, ModelRejected, NotOnVolume
-from paddock.lifecycle.dossier import Onboarded
-from paddock.lifecycle.judgement import read_judgement
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.promotion import tell_s3
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.assess.validate import read_validation
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.onboard import Onboarded
+from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
 from tests.support.gguf import STRING, U32, tiny_llama
@@ -65,7 +65,7 @@ KINDS = (
 
 
 @pytest.fixture(autouse=True)
-def _roomy(parts: Parts, hub: Service) -> None:
+def _roomy(clients: Clients, hub: HubService) -> None:
     """A model whose context takes the benchmark's prompt."""
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
 
@@ -123,14 +123,14 @@ def warnings(client: SyncPrefectClient, run: FlowRun) -> list[str]:
     return [one.message for one in found]
 
 
-def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefectClient, parts: Parts) -> None:
+def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefectClient, clients: Clients) -> None:
     result = onboard()
     assert result.line.startswith(f"onboarded {NAME}:Q8_0@{result.revision[:8]} at ")
     assert result.line.endswith(f": promoted; {CUT}")
-    promoted = parts.volume.promoted(MODEL).default_id
+    promoted = clients.volume.promoted(MODEL).default_id
     assert promoted is not None
     assert (promoted.variant, promoted.revision) == (result.variant, result.revision) == ("Q8_0", result.revision)
-    assert Path(result.path).resolve() == parts.volume.snapshot_path(promoted)
+    assert Path(result.path).resolve() == clients.volume.snapshot_path(promoted)
     dossier = Path(result.dossier).read_text()
     for part in ("## Files", "## Checks", "## Memory", "## Benchmark", "prefill of 256 tokens", "## Promotions", "mit"):
         assert part in dossier
@@ -158,7 +158,7 @@ def test_every_step_leaves_its_artifact_under_a_key_that_stays(client: SyncPrefe
         assert artifact(client, kind).id != first[kind].id, f"{kind} was not recorded again"
 
 
-def test_a_second_onboarding_fetches_no_byte_and_says_so(client: SyncPrefectClient, hub: Service) -> None:
+def test_a_second_onboarding_fetches_no_byte_and_says_so(client: SyncPrefectClient, hub: HubService) -> None:
     assert onboard().transferred_bytes > 0
     hub.reset_stats()
     again = onboard()
@@ -178,7 +178,7 @@ def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
     assert "Traceback" not in caplog.text
 
 
-def test_a_hub_that_stumbles_is_asked_again(client: SyncPrefectClient, hub: Service) -> None:
+def test_a_hub_that_stumbles_is_asked_again(client: SyncPrefectClient, hub: HubService) -> None:
     hub.order("status", "/api/models/*", where="hub", status=503)
     onboard(promote=False)
     (run,) = tries(client, acquire_model, "resolve")
@@ -186,30 +186,30 @@ def test_a_hub_that_stumbles_is_asked_again(client: SyncPrefectClient, hub: Serv
 
 
 def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
-    client: SyncPrefectClient, parts: Parts, hub: Service
+    client: SyncPrefectClient, clients: Clients, hub: HubService
 ) -> None:
     onboard()
-    before = parts.volume.promoted(MODEL)
+    before = clients.volume.promoted(MODEL)
     stood = artifact(client, "findings")
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
         run_here(onboard_model, model=NAME)
-    assert parts.volume.promoted(MODEL) == before
+    assert clients.volume.promoted(MODEL) == before
     assert "reject" in (artifact(client, "findings", NAME).description or "")
     assert artifact(client, "findings").id == stood.id
 
 
 def test_without_promotion_what_is_promoted_stays_and_so_does_what_was_recorded_of_it(
-    client: SyncPrefectClient, parts: Parts, hub: Service
+    client: SyncPrefectClient, clients: Clients, hub: HubService
 ) -> None:
     first = onboard()
-    before = parts.volume.promoted(MODEL)
+    before = clients.volume.promoted(MODEL)
     stood = {kind: artifact(client, kind).id for kind in KINDS if kind != "preflight"}
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("next")})
     result = onboard(promote=False)
     assert result.revision != first.revision
     assert f": not promoted; {CUT}" in result.line
-    assert parts.volume.promoted(MODEL) == before
+    assert clients.volume.promoted(MODEL) == before
     assert {kind: artifact(client, kind).id for kind in stood} == stood
     for kind in stood.keys() - {"promotion"}:
         beside = artifact(client, kind, f"{PROMOTED}@{result.revision}")
@@ -221,9 +221,9 @@ def test_without_promotion_what_is_promoted_stays_and_so_does_what_was_recorded_
 
 
 def test_what_is_judged_for_another_target_stands_beside_what_stands_for_the_promoted_snapshot(
-    client: SyncPrefectClient, parts: Parts
+    client: SyncPrefectClient, clients: Clients
 ) -> None:
-    promoted = pull(parts, Reference(MODEL)).manifest
+    promoted = pull(clients, Reference(MODEL)).manifest
     kinds = ("files", "download", "findings", "memory", "preflight")
 
     def judge(target: str) -> None:
@@ -232,23 +232,23 @@ def test_what_is_judged_for_another_target_stands_beside_what_stands_for_the_pro
 
     judge("this-machine")
     stood = {kind: artifact(client, kind).id for kind in kinds}
-    judgement = read_judgement(parts, promoted)
+    judgement = read_validation(clients, promoted)
     judge("64GiB")
     assert {kind: artifact(client, kind).id for kind in kinds} == stood
-    assert read_judgement(parts, promoted) == judgement
+    assert read_validation(clients, promoted) == judgement
     for kind in kinds:
         assert artifact(client, kind, f"{NAME if kind == 'preflight' else PROMOTED} for 64GiB").id not in stood.values()
 
 
 def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantization_would_take(
-    client: SyncPrefectClient, parts: Parts
+    client: SyncPrefectClient, clients: Clients
 ) -> None:
     with pytest.raises(DoesNotFit, match=r"with 1024 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
         run_here(onboard_model, model=NAME, target="1MiB")
     table = artifact(client, "preflight", f"{NAME} for 1MiB")
     assert "does not fit" in (table.description or "")
     assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["quantization"] for row in json.loads(str(table.data))}
-    assert not list((parts.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
+    assert not list((clients.settings.volume / ".paddock").glob("blobs/sha256/*/*"))
 
 
 @pytest.mark.parametrize(
@@ -270,14 +270,14 @@ def test_a_wrong_parameter_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_each_phase_is_a_flow_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service, s3: S3Server
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
 ) -> None:
     point_to_s3(monkeypatch, s3, "phases")
     with pytest.raises(NotOnVolume, match="pull or onboard it first"):
         run_here(validate_model, model=NAME)
     _, acquired = run_here(acquire_model, model=NAME)
     revision, id = acquired.manifest.revision, acquired.manifest.id
-    assert parts.volume.promoted(MODEL).ids == []
+    assert clients.volume.promoted(MODEL).ids == []
 
     _, judged = run_here(validate_model, model=NAME)
     assert judged.verdict in {"accept", "warn"}
@@ -286,46 +286,46 @@ def test_each_phase_is_a_flow_of_its_own(
     _, measured = run_here(benchmark_model, model=NAME, revision=revision)
     assert measured.decode_tok_per_s > 0
     run_here(promote_model, model=NAME, revision=revision)
-    assert parts.volume.promoted(MODEL).default_id == id
+    assert clients.volume.promoted(MODEL).default_id == id
     known = connect()
-    assert known.s3 is not None
-    assert known.s3.promoted(MODEL).default_id == id
+    assert known.remote is not None
+    assert known.remote.promoted(MODEL).default_id == id
 
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("newer")})
     onboard()
     run_here(rollback_model, model=NAME)
-    assert parts.volume.promoted(MODEL).default_id == id
-    assert known.s3.promoted(MODEL).default_id == id
+    assert clients.volume.promoted(MODEL).default_id == id
+    assert known.remote.promoted(MODEL).default_id == id
 
 
 def test_another_quantization_of_a_promoted_commit_is_onboarded_beside_it(
-    client: SyncPrefectClient, parts: Parts
+    client: SyncPrefectClient, clients: Clients
 ) -> None:
-    first = pull(parts, Reference(MODEL)).manifest
+    first = pull(clients, Reference(MODEL)).manifest
     second = onboard(quantization="q4_k_m")
     assert (second.revision, second.variant, second.quantization) == (first.revision, "Q4_K_M", "Q4_K_M")
     assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
-    assert (parts.volume.model_path(MODEL, first.variant) / "tiny-Q8_0.gguf").read_bytes() == roomy()
-    promoted = parts.volume.promoted(MODEL)
+    assert (clients.volume.model_path(MODEL, first.variant) / "tiny-Q8_0.gguf").read_bytes() == roomy()
+    promoted = clients.volume.promoted(MODEL)
     assert promoted.default == "Q4_K_M"
     assert promoted.revisions == {"Q8_0": first.revision, "Q4_K_M": first.revision}
     assert "Q4_K_M" in (artifact(client, "promotion", f"{NAME}:Q4_K_M").description or "")
 
 
 def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_once(
-    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service, s3: S3Server
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
 ) -> None:
     point_to_s3(monkeypatch, s3, f"rollback-{secrets.token_hex(4)}")
     known = connect()
-    assert known.s3 is not None
+    assert known.remote is not None
     promoted = []
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
         manifest = pull(known, Reference(MODEL)).manifest
-        push(known.volume, known.s3, manifest)
-        tell_s3(known, MODEL)
+        push(known.volume, known.remote, manifest)
+        update_remote_ref(known, MODEL)
         promoted.append(manifest.id)
-    assert known.s3.promoted(MODEL).default_id == promoted[2]
+    assert known.remote.promoted(MODEL).default_id == promoted[2]
     with proxied(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         proxy.faults = [Fault("status", ("PUT",), "/refs/", times=3)]  # the client's own tries, all of them
@@ -334,10 +334,10 @@ def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_onc
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     (run,) = tries(client, rollback_model, "rollback")
     assert run.run_count == 2
-    assert parts.volume.promoted(MODEL).default_id == known.s3.promoted(MODEL).default_id == promoted[1]
-    history = parts.volume.history(MODEL)
+    assert clients.volume.promoted(MODEL).default_id == known.remote.promoted(MODEL).default_id == promoted[1]
+    history = clients.volume.history(MODEL)
     assert [one.revision for one in history] == [id.revision for id in (*promoted, promoted[1])]
     assert history[-1].operation == str(newest(client, rollback_model).id)
 
     run_here(rollback_model, model=NAME)  # another run is another step
-    assert parts.volume.promoted(MODEL).default_id == promoted[0]
+    assert clients.volume.promoted(MODEL).default_id == promoted[0]

@@ -14,13 +14,13 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import TypeAdapter
 
-from flows.here import run_here
 from flows.onboard import onboard_model
 from flows.parameters import Target
-from infra.local.hub import Service
+from flows.run_local import run_here
+from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from paddock.errors import OrchestratorUnavailable
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import CUT, roomy
 from tests.support.house import NAME, tiny
@@ -40,7 +40,7 @@ def recorded(prefect_server: PrefectServer) -> dict[str, str]:
 
 
 def test_it_prints_one_object_with_what_scripts_need(
-    parts: Parts, hub: Service, recorded: dict[str, str], tmp_path: Path
+    clients: Clients, hub: HubService, recorded: dict[str, str], tmp_path: Path
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
     done = command(NAME, "--json", **recorded)
@@ -54,7 +54,7 @@ def test_it_prints_one_object_with_what_scripts_need(
 
 
 def test_without_a_prefect_server_it_runs_on_a_temporary_one_and_leaves_none(
-    parts: Parts, hub: Service, tmp_path: Path
+    clients: Clients, hub: HubService, tmp_path: Path
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
     home = tmp_path / "prefect"
@@ -110,7 +110,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence_and_its_exit_status(
-    parts: Parts, hub: Service, recorded: dict[str, str], case: str
+    clients: Clients, hub: HubService, recorded: dict[str, str], case: str
 ) -> None:
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
@@ -129,7 +129,7 @@ def test_a_target_is_written_as_any_size_is(target: str) -> None:
         assert parse_bytes(target) > 0
 
 
-def test_a_prefect_server_that_is_not_there_is_named_without_its_password(parts: Parts) -> None:
+def test_a_prefect_server_that_is_not_there_is_named_without_its_password(clients: Clients) -> None:
     done = command(NAME, "--json", PREFECT_API_URL="http://user:hunter2@127.0.0.1:9/api")
     said = json.loads(done.stdout)
     assert (done.returncode, said["error"]) == (1, "orchestrator-unavailable")
@@ -169,7 +169,7 @@ def _unavailable(url: str) -> str:
     return str(refused.value)
 
 
-def test_a_setting_that_prefect_refuses_is_named_without_its_value(parts: Parts) -> None:
+def test_a_setting_that_prefect_refuses_is_named_without_its_value(clients: Clients) -> None:
     done = command(NAME, PREFECT_LOGGING_LEVEL="hunter2")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("paddock: Prefect refuses its settings: LoggingSettings.level: ")

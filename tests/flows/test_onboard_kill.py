@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
 from tests.support.larger import SEGMENT_BYTES, larger, nothing_half_made
 
@@ -28,7 +28,7 @@ RUN_S = 12.0
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.torture)])
 def test_onboarding_survives_kill_9_at_random_moments(
-    parts: Parts, hub: Service, prefect_server: PrefectServer, tmp_path: Path, kills: int
+    clients: Clients, hub: HubService, prefect_server: PrefectServer, tmp_path: Path, kills: int
 ) -> None:
     content = larger(1)
     assert len(content) > 8 * SEGMENT_BYTES
@@ -56,15 +56,15 @@ def test_onboarding_survives_kill_9_at_random_moments(
             versions += 1
             content = larger(versions)
             hub.repository(NAME).commit({"larger-F32.gguf": content})
-        nothing_half_made(parts, MODEL)
+        nothing_half_made(clients, MODEL)
 
     last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert last.returncode == 0, last.stderr[-2000:]
     assert json.loads(last.stdout)["promoted"] is True
-    nothing_half_made(parts, MODEL)
-    assert (parts.volume.model_path(MODEL) / "larger-F32.gguf").read_bytes() == content
+    nothing_half_made(clients, MODEL)
+    assert (clients.volume.model_path(MODEL) / "larger-F32.gguf").read_bytes() == content
     # A kill can cost a segment's length ahead of the frontier, and what the sockets held by then.
     twice = hub.stats().bytes_sent[f"{NAME}/larger-F32.gguf"] - versions * len(content)
     print(f"{killed} kills, {versions} versions, {twice / SEGMENT_BYTES:.2f} segments fetched twice in all")
     assert twice <= killed * 1.5 * SEGMENT_BYTES
-    assert list(parts.volume.partial.iterdir()) == []
+    assert list(clients.volume.partial.iterdir()) == []

@@ -21,7 +21,7 @@ from prefect.states import Cancelling
 from infra.local.ports import free_ports
 from infra.local.prefect_server import PrefectServer
 from infra.local.workers import bootstrap, start_worker
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.model.reference import artifact_key
 from tests.support.serving import (
     SHELF_MODEL,
@@ -42,13 +42,13 @@ serve_model(sys.argv[1], context_tokens=512, port=int(sys.argv[2]))
 
 
 @pytest.fixture
-def environment(shelf: Parts, prefect_server: PrefectServer) -> dict[str, str]:
+def environment(shelf: Clients, prefect_server: PrefectServer) -> dict[str, str]:
     own = {"PADDOCK_VOLUME": str(shelf.settings.volume), "PADDOCK_THREADS": "1"}
     return {**os.environ, **prefect_server.environment, **own}
 
 
 def test_a_run_that_is_told_to_end_ends_what_it_answers(
-    shelf: Parts, client: SyncPrefectClient, environment: dict[str, str]
+    shelf: Clients, client: SyncPrefectClient, environment: dict[str, str]
 ) -> None:
     """A worker cancels a run with SIGTERM to the process of the flow."""
     (port,) = free_ports(1)
@@ -76,7 +76,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_answers(
 
 @pytest.mark.torture
 def test_a_run_that_is_cancelled_on_its_worker_ends_what_it_answers(
-    shelf: Parts,
+    shelf: Clients,
     client: SyncPrefectClient,
     environment: dict[str, str],
     prefect_server: PrefectServer,

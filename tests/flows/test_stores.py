@@ -12,14 +12,14 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
 from flows.cache import cache_model
-from flows.here import run_here
 from flows.promote import promote_model
 from flows.restore import restore_model
-from infra.local.hub import Service
+from flows.run_local import run_here
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import NotOnVolume
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
 from paddock.model.reference import Reference, artifact_key
 from tests.support.house import MODEL, NAME, point_to_s3, tiny
 
@@ -35,10 +35,10 @@ def recorded(client: SyncPrefectClient, kind: str) -> tuple[str, list[dict[str, 
 
 
 def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
-    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, parts: Parts, s3: S3Server
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server
 ) -> None:
     point_to_s3(monkeypatch, s3, f"flows-{secrets.token_hex(4)}")
-    manifest = pull(parts, Reference(MODEL)).manifest
+    manifest = pull(clients, Reference(MODEL)).manifest
     files = len(manifest.files)
     run_here(cache_model, model=NAME, revision=manifest.revision)
     said, rows = recorded(client, "copy")
@@ -50,12 +50,12 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
     assert f"0 B sent to s3://models/{connect().settings.s3_uri.split('/', 3)[3]}; {files} of {files}" in said  # type: ignore[union-attr] # set above
     assert {row["from"] for row in rows} == {"there already"}
 
-    parts.volume.remove(MODEL)
-    parts.volume.collect(older_than_s=0)
+    clients.volume.remove(MODEL)
+    clients.volume.collect(older_than_s=0)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, restored = run_here(restore_model, model=NAME, revision=manifest.revision)
     assert restored.manifest == manifest
-    assert parts.volume.promoted(MODEL).default_id == manifest.id
+    assert clients.volume.promoted(MODEL).default_id == manifest.id
     said, rows = recorded(client, "restoration")
     assert f"/s; 0 of {files} files were there already" in said
     assert {row["file"]: row["from"] for row in rows} == {file.path: "s3" for file in manifest.files}
@@ -67,12 +67,12 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
 
 
 def test_a_promotion_removes_what_is_older_than_what_is_kept(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     pulled = []
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        pulled.append(pull(parts, Reference(MODEL), promote=False).manifest.revision)
+        pulled.append(pull(clients, Reference(MODEL), promote=False).manifest.revision)
     run_here(promote_model, model=NAME, revision=pulled[2])
-    assert [manifest.revision for manifest in parts.volume.snapshots(MODEL)] == pulled[2:]
+    assert [manifest.revision for manifest in clients.volume.snapshots(MODEL)] == pulled[2:]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddock.gguf import weights
-from paddock.gguf.passing import PassingWeights
 from paddock.gguf.reader import read_header
+from paddock.gguf.streaming_scan import StreamingWeightsScan
 from paddock.model.finding import Finding
 from tests.support import gguf as g
 from tests.support.gguf import tiny_llama
@@ -33,7 +33,7 @@ def expected(data: bytes) -> tuple[Finding, ...]:
 
 
 def passed(data: bytes, marks: list[int]) -> tuple[Finding, ...] | None:
-    passing = PassingWeights(len(data))
+    passing = StreamingWeightsScan(len(data))
     for start, end in itertools.pairwise(sorted({0, len(data), *marks})):
         passing.take(start, memoryview(data)[start:end])
     return passing.findings()
@@ -60,7 +60,7 @@ def test_bytes_that_pass_again_from_the_start_count(  # as after a repair
     data = model()
     wrong = bytearray(data)
     wrong[-1] ^= 255
-    passing = PassingWeights(len(data))
+    passing = StreamingWeightsScan(len(data))
     passing.take(0, memoryview(wrong))
     passing.take(0, memoryview(data))
     assert passing.findings() == expected(data)
@@ -68,7 +68,7 @@ def test_bytes_that_pass_again_from_the_start_count(  # as after a repair
 
 def test_after_bytes_that_pass_again_from_the_middle_nothing_is_said() -> None:
     data = model()
-    passing = PassingWeights(len(data))
+    passing = StreamingWeightsScan(len(data))
     passing.take(0, memoryview(data)[:9000])
     passing.take(5000, memoryview(data)[5000:])
     assert passing.findings() is None
@@ -76,6 +76,6 @@ def test_after_bytes_that_pass_again_from_the_middle_nothing_is_said() -> None:
 
 def test_of_what_has_not_passed_whole_nothing_is_said() -> None:
     data = model()
-    passing = PassingWeights(len(data))
+    passing = StreamingWeightsScan(len(data))
     passing.take(0, memoryview(data)[:-1])
     assert passing.findings() is None

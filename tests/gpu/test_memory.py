@@ -9,8 +9,8 @@ import pytest
 
 from paddock.engine.oracle import Memory, measure_memory
 from paddock.engine.parameters import Parameters
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.preflight import preflight
+from paddock.lifecycle.assess.preflight import preflight
+from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark import Benchmark, benchmark
 from paddock.model.hardware import Machine
 from paddock.planning.placement import GPU_MARGIN_BYTES, Target
@@ -42,9 +42,9 @@ def loaded(path: Path, found: Benchmark, planned: Memory) -> None:
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
 @pytest.mark.parametrize("tokens", [512, 8192, 65_536])
 def test_a_model_that_is_whole_on_the_card_takes_what_the_plan_says(
-    machine: Machine, parts: Parts, llama: Path, tokens: int, kv_type: str
+    machine: Machine, clients: Clients, llama: Path, tokens: int, kv_type: str
 ) -> None:
-    plan = preflight(parts, str(llama), Wish(tokens, kv_type=kv_type), machine=machine).plan
+    plan = preflight(clients, str(llama), Wish(tokens, kv_type=kv_type), machine=machine).plan
     assert plan.fits
     assert plan.given_up == ()
     assert plan.parameters.n_gpu_layers == -1
@@ -71,10 +71,10 @@ def test_the_engine_says_before_a_load_what_it_takes_with_a_part_of_it_on_the_ca
 
 @pytest.mark.parametrize("room", [2 * GIB, 3 * GIB, 4 * GIB])
 def test_of_a_model_that_is_too_large_for_the_card_as_much_as_fits_is_there_and_no_more(
-    machine: Machine, parts: Parts, llama: Path, room: int
+    machine: Machine, clients: Clients, llama: Path, room: int
 ) -> None:
     target = Target(machine.ram_available_bytes, (room,))
-    plan = preflight(parts, str(llama), Wish(8192), target=target).plan
+    plan = preflight(clients, str(llama), Wish(8192), target=target).plan
     assert plan.fits
     assert 0 < plan.parameters.n_gpu_layers < 33
     found = benchmark(llama, parameters=plan.parameters, n_prompt=32, n_gen=8, machine=machine)
@@ -84,11 +84,11 @@ def test_of_a_model_that_is_too_large_for_the_card_as_much_as_fits_is_there_and_
     assert room - 2 * layer - GPU_MARGIN_BYTES / 2 < found.vram_bytes <= room
 
 
-def test_what_is_too_large_is_refused_with_what_would_fit(machine: Machine, parts: Parts, llama: Path) -> None:
+def test_what_is_too_large_is_refused_with_what_would_fit(machine: Machine, clients: Clients, llama: Path) -> None:
     cards = tuple(replace(gpu, vram_available_bytes=min(gpu.vram_available_bytes, 8 * GIB)) for gpu in machine.gpus[:1])
     small = replace(machine, gpus=cards, ram_available_bytes=4 * GIB)
-    found = preflight(parts, str(llama), Wish(131_072), machine=small)
+    found = preflight(clients, str(llama), Wish(131_072), machine=small)
     assert not found.plan.fits
     tokens = int(found.advice.split()[1])
     assert 8192 < tokens < 40_000
-    assert preflight(parts, str(llama), Wish(tokens), machine=small).plan.fits
+    assert preflight(clients, str(llama), Wish(tokens), machine=small).plan.fits

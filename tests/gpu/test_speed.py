@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from paddock.engine.parameters import Parameters
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark import benchmark
 from paddock.measure.tuning import tune
 from paddock.model.hardware import Machine
-from paddock.serving.engines import ServerName
+from paddock.serving.servers import ServerName
 from tests.bench import llama_bench
 from tests.support.serving import SERVERS, SHELF_MODEL, SHELF_NAME, Program, ask_many, environment_of, is_back, wait_for
 
@@ -65,7 +65,7 @@ def test_a_tuned_plan_is_never_slower(machine: Machine, llama: Path) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_server_answers_from_the_card_and_comes_back(machine: Machine, shelf: Parts, server: ServerName) -> None:
+def test_a_server_answers_from_the_card_and_comes_back(machine: Machine, shelf: Clients, server: ServerName) -> None:
     (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
     settings = shelf.settings
     environment = {

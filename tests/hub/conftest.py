@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 from pydantic import SecretStr
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.hub import Hub
 from paddock.settings import Settings
 
@@ -26,7 +26,7 @@ def stored_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
-def client(service: Service | str, *, token: str | None = None, offline: bool = False) -> Hub:
+def client(service: HubService | str, *, token: str | None = None, offline: bool = False) -> Hub:
     address = service if isinstance(service, str) else service.address
     secret = SecretStr(token) if token else None
     return Hub(Settings(hub_endpoint=address, hub_token=secret, hub_offline=offline))

@@ -8,7 +8,7 @@ import pytest
 import urllib3
 
 from infra.local.demo import DEMO_TOKEN, GATED, STRANGER_TOKEN
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import (
     FileNotInRevision,
     HubRefused,
@@ -30,19 +30,19 @@ COMMIT = Revision("c" * 40)
 ANY = RepositoryFile("m.gguf", 4, None, None)
 
 
-def file_of(service: Service, path: str, *, token: str | None = None, model: ModelName = MODEL) -> HubFile:
+def file_of(service: HubService, path: str, *, token: str | None = None, model: ModelName = MODEL) -> HubFile:
     ours = client(service, token=token)
     listing = ours.listing(model)
     return ours.file(model, listing.revision, next(file for file in listing.files if file.path == path))
 
 
 @pytest.fixture
-def commit(hub: Service) -> str:
+def commit(hub: HubService) -> str:
     hub.hub.grant(TOKEN)
     return hub.repository("org/name").commit({"dir/model.gguf": WEIGHTS, "config.json": CONFIG})
 
 
-def test_the_address_of_a_large_file_is_signed_on_another_host_and_gets_no_token(hub: Service, commit: str) -> None:
+def test_the_address_of_a_large_file_is_signed_on_another_host_and_gets_no_token(hub: HubService, commit: str) -> None:
     address = file_of(hub, "dir/model.gguf", token=TOKEN).address()
     assert address.url.startswith(f"{hub.bytes_address}/")
     assert "authorization" not in {name.lower() for name in address.headers}
@@ -50,7 +50,7 @@ def test_the_address_of_a_large_file_is_signed_on_another_host_and_gets_no_token
     assert hub.stats().leaked_tokens == 0
 
 
-def test_the_address_of_a_small_file_is_the_hubs_own_and_gets_the_token(hub: Service, commit: str) -> None:
+def test_the_address_of_a_small_file_is_the_hubs_own_and_gets_the_token(hub: HubService, commit: str) -> None:
     address = file_of(hub, "config.json", token=TOKEN).address()
     assert address.url.startswith(f"{hub.address}/")
     assert address.headers["Authorization"] == f"Bearer {TOKEN}"
@@ -58,13 +58,13 @@ def test_the_address_of_a_small_file_is_the_hubs_own_and_gets_the_token(hub: Ser
 
 
 @pytest.mark.parametrize("path", ["config.json", "dir/model.gguf"])
-def test_without_a_token_there_is_no_authorization_at_all(hub: Service, commit: str, path: str) -> None:
+def test_without_a_token_there_is_no_authorization_at_all(hub: HubService, commit: str, path: str) -> None:
     address = file_of(hub, path).address()
     assert set(address.headers) == {"User-Agent"}
     assert address.headers["User-Agent"].startswith("paddock/")
 
 
-def test_neither_token_nor_signature_is_in_a_text_of_the_address_or_of_the_file(hub: Service, commit: str) -> None:
+def test_neither_token_nor_signature_is_in_a_text_of_the_address_or_of_the_file(hub: HubService, commit: str) -> None:
     for path in ("config.json", "dir/model.gguf"):
         file = file_of(hub, path, token=TOKEN)
         text = f"{file.address()!r} {file!r} {file.label} {vars(file)!r}"
@@ -72,14 +72,14 @@ def test_neither_token_nor_signature_is_in_a_text_of_the_address_or_of_the_file(
         assert "Signature" not in text
 
 
-def test_a_file_says_what_it_must_be_and_what_it_is_called(hub: Service, commit: str) -> None:
+def test_a_file_says_what_it_must_be_and_what_it_is_called(hub: HubService, commit: str) -> None:
     large, small = file_of(hub, "dir/model.gguf"), file_of(hub, "config.json")
     assert large.label == f"org/name@{commit[:8]}: dir/model.gguf"
     assert (large.expected.size, large.expected.sha256) == (4000, hashlib.sha256(WEIGHTS).hexdigest())
     assert (small.expected.sha256, small.expected.git_sha1) == (None, small.file.git_sha1)
 
 
-def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: Service, commit: str) -> None:
+def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: HubService, commit: str) -> None:
     file = file_of(hub, "dir/model.gguf")
     hub.reset_stats()
     assert hub.stats().total_requests == 0, "a file asks nothing before its address is wanted"
@@ -95,14 +95,14 @@ def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: Ser
     assert hub.stats().total_bytes_sent == len(WEIGHTS)
 
 
-def test_a_name_with_signs_in_it_leads_to_its_own_bytes(hub: Service) -> None:
+def test_a_name_with_signs_in_it_leads_to_its_own_bytes(hub: HubService) -> None:
     name = "a b+c#d%41&é.json"
     hub.repository("org/name").commit({name: b"odd", "a bAc": b"another"})
     address = file_of(hub, name).address()
     assert urllib3.request("GET", address.url).data == b"odd"
 
 
-def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hub: Service) -> None:
+def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hub: HubService) -> None:
     gated = ModelName.parse(GATED)
     hub.repository(GATED, gated=True).commit({"m.gguf": WEIGHTS, "config.json": CONFIG})
     hub.hub.grant(DEMO_TOKEN, GATED)
@@ -116,7 +116,7 @@ def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hu
             assert STRANGER_TOKEN not in str(caught.value)
 
 
-def test_what_is_not_there_is_said_to_be_missing(hub: Service, commit: str) -> None:
+def test_what_is_not_there_is_said_to_be_missing(hub: HubService, commit: str) -> None:
     ours = client(hub, token=TOKEN)
     revision = Revision(commit)
     with pytest.raises(FileNotInRevision, match=r"no\.gguf is not on"):
@@ -128,7 +128,7 @@ def test_what_is_not_there_is_said_to_be_missing(hub: Service, commit: str) -> N
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_hub_is_worth_another_try_and_says_when(hub: Service, commit: str, status: int) -> None:
+def test_a_busy_hub_is_worth_another_try_and_says_when(hub: HubService, commit: str, status: int) -> None:
     file = file_of(hub, "dir/model.gguf")
     hub.order("status", "/org/name/resolve/*", where="hub", status=status, headers={"Retry-After": "5"})
     with pytest.raises(HubUnavailable) as caught:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import (
     HubRefused,
     HubUnavailable,
@@ -31,7 +31,7 @@ API = "/api/models/org/name*"
 
 
 @pytest.fixture
-def commit(hub: Service) -> str:
+def commit(hub: HubService) -> str:
     return hub.repository("org/name").commit(
         {"Q8_0/model.gguf": WEIGHTS, "config.json": CONFIG, "README.md": CARD, "empty.json": b""}
     )
@@ -41,7 +41,7 @@ def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def test_a_listing_has_the_commit_and_every_file_with_its_size_and_digest(hub: Service, commit: str) -> None:
+def test_a_listing_has_the_commit_and_every_file_with_its_size_and_digest(hub: HubService, commit: str) -> None:
     found = client(hub).listing(MODEL)
     assert (found.model, found.revision, found.licence) == (MODEL, commit, "apache-2.0")
     assert found.files == (
@@ -52,17 +52,17 @@ def test_a_listing_has_the_commit_and_every_file_with_its_size_and_digest(hub: S
     )
 
 
-def test_a_listing_is_one_request(hub: Service, commit: str) -> None:
+def test_a_listing_is_one_request(hub: HubService, commit: str) -> None:
     client(hub).listing(MODEL)
     assert hub.stats().requests == {"GET /api/models/org/name/revision/main": 1}
 
 
-def test_making_a_client_asks_nothing(hub: Service) -> None:
+def test_making_a_client_asks_nothing(hub: HubService) -> None:
     client(hub)
     assert hub.stats().total_requests == 0
 
 
-def test_a_branch_a_tag_and_a_commit_lead_to_the_commit_they_stand_for(hub: Service, commit: str) -> None:
+def test_a_branch_a_tag_and_a_commit_lead_to_the_commit_they_stand_for(hub: HubService, commit: str) -> None:
     repository = hub.repository("org/name")
     repository.tag("v1.0")
     repository.branch("wip/next")
@@ -77,30 +77,30 @@ def test_a_branch_a_tag_and_a_commit_lead_to_the_commit_they_stand_for(hub: Serv
 @pytest.mark.parametrize(
     "card", [b"# no header", b"---\nlicense: [mit, other]\n---\n", b"---\ntags: [x]\n---\n"], ids=repr
 )
-def test_a_card_without_one_licence_gives_none(hub: Service, card: bytes) -> None:
+def test_a_card_without_one_licence_gives_none(hub: HubService, card: bytes) -> None:
     hub.repository("org/name").commit({"README.md": card})
     assert client(hub).listing(MODEL).licence is None
 
 
-def test_a_hostile_file_name_is_listed_as_data(hub: Service) -> None:
+def test_a_hostile_file_name_is_listed_as_data(hub: HubService) -> None:
     names = ["../../etc/passwd", "a\\b.json", "a\x1b[2J.json"]
     hub.repository("org/name").commit(dict.fromkeys(names, b"{}"))
     assert [file.path for file in client(hub).listing(MODEL).files] == sorted(names)
 
 
-def test_an_empty_repository_is_an_empty_listing(hub: Service) -> None:
+def test_an_empty_repository_is_an_empty_listing(hub: HubService) -> None:
     hub.repository("org/name").commit({})
     assert client(hub).listing(MODEL).files == ()
 
 
-def test_an_unknown_repository_is_not_found(hub: Service) -> None:
+def test_an_unknown_repository_is_not_found(hub: HubService) -> None:
     hub.hub.grant(STRANGER)
     for token in (None, STRANGER):
         with pytest.raises(ModelNotFound, match=f"org/nothing is not on {hub.address}, or is private"):
             client(hub, token=token).listing(ModelName.parse("org/nothing"))
 
 
-def test_a_private_repository_is_there_for_its_own_token_alone(hub: Service, commit: str) -> None:
+def test_a_private_repository_is_there_for_its_own_token_alone(hub: HubService, commit: str) -> None:
     hub.repository("org/name", private=True)
     hub.hub.grant(TOKEN, "org/name")
     hub.hub.grant(STRANGER)
@@ -111,7 +111,7 @@ def test_a_private_repository_is_there_for_its_own_token_alone(hub: Service, com
 
 
 def test_a_token_that_was_stored_by_a_login_is_used_where_none_is_set(
-    hub: Service, commit: str, stored_token: Any
+    hub: HubService, commit: str, stored_token: Any
 ) -> None:
     hub.repository("org/name", private=True)
     hub.hub.grant(TOKEN, "org/name")
@@ -119,27 +119,27 @@ def test_a_token_that_was_stored_by_a_login_is_used_where_none_is_set(
     assert client(hub).listing(MODEL).revision == commit
 
 
-def test_a_token_that_nobody_has_is_refused_and_not_shown(hub: Service, commit: str) -> None:
+def test_a_token_that_nobody_has_is_refused_and_not_shown(hub: HubService, commit: str) -> None:
     with pytest.raises(HubRefused, match="answered 401 for org/name: set HF_TOKEN") as caught:
         client(hub, token=TOKEN).listing(MODEL)
     assert TOKEN not in repr(caught.value)
 
 
 @pytest.mark.parametrize("ref", ["nothing", "v9", "0" * 40, "refs/pr/7"])
-def test_an_unknown_revision_is_not_found(hub: Service, commit: str, ref: str) -> None:
+def test_an_unknown_revision_is_not_found(hub: HubService, commit: str, ref: str) -> None:
     with pytest.raises(RevisionNotFound, match=f"org/name@{ref} is not on"):
         client(hub).listing(MODEL, ref)
 
 
 @pytest.mark.parametrize("ref", ["", "../..", "a b", "x?y=1", "-h"], ids=repr)
-def test_what_is_no_revision_is_not_asked_for(hub: Service, commit: str, ref: str) -> None:
+def test_what_is_no_revision_is_not_asked_for(hub: HubService, commit: str, ref: str) -> None:
     with pytest.raises(UnsafeName):
         client(hub).listing(MODEL, ref)
     assert hub.stats().total_requests == 0
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_busy_hub_is_worth_another_try(hub: Service, commit: str, status: int) -> None:
+def test_a_busy_hub_is_worth_another_try(hub: HubService, commit: str, status: int) -> None:
     hub.order("status", API, where="hub", status=status)
     ours = client(hub)
     with pytest.raises(HubUnavailable, match=f"answered {status} for org/name: try again later") as caught:
@@ -162,7 +162,7 @@ def test_retry_after_is_what_the_hub_asked_for(header: str, seconds: float | Non
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 410, 451])
-def test_any_other_refusal_is_final(hub: Service, commit: str, status: int) -> None:
+def test_any_other_refusal_is_final(hub: HubService, commit: str, status: int) -> None:
     hub.order("status", API, where="hub", status=status)
     with pytest.raises((HubRefused, ModelNotFound)) as caught:
         client(hub).listing(MODEL)
@@ -170,7 +170,7 @@ def test_any_other_refusal_is_final(hub: Service, commit: str, status: int) -> N
     assert caught.value.cure
 
 
-def test_a_disabled_repository_is_said_to_be_so(hub: Service, commit: str) -> None:
+def test_a_disabled_repository_is_said_to_be_so(hub: HubService, commit: str) -> None:
     hub.order(
         "status", API, where="hub", status=403, headers={"X-Error-Message": "Access to this resource is disabled."}
     )
@@ -178,7 +178,7 @@ def test_a_disabled_repository_is_said_to_be_so(hub: Service, commit: str) -> No
         client(hub).listing(MODEL)
 
 
-def test_a_page_of_a_captive_portal_is_worth_another_try(hub: Service, commit: str) -> None:
+def test_a_page_of_a_captive_portal_is_worth_another_try(hub: HubService, commit: str) -> None:
     hub.order("html", API, where="hub")
     ours = client(hub)
     with pytest.raises(HubUnavailable, match=f"{hub.address} did not answer for org/name"):
@@ -186,14 +186,14 @@ def test_a_page_of_a_captive_portal_is_worth_another_try(hub: Service, commit: s
     assert ours.listing(MODEL).revision == commit
 
 
-def test_a_loop_of_redirects_ends(hub: Service, commit: str) -> None:
+def test_a_loop_of_redirects_ends(hub: HubService, commit: str) -> None:
     path = "/api/models/org/name/revision/main"
     hub.order("redirect", path, where="hub", location=path, times=None)
     with pytest.raises(HubUnavailable, match="redirect"):
         client(hub).listing(MODEL)
 
 
-def test_a_redirect_to_another_host_takes_no_token_along(hub: Service, commit: str) -> None:
+def test_a_redirect_to_another_host_takes_no_token_along(hub: HubService, commit: str) -> None:
     hub.hub.grant(TOKEN)
     hub.order("redirect", API, where="hub", location=f"{hub.bytes_address}/elsewhere")
     with pytest.raises(PaddockError):
@@ -217,7 +217,7 @@ def test_a_hub_that_does_not_answer_is_worth_another_try(host: str) -> None:
     assert "HF_ENDPOINT" in caught.value.cure
 
 
-def test_a_hub_that_is_switched_off_is_not_asked(hub: Service, commit: str) -> None:
+def test_a_hub_that_is_switched_off_is_not_asked(hub: HubService, commit: str) -> None:
     ours = client(hub, offline=True)
     file = RepositoryFile("config.json", 2, None, None)
     for call in (lambda: ours.listing(MODEL), ours.file(MODEL, Revision(commit), file).address):

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from huggingface_hub import errors as vendor
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import (
     BadSetting,
     FileNotInRevision,
@@ -170,7 +170,7 @@ def test_no_error_is_made_where_nothing_is_wrong() -> None:
         pass
 
 
-LISTING: list[Callable[[Service], object]] = [
+LISTING: list[Callable[[HubService], object]] = [
     lambda hub: hub.order("status", where="hub", status=500),
     lambda hub: hub.order("status", where="hub", status=400),
     lambda hub: hub.order("status", where="hub", status=403),
@@ -182,7 +182,7 @@ LISTING: list[Callable[[Service], object]] = [
 
 
 @pytest.mark.parametrize("fault", LISTING, ids=["500", "400", "403", "html", "redirect", "gzip", "refused token"])
-def test_no_message_about_a_real_answer_holds_the_token(hub: Service, fault: Callable[[Service], object]) -> None:
+def test_no_message_about_a_real_answer_holds_the_token(hub: HubService, fault: Callable[[HubService], object]) -> None:
     fault(hub)
     with pytest.raises(PaddockError) as caught:
         client(hub, token=TOKEN).listing(ModelName.parse("org/name"))
@@ -190,7 +190,7 @@ def test_no_message_about_a_real_answer_holds_the_token(hub: Service, fault: Cal
 
 
 @pytest.mark.parametrize("stored", [f"{TOKEN}\x01", f"{TOKEN}é"], ids=["a control character", "an accent"])
-def test_a_stored_token_that_no_header_can_hold_is_not_shown(hub: Service, stored_token: Path, stored: str) -> None:
+def test_a_stored_token_that_no_header_can_hold_is_not_shown(hub: HubService, stored_token: Path, stored: str) -> None:
     stored_token.write_text(stored)
     with pytest.raises(PaddockError) as caught:
         client(hub).listing(ModelName.parse("org/name"))

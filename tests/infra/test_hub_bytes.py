@@ -8,19 +8,19 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from infra.local.hub import Hub, Service
+from infra.local.hub import HubService, LocalHub
 
 DATA = os.urandom(3_000_000)  # more than two pieces
 FILE = "org/name/model.gguf"
 
 
 @pytest.fixture
-def commit(hub: Service) -> str:
+def commit(hub: HubService) -> str:
     return hub.repository("org/name").commit({"model.gguf": DATA, "config.json": b'{"a": 1}', "empty.txt": b""})
 
 
 @pytest.fixture
-def client(hub: Service) -> Iterator[httpx.Client]:
+def client(hub: HubService) -> Iterator[httpx.Client]:
     # There is no TLS here, and reading the system's certificates for it takes 40 ms.
     with httpx.Client(base_url=hub.address, verify=False, trust_env=False, timeout=20) as client:
         yield client
@@ -32,7 +32,9 @@ def signed(commit: str, client: httpx.Client) -> str:
     return client.get("/org/name/resolve/main/model.gguf").headers["Location"]
 
 
-def test_a_file_in_lfs_is_redirected_to_the_address_for_bytes(hub: Service, commit: str, client: httpx.Client) -> None:
+def test_a_file_in_lfs_is_redirected_to_the_address_for_bytes(
+    hub: HubService, commit: str, client: httpx.Client
+) -> None:
     for method in ("HEAD", "GET"):
         found = client.request(method, "/org/name/resolve/main/model.gguf")
         assert found.status_code == 302
@@ -116,7 +118,7 @@ def test_an_address_without_a_good_signature_is_refused(signed: str, client: htt
 
 
 def test_a_signed_address_expires(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
+    hub = LocalHub(tmp_path)
     hub.repository("org/name").commit({"model.gguf": DATA})
     with hub.serving(signed_for_s=-1) as service, httpx.Client(verify=False, trust_env=False) as client:
         location = client.get(f"{service.address}/org/name/resolve/main/model.gguf").headers["Location"]
@@ -124,7 +126,7 @@ def test_a_signed_address_expires(tmp_path: Path) -> None:
 
 
 def test_a_token_that_reaches_the_address_for_bytes_is_refused_and_counted(
-    hub: Service, commit: str, client: httpx.Client
+    hub: HubService, commit: str, client: httpx.Client
 ) -> None:
     hub.hub.grant("token")
     headers = {"Authorization": "Bearer token"}
@@ -136,7 +138,7 @@ def test_a_token_that_reaches_the_address_for_bytes_is_refused_and_counted(
     assert hub.stats().leaked_tokens == 1
 
 
-def test_requests_and_bytes_are_counted_and_can_be_reset(hub: Service, signed: str, client: httpx.Client) -> None:
+def test_requests_and_bytes_are_counted_and_can_be_reset(hub: HubService, signed: str, client: httpx.Client) -> None:
     hub.reset_stats()
     client.get(signed, headers={"Range": "bytes=0-999"})
     client.head(signed)
@@ -164,7 +166,7 @@ def test_a_question_about_paths_that_is_none_is_400(commit: str, client: httpx.C
     assert client.post(address, json={"paths": ["config.json"]}).json()[0]["size"] == 8
 
 
-def test_an_unknown_address_is_404(hub: Service, client: httpx.Client) -> None:
+def test_an_unknown_address_is_404(hub: HubService, client: httpx.Client) -> None:
     hub.repository("org/name").commit({"a": b"a"})
     for path in ("/", "/api/models", "/api/models/org/name/nothing", "/org/name/blob/main/a", "/_admin/nothing"):
         assert client.get(path).status_code == 404

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.hub.git import blob_id, lfs_pointer
 from tests.support.hub import hub_environment
 
@@ -31,22 +31,22 @@ FILES: dict[str, Path | bytes | None] = {
 
 
 @pytest.fixture
-def commit(hub: Service) -> str:
+def commit(hub: HubService) -> str:
     return hub.repository("org/name").commit(FILES)
 
 
 @pytest.fixture
-def api(hub: Service) -> HfApi:
+def api(hub: HubService) -> HfApi:
     return HfApi(endpoint=hub.address, token=False)
 
 
-def run_hf(hub: Service, home: Path, *arguments: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_hf(hub: HubService, home: Path, *arguments: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
     hf = Path(sys.executable).with_name("hf")
     environment = hub_environment(hub, home, token=token)
     return subprocess.run([hf, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_hf_downloads_a_repository_and_verifies_its_cache(hub: Service, commit: str, tmp_path: Path) -> None:
+def test_hf_downloads_a_repository_and_verifies_its_cache(hub: HubService, commit: str, tmp_path: Path) -> None:
     downloaded = run_hf(hub, tmp_path / "home", "download", "org/name")
     assert downloaded.returncode == 0, downloaded.stderr
     snapshot = tmp_path / "home/hub/models--org--name/snapshots" / commit
@@ -56,7 +56,7 @@ def test_hf_downloads_a_repository_and_verifies_its_cache(hub: Service, commit: 
     assert "Verified 4 file(s)" in verified.stdout
 
 
-def test_hf_cache_verify_finds_a_bit_that_was_flipped_on_the_way(hub: Service, commit: str, tmp_path: Path) -> None:
+def test_hf_cache_verify_finds_a_bit_that_was_flipped_on_the_way(hub: HubService, commit: str, tmp_path: Path) -> None:
     hub.order("flip", "org/name/model.Q8_0.gguf", offset=99_999, bit=7)
     assert run_hf(hub, tmp_path / "home", "download", "org/name").returncode == 0  # it compares sizes alone
     verified = run_hf(hub, tmp_path / "home", "cache", "verify", "org/name")
@@ -64,7 +64,7 @@ def test_hf_cache_verify_finds_a_bit_that_was_flipped_on_the_way(hub: Service, c
     assert "model.Q8_0.gguf" in verified.stdout + verified.stderr
 
 
-def test_model_info_has_the_commit_the_card_and_the_files(hub: Service, commit: str, api: HfApi) -> None:
+def test_model_info_has_the_commit_the_card_and_the_files(hub: HubService, commit: str, api: HfApi) -> None:
     info = api.model_info("org/name")
     assert (info.id, info.author, info.sha, info.private, info.gated) == ("org/name", "org", commit, False, False)
     assert info.card_data is not None
@@ -73,7 +73,7 @@ def test_model_info_has_the_commit_the_card_and_the_files(hub: Service, commit: 
     assert [(row.rfilename, row.size) for row in info.siblings or []] == [(name, None) for name in sorted(FILES)]
 
 
-def test_model_info_with_blobs_has_sizes_ids_and_digests(hub: Service, commit: str, api: HfApi) -> None:
+def test_model_info_with_blobs_has_sizes_ids_and_digests(hub: HubService, commit: str, api: HfApi) -> None:
     rows = {row.rfilename: row for row in api.model_info("org/name", files_metadata=True).siblings or []}
     assert (rows["config.json"].size, rows["config.json"].blob_id) == (2, blob_id(b"{}"))
     assert rows["config.json"].lfs is None
@@ -84,12 +84,12 @@ def test_model_info_with_blobs_has_sizes_ids_and_digests(hub: Service, commit: s
     assert (lfs.size, lfs.pointer_size) == (len(MODEL), len(pointer))
 
 
-def test_model_info_can_be_narrowed_to_what_is_asked(hub: Service, commit: str, api: HfApi) -> None:
+def test_model_info_can_be_narrowed_to_what_is_asked(hub: HubService, commit: str, api: HfApi) -> None:
     info = api.model_info("org/name", expand=["sha", "gated"])
     assert (info.id, info.sha, info.gated, info.siblings, info.tags) == ("org/name", commit, False, None, None)
 
 
-def test_a_repository_without_a_card_has_no_licence(hub: Service, api: HfApi) -> None:
+def test_a_repository_without_a_card_has_no_licence(hub: HubService, api: HfApi) -> None:
     for number, readme in enumerate(
         [b"# None\n", b"---\n: [\n---\n", b"---\njust text\n---\n", b"---\nnever closed\n", b"\xff"]
     ):
@@ -97,7 +97,7 @@ def test_a_repository_without_a_card_has_no_licence(hub: Service, api: HfApi) ->
         assert api.model_info(f"org/{number}").card_data is None
 
 
-def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Service, commit: str, api: HfApi) -> None:
+def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: HubService, commit: str, api: HfApi) -> None:
     repository = hub.repository("org/name")
     repository.tag("v1")
     later = repository.commit({"config.json": b'{"a": 1}'})
@@ -114,7 +114,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: Service, commit: str, api
     assert [row.commit_id for row in api.list_repo_commits("org/name")] == [later, commit]
 
 
-def test_the_tree_has_folders_and_can_be_narrowed(hub: Service, commit: str, api: HfApi) -> None:
+def test_the_tree_has_folders_and_can_be_narrowed(hub: HubService, commit: str, api: HfApi) -> None:
     top = {entry.path: type(entry) for entry in api.list_repo_tree("org/name")}
     assert top == {name: RepoFile for name in FILES if "/" not in name} | {"sub folder": RepoFolder}
     below = [entry.path for entry in api.list_repo_tree("org/name", "sub folder", recursive=True)]
@@ -123,7 +123,7 @@ def test_the_tree_has_folders_and_can_be_narrowed(hub: Service, commit: str, api
         list(api.list_repo_tree("org/name", "no-such-folder"))
 
 
-def test_an_expanded_tree_says_which_commit_last_touched_each_path(hub: Service, commit: str, api: HfApi) -> None:
+def test_an_expanded_tree_says_which_commit_last_touched_each_path(hub: HubService, commit: str, api: HfApi) -> None:
     hub.repository("org/name").commit({"sub folder/new.txt": b"new"}, message="Add a note\n\nAt length.")
     last = {
         entry.path: entry.last_commit.title
@@ -135,7 +135,7 @@ def test_an_expanded_tree_says_which_commit_last_touched_each_path(hub: Service,
 
 
 @pytest.mark.parametrize(("count", "expand", "pages"), [(1001, False, 2), (120, True, 3)])
-def test_a_long_tree_comes_in_pages(hub: Service, api: HfApi, count: int, expand: bool, pages: int) -> None:
+def test_a_long_tree_comes_in_pages(hub: HubService, api: HfApi, count: int, expand: bool, pages: int) -> None:
     names = [f"{number:04}.txt" for number in range(count)]
     hub.repository("org/long").commit(dict.fromkeys(names, b"x"))
     hub.reset_stats()
@@ -143,7 +143,7 @@ def test_a_long_tree_comes_in_pages(hub: Service, api: HfApi, count: int, expand
     assert hub.stats().requests == {"GET /api/models/org/long/tree/main": pages}
 
 
-def test_a_page_of_a_branch_with_a_slash_links_to_the_next(hub: Service, api: HfApi) -> None:
+def test_a_page_of_a_branch_with_a_slash_links_to_the_next(hub: HubService, api: HfApi) -> None:
     names = [f"sub folder/{number:02}.txt" for number in range(60)]
     hub.repository("org/long").commit(dict.fromkeys(names, b"x"), branch="feature/slash")
     found = api.list_repo_tree("org/long", "sub folder", revision="feature/slash", expand=True)
@@ -151,21 +151,21 @@ def test_a_page_of_a_branch_with_a_slash_links_to_the_next(hub: Service, api: Hf
 
 
 @pytest.mark.parametrize("name", ["what? 100% #1 [a]&b=c+d.gguf", "what? 100% #1 [a]&b=c+d.json", "~(ü).gguf"])
-def test_a_file_with_an_odd_name_can_be_had(hub: Service, name: str, tmp_path: Path) -> None:
+def test_a_file_with_an_odd_name_can_be_had(hub: HubService, name: str, tmp_path: Path) -> None:
     hub.repository("org/odd").commit({name: MODEL})
     path = hf_hub_download("org/odd", name, endpoint=hub.address, cache_dir=tmp_path, token=False)
     assert Path(path).read_bytes() == MODEL
     assert hub.stats().bytes_sent == {f"org/odd/{name}": len(MODEL)}
 
 
-def test_paths_info_answers_for_what_is_there(hub: Service, commit: str, api: HfApi) -> None:
+def test_paths_info_answers_for_what_is_there(hub: HubService, commit: str, api: HfApi) -> None:
     rows = api.get_paths_info("org/name", ["model.Q8_0.gguf", "sub folder", "nothing"], expand=True)
     assert [(row.path, type(row)) for row in rows] == [("model.Q8_0.gguf", RepoFile), ("sub folder", RepoFolder)]
     assert rows[0].last_commit is not None
     assert rows[0].last_commit.oid == commit
 
 
-def test_file_metadata_of_a_large_file_comes_without_its_bytes(hub: Service, commit: str) -> None:
+def test_file_metadata_of_a_large_file_comes_without_its_bytes(hub: HubService, commit: str) -> None:
     metadata = get_hf_file_metadata(hf_hub_url("org/name", "model.Q8_0.gguf", endpoint=hub.address))
     assert (metadata.commit_hash, metadata.size) == (commit, len(MODEL))
     assert metadata.etag is not None
@@ -174,7 +174,7 @@ def test_file_metadata_of_a_large_file_comes_without_its_bytes(hub: Service, com
     assert hub.stats().total_bytes_sent == 0
 
 
-def test_a_second_download_fetches_nothing(hub: Service, commit: str, tmp_path: Path) -> None:
+def test_a_second_download_fetches_nothing(hub: HubService, commit: str, tmp_path: Path) -> None:
     snapshot_download("org/name", endpoint=hub.address, cache_dir=tmp_path / "cache", token=False)
     assert hub.stats().bytes_sent["org/name/model.Q8_0.gguf"] == len(MODEL)
     hub.reset_stats()
@@ -183,7 +183,9 @@ def test_a_second_download_fetches_nothing(hub: Service, commit: str, tmp_path: 
     assert hub.stats().total_requests > 0
 
 
-def test_a_download_that_was_cut_short_is_tried_again_by_the_client(hub: Service, commit: str, tmp_path: Path) -> None:
+def test_a_download_that_was_cut_short_is_tried_again_by_the_client(
+    hub: HubService, commit: str, tmp_path: Path
+) -> None:
     hub.order("short", "*.gguf", after_bytes=30_000)
     path = hf_hub_download(
         "org/name", "model.Q8_0.gguf", endpoint=hub.address, cache_dir=tmp_path / "cache", token=False
@@ -191,7 +193,7 @@ def test_a_download_that_was_cut_short_is_tried_again_by_the_client(hub: Service
     assert Path(path).read_bytes() == MODEL
 
 
-def test_hf_transfer_fetches_ranges_in_parallel(hub: Service, commit: str, tmp_path: Path) -> None:
+def test_hf_transfer_fetches_ranges_in_parallel(hub: HubService, commit: str, tmp_path: Path) -> None:
     url = hf_hub_url("org/name", "model.Q8_0.gguf", endpoint=hub.address)
     # In a process of its own: it holds the interpreter's lock while it waits, and the Hub would never get a turn.
     script = "import hf_transfer, sys; hf_transfer.download(*sys.argv[1:], 4, 30_000, headers={})"
@@ -201,7 +203,7 @@ def test_hf_transfer_fetches_ranges_in_parallel(hub: Service, commit: str, tmp_p
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, from the system's packages")
-def test_curl_resumes_a_partial_file(hub: Service, commit: str, tmp_path: Path) -> None:
+def test_curl_resumes_a_partial_file(hub: HubService, commit: str, tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(MODEL[:60_000])
     url = hf_hub_url("org/name", "model.Q8_0.gguf", endpoint=hub.address)
     subprocess.run(["curl", "-sfL", "-C", "-", "-o", tmp_path / "model", url], check=True)
@@ -209,7 +211,7 @@ def test_curl_resumes_a_partial_file(hub: Service, commit: str, tmp_path: Path) 
     assert hub.stats().total_bytes_sent == len(MODEL) - 60_000
 
 
-def test_a_gated_repository_shows_itself_and_keeps_its_files(hub: Service, tmp_path: Path) -> None:
+def test_a_gated_repository_shows_itself_and_keeps_its_files(hub: HubService, tmp_path: Path) -> None:
     hub.repository("org/gated", gated=True).commit(FILES)
     hub.hub.grant("friend", "org/gated")
     hub.hub.grant("stranger")
@@ -233,7 +235,7 @@ def test_a_gated_repository_shows_itself_and_keeps_its_files(hub: Service, tmp_p
     assert hub.stats().leaked_tokens == 0
 
 
-def test_a_private_repository_and_an_unknown_one_look_the_same(hub: Service, api: HfApi) -> None:
+def test_a_private_repository_and_an_unknown_one_look_the_same(hub: HubService, api: HfApi) -> None:
     hub.repository("org/secret", private=True).commit(FILES)
     hub.hub.grant("friend", "org/secret")
     hub.hub.grant("stranger")
@@ -247,7 +249,9 @@ def test_a_private_repository_and_an_unknown_one_look_the_same(hub: Service, api
         api.model_info("org/secret", token="nobody's")
 
 
-def test_unknown_revisions_and_files_are_named_as_such(hub: Service, commit: str, api: HfApi, tmp_path: Path) -> None:
+def test_unknown_revisions_and_files_are_named_as_such(
+    hub: HubService, commit: str, api: HfApi, tmp_path: Path
+) -> None:
     with pytest.raises(RevisionNotFoundError):
         api.model_info("org/name", revision="no-such-branch")
     with pytest.raises(RevisionNotFoundError):

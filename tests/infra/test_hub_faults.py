@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from infra.local.hub import Hub, Service
+from infra.local.hub import HubService, LocalHub
 from infra.local.hub.faults import KINDS, Fault
 
 DATA = os.urandom(200_000)
@@ -20,7 +20,7 @@ RESOLVE = "/org/name/resolve/main/model.gguf"
 
 
 @pytest.fixture
-def client(hub: Service) -> Iterator[httpx.Client]:
+def client(hub: HubService) -> Iterator[httpx.Client]:
     hub.repository("org/name").commit({"model.gguf": DATA, "config.json": b"{}"})
     # There is no TLS here, and reading the system's certificates for it takes 40 ms.
     with httpx.Client(base_url=hub.address, verify=False, trust_env=False, timeout=20, follow_redirects=True) as client:
@@ -55,7 +55,7 @@ def test_every_kind_of_fault_has_a_test_here() -> None:
     assert KINDS.keys() <= tested
 
 
-def test_status_is_any_status_with_its_headers(hub: Service, client: httpx.Client) -> None:
+def test_status_is_any_status_with_its_headers(hub: HubService, client: httpx.Client) -> None:
     hub.order("status", "org/name/*.gguf", status=429, headers={"Retry-After": "7"}, times=2)
     for expected in (429, 429, 200):
         given = client.get(RESOLVE)
@@ -63,21 +63,21 @@ def test_status_is_any_status_with_its_headers(hub: Service, client: httpx.Clien
         assert given.headers.get("Retry-After") == ("7" if expected == 429 else None)
 
 
-def test_status_of_the_api_is_ordered_with_where(hub: Service, client: httpx.Client) -> None:
+def test_status_of_the_api_is_ordered_with_where(hub: HubService, client: httpx.Client) -> None:
     hub.order("status", "/api/models/org/*", where="hub", status=500)
     assert client.get(RESOLVE).status_code == 200
     assert client.get("/api/models/org/name").status_code == 500
     assert client.get("/api/models/org/name").status_code == 200
 
 
-def test_html_is_a_page_with_200(hub: Service, client: httpx.Client) -> None:
+def test_html_is_a_page_with_200(hub: HubService, client: httpx.Client) -> None:
     hub.order("html", "*.gguf")
     given = client.get(RESOLVE)
     assert (given.status_code, given.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert given.text.startswith("<!DOCTYPE html>")
 
 
-def test_redirect_goes_elsewhere_or_in_a_loop(hub: Service, client: httpx.Client) -> None:
+def test_redirect_goes_elsewhere_or_in_a_loop(hub: HubService, client: httpx.Client) -> None:
     hub.order("redirect", location="http://127.0.0.1:9/elsewhere")
     given = client.get(RESOLVE, follow_redirects=False)
     given = client.get(given.headers["Location"], follow_redirects=False)
@@ -87,13 +87,13 @@ def test_redirect_goes_elsewhere_or_in_a_loop(hub: Service, client: httpx.Client
         client.get(RESOLVE)
 
 
-def test_expire_ends_one_signed_address_for_ever(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_expire_ends_one_signed_address_for_ever(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("expire", "*.gguf")
     assert [client.get(signed).status_code for _ in range(3)] == [403, 403, 403]
     assert client.get(RESOLVE).content == DATA
 
 
-def test_reset_is_a_tcp_reset_after_some_bytes(hub: Service, signed: str) -> None:
+def test_reset_is_a_tcp_reset_after_some_bytes(hub: HubService, signed: str) -> None:
     hub.order("reset", after_bytes=50_000)
     received, error = exchange(signed)
     assert isinstance(error, ConnectionResetError)
@@ -102,7 +102,7 @@ def test_reset_is_a_tcp_reset_after_some_bytes(hub: Service, signed: str) -> Non
     assert hub.stats().bytes_sent == {"org/name/model.gguf": 50_000}
 
 
-def test_short_is_an_orderly_end_before_the_promised_length(hub: Service, signed: str) -> None:
+def test_short_is_an_orderly_end_before_the_promised_length(hub: HubService, signed: str) -> None:
     hub.order("short", after_bytes=50_000)
     received, error = exchange(signed)
     assert error is None
@@ -110,7 +110,7 @@ def test_short_is_an_orderly_end_before_the_promised_length(hub: Service, signed
     assert body(received) == DATA[:50_000]
 
 
-def test_stall_sends_some_bytes_and_then_nothing(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_stall_sends_some_bytes_and_then_nothing(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("stall", after_bytes=50_000)
     received = b""
     with client.stream("GET", signed, timeout=1) as given:
@@ -123,20 +123,20 @@ def test_stall_sends_some_bytes_and_then_nothing(hub: Service, client: httpx.Cli
     assert client.get(signed).content == DATA
 
 
-def test_stall_holds_a_head_back_too(hub: Service, client: httpx.Client) -> None:
+def test_stall_holds_a_head_back_too(hub: HubService, client: httpx.Client) -> None:
     hub.order("stall", RESOLVE, where="hub")
     with pytest.raises(httpx.ReadTimeout):
         client.head(RESOLVE, timeout=1)
 
 
-def test_slow_keeps_to_its_rate(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_slow_keeps_to_its_rate(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("slow", bytes_per_s=1_000_000)
     start = time.monotonic()
     assert client.get(signed).content == DATA
     assert time.monotonic() - start >= 0.2
 
 
-def test_flip_changes_one_bit_of_the_answer_that_has_it(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_flip_changes_one_bit_of_the_answer_that_has_it(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("flip", offset=150_000, bit=3)
     assert client.get(signed, headers={"Range": "bytes=0-149999"}).content == DATA[:150_000]
     given = client.get(signed, headers={"Range": "bytes=149999-150001"}).content
@@ -144,28 +144,28 @@ def test_flip_changes_one_bit_of_the_answer_that_has_it(hub: Service, client: ht
     assert client.get(signed).content == DATA
 
 
-def test_full_is_200_for_a_range(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_full_is_200_for_a_range(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("full")
     given = client.get(signed, headers={"Range": "bytes=100-199"})
     assert (given.status_code, given.content) == (200, DATA)
     assert "Content-Range" not in given.headers
 
 
-def test_shorten_is_the_first_part_of_the_range(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_shorten_is_the_first_part_of_the_range(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("shorten", after_bytes=30)
     given = client.get(signed, headers={"Range": "bytes=100-199"})
     assert (given.status_code, given.headers["Content-Range"]) == (206, f"bytes 100-129/{len(DATA)}")
     assert given.content == DATA[100:130]
 
 
-def test_shift_is_another_range_that_says_so(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_shift_is_another_range_that_says_so(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("shift", offset=50)
     given = client.get(signed, headers={"Range": "bytes=100-199"})
     assert (given.status_code, given.headers["Content-Range"]) == (206, f"bytes 150-249/{len(DATA)}")
     assert given.content == DATA[150:250]
 
 
-def test_etag_changes_for_once(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_etag_changes_for_once(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("etag")
     first, second = client.get(signed), client.get(signed)
     assert first.headers["ETag"] != second.headers["ETag"]
@@ -175,14 +175,14 @@ def test_etag_changes_for_once(hub: Service, client: httpx.Client, signed: str) 
     assert len(linked[0]) == len(linked[1])
 
 
-def test_unsized_has_no_length(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_unsized_has_no_length(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("unsized")
     given = client.get(signed)
     assert given.content == DATA
     assert "Content-Length" not in given.headers
 
 
-def test_endless_goes_on_after_the_file(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_endless_goes_on_after_the_file(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("endless")
     with client.stream("GET", signed) as given:
         received = b""
@@ -193,7 +193,7 @@ def test_endless_goes_on_after_the_file(hub: Service, client: httpx.Client, sign
     assert received.startswith(DATA)
 
 
-def test_gzip_packs_what_nobody_asked_to_be_packed(hub: Service, client: httpx.Client, signed: str) -> None:
+def test_gzip_packs_what_nobody_asked_to_be_packed(hub: HubService, client: httpx.Client, signed: str) -> None:
     hub.order("gzip")
     with client.stream("GET", signed, headers={"Accept-Encoding": "identity"}) as given:
         raw = b"".join(given.iter_raw())
@@ -201,7 +201,7 @@ def test_gzip_packs_what_nobody_asked_to_be_packed(hub: Service, client: httpx.C
     assert gzip.decompress(raw) == DATA
 
 
-def test_faults_wait_for_their_turn_and_their_file(hub: Service, client: httpx.Client) -> None:
+def test_faults_wait_for_their_turn_and_their_file(hub: HubService, client: httpx.Client) -> None:
     hub.order("status", "org/name/config.json", status=500)
     hub.order("status", "org/name/*", status=501)
     hub.order("status", "org/name/*", status=502)
@@ -212,7 +212,7 @@ def test_faults_wait_for_their_turn_and_their_file(hub: Service, client: httpx.C
     assert client.get(RESOLVE).status_code == 200
 
 
-def test_faults_are_ordered_over_http_too(hub: Service, client: httpx.Client) -> None:
+def test_faults_are_ordered_over_http_too(hub: HubService, client: httpx.Client) -> None:
     order = {"kind": "status", "path": "org/name/*", "status": 418, "times": 2}
     assert client.post("/_admin/faults", json=order).status_code == 200
     assert hub.standing_faults() == [Fault("status", "org/name/*", status=418, times=2)]
@@ -226,7 +226,7 @@ def test_faults_are_ordered_over_http_too(hub: Service, client: httpx.Client) ->
     [{"kind": "melt"}, {"kind": "flip", "where": "moon"}, {"kind": "flip", "ofset": 3}, {}, [], "flip"],
     ids=str,
 )
-def test_an_order_that_is_none_is_refused_and_says_why(hub: Service, client: httpx.Client, order: object) -> None:
+def test_an_order_that_is_none_is_refused_and_says_why(hub: HubService, client: httpx.Client, order: object) -> None:
     given = client.post("/_admin/faults", json=order)
     assert given.status_code == 400
     assert given.json()["error"].startswith("not a fault: ")
@@ -235,7 +235,7 @@ def test_an_order_that_is_none_is_refused_and_says_why(hub: Service, client: htt
 
 @pytest.mark.timeout(60)  # a stall lasts until the client leaves, and this one stays
 def test_a_service_that_stalls_still_stops_at_once(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
+    hub = LocalHub(tmp_path)
     hub.repository("org/name").commit({"model.gguf": DATA})
     with (
         contextlib.ExitStack() as serving,

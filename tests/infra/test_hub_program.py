@@ -15,13 +15,13 @@ import pytest
 from huggingface_hub import HfApi
 
 from infra.local import demo
-from infra.local.hub import Hub, Service
+from infra.local.hub import HubService, LocalHub
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_program_says_its_address_and_ends_in_order(tmp_path: Path) -> None:
-    commit = Hub(tmp_path / "hub").repository("org/name").commit({"config.json": b"{}"})
+    commit = LocalHub(tmp_path / "hub").repository("org/name").commit({"config.json": b"{}"})
     ready = tmp_path / "ready"
     command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path / "hub"), "--ready-file", str(ready)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
@@ -35,7 +35,7 @@ def test_the_program_says_its_address_and_ends_in_order(tmp_path: Path) -> None:
         assert (program.stdout.read(), program.stderr.read()) == ("", "")
 
 
-def test_a_port_that_is_taken_is_one_sentence(hub: Service, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_sentence(hub: HubService, tmp_path: Path) -> None:
     port = hub.address.rpartition(":")[2]
     command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path), "--port", port]
     program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -44,7 +44,7 @@ def test_a_port_that_is_taken_is_one_sentence(hub: Service, tmp_path: Path) -> N
     assert program.stderr.count("\n") == 1
 
 
-def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: Service, tmp_path: Path) -> None:
+def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: HubService, tmp_path: Path) -> None:
     data = os.urandom(1 << 20) * 100
     hub.repository("org/name").commit({"model.gguf": data})
     quarter = len(data) // 4
@@ -59,7 +59,7 @@ def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: Service, tm
     assert hub.stats().bytes_sent == {"org/name/model.gguf": len(data)}
 
 
-def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: Service) -> None:
+def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: HubService) -> None:
     hub.repository("org/name").commit({"model.gguf": bytes(100)})
     with pytest.raises(TimeoutError, match=r"bytes_sent=\{\}"):
         hub.wait_until(lambda stats: stats.total_bytes_sent > 0, timeout_s=0.01)
@@ -69,7 +69,7 @@ def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: Service) -> None:
         answer.result()
 
 
-def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Service, demo_cache: Path) -> None:
+def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: HubService, demo_cache: Path) -> None:
     commit = demo.demo_repository(hub.hub, cache=demo_cache)
     assert demo.demo_repository(hub.hub, cache=demo_cache) == commit
     info = HfApi(endpoint=hub.address, token=False).model_info(demo.MODEL, files_metadata=True)
@@ -99,7 +99,7 @@ def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Ser
 
 def test_a_stop_forgets_no_socket_of_a_client_that_just_connected(tmp_path: Path) -> None:
     for number in range(60):
-        with Hub(tmp_path).serving() as service:
+        with LocalHub(tmp_path).serving() as service:
             port = urlsplit(service.address).port
             clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(number % 6)]
         for client in clients:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Hub
+from infra.local.hub import LocalHub
 from infra.local.hub.git import blob_id, tree_ids
 
 
@@ -29,7 +29,7 @@ def test_ids_are_those_of_git(tmp_path: Path) -> None:
 
 
 def test_a_commit_stands_on_the_one_before(tmp_path: Path) -> None:
-    repository = Hub(tmp_path).repository("org/name")
+    repository = LocalHub(tmp_path).repository("org/name")
     first = repository.commit({"a": b"1", "b": b"2"}, message="one")
     second = repository.commit({"a": b"3", "b": None, "c": b"4"}, message="two")
     commit = repository.read(second)
@@ -39,11 +39,11 @@ def test_a_commit_stands_on_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_restart_serves_the_same(tmp_path: Path) -> None:
-    before = Hub(tmp_path)
+    before = LocalHub(tmp_path)
     commit = before.repository("org/name", gated=True).commit({"a": b"1"})
     before.repository("org/name").tag("v1")
     before.grant("token", "org/name")
-    after = Hub(tmp_path)
+    after = LocalHub(tmp_path)
     repository = after.find("org/name")
     assert repository is not None
     assert repository.refs() == ({"main": commit}, {"v1": commit})
@@ -58,7 +58,7 @@ def test_a_restart_serves_the_same(tmp_path: Path) -> None:
 def test_bytes_are_kept_once_and_linked_from_the_file_that_was_given(tmp_path: Path) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(b"weights")
-    hub = Hub(tmp_path / "hub")
+    hub = LocalHub(tmp_path / "hub")
     for name in ("org/one", "org/two"):
         hub.repository(name).commit({"model.gguf": source, "copy.bin": b"weights"})
     (blob,) = [path for path in (hub.root / "blobs").rglob("*") if path.is_file()]
@@ -77,11 +77,11 @@ def test_bytes_are_kept_once_and_linked_from_the_file_that_was_given(tmp_path: P
     ],
 )
 def test_large_files_and_weights_are_in_lfs(tmp_path: Path, path: str, size: int, is_lfs: bool) -> None:
-    assert (Hub(tmp_path).store(path, bytes(size)).pointer_size is not None) is is_lfs
+    assert (LocalHub(tmp_path).store(path, bytes(size)).pointer_size is not None) is is_lfs
 
 
 def test_a_hostile_path_is_data_and_touches_nothing_outside(tmp_path: Path) -> None:
-    repository = Hub(tmp_path / "hub").repository("org/name")
+    repository = LocalHub(tmp_path / "hub").repository("org/name")
     paths = ["../../escape", "/absolute", "a//b", "con:.gguf", "new\nline"]
     commit = repository.read(repository.commit(dict.fromkeys(paths, b"x")))
     assert set(commit.entries) == set(paths)
@@ -91,9 +91,9 @@ def test_a_hostile_path_is_data_and_touches_nothing_outside(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["name", "a/b/c", "../x", "org/", "/name", "org/..", "o g/x"])
 def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected org/name"):
-        Hub(tmp_path).repository(name)
+        LocalHub(tmp_path).repository(name)
 
 
 def test_a_revision_that_is_not_there_cannot_be_tagged(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="org/name has no revision main"):
-        Hub(tmp_path).repository("org/name").tag("v1")
+        LocalHub(tmp_path).repository("org/name").tag("v1")

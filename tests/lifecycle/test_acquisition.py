@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import CorruptFile
-from paddock.lifecycle import acquisition, delivery
-from paddock.lifecycle.acquisition import Plan
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire import fetch
+from paddock.lifecycle.acquire import plan as acquisition
+from paddock.lifecycle.acquire.plan import AcquisitionPlan
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference
@@ -31,34 +32,34 @@ WEIGHTS = Sha256(sha256(tiny()).hexdigest())
 
 @pytest.fixture
 def fleet(
-    monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path, request: pytest.FixtureRequest
+    monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Manifest:
     """A model that one machine pushed to S3; the environment leads to the empty volume of a second machine."""
     point_to(monkeypatch, hub, tmp_path / "first")
     point_to_s3(monkeypatch, s3, f"acquisition/{request.node.name}")
     stock(hub)
     first = connect()
-    assert first.s3 is not None
+    assert first.remote is not None
     manifest = pull(first, Reference(MODEL)).manifest
-    push(first.volume, first.s3, manifest)
+    push(first.volume, first.remote, manifest)
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
     return manifest
 
 
-def planned(parts: Parts) -> Plan:
-    listing = parts.hub.listing(MODEL)
-    return acquisition.plan(parts, listing, choose(listing))
+def planned(clients: Clients) -> AcquisitionPlan:
+    listing = clients.hub.listing(MODEL)
+    return acquisition.plan(clients, listing, choose(listing))
 
 
-def key_of(parts: Parts, digest: Sha256) -> str:
-    assert parts.s3 is not None
-    return f"{parts.s3.label.split('/', 3)[3]}/blobs/sha256/{digest}"
+def key_of(clients: Clients, digest: Sha256) -> str:
+    assert clients.remote is not None
+    return f"{clients.remote.label.split('/', 3)[3]}/blobs/sha256/{digest}"
 
 
-def flip(s3: S3Server, parts: Parts) -> None:
+def flip(s3: S3Server, clients: Clients) -> None:
     damaged = bytearray(tiny())
     damaged[20_000] ^= 1
-    s3.client().put_object(Bucket=s3.bucket, Key=key_of(parts, WEIGHTS), Body=bytes(damaged))
+    s3.client().put_object(Bucket=s3.bucket, Key=key_of(clients, WEIGHTS), Body=bytes(damaged))
 
 
 def spoil(path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_damaged_object_in_s3_is_fetched_from_the_hub_and_sent_again_by_the_ne
     fleet: Manifest, s3: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     second = connect()
-    assert second.s3 is not None
+    assert second.remote is not None
     flip(s3, second)
     with caplog.at_level(logging.WARNING, logger="paddock"):
         pulled = pull(second, Reference(MODEL))
@@ -78,77 +79,79 @@ def test_a_damaged_object_in_s3_is_fetched_from_the_hub_and_sent_again_by_the_ne
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert {one.file.path: one.origin for one in pulled.acquired}["tiny-Q8_0.gguf"] == "hub"
 
-    assert push(second.volume, second.s3, pulled.manifest).bytes_transferred == len(tiny())
+    assert push(second.volume, second.remote, pulled.manifest).bytes_transferred == len(tiny())
     sent = s3.client().get_object(Bucket=s3.bucket, Key=key_of(second, WEIGHTS))["Body"].read()
     assert sent == tiny()
 
 
-def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(fleet: Manifest, s3: S3Server, hub: Service) -> None:
+def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(
+    fleet: Manifest, s3: S3Server, hub: HubService
+) -> None:
     second = connect()
-    assert second.s3 is not None
+    assert second.remote is not None
     flip(s3, second)
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         pull(second, Reference(MODEL))
-    assert second.s3.has_blob(WEIGHTS, len(tiny()))
+    assert second.remote.has_blob(WEIGHTS, len(tiny()))
 
 
 def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet: Manifest) -> None:
     second = connect()
-    assert second.s3 is not None
+    assert second.remote is not None
     second.volume.prepare()
     plan = planned(second)
-    assert {row.origin for row in plan.rows} == {"s3"}
-    second.s3.drop_blob(WEIGHTS)
-    acquired = [delivery.acquire_file(second, plan.listing, row) for row in plan.rows]
+    assert {row.origin for row in plan.files} == {"s3"}
+    second.remote.drop_blob(WEIGHTS)
+    acquired = [fetch.fetch_file(second, plan.listing, row) for row in plan.files]
     assert {one.file.path: one.origin for one in acquired}["tiny-Q8_0.gguf"] == "hub"
     assert second.volume.has_blob(WEIGHTS, len(tiny()))
 
 
 def test_a_damaged_manifest_in_s3_holds_no_pull_up(fleet: Manifest, s3: S3Server) -> None:
     second = connect()
-    assert second.s3 is not None
-    key = f"{second.s3.label.split('/', 3)[3]}/snapshots/{MODEL.slug}/{fleet.revision}/{fleet.variant}.json"
+    assert second.remote is not None
+    key = f"{second.remote.label.split('/', 3)[3]}/snapshots/{MODEL.slug}/{fleet.revision}/{fleet.variant}.json"
     s3.client().put_object(Bucket=s3.bucket, Key=key, Body=b"rotten")
     assert pull(second, Reference(MODEL), promote=False).manifest.files == fleet.files
 
 
 @pytest.mark.parametrize("ref", ["main", "commit"])
-def test_a_damaged_manifest_on_the_volume_is_replaced_by_the_next_pull(parts: Parts, ref: str) -> None:
-    before = pull(parts, Reference(MODEL)).manifest
-    spoil(parts.volume.snapshot_path(before.id) / "manifest.json")
-    pulled = pull(parts, Reference(MODEL, ref=before.revision if ref == "commit" else ref))
+def test_a_damaged_manifest_on_the_volume_is_replaced_by_the_next_pull(clients: Clients, ref: str) -> None:
+    before = pull(clients, Reference(MODEL)).manifest
+    spoil(clients.volume.snapshot_path(before.id) / "manifest.json")
+    pulled = pull(clients, Reference(MODEL, ref=before.revision if ref == "commit" else ref))
     assert pulled.manifest.files == before.files
-    assert parts.volume.snapshot(before.id) == pulled.manifest
+    assert clients.volume.snapshot(before.id) == pulled.manifest
 
 
-def test_a_blob_that_is_collected_after_it_was_planned_is_fetched_again(parts: Parts) -> None:
-    parts.volume.prepare()
-    parts.volume.add_bytes(tiny())
-    plan = planned(parts)
-    assert parts.volume.collect(older_than_s=0) == len(tiny())
-    acquired = [delivery.acquire_file(parts, plan.listing, row) for row in plan.rows]
+def test_a_blob_that_is_collected_after_it_was_planned_is_fetched_again(clients: Clients) -> None:
+    clients.volume.prepare()
+    clients.volume.add_bytes(tiny())
+    plan = planned(clients)
+    assert clients.volume.collect(older_than_s=0) == len(tiny())
+    acquired = [fetch.fetch_file(clients, plan.listing, row) for row in plan.files]
     assert {one.file.path: one.origin for one in acquired}["tiny-Q8_0.gguf"] == "hub"
 
 
-def test_an_old_blob_that_was_acquired_is_not_collected_before_it_is_published(parts: Parts) -> None:
-    parts.volume.prepare()
-    parts.volume.add_bytes(tiny())
+def test_an_old_blob_that_was_acquired_is_not_collected_before_it_is_published(clients: Clients) -> None:
+    clients.volume.prepare()
+    clients.volume.add_bytes(tiny())
     past = time.time() - 2 * ORPHAN_AGE_S
-    os.utime(parts.volume.blob_path(WEIGHTS), (past, past))
-    plan = planned(parts)
-    for row in plan.rows:
-        delivery.acquire_file(parts, plan.listing, row)
-    parts.volume.prepare()
-    assert parts.volume.has_blob(WEIGHTS, len(tiny()))
+    os.utime(clients.volume.blob_path(WEIGHTS), (past, past))
+    plan = planned(clients)
+    for row in plan.files:
+        fetch.fetch_file(clients, plan.listing, row)
+    clients.volume.prepare()
+    assert clients.volume.has_blob(WEIGHTS, len(tiny()))
 
 
-def test_what_a_partial_holds_is_told_though_another_process_takes_it_over(parts: Parts) -> None:
+def test_what_a_partial_holds_is_told_though_another_process_takes_it_over(clients: Clients) -> None:
     expected = Expected(len(tiny()), WEIGHTS)
-    held = parts.volume.partial / WEIGHTS / "held"
+    held = clients.volume.partial / WEIGHTS / "held"
     held.mkdir(parents=True)
     (held / "data").write_bytes(bytes(8192))
-    going = parts.volume.partial / WEIGHTS / "going"
+    going = clients.volume.partial / WEIGHTS / "going"
     going.mkdir()
     (going / "data").symlink_to(going / "gone")  # found by the listing, and not there when it is looked at
-    assert acquisition._staged_bytes(parts, expected) == 8192
+    assert acquisition._staged_bytes(clients, expected) == 8192

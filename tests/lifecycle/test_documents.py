@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from infra.local.hub import Service
-from paddock.lifecycle.documents import document
+from infra.local.hub import HubService
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.assess.data_docs import write_data_docs
+from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.inventory import delete_model_from_volume
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.pull import pull
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from tests.support.house import MODEL, NAME, tiny
 
 
-def test_a_pulled_model_keeps_every_law_and_has_pages(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    found = document(parts, manifest)
+def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    found = write_data_docs(clients, manifest)
     assert found.findings == ()
     assert [one.table.name for one in found.held] == ["files", "tensors", "metadata", "inventory"]
     files = found.held[0].table
@@ -29,18 +29,18 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(parts: Parts) -> None:
         "tiny-Q8_0.gguf": "the Hub",
         "tokenizer_config.json": "the Hub",
     }
-    pages = parts.volume.docs / MODEL.slug / manifest.revision / manifest.variant
+    pages = clients.volume.docs / MODEL.slug / manifest.revision / manifest.variant
     assert found.where == str(pages / "index.html")
     assert len(list(pages.glob("validations/*/*/*/*.html"))) == 4
     assert NAME in (pages / "index.html").read_text()
 
 
-def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    pages = parts.volume.docs / MODEL.slug / manifest.revision / manifest.variant
-    document(parts, manifest)
+def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    pages = clients.volume.docs / MODEL.slug / manifest.revision / manifest.variant
+    write_data_docs(clients, manifest)
     first = set(pages.rglob("*.html"))
-    document(parts, manifest)
+    write_data_docs(clients, manifest)
     second = set(pages.rglob("*.html"))
     assert len(first) == len(second)
     assert first != second, "they carry the time of their run"
@@ -49,9 +49,9 @@ def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(parts: Par
     assert not pages.exists()
 
 
-def test_a_split_model_is_told_with_all_of_its_shards(parts: Parts) -> None:
-    manifest = pull(parts, Reference.parse(f"{NAME}:Q6_K")).manifest
-    found = document(parts, manifest)
+def test_a_split_model_is_told_with_all_of_its_shards(clients: Clients) -> None:
+    manifest = pull(clients, Reference.parse(f"{NAME}:Q6_K")).manifest
+    found = write_data_docs(clients, manifest)
     assert found.findings == ()
     assert {row[0] for row in found.held[1].table.rows} == {
         "tiny-Q6_K-00001-of-00002.gguf",
@@ -60,27 +60,30 @@ def test_a_split_model_is_told_with_all_of_its_shards(parts: Parts) -> None:
 
 
 def test_where_the_hub_cannot_be_asked_the_pages_say_so(
-    parts: Parts, hub: Service, caplog: pytest.LogCaptureFixture
+    clients: Clients, hub: HubService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
+    manifest = pull(clients, Reference(MODEL)).manifest
     hub.order("status", "*", where="hub", status=404, times=None)
-    found = document(parts, manifest)
+    found = write_data_docs(clients, manifest)
     assert found.findings == ()
     assert {row[2] for row in found.held[0].table.rows} == {"Paddock", "not asked"}
     assert "not compared with the Hub's list" in caplog.text
 
 
-def test_another_models_missing_file_warns(parts: Parts, hub: Service) -> None:
+def test_another_models_missing_file_warns(clients: Clients, hub: HubService) -> None:
     other = ModelName.parse("org/other-GGUF")
     hub.repository(str(other)).commit({"other-Q8_0.gguf": tiny(name="other")})
-    gone = pull(parts, Reference(other)).manifest
-    (parts.volume.snapshot_path(gone.id) / "other-Q8_0.gguf").unlink()
-    (finding,) = document(parts, pull(parts, Reference(MODEL)).manifest).findings
+    gone = pull(clients, Reference(other)).manifest
+    (clients.volume.snapshot_path(gone.id) / "other-Q8_0.gguf").unlink()
+    (finding,) = write_data_docs(clients, pull(clients, Reference(MODEL)).manifest).findings
     assert (finding.rule, str(finding.severity)) == ("expectations.inventory", "warn")
     assert "1 of" in finding.message
 
 
-def test_an_address_is_told_where_one_is_set(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    shown = replace(parts, settings=parts.settings.model_copy(update={"docs_url": "http://docs.example"}))
-    assert document(shown, manifest).where == f"http://docs.example/org--tiny-GGUF/{manifest.revision}/Q8_0/index.html"
+def test_an_address_is_told_where_one_is_set(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    shown = replace(clients, settings=clients.settings.model_copy(update={"docs_url": "http://docs.example"}))
+    assert (
+        write_data_docs(shown, manifest).where
+        == f"http://docs.example/org--tiny-GGUF/{manifest.revision}/Q8_0/index.html"
+    )

@@ -4,69 +4,71 @@ from __future__ import annotations
 
 import pytest
 
-from infra.local.hub import Service
-from paddock.lifecycle import dossier, judgement, measuring
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.pull import pull
+from infra.local.hub import HubService
+from paddock.lifecycle import dossier
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.assess import validate
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run import benchmark
 from paddock.model.reference import Reference
 from tests.support.house import MODEL, NAME, judged_of
 
 
-def test_before_anything_was_measured_it_says_that(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    text = dossier.compose(parts, manifest)
+def test_before_anything_was_measured_it_says_that(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    text = dossier.compose(clients, manifest)
     assert "Not judged yet" in text
     assert "Not measured yet" in text
     assert f"`{manifest.revision}`" in text
     assert "| licence | mit |" in text
 
 
-def test_a_model_without_a_licence_is_marked(parts: Parts, hub: Service) -> None:
+def test_a_model_without_a_licence_is_marked(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"README.md": None})
-    assert "**not stated**" in dossier.compose(parts, pull(parts, Reference(MODEL)).manifest)
+    assert "**not stated**" in dossier.compose(clients, pull(clients, Reference(MODEL)).manifest)
 
 
-def test_what_a_stranger_wrote_cannot_end_a_cell_or_bring_markup(parts: Parts, hub: Service) -> None:
+def test_what_a_stranger_wrote_cannot_end_a_cell_or_bring_markup(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"README.md": b'---\nlicense: "a|b<script>\\n# own heading"\n---\n'})
-    text = dossier.compose(parts, pull(parts, Reference(MODEL)).manifest)
+    text = dossier.compose(clients, pull(clients, Reference(MODEL)).manifest)
     assert "| licence | a\\|b&lt;script> # own heading |" in text
     assert "\n# own heading" not in text
 
 
-def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    judged = judged_of(parts, manifest)
-    assert judgement.read_judgement(parts, manifest) == judged
-    written = dossier.write(parts, manifest)
-    assert parts.volume.read_report(manifest.id, dossier.REPORT) == written.markdown
+def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    judged = judged_of(clients, manifest)
+    assert validate.read_validation(clients, manifest) == judged
+    written = dossier.write_dossier(clients, manifest)
+    assert clients.volume.read_report(manifest.id, dossier.REPORT) == written.markdown
     assert "## Memory at 128 tokens of context" in written.markdown
 
 
-def test_a_context_beyond_the_models_own_is_asked_as_its_own(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    found = judgement.check_compatibility(parts, manifest, 1_000_000)
+def test_a_context_beyond_the_models_own_is_asked_as_its_own(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    found = validate.check_compatibility(clients, manifest, 1_000_000)
     assert found.preflight.plan.context_tokens == 256
 
 
-def test_reports_of_another_variant_of_the_same_commit_are_not_shown(parts: Parts) -> None:
-    judged_of(parts, pull(parts, Reference(MODEL)).manifest)
-    assert "Not judged yet" in dossier.compose(parts, pull(parts, Reference.parse(f"{NAME}:Q4_K_M")).manifest)
+def test_reports_of_another_variant_of_the_same_commit_are_not_shown(clients: Clients) -> None:
+    judged_of(clients, pull(clients, Reference(MODEL)).manifest)
+    assert "Not judged yet" in dossier.compose(clients, pull(clients, Reference.parse(f"{NAME}:Q4_K_M")).manifest)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"verdict": "accept"}', '{"files": {}, "report": 1}', "\x00"])
-def test_a_report_that_cannot_be_read_is_none(parts: Parts, damage: str) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    for name in (judgement.JUDGEMENT, measuring.BENCHMARK):
-        parts.volume.write_report(manifest.id, name, damage)
-    text = dossier.compose(parts, manifest)
+def test_a_report_that_cannot_be_read_is_none(clients: Clients, damage: str) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    for name in (validate.VALIDATION_REPORT, benchmark.BENCHMARK):
+        clients.volume.write_report(manifest.id, name, damage)
+    text = dossier.compose(clients, manifest)
     assert "Not judged yet" in text
     assert "Not measured yet" in text
 
 
-def test_a_report_from_another_version_is_none(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    judged_of(parts, manifest)
-    text = parts.volume.read_report(manifest.id, judgement.JUDGEMENT)
+def test_a_report_from_another_version_is_none(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    judged_of(clients, manifest)
+    text = clients.volume.read_report(manifest.id, validate.VALIDATION_REPORT)
     assert text is not None
-    parts.volume.write_report(manifest.id, judgement.JUDGEMENT, text.replace('"block_count"', '"of_tomorrow"'))
-    assert judgement.read_judgement(parts, manifest) is None
+    clients.volume.write_report(manifest.id, validate.VALIDATION_REPORT, text.replace('"block_count"', '"of_tomorrow"'))
+    assert validate.read_validation(clients, manifest) is None

@@ -6,26 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock import download_model_to_path, get_gguf_file_path, get_model_path_from_name
 from paddock.errors import CorruptFile, NoPermission, UnsafeName
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
 from tests.support.gguf import CHATML, tiny_llama
 from tests.support.house import MODEL, NAME, Q4_K_M, tiny
 
 
-def test_a_plain_directory_gets_verified_files_and_a_chat_template(parts: Parts, tmp_path: Path) -> None:
+def test_a_plain_directory_gets_verified_files_and_a_chat_template(clients: Clients, tmp_path: Path) -> None:
     target = tmp_path / "somewhere" / "else"
     assert download_model_to_path(NAME, target) == target
     assert get_gguf_file_path(target).read_bytes() == tiny()
     assert (target / "chat_template.jinja").read_text().startswith("{%")
     assert not (target / ".paddock-partial").exists()
-    assert not parts.volume.root.exists()
+    assert not clients.volume.root.exists()
 
 
-def test_a_second_download_fetches_nothing(parts: Parts, hub: Service, tmp_path: Path) -> None:
+def test_a_second_download_fetches_nothing(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     download_model_to_path(NAME, tmp_path / "plain")
     hub.reset_stats()
     download_model_to_path(NAME, tmp_path / "plain")
@@ -33,7 +33,7 @@ def test_a_second_download_fetches_nothing(parts: Parts, hub: Service, tmp_path:
 
 
 def test_a_damaged_file_in_a_plain_directory_is_fetched_again_and_no_other(
-    parts: Parts, hub: Service, tmp_path: Path
+    clients: Clients, hub: HubService, tmp_path: Path
 ) -> None:
     target = download_model_to_path(NAME, tmp_path / "plain")
     damaged = get_gguf_file_path(target)
@@ -46,54 +46,56 @@ def test_a_damaged_file_in_a_plain_directory_is_fetched_again_and_no_other(
     assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q8_0.gguf"}
 
 
-def test_the_models_own_place_is_pulled_and_promoted(parts: Parts) -> None:
+def test_the_models_own_place_is_pulled_and_promoted(clients: Clients) -> None:
     own = get_model_path_from_name(NAME)
     assert download_model_to_path(NAME, own) == own
     assert own.is_symlink()
-    default = parts.volume.promoted(MODEL).default_id
+    default = clients.volume.promoted(MODEL).default_id
     assert default is not None
-    assert own.resolve() == parts.volume.snapshot_path(default).resolve()
+    assert own.resolve() == clients.volume.snapshot_path(default).resolve()
 
 
-def test_a_variants_own_place_is_pulled_and_promoted(parts: Parts) -> None:
+def test_a_variants_own_place_is_pulled_and_promoted(clients: Clients) -> None:
     name = f"{NAME}:Q4_K_M"
     own = get_model_path_from_name(name)
     assert own.name == "org--tiny-GGUF--Q4_K_M"
     download_model_to_path(name, own)
     assert get_gguf_file_path(own).read_bytes() == tiny(2, file_type=Q4_K_M)
-    assert parts.volume.promoted(MODEL).default == "Q4_K_M"
+    assert clients.volume.promoted(MODEL).default == "Q4_K_M"
     with pytest.raises(NoPermission, match="lies in the volume"):
         download_model_to_path(f"{NAME}:Q8_0", own)
 
 
-def test_a_plain_directory_gets_the_variant_that_the_name_says(parts: Parts, tmp_path: Path) -> None:
+def test_a_plain_directory_gets_the_variant_that_the_name_says(clients: Clients, tmp_path: Path) -> None:
     target = download_model_to_path(f"{NAME}:q4_k_m", tmp_path / "plain")
     assert get_gguf_file_path(target).read_bytes() == tiny(2, file_type=Q4_K_M)
 
 
 def test_an_alias_of_the_models_own_place_is_that_place(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, tmp_path: Path
 ) -> None:
-    parts.volume.prepare()
-    (tmp_path / "alias").symlink_to(parts.volume.root)
+    clients.volume.prepare()
+    (tmp_path / "alias").symlink_to(clients.volume.root)
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "alias"))
-    own = parts.volume.model_path(MODEL)
+    own = clients.volume.model_path(MODEL)
     download_model_to_path(NAME, own)
     download_model_to_path(NAME, own)
     assert own.is_symlink()
     assert (own / "tiny-Q8_0.gguf").stat().st_mode & 0o777 == 0o444
 
 
-def test_no_other_place_in_the_volume_is_written(parts: Parts, hub: Service) -> None:
+def test_no_other_place_in_the_volume_is_written(clients: Clients, hub: HubService) -> None:
     hub.repository("org/other").commit({"other-Q8_0.gguf": tiny(3)})
-    snapshot = pull(parts, Reference(MODEL)).path
-    for place in (snapshot, snapshot.resolve(), parts.volume.root / "elsewhere"):
+    snapshot = pull(clients, Reference(MODEL)).path
+    for place in (snapshot, snapshot.resolve(), clients.volume.root / "elsewhere"):
         with pytest.raises(NoPermission, match="lies in the volume"):
             download_model_to_path("org/other", place)
     assert not (snapshot / "other-Q8_0.gguf").exists()
 
 
-def test_a_template_follows_the_model_that_it_was_written_for(parts: Parts, hub: Service, tmp_path: Path) -> None:
+def test_a_template_follows_the_model_that_it_was_written_for(
+    clients: Clients, hub: HubService, tmp_path: Path
+) -> None:
     target = download_model_to_path(NAME, tmp_path / "plain")
     before = (target / "chat_template.jinja").read_text()
     changed = CHATML.replace("assistant", "ASSISTANT")
@@ -102,7 +104,7 @@ def test_a_template_follows_the_model_that_it_was_written_for(parts: Parts, hub:
     assert (target / "chat_template.jinja").read_text() == changed != before
 
 
-def test_wrong_bytes_never_get_a_files_name(parts: Parts, hub: Service, tmp_path: Path) -> None:
+def test_wrong_bytes_never_get_a_files_name(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=5_000, times=None)
     with pytest.raises(CorruptFile):
         download_model_to_path(NAME, tmp_path / "plain")
@@ -112,13 +114,13 @@ def test_wrong_bytes_never_get_a_files_name(parts: Parts, hub: Service, tmp_path
 @pytest.mark.parametrize(
     "name", ["../etc", "a/b/c", "", "a--b", "org/.hidden", "org/name:", "org/name:../x", "org/name:a--b"]
 )
-def test_a_hostile_name_is_refused_before_anything_is_made(parts: Parts, tmp_path: Path, name: str) -> None:
+def test_a_hostile_name_is_refused_before_anything_is_made(clients: Clients, tmp_path: Path, name: str) -> None:
     with pytest.raises(UnsafeName):
         download_model_to_path(name, tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
 
 
-def test_a_directory_that_cannot_be_made_is_named(parts: Parts, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_named(clients: Clients, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NoPermission, match="file"):
         download_model_to_path(NAME, tmp_path / "file" / "plain")

@@ -19,18 +19,20 @@ from typing import Any
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import CorruptFile, TransferInterrupted
-from paddock.lifecycle import delivery, fleet
-from paddock.lifecycle.acquisition import plan
-from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.acquire import fetch, lease_wait
+from paddock.lifecycle.acquire.plan import plan
+from paddock.lifecycle.clients import Clients, connect
+from paddock.model.acquired import Acquired
+from paddock.model.artifact import RepositoryFile, SnapshotFile
 from paddock.model.names import ModelName, Sha256
 from paddock.planning.choice import choose
-from paddock.store.s3 import S3Store
-from paddock.store.s3.turns import Turn
+from paddock.store.remote.download_lease import ObjectLease
 from tests.support.house import point_to, point_to_s3
 from tests.support.larger import SEGMENT_BYTES, larger
+from tests.support.stores import S3Store
 
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
@@ -41,15 +43,15 @@ GIGABYTE = {"layers": 4, "width": 2048, "inner": 8192}
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> S3Store:
+def bucket(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> S3Store:
     """An empty place in the bucket, that the environment leads to."""
     point_to(monkeypatch, hub, tmp_path)
     point_to_s3(monkeypatch, s3, f"fleet-{secrets.token_hex(4)}")
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
     monkeypatch.setenv("PADDOCK_LEASE_S", "2")
-    found = connect().s3
-    assert found is not None
-    return found
+    uri = connect().settings.s3_uri
+    assert uri is not None
+    return S3Store(uri)
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def answers(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
 def owner_of(bucket: S3Store, digest: Sha256) -> int:
     """The process that fetches a blob for the fleet."""
     key = f"{bucket.label.split('/', 3)[3]}/leases/{digest}.json"
-    return int(json.loads(bucket._client().get_object(Bucket=bucket.bucket, Key=key)["Body"].read())["process"])
+    return int(json.loads(bucket.client().get_object(Bucket=bucket.bucket, Key=key)["Body"].read())["process"])
 
 
 def check(home: Path, count: int, content: bytes, *, but: int = -1) -> None:
@@ -96,7 +98,7 @@ def sizes(sample: int) -> pytest.MarkDecorator:
 @pytest.mark.timeout(1800)
 @sizes(5)
 def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
-    bucket: S3Store, hub: Service, tmp_path: Path, shape: dict[str, int], count: int
+    bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
     content = larger(**shape)
     hub.repository(NAME).commit({FILE: content})
@@ -115,7 +117,7 @@ def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
 @pytest.mark.timeout(1800)
 @sizes(3)
 def test_when_the_one_that_asks_is_killed_another_takes_its_turn(
-    bucket: S3Store, hub: Service, tmp_path: Path, shape: dict[str, int], count: int
+    bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
     content = larger(**shape)
     digest = Sha256(sha256(content).hexdigest())
@@ -145,57 +147,71 @@ def pace(shape: dict[str, int], *, sample: int = 3) -> dict[str, str]:
 
 
 def keys(bucket: S3Store) -> list[str]:
-    listed = bucket._client().list_objects_v2(Bucket=bucket.bucket, Prefix=bucket.label.split("/", 3)[3])
+    listed = bucket.client().list_objects_v2(Bucket=bucket.bucket, Prefix=bucket.label.split("/", 3)[3])
     return [one["Key"] for one in listed.get("Contents", [])]
 
 
 @pytest.fixture
-def content(hub: Service) -> bytes:
+def content(hub: HubService) -> bytes:
     made = larger()
     hub.repository(NAME).commit({FILE: made})
     hub.reset_stats()
     return made
 
 
-def acquire(parts: Parts, cancel: threading.Event | None = None) -> delivery.Acquired:
+def acquire(clients: Clients, cancel: threading.Event | None = None) -> Acquired:
     """The model's one file, by a worker of this process."""
-    parts.volume.prepare()
-    listing = parts.hub.listing(MODEL)
-    (row,) = plan(parts, listing, choose(listing)).rows
-    return delivery.acquire_file(parts, listing, row, cancel=cancel)
+    clients.volume.prepare()
+    listing = clients.hub.listing(MODEL)
+    (row,) = plan(clients, listing, choose(listing)).files
+    return fetch.fetch_file(clients, listing, row, cancel=cancel)
 
 
 def test_a_turn_whose_owner_died_long_ago_is_taken_over(
     bucket: S3Store, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = Sha256(sha256(content).hexdigest())
-    assert isinstance(bucket.turns.take(digest, lease_s=2), Turn)
+    assert isinstance(bucket.take_lease(digest, lease_s=2), ObjectLease)
     with caplog.at_level(logging.WARNING, logger="paddock"):
         assert acquire(connect()).origin == "hub"
     assert "is taken over from" in caplog.text
     assert bucket.has_blob(digest, len(content))
 
 
-def test_an_owner_that_lives_and_gets_nowhere_is_not_waited_for_without_end(
-    monkeypatch: pytest.MonkeyPatch, bucket: S3Store, content: bytes
-) -> None:
-    monkeypatch.setattr(fleet, "_PATIENCE_LEASES", 1)
-    stuck = bucket.turns.take(Sha256(sha256(content).hexdigest()), lease_s=2)
-    assert isinstance(stuck, Turn)
+def test_an_owner_that_lives_and_gets_nowhere_is_not_waited_for_without_end(bucket: S3Store, content: bytes) -> None:
+    digest = Sha256(sha256(content).hexdigest())
+    fetched = Acquired(SnapshotFile(path=FILE, size=len(content), sha256=digest), "hub", len(content))
+    stuck = bucket.take_lease(digest, lease_s=2)
+    assert isinstance(stuck, ObjectLease)
+
+    def never() -> Acquired:
+        raise AssertionError("it is not in S3")
+
     with stuck.held(lease_s=2):
-        assert acquire(connect()).origin == "hub"
+        got = lease_wait.fetch_once(
+            bucket,
+            digest,
+            RepositoryFile(FILE, len(content), digest, None),
+            lease_s=2,
+            from_volume=lambda: None,
+            from_remote=never,
+            from_hub=lambda _: fetched,
+            share=lambda *_: 0,
+            no_progress_leases=1,
+        )
+    assert got is fetched
 
 
 def test_a_worker_that_waits_stops_when_it_is_told_to(bucket: S3Store, content: bytes) -> None:
-    turn = bucket.turns.take(Sha256(sha256(content).hexdigest()), lease_s=2)
-    assert isinstance(turn, Turn)
+    turn = bucket.take_lease(Sha256(sha256(content).hexdigest()), lease_s=2)
+    assert isinstance(turn, ObjectLease)
     cancel = threading.Event()
     cancel.set()
     with turn.held(lease_s=2), pytest.raises(TransferInterrupted, match="cancelled while another worker"):
         acquire(connect(), cancel)
 
 
-def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: Service, content: bytes) -> None:
+def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: HubService, content: bytes) -> None:
     hub.order("flip", f"{NAME}/{FILE}", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         acquire(connect())
@@ -205,13 +221,13 @@ def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: Service, co
 
 
 def test_of_workers_that_find_a_damaged_object_one_asks_the_hub_and_mends_it(
-    monkeypatch: pytest.MonkeyPatch, bucket: S3Store, hub: Service, content: bytes, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, bucket: S3Store, hub: HubService, content: bytes, tmp_path: Path
 ) -> None:
     acquire(connect())
     damaged = bytearray(content)
     damaged[5_000_000] ^= 1
     (key,) = (key for key in keys(bucket) if "/blobs/" in key)
-    bucket._client().put_object(Bucket=bucket.bucket, Key=key, Body=bytes(damaged))
+    bucket.client().put_object(Bucket=bucket.bucket, Key=key, Body=bytes(damaged))
     hub.reset_stats()
     homes = []
     for number in range(3):
@@ -221,4 +237,4 @@ def test_of_workers_that_find_a_damaged_object_one_asks_the_hub_and_mends_it(
         origins = sorted(one.origin for one in pool.map(acquire, homes))
     assert origins == ["hub", "s3", "s3"]
     assert hub.stats().bytes_sent[f"{NAME}/{FILE}"] == len(content)
-    assert bucket._client().get_object(Bucket=bucket.bucket, Key=key)["Body"].read() == content
+    assert bucket.client().get_object(Bucket=bucket.bucket, Key=key)["Body"].read() == content

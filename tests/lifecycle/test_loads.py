@@ -8,11 +8,11 @@ import pytest
 
 from paddock.engine.facts import engine_version
 from paddock.engine.oracle import MARGIN_BYTES
-from paddock.lifecycle import measuring
-from paddock.lifecycle.loads import margin_for
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.preflight import preflight
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.assess.memory_observations import margin_for
+from paddock.lifecycle.assess.preflight import preflight
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run import benchmark
 from paddock.model.hardware import this_machine
 from paddock.model.reference import Reference
 from paddock.planning.drift import KEPT_LOADS
@@ -22,42 +22,42 @@ from tests.support.house import MODEL
 MIB = 2**20
 
 
-def margin(parts: Parts) -> int:
+def margin(clients: Clients) -> int:
     engine = f"llama-cpp-python {engine_version()}"
-    return margin_for(parts, "llama", engine, this_machine(), on_cpu=True)
+    return margin_for(clients, "llama", engine, this_machine(), on_cpu=True)
 
 
 def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_next_plan(
-    parts: Parts, caplog: pytest.LogCaptureFixture
+    clients: Clients, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
+    manifest = pull(clients, Reference(MODEL)).manifest
     caplog.clear()  # the pull notes that the model was trained for less context than the default
-    measuring.benchmark(parts, manifest, 128)
-    (note,) = (parts.settings.volume / ".paddock" / "reports" / "memory").iterdir()
+    benchmark.benchmark(clients, manifest, 128)
+    (note,) = (clients.settings.volume / ".paddock" / "reports" / "memory").iterdir()
     assert note.name.startswith("llama.llama-cpp-python-")
     (load,) = json.loads(note.read_text())
     assert load["predicted_bytes"] == load["engine_bytes"]
     assert load["system_bytes"] > load["engine_bytes"]  # a tiny model in a process of code
-    assert margin(parts) == MARGIN_BYTES
+    assert margin(clients) == MARGIN_BYTES
     assert caplog.records == []
 
-    path = str(parts.volume.snapshot_path(manifest.id))
-    before = preflight(parts, path, Wish(128)).plan
+    path = str(clients.volume.snapshot_path(manifest.id))
+    before = preflight(clients, path, Wish(128)).plan
     note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**40}] * 50))
-    assert margin(parts) == round(1.25 * 2**40)
-    after = preflight(parts, path, Wish(128)).plan
+    assert margin(clients) == round(1.25 * 2**40)
+    after = preflight(clients, path, Wish(128)).plan
     assert before.fits
     assert not after.fits
     note.write_text(json.dumps([load] * 50))
-    measuring.benchmark(parts, manifest, 128)
+    benchmark.benchmark(clients, manifest, 128)
     assert len(json.loads(note.read_text())) == KEPT_LOADS
 
 
-def test_a_note_that_cannot_be_read_counts_as_none(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    measuring.benchmark(parts, manifest, 128)
-    (note,) = (parts.settings.volume / ".paddock" / "reports" / "memory").iterdir()
+def test_a_note_that_cannot_be_read_counts_as_none(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    benchmark.benchmark(clients, manifest, 128)
+    (note,) = (clients.settings.volume / ".paddock" / "reports" / "memory").iterdir()
     note.write_text("{")
-    assert margin(parts) == MARGIN_BYTES
-    measuring.benchmark(parts, manifest, 128)
+    assert margin(clients) == MARGIN_BYTES
+    benchmark.benchmark(clients, manifest, 128)
     assert len(json.loads(note.read_text())) == 1

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
-from paddock.lifecycle import dossier, measuring, reports
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle import dossier, reports
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.run import benchmark
 from paddock.measure.benchmark import Benchmark
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
@@ -23,8 +24,8 @@ from tests.support.house import MODEL, point_to_s3
 
 @pytest.fixture
 def workers(
-    parts: Parts, hub: Service, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Parts, Parts]:
+    clients: Clients, hub: HubService, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Clients, Clients]:
     """Two with a volume each and one S3, which has the model."""
     point_to_s3(monkeypatch, s3, tmp_path.name)
     one = connect()
@@ -32,58 +33,58 @@ def workers(
     other = connect()
     manifest = pull(one, Reference(MODEL)).manifest
     pull(other, Reference(MODEL))
-    assert one.s3 is not None
-    push(one.volume, one.s3, manifest)
+    assert one.remote is not None
+    push(one.volume, one.remote, manifest)
     return one, other
 
 
-def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tuple[Parts, Parts]) -> None:
+def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tuple[Clients, Clients]) -> None:
     gpu, io = workers
     manifest = pull(gpu, Reference(MODEL)).manifest
-    measured = measuring.benchmark(gpu, manifest, 128)
-    assert measuring.read_benchmark(io, manifest) is None
-    where = reports.share(gpu, manifest, measuring.BENCHMARK)
+    measured = benchmark.benchmark(gpu, manifest, 128)
+    assert benchmark.read_benchmark(io, manifest) is None
+    where = reports.share(gpu, manifest, benchmark.BENCHMARK)
     assert where is not None
     assert where.startswith("s3://")
-    assert measuring.read_benchmark(io, manifest) == measured
+    assert benchmark.read_benchmark(io, manifest) == measured
     assert "## Benchmark" in dossier.compose(io, manifest)
     assert "Not measured yet" not in dossier.compose(io, manifest)
 
 
-def test_the_newer_of_two_results_counts(workers: tuple[Parts, Parts]) -> None:
+def test_the_newer_of_two_results_counts(workers: tuple[Clients, Clients]) -> None:
     gpu, io = workers
     manifest = pull(gpu, Reference(MODEL)).manifest
-    old = measuring.benchmark(io, manifest, 128)
+    old = benchmark.benchmark(io, manifest, 128)
     new = replace(old, load_s=old.load_s + 1)
-    reports.keep(gpu, manifest, measuring.BENCHMARK, new.to_json())
-    reports.share(gpu, manifest, measuring.BENCHMARK)
-    assert measuring.read_benchmark(io, manifest) == new
+    reports.keep(gpu, manifest, benchmark.BENCHMARK, new.to_json())
+    reports.share(gpu, manifest, benchmark.BENCHMARK)
+    assert benchmark.read_benchmark(io, manifest) == new
     newest = replace(old, load_s=old.load_s + 2)
-    reports.keep(io, manifest, measuring.BENCHMARK, newest.to_json())
-    assert measuring.read_benchmark(io, manifest) == newest
+    reports.keep(io, manifest, benchmark.BENCHMARK, newest.to_json())
+    assert benchmark.read_benchmark(io, manifest) == newest
 
 
-def test_without_s3_nothing_is_shared(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
-    measuring.benchmark(parts, manifest, 128)
-    assert reports.share(parts, manifest, measuring.BENCHMARK) is None
+def test_without_s3_nothing_is_shared(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
+    benchmark.benchmark(clients, manifest, 128)
+    assert reports.share(clients, manifest, benchmark.BENCHMARK) is None
 
 
-def test_what_an_older_paddock_kept_is_still_read(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
+def test_what_an_older_paddock_kept_is_still_read(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
     old = json.loads((Path(__file__).parents[1] / "measure" / "benchmark-schema-1.json").read_text())
     files = {file.path: file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
     kept = json.dumps({"files": files, "report": old})
-    parts.volume.write_report(manifest.id, measuring.BENCHMARK, kept)
-    read = measuring.read_benchmark(parts, manifest)
+    clients.volume.write_report(manifest.id, benchmark.BENCHMARK, kept)
+    read = benchmark.read_benchmark(clients, manifest)
     assert isinstance(read, Benchmark)
     assert read.decode_tok_per_s == 98.4
-    assert "decode of 64 tokens" in dossier.compose(parts, manifest)
+    assert "decode of 64 tokens" in dossier.compose(clients, manifest)
 
 
-def test_a_gpu_that_the_engine_does_not_use_gets_no_layer(parts: Parts) -> None:
-    manifest = pull(parts, Reference(MODEL)).manifest
+def test_a_gpu_that_the_engine_does_not_use_gets_no_layer(clients: Clients) -> None:
+    manifest = pull(clients, Reference(MODEL)).manifest
     machine = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
-    plan = measuring.plan_of(parts, manifest, 128, machine=machine)
-    assert plan == measuring.plan_of(parts, manifest, 128, machine=replace(machine, gpus=()))
+    plan = benchmark.plan_of(clients, manifest, 128, machine=machine)
+    assert plan == benchmark.plan_of(clients, manifest, 128, machine=replace(machine, gpus=()))
     assert (plan.n_gpu_layers, plan.n_ctx, plan.n_threads) == (0, 128, 1)

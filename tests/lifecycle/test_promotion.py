@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import NotOnVolume, StoreUnavailable
-from paddock.lifecycle import promotion
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.promote import promote
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.copying import push
 from paddock.store.history import Promoted
@@ -20,7 +20,7 @@ from tests.support.stores import Q4, Q8
 
 
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Parts:
+def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
     """A volume and an S3."""
     point_to(monkeypatch, hub, tmp_path)
     point_to_s3(monkeypatch, s3, f"promotion-{tmp_path.name}")
@@ -28,87 +28,87 @@ def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path:
     return connect()
 
 
-def three(parts: Parts, hub: Service) -> list[SnapshotId]:
+def three(clients: Clients, hub: HubService) -> list[SnapshotId]:
     """Three revisions of a variant, each pulled, pushed and promoted."""
     ids = []
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        manifest = pull(parts, Reference(MODEL)).manifest
-        if parts.s3 is not None:
-            push(parts.volume, parts.s3, manifest)
-        promotion.promote(parts, manifest.id, reason="a test")
+        manifest = pull(clients, Reference(MODEL)).manifest
+        if clients.remote is not None:
+            push(clients.volume, clients.remote, manifest)
+        promote.promote_snapshot(clients, manifest.id, reason="a test")
         ids.append(manifest.id)
     return ids
 
 
-def test_the_ref_in_s3_follows_the_pointer(fleet: Parts, hub: Service) -> None:
+def test_the_ref_in_s3_follows_the_pointer(fleet: Clients, hub: HubService) -> None:
     first, second, third = three(fleet, hub)
-    assert fleet.s3 is not None
-    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: third.revision})
-    back = promotion.rollback(fleet, MODEL, reason="a test")
+    assert fleet.remote is not None
+    assert fleet.volume.promoted(MODEL) == fleet.remote.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: third.revision})
+    back = promote.roll_back(fleet, Reference(MODEL), reason="a test")
     assert (back.revision, back.previous, back.moves_default) == (second.revision, third.revision, False)
-    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: second.revision})
-    done = promotion.promote(fleet, first, reason="a test")
+    assert fleet.volume.promoted(MODEL) == fleet.remote.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: second.revision})
+    done = promote.promote_snapshot(fleet, first, reason="a test")
     assert (done.revision, done.previous) == (first.revision, second.revision)
-    assert fleet.s3.promoted(MODEL).default_id == first
+    assert fleet.remote.promoted(MODEL).default_id == first
 
 
 @pytest.mark.parametrize("variant", [None, Q8], ids=["the model", "a variant"])
-def test_a_rollback_that_could_not_tell_s3_says_so_and_the_same_command_finishes_it(
-    monkeypatch: pytest.MonkeyPatch, fleet: Parts, hub: Service, variant: Variant | None
+def test_a_rollback_that_could_not_update_remote_ref_says_so_and_the_same_command_finishes_it(
+    monkeypatch: pytest.MonkeyPatch, fleet: Clients, hub: HubService, variant: Variant | None
 ) -> None:
     _, second, third = three(fleet, hub)
-    assert fleet.s3 is not None
+    assert fleet.remote is not None
     name = f"{NAME}:{variant}" if variant else NAME
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         with pytest.raises(StoreUnavailable, match=f"{name} is rolled back .*, and S3 was not told") as told:
-            promotion.rollback(connect(), MODEL, variant, reason="a test")
+            promote.roll_back(connect(), Reference(MODEL, variant), reason="a test")
     assert f"`paddock rollback {name}` again" in told.value.cure
     assert fleet.volume.promoted(MODEL).default_id == second
-    assert fleet.s3.promoted(MODEL).default_id == third
-    finished = promotion.rollback(connect(), MODEL, variant, reason="a test")
+    assert fleet.remote.promoted(MODEL).default_id == third
+    finished = promote.roll_back(connect(), Reference(MODEL, variant), reason="a test")
     assert (finished.revision, finished.previous) == (second.revision, third.revision)
-    assert fleet.volume.promoted(MODEL) == fleet.s3.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: second.revision})
+    assert fleet.volume.promoted(MODEL) == fleet.remote.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: second.revision})
     assert len(fleet.volume.history(MODEL)) == 4, "one line for each promotion, and one for the rollback"
 
 
 def test_a_promotion_tells_s3_of_the_rollback_that_could_not(
-    monkeypatch: pytest.MonkeyPatch, fleet: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, fleet: Clients, hub: HubService
 ) -> None:
     first, second, third = three(fleet, hub)
-    assert fleet.s3 is not None
+    assert fleet.remote is not None
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         with pytest.raises(StoreUnavailable):
-            promotion.rollback(connect(), MODEL, reason="a test")
-    assert fleet.s3.promoted(MODEL).default_id == third
-    promotion.promote(fleet, second, reason="finished")
-    assert fleet.s3.promoted(MODEL).default_id == second
-    promotion.rollback(fleet, MODEL, reason="the next one is a step of its own")
-    assert fleet.volume.promoted(MODEL).default_id == fleet.s3.promoted(MODEL).default_id == first
+            promote.roll_back(connect(), Reference(MODEL), reason="a test")
+    assert fleet.remote.promoted(MODEL).default_id == third
+    promote.promote_snapshot(fleet, second, reason="finished")
+    assert fleet.remote.promoted(MODEL).default_id == second
+    promote.roll_back(fleet, Reference(MODEL), reason="the next one is a step of its own")
+    assert fleet.volume.promoted(MODEL).default_id == fleet.remote.promoted(MODEL).default_id == first
 
 
-def test_a_snapshot_that_was_never_pushed_gets_no_ref(fleet: Parts) -> None:
+def test_a_snapshot_that_was_never_pushed_gets_no_ref(fleet: Clients) -> None:
     pull(fleet, Reference(MODEL))
-    assert fleet.s3 is not None
-    assert fleet.s3.promoted(MODEL) == Promoted(MODEL)
+    assert fleet.remote is not None
+    assert fleet.remote.promoted(MODEL) == Promoted(MODEL)
 
 
-def test_a_variant_that_s3_has_not_is_told_when_it_was_copied_there(fleet: Parts) -> None:
+def test_a_variant_that_s3_has_not_is_told_when_it_was_copied_there(fleet: Clients) -> None:
     first = pull(fleet, Reference(MODEL, Q8)).manifest
     second = pull(fleet, Reference(MODEL, Q4)).manifest
-    assert fleet.s3 is not None
-    push(fleet.volume, fleet.s3, first)
-    promotion.tell_s3(fleet, MODEL)
-    assert fleet.s3.promoted(MODEL) == Promoted(MODEL, None, {Q8: first.revision})
-    push(fleet.volume, fleet.s3, second)
-    promotion.tell_s3(fleet, MODEL)
-    assert fleet.s3.promoted(MODEL) == fleet.volume.promoted(MODEL)
+    assert fleet.remote is not None
+    push(fleet.volume, fleet.remote, first)
+    promote.update_remote_ref(fleet, MODEL)
+    assert fleet.remote.promoted(MODEL) == Promoted(MODEL, None, {Q8: first.revision})
+    push(fleet.volume, fleet.remote, second)
+    promote.update_remote_ref(fleet, MODEL)
+    assert fleet.remote.promoted(MODEL) == fleet.volume.promoted(MODEL)
 
 
-def test_there_is_nothing_before_the_first(parts: Parts) -> None:
-    pull(parts, Reference(MODEL))
+def test_there_is_nothing_before_the_first(clients: Clients) -> None:
+    pull(clients, Reference(MODEL))
     for variant in (None, Q8):
         with pytest.raises(NotOnVolume, match="nothing"):
-            promotion.rollback(parts, MODEL, variant, reason="a test")
+            promote.roll_back(clients, Reference(MODEL, variant), reason="a test")

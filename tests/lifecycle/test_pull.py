@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock import get_gguf_file_path
 from paddock.engine.oracle import MARGIN_BYTES
@@ -29,11 +29,15 @@ from paddock.errors import (
     SnapshotDiffers,
     UnsafeName,
 )
-from paddock.lifecycle import acquisition, auditing, delivery
-from paddock.lifecycle import pull as pulling
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.preflight import preflight
-from paddock.lifecycle.pull import SERVED, pull
+from paddock.lifecycle.acquire import fetch
+from paddock.lifecycle.acquire import plan as acquisition
+from paddock.lifecycle.acquire import pull as pulling
+from paddock.lifecycle.acquire.acquire import SERVED
+from paddock.lifecycle.acquire.publish import publish as publish_acquired
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.assess import audit
+from paddock.lifecycle.assess.preflight import preflight
+from paddock.lifecycle.clients import Clients, connect
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference, SnapshotId, Variant
@@ -50,11 +54,11 @@ from tests.support.stores import Q4, Q8, publish
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
 
 
-def test_a_pulled_model_is_whole_audited_and_promoted(parts: Parts) -> None:
-    pulled = pull(parts, Reference(MODEL))
-    path = parts.settings.volume / "org--tiny-GGUF"
+def test_a_pulled_model_is_whole_audited_and_promoted(clients: Clients) -> None:
+    pulled = pull(clients, Reference(MODEL))
+    path = clients.settings.volume / "org--tiny-GGUF"
     assert pulled.path == path
-    assert path.resolve() == parts.volume.snapshot_path(pulled.manifest.id).resolve()
+    assert path.resolve() == clients.volume.snapshot_path(pulled.manifest.id).resolve()
     assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert sorted(file.name for file in path.iterdir()) == sorted(
         [*SMALL_FILES, "tiny-Q8_0.gguf", "chat_template.jinja", "chat.paddock.json", "manifest.json"]
@@ -64,24 +68,24 @@ def test_a_pulled_model_is_whole_audited_and_promoted(parts: Parts) -> None:
     assert pulled.manifest.verdict is not Verdict.REJECT
 
 
-def test_a_second_pull_fetches_no_byte_and_leaves_the_snapshot_as_it_is(parts: Parts, hub: Service) -> None:
-    first = pull(parts, Reference(MODEL))
+def test_a_second_pull_fetches_no_byte_and_leaves_the_snapshot_as_it_is(clients: Clients, hub: HubService) -> None:
+    first = pull(clients, Reference(MODEL))
     hub.reset_stats()
-    second = pull(parts, Reference(MODEL))
+    second = pull(clients, Reference(MODEL))
     assert second.transferred_bytes == 0
     assert {one.origin for one in second.acquired} == {"volume"}
     assert hub.stats().total_bytes_sent == 0
     assert second.manifest == first.manifest
 
 
-def test_only_what_is_needed_is_fetched(parts: Parts, hub: Service) -> None:
-    pull(parts, Reference(MODEL))
+def test_only_what_is_needed_is_fetched(clients: Clients, hub: HubService) -> None:
+    pull(clients, Reference(MODEL))
     sent = {path.removeprefix(f"{NAME}/") for path in hub.stats().bytes_sent}
     assert sent == {*SMALL_FILES, "tiny-Q8_0.gguf"}
 
 
-def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(parts: Parts) -> None:
-    pulled = pull(parts, Reference(MODEL), quantization="Q6_K")
+def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(clients: Clients) -> None:
+    pulled = pull(clients, Reference(MODEL), quantization="Q6_K")
     assert pulled.manifest.split == 2
     assert [file.path for file in pulled.manifest.files if file.path.endswith(".gguf")] == [
         "big/tiny-Q6_K-00001-of-00002.gguf",
@@ -89,208 +93,212 @@ def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(parts: Parts) 
     ]
 
 
-def test_another_quantization_of_the_same_commit_stands_beside_the_first(parts: Parts, hub: Service) -> None:
-    first = pull(parts, Reference(MODEL))
+def test_another_quantization_of_the_same_commit_stands_beside_the_first(clients: Clients, hub: HubService) -> None:
+    first = pull(clients, Reference(MODEL))
     hub.reset_stats()
-    second = pull(parts, Reference(MODEL), quantization="Q4_K_M")
+    second = pull(clients, Reference(MODEL), quantization="Q4_K_M")
     assert second.manifest.id == replace(first.manifest.id, variant=Q4)
     names = {file.path for file in second.manifest.files}
     assert "tiny-Q4_K_M.gguf" in names
     assert "tiny-Q8_0.gguf" not in names
     assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q4_K_M.gguf"}, "the small files are there"
     revision = first.manifest.revision
-    assert parts.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: revision, Q4: revision})
-    assert parts.volume.snapshots(MODEL) == [first.manifest, second.manifest]
-    assert (parts.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == tiny()
-    assert (parts.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert clients.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: revision, Q4: revision})
+    assert clients.volume.snapshots(MODEL) == [first.manifest, second.manifest]
+    assert (clients.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (clients.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
 
 
-def test_another_variant_of_the_promoted_commit_leaves_what_is_promoted(parts: Parts) -> None:
-    before = pull(parts, Reference(MODEL))
-    pulled = pull(parts, Reference(MODEL), quantization="Q4_K_M", promote=False)
-    assert pulled.path == parts.volume.snapshot_path(pulled.manifest.id)
+def test_another_variant_of_the_promoted_commit_leaves_what_is_promoted(clients: Clients) -> None:
+    before = pull(clients, Reference(MODEL))
+    pulled = pull(clients, Reference(MODEL), quantization="Q4_K_M", promote=False)
+    assert pulled.path == clients.volume.snapshot_path(pulled.manifest.id)
     assert (before.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
-    assert parts.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: before.manifest.revision})
-    assert pull(parts, Reference(MODEL), promote=False).manifest == before.manifest
+    assert clients.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: before.manifest.revision})
+    assert pull(clients, Reference(MODEL), promote=False).manifest == before.manifest
 
 
-def test_a_variant_that_is_served_stays_while_another_one_of_its_commit_is_pulled(parts: Parts) -> None:
-    served = pull(parts, Reference(MODEL)).manifest
-    with parts.volume.lease(served.id) as path:
-        pulled = pull(parts, Reference(MODEL), quantization="Q4_K_M")
+def test_a_variant_that_is_served_stays_while_another_one_of_its_commit_is_pulled(clients: Clients) -> None:
+    served = pull(clients, Reference(MODEL)).manifest
+    with clients.volume.lease(served.id) as path:
+        pulled = pull(clients, Reference(MODEL), quantization="Q4_K_M")
         assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
-        assert parts.volume.in_use(served.id)
-        assert not parts.volume.in_use(pulled.manifest.id)
+        assert clients.volume.in_use(served.id)
+        assert not clients.volume.in_use(pulled.manifest.id)
 
 
-def test_variants_that_are_acquired_at_the_same_time_are_both_published(parts: Parts) -> None:
-    listing = parts.hub.listing(MODEL)
+def test_variants_that_are_acquired_at_the_same_time_are_both_published(clients: Clients) -> None:
+    listing = clients.hub.listing(MODEL)
     choice = choose(listing, quantization="Q4_K_M")
-    parts.volume.prepare()
-    plan = acquisition.plan(parts, listing, choice)
+    clients.volume.prepare()
+    plan = acquisition.plan(clients, listing, choice)
     assert plan.id == SnapshotId(MODEL, listing.revision, Q4)
-    acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
-    audited = auditing.audit_acquired(parts, listing, choice, acquired)
-    meanwhile = pull(parts, Reference(MODEL)).manifest
-    published = acquisition.publish(parts, plan, acquired, audited=audited).manifest
-    assert parts.volume.snapshots(MODEL) == [meanwhile, published]
-    assert parts.volume.promoted(MODEL).default_id == meanwhile.id
+    acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]
+    audited = audit.audit_acquired(clients, listing, choice, acquired)
+    meanwhile = pull(clients, Reference(MODEL)).manifest
+    published = publish_acquired(clients, plan, acquired, audited).manifest
+    assert clients.volume.snapshots(MODEL) == [meanwhile, published]
+    assert clients.volume.promoted(MODEL).default_id == meanwhile.id
 
 
 def test_a_snapshot_of_that_name_with_other_files_is_never_replaced_and_the_cure_helps(
-    parts: Parts, hub: Service, tmp_path: Path
+    clients: Clients, hub: HubService, tmp_path: Path
 ) -> None:
-    revision = parts.hub.listing(MODEL).revision
-    parts.volume.prepare()
-    other = publish(parts.volume, revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
+    revision = clients.hub.listing(MODEL).revision
+    clients.volume.prepare()
+    other = publish(clients.volume, revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
     hub.reset_stats()
     with pytest.raises(SnapshotDiffers, match="never replaced") as raised:
-        pull(parts, Reference(MODEL))
+        pull(clients, Reference(MODEL))
     assert hub.stats().bytes_sent.keys() <= {f"{NAME}/tiny-Q8_0.gguf"}, "nothing but the header of the preflight"
-    assert not parts.volume.has_blob(Sha256(sha256(tiny()).hexdigest()), len(tiny()))
-    assert parts.volume.snapshots(MODEL) == [other]
+    assert not clients.volume.has_blob(Sha256(sha256(tiny()).hexdigest()), len(tiny()))
+    assert clients.volume.snapshots(MODEL) == [other]
     assert f"`paddock rm {other.id}`" in raised.value.cure
-    parts.volume.remove(MODEL, variant=other.variant, revision=other.revision)
-    assert (pull(parts, Reference(MODEL)).path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    clients.volume.remove(MODEL, variant=other.variant, revision=other.revision)
+    assert (pull(clients, Reference(MODEL)).path / "tiny-Q8_0.gguf").read_bytes() == tiny()
 
 
-def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(parts: Parts, tmp_path: Path) -> None:
-    listing = parts.hub.listing(MODEL)
+def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(clients: Clients, tmp_path: Path) -> None:
+    listing = clients.hub.listing(MODEL)
     choice = choose(listing)
-    parts.volume.prepare()
-    plan = acquisition.plan(parts, listing, choice)
-    acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
-    audited = auditing.audit_acquired(parts, listing, choice, acquired)
-    other = publish(parts.volume, listing.revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
+    clients.volume.prepare()
+    plan = acquisition.plan(clients, listing, choice)
+    acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]
+    audited = audit.audit_acquired(clients, listing, choice, acquired)
+    other = publish(clients.volume, listing.revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
     with pytest.raises(SnapshotDiffers, match="never replaced"):
-        acquisition.publish(parts, plan, acquired, audited=audited)
-    assert parts.volume.snapshots(MODEL) == [other]
+        publish_acquired(clients, plan, acquired, audited)
+    assert clients.volume.snapshots(MODEL) == [other]
 
 
-def test_every_chosen_gguf_is_audited(parts: Parts, hub: Service) -> None:
+def test_every_chosen_gguf_is_audited(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
-        pull(parts, Reference(MODEL), files=["tiny-Q8_0.gguf"])
+        pull(clients, Reference(MODEL), files=["tiny-Q8_0.gguf"])
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(), "mmproj-F16.gguf": b"GGUF and no more"})
     with pytest.raises(ModelRejected, match="mmproj"):
-        pull(parts, Reference(MODEL), projector=True)
-    assert parts.volume.snapshots() == []
+        pull(clients, Reference(MODEL), projector=True)
+    assert clients.volume.snapshots() == []
 
 
 def test_of_a_model_and_its_projector_the_manifest_names_the_one_that_will_be_loaded(
-    parts: Parts, hub: Service
+    clients: Clients, hub: HubService
 ) -> None:
     hub.repository(NAME).commit({"mmproj-F16.gguf": projector()})
-    pulled = pull(parts, Reference(MODEL), files=["mmproj-F16.gguf", "tiny-Q4_K_M.gguf"])
+    pulled = pull(clients, Reference(MODEL), files=["mmproj-F16.gguf", "tiny-Q4_K_M.gguf"])
     assert (pulled.manifest.variant, pulled.manifest.quantization) == ("Q4_K_M-mmproj", "Q4_K_M")
     assert get_gguf_file_path(pulled.path).name == "tiny-Q4_K_M.gguf"
 
 
-def test_a_model_with_its_projector_stands_beside_it_alone_and_shares_its_blobs(parts: Parts, hub: Service) -> None:
+def test_a_model_with_its_projector_stands_beside_it_alone_and_shares_its_blobs(
+    clients: Clients, hub: HubService
+) -> None:
     hub.repository(NAME).commit({"mmproj-F16.gguf": projector()})
-    alone = pull(parts, Reference(MODEL)).manifest
+    alone = pull(clients, Reference(MODEL)).manifest
     hub.reset_stats()
-    together = pull(parts, Reference.parse(f"{NAME}:Q8_0-mmproj"))
+    together = pull(clients, Reference.parse(f"{NAME}:Q8_0-mmproj"))
     assert together.manifest.variant == "Q8_0-mmproj"
     assert together.transferred_bytes == len(projector())
     assert set(hub.stats().bytes_sent) == {f"{NAME}/mmproj-F16.gguf"}
-    paths = [parts.volume.snapshot_path(one.id) / "tiny-Q8_0.gguf" for one in (alone, together.manifest)]
+    paths = [clients.volume.snapshot_path(one.id) / "tiny-Q8_0.gguf" for one in (alone, together.manifest)]
     assert paths[0].samefile(paths[1])
-    assert set(parts.volume.promoted(MODEL).revisions) == {"Q8_0", "Q8_0-mmproj"}
-    assert pull(parts, Reference(MODEL)).manifest == together.manifest, "the default's variant is kept"
+    assert set(clients.volume.promoted(MODEL).revisions) == {"Q8_0", "Q8_0-mmproj"}
+    assert pull(clients, Reference(MODEL)).manifest == together.manifest, "the default's variant is kept"
 
 
-def test_two_models_are_two_snapshots_and_not_one(parts: Parts, hub: Service) -> None:
+def test_two_models_are_two_snapshots_and_not_one(clients: Clients, hub: HubService) -> None:
     hub.reset_stats()
     with pytest.raises(BadSetting, match="2 models, and a snapshot has one") as raised:
-        pull(parts, Reference(MODEL), files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
+        pull(clients, Reference(MODEL), files=["tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"])
     assert "pull each by itself" in raised.value.cure
     assert hub.stats().total_bytes_sent == 0
-    variants = [pull(parts, Reference(MODEL), files=[f"tiny-{name}.gguf"]).manifest.variant for name in (Q4, Q8)]
+    variants = [pull(clients, Reference(MODEL), files=[f"tiny-{name}.gguf"]).manifest.variant for name in (Q4, Q8)]
     assert variants == [Q4, Q8]
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja/m-Q8_0.gguf", "manifest.json/m-Q8_0.gguf"])
-def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(parts: Parts, hub: Service, name: str) -> None:
+def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(clients: Clients, hub: HubService, name: str) -> None:
     hub.repository("org/odd").commit({name: tiny()})
     hub.reset_stats()
     with pytest.raises(UnsafeName, match="also a directory"):
-        pull(parts, Reference.parse("org/odd"))
+        pull(clients, Reference.parse("org/odd"))
     assert hub.stats().total_bytes_sent == 0
 
 
-def test_what_is_not_promoted_lies_beside_what_is(parts: Parts, hub: Service) -> None:
-    before = pull(parts, Reference(MODEL)).manifest
+def test_what_is_not_promoted_lies_beside_what_is(clients: Clients, hub: HubService) -> None:
+    before = pull(clients, Reference(MODEL)).manifest
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
-    pulled = pull(parts, Reference(MODEL), promote=False)
+    pulled = pull(clients, Reference(MODEL), promote=False)
     assert pulled.manifest.revision != before.revision
-    assert parts.volume.promoted(MODEL).default_id == before.id
+    assert clients.volume.promoted(MODEL).default_id == before.id
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny(3)
 
 
-def test_a_commit_and_a_tag_are_pulled_as_they_were(parts: Parts, hub: Service) -> None:
+def test_a_commit_and_a_tag_are_pulled_as_they_were(clients: Clients, hub: HubService) -> None:
     repository = hub.repository(NAME)
     old = repository.resolve("main")
     assert old is not None
     repository.tag("v1", at=old.id)
     repository.commit({"tiny-Q8_0.gguf": tiny(4)})
-    assert pull(parts, Reference(MODEL, ref="v1")).manifest.revision == old.id
-    assert pull(parts, Reference(MODEL, ref=old.id)).manifest.revision == old.id
+    assert pull(clients, Reference(MODEL, ref="v1")).manifest.revision == old.id
+    assert pull(clients, Reference(MODEL, ref=old.id)).manifest.revision == old.id
 
 
 def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_promoted(
-    parts: Parts, hub: Service
+    clients: Clients, hub: HubService
 ) -> None:
-    before = pull(parts, Reference(MODEL)).manifest
+    before = pull(clients, Reference(MODEL)).manifest
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected, match="eps"):
-        pull(parts, Reference(MODEL))
-    assert parts.volume.promoted(MODEL).default_id == before.id
-    assert parts.volume.snapshots(MODEL) == [before]
+        pull(clients, Reference(MODEL))
+    assert clients.volume.promoted(MODEL).default_id == before.id
+    assert clients.volume.snapshots(MODEL) == [before]
 
 
-def test_a_flipped_bit_costs_no_wrong_byte(parts: Parts, hub: Service) -> None:
+def test_a_flipped_bit_costs_no_wrong_byte(clients: Clients, hub: HubService) -> None:
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
-    pulled = pull(parts, Reference(MODEL))
+    pulled = pull(clients, Reference(MODEL))
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
 
 
-def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(parts: Parts, hub: Service) -> None:
+def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(clients: Clients, hub: HubService) -> None:
     digest = Sha256(sha256(tiny()).hexdigest())
-    blob = parts.volume.blob_path(digest)
+    blob = clients.volume.blob_path(digest)
     blob.parent.mkdir(parents=True)
     blob.write_bytes(bytes(len(tiny())))
-    pulled = pull(parts, Reference(MODEL))
+    pulled = pull(clients, Reference(MODEL))
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
     assert {one.origin for one in pulled.acquired} == {"hub"}
 
 
-def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(parts: Parts, hub: Service) -> None:
-    parts.volume.prepare()
-    parts.volume.add_bytes(tiny())
-    pulled = pull(parts, Reference(MODEL))
+def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(clients: Clients, hub: HubService) -> None:
+    clients.volume.prepare()
+    clients.volume.add_bytes(tiny())
+    pulled = pull(clients, Reference(MODEL))
     assert f"{NAME}/tiny-Q8_0.gguf" not in hub.stats().bytes_sent
     (model,) = (file for file in pulled.manifest.files if file.path == "tiny-Q8_0.gguf")
     assert model.segments == (segment_of(tiny()),)
 
 
-def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(parts: Parts, hub: Service) -> None:
+def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(
+    clients: Clients, hub: HubService
+) -> None:
     hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
-        pull(parts, Reference(MODEL))
-    assert parts.volume.snapshots() == []
-    assert not (parts.settings.volume / MODEL.slug).exists()
+        pull(clients, Reference(MODEL))
+    assert clients.volume.snapshots() == []
+    assert not (clients.settings.volume / MODEL.slug).exists()
 
 
 def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
-    monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path
 ) -> None:
     point_to(monkeypatch, hub, tmp_path / "first")
     point_to_s3(monkeypatch, s3, "fleet")
     stock(hub)
     first = connect()
-    assert first.s3 is not None
-    push(first.volume, first.s3, pull(first, Reference(MODEL)).manifest)
+    assert first.remote is not None
+    push(first.volume, first.remote, pull(first, Reference(MODEL)).manifest)
     hub.reset_stats()
 
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
@@ -304,25 +312,25 @@ def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
     ("name", "error"),
     [("nobody/nothing", ModelNotFound), ("org/gated", ModelGated), ("org/weights", NoGguf)],
 )
-def test_what_cannot_be_pulled_says_why(parts: Parts, hub: Service, name: str, error: type[Exception]) -> None:
+def test_what_cannot_be_pulled_says_why(clients: Clients, hub: HubService, name: str, error: type[Exception]) -> None:
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     with pytest.raises(error, match=name.split("/")[1]):
-        pull(parts, Reference.parse(name))
+        pull(clients, Reference.parse(name))
 
 
-def test_too_little_room_is_known_before_the_first_byte(parts: Parts, hub: Service) -> None:
-    free = parts.volume.free_bytes()
-    listing = parts.hub.listing(MODEL)
+def test_too_little_room_is_known_before_the_first_byte(clients: Clients, hub: HubService) -> None:
+    free = clients.volume.free_bytes()
+    listing = clients.hub.listing(MODEL)
     huge = next(file for file in choose(listing).files if file.path.endswith(".gguf"))
     assert huge.size < free
     with pytest.raises(NotEnoughDisk, match="missing"):
-        parts.volume.require_room(free + huge.size)
+        clients.volume.require_room(free + huge.size)
     assert hub.stats().total_bytes_sent == 0
 
 
 def test_a_volume_that_cannot_be_written_is_named(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "file" / "models"))
@@ -338,90 +346,92 @@ def spoilt() -> bytes:
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["fetched", "a blob that nobody vouches for"])
-def test_weights_that_are_not_finite_are_never_published(parts: Parts, hub: Service, there: bool) -> None:
+def test_weights_that_are_not_finite_are_never_published(clients: Clients, hub: HubService, there: bool) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": spoilt()})
-    parts.volume.prepare()
+    clients.volume.prepare()
     if there:
-        parts.volume.add_bytes(spoilt())
+        clients.volume.add_bytes(spoilt())
     with pytest.raises(ModelRejected, match=r"gguf\.weights\.finite at byte \d+"):
-        pull(parts, Reference(MODEL))
-    assert parts.volume.snapshots(MODEL) == []
+        pull(clients, Reference(MODEL))
+    assert clients.volume.snapshots(MODEL) == []
 
 
-def test_weights_that_passed_in_disorder_are_read_again(parts: Parts) -> None:
-    listing = parts.hub.listing(MODEL)
+def test_weights_that_passed_in_disorder_are_read_again(clients: Clients) -> None:
+    listing = clients.hub.listing(MODEL)
     choice = choose(listing)
-    parts.volume.prepare()
-    plan = acquisition.plan(parts, listing, choice)
-    acquired = [delivery.acquire_file(parts, listing, row) for row in plan.rows]
+    clients.volume.prepare()
+    plan = acquisition.plan(clients, listing, choice)
+    acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]
     assert [one.weights for one in acquired] == [()] * len(acquired)
-    spoilt_digest = parts.volume.add_bytes(spoilt())
+    spoilt_digest = clients.volume.add_bytes(spoilt())
     unseen = [
         replace(one, file=one.file.model_copy(update={"sha256": spoilt_digest}), weights=None)
         if one.file.path.endswith(".gguf")
         else one
         for one in acquired
     ]
-    audited = auditing.audit_acquired(parts, listing, choice, unseen)
+    audited = audit.audit_acquired(clients, listing, choice, unseen)
     assert [finding.rule for finding in audited.audit.findings] == ["gguf.weights.finite"]
 
 
-def taken_bytes(parts: Parts, variant: Variant) -> int:
+def taken_bytes(clients: Clients, variant: Variant) -> int:
     """The memory that a variant takes as it is served."""
-    return preflight(parts, f"{NAME}:{variant}", SERVED, target=UNBOUNDED).plan.memory.total_bytes
+    return preflight(clients, f"{NAME}:{variant}", SERVED, target=UNBOUNDED).plan.memory.total_bytes
 
 
-def test_a_default_that_does_not_fit_gives_way_to_what_does_and_the_notes_say_so(parts: Parts, hub: Service) -> None:
+def test_a_default_that_does_not_fit_gives_way_to_what_does_and_the_notes_say_so(
+    clients: Clients, hub: HubService
+) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(24), "tiny-Q4_K_M.gguf": tiny(1, file_type=Q4_K_M)})
-    before = pull(parts, Reference(MODEL, Q8), target=UNBOUNDED).manifest
-    small, large = taken_bytes(parts, Q4), taken_bytes(parts, Q8)
+    before = pull(clients, Reference(MODEL, Q8), target=UNBOUNDED).manifest
+    small, large = taken_bytes(clients, Q4), taken_bytes(clients, Q8)
     between = Target(MARGIN_BYTES + (small + large) // 2)
-    pulled = pull(parts, Reference(MODEL), target=between)
+    pulled = pull(clients, Reference(MODEL), target=between)
     assert pulled.manifest.variant == Q4
     (note,) = [note for note in pulled.notes if "is not taken again" in note]
     assert note.startswith("the default variant Q8_0 is not taken again: Q8_0 of org/tiny-GGUF@")
     assert "does not fit" in note
     assert pulled.to_json()["notes"] == list(pulled.notes)
-    assert parts.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: before.revision, Q4: before.revision})
-    back = pull(parts, Reference(MODEL), target=UNBOUNDED)
+    assert clients.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: before.revision, Q4: before.revision})
+    back = pull(clients, Reference(MODEL), target=UNBOUNDED)
     assert back.manifest.variant == Q4, "what was chosen then is the default now, and is kept"
-    assert pull(parts, Reference(MODEL), quantization="best", target=UNBOUNDED).manifest == before
+    assert pull(clients, Reference(MODEL), quantization="best", target=UNBOUNDED).manifest == before
 
 
-def test_where_nothing_fits_the_default_is_what_is_said_not_to(parts: Parts) -> None:
-    before = pull(parts, Reference(MODEL, Q4), target=UNBOUNDED).manifest
+def test_where_nothing_fits_the_default_is_what_is_said_not_to(clients: Clients) -> None:
+    before = pull(clients, Reference(MODEL, Q4), target=UNBOUNDED).manifest
     with pytest.raises(DoesNotFit, match=r"Q4_K_M takes .* are missing"):
-        pull(parts, Reference(MODEL), target=Target(MARGIN_BYTES + 1024))
-    assert parts.volume.promoted(MODEL).default_id == before.id
+        pull(clients, Reference(MODEL), target=Target(MARGIN_BYTES + 1024))
+    assert clients.volume.promoted(MODEL).default_id == before.id
 
 
-def test_a_default_that_lost_a_shard_gives_way_and_the_notes_name_the_shard(parts: Parts, hub: Service) -> None:
-    pull(parts, Reference.parse(f"{NAME}:Q6_K"), target=UNBOUNDED)
+def test_a_default_that_lost_a_shard_gives_way_and_the_notes_name_the_shard(clients: Clients, hub: HubService) -> None:
+    pull(clients, Reference.parse(f"{NAME}:Q6_K"), target=UNBOUNDED)
     hub.repository(NAME).commit({"big/tiny-Q6_K-00002-of-00002.gguf": None})
-    pulled = pull(parts, Reference(MODEL), target=UNBOUNDED)
+    pulled = pull(clients, Reference(MODEL), target=UNBOUNDED)
     assert pulled.manifest.variant == Q8
     (note,) = [note for note in pulled.notes if "is not taken again" in note]
     assert "big/tiny-Q6_K-00002-of-00002.gguf" in note
 
 
-def test_a_variant_that_is_asked_for_by_name_gives_way_to_none(parts: Parts, hub: Service) -> None:
-    pull(parts, Reference(MODEL, Q4), target=UNBOUNDED)
+def test_a_variant_that_is_asked_for_by_name_gives_way_to_none(clients: Clients, hub: HubService) -> None:
+    pull(clients, Reference(MODEL, Q4), target=UNBOUNDED)
     hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": None})
     with pytest.raises(FileNotInRevision, match="has no Q4_K_M"):
-        pull(parts, Reference(MODEL, Q4), target=UNBOUNDED)
-    assert parts.volume.promoted(MODEL).default == Q4
+        pull(clients, Reference(MODEL, Q4), target=UNBOUNDED)
+    assert clients.volume.promoted(MODEL).default == Q4
 
 
 @pytest.mark.parametrize("quantization", ["Q8_0", "best"])
-def test_a_variant_and_another_quantization_beside_it_are_wrong_usage(parts: Parts, quantization: str) -> None:
+def test_a_variant_and_another_quantization_beside_it_are_wrong_usage(clients: Clients, quantization: str) -> None:
     with pytest.raises(BadSetting, match="say one of the two") as raised:
-        pull(parts, Reference(MODEL, Q4), quantization=quantization)
+        pull(clients, Reference(MODEL, Q4), quantization=quantization)
     assert raised.value.exit_status == 3
-    assert pull(parts, Reference(MODEL, Q4), quantization="q4_k_m").manifest.variant == Q4
+    assert pull(clients, Reference(MODEL, Q4), quantization="q4_k_m").manifest.variant == Q4
 
 
-def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(parts: Parts, hub: Service) -> None:
-    pulled = pull(parts, Reference(MODEL))
+def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(clients: Clients, hub: HubService) -> None:
+    pulled = pull(clients, Reference(MODEL))
     chat = json.loads((pulled.path / "chat.paddock.json").read_text())
     assert chat == {
         "schema": 1,
@@ -434,24 +444,24 @@ def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(parts:
     }
 
 
-def test_the_repositorys_own_template_is_taken_where_the_file_has_none(parts: Parts, hub: Service) -> None:
+def test_the_repositorys_own_template_is_taken_where_the_file_has_none(clients: Clients, hub: HubService) -> None:
     other = ModelName.parse("org/bare-GGUF")
     own = CHATML + "{# beside #}"
     bare = tiny_llama(template=None).to_bytes()
     hub.repository(str(other)).commit({"bare-Q8_0.gguf": bare, "chat_template.jinja": own.encode()})
-    path = pull(parts, Reference(other)).path
+    path = pull(clients, Reference(other)).path
     assert (path / "chat_template.jinja").read_text() == own
     assert json.loads((path / "chat.paddock.json").read_text())["origin"] == "chat_template.jinja"
-    assert {one.origin for one in pull(parts, Reference(other)).acquired} == {"volume"}
+    assert {one.origin for one in pull(clients, Reference(other)).acquired} == {"volume"}
 
 
-def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(parts: Parts) -> None:
-    pulled = pull(parts, Reference(MODEL))
+def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(clients: Clients) -> None:
+    pulled = pull(clients, Reference(MODEL))
     contents = [(pulled.path / file.path).read_bytes() for file in pulled.manifest.files]
-    parts.volume.remove(MODEL)
+    clients.volume.remove(MODEL)
     for content in contents:
-        parts.volume.add_bytes(content)
-    digest = parts.volume.add_bytes(b"{# of an older Paddock #}")
+        clients.volume.add_bytes(content)
+    digest = clients.volume.add_bytes(b"{# of an older Paddock #}")
     files = [
         file.model_copy(update={"sha256": digest, "size": 25, "segments": ()})
         if file.path == "chat_template.jinja"
@@ -460,19 +470,19 @@ def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(parts:
         if file.path != "chat.paddock.json"
     ]
     older = pulled.manifest.model_copy(update={"files": tuple(files), "template_sha256": digest})
-    parts.volume.publish(older)
-    again = pull(parts, Reference(MODEL)).manifest
+    clients.volume.publish(older)
+    again = pull(clients, Reference(MODEL)).manifest
     assert again == older
     assert again.template_sha256 == digest
 
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "gone"])
-def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(parts: Parts, harm: str) -> None:
-    pulled = pull(parts, Reference(MODEL))
+def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(clients: Clients, harm: str) -> None:
+    pulled = pull(clients, Reference(MODEL))
     derived = [file for file in pulled.manifest.files if "chat" in file.path]
     assert len(derived) == 2
     for file in derived:
-        blob = parts.volume.blob_path(file.sha256)
+        blob = clients.volume.blob_path(file.sha256)
         if harm == "gone":
             blob.unlink()
         else:
@@ -480,18 +490,18 @@ def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(parts: Part
             content[0] ^= 1
             blob.chmod(0o644)
             blob.write_bytes(content)
-    again = pull(parts, Reference(MODEL)).manifest
+    again = pull(clients, Reference(MODEL)).manifest
     assert again.files == pulled.manifest.files
     for file in derived:
         assert sha256((pulled.path / file.path).read_bytes()).hexdigest() == file.sha256
 
 
 def test_a_repository_that_holds_what_a_snapshot_says_of_itself_is_pulled_without_it(
-    parts: Parts, hub: Service
+    clients: Clients, hub: HubService
 ) -> None:
     other = ModelName.parse("org/copied-GGUF")
     hub.repository(str(other)).commit(
         {"tiny-Q8_0.gguf": tiny(), "chat.paddock.json": b"{}", "manifest.json": b"{}", "config.json": b"{}"}
     )
-    pulled = pull(parts, Reference(other))
+    pulled = pull(clients, Reference(other))
     assert json.loads((pulled.path / "chat.paddock.json").read_text())["origin"] == "the GGUF"

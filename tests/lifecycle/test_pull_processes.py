@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
-from paddock.lifecycle.parts import Parts
+from infra.local.hub import HubService
+from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
 from tests.support.larger import SEGMENT_BYTES, larger, nothing_half_made
 
@@ -35,14 +35,14 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PADDOCK_SEGMENT_BYTES": str(SEGMENT_BYTES), "PADDOCK_CONNECTIONS": "4", **more}
 
 
-def fetched_twice(hub: Service, versions: int, size: int, *, header_bytes: int) -> int:
+def fetched_twice(hub: HubService, versions: int, size: int, *, header_bytes: int) -> int:
     """Bytes of weights beyond `versions` whole files; the preflights have read `header_bytes` of them besides."""
     return hub.stats().bytes_sent[f"{NAME}/{FILE}"] - versions * size - header_bytes
 
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kills", [50, pytest.param(1000, marks=pytest.mark.torture)])
-def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, kills: int) -> None:
+def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubService, kills: int) -> None:
     slowly = environment(PADDOCK_LIMIT_RATE=str(RATE))
     hub.repository(NAME).commit({FILE: larger(0)})
     started = time.monotonic()
@@ -75,12 +75,12 @@ def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, ki
                 sent = hub.stats().total_bytes_sent - before
                 header_bytes += min(sent, HEADER_BYTES)
                 in_transfer += sent > HEADER_BYTES
-            nothing_half_made(parts, MODEL)
+            nothing_half_made(clients, MODEL)
             survived += 1
-        assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
-        assert list(parts.volume.partial.iterdir()) == []
+        assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
+        assert list(clients.volume.partial.iterdir()) == []
         if versions % 10 == 0:
-            parts.volume.remove(MODEL)
+            clients.volume.remove(MODEL)
     twice = fetched_twice(hub, versions, len(content), header_bytes=header_bytes)
     print(f"{killed} kills injected, {in_transfer} in a transfer; {survived} states right, {versions} versions whole;")
     print(f"{twice / SEGMENT_BYTES:.1f} segments fetched twice in all")
@@ -89,26 +89,26 @@ def test_a_pull_survives_kill_9_at_random_moments(parts: Parts, hub: Service, ki
     assert twice <= in_transfer * 1.5 * SEGMENT_BYTES
 
 
-def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(parts: Parts, hub: Service) -> None:
+def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(clients: Clients, hub: HubService) -> None:
     content = larger()
     hub.repository(NAME).commit({FILE: content})
     dies = (
         "import os; from paddock.transfer.fetch import Staged; Staged.discard = lambda self: os._exit(9);"
-        "from paddock.cli import main; main()"
+        "from paddock.cli.main import main; main()"
     )
     doomed = [sys.executable, "-c", dies, "pull", NAME]
     dead = subprocess.run(doomed, env=environment(), capture_output=True, text=True, check=False)
     assert dead.returncode == 9, dead.stderr
-    (left,) = parts.volume.partial.iterdir()
+    (left,) = clients.volume.partial.iterdir()
     assert [path.name for path in left.glob("*/*")] == ["journal"]
     hub.reset_stats()
     done = subprocess.run(command(), env=environment(), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["bytes_transferred"] == 0
-    assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
-    assert list(parts.volume.partial.iterdir()) == []
+    assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
+    assert list(clients.volume.partial.iterdir()) == []
 
 
-def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(parts: Parts, hub: Service) -> None:
+def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(clients: Clients, hub: HubService) -> None:
     content = larger()
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
@@ -132,7 +132,7 @@ def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(parts: Par
     ids=["our own", "hf_transfer", "huggingface_hub"],
 )
 def test_the_engine_that_is_asked_for_moves_the_bytes(
-    parts: Parts, hub: Service, variable: dict[str, str], requests: int
+    clients: Clients, hub: HubService, variable: dict[str, str], requests: int
 ) -> None:
     content = larger()
     hub.repository(NAME).commit({FILE: content})
@@ -140,7 +140,7 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
     done = subprocess.run(command(), env=environment(**variable), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
+    assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
     asked = {path: count for path, count in hub.stats().requests.items() if path.endswith(f"/{FILE}") and "GET" in path}
     # One for the header; then ranges of 256 KiB; chunks of 1 MiB, and one for the size; one body.
     assert max(asked.values()) == 1 + requests, asked
@@ -156,7 +156,7 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
     ids=["9 MB", "1 GB"],
 )
 def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_end_right(
-    parts: Parts, hub: Service, tmp_path: Path, shape: dict[str, int]
+    clients: Clients, hub: HubService, tmp_path: Path, shape: dict[str, int]
 ) -> None:
     content = larger(**shape)
     hub.repository(NAME).commit({FILE: content})
@@ -174,8 +174,8 @@ def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_end_right(
         answers = [json.loads(child.communicate(timeout=600)[0]) for child in children]
     assert [child.returncode for child in children] == [0] * 16
     assert {answer["promoted"] for answer in answers} == {True}
-    assert (parts.volume.model_path(MODEL) / FILE).read_bytes() == content
-    nothing_half_made(parts, MODEL)
+    assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
+    nothing_half_made(clients, MODEL)
     sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
     print(f"16 processes, {len(content)} bytes: the hub sent {sent / len(content):.3f} times the model")
     assert sum(answer["bytes_transferred"] for answer in answers) == len(content)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import CorruptFile, TransientError
-from paddock.lifecycle import judgement
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import Pulled, pull
+from paddock.lifecycle.acquire.pull import Pulled, pull
+from paddock.lifecycle.assess import validate
+from paddock.lifecycle.clients import Clients, connect
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName
@@ -43,7 +43,7 @@ LAST_BYTES = len(CONTENT) % SEGMENT_BYTES
 
 
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Parts:
+def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
     """A volume and an empty S3, beside a Hub with one larger model."""
     point_to(monkeypatch, hub, tmp_path)
     point_to_s3(monkeypatch, s3, f"repair-{secrets.token_hex(4)}")
@@ -55,14 +55,14 @@ def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path:
 
 
 @pytest.fixture
-def stored(fleet: Parts) -> Manifest:
+def stored(fleet: Clients) -> Manifest:
     """The model, published and promoted on the volume alone."""
-    parts = Parts(fleet.settings, fleet.hub, fleet.volume, None)
-    return pulled(parts, str(LARGER)).manifest
+    clients = Clients(fleet.settings, fleet.hub, fleet.volume, None)
+    return pulled(clients, str(LARGER)).manifest
 
 
-def pulled(parts: Parts, text: str) -> Pulled:
-    return pull(parts, Reference.parse(text), target=UNBOUNDED)
+def pulled(clients: Clients, text: str) -> Pulled:
+    return pull(clients, Reference.parse(text), target=UNBOUNDED)
 
 
 def weights(manifest: Manifest) -> SnapshotFile:
@@ -70,48 +70,48 @@ def weights(manifest: Manifest) -> SnapshotFile:
     return file
 
 
-def damage(parts: Parts, manifest: Manifest, offset: int) -> None:
+def damage(clients: Clients, manifest: Manifest, offset: int) -> None:
     """Flip a bit of the stored weights."""
-    flip(parts.volume.blob_path(weights(manifest).sha256), offset)
+    flip(clients.volume.blob_path(weights(manifest).sha256), offset)
 
 
-def quarantine(parts: Parts) -> list[Path]:
-    return list((parts.settings.volume / ".paddock" / "quarantine").glob("*"))
+def quarantine(clients: Clients) -> list[Path]:
+    return list((clients.settings.volume / ".paddock" / "quarantine").glob("*"))
 
 
-def found_by_validation(parts: Parts, manifest: Manifest) -> str:
-    (finding,) = judgement.check_integrity(parts, manifest)
+def found_by_validation(clients: Clients, manifest: Manifest) -> str:
+    (finding,) = validate.check_integrity(clients, manifest)
     assert (finding.rule, finding.where) == ("integrity.sha256", FILE)
     return finding.cure
 
 
-def found_by_a_copy(parts: Parts, manifest: Manifest) -> str:
-    assert parts.s3 is not None
+def found_by_a_copy(clients: Clients, manifest: Manifest) -> str:
+    assert clients.remote is not None
     with pytest.raises(CorruptFile) as raised:
-        push(parts.volume, parts.s3, manifest)
-    assert parts.s3.snapshot(manifest.id) is None
+        push(clients.volume, clients.remote, manifest)
+    assert clients.remote.snapshot(manifest.id) is None
     return raised.value.cure
 
 
-def do(parts: Parts, cure: str) -> Pulled:
+def do(clients: Clients, cure: str) -> Pulled:
     """Do what a cure says, to the letter."""
     command = re.search(r"`paddock pull (\S+)`", cure)
     assert command is not None, cure
-    return pulled(parts, command[1])
+    return pulled(clients, command[1])
 
 
-def assert_whole(parts: Parts, manifest: Manifest) -> None:
+def assert_whole(clients: Clients, manifest: Manifest) -> None:
     """The snapshot is what was published, its file has the right bytes and is the blob, and nothing is put aside."""
     file = weights(manifest)
-    path = parts.volume.snapshot_path(manifest.id) / file.path
-    assert parts.volume.snapshot(manifest.id) == manifest
+    path = clients.volume.snapshot_path(manifest.id) / file.path
+    assert clients.volume.snapshot(manifest.id) == manifest
     assert sha256(path.read_bytes()).hexdigest() == file.sha256
-    assert path.samefile(parts.volume.blob_path(file.sha256))
+    assert path.samefile(clients.volume.blob_path(file.sha256))
     assert path.stat().st_mode & 0o777 == 0o444
-    assert quarantine(parts) == []
-    assert list(parts.volume.partial.iterdir()) == []
-    assert judgement.check_integrity(parts, manifest) == ()
-    assert parts.volume.promoted(LARGER).default_id == manifest.id
+    assert quarantine(clients) == []
+    assert list(clients.volume.partial.iterdir()) == []
+    assert validate.check_integrity(clients, manifest) == ()
+    assert clients.volume.promoted(LARGER).default_id == manifest.id
 
 
 FINDERS = pytest.mark.parametrize(
@@ -124,10 +124,10 @@ FINDERS = pytest.mark.parametrize(
     ("segment", "segment_bytes"), [(5, SEGMENT_BYTES), (LAST, LAST_BYTES)], ids=["in the middle", "the last"]
 )
 def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
-    fleet: Parts,
+    fleet: Clients,
     stored: Manifest,
-    hub: Service,
-    find: Callable[[Parts, Manifest], str],
+    hub: HubService,
+    find: Callable[[Clients, Manifest], str],
     segment: int,
     segment_bytes: int,
 ) -> None:
@@ -144,14 +144,14 @@ def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
     assert_whole(fleet, stored)
 
 
-def test_damage_in_two_segments_costs_two(fleet: Parts, stored: Manifest) -> None:
+def test_damage_in_two_segments_costs_two(fleet: Clients, stored: Manifest) -> None:
     for offset in (3 * SEGMENT_BYTES, 3 * SEGMENT_BYTES + 1, 9 * SEGMENT_BYTES - 1):
         damage(fleet, stored, offset)
     assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == 2 * SEGMENT_BYTES
     assert_whole(fleet, stored)
 
 
-def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: Parts, stored: Manifest) -> None:
+def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: Clients, stored: Manifest) -> None:
     damage(fleet, stored, 5 * SEGMENT_BYTES)
     assert pulled(fleet, str(LARGER)).transferred_bytes == 0
     assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == SEGMENT_BYTES
@@ -160,10 +160,10 @@ def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: P
 
 @pytest.mark.parametrize("offset", [5 * SEGMENT_BYTES + 17, 40], ids=["behind the header", "in the header"])
 def test_with_the_hub_down_a_good_copy_in_s3_gives_the_segment(
-    monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest, hub: Service, offset: int
+    monkeypatch: pytest.MonkeyPatch, fleet: Clients, stored: Manifest, hub: HubService, offset: int
 ) -> None:
-    assert fleet.s3 is not None
-    push(fleet.volume, fleet.s3, stored)
+    assert fleet.remote is not None
+    push(fleet.volume, fleet.remote, stored)
     damage(fleet, stored, offset)
     cure = found_by_validation(fleet, stored)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
@@ -177,7 +177,7 @@ def test_with_the_hub_down_a_good_copy_in_s3_gives_the_segment(
 
 
 def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_next_try(
-    monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest
+    monkeypatch: pytest.MonkeyPatch, fleet: Clients, stored: Manifest
 ) -> None:
     damage(fleet, stored, 5 * SEGMENT_BYTES)
     cure = found_by_validation(fleet, stored)
@@ -194,7 +194,7 @@ def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_
     "offset", [0, 40, SEGMENT_BYTES - 1], ids=["in the magic", "in the metadata", "in the first weights"]
 )
 def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
-    fleet: Parts, stored: Manifest, caplog: pytest.LogCaptureFixture, offset: int
+    fleet: Clients, stored: Manifest, caplog: pytest.LogCaptureFixture, offset: int
 ) -> None:
     damage(fleet, stored, offset)
     with caplog.at_level(logging.WARNING, logger="paddock"):
@@ -207,10 +207,10 @@ def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
 
 @pytest.mark.parametrize("offset", [0, SEGMENT_BYTES - 1], ids=["in the magic", "in the first weights"])
 def test_damage_in_the_first_segment_is_repaired_from_s3_where_the_hub_is_down(
-    monkeypatch: pytest.MonkeyPatch, fleet: Parts, stored: Manifest, offset: int
+    monkeypatch: pytest.MonkeyPatch, fleet: Clients, stored: Manifest, offset: int
 ) -> None:
-    assert fleet.s3 is not None
-    push(fleet.volume, fleet.s3, stored)
+    assert fleet.remote is not None
+    push(fleet.volume, fleet.remote, stored)
     damage(fleet, stored, offset)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     alone = connect()
@@ -230,25 +230,25 @@ def rules(manifest: Manifest) -> list[str]:
     return [one.rule for one in manifest.findings]
 
 
-def test_weights_that_warned_warn_by_every_later_pull_of_the_same_bytes(parts: Parts, hub: Service) -> None:
+def test_weights_that_warned_warn_by_every_later_pull_of_the_same_bytes(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
-    first = pull(parts, Reference(MODEL)).manifest
+    first = pull(clients, Reference(MODEL)).manifest
     assert (first.verdict, rules(first)) == (Verdict.WARN, ["gguf.weights.zero"])
-    again = pull(parts, Reference(MODEL))
+    again = pull(clients, Reference(MODEL))
     assert again.manifest == first
     assert again.transferred_bytes == 0
     hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\nOnly the card changed\n"})
-    later = pull(parts, Reference(MODEL))
+    later = pull(clients, Reference(MODEL))
     assert {one.file.path: one.origin for one in later.acquired}["tiny-Q8_0.gguf"] == "volume"
     assert later.manifest.revision != first.revision
     assert (later.manifest.verdict, rules(later.manifest)) == (Verdict.WARN, ["gguf.weights.zero"])
 
 
-def test_weights_that_warned_warn_in_a_snapshot_of_another_name_too(parts: Parts, hub: Service) -> None:
+def test_weights_that_warned_warn_in_a_snapshot_of_another_name_too(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
-    pull(parts, Reference(MODEL))
+    pull(clients, Reference(MODEL))
     hub.repository("org/copy-GGUF").commit({"copy-Q8_0.gguf": weak()})
-    copy = pull(parts, Reference.parse("org/copy-GGUF"))
+    copy = pull(clients, Reference.parse("org/copy-GGUF"))
     assert {one.origin for one in copy.acquired} == {"volume"}
     assert copy.manifest.verdict is Verdict.WARN
     assert "gguf.weights.zero" in rules(copy.manifest)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import (
     BadSetting,
@@ -20,11 +20,12 @@ from paddock.errors import (
     StoreUnavailable,
     TransferRefused,
 )
-from paddock.lifecycle import promotion
-from paddock.lifecycle.measuring import benchmark
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
-from paddock.lifecycle.restoration import reach, restore
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.acquire.restore import reach, restore
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.promote import promote
+from paddock.lifecycle.run.benchmark import benchmark
+from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.reference import Reference
@@ -32,11 +33,11 @@ from paddock.store.copying import push
 from paddock.store.history import Promoted
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
 from tests.support.segments import first_segments_of, segment_of
-from tests.support.stores import Q4, Q8, publish
+from tests.support.stores import Q4, Q8, publish, s3_objects
 
 
 @pytest.fixture
-def cached(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Manifest:
+def cached(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Manifest:
     """A model that one machine promoted and cached; the environment leads to the empty volume of another, and to a Hub
     that is switched off."""
     point_to(monkeypatch, hub, tmp_path / "first")
@@ -44,36 +45,38 @@ def cached(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path
     stock(hub)
     first = connect()
     manifest = pull(first, Reference.parse(f"{NAME}:Q6_K")).manifest
-    assert first.s3 is not None
-    push(first.volume, first.s3, manifest)
-    promotion.promote(first, manifest.id, reason="a test")
+    assert first.remote is not None
+    push(first.volume, first.remote, manifest)
+    promote.promote_snapshot(first, manifest.id, reason="a test")
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return manifest
 
 
-def put(parts: Parts, content: bytes) -> Sha256:
+def put(clients: Clients, content: bytes) -> Sha256:
     """An object whose name is right for its content."""
-    assert parts.s3 is not None
+    assert clients.remote is not None
     digest = Sha256(sha256(content).hexdigest())
-    key = f"{parts.s3.label.split('/', 3)[3]}/blobs/sha256/{digest}"
-    parts.s3._client().put_object(Bucket=parts.s3.bucket, Key=key, Body=content)
+    key = f"{clients.remote.label.split('/', 3)[3]}/blobs/sha256/{digest}"
+    s3_objects(clients).client().put_object(Bucket=s3_objects(clients).bucket, Key=key, Body=content)
     return digest
 
 
-def planted(parts: Parts, manifest: Manifest, path: str, content: bytes) -> None:
+def planted(clients: Clients, manifest: Manifest, path: str, content: bytes) -> None:
     """Let a stranger with keys put another file into the snapshot in S3."""
-    other = SnapshotFile(path=path, size=len(content), sha256=put(parts, content))
+    other = SnapshotFile(path=path, size=len(content), sha256=put(clients, content))
     files = tuple(other if file.path == path else file for file in manifest.files)
-    write_manifest(parts, manifest.model_copy(update={"files": files, "quantization": "planted"}))
+    write_manifest(clients, manifest.model_copy(update={"files": files, "quantization": "planted"}))
 
 
-def write_manifest(parts: Parts, manifest: Manifest) -> None:
+def write_manifest(clients: Clients, manifest: Manifest) -> None:
     """Write a manifest in the place of its snapshot, which S3's store itself never does."""
-    assert parts.s3 is not None
+    assert clients.remote is not None
     key = f"snapshots/{MODEL.slug}/{manifest.revision}/{manifest.variant}.json"
-    parts.s3._client().put_object(
-        Bucket=parts.s3.bucket, Key=f"{parts.s3.label.split('/', 3)[3]}/{key}", Body=manifest.to_json().encode()
+    s3_objects(clients).client().put_object(
+        Bucket=s3_objects(clients).bucket,
+        Key=f"{clients.remote.label.split('/', 3)[3]}/{key}",
+        Body=manifest.to_json().encode(),
     )
 
 
@@ -82,10 +85,12 @@ def with_segments(manifest: Manifest, segments: Callable[[SnapshotFile], tuple[S
     return manifest.model_copy(update={"files": files, "quantization": "of another"})
 
 
-def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(cached: Manifest, hub: Service) -> None:
+def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(
+    cached: Manifest, hub: HubService
+) -> None:
     second = connect()
     hub.reset_stats()
-    restored = restore(second, Reference(MODEL))
+    restored = restore(PlainRunner(second), Reference(MODEL))
     assert restored.manifest == cached
     assert second.volume.snapshot(cached.id) == cached
     assert second.volume.promoted(MODEL) == Promoted(MODEL, cached.variant, {cached.variant: cached.revision})
@@ -95,7 +100,7 @@ def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(ca
         assert sha256((restored.path / file.path).read_bytes()).hexdigest() == file.sha256
     assert sum(hub.stats().requests.values()) == 0
 
-    again = restore(second, Reference(MODEL))
+    again = restore(PlainRunner(second), Reference(MODEL))
     assert again.transferred_bytes == 0
     assert {one.origin for one in again.acquired} == {"volume"}
 
@@ -109,7 +114,7 @@ def test_a_worker_with_a_volume_of_its_own_reaches_what_others_onboarded(cached:
     unknown = Reference(MODEL, ref="f" * 40)
     with pytest.raises(NotOnVolume, match="is not on s3://"):
         reach(second, unknown)
-    alone = Parts(second.settings, second.hub, second.volume, None)
+    alone = Clients(second.settings, second.hub, second.volume, None)
     with pytest.raises(NotOnVolume, match="is not on the volume"):
         reach(alone, unknown)
 
@@ -129,7 +134,7 @@ def test_a_commit_that_no_store_knows_wants_the_hub(cached: Manifest) -> None:
 
 def test_without_promotion_what_is_promoted_stays(cached: Manifest) -> None:
     second = connect()
-    restored = restore(second, Reference(MODEL, ref=cached.revision), promote=False)
+    restored = restore(PlainRunner(second), Reference(MODEL, ref=cached.revision), promote=False)
     assert restored.path == second.volume.snapshot_path(cached.id)
     assert second.volume.promoted(MODEL) == Promoted(MODEL)
 
@@ -138,23 +143,23 @@ def test_what_is_not_in_s3_is_said_with_what_is(cached: Manifest, monkeypatch: p
     there = rf"is not on s3://.* \(Q6_K@{cached.revision[:8]} of {NAME} is there\)"
     for wanted in (Reference(MODEL, ref="0" * 40), Reference(MODEL, Q8)):
         with pytest.raises(NotOnVolume, match=there):
-            restore(connect(), wanted)
+            restore(PlainRunner(connect()), wanted)
     monkeypatch.delenv("PADDOCK_S3_URI")
     with pytest.raises(BadSetting, match="PADDOCK_S3_URI is not set"):
-        restore(connect(), Reference(MODEL))
+        restore(PlainRunner(connect()), Reference(MODEL))
 
 
 def test_a_wrong_object_under_a_right_name_restores_nothing(cached: Manifest) -> None:
     second = connect()
-    assert second.s3 is not None
+    assert second.remote is not None
     file = next(file for file in cached.files if file.path.endswith("2-of-00002.gguf"))
-    key = f"{second.s3.label.split('/', 3)[3]}/blobs/sha256/{file.sha256}"
-    second.s3._client().put_object(Bucket=second.s3.bucket, Key=key, Body=bytes(file.size))
+    key = f"{second.remote.label.split('/', 3)[3]}/blobs/sha256/{file.sha256}"
+    s3_objects(second).client().put_object(Bucket=s3_objects(second).bucket, Key=key, Body=bytes(file.size))
     with pytest.raises(CorruptFile, match=file.path):
-        restore(second, Reference(MODEL))
-    second.s3.drop_blob(file.sha256)
+        restore(PlainRunner(second), Reference(MODEL))
+    second.remote.drop_blob(file.sha256)
     with pytest.raises(TransferRefused, match="gone from its source"):
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
     assert second.volume.promoted(MODEL) == Promoted(MODEL)
 
@@ -164,7 +169,7 @@ def test_a_model_that_the_audit_rejects_is_not_restored_though_its_digest_is_rig
     model = next(file.path for file in cached.files if file.path.endswith("1-of-00002.gguf"))
     planted(second, cached, model, unsound())
     with pytest.raises(ModelRejected):
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
@@ -172,52 +177,52 @@ def test_a_template_that_was_planted_in_the_bucket_is_not_restored(cached: Manif
     second = connect()
     planted(second, cached, "chat_template.jinja", b"{{ cycler.__init__.__globals__ }}")
     with pytest.raises(ModelRejected, match=r"chat_template\.jinja of org/tiny-GGUF"):
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
 def test_a_manifest_with_another_number_of_segments_is_not_published(cached: Manifest) -> None:
     second = connect()
-    assert second.s3 is not None
+    assert second.remote is not None
     wrong = tuple(file.model_copy(update={"segments": file.segments * 2}) for file in cached.files)
     write_manifest(second, cached.model_copy(update={"files": wrong}))
     with pytest.raises(CorruptFile, match=r"has \d+ segments for"):
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
 def test_a_manifest_with_wrong_digests_of_segments_is_not_published(cached: Manifest) -> None:
     second = connect()
-    assert second.s3 is not None
+    assert second.remote is not None
     wrong = with_segments(cached, lambda file: tuple(segment_of(b"another") for _ in file.segments))
     write_manifest(second, wrong)
     with pytest.raises(CorruptFile, match=r"has digests of segments that .* has not"):
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
 
 
 def test_a_manifest_of_before_whose_segments_have_a_sha256_is_restored_as_it_is(
     cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = restore(connect(), Reference(MODEL)).path
+    path = restore(PlainRunner(connect()), Reference(MODEL)).path
     first = with_segments(cached, lambda file: first_segments_of((path / file.path).read_bytes(), cached.segment_bytes))
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "third"))
     third = connect()
-    assert third.s3 is not None
+    assert third.remote is not None
     write_manifest(third, first)
-    assert restore(third, Reference(MODEL)).manifest == first
+    assert restore(PlainRunner(third), Reference(MODEL)).manifest == first
     assert third.volume.snapshot(cached.id) == first
 
 
 def test_an_s3_that_is_down_is_told_and_the_volume_goes_on(
-    cached: Manifest, monkeypatch: pytest.MonkeyPatch, hub: Service
+    cached: Manifest, monkeypatch: pytest.MonkeyPatch, hub: HubService
 ) -> None:
-    restore(connect(), Reference(MODEL))
+    restore(PlainRunner(connect()), Reference(MODEL))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     second = connect()
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     hub.reset_stats()
     pulled = pull(second, Reference(MODEL), quantization="Q6_K")
     assert pulled.transferred_bytes == 0
@@ -237,12 +242,12 @@ def several(cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with monkeypatch.context() as online:
         online.delenv("HF_HUB_OFFLINE")
         first = connect()
-        assert first.s3 is not None
+        assert first.remote is not None
         made = [cached]
         for variant in (Q8, Q4):
             made.append(pull(first, Reference(MODEL, variant)).manifest)
-            push(first.volume, first.s3, made[-1])
-        promotion.tell_s3(first, MODEL)
+            push(first.volume, first.remote, made[-1])
+        promote.update_remote_ref(first, MODEL)
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "third"))
     return made
 
@@ -250,16 +255,16 @@ def several(cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_one_of_several_variants_is_restored_and_the_default_is_that_of_s3(several: list[Manifest]) -> None:
     split, eight, four = several
     third = connect()
-    assert restore(third, Reference(MODEL, eight.variant)).manifest == eight
+    assert restore(PlainRunner(third), Reference(MODEL, eight.variant)).manifest == eight
     assert third.volume.promoted(MODEL) == Promoted(MODEL, None, {Q8: eight.revision})
-    assert third.s3 is not None
-    assert third.s3.promoted(MODEL).default_id == four.id, "what one machine restores moves no other's default"
-    assert restore(third, Reference(MODEL)).manifest == four
+    assert third.remote is not None
+    assert third.remote.promoted(MODEL).default_id == four.id, "what one machine restores moves no other's default"
+    assert restore(PlainRunner(third), Reference(MODEL)).manifest == four
     assert third.volume.promoted(MODEL).default_id == four.id
-    restored = restore(third, Reference(MODEL, split.variant))
+    restored = restore(PlainRunner(third), Reference(MODEL, split.variant))
     assert restored.path == third.volume.model_path(MODEL, split.variant)
     assert third.volume.promoted(MODEL).default_id == four.id
-    assert third.volume.promoted(MODEL) == third.s3.promoted(MODEL)
+    assert third.volume.promoted(MODEL) == third.remote.promoted(MODEL)
 
 
 def test_a_commit_in_s3_is_the_default_s_variant_there_and_a_variant_is_found_ignoring_case(
@@ -267,7 +272,7 @@ def test_a_commit_in_s3_is_the_default_s_variant_there_and_a_variant_is_found_ig
 ) -> None:
     split, eight, four = several
     third = connect()
-    assert restore(third, Reference(MODEL, ref=eight.revision), promote=False).manifest == four
+    assert restore(PlainRunner(third), Reference(MODEL, ref=eight.revision), promote=False).manifest == four
     assert reach(third, Reference.parse(f"{NAME}@{split.revision}:q6_k")) == split
 
 
@@ -277,8 +282,8 @@ def test_a_snapshot_of_the_volume_with_other_files_than_in_s3_stands(cached: Man
     content = {"other.gguf": tiny(3)}
     other = publish(second.volume, cached.revision, content, tmp_path, model=MODEL, variant=cached.variant)
     with pytest.raises(SnapshotDiffers, match="never replaced") as raised:
-        restore(second, Reference(MODEL))
+        restore(PlainRunner(second), Reference(MODEL))
     assert f"`paddock rm {cached.id}`" in raised.value.cure
     assert second.volume.snapshots() == [other]
     second.volume.remove(MODEL, variant=cached.variant, revision=cached.revision)
-    assert restore(second, Reference(MODEL)).manifest == cached
+    assert restore(PlainRunner(second), Reference(MODEL)).manifest == cached

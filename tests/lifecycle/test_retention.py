@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import InUse
-from paddock.lifecycle import promotion
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
-from paddock.lifecycle.retention import Stored, plan, plan_for, prune
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.promote import promote
+from paddock.lifecycle.promote.retention import RetainedSnapshot, plan, plan_for, prune
 from paddock.model.names import Revision, Sha256
 from paddock.model.reference import Reference, SnapshotId, Variant
 from tests.support.house import MODEL, NAME, Q4_K_M, Q8_0, tiny
@@ -23,9 +23,9 @@ weights = st.lists(st.integers(0, 3), max_size=8)
 """Of each snapshot, oldest first: few, so that some of them have the same."""
 
 
-def stored_with(weights: list[int]) -> list[Stored]:
+def stored_with(weights: list[int]) -> list[RetainedSnapshot]:
     digests = [frozenset({Sha256(f"{number:064x}")}) for number in weights]
-    return [Stored(id, digest) for id, digest in zip(ids, digests, strict=False)]
+    return [RetainedSnapshot(id, digest) for id, digest in zip(ids, digests, strict=False)]
 
 
 @given(weights, st.integers(0, 5), some, some, some, some)
@@ -64,105 +64,105 @@ def test_commits_with_the_same_weights_count_once(numbers: list[int], kept: list
     assert {reason for _, reason in planned.kept} == {"one of the 2 newest"}
 
 
-def versions(parts: Parts, hub: Service, count: int, variant: Variant = Q8) -> list[SnapshotId]:
+def versions(clients: Clients, hub: HubService, count: int, variant: Variant = Q8) -> list[SnapshotId]:
     """So many revisions of a variant, each pulled and promoted."""
     kind = {Q8: Q8_0, Q4: Q4_K_M}[variant]
     pulled = []
     for layers in range(1, count + 1):
         hub.repository(NAME).commit({f"tiny-{variant}.gguf": tiny(layers, file_type=kind)})
-        pulled.append(pull(parts, Reference(MODEL, variant)).manifest.id)
+        pulled.append(pull(clients, Reference(MODEL, variant)).manifest.id)
     return pulled
 
 
-def there(parts: Parts) -> list[SnapshotId]:
-    return [manifest.id for manifest in parts.volume.snapshots(MODEL)]
+def there(clients: Clients) -> list[SnapshotId]:
+    return [manifest.id for manifest in clients.volume.snapshots(MODEL)]
 
 
 def test_a_pull_leaves_the_newest_revisions_and_says_what_went(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "2")
-    parts = connect()
-    first, second, third = versions(parts, hub, 3)
-    assert there(parts) == [second, third]
+    clients = connect()
+    first, second, third = versions(clients, hub, 3)
+    assert there(clients) == [second, third]
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(4)})
-    pulled = pull(parts, Reference(MODEL))
+    pulled = pull(clients, Reference(MODEL))
     assert pulled.pruned.removed == (second,)
     said = pulled.to_json()
     assert said["removed"] == [{"model": NAME, "revision": second.revision, "variant": "Q8_0"}]
     assert pulled.pruned.freed_bytes == said["freed_bytes"] == len(tiny(2))
-    assert first not in there(parts)
+    assert first not in there(clients)
 
 
 def test_a_pull_leaves_the_other_variants_alone_whatever_their_age(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")
     fours = versions(connect(), hub, 3, Q4)
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
-    parts = connect()
-    *older, before, newest = versions(parts, hub, 4)
-    assert there(parts) == [*fours, before, newest], "the one before is what a rollback goes back to"
-    assert set(older).isdisjoint(there(parts))
-    assert plan_for(parts, MODEL, Q4).remove == (fours[0],)
+    clients = connect()
+    *older, before, newest = versions(clients, hub, 4)
+    assert there(clients) == [*fours, before, newest], "the one before is what a rollback goes back to"
+    assert set(older).isdisjoint(there(clients))
+    assert plan_for(clients, MODEL, Q4).remove == (fours[0],)
 
 
 def test_commits_in_which_the_weights_stayed_cost_no_older_weights(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "2")
-    parts = connect()
-    old, new = versions(parts, hub, 2)
+    clients = connect()
+    old, new = versions(clients, hub, 2)
     for number in range(3):
         hub.repository(NAME).commit({"README.md": f"# Edited {number}".encode()})
-        assert pull(parts, Reference(MODEL)).pruned.removed == ()
-    assert [old, new] == there(parts)[:2]
-    assert len(there(parts)) == 5
+        assert pull(clients, Reference(MODEL)).pruned.removed == ()
+    assert [old, new] == there(clients)[:2]
+    assert len(there(clients)) == 5
 
 
 def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")
     pinned, before, promoted, served, old, newest = versions(connect(), hub, 6)
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
-    parts = connect()
-    parts.volume.pin(pinned)
+    clients = connect()
+    clients.volume.pin(pinned)
     for id in (before, promoted):
-        promotion.promote(parts, id, reason="a test")
-    with parts.volume.lease(served):
-        assert plan_for(parts, MODEL, Q8).remove == (old,)
-        assert prune(parts, MODEL, Q8).removed == (old,)
-    assert there(parts) == [pinned, before, promoted, served, newest]
-    back = promotion.rollback(parts, MODEL, reason="a test")
+        promote.promote_snapshot(clients, id, reason="a test")
+    with clients.volume.lease(served):
+        assert plan_for(clients, MODEL, Q8).remove == (old,)
+        assert prune(clients, MODEL, Q8).removed == (old,)
+    assert there(clients) == [pinned, before, promoted, served, newest]
+    back = promote.roll_back(clients, Reference(MODEL), reason="a test")
     assert (back.revision, back.previous) == (before.revision, promoted.revision)
     # The next one goes back to what was promoted before `before` was promoted again.
-    assert parts.volume.earlier(MODEL) == newest
-    assert prune(parts, MODEL, Q8).removed == (promoted, served)
+    assert clients.volume.earlier(MODEL) == newest
+    assert prune(clients, MODEL, Q8).removed == (promoted, served)
 
 
 def test_what_a_rollback_of_the_model_and_what_one_of_a_variant_goes_back_to_stay(
-    monkeypatch: pytest.MonkeyPatch, parts: Parts, hub: Service
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")
     first, second, third = versions(connect(), hub, 3)
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
-    parts = connect()
-    four = pull(parts, Reference(MODEL, Q4)).manifest.id
-    assert (parts.volume.earlier(MODEL), parts.volume.earlier(MODEL, Q8)) == (third, second)
-    kept = dict(plan_for(parts, MODEL, Q8).kept)
+    clients = connect()
+    four = pull(clients, Reference(MODEL, Q4)).manifest.id
+    assert (clients.volume.earlier(MODEL), clients.volume.earlier(MODEL, Q8)) == (third, second)
+    kept = dict(plan_for(clients, MODEL, Q8).kept)
     assert kept == {second: "what a rollback goes back to", third: "promoted"}
-    assert prune(parts, MODEL, Q8).removed == (first,)
-    assert there(parts) == [second, third, four]
+    assert prune(clients, MODEL, Q8).removed == (first,)
+    assert there(clients) == [second, third, four]
 
 
-def test_a_pinned_revision_is_not_removed_before_it_is_unpinned(parts: Parts) -> None:
-    id = pull(parts, Reference(MODEL)).manifest.id
-    parts.volume.pin(id)
+def test_a_pinned_revision_is_not_removed_before_it_is_unpinned(clients: Clients) -> None:
+    id = pull(clients, Reference(MODEL)).manifest.id
+    clients.volume.pin(id)
     with pytest.raises(InUse, match="is pinned: unpin it first"):
-        parts.volume.remove(MODEL)
-    assert parts.volume.unpin(id)
-    assert not parts.volume.unpin(id)
-    removed, freed_bytes = parts.volume.remove(MODEL)
+        clients.volume.remove(MODEL)
+    assert clients.volume.unpin(id)
+    assert not clients.volume.unpin(id)
+    removed, freed_bytes = clients.volume.remove(MODEL)
     assert removed == [id]
     assert freed_bytes > len(tiny())

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import PaddockError, StoreRefused, StoreUnavailable, TransferInterrupted, TransferRefused
-from paddock.lifecycle import promotion
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
-from paddock.lifecycle.restoration import restore
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.acquire.restore import restore
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.promote import promote
+from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference
@@ -27,14 +28,14 @@ from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
 from tests.support.larger import larger
 from tests.support.s3_proxy import Fault, S3Proxy, proxied
 
-Step = Callable[[Parts, Manifest], None]
+Step = Callable[[Clients, Manifest], None]
 
 BOUND_S = 30.0
 LARGER = ModelName.parse("org/larger-GGUF")
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
+def proxy(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
     """The environment leads to a Hub, an empty volume, and to S3 by way of the proxy."""
     point_to(monkeypatch, hub, tmp_path)
     point_to_s3(monkeypatch, s3, f"faults-{secrets.token_hex(4)}")
@@ -47,16 +48,16 @@ def proxy(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path:
 
 
 @pytest.fixture
-def served(proxy: S3Proxy, hub: Service) -> tuple[Manifest, Manifest]:
+def served(proxy: S3Proxy, hub: HubService) -> tuple[Manifest, Manifest]:
     """Two revisions on the volume and in S3; the second one is promoted in both."""
-    parts = connect()
-    assert parts.s3 is not None
+    clients = connect()
+    assert clients.remote is not None
     both = []
     for layers in (1, 2):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
-        both.append(pull(parts, Reference(MODEL)).manifest)
-        push(parts.volume, parts.s3, both[-1])
-        promotion.promote(parts, both[-1].id, reason="a test")
+        both.append(pull(clients, Reference(MODEL)).manifest)
+        push(clients.volume, clients.remote, both[-1])
+        promote.promote_snapshot(clients, both[-1].id, reason="a test")
     return both[0], both[1]
 
 
@@ -64,31 +65,31 @@ def weights(manifest: Manifest) -> Sha256:
     return next(file.sha256 for file in manifest.files if file.path.endswith(".gguf"))
 
 
-def before_push(parts: Parts, first: Manifest) -> None:
-    assert parts.s3 is not None
-    parts.s3.drop_blob(weights(first))
+def before_push(clients: Clients, first: Manifest) -> None:
+    assert clients.remote is not None
+    clients.remote.drop_blob(weights(first))
 
 
-def push_it(parts: Parts, first: Manifest) -> None:
-    assert parts.s3 is not None
-    push(parts.volume, parts.s3, first)
+def push_it(clients: Clients, first: Manifest) -> None:
+    assert clients.remote is not None
+    push(clients.volume, clients.remote, first)
 
 
-def promote_it(parts: Parts, first: Manifest) -> None:
-    promotion.promote(parts, first.id, reason="a test")
+def promote_it(clients: Clients, first: Manifest) -> None:
+    promote.promote_snapshot(clients, first.id, reason="a test")
 
 
-def before_restore(parts: Parts, first: Manifest) -> None:
-    parts.volume.remove(MODEL, revision=first.revision)
-    parts.volume.collect(older_than_s=0)
+def before_restore(clients: Clients, first: Manifest) -> None:
+    clients.volume.remove(MODEL, revision=first.revision)
+    clients.volume.collect(older_than_s=0)
 
 
-def restore_it(parts: Parts, first: Manifest) -> None:
-    restore(parts, Reference(MODEL, ref=first.revision), promote=False)
+def restore_it(clients: Clients, first: Manifest) -> None:
+    restore(PlainRunner(clients), Reference(MODEL, ref=first.revision), promote=False)
 
 
 PUSH = (before_push, push_it)
-PROMOTE = (lambda parts, first: None, promote_it)
+PROMOTE = (lambda clients, first: None, promote_it)
 RESTORE = (before_restore, restore_it)
 DENIED = Fault("status", status=403, code="AccessDenied")
 FULL = Fault("status", ("PUT",), status=507, code="XMinioStorageFull")
@@ -156,9 +157,9 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     proxy.faults = []
     operation(connect(), first)
     known = connect()
-    assert known.s3 is not None
-    assert known.s3.snapshot(first.id) == known.volume.snapshot(first.id) == first
-    assert known.s3.has_blob(weights(first), len(tiny(1)))
+    assert known.remote is not None
+    assert known.remote.snapshot(first.id) == known.volume.snapshot(first.id) == first
+    assert known.remote.has_blob(weights(first), len(tiny(1)))
 
 
 def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:
@@ -173,7 +174,7 @@ def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
     proxy: S3Proxy, served: tuple[Manifest, Manifest], caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = served
-    promotion.promote(connect(), first.id, reason="a test")
+    promote.promote_snapshot(connect(), first.id, reason="a test")
     proxy.faults = [DENIED]
     with caplog.at_level(logging.WARNING, logger="paddock"):
         pulled = pull(connect(), Reference(MODEL, ref=second.revision))
@@ -191,7 +192,7 @@ def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
     ids=["full", "read only"],
 )
 def test_an_s3_that_cannot_be_written_costs_the_fleet_and_not_the_worker(
-    proxy: S3Proxy, hub: Service, caplog: pytest.LogCaptureFixture, fault: Fault, words: str
+    proxy: S3Proxy, hub: HubService, caplog: pytest.LogCaptureFixture, fault: Fault, words: str
 ) -> None:
     hub.repository(str(LARGER)).commit({"larger-F32.gguf": larger()})
     proxy.faults = [fault]

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
-from paddock.lifecycle import measuring, tuning
-from paddock.lifecycle.parts import Parts
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run import benchmark, tune
 from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import Gpu
@@ -26,53 +26,53 @@ PLAN = Parameters(n_ctx=128, n_threads=1, n_gpu_layers=0)
 
 
 @pytest.fixture
-def manifest(parts: Parts, hub: Service) -> Manifest:
-    return pull(parts, Reference(MODEL)).manifest
+def manifest(clients: Clients, hub: HubService) -> Manifest:
+    return pull(clients, Reference(MODEL)).manifest
 
 
 @pytest.fixture
-def remembered(parts: Parts, manifest: Manifest) -> Tuning:
+def remembered(clients: Clients, manifest: Manifest) -> Tuning:
     """A tuning of the house's model, as if a setting had won."""
-    found = tuning.tune(parts, manifest, PLAN, budget_s=0)
+    found = tune.tune(clients, manifest, PLAN, budget_s=0)
     won = replace(found, turns={"n_ubatch": 64, "flash_attn": "off"})
-    (place,) = (parts.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     place.write_text(json.dumps(won.to_json()))
     return won
 
 
-def test_where_nobody_tuned_the_plan_is_used(parts: Parts, manifest: Manifest) -> None:
-    assert tuning.recall(parts, manifest) is None
-    assert tuning.tuned(parts, manifest, PLAN) == PLAN
+def test_where_nobody_tuned_the_plan_is_used(clients: Clients, manifest: Manifest) -> None:
+    assert tune.recall(clients, manifest) is None
+    assert tune.tuned(clients, manifest, PLAN) == PLAN
 
 
-def test_it_lies_under_the_digest_of_the_file(parts: Parts, manifest: Manifest, remembered: Tuning) -> None:
-    (place,) = (parts.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+def test_it_lies_under_the_digest_of_the_file(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
+    (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     assert place.parent.name in {file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
     assert {remembered.engine, remembered.build, remembered.machine} <= set(place.stem.split("-"))
 
 
-def test_it_is_used_by_the_benchmark_which_says_so(parts: Parts, manifest: Manifest, remembered: Tuning) -> None:
-    assert tuning.recall(parts, manifest) == remembered
-    assert tuning.tuned(parts, manifest, PLAN) == replace(PLAN, n_ubatch=64, flash_attn="off")
-    measured = measuring.benchmark(parts, manifest, 128)
+def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
+    assert tune.recall(clients, manifest) == remembered
+    assert tune.tuned(clients, manifest, PLAN) == replace(PLAN, n_ubatch=64, flash_attn="off")
+    measured = benchmark.benchmark(clients, manifest, 128)
     assert measured.tuned is True
     assert (measured.parameters["n_ubatch"], measured.parameters["flash_attn"]) == (64, "off")
-    assert measuring.read_benchmark(parts, manifest) == measured
+    assert benchmark.read_benchmark(clients, manifest) == measured
 
 
-def test_another_machine_or_file_has_none(parts: Parts, manifest: Manifest, remembered: Tuning) -> None:
+def test_another_machine_or_file_has_none(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
     other = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
-    assert tuning.recall(parts, manifest, machine=other) is None
-    assert tuning.recall(parts, pull(parts, Reference(MODEL), quantization="Q4_K_M").manifest) is None
+    assert tune.recall(clients, manifest, machine=other) is None
+    assert tune.recall(clients, pull(clients, Reference(MODEL), quantization="Q4_K_M").manifest) is None
 
 
-def test_memory_that_is_free_does_not_make_another_machine(parts: Parts) -> None:
+def test_memory_that_is_free_does_not_make_another_machine(clients: Clients) -> None:
     machine = this_machine()
     assert replace(machine, ram_available_bytes=1).identity == machine.identity
     assert replace(machine, cores=machine.cores + 1).identity != machine.identity
 
 
-def test_what_a_driver_keeps_does_not_make_another_machine(parts: Parts) -> None:
+def test_what_a_driver_keeps_does_not_make_another_machine(clients: Clients) -> None:
     machine = replace(this_machine(), gpus=(Gpu("a gpu", 80 * 2**30 - 480 * 2**20, 2**34),))
     newer = replace(machine, gpus=(Gpu("a gpu", 80 * 2**30 - 486 * 2**20, 2**34),))
     assert newer.identity == machine.identity
@@ -80,21 +80,21 @@ def test_what_a_driver_keeps_does_not_make_another_machine(parts: Parts) -> None
 
 
 def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
-    parts: Parts, manifest: Manifest, remembered: Tuning, caplog: pytest.LogCaptureFixture
+    clients: Clients, manifest: Manifest, remembered: Tuning, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = get_gguf_file_path(parts.volume.snapshot_path(manifest.id))
+    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     wanted = remembered.applied(PLAN)
     needed = measure_memory(path, context_tokens=128, parameters=wanted).total_bytes
     tight = replace(this_machine(), ram_available_bytes=needed + MARGIN_BYTES - 1)
     with caplog.at_level(logging.WARNING):
-        assert tuning.tuned(parts, manifest, PLAN, machine=tight) == PLAN
+        assert tune.tuned(clients, manifest, PLAN, machine=tight) == PLAN
     assert "takes more memory than there is" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"turns": {"n_ctx": 1}}', "\x00"])
 def test_what_cannot_be_read_is_as_if_it_were_not_there(
-    parts: Parts, manifest: Manifest, remembered: Tuning, damage: str
+    clients: Clients, manifest: Manifest, remembered: Tuning, damage: str
 ) -> None:
-    (place,) = (parts.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     place.write_text(damage)
-    assert tuning.tuned(parts, manifest, PLAN) == PLAN
+    assert tune.tuned(clients, manifest, PLAN) == PLAN

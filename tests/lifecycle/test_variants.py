@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock import get_model_path_from_name
 from paddock.errors import BadSetting, NoPermission, NotOnVolume, UnsafeName
-from paddock.lifecycle import promotion, restoration, retention
-from paddock.lifecycle.locating import locate, named_variant, wanted_quantization
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import Pulled, pull
+from paddock.lifecycle.acquire import restore
+from paddock.lifecycle.acquire.pull import Pulled, pull
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.locate import locate, named_variant, wanted_quantization
+from paddock.lifecycle.promote import promote, retention
+from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.quantization import group
@@ -27,14 +29,13 @@ from paddock.model.variants import name_variants
 from paddock.planning.choice import choose
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
-from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
 from tests.support.house import MODEL, NAME, Q4_K_M, point_to, point_to_s3, stock, tiny
-from tests.support.stores import Q4, Q8, A, B, C, id_of, publish
+from tests.support.stores import Q4, Q8, A, B, C, S3Store, id_of, publish
 
 
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch, hub: Service, s3: S3Server, tmp_path: Path) -> Parts:
+def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
     """An empty volume and an empty S3, beside a Hub with Q8_0, Q4_K_M and a split Q6_K of one commit."""
     point_to(monkeypatch, hub, tmp_path)
     point_to_s3(monkeypatch, s3, f"variants-{tmp_path.name}")
@@ -49,13 +50,13 @@ def volume(tmp_path: Path) -> Volume:
     return made
 
 
-def s3_of(parts: Parts) -> S3Store:
-    assert parts.s3 is not None
-    return parts.s3
+def s3_of(clients: Clients) -> S3Store:
+    assert clients.settings.s3_uri
+    return S3Store(clients.settings.s3_uri)
 
 
-def pulled(parts: Parts, text: str, quantization: str = "auto") -> Pulled:
-    return pull(parts, Reference.parse(text), quantization=quantization, target=UNBOUNDED)
+def pulled(clients: Clients, text: str, quantization: str = "auto") -> Pulled:
+    return pull(clients, Reference.parse(text), quantization=quantization, target=UNBOUNDED)
 
 
 def names_of(*paths: str, size: int = 100) -> dict[str, str]:
@@ -63,7 +64,7 @@ def names_of(*paths: str, size: int = 100) -> dict[str, str]:
     return {one.first: name for one, name in name_variants(sets).items()}
 
 
-def test_rule_1_a_variant_is_named_by_its_quantization_else_by_its_path(fleet: Parts) -> None:
+def test_rule_1_a_variant_is_named_by_its_quantization_else_by_its_path(fleet: Clients) -> None:
     assert names_of("m-Q8_0.gguf", "imatrix/m-Q8_0.gguf", "old-m-Q8_0.gguf", "m.gguf") == {
         "m-Q8_0.gguf": "Q8_0",
         "imatrix/m-Q8_0.gguf": "imatrix-m-Q8_0",
@@ -74,13 +75,13 @@ def test_rule_1_a_variant_is_named_by_its_quantization_else_by_its_path(fleet: P
     assert (split.variant, split.quantization, split.split) == ("Q6_K", "Q6_K", 2)
 
 
-def test_rule_1_the_header_says_the_quantization_and_a_name_that_differs_warns(fleet: Parts, hub: Service) -> None:
+def test_rule_1_the_header_says_the_quantization_and_a_name_that_differs_warns(fleet: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3, file_type=Q4_K_M)})
     manifest = pulled(fleet, f"{NAME}:Q8_0").manifest
     assert (manifest.variant, manifest.quantization, manifest.verdict) == ("Q8_0", "Q4_K_M", "warn")
 
 
-def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Parts, hub: Service) -> None:
+def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Clients, hub: HubService) -> None:
     long = "a" * 70
     found = names_of(f"{long}.gguf", "a--b..c.gguf", "x y.gguf", "auto.gguf", "Model.gguf", "MODEL.gguf")
     assert len({name.casefold() for name in found.values()}) == len(found)
@@ -95,7 +96,10 @@ def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Parts, hub:
     assert get_model_path_from_name(f"{NAME}:q4_k_m") == fleet.volume.model_path(MODEL, Q4)
     hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny(4, file_type=Q4_K_M)})
     pulled(fleet, f"{NAME}:Q4_K_M")
-    assert promotion.rollback(fleet, MODEL, Variant("q4_k_m"), reason="in small letters").revision == kept.revision
+    assert (
+        promote.roll_back(fleet, Reference(MODEL, Variant("q4_k_m")), reason="in small letters").revision
+        == kept.revision
+    )
 
 
 def test_rule_3_a_model_with_its_projector_is_a_variant_of_its_own() -> None:
@@ -121,7 +125,7 @@ def test_rule_4_a_name_that_would_collide_with_another_model_s_is_refused(volume
     assert volume.model_path(old, Q8) == volume.model_path(new)
 
 
-def test_rule_4_both_links_are_relative_and_the_default_s_leads_to_the_variant_s(fleet: Parts) -> None:
+def test_rule_4_both_links_are_relative_and_the_default_s_leads_to_the_variant_s(fleet: Clients) -> None:
     manifest = pulled(fleet, f"{NAME}:Q8_0").manifest
     link = fleet.volume.model_path(MODEL)
     assert str(link.readlink()) == "org--tiny-GGUF--Q8_0"
@@ -131,7 +135,7 @@ def test_rule_4_both_links_are_relative_and_the_default_s_leads_to_the_variant_s
     assert (link / "manifest.json").is_file()
 
 
-def test_rule_5_a_line_has_both_states_and_no_operation_steps_twice(fleet: Parts) -> None:
+def test_rule_5_a_line_has_both_states_and_no_operation_steps_twice(fleet: Clients) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     second = pulled(fleet, f"{NAME}:Q4_K_M").manifest
     history = fleet.volume.root / ".paddock" / "history" / "org--tiny-GGUF.jsonl"
@@ -143,43 +147,43 @@ def test_rule_5_a_line_has_both_states_and_no_operation_steps_twice(fleet: Parts
         ("Q8_0", None, first.revision, None, "Q8_0"),
         ("Q4_K_M", None, second.revision, "Q8_0", "Q4_K_M"),
     ]
-    once = promotion.rollback(fleet, MODEL, reason="a test", operation="run-1")
-    again = promotion.rollback(fleet, MODEL, reason="a test", operation="run-1")
+    once = promote.roll_back(fleet, Reference(MODEL), reason="a test", operation="run-1")
+    again = promote.roll_back(fleet, Reference(MODEL), reason="a test", operation="run-1")
     assert once == again
     assert fleet.volume.promoted(MODEL).default == "Q8_0"
     assert len(fleet.volume.history(MODEL)) == 3
 
 
-def test_rule_6_a_rollback_undoes_the_last_change_of_the_model_or_of_a_variant(fleet: Parts, hub: Service) -> None:
+def test_rule_6_a_rollback_undoes_the_last_change_of_the_model_or_of_a_variant(fleet: Clients, hub: HubService) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     pulled(fleet, f"{NAME}:Q4_K_M")
     hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny(4, file_type=Q4_K_M)})
     newer = pulled(fleet, f"{NAME}:Q4_K_M").manifest
-    promotion.rollback(fleet, MODEL, reason="undo the new revision")
+    promote.roll_back(fleet, Reference(MODEL), reason="undo the new revision")
     assert fleet.volume.promoted(MODEL).default_id == SnapshotId(MODEL, first.revision, Q4)
-    promotion.rollback(fleet, MODEL, reason="undo the other variant")
+    promote.roll_back(fleet, Reference(MODEL), reason="undo the other variant")
     promoted = fleet.volume.promoted(MODEL)
     assert promoted.default_id == first.id
     assert promoted.of(Q4) == SnapshotId(MODEL, first.revision, Q4), "what loses the default stays promoted"
-    promotion.promote(fleet, newer.id, reason="again", default=False)
-    promotion.rollback(fleet, MODEL, Q4, reason="undo the variant's")
+    promote.promote_snapshot(fleet, newer.id, reason="again", default=False)
+    promote.roll_back(fleet, Reference(MODEL, Q4), reason="undo the variant's")
     assert fleet.volume.promoted(MODEL).of(Q4) == SnapshotId(MODEL, first.revision, Q4)
     assert fleet.volume.promoted(MODEL).default_id == first.id
     with pytest.raises(NotOnVolume, match="nothing"):
-        promotion.rollback(fleet, MODEL, reason="there is nothing before")
+        promote.roll_back(fleet, Reference(MODEL), reason="there is nothing before")
 
 
-def test_rule_7_a_person_s_pull_or_promotion_moves_the_default_and_an_entry_s_need_not(fleet: Parts) -> None:
+def test_rule_7_a_person_s_pull_or_promotion_moves_the_default_and_an_entry_s_need_not(fleet: Clients) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     second = pulled(fleet, f"{NAME}:Q4_K_M").manifest
     assert fleet.volume.promoted(MODEL).default == "Q4_K_M"
-    promotion.promote(fleet, first.id, reason="by hand")
+    promote.promote_snapshot(fleet, first.id, reason="by hand")
     assert fleet.volume.promoted(MODEL).default == "Q8_0"
-    promotion.promote(fleet, second.id, reason="of a catalog entry", default=False)
+    promote.promote_snapshot(fleet, second.id, reason="of a catalog entry", default=False)
     assert fleet.volume.promoted(MODEL).default == "Q8_0"
 
 
-def test_rule_8_a_pull_keeps_the_default_s_variant_while_it_is_there(fleet: Parts, hub: Service) -> None:
+def test_rule_8_a_pull_keeps_the_default_s_variant_while_it_is_there(fleet: Clients, hub: HubService) -> None:
     pulled(fleet, f"{NAME}:Q4_K_M")
     assert pulled(fleet, NAME).manifest.variant == "Q4_K_M"
     assert pulled(fleet, NAME, "best").manifest.variant == "Q8_0"
@@ -190,7 +194,9 @@ def test_rule_8_a_pull_keeps_the_default_s_variant_while_it_is_there(fleet: Part
     assert any("Q4_K_M is not taken again" in note for note in switched.notes)
 
 
-def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_there(fleet: Parts, hub: Service) -> None:
+def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_there(
+    fleet: Clients, hub: HubService
+) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     second = pulled(fleet, f"{NAME}:Q4_K_M").manifest
     assert locate(fleet, Reference.parse(NAME)) == second
@@ -198,7 +204,7 @@ def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_ther
     assert locate(fleet, Reference.parse(f"{NAME}@{first.revision}:Q8_0")) == first
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(5)})
     newer = pulled(fleet, f"{NAME}:Q8_0").manifest
-    promotion.promote(fleet, second.id, reason="the default again")
+    promote.promote_snapshot(fleet, second.id, reason="the default again")
     assert locate(fleet, Reference.parse(f"{NAME}@{newer.revision}")) == newer, "the only one that is there"
     fleet.volume.remove(MODEL, variant=Q4)
     with pytest.raises(NotOnVolume, match="Q8_0@"):
@@ -208,7 +214,7 @@ def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_ther
     assert BadSetting.exit_status == 3
 
 
-def test_rule_9_several_variants_without_a_default_are_listed(volume: Volume, fleet: Parts) -> None:
+def test_rule_9_several_variants_without_a_default_are_listed(volume: Volume, fleet: Clients) -> None:
     first = pull(fleet, Reference.parse(f"{NAME}:Q8_0"), promote=False).manifest
     pull(fleet, Reference.parse(f"{NAME}:Q4_K_M"), promote=False)
     for text in (NAME, f"{NAME}@{first.revision}"):
@@ -218,7 +224,7 @@ def test_rule_9_several_variants_without_a_default_are_listed(volume: Volume, fl
 
 
 def test_rule_10_retention_counts_weights_and_the_default_is_never_pointed_elsewhere(
-    fleet: Parts, hub: Service, monkeypatch: pytest.MonkeyPatch
+    fleet: Clients, hub: HubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     hub.repository(NAME).commit({"README.md": b"only the card changed"})
@@ -234,13 +240,13 @@ def test_rule_10_retention_counts_weights_and_the_default_is_never_pointed_elsew
     assert fleet.volume.promoted(MODEL).of(Q8) == moved.id
 
 
-def test_rule_11_the_ref_in_s3_has_each_variant_and_a_worker_changes_only_its_own(fleet: Parts) -> None:
+def test_rule_11_the_ref_in_s3_has_each_variant_and_a_worker_changes_only_its_own(fleet: Clients) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     push(fleet.volume, s3_of(fleet), first)
-    promotion.tell_s3(fleet, MODEL)
+    promote.update_remote_ref(fleet, MODEL)
     second = pulled(fleet, f"{NAME}:Q4_K_M").manifest
     push(fleet.volume, s3_of(fleet), second)
-    promotion.tell_s3(fleet, MODEL)
+    promote.update_remote_ref(fleet, MODEL)
     ref = json.loads(_object(s3_of(fleet), "refs/org--tiny-GGUF.json"))
     assert ref == {
         "default": "Q4_K_M",
@@ -252,22 +258,22 @@ def test_rule_11_the_ref_in_s3_has_each_variant_and_a_worker_changes_only_its_ow
 
 
 def test_rule_11_a_restored_variant_becomes_the_default_where_it_is_that_in_s3(
-    fleet: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifests: list[Manifest] = []
     for variant in ("Q8_0", "Q4_K_M"):
         manifests.append(pulled(fleet, f"{NAME}:{variant}").manifest)
         push(fleet.volume, s3_of(fleet), manifests[-1])
-    promotion.tell_s3(fleet, MODEL)
+    promote.update_remote_ref(fleet, MODEL)
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "another"))
     other = connect()
-    restoration.restore(other, Reference.parse(NAME))
-    restoration.restore(other, Reference.parse(f"{NAME}:Q8_0"))
+    restore.restore(PlainRunner(other), Reference.parse(NAME))
+    restore.restore(PlainRunner(other), Reference.parse(f"{NAME}:Q8_0"))
     assert other.volume.promoted(MODEL) == s3_of(fleet).promoted(MODEL) == fleet.volume.promoted(MODEL)
 
 
 def test_rule_12_what_moves_a_variant_leaves_others_and_a_name_is_followed_but_no_commit(
-    volume: Volume, tmp_path: Path, fleet: Parts
+    volume: Volume, tmp_path: Path, fleet: Clients
 ) -> None:
     for revision, content in ((A, b"a"), (B, b"b"), (C, b"c")):
         publish(volume, revision, {"m.gguf": content}, tmp_path)
@@ -287,4 +293,5 @@ def test_rule_12_what_moves_a_variant_leaves_others_and_a_name_is_followed_but_n
 
 def _object(store: S3Store, key: str) -> bytes:
     prefix = store.label.split("/", 3)[3]
-    return store._client().get_object(Bucket=store.bucket, Key=f"{prefix}/{key}")["Body"].read()
+    content: bytes = store.client().get_object(Bucket=store.bucket, Key=f"{prefix}/{key}")["Body"].read()
+    return content

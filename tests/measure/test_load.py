@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
-from paddock.measure.load import Percentiles, Sweep, sweep
+from paddock.measure.load_test import Percentiles, Sweep, sweep
 from tests.support.one_answer import answering
 
 KEY = SecretStr("canaryCANARYcanary")

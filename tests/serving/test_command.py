@@ -19,9 +19,9 @@ import httpx
 import psutil
 import pytest
 
-from paddock import cli
-from paddock.lifecycle.parts import Parts
-from paddock.serving.engines import LLAMA_CPP_PYTHON, ServerName
+from paddock.cli.main import main
+from paddock.lifecycle.clients import Clients
+from paddock.serving.servers import LLAMA_CPP_PYTHON, ServerName
 from tests.support.serving import (
     SERVERS,
     SHELF_MODEL,
@@ -40,7 +40,7 @@ Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
-def _on_shelf(shelf: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_shelf(shelf: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_VOLUME", str(shelf.settings.volume))
     monkeypatch.setenv("PADDOCK_THREADS", "1")  # see `offer_of`
     monkeypatch.delenv("PADDOCK_API_KEY", raising=False)
@@ -53,7 +53,7 @@ def command(_on_shelf: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         monkeypatch.setattr(sys, "argv", ["paddock", "serve", *arguments, "--json"])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         assert isinstance(ended.value.code, int)
         return ended.value.code, json.loads(capfd.readouterr().out)
 
@@ -62,14 +62,16 @@ def command(_on_shelf: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 
 @pytest.mark.usefixtures("_on_shelf")
 @pytest.mark.parametrize("server", SERVERS)
-def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(shelf: Parts, server: ServerName) -> None:
+def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(
+    shelf: Clients, server: ServerName
+) -> None:
     ended_under_load(shelf, server, times=1)
 
 
 @pytest.mark.torture
 @pytest.mark.usefixtures("_on_shelf")
 @pytest.mark.parametrize("server", SERVERS)
-def test_sigterm_under_load_ends_every_started_answer_twenty_times(shelf: Parts, server: ServerName) -> None:
+def test_sigterm_under_load_ends_every_started_answer_twenty_times(shelf: Clients, server: ServerName) -> None:
     ended_under_load(shelf, server, times=20)
 
 
@@ -99,7 +101,7 @@ def test_a_signal_before_the_model_is_ready_is_no_success(tmp_path: Path) -> Non
     assert json.loads(out)["error"] == "server-unavailable"
 
 
-def ended_under_load(shelf: Parts, server: ServerName, *, times: int) -> None:
+def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
     manifest = shelf.volume.snapshots(SHELF_MODEL)[0]
     slowest, whole = 0.0, 0
     for _ in range(times):
@@ -145,7 +147,7 @@ def test_what_runs_when_the_grace_period_ends_gets_a_clean_error() -> None:
 
 @pytest.mark.usefixtures("_on_shelf")
 def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_nothing(
-    shelf: Parts, tmp_path: Path
+    shelf: Clients, tmp_path: Path
 ) -> None:
     """And without nvidia-ml-py it says so, and serves."""
     (manifest,) = shelf.volume.snapshots(SHELF_MODEL)

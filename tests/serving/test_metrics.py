@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from paddock.serving.engines import LLAMA_SERVER
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
-from paddock.serving.offer import Offer
+from paddock.serving.servers import LLAMA_SERVER
+from paddock.serving.spec import ServeSpec
 from tests.support.exposition import read_metrics
 from tests.support.llama_server import llama_server_with
 from tests.support.serving import is_back, running, wait_for
@@ -17,7 +17,7 @@ from tests.support.serving import is_back, running, wait_for
 SOUND = "# HELP llamacpp:prompt_tokens_total Tokens.\n# TYPE llamacpp:prompt_tokens_total counter\n"
 
 
-def page_with(offered: Offer, tmp_path: Path, *, status: int, content_type: str, body: str) -> str:
+def page_with(offered: ServeSpec, tmp_path: Path, *, status: int, content_type: str, body: str) -> str:
     program = llama_server_with(tmp_path / "llama-server", status=status, content_type=content_type, body=body)
     with running(offered, LLAMA_SERVER, program=program) as served:
         answer = httpx.get(f"{served.url}/metrics", timeout=30)
@@ -37,7 +37,7 @@ def page_with(offered: Offer, tmp_path: Path, *, status: int, content_type: str,
     ],
 )
 def test_an_answer_of_the_engine_that_is_no_page_of_metrics_is_left_out(
-    offered: Offer, tmp_path: Path, status: int, content_type: str, body: str
+    offered: ServeSpec, tmp_path: Path, status: int, content_type: str, body: str
 ) -> None:
     page = page_with(offered, tmp_path, status=status, content_type=content_type, body=body)
     found = read_metrics(page)
@@ -45,14 +45,14 @@ def test_an_answer_of_the_engine_that_is_no_page_of_metrics_is_left_out(
     assert [name for name in found if not name.startswith("paddock_")] == []
 
 
-def test_the_metrics_of_the_engine_stand_behind_ours(offered: Offer, tmp_path: Path) -> None:
+def test_the_metrics_of_the_engine_stand_behind_ours(offered: ServeSpec, tmp_path: Path) -> None:
     body = f"{SOUND}llamacpp:prompt_tokens_total 4"  # no line end
     found = read_metrics(page_with(offered, tmp_path, status=200, content_type="text/plain", body=body))
     assert found["llamacpp:prompt_tokens"].samples[0].value == 4
     assert list(found)[-1] == "llamacpp:prompt_tokens"
 
 
-def test_restarts_are_a_counter(offered: Offer, tmp_path: Path) -> None:
+def test_restarts_are_a_counter(offered: ServeSpec, tmp_path: Path) -> None:
     program = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
     with running(offered, LLAMA_SERVER, program=program) as served:
         before = read_metrics(httpx.get(f"{served.url}/metrics").text)["paddock_engine_restarts"]

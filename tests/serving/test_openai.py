@@ -10,8 +10,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
-from paddock.serving.engines import LLAMA_CPP_PYTHON, ServerName
-from paddock.serving.offer import Offer
+from paddock.serving.servers import LLAMA_CPP_PYTHON, ServerName
+from paddock.serving.spec import ServeSpec
 from tests.support.serving import SERVERS, Running, running
 
 CHAT: list[ChatCompletionMessageParam] = [
@@ -21,7 +21,7 @@ CHAT: list[ChatCompletionMessageParam] = [
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def served(request: pytest.FixtureRequest, offered: Offer) -> Iterator[Running]:
+def served(request: pytest.FixtureRequest, offered: ServeSpec) -> Iterator[Running]:
     server: ServerName = request.param
     with running(offered, server) as now:
         yield now

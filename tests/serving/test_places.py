@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from paddock.serving.places import Full, Places, TurnedAway
+from paddock.serving.admission import AdmissionQueue, QueueFull, TurnedAway
 
 
-async def hold(places: Places, name: str, order: list[str], until: asyncio.Event) -> None:
+async def hold(places: AdmissionQueue, name: str, order: list[str], until: asyncio.Event) -> None:
     async with places.place():
         order.append(name)
         await until.wait()
@@ -17,7 +17,7 @@ async def hold(places: Places, name: str, order: list[str], until: asyncio.Event
 
 def test_who_comes_first_is_served_first_and_no_more_at_once_than_there_are_slots() -> None:
     async def story() -> None:
-        places, order, until = Places(2, waiting=4), list[str](), asyncio.Event()
+        places, order, until = AdmissionQueue(2, waiting=4), list[str](), asyncio.Event()
         tasks = [asyncio.create_task(hold(places, name, order, until)) for name in "abcde"]
         await asyncio.sleep(0.01)
         assert (order, places.running, places.waiting) == (["a", "b"], 2, 3)
@@ -31,10 +31,10 @@ def test_who_comes_first_is_served_first_and_no_more_at_once_than_there_are_slot
 
 def test_one_more_than_may_wait_is_told_when_to_come_back() -> None:
     async def story() -> None:
-        places, until = Places(1, waiting=1), asyncio.Event()
+        places, until = AdmissionQueue(1, waiting=1), asyncio.Event()
         tasks = [asyncio.create_task(hold(places, name, [], until)) for name in "ab"]
         await asyncio.sleep(0.01)
-        with pytest.raises(Full) as full:
+        with pytest.raises(QueueFull) as full:
             async with places.place():
                 raise AssertionError("there was no place")
         assert full.value.retry_after_s >= 1
@@ -46,7 +46,7 @@ def test_one_more_than_may_wait_is_told_when_to_come_back() -> None:
 
 def test_who_leaves_the_queue_leaves_no_hole_in_it() -> None:
     async def story() -> None:
-        places, order, until = Places(1, waiting=4), list[str](), asyncio.Event()
+        places, order, until = AdmissionQueue(1, waiting=4), list[str](), asyncio.Event()
         tasks = {name: asyncio.create_task(hold(places, name, order, until)) for name in "abc"}
         await asyncio.sleep(0.01)
         tasks["b"].cancel()
@@ -62,7 +62,7 @@ def test_who_leaves_the_queue_leaves_no_hole_in_it() -> None:
 
 def test_who_leaves_just_as_the_turn_comes_hands_the_place_on() -> None:
     async def story() -> None:
-        places, order, until = Places(1, waiting=4), list[str](), asyncio.Event()
+        places, order, until = AdmissionQueue(1, waiting=4), list[str](), asyncio.Event()
         first = asyncio.create_task(hold(places, "a", order, until))
         second = asyncio.create_task(hold(places, "b", order, until))
         third = asyncio.create_task(hold(places, "c", order, until))
@@ -79,7 +79,7 @@ def test_who_leaves_just_as_the_turn_comes_hands_the_place_on() -> None:
 
 def test_everyone_who_waits_can_be_sent_away_with_a_reason() -> None:
     async def story() -> None:
-        places, until = Places(1, waiting=4), asyncio.Event()
+        places, until = AdmissionQueue(1, waiting=4), asyncio.Event()
         tasks = [asyncio.create_task(hold(places, name, [], until)) for name in "abc"]
         await asyncio.sleep(0.01)
         places.turn_away("the engine died")

@@ -14,11 +14,11 @@ from paddock.chat.template import Chat
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.planning.profile import PROFILES
-from paddock.serving.engines import arguments_of
-from paddock.serving.offer import Offer
-from paddock.serving.requests import Ask, Refused, parse
+from paddock.serving.requests import EngineRequest, RequestRefused, parse
+from paddock.serving.servers import arguments_of
+from paddock.serving.spec import ServeSpec
 
-OFFER = Offer(
+OFFER = ServeSpec(
     name="org/name",
     revision="b" * 40,
     variant="Q8_0",
@@ -32,12 +32,12 @@ OFFER = Offer(
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def chat(**asked: Any) -> Ask:
+def chat(**asked: Any) -> EngineRequest:
     body = {"messages": HELLO, **asked}
     return parse("/v1/chat/completions", json.dumps(body).encode(), OFFER, has_logprobs=True)
 
 
-def completion(**asked: Any) -> Ask:
+def completion(**asked: Any) -> EngineRequest:
     return parse("/v1/completions", json.dumps({"prompt": "Hello", **asked}).encode(), OFFER, has_logprobs=True)
 
 
@@ -101,7 +101,7 @@ def test_the_model_may_be_named_with_its_revision(model: str | None) -> None:
 
 @pytest.mark.parametrize("model", ["", "org/other", f"org/name@{'c' * 40}"])
 def test_another_model_is_refused(model: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         chat(model=model)
     assert (refused.value.status, refused.value.param) == (404, "model")
 

@@ -18,8 +18,8 @@ import pytest
 from paddock.engine.oracle import Memory, measure_memory
 from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
 from paddock.serving.binding import Binding
-from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
-from paddock.serving.offer import Offer
+from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
+from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import Limits
 from tests.support.engine import hollow_copy, real_model
 from tests.support.exposition import read_metrics
@@ -41,7 +41,7 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def served(request: pytest.FixtureRequest, offered: Offer, offered_twice: Offer) -> Iterator[Running]:
+def served(request: pytest.FixtureRequest, offered: ServeSpec, offered_twice: ServeSpec) -> Iterator[Running]:
     server: ServerName = request.param
     with running(offered_twice if server == LLAMA_SERVER else offered, server) as now:
         yield now
@@ -123,17 +123,17 @@ def test_a_client_that_leaves_takes_its_request_along(served: Running) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_killed_engine_costs_its_requests_a_clean_error_and_is_back(server: ServerName, offered: Offer) -> None:
+def test_a_killed_engine_costs_its_requests_a_clean_error_and_is_back(server: ServerName, offered: ServeSpec) -> None:
     killed(server, offered, times=1)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_is_killed_a_hundred_times_is_back_each_time(server: ServerName, offered: Offer) -> None:
+def test_an_engine_that_is_killed_a_hundred_times_is_back_each_time(server: ServerName, offered: ServeSpec) -> None:
     killed(server, offered, times=100)
 
 
-def killed(server: ServerName, offered: Offer, *, times: int) -> None:
+def killed(server: ServerName, offered: ServeSpec, *, times: int) -> None:
     limits = replace(QUICK, silent_s=60.0, strikes=times + 1, pauses_s=(0.1,))
     took: list[tuple[float, float]] = []
     with running(offered, server, limits=limits) as served:
@@ -163,7 +163,7 @@ def load_s(url: str) -> float:
     return float(re.findall(r"^paddock_engine_load_seconds (\S+)$", metrics, re.MULTILINE)[0])
 
 
-def test_after_three_crashes_it_stops_and_says_why(offered: Offer) -> None:
+def test_after_three_crashes_it_stops_and_says_why(offered: ServeSpec) -> None:
     """With the other server: test_command.py."""
     with running(offered, LLAMA_SERVER, limits=QUICK) as served:
         for number in range(3):
@@ -181,7 +181,7 @@ def test_after_three_crashes_it_stops_and_says_why(offered: Offer) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_hangs_is_started_again(server: ServerName, offered: Offer) -> None:
+def test_an_engine_that_hangs_is_started_again(server: ServerName, offered: ServeSpec) -> None:
     with running(offered, server, limits=QUICK) as served:
         hung = served.engine
         hung.suspend()
@@ -193,7 +193,7 @@ def test_an_engine_that_hangs_is_started_again(server: ServerName, offered: Offe
         assert not hung.is_running()
 
 
-def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: Offer) -> None:
+def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: ServeSpec) -> None:
     """The KV cache of 32,768 tokens is 720 MiB, and the plan says nothing of it."""
     parameters = replace(offered.parameters, n_ctx=32768)
     greedy = replace(offered, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
@@ -204,7 +204,9 @@ def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: Offer) -
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_model_that_loads_and_says_nothing_is_never_ready(server: ServerName, offered: Offer, tmp_path: Path) -> None:
+def test_a_model_that_loads_and_says_nothing_is_never_ready(
+    server: ServerName, offered: ServeSpec, tmp_path: Path
+) -> None:
     """Its weights are all zero, so that every token is as likely as another."""
     silent = replace(offered, file=hollow_copy(real_model(), tmp_path / "silent.gguf"))
     with pytest.raises(ModelRejected, match="the same"), running(silent, server):
@@ -213,7 +215,7 @@ def test_a_model_that_loads_and_says_nothing_is_never_ready(server: ServerName, 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
-    server: ServerName, offered: Offer, tmp_path: Path
+    server: ServerName, offered: ServeSpec, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(real_model().read_bytes()[: 8 * MIB])
@@ -223,7 +225,7 @@ def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_split_model_is_served_from_all_its_shards(server: ServerName, offered: Offer, tmp_path: Path) -> None:
+def test_a_split_model_is_served_from_all_its_shards(server: ServerName, offered: ServeSpec, tmp_path: Path) -> None:
     for number, shard in enumerate(tiny_shards(2), 1):
         (tmp_path / f"tiny-{number:05}-of-00002.gguf").write_bytes(shard.to_bytes())
     first = tmp_path / "tiny-00001-of-00002.gguf"
@@ -236,7 +238,7 @@ def test_a_split_model_is_served_from_all_its_shards(server: ServerName, offered
         assert answer.json()["usage"]["completion_tokens"] > 0
 
 
-def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: Offer) -> None:
+def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: ServeSpec) -> None:
     with running(offered, LLAMA_CPP_PYTHON, queue=1) as served:
         with under_load(served.url, at_once=6, max_tokens=24) as answers:
             wait_for(lambda: sum(one.status == 429 for one in answers) > 3 and any(one.whole for one in answers))
@@ -252,7 +254,7 @@ def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: Offer) -> N
     assert sum(one.completion_tokens for one in used.used) > 0
 
 
-def test_a_key_is_asked_of_everyone_who_wants_more_than_the_health(offered: Offer) -> None:
+def test_a_key_is_asked_of_everyone_who_wants_more_than_the_health(offered: ServeSpec) -> None:
     with running(offered, LLAMA_CPP_PYTHON, api_key="canary-key-1") as served:
         assert httpx.get(f"{served.url}/health").status_code == 200
         for path in ("/v1/models", "/metrics"):
@@ -274,7 +276,7 @@ def test_beyond_this_machine_nothing_is_served_without_a_key(host: str) -> None:
     assert "canary" not in repr(Binding(host=host, port=0, api_key="canary"))
 
 
-def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(offered: Offer) -> None:
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(offered: ServeSpec) -> None:
     with Binding(host="127.0.0.1", port=0, api_key=None).listen() as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadSetting, match=f"127.0.0.1:{port}: Address already in use"):

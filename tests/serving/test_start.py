@@ -11,13 +11,13 @@ import pytest
 
 from paddock.errors import EngineCrashed, ServerUnavailable
 from paddock.serving.binding import Binding
-from paddock.serving.offer import Offer
-from paddock.serving.service import Address, Ears, Terms, serve
+from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
+from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import Limits
 from tests.support.llama_server import llama_server_with
 
 LOCAL = Binding(host="127.0.0.1", port=0, api_key=None)
-TERMS = Terms(limits=Limits(start_s=60.0), queue=4, grace_s=5.0)
+TERMS = ServiceLimits(limits=Limits(start_s=60.0), queue=4, grace_s=5.0)
 
 
 class NotAStream(Binding):
@@ -35,18 +35,18 @@ def program(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def addresses() -> list[Address]:
+def addresses() -> list[ServerAddress]:
     """What `ready` was called with."""
     return []
 
 
 @pytest.fixture
-def ears(addresses: list[Address]) -> Ears:
-    return Ears(ready=addresses.append, used=lambda _: None)
+def ears(addresses: list[ServerAddress]) -> Callbacks:
+    return Callbacks(ready=addresses.append, used=lambda _: None)
 
 
 def test_an_http_server_that_does_not_start_is_an_error(
-    offered: Offer, program: Path, ears: Ears, addresses: list[Address]
+    offered: ServeSpec, program: Path, ears: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     binding = NotAStream(host="127.0.0.1", port=0, api_key=None)
     with pytest.raises(ServerUnavailable, match="the HTTP server ended: ValueError: A Stream Socket was expected"):
@@ -55,19 +55,19 @@ def test_an_http_server_that_does_not_start_is_an_error(
 
 
 def test_an_engine_that_is_never_ready_is_an_error(
-    offered: Offer, tmp_path: Path, ears: Ears, addresses: list[Address]
+    offered: ServeSpec, tmp_path: Path, ears: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
-    terms = Terms(limits=Limits(start_s=0.5), queue=4, grace_s=5.0)
+    terms = ServiceLimits(limits=Limits(start_s=0.5), queue=4, grace_s=5.0)
     with pytest.raises(EngineCrashed, match=r"not ready within 0\.5 s"):
         serve(offered, LOCAL, terms, ears, program=program)
     assert addresses == []
 
 
 def test_a_program_that_cannot_be_run_is_an_error(
-    offered: Offer, tmp_path: Path, ears: Ears, addresses: list[Address]
+    offered: ServeSpec, tmp_path: Path, ears: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
     program.write_text("not a program")
@@ -77,7 +77,7 @@ def test_a_program_that_cannot_be_run_is_an_error(
 
 
 def test_a_stop_before_the_model_is_ready_is_an_error(
-    offered: Offer, program: Path, ears: Ears, addresses: list[Address]
+    offered: ServeSpec, program: Path, ears: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     stop = threading.Event()
     stop.set()
@@ -88,22 +88,24 @@ def test_a_stop_before_the_model_is_ready_is_an_error(
     assert addresses == []
 
 
-def test_a_stop_after_the_model_was_ready_is_no_error(offered: Offer, program: Path, addresses: list[Address]) -> None:
+def test_a_stop_after_the_model_was_ready_is_no_error(
+    offered: ServeSpec, program: Path, addresses: list[ServerAddress]
+) -> None:
     stop = threading.Event()
 
-    def ready(address: Address) -> None:
+    def ready(address: ServerAddress) -> None:
         addresses.append(address)
         stop.set()
 
-    ears = Ears(ready=ready, used=lambda _: None)
+    ears = Callbacks(ready=ready, used=lambda _: None)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(serve, offered, LOCAL, TERMS, ears, program=program, stop=stop).result() is None
     assert len(addresses) == 1
 
 
-def test_what_the_callback_raises_ends_the_server(offered: Offer, program: Path) -> None:
-    def ready(_: Address) -> None:
+def test_what_the_callback_raises_ends_the_server(offered: ServeSpec, program: Path) -> None:
+    def ready(_: ServerAddress) -> None:
         raise BrokenPipeError("standard output is closed")
 
     with pytest.raises(BrokenPipeError):
-        serve(offered, LOCAL, TERMS, Ears(ready=ready, used=lambda _: None), program=program)
+        serve(offered, LOCAL, TERMS, Callbacks(ready=ready, used=lambda _: None), program=program)

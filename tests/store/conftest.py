@@ -7,8 +7,8 @@ import pytest
 from mypy_boto3_s3 import S3Client
 
 from infra.local.s3 import S3Server
-from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
+from tests.support.stores import S3Store
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from paddock.model.finding import Severity, Verdict
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.history import Promoted
-from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
-from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of, manifest_of, publish, put_blobs
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, S3Store, id_of, manifest_of, publish, put_blobs
 
 Either = Volume | S3Store
 
@@ -29,7 +28,7 @@ def spoil(store: Either, id: SnapshotId, text: bytes) -> None:
         path.write_bytes(text)
     else:
         key = f"{store.label.split('/', 3)[3]}/snapshots/{id.model.slug}/{id.revision}/{id.variant}.json"
-        store._client().put_object(Bucket=store.bucket, Key=key, Body=text)
+        store.client().put_object(Bucket=store.bucket, Key=key, Body=text)
 
 
 def promote(store: Either, id: SnapshotId, *, default: bool = True) -> None:

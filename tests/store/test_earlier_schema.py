@@ -12,9 +12,8 @@ import pytest
 from paddock.errors import NotOnVolume
 from paddock.model.names import Revision
 from paddock.store.history import Promoted
-from paddock.store.s3 import S3Store
 from paddock.store.volume import Volume
-from tests.support.stores import MODEL, Q4, Q8, A, B, file_of, id_of, manifest_of, publish
+from tests.support.stores import MODEL, Q4, Q8, A, B, S3Store, file_of, id_of, manifest_of, publish
 
 OLD = {"m.gguf": b"weights", "deep/config.json": b"{}"}
 IGNORED = "an earlier Paddock made are ignored"
@@ -150,7 +149,7 @@ def test_in_s3_they_are_ignored_and_their_ref_is_replaced(s3_store: S3Store, scr
         (f"snapshots/{MODEL.slug}/{A}.json", manifest_1(A)),
         (f"refs/{MODEL.slug}.json", json.dumps({"revision": A, "previous": None, "reason": "", "at": "", "by": ""})),
     ):
-        s3_store._client().put_object(Bucket=s3_store.bucket, Key=f"{prefix}/{key}", Body=text.encode())
+        s3_store.client().put_object(Bucket=s3_store.bucket, Key=f"{prefix}/{key}", Body=text.encode())
     assert s3_store.snapshots() == []
     assert s3_store.ids(MODEL) == []
     assert s3_store.promoted(MODEL) == Promoted(MODEL)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paddock.errors import BlobMissing, CorruptFile
 from paddock.model.artifact import SnapshotFile
-from paddock.store.parts import MAX_PARTS, MIN_PART_BYTES, Parts, plan
+from paddock.store.multipart import MAX_PARTS, MIN_PART_BYTES, MultipartReader, plan
 from tests.support.segments import first_segments_of
 from tests.support.stores import file_of
 
@@ -47,7 +47,7 @@ FILES = {
 
 @pytest.mark.parametrize("file", FILES.values(), ids=FILES)
 def test_sound_parts_are_the_blob(blob: Path, file: SnapshotFile) -> None:
-    with Parts(blob, file, segment_bytes=SEGMENT_BYTES) as parts:
+    with MultipartReader(blob, file, segment_bytes=SEGMENT_BYTES) as parts:
         read = [parts.read(part) for part in parts]
     assert b"".join(content.body for content in read) == CONTENT
     assert [content.checksum for content in read] == [
@@ -65,7 +65,7 @@ def test_one_flipped_bit_is_found(blob: Path, at: int, file: SnapshotFile) -> No
         damaged.write(bytes([CONTENT[at] ^ 1]))
     with (
         pytest.raises(CorruptFile, match=rf"blob of m\.gguf.* is damaged: it {told}"),
-        Parts(blob, file, segment_bytes=SEGMENT_BYTES) as parts,
+        MultipartReader(blob, file, segment_bytes=SEGMENT_BYTES) as parts,
     ):
         list(map(parts.read, parts))
 
@@ -73,18 +73,18 @@ def test_one_flipped_bit_is_found(blob: Path, at: int, file: SnapshotFile) -> No
 def test_another_size_and_a_missing_blob_are_told_at_once(tmp_path: Path, blob: Path) -> None:
     file = file_of("m.gguf", CONTENT[:-1], segment_bytes=SEGMENT_BYTES)
     with pytest.raises(CorruptFile, match=f"has {len(CONTENT)} bytes, not {len(CONTENT) - 1}"):
-        Parts(blob, file, segment_bytes=SEGMENT_BYTES)
+        MultipartReader(blob, file, segment_bytes=SEGMENT_BYTES)
     with pytest.raises(BlobMissing):
-        Parts(tmp_path / "gone", file, segment_bytes=SEGMENT_BYTES)
+        MultipartReader(tmp_path / "gone", file, segment_bytes=SEGMENT_BYTES)
 
 
 def test_segments_of_another_length_are_told_at_once(blob: Path) -> None:
     file = file_of("m.gguf", CONTENT, segment_bytes=SEGMENT_BYTES)
     with pytest.raises(CorruptFile, match="segments in its manifest"):
-        Parts(blob, file, segment_bytes=2 * SEGMENT_BYTES)
+        MultipartReader(blob, file, segment_bytes=2 * SEGMENT_BYTES)
 
 
 def test_no_bytes_are_one_empty_part(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with Parts(tmp_path / "empty", file_of("e", b""), segment_bytes=SEGMENT_BYTES) as parts:
+    with MultipartReader(tmp_path / "empty", file_of("e", b""), segment_bytes=SEGMENT_BYTES) as parts:
         assert [parts.read(part).body for part in parts] == [b""]

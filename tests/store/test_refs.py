@@ -15,9 +15,8 @@ from paddock.errors import NotOnVolume
 from paddock.model.names import Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.history import Promoted
-from paddock.store.s3 import S3Store
-from paddock.store.s3.refs import Pointer, Ref
-from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of, publish
+from paddock.store.remote.refs import Pointer, Ref
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, S3Store, id_of, publish
 
 PROJECTOR = Variant("Q8_0-mmproj")
 variants = st.sampled_from([Q8, Q4, PROJECTOR, Variant("deep-model.v2")])
@@ -34,7 +33,7 @@ def key_of(store: S3Store) -> str:
 
 
 def stored(store: S3Store) -> dict[str, Any]:
-    body = store._client().get_object(Bucket=store.bucket, Key=key_of(store))["Body"].read()
+    body = store.client().get_object(Bucket=store.bucket, Key=key_of(store))["Body"].read()
     value: dict[str, Any] = json.loads(body)
     return value
 
@@ -163,7 +162,7 @@ def test_a_ref_that_cannot_be_read_counts_as_none_and_is_replaced(
     s3_store: S3Store, scratch: Path, text: bytes
 ) -> None:
     put(s3_store, scratch, id_of(A))
-    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key_of(s3_store), Body=text)
+    s3_store.client().put_object(Bucket=s3_store.bucket, Key=key_of(s3_store), Body=text)
     assert s3_store.promoted(MODEL) == Promoted(MODEL)
     s3_store.promote([id_of(A)], default=id_of(A))
     assert s3_store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
@@ -171,5 +170,5 @@ def test_a_ref_that_cannot_be_read_counts_as_none_and_is_replaced(
 
 def test_a_default_whose_variant_is_gone_stands_for_nothing(s3_store: S3Store) -> None:
     text = json.dumps(Ref(Q4, {Q8: Pointer(A)}).to_json()).encode()
-    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key_of(s3_store), Body=text)
+    s3_store.client().put_object(Bucket=s3_store.bucket, Key=key_of(s3_store), Body=text)
     assert s3_store.promoted(MODEL) == Promoted(MODEL, None, {Q8: A})

@@ -25,13 +25,14 @@ from infra.local.ports import free_ports
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, CorruptFile, PaddockError, PermanentError, StoreRefused, StoreUnavailable
 from paddock.store.copying import Copied, push
-from paddock.store.s3 import S3Options, S3Store, store_error
+from paddock.store.s3 import S3Options
+from paddock.store.s3.errors import store_error
 from paddock.store.volume import Volume
-from paddock.transfer.engines import Engine
+from paddock.transfer.backends import Backend
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
 from tests.support.s3_proxy import Fault, proxied
-from tests.support.stores import MODEL, A, B, id_of, manifest_of, publish, put_blobs
+from tests.support.stores import MODEL, A, B, S3Store, id_of, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 BIG = os.urandom(20 * 1024 * 1024)
@@ -62,14 +63,14 @@ def altered(client: S3Client, change: Callable[[Any], None]) -> Iterator[None]:
 
 
 def unfinished(store: S3Store) -> list[str]:
-    listed = store._client().list_multipart_uploads(Bucket=store.bucket)
+    listed = store.client().list_multipart_uploads(Bucket=store.bucket)
     prefix = store.label.split("/", 3)[3]
     return [upload["Key"] for upload in listed.get("Uploads", []) if upload["Key"].startswith(prefix)]
 
 
 def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S3Store) -> None:
-    assert push_big(volume, s3_store) == Copied(bytes_transferred=len(BIG) + 2, blobs=2, already=0)
-    assert push_big(volume, s3_store) == Copied(bytes_transferred=0, blobs=0, already=2)
+    assert push_big(volume, s3_store) == Copied("", bytes_transferred=len(BIG) + 2, blobs=2, already=0)
+    assert push_big(volume, s3_store) == Copied("", bytes_transferred=0, blobs=0, already=2)
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     source = s3_store.source(manifest.files[0], model=MODEL)
@@ -84,7 +85,7 @@ def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S
 
 @pytest.mark.parametrize("engine", ["paddock", "hf_transfer", "xet"])
 def test_an_object_is_a_source_for_each_engine(
-    volume: Volume, s3_store: S3Store, tmp_path: Path, engine: Engine
+    volume: Volume, s3_store: S3Store, tmp_path: Path, engine: Backend
 ) -> None:
     push_big(volume, s3_store)
     manifest = s3_store.snapshot(id_of(A))
@@ -111,7 +112,7 @@ def test_a_part_that_changes_on_its_way_is_refused(volume: Volume, s3_store: S3S
         body = request.body.read()
         request.body = io.BytesIO(b"\x00" + body[1:])
 
-    with altered(s3_store._client(), corrupt), pytest.raises(StoreUnavailable, match=r"BadDigest|SHA256Mismatch"):
+    with altered(s3_store.client(), corrupt), pytest.raises(StoreUnavailable, match=r"BadDigest|SHA256Mismatch"):
         push_big(volume, s3_store)
     assert s3_store.snapshot(id_of(A)) is None
     assert push_big(volume, s3_store).blobs == 2
@@ -129,7 +130,7 @@ def send_in_a_child(volume: Volume, store: S3Store, *, dies_after: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         one_at_a_time = S3Store(store.label, options=S3Options(connections=1))
-        one_at_a_time._client().meta.events.register("before-send.s3.UploadPart", before_send)
+        one_at_a_time.client().meta.events.register("before-send.s3.UploadPart", before_send)
         push_big(volume, one_at_a_time)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -141,7 +142,7 @@ def test_an_upload_whose_process_was_killed_is_taken_up(
     send_in_a_child(volume, s3_store, dies_after=2)
     assert len(unfinished(s3_store)) == 1
     last_part_bytes = len(BIG) - 2 * 8 * 1024 * 1024
-    assert push_big(volume, s3_store) == Copied(bytes_transferred=last_part_bytes + 2, blobs=2, already=0)
+    assert push_big(volume, s3_store) == Copied("", bytes_transferred=last_part_bytes + 2, blobs=2, already=0)
     assert unfinished(s3_store) == []
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
@@ -151,7 +152,7 @@ def test_an_upload_whose_process_was_killed_is_taken_up(
 
 def test_a_part_of_an_earlier_upload_that_has_other_bytes_is_sent_again(volume: Volume, s3_store: S3Store) -> None:
     key = f"{s3_store.label.split('/', 3)[3]}/blobs/sha256/{manifest_of(A, {'big.gguf': BIG}).files[0].sha256}"
-    client = s3_store._client()
+    client = s3_store.client()
     upload = client.create_multipart_upload(Bucket=s3_store.bucket, Key=key)["UploadId"]
     wrong = bytes(8 * 1024 * 1024)
     client.upload_part(Bucket=s3_store.bucket, Key=key, UploadId=upload, PartNumber=1, Body=wrong)
@@ -160,7 +161,7 @@ def test_a_part_of_an_earlier_upload_that_has_other_bytes_is_sent_again(volume: 
 
 
 def test_an_upload_that_another_worker_removed_is_worth_another_try(volume: Volume, s3_store: S3Store) -> None:
-    client = s3_store._client()
+    client = s3_store.client()
 
     def remove(**_: Any) -> None:
         for upload in client.list_multipart_uploads(Bucket=s3_store.bucket).get("Uploads", []):
@@ -250,7 +251,7 @@ def test_a_blob_that_rotted_on_the_volume_never_becomes_an_object(volume: Volume
 def test_an_object_of_another_size_is_replaced(volume: Volume, s3_store: S3Store, scratch: Path) -> None:
     manifest = manifest_of(A, {"m.gguf": b"right"})
     key = f"{s3_store.label.split('/', 3)[3]}/blobs/sha256/{manifest.files[0].sha256}"
-    s3_store._client().put_object(Bucket=s3_store.bucket, Key=key, Body=b"cut")
+    s3_store.client().put_object(Bucket=s3_store.bucket, Key=key, Body=b"cut")
     publish(s3_store, A, {"m.gguf": b"right"}, scratch)
     assert s3_store.has_blob(manifest.files[0].sha256, 5)
 

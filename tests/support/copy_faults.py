@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from paddock import settings
-from paddock.lifecycle import promotion
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.restoration import restore
+from paddock.lifecycle.acquire.restore import restore
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.promote import promote
+from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference, SnapshotId
 from paddock.store.copying import push
 from paddock.store.history import Promoted
-from paddock.store.s3 import S3Store
 from tests.support.house import tiny
-from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of, manifest_of, put_blobs
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, S3Store, id_of, manifest_of, put_blobs
 from tests.support.volume_faults import CLEAN, Pointers, at_change, half_done, in_child, on_change, problems
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -51,7 +51,7 @@ class Change:
     name: str
     before: tuple[SnapshotId, ...]
     beside: tuple[SnapshotId, ...]
-    run: Callable[[Parts], object]
+    run: Callable[[Clients], object]
 
 
 CHANGES = (
@@ -59,40 +59,40 @@ CHANGES = (
         "a new revision of another variant becomes the default",
         before=(id_of(A), id_of(A, Q4)),
         beside=(id_of(B),),
-        run=lambda parts: promotion.promote(parts, id_of(B), reason="now"),
+        run=lambda clients: promote.promote_snapshot(clients, id_of(B), reason="now"),
     ),
     Change(
         "the default goes back to another variant, which has an earlier revision",
         before=(id_of(A), id_of(B), id_of(A, Q4)),
         beside=(),
-        run=lambda parts: promotion.rollback(parts, MODEL, reason="now"),
+        run=lambda clients: promote.roll_back(clients, Reference(MODEL), reason="now"),
     ),
     Change(
         "a variant that is not the default goes back by one of two revisions",
         before=(id_of(A), id_of(B), id_of(C), id_of(A, Q4)),
         beside=(),
-        run=lambda parts: promotion.rollback(parts, MODEL, Q8, reason="now"),
+        run=lambda clients: promote.roll_back(clients, Reference(MODEL, Q8), reason="now"),
     ),
 )
 
 
-def parts_at(root: Path, prefix: str) -> Parts:
+def parts_at(root: Path, prefix: str) -> Clients:
     """A volume, and a place in the bucket that nobody else has."""
     known = settings.load()
     changed = {"volume": root, "s3_uri": f"{known.s3_uri}/{prefix}", "segment_bytes": SEGMENT_BYTES}
     return connect(known.model_copy(update=changed))
 
 
-def s3_of(parts: Parts) -> S3Store:
-    assert parts.s3 is not None
-    return parts.s3
+def s3_of(clients: Clients) -> S3Store:
+    assert clients.settings.s3_uri
+    return S3Store(clients.settings.s3_uri)
 
 
-def published(parts: Parts, contents: dict[str, bytes], id: SnapshotId = FIRST) -> Manifest:
+def published(clients: Clients, contents: dict[str, bytes], id: SnapshotId = FIRST) -> Manifest:
     manifest = manifest_of(id.revision, contents, variant=id.variant, segment_bytes=SEGMENT_BYTES)
-    parts.volume.prepare()
-    put_blobs(parts.volume, manifest, contents, parts.volume.root)
-    parts.volume.publish(manifest)
+    clients.volume.prepare()
+    put_blobs(clients.volume, manifest, contents, clients.volume.root)
+    clients.volume.publish(manifest)
     return manifest
 
 
@@ -104,10 +104,10 @@ def at_request(store: S3Store, number: int) -> None:
         if next(seen) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store._client().meta.events.register("before-send.s3", strike)
+    store.client().meta.events.register("before-send.s3", strike)
 
 
-def at_any(parts: Parts, number: int) -> None:
+def at_any(clients: Clients, number: int) -> None:
     """Arm this process: it is killed before that request to S3 or change to the volume (from 1)."""
     seen = count(1)
 
@@ -115,18 +115,18 @@ def at_any(parts: Parts, number: int) -> None:
         if next(seen) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    s3_of(parts)._client().meta.events.register("before-send.s3", strike)
-    on_change(parts.volume.root, strike)
+    s3_of(clients).client().meta.events.register("before-send.s3", strike)
+    on_change(clients.volume.root, strike)
 
 
-def problems_in_s3(parts: Parts) -> Iterator[str]:
-    s3 = s3_of(parts)
+def problems_in_s3(clients: Clients) -> Iterator[str]:
+    s3 = s3_of(clients)
     for manifest in s3.snapshots():
         for file in manifest.files:
             key = f"{s3.label.split('/', 3)[3]}/blobs/sha256/{file.sha256}"
             try:
-                body = s3._client().get_object(Bucket=s3.bucket, Key=key)["Body"].read()
-            except s3._client().exceptions.NoSuchKey:
+                body = s3.client().get_object(Bucket=s3.bucket, Key=key)["Body"].read()
+            except s3.client().exceptions.NoSuchKey:
                 yield f"{file.path} of {manifest.id} is not there"
                 continue
             if hashlib.sha256(body).hexdigest() != file.sha256:
@@ -137,29 +137,29 @@ def problems_in_s3(parts: Parts) -> Iterator[str]:
 
 def every_point(
     stride: int,
-    fresh: Callable[[], Parts],
-    arm: Callable[[Parts, int], None],
-    operation: Callable[[Parts], object],
-    look: Callable[[Parts], Iterator[str]],
-    done: Callable[[Parts], bool],
+    fresh: Callable[[], Clients],
+    arm: Callable[[Clients, int], None],
+    operation: Callable[[Clients], object],
+    look: Callable[[Clients], Iterator[str]],
+    done: Callable[[Clients], bool],
 ) -> Iterator[str]:
     """Die at each point; what went wrong comes out, and a `.` for each death."""
     for number in range(1, 2000, stride):
-        parts = fresh()
+        clients = fresh()
 
-        def work(parts: Parts = parts, number: int = number) -> None:
-            arm(parts, number)
-            operation(parts)
+        def work(clients: Clients = clients, number: int = number) -> None:
+            arm(clients, number)
+            operation(clients)
 
         status = in_child(work)
         if status == CLEAN:
             return
         if status != -signal.SIGKILL:
             yield f"point {number}: ended with {status}"
-        yield from (f"point {number}: {problem}" for problem in look(parts))
-        operation(parts)
-        yield from (f"point {number}, again: {problem}" for problem in look(parts))
-        if not done(parts):
+        yield from (f"point {number}: {problem}" for problem in look(clients))
+        operation(clients)
+        yield from (f"point {number}, again: {problem}" for problem in look(clients))
+        if not done(clients):
             yield f"point {number}: doing it again did not do it"
         yield "."
 
@@ -170,16 +170,16 @@ def push_deaths(root: Path, stride: int) -> Iterator[str]:
     yield from every_point(
         stride,
         fresh=lambda: parts_at(volume, secrets.token_hex(6)),
-        arm=lambda parts, number: at_request(s3_of(parts), number),
-        operation=lambda parts: push(parts.volume, s3_of(parts), manifest),
+        arm=lambda clients, number: at_request(s3_of(clients), number),
+        operation=lambda clients: push(clients.volume, s3_of(clients), manifest),
         look=problems_in_s3,
-        done=lambda parts: s3_of(parts).snapshot(id_of(A)) == manifest and not _unfinished(parts),
+        done=lambda clients: s3_of(clients).snapshot(id_of(A)) == manifest and not _unfinished(clients),
     )
 
 
-def _unfinished(parts: Parts) -> list[str]:
-    s3 = s3_of(parts)
-    listed = s3._client().list_multipart_uploads(Bucket=s3.bucket)
+def _unfinished(clients: Clients) -> list[str]:
+    s3 = s3_of(clients)
+    listed = s3.client().list_multipart_uploads(Bucket=s3.bucket)
     prefix = s3.label.split("/", 3)[3]
     return [one["Key"] for one in listed.get("Uploads", []) if one["Key"].startswith(prefix)]
 
@@ -193,14 +193,14 @@ def deaths_in(change: Change, root: Path, stride: int) -> Iterator[str]:
     """Deaths in a change of what is promoted, which has no id of an operation, as the command line calls it."""
     prefix, template, volume = secrets.token_hex(6), root / "template", root / "changed"
     shutil.rmtree(template, ignore_errors=True)
-    parts = parts_at(template, prefix)
+    clients = parts_at(template, prefix)
     for id in change.before + change.beside:
-        push(parts.volume, s3_of(parts), published(parts, {"m.gguf": str(id).encode()}, id))
+        push(clients.volume, s3_of(clients), published(clients, {"m.gguf": str(id).encode()}, id))
     for id in change.before:
-        promotion.promote(parts, id, reason="before")
-    old = Pointers.of(template), s3_of(parts)._ref(MODEL)[0]
+        promote.promote_snapshot(clients, id, reason="before")
+    old = Pointers.of(template), s3_of(clients)._ref(MODEL)[0]
 
-    def fresh() -> Parts:
+    def fresh() -> Clients:
         shutil.rmtree(volume, ignore_errors=True)
         shutil.copytree(template, volume, symlinks=True)
         made = parts_at(volume, prefix)
@@ -215,17 +215,17 @@ def deaths_in(change: Change, root: Path, stride: int) -> Iterator[str]:
     if old[0].promoted == new[0].promoted or old[1] == new[1]:
         yield "the change changes nothing"
 
-    def look(parts: Parts) -> Iterator[str]:
+    def look(clients: Clients) -> Iterator[str]:
         yield from problems(volume)
-        seen, ref = Pointers.of(volume), s3_of(parts)._ref(MODEL)[0]
+        seen, ref = Pointers.of(volume), s3_of(clients)._ref(MODEL)[0]
         yield from half_done(seen, old[0], new[0])
         if ref not in (old[1], new[1]):
             yield f"the ref is {ref}"
         if ref == new[1] and seen.promoted != new[0].promoted:
             yield "S3 knows of a change that the volume does not have"
 
-    def done(parts: Parts) -> bool:
-        return (Pointers.of(volume), s3_of(parts)._ref(MODEL)[0]) == new
+    def done(clients: Clients) -> bool:
+        return (Pointers.of(volume), s3_of(clients)._ref(MODEL)[0]) == new
 
     yield from every_point(stride, fresh=fresh, arm=at_any, operation=change.run, look=look, done=done)
 
@@ -237,20 +237,21 @@ def restore_deaths(root: Path, stride: int) -> Iterator[str]:
     s3_of(source).promote([manifest.id], default=manifest.id)
     target = root / "restored"
 
-    def fresh() -> Parts:
+    def fresh() -> Clients:
         shutil.rmtree(target, ignore_errors=True)
-        parts = connect(source.settings.model_copy(update={"volume": target}))
-        parts.volume.prepare()
-        return parts
+        clients = connect(source.settings.model_copy(update={"volume": target}))
+        clients.volume.prepare()
+        return clients
 
     yield from every_point(
         stride,
         fresh=fresh,
         arm=lambda _, number: at_change(number, target, lambda _: os.kill(os.getpid(), signal.SIGKILL)),
-        operation=lambda parts: restore(parts, Reference(MODEL)),
+        operation=lambda clients: restore(PlainRunner(clients), Reference(MODEL)),
         look=lambda _: problems(target),
-        done=lambda parts: (
-            parts.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A}) and parts.volume.snapshot(id_of(A)) == manifest
+        done=lambda clients: (
+            clients.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
+            and clients.volume.snapshot(id_of(A)) == manifest
         ),
     )
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from infra.local.s3 import S3Server
-from paddock.lifecycle import judgement
-from paddock.lifecycle.judgement import Judgement
-from paddock.lifecycle.parts import Parts, connect
+from paddock.lifecycle.assess import validate
+from paddock.lifecycle.assess.validate import Validation
+from paddock.lifecycle.clients import Clients, connect
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.planning.placement import Target
@@ -44,7 +44,7 @@ def projector() -> bytes:
     return tiny_llama().set("general.architecture", STRING, "clip").to_bytes()
 
 
-def stock(hub: Service) -> str:
+def stock(hub: HubService) -> str:
     """Fill a repository with two quantizations, a split one and the usual small files; returns its commit."""
     shards = tiny_shards(2)
     shards[0].set("general.file_type", U32, Q6_K)
@@ -62,7 +62,7 @@ def stock(hub: Service) -> str:
     )
 
 
-def point_to(monkeypatch: pytest.MonkeyPatch, hub: Service, home: Path) -> None:
+def point_to(monkeypatch: pytest.MonkeyPatch, hub: HubService, home: Path) -> None:
     """Let this process's environment lead to the Hub and to a volume of its own, and to nothing else."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "PADDOCK_S3_URI"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +80,7 @@ def point_to_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> N
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Parts:
+def clients(monkeypatch: pytest.MonkeyPatch, hub: HubService, tmp_path: Path) -> Clients:
     """The clients of a Hub with the tiny model, and of an empty volume; without S3."""
     point_to(monkeypatch, hub, tmp_path)
     stock(hub)
@@ -88,12 +88,12 @@ def parts(monkeypatch: pytest.MonkeyPatch, hub: Service, tmp_path: Path) -> Part
 
 
 def judged_of(
-    parts: Parts, manifest: Manifest, *, target: Target = UNBOUNDED, written: str = THIS_MACHINE
-) -> Judgement:
+    clients: Clients, manifest: Manifest, *, target: Target = UNBOUNDED, written: str = THIS_MACHINE
+) -> Validation:
     """Judge a snapshot as the flow does, for a machine with so much memory; `written` is the target as people write
     it."""
-    stored = judgement.check_integrity(parts, manifest)
-    audit = judgement.audit_snapshot(parts, manifest)
-    configured = judgement.check_configuration(parts, manifest, audit)
-    compatible = judgement.check_compatibility(parts, manifest, 128, target=target)
-    return judgement.judge(parts, manifest, audit, compatible, [*stored, *configured], target=written)
+    stored = validate.check_integrity(clients, manifest)
+    audit = validate.audit_snapshot(clients, manifest)
+    configured = validate.check_configuration(clients, manifest, audit)
+    compatible = validate.check_compatibility(clients, manifest, 128, target=target)
+    return validate.conclude(clients, manifest, audit, compatible, [*stored, *configured], target=written)

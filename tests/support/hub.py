@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Hub, Service
+from infra.local.hub import HubService, LocalHub
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Service]:
+def hub(tmp_path: Path) -> Iterator[HubService]:
     """A new, empty Hub on free ports."""
-    with Hub(tmp_path / "hub").serving() as service:
+    with LocalHub(tmp_path / "hub").serving() as service:
         yield service
 
 
-def hub_environment(service: Service, home: Path, *, token: str | None = None) -> dict[str, str]:
+def hub_environment(service: HubService, home: Path, *, token: str | None = None) -> dict[str, str]:
     """Our environment with the Hub's clients pointed at `service`, their cache in `home`, and no other token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "XDG_"))}
     own = {

@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 
-from paddock.lifecycle.parts import Parts
+from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
@@ -27,22 +27,22 @@ def larger(version: int = 1, *, layers: int = 4, width: int = 256, inner: int = 
     return file.to_bytes()
 
 
-def nothing_half_made(parts: Parts, model: ModelName) -> None:
+def nothing_half_made(clients: Clients, model: ModelName) -> None:
     """Every blob has its digest, every snapshot its files, and each link shows what is promoted, or what was before the
     last change."""
     # But for what a dead one put aside in order to remove it: a name that nobody reads.
-    for blob in (parts.settings.volume / ".paddock" / "blobs").glob("sha256/*/[!.]*"):
+    for blob in (clients.settings.volume / ".paddock" / "blobs").glob("sha256/*/[!.]*"):
         verify_file(blob, Expected(blob.stat().st_size, Sha256(blob.name)), SEGMENT_BYTES)
-    for manifest in parts.volume.snapshots():
-        snapshot = parts.volume.snapshot_path(manifest.id)
+    for manifest in clients.volume.snapshots():
+        snapshot = clients.volume.snapshot_path(manifest.id)
         for file in manifest.files:
             verify_file(snapshot / file.path, Expected(file.size, file.sha256), SEGMENT_BYTES)
-    promoted = parts.volume.promoted(model)
-    shown = {parts.volume.snapshot_path(id) for id in promoted.ids}
-    for last in parts.volume.history(model)[-1:]:  # its links may not have moved yet
+    promoted = clients.volume.promoted(model)
+    shown = {clients.volume.snapshot_path(id) for id in promoted.ids}
+    for last in clients.volume.history(model)[-1:]:  # its links may not have moved yet
         if last.previous is not None:
-            shown.add(parts.volume.snapshot_path(SnapshotId(model, last.previous, last.variant)))
-    for link in (parts.volume.model_path(model, variant) for variant in (None, *promoted.revisions)):
+            shown.add(clients.volume.snapshot_path(SnapshotId(model, last.previous, last.variant)))
+    for link in (clients.volume.model_path(model, variant) for variant in (None, *promoted.revisions)):
         if link.is_symlink():
             assert link.resolve() in shown
             assert (link / "manifest.json").exists()

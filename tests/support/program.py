@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from paddock import cli
+from paddock.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def paddock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         out, err = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return Outcome(ended.value.code, out, err)

@@ -23,19 +23,19 @@ import psutil
 import pytest
 
 from infra import llama_tools
-from infra.local.hub import Hub
+from infra.local.hub import LocalHub
 from paddock.chat.template import chat_of
 from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
-from paddock.lifecycle.parts import Parts, connect
-from paddock.lifecycle.pull import pull
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
-from paddock.serving.engines import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
-from paddock.serving.offer import Offer
-from paddock.serving.service import Address, Ears, Terms, serve
+from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
+from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
+from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import Limits
 from paddock.settings import Settings
 from paddock.store.usage import Usage
@@ -58,13 +58,13 @@ def program_of(server: ServerName) -> Path | None:
     return llama_server() if server == LLAMA_SERVER else None
 
 
-def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> Offer:
+def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> ServeSpec:
     """The real model as a plan would offer it, on one thread: two that wait for each other on a busy machine are
     slower by far, and tests run beside others."""
     parameters = Parameters(
         n_ctx=context_tokens * parallel, n_seq_max=parallel, n_threads=1, n_batch=512, n_gpu_layers=0
     )
-    return Offer(
+    return ServeSpec(
         name="org/smollm2",
         revision="a" * 40,
         variant="Q4_1",
@@ -81,9 +81,9 @@ def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> O
 class Running:
     """A service in a thread of this process. `error` is what it ended with."""
 
-    offer: Offer
+    offer: ServeSpec
     server: ServerName
-    address: Address | None = None
+    address: ServerAddress | None = None
     error: BaseException | None = None
     used: list[Usage] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -102,7 +102,7 @@ class Running:
 
 @contextmanager
 def running(
-    offer: Offer,
+    offer: ServeSpec,
     server: ServerName,
     *,
     limits: Limits | None = None,
@@ -118,7 +118,7 @@ def running(
     program = program or program_of(server)  # skips here, where pytest hears it
     stop, told, now = threading.Event(), threading.Event(), Running(offer, server)
 
-    def ready(address: Address) -> None:
+    def ready(address: ServerAddress) -> None:
         now.address = address
         told.set()
 
@@ -127,8 +127,8 @@ def running(
             serve(
                 offer,
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
-                Terms(limits=limits or Limits(start_s=120.0), queue=queue, grace_s=grace_s),
-                Ears(ready=ready, used=now.used.append),
+                ServiceLimits(limits=limits or Limits(start_s=120.0), queue=queue, grace_s=grace_s),
+                Callbacks(ready=ready, used=now.used.append),
                 program=program,
                 stop=stop,
             )
@@ -157,7 +157,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):
             words = child.cmdline()
-            if "paddock.serving.launch" in words or any(word.endswith(LLAMA_SERVER) for word in words[:2]):
+            if "paddock.serving.engine_main" in words or any(word.endswith(LLAMA_SERVER) for word in words[:2]):
                 found.append(child)
     return found
 
@@ -347,13 +347,13 @@ def has_whole(answers: list[Answer]) -> bool:
 
 
 @pytest.fixture(scope="session")
-def offered() -> Offer:
+def offered() -> ServeSpec:
     """The real model for one request at a time, planned once."""
     return offer_of(real_model())
 
 
 @pytest.fixture(scope="session")
-def offered_twice() -> Offer:
+def offered_twice() -> ServeSpec:
     """The real model for two requests at a time."""
     return offer_of(real_model(), parallel=2)
 
@@ -363,11 +363,11 @@ SHELF_MODEL = ModelName.parse(SHELF_NAME)
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Clients:
     """A volume with the real model on it, promoted; its Hub is gone."""
     home = tmp_path_factory.mktemp("shelf")
-    with Hub(home / "hub").serving() as service:
+    with LocalHub(home / "hub").serving() as service:
         service.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-        parts = connect(Settings(volume=home / "models", hub_endpoint=service.address))
-        pull(parts, Reference(SHELF_MODEL))
-    return parts
+        clients = connect(Settings(volume=home / "models", hub_endpoint=service.address))
+        pull(clients, Reference(SHELF_MODEL))
+    return clients

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant
-from paddock.store.s3 import S3Store
+from paddock.store.remote import ObjectStore
+from paddock.store.s3 import S3Objects, S3Options
 from paddock.store.volume import Volume
 from tests.support.segments import segments_of
 
@@ -19,6 +22,29 @@ MODEL = ModelName.parse("org/name")
 A, B, C = (Revision(letter * 40) for letter in "abc")
 Q8, Q4 = Variant("Q8_0"), Variant("Q4_K_M")
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class S3Store(ObjectStore):
+    """The remote store over S3, with boto3's client in reach: for what a test does behind the store's back."""
+
+    objects: S3Objects
+
+    def __init__(self, uri: str, *, client: Any = None, options: S3Options = S3Options()) -> None:  # noqa: B008 frozen
+        super().__init__(S3Objects(uri, client=client, options=options))
+
+    @property
+    def bucket(self) -> str:
+        return self.objects.bucket
+
+    def client(self) -> Any:
+        return self.objects.client()
+
+
+def s3_objects(clients: Clients) -> S3Objects:
+    """The objects of the clients' S3."""
+    assert isinstance(clients.remote, ObjectStore)
+    assert isinstance(clients.remote.objects, S3Objects)
+    return clients.remote.objects
 
 
 def file_of(path: str, content: bytes, *, segment_bytes: int = SEGMENT_BYTES) -> SnapshotFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.record import _as_text, _code, _verbatim  # the one place where they are made harmless
+from tasks.artifacts import _as_text, _code, _verbatim  # the one place where they are made harmless
 
 
 def test_text_means_nothing_in_markdown() -> None:

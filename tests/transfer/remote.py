@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import PaddockError
 from paddock.model.names import Sha256
 from paddock.model.source import Address, Expected, HubPlace
@@ -56,6 +56,6 @@ def expected(data: bytes) -> Expected:
     return Expected(len(data), sha256_of(data))
 
 
-def on_hub(hub: Service, data: bytes, *, name: str = "model.gguf", bytes_expected: Expected | None = None) -> Remote:
+def on_hub(hub: HubService, data: bytes, *, name: str = "model.gguf", bytes_expected: Expected | None = None) -> Remote:
     commit = hub.repository("org/name").commit({name: data})
     return Remote(f"{hub.address}/org/name/resolve/{commit}/{name}", bytes_expected or expected(data))

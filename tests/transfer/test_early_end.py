@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import TransferInterrupted
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
@@ -55,7 +55,7 @@ def check_resume(source: Remote, staging: Path, data: bytes, *, done_bytes: int)
     ],
 )
 def test_a_process_that_is_ended_leaves_what_came(
-    hub: Service, staging: Path, megabytes: int, number: signal.Signals
+    hub: HubService, staging: Path, megabytes: int, number: signal.Signals
 ) -> None:
     data = content(megabytes * MB)
     source = on_hub(hub, data)
@@ -77,7 +77,7 @@ def test_a_process_that_is_ended_leaves_what_came(
 
 
 @pytest.mark.parametrize("megabytes", [1, 60])
-def test_a_transfer_that_is_cancelled_leaves_what_came(hub: Service, staging: Path, megabytes: int) -> None:
+def test_a_transfer_that_is_cancelled_leaves_what_came(hub: HubService, staging: Path, megabytes: int) -> None:
     data = content(megabytes * MB)
     source = on_hub(hub, data)
     cancel, done = threading.Event(), 0
@@ -95,7 +95,7 @@ def test_a_transfer_that_is_cancelled_leaves_what_came(hub: Service, staging: Pa
     check_resume(source, staging, data, done_bytes=done)
 
 
-def test_a_transfer_that_is_ended_again_and_again_ends_well(hub: Service, staging: Path) -> None:
+def test_a_transfer_that_is_ended_again_and_again_ends_well(hub: HubService, staging: Path) -> None:
     """Each takes over the pieces of the one before, which lie between the gaps of that one."""
     data = content(20 * MB)
     source = on_hub(hub, data)

@@ -13,31 +13,31 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import CorruptFile, TransferInterrupted, TransferRefused
 from paddock.model.source import Address, Expected, HubPlace
 from paddock.settings import Settings
-from paddock.transfer.engines import Engine, fitting
+from paddock.transfer.backend_process import on_disk_bytes
+from paddock.transfer.backends import Backend, fitting
 from paddock.transfer.fetch import Staged, fetch
-from paddock.transfer.journal import Header, Journal
-from paddock.transfer.mover import on_disk_bytes
+from paddock.transfer.journal import Journal, JournalHeader
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from tests.transfer.remote import MIB, Remote, content, on_hub, sha256_of
 
 DATA = content(25 * MIB + 12345)
-ENGINES: list[Engine] = ["hf_transfer", "xet"]
+ENGINES: list[Backend] = ["hf_transfer", "xet"]
 ROOT = Path(__file__).parents[2]
 
 
-def source_of(hub: Service) -> Remote:
+def source_of(hub: HubService) -> Remote:
     source = on_hub(hub, DATA)
     revision = source.url.split("/resolve/")[1].split("/")[0]
     source.on_hub = HubPlace(hub.address, "org/name", revision, "model.gguf", None)
     return source
 
 
-def options(engine: Engine) -> Options:
+def options(engine: Backend) -> Options:
     return Options(connections=4, segment_bytes=MIB, stall_s=5, engine=engine)
 
 
@@ -46,10 +46,14 @@ def boot() -> str:
 
 
 def movers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "paddock.transfer.mover" in child.cmdline()]
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "paddock.transfer.backend_process" in child.cmdline()
+    ]
 
 
-def right(source: Remote, staging: Path, engine: Engine) -> Staged:
+def right(source: Remote, staging: Path, engine: Backend) -> Staged:
     staged = fetch(source, staging=staging, options=options(engine))
     assert staged is not None
     assert staged.path.read_bytes() == DATA
@@ -60,7 +64,7 @@ def right(source: Remote, staging: Path, engine: Engine) -> Staged:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_it_brings_the_file_and_leaves_nothing_beside_it(hub: Service, staging: Path, engine: Engine) -> None:
+def test_it_brings_the_file_and_leaves_nothing_beside_it(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
     hub.reset_stats()
     told: list[Progress] = []
@@ -87,7 +91,9 @@ def test_room_beyond_the_end_of_a_file_is_nothing_that_came(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_flipped_bit_is_found_and_only_its_segment_is_replaced(hub: Service, staging: Path, engine: Engine) -> None:
+def test_a_flipped_bit_is_found_and_only_its_segment_is_replaced(
+    hub: HubService, staging: Path, engine: Backend
+) -> None:
     source = source_of(hub)
     hub.order("flip", "org/name/model.gguf", offset=100, bit=3)
     assert right(source, staging, engine).transferred_bytes == len(DATA) + MIB
@@ -95,7 +101,7 @@ def test_a_flipped_bit_is_found_and_only_its_segment_is_replaced(hub: Service, s
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_bytes_that_stay_wrong_are_called_corrupt(hub: Service, staging: Path, engine: Engine) -> None:
+def test_bytes_that_stay_wrong_are_called_corrupt(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
     hub.order("flip", "org/name/model.gguf", offset=100, bit=3, times=None)
     with pytest.raises(CorruptFile):
@@ -103,28 +109,28 @@ def test_bytes_that_stay_wrong_are_called_corrupt(hub: Service, staging: Path, e
     assert list(staging.iterdir()) == []
 
 
-def test_one_connection_is_enough(hub: Service, staging: Path) -> None:
+def test_one_connection_is_enough(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     staged = fetch(source, staging=staging, options=replace(options("hf_transfer"), connections=1))
     assert staged is not None
     assert staged.path.read_bytes() == DATA
 
 
-def test_a_slow_line_is_not_a_silent_one(hub: Service, staging: Path) -> None:
+def test_a_slow_line_is_not_a_silent_one(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     # Eight chunks, four at once, take 4 s each: the time without a word is what counts.
     hub.order("slow", "org/name/model.gguf", bytes_per_s=MIB / 4, times=8)
     right(source, staging, "hf_transfer")
 
 
-def test_an_address_that_is_refused_is_asked_for_anew(hub: Service, staging: Path) -> None:
+def test_an_address_that_is_refused_is_asked_for_anew(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     hub.order("status", "org/name/model.gguf", status=403)
     right(source, staging, "hf_transfer")
     assert source.renewals == 1
 
 
-def test_a_file_without_a_digest_is_left_to_ours(hub: Service) -> None:
+def test_a_file_without_a_digest_is_left_to_ours(hub: HubService) -> None:
     source = Remote("http://127.0.0.1:9/never-asked", Expected(len(DATA)), on_hub=source_of(hub).on_hub)
     assert [fitting(engine, source, limited=False) for engine in ENGINES] == ["paddock", "paddock"]
 
@@ -146,13 +152,13 @@ def test_a_wait_for_the_address_ends_when_it_is_told_to(staging: Path) -> None:
         ended.set()
 
 
-def test_what_a_killed_one_left_beside_the_data_is_removed_first(hub: Service, staging: Path) -> None:
+def test_what_a_killed_one_left_beside_the_data_is_removed_first(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     assert source.expected.key is not None
     left = staging / source.expected.key / "dead" / "huggingface" / "model.gguf.incomplete"
     left.parent.mkdir(parents=True)
     left.write_bytes(DATA)
-    header = Header(key=source.expected.key, size=len(DATA), segment_bytes=MIB, boot=boot())
+    header = JournalHeader(key=source.expected.key, size=len(DATA), segment_bytes=MIB, boot=boot())
     journal = Journal(left.parents[1] / "journal", create=True)
     journal.start(header, {})
     journal.close()
@@ -162,7 +168,7 @@ def test_what_a_killed_one_left_beside_the_data_is_removed_first(hub: Service, s
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_refusal_is_told_without_an_address(hub: Service, staging: Path, engine: Engine) -> None:
+def test_a_refusal_is_told_without_an_address(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
     hub.order("status", "org/name/model.gguf", status=404, times=None)
     with pytest.raises((TransferRefused, TransferInterrupted), match="did not bring org/name") as caught:
@@ -173,7 +179,7 @@ def test_a_refusal_is_told_without_an_address(hub: Service, staging: Path, engin
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_silence_is_given_up(hub: Service, staging: Path, engine: Engine) -> None:
+def test_silence_is_given_up(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
     hub.order("stall", "org/name/model.gguf", times=None, after_bytes=50_000)
     with pytest.raises(TransferInterrupted):
@@ -183,7 +189,7 @@ def test_silence_is_given_up(hub: Service, staging: Path, engine: Engine) -> Non
 
 @pytest.mark.timeout(60)  # the file would take for ever
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_cancelled_transfer_ends_its_process_at_once(hub: Service, staging: Path, engine: Engine) -> None:
+def test_a_cancelled_transfer_ends_its_process_at_once(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
     hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=1000)
     cancel = threading.Event()
@@ -197,7 +203,7 @@ def test_a_cancelled_transfer_ends_its_process_at_once(hub: Service, staging: Pa
     assert movers() == []
 
 
-def test_it_ends_when_who_asked_was_killed(hub: Service, staging: Path) -> None:
+def test_it_ends_when_who_asked_was_killed(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=1e6)
     script = (
@@ -220,7 +226,7 @@ def test_it_ends_when_who_asked_was_killed(hub: Service, staging: Path) -> None:
     assert staged.resumed_bytes == 0
 
 
-def test_what_ours_began_ours_finishes(hub: Service, staging: Path) -> None:
+def test_what_ours_began_ours_finishes(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     hub.order("reset", "org/name/model.gguf", times=None, after_bytes=4 * MIB)
 
@@ -234,7 +240,7 @@ def test_what_ours_began_ours_finishes(hub: Service, staging: Path) -> None:
     assert right(source, staging, "hf_transfer").resumed_bytes >= 2 * MIB
 
 
-def test_what_another_engine_cannot_do_ours_does(hub: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_another_engine_cannot_do_ours_does(hub: HubService, caplog: pytest.LogCaptureFixture) -> None:
     source = source_of(hub)
     assert fitting("hf_transfer", source, limited=False) == "hf_transfer"
     assert fitting("xet", source, limited=False) == "xet"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import PaddockError
 from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.options import Options
@@ -59,7 +59,9 @@ def test_there_are_as_many_kinds_as_are_promised() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", STORM)
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.torture)])
-def test_a_storm_ends_in_the_right_bytes_or_a_clean_error(hub: Service, tmp_path: Path, kind: str, times: int) -> None:
+def test_a_storm_ends_in_the_right_bytes_or_a_clean_error(
+    hub: HubService, tmp_path: Path, kind: str, times: int
+) -> None:
     fault, numbers = STORM[kind]
     told = 0
     for number in range(times):

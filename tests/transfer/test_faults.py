@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import (
     CorruptFile,
     HubUnavailable,
@@ -29,11 +29,11 @@ from paddock.model.source import Expected
 from paddock.transfer.answer import TryAgain
 from paddock.transfer.client import Client
 from paddock.transfer.fetch import Staged, fetch
-from paddock.transfer.limiter import Meter, Patience
+from paddock.transfer.limiter import Meter, RetryBudget
 from paddock.transfer.options import Options
+from paddock.transfer.preallocation import disk_error
 from paddock.transfer.progress import Progress
-from paddock.transfer.pump import Line, Pump
-from paddock.transfer.room import disk_error
+from paddock.transfer.workers import TransferContext, WorkerPool
 from tests.support.segments import segments_of
 from tests.transfer.remote import MIB, SMALL, Remote, content, on_hub, sha256_of
 
@@ -66,7 +66,9 @@ def right(source: Remote, staging: Path, options: Options = SMALL) -> Staged:
         pytest.param("etag", {}, id="another ETag in mid-file"),
     ],
 )
-def test_a_fault_now_and_then_changes_nothing(hub: Service, staging: Path, kind: str, numbers: dict[str, int]) -> None:
+def test_a_fault_now_and_then_changes_nothing(
+    hub: HubService, staging: Path, kind: str, numbers: dict[str, int]
+) -> None:
     source = on_hub(hub, DATA)
     hub.order(kind, FILE, times=2, **numbers)
     # The first answer sets what the others are compared with: an ETag can only change after it.
@@ -78,14 +80,14 @@ def test_a_fault_now_and_then_changes_nothing(hub: Service, staging: Path, kind:
     assert hub.standing_faults() == []
 
 
-def test_a_server_that_sends_less_than_a_range_is_asked_for_the_rest(hub: Service, staging: Path) -> None:
+def test_a_server_that_sends_less_than_a_range_is_asked_for_the_rest(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("shorten", FILE, after_bytes=100_000, times=None)
     staged = right(source, staging, Options(connections=3, segment_bytes=MIB))
     assert staged.transferred_bytes == len(DATA)
 
 
-def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: Service, staging: Path) -> None:
+def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: HubService, staging: Path) -> None:
     options = Options(connections=1, segment_bytes=MIB)
     said = {
         "status": "the answer has the status 503",
@@ -120,26 +122,28 @@ def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: Service
     assert {path.relative_to(staging).parts[0] for path in staging.rglob("*") if path.is_file()} == {"endless"}
 
 
-def test_silence_is_dropped_and_tried_again(hub: Service, staging: Path) -> None:
+def test_silence_is_dropped_and_tried_again(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("stall", FILE, times=2, after_bytes=50_000)
     staged = right(source, staging, Options(connections=2, segment_bytes=MIB, stall_s=0.3))
     assert staged.transferred_bytes == len(DATA)
 
 
-def test_a_trickle_is_as_bad_as_silence(hub: Service, staging: Path) -> None:
+def test_a_trickle_is_as_bad_as_silence(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("slow", FILE, times=1, bytes_per_s=50)
     assert right(source, staging, Options(connections=2, segment_bytes=MIB, stall_s=0.5)).seconds < 5
 
 
-def test_a_server_that_wants_fewer_requests_gets_fewer_and_the_pause_it_asked_for(hub: Service, staging: Path) -> None:
+def test_a_server_that_wants_fewer_requests_gets_fewer_and_the_pause_it_asked_for(
+    hub: HubService, staging: Path
+) -> None:
     source = on_hub(hub, DATA)
     hub.order("status", FILE, status=429, headers={"Retry-After": "1"}, times=3)
     assert right(source, staging).seconds >= 1
 
 
-def test_a_pause_that_is_too_long_is_handed_on(hub: Service, staging: Path) -> None:
+def test_a_pause_that_is_too_long_is_handed_on(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("status", FILE, status=503, headers={"Retry-After": "3600"}, times=None)
     with pytest.raises(TransferInterrupted, match="status 503") as caught:
@@ -148,7 +152,7 @@ def test_a_pause_that_is_too_long_is_handed_on(hub: Service, staging: Path) -> N
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 416])
-def test_a_refusal_is_final_after_one_new_address(hub: Service, staging: Path, status: int) -> None:
+def test_a_refusal_is_final_after_one_new_address(hub: HubService, staging: Path, status: int) -> None:
     source = on_hub(hub, DATA)
     hub.order("status", FILE, status=status, times=None)
     with pytest.raises(TransferRefused) as caught:
@@ -157,7 +161,7 @@ def test_a_refusal_is_final_after_one_new_address(hub: Service, staging: Path, s
     assert source.renewals == 1
 
 
-def test_an_expired_address_is_asked_for_again_and_what_came_is_kept(hub: Service, staging: Path) -> None:
+def test_an_expired_address_is_asked_for_again_and_what_came_is_kept(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("slow", FILE, bytes_per_s=1e9, times=2)
     hub.order("expire", FILE)
@@ -166,13 +170,13 @@ def test_an_expired_address_is_asked_for_again_and_what_came_is_kept(hub: Servic
     assert staged.transferred_bytes == len(DATA)
 
 
-def test_a_source_that_cannot_be_asked_is_asked_again(hub: Service, staging: Path) -> None:
+def test_a_source_that_cannot_be_asked_is_asked_again(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     source.errors = [HubUnavailable("the Hub does not answer"), HubUnavailable("the Hub does not answer")]
     right(source, staging)
 
 
-def test_what_a_source_says_for_good_is_passed_on_at_once(hub: Service, staging: Path) -> None:
+def test_what_a_source_says_for_good_is_passed_on_at_once(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     source.errors = [ModelGated("org/name is gated"), ModelGated("asked a second time")]
     with pytest.raises(ModelGated, match="org/name is gated"):
@@ -213,7 +217,7 @@ def test_an_answer_in_another_protocol_is_a_broken_connection(staging: Path) -> 
 
 
 @pytest.mark.parametrize("resumes", [False, True], ids=["from the start", "in mid-file"])
-def test_a_server_without_ranges_sends_the_whole_body_once(hub: Service, staging: Path, resumes: bool) -> None:
+def test_a_server_without_ranges_sends_the_whole_body_once(hub: HubService, staging: Path, resumes: bool) -> None:
     source = on_hub(hub, DATA)
     if resumes:
         hub.order("slow", FILE, bytes_per_s=1e9, times=5)
@@ -226,22 +230,22 @@ def test_a_server_without_ranges_sends_the_whole_body_once(hub: Service, staging
 
 
 def test_a_range_that_was_taken_before_another_worker_learnt_that_there_are_none_is_asked_for_as_one(
-    hub: Service, tmp_path: Path
+    hub: HubService, tmp_path: Path
 ) -> None:
     source = on_hub(hub, DATA)
     hub.order("full", FILE, times=None)
     path, meter = tmp_path / "data", Meter()
-    line = Line(
+    line = TransferContext(
         source=source,
         connections=2,
         segment_bytes=4 * MIB,
         limit_rate_bytes_per_s=None,
         stall_s=1.0,
         meter=meter,
-        patience=Patience(source.label, meter, cure=""),
+        patience=RetryBudget(source.label, meter, cure=""),
         still_ours=lambda: True,
     )
-    pump = Pump(line, path, 0, len(DATA), landed=0)
+    pump = WorkerPool(line, path, 0, len(DATA), landed=0)
     with path.open("wb") as file:
         taken = pump.schedule.take()
         assert taken is not None
@@ -256,14 +260,14 @@ def test_a_range_that_was_taken_before_another_worker_learnt_that_there_are_none
     assert meter.transferred_bytes == len(DATA)
 
 
-def test_a_whole_body_that_breaks_off_goes_on_where_it_was(hub: Service, staging: Path) -> None:
+def test_a_whole_body_that_breaks_off_goes_on_where_it_was(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("full", FILE)
     hub.order("reset", FILE, after_bytes=2 * MIB)
     right(source, staging, Options(connections=1, segment_bytes=MIB))
 
 
-def test_a_whole_body_that_always_breaks_off_at_the_same_place_ends(hub: Service, staging: Path) -> None:
+def test_a_whole_body_that_always_breaks_off_at_the_same_place_ends(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("full", FILE)
     hub.order("reset", FILE, after_bytes=2 * MIB, times=None)
@@ -271,7 +275,7 @@ def test_a_whole_body_that_always_breaks_off_at_the_same_place_ends(hub: Service
         fetch(source, staging=staging, options=Options(connections=1, segment_bytes=MIB))
 
 
-def test_a_flipped_bit_is_found_and_costs_one_segment(hub: Service, staging: Path) -> None:
+def test_a_flipped_bit_is_found_and_costs_one_segment(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("flip", FILE, offset=100, bit=3)
     staged = right(source, staging)
@@ -279,21 +283,21 @@ def test_a_flipped_bit_is_found_and_costs_one_segment(hub: Service, staging: Pat
     assert staged.segments == segments_of(DATA, MIB)
 
 
-def test_a_bad_segment_in_the_middle_is_looked_for_from_the_start(hub: Service, staging: Path) -> None:
+def test_a_bad_segment_in_the_middle_is_looked_for_from_the_start(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("flip", FILE, offset=MIB + 100, bit=3)
     # The first is fetched again and is the same; the second is replaced; the others are left alone.
     assert right(source, staging).transferred_bytes == len(DATA) + 2 * MIB
 
 
-def test_bad_bytes_in_two_segments_are_replaced_in_one_round(hub: Service, staging: Path) -> None:
+def test_bad_bytes_in_two_segments_are_replaced_in_one_round(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("flip", FILE, offset=100, bit=3)
     hub.order("flip", FILE, offset=2 * MIB + 5, bit=0)
     assert right(source, staging).transferred_bytes == 2 * len(DATA)
 
 
-def test_bytes_that_stay_wrong_are_called_corrupt_and_removed(hub: Service, staging: Path) -> None:
+def test_bytes_that_stay_wrong_are_called_corrupt_and_removed(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("flip", FILE, offset=100, bit=3, times=None)
     with pytest.raises(CorruptFile, match=f"its sha256 is [0-9a-f]{{64}}, expected {sha256_of(DATA)}"):
@@ -303,7 +307,7 @@ def test_bytes_that_stay_wrong_are_called_corrupt_and_removed(hub: Service, stag
     assert hub.stats().total_bytes_sent == 2 * len(DATA)
 
 
-def test_a_loop_of_redirects_ends(hub: Service, staging: Path) -> None:
+def test_a_loop_of_redirects_ends(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     hub.order("redirect", "*", where="hub", location=source.url, times=None)
     with pytest.raises(TransferRefused, match="more than 5 times"):
@@ -311,14 +315,14 @@ def test_a_loop_of_redirects_ends(hub: Service, staging: Path) -> None:
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
-def test_a_redirect_to_no_web_address_is_not_followed(hub: Service, staging: Path, location: str) -> None:
+def test_a_redirect_to_no_web_address_is_not_followed(hub: HubService, staging: Path, location: str) -> None:
     source = on_hub(hub, DATA)
     hub.order("redirect", "*", where="hub", location=location, times=None)
     with pytest.raises(TransferRefused, match="redirected from http"):
         fetch(source, staging=staging, options=SMALL)
 
 
-def test_a_token_stays_with_its_own_host(hub: Service, staging: Path) -> None:
+def test_a_token_stays_with_its_own_host(hub: HubService, staging: Path) -> None:
     hub.hub.grant("hf_secret", "org/name")
     hub.repository("org/name", private=True)
     source = on_hub(hub, DATA)
@@ -339,7 +343,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_quota_is_met_before_the_first_byte(hub: Service, staging: Path) -> None:
+def test_a_quota_is_met_before_the_first_byte(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     with largest_file(MIB), pytest.raises(NotEnoughDisk, match=f"to its {len(DATA)} bytes"):
         fetch(source, staging=staging, options=SMALL)
@@ -348,7 +352,7 @@ def test_a_quota_is_met_before_the_first_byte(hub: Service, staging: Path) -> No
     right(source, staging)
 
 
-def test_a_disk_that_fills_on_the_way_keeps_what_came(hub: Service, staging: Path) -> None:
+def test_a_disk_that_fills_on_the_way_keeps_what_came(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
     options = Options(connections=2, segment_bytes=MIB, limit_rate_bytes_per_s=4 * MIB)
     with largest_file(len(DATA)):

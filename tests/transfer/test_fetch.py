@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import CorruptFile, NotEnoughDisk, TransferInterrupted, UnsafeName
 from paddock.model.source import Expected
 from paddock.settings import Settings
@@ -34,7 +34,7 @@ def worker_threads() -> list[threading.Thread]:
     span_bytes=st.none() | st.integers(32 * KIB, 400 * KIB),
 )
 def test_every_size_comes_right_with_the_digest_of_each_segment(
-    hub: Service, tmp_path: Path, size: int, segment_bytes: int, connections: int, span_bytes: int | None
+    hub: HubService, tmp_path: Path, size: int, segment_bytes: int, connections: int, span_bytes: int | None
 ) -> None:
     data = content(size, seed=size)
     options = Options(connections=connections, segment_bytes=segment_bytes, span_bytes=span_bytes)
@@ -48,7 +48,7 @@ def test_every_size_comes_right_with_the_digest_of_each_segment(
     assert list((tmp_path / "partial").iterdir()) == []
 
 
-def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: Service, tmp_path: Path) -> None:
+def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: HubService, tmp_path: Path) -> None:
     data = content(8 * MIB)
     staged = fetch(on_hub(hub, data), staging=tmp_path, options=SMALL)
     assert staged is not None
@@ -61,7 +61,7 @@ def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: Service, tmp_pat
     assert worker_threads() == []
 
 
-def test_a_request_asks_for_as_much_as_it_is_told_to(hub: Service, tmp_path: Path) -> None:
+def test_a_request_asks_for_as_much_as_it_is_told_to(hub: HubService, tmp_path: Path) -> None:
     data = content(8 * MIB)
     staged = fetch(on_hub(hub, data), staging=tmp_path, options=replace(SMALL, span_bytes=MIB))
     assert staged is not None
@@ -69,7 +69,7 @@ def test_a_request_asks_for_as_much_as_it_is_told_to(hub: Service, tmp_path: Pat
     assert [count for request, count in hub.stats().requests.items() if "/resolve/" not in request] == [8]
 
 
-def test_a_file_known_by_git_alone_is_checked_by_git_and_named_by_its_sha256(hub: Service, tmp_path: Path) -> None:
+def test_a_file_known_by_git_alone_is_checked_by_git_and_named_by_its_sha256(hub: HubService, tmp_path: Path) -> None:
     data = content(300 * KIB)
     source = on_hub(hub, data, bytes_expected=Expected(len(data), git_sha1=git_sha1_of(data)))
     staged = fetch(source, staging=tmp_path, options=SMALL)
@@ -78,14 +78,14 @@ def test_a_file_known_by_git_alone_is_checked_by_git_and_named_by_its_sha256(hub
     assert staged.path.parent.parent.name == f"git-{git_sha1_of(data)}"
 
 
-def test_a_file_whose_git_digest_differs_is_corrupt(hub: Service, tmp_path: Path) -> None:
+def test_a_file_whose_git_digest_differs_is_corrupt(hub: HubService, tmp_path: Path) -> None:
     data = content(3000)
     source = on_hub(hub, data, bytes_expected=Expected(len(data), git_sha1="0" * 40))
     with pytest.raises(CorruptFile, match=f"git sha1 is {git_sha1_of(data)}, expected 0{{40}}"):
         fetch(source, staging=tmp_path, options=SMALL)
 
 
-def test_a_file_without_a_digest_gets_its_real_one_and_is_never_resumed(hub: Service, tmp_path: Path) -> None:
+def test_a_file_without_a_digest_gets_its_real_one_and_is_never_resumed(hub: HubService, tmp_path: Path) -> None:
     data = content(2 * MIB)
     source = on_hub(hub, data, bytes_expected=Expected(len(data)))
     hub.order("status", "org/name/*", status=404, times=None)
@@ -112,7 +112,7 @@ def test_a_digest_that_is_a_path_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "partial").exists()
 
 
-def test_progress_tells_the_truth_and_not_too_often(hub: Service, tmp_path: Path) -> None:
+def test_progress_tells_the_truth_and_not_too_often(hub: HubService, tmp_path: Path) -> None:
     told: list[Progress] = []
     data = content(2 * MIB)
     source = on_hub(hub, data)
@@ -128,7 +128,7 @@ def test_progress_tells_the_truth_and_not_too_often(hub: Service, tmp_path: Path
     assert 0 < last.rate_bytes_per_s < 3 * MIB  # the bound, and a burst
 
 
-def test_the_bandwidth_limit_holds_over_all_connections(hub: Service, tmp_path: Path) -> None:
+def test_the_bandwidth_limit_holds_over_all_connections(hub: HubService, tmp_path: Path) -> None:
     data = content(2 * MIB)
     options = Options(connections=8, segment_bytes=MIB, limit_rate_bytes_per_s=2 * MIB)
     staged = fetch(on_hub(hub, data), staging=tmp_path, options=options)
@@ -138,7 +138,7 @@ def test_the_bandwidth_limit_holds_over_all_connections(hub: Service, tmp_path: 
 
 @pytest.mark.timeout(60)  # a connection that is not ended waits for ten minutes
 @pytest.mark.parametrize("how", ["cancelled", "interrupted"])
-def test_an_end_from_outside_stops_at_once_and_keeps_what_came(hub: Service, tmp_path: Path, how: str) -> None:
+def test_an_end_from_outside_stops_at_once_and_keeps_what_came(hub: HubService, tmp_path: Path, how: str) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     cancel = threading.Event()
@@ -171,7 +171,7 @@ def test_too_small_a_disk_is_known_before_the_first_byte_and_leaves_nothing(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_process_that_published_the_bytes_ends_the_wait(hub: Service, tmp_path: Path) -> None:
+def test_another_process_that_published_the_bytes_ends_the_wait(hub: HubService, tmp_path: Path) -> None:
     source = on_hub(hub, content(300 * KIB))
     staged = fetch(source, staging=tmp_path, options=SMALL)
     assert staged is not None
@@ -188,7 +188,7 @@ def test_bytes_published_between_a_look_and_the_turn_are_not_fetched(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_staged_file_that_was_renamed_away_stays_when_the_rest_is_discarded(hub: Service, tmp_path: Path) -> None:
+def test_a_staged_file_that_was_renamed_away_stays_when_the_rest_is_discarded(hub: HubService, tmp_path: Path) -> None:
     data = content(1000)
     staged = fetch(on_hub(hub, data), staging=tmp_path / "partial", options=SMALL)
     assert staged is not None
@@ -205,7 +205,7 @@ def test_options_come_from_the_settings() -> None:
     )
 
 
-def test_a_tap_is_given_every_byte_once_and_in_order(hub: Service, tmp_path: Path) -> None:
+def test_a_tap_is_given_every_byte_once_and_in_order(hub: HubService, tmp_path: Path) -> None:
     data = content(3 * MIB + 7)
     told = bytearray()
 
@@ -217,7 +217,7 @@ def test_a_tap_is_given_every_byte_once_and_in_order(hub: Service, tmp_path: Pat
     assert told == data
 
 
-def test_what_a_tap_was_told_wrong_is_told_anew(hub: Service, tmp_path: Path) -> None:
+def test_what_a_tap_was_told_wrong_is_told_anew(hub: HubService, tmp_path: Path) -> None:
     data = content(3 * MIB + 7)
     source = on_hub(hub, data)
     hub.order("flip", "org/name/model.gguf", offset=MIB + 100, bit=3)

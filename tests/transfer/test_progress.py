@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.transfer.fetch import fetch
 from paddock.transfer.limiter import Meter
 from paddock.transfer.options import Options
@@ -224,7 +224,9 @@ def test_the_time_of_a_repair_is_not_known() -> None:
     assert Progress("a", 99, 100, 100, 0, 5.0, verify_s=None).left_s is None
 
 
-def test_done_bytes_are_those_that_came_and_not_those_without_a_gap_before_them(hub: Service, tmp_path: Path) -> None:
+def test_done_bytes_are_those_that_came_and_not_those_without_a_gap_before_them(
+    hub: HubService, tmp_path: Path
+) -> None:
     """With the default settings, sixteen connections fill spans of 4 MiB side by side."""
     data = content(40 * MIB)
     reports: list[Progress] = []
@@ -239,7 +241,7 @@ def test_done_bytes_are_those_that_came_and_not_those_without_a_gap_before_them(
     assert [report.is_verified for report in reports] == [False] * (len(reports) - 1) + [True]
 
 
-def test_a_resumed_file_begins_with_what_is_there(hub: Service, tmp_path: Path) -> None:
+def test_a_resumed_file_begins_with_what_is_there(hub: HubService, tmp_path: Path) -> None:
     data = content(8 * MIB)
     source = on_hub(hub, data)
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import Service
+from infra.local.hub import HubService
 from paddock.errors import NotEnoughDisk, TransferInterrupted
 from paddock.model.source import Expected
 from paddock.transfer.fetch import Staged, fetch, forget
-from paddock.transfer.journal import Header, Journal, Piece
+from paddock.transfer.journal import Journal, JournalHeader, Piece
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
 from paddock.transfer.staging import acquire, begin
@@ -62,7 +62,7 @@ def partial(source: Remote, staging: Path, data: bytes, *, claimed: int, token: 
     (directory / "data").write_bytes(data[:claimed] + bytes(len(data) - claimed))
     journal = Journal(directory / "journal", create=True)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    journal.start(Header(key=source.expected.key, size=len(data), segment_bytes=MIB, boot=boot), {})
+    journal.start(JournalHeader(key=source.expected.key, size=len(data), segment_bytes=MIB, boot=boot), {})
     for end in range(SPAN, claimed + 1, SPAN):
         journal.append(end, segment_of(data[(end - 1) // MIB * MIB : end]))
     journal.close()
@@ -78,7 +78,7 @@ def resumed(source: Remote, staging: Path, data: bytes, options: Options = SMALL
 
 
 def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(
-    hub: Service, tmp_path: Path, seed: int
+    hub: HubService, tmp_path: Path, seed: int
 ) -> None:
     data = content(24 * MIB)
     source = on_hub(hub, data)
@@ -98,7 +98,7 @@ def test_ten_kills_at_random_moments_cost_a_segment_each_and_no_byte_is_wrong(
     assert last is None or last["transferred"] + last["resumed"] == len(data)
 
 
-def test_only_what_is_missing_is_fetched(hub: Service, staging: Path) -> None:
+def test_only_what_is_missing_is_fetched(hub: HubService, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     partial(source, staging, data, claimed=3 * MIB)
@@ -107,7 +107,7 @@ def test_only_what_is_missing_is_fetched(hub: Service, staging: Path) -> None:
     assert staged.transferred_bytes == len(data) - 3 * MIB == hub.stats().total_bytes_sent
 
 
-def test_a_staged_file_that_was_never_published_is_used_whole(hub: Service, staging: Path) -> None:
+def test_a_staged_file_that_was_never_published_is_used_whole(hub: HubService, staging: Path) -> None:
     data = content(3 * MIB + 1)
     source = on_hub(hub, data)
     staged = fetch(source, staging=staging, options=SMALL)
@@ -119,7 +119,7 @@ def test_a_staged_file_that_was_never_published_is_used_whole(hub: Service, stag
     assert again.segments == segments
 
 
-def test_a_torn_last_line_of_the_journal_is_ignored(hub: Service, staging: Path) -> None:
+def test_a_torn_last_line_of_the_journal_is_ignored(hub: HubService, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     journal = partial(source, staging, data, claimed=3 * MIB) / "journal"
@@ -132,7 +132,7 @@ def test_a_torn_last_line_of_the_journal_is_ignored(hub: Service, staging: Path)
 @pytest.mark.parametrize(
     "text", [b"", b"\0" * 4096, b"[" * 100_000 + b"\n", b'{"schema": 2}\n{"end": 5}\n', b'{"end": -1, "digest": 5}\n']
 )
-def test_a_journal_that_is_no_journal_starts_the_file_over(hub: Service, staging: Path, text: bytes) -> None:
+def test_a_journal_that_is_no_journal_starts_the_file_over(hub: HubService, staging: Path, text: bytes) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     (partial(source, staging, data, claimed=2 * MIB) / "journal").write_bytes(text)
@@ -140,7 +140,7 @@ def test_a_journal_that_is_no_journal_starts_the_file_over(hub: Service, staging
 
 
 def test_a_journal_of_the_first_version_whose_digests_are_sha256_starts_the_file_over(
-    hub: Service, staging: Path
+    hub: HubService, staging: Path
 ) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
@@ -151,7 +151,7 @@ def test_a_journal_of_the_first_version_whose_digests_are_sha256_starts_the_file
     assert resumed(source, staging, data).resumed_bytes == 0
 
 
-def test_a_journal_with_another_segment_length_starts_the_file_over(hub: Service, staging: Path) -> None:
+def test_a_journal_with_another_segment_length_starts_the_file_over(hub: HubService, staging: Path) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     partial(source, staging, data, claimed=2 * MIB)
@@ -170,7 +170,7 @@ def note_pieces(directory: Path, data: bytes, *spans: tuple[int, int]) -> None:
     journal.close()
 
 
-def test_what_lies_behind_a_gap_is_used_and_the_gap_alone_is_fetched(hub: Service, staging: Path) -> None:
+def test_what_lies_behind_a_gap_is_used_and_the_gap_alone_is_fetched(hub: HubService, staging: Path) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=MIB)
@@ -181,14 +181,14 @@ def test_what_lies_behind_a_gap_is_used_and_the_gap_alone_is_fetched(hub: Servic
     assert hub.stats().total_bytes_sent == 3 * MIB - 1012
 
 
-def test_what_lies_behind_a_gap_is_used_where_nothing_was_claimed(hub: Service, staging: Path) -> None:
+def test_what_lies_behind_a_gap_is_used_where_nothing_was_claimed(hub: HubService, staging: Path) -> None:
     data = content(2 * MIB)
     source = on_hub(hub, data)
     note_pieces(partial(source, staging, data, claimed=0), data, (MIB, 2 * MIB))
     assert resumed(source, staging, data).resumed_bytes == MIB
 
 
-def test_a_byte_that_flipped_behind_a_gap_costs_its_piece(hub: Service, staging: Path) -> None:
+def test_a_byte_that_flipped_behind_a_gap_costs_its_piece(hub: HubService, staging: Path) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=MIB)
@@ -199,7 +199,9 @@ def test_a_byte_that_flipped_behind_a_gap_costs_its_piece(hub: Service, staging:
     assert resumed(source, staging, data).resumed_bytes == MIB + 1000
 
 
-def test_a_piece_whose_digest_is_of_wrong_bytes_is_found_by_the_digest_of_the_file(hub: Service, staging: Path) -> None:
+def test_a_piece_whose_digest_is_of_wrong_bytes_is_found_by_the_digest_of_the_file(
+    hub: HubService, staging: Path
+) -> None:
     data = content(2 * MIB)
     source = on_hub(hub, data)
     wrong = data[:MIB] + bytes(1000) + data[MIB + 1000 :]
@@ -208,7 +210,7 @@ def test_a_piece_whose_digest_is_of_wrong_bytes_is_found_by_the_digest_of_the_fi
 
 
 @pytest.mark.parametrize("line", ['{"piece": [5]}', '{"piece": [-5, 5]}', '{"piece": [5, 4]}', '{"piece": [0, 1e9]}'])
-def test_a_piece_that_is_no_range_of_the_file_is_passed_over(hub: Service, staging: Path, line: str) -> None:
+def test_a_piece_that_is_no_range_of_the_file_is_passed_over(hub: HubService, staging: Path, line: str) -> None:
     data = content(2 * MIB)
     source = on_hub(hub, data)
     journal = partial(source, staging, data, claimed=MIB) / "journal"
@@ -217,7 +219,7 @@ def test_a_piece_that_is_no_range_of_the_file_is_passed_over(hub: Service, stagi
     assert resumed(source, staging, data).resumed_bytes == MIB
 
 
-def test_a_lie_in_the_journal_costs_what_it_is_about(hub: Service, staging: Path) -> None:
+def test_a_lie_in_the_journal_costs_what_it_is_about(hub: HubService, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     journal = partial(source, staging, data, claimed=3 * MIB) / "journal"
@@ -232,7 +234,7 @@ def test_a_lie_in_the_journal_costs_what_it_is_about(hub: Service, staging: Path
     assert staged.transferred_bytes == len(data) - staged.resumed_bytes
 
 
-def test_a_byte_that_flipped_on_the_disk_costs_one_segment(hub: Service, staging: Path) -> None:
+def test_a_byte_that_flipped_on_the_disk_costs_one_segment(hub: HubService, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=4 * MIB)
@@ -246,7 +248,7 @@ def test_a_byte_that_flipped_on_the_disk_costs_one_segment(hub: Service, staging
 
 
 @pytest.mark.timeout(60)
-def test_a_server_without_ranges_sends_again_what_does_not_hold(hub: Service, staging: Path) -> None:
+def test_a_server_without_ranges_sends_again_what_does_not_hold(hub: HubService, staging: Path) -> None:
     data = content(12 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=4 * MIB)
@@ -260,7 +262,7 @@ def test_a_server_without_ranges_sends_again_what_does_not_hold(hub: Service, st
 
 
 def test_after_an_fsync_that_failed_nothing_is_taken_up(
-    hub: Service, staging: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubService, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = content(3 * MIB)
     source = on_hub(hub, data)
@@ -276,7 +278,7 @@ def test_after_an_fsync_that_failed_nothing_is_taken_up(
     assert resumed(source, staging, data).resumed_bytes == 0
 
 
-def test_a_data_file_that_was_cut_short_is_filled_up(hub: Service, staging: Path) -> None:
+def test_a_data_file_that_was_cut_short_is_filled_up(hub: HubService, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=4 * MIB)
@@ -284,7 +286,7 @@ def test_a_data_file_that_was_cut_short_is_filled_up(hub: Service, staging: Path
     assert resumed(source, staging, data).resumed_bytes == 2 * MIB
 
 
-def test_a_death_in_the_middle_of_an_adoption_stops_nobody(hub: Service, staging: Path) -> None:
+def test_a_death_in_the_middle_of_an_adoption_stops_nobody(hub: HubService, staging: Path) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=2 * MIB)
@@ -295,7 +297,7 @@ def test_a_death_in_the_middle_of_an_adoption_stops_nobody(hub: Service, staging
     assert resumed(source, staging, data).resumed_bytes == 2 * MIB
 
 
-def test_the_orphan_with_most_in_it_is_taken_and_the_others_are_removed(hub: Service, staging: Path) -> None:
+def test_the_orphan_with_most_in_it_is_taken_and_the_others_are_removed(hub: HubService, staging: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     for token, claimed in (("a", MIB), ("b", 3 * MIB), ("c", 2 * MIB)):
@@ -303,7 +305,7 @@ def test_the_orphan_with_most_in_it_is_taken_and_the_others_are_removed(hub: Ser
     assert resumed(source, staging, data).resumed_bytes == 3 * MIB
 
 
-def test_what_another_machine_left_is_waited_for_until_it_was_silent_for_long(hub: Service, staging: Path) -> None:
+def test_what_another_machine_left_is_waited_for_until_it_was_silent_for_long(hub: HubService, staging: Path) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     directory = partial(source, staging, data, claimed=2 * MIB)
@@ -317,7 +319,7 @@ def test_what_another_machine_left_is_waited_for_until_it_was_silent_for_long(hu
     assert resumed(source, staging, data).resumed_bytes == 2 * MIB
 
 
-def test_a_living_process_that_is_silent_for_long_is_not_waited_for(hub: Service, staging: Path) -> None:
+def test_a_living_process_that_is_silent_for_long_is_not_waited_for(hub: HubService, staging: Path) -> None:
     data = content(MIB)
     source = on_hub(hub, data)
     alive = fetch(source, staging=staging, options=SMALL)
@@ -330,7 +332,7 @@ def test_a_living_process_that_is_silent_for_long_is_not_waited_for(hub: Service
     assert staged.transferred_bytes == len(data)
 
 
-def test_what_dead_processes_left_is_forgotten_and_what_a_living_one_has_is_not(hub: Service, staging: Path) -> None:
+def test_what_dead_processes_left_is_forgotten_and_what_a_living_one_has_is_not(hub: HubService, staging: Path) -> None:
     data = content(4 * MIB)
     source = on_hub(hub, data)
     alive = fetch(source, staging=staging, options=SMALL)
@@ -349,7 +351,7 @@ def test_what_dead_processes_left_is_forgotten_and_what_a_living_one_has_is_not(
     assert list(staging.iterdir()) == []
 
 
-def test_a_process_that_lost_its_directory_stops_and_writes_no_more(hub: Service, tmp_path: Path) -> None:
+def test_a_process_that_lost_its_directory_stops_and_writes_no_more(hub: HubService, tmp_path: Path) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     taken = tmp_path / "taken"
@@ -365,7 +367,7 @@ def test_a_process_that_lost_its_directory_stops_and_writes_no_more(hub: Service
     assert (taken / "data").exists()
 
 
-def test_of_processes_that_start_together_one_fetches(hub: Service, tmp_path: Path) -> None:
+def test_of_processes_that_start_together_one_fetches(hub: HubService, tmp_path: Path) -> None:
     data = content(8 * MIB)
     source = on_hub(hub, data)
     with (
@@ -421,7 +423,7 @@ def test_a_directory_that_its_last_owner_removes_while_we_look_is_made_again(sta
         remover.join()
 
 
-def test_a_waiting_process_takes_over_when_the_first_is_killed(hub: Service, tmp_path: Path) -> None:
+def test_a_waiting_process_takes_over_when_the_first_is_killed(hub: HubService, tmp_path: Path) -> None:
     data = content(12 * MIB)
     source = on_hub(hub, data)
     with child(source, tmp_path, rate=8 * MIB) as first:

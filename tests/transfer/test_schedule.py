@@ -8,23 +8,23 @@ from collections.abc import Callable
 
 import pytest
 
-from paddock.transfer.schedule import Schedule, Share, Span
+from paddock.transfer.range_scheduler import ConnectionShare, RangeScheduler, Span
 from tests.support.clock import FakeClock
 
 
 def schedule(
     size: int = 100, *, landed: int = 0, workers: int = 4, clock: Callable[[], float] = time.monotonic
-) -> Schedule:
-    return Schedule(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers, clock=clock)
+) -> RangeScheduler:
+    return RangeScheduler(0, size, landed=landed, span_bytes=10, window_bytes=30, workers=workers, clock=clock)
 
 
-def take(plan: Schedule) -> Span:
+def take(plan: RangeScheduler) -> Span:
     span = plan.take()
     assert span is not None
     return span
 
 
-def land(plan: Schedule, span: Span) -> None:
+def land(plan: RangeScheduler, span: Span) -> None:
     plan.landed(span, span.end - span.reached)
     plan.give_back(span)
 
@@ -84,7 +84,7 @@ def test_bytes_that_were_there_are_passed_over_and_fetched_again_when_they_are_w
 
 
 def test_pieces_that_are_there_are_passed_over_and_the_gaps_before_them_are_fetched_first() -> None:
-    plan = Schedule(0, 100, landed=10, span_bytes=10, window_bytes=80, workers=9, pieces=[(25, 30), (40, 55)])
+    plan = RangeScheduler(0, 100, landed=10, span_bytes=10, window_bytes=80, workers=9, pieces=[(25, 30), (40, 55)])
     assert plan.landed_bytes == 10 + 5 + 15
     spans = [take(plan) for _ in range(4)]
     assert [(span.start, span.end) for span in spans] == [(10, 20), (20, 25), (30, 40), (55, 65)]
@@ -162,8 +162,8 @@ def test_an_error_of_a_worker_reaches_the_reader_and_a_stop_reaches_the_workers(
 
 
 def test_transfers_beside_each_other_share_the_connections_of_one_and_fetch_longer_spans() -> None:
-    share = Share()
-    plan = Schedule(0, 1000, landed=0, span_bytes=10, window_bytes=120, workers=8, share=share)
+    share = ConnectionShare()
+    plan = RangeScheduler(0, 1000, landed=0, span_bytes=10, window_bytes=120, workers=8, share=share)
     share.join()
     span = take(plan)
     assert (span.start, span.end) == (0, 10), "alone it has all of them"
@@ -185,8 +185,8 @@ def test_transfers_beside_each_other_share_the_connections_of_one_and_fetch_long
 
 
 def test_however_many_transfers_there_are_each_has_one_connection() -> None:
-    share = Share()
+    share = ConnectionShare()
     for _ in range(50):
         share.join()
-    plan = Schedule(0, 1000, landed=0, span_bytes=10, window_bytes=80, workers=8, share=share)
+    plan = RangeScheduler(0, 1000, landed=0, span_bytes=10, window_bytes=80, workers=8, share=share)
     assert take(plan).end == 80, "no span is longer than the window"

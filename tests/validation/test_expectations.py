@@ -23,7 +23,7 @@ from paddock.model.reference import Variant
 from paddock.validation import tables
 from paddock.validation.expectations import Held, check_tables
 from paddock.validation.site import ASSETS, make_readable
-from paddock.validation.tables import Stored, Table
+from paddock.validation.tables import StoredFileRow, Table
 from tests.support.gguf import STRING, tiny_llama
 from tests.support.memory import Memory
 
@@ -71,8 +71,8 @@ def listing(**size_and_sha256: tuple[int, Sha256 | None]) -> Listing:
     )
 
 
-def stored(**changes: Any) -> Stored:
-    sound = Stored("org/name", REVISION, "Q8_0", "model.gguf", 100, 100, DIGESTS[2], promoted=True)
+def stored(**changes: Any) -> StoredFileRow:
+    sound = StoredFileRow("org/name", REVISION, "Q8_0", "model.gguf", 100, 100, DIGESTS[2], promoted=True)
     return replace(sound, **changes)
 
 

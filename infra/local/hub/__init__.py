@@ -16,7 +16,7 @@ speed, and it never listens on anything but the loopback address.
 
 from infra.local.hub.faults import Fault
 from infra.local.hub.ledger import Stats
-from infra.local.hub.repositories import Commit, Entry, Hub, Repository
-from infra.local.hub.service import Service
+from infra.local.hub.repositories import Commit, LocalHub, Repository, RepositoryEntry
+from infra.local.hub.service import HubService
 
-__all__ = ["Commit", "Entry", "Fault", "Hub", "Repository", "Service", "Stats"]
+__all__ = ["Commit", "Fault", "HubService", "LocalHub", "Repository", "RepositoryEntry", "Stats"]

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from infra.local.hub.repositories import Hub
+from infra.local.hub.repositories import LocalHub
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        with Hub(arguments.root).serving(port=arguments.port) as service:
+        with LocalHub(arguments.root).serving(port=arguments.port) as service:
             _announce(service.address, arguments.ready_file)
             signal.sigwait(signals)
     except OSError as error:

@@ -41,7 +41,7 @@ class StoredFile:
 
 
 @dataclass
-class Answer:
+class HubAnswer:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     text: bytes = b""
@@ -70,24 +70,26 @@ class Disconnected(Exception):
     """The client went before the body was sent."""
 
 
-def of_text(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+def of_text(status: int, text: str, headers: Mapping[str, str] | None = None) -> HubAnswer:
     body = text.encode()
-    return Answer(
+    return HubAnswer(
         status,
         {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), **(headers or {})},
         body,
     )
 
 
-def of_json(value: object, headers: Mapping[str, str] | None = None, *, status: int = 200) -> Answer:
+def of_json(value: object, headers: Mapping[str, str] | None = None, *, status: int = 200) -> HubAnswer:
     return of_text(status, json.dumps(value), {"Content-Type": "application/json; charset=utf-8", **(headers or {})})
 
 
-def of_file(file: StoredFile, request_headers: Mapping[str, str], *, etag: str, headers: Mapping[str, str]) -> Answer:
+def of_file(
+    file: StoredFile, request_headers: Mapping[str, str], *, etag: str, headers: Mapping[str, str]
+) -> HubAnswer:
     """The file, or the range of it that was asked for, or 304 or 416."""
     own = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes", **headers}
     if request_headers.get("if-none-match") == own["ETag"]:
-        return Answer(304, own)
+        return HubAnswer(304, own)
     is_current = request_headers.get("if-range", own["ETag"]) == own["ETag"]
     wanted = _wanted_range(request_headers.get("range", ""), file.size) if is_current else None
     start, stop = wanted or (0, file.size)
@@ -96,7 +98,7 @@ def of_file(file: StoredFile, request_headers: Mapping[str, str], *, etag: str, 
     if wanted is not None:
         own["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
     own |= {"Content-Type": "application/octet-stream", "Content-Length": str(stop - start)}
-    return Answer(200 if wanted is None else 206, own, file=file, start=start, stop=stop)
+    return HubAnswer(200 if wanted is None else 206, own, file=file, start=start, stop=stop)
 
 
 def _wanted_range(header: str, size: int) -> tuple[int, int] | None:
@@ -110,7 +112,7 @@ def _wanted_range(header: str, size: int) -> tuple[int, int] | None:
     return (start, min(last + 1, size)) if last >= start or start >= size else None
 
 
-async def send(answer: Answer, scope: Scope, receive: Receive, send_: Send, sent: Callable[[int], None]) -> None:
+async def send(answer: HubAnswer, scope: Scope, receive: Receive, send_: Send, sent: Callable[[int], None]) -> None:
     """Sends the answer as far as its ending allows. `sent` is told of every piece of a file that went to the socket.
 
     Raises Disconnected when the client went, or when the ending is that it must be left waiting until it goes.
@@ -132,7 +134,7 @@ async def send(answer: Answer, scope: Scope, receive: Receive, send_: Send, sent
         await send_({"type": "http.response.body", "body": b""})
 
 
-async def _send_body(answer: Answer, send: Send, sent: Callable[[int], None], gone: "asyncio.Future[None]") -> None:
+async def _send_body(answer: HubAnswer, send: Send, sent: Callable[[int], None], gone: "asyncio.Future[None]") -> None:
     async with contextlib.aclosing(_body(answer)) as pieces:
         async for piece in pieces:
             await asyncio.wait([gone], timeout=len(piece) / answer.bytes_per_s if answer.bytes_per_s else 0)
@@ -148,7 +150,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _body(answer: Answer) -> AsyncGenerator[bytes, None]:
+async def _body(answer: HubAnswer) -> AsyncGenerator[bytes, None]:
     """The pieces of the body, with the faults of content in them."""
     size = CHUNK_BYTES
     if answer.bytes_per_s:
@@ -170,7 +172,7 @@ async def _body(answer: Answer) -> AsyncGenerator[bytes, None]:
         yield packer.flush()
 
 
-async def _content(answer: Answer, size: int) -> AsyncGenerator[bytes, None]:
+async def _content(answer: HubAnswer, size: int) -> AsyncGenerator[bytes, None]:
     if answer.file is None:
         for start in range(0, len(answer.text), size):
             yield answer.text[start : start + size]

@@ -18,8 +18,8 @@ import yaml
 from starlette.requests import Request
 
 from infra.local.hub import answer, git
-from infra.local.hub.answer import Answer, StoredFile
-from infra.local.hub.repositories import Commit, Entry, Hub, Repository
+from infra.local.hub.answer import HubAnswer, StoredFile
+from infra.local.hub.repositories import Commit, LocalHub, Repository, RepositoryEntry
 from infra.local.hub.tree import Tree
 
 PAGE = 1000
@@ -47,14 +47,14 @@ class Caller:
     opens: list[str]
 
 
-class Api:
+class HubApi:
     """Answers requests to the Hub's address. `sign` makes the address of a file's bytes."""
 
-    def __init__(self, hub: Hub, *, sign: Callable[[str, Entry], str]) -> None:
+    def __init__(self, hub: LocalHub, *, sign: Callable[[str, RepositoryEntry], str]) -> None:
         self._hub = hub
         self._sign = sign
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> HubAnswer:
         # The raw path: a revision or a folder may hold an encoded slash.
         raw_path: bytes = request.scope["raw_path"]
         parts = [unquote(part) for part in raw_path.decode().split("/")[1:]]
@@ -74,7 +74,7 @@ class Api:
         except Refusal as refusal:
             return refusal.answer
 
-    async def _metadata(self, request: Request, repository: Repository, rest: list[str], caller: Caller) -> Answer:
+    async def _metadata(self, request: Request, repository: Repository, rest: list[str], caller: Caller) -> HubAnswer:
         match rest:
             case []:
                 return answer.of_json(self._info(request, repository, _commit(repository, "main")))
@@ -153,7 +153,7 @@ class Api:
         # Through text, since YAML has values that JSON lacks, such as dates.
         return json.loads(json.dumps(card, default=str)) if isinstance(card, dict) else {}
 
-    def _resolve(self, repository: Repository, revision: str, path: str, caller: Caller) -> Answer:
+    def _resolve(self, repository: Repository, revision: str, path: str, caller: Caller) -> HubAnswer:
         commit = _commit(repository, revision)
         _check_gate(repository, caller)
         entry = _entry(commit, path)
@@ -171,7 +171,9 @@ class Api:
         text = f"Temporary Redirect. Redirecting to {location}"
         return answer.of_text(307, text, {**linked, "Location": location})
 
-    def _plain_file(self, request: Request, repository: Repository, commit: str, path: str, caller: Caller) -> Answer:
+    def _plain_file(
+        self, request: Request, repository: Repository, commit: str, path: str, caller: Caller
+    ) -> HubAnswer:
         found = _commit(repository, commit)
         _check_gate(repository, caller)
         entry = _entry(found, path)
@@ -186,7 +188,7 @@ def _commit(repository: Repository, revision: str) -> Commit:
     return commit
 
 
-def _entry(commit: Commit, path: str) -> Entry:
+def _entry(commit: Commit, path: str) -> RepositoryEntry:
     if path not in commit.entries:
         raise Refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.id})
     return commit.entries[path]
@@ -205,11 +207,11 @@ def _check_gate(repository: Repository, caller: Caller) -> None:
     raise Refusal(403, "GatedRepo", f"{restricted} and you are not in the authorized list. Ask for access on its page.")
 
 
-def _etag(entry: Entry) -> str:
+def _etag(entry: RepositoryEntry) -> str:
     return entry.sha256 if entry.pointer_size is not None else entry.oid
 
 
-def _sibling(entry: Entry, *, with_blobs: bool) -> dict[str, Any]:
+def _sibling(entry: RepositoryEntry, *, with_blobs: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"rfilename": entry.path}
     if with_blobs:
         row |= {"size": entry.size, "blobId": entry.oid}
@@ -239,7 +241,7 @@ def _commit_row(commit: Commit) -> dict[str, Any]:
     }
 
 
-def _tree(request: Request, repository: Repository, commit: Commit, folder: str) -> Answer:
+def _tree(request: Request, repository: Repository, commit: Commit, folder: str) -> HubAnswer:
     tree = Tree(commit)
     if folder not in tree.folders:
         raise Refusal(404, "EntryNotFound", f'{folder} does not exist on "{commit.id}"', {"X-Repo-Commit": commit.id})
@@ -249,7 +251,7 @@ def _tree(request: Request, repository: Repository, commit: Commit, folder: str)
     return _page(request, tree.rows(paths), PAGE)
 
 
-async def _paths_info(request: Request, repository: Repository, commit: Commit) -> Answer:
+async def _paths_info(request: Request, repository: Repository, commit: Commit) -> HubAnswer:
     """The body is a form (as huggingface_hub sends it) or JSON. A path that is not there is left out."""
     body = await request.body()
     if request.headers.get("content-type", "").startswith("application/json"):
@@ -270,7 +272,7 @@ def _is_set(flag: str) -> bool:
     return flag.lower() in ("true", "1")
 
 
-def _page(request: Request, rows: list[dict[str, Any]], most: int) -> Answer:
+def _page(request: Request, rows: list[dict[str, Any]], most: int) -> HubAnswer:
     """The rows from the cursor on, and where there are more a Link to the next page (RFC 8288)."""
     try:
         limit = min(max(int(request.query_params.get("limit", most)), 1), most)

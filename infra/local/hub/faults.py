@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from infra.local.hub.answer import Answer, Ending
+from infra.local.hub.answer import Ending, HubAnswer
 
 Where = Literal["file", "hub"]
 
@@ -63,19 +63,19 @@ class Fault:
         return cls(**value)
 
 
-def _status(fault: Fault, answer: Answer) -> None:
+def _status(fault: Fault, answer: HubAnswer) -> None:
     answer.replace_by_text(fault.status, b"ordered by a test", fault.headers)
 
 
-def _html(_: Fault, answer: Answer) -> None:
+def _html(_: Fault, answer: HubAnswer) -> None:
     answer.replace_by_text(200, LOGIN_PAGE, {"Content-Type": "text/html; charset=utf-8"})
 
 
-def _redirect(fault: Fault, answer: Answer) -> None:
+def _redirect(fault: Fault, answer: HubAnswer) -> None:
     answer.replace_by_text(302, b"", {"Location": fault.location})
 
 
-def _expire(_: Fault, answer: Answer) -> None:
+def _expire(_: Fault, answer: HubAnswer) -> None:
     if answer.lapse is not None:
         answer.lapse()
     answer.replace_by_text(
@@ -85,29 +85,29 @@ def _expire(_: Fault, answer: Answer) -> None:
     )
 
 
-def _cut(ending: Ending) -> Callable[[Fault, Answer], None]:
-    def edit(fault: Fault, answer: Answer) -> None:
+def _cut(ending: Ending) -> Callable[[Fault, HubAnswer], None]:
+    def edit(fault: Fault, answer: HubAnswer) -> None:
         answer.cut_after, answer.ending = fault.after_bytes, ending
 
     return edit
 
 
-def _slow(fault: Fault, answer: Answer) -> None:
+def _slow(fault: Fault, answer: HubAnswer) -> None:
     answer.bytes_per_s = fault.bytes_per_s
 
 
-def _flip(fault: Fault, answer: Answer) -> None:
+def _flip(fault: Fault, answer: HubAnswer) -> None:
     answer.flip = (fault.offset, fault.bit)
 
 
-def _full(_: Fault, answer: Answer) -> None:
+def _full(_: Fault, answer: HubAnswer) -> None:
     assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
     answer.status, answer.start, answer.stop = 200, 0, answer.file.size
     del answer.headers["Content-Range"]
     answer.headers["Content-Length"] = str(answer.file.size)
 
 
-def _shift(fault: Fault, answer: Answer) -> None:
+def _shift(fault: Fault, answer: HubAnswer) -> None:
     assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
     size = answer.file.size
     answer.start = min(max(answer.start + fault.offset, 0), size - 1)
@@ -116,62 +116,62 @@ def _shift(fault: Fault, answer: Answer) -> None:
     answer.headers["Content-Length"] = str(answer.stop - answer.start)
 
 
-def _shorten(fault: Fault, answer: Answer) -> None:
+def _shorten(fault: Fault, answer: HubAnswer) -> None:
     assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
     answer.stop = min(answer.stop, answer.start + fault.after_bytes)
     answer.headers["Content-Range"] = f"bytes {answer.start}-{answer.stop - 1}/{answer.file.size}"
     answer.headers["Content-Length"] = str(answer.stop - answer.start)
 
 
-def _etag(_: Fault, answer: Answer) -> None:
+def _etag(_: Fault, answer: HubAnswer) -> None:
     for name in ("ETag", "X-Linked-Etag"):
         if name in answer.headers:
             answer.headers[name] = f'"{"0" * 8}{answer.headers[name].strip(chr(34))[8:]}"'
 
 
-def _unsized(_: Fault, answer: Answer) -> None:
+def _unsized(_: Fault, answer: HubAnswer) -> None:
     answer.headers.pop("Content-Length", None)
 
 
-def _endless(_: Fault, answer: Answer) -> None:
+def _endless(_: Fault, answer: HubAnswer) -> None:
     answer.endless = True
     answer.headers.pop("Content-Length", None)
 
 
-def _gzip(_: Fault, answer: Answer) -> None:
+def _gzip(_: Fault, answer: HubAnswer) -> None:
     answer.gzip = True
     answer.headers["Content-Encoding"] = "gzip"
     answer.headers.pop("Content-Length", None)
 
 
-def _always(_: Fault, __: Answer) -> bool:
+def _always(_: Fault, __: HubAnswer) -> bool:
     return True
 
 
-def _has_file(_: Fault, answer: Answer) -> bool:
+def _has_file(_: Fault, answer: HubAnswer) -> bool:
     return answer.file is not None
 
 
-def _has_range(_: Fault, answer: Answer) -> bool:
+def _has_range(_: Fault, answer: HubAnswer) -> bool:
     return answer.file is not None and answer.status == 206
 
 
-def _has_byte(fault: Fault, answer: Answer) -> bool:
+def _has_byte(fault: Fault, answer: HubAnswer) -> bool:
     return answer.file is not None and answer.start <= fault.offset < answer.stop
 
 
-def _is_longer(fault: Fault, answer: Answer) -> bool:
+def _is_longer(fault: Fault, answer: HubAnswer) -> bool:
     return answer.body_bytes > fault.after_bytes
 
 
-def _is_signed(_: Fault, answer: Answer) -> bool:
+def _is_signed(_: Fault, answer: HubAnswer) -> bool:
     return answer.lapse is not None
 
 
 @dataclass(frozen=True)
 class Kind:
-    edit: Callable[[Fault, Answer], None]
-    meets: Callable[[Fault, Answer], bool] = _always
+    edit: Callable[[Fault, HubAnswer], None]
+    meets: Callable[[Fault, HubAnswer], bool] = _always
 
 
 KINDS: dict[str, Kind] = {
@@ -213,7 +213,7 @@ class Faults:
         with self._lock:
             return list(self._orders)
 
-    def strike(self, answer: Answer, *, method: str, address_path: str) -> None:
+    def strike(self, answer: HubAnswer, *, method: str, address_path: str) -> None:
         """Changes the answer by the first fault that meets it."""
         where: Where = "hub" if answer.file is None else "file"
         path = address_path if answer.file is None else answer.file.name

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from infra.local.hub import git
 
 if TYPE_CHECKING:
-    from infra.local.hub.service import Service
+    from infra.local.hub.service import HubService
 
 LFS_SUFFIXES = (".gguf", ".bin", ".safetensors")
 LFS_OVER_BYTES = 10_000_000
@@ -38,7 +38,7 @@ _COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class RepositoryEntry:
     """One file of a commit. `oid` is its blob id in Git; `pointer_size` is None for a file that is not in LFS."""
 
     path: str
@@ -55,14 +55,14 @@ class Commit:
     parent: str | None
     message: str
     date: str
-    entries: dict[str, Entry]
+    entries: dict[str, RepositoryEntry]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "entries": [asdict(entry) for entry in self.entries.values()]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Commit":
-        entries = {row["path"]: Entry(**row) for row in value["entries"]}
+        entries = {row["path"]: RepositoryEntry(**row) for row in value["entries"]}
         return cls(**{**value, "entries": entries})
 
 
@@ -73,7 +73,7 @@ def _write_atomically(path: Path, value: object) -> None:
     Path(temporary.name).replace(path)
 
 
-class Hub:
+class LocalHub:
     """All repositories under `root`, and the tokens that open them."""
 
     def __init__(self, root: Path) -> None:
@@ -114,7 +114,7 @@ class Hub:
 
     def serving(
         self, *, port: int = 0, signed_for_s: float = 3600, bytes_address: str | None = None
-    ) -> "AbstractContextManager[Service]":
+    ) -> "AbstractContextManager[HubService]":
         """Serves this hub from a thread until the context ends. Signed addresses hold for `signed_for_s` seconds.
 
         They lead to `bytes_address` where another server is to send the bytes (`infra.local.nginx`), which then checks
@@ -124,7 +124,7 @@ class Hub:
 
         return serving(self, port=port, signed_for_s=signed_for_s, bytes_address=bytes_address)
 
-    def store(self, path: str, source: Path | bytes) -> Entry:
+    def store(self, path: str, source: Path | bytes) -> RepositoryEntry:
         """Takes in a file's bytes, and says which entry they are under `path`."""
         if isinstance(source, bytes):
             size, sha256 = len(source), hashlib.sha256(source).hexdigest()
@@ -136,8 +136,8 @@ class Hub:
             self._take_in(blob, source)
         if path.endswith(LFS_SUFFIXES) or size > LFS_OVER_BYTES:
             pointer = git.lfs_pointer(sha256, size)
-            return Entry(path, size, sha256, git.blob_id(pointer), len(pointer))
-        return Entry(path, size, sha256, git.blob_id(blob.read_bytes()), None)
+            return RepositoryEntry(path, size, sha256, git.blob_id(pointer), len(pointer))
+        return RepositoryEntry(path, size, sha256, git.blob_id(blob.read_bytes()), None)
 
     def _take_in(self, blob: Path, source: Path | bytes) -> None:
         blob.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ class Hub:
 class Repository:
     """One repository: its branches, tags and commits. Made by `Hub.repository`."""
 
-    def __init__(self, hub: Hub, name: str) -> None:
+    def __init__(self, hub: LocalHub, name: str) -> None:
         self.hub = hub
         self.name = name
         self._folder = hub.root / "repositories" / name

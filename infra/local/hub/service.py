@@ -28,20 +28,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from infra.local.hub import answer
-from infra.local.hub.answer import Answer, Disconnected, Ending, StoredFile
-from infra.local.hub.api import Api
+from infra.local.hub.answer import Disconnected, Ending, HubAnswer, StoredFile
+from infra.local.hub.api import HubApi
 from infra.local.hub.faults import Fault, Faults
 from infra.local.hub.ledger import Ledger, Stats
-from infra.local.hub.repositories import Entry, Hub, Repository
+from infra.local.hub.repositories import LocalHub, Repository, RepositoryEntry
 
 LOOPBACK = "127.0.0.1"
 _CLOSING_TURNS = 8
 
 
-class Service:
+class HubService:
     """A hub that serves. Made by `Hub.serving`; its methods may be called from any thread."""
 
-    def __init__(self, hub: Hub, *, address: str, bytes_address: str, signed_for_s: float) -> None:
+    def __init__(self, hub: LocalHub, *, address: str, bytes_address: str, signed_for_s: float) -> None:
         self.hub = hub
         self.address = address
         self.bytes_address = bytes_address
@@ -50,7 +50,7 @@ class Service:
         self._lapsed: set[str] = set()
         self._ledger = Ledger()
         self._faults = Faults()
-        self._api = Api(hub, sign=self._sign)
+        self._api = HubApi(hub, sign=self._sign)
 
     def repository(self, name: str, *, gated: bool | None = None, private: bool | None = None) -> Repository:
         return self.hub.repository(name, gated=gated, private=private)
@@ -75,7 +75,7 @@ class Service:
     def clear_faults(self) -> None:
         self._faults.clear()
 
-    async def answer_hub(self, request: Request) -> Answer:
+    async def answer_hub(self, request: Request) -> HubAnswer:
         if request.scope["path"].startswith("/_admin/"):
             return await self._administer(request)
         self._ledger.asked(request.method, request.scope["path"])
@@ -83,7 +83,7 @@ class Service:
         self._faults.strike(right, method=request.method, address_path=request.scope["path"])
         return right
 
-    async def answer_bytes(self, request: Request) -> Answer:
+    async def answer_bytes(self, request: Request) -> HubAnswer:
         path: str = request.scope["path"]
         self._ledger.asked(request.method, path)
         if "authorization" in request.headers:
@@ -114,7 +114,7 @@ class Service:
             if given.ending in (Ending.CLOSED, Ending.RESET):
                 await _hang_up(state, scope, receive, by_reset=given.ending is Ending.RESET)
 
-    async def _administer(self, request: Request) -> Answer:
+    async def _administer(self, request: Request) -> HubAnswer:
         match request.method, request.scope["path"]:
             case "GET", "/_admin/stats":
                 return answer.of_json(self.stats().to_json())
@@ -133,7 +133,7 @@ class Service:
                 return answer.of_json({"error": f"no {request.method} {request.scope['path']} here"}, status=404)
         return answer.of_json({})
 
-    def _sign(self, repository: str, entry: Entry) -> str:
+    def _sign(self, repository: str, entry: RepositoryEntry) -> str:
         path = f"/{repository}/{entry.sha256}/{entry.path}"
         expires, nonce = str(time.time() + self._signed_for_s), secrets.token_hex(8)
         query = {"Expires": expires, "Nonce": nonce, "Signature": self._signature(path, expires, nonce)}
@@ -148,7 +148,7 @@ class Service:
         return given if is_ours and time.time() < float(expires) and given not in self._lapsed else None
 
 
-def _refused(status: int, code: str, message: str) -> Answer:
+def _refused(status: int, code: str, message: str) -> HubAnswer:
     text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     return answer.of_text(status, text, {"Content-Type": "application/xml"})
 
@@ -173,13 +173,13 @@ async def _hang_up(state: ServerState, scope: Scope, receive: Receive, *, by_res
 
 @contextlib.contextmanager
 def serving(
-    hub: Hub, *, port: int = 0, signed_for_s: float = 3600, bytes_address: str | None = None
-) -> Iterator[Service]:
+    hub: LocalHub, *, port: int = 0, signed_for_s: float = 3600, bytes_address: str | None = None
+) -> Iterator[HubService]:
     """The two servers, until the context ends; then every connection is cut at once."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listening(number)) for number in (port, 0)]
         addresses = [f"http://{LOOPBACK}:{sock.getsockname()[1]}" for sock in sockets]
-        service = Service(
+        service = HubService(
             hub, address=addresses[0], bytes_address=bytes_address or addresses[1], signed_for_s=signed_for_s
         )
         loop = asyncio.new_event_loop()
@@ -201,12 +201,14 @@ def _listening(port: int) -> socket.socket:
     return sock
 
 
-def _run(loop: asyncio.AbstractEventLoop, service: Service, sockets: list[socket.socket], stop: asyncio.Event) -> None:
+def _run(
+    loop: asyncio.AbstractEventLoop, service: HubService, sockets: list[socket.socket], stop: asyncio.Event
+) -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(_serve(service, sockets, stop))
 
 
-async def _serve(service: Service, sockets: list[socket.socket], stop: asyncio.Event) -> None:
+async def _serve(service: HubService, sockets: list[socket.socket], stop: asyncio.Event) -> None:
     """uvicorn's protocol on both sockets, without its server, which takes 0.3 s to stop and waits for clients."""
     states = [ServerState(), ServerState()]
     servers = [
@@ -229,7 +231,7 @@ async def _serve(service: Service, sockets: list[socket.socket], stop: asyncio.E
         await asyncio.wait(tasks, timeout=5)
 
 
-async def _start(service: Service, sock: socket.socket, state: ServerState, *, is_hub: bool) -> asyncio.Server:
+async def _start(service: HubService, sock: socket.socket, state: ServerState, *, is_hub: bool) -> asyncio.Server:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await service.handle(scope, receive, send, state=state, is_hub=is_hub)
 

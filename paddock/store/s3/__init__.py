@@ -1,12 +1,18 @@
-"""S3 as a store, and the only room that speaks boto3.
+"""S3 as a remote store: the only package that imports boto3.
 
-`store` is the Store itself, `errors` the one place where an error of botocore becomes one of ours, `connection` makes
-the client, `objects` reads and writes small objects on a condition, `upload` sends a blob, and `turns` says which
-worker of a fleet asks the Hub.
+`objects` implements the object service's client, `upload` sends a blob as a multipart upload, `connection` makes
+boto3's client, and `errors` is the one place where an error of botocore becomes one of ours.
 """
 
+from paddock.settings import Settings
+from paddock.store.protocol import RemoteStore
+from paddock.store.remote import ObjectStore
 from paddock.store.s3.connection import S3Options
-from paddock.store.s3.errors import store_error
-from paddock.store.s3.store import S3Store
+from paddock.store.s3.objects import S3Objects
 
-__all__ = ["S3Options", "S3Store", "store_error"]
+__all__ = ["S3Objects", "S3Options", "open_store"]
+
+
+def open_store(uri: str, settings: Settings) -> RemoteStore:
+    """The store at `s3://bucket[/prefix]`. Makes no request; raises BadSetting."""
+    return ObjectStore(S3Objects(uri, options=S3Options.of(settings)))

@@ -1,46 +1,75 @@
-"""Small objects: read with the tag of what was read, and written on the condition that nobody wrote in between."""
+"""The objects of an S3 bucket, below one prefix."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore import exceptions as aws
 
-from paddock.store.s3.errors import asking, is_absent, is_lost_race
-from paddock.store.snapshots import MANIFEST_MAX_BYTES
+from paddock.errors import BadSetting, BlobMissing, CorruptFile, PaddockError, StoreRefused
+from paddock.model.source import Address
+from paddock.store.manifests import MANIFEST_MAX_BYTES
+from paddock.store.multipart import MultipartReader
+from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
+from paddock.store.s3 import upload
+from paddock.store.s3.connection import S3Options, connect
+from paddock.store.s3.errors import asking, is_absent, is_lost_race, store_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An object as it was read. `tag` is its ETag; `age_s` its age by the server's own clock, so that no two clocks are
-    compared (by ours where the server does not tell the time)."""
-
-    content: bytes
-    tag: str
-    age_s: float
+_ADDRESS_LIFE_S = 3600
 
 
-class Objects:
-    """The objects of one bucket. `label` says which, for people; `always` goes with every write."""
+class S3Objects(Objects):
+    """The bucket and prefix of `uri`, `s3://bucket[/prefix]`. boto3's client is made at the first request, unless one
+    is passed in. Raises BadSetting for another kind of address."""
 
-    def __init__(self, client: Callable[[], S3Client], bucket: str, *, label: str, always: dict[str, Any]) -> None:
-        self._client = client
-        self._bucket = bucket
-        self._label = label
-        self._always = always
+    def __init__(self, uri: str, *, client: S3Client | None = None, options: S3Options = S3Options()) -> None:
+        parts = urlsplit(uri)
+        prefix = parts.path.strip("/")
+        odd = (
+            "@" in parts.netloc
+            or parts.query
+            or parts.fragment
+            or (prefix and any(part in {"", ".", ".."} for part in prefix.split("/")))
+        )
+        if parts.scheme != "s3" or not parts.netloc or odd:
+            raise BadSetting("the address of the S3 store is not usable", cure="use s3://bucket or s3://bucket/prefix")
+        self.bucket = parts.netloc
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._options = options
+        self._made = client
+        self._making = threading.Lock()
 
-    def get(self, key: str) -> Found | None:
-        """None when it is not there. What is longer than any manifest is cut off."""
-        with asking(self._label):
+    @property
+    def label(self) -> str:
+        return f"s3://{self.bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def connections(self) -> int:
+        return self._options.connections
+
+    def client(self) -> S3Client:
+        """boto3's client, made once."""
+        with self._making:
+            if self._made is None:
+                try:
+                    self._made = connect(self._options)
+                except ValueError as error:  # an AWS_ENDPOINT_URL that is no address
+                    raise store_error(error, self.label) from None
+            return self._made
+
+    def get(self, key: str) -> StoredObject | None:
+        with self._asking():
             try:
-                answer = self._client().get_object(Bucket=self._bucket, Key=key)
+                answer = self.client().get_object(Bucket=self.bucket, Key=self._key(key))
             except aws.ClientError as error:
                 if is_absent(error):
                     return None
@@ -48,22 +77,24 @@ class Objects:
             with answer["Body"] as body:
                 content = body.read(MANIFEST_MAX_BYTES + 1)
         now = _server_time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
-        return Found(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
+        return StoredObject(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
 
     def put(self, key: str, content: bytes) -> None:
-        with asking(self._label):
-            self._client().put_object(
-                Bucket=self._bucket, Key=key, Body=content, ContentType="text/plain; charset=utf-8", **self._always
+        with self._asking():
+            self.client().put_object(
+                Bucket=self.bucket,
+                Key=self._key(key),
+                Body=content,
+                ContentType="text/plain; charset=utf-8",
+                **self._options.for_any_object,
             )
 
     def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
-        """Write it where it is still what had that tag; with None, where there is none. Its new tag, or None when
-        somebody else wrote or removed it meanwhile."""
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
-        with asking(self._label):
+        with self._asking():
             try:
-                answer = self._client().put_object(
-                    Bucket=self._bucket, Key=key, Body=content, **condition, **self._always
+                answer = self.client().put_object(
+                    Bucket=self.bucket, Key=self._key(key), Body=content, **condition, **self._options.for_any_object
                 )
             except aws.ClientError as error:
                 if is_lost_race(error) or is_absent(error):
@@ -72,8 +103,55 @@ class Objects:
         return answer["ETag"]
 
     def delete(self, key: str) -> None:
-        with asking(self._label):
-            self._client().delete_object(Bucket=self._bucket, Key=key)
+        with self._asking():
+            self.client().delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def stat(self, key: str) -> ObjectStat | None:
+        with self._asking():
+            try:
+                found = self.client().head_object(Bucket=self.bucket, Key=self._key(key))
+            except aws.ClientError as error:
+                if is_absent(error):
+                    return None
+                raise
+        return ObjectStat(found["ContentLength"], found["ETag"])
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        with self._asking():
+            pages = self.client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._key(prefix)):
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self._prefix), item["Size"]
+
+    def address(self, key: str) -> Address:
+        """A presigned address, made anew each time: signing makes no request."""
+        with self._asking():
+            return Address(
+                self.client().generate_presigned_url(
+                    "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
+                )
+            )
+
+    def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
+        """As `Objects.upload`. Each part goes with its sha256, and the server refuses what it did not receive so. Parts
+        of a process that died cost storage until the same blob is sent again, or the bucket's rule for incomplete
+        multipart uploads removes them."""
+        target = upload.UploadTarget(self.client(), self.bucket, self._key(key), self._options.for_blobs)
+        try:
+            with self._asking():
+                return upload.send(target, reader, connections=self._options.connections, progress=progress)
+        except upload.UploadEnded:
+            return None
+        except (CorruptFile, StoreRefused, BlobMissing):
+            with suppress(PaddockError), self._asking():
+                upload.abandon(target)
+            raise
+
+    def _key(self, key: str) -> str:
+        return self._prefix + key
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return asking(self.label)
 
 
 def _server_time(date: str) -> datetime:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as aws
 
-from paddock.store.parts import Content, Part, Parts
+from paddock.store.multipart import Content, MultipartReader, Part
 from paddock.store.s3.errors import error_code
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class UploadEnded(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UploadTarget:
     """The object that a blob becomes. `said` goes with it: encryption, storage class."""
 
     client: S3Client
@@ -43,35 +43,40 @@ class Target:
     said: Mapping[str, Any] = field(default_factory=dict)
 
 
-def send(target: Target, parts: Parts, *, connections: int, told: Callable[[int], None]) -> int:
+def send(target: UploadTarget, reader: MultipartReader, *, connections: int, progress: Callable[[int], None]) -> int:
     """Send a blob, and return the bytes that were sent: less than all of them where an earlier upload is taken up.
-    `told` is given the bytes of each part that is there, in the caller's thread. Raises UploadEnded."""
-    planned = list(parts)
+    `progress` is called with the bytes of each part that is there, in the caller's thread. Raises UploadEnded."""
+    planned = list(reader)
     if len(planned) > 1:
-        return _send_parts(target, parts, planned=planned, connections=connections, told=told)
-    content = parts.read(planned[0])
+        return _send_parts(target, reader, planned=planned, connections=connections, progress=progress)
+    content = reader.read(planned[0])
     target.client.put_object(
         Bucket=target.bucket, Key=target.key, Body=content.body, ChecksumSHA256=content.checksum, **target.said
     )
-    told(planned[0].length)
+    progress(planned[0].length)
     return planned[0].length
 
 
-def abandon(target: Target) -> None:
+def abandon(target: UploadTarget) -> None:
     """Remove what uploads of this object left. Where that fails, the bucket's own rule for them has to do it."""
     for upload in _begun(target):
         _abort(target, upload)
 
 
 def _send_parts(
-    target: Target, parts: Parts, *, planned: list[Part], connections: int, told: Callable[[int], None]
+    target: UploadTarget,
+    reader: MultipartReader,
+    *,
+    planned: list[Part],
+    connections: int,
+    progress: Callable[[int], None],
 ) -> int:
     begun = _begun(target)
     upload, there = _taken_up(target, begun)
     sent_bytes = 0
 
     def send_part(part: Part) -> tuple[Part, CompletedPartTypeDef, bool]:
-        content = parts.read(part)
+        content = reader.read(part)
         earlier = there.get(part.number)
         if earlier is not None and _is_same(earlier, part, content):
             return part, _completed(part, earlier["ETag"], content), False
@@ -92,7 +97,7 @@ def _send_parts(
             part, done, was_sent = future.result()
             completed[part.number] = done
             sent_bytes += part.length if was_sent else 0
-            told(part.length)
+            progress(part.length)
         target.client.complete_multipart_upload(
             Bucket=target.bucket,
             Key=target.key,
@@ -112,7 +117,7 @@ def _send_parts(
     return sent_bytes
 
 
-def _begun(target: Target) -> list[str]:
+def _begun(target: UploadTarget) -> list[str]:
     """The uploads of this object that were begun and not ended, the newest first. None where keys may not list them:
     then nothing is taken up."""
     try:
@@ -123,7 +128,7 @@ def _begun(target: Target) -> list[str]:
     return [one["UploadId"] for one in sorted(found, key=lambda one: one["Initiated"], reverse=True)]
 
 
-def _taken_up(target: Target, begun: list[str]) -> tuple[str, dict[int, PartTypeDef]]:
+def _taken_up(target: UploadTarget, begun: list[str]) -> tuple[str, dict[int, PartTypeDef]]:
     """The upload to go on with, and its parts; a new one where there is none."""
     for upload in begun[:1]:
         with suppress(aws.ClientError):  # it ended just now
@@ -151,6 +156,6 @@ def _completed(part: Part, tag: str, content: Content) -> CompletedPartTypeDef:
     return {"PartNumber": part.number, "ETag": tag, "ChecksumSHA256": content.checksum}
 
 
-def _abort(target: Target, upload: str) -> None:
+def _abort(target: UploadTarget, upload: str) -> None:
     with suppress(aws.ClientError, aws.BotoCoreError):
         target.client.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload)

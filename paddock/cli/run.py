@@ -1,0 +1,129 @@
+"""Commands that run the engine: bench, serve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from paddock.cli.options import Json, ModelArgument, ProfileName, QuantOption, find_snapshot, make_clients, parse_model
+from paddock.cli.output import print_result, report_failure
+from paddock.errors import PaddockError
+
+if TYPE_CHECKING:
+    from paddock.serving.servers import ServerName
+
+
+class ServerChoice(StrEnum):
+    AUTO = "auto"
+    LLAMA_SERVER = "llama-server"
+    LLAMA_CPP_PYTHON = "llama-cpp-python"
+
+
+_SERVERS: dict[ServerChoice, ServerName | None] = {
+    ServerChoice.AUTO: None,
+    ServerChoice.LLAMA_SERVER: "llama-server",
+    ServerChoice.LLAMA_CPP_PYTHON: "llama-cpp-python",
+}
+
+
+def bench(
+    model: ModelArgument,
+    ctx: Annotated[int, typer.Option("--ctx", metavar="N", min=512, help="Tokens of context.")] = 4096,
+    roleplay: Annotated[bool, typer.Option("--roleplay", help="Measure how well it plays a character, too.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="First seek the engine's fastest settings here, and remember them.")
+    ] = False,
+    budget: Annotated[
+        int, typer.Option("--budget", metavar="SECONDS", min=1, max=86_400, help="How long --tune may take.")
+    ] = 120,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", help="Load a server of it too: http://127.0.0.1:8080/v1."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Load a model in the engine's own process and measure it, with the fastest settings that are known here."""
+    from paddock.cli.render import render_benchmark, render_tuning
+    from paddock.lifecycle.run.benchmark import measure, measure_server
+    from paddock.lifecycle.steps import PlainRunner
+
+    clients = make_clients()
+    manifest = find_snapshot(clients, model)
+    measured, tuning = measure(PlainRunner(clients), manifest, ctx, roleplay=roleplay, tune_first=tune, budget_s=budget)
+    if server is not None:
+        measured = measure_server(clients, manifest, measured, server, api_key=clients.settings.api_key)
+
+    def render() -> None:
+        if tuning is not None:
+            render_tuning(tuning)
+        render_benchmark(measured)
+
+    print_result(as_json, {**measured.to_json(), "tuning": tuning.to_json() if tuning else None}, render)
+    return 0
+
+
+def serve(
+    model: ModelArgument,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for any free one.")] = 8080,
+    ctx: Annotated[
+        int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context for each request.")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option("--parallel", metavar="N", min=1, max=64, help="Requests at once; llama-server only.")
+    ] = None,
+    profile: Annotated[ProfileName, typer.Option(help="What it is used for.")] = ProfileName.CHAT,
+    quant: QuantOption = "auto",
+    kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
+    server: Annotated[
+        ServerChoice, typer.Option(help="auto takes llama-server where it is on the PATH.")
+    ] = ServerChoice.AUTO,
+    as_json: Json = False,
+) -> int:
+    """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
+    named. PADDOCK_API_KEY is what clients must send."""
+    from paddock.cli.render import render_serving
+    from paddock.lifecycle.locate import locate, named_variant, wanted_quantization
+    from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
+
+    clients = make_clients()
+    wanted = parse_model(model)
+    variant = named_variant(clients, wanted.model, quant)
+    if variant is not None:
+        wanted_quantization(wanted.variant, variant)
+        wanted = replace(wanted, variant=variant)
+    order = ServeRequest(
+        host=host,
+        port=port,
+        context_tokens=ctx,
+        parallel=parallel,
+        profile=profile.value,
+        kv_type=kv_type,
+        server=_SERVERS[server],
+    )
+    told = False
+
+    def ready(serving: Serving) -> None:
+        nonlocal told
+        print_result(as_json, serving.to_json(), lambda: render_serving(serving))
+        told = True
+
+    try:
+        heard = serve_snapshot(clients, locate(clients, wanted), order, ready=ready)
+    except PaddockError as error:
+        if not told:
+            raise
+        return report_failure(
+            False, error.code, error.message, error.cure, error.exit_status
+        )  # stdout had its one object
+    if heard is not None and not told:
+        message = f"{heard.name} came before the model was ready"
+        return report_failure(as_json, "server-unavailable", message, "start it again", 128 + heard)
+    return 0
+
+
+COMMANDS = {"bench": bench, "serve": serve}
+"""The commands by their names."""

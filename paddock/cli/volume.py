@@ -1,0 +1,186 @@
+"""Commands on what is stored: ls, show, rm, verify, pin, unpin."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from paddock.cli.options import Json, ModelArgument, find_snapshot, make_clients, parse_model
+from paddock.cli.output import print_result
+
+
+def list_models(
+    in_s3: Annotated[bool, typer.Option("--s3", help="What is in S3 instead.")] = False, as_json: Json = False
+) -> int:
+    """List what is on the volume: the sum of all snapshots, and what they take with equal bytes stored once."""
+    from paddock.cli.render import render_entries
+
+    if in_s3:
+        return list_s3(as_json)
+    volume = make_clients().volume
+    entries = volume.entries()
+    apparent, real = volume.sizes()
+    rows = [
+        {
+            "model": entry.manifest.repository,
+            "revision": entry.manifest.revision,
+            "variant": entry.manifest.variant,
+            "promoted": entry.promoted,
+            "default": entry.default,
+            "quantization": entry.manifest.quantization,
+            "size_bytes": entry.size_bytes,
+            "last_used": entry.last_used.isoformat() if entry.last_used else None,
+            "uses": volume.usage(entry.manifest.id).requests,
+            "pinned": entry.pinned,
+        }
+        for entry in entries
+    ]
+    payload = {"models": rows, "apparent_bytes": apparent, "real_bytes": real}
+    print_result(as_json, payload, lambda: render_entries(rows, apparent, real))
+    return 0
+
+
+def list_s3(as_json: bool) -> int:
+    """List what is in the remote store."""
+    from paddock.cli.render import render_entries
+    from paddock.lifecycle.clients import require_remote
+
+    remote = require_remote(make_clients())
+    manifests = remote.snapshots()
+    promoted = {model: remote.promoted(model) for model in {manifest.model for manifest in manifests}}
+    rows: list[dict[str, Any]] = [
+        {
+            "model": manifest.repository,
+            "revision": manifest.revision,
+            "variant": manifest.variant,
+            "promoted": promoted[manifest.model].holds(manifest.id),
+            "default": promoted[manifest.model].default_id == manifest.id,
+            "quantization": manifest.quantization,
+            "size_bytes": manifest.size_bytes,
+            "last_used": None,
+            "uses": None,
+            "pinned": False,
+        }
+        for manifest in manifests
+    ]
+    apparent, real = remote.sizes()
+    payload = {"models": rows, "apparent_bytes": apparent, "real_bytes": real, "where": remote.label}
+    print_result(as_json, payload, lambda: render_entries(rows, apparent, real, where=f"in {remote.label}"))
+    return 0
+
+
+def show(model: ModelArgument, as_json: Json = False) -> int:
+    """Show a snapshot, the promoted one or that of a revision: its manifest, and the settings to serve it with."""
+    from paddock.cli.render import render_manifest
+    from paddock.lifecycle.assess.chat_template import chat_of_snapshot
+    from paddock.planning.profile import PROFILES
+
+    clients = make_clients()
+    manifest = find_snapshot(clients, model)
+    promoted = clients.volume.promoted(manifest.model)
+    history = [one.to_json() for one in clients.volume.history(manifest.model)]
+    chat = chat_of_snapshot(clients, manifest)
+    payload = {
+        **json.loads(manifest.to_json()),
+        "promoted": promoted.holds(manifest.id),
+        "default": promoted.default_id == manifest.id,
+        "history": history,
+        "chat": json.loads(chat.to_json()),
+        "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
+        "served": clients.volume.usage(manifest.id).to_json(),
+    }
+    print_result(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
+    return 0
+
+
+def remove(model: ModelArgument, as_json: Json = False) -> int:
+    """Remove a model, or a variant or revision of it, and say what that freed."""
+    from paddock.cli.render import counted, say
+    from paddock.lifecycle.locate import revision_of
+    from paddock.model.units import human_bytes
+
+    clients = make_clients()
+    wanted = parse_model(model)
+    revision = None
+    if wanted.ref is not None:  # no manifest is read: a damaged snapshot must be removable
+        known = [id.revision for id in clients.volume.ids(wanted.model)]
+        revision = revision_of(clients, wanted.model, wanted.ref, known=known)
+    sizes = {manifest.id: manifest.size_bytes for manifest in clients.volume.snapshots(wanted.model)}
+    had_default = clients.volume.promoted(wanted.model).default is not None
+    removed, freed = clients.volume.remove(wanted.model, variant=wanted.variant, revision=revision)
+    left = clients.volume.promoted(wanted.model)
+    rows = [
+        {
+            "model": str(id.model),
+            "revision": id.revision,
+            "variant": id.variant,
+            "bytes": sizes.get(id),  # None where its manifest cannot be read
+            "reason": "asked for",
+        }
+        for id in removed
+    ]
+    payload = {"removed": rows, "freed_bytes": freed, "kept": []}
+
+    def render() -> None:
+        gone = counted(len(removed), "snapshot")
+        say(f"removed {wanted}, {gone}: {human_bytes(freed)} freed")
+        if had_default and left.default is None and left.revisions:
+            others = ", ".join(sorted(left.revisions))
+            say(f"{wanted.model} has no default now; {others} stays promoted: `paddock promote {wanted.model}:VARIANT`")
+
+    print_result(as_json, payload, render)
+    return 0
+
+
+def verify(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="By default all that there is.")
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch what is damaged again.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Read stored snapshots again, and compare every byte with its digest."""
+    from paddock.cli.render import render_verified
+    from paddock.lifecycle.upkeep.verify import verify as read_again
+
+    clients = make_clients()
+    manifests = [find_snapshot(clients, model) for model in models] if models else clients.volume.snapshots()
+    verified = read_again(clients, manifests, mend=repair)
+    print_result(as_json, verified.to_json(), lambda: render_verified(verified))
+    return 0 if verified.ok else 2
+
+
+def pin(model: ModelArgument, as_json: Json = False) -> int:
+    """Keep a snapshot on the volume, however old it becomes."""
+    from paddock.cli.render import say
+
+    clients = make_clients()
+    manifest = find_snapshot(clients, model)
+    clients.volume.pin(manifest.id)
+    payload = {"model": manifest.repository, "revision": manifest.revision, "variant": manifest.variant, "pinned": True}
+    print_result(as_json, payload, lambda: say(f"pinned {manifest.id}"))
+    return 0
+
+
+def unpin(model: ModelArgument, as_json: Json = False) -> int:
+    """Let a snapshot go when it is old."""
+    from paddock.cli.render import say
+
+    clients = make_clients()
+    manifest = find_snapshot(clients, model)
+    was = clients.volume.unpin(manifest.id)
+    payload = {
+        "model": manifest.repository,
+        "revision": manifest.revision,
+        "variant": manifest.variant,
+        "pinned": False,
+    }
+    said = "unpinned" if was else "not pinned:"
+    print_result(as_json, payload, lambda: say(f"{said} {manifest.id}"))
+    return 0
+
+
+COMMANDS = {"ls": list_models, "show": show, "rm": remove, "verify": verify, "pin": pin, "unpin": unpin}
+"""The commands by their names."""

@@ -1,0 +1,70 @@
+"""Acquire a model: resolve, preflight, plan, fetch, audit, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paddock.lifecycle.acquire.fetch import fetch_file
+from paddock.lifecycle.acquire.plan import plan_files
+from paddock.lifecycle.acquire.publish import Published, publish
+from paddock.lifecycle.acquire.resolve import resolve
+from paddock.lifecycle.assess.audit import audit_acquired
+from paddock.lifecycle.assess.preflight import choose_fitting
+from paddock.lifecycle.locate import wanted_quantization
+from paddock.lifecycle.steps import Runner
+from paddock.model.reference import Reference
+from paddock.planning.choice import AUTO
+from paddock.planning.placement import Target
+from paddock.planning.plan import Wish
+from paddock.planning.profile import PROFILES
+from paddock.planning.targets import THIS_MACHINE, parse_target
+
+SERVED = Wish(PROFILES["chat"].context_tokens, at_most_trained=True)
+"""What a model must fit with where nothing else is requested."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireRequest:
+    """The model to acquire. `quantization` names a variant, a file or a quantization; with `auto` the default's variant
+    is kept while it fits, with `best` the best that fits is chosen anew. `files` names GGUF files instead.
+
+    `target` is the machine that it must fit, as `--target` takes it; `machine` is that in bytes, worked out from
+    `target` where it is None. `for_promotion`: names on the volume that a promotion needs are checked first."""
+
+    wanted: Reference
+    quantization: str = AUTO
+    files: Sequence[str] = ()
+    projector: bool = False
+    wish: Wish = SERVED
+    target: str = THIS_MACHINE
+    machine: Target | None = None
+    for_promotion: bool = True
+
+
+def acquire(runner: Runner, request: AcquireRequest) -> Published:
+    """Bring the chosen files of a revision onto the volume, verified, and publish them as a snapshot.
+
+    Raises the errors of each step (`paddock.errors`). A run that ends before the last step leaves blobs and partials,
+    which the next one uses.
+    """
+    quantization = wanted_quantization(request.wanted.variant, request.quantization)
+    machine = request.machine or parse_target(request.target)
+    listing = runner.run(resolve, request.wanted.model, request.wanted.ref or "main")
+    chosen = runner.run(
+        choose_fitting,
+        listing,
+        request.wish,
+        target=machine,
+        quantization=quantization,
+        files=request.files,
+        projector=request.projector,
+    )
+    chosen.require_fit()
+    plan = runner.run(plan_files, listing, chosen, for_promotion=request.for_promotion)
+    listener = runner.listener(plan.id)
+    listener.begin(plan.fetch_bytes)
+    acquired = tuple(runner.run(fetch_file, listing, planned, progress=listener.moved) for planned in plan.files)
+    listener.finished(acquired)
+    audited = runner.run(audit_acquired, listing, plan.choice, acquired)
+    return runner.run(publish, plan, acquired, audited, notes=chosen.notes)

@@ -1,0 +1,32 @@
+"""Cache a snapshot: copy it from the volume to the remote store."""
+
+from __future__ import annotations
+
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.locate import locate
+from paddock.lifecycle.promote.promote import update_remote_ref
+from paddock.lifecycle.steps import Kind, Runner, step
+from paddock.model.artifact import Manifest
+from paddock.model.reference import Reference
+from paddock.store.copying import Copied, push
+
+
+def cache(runner: Runner, wanted: Reference) -> tuple[Manifest, Copied | None]:
+    """Copy a snapshot of the volume to the remote store, each file verified on its way. Returns the snapshot, and None
+    where no remote store is set."""
+    manifest = runner.run(locate, wanted)
+    return manifest, runner.run(push_snapshot, manifest)
+
+
+def _in_words(copied: Copied | None) -> str:
+    return copied.line if copied else "PADDOCK_S3_URI is not set: the volume is the only copy"
+
+
+@step(Kind.STORE, "push", line=_in_words)
+def push_snapshot(clients: Clients, manifest: Manifest) -> Copied | None:
+    """Copy the blobs that the remote store lacks, then the manifest. None where no remote store is set."""
+    if clients.remote is None:
+        return None
+    copied = push(clients.volume, clients.remote, manifest)
+    update_remote_ref(clients, manifest.model)
+    return copied

@@ -1,0 +1,122 @@
+"""A model as plain files in any directory, for callers that want no volume."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from paddock.chat.template import TEMPLATE_FILE, is_published, setup_chat_template
+from paddock.errors import CorruptFile, NoPermission, NotEnoughDisk
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.clients import Clients, connect
+from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.reference import Reference
+from paddock.model.source import Expected
+from paddock.model.units import human_bytes
+from paddock.planning.choice import BEST, choose
+from paddock.transfer.digest import verify_file
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
+
+_STAGING = ".paddock-partial"
+
+
+def download_model_to_path(model_name: str, model_path: Path) -> Path:
+    """Download the default choice of the `main` revision of a model, verified and resumed, and return `model_path`.
+
+    `model_name` is `org/name` or `org/name:VARIANT`. Where `model_path` is its own place on the volume
+    (`get_model_path_from_name`), the model is pulled and promoted: blobs are shared, and a second call fetches nothing.
+    Any other directory gets plain files, and the chat template; each is verified before it has its name there, and what
+    a killed call left behind is taken up again.
+
+    Raises UnsafeName for a hostile name, and the errors of `paddock.errors` for everything else.
+    """
+    wanted = Reference.parse(model_name)
+    model = wanted.model
+    clients = connect()
+    target = Path(model_path)
+    variant = clients.volume.spelled(model, wanted.variant) if wanted.variant else None
+    own = clients.volume.model_path(model, variant)
+    if _place(target) == _place(own):
+        pull(clients, wanted)
+        return model_path
+    if is_published(target) or target.resolve().is_relative_to(clients.volume.root.resolve()):
+        raise NoPermission(
+            f"{target} lies in {clients.volume.label}, and is not the place of {wanted}",
+            cure=f"use {own}, or a directory outside of the volume",
+        )
+    listing = clients.hub.listing(model, wanted.ref or "main")
+    choice = choose(listing, quantization=wanted.variant or BEST)
+    _make(target)
+    # What the template is, is written there: the repository's own is in the GGUF, or is not asked for.
+    files = [file for file in choice.files if file.path != TEMPLATE_FILE]
+    missing = [file for file in files if not _is_whole(clients, target, file)]
+    _require_room(target, sum(file.size for file in missing))
+    for file in missing:
+        _download(clients, listing, file, target)
+    if missing:  # a template that was written for the files of before
+        (target / TEMPLATE_FILE).unlink(missing_ok=True)
+    setup_chat_template(target, str(model))
+    with suppress(OSError):  # another process may be at work in it
+        (target / _STAGING).rmdir()
+    return model_path
+
+
+def _place(path: Path) -> Path:
+    """Where a name lies, whatever the ways to its directory; the name itself may be a link."""
+    return path.parent.resolve() / path.name
+
+
+def _make(target: Path) -> None:
+    try:
+        (target / _STAGING).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoPermission(
+            f"the directory {target} cannot be made or written: {error.strerror}", cure="choose another one"
+        ) from None
+
+
+def _is_whole(clients: Clients, target: Path, file: RepositoryFile) -> bool:
+    """Whether the file is there and has the right bytes. It is read through: nothing else says that it is right."""
+    path = target / file.path
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        verify_file(path, Expected(file.size, file.sha256, file.git_sha1), clients.settings.segment_bytes)
+    except CorruptFile:
+        return False
+    return file.sha256 is not None or file.git_sha1 is not None
+
+
+def _require_room(target: Path, need: int) -> None:
+    numbers = os.statvfs(target)
+    free = numbers.f_bavail * numbers.f_frsize
+    if need > free:
+        raise NotEnoughDisk(
+            f"{target} has {human_bytes(free)} free, and the model takes {human_bytes(need)}", cure="make room there"
+        )
+
+
+def _identity(path: Path) -> int | None:
+    """Which file has that name now: another process that fetched it puts another one there."""
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
+
+
+def _download(clients: Clients, listing: Listing, file: RepositoryFile, target: Path) -> None:
+    source = clients.hub.file(listing.model, listing.revision, file)
+    path = target / file.path
+    before = _identity(path)
+    staged = fetch(
+        source,
+        staging=target / _STAGING,
+        options=Options.of(clients.settings),
+        arrived=lambda: _identity(path) not in {None, before},
+    )
+    if staged is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.path.replace(path)
+        staged.discard()

@@ -1,0 +1,236 @@
+"""Fetch one file onto the volume as a verified blob: from the volume itself, else the remote store, else the Hub.
+
+It does not choose files, audit them, or make anything visible.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+
+from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferRefused
+from paddock.gguf.streaming_scan import StreamingWeightsScan
+from paddock.lifecycle.acquire.lease_wait import fetch_once
+from paddock.lifecycle.acquire.plan import origin_beyond_volume
+from paddock.lifecycle.clients import Clients, require_remote
+from paddock.lifecycle.steps import Kind, step
+from paddock.model.acquired import Acquired, Origin, PlannedFile
+from paddock.model.artifact import Listing, Manifest, SnapshotFile
+from paddock.model.names import Sha256
+from paddock.model.quantization import is_gguf
+from paddock.model.source import Source
+from paddock.model.units import human_bytes
+from paddock.store import repair
+from paddock.store.protocol import RemoteStore
+from paddock.transfer.digest import verify_file
+from paddock.transfer.fetch import fetch, forget
+from paddock.transfer.options import Options
+from paddock.transfer.progress import OnProgress, Progress
+
+_REMOTE_SPAN_BYTES = 16 * 1024 * 1024
+"""What one request asks a remote store for: Amazon advises 8 to 16 MiB, and SeaweedFS reads chunks of 8 MiB. A process
+that dies loses as many of them as there are connections, which is little where the store is near."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _FetchContext:
+    """Shared context of a blob fetch, whichever source it uses. `segment_bytes` is the unit of the blob's segment
+    digests."""
+
+    clients: Clients
+    planned: PlannedFile
+    segment_bytes: int
+    progress: OnProgress | None
+    cancel: threading.Event | None
+
+
+@step(
+    Kind.TRANSFER,
+    "fetch-{planned.file.path}",
+    line=lambda done: f"{done.file.path}: {human_bytes(done.transferred_bytes)} fetched, from {done.origin}",
+)
+def fetch_file(
+    clients: Clients,
+    listing: Listing,
+    planned: PlannedFile,
+    *,
+    progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> Acquired:
+    """Bring one file onto the volume as a verified blob, or find that it is there. A later try resumes an earlier one.
+
+    A blob that no snapshot vouches for is read through; where it is damaged it goes to quarantine, and is fetched.
+    Where the remote store has wrong bytes, or refuses them, the Hub is asked instead, and what came from there replaces
+    the wrong bytes.
+    """
+    context = _FetchContext(clients, planned, clients.settings.segment_bytes, progress, cancel)
+    digest = planned.expected.sha256
+    if planned.origin == "volume" and digest:
+        there = _if_sound(context, digest)
+        if there:
+            return there
+        origin, leased = origin_beyond_volume(clients.remote, digest, planned.file.size)
+        context = replace(context, planned=replace(planned, origin=origin, leased=leased))
+    hub = clients.hub.file(listing.model, listing.revision, planned.file)
+    if clients.remote is None or digest is None:
+        return _fetched(context, hub, "hub")
+    if context.planned.leased:
+        return _fetched_once(context, clients.remote, hub, digest)
+    if context.planned.origin == "hub":
+        return _fetched(context, hub, "hub")
+    return _fetched_from_remote(context, clients.remote, hub, digest)
+
+
+def fetch_remote_file(
+    clients: Clients,
+    planned: PlannedFile,
+    *,
+    segment_bytes: int,
+    progress: OnProgress | None = None,
+    cancel: threading.Event | None = None,
+) -> Acquired:
+    """Bring one file onto the volume from the remote store alone, or find that it is there.
+
+    Its sha256 is what is verified, whatever the snapshot's manifest states of its segments. Raises CorruptFile where
+    the remote store has other bytes, and TransferRefused where it has none.
+    """
+    context = _FetchContext(clients, planned, segment_bytes, progress, cancel)
+    digest = planned.expected.sha256
+    if digest is None:
+        raise AssertionError("a file of a manifest has a digest")
+    there = _if_sound(context, digest) if planned.origin == "volume" else None
+    return there or _fetched(context, _remote_source(require_remote(clients), planned, digest), "s3")
+
+
+def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:
+    """Fetch it once for all workers that share the remote store: one asks the Hub, the others wait."""
+    clients, planned = context.clients, context.planned
+    return fetch_once(
+        remote,
+        digest,
+        planned.file,
+        lease_s=clients.settings.lease_s,
+        from_volume=lambda: _if_sound(context, digest) if clients.volume.has_blob(digest, planned.file.size) else None,
+        from_remote=lambda: _fetched(context, _remote_source(remote, planned, digest), "s3"),
+        from_hub=lambda on_progress: _fetched(
+            replace(context, progress=_both(on_progress, context.progress)), hub, "hub"
+        ),
+        share=lambda acquired, on_sent: remote.put_blob(
+            clients.volume.blob_path(digest), acquired.file, segment_bytes=context.segment_bytes, progress=on_sent
+        ),
+        cancel=context.cancel,
+    )
+
+
+def _fetched_from_remote(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:
+    """Fetch it from the remote store; from the Hub where that has wrong bytes or refuses them."""
+    try:
+        return _fetched(context, _remote_source(remote, context.planned, digest), "s3")
+    except (CorruptFile, TransferRefused) as error:
+        log.warning("%s; it is fetched from the Hub instead", error.message)
+        wrong_bytes = isinstance(error, CorruptFile)
+    acquired = _fetched(context, hub, "hub")
+    if wrong_bytes:  # not before the right ones are here: that the last copy is damaged must not lose it
+        _drop(remote, digest)
+    return acquired
+
+
+def _if_sound(context: _FetchContext, digest: Sha256) -> Acquired | None:
+    """The blob of the volume where it is sound; a damaged one goes to quarantine."""
+    volume = context.clients.volume
+    try:
+        there = _stored(context, digest)
+    except CorruptFile as error:
+        log.warning("%s; it is put aside, and fetched again", error.message)
+        volume.quarantine(digest)
+        return None
+    except BlobMissing as error:
+        log.warning("%s", error)
+        return None
+    forget(context.planned.expected, staging=volume.partial, options=Options.of(context.clients.settings))
+    return there
+
+
+def _remote_source(remote: RemoteStore, planned: PlannedFile, digest: Sha256) -> Source:
+    return remote.source(SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=digest))
+
+
+def _both(one: OnProgress, other: OnProgress | None) -> OnProgress:
+    def on_progress(progress: Progress) -> None:
+        one(progress)
+        if other:
+            other(progress)
+
+    return on_progress
+
+
+def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired:
+    """Fetch the file from one source."""
+    volume, planned = context.clients.volume, context.planned
+    digest = planned.expected.sha256
+    weights = _weights_scan(planned)
+    if digest is not None:
+        repair.begin_with_damaged(volume, planned.expected, segment_bytes=context.segment_bytes)
+    staged = fetch(
+        source,
+        staging=volume.partial,
+        options=replace(
+            Options.of(context.clients.settings),
+            segment_bytes=context.segment_bytes,
+            span_bytes=_REMOTE_SPAN_BYTES if origin == "s3" else None,
+        ),
+        progress=context.progress,
+        tap=weights.take if weights else None,
+        cancel=context.cancel,
+        arrived=(lambda: volume.has_blob(digest, planned.file.size)) if digest else None,
+    )
+    if staged is None:
+        if digest is None:
+            raise AssertionError("only a file with a digest can arrive by another process")
+        return _stored(context, digest)
+    volume.add_blob(staged.path, staged.sha256, staged.size)
+    staged.discard()
+    repair.finish(volume, staged.sha256)
+    file = SnapshotFile(path=planned.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
+    return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
+
+
+def _weights_scan(planned: PlannedFile) -> StreamingWeightsScan | None:
+    """Scans the weights of a GGUF while its bytes stream by; None for another file."""
+    return StreamingWeightsScan(planned.file.size) if is_gguf(planned.file.path) else None
+
+
+def _drop(remote: RemoteStore, digest: Sha256) -> None:
+    """Remove a damaged object, so that the next push sends it again. Keys that may not remove it are no failure."""
+    try:
+        remote.drop_blob(digest)
+    except PaddockError as error:
+        log.warning("the damaged object %s stays in %s: %s", digest, remote.label, error)
+
+
+def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
+    """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once. Its age
+    begins anew, so that it is not collected before its snapshot is published. Raises CorruptFile, BlobMissing.
+
+    Of a blob that a manifest vouches for, the first segment is read, and a small one whole: that finds a damaged
+    header. Damage further on is found by `paddock verify`, the validation and a copy to the remote store. A GGUF whose
+    weights gave rise to a finding is read again, since a manifest has the rule and not the message."""
+    volume, planned = context.clients.volume, context.planned
+    volume.renew_blob(digest)
+    for manifest, file in repair.vouching(volume, digest):
+        if manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
+            repair.check_beginning(volume.blob_path(digest), file, segment_bytes=context.segment_bytes)
+            return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
+    weights = _weights_scan(planned)
+    sha256, segments = verify_file(
+        volume.blob_path(digest), planned.expected, context.segment_bytes, tap=weights.take if weights else None
+    )
+    there = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
+    return Acquired(there, "volume", 0, weights.findings() if weights else ())
+
+
+def _has_weak_weights(manifest: Manifest, file: SnapshotFile) -> bool:
+    return is_gguf(file.path) and any(one.rule.startswith("gguf.weights.") for one in manifest.findings)

@@ -1,0 +1,98 @@
+"""Pull a model: acquire it, and promote it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddock.lifecycle.acquire.acquire import SERVED, AcquireRequest, acquire
+from paddock.lifecycle.acquire.publish import Published
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.locate import shown_at
+from paddock.lifecycle.promote.promote import promote_snapshot
+from paddock.lifecycle.promote.retention import NOTHING, Pruned, prune
+from paddock.lifecycle.steps import PlainRunner, Runner
+from paddock.model.acquired import Acquired
+from paddock.model.artifact import Manifest
+from paddock.model.reference import Reference
+from paddock.planning.choice import AUTO
+from paddock.planning.placement import Target
+from paddock.planning.plan import Wish
+from paddock.transfer.progress import ProgressListener
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The result of a pull. `path` is the snapshot's directory, or the link that shows it where it was promoted."""
+
+    path: Path
+    published: Published
+    promoted: bool
+    pruned: Pruned
+    seconds: float
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.published.manifest
+
+    @property
+    def acquired(self) -> tuple[Acquired, ...]:
+        return self.published.acquired
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.published.notes
+
+    @property
+    def transferred_bytes(self) -> int:
+        return self.published.transferred_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            **self.published.to_json(),
+            "promoted": self.promoted,
+            "notes": list(self.notes),
+            "removed": self.pruned.to_json(),
+            "freed_bytes": self.pruned.freed_bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def pull(
+    clients: Clients,
+    wanted: Reference,
+    *,
+    quantization: str = AUTO,
+    files: Sequence[str] = (),
+    projector: bool = False,
+    promote: bool = True,
+    wish: Wish = SERVED,
+    target: Target | None = None,
+    listener: ProgressListener | None = None,
+) -> Pulled:
+    """Fetch what is not there yet, audit it, publish the snapshot, and promote it as the model's default unless told
+    otherwise. What does not fit `target`, by default this machine, with the context of `wish` is not fetched.
+
+    The other arguments are those of AcquireRequest. Raises the errors of each step (`paddock.errors`); whatever it
+    raises, what was promoted before is untouched.
+    """
+    request = AcquireRequest(
+        wanted, quantization, files, projector=projector, wish=wish, machine=target, for_promotion=promote
+    )
+    return pull_with(PlainRunner(clients, listener=listener), request)
+
+
+def pull_with(runner: Runner, request: AcquireRequest) -> Pulled:
+    """As `pull`, with a runner."""
+    began = time.monotonic()
+    published = acquire(runner, request)
+    manifest, pruned, promote = published.manifest, NOTHING, request.for_promotion
+    if promote:
+        runner.run(promote_snapshot, manifest.id, "pulled", wait_for_remote=False)
+        pruned = runner.run(prune, manifest.model, manifest.variant)
+    path = shown_at(runner.clients, manifest.id, promoted=promote)
+    return Pulled(path, published, promote, pruned, time.monotonic() - began)

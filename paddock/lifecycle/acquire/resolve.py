@@ -1,0 +1,80 @@
+"""Resolve a revision to a commit and its files: by the Hub, or by the stores where the Hub cannot be asked."""
+
+from __future__ import annotations
+
+import logging
+
+from paddock.chat.template import DERIVED
+from paddock.errors import (
+    CorruptFile,
+    HubRefused,
+    HubUnavailable,
+    ModelNotFound,
+    RevisionNotFound,
+    StoreRefused,
+    StoreUnavailable,
+)
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.steps import Kind, step
+from paddock.model.artifact import Listing, Manifest, RepositoryFile
+from paddock.model.names import ModelName, Revision, begun_by, is_revision, parse_revision
+from paddock.model.quantization import group, is_projector
+
+log = logging.getLogger(__name__)
+
+
+@step(
+    Kind.HUB,
+    "resolve-{ref}",
+    line=lambda listing: f"{listing.model} is at commit {listing.revision}, {len(listing.files)} files",
+)
+def resolve(clients: Clients, model: ModelName, ref: str) -> Listing:
+    """Turn a branch, tag, commit, or the beginning of a commit that the volume knows into a commit, and list its files.
+
+    Where the Hub cannot be asked, or has the model no more, a commit that is on the volume or in S3 is known from
+    there: with the files that were chosen then, and with no others. Raises the Hub's error otherwise.
+    """
+    if not is_revision(ref):
+        known = [id.revision for id in clients.volume.ids(model)]
+        begun = begun_by(ref, known)
+        ref = begun or ref
+    try:
+        return clients.hub.listing(model, ref)
+    except (HubUnavailable, HubRefused, ModelNotFound, RevisionNotFound) as error:
+        stored = _stored(clients, model, parse_revision(ref)) if is_revision(ref) else []
+        if not stored:
+            raise
+        log.warning("%s; %s@%s is taken as it is stored", error.message, model, ref[:8])
+        return listing_of(*stored)
+
+
+def listing_of(*manifests: Manifest) -> Listing:
+    """List the files of a revision that stored snapshots of it hold, where the Hub cannot be asked."""
+    files = {file.path: file for manifest in manifests for file in manifest.files if file.path not in DERIVED}
+    return Listing(
+        model=manifests[0].model,
+        revision=manifests[0].revision,
+        files=tuple(RepositoryFile(file.path, file.size, file.sha256, None) for _, file in sorted(files.items())),
+        licence=next((one.licence for one in manifests if one.licence), None),
+        variants={
+            one.first: manifest.variant
+            for manifest in manifests
+            for one in group((file.path, file.size) for file in manifest.files)
+            if not any(is_projector(file.path) for file in manifest.files)
+        },
+    )
+
+
+def _stored(clients: Clients, model: ModelName, revision: Revision) -> list[Manifest]:
+    """The snapshots of a revision, those of the volume if there are any, else those of the remote store."""
+    for store in (clients.volume, clients.remote):
+        found = []
+        try:
+            for id in store.ids(model) if store is not None else ():
+                manifest = store.snapshot(id) if store is not None and id.revision == revision else None
+                found += [manifest] if manifest is not None else []
+        except (CorruptFile, StoreUnavailable, StoreRefused) as error:
+            log.warning("%s", error.message)
+        if found:
+            return found
+    return []

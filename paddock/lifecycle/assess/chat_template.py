@@ -1,0 +1,128 @@
+"""Check a snapshot's chat template: render sample conversations, and compare it with the promoted revision's."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddock.chat.render import render_messages
+from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, Chat, chat_of, chat_with
+from paddock.errors import CorruptFile, ModelRejected, PaddockError
+from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.steps import Kind, step
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Finding, Severity
+from paddock.model.names import Sha256
+from paddock.model.quantization import get_gguf_file_path
+from paddock.model.reference import SnapshotId
+from paddock.validation.audit import TEMPLATE, Audit
+
+_GREETING = "Good evening. Is the gate still open?"
+SAMPLES: dict[str, list[dict[str, object]]] = {
+    "one question": [{"role": "user", "content": _GREETING}],
+    "a system message and a question": [
+        {"role": "system", "content": "Answer in one sentence."},
+        {"role": "user", "content": _GREETING},
+    ],
+    "a second question": [
+        {"role": "user", "content": _GREETING},
+        {"role": "assistant", "content": "Until nine."},
+        {"role": "user", "content": "Then I shall hurry."},
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplateCheck:
+    """A snapshot's chat template, what each sample renders to (or why it does not), the findings of this check, and
+    those of the audit on the templates."""
+
+    chat: Chat
+    samples: dict[str, str]
+    findings: tuple[Finding, ...]
+    audited: tuple[Finding, ...] = ()
+
+
+@step(Kind.LOCAL, "chat")
+def check_chat_template(clients: Clients, manifest: Manifest, audit: Audit) -> ChatTemplateCheck:
+    """Render the samples, and compare the template with that of the promoted revision. `audit` is that of the model."""
+    chat = chat_of_snapshot(clients, manifest)
+    samples = {name: _sample(chat, messages) for name, messages in SAMPLES.items()}
+    audited = tuple(one for one in audit.findings if one.rule.startswith("template."))
+    return ChatTemplateCheck(chat, samples, tuple(template_change(clients, manifest, chat)), audited)
+
+
+def chat_of_snapshot(clients: Clients, manifest: Manifest) -> Chat:
+    """The chat template and stop sequences that the snapshot was published with. Where an older Paddock published the
+    template alone, the rest is derived from it. Raises CorruptFile."""
+    snapshot = clients.volume.snapshot_path(manifest.id)
+    said, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
+    if template is None:
+        return chat_of(snapshot, manifest.repository)
+    if said is None:
+        return chat_with(template, snapshot)
+    try:
+        return Chat.from_json(said, template)
+    except (ValueError, KeyError, TypeError):
+        raise CorruptFile(
+            f"{snapshot / CHAT_FILE} is not what was published", cure=f"pull it again (`paddock pull {manifest.id}`)"
+        ) from None
+
+
+def template_change(clients: Clients, manifest: Manifest, chat: Chat) -> Iterator[Finding]:
+    """A finding where another snapshot is promoted, with another template."""
+    promoted = _compared_with(clients, manifest.id)
+    if promoted is None:
+        return
+    old = _text(clients.volume.snapshot_path(promoted) / TEMPLATE_FILE)
+    if old is None or old == chat.template:
+        return
+    lines = list(difflib.unified_diff(old.splitlines(), chat.template.splitlines(), n=0, lineterm=""))[2:]
+    came, went = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    yield _changed(promoted, f": {came} lines came and {went} went")
+
+
+def gguf_template_change(clients: Clients, id: SnapshotId, sha256: Sha256 | None) -> Iterator[Finding]:
+    """A finding where another snapshot than `id` is promoted, whose GGUF has another template than the one with this
+    digest. What cannot be read there is nothing to compare with."""
+    try:
+        promoted = _compared_with(clients, id)
+        if promoted is None:
+            return
+        with FileSource(get_gguf_file_path(clients.volume.snapshot_path(promoted))) as source:
+            old = read_header(source).text(TEMPLATE)
+    except PaddockError:
+        return
+    if sha256 != (hashlib.sha256(old.encode()).hexdigest() if old is not None else None):
+        yield _changed(promoted)
+
+
+def _compared_with(clients: Clients, id: SnapshotId) -> SnapshotId | None:
+    """The promoted snapshot of the variant, else of the default; None where that is the snapshot itself."""
+    promoted = clients.volume.promoted(id.model)
+    before = promoted.of(id.variant) or promoted.default_id
+    return None if before == id else before
+
+
+def _changed(promoted: SnapshotId, how: str = "") -> Finding:
+    which = f"{promoted.variant}@{promoted.revision[:8]}"
+    message = f"the chat template is another than that of {which}, which is promoted{how}"
+    return Finding("template.changed", Severity.WARN, message, TEMPLATE, "read what changed")
+
+
+def _sample(chat: Chat, messages: list[dict[str, object]]) -> str:
+    try:
+        return render_messages(chat.template, messages, bos=chat.bos, eos=chat.eos)
+    except ModelRejected as error:
+        return f"(not rendered: {error.message})"
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogatepass")
+    except FileNotFoundError:
+        return None

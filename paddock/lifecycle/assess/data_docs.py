@@ -1,0 +1,106 @@
+"""Check expectations on a snapshot's tables, and write its Data Docs to the volume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from paddock.errors import PaddockError
+from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.assess.audit import shards_of
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.steps import Kind, step
+from paddock.model.artifact import Listing, Manifest
+from paddock.model.finding import Finding
+from paddock.store.volume import Volume
+from paddock.validation import tables
+from paddock.validation.expectations import Held, check_tables
+from paddock.validation.site import ASSETS, make_readable
+from paddock.validation.tables import StoredFileRow, Table
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DataDocs:
+    """The tables with their laws, and where their Data Docs are: an address, or a path where none is set."""
+
+    held: tuple[Held, ...]
+    where: str
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(finding for one in self.held for finding in one.findings)
+
+
+@step(Kind.LOCAL, "expectations")
+def write_data_docs(clients: Clients, manifest: Manifest) -> DataDocs:
+    """Hold what is known of an audited snapshot to its laws, and write its Data Docs.
+
+    The Hub is asked for its list of the files; where it cannot be, they are not compared with it, and the pages say so.
+    """
+    held_to = list(_tables(clients, manifest))
+    volume = clients.volume
+    what = f"{manifest.model.slug}-{manifest.revision[:8]}-{manifest.variant}"
+    with volume.write_docs(manifest.id) as docs:
+        held = check_tables(held_to, what=what, docs=docs)
+        make_readable(
+            docs,
+            held,
+            title=f"{manifest.id.name} at {manifest.revision}",
+            assets=clients.settings.cache / "paddock" / ASSETS,
+            shared=volume.shared_docs(),
+        )
+    return DataDocs(held, _where(clients, manifest))
+
+
+def _tables(clients: Clients, manifest: Manifest) -> Iterator[Table]:
+    yield tables.files(manifest, _listing(clients, manifest))
+    snapshot = clients.volume.snapshot_path(manifest.id)
+    with ExitStack() as stack:
+        headers = {name: read_header(stack.enter_context(FileSource(snapshot / name))) for name in shards_of(snapshot)}
+    yield tables.tensors(headers)
+    yield tables.metadata(headers)
+    yield tables.inventory(list(_stored(clients.volume)))
+
+
+def _listing(clients: Clients, manifest: Manifest) -> Listing | None:
+    try:
+        return clients.hub.listing(manifest.model, manifest.revision)
+    except PaddockError as error:  # offline, gated or gone: what was published is judged all the same
+        _LOG.warning("the files are not compared with the Hub's list: %s", error.message)
+        return None
+
+
+def _stored(volume: Volume) -> Iterator[StoredFileRow]:
+    for entry in volume.entries():
+        manifest = entry.manifest
+        snapshot = volume.snapshot_path(manifest.id)
+        for file in manifest.files:
+            yield StoredFileRow(
+                model=manifest.repository,
+                revision=manifest.revision,
+                variant=manifest.variant,
+                path=file.path,
+                size=file.size,
+                on_disk_bytes=_size(snapshot / file.path),
+                sha256=file.sha256,
+                promoted=entry.promoted,
+            )
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _where(clients: Clients, manifest: Manifest) -> str:
+    place = f"{manifest.model.slug}/{manifest.revision}/{manifest.variant}/index.html"
+    base = clients.settings.docs_url
+    return f"{base}/{quote(place)}" if base else str(clients.volume.docs / place)

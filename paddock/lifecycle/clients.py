@@ -1,0 +1,58 @@
+"""The clients that the phases of a model's life work with, made once where a program starts, and passed in."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from paddock import settings as environment
+from paddock.errors import BadSetting
+from paddock.hub import Hub
+from paddock.settings import Settings
+from paddock.store.protocol import RemoteStore
+from paddock.store.volume import Volume
+
+REMOTE_STORES = {"s3": "paddock.store.s3"}
+"""The packages of remote stores, by the scheme of PADDOCK_S3_URI. Each has `open_store(uri, settings) -> RemoteStore`,
+and is imported when its scheme is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """`remote` is None where no `PADDOCK_S3_URI` is set: then the volume is the only store."""
+
+    settings: Settings
+    hub: Hub
+    volume: Volume
+    remote: RemoteStore | None
+
+
+def connect(settings: Settings | None = None) -> Clients:
+    """Make the clients. Makes no request, touches no file; raises BadSetting."""
+    settings = settings or environment.load()
+    return Clients(
+        settings=settings,
+        hub=Hub(settings),
+        volume=Volume(settings.volume),
+        remote=open_remote_store(settings.s3_uri, settings) if settings.s3_uri else None,
+    )
+
+
+def open_remote_store(uri: str, settings: Settings) -> RemoteStore:
+    """The remote store at an address. Raises BadSetting for a scheme that is not in REMOTE_STORES."""
+    package = REMOTE_STORES.get(uri.partition("://")[0])
+    if package is None:
+        known = " or ".join(f"{scheme}://bucket/prefix" for scheme in REMOTE_STORES)
+        raise BadSetting(f"PADDOCK_S3_URI is not usable: expected {known}", cure="correct it, or unset it")
+    store: RemoteStore = importlib.import_module(package).open_store(uri, settings)
+    return store
+
+
+def require_remote(clients: Clients) -> RemoteStore:
+    """The remote store. Raises BadSetting where none is set."""
+    if clients.remote is None:
+        raise BadSetting(
+            "PADDOCK_S3_URI is not set: there is no S3 to copy to or to restore from",
+            cure="set it to s3://bucket/prefix",
+        )
+    return clients.remote

@@ -1,0 +1,164 @@
+"""Onboard a model: acquire, validate, cache, benchmark and promote it, and write its dossier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from paddock.errors import DoesNotFit
+from paddock.lifecycle.acquire.acquire import AcquireRequest, acquire
+from paddock.lifecycle.acquire.cache import cache
+from paddock.lifecycle.acquire.publish import Published
+from paddock.lifecycle.assess.validate import Validation, validate
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.locate import shown_at
+from paddock.lifecycle.promote.promote import promote
+from paddock.lifecycle.run.benchmark import measure
+from paddock.lifecycle.steps import Runner
+from paddock.model.artifact import Manifest
+from paddock.model.reference import Reference
+from paddock.model.units import human_bytes
+from paddock.planning.choice import AUTO
+from paddock.planning.plan import Wish
+from paddock.planning.profile import PROFILES, ProfileName
+from paddock.planning.targets import THIS_MACHINE
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OnboardRequest:
+    """The model to onboard. `context_tokens` is by default that of the profile; `target` is the machine that it must
+    fit, as `--target` takes it; `promote` whether it is promoted as the model's default."""
+
+    wanted: Reference
+    quantization: str = AUTO
+    context_tokens: int | None = None
+    profile: ProfileName = "chat"
+    target: str = THIS_MACHINE
+    promote: bool = True
+
+    @property
+    def context(self) -> int:
+        return self.context_tokens or PROFILES[self.profile].context_tokens
+
+    def for_acquisition(self) -> AcquireRequest:
+        wish = Wish(self.context, at_most_trained=True)
+        return AcquireRequest(self.wanted, self.quantization, wish=wish, target=self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Onboarded:
+    """The result of an onboarding. `path` is the model's directory, `dossier` where the document is;
+    `transferred_bytes` came over the network in this run. It was validated with `context_tokens`; `notes` tell what is
+    not as requested."""
+
+    model: str
+    revision: str
+    variant: str
+    quantization: str | None
+    path: str
+    dossier: str
+    promoted: bool
+    transferred_bytes: int
+    context_tokens: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        fetched = f"{human_bytes(self.transferred_bytes)} of model data fetched"
+        state = "promoted" if self.promoted else "not promoted"
+        line = f"onboarded {self.model}:{self.variant}@{self.revision[:8]} at {self.path}, {fetched}: {state}"
+        return "; ".join([line, *self.notes])
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Phases(Protocol):
+    """The phases of an onboarding. A flow runs each as a flow of its own; the command line runs them in its process."""
+
+    def acquire(self, request: OnboardRequest) -> Published: ...
+
+    def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation: ...
+
+    def cache(self, manifest: Manifest) -> None: ...
+
+    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None: ...
+
+    def promote(self, manifest: Manifest) -> str:
+        """Promote the snapshot, and return where its dossier is."""
+        ...
+
+    def write_dossier(self, manifest: Manifest) -> str:
+        """Write the dossier of a snapshot that is not promoted, and return where it is."""
+        ...
+
+
+def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboarded:
+    """Bring a model from its name on the Hub to a promoted snapshot with a dossier.
+
+    Raises the errors of each phase (`paddock.errors`); whatever it raises, what was promoted before is untouched.
+    """
+    published = phases.acquire(request)
+    manifest = published.manifest
+    validation = phases.validate(manifest, request)
+    phases.cache(manifest)
+    phases.benchmark(manifest, request)
+    dossier = phases.promote(manifest) if request.promote else phases.write_dossier(manifest)
+    return Onboarded(
+        model=manifest.repository,
+        revision=manifest.revision,
+        variant=manifest.variant,
+        quantization=manifest.quantization,
+        path=str(shown_at(clients, manifest.id, promoted=request.promote)),
+        dossier=dossier,
+        promoted=request.promote,
+        transferred_bytes=published.transferred_bytes,
+        context_tokens=validation.context_tokens,
+        notes=validation.given_up,
+    )
+
+
+@contextmanager
+def skipped_where_it_does_not_fit(
+    manifest: Manifest, target: str, *, warn: Callable[..., None] = _LOG.warning
+) -> Iterator[None]:
+    """Skip a benchmark on this machine of a model that is meant for another one and does not fit here: it stays
+    unmeasured, and its dossier says so."""
+    try:
+        yield
+    except DoesNotFit:
+        if target == THIS_MACHINE:
+            raise
+        warn("%s is for %s, and was not measured: it does not fit here", manifest.id.name, target)
+
+
+class InProcess(Phases):
+    """The phases, run in this process with one runner."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def acquire(self, request: OnboardRequest) -> Published:
+        return acquire(self._runner, request.for_acquisition())
+
+    def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation:
+        return validate(self._runner, manifest.id.reference, request.context, target=request.target)
+
+    def cache(self, manifest: Manifest) -> None:
+        cache(self._runner, manifest.id.reference)
+
+    def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
+        with skipped_where_it_does_not_fit(manifest, request.target):
+            measure(self._runner, manifest, request.context, roleplay=request.profile == "roleplay")
+
+    def promote(self, manifest: Manifest) -> str:
+        return promote(self._runner, manifest.id.reference, reason="onboarded").dossier
+
+    def write_dossier(self, manifest: Manifest) -> str:
+        return self._runner.run(write_dossier, manifest).path

@@ -1,0 +1,159 @@
+"""Promote a snapshot and roll back: first on the volume, then in the remote store.
+
+The volume's history and links change first, and are what counts on this machine; then the remote store is told, so that
+other machines learn of it. An operation that died in between, or that could not reach the remote store, is finished by
+the same call again: it does not step twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from paddock.errors import BadSetting, CorruptFile, StoreRefused, StoreUnavailable
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.locate import locate
+from paddock.lifecycle.promote.retention import Pruned, prune
+from paddock.lifecycle.steps import Kind, Runner, step
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName
+from paddock.model.reference import Reference, SnapshotId, Variant
+from paddock.store.history import Promotion
+from paddock.store.promotions import Untold
+from paddock.store.protocol import RemoteStore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Promoting:
+    """The result of a promotion: the change, what retention removed, and where the dossier is."""
+
+    manifest: Manifest
+    change: Promotion
+    pruned: Pruned
+    dossier: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The result of a rollback: the snapshot that is promoted again, the change, and where the dossier is."""
+
+    manifest: Manifest
+    change: Promotion
+    dossier: str
+
+
+def promote(runner: Runner, wanted: Reference, *, reason: str) -> Promoting:
+    """Promote a snapshot of the volume, make its variant the model's default, prune, and write its dossier anew."""
+    manifest = runner.run(locate, wanted)
+    change = runner.run(promote_snapshot, manifest.id, reason, operation=runner.operation)
+    pruned = runner.run(prune, manifest.model, manifest.variant)
+    dossier = runner.run(write_dossier, manifest)
+    return Promoting(manifest, change, pruned, dossier.path)
+
+
+def rollback(runner: Runner, wanted: Reference, *, reason: str) -> RolledBack:
+    """Undo the last change of what the model's name stands for, or that of a variant, and write the dossier anew."""
+    change = runner.run(roll_back, wanted, reason, operation=runner.operation)
+    manifest = runner.run(locate, Reference(wanted.model, change.variant, change.revision))
+    dossier = runner.run(write_dossier, manifest)
+    return RolledBack(manifest, change, dossier.path)
+
+
+def _in_words(change: Promotion) -> str:
+    if not change.moves_revision and not change.moves_default:
+        return f"{change.variant}@{change.revision} is promoted, as it was"
+    return f"promoted {change.variant}@{change.revision}, before: {change.previous or 'nothing'}"
+
+
+@step(Kind.STORE, "promote", line=_in_words)
+def promote_snapshot(
+    clients: Clients,
+    id: SnapshotId,
+    reason: str,
+    *,
+    default: bool = True,
+    wait_for_remote: bool = True,
+    operation: str | None = None,
+) -> Promotion:
+    """Promote a published snapshot, and make its variant the model's default unless told otherwise.
+
+    With `wait_for_remote` false, a remote store that cannot be told is a warning: its ref follows with the next
+    promotion or copy. The same `operation` is carried out once."""
+    done = clients.volume.promote(id, reason=reason, default=default, operation=operation)
+    try:
+        update_remote_ref(clients, id.model)
+    except (StoreUnavailable, StoreRefused) as error:
+        if wait_for_remote:
+            raise
+        log.warning("%s; S3 does not know yet that %s is promoted", error.message, id.short)
+        clients.volume.finish(id.model, clients.volume.untold(id.model))
+    return done
+
+
+@step(Kind.STORE, "rollback", line=lambda change: f"rolled back to {change.variant}@{change.revision}")
+def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None) -> Promotion:
+    """Undo the last change of what the model's name stands for, or that of a variant, on the volume and in the remote
+    store.
+
+    A rollback that died or did not reach the remote store is finished by the same call, rather than followed by another
+    step. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to, and
+    BadSetting where a revision is named."""
+    if wanted.ref is not None:
+        raise BadSetting(f"{wanted} names a revision", cure="roll back org/name, or a variant of it, org/name:VARIANT")
+    model = wanted.model
+    variant = clients.volume.spelled(model, wanted.variant) if wanted.variant else None
+    operation = operation or _unfinished_rollback(clients, model, variant)
+    done = clients.volume.rollback(model, variant, reason=reason, operation=operation)
+    try:
+        update_remote_ref(clients, model)
+    except (StoreUnavailable, StoreRefused) as error:
+        name = f"{model}:{variant}" if variant else str(model)
+        raise type(error)(
+            f"{name} is rolled back on {clients.volume.label}, and S3 was not told: {error.message}",
+            cure=f"run `paddock rollback {name}` again when S3 answers: it finishes this one, and goes no further back",
+        ) from None
+    return done
+
+
+def update_remote_ref(clients: Clients, model: ModelName) -> None:
+    """Update the ref in the remote store with what this volume promoted since the last update. A snapshot that is not
+    there is named later, when it was copied: a ref names only what the store can give. Raises StoreUnavailable and
+    StoreRefused."""
+    untold = clients.volume.untold(model)
+    if clients.remote is not None and (untold.variants or untold.default):
+        untold = _update(clients, clients.remote, model, untold)
+    clients.volume.finish(model, untold)
+
+
+def _update(clients: Clients, remote: RemoteStore, model: ModelName, untold: Untold) -> Untold:
+    """Update the ref with the snapshots that the store has, and return the rest."""
+    promoted = clients.volume.promoted(model)
+    ids = [id for variant in sorted(untold.variants) if (id := promoted.of(variant)) is not None]
+    known = [id for id in ids if _has(remote, id)]
+    default = promoted.default_id if untold.default else None
+    there = remote.promoted(model)
+    if default is not None and default.variant not in there.revisions and default not in known:
+        default = None
+    if known or default:
+        remote.promote(known, default=default)
+    rest = frozenset(id.variant for id in ids if id not in known)
+    return Untold(rest, untold.default and default is None and promoted.default is not None, untold.upto)
+
+
+def _has(remote: RemoteStore, id: SnapshotId) -> bool:
+    try:
+        return remote.snapshot(id) is not None
+    except CorruptFile:  # a damaged manifest there gives nobody the snapshot
+        return False
+
+
+def _unfinished_rollback(clients: Clients, model: ModelName, variant: Variant | None) -> str | None:
+    """The operation of a rollback of the same name that was not finished."""
+    last = clients.volume.unfinished(model)
+    if last is None or not last.rollback or last.target != variant:
+        return None
+    log.warning("the rollback of %s from %s is finished", model, last.at.isoformat(timespec="seconds"))
+    return last.operation

@@ -1,0 +1,181 @@
+"""Steps and runners: a phase is one function that runs its steps in order, wherever it runs.
+
+A *step* is a plain function whose first argument is the clients, marked with its kind. A *runner* runs it:
+`PlainRunner` calls it in this process, for the command line; the runner of a flow (`tasks.runner`) makes each step a
+Prefect task, with retries by kind and an artifact for what it returns. A phase itself knows nothing of either.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from paddock.errors import TransientError
+from paddock.lifecycle.clients import Clients
+from paddock.model.acquired import Acquired
+from paddock.model.reference import SnapshotId
+from paddock.transfer.progress import Progress, ProgressListener
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Kind(StrEnum):
+    """The kind of a step decides how its transient failures are retried (`RETRY_DELAYS_S`)."""
+
+    LOCAL = "local"
+    """Works on the volume: it fails for good, or not at all."""
+    HUB = "hub"
+    """Asks the Hub."""
+    STORE = "store"
+    """Talks to the remote store."""
+    TRANSFER = "transfer"
+    """Moves bytes. Each try resumes where the last one stopped, so that many tries are cheap."""
+    ENGINE = "engine"
+    """Runs the engine's process. A failure that kills it once kills it again."""
+
+
+RETRY_DELAYS_S: dict[Kind, tuple[int, ...]] = {
+    Kind.LOCAL: (),
+    Kind.HUB: (1, 5, 15),
+    Kind.STORE: (1, 5, 15),
+    Kind.TRANSFER: (1, 5, 15, 60, 120, 300),
+    Kind.ENGINE: (),
+}
+"""Seconds before each further try of a step that raised a TransientError. A permanent error fails at the first try."""
+
+JITTER = 0.5
+"""A delay is lengthened by up to this factor, so that a fleet that was started at once does not retry at once."""
+
+
+class Step(Generic[P, R]):
+    """A step of a phase. `title` is a format string over its arguments; `line` and `warnings` say in words what the
+    step returned. Calling a step calls its function."""
+
+    def __init__(
+        self,
+        function: Callable[Concatenate[Clients, P], R],
+        kind: Kind,
+        *,
+        title: str,
+        line: Callable[[R], str] | None,
+        warnings: Callable[[R], Sequence[str]] | None,
+    ) -> None:
+        self.function = function
+        self.kind = kind
+        self.name = function.__name__
+        self.title = title
+        self.line = line
+        self.warnings = warnings
+        self.__doc__ = function.__doc__
+
+    def __call__(self, clients: Clients, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(clients, *args, **kwargs)
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        """The arguments of a call by name, without the clients."""
+        bound = inspect.signature(self.function).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        _, *names = bound.arguments
+        return {name: bound.arguments[name] for name in names}
+
+    def __repr__(self) -> str:
+        return f"Step({self.name})"
+
+
+def step(
+    kind: Kind,
+    title: str,
+    *,
+    line: Callable[[Any], str] | None = None,
+    warnings: Callable[[Any], Sequence[str]] | None = None,
+) -> Callable[[Callable[Concatenate[Clients, P], R]], Step[P, R]]:
+    """Mark a function as a step."""
+
+    def mark(function: Callable[Concatenate[Clients, P], R]) -> Step[P, R]:
+        return Step(function, kind, title=title, line=line, warnings=warnings)
+
+    return mark
+
+
+class Runner(Protocol):
+    """Runs the steps of a phase. An implementer must call a step once for each try, and raise what its last try
+    raised."""
+
+    @property
+    def clients(self) -> Clients: ...
+
+    @property
+    def operation(self) -> str | None:
+        """The id of the operation that these steps belong to: tries of one operation change promotions once. None: each
+        call is an operation of its own."""
+        ...
+
+    def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def listener(self, id: SnapshotId) -> ProgressListener:
+        """Listens to the progress of a snapshot's files."""
+        ...
+
+
+class PlainRunner(Runner):
+    """Calls each step in this process. With `retry`, a step is tried again by its kind; `on_line` is called with what
+    each step did, in words."""
+
+    operation = None
+
+    def __init__(
+        self,
+        clients: Clients,
+        *,
+        listener: ProgressListener | None = None,
+        retry: bool = False,
+        on_line: Callable[[str], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._clients = clients
+        self._listener = listener or Silent()
+        self._retry = retry
+        self._on_line = on_line
+        self._sleep = sleep
+
+    @property
+    def clients(self) -> Clients:
+        return self._clients
+
+    def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        result = self._tried(step, *args, **kwargs)
+        for warning in step.warnings(result) if step.warnings else ():
+            log.warning("%s", warning)
+        if step.line and self._on_line:
+            self._on_line(step.line(result))
+        return result
+
+    def listener(self, id: SnapshotId) -> ProgressListener:  # noqa: ARG002 - one listener for all
+        return self._listener
+
+    def _tried(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        for delay_s in RETRY_DELAYS_S[step.kind] if self._retry else ():
+            try:
+                return step.function(self._clients, *args, **kwargs)
+            except TransientError as error:
+                pause_s = delay_s * random.uniform(1, 1 + JITTER)  # noqa: S311 (no secret)
+                log.warning("%s; trying again in %.0f s", error.message, pause_s)
+                self._sleep(pause_s)
+        return step.function(self._clients, *args, **kwargs)
+
+
+class Silent(ProgressListener):
+    """A progress listener that does nothing."""
+
+    def begin(self, total_bytes: int) -> None: ...
+
+    def moved(self, progress: Progress) -> None: ...
+
+    def finished(self, acquired: Sequence[Acquired]) -> None: ...

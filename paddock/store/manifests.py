@@ -1,0 +1,47 @@
+"""Rules for manifests and reports that hold in every store: their names, and how a stored manifest is read."""
+
+from __future__ import annotations
+
+from paddock.errors import CorruptFile, UnsafeName
+from paddock.model.artifact import Manifest
+from paddock.model.names import parse_repository_path
+from paddock.model.reference import SnapshotId
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_MAX_BYTES = 64 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
+
+
+def parse_manifest(text: bytes, id: SnapshotId, *, where: str) -> Manifest:
+    """Parse the manifest that is stored for a snapshot at `where`. Raises CorruptFile for one that cannot be read, is
+    larger than MANIFEST_MAX_BYTES, or is that of another snapshot."""
+    cure = f"remove it with `paddock rm {id}`, then pull it again"
+    if len(text) > MANIFEST_MAX_BYTES:
+        raise CorruptFile(f"the manifest {where} is larger than {MANIFEST_MAX_BYTES} bytes", cure=cure)
+    manifest = Manifest.from_json(text, where=where, cure=cure)
+    if manifest.id != id:
+        raise CorruptFile(f"the manifest {where} is that of {manifest.id}, not of {id}", cure=cure)
+    return manifest
+
+
+def same_files(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests of one identity name the same files. The date, the version of Paddock and the findings may
+    differ: the manifest that was published first stands."""
+    pairs = [{(file.path, file.sha256) for file in manifest.files} for manifest in (one, other)]
+    return one.id == other.id and pairs[0] == pairs[1]
+
+
+def check_manifest_name_is_free(manifest: Manifest) -> None:
+    """Raise UnsafeName when a file of the repository would take the manifest's own name."""
+    for file in manifest.files:
+        if file.path.split("/", maxsplit=1)[0].casefold() == MANIFEST_NAME:
+            raise UnsafeName(
+                f"the file {file.path!r} of {manifest.repository} has the name of the snapshot's own manifest",
+                cure="leave that file out",
+            )
+
+
+def check_report_name(name: str) -> str:
+    """Return `name` unchanged. Raises UnsafeName for anything but one safe file name."""
+    if "/" in name:
+        raise UnsafeName(f"the report name {name[:80]!r} is not one file name", cure="give a name without '/'")
+    return parse_repository_path(name)

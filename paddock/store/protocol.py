@@ -1,0 +1,156 @@
+"""The store protocols: `Store` for every store, `RemoteStore` for one that several machines share.
+
+A *blob* is bytes named by their sha256; a *snapshot* is a manifest whose blobs are all there, identified by model,
+revision and variant, and never replaced by another one; what is *promoted* is one revision of each variant, and one
+variant that is the default. In every store a manifest is written after its blobs, and a promotion after its manifest,
+so that a process that dies in between leaves what was there before.
+
+A store does not copy: `paddock.store.copying` copies between stores, and `paddock.transfer` fetches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.names import ModelName, Sha256
+from paddock.model.reference import SnapshotId
+from paddock.model.source import Source
+from paddock.store.history import Promoted
+
+
+class Store(Protocol):
+    """Every method raises the errors of `paddock.errors` and no others. None retries beyond one request.
+
+    An implementer must not trust what it reads back: others can write to a volume or a bucket, so that names and
+    digests are parsed again, and a manifest that is not where it says it belongs is CorruptFile.
+    """
+
+    @property
+    def label(self) -> str:
+        """The store's name for people: `the volume /models`, `s3://bucket/prefix`. Holds no secret."""
+        ...
+
+    def has_blob(self, sha256: Sha256, size: int) -> bool:
+        """Whether the blob is there with that size. The bytes are not read again."""
+        ...
+
+    def snapshot(self, id: SnapshotId) -> Manifest | None:
+        """The manifest; None when it is not there. Raises CorruptFile."""
+        ...
+
+    def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
+        """Manifests of one model or of all, sorted by repository and creation. One that cannot be read is left out,
+        with a warning."""
+        ...
+
+    def ids(self, model: ModelName) -> list[SnapshotId]:
+        """Every snapshot of a model, also one whose manifest cannot be read."""
+        ...
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the snapshot visible. Where one of that identity is there with the same files, it stays as it is.
+
+        Raises BlobMissing when the store lacks a blob, and SnapshotDiffers when one with other files is there; then
+        nothing has changed.
+        """
+        ...
+
+    def promoted(self, model: ModelName) -> Promoted:
+        """The promoted revision of each variant of the model, and the default variant."""
+        ...
+
+    def sizes(self) -> tuple[int, int]:
+        """(apparent bytes: the sum over the snapshots, real bytes: each stored blob once)."""
+        ...
+
+    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+        """Replace a report as a whole, and return where it is. `name` is one file name."""
+        ...
+
+    def read_report(self, id: SnapshotId, name: str) -> str | None:
+        """The text of a report; None when there is none of that name."""
+        ...
+
+
+class DownloadLease(Protocol):
+    """A download lease that this process holds (`RemoteStore.take_lease`)."""
+
+    def tell(self, done_bytes: int) -> None:
+        """Set the progress that the next renewal publishes."""
+        ...
+
+    def held(self, *, lease_s: float) -> AbstractContextManager[None]:
+        """Renew the lease from a thread until the block ends, then release it."""
+        ...
+
+    def release(self) -> None:
+        """Remove the lease, unless another worker took it over. Raises nothing: a lease that stays expires."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A download lease that another worker holds. `owner` is for people; `done_bytes` is the owner's progress;
+    `is_expired` when it was not renewed in time; `tag` identifies this state of it."""
+
+    owner: str
+    done_bytes: int
+    is_expired: bool
+    tag: str
+
+
+class RemoteStore(Store, Protocol):
+    """A store that several machines share, each beside a volume of its own.
+
+    In addition to `Store`: blobs are sent and fetched in parts, promotions are conditional writes, and one worker of a
+    fleet at a time holds the *download lease* of a blob, so that the Hub is asked for it once. An implementer must not
+    let a lease decide correctness: it only saves bandwidth.
+
+    `paddock.store.remote.ObjectStore` implements all of it for any object service that has the few calls of
+    `paddock.store.remote.Objects`.
+    """
+
+    def check(self) -> None:
+        """Make one cheap request. Raises StoreUnavailable or StoreRefused."""
+        ...
+
+    def blob_tag(self, sha256: Sha256, size: int) -> str | None:
+        """The tag of a blob that is there with that size, else None. Writing other bytes changes the tag."""
+        ...
+
+    def source(self, file: SnapshotFile, *, model: ModelName | None = None) -> Source:
+        """The blob as a source of bytes for `paddock.transfer`. Asks nothing."""
+        ...
+
+    def put_blob(
+        self, path: Path, file: SnapshotFile, *, segment_bytes: int, progress: Callable[[int], None] | None = None
+    ) -> int:
+        """Send a local blob, and return the bytes sent: 0 when it was there. `progress` is called with the bytes of
+        each part that is there. Raises CorruptFile when the local blob is damaged; then nothing becomes visible."""
+        ...
+
+    def drop_blob(self, sha256: Sha256) -> None:
+        """Remove a blob whose bytes are wrong. Does nothing when it is not there."""
+        ...
+
+    def promote(self, ids: Sequence[SnapshotId], *, default: SnapshotId | None = None) -> None:
+        """Promote snapshots of one model, one of each variant, and make the variant of `default` the model's default.
+
+        Other variants stay as they are. Writes nothing where nothing changes. Raises NotOnVolume for a snapshot that is
+        not in the store, and for a default variant that is not promoted there.
+        """
+        ...
+
+    def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
+        """Take the download lease of a blob, or return who holds it; None when another worker took it at this moment.
+        A lease that was not renewed for `lease_s` seconds is expired."""
+        ...
+
+    def take_over_lease(self, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
+        """Take the lease of a worker that is dead or makes no progress. None when it changed meanwhile."""
+        ...

@@ -1,0 +1,133 @@
+"""Download lease: one worker of a fleet fetches a blob from the Hub, the others wait until it is in the remote store.
+
+A lease is a small object, `leases/<sha256>.json`. It is created on the condition that there is none, and its owner
+rewrites it while it works, each time on the condition that it still is what the owner wrote last. A lease that was not
+rewritten for `lease_s` seconds has expired: a worker that finds it so takes it over, on the same condition. Its age is
+told by the object service's clock alone.
+
+A lease only saves bandwidth. An owner that was suspended for too long finds its lease taken and goes on: what it brings
+is verified like anything else, and two workers have asked the Hub.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from paddock.errors import PaddockError
+from paddock.model.names import Sha256
+from paddock.store.history import whoami
+from paddock.store.protocol import DownloadLease, HeldLease
+from paddock.store.remote.objects import Objects
+
+_RENEWALS = 3  # in the life of a lease: one that is lost, or late, costs nothing
+
+log = logging.getLogger(__name__)
+
+
+def take(objects: Objects, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
+    """Take the lease of a blob, or return who holds it; None when another worker took it at this moment. Raises
+    StoreUnavailable, StoreRefused."""
+    key = _key(sha256)
+    found = objects.get(key)
+    if found is not None:
+        owner, done_bytes = _read(found.content)
+        return HeldLease(owner, done_bytes, found.age_s > lease_s, found.tag)
+    lease = ObjectLease(objects, key)
+    return lease if lease.write(None) else None
+
+
+def take_over(objects: Objects, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
+    """Take the lease of a worker that is dead or makes no progress. None when it changed meanwhile."""
+    lease = ObjectLease(objects, _key(sha256))
+    return lease if lease.write(other.tag) else None
+
+
+class ObjectLease(DownloadLease):
+    """A lease of this process, as an object. `tell` sets the progress that the next renewal publishes."""
+
+    def __init__(self, objects: Objects, key: str) -> None:
+        self._objects = objects
+        self._key = key
+        self._token = secrets.token_hex(8)
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._tag: str | None = None
+        self._done_bytes = 0
+        self._ended = threading.Event()
+
+    def tell(self, done_bytes: int) -> None:
+        self._done_bytes = done_bytes
+
+    @contextmanager
+    def held(self, *, lease_s: float) -> Iterator[None]:
+        thread = threading.Thread(target=self._renew, args=[lease_s / _RENEWALS], name="paddock-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join(lease_s)  # a renewal that hangs comes too late: it is a conditional write
+            self.release()
+
+    def write(self, tag: str | None) -> bool:
+        """Write the lease in the place of what had that tag. False when another worker was faster."""
+        content = {
+            "by": whoami(),
+            "process": os.getpid(),
+            "token": self._token,
+            "since": self._since,
+            "done_bytes": self._done_bytes,
+        }
+        written = self._objects.put_if(self._key, json.dumps(content).encode(), tag=tag)
+        if written is None:  # also where the write before went through, and only its answer was lost
+            found = self._objects.get(self._key)
+            written = found.tag if found is not None and _token(found.content) == self._token else None
+        self._tag = written
+        return written is not None
+
+    def release(self) -> None:
+        try:
+            found = self._objects.get(self._key)
+            if found is not None and _token(found.content) == self._token:
+                self._objects.delete(self._key)
+        except PaddockError as error:
+            log.debug("the lease %s is not removed, and expires: %s", self._key, error)
+
+    def _renew(self, every_s: float) -> None:
+        while not self._ended.wait(every_s):
+            try:
+                is_ours = self.write(self._tag)
+            except PaddockError as error:  # the next renewal may get through
+                log.debug("the lease %s was not renewed: %s", self._key, error)
+                continue
+            if not is_ours:
+                log.warning("another worker took over %s: this one did not renew it in time", self._key)
+                return
+
+
+def _key(sha256: Sha256) -> str:
+    return f"leases/{sha256}.json"
+
+
+def _token(content: bytes) -> str | None:
+    """The token of the process that wrote a lease."""
+    try:
+        return str(json.loads(content)["token"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(content: bytes) -> tuple[str, int]:
+    """(owner, bytes done). Others can write to a bucket: for content that is no lease the owner is unknown."""
+    try:
+        lease = json.loads(content)
+        owner = f"{str(lease['by'])[:100]} (process {int(lease['process'])})"
+        return f"{owner} since {str(lease['since'])[:40]}", int(lease["done_bytes"])
+    except (ValueError, KeyError, TypeError):
+        return "an unknown worker", 0

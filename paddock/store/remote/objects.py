@@ -1,0 +1,87 @@
+"""The protocol of an object service's client: what a remote store needs of S3, or of a service like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from paddock.model.source import Address
+from paddock.store.multipart import MultipartReader
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A small object as it was read. `tag` identifies its content; `age_s` is its age by the service's own clock, so
+    that no two clocks are compared."""
+
+    content: bytes
+    tag: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """An object's size in bytes, and the tag that identifies its content."""
+
+    size: int
+    tag: str
+
+
+class Objects(Protocol):
+    """The objects of one bucket below one prefix; keys are relative to the prefix. Safe to use from several threads.
+
+    Every method raises StoreUnavailable, StoreRefused, and no error of a vendor's SDK. A constructor makes no request.
+    An object becomes visible as a whole, or not at all. Reads follow writes: what was written is seen by every later
+    request. An implementer must not put a credential into `label` or an error.
+    """
+
+    @property
+    def label(self) -> str:
+        """The address for people: `s3://bucket/prefix`."""
+        ...
+
+    @property
+    def connections(self) -> int:
+        """How many requests may run at once, at least 1."""
+        ...
+
+    def get(self, key: str) -> StoredObject | None:
+        """Read a small object; None when it is not there. Content longer than MANIFEST_MAX_BYTES is cut one byte after
+        that."""
+        ...
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write a small object, whatever was there."""
+        ...
+
+    def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
+        """Write it where the object still has that tag; with None, where there is none. Returns the new tag, or None
+        when another client wrote or removed the object meanwhile."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object. Does nothing when it is not there."""
+        ...
+
+    def stat(self, key: str) -> ObjectStat | None:
+        """None when it is not there."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """(key, size in bytes) of every object whose key begins with `prefix`."""
+        ...
+
+    def address(self, key: str) -> Address:
+        """An HTTP address that answers range requests for the object, for an hour at least. Makes no request for the
+        object itself."""
+        ...
+
+    def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
+        """Send a blob part by part, and return the bytes sent: less than all where an upload that died is resumed.
+        `progress` is called in the caller's thread with the bytes of each part that is there.
+
+        None when another worker ended the same upload: the caller looks whether the object is there. What `reader`
+        raises goes to the caller, and no object becomes visible.
+        """
+        ...

@@ -1,0 +1,232 @@
+"""A remote store over an object service: S3, or any other that implements `Objects`.
+
+    blobs/sha256/<sha256>
+    snapshots/org--name/<revision>/<variant>.json     the manifest, written after its blobs
+    refs/org--name.json                               what is promoted (`Ref`)
+    reports/org--name/<revision>/<variant>/<name>
+    leases/<sha256>.json                              the download lease of a blob
+
+An object becomes visible as a whole, so a blob needs no staging. A ref is written on the condition that nobody wrote it
+since it was read, and read again when another worker was faster.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, SnapshotDiffers, StoreUnavailable, UnsafeName
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.names import ModelName, Sha256, parse_revision, parse_sha256
+from paddock.model.reference import SnapshotId, parse_variant
+from paddock.model.source import Address, Expected, Source
+from paddock.store.history import Promoted
+from paddock.store.manifests import check_manifest_name_is_free, check_report_name, parse_manifest, same_files
+from paddock.store.multipart import MultipartReader
+from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore
+from paddock.store.remote import download_lease
+from paddock.store.remote.objects import Objects
+from paddock.store.remote.refs import Ref
+
+log = logging.getLogger(__name__)
+_CONFLICTS = 20
+"""How often a conditional write of a ref is tried while other workers write it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteBlob:
+    """A blob of a remote store as a source of bytes."""
+
+    label: str
+    expected: Expected
+    make_address: Callable[[], Address]
+    on_hub: None = None
+
+    def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - each one is new, and costs no request
+        return self.make_address()
+
+
+class ObjectStore(RemoteStore):
+    """Makes no request until a method is called.
+
+    Memory: a blob is sent by `objects.connections` threads, each with one part of about a segment.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.label!r})"
+
+    @property
+    def label(self) -> str:
+        return self.objects.label
+
+    def check(self) -> None:
+        next(iter(self.objects.list("refs/")), None)
+
+    def has_blob(self, sha256: Sha256, size: int) -> bool:
+        return self.blob_tag(sha256, size) is not None
+
+    def blob_tag(self, sha256: Sha256, size: int) -> str | None:
+        found = self.objects.stat(_blob(sha256))
+        return found.tag if found is not None and found.size == size else None
+
+    def source(self, file: SnapshotFile, *, model: ModelName | None = None) -> Source:
+        name = f"{model}: {file.path}" if model else file.path
+        key = _blob(file.sha256)
+        expected = Expected(size=file.size, sha256=file.sha256)
+        return RemoteBlob(f"{self.label}: {name}", expected, lambda: self.objects.address(key))
+
+    def put_blob(
+        self, path: Path, file: SnapshotFile, *, segment_bytes: int, progress: Callable[[int], None] | None = None
+    ) -> int:
+        """As `RemoteStore.put_blob`. The write is not conditional: an object of this name with another size is damaged,
+        and is replaced. Parts that were sent before the service stopped answering stay for the next try."""
+        if self.has_blob(file.sha256, file.size):
+            return 0
+        with MultipartReader(path, file, segment_bytes=segment_bytes) as reader:
+            sent = self.objects.upload(_blob(file.sha256), reader, progress=progress or (lambda _: None))
+        if sent is not None:
+            return sent
+        if self.has_blob(file.sha256, file.size):  # another worker completed it, or the answer to ours was lost
+            return file.size
+        raise StoreUnavailable(f"{self.label}: another worker ended the upload of {file.path}", cure="try again")
+
+    def drop_blob(self, sha256: Sha256) -> None:
+        self.objects.delete(_blob(sha256))
+
+    def snapshot(self, id: SnapshotId) -> Manifest | None:
+        key = _manifest(id)
+        found = self.objects.get(key)
+        return parse_manifest(found.content, id, where=f"{self.label}/{key}") if found else None
+
+    def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
+        def read(id: SnapshotId) -> Manifest | None:
+            try:
+                return self.snapshot(id)
+            except CorruptFile as error:
+                log.warning("a snapshot is left out: %s", error)
+                return None
+
+        with ThreadPoolExecutor(self.objects.connections) as pool:
+            found = [manifest for manifest in pool.map(read, self._places(model)) if manifest]
+        return sorted(found, key=lambda manifest: (manifest.repository, manifest.created_at))
+
+    def ids(self, model: ModelName) -> list[SnapshotId]:
+        return list(self._places(model))
+
+    def publish(self, manifest: Manifest) -> None:
+        check_manifest_name_is_free(manifest)
+        with ThreadPoolExecutor(self.objects.connections) as pool:
+            present = pool.map(lambda file: self.has_blob(file.sha256, file.size), manifest.files)
+            for file, is_there in zip(manifest.files, present, strict=True):
+                if not is_there:
+                    raise BlobMissing(
+                        f"the snapshot {manifest.id.short} cannot be published: the blob of"
+                        f" {file.path} ({file.sha256[:12]}…) is not in {self.label}",
+                        cure="send that file again",
+                    )
+        with suppress(CorruptFile):  # what cannot be read is replaced
+            there = self.snapshot(manifest.id)
+            if there is not None and not same_files(there, manifest):
+                raise SnapshotDiffers(
+                    f"{manifest.id} is in {self.label} with other files, and a snapshot is never replaced",
+                    cure=f"remove {self.label}/{_manifest(manifest.id)}, then cache it again",
+                )
+            if there is not None:
+                return
+        self.objects.put(_manifest(manifest.id), manifest.to_json().encode())
+
+    def promoted(self, model: ModelName) -> Promoted:
+        ref, _ = self._ref(model)
+        return ref.promoted(model)
+
+    def promote(self, ids: Sequence[SnapshotId], *, default: SnapshotId | None = None) -> None:
+        for id in ids:
+            if self.snapshot(id) is None:
+                raise NotOnVolume(f"{id} is not in {self.label}", cure=f"send it there first (`paddock cache {id}`)")
+        model = next(iter([*ids, *([default] if default else [])])).model
+        for _ in range(_CONFLICTS):
+            before, tag = self._ref(model)
+            after = before.with_promoted(ids, default=default.variant if default else None)
+            if after == before:
+                return
+            if default and default.variant not in after.variants:
+                raise NotOnVolume(f"{default.name} is not promoted in {self.label}", cure="promote it there first")
+            if self._put_ref(model, after, tag):
+                return
+        raise StoreUnavailable(
+            f"the ref of {model} in {self.label} is written by other workers all the time", cure="try again"
+        )
+
+    def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
+        return download_lease.take(self.objects, sha256, lease_s=lease_s)
+
+    def take_over_lease(self, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
+        return download_lease.take_over(self.objects, sha256, other)
+
+    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+        key = _report(id, name)
+        self.objects.put(key, text.encode())
+        return f"{self.label}/{key}"
+
+    def read_report(self, id: SnapshotId, name: str) -> str | None:
+        found = self.objects.get(_report(id, name))
+        return found.content.decode() if found else None
+
+    def sizes(self) -> tuple[int, int]:
+        real = 0
+        for key, size in self.objects.list("blobs/sha256/"):
+            with suppress(UnsafeName):  # nothing of ours
+                parse_sha256(key.rpartition("/")[2])
+                real += size
+        return sum(manifest.size_bytes for manifest in self.snapshots()), real
+
+    def _ref(self, model: ModelName) -> tuple[Ref, str | None]:
+        """(the ref, its tag); an empty one and None where there is none. One that cannot be read counts as empty, and
+        is replaced."""
+        found = self.objects.get(_ref_key(model))
+        if found is None:
+            return Ref(), None
+        try:
+            return Ref.from_json(json.loads(found.content)), found.tag
+        except ValueError:
+            log.warning("the ref of %s in %s cannot be read, and is not used", model, self.label)
+            return Ref(), found.tag
+
+    def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> bool:
+        """False when another worker wrote it since it was read."""
+        return self.objects.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
+
+    def _places(self, model: ModelName | None) -> Iterator[SnapshotId]:
+        for key, _ in self.objects.list(f"snapshots/{model.slug}/" if model else "snapshots/"):
+            slug, _, rest = key.removeprefix("snapshots/").partition("/")
+            revision, _, name = rest.partition("/")
+            try:
+                if name.endswith(".json"):
+                    variant = parse_variant(name.removesuffix(".json"))
+                    yield SnapshotId(ModelName.from_slug(slug), parse_revision(revision), variant)
+            except UnsafeName:  # nothing of ours
+                continue
+
+
+def _blob(sha256: Sha256) -> str:
+    return f"blobs/sha256/{sha256}"
+
+
+def _manifest(id: SnapshotId) -> str:
+    return f"snapshots/{id.model.slug}/{id.revision}/{id.variant}.json"
+
+
+def _ref_key(model: ModelName) -> str:
+    return f"refs/{model.slug}.json"
+
+
+def _report(id: SnapshotId, name: str) -> str:
+    return f"reports/{id.model.slug}/{id.revision}/{id.variant}/{check_report_name(name)}"

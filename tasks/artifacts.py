@@ -1,0 +1,325 @@
+"""Create the artifacts of Paddock's runs in Prefect, under keys that stay the same from run to run.
+
+A key is `<kind>-<slug>-<8 hex>` (`tasks.subject`), so that the UI shows the history of each. `tasks.recorders` tells
+which step leaves which artifact. Tables hold plain rows; bytes are written for people. No secret comes this far:
+addresses and tokens are not in the values that are recorded.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from paddock.lifecycle.acquire.plan import AcquisitionPlan
+from paddock.lifecycle.assess.chat_template import ChatTemplateCheck
+from paddock.lifecycle.assess.data_docs import DataDocs
+from paddock.lifecycle.assess.preflight import Preflight
+from paddock.lifecycle.run.serve import Serving
+from paddock.measure.benchmark import Benchmark
+from paddock.measure.tuning import Tuning
+from paddock.model.acquired import Acquired
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Finding, Verdict
+from paddock.model.units import human_bytes, human_time
+from paddock.store.copying import Copied
+from paddock.store.history import Promotion
+from paddock.transfer.progress import Progress, ProgressListener, Total
+from tasks.subject import ArtifactSubject
+
+_EVERY_S = 1.0
+_SHOWN_CHARACTERS = 20_000
+
+
+def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
+    """The table of what will be fetched, from where, and of the quantizations that were not chosen and why."""
+    rows: list[dict[str, Any]] = [
+        {
+            "file": row.file.path,
+            "size": human_bytes(row.file.size),
+            "from": row.origin,
+            "why": "chosen" if row.file.path in plan.choice.model_files else "describes the model",
+            "sha256": row.expected.sha256 or f"git sha1 {row.expected.git_sha1}",
+        }
+        for row in plan.files
+    ]
+    rows += [
+        {"file": one.file, "size": human_bytes(one.size_bytes), "from": "not fetched", "why": one.reason, "sha256": ""}
+        for one in plan.choice.candidates
+        if not one.chosen
+    ]
+    create_table_artifact(
+        key=subject.key("files"),
+        table=rows,
+        description=f"{plan.id}: {human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
+    )
+
+
+class DownloadArtifact(ProgressListener):
+    """The progress of all files of a snapshot as one artifact, updated at most once a second."""
+
+    def __init__(self, subject: ArtifactSubject) -> None:
+        self._subject = subject
+        self._total = Total(0)
+        self._began = self._last = time.monotonic()
+        self.seconds = 0.0
+
+    def begin(self, total_bytes: int) -> None:
+        self._total = Total(total_bytes)
+        self._began = self._last = time.monotonic()
+        created = create_progress_artifact(
+            progress=0.0,
+            key=self._subject.key("download"),
+            description=f"{self._subject.name}: 0 B of {human_bytes(total_bytes)}",
+        )
+        self._id = cast(UUID, created)  # a coroutine only in async callers
+
+    def moved(self, progress: Progress) -> None:
+        self._total.take(progress)
+        if time.monotonic() - self._last < _EVERY_S:
+            return
+        self._last = time.monotonic()
+        done, total, left_s = self._total.done_bytes, self._total.total_bytes, self._total.left_s
+        rate = human_bytes(round(self._total.rate_bytes_per_s))
+        left = "" if left_s is None else f", {human_time(left_s)} left"
+        self._write(100.0 * done / max(total, 1), f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}")
+
+    def finished(self, acquired: Sequence[Acquired]) -> None:
+        self.seconds = time.monotonic() - self._began
+        sources: dict[str, int] = dict.fromkeys(("hub", "s3", "volume"), 0)
+        for one in acquired:
+            sources[one.origin] += one.file.size
+        fetched = sum(one.transferred_bytes for one in acquired)
+        parts = ", ".join(f"{human_bytes(size)} from {origin}" for origin, size in sources.items() if size)
+        self._write(100.0, f"{human_bytes(fetched)} fetched{_rate(fetched, self.seconds)}: {parts}")
+
+    def _write(self, percent: float, description: str) -> None:
+        update_progress_artifact(artifact_id=self._id, progress=percent, description=description)
+
+
+def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding]) -> None:
+    """The table of what the checks saw."""
+    rows = [finding.to_json() for finding in found] or [
+        {"rule": "all", "severity": "info", "message": "every check passed", "where": "", "cure": ""}
+    ]
+    create_table_artifact(
+        key=subject.key("findings"), table=rows, description=f"{subject.name}: {verdict}, {len(found)} findings"
+    )
+
+
+def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
+    """The template, its origin, the findings on it, and what sample conversations render to."""
+    template = check.chat
+    own = [*check.audited, *check.findings]
+    lines = [
+        f"The chat template of {subject.name} is from {template.origin}: {_as_text(template.why)}.",
+        "",
+        f"sha256 `{template.sha256}`; an answer ends at {' or '.join(map(_code, template.stop)) or 'its end token'}.",
+        "",
+        *(f"- **{one.severity}** {one.rule}: {_as_text(one.message)}" for one in own),
+        *([] if own else ["The audit found nothing to say."]),
+    ]
+    for name, text in [*check.samples.items(), ("The template", template.template)]:
+        lines += ["", f"### {name[0].upper()}{name[1:]}", "", _verbatim(text)]
+    create_markdown_artifact(
+        key=subject.key("chat"),
+        markdown="\n".join(lines),
+        description=f"{subject.name}: template from {template.origin}",
+    )
+
+
+def _as_text(text: str) -> str:
+    """A stranger's words in Markdown, as words: on one line, and every mark that means something escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A stranger's words as code: no run of backticks in them is as long as the fence."""
+    flat = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    return f"{fence} {flat} {fence}"
+
+
+def _verbatim(text: str) -> str:
+    """A block of text as it is, up to a length; nothing in it ends the block."""
+    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}\n… ({len(text)} characters in all)"
+    fence = "`" * (3 + max(map(len, re.findall(r"`{3,}", shown)), default=0))
+    return f"{fence}text\n{shown}\n{fence}"
+
+
+def expectations(subject: ArtifactSubject, documented: DataDocs) -> None:
+    """The laws that the model's tables keep, and the way to its Data Docs."""
+    where = documented.where
+    lines = [
+        f"The Data Docs of {subject.name}: " + (f"[{where}]({where})" if "://" in where else f"`{where}`"),
+        "",
+        "| table | rows | laws that hold | broken |",
+        "|---|---|---|---|",
+    ]
+    for held in documented.held:
+        table, broken = held.table, "; ".join(law.says for law in held.broken) or "none"
+        kept = len(table.laws) - len(held.broken)
+        lines.append(f"| {table.name} | {len(table.rows)} | {kept} of {len(table.laws)} | {broken} |")
+    create_markdown_artifact(
+        key=subject.key("expectations"),
+        markdown="\n".join(lines),
+        description=f"{subject.name}: Data Docs",
+    )
+
+
+def preflight(subject: ArtifactSubject, found: Preflight) -> None:
+    """The table of what each quantization would take, and which one is chosen."""
+    verdict = "fits" if found.plan.fits else f"does not fit: {found.advice}"
+    create_table_artifact(
+        key=subject.key("preflight"),
+        table=[
+            {
+                "variant": one.variant,
+                "quantization": one.quantization,
+                "file": one.file,
+                "size": human_bytes(one.size_bytes),
+                "memory": human_bytes(one.total_bytes),
+                "fits": "yes" if one.fits else "no",
+                "why": one.reason,
+            }
+            for one in found.candidates
+        ],
+        description=f"{found.name}: {found.variant} with {found.plan.context_tokens} tokens of context {verdict}",
+    )
+
+
+def memory(subject: ArtifactSubject, found: Preflight) -> None:
+    """The table of what the engine allocates for the model, and the parameters that it is planned with."""
+    plan = found.plan
+    rows: list[dict[str, Any]] = [
+        {"part": part, "bytes": size, "size": human_bytes(size)} for part, size in plan.memory.parts()
+    ]
+    rows += [{"part": name, "bytes": None, "size": str(value)} for name, value in plan.parameters.to_json().items()]
+    given_up = "".join(f"; {line}" for line in plan.given_up)
+    create_table_artifact(
+        key=subject.key("memory"),
+        table=rows,
+        description=f"{subject.name} at {plan.context_tokens} tokens of context, as the {plan.memory.source} says"
+        f"{given_up}",
+    )
+
+
+def copy(subject: ArtifactSubject, copied: Copied | None) -> None:
+    """The table of what was sent to S3 of the snapshot, at what rate, and what was there already."""
+    rows: list[dict[str, Any]] = [
+        {
+            "file": file.path,
+            "size": human_bytes(file.size),
+            "from": "the volume" if sent_bytes else "there already",
+            "sent": human_bytes(sent_bytes),
+            "sha256": file.sha256,
+        }
+        for file, sent_bytes in (copied.files if copied else ())
+    ]
+    summary = "not copied: no S3 is set"
+    if copied:
+        sent = f"{human_bytes(copied.bytes_transferred)} sent to {copied.where}"
+        there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
+        summary = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {there}"
+    create_table_artifact(key=subject.key("copy"), table=rows, description=f"{subject.name}: {summary}")
+
+
+def restoration(subject: ArtifactSubject, acquired: Sequence[Acquired], *, seconds: float) -> None:
+    """The table of what came from S3 for the snapshot, at what rate, and what was on the volume already."""
+    rows: list[dict[str, Any]] = [
+        {
+            "file": one.file.path,
+            "size": human_bytes(one.file.size),
+            "from": "there already" if one.origin == "volume" else one.origin,
+            "fetched": human_bytes(one.transferred_bytes),
+            "sha256": one.file.sha256,
+        }
+        for one in acquired
+    ]
+    fetched = sum(one.transferred_bytes for one in acquired)
+    there = sum(one.origin == "volume" for one in acquired)
+    create_table_artifact(
+        key=subject.key("restoration"),
+        table=rows,
+        description=f"{subject.name}: {human_bytes(fetched)} fetched from S3"
+        f"{_rate(fetched, seconds)}; {there} of {len(acquired)} files were there already",
+    )
+
+
+def _rate(moved_bytes: int, seconds: float) -> str:
+    """` in 4 s, 25.0 MiB/s`; nothing where nothing moved."""
+    if not moved_bytes or seconds <= 0:
+        return ""
+    return f" in {human_time(seconds)}, {human_bytes(round(moved_bytes / seconds))}/s"
+
+
+def promotion(subject: ArtifactSubject, manifest: Manifest, done: Promotion) -> None:
+    """The table of what is promoted now, and what was before."""
+    rows: list[dict[str, Any]] = [
+        {"what": manifest.variant, "promoted": done.revision, "before": done.previous or "nothing"},
+        {"what": "default", "promoted": done.default or "none", "before": done.previous_default or "none"},
+    ]
+    create_table_artifact(
+        key=subject.key("promotion"),
+        table=rows,
+        description=f"{manifest.id.name} shows {manifest.revision[:8]}",
+    )
+
+
+def benchmark(subject: ArtifactSubject, measured: Benchmark) -> None:
+    """The table of speeds, first token and memory."""
+    rows: list[dict[str, Any]] = [
+        {"test": test, "median": median, "spread": spread} for test, median, spread in measured.rows()
+    ]
+    create_table_artifact(
+        key=subject.key("benchmark"),
+        table=rows,
+        description=f"{subject.name} on {measured.machine.cpu}, {measured.engine}",
+    )
+
+
+def serving(subject: ArtifactSubject, now: Serving) -> None:
+    """The table of where a model is served, by what, and with which parameters."""
+    parameters = now.offer.parameters
+    rows: list[dict[str, Any]] = [
+        {"what": "address", "value": f"{now.address.url}/v1"},
+        {"what": "server", "value": now.address.server},
+        {"what": "computed by", "value": now.processor},
+        {"what": "revision", "value": now.offer.revision},
+        {"what": "quantization", "value": now.offer.quantization or ""},
+        {"what": "context of each request", "value": f"{parameters.n_ctx // parameters.n_seq_max} tokens"},
+        {"what": "requests at once", "value": str(parameters.n_seq_max)},
+        {"what": "memory planned", "value": human_bytes(now.offer.memory.total_bytes)},
+        {"what": "API key", "value": "needed" if now.needs_key else "none"},
+    ]
+    create_table_artifact(
+        key=subject.key("serving"), table=rows, description=f"{subject.name} is served at {now.address.url}/v1"
+    )
+
+
+def tuning(subject: ArtifactSubject, found: Tuning) -> None:
+    """The table of what ran against the plan's own settings, and what came of it."""
+    rows: list[dict[str, Any]] = [
+        {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in found.rows()
+    ]
+    create_table_artifact(
+        key=subject.key("tuning"),
+        table=rows,
+        description=f"{subject.name}: {found.gain:.2f} times as fast as planned, llama-cpp-python {found.engine}",
+    )
+
+
+def dossier(subject: ArtifactSubject, markdown: str) -> None:
+    """Everything that is known of the snapshot."""
+    create_markdown_artifact(
+        key=subject.key("dossier"), markdown=markdown, description=f"The dossier of {subject.name}"
+    )

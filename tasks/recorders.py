@@ -1,0 +1,124 @@
+"""Which step leaves which artifacts: the one place where what a step returned is recorded in Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paddock.errors import ModelRejected
+from paddock.lifecycle.acquire.cache import push_snapshot
+from paddock.lifecycle.acquire.plan import plan_files
+from paddock.lifecycle.acquire.restore import publish_restored
+from paddock.lifecycle.assess.audit import audit_acquired
+from paddock.lifecycle.assess.chat_template import check_chat_template
+from paddock.lifecycle.assess.data_docs import write_data_docs
+from paddock.lifecycle.assess.preflight import choose_fitting
+from paddock.lifecycle.assess.validate import check_compatibility, check_structure, conclude, read_validation
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.locate import locate
+from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
+from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
+from paddock.lifecycle.steps import Step
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Verdict
+from paddock.model.reference import Reference, SnapshotId
+from tasks import artifacts
+from tasks.subject import ArtifactSubject
+
+
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """A step that ran: its arguments by name, and the target of the run that it belongs to. `fetch_seconds` is how long
+    the files of the run took to fetch."""
+
+    clients: Clients
+    arguments: Mapping[str, Any]
+    target: str
+    fetch_seconds: float
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def manifest(self) -> Manifest:
+        manifest: Manifest = self["manifest"]
+        return manifest
+
+    def subject(self, id: SnapshotId | None = None) -> ArtifactSubject:
+        """The subject of the run's target: a snapshot, by default that of the step's manifest."""
+        return ArtifactSubject.of(self.clients, id or self.manifest.id, self.target)
+
+    def model_subject(self) -> ArtifactSubject:
+        """The subject before a variant is chosen."""
+        return ArtifactSubject.of_model(self["listing"].model, self.target)
+
+
+def record(step: Step[..., Any], run: StepRun, result: Any) -> None:
+    """Record the artifacts of a step that succeeded. Most steps leave none."""
+    recorder = _RECORDERS.get(step)
+    if recorder is not None:
+        recorder(run, result)
+
+
+def record_rejection(step: Step[..., Any], run: StepRun, error: ModelRejected) -> None:
+    """Record the findings that a step rejected a model for, before a variant was chosen."""
+    if step is choose_fitting:
+        artifacts.findings(run.model_subject(), Verdict.REJECT, error.findings)
+
+
+def _preflight(run: StepRun, chosen: Any) -> None:
+    if chosen.preflight:
+        artifacts.preflight(run.model_subject(), chosen.preflight)
+
+
+def _files(run: StepRun, plan: Any) -> None:
+    artifacts.files(run.subject(plan.id), plan)
+
+
+def _audit(run: StepRun, audited: Any) -> None:
+    listing = run["listing"]
+    id = SnapshotId(listing.model, listing.revision, run["choice"].variant)
+    artifacts.findings(run.subject(id), audited.audit.verdict, audited.audit.findings)
+
+
+def _findings(run: StepRun, result: Any) -> None:
+    artifacts.findings(run.subject(), result.verdict, result.findings)
+
+
+def _restoration(run: StepRun, published: Any) -> None:
+    artifacts.restoration(run.subject(), published.acquired, seconds=run.fetch_seconds)
+
+
+def _promotion(run: StepRun, change: Any) -> None:
+    """The change, and what stands for the snapshot that is promoted now: its verdict and its benchmark."""
+    model = run["id"].model if "id" in run.arguments else run["wanted"].model
+    manifest = locate(run.clients, Reference(model, change.variant, change.revision))
+    subject = run.subject(manifest.id)
+    artifacts.promotion(subject, manifest, change)
+    validation = read_validation(run.clients, manifest)
+    if validation is not None:
+        artifacts.findings(subject, validation.verdict, validation.findings)
+    measured = read_benchmark(run.clients, manifest)
+    if measured is not None:
+        artifacts.benchmark(subject, measured)
+
+
+_RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
+    choose_fitting: _preflight,
+    plan_files: _files,
+    audit_acquired: _audit,
+    publish_restored: _restoration,
+    check_structure: _findings,
+    check_chat_template: lambda run, check: artifacts.chat(run.subject(), check),
+    write_data_docs: lambda run, docs: artifacts.expectations(run.subject(), docs),
+    check_compatibility: lambda run, found: artifacts.memory(run.subject(), found.preflight),
+    conclude: _findings,
+    push_snapshot: lambda run, copied: artifacts.copy(run.subject(), copied),
+    promote_snapshot: _promotion,
+    roll_back: _promotion,
+    benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
+    tune: lambda run, found: artifacts.tuning(run.subject(), found),
+    write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
+}

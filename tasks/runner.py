@@ -1,0 +1,72 @@
+"""Run the steps of a phase as Prefect tasks: retries by kind, a row in the UI, a line in the log, and artifacts."""
+
+from __future__ import annotations
+
+from typing import ParamSpec, TypeVar
+
+from prefect import get_run_logger, task
+from prefect.runtime import flow_run
+
+from paddock.errors import ModelRejected
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.steps import Runner, Step
+from paddock.model.reference import SnapshotId
+from paddock.planning.targets import THIS_MACHINE
+from paddock.transfer.progress import ProgressListener
+from tasks import policies
+from tasks.artifacts import DownloadArtifact
+from tasks.recorders import StepRun, record, record_rejection
+from tasks.subject import ArtifactSubject
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PrefectRunner(Runner):
+    """Made inside a flow run. `target` is the machine that the run's artifacts are about."""
+
+    def __init__(self, target: str = THIS_MACHINE) -> None:
+        self._clients = connect()
+        self._target = target
+        self._download: DownloadArtifact | None = None
+
+    @property
+    def clients(self) -> Clients:
+        return self._clients
+
+    @property
+    def operation(self) -> str | None:
+        return str(flow_run.get_id()) if flow_run.get_id() else None
+
+    def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        arguments = step.bind(*args, **kwargs)
+        title = step.title.format(**arguments)
+        seconds = self._download.seconds if self._download else 0.0
+        step_run = StepRun(self._clients, arguments, self._target, seconds)
+
+        # The step's arguments are not the task's: Prefect would look through clients and manifests for futures.
+        @task(
+            name=step.name,
+            description=step.__doc__,
+            task_run_name=lambda: title,
+            **policies.BY_KIND[step.kind],
+        )
+        def run_step() -> R:
+            logger = get_run_logger()
+            try:
+                result = step.function(self._clients, *args, **kwargs)
+            except ModelRejected as error:
+                record_rejection(step, step_run, error)
+                raise
+            record(step, step_run, result)
+            for warning in step.warnings(result) if step.warnings else ():
+                logger.warning("%s", warning)
+            if step.line:
+                logger.info("%s", step.line(result))
+            return result
+
+        return run_step()
+
+    def listener(self, id: SnapshotId) -> ProgressListener:
+        self._download = DownloadArtifact(ArtifactSubject.of(self._clients, id, self._target))
+        return self._download
