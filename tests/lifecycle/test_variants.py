@@ -51,8 +51,7 @@ def volume(tmp_path: Path) -> Volume:
 
 
 def s3_of(clients: Clients) -> S3Store:
-    assert clients.settings.s3_uri
-    return S3Store(clients.settings.s3_uri)
+    return S3Store.of(clients)
 
 
 def pulled(clients: Clients, text: str, quantization: str = "auto") -> Pulled:

@@ -84,8 +84,7 @@ def parts_at(root: Path, prefix: str) -> Clients:
 
 
 def s3_of(clients: Clients) -> S3Store:
-    assert clients.settings.s3_uri
-    return S3Store(clients.settings.s3_uri)
+    return S3Store.of(clients)
 
 
 def published(clients: Clients, contents: dict[str, bytes], id: SnapshotId = FIRST) -> Manifest:

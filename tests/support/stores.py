@@ -32,6 +32,14 @@ class S3Store(ObjectStore):
     def __init__(self, uri: str, *, client: Any = None, options: S3Options = S3Options()) -> None:  # noqa: B008 frozen
         super().__init__(S3Objects(uri, client=client, options=options))
 
+    @classmethod
+    def of(cls, clients: Clients) -> S3Store:
+        """The store of the clients, with the very client that they use."""
+        assert clients.settings.s3_uri
+        store = cls(clients.settings.s3_uri)
+        store.objects = s3_objects(clients)
+        return store
+
     @property
     def bucket(self) -> str:
         return self.objects.bucket
