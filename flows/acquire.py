@@ -7,7 +7,7 @@ from prefect import flow
 from flows.parameters import ContextTokens, Model, Quantization, RevisionName, Target
 from paddock.lifecycle.acquire.acquire import AcquireRequest, acquire
 from paddock.lifecycle.acquire.publish import Published
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from tasks import policies
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
@@ -38,7 +38,7 @@ def acquire_model(
         reference(model, revision),
         quantization,
         projector=projector,
-        wish=Wish(context_tokens, at_most_trained=True),
+        wish=PlanRequest(context_tokens, at_most_trained=True),
         target=target,
     )
     return acquire(PrefectRunner(target), request)

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from paddock.planning.profile import ProfileName
-from paddock.planning.targets import PATTERN
+from paddock.planning.targets import TARGET_PATTERN
 
 Model = Annotated[
     str,
@@ -26,7 +26,7 @@ RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", 
 Quantization = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]*$", max_length=255, examples=["auto", "best", "Q4_K_M"])
 ]
-Target = Annotated[str, Field(pattern=f"^{PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])]
+Target = Annotated[str, Field(pattern=f"^{TARGET_PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
 Profile = ProfileName
 Parallel = Annotated[int, Field(ge=1, le=64)]

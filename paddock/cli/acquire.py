@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,10 +13,15 @@ from paddock.cli.options import (
     ProfileName,
     QuantOption,
     TargetOption,
+    check_quant,
     make_clients,
     parse_model,
 )
 from paddock.cli.output import print_result
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.clients import Clients
+    from paddock.lifecycle.onboard import Onboarded, OnboardRequest
 
 
 def pull(
@@ -39,12 +44,11 @@ def pull(
     from paddock.cli.render import render_pull
     from paddock.lifecycle.acquire.acquire import SERVED
     from paddock.lifecycle.acquire.pull import pull as fetch
-    from paddock.planning.plan import Wish
+    from paddock.planning.plan import PlanRequest
     from paddock.planning.targets import parse_target
 
     wanted = parse_model(model)
-    if not quant.strip():
-        raise typer.BadParameter("--quant is empty: name a quantization, or leave it out")
+    check_quant(quant)
     if file and (quant != "auto" or wanted.variant):
         raise typer.BadParameter("--file excludes --quant and a variant: a named file has its own")
     clients = make_clients(limit_rate=limit_rate)
@@ -56,7 +60,7 @@ def pull(
             files=file or (),
             projector=projector,
             promote=not no_promote,
-            wish=Wish(ctx, at_most_trained=True) if ctx else SERVED,
+            wish=PlanRequest(ctx, at_most_trained=True) if ctx else SERVED,
             target=parse_target(target),
             listener=bars,
         )
@@ -73,30 +77,57 @@ def onboard(
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Leave what is promoted as it is.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Run the whole life in this process: acquire, validate, cache, benchmark, promote, and write the dossier."""
-    from paddock.cli.render import render_onboarding
+    """Acquire, validate, cache, benchmark and promote a model, and write its dossier.
 
-    wanted = parse_model(model)
-    make_clients()
-    # The one door of the library that calls a flow.
+    It runs in this process; where PREFECT_API_URL is set, the Prefect server records the run.
+    """
+    from paddock.cli.render import render_onboarding
+    from paddock.lifecycle.onboard import OnboardRequest
+
+    check_quant(quant)
+    request = OnboardRequest(parse_model(model), quant, ctx, profile.value, target, promote=not no_promote)
+    clients = make_clients()
+    # The one place where the library calls a flow, and only where a Prefect server records it.
+    from flows.prefect_settings import server_is_configured
+
+    result = _onboard_as_flow(request) if server_is_configured() else _onboard_here(clients, request, quiet=as_json)
+    payload = {"state": "Completed", **result.to_json()}
+    print_result(as_json, payload, lambda: render_onboarding(result))
+    return 0
+
+
+def _onboard_as_flow(request: OnboardRequest) -> Onboarded:
+    """Run the flow in this process, recorded by the Prefect server that is configured."""
     from flows.prefect_settings import check_prefect_settings
 
     check_prefect_settings()
     from flows.onboard import onboard_model
-    from flows.run_local import run_here
+    from flows.run_local import run_local
 
-    state, result = run_here(
+    _, result = run_local(
         onboard_model,
-        model=f"{wanted.model}:{wanted.variant}" if wanted.variant else str(wanted.model),
-        revision=wanted.ref or "main",
-        quantization=quant,
-        context_tokens=ctx,
-        profile=profile.value,
-        target=target,
-        promote=not no_promote,
+        model=request.wanted.name,
+        revision=request.wanted.ref or "main",
+        quantization=request.quantization,
+        context_tokens=request.context_tokens,
+        profile=request.profile,
+        target=request.target,
+        promote=request.promote,
     )
-    print_result(as_json, {"state": state, **result.to_json()}, lambda: render_onboarding(result))
-    return 0
+    onboarded: Onboarded = result
+    return onboarded
+
+
+def _onboard_here(clients: Clients, request: OnboardRequest, *, quiet: bool) -> Onboarded:
+    """Run the same phases without Prefect, with the same retries."""
+    from paddock.cli.progress import ProgressBars
+    from paddock.cli.render import say_progress
+    from paddock.lifecycle.onboard import InProcess, onboard
+    from paddock.lifecycle.steps import PlainRunner
+
+    with ProgressBars(quiet=quiet) as bars:
+        runner = PlainRunner(clients, listener=bars, retry=True, on_line=None if quiet else say_progress)
+        return onboard(clients, InProcess(runner), request)
 
 
 def cache(model: ModelArgument, as_json: Json = False) -> int:

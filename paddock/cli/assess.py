@@ -51,7 +51,7 @@ def plan(
     from paddock.model.hardware import this_machine
     from paddock.model.units import parse_bytes
     from paddock.planning.placement import Target
-    from paddock.planning.plan import Wish
+    from paddock.planning.plan import PlanRequest
     from paddock.planning.targets import parse_target
 
     machine = parse_target(target)
@@ -60,7 +60,7 @@ def plan(
             raise typer.BadParameter("--target excludes --ram and --vram: it has its own")
         main_bytes = parse_bytes(ram) if ram is not None else this_machine().ram_available_bytes
         machine = Target(main_bytes, tuple(map(parse_bytes, vram or ())))
-    found = preflight(make_clients(), source, Wish(ctx, parallel, kv_type), target=machine, quantization=quant)
+    found = preflight(make_clients(), source, PlanRequest(ctx, parallel, kv_type), target=machine, quantization=quant)
     print_result(as_json, found.to_json(), lambda: render_preflight(found))
     return 0 if found.plan.fits else 2
 

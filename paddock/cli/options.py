@@ -57,6 +57,12 @@ def make_clients(*, limit_rate: str | None = None) -> Clients:
     return connect(known)
 
 
+def check_quant(text: str) -> None:
+    """Raise BadParameter for an empty `--quant`."""
+    if not text.strip():
+        raise typer.BadParameter("--quant is empty: name a quantization, or leave it out")
+
+
 def parse_model(text: str) -> Reference:
     """Read MODEL. Raises UnsafeName."""
     from paddock.model.reference import Reference

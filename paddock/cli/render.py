@@ -71,6 +71,12 @@ def say(line: str) -> None:
     _out().print(_cell(line))
 
 
+def say_progress(line: str) -> None:
+    """One line on stderr about a step that is done."""
+    with suppress(OSError):
+        print(visible(line), file=sys.stderr)  # noqa: T201 progress
+
+
 def complain(message: str, cure: str) -> None:
     """One sentence on stderr."""
     with suppress(OSError):  # with nobody to tell, the exit status has to say it

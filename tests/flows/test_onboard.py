@@ -31,7 +31,7 @@ from flows.benchmark import benchmark_model
 from flows.cache import cache_model
 from flows.onboard import onboard_model
 from flows.promote import promote_model, rollback_model
-from flows.run_local import run_here
+from flows.run_local import run_local
 from flows.validate import validate_model
 from infra.local.hub import HubService
 from infra.local.s3 import S3Server
@@ -76,7 +76,7 @@ def roomy(name: str = "roomy") -> bytes:
 
 
 def onboard(**parameters: object) -> Onboarded:
-    state, result = run_here(onboard_model, model=NAME, **parameters)
+    state, result = run_local(onboard_model, model=NAME, **parameters)
     assert state == "Completed"
     assert isinstance(result, Onboarded)
     return result
@@ -172,7 +172,7 @@ def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
     client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ModelNotFound, match="nobody/nothing is not on"):
-        run_here(onboard_model, model="nobody/nothing")
+        run_local(onboard_model, model="nobody/nothing")
     (run,) = tries(client, acquire_model, "resolve")
     assert run.run_count == 1
     assert "Traceback" not in caplog.text
@@ -193,7 +193,7 @@ def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
     stood = artifact(client, "findings")
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
-        run_here(onboard_model, model=NAME)
+        run_local(onboard_model, model=NAME)
     assert clients.volume.promoted(MODEL) == before
     assert "reject" in (artifact(client, "findings", NAME).description or "")
     assert artifact(client, "findings").id == stood.id
@@ -215,7 +215,7 @@ def test_without_promotion_what_is_promoted_stays_and_so_does_what_was_recorded_
         beside = artifact(client, kind, f"{PROMOTED}@{result.revision}")
         assert first.revision[:8] not in (beside.description or "")
 
-    run_here(promote_model, model=NAME, revision=result.revision)
+    run_local(promote_model, model=NAME, revision=result.revision)
     for kind in ("findings", "benchmark", "promotion", "dossier"):
         assert result.revision[:8] in (artifact(client, kind).description or "")
 
@@ -227,8 +227,8 @@ def test_what_is_judged_for_another_target_stands_beside_what_stands_for_the_pro
     kinds = ("files", "download", "findings", "memory", "preflight")
 
     def judge(target: str) -> None:
-        run_here(acquire_model, model=NAME, target=target)
-        run_here(validate_model, model=NAME, target=target)
+        run_local(acquire_model, model=NAME, target=target)
+        run_local(validate_model, model=NAME, target=target)
 
     judge("this-machine")
     stood = {kind: artifact(client, kind).id for kind in kinds}
@@ -244,7 +244,7 @@ def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantizati
     client: SyncPrefectClient, clients: Clients
 ) -> None:
     with pytest.raises(DoesNotFit, match=r"with 1024 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
-        run_here(onboard_model, model=NAME, target="1MiB")
+        run_local(onboard_model, model=NAME, target="1MiB")
     table = artifact(client, "preflight", f"{NAME} for 1MiB")
     assert "does not fit" in (table.description or "")
     assert {"Q8_0", "Q4_K_M", "Q6_K"} == {row["quantization"] for row in json.loads(str(table.data))}
@@ -266,7 +266,7 @@ def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantizati
 )
 def test_a_wrong_parameter_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadSetting, match=next(iter(wrong))):
-        run_here(onboard_model, **{"model": NAME, **wrong})
+        run_local(onboard_model, **{"model": NAME, **wrong})
 
 
 def test_each_phase_is_a_flow_of_its_own(
@@ -274,18 +274,18 @@ def test_each_phase_is_a_flow_of_its_own(
 ) -> None:
     point_to_s3(monkeypatch, s3, "phases")
     with pytest.raises(NotOnVolume, match="pull or onboard it first"):
-        run_here(validate_model, model=NAME)
-    _, acquired = run_here(acquire_model, model=NAME)
+        run_local(validate_model, model=NAME)
+    _, acquired = run_local(acquire_model, model=NAME)
     revision, id = acquired.manifest.revision, acquired.manifest.id
     assert clients.volume.promoted(MODEL).ids == []
 
-    _, judged = run_here(validate_model, model=NAME)
+    _, judged = run_local(validate_model, model=NAME)
     assert judged.verdict in {"accept", "warn"}
-    _, copied = run_here(cache_model, model=NAME, revision=revision)
+    _, copied = run_local(cache_model, model=NAME, revision=revision)
     assert copied.bytes_transferred == acquired.manifest.size_bytes
-    _, measured = run_here(benchmark_model, model=NAME, revision=revision)
+    _, measured = run_local(benchmark_model, model=NAME, revision=revision)
     assert measured.decode_tok_per_s > 0
-    run_here(promote_model, model=NAME, revision=revision)
+    run_local(promote_model, model=NAME, revision=revision)
     assert clients.volume.promoted(MODEL).default_id == id
     known = connect()
     assert known.remote is not None
@@ -293,7 +293,7 @@ def test_each_phase_is_a_flow_of_its_own(
 
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("newer")})
     onboard()
-    run_here(rollback_model, model=NAME)
+    run_local(rollback_model, model=NAME)
     assert clients.volume.promoted(MODEL).default_id == id
     assert known.remote.promoted(MODEL).default_id == id
 
@@ -329,7 +329,7 @@ def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_onc
     with proxied(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         proxy.faults = [Fault("status", ("PUT",), "/refs/", times=3)]  # the client's own tries, all of them
-        run_here(rollback_model, model=NAME)
+        run_local(rollback_model, model=NAME)
         assert proxy.faults[0].times == 0
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     (run,) = tries(client, rollback_model, "rollback")
@@ -339,5 +339,5 @@ def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_onc
     assert [one.revision for one in history] == [id.revision for id in (*promoted, promoted[1])]
     assert history[-1].operation == str(newest(client, rollback_model).id)
 
-    run_here(rollback_model, model=NAME)  # another run is another step
+    run_local(rollback_model, model=NAME)  # another run is another step
     assert clients.volume.promoted(MODEL).default_id == promoted[0]

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from flows.onboard import onboard_model
 from flows.parameters import Target
-from flows.run_local import run_here
+from flows.run_local import run_local
 from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from paddock.errors import OrchestratorUnavailable
@@ -164,7 +164,7 @@ def test_a_server_that_is_no_prefect_is_named_without_its_password(answer: bytes
 def _unavailable(url: str) -> str:
     """What is said of a server at that address, which holds no password."""
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OrchestratorUnavailable) as refused:
-        run_here(onboard_model, model=NAME)
+        run_local(onboard_model, model=NAME)
     assert "hunter2" not in str(refused.value)
     return str(refused.value)
 

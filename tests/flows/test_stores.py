@@ -14,7 +14,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from flows.cache import cache_model
 from flows.promote import promote_model
 from flows.restore import restore_model
-from flows.run_local import run_here
+from flows.run_local import run_local
 from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.errors import NotOnVolume
@@ -40,12 +40,12 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
     point_to_s3(monkeypatch, s3, f"flows-{secrets.token_hex(4)}")
     manifest = pull(clients, Reference(MODEL)).manifest
     files = len(manifest.files)
-    run_here(cache_model, model=NAME, revision=manifest.revision)
+    run_local(cache_model, model=NAME, revision=manifest.revision)
     said, rows = recorded(client, "copy")
     assert " sent to s3://" in said
     assert f"/s; 0 of {files} blobs were there already" in said
     assert {row["from"] for row in rows} == {"the volume"}
-    run_here(cache_model, model=NAME, revision=manifest.revision)
+    run_local(cache_model, model=NAME, revision=manifest.revision)
     said, rows = recorded(client, "copy")
     assert f"0 B sent to s3://models/{connect().settings.s3_uri.split('/', 3)[3]}; {files} of {files}" in said  # type: ignore[union-attr] # set above
     assert {row["from"] for row in rows} == {"there already"}
@@ -53,17 +53,17 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
     clients.volume.remove(MODEL)
     clients.volume.collect(older_than_s=0)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    _, restored = run_here(restore_model, model=NAME, revision=manifest.revision)
+    _, restored = run_local(restore_model, model=NAME, revision=manifest.revision)
     assert restored.manifest == manifest
     assert clients.volume.promoted(MODEL).default_id == manifest.id
     said, rows = recorded(client, "restoration")
     assert f"/s; 0 of {files} files were there already" in said
     assert {row["file"]: row["from"] for row in rows} == {file.path: "s3" for file in manifest.files}
-    run_here(restore_model, model=NAME, promote=False)
+    run_local(restore_model, model=NAME, promote=False)
     said, rows = recorded(client, "restoration")
     assert f"0 B fetched from S3; {files} of {files} files were there already" in said
     with pytest.raises(NotOnVolume, match=rf"Q8_0@{manifest.revision[:8]} of {NAME} is there"):
-        run_here(restore_model, model=NAME, revision="0" * 40)
+        run_local(restore_model, model=NAME, revision="0" * 40)
 
 
 def test_a_promotion_removes_what_is_older_than_what_is_kept(
@@ -74,5 +74,5 @@ def test_a_promotion_removes_what_is_older_than_what_is_kept(
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
         pulled.append(pull(clients, Reference(MODEL), promote=False).manifest.revision)
-    run_here(promote_model, model=NAME, revision=pulled[2])
+    run_local(promote_model, model=NAME, revision=pulled[2])
     assert [manifest.revision for manifest in clients.volume.snapshots(MODEL)] == pulled[2:]
