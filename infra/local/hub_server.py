@@ -20,8 +20,8 @@ _FILL = """\
 import sys
 from pathlib import Path
 from infra.local.demo import demo_repository
-from infra.local.hub import Hub
-demo_repository(Hub(Path(sys.argv[1])), cache=Path(sys.argv[2]))
+from infra.local.hub import LocalHub
+demo_repository(LocalHub(Path(sys.argv[1])), cache=Path(sys.argv[2]))
 """
 
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from infra.local.hub import HubService, LocalHub
+from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.nginx import Nginx
 from infra.local.service import ServiceError
 from paddock.model.units import human_bytes
@@ -98,7 +98,7 @@ def _fill(hub: LocalHub) -> None:
 def _serving(hub: LocalHub, state: Path, rate: int) -> Iterator[HubService]:
     with ExitStack() as stack:
         nginx = stack.enter_context(Nginx.start(state, hub.root, rate_bytes_per_s=rate))
-        yield stack.enter_context(hub.serving(bytes_address=nginx.address))
+        yield stack.enter_context(serve_hub(hub, bytes_address=nginx.address))
 
 
 def _contestants(service: HubService) -> list[Contestant]:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from infra.local.hub import HubService, LocalHub
+from infra.local.hub import HubService, LocalHub, serve_hub
 
 DATA = os.urandom(3_000_000)  # more than two pieces
 FILE = "org/name/model.gguf"
@@ -120,7 +120,7 @@ def test_an_address_without_a_good_signature_is_refused(signed: str, client: htt
 def test_a_signed_address_expires(tmp_path: Path) -> None:
     hub = LocalHub(tmp_path)
     hub.repository("org/name").commit({"model.gguf": DATA})
-    with hub.serving(signed_for_s=-1) as service, httpx.Client(verify=False, trust_env=False) as client:
+    with serve_hub(hub, signed_for_s=-1) as service, httpx.Client(verify=False, trust_env=False) as client:
         location = client.get(f"{service.address}/org/name/resolve/main/model.gguf").headers["Location"]
         assert client.get(location).status_code == 403
 

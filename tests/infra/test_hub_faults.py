@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from infra.local.hub import HubService, LocalHub
+from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.hub.faults import KINDS, Fault
 
 DATA = os.urandom(200_000)
@@ -241,7 +241,7 @@ def test_a_service_that_stalls_still_stops_at_once(tmp_path: Path) -> None:
         contextlib.ExitStack() as serving,
         httpx.Client(verify=False, trust_env=False, follow_redirects=True) as client,
     ):
-        service = serving.enter_context(hub.serving())
+        service = serving.enter_context(serve_hub(hub))
         service.order("stall", after_bytes=10)
         with client.stream("GET", f"{service.address}{RESOLVE}") as given:
             pieces = given.iter_raw()

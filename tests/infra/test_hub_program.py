@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from infra.local import demo
-from infra.local.hub import HubService, LocalHub
+from infra.local.hub import HubService, LocalHub, serve_hub
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Hub
 
 def test_a_stop_forgets_no_socket_of_a_client_that_just_connected(tmp_path: Path) -> None:
     for number in range(60):
-        with LocalHub(tmp_path).serving() as service:
+        with serve_hub(LocalHub(tmp_path)) as service:
             port = urlsplit(service.address).port
             clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(number % 6)]
         for client in clients:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import HubService, LocalHub
+from infra.local.hub import HubService, LocalHub, serve_hub
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubService]:
     """A new, empty Hub on free ports."""
-    with LocalHub(tmp_path / "hub").serving() as service:
+    with serve_hub(LocalHub(tmp_path / "hub")) as service:
         yield service
 
 

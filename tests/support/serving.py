@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from infra import llama_tools
-from infra.local.hub import LocalHub
+from infra.local.hub import LocalHub, serve_hub
 from paddock.chat.template import chat_of
 from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
@@ -366,7 +366,7 @@ SHELF_MODEL = ModelName.parse(SHELF_NAME)
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Clients:
     """A volume with the real model on it, promoted; its Hub is gone."""
     home = tmp_path_factory.mktemp("shelf")
-    with LocalHub(home / "hub").serving() as service:
+    with serve_hub(LocalHub(home / "hub")) as service:
         service.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
         clients = connect(Settings(volume=home / "models", hub_endpoint=service.address))
         pull(clients, Reference(SHELF_MODEL))

@@ -1,9 +1,9 @@
 """A Hugging Face Hub on this machine, for tests and demonstrations: repositories made from files, served in the real
 wire format.
 
-    hub = Hub(folder)
+    hub = LocalHub(folder)
     commit = hub.repository("org/name").commit({"model.Q8_0.gguf": Path("…"), "config.json": b"{}"})
-    with hub.serving() as service:
+    with serve_hub(hub) as service:
         service.order("flip", "org/name/*.gguf", offset=1000)  # the next download gets one wrong bit
         …                                                      # HF_ENDPOINT=service.address
         service.stats().bytes_sent
@@ -17,6 +17,6 @@ speed, and it never listens on anything but the loopback address.
 from infra.local.hub.faults import Fault
 from infra.local.hub.ledger import Stats
 from infra.local.hub.repositories import Commit, LocalHub, Repository, RepositoryEntry
-from infra.local.hub.service import HubService
+from infra.local.hub.service import HubService, serve_hub
 
-__all__ = ["Commit", "Fault", "HubService", "LocalHub", "Repository", "RepositoryEntry", "Stats"]
+__all__ = ["Commit", "Fault", "HubService", "LocalHub", "Repository", "RepositoryEntry", "Stats", "serve_hub"]

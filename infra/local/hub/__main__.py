@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from infra.local.hub.repositories import LocalHub
+from infra.local.hub.service import serve_hub
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        with LocalHub(arguments.root).serving(port=arguments.port) as service:
+        with serve_hub(LocalHub(arguments.root), port=arguments.port) as service:
             _announce(service.address, arguments.ready_file)
             signal.sigwait(signals)
     except OSError as error:

@@ -19,16 +19,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.local.hub import git
-
-if TYPE_CHECKING:
-    from infra.local.hub.service import HubService
 
 LFS_SUFFIXES = (".gguf", ".bin", ".safetensors")
 LFS_OVER_BYTES = 10_000_000
@@ -111,18 +107,6 @@ class LocalHub:
 
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / sha256[:2] / sha256
-
-    def serving(
-        self, *, port: int = 0, signed_for_s: float = 3600, bytes_address: str | None = None
-    ) -> "AbstractContextManager[HubService]":
-        """Serves this hub from a thread until the context ends. Signed addresses hold for `signed_for_s` seconds.
-
-        They lead to `bytes_address` where another server is to send the bytes (`infra.local.nginx`), which then checks
-        no signature, counts nothing and has no faults.
-        """
-        from infra.local.hub.service import serving
-
-        return serving(self, port=port, signed_for_s=signed_for_s, bytes_address=bytes_address)
 
     def store(self, path: str, source: Path | bytes) -> RepositoryEntry:
         """Takes in a file's bytes, and says which entry they are under `path`."""

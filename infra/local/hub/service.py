@@ -39,7 +39,7 @@ _CLOSING_TURNS = 8
 
 
 class HubService:
-    """A hub that serves. Made by `Hub.serving`; its methods may be called from any thread."""
+    """A hub that serves. Made by `serve_hub`; its methods may be called from any thread."""
 
     def __init__(self, hub: LocalHub, *, address: str, bytes_address: str, signed_for_s: float) -> None:
         self.hub = hub
@@ -172,10 +172,15 @@ async def _hang_up(state: ServerState, scope: Scope, receive: Receive, *, by_res
 
 
 @contextlib.contextmanager
-def serving(
+def serve_hub(
     hub: LocalHub, *, port: int = 0, signed_for_s: float = 3600, bytes_address: str | None = None
 ) -> Iterator[HubService]:
-    """The two servers, until the context ends; then every connection is cut at once."""
+    """Serve a hub from a thread until the context ends; every connection is then closed at once.
+
+    `port` is that of the Hub's own address; 0 takes a free one. Signed URLs are valid for `signed_for_s` seconds. They
+    point to `bytes_address` where it is given, for another server of the blobs (`infra.local.nginx`): that one checks
+    no signature, counts nothing and injects no faults.
+    """
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listening(number)) for number in (port, 0)]
         addresses = [f"http://{LOOPBACK}:{sock.getsockname()[1]}" for sock in sockets]
