@@ -196,8 +196,8 @@ class Settings(BaseModel):
         if value is None:
             return None
         parts = _split(value)
-        if parts is None or parts.scheme != "s3" or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
-            raise ValueError("expected s3://bucket or s3://bucket/prefix")
+        if parts is None or not parts.scheme or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
+            raise ValueError("expected s3://bucket or s3://bucket/prefix")  # the scheme's store is found later
         return value.rstrip("/")
 
     @field_validator("hub_endpoint", "docs_url")

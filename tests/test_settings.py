@@ -78,7 +78,6 @@ DEFAULTS = {
 BAD = [
     ("PADDOCK_VOLUME", "canary/models"),
     ("PADDOCK_VOLUME", "~nosuchcanary/models"),
-    ("PADDOCK_S3_URI", "https://canary.example/bucket"),
     ("PADDOCK_S3_URI", "s3://"),
     ("PADDOCK_S3_URI", "s3://key:canary@bucket/prefix"),
     ("PADDOCK_S3_URI", "s3://bucket/prefix?canary"),

@@ -7,7 +7,9 @@ import pytest
 from mypy_boto3_s3 import S3Client
 
 from infra.local.s3 import S3Server
+from paddock.store.remote import ObjectStore
 from paddock.store.volume import Volume
+from tests.support.directory_store.objects import DirectoryObjects
 from tests.support.stores import S3Store
 
 
@@ -36,7 +38,20 @@ def scratch(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture(params=["volume", "s3"])
-def store(request: pytest.FixtureRequest) -> Volume | S3Store:
-    made: Volume | S3Store = request.getfixturevalue("volume" if request.param == "volume" else "s3_store")
+@pytest.fixture
+def directory_store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(DirectoryObjects(tmp_path / "bucket", label="directory://test/deeper", prefix="deeper"))
+
+
+@pytest.fixture(params=["s3", "directory"])
+def remote(request: pytest.FixtureRequest) -> ObjectStore:
+    """An empty remote store."""
+    made: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return made
+
+
+@pytest.fixture(params=["volume", "s3_store", "directory_store"])
+def store(request: pytest.FixtureRequest) -> Volume | ObjectStore:
+    """An empty store of each kind."""
+    made: Volume | ObjectStore = request.getfixturevalue(request.param)
     return made

@@ -12,6 +12,7 @@ from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant
+from paddock.store.protocol import RemoteStore
 from paddock.store.remote import ObjectStore
 from paddock.store.s3 import S3Objects, S3Options
 from paddock.store.volume import Volume
@@ -94,7 +95,7 @@ def manifest_of(
     )
 
 
-def put_blobs(store: Volume | S3Store, manifest: Manifest, contents: dict[str, bytes], scratch: Path) -> None:
+def put_blobs(store: Volume | RemoteStore, manifest: Manifest, contents: dict[str, bytes], scratch: Path) -> None:
     for file in manifest.files:
         if isinstance(store, Volume):
             store.add_bytes(contents[file.path])
@@ -105,7 +106,7 @@ def put_blobs(store: Volume | S3Store, manifest: Manifest, contents: dict[str, b
 
 
 def publish(
-    store: Volume | S3Store,
+    store: Volume | RemoteStore,
     revision: Revision,
     contents: dict[str, bytes],
     scratch: Path,

@@ -1,0 +1,175 @@
+"""The contract of a remote store: the same tests over a real S3 server and over a store on a plain directory."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from paddock.errors import CorruptFile, NotOnVolume, TransferRefused
+from paddock.model.artifact import SnapshotFile
+from paddock.model.names import Sha256
+from paddock.store.copying import push
+from paddock.store.history import Promoted
+from paddock.store.protocol import HeldLease, RemoteStore
+from paddock.store.volume import Volume
+from paddock.transfer.fetch import fetch
+from paddock.transfer.options import Options
+from tests.support.stores import MODEL, Q4, Q8, A, B, file_of, id_of, manifest_of, publish, put_blobs
+from tests.support.waiting import wait_for_value
+
+BLOB = Sha256("a" * 64)
+UNIT = 64 * 1024
+CONTENT = bytes(range(256)) * 1024  # four segments
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> tuple[Path, SnapshotFile]:
+    path = tmp_path / "blob"
+    path.write_bytes(CONTENT)
+    return path, file_of("deep/er/m ü.gguf", CONTENT, segment_bytes=UNIT)
+
+
+def test_it_answers_a_check(remote: RemoteStore) -> None:
+    remote.check()
+    assert "://" in remote.label
+
+
+def test_a_blob_is_sent_once_and_progress_counts_its_bytes(
+    remote: RemoteStore, blob: tuple[Path, SnapshotFile]
+) -> None:
+    path, file = blob
+    seen: list[int] = []
+    assert remote.put_blob(path, file, segment_bytes=UNIT, progress=seen.append) == len(CONTENT)
+    assert sum(seen) == len(CONTENT)
+    assert remote.has_blob(file.sha256, file.size)
+    assert not remote.has_blob(file.sha256, file.size + 1)
+    assert remote.put_blob(path, file, segment_bytes=UNIT) == 0
+
+
+def test_an_empty_blob_is_a_blob(remote: RemoteStore, tmp_path: Path) -> None:
+    path, file = tmp_path / "empty", file_of("empty", b"", segment_bytes=UNIT)
+    path.write_bytes(b"")
+    remote.put_blob(path, file, segment_bytes=UNIT)
+    assert remote.has_blob(file.sha256, 0)
+
+
+def test_a_damaged_blob_is_not_sent(remote: RemoteStore, blob: tuple[Path, SnapshotFile]) -> None:
+    path, file = blob
+    path.write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(CorruptFile, match="damaged"):
+        remote.put_blob(path, file, segment_bytes=UNIT)
+    assert not remote.has_blob(file.sha256, file.size)
+
+
+def test_a_blob_is_fetched_from_its_source_in_ranges(
+    remote: RemoteStore, blob: tuple[Path, SnapshotFile], tmp_path: Path
+) -> None:
+    path, file = blob
+    remote.put_blob(path, file, segment_bytes=UNIT)
+    source = remote.source(file, model=MODEL)
+    assert source.label == f"{remote.label}: org/name: {file.path}"
+    staged = fetch(source, staging=tmp_path / "staging", options=Options(segment_bytes=UNIT, span_bytes=10_000))
+    assert staged is not None
+    assert (staged.path.read_bytes(), staged.sha256) == (CONTENT, file.sha256)
+    assert staged.segments == file.segments
+    staged.discard()
+
+
+def test_a_blob_that_is_not_there_is_refused_by_its_source(remote: RemoteStore, tmp_path: Path) -> None:
+    source = remote.source(SnapshotFile(path="m.gguf", size=5, sha256=BLOB))
+    with pytest.raises(TransferRefused):
+        fetch(source, staging=tmp_path / "staging", options=Options())
+
+
+def test_other_bytes_have_another_tag_and_a_dropped_blob_is_gone(
+    remote: RemoteStore, blob: tuple[Path, SnapshotFile], tmp_path: Path
+) -> None:
+    path, file = blob
+    remote.put_blob(path, file, segment_bytes=UNIT)
+    first = remote.blob_tag(file.sha256, file.size)
+    assert first is not None
+    remote.drop_blob(file.sha256)
+    remote.drop_blob(file.sha256)
+    assert remote.blob_tag(file.sha256, file.size) is None
+    remote.put_blob(path, file, segment_bytes=UNIT)
+    assert remote.blob_tag(file.sha256, file.size) == first
+
+
+def test_several_variants_are_promoted_at_once_and_the_others_stay(remote: RemoteStore, tmp_path: Path) -> None:
+    for revision in (A, B):
+        for variant in (Q8, Q4):
+            publish(remote, revision, {"m.gguf": f"{variant} {revision}".encode()}, tmp_path, variant=variant)
+    remote.promote([id_of(A), id_of(A, Q4)], default=id_of(A))
+    assert remote.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A, Q4: A})
+    remote.promote([id_of(B, Q4)])
+    remote.promote([], default=id_of(B, Q4))
+    assert remote.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: A, Q4: B})
+
+
+def test_a_default_that_is_not_promoted_there_is_refused(remote: RemoteStore, tmp_path: Path) -> None:
+    publish(remote, A, {"m.gguf": b"a"}, tmp_path)
+    with pytest.raises(NotOnVolume, match="promote it there first"):
+        remote.promote([], default=id_of(A))
+    assert remote.promoted(MODEL) == Promoted(MODEL)
+
+
+def test_of_many_workers_one_takes_the_lease(remote: RemoteStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: remote.take_lease(BLOB, lease_s=60), range(8)))
+    assert sum(lease is not None and not isinstance(lease, HeldLease) for lease in taken) == 1
+
+
+def test_a_held_lease_is_renewed_with_its_progress_and_released_at_the_end(remote: RemoteStore) -> None:
+    lease = remote.take_lease(BLOB, lease_s=60)
+    assert lease is not None
+    assert not isinstance(lease, HeldLease)
+
+    def progress() -> HeldLease | None:
+        held = remote.take_lease(BLOB, lease_s=60)
+        assert isinstance(held, HeldLease)
+        return held if held.done_bytes == 12_345 else None
+
+    with lease.held(lease_s=0.6):
+        lease.tell(12_345)
+        held = wait_for_value(progress)
+        assert not held.is_expired
+        assert "process" in held.owner
+    again = remote.take_lease(BLOB, lease_s=60)
+    assert again is not None
+    assert not isinstance(again, HeldLease)
+
+
+def test_of_many_workers_one_takes_over_an_expired_lease(remote: RemoteStore) -> None:
+    dead = remote.take_lease(BLOB, lease_s=60)
+    assert dead is not None
+    assert not isinstance(dead, HeldLease)
+    held = remote.take_lease(BLOB, lease_s=-1.0)  # older than that, whatever its age
+    assert isinstance(held, HeldLease)
+    assert held.is_expired
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: remote.take_over_lease(BLOB, held), range(8)))
+    assert sum(lease is not None for lease in taken) == 1
+    dead.release()  # another worker's by now
+    assert isinstance(remote.take_lease(BLOB, lease_s=60), HeldLease)
+
+
+def test_a_snapshot_of_the_volume_is_pushed_by_several_workers_at_once(
+    remote: RemoteStore, volume: Volume, tmp_path: Path
+) -> None:
+    contents = {"m.gguf": CONTENT, "config.json": b"{}"}
+    manifest = manifest_of(A, contents, segment_bytes=UNIT)
+    put_blobs(volume, manifest, contents, tmp_path)
+    volume.publish(manifest)
+    together = threading.Barrier(3)
+
+    def work(_: int) -> int:
+        together.wait()
+        return push(volume, remote, manifest).bytes_transferred
+
+    with ThreadPoolExecutor(3) as pool:
+        assert min(pool.map(work, range(3))) >= 0
+    assert remote.snapshot(manifest.id) == manifest
+    assert all(remote.has_blob(file.sha256, file.size) for file in manifest.files)
