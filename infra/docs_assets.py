@@ -14,25 +14,25 @@ import tempfile
 from pathlib import Path
 
 from paddock import settings
-from paddock.validation.site import ASSET_OF, ASSETS
+from paddock.validation.site import ASSETS_BY_FILE_NAME, ASSETS_DIRECTORY
 
 _STAMP = ".ready"
 _NPM_S = 120.0
 
 
 def main(cache: Path | None = None) -> int:
-    packages = sorted({f"{asset.package}@{asset.version}" for asset in ASSET_OF.values()})
+    packages = sorted({f"{asset.package}@{asset.version}" for asset in ASSETS_BY_FILE_NAME.values()})
     home = (cache or settings.load().cache) / "paddock"
-    if _read(home / ASSETS / _STAMP) == "\n".join(packages):
+    if _read(home / ASSETS_DIRECTORY / _STAMP) == "\n".join(packages):
         return 0
     npm = shutil.which("npm")
     if npm is None:
         print("npm is not here: Data Docs will be plain. Install it and run `.venv/bin/python -m infra.docs_assets`")
         return 0
     home.mkdir(parents=True, exist_ok=True)
-    with (home / f"{ASSETS}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=home) as work:
+    with (home / f"{ASSETS_DIRECTORY}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=home) as work:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _read(home / ASSETS / _STAMP) == "\n".join(packages):  # another checkout was first
+        if _read(home / ASSETS_DIRECTORY / _STAMP) == "\n".join(packages):  # another checkout was first
             return 0
         print("fetching the styles and scripts of Data Docs")
         quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
@@ -44,8 +44,8 @@ def main(cache: Path | None = None) -> int:
             print(f"npm brought nothing ({type(error).__name__}): Data Docs will be plain", file=sys.stderr)
             return 0
         Path(work, "node_modules", _STAMP).write_text("\n".join(packages))
-        shutil.rmtree(home / ASSETS, ignore_errors=True)
-        Path(work, "node_modules").rename(home / ASSETS)
+        shutil.rmtree(home / ASSETS_DIRECTORY, ignore_errors=True)
+        Path(work, "node_modules").rename(home / ASSETS_DIRECTORY)
     return 0
 
 

@@ -30,8 +30,8 @@ from paddock.errors import (
     UnsafeName,
 )
 from paddock.model.artifact import Listing, RepositoryFile
-from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256, shown
-from paddock.model.source import Address, Expected, HubPlace
+from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256, printable
+from paddock.model.source import Address, Expected, HubLocation
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Hub:
                 f"{self.endpoint} answered with commit {found.commit_hash[:40]!r} for {what}", cure="try again"
             )
         if target.scheme not in _PORTS or not target.hostname or (here.scheme, target.scheme) == ("https", "http"):
-            raise _no_answer(self.endpoint, what, f"it leads from {here.scheme} to {shown(target.scheme) or 'nowhere'}")
+            raise _no_answer(self.endpoint, what, f"it leads from {here.scheme} to {printable(target.scheme) or 'nowhere'}")
         headers = {"User-Agent": f"paddock/{VERSION}"}
         if own and token:
             headers["Authorization"] = f"Bearer {token}"
@@ -194,7 +194,7 @@ class Hub:
         )
 
 
-def download(place: HubPlace, directory: Path) -> Path:
+def download(place: HubLocation, directory: Path) -> Path:
     """Let huggingface_hub bring a file into a directory of its own, by Xet where the Hub has it there.
 
     It compares nothing but the size, and resumes nothing. Raises what `translated` does.
@@ -230,11 +230,11 @@ def _file(one: RepoSibling) -> RepositoryFile:
     path = _text(one.rfilename, "a file name")
     size = one.lfs.size if one.lfs else one.size
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise TypeError(f"the size of {shown(path)} is {str(size)[:40]!r}")
+        raise TypeError(f"the size of {printable(path)} is {str(size)[:40]!r}")
     if one.lfs:
-        return RepositoryFile(path, size, parse_sha256(_text(one.lfs.sha256, f"the digest of {shown(path)}")), None)
-    if one.blob_id is not None and not _GIT_SHA1.fullmatch(_text(one.blob_id, f"the digest of {shown(path)}")):
-        raise TypeError(f"the digest of {shown(path)} is {one.blob_id[:80]!r}")
+        return RepositoryFile(path, size, parse_sha256(_text(one.lfs.sha256, f"the digest of {printable(path)}")), None)
+    if one.blob_id is not None and not _GIT_SHA1.fullmatch(_text(one.blob_id, f"the digest of {printable(path)}")):
+        raise TypeError(f"the digest of {printable(path)} is {one.blob_id[:80]!r}")
     return RepositoryFile(path, size, None, one.blob_id)
 
 
@@ -270,8 +270,8 @@ class HubFile:
         return Expected(self.file.size, self.file.sha256, self.file.git_sha1)
 
     @property
-    def on_hub(self) -> HubPlace:
-        return HubPlace(self.hub.endpoint, str(self.model), self.revision, self.file.path, self.hub.token())
+    def hub_location(self) -> HubLocation:
+        return HubLocation(self.hub.endpoint, str(self.model), self.revision, self.file.path, self.hub.token())
 
     def address(self, *, renew: bool = False) -> Address:
         with self._lock:

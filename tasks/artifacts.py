@@ -157,18 +157,18 @@ def _verbatim(text: str) -> str:
 
 
 def expectations(subject: ArtifactSubject, documented: DataDocs) -> None:
-    """The laws that the model's tables keep, and the way to its Data Docs."""
+    """The expectations on the tables of the model, and the link to its Data Docs."""
     where = documented.where
     lines = [
         f"The Data Docs of {subject.name}: " + (f"[{where}]({where})" if "://" in where else f"`{where}`"),
         "",
-        "| table | rows | laws that hold | broken |",
+        "| table | rows | expectations that hold | failed |",
         "|---|---|---|---|",
     ]
     for held in documented.held:
-        table, broken = held.table, "; ".join(law.says for law in held.broken) or "none"
-        kept = len(table.laws) - len(held.broken)
-        lines.append(f"| {table.name} | {len(table.rows)} | {kept} of {len(table.laws)} | {broken} |")
+        table, broken = held.table, "; ".join(expectation.description for expectation in held.failed) or "none"
+        kept = len(table.expectations) - len(held.failed)
+        lines.append(f"| {table.name} | {len(table.rows)} | {kept} of {len(table.expectations)} | {broken} |")
     create_markdown_artifact(
         key=subject.key("expectations"),
         markdown="\n".join(lines),

@@ -12,7 +12,7 @@ import yaml
 
 from paddock import errors
 from paddock.planning.placement import GPU_MARGIN_BYTES
-from paddock.planning.targets import DRIVER_BYTES
+from paddock.planning.targets import DRIVER_RESERVED_BYTES
 from paddock.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +74,7 @@ def test_every_error_that_the_readme_names_exists(cells: list[str]) -> None:
 
 
 def test_what_is_left_free_on_a_gpu_is_what_the_plan_leaves() -> None:
-    cuda, driver = GPU_MARGIN_BYTES // 2**20, DRIVER_BYTES // 2**20
+    cuda, driver = GPU_MARGIN_BYTES // 2**20, DRIVER_RESERVED_BYTES // 2**20
     assert f"leaves {cuda} MiB on each card to CUDA and {driver} to the driver" in " ".join(README.split())
     assert f"{cuda} MiB on each GPU for CUDA itself" in MEMORY
 

@@ -11,7 +11,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.lifecycle.steps import Kind, step
 from paddock.model.artifact import Manifest
-from paddock.model.finding import Finding, worst
+from paddock.model.finding import Finding, worst_verdict
 from paddock.model.units import human_bytes
 from paddock.planning.targets import THIS_MACHINE
 
@@ -72,7 +72,7 @@ def _summary(clients: Clients, manifest: Manifest) -> str:
         ("shards", str(manifest.split)),
         ("licence", manifest.licence or "**not stated**"),
         ("chat template", f"sha256 `{manifest.template_sha256}`" if manifest.template_sha256 else "none"),
-        ("verdict", worst([manifest.verdict, *([judged.verdict] if judged else [])])),
+        ("verdict", worst_verdict([manifest.verdict, *([judged.verdict] if judged else [])])),
         ("fetched from", manifest.source),
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),

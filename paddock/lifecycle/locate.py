@@ -17,7 +17,7 @@ from paddock.errors import BadSetting, NotOnVolume
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import Kind, step
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, begun_by, is_revision, parse_ref, parse_revision
+from paddock.model.names import ModelName, Revision, find_by_prefix, is_revision, parse_ref, parse_revision
 from paddock.model.reference import Reference, SnapshotId, Variant, parse_variant, same_variant
 from paddock.store.protocol import Store
 
@@ -81,7 +81,7 @@ def revision_of(clients: Clients, model: ModelName, ref: str, *, known: Sequence
     """The commit that a commit, the beginning of one of the `known`, a branch or a tag means."""
     if is_revision(ref):
         return parse_revision(ref)
-    return begun_by(ref, known) or clients.hub.listing(model, parse_ref(ref)).revision
+    return find_by_prefix(ref, known) or clients.hub.listing(model, parse_ref(ref)).revision
 
 
 def wanted_quantization(variant: Variant | None, quantization: str) -> str:

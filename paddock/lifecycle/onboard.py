@@ -22,8 +22,8 @@ from paddock.lifecycle.steps import Runner
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.model.units import human_bytes
-from paddock.planning.choice import AUTO
-from paddock.planning.plan import Wish
+from paddock.planning.file_selection import AUTO
+from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES, ProfileName
 from paddock.planning.targets import THIS_MACHINE
 
@@ -47,7 +47,7 @@ class OnboardRequest:
         return self.context_tokens or PROFILES[self.profile].context_tokens
 
     def for_acquisition(self) -> AcquireRequest:
-        wish = Wish(self.context, at_most_trained=True)
+        wish = PlanRequest(self.context, at_most_trained=True)
         return AcquireRequest(self.wanted, self.quantization, wish=wish, target=self.target)
 
 

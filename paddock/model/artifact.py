@@ -24,7 +24,7 @@ from paddock.model.names import (
     parse_revision,
     parse_segment_digest,
     parse_sha256,
-    shown,
+    printable,
 )
 from paddock.model.reference import SnapshotId, Variant, parse_variant
 
@@ -86,7 +86,7 @@ class RecordedFinding(BaseModel):
     severity: Severity
 
 
-def recorded(findings: Iterable[Finding]) -> tuple[RecordedFinding, ...]:
+def record_findings(findings: Iterable[Finding]) -> tuple[RecordedFinding, ...]:
     """The findings as a manifest holds them: each rule once with each severity, sorted."""
     pairs = sorted({(finding.rule, finding.severity) for finding in findings})
     return tuple(RecordedFinding(rule=rule, severity=severity) for rule, severity in pairs)
@@ -153,6 +153,6 @@ class Manifest(BaseModel):
             first = error.errors(include_input=False, include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"]) or "document"
             raise CorruptFile(
-                f"the manifest {where} is not a manifest of schema {SCHEMA}: {shown(key)}: {first['msg']}",
+                f"the manifest {where} is not a manifest of schema {SCHEMA}: {printable(key)}: {first['msg']}",
                 cure=cure,
             ) from None

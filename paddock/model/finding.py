@@ -51,7 +51,7 @@ class Finding:
         )
 
 
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
     """The worst of several verdicts on one thing: looking again with less never makes it better."""
     return max(verdicts, key=list(Verdict).index)
 

@@ -1,7 +1,7 @@
 """NVIDIA's GPUs, as the driver's own library (NVML) tells of them: the one door to it.
 
 A machine can be without a GPU in several ways (no package nvidia-ml-py, no driver, no device, none that this process
-may use), and each is a sentence in `Seen.why_none`. Nothing here fails for want of one.
+may use), and each is a sentence in `Seen.unavailable_reason`. Nothing here fails for want of one.
 
 CUDA_VISIBLE_DEVICES hides GPUs from the engine, and NVML shows them all the same: here they are hidden too, so that a
 worker with one GPU of eight counts one. Numbers in it are those of the PCI bus, as in NVML and `nvidia-smi`.
@@ -39,24 +39,24 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The GPUs that this process may use; `why_none` is empty where there are any."""
+class DetectedGpus:
+    """The GPUs that this process may use; `unavailable_reason` is empty where there are any."""
 
     gpus: tuple[Gpu, ...]
-    why_none: str = ""
+    unavailable_reason: str = ""
 
 
 class _Absent(Exception):
     """Why there is none, in words."""
 
 
-def seen_gpus() -> Seen:
+def detect_gpus() -> DetectedGpus:
     """The GPUs of this machine that this process may use now."""
     try:
         with _opened() as (nvml, handles):
-            return Seen(tuple(_gpu(nvml, handle) for handle in handles))
+            return DetectedGpus(tuple(_gpu(nvml, handle) for handle in handles))
     except _Absent as absent:
-        return Seen((), str(absent))
+        return DetectedGpus((), str(absent))
 
 
 def energy_j() -> float | None:

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from paddock.model.gpu import Gpu, seen_gpus
+from paddock.model.gpu import Gpu, detect_gpus
 
 _UNLIMITED = 2**60  # cgroup v1 says "no limit" with a number near 2**63
 
@@ -70,14 +70,14 @@ def this_machine() -> Machine:
     total, available = memory.total, memory.available
     for limit, used in _memory_limits():
         total, available = min(total, limit), min(available, max(limit - used, 0))
-    seen = seen_gpus()
+    seen = detect_gpus()
     return Machine(
         cpu=_cpu(),
         cores=_cores(),
         ram_bytes=total,
         ram_available_bytes=available,
         gpus=seen.gpus,
-        why_no_gpu=seen.why_none,
+        why_no_gpu=seen.unavailable_reason,
     )
 
 

@@ -52,23 +52,25 @@ class ModelName:
     def parse(cls, text: str) -> ModelName:
         """Read `org/name` or `name`. Raises UnsafeName, which is a ValueError and quotes the name, for anything
         else."""
-        shown = text if len(text) <= 120 else f"{text[:117]}..."
+        printable = text if len(text) <= 120 else f"{text[:117]}..."
         parts = text.split("/")
         if len(parts) > 2:
-            raise UnsafeName(f"the model name {shown!r} has more than one '/'", cure=_NAME_CURE)
+            raise UnsafeName(f"the model name {printable!r} has more than one '/'", cure=_NAME_CURE)
         for part in parts:
             if len(part) > 96:
                 raise UnsafeName(
-                    f"the model name {shown!r} is over-long: a part has {len(part)} of at most 96 characters"
+                    f"the model name {printable!r} is over-long: a part has {len(part)} of at most 96 characters"
                 )
             if not _PART.fullmatch(part) or ".." in part or "--" in part:
                 raise UnsafeName(
-                    f"the model name {shown!r} is not safe: a part has letters, digits, '_', '.' and '-', begins and"
+                    f"the model name {printable!r} is not safe: a part has letters, digits, '_', '.' and '-', begins and"
                     " ends with a letter, digit or '_', and holds no '..' or '--'",
                     cure=_NAME_CURE,
                 )
         if parts[-1].endswith(".git"):
-            raise UnsafeName(f"the model name {shown!r} ends in '.git', as no name on the Hub does", cure=_NAME_CURE)
+            raise UnsafeName(
+                f"the model name {printable!r} ends in '.git', as no name on the Hub does", cure=_NAME_CURE
+            )
         return cls(parts[0] if len(parts) == 2 else None, parts[-1])
 
     @classmethod
@@ -105,7 +107,7 @@ def is_revision(text: str) -> bool:
     return _REVISION.fullmatch(text) is not None
 
 
-def begun_by(text: str, known: Iterable[Revision]) -> Revision | None:
+def find_by_prefix(text: str, known: Iterable[Revision]) -> Revision | None:
     """The one commit among `known` that begins with `text`, of at least four digits; None where none does, or where it
     is no beginning of a commit. Raises UnsafeName where several do."""
     if not _BEGINNING.fullmatch(text):
@@ -148,7 +150,7 @@ def parse_repository_path(text: str) -> str:
     return text
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """A name from outside as a message may hold it: plain where it is short and printable, else quoted and cut."""
     return text if text.isprintable() and len(text) <= 200 else repr(text[:200])
 

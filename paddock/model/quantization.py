@@ -109,7 +109,7 @@ def split_count(path: str) -> int:
     return int(match["count"]) if match else 1
 
 
-def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
+def group_shards(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
     """Put (path, size in bytes) of GGUF files together into models, projectors among them; other files are left out.
     Sorted by first path."""
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
@@ -129,13 +129,13 @@ def group(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
     return sorted(sets, key=lambda one: one.first)
 
 
-def ranked(sets: Iterable[GgufSet]) -> list[GgufSet]:
+def rank_models(sets: Iterable[GgufSet]) -> list[GgufSet]:
     """The language models among `sets`, best first. Ties go to what lies nearer the top, then to the larger, then to
     the name."""
-    return sorted((one for one in sets if not one.is_projector), key=lambda one: rank_of(one.quantization, one)[1:])
+    return sorted((one for one in sets if not one.is_projector), key=lambda one: rank_key(one.quantization, one)[1:])
 
 
-def rank_of(quantization: str | None, one: GgufSet) -> tuple[bool, int, int, int, str]:
+def rank_key(quantization: str | None, one: GgufSet) -> tuple[bool, int, int, int, str]:
     """The place in the order of preference of a model in a quantization, the best first; what lies at the top of a
     directory comes before all below it."""
     below = "/" in one.first
@@ -152,7 +152,7 @@ def get_gguf_file_path(model_path: Path) -> Path:
     whole.
     """
     files = local_files(model_path)
-    best = next(iter(ranked_by_place(files)), None)
+    best = next(iter(rank_models_top_first(files)), None)
     if best is None:
         others = sorted({PurePosixPath(path).suffix or path for path, _ in files})[:6]
         has = f"it has {', '.join(others)}" if others else "it is empty"
@@ -166,9 +166,9 @@ def get_gguf_file_path(model_path: Path) -> Path:
     return model_path / best.first
 
 
-def ranked_by_place(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
+def rank_models_top_first(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
     """As `ranked`, with everything at the top of a directory before everything below it."""
-    ordered = ranked(group(files))
+    ordered = rank_models(group_shards(files))
     return sorted(ordered, key=lambda one: "/" in one.first)
 
 

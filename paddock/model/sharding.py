@@ -14,7 +14,7 @@ from typing import Final
 
 from paddock.errors import ConflictingConfiguration, CorruptFile, MissingShard, NoPermission, UnsafeName
 from paddock.model.names import parse_repository_path
-from paddock.model.quantization import local_files, ranked_by_place
+from paddock.model.quantization import local_files, rank_models_top_first
 
 _FAMILIES: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
 _LARGEST_INDEX_BYTES: Final = 64 << 20
@@ -32,7 +32,7 @@ def check_model_sharding(model_path: Path) -> tuple[bool, int, list]:  # type: i
     """
     sized = local_files(model_path)
     files = [path for path, _ in sized]
-    best = next(iter(ranked_by_place(sized)), None)
+    best = next(iter(rank_models_top_first(sized)), None)
     if best is not None:
         if best.missing:
             raise _missing(model_path, best.missing, best.declared)

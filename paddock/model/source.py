@@ -47,7 +47,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class HubPlace:
+class HubLocation:
     """Which file of which Hub it is, for a client that speaks with a Hub itself. The token is not in the repr."""
 
     endpoint: str
@@ -59,7 +59,7 @@ class HubPlace:
 
 class Source(Protocol):
     """One file somewhere. `label` says which, for people (`org/name@0123abcd: model.gguf`), and holds no secret.
-    `on_hub` is None where it is in no repository of a Hub.
+    `hub_location` is None where it is in no repository of a Hub.
 
     `address` may ask the network. With `renew` the last address was refused as expired, and a new one is wanted. It
     raises the errors of `paddock.errors` and no others, is called from several threads, and does not retry for longer
@@ -73,6 +73,6 @@ class Source(Protocol):
     def expected(self) -> Expected: ...
 
     @property
-    def on_hub(self) -> HubPlace | None: ...
+    def hub_location(self) -> HubLocation | None: ...
 
     def address(self, *, renew: bool = False) -> Address: ...

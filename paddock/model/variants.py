@@ -41,7 +41,7 @@ def name_variants(sets: Iterable[GgufSet], published: Mapping[str, Variant] | No
     return names
 
 
-def with_projector(variant: Variant, projector: GgufSet, *, is_usual: bool) -> Variant:
+def variant_with_projector(variant: Variant, projector: GgufSet, *, is_usual: bool) -> Variant:
     """The variant of a model with its projector: `Q8_0-mmproj`, or with that projector's own path where another one
     than the usual was asked for."""
     name = "mmproj" if is_usual else stem_of(projector.first)
@@ -52,12 +52,12 @@ def with_projector(variant: Variant, projector: GgufSet, *, is_usual: bool) -> V
     return named
 
 
-def name_alone(one: GgufSet) -> Variant:
+def variant_from_path(one: GgufSet) -> Variant:
     """The variant of a file that is no model among others, by its path."""
     return _safe(stem_of(one.first), one.first)
 
 
-def matching(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
+def match_models(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
     """The models that a text names, best match first: a variant, else a file, else a quantization."""
     by_variant = [one for one, name in names.items() if same_variant(name, text)]
     if by_variant:

@@ -27,7 +27,7 @@ _MORE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class MeasuredLoad:
     """One real load, in bytes. `system_bytes` is None where the system's figure does not hold all of the model, as on a
     GPU."""
 
@@ -36,7 +36,7 @@ class Load:
     system_bytes: int | None
 
     @property
-    def over_bytes(self) -> int:
+    def excess_bytes(self) -> int:
         """What the load took beyond the prediction, at least 0."""
         return max(self.engine_bytes, self.system_bytes or 0, self.predicted_bytes) - self.predicted_bytes
 
@@ -46,7 +46,7 @@ class Load:
         predicted = human_bytes(self.predicted_bytes)
         if abs(self.engine_bytes / self.predicted_bytes - 1) > ENGINE_BOUND:
             return f"the engine took {human_bytes(self.engine_bytes)}, and {predicted} were predicted"
-        if self.system_bytes is not None and self.over_bytes > MARGIN_BYTES:
+        if self.system_bytes is not None and self.excess_bytes > MARGIN_BYTES:
             return (
                 f"the engine's process held {human_bytes(self.system_bytes)}, and {predicted} with a margin of "
                 f"{human_bytes(MARGIN_BYTES)} were predicted"
@@ -57,7 +57,7 @@ class Load:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Load:
+    def from_json(cls, value: Mapping[str, Any]) -> MeasuredLoad:
         """Read what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         system = value["system_bytes"]
         return cls(
@@ -67,7 +67,7 @@ class Load:
         )
 
 
-def margin_bytes(loads: Sequence[Load]) -> int:
+def margin_bytes(loads: Sequence[MeasuredLoad]) -> int:
     """The margin that plans keep, by what the last loads took."""
-    worst = max((load.over_bytes for load in loads), default=0)
+    worst = max((load.excess_bytes for load in loads), default=0)
     return max(MARGIN_BYTES, round(worst * _MORE) if worst > MARGIN_BYTES else 0)

@@ -16,7 +16,7 @@ from paddock.gguf.reader import FileSource, read_header
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes
 from paddock.planning.footprint import Footprint, footprint
-from paddock.planning.placement import GPU_MARGIN_BYTES, Target, lacking
+from paddock.planning.placement import GPU_MARGIN_BYTES, Target, memory_shortfall
 
 
 def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Machine) -> None:
@@ -37,7 +37,7 @@ def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Mach
                 cure=cure,
             )
         return
-    lack = lacking(footprint_of(path), parameters, memory, target_of(machine, on_gpu=True))
+    lack = memory_shortfall(read_footprint(path), parameters, memory, machine_target(machine, on_gpu=True))
     missing = [f"{human_bytes(lack.gpu_bytes)} of GPU memory"] if lack.gpu_bytes else []
     missing += [f"{human_bytes(lack.host_bytes)} of the host's memory"] if lack.host_bytes else []
     if missing:
@@ -49,7 +49,7 @@ def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Mach
         )
 
 
-def target_of(machine: Machine, *, on_gpu: bool, margin_bytes: int = MARGIN_BYTES) -> Target:
+def machine_target(machine: Machine, *, on_gpu: bool, margin_bytes: int = MARGIN_BYTES) -> Target:
     """What is free on a machine now, its GPUs' memory where the engine uses it. A margin that was widened is widened
     where the weights go."""
     if not on_gpu:
@@ -58,7 +58,7 @@ def target_of(machine: Machine, *, on_gpu: bool, margin_bytes: int = MARGIN_BYTE
     return Target(machine.ram_available_bytes, vram, gpu_margin_bytes=GPU_MARGIN_BYTES + margin_bytes - MARGIN_BYTES)
 
 
-def footprint_of(path: Path) -> Footprint:
+def read_footprint(path: Path) -> Footprint:
     """The footprint of a local GGUF, from the headers of all its shards. Raises NotGguf, MalformedGguf, MissingShard
     and NoSuchFile."""
     headers = []

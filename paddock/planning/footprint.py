@@ -189,7 +189,7 @@ def _layer(
 
 def _cache_widths(header: Header, shape: Shape, number: int, tensors: dict[str, Tensor]) -> tuple[int, int]:
     """(keys, values) of a token in elements."""
-    if "attn_kv_a_mqa.weight" in tensors and header.of_architecture("attention.key_length_mla") is not None:
+    if "attn_kv_a_mqa.weight" in tensors and header.architecture_value("attention.key_length_mla") is not None:
         return tensors["attn_kv_a_mqa.weight"].shape[1], 0
     heads = shape.kv_heads[number] or (shape.heads[number] if "attn_kv_a_mqa.weight" in tensors else 0)
     if "attn_k.weight" in tensors and "attn_v.weight" in tensors:
@@ -208,13 +208,13 @@ def _state_elements(header: Header, shape: Shape, number: int, tensors: dict[str
     """What a recurrent layer keeps of a sequence: the last inputs of its convolution, and its state."""
     if not _is_recurrent(tensors):
         return 0
-    head = header.of_architecture("wkv.head_size")
+    head = header.architecture_value("wkv.head_size")
     if isinstance(head, int):
-        shifts = header.of_architecture("token_shift_count")
+        shifts = header.architecture_value("token_shift_count")
         return shape.embedding * ((shifts if isinstance(shifts, int) else 2) + head)
     if "shortconv.conv.weight" in tensors:
         return shape.embedding * (tensors["shortconv.conv.weight"].shape[0] - 1)
-    head = header.of_architecture("kda.head_dim")
+    head = header.architecture_value("kda.head_dim")
     kernel, inner, state, groups = (
         header.integer(f"{header.architecture}.ssm.{name}") or 0
         for name in ("conv_kernel", "inner_size", "state_size", "group_count")
@@ -235,7 +235,7 @@ def _widest(header: Header, shape: Shape, layers: Collection[dict[str, Tensor]])
     of_head = 2 * (shape.key_length + value)
     used, inner = (
         max((int(n) for n in value.numbers()), default=0) if isinstance(value, Array) else int(value or 0)
-        for value in map(header.of_architecture, ("expert_used_count", "expert_feed_forward_length"))
+        for value in map(header.architecture_value, ("expert_used_count", "expert_feed_forward_length"))
         if not isinstance(value, str)
     )
     dense = max(shape.feed_forward, default=0)
@@ -248,8 +248,8 @@ def _widest(header: Header, shape: Shape, layers: Collection[dict[str, Tensor]])
 def _windowed(header: Header, layers: int) -> tuple[bool, ...]:
     """Which layers see no more than a window of the tokens."""
     name = header.architecture or ""
-    window = header.of_architecture("attention.sliding_window") or _WINDOW_DEFAULT.get(name)
-    pattern = header.of_architecture("attention.sliding_window_pattern")
+    window = header.architecture_value("attention.sliding_window") or _WINDOW_DEFAULT.get(name)
+    pattern = header.architecture_value("attention.sliding_window_pattern")
     if not window:
         return (False,) * layers
     if isinstance(pattern, Array):

@@ -62,7 +62,7 @@ def place(model: Footprint, parameters: Parameters, memory: Memory, target: Targ
     return Placement(-1 if whole else offloaded, weights, shares, left)
 
 
-def missing_bytes(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> int:
+def host_shortfall_bytes(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> int:
     """What the host lacks when as many layers as fit are on the GPUs; 0 where nothing is."""
     costs = _Costs.of(model, parameters, memory)
     offloaded, _ = _most(costs, target)
@@ -70,14 +70,14 @@ def missing_bytes(model: Footprint, parameters: Parameters, memory: Memory, targ
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class MemoryShortfall:
     """What is missing, on the host and on the GPUs together."""
 
     host_bytes: int
     gpu_bytes: int
 
 
-def lacking(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> Lack:
+def memory_shortfall(model: Footprint, parameters: Parameters, memory: Memory, target: Target) -> MemoryShortfall:
     """What the layers lack where these parameters put them, by llama.cpp's rule: of the layers on GPUs, counted from
     the first, each goes to the first GPU whose share, added to those of the GPUs before it, is beyond the layer's."""
     costs = _Costs.of(model, parameters, memory)
@@ -95,7 +95,7 @@ def lacking(model: Footprint, parameters: Parameters, memory: Memory, target: Ta
         for took, room in zip(held, target.vram_bytes, strict=True)
         if took
     ]
-    return Lack(max(host, 0), sum(max(one, 0) for one in gpus))
+    return MemoryShortfall(max(host, 0), sum(max(one, 0) for one in gpus))
 
 
 @dataclass(frozen=True, slots=True)

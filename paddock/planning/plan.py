@@ -19,20 +19,20 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
 from paddock.model.units import human_bytes
 from paddock.planning.footprint import Footprint
-from paddock.planning.placement import Placement, Target, missing_bytes, place
+from paddock.planning.placement import Placement, Target, host_shortfall_bytes, place
 
-LEAST_CONTEXT = 512
-USUAL_CONTEXT = 4096
+MIN_CONTEXT_TOKENS = 512
+DEFAULT_CONTEXT_TOKENS = 4096
 _MOST_TOKENS = 2**27
 _SMALL_BATCH = 128
 _STEP = 256
 _POINTS = 8
 
-Ask = Callable[[Sequence[Parameters]], Sequence[Memory]]
+PredictMemory = Callable[[Sequence[Parameters]], Sequence[Memory]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PlanRequest:
     """What is asked of a model: `context_tokens` for each of `parallel` requests at once, or the longest that fits.
     Raises ConflictingConfiguration for more than the engine counts."""
 
@@ -51,7 +51,7 @@ class Wish:
                 cure="ask for fewer requests or a shorter context",
             )
 
-    def for_model(self, trained: int | None) -> Wish:
+    def for_model(self, trained: int | None) -> PlanRequest:
         """The wish for a model that was trained for so many tokens."""
         if self.at_most_trained and self.context_tokens and trained:
             return replace(self, context_tokens=min(self.context_tokens, trained))
@@ -67,7 +67,7 @@ class Plan:
     parameters: Parameters
     memory: Memory
     given_up: tuple[str, ...]
-    missing_bytes: int = 0
+    host_shortfall_bytes: int = 0
 
     @property
     def context_tokens(self) -> int:
@@ -83,7 +83,9 @@ class _Way:
     given_up: tuple[str, ...]
 
 
-def make_plan(ask: Ask, target: Target, wish: Wish, *, trained: int | None, model: Footprint, threads: int) -> Plan:
+def make_plan(
+    ask: PredictMemory, target: Target, wish: PlanRequest, *, trained: int | None, model: Footprint, threads: int
+) -> Plan:
     """The plan for a model that was trained for `trained` tokens of context.
 
     Raises ConflictingConfiguration when more context is asked for than it was trained for or than the engine counts,
@@ -91,7 +93,7 @@ def make_plan(ask: Ask, target: Target, wish: Wish, *, trained: int | None, mode
     """
     wanted = _wanted(wish, trained)
     ways = _ways(_start(wish, wanted, threads))
-    lengths = dict.fromkeys((wanted, min(LEAST_CONTEXT, wanted)) if wish.context_tokens is None else (wanted,))
+    lengths = dict.fromkeys((wanted, min(MIN_CONTEXT_TOKENS, wanted)) if wish.context_tokens is None else (wanted,))
     asked = [replace(way.parameters, n_ctx=tokens * wish.parallel) for tokens in lengths for way in ways]
     said = dict(zip(asked, ask(asked), strict=True))
     first = said[ways[0].parameters]
@@ -108,29 +110,29 @@ def make_plan(ask: Ask, target: Target, wish: Wish, *, trained: int | None, mode
                 whole = "that it was trained for" if trained else "that are usual"
                 shorter = f"context: {tokens} tokens of the {wanted} {whole}"
                 return _plan(_Way(parameters, (*way.given_up, shorter)), memory, placed)
-    lacking = missing_bytes(model, ways[0].parameters, first, target)
+    lacking = host_shortfall_bytes(model, ways[0].parameters, first, target)
     return Plan(False, ways[0].parameters, first, (f"{human_bytes(lacking)} are missing",), lacking)
 
 
-def longest_context(ask: Ask, target: Target, plan: Plan, model: Footprint) -> int | None:
+def longest_context(ask: PredictMemory, target: Target, plan: Plan, model: Footprint) -> int | None:
     """For a plan that does not fit: the tokens of context for each request that would; None where no context does."""
     large = _ways(plan.parameters)[-1].parameters
-    least = replace(large, n_ctx=min(LEAST_CONTEXT * large.n_seq_max, large.n_ctx))
+    least = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
     said = dict(zip((large, least), ask((large, least)), strict=True))
     found = _longest(ask, target, model, large, said)
     return found[0].n_ctx // large.n_seq_max if found else None
 
 
-def _wanted(wish: Wish, trained: int | None) -> int:
+def _wanted(wish: PlanRequest, trained: int | None) -> int:
     if wish.context_tokens and trained and wish.context_tokens > trained:
         raise ConflictingConfiguration(
             f"the model was trained for {trained} tokens of context, and {wish.context_tokens} are asked for",
             cure=f"ask for {trained} at most",
         )
-    return wish.context_tokens or min(trained or USUAL_CONTEXT, _MOST_TOKENS // wish.parallel)
+    return wish.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, _MOST_TOKENS // wish.parallel)
 
 
-def _start(wish: Wish, tokens: int, threads: int) -> Parameters:
+def _start(wish: PlanRequest, tokens: int, threads: int) -> Parameters:
     quantized = wish.kv_type not in {"f16", "f32", "bf16"}
     return Parameters(
         n_ctx=tokens * wish.parallel,
@@ -159,11 +161,11 @@ def _plan(way: _Way, memory: Memory, placed: Placement) -> Plan:
 
 
 def _longest(
-    ask: Ask, target: Target, model: Footprint, large: Parameters, said: dict[Parameters, Memory]
+    ask: PredictMemory, target: Target, model: Footprint, large: Parameters, said: dict[Parameters, Memory]
 ) -> tuple[Parameters, Memory, Placement] | None:
     """The longest context below that of `large` which fits. `said` holds the answers for `large` and for the least."""
     step = _STEP * large.n_seq_max
-    low = replace(large, n_ctx=min(LEAST_CONTEXT * large.n_seq_max, large.n_ctx))
+    low = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
     best = said[low]
     placed = place(model, low, best, target)
     if low.n_ctx == large.n_ctx or not placed:

@@ -23,9 +23,9 @@ from paddock.planning.placement import Target
 THIS_MACHINE: Final = "this-machine"
 ANY: Final = "any"
 UNBOUNDED: Final = Target(2**62)
-HOST_BYTES: Final = 32 * 2**30
-DRIVER_BYTES: Final = 512 * 2**20
-MOST_CARDS: Final = 16
+HOST_BYTES_PER_CARD: Final = 32 * 2**30
+DRIVER_RESERVED_BYTES: Final = 512 * 2**20
+MAX_CARDS: Final = 16
 CARDS_MIB: Final = {
     "t4": 15_360,
     "rtx-3060": 12_288,
@@ -49,7 +49,7 @@ CARDS_MIB: Final = {
     "h200": 143_771,
     "b200": 183_359,
 }
-PATTERN: Final = r"(?:[0-9]{1,2}x-?)?[A-Za-z0-9][A-Za-z0-9. -]{0,30}(?:\+[0-9][0-9.]*\s?[A-Za-z]{0,3})?"
+TARGET_PATTERN: Final = r"(?:[0-9]{1,2}x-?)?[A-Za-z0-9][A-Za-z0-9. -]{0,30}(?:\+[0-9][0-9.]*\s?[A-Za-z]{0,3})?"
 _WRITTEN = re.compile(r"(?:(?P<count>[0-9]{1,2})x-?)?(?P<card>[^+]+?)(?:\+(?P<ram>.+))?")
 _SIZED_CARD = re.compile(r"(?P<size>[0-9].*)-gpu")
 
@@ -68,10 +68,10 @@ def parse_target(text: str) -> Target | None:
             raise _unknown(text)
         return Target(parse_bytes(said))
     count = int(match["count"] or 1)
-    if not 1 <= count <= MOST_CARDS:
-        raise BadSetting(f"{text[:40]!r} has {count} cards, and must have 1 to {MOST_CARDS}", cure="write fewer")
-    ram = parse_bytes(match["ram"]) if match["ram"] else count * HOST_BYTES
-    return Target(ram, (card_bytes - DRIVER_BYTES,) * count)
+    if not 1 <= count <= MAX_CARDS:
+        raise BadSetting(f"{text[:40]!r} has {count} cards, and must have 1 to {MAX_CARDS}", cure="write fewer")
+    ram = parse_bytes(match["ram"]) if match["ram"] else count * HOST_BYTES_PER_CARD
+    return Target(ram, (card_bytes - DRIVER_RESERVED_BYTES,) * count)
 
 
 def _card_bytes(name: str) -> int | None:

@@ -72,11 +72,11 @@ def _by_hf_transfer(request: dict[str, Any]) -> None:
 
 def _by_huggingface_hub(request: dict[str, Any]) -> None:
     from paddock.hub import download
-    from paddock.model.source import HubPlace
+    from paddock.model.source import HubLocation
 
     directory = Path(request["directory"])
     threading.Thread(target=_watch, args=[directory], daemon=True).start()
-    download(HubPlace(**request["place"]), directory).replace(request["path"])
+    download(HubLocation(**request["place"]), directory).replace(request["path"])
 
 
 def _watch(directory: Path) -> None:

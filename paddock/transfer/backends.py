@@ -46,7 +46,7 @@ def fitting(asked: Backend, source: Source, *, limited: bool) -> Backend:
         return "paddock"
     if source.expected.key is None:  # with no digest to find it out, a short file would pass for a whole one
         return "paddock"
-    if asked == "xet" and source.on_hub is None:
+    if asked == "xet" and source.hub_location is None:
         return "paddock"
     if limited:
         log.warning("%s keeps no bandwidth limit: Paddock's own engine fetches %s", _NAMES[asked], source.label)
@@ -70,8 +70,8 @@ def move(
     `stall_s`, nothing comes. Raises TransferInterrupted, TransferRefused, and the errors of the source.
     """
     request: dict[str, object] = {"engine": engine, "path": str(path), "parent": os.getpid()}
-    if engine == "xet" and source.on_hub:
-        place = {"place": asdict(source.on_hub), "directory": str(_directory(path))}
+    if engine == "xet" and source.hub_location:
+        place = {"place": asdict(source.hub_location), "directory": str(_directory(path))}
         return _run(request | place, source, stall_s=stall_s, tick=tick)
     for renew in (False, True):
         address = _address(source, renew=renew, tick=tick)

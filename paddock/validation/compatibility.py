@@ -96,7 +96,7 @@ _HEAD = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class EngineRequirements:
     """What a GGUF needs of an engine: to know its architecture, its pre-tokenizer and the types of its tensors, and
     to have what `features` name. That the installed engine has it all is what an accepted audit and a hollow load
     say; `engine` is that engine, and `minimum_engine` the oldest that Paddock takes."""
@@ -119,11 +119,11 @@ class Needs:
         }
 
 
-def needs_of(header: Header, tensors: Sequence[Tensor]) -> Needs:
+def engine_requirements(header: Header, tensors: Sequence[Tensor]) -> EngineRequirements:
     """What an audited model needs, by the header of its first shard and the tensors of all. Raises EngineTooOld."""
     from paddock.engine import facts
 
-    return Needs(
+    return EngineRequirements(
         architecture=header.architecture or "",
         pre_tokenizer=header.text("tokenizer.ggml.pre"),
         tensor_types=tuple(sorted({tensor.type.name for tensor in tensors})),
@@ -135,7 +135,7 @@ def needs_of(header: Header, tensors: Sequence[Tensor]) -> Needs:
 
 def _features(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     names = {tensor.name.split(".", 2)[-1] for tensor in tensors if tensor.name.startswith("blk.")}
-    experts = header.of_architecture("expert_count")
+    experts = header.architecture_value("expert_count")
     if isinstance(experts, int) and experts > 0:
         yield "mixture of experts"
     if "attn_kv_a_mqa.weight" in names:
@@ -143,11 +143,11 @@ def _features(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
     recurrent = any(name.startswith(("ssm_", "shortconv.", "time_mix_")) for name in names)
     if recurrent:
         yield "recurrent"
-    if header.of_architecture("attention.sliding_window"):
+    if header.architecture_value("attention.sliding_window"):
         yield "sliding window"
-    if isinstance(header.of_architecture("attention.head_count_kv"), Array) and not recurrent:
+    if isinstance(header.architecture_value("attention.head_count_kv"), Array) and not recurrent:
         yield "heads by layer"
-    ahead = header.of_architecture("nextn_predict_layers")
+    ahead = header.architecture_value("nextn_predict_layers")
     if isinstance(ahead, int) and ahead > 0:
         yield "prediction of tokens ahead"
 

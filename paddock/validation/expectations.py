@@ -1,7 +1,7 @@
-"""Holds tables to their laws with great-expectations, and has it write its Data Docs about that.
+"""Check tables against their expectations with great-expectations, and write its Data Docs.
 
-The only room that knows great_expectations, whose import takes seconds: it is imported where a table is checked. Data
-Docs are pages of HTML; what makes them readable without any other host is `site`'s business.
+The only module that imports great_expectations. The import takes seconds, so it happens when a table is checked. Data
+Docs are HTML pages with the results; `paddock.validation.site` makes them readable without access to other hosts.
 """
 
 from __future__ import annotations
@@ -12,34 +12,37 @@ from pathlib import Path
 from typing import Any, Final
 
 from paddock.model.finding import Finding
-from paddock.validation.tables import Law, Table
+from paddock.validation.tables import Expectation, Table
 
 RULES: Final = {
-    "files": ("expectations.files", "pull the model again: what is whole stays, and what is not is fetched"),
-    "tensors": ("expectations.tensors", "use another file; and tell us, since the audit let this one pass"),
+    "files": ("expectations.files", "pull the model again: only missing and damaged files are downloaded"),
+    "tensors": (
+        "expectations.tensors",
+        "use another file, and report this one to Paddock's maintainers, since the audit accepted it",
+    ),
     "metadata": ("expectations.metadata", "use a file that was converted with a current llama.cpp"),
     "inventory": ("expectations.inventory", "pull the model that the Data Docs name again, or remove it"),
 }
 _EXAMPLES = 3
-# Data Docs write values into their pages as they are, and fill in what follows a dollar sign. One character for one, so
-# that lengths stay.
-_HARMLESS = str.maketrans("<>&$\"'`", "‹›＆＄”’ˋ")
+# Data Docs insert values into their pages unescaped, and expand `$name`. Each character is replaced by one other one,
+# so that lengths stay the same.
+_ESCAPES = str.maketrans("<>&$\"'`", "‹›＆＄”’ˋ")
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A table, which of its laws are broken, and a finding for each of those."""
+class CheckedTable:
+    """A table with the expectations that failed, and one finding for each of them."""
 
     table: Table
-    broken: tuple[Law, ...]
+    failed: tuple[Expectation, ...]
     findings: tuple[Finding, ...]
 
 
-def check_tables(tables: Sequence[Table], *, what: str, docs: Path) -> tuple[Held, ...]:
-    """Hold each table to its laws, and leave Data Docs about `what` in the empty directory `docs`.
+def check_tables(tables: Sequence[Table], *, what: str, docs: Path) -> tuple[CheckedTable, ...]:
+    """Check each table against its expectations, and write Data Docs into the empty directory `docs`.
 
-    `what` names them on the pages, and has no slash. The rows may hold what a stranger wrote: what means something in
-    HTML is replaced by what looks like it.
+    `what` is the title on the pages; it must not contain a slash. Rows may hold untrusted text: characters that mean
+    something in HTML are replaced by similar ones.
     """
     import great_expectations as gx
 
@@ -55,15 +58,15 @@ def check_tables(tables: Sequence[Table], *, what: str, docs: Path) -> tuple[Hel
         },
     )
     source = context.data_sources.add_pandas(what)
-    held = tuple(_check(context, source, table, run_name=what) for table in tables)
+    checked = tuple(_check(context, source, table, run_name=what) for table in tables)
     context.build_data_docs(site_names=["paddock"])
     pages = len(list((docs / "validations").rglob("*.html")))
-    if pages != len(tables):  # what goes wrong there is logged, and not raised
-        raise AssertionError(f"great-expectations wrote {pages} pages on {len(tables)} tables")
-    return held
+    if pages != len(tables):  # great-expectations logs its errors here instead of raising them
+        raise AssertionError(f"great-expectations wrote {pages} pages for {len(tables)} tables")
+    return checked
 
 
-def _check(context: Any, source: Any, table: Table, *, run_name: str) -> Held:
+def _check(context: Any, source: Any, table: Table, *, run_name: str) -> CheckedTable:
     import great_expectations as gx
     import pandas
 
@@ -72,50 +75,53 @@ def _check(context: Any, source: Any, table: Table, *, run_name: str) -> Held:
         data=source.add_dataframe_asset(table.name).add_batch_definition_whole_dataframe(table.name),
         suite=context.suites.add(
             gx.ExpectationSuite(
-                name=table.name, notes=table.about, expectations=[_expectation(law) for law in table.laws]
+                name=table.name, notes=table.description, expectations=[_native(one) for one in table.expectations]
             )
         ),
     )
-    # As objects: a column of integers with a gap must not become one of floats.
-    rows = [tuple(map(_harmless, row)) for row in table.rows]
+    # dtype=object: an integer column with a missing value must not become a float column
+    rows = [tuple(map(_escaped, row)) for row in table.rows]
     frame = pandas.DataFrame(rows, columns=list(table.columns), dtype=object)
     checkpoint = gx.Checkpoint(name=table.name, validation_definitions=[context.validation_definitions.add(definition)])
     run = context.checkpoints.add(checkpoint).run(
         batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name=run_name)
     )
     (result,) = run.run_results.values()
-    if len(result.results) != len(table.laws):
-        raise AssertionError(f"{len(table.laws)} laws of {table.name}, and {len(result.results)} results")
-    broken = tuple(_broken(table, result.results))
-    return Held(table, tuple(law for law, _ in broken), tuple(finding for _, finding in broken))
+    if len(result.results) != len(table.expectations):
+        raise AssertionError(
+            f"{len(result.results)} results for {len(table.expectations)} expectations on {table.name}"
+        )
+    failed = tuple(_failed(table, result.results))
+    return CheckedTable(table, tuple(expectation for expectation, _ in failed), tuple(finding for _, finding in failed))
 
 
-def _harmless(value: object) -> object:
-    return value.translate(_HARMLESS) if isinstance(value, str) else value
+def _escaped(value: object) -> object:
+    return value.translate(_ESCAPES) if isinstance(value, str) else value
 
 
-def _expectation(law: Law) -> Any:
+def _native(expectation: Expectation) -> Any:
+    """The same expectation as an object of great-expectations."""
     import great_expectations.expectations as kinds
 
-    return getattr(kinds, law.kind)(**law.arguments, notes=law.says)
+    return getattr(kinds, expectation.kind)(**expectation.arguments, notes=expectation.description)
 
 
-def _broken(table: Table, results: Sequence[Any]) -> Iterator[tuple[Law, Finding]]:
-    laws = {law.says: law for law in table.laws}
+def _failed(table: Table, results: Sequence[Any]) -> Iterator[tuple[Expectation, Finding]]:
+    by_description = {expectation.description: expectation for expectation in table.expectations}
     for result in results:
-        law = laws[result.expectation_config.notes]
+        expectation = by_description[result.expectation_config.notes]
         if any(isinstance(raised, dict) and raised.get("raised_exception") for raised in _raised(result)):
             raise AssertionError(
-                f"great-expectations could not ask {law.kind} of {table.name}: {result.exception_info}"
+                f"great-expectations could not evaluate {expectation.kind} on {table.name}: {result.exception_info}"
             )
         if not result.success:
-            message = f"“{law.says}” does not hold{_examples(result.result)}"
+            message = f"“{expectation.description}” does not hold{_examples(result.result)}"
             rule, cure = RULES[table.name]
-            yield law, Finding(rule, law.severity, message, table.name, cure)
+            yield expectation, Finding(rule, expectation.severity, message, table.name, cure)
 
 
 def _raised(result: Any) -> list[Any]:
-    """What was raised: one record, or one for each metric."""
+    """The exceptions of a result: great-expectations keeps one record, or one for each metric."""
     info = result.exception_info or {}
     return [info, *info.values()]
 

@@ -1,9 +1,10 @@
-"""Makes Data Docs readable: without any other host, and by someone who has never seen a GGUF.
+"""Rewrite Data Docs so that they load nothing from other hosts and begin with an explanation of their table.
 
-great-expectations writes pages that load styles and scripts from public hosts, show a logo from another, and link to
-its maker's site. Here each page is changed to load the same from `assets` beside it, where `make setup` had npm fetch
-them (`infra/docs_assets.py`), and to name no other host: what is not there is left out, and the page is plain, but
-whole. And each begins with what its table is, and in plain words which laws hold.
+great-expectations writes pages that load styles and scripts from public hosts, show a logo from another host, and link
+to its maker's site. This module changes each page to load the same assets from a local directory, into which
+`make setup` lets npm download them (`infra/docs_assets.py`), and removes all references to other hosts. If an asset is
+missing, its reference is removed too: the page is unstyled but complete. Each page begins with a description of its
+table for readers who have never seen a GGUF, and with the list of its expectations and whether they hold.
 """
 
 from __future__ import annotations
@@ -16,30 +17,31 @@ from pathlib import Path
 from typing import Final
 
 from paddock.store import durable
-from paddock.validation.expectations import Held
+from paddock.validation.expectations import CheckedTable
 
-ASSETS: Final = "docs-assets"
-"""The folder below `${XDG_CACHE_HOME}/paddock` where npm put them."""
+ASSETS_DIRECTORY: Final = "docs-assets"
+"""The directory below `${XDG_CACHE_HOME}/paddock` with the assets that npm downloaded."""
 _UNUSED = ("glossary_scroller.gif", "validation_failed_unexpected_values.gif", "iterative-dev-loop.png")
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """What a page loads: a file of a package in npm's registry. `kept` is the folder of it that the file needs."""
+    """A style or script that pages load: one file of an npm package. `needs` is a directory of the package with files
+    that it refers to."""
 
     package: str
     version: str
     file: str
-    kept: str | None = None
+    needs: str | None = None
 
     @property
     def path(self) -> str:
-        """Below the folder of assets: another one for each version."""
+        """The path below the directory of assets. It includes the version, so that versions can coexist."""
         return f"{self.package}/{self.version}/{self.file}"
 
 
 _TABLE = ("bootstrap-table", "1.19.1")
-ASSET_OF: Final = {
+ASSETS_BY_FILE_NAME: Final = {
     "bootstrap.min.css": Asset("bootstrap", "4.3.1", "dist/css/bootstrap.min.css"),
     "bootstrap.min.js": Asset("bootstrap", "4.3.1", "dist/js/bootstrap.min.js"),
     "jquery-3.7.1.min.js": Asset("jquery", "3.7.1", "dist/jquery.min.js"),
@@ -57,11 +59,11 @@ ASSET_OF: Final = {
     ),
     "bootstrap-datepicker.min.css": Asset("bootstrap-datepicker", "1.9.0", "dist/css/bootstrap-datepicker.min.css"),
     "bootstrap-datepicker.min.js": Asset("bootstrap-datepicker", "1.9.0", "dist/js/bootstrap-datepicker.min.js"),
-    "all.min.css": Asset("@fortawesome/fontawesome-free", "6.6.0", "css/all.min.css", kept="webfonts"),
+    "all.min.css": Asset("@fortawesome/fontawesome-free", "6.6.0", "css/all.min.css", needs="webfonts"),
     "bootstrap-prefers-dark.css": Asset("@forevolve/bootstrap-dark", "1.1.0", "dist/css/bootstrap-prefers-dark.css"),
 }
-"""By the name that great-expectations' pages call the file, whatever the host. Its charts are not drawn here, so vega
-is not among them."""
+"""Assets by the file name in the addresses of great-expectations' pages, whatever their host. Vega is not among them,
+because no charts are drawn."""
 
 _HOST = r"(?:https?:)?//[^\"'\s<>()]+"
 _LOADED = re.compile(
@@ -71,77 +73,83 @@ _LOGO = re.compile(rf"<img\b[^>]*\bsrc=\"{_HOST}\"[^>]*>", re.IGNORECASE)
 _BACKGROUND = re.compile(rf"background(?:-image)?:\s*url\(['\"]?{_HOST}['\"]?\)[^;}}]*;?", re.IGNORECASE)
 _NEWSLETTER = re.compile(r"<footer>\s*<p>Stay current.*?</footer>", re.DOTALL)
 _BODY = '<div class="container-fluid pt-4 pb-4 pl-5 pr-5">'
-_ICON = re.compile(r"<link rel=\"shortcut icon\"[^>]*>")  # its address is wrong on most pages
+_ICON = re.compile(r"<link rel=\"shortcut icon\"[^>]*>")  # its relative address is wrong on most pages
 _LINK = re.compile(rf"<a\b[^>]*\bhref=\"{_HOST}\"[^>]*>(?P<text>.*?)</a>", re.DOTALL | re.IGNORECASE)
 
 
-def make_readable(docs: Path, held: Sequence[Held], *, title: str, assets: Path, shared: Path) -> None:
-    """Change every page below `docs`, and put what the pages load into `shared`, a folder that several may use.
+def rewrite_pages(docs: Path, checked: Sequence[CheckedTable], *, title: str, assets: Path, shared: Path) -> None:
+    """Rewrite all pages below `docs`, and copy the assets that they load into `shared`.
 
-    `assets` is where npm's packages are; it need not exist.
+    `assets` is the directory of npm packages; it need not exist. `shared` may serve several Data Docs.
     """
-    beginnings = {one.table.name: _about(one) for one in held}
-    for asset in ASSET_OF.values():
+    introductions = {one.table.name: _table_introduction(one) for one in checked}
+    for asset in ASSETS_BY_FILE_NAME.values():
         _share(assets, shared, asset)
     for name in _UNUSED:
         (docs / "static" / "images" / name).unlink(missing_ok=True)
     for page in docs.rglob("*.html"):
         parts = (part.removesuffix(".html") for part in page.relative_to(docs).parts)
-        beginning = next((beginnings[part] for part in parts if part in beginnings), _front(title, held))
-        html = offline(page.read_text(), base=_way(page, shared), there=shared)
+        introduction = next(
+            (introductions[part] for part in parts if part in introductions), _index_introduction(title, checked)
+        )
+        html = without_other_hosts(page.read_text(), base=_relative_url(page, shared), assets=shared)
         before, body, after = html.partition(_BODY)
-        page.write_text(before + body + beginning + after)
+        page.write_text(before + body + introduction + after)
 
 
-def offline(html: str, *, base: str, there: Path) -> str:
-    """A page that names no other host. `base` leads from the page to the folder of assets, which is at `there`."""
+def without_other_hosts(html: str, *, base: str, assets: Path) -> str:
+    """Remove all references to other hosts from a page. `base` is the relative URL of the directory `assets`."""
 
-    def load(found: re.Match[str]) -> str:
-        asset = ASSET_OF.get(found["url"].split("?")[0].rsplit("/", 1)[-1])
-        if asset is None or not (there / asset.path).exists():
+    def local_tag(found: re.Match[str]) -> str:
+        asset = ASSETS_BY_FILE_NAME.get(found["url"].split("?")[0].rsplit("/", 1)[-1])
+        if asset is None or not (assets / asset.path).exists():
             return ""
         if found["tag"].lower() == "script":
             return f'<script src="{base}/{asset.path}"></script>'
         return f'<link rel="stylesheet" href="{base}/{asset.path}">'
 
-    html = _LOADED.sub(load, _ICON.sub("", html))
+    html = _LOADED.sub(local_tag, _ICON.sub("", html))
     html = _LOGO.sub("<strong>Paddock</strong>", html)
     html = _BACKGROUND.sub("", html)
     html = _NEWSLETTER.sub("", html)
     return _LINK.sub(lambda found: found["text"], html)
 
 
-def _front(title: str, held: Sequence[Held]) -> str:
+def _index_introduction(title: str, checked: Sequence[CheckedTable]) -> str:
     rows = "".join(
         f"<li><strong>{escape(one.table.name)}</strong>: {len(one.table.rows)} rows, "
-        f"{len(one.table.laws) - len(one.broken)} of {len(one.table.laws)} laws hold</li>"
-        for one in held
+        f"{len(one.table.expectations) - len(one.failed)} of {len(one.table.expectations)} expectations hold</li>"
+        for one in checked
     )
     return (
-        f'<section class="mb-4"><h4>{escape(title)}</h4><p>What Paddock knows of this model, as tables, each held to '
-        f"its laws by great-expectations. Each line of the list further down leads to one of them.</p>"
+        f'<section class="mb-4"><h4>{escape(title)}</h4><p>Tables that describe this model, checked by '
+        f"great-expectations. Each line of the list below links to the results for one of them.</p>"
         f"<ul>{rows}</ul></section>"
     )
 
 
-def _about(one: Held) -> str:
-    laws = "".join(
-        f"<li>{'✗ broken: ' if law in one.broken else '✓ '}{escape(law.says)}</li>" for law in one.table.laws
+def _table_introduction(one: CheckedTable) -> str:
+    items = "".join(
+        f"<li>{'✗ failed: ' if expectation in one.failed else '✓ '}{escape(expectation.description)}</li>"
+        for expectation in one.table.expectations
     )
     return (
-        f'<section class="mb-4"><h4>{escape(one.table.name.capitalize())}</h4><p>{escape(one.table.about)}</p>'
-        f'<ul class="list-unstyled">{laws}</ul></section>'
+        f'<section class="mb-4"><h4>{escape(one.table.name.capitalize())}</h4><p>{escape(one.table.description)}</p>'
+        f'<ul class="list-unstyled">{items}</ul></section>'
     )
 
 
 def _share(assets: Path, shared: Path, asset: Asset) -> None:
-    """Whole or not at all: a process that dies here leaves nothing that another takes for the file."""
+    """Copy an asset, atomically: other processes must never see a partial file, even if this one is killed.
+
+    The main file is copied last, because its presence marks the asset as complete.
+    """
     source = assets / asset.package
     if (shared / asset.path).exists() or not (source / asset.file).exists():
         return
-    if asset.kept:
-        for one in sorted((source / asset.kept).iterdir()):
-            _copy(one, shared / asset.package / asset.version / asset.kept / one.name)
+    if asset.needs:
+        for file in sorted((source / asset.needs).iterdir()):
+            _copy(file, shared / asset.package / asset.version / asset.needs / file.name)
     _copy(source / asset.file, shared / asset.path)
 
 
@@ -150,8 +158,8 @@ def _copy(source: Path, target: Path) -> None:
     durable.write_atomically(target, source.read_bytes())
 
 
-def _way(page: Path, folder: Path) -> str:
-    """The relative address of a folder, from a page."""
-    common = next(parent for parent in page.parents if folder.is_relative_to(parent))
+def _relative_url(page: Path, directory: Path) -> str:
+    """The URL of a directory, relative to a page."""
+    common = next(parent for parent in page.parents if directory.is_relative_to(parent))
     ups = len(page.parent.relative_to(common).parts)
-    return "/".join([".."] * ups + list(folder.relative_to(common).parts))
+    return "/".join([".."] * ups + list(directory.relative_to(common).parts))

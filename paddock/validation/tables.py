@@ -1,9 +1,11 @@
-"""What a snapshot is, as tables, and the laws that their rows keep: for eyes that want to see it all, and for
-great-expectations, which holds the one to the other (`expectations`).
+"""Tables that describe a snapshot, each with the expectations that its rows must meet.
 
-A *law* says one thing about the rows of a table, for people (`says`) and as an expectation by great-expectations' own
-name (`kind`, `arguments`). The audit and the digests have judged all of this before, each in its own way: here it is
-held a second time by a program that we did not write, and shown.
+There are four: the snapshot's files, its tensors, its GGUF metadata, and the inventory of the whole volume. An
+*expectation* is one condition on the rows of a table: a sentence for people (`description`), and the name and arguments
+of an expectation of great-expectations (`kind`, `arguments`). The audit and the digests check the same facts in other
+ways; these tables show them to people, and let a program from outside of this project check them a second time.
+
+This module only builds tables. `paddock.validation.expectations` checks them.
 """
 
 from __future__ import annotations
@@ -20,34 +22,41 @@ from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.finding import Severity
 
 _SHOWN_CHARACTERS: Final = 120
-_NO_TYPES: Final = gguf.NOT_WEIGHTS - {gguf.GgmlType.I32}  # I32 holds indices
+_NEVER_STORED: Final = gguf.NOT_WEIGHTS - {gguf.GgmlType.I32}  # I32 holds indices
 _DIGEST: Final = "^[0-9a-f]{64}$"
-_OF_THE_MODEL: Final = ("context_length", "embedding_length", "block_count", "attention.head_count")
-_HUB, _OURS, _ELSEWHERE, _NOT_ASKED = "the Hub", "Paddock", "nowhere", "not asked"
+_REQUIRED_KEYS: Final = ("context_length", "embedding_length", "block_count", "attention.head_count")
+_HUB, _PADDOCK, _UNKNOWN, _NOT_COMPARED = "the Hub", "Paddock", "unknown", "not compared"
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class Expectation:
+    """One condition on the rows of a table.
+
+    `kind` is the name of a class in `great_expectations.expectations`, `arguments` are its arguments, and `description`
+    is the condition in plain words. `severity` is that of the finding when the condition does not hold.
+    """
+
     kind: str
     arguments: Mapping[str, Any]
-    says: str
+    description: str
     severity: Severity = Severity.REJECT
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`about` is for a reader who has never seen a GGUF."""
+    """Rows, and the expectations on them. `description` explains the table to a reader who has never seen a GGUF."""
 
     name: str
-    about: str
+    description: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Any, ...]] = field(repr=False)
-    laws: tuple[Law, ...]
+    laws: tuple[Expectation, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFileRow:
-    """A file of a snapshot on the volume. `on_disk_bytes` is None where it is not there."""
+    """A file that a manifest on the volume lists. `size` is its size in the manifest, `on_disk_bytes` the size of the
+    file on disk, None if the file is missing. Both are bytes."""
 
     model: str
     revision: str
@@ -60,41 +69,44 @@ class StoredFileRow:
 
 
 def files(manifest: Manifest, listing: Listing | None) -> Table:
-    """The files of a snapshot beside the Hub's list of the same commit; without one nothing is compared."""
+    """The table of a snapshot's files, compared with the Hub's listing of the same commit, if there is one."""
     listed = {file.path: file for file in listing.files} if listing else None
     rows = [
-        (file.path, file.size, *_beside(file.path, file.sha256, manifest, listed), file.sha256)
+        (file.path, file.size, *_on_hub(file.path, file.sha256, manifest, listed), file.sha256)
         for file in manifest.files
     ]
     return Table(
         "files",
-        f"The files of {manifest.id.name} at the commit {manifest.revision} that are on the volume, each beside "
-        "what the Hub lists. The “sha256” of a file is a number that no other file has: equal ones mean equal bytes. "
-        "The Hub states it for large files; small ones it knows by another digest, which was compared when they came.",
+        f"The files of {manifest.id.name} at the commit {manifest.revision} on the volume, each compared with the "
+        "Hub's listing. The “sha256” of a file is computed from its bytes: two files with the same sha256 are equal. "
+        "The Hub lists it for large files only. For small files it lists another digest, which was compared when they "
+        "were downloaded.",
         ("path", "bytes", "from", "bytes on the Hub", "sha256 on the Hub", "sha256"),
         rows,
         (
-            Law("ExpectColumnValuesToBeUnique", {"column": "path"}, "Each file is there once"),
-            Law("ExpectColumnValuesToMatchRegex", {"column": "sha256", "regex": _DIGEST}, "Each file has its sha256"),
-            Law(
-                "ExpectColumnValuesToBeInSet",
-                {"column": "from", "value_set": [_HUB, _OURS, _NOT_ASKED]},
-                "Each file is one that the Hub lists, or one that Paddock made",
+            Expectation("ExpectColumnValuesToBeUnique", {"column": "path"}, "No file is listed twice"),
+            Expectation(
+                "ExpectColumnValuesToMatchRegex", {"column": "sha256", "regex": _DIGEST}, "Each file has a valid sha256"
             ),
-            _pair("bytes", "bytes on the Hub", "Each file is as long as the Hub says"),
-            _pair("sha256", "sha256 on the Hub", "Each large file has the sha256 that the Hub states"),
+            Expectation(
+                "ExpectColumnValuesToBeInSet",
+                {"column": "from", "value_set": [_HUB, _PADDOCK, _NOT_COMPARED]},
+                "Each file is listed on the Hub or was made by Paddock",
+            ),
+            _equal("bytes", "bytes on the Hub", "Each file has the size that the Hub lists"),
+            _equal("sha256", "sha256 on the Hub", "Each large file has the sha256 that the Hub lists"),
         ),
     )
 
 
 def tensors(headers: Mapping[str, Header]) -> Table:
-    """The tensor tables of all shards, by their file names, in order."""
+    """The table of all tensors. `headers` maps the file name of each shard to its header, in the order of shards."""
     widest = max(header.alignment for header in headers.values())
     return Table(
         "tensors",
-        "A model is made of “tensors”: named blocks of numbers, its weights. A GGUF lists them with their type (how "
-        "many bits a weight has), their shape, and where in the file each begins. They lie one after the other, with "
-        "less than one alignment of padding in between, and inside of the file.",
+        "The weights of a model are stored as “tensors”, named blocks of numbers. A GGUF lists each tensor, its type "
+        "(how many bits a weight has), its shape, and its offset in the file. Tensors follow one another with less "
+        "padding in between than one alignment, and all end inside of the file.",
         (
             "file",
             "tensor",
@@ -109,121 +121,124 @@ def tensors(headers: Mapping[str, Header]) -> Table:
         ),
         [row for name, header in headers.items() for row in _tensor_rows(PurePosixPath(name).name, header)],
         (
-            Law("ExpectColumnValuesToBeUnique", {"column": "tensor"}, "Each tensor is there once"),
-            Law(
+            Expectation("ExpectColumnValuesToBeUnique", {"column": "tensor"}, "No tensor is listed twice"),
+            Expectation(
                 "ExpectColumnValueLengthsToBeBetween",
                 {"column": "tensor", "min_value": 1, "max_value": gguf.MAX_NAME_BYTES},
-                "Each tensor has a name that the engine can keep",
+                "Each tensor has a name that is not too long for llama.cpp",
             ),
-            Law(
+            Expectation(
                 "ExpectColumnValuesToBeInSet",
-                {"column": "type", "value_set": [kind.name for kind in gguf.GgmlType if kind not in _NO_TYPES]},
-                "Each tensor has a type that a model is stored in",
+                {"column": "type", "value_set": [kind.name for kind in gguf.GgmlType if kind not in _NEVER_STORED]},
+                "Each tensor has a type that is used to store weights",
             ),
             _between("weights", 1, None, "No tensor is empty"),
-            _between("off alignment", 0, 0, "Each tensor begins where the engine can read it"),
-            _between("gap before", 0, widest - 1, "No tensor overlaps the one before, or leaves a hole"),
+            _between("off alignment", 0, 0, "Each tensor begins at a multiple of the alignment"),
+            _between("gap before", 0, widest - 1, "Each tensor follows the one before, without overlap or gap"),
             _between("left after", 0, None, "Each tensor ends inside of its file"),
         ),
     )
 
 
 def metadata(headers: Mapping[str, Header]) -> Table:
-    """The keys of the first shard, which speaks for the model."""
+    """The table of the first shard's metadata, which describes the whole model."""
     header = next(iter(headers.values()))
-    wanted = ["general.architecture", *(f"{header.architecture}.{key}" for key in _OF_THE_MODEL)]
+    required = ["general.architecture", *(f"{header.architecture}.{key}" for key in _REQUIRED_KEYS)]
     return Table(
         "metadata",
-        "A GGUF begins with “keys and values” that say what the model is: its architecture, how much text it can look "
-        "back on (its context), its vocabulary, and how a conversation is written for it. The engine believes them, so "
-        "those that it needs have to be there.",
+        "A GGUF begins with “metadata”, keys and values that describe the model: its architecture, the length of text "
+        "that it can take into account (its context), its vocabulary, and the format of a conversation (its chat "
+        "template). llama.cpp relies on them, so the keys that it needs must be present.",
         ("key", "type", "value"),
         [(key, header.types[key].name, _value(value)) for key, value in header.metadata.items()],
         (
-            Law("ExpectColumnValuesToBeUnique", {"column": "key"}, "Each key is there once"),
-            Law(
+            Expectation("ExpectColumnValuesToBeUnique", {"column": "key"}, "No key is listed twice"),
+            Expectation(
                 "ExpectColumnDistinctValuesToContainSet",
-                {"column": "key", "value_set": wanted},
-                "What the engine needs to build the model is there",
+                {"column": "key", "value_set": required},
+                "The keys that llama.cpp needs to build the model are present",
             ),
-            Law(
+            Expectation(
                 "ExpectColumnDistinctValuesToContainSet",
                 {"column": "key", "value_set": ["tokenizer.ggml.model", "tokenizer.ggml.tokens"]},
-                "The vocabulary is there",
+                "The vocabulary is present",
             ),
-            Law(
+            Expectation(
                 "ExpectColumnDistinctValuesToContainSet",
                 {"column": "key", "value_set": ["general.name", "general.file_type", "tokenizer.chat_template"]},
-                "The file names itself, its quantization and its chat template",
+                "The file states its name, its quantization and its chat template",
                 Severity.INFO,
             ),
         ),
     )
 
 
-def inventory(stored: Sequence[StoredFileRow]) -> Table:
-    """Everything on the volume. Whatever is wrong with another model warns, and holds this one up no longer."""
+def inventory(files: Sequence[StoredFileRow]) -> Table:
+    """The table of all files on the volume. Its expectations only warn: damage to another model must not reject this
+    one."""
     return Table(
         "inventory",
-        "Every file of every model on the volume, as its own record has it and as it lies on the disk. Equal files are "
-        "stored once, however many models name them.",
+        "All files of all models on the volume, with their sizes in the model's manifest and on disk. Equal files are "
+        "stored once, however many models list them.",
         ("model", "revision", "variant", "path", "bytes", "bytes on disk", "promoted", "sha256"),
         [
             (
-                one.model,
-                one.revision[:8],
-                one.variant,
-                one.path,
-                one.size,
-                one.on_disk_bytes,
-                one.promoted,
-                one.sha256,
+                file.model,
+                file.revision[:8],
+                file.variant,
+                file.path,
+                file.size,
+                file.on_disk_bytes,
+                file.promoted,
+                file.sha256,
             )
-            for one in stored
+            for file in files
         ],
         (
-            Law(
+            Expectation(
                 "ExpectCompoundColumnsToBeUnique",
                 {"column_list": ["model", "revision", "variant", "path"]},
-                "Each file of a model is there once",
+                "No file of a model is listed twice",
                 Severity.WARN,
             ),
-            Law(
+            Expectation(
                 "ExpectColumnValuesToNotBeNull",
                 {"column": "bytes on disk"},
-                "Each file that a record names is on the disk",
+                "Each file that a manifest lists is on disk",
                 Severity.WARN,
             ),
-            _pair("bytes", "bytes on disk", "Each file is as long as its record says", Severity.WARN),
-            Law(
+            _equal("bytes", "bytes on disk", "Each file has the size that its manifest lists", Severity.WARN),
+            Expectation(
                 "ExpectColumnValuesToMatchRegex",
                 {"column": "sha256", "regex": _DIGEST},
-                "Each file has its sha256",
+                "Each file has a valid sha256",
                 Severity.WARN,
             ),
         ),
     )
 
 
-def _pair(ours: str, theirs: str, says: str, severity: Severity = Severity.REJECT) -> Law:
+def _equal(ours: str, theirs: str, description: str, severity: Severity = Severity.REJECT) -> Expectation:
     arguments = {"column_A": ours, "column_B": theirs, "ignore_row_if": "either_value_is_missing"}
-    return Law("ExpectColumnPairValuesToBeEqual", arguments, says, severity)
+    return Expectation("ExpectColumnPairValuesToBeEqual", arguments, description, severity)
 
 
-def _between(column: str, least: int, most: int | None, says: str) -> Law:
-    return Law("ExpectColumnValuesToBeBetween", {"column": column, "min_value": least, "max_value": most}, says)
+def _between(column: str, minimum: int, maximum: int | None, description: str) -> Expectation:
+    return Expectation(
+        "ExpectColumnValuesToBeBetween", {"column": column, "min_value": minimum, "max_value": maximum}, description
+    )
 
 
-def _beside(
+def _on_hub(
     path: str, sha256: str, manifest: Manifest, listed: Mapping[str, RepositoryFile] | None
 ) -> tuple[str, int | None, str | None]:
-    """Where a file is from, and its size and sha256 on the Hub."""
+    """(origin of a file, its size on the Hub in bytes, its sha256 on the Hub)."""
     if path == CHAT_FILE or (path == TEMPLATE_FILE and sha256 == manifest.template_sha256):
-        return _OURS, None, None
+        return _PADDOCK, None, None
     if listed is None:
-        return _NOT_ASKED, None, None
-    there = listed.get(path)
-    return (_HUB, there.size, there.sha256) if there else (_ELSEWHERE, None, None)
+        return _NOT_COMPARED, None, None
+    file = listed.get(path)
+    return (_HUB, file.size, file.sha256) if file else (_UNKNOWN, None, None)
 
 
 def _tensor_rows(name: str, header: Header) -> Iterator[tuple[Any, ...]]:

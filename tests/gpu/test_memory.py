@@ -14,7 +14,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark import Benchmark, benchmark
 from paddock.model.hardware import Machine
 from paddock.planning.placement import GPU_MARGIN_BYTES, Target
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 
 pytestmark = pytest.mark.gpu
 
@@ -44,7 +44,7 @@ def loaded(path: Path, found: Benchmark, planned: Memory) -> None:
 def test_a_model_that_is_whole_on_the_card_takes_what_the_plan_says(
     machine: Machine, clients: Clients, llama: Path, tokens: int, kv_type: str
 ) -> None:
-    plan = preflight(clients, str(llama), Wish(tokens, kv_type=kv_type), machine=machine).plan
+    plan = preflight(clients, str(llama), PlanRequest(tokens, kv_type=kv_type), machine=machine).plan
     assert plan.fits
     assert plan.given_up == ()
     assert plan.parameters.n_gpu_layers == -1
@@ -74,7 +74,7 @@ def test_of_a_model_that_is_too_large_for_the_card_as_much_as_fits_is_there_and_
     machine: Machine, clients: Clients, llama: Path, room: int
 ) -> None:
     target = Target(machine.ram_available_bytes, (room,))
-    plan = preflight(clients, str(llama), Wish(8192), target=target).plan
+    plan = preflight(clients, str(llama), PlanRequest(8192), target=target).plan
     assert plan.fits
     assert 0 < plan.parameters.n_gpu_layers < 33
     found = benchmark(llama, parameters=plan.parameters, n_prompt=32, n_gen=8, machine=machine)
@@ -87,8 +87,8 @@ def test_of_a_model_that_is_too_large_for_the_card_as_much_as_fits_is_there_and_
 def test_what_is_too_large_is_refused_with_what_would_fit(machine: Machine, clients: Clients, llama: Path) -> None:
     cards = tuple(replace(gpu, vram_available_bytes=min(gpu.vram_available_bytes, 8 * GIB)) for gpu in machine.gpus[:1])
     small = replace(machine, gpus=cards, ram_available_bytes=4 * GIB)
-    found = preflight(clients, str(llama), Wish(131_072), machine=small)
+    found = preflight(clients, str(llama), PlanRequest(131_072), machine=small)
     assert not found.plan.fits
     tokens = int(found.advice.split()[1])
     assert 8192 < tokens < 40_000
-    assert preflight(clients, str(llama), Wish(tokens), machine=small).plan.fits
+    assert preflight(clients, str(llama), PlanRequest(tokens), machine=small).plan.fits

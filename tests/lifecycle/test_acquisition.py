@@ -22,7 +22,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference
 from paddock.model.source import Expected
-from paddock.planning.choice import choose
+from paddock.planning.file_selection import select_files
 from paddock.store.copying import push
 from paddock.store.volume import ORPHAN_AGE_S
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
@@ -48,7 +48,7 @@ def fleet(
 
 def planned(clients: Clients) -> AcquisitionPlan:
     listing = clients.hub.listing(MODEL)
-    return acquisition.plan(clients, listing, choose(listing))
+    return acquisition.plan(clients, listing, select_files(listing))
 
 
 def key_of(clients: Clients, digest: Sha256) -> str:

@@ -66,7 +66,7 @@ def test_where_the_hub_cannot_be_asked_the_pages_say_so(
     hub.order("status", "*", where="hub", status=404, times=None)
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
-    assert {row[2] for row in found.held[0].table.rows} == {"Paddock", "not asked"}
+    assert {row[2] for row in found.held[0].table.rows} == {"Paddock", "not compared"}
     assert "not compared with the Hub's list" in caplog.text
 
 

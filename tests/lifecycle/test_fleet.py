@@ -28,7 +28,7 @@ from paddock.lifecycle.clients import Clients, connect
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import RepositoryFile, SnapshotFile
 from paddock.model.names import ModelName, Sha256
-from paddock.planning.choice import choose
+from paddock.planning.file_selection import select_files
 from paddock.store.remote.download_lease import ObjectLease
 from tests.support.house import point_to, point_to_s3
 from tests.support.larger import SEGMENT_BYTES, larger
@@ -163,7 +163,7 @@ def acquire(clients: Clients, cancel: threading.Event | None = None) -> Acquired
     """The model's one file, by a worker of this process."""
     clients.volume.prepare()
     listing = clients.hub.listing(MODEL)
-    (row,) = plan(clients, listing, choose(listing)).files
+    (row,) = plan(clients, listing, select_files(listing)).files
     return fetch.fetch_file(clients, listing, row, cancel=cancel)
 
 

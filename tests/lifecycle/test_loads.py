@@ -16,7 +16,7 @@ from paddock.lifecycle.run import benchmark
 from paddock.model.hardware import this_machine
 from paddock.model.reference import Reference
 from paddock.planning.drift import KEPT_LOADS
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from tests.support.house import MODEL
 
 MIB = 2**20
@@ -42,10 +42,10 @@ def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_ne
     assert caplog.records == []
 
     path = str(clients.volume.snapshot_path(manifest.id))
-    before = preflight(clients, path, Wish(128)).plan
+    before = preflight(clients, path, PlanRequest(128)).plan
     note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**40}] * 50))
     assert margin(clients) == round(1.25 * 2**40)
-    after = preflight(clients, path, Wish(128)).plan
+    after = preflight(clients, path, PlanRequest(128)).plan
     assert before.fits
     assert not after.fits
     note.write_text(json.dumps([load] * 50))

@@ -21,7 +21,7 @@ from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from paddock.model.reference import Reference
 from paddock.planning.placement import Target
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from paddock.planning.targets import parse_target
 from tests.support.engine import let_the_engine_segfault, loaded_memory, real_model
 from tests.support.gguf import STRING, U32, tiny_llama
@@ -58,7 +58,7 @@ def test_the_header_of_a_remote_model_gives_the_numbers_of_the_real_load(
     with FileSource(remote) as source:
         header_bytes = read_header(source).data_offset
     hub.reset_stats()
-    found = preflight(clients, "org/smollm2-GGUF", Wish(context, 1, kv_type))
+    found = preflight(clients, "org/smollm2-GGUF", PlanRequest(context, 1, kv_type))
     assert hub.stats().total_bytes_sent == found.bytes_read <= header_bytes + MIB
     parameters = Parameters(n_ctx=context, n_threads=2, type_k=kv_type, type_v=kv_type)
     loaded = loaded_memory(remote, parameters)
@@ -73,13 +73,13 @@ def test_the_header_of_a_remote_model_gives_the_numbers_of_the_real_load(
 def test_the_first_quantization_that_fits_is_chosen_and_the_others_have_their_reasons(
     clients: Clients, hub: HubService
 ) -> None:
-    everything = preflight(clients, NAME, Wish(256))
+    everything = preflight(clients, NAME, PlanRequest(256))
     assert (everything.quantization, everything.plan.fits) == ("Q8_0", True)
     by_name = {one.quantization: one for one in everything.candidates}
     assert set(by_name) == {"Q8_0", "Q6_K", "Q4_K_M"}
     assert by_name["Q8_0"].reason == "chosen: the first that fits, in the order of preference"
     assert by_name["Q4_K_M"].reason == "fits with 256 tokens of context"
-    asked = preflight(clients, NAME, Wish(256), quantization="q4_k_m")
+    asked = preflight(clients, NAME, PlanRequest(256), quantization="q4_k_m")
     assert asked.quantization == "Q4_K_M"
     assert [one.reason for one in asked.candidates if one.quantization == "Q4_K_M"] == ["chosen: asked for by name"]
 
@@ -90,7 +90,7 @@ def test_a_name_that_lies_about_its_quantization_is_found_out_and_counts_for_wha
     liar = tiny_llama().set("general.file_type", U32, 2).to_bytes()  # Q4_0
     honest = tiny_llama(layers=2).set("general.file_type", U32, 18).to_bytes()
     hub.repository("org/liar-GGUF").commit({"m-Q8_0.gguf": liar, "m-Q6_K.gguf": honest})
-    found = preflight(clients, "org/liar-GGUF", Wish(256))
+    found = preflight(clients, "org/liar-GGUF", PlanRequest(256))
     assert (found.quantization, found.file) == ("Q6_K", "m-Q6_K.gguf")
     told = {one.file: (one.quantization, one.reason) for one in found.candidates}
     assert told["m-Q8_0.gguf"] == (
@@ -104,26 +104,26 @@ def test_a_gpu_that_this_engine_does_not_use_makes_no_room(clients: Clients) -> 
         pytest.skip("there is a GPU here, which the engine may use: run it on a machine without one")
     gpu = Gpu("one that a build for the processor does not see", 80 * GIB, 80 * GIB)
     machine = replace(this_machine(), ram_available_bytes=MIB, gpus=(gpu,))
-    found = preflight(clients, NAME, Wish(256), machine=machine)
+    found = preflight(clients, NAME, PlanRequest(256), machine=machine)
     assert not found.plan.fits
-    assert preflight(clients, NAME, Wish(256), machine=machine, target=Target(GIB, (80 * GIB,))).plan.fits
+    assert preflight(clients, NAME, PlanRequest(256), machine=machine, target=Target(GIB, (80 * GIB,))).plan.fits
 
 
 def test_what_does_not_fit_says_what_is_missing_and_what_would_do(clients: Clients, remote: Path) -> None:
     small = Target(MARGIN_BYTES + 250 * MIB)
-    found = preflight(clients, "org/smollm2-GGUF", Wish(8192), target=small)
+    found = preflight(clients, "org/smollm2-GGUF", PlanRequest(8192), target=small)
     assert not found.plan.fits
     assert found.advice.startswith("with ")
     tokens = int(found.advice.split()[1])
-    assert preflight(clients, "org/smollm2-GGUF", Wish(tokens), target=small).plan.fits
-    none = preflight(clients, "org/smollm2-GGUF", Wish(8192), target=Target(MIB))
+    assert preflight(clients, "org/smollm2-GGUF", PlanRequest(tokens), target=small).plan.fits
+    none = preflight(clients, "org/smollm2-GGUF", PlanRequest(8192), target=Target(MIB))
     assert "a machine with" in none.advice
 
 
 def test_a_directory_and_a_file_are_planned_as_well(clients: Clients, tmp_path: Path) -> None:
     model = real_model()
     (tmp_path / model.name).symlink_to(model)
-    one, other = (preflight(clients, str(path), Wish(512)) for path in (tmp_path, model))
+    one, other = (preflight(clients, str(path), PlanRequest(512)) for path in (tmp_path, model))
     assert one.plan == other.plan
     assert one.to_json().keys() >= {
         "fits",
@@ -139,12 +139,12 @@ def test_a_directory_and_a_file_are_planned_as_well(clients: Clients, tmp_path: 
 
 def test_what_cannot_be_planned_is_refused_by_its_reason(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     with pytest.raises(FileNotInRevision, match=r"has no Q2_K: use one of Q4_K_M, Q6_K, Q8_0"):
-        preflight(clients, NAME, Wish(256), quantization="Q2_K")
+        preflight(clients, NAME, PlanRequest(256), quantization="Q2_K")
     with pytest.raises(NoGguf):
-        preflight(clients, str(tmp_path), Wish(256))
+        preflight(clients, str(tmp_path), PlanRequest(256))
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
     with pytest.raises(ModelRejected):
-        preflight(clients, NAME, Wish(256))
+        preflight(clients, NAME, PlanRequest(256))
 
 
 def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(
@@ -195,23 +195,23 @@ def test_seventy_billion_weights_cost_a_header_and_a_second(clients: Clients, hu
     path = seventy(tmp_path / "seventy-Q4_K_M.gguf")
     with FileSource(path) as source:
         header_bytes = read_header(source).data_offset
-    found = preflight(clients, str(path), Wish(131_072), target=Target(120 * GIB))
+    found = preflight(clients, str(path), PlanRequest(131_072), target=Target(120 * GIB))
     assert found.plan.fits
     memory = found.plan.memory
     weights = path.stat().st_size - header_bytes
     assert memory.kv_cache_bytes == 40 * GIB
     assert memory.weights_bytes > 1.5 * weights  # this build repacks Q4_K beside the mapped file
     assert found.seconds < 1.5 * BUSY
-    tight = preflight(clients, str(path), Wish(131_072), target=Target(88 * GIB))
+    tight = preflight(clients, str(path), PlanRequest(131_072), target=Target(88 * GIB))
     assert (tight.plan.fits, tight.plan.parameters.use_mmap) == (True, False)
     assert tight.plan.memory.weights_bytes == weights
-    short = preflight(clients, str(path), Wish(None), target=Target(64 * GIB))
+    short = preflight(clients, str(path), PlanRequest(None), target=Target(64 * GIB))
     assert 40_000 < short.plan.parameters.n_ctx < 131_072
     assert short.plan.memory.total_bytes + MARGIN_BYTES <= 64 * GIB
-    on_cards = preflight(clients, str(path), Wish(8192), target=parse_target("2x-rtx-4090"))
+    on_cards = preflight(clients, str(path), PlanRequest(8192), target=parse_target("2x-rtx-4090"))
     assert (on_cards.plan.fits, on_cards.plan.parameters.n_gpu_layers) == (True, -1)
     assert sum(on_cards.plan.parameters.tensor_split) == 81  # the output counts as one
-    on_one = preflight(clients, str(path), Wish(8192), target=parse_target("rtx-4090+64GiB")).plan
+    on_one = preflight(clients, str(path), PlanRequest(8192), target=parse_target("rtx-4090+64GiB")).plan
     assert on_one.fits
     assert 30 < on_one.parameters.n_gpu_layers < 60
     assert on_one.given_up[-1].startswith(f"n_gpu_layers: {on_one.parameters.n_gpu_layers} of 81 fit on the GPU")
@@ -226,9 +226,9 @@ def test_seventy_billion_weights_on_the_hub_cost_their_header(
     with FileSource(path) as source:
         header_bytes = read_header(source).data_offset
     hub.repository("org/seventy-GGUF").commit({path.name: path})
-    here = preflight(clients, str(path), Wish(131_072), target=Target(120 * GIB)).plan
+    here = preflight(clients, str(path), PlanRequest(131_072), target=Target(120 * GIB)).plan
     hub.reset_stats()
-    found = preflight(clients, "org/seventy-GGUF", Wish(131_072), target=Target(120 * GIB))
+    found = preflight(clients, "org/seventy-GGUF", PlanRequest(131_072), target=Target(120 * GIB))
     sent = hub.stats().total_bytes_sent
     print(f"70B on the Hub: header {header_bytes} bytes, sent {sent} bytes, {found.seconds:.2f} s, {found.plan.memory}")
     assert found.plan == here

@@ -41,7 +41,7 @@ from paddock.lifecycle.clients import Clients, connect
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference, SnapshotId, Variant
-from paddock.planning.choice import choose
+from paddock.planning.file_selection import select_files
 from paddock.planning.placement import Target
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
@@ -129,7 +129,7 @@ def test_a_variant_that_is_served_stays_while_another_one_of_its_commit_is_pulle
 
 def test_variants_that_are_acquired_at_the_same_time_are_both_published(clients: Clients) -> None:
     listing = clients.hub.listing(MODEL)
-    choice = choose(listing, quantization="Q4_K_M")
+    choice = select_files(listing, quantization="Q4_K_M")
     clients.volume.prepare()
     plan = acquisition.plan(clients, listing, choice)
     assert plan.id == SnapshotId(MODEL, listing.revision, Q4)
@@ -160,7 +160,7 @@ def test_a_snapshot_of_that_name_with_other_files_is_never_replaced_and_the_cure
 
 def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(clients: Clients, tmp_path: Path) -> None:
     listing = clients.hub.listing(MODEL)
-    choice = choose(listing)
+    choice = select_files(listing)
     clients.volume.prepare()
     plan = acquisition.plan(clients, listing, choice)
     acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]
@@ -322,7 +322,7 @@ def test_what_cannot_be_pulled_says_why(clients: Clients, hub: HubService, name:
 def test_too_little_room_is_known_before_the_first_byte(clients: Clients, hub: HubService) -> None:
     free = clients.volume.free_bytes()
     listing = clients.hub.listing(MODEL)
-    huge = next(file for file in choose(listing).files if file.path.endswith(".gguf"))
+    huge = next(file for file in select_files(listing).files if file.path.endswith(".gguf"))
     assert huge.size < free
     with pytest.raises(NotEnoughDisk, match="missing"):
         clients.volume.require_room(free + huge.size)
@@ -358,7 +358,7 @@ def test_weights_that_are_not_finite_are_never_published(clients: Clients, hub: 
 
 def test_weights_that_passed_in_disorder_are_read_again(clients: Clients) -> None:
     listing = clients.hub.listing(MODEL)
-    choice = choose(listing)
+    choice = select_files(listing)
     clients.volume.prepare()
     plan = acquisition.plan(clients, listing, choice)
     acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]

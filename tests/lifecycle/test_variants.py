@@ -23,10 +23,10 @@ from paddock.lifecycle.promote import promote, retention
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.names import ModelName, Revision, Sha256
-from paddock.model.quantization import group
+from paddock.model.quantization import group_shards
 from paddock.model.reference import Reference, SnapshotId, Variant, parse_variant
 from paddock.model.variants import name_variants
-from paddock.planning.choice import choose
+from paddock.planning.file_selection import select_files
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
 from paddock.store.volume import Volume
@@ -59,7 +59,7 @@ def pulled(clients: Clients, text: str, quantization: str = "auto") -> Pulled:
 
 
 def names_of(*paths: str, size: int = 100) -> dict[str, str]:
-    sets = group((path, size) for path in paths)
+    sets = group_shards((path, size) for path in paths)
     return {one.first: name for one, name in name_variants(sets).items()}
 
 
@@ -105,10 +105,10 @@ def test_rule_3_a_model_with_its_projector_is_a_variant_of_its_own() -> None:
     digest = Sha256("0" * 64)
     files = [RepositoryFile(path, 100, digest, None) for path in ("m-Q8_0.gguf", "mmproj-F16.gguf")]
     listing = Listing(MODEL, A, tuple(files), None)
-    alone, together = choose(listing), choose(listing, projector=True)
+    alone, together = select_files(listing), select_files(listing, projector=True)
     assert (alone.variant, together.variant) == ("Q8_0", "Q8_0-mmproj")
     assert {file.path for file in alone.files} < {file.path for file in together.files}
-    by_name = choose(listing, quantization="q8_0-MMPROJ")
+    by_name = select_files(listing, quantization="q8_0-MMPROJ")
     assert (by_name.variant, by_name.files) == (together.variant, together.files)
 
 

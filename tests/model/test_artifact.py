@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from paddock.errors import CorruptFile, UnsafeName
-from paddock.model.artifact import Manifest, RecordedFinding, SnapshotFile, recorded
+from paddock.model.artifact import Manifest, RecordedFinding, SnapshotFile, record_findings
 from paddock.model.finding import Finding, Severity, Verdict
 from paddock.model.names import ModelName, Revision, SegmentDigest, Sha256, check_distinct, parse_repository_path
 from paddock.model.reference import SnapshotId, Variant
@@ -127,7 +127,7 @@ def test_findings_are_recorded_by_rule_and_severity_each_once() -> None:
         Finding("b.rule", Severity.WARN, "two", "there"),
         Finding("a.rule", Severity.INFO, "three"),
     ]
-    assert [(one.rule, one.severity) for one in recorded(found)] == [("a.rule", "info"), ("b.rule", "warn")]
+    assert [(one.rule, one.severity) for one in record_findings(found)] == [("a.rule", "info"), ("b.rule", "warn")]
 
 
 def test_a_manifest_does_not_change() -> None:

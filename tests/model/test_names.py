@@ -386,10 +386,10 @@ def test_what_is_let_through_can_be_made_on_a_file_system_that_folds_case(texts:
 
 @given(st.text())
 def test_a_name_that_is_shown_can_do_nothing_to_a_terminal(text: str) -> None:
-    assert names.shown(text).isprintable()
-    assert len(names.shown(text)) <= 12 * 200
+    assert names.printable(text).isprintable()
+    assert len(names.printable(text)) <= 12 * 200
 
 
 def test_a_plain_name_is_shown_plainly() -> None:
-    assert names.shown("Q8_0/model.gguf") == "Q8_0/model.gguf"
-    assert names.shown("a\x1b[2Jb") == "'a\\x1b[2Jb'"
+    assert names.printable("Q8_0/model.gguf") == "Q8_0/model.gguf"
+    assert names.printable("a\x1b[2Jb") == "'a\\x1b[2Jb'"

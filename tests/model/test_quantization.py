@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from paddock.errors import MissingShard, NoGguf, NoSuchFile
-from paddock.model.quantization import PREFERRED, get_gguf_file_path, group, quantization_of, ranked, split_count
+from paddock.model.quantization import (
+    PREFERRED,
+    get_gguf_file_path,
+    group_shards,
+    quantization_of,
+    rank_models,
+    split_count,
+)
 
 
 def make(directory: Path, sizes: dict[str, int]) -> Path:
@@ -42,8 +49,8 @@ def test_a_name_states_its_quantization(path: str, expected: str | None) -> None
 
 def test_each_preferred_quantization_is_better_than_the_next_and_than_a_larger_other(tmp_path: Path) -> None:
     for better, worse in pairwise(PREFERRED):
-        sets = group([(f"m-{better}.gguf", 1), (f"m-{worse}.gguf", 5), ("m-F16.gguf", 100)])
-        assert ranked(sets)[0].quantization == better
+        sets = group_shards([(f"m-{better}.gguf", 1), (f"m-{worse}.gguf", 5), ("m-F16.gguf", 100)])
+        assert rank_models(sets)[0].quantization == better
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,7 @@ def test_a_best_model_with_a_shard_missing_is_an_error_that_names_it(tmp_path: P
 
 
 def test_stems_that_differ_in_case_are_two_models() -> None:
-    sets = group([("A-00001-of-00002.gguf", 1), ("a-00002-of-00002.gguf", 1)])
+    sets = group_shards([("A-00001-of-00002.gguf", 1), ("a-00002-of-00002.gguf", 1)])
     assert [one.missing for one in sets] == [("A-00002-of-00002.gguf",), ("a-00001-of-00002.gguf",)]
     assert split_count("A-00001-of-00002.gguf") == 2
     assert split_count("a.gguf") == 1

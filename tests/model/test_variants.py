@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.model.quantization import group
+from paddock.model.quantization import group_shards
 from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, Variant, parse_variant
-from paddock.model.variants import matching, name_variants, with_projector
-from paddock.planning.choice import find_variant
+from paddock.model.variants import match_models, name_variants, variant_with_projector
+from paddock.planning.file_selection import find_variant
 
 GB = 10**9
 
@@ -20,7 +20,7 @@ GB = 10**9
 def names_of(*files: str | tuple[str, int]) -> dict[str, str]:
     """The variant of each model, by its first path."""
     listed = [(one, GB) if isinstance(one, str) else one for one in files]
-    return {one.first: str(name) for one, name in name_variants(group(listed)).items()}
+    return {one.first: str(name) for one, name in name_variants(group_shards(listed)).items()}
 
 
 @pytest.mark.parametrize(
@@ -100,29 +100,29 @@ listings = st.lists(st.tuples(paths, st.integers(1, 10**10)), min_size=1, max_si
 
 @given(listings, st.integers(0, 2**32))
 def test_names_are_valid_unique_and_do_not_depend_on_the_order(files: list[tuple[str, int]], seed: int) -> None:
-    names = name_variants(group(files))
+    names = name_variants(group_shards(files))
     assert all(parse_variant(name) == name for name in names.values())
     assert len({name.casefold() for name in names.values()}) == len(names)
     shuffled = files.copy()
     random.Random(seed).shuffle(shuffled)
-    assert name_variants(group(shuffled)) == names
+    assert name_variants(group_shards(shuffled)) == names
 
 
 @given(listings)
 def test_every_name_is_found_again_whatever_its_case(files: list[tuple[str, int]]) -> None:
-    sets = group(files)
+    sets = group_shards(files)
     names = name_variants(sets)
     for one, name in names.items():
         assert find_variant(sets, names, name.swapcase())[0] == [one]
-        assert matching(names, name) == [one]
+        assert match_models(names, name) == [one]
 
 
 def test_an_empty_text_names_no_model() -> None:
-    assert matching(name_variants(group([("model.gguf", GB)])), "") == []
+    assert match_models(name_variants(group_shards([("model.gguf", GB)])), "") == []
 
 
 def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usual_is_taken() -> None:
-    sets = group([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
+    sets = group_shards([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
     names = name_variants(sets)
     for text, projector in (("Q8_0-mmproj", "mmproj-F16.gguf"), ("Q8_0-mmproj-F32", "mmproj-F32.gguf")):
         found, beside = find_variant(sets, names, text)
@@ -133,11 +133,15 @@ def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usua
 
 
 def test_a_projector_whose_name_is_the_usual_one_s_is_a_variant_of_its_own() -> None:
-    sets = group([("m-Q8_0.gguf", GB), ("mmproj.gguf", GB), ("mmproj-F16.gguf", GB), ("old/mmproj-F16.gguf", GB)])
+    sets = group_shards(
+        [("m-Q8_0.gguf", GB), ("mmproj.gguf", GB), ("mmproj-F16.gguf", GB), ("old/mmproj-F16.gguf", GB)]
+    )
     names = name_variants(sets)
     (model,) = names
     usual = next(one for one in sets if one.first == "mmproj-F16.gguf")
-    found = {one.first: with_projector(names[model], one, is_usual=one == usual) for one in sets if one.is_projector}
+    found = {
+        one.first: variant_with_projector(names[model], one, is_usual=one == usual) for one in sets if one.is_projector
+    }
     assert found["mmproj-F16.gguf"] == "Q8_0-mmproj"
     assert found["old/mmproj-F16.gguf"] == "Q8_0-old-mmproj-F16"
     assert re.fullmatch(r"Q8_0-mmproj-[0-9a-f]{8}", found["mmproj.gguf"])
@@ -164,7 +168,7 @@ def test_a_file_that_has_the_name_that_another_would_get_takes_it_from_none(suff
 
 
 def test_names_that_were_published_stand_and_others_keep_out_of_their_way() -> None:
-    sets = group([("m-Q8_0.gguf", GB), ("m-Q4_K_M.gguf", GB), ("old/m-Q8_0.gguf", GB)])
+    sets = group_shards([("m-Q8_0.gguf", GB), ("m-Q4_K_M.gguf", GB), ("old/m-Q8_0.gguf", GB)])
     names = name_variants(sets, {"old/m-Q8_0.gguf": Variant("Q8_0")})
     found = {one.first: name for one, name in names.items()}
     assert found["old/m-Q8_0.gguf"] == "Q8_0"

@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.engine.oracle import MARGIN_BYTES
-from paddock.planning.drift import Load, margin_bytes
+from paddock.planning.drift import MeasuredLoad, margin_bytes
 
 MIB, GIB = 2**20, 2**30
 LOADS = st.builds(
-    Load,
+    MeasuredLoad,
     predicted_bytes=st.integers(1, 2**40),
     engine_bytes=st.integers(1, 2**40),
     system_bytes=st.none() | st.integers(1, 2**40),
 )
 
 
-def load(engine: int = 4 * GIB, system: int | None = 4 * GIB + 90 * MIB) -> Load:
-    return Load(predicted_bytes=4 * GIB, engine_bytes=engine, system_bytes=system)
+def load(engine: int = 4 * GIB, system: int | None = 4 * GIB + 90 * MIB) -> MeasuredLoad:
+    return MeasuredLoad(predicted_bytes=4 * GIB, engine_bytes=engine, system_bytes=system)
 
 
 @pytest.mark.parametrize("sound", [load(), load(system=None), load(system=3 * GIB), load(engine=4 * GIB + 5 * MIB)])
-def test_a_load_within_the_margin_is_no_drift(sound: Load) -> None:
+def test_a_load_within_the_margin_is_no_drift(sound: MeasuredLoad) -> None:
     assert sound.drift is None
     assert margin_bytes([sound] * 3) == MARGIN_BYTES
 
@@ -39,9 +39,9 @@ def test_a_load_beyond_it_says_what_came_and_what_was_expected() -> None:
 
 
 @given(st.lists(LOADS, max_size=5))
-def test_the_margin_covers_every_load_that_it_was_made_of(loads: list[Load]) -> None:
+def test_the_margin_covers_every_load_that_it_was_made_of(loads: list[MeasuredLoad]) -> None:
     margin = margin_bytes(loads)
     assert margin >= MARGIN_BYTES
     for one in loads:
         assert one.predicted_bytes + margin >= max(one.engine_bytes, one.system_bytes or 0)
-        assert Load.from_json(one.to_json()) == one
+        assert MeasuredLoad.from_json(one.to_json()) == one

@@ -13,12 +13,19 @@ from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, ConflictingConfiguration
 from paddock.planning.footprint import Footprint, Layer
-from paddock.planning.placement import GPU_MARGIN_BYTES, Lack, Target, lacking, missing_bytes, place
-from paddock.planning.plan import LEAST_CONTEXT, Ask, Plan, Wish, longest_context, make_plan
+from paddock.planning.placement import (
+    GPU_MARGIN_BYTES,
+    MemoryShortfall,
+    Target,
+    host_shortfall_bytes,
+    memory_shortfall,
+    place,
+)
+from paddock.planning.plan import MIN_CONTEXT_TOKENS, Plan, PlanRequest, PredictMemory, longest_context, make_plan
 
 MIB, GIB = 2**20, 2**30
 LAYERS = 32
-LONGEST = Wish(None)
+LONGEST = PlanRequest(None)
 HEADS = 256  # elements of a key: with f16, 32 layers take 32 KiB for each token
 MODEL = Footprint(
     layers=(Layer(3 * MIB, key_width=HEADS, value_width=HEADS),) * LAYERS,
@@ -34,7 +41,7 @@ MODEL = Footprint(
 WEIGHTS = MODEL.weights_bytes
 
 
-def engine(each_token: int = 32 * 1024, bend: float = 0.0, *, repacked_bytes: int = 0) -> Ask:
+def engine(each_token: int = 32 * 1024, bend: float = 0.0, *, repacked_bytes: int = 0) -> PredictMemory:
     """An engine whose memory grows with the context, and with `bend` not quite in proportion."""
 
     def one(parameters: Parameters) -> Memory:
@@ -49,7 +56,9 @@ def engine(each_token: int = 32 * 1024, bend: float = 0.0, *, repacked_bytes: in
     return ask
 
 
-def plan(ask: Ask, target: int | Target, wish: Wish = LONGEST, *, trained: int | None = 32_768) -> Plan:
+def plan(
+    ask: PredictMemory, target: int | Target, wish: PlanRequest = LONGEST, *, trained: int | None = 32_768
+) -> Plan:
     target = target if isinstance(target, Target) else Target(target)
     return make_plan(ask, target, wish, trained=trained, model=MODEL, threads=2)
 
@@ -66,7 +75,7 @@ targets = st.builds(Target, st.integers(0, 4096 * MIB), st.lists(st.integers(0, 
 )
 def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float, parallel: int, repacked: int) -> None:
     ask = engine(each_token, bend, repacked_bytes=repacked)
-    made = plan(ask, target, Wish(None, parallel))
+    made = plan(ask, target, PlanRequest(None, parallel))
     parameters, memory = made.parameters, made.memory
     if parameters.n_gpu_layers == 0:
         assert [memory] == ask([parameters])
@@ -87,7 +96,7 @@ def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float
             needed = 3 * MIB * max(layers - 1, 0) + cache + memory.compute_bytes + GPU_MARGIN_BYTES
             assert needed <= room
     (said,) = ask([parameters])
-    assert lacking(MODEL, parameters, said, target) == Lack(0, 0)
+    assert memory_shortfall(MODEL, parameters, said, target) == MemoryShortfall(0, 0)
 
 
 @given(target=targets, more=targets, bend=st.floats(0, 5000), asked=st.sampled_from([None, 600, 8192]))
@@ -95,7 +104,7 @@ def test_more_memory_never_gives_a_worse_plan(target: Target, more: Target, bend
     ask = engine(bend=bend, repacked_bytes=50 * MIB)
     grown = tuple(map(sum, zip(target.vram_bytes, (*more.vram_bytes, 0, 0, 0, 0), strict=False)))
     larger = Target(target.ram_bytes + more.ram_bytes, (*grown, *more.vram_bytes[len(grown) :]))
-    less, better = plan(ask, target, Wish(asked)), plan(ask, larger, Wish(asked))
+    less, better = plan(ask, target, PlanRequest(asked)), plan(ask, larger, PlanRequest(asked))
     if not less.fits:
         assert better.fits or better.missing_bytes <= less.missing_bytes
         return
@@ -115,20 +124,20 @@ def test_the_trained_context_is_taken_where_it_fits_and_the_rest_is_told_where_n
 
 
 def test_a_context_that_is_asked_for_is_kept_or_does_not_fit() -> None:
-    made = plan(engine(), 600 * MIB, Wish(16_384))
+    made = plan(engine(), 600 * MIB, PlanRequest(16_384))
     assert (made.fits, made.parameters.n_ctx) == (False, 16_384)
     assert made.given_up == ("279.0 MiB are missing",)
     tokens = longest_context(engine(), Target(600 * MIB), made, MODEL)
     assert tokens is not None
-    assert plan(engine(), 600 * MIB, Wish(tokens)).fits
-    assert not plan(engine(), 600 * MIB, Wish(tokens + 256)).fits
+    assert plan(engine(), 600 * MIB, PlanRequest(tokens)).fits
+    assert not plan(engine(), 600 * MIB, PlanRequest(tokens + 256)).fits
     assert longest_context(engine(), Target(100 * MIB), made, MODEL) is None
 
 
 def test_speed_is_given_up_before_the_context_and_the_mapping_first() -> None:
     ask = engine(repacked_bytes=60 * MIB)
     everything = WEIGHTS + 60 * MIB + 11 * MIB + MARGIN_BYTES + 8192 * 32 * 1024
-    roomy, tight, tighter, none = (plan(ask, everything - less * MIB, Wish(8192)) for less in (0, 1, 61, 70))
+    roomy, tight, tighter, none = (plan(ask, everything - less * MIB, PlanRequest(8192)) for less in (0, 1, 61, 70))
     assert (roomy.fits, roomy.given_up, roomy.parameters.use_mmap) == (True, (), True)
     assert (tight.fits, tight.parameters.use_mmap, tight.parameters.n_ubatch) == (True, False, 512)
     assert tight.given_up[0].startswith("use_mmap: the file is read into memory")
@@ -139,20 +148,20 @@ def test_speed_is_given_up_before_the_context_and_the_mapping_first() -> None:
 
 def test_settings_that_conflict_are_refused_by_name() -> None:
     with pytest.raises(ConflictingConfiguration, match="trained for 32768 tokens of context, and 40000"):
-        plan(engine(), 4096 * MIB, Wish(40_000))
+        plan(engine(), 4096 * MIB, PlanRequest(40_000))
     with pytest.raises(ConflictingConfiguration, match=r"8192 requests at once .* each are 268435456 tokens"):
-        Wish(32_768, 8192)
+        PlanRequest(32_768, 8192)
 
 
 def test_of_a_model_that_was_trained_for_more_than_the_engine_counts_the_most_is_sought() -> None:
-    made = plan(engine(each_token=1), 4096 * MIB, Wish(None, 64), trained=10_485_760)
+    made = plan(engine(each_token=1), 4096 * MIB, PlanRequest(None, 64), trained=10_485_760)
     assert made.fits
     assert made.parameters.n_ctx == 2**27
 
 
 def test_a_type_of_the_cache_that_there_is_not_is_refused() -> None:
     with pytest.raises(BadSetting, match="type_k is 'q9_9'"):
-        plan(engine(), 4096 * MIB, Wish(512, 1, "q9_9"))
+        plan(engine(), 4096 * MIB, PlanRequest(512, 1, "q9_9"))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +177,7 @@ def test_a_type_of_the_cache_that_there_is_not_is_refused() -> None:
     ids=["no GPU", "all on one", "all on the first", "shared by two", "a part of it on two", "none of it"],
 )
 def test_as_many_layers_as_fit_go_to_the_gpus(vram: tuple[int, ...], layers: int, split: tuple[float, ...]) -> None:
-    made = plan(engine(), Target(8192 * MIB, vram), Wish(11_264))  # 11 MiB of cache a layer
+    made = plan(engine(), Target(8192 * MIB, vram), PlanRequest(11_264))  # 11 MiB of cache a layer
     assert made.parameters.n_gpu_layers == layers
     assert made.parameters.tensor_split == split
     assert bool(made.given_up) == (layers not in {0, -1} or vram == (1,))
@@ -193,23 +202,23 @@ def test_what_chosen_parameters_lack_is_told_for_each_device(
     parameters = Parameters(n_ctx=11_264, n_threads=1, n_gpu_layers=layers, tensor_split=split)
     (said,) = engine()([parameters])
     target = Target(8192 * MIB, tuple(room * MIB for room in vram), gpu_margin_bytes=0)
-    assert lacking(MODEL, parameters, said, target) == Lack(missing[0] * MIB, missing[1] * MIB)
+    assert memory_shortfall(MODEL, parameters, said, target) == MemoryShortfall(missing[0] * MIB, missing[1] * MIB)
     host = 2 * MIB + MIB + 10 * MIB + MARGIN_BYTES + (33 - (33 if layers == -1 else layers)) * 14 * MIB
     if layers == 0:
         host += 2 * MIB - 14 * MIB  # the output is none of the layers
-    assert lacking(MODEL, parameters, said, replace(target, ram_bytes=host)).host_bytes == 0
-    assert lacking(MODEL, parameters, said, replace(target, ram_bytes=host - MIB)).host_bytes == MIB
+    assert memory_shortfall(MODEL, parameters, said, replace(target, ram_bytes=host)).host_bytes == 0
+    assert memory_shortfall(MODEL, parameters, said, replace(target, ram_bytes=host - MIB)).host_bytes == MIB
 
 
 def test_what_is_on_a_gpu_is_not_repacked_and_a_tied_embedding_is_there_twice() -> None:
     ask = engine(repacked_bytes=64 * MIB)
     whole, half, none = (
-        plan(ask, Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + room,)), Wish(11_264)).memory.weights_bytes
+        plan(ask, Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + room,)), PlanRequest(11_264)).memory.weights_bytes
         for room in (4096 * MIB, 16 * 14 * MIB + 2 * MIB, 0)
     )
     assert (whole, half, none) == (WEIGHTS, WEIGHTS + 32 * MIB, WEIGHTS + 64 * MIB)
     tied = replace(MODEL, tied=True)
-    made = make_plan(engine(), Target(GIB, (GIB,)), Wish(512), trained=512, model=tied, threads=1)
+    made = make_plan(engine(), Target(GIB, (GIB,)), PlanRequest(512), trained=512, model=tied, threads=1)
     assert made.memory.weights_bytes == WEIGHTS + MODEL.embedding_bytes
 
 
@@ -224,20 +233,20 @@ def test_the_copy_of_a_tied_embedding_costs_the_host_nothing(vram: int) -> None:
     assert placed is not None
     assert plain is not None
     assert placed.weights_bytes == plain.weights_bytes + (MODEL.embedding_bytes if vram else 0)
-    lacks = missing_bytes(MODEL, whole, said, replace(target, ram_bytes=0))
-    assert missing_bytes(tied, whole, copied, replace(with_copy, ram_bytes=0)) == lacks
+    lacks = host_shortfall_bytes(MODEL, whole, said, replace(target, ram_bytes=0))
+    assert host_shortfall_bytes(tied, whole, copied, replace(with_copy, ram_bytes=0)) == lacks
 
 
 def test_layers_that_predict_ahead_have_a_number_and_take_nothing() -> None:
     ahead = replace(MODEL, layers=(*MODEL.layers, Layer(0)))
     target = Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + 2 * 14 * MIB,) * 2)
-    plain = make_plan(engine(), target, Wish(11_264), trained=None, model=MODEL, threads=1).parameters
-    more = make_plan(engine(), target, Wish(11_264), trained=None, model=ahead, threads=1).parameters
+    plain = make_plan(engine(), target, PlanRequest(11_264), trained=None, model=MODEL, threads=1).parameters
+    more = make_plan(engine(), target, PlanRequest(11_264), trained=None, model=ahead, threads=1).parameters
     assert more.n_gpu_layers == plain.n_gpu_layers + 1
     (said,) = engine()([more])
-    assert lacking(ahead, more, said, target) == Lack(0, 0)
+    assert memory_shortfall(ahead, more, said, target) == MemoryShortfall(0, 0)
 
 
 def test_the_least_context_is_tried_last() -> None:
-    made = plan(engine(), WEIGHTS + 11 * MIB + MARGIN_BYTES + LEAST_CONTEXT * 32 * 1024)
-    assert (made.fits, made.parameters.n_ctx) == (True, LEAST_CONTEXT)
+    made = plan(engine(), WEIGHTS + 11 * MIB + MARGIN_BYTES + MIN_CONTEXT_TOKENS * 32 * 1024)
+    assert (made.fits, made.parameters.n_ctx) == (True, MIN_CONTEXT_TOKENS)

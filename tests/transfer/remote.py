@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from infra.local.hub import HubService
 from paddock.errors import PaddockError
 from paddock.model.names import Sha256
-from paddock.model.source import Address, Expected, HubPlace
+from paddock.model.source import Address, Expected, HubLocation
 from paddock.transfer.options import Options
 
 KIB = 1024
@@ -27,7 +27,7 @@ class Remote:
     expected: Expected
     label: str = "org/name@0123abcd: model.gguf"
     headers: Mapping[str, str] = field(default_factory=dict)
-    on_hub: HubPlace | None = None
+    hub_location: HubLocation | None = None
     renewals: int = 0
     errors: list[PaddockError] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)

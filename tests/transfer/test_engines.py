@@ -15,7 +15,7 @@ import pytest
 
 from infra.local.hub import HubService
 from paddock.errors import CorruptFile, TransferInterrupted, TransferRefused
-from paddock.model.source import Address, Expected, HubPlace
+from paddock.model.source import Address, Expected, HubLocation
 from paddock.settings import Settings
 from paddock.transfer.backend_process import on_disk_bytes
 from paddock.transfer.backends import Backend, fitting
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 def source_of(hub: HubService) -> Remote:
     source = on_hub(hub, DATA)
     revision = source.url.split("/resolve/")[1].split("/")[0]
-    source.on_hub = HubPlace(hub.address, "org/name", revision, "model.gguf", None)
+    source.hub_location = HubLocation(hub.address, "org/name", revision, "model.gguf", None)
     return source
 
 
@@ -131,7 +131,7 @@ def test_an_address_that_is_refused_is_asked_for_anew(hub: HubService, staging: 
 
 
 def test_a_file_without_a_digest_is_left_to_ours(hub: HubService) -> None:
-    source = Remote("http://127.0.0.1:9/never-asked", Expected(len(DATA)), on_hub=source_of(hub).on_hub)
+    source = Remote("http://127.0.0.1:9/never-asked", Expected(len(DATA)), hub_location=source_of(hub).hub_location)
     assert [fitting(engine, source, limited=False) for engine in ENGINES] == ["paddock", "paddock"]
 
 

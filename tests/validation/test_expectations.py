@@ -1,4 +1,4 @@
-"""Laws of tables: each is broken by a row that breaks it and by no sound one; and pages that need no other host."""
+"""Each expectation on a table fails for a bad row and for no sound one; Data Docs load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from paddock.model.finding import Severity, Verdict
 from paddock.model.names import ModelName, Sha256, parse_revision
 from paddock.model.reference import Variant
 from paddock.validation import tables
-from paddock.validation.expectations import Held, check_tables
-from paddock.validation.site import ASSETS, make_readable
+from paddock.validation.expectations import CheckedTable, check_tables
+from paddock.validation.site import ASSETS_DIRECTORY, rewrite_pages
 from paddock.validation.tables import StoredFileRow, Table
 from tests.support.gguf import STRING, tiny_llama
 from tests.support.memory import Memory
@@ -104,20 +104,20 @@ def metadata() -> Table:
     return tables.metadata(headers())
 
 
-def held(tmp_path: Path, *checked: Table) -> tuple[Held, ...]:
+def check(tmp_path: Path, *checked: Table) -> tuple[CheckedTable, ...]:
     docs = tmp_path / "docs"
     docs.mkdir()
     return check_tables(checked, what="org--name-01234567", docs=docs)
 
 
-def test_sound_tables_keep_every_law(tmp_path: Path) -> None:
+def test_sound_tables_meet_every_expectation(tmp_path: Path) -> None:
     sound = (
         tables.files(manifest(), listing()),
         tensors(),
         metadata(),
         tables.inventory([stored(), stored(path="b.gguf")]),
     )
-    assert [(one.table.name, one.findings) for one in held(tmp_path, *sound)] == [
+    assert [(one.table.name, one.findings) for one in check(tmp_path, *sound)] == [
         ("files", ()),
         ("tensors", ()),
         ("metadata", ()),
@@ -125,64 +125,64 @@ def test_sound_tables_keep_every_law(tmp_path: Path) -> None:
     ]
 
 
-BROKEN: dict[str, tuple[Callable[[], Table], str, Severity]] = {
+FAILING: dict[str, tuple[Callable[[], Table], str, Severity]] = {
     "another size than the Hub's": (
         lambda: tables.files(manifest(), listing(model_gguf=(101, DIGESTS[2]))),
-        "Each file is as long as the Hub says",
+        "Each file has the size that the Hub lists",
         Severity.REJECT,
     ),
     "another digest than the Hub's": (
         lambda: tables.files(manifest(), listing(model_gguf=(100, DIGESTS[1]))),
-        "Each large file has the sha256 that the Hub states",
+        "Each large file has the sha256 that the Hub lists",
         Severity.REJECT,
     ),
     "a file that the Hub does not list": (
         lambda: tables.files(
             manifest(), replace(listing(), files=tuple(f for f in listing().files if f.path != "config.json"))
         ),
-        "Each file is one that the Hub lists, or one that Paddock made",
+        "Each file is listed on the Hub or was made by Paddock",
         Severity.REJECT,
     ),
     "a template that Paddock did not make": (
         lambda: tables.files(manifest().model_copy(update={"template_sha256": DIGESTS[1]}), listing()),
-        "Each file is one that the Hub lists, or one that Paddock made",
+        "Each file is listed on the Hub or was made by Paddock",
         Severity.REJECT,
     ),
     "a file twice": (
         lambda: twice(tables.files(manifest(), listing())),
-        "Each file is there once",
+        "No file is listed twice",
         Severity.REJECT,
     ),
     "a digest that is none": (
         lambda: with_cell(tables.files(manifest(), None), "sha256", "abc"),
-        "Each file has its sha256",
+        "Each file has a valid sha256",
         Severity.REJECT,
     ),
-    "a tensor twice": (lambda: twice(tensors()), "Each tensor is there once", Severity.REJECT),
+    "a tensor twice": (lambda: twice(tensors()), "No tensor is listed twice", Severity.REJECT),
     "a name that is too long": (
         lambda: with_cell(tensors(), "tensor", "x" * 64),
-        "Each tensor has a name that the engine can keep",
+        "Each tensor has a name that is not too long for llama.cpp",
         Severity.REJECT,
     ),
     "a type of intermediate results": (
         lambda: with_cell(tensors(), "type", "Q8_1"),
-        "Each tensor has a type that a model is stored in",
+        "Each tensor has a type that is used to store weights",
         Severity.REJECT,
     ),
     "an empty tensor": (lambda: with_cell(tensors(), "weights", 0), "No tensor is empty", Severity.REJECT),
     "a tensor that is not aligned": (
         lambda: with_cell(tensors(), "off alignment", 8),
-        "Each tensor begins where the engine can read it",
+        "Each tensor begins at a multiple of the alignment",
         Severity.REJECT,
     ),
     "an overlap": (
         lambda: with_cell(tensors(), "gap before", -1),
-        "No tensor overlaps the one before, or leaves a hole",
+        "Each tensor follows the one before, without overlap or gap",
         Severity.REJECT,
     ),
     "a hole": (
         lambda: with_cell(tensors(), "gap before", 32),
-        "No tensor overlaps the one before, or leaves a hole",
+        "Each tensor follows the one before, without overlap or gap",
         Severity.REJECT,
     ),
     "a tensor beyond the end": (
@@ -190,72 +190,72 @@ BROKEN: dict[str, tuple[Callable[[], Table], str, Severity]] = {
         "Each tensor ends inside of its file",
         Severity.REJECT,
     ),
-    "a key twice": (lambda: twice(metadata()), "Each key is there once", Severity.REJECT),
+    "a key twice": (lambda: twice(metadata()), "No key is listed twice", Severity.REJECT),
     "no context length": (
         lambda: without(metadata(), "key", "llama.context_length"),
-        "What the engine needs to build the model is there",
+        "The keys that llama.cpp needs to build the model are present",
         Severity.REJECT,
     ),
     "no vocabulary": (
         lambda: without(metadata(), "key", "tokenizer.ggml.tokens"),
-        "The vocabulary is there",
+        "The vocabulary is present",
         Severity.REJECT,
     ),
     "no file type": (
         lambda: without(metadata(), "key", "general.file_type"),
-        "The file names itself, its quantization and its chat template",
+        "The file states its name, its quantization and its chat template",
         Severity.INFO,
     ),
     "a stored file twice": (
         lambda: tables.inventory([stored(), stored()]),
-        "Each file of a model is there once",
+        "No file of a model is listed twice",
         Severity.WARN,
     ),
     "a stored file that is gone": (
         lambda: tables.inventory([stored(), stored(path="b.gguf", on_disk_bytes=None)]),
-        "Each file that a record names is on the disk",
+        "Each file that a manifest lists is on disk",
         Severity.WARN,
     ),
     "a stored file that was cut": (
         lambda: tables.inventory([stored(), stored(path="b.gguf", on_disk_bytes=99)]),
-        "Each file is as long as its record says",
+        "Each file has the size that its manifest lists",
         Severity.WARN,
     ),
     "a stored digest that is none": (
         lambda: tables.inventory([stored(), stored(path="b.gguf", sha256="abc")]),
-        "Each file has its sha256",
+        "Each file has a valid sha256",
         Severity.WARN,
     ),
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_law_that_is_broken_is_named_with_its_rule(tmp_path: Path, name: str) -> None:
-    make, says, severity = BROKEN[name]
+@pytest.mark.parametrize("name", FAILING)
+def test_a_failed_expectation_is_reported_with_its_rule(tmp_path: Path, name: str) -> None:
+    make, description, severity = FAILING[name]
     table = make()
-    (one,) = held(tmp_path, table)
-    broken = [finding for finding in one.findings if f"“{says}”" in finding.message]
-    assert [(finding.rule, finding.severity) for finding in broken] == [(RULE_OF[table.name], severity)]
-    assert broken[0].cure
-    assert [law.says for law in one.broken] == [says]
+    (one,) = check(tmp_path, table)
+    failed = [finding for finding in one.findings if f"“{description}”" in finding.message]
+    assert [(finding.rule, finding.severity) for finding in failed] == [(RULE_OF[table.name], severity)]
+    assert failed[0].cure
+    assert [expectation.description for expectation in one.failed] == [description]
 
 
-def test_every_law_is_broken_by_a_test() -> None:
+def test_every_expectation_is_failed_by_a_test() -> None:
     sound = (tables.files(manifest(), listing()), tensors(), metadata(), tables.inventory([stored()]))
-    laws = {(table.name, law.says) for table in sound for law in table.laws}
-    assert laws == {(make().name, says) for make, says, _ in BROKEN.values()}
+    tested = {(table.name, expectation.description) for table in sound for expectation in table.expectations}
+    assert tested == {(make().name, description) for make, description, _ in FAILING.values()}
 
 
 def test_without_the_hubs_list_nothing_is_compared_with_it(tmp_path: Path) -> None:
-    (one,) = held(tmp_path, tables.files(manifest(), None))
+    (one,) = check(tmp_path, tables.files(manifest(), None))
     assert one.findings == ()
-    assert [row[2] for row in one.table.rows] == ["Paddock", "not asked", "not asked"]
+    assert [row[2] for row in one.table.rows] == ["Paddock", "not compared", "not compared"]
 
 
 @pytest.fixture(params=[True, False], ids=["styled", "plain"])
 def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Data Docs about tables that a stranger filled, with what npm fetched and without."""
-    assets = settings.load().cache / "paddock" / ASSETS
+    """Data Docs about tables with hostile values, with and without the assets that npm fetched."""
+    assets = settings.load().cache / "paddock" / ASSETS_DIRECTORY
     if request.param and not (assets / "jquery").is_dir():
         pytest.skip("the styles of Data Docs are not here: install npm, and run `make setup`")
     (tmp_path / "docs" / "org--name").mkdir(parents=True)
@@ -268,12 +268,12 @@ def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         docs=docs,
     )
     shared = tmp_path / "docs" / "assets"
-    make_readable(docs, found, title=HOSTILE, assets=assets if request.param else tmp_path, shared=shared)
+    rewrite_pages(docs, found, title=HOSTILE, assets=assets if request.param else tmp_path, shared=shared)
     assert (shared / "jquery").is_dir() == request.param
     return docs
 
 
-def test_no_page_names_another_host_or_runs_what_a_row_says(pages: Path) -> None:
+def test_no_page_loads_from_another_host_or_runs_a_value_of_a_row(pages: Path) -> None:
     found = list(pages.rglob("*.html"))
     assert len(found) == 1 + 3 + 3
     for page in found:
@@ -284,12 +284,12 @@ def test_no_page_names_another_host_or_runs_what_a_row_says(pages: Path) -> None
             assert (page.parent / wanted).resolve().is_file(), f"{page.name} loads {wanted}"
 
 
-def test_each_page_says_what_it_is_about_and_which_laws_hold(pages: Path) -> None:
+def test_each_page_begins_with_its_table_and_the_expectations_that_hold(pages: Path) -> None:
     tensor_page = next((pages / "validations" / "tensors").rglob("*.html")).read_text()
-    assert "A model is made of “tensors”" in tensor_page
-    assert "✗ broken: Each tensor has a type that a model is stored in" in tensor_page
+    assert "The weights of a model are stored as “tensors”" in tensor_page
+    assert "✗ failed: Each tensor has a type that is used to store weights" in tensor_page
     assert "✓ No tensor is empty" in tensor_page
-    assert "inventory</strong>: 2 rows, 3 of 4 laws hold" in (pages / "index.html").read_text()
+    assert "inventory</strong>: 2 rows, 3 of 4 expectations hold" in (pages / "index.html").read_text()
 
 
 @pytest.mark.parametrize("pages", [True], ids=["styled"], indirect=True)

@@ -14,13 +14,13 @@ from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.locate import wanted_quantization
 from paddock.lifecycle.steps import Runner
 from paddock.model.reference import Reference
-from paddock.planning.choice import AUTO
+from paddock.planning.file_selection import AUTO
 from paddock.planning.placement import Target
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
-SERVED = Wish(PROFILES["chat"].context_tokens, at_most_trained=True)
+SERVED = PlanRequest(PROFILES["chat"].context_tokens, at_most_trained=True)
 """What a model must fit with where nothing else is requested."""
 
 
@@ -36,7 +36,7 @@ class AcquireRequest:
     quantization: str = AUTO
     files: Sequence[str] = ()
     projector: bool = False
-    wish: Wish = SERVED
+    wish: PlanRequest = SERVED
     target: str = THIS_MACHINE
     machine: Target | None = None
     for_promotion: bool = True

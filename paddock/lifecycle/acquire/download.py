@@ -14,7 +14,7 @@ from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.reference import Reference
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
-from paddock.planning.choice import BEST, choose
+from paddock.planning.file_selection import BEST, select_files
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
@@ -47,7 +47,7 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
             cure=f"use {own}, or a directory outside of the volume",
         )
     listing = clients.hub.listing(model, wanted.ref or "main")
-    choice = choose(listing, quantization=wanted.variant or BEST)
+    choice = select_files(listing, quantization=wanted.variant or BEST)
     _make(target)
     # What the template is, is written there: the repository's own is in the GGUF, or is not asked for.
     files = [file for file in choice.files if file.path != TEMPLATE_FILE]

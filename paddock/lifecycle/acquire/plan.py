@@ -18,7 +18,7 @@ from paddock.model.names import Sha256
 from paddock.model.quantization import is_gguf
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
-from paddock.planning.choice import Choice
+from paddock.planning.file_selection import FileSelection
 from paddock.store.protocol import RemoteStore, Store
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class AcquisitionPlan:
 
     id: SnapshotId
     listing: Listing
-    choice: Choice
+    choice: FileSelection
     files: tuple[PlannedFile, ...]
     need_bytes: int
 
@@ -58,7 +58,7 @@ def plan_files(clients: Clients, listing: Listing, chosen: Chosen, *, for_promot
     return drawn
 
 
-def plan(clients: Clients, listing: Listing, choice: Choice) -> AcquisitionPlan:
+def plan(clients: Clients, listing: Listing, choice: FileSelection) -> AcquisitionPlan:
     """Plan for each chosen file whether the volume has it, or the remote store, or the Hub must send it. Changes
     nothing.
 
@@ -83,7 +83,7 @@ def need_bytes(clients: Clients, files: Sequence[PlannedFile]) -> int:
     return sum(max(0, one.file.size - _staged_bytes(clients, one.expected)) for one in files if one.origin != "volume")
 
 
-def _files_of(clients: Clients, id: SnapshotId, choice: Choice) -> tuple[RepositoryFile, ...]:
+def _files_of(clients: Clients, id: SnapshotId, choice: FileSelection) -> tuple[RepositoryFile, ...]:
     """The chosen files; where the snapshot is published already, those of them that it holds."""
     try:
         there = clients.volume.snapshot(id)

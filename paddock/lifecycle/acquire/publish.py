@@ -16,7 +16,7 @@ from paddock.lifecycle.assess.audit import Audited, require_accepted
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import Kind, step
 from paddock.model.acquired import Acquired
-from paddock.model.artifact import Manifest, SnapshotFile, recorded
+from paddock.model.artifact import Manifest, SnapshotFile, record_findings
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
@@ -93,7 +93,7 @@ def publish(
         licence=listing.licence or audit.licence,
         created_at=datetime.now(UTC),
         verdict=audit.verdict,
-        findings=recorded(audit.findings),
+        findings=record_findings(audit.findings),
         template_sha256=next(file.sha256 for file in derived if file.path == TEMPLATE_FILE),
         paddock_version=VERSION,
         engine_version=engine_version(),

@@ -18,9 +18,9 @@ from paddock.lifecycle.steps import PlainRunner, Runner
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
-from paddock.planning.choice import AUTO
+from paddock.planning.file_selection import AUTO
 from paddock.planning.placement import Target
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from paddock.transfer.progress import ProgressListener
 
 
@@ -70,7 +70,7 @@ def pull(
     files: Sequence[str] = (),
     projector: bool = False,
     promote: bool = True,
-    wish: Wish = SERVED,
+    wish: PlanRequest = SERVED,
     target: Target | None = None,
     listener: ProgressListener | None = None,
 ) -> Pulled:

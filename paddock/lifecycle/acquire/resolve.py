@@ -17,8 +17,8 @@ from paddock.errors import (
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import Kind, step
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
-from paddock.model.names import ModelName, Revision, begun_by, is_revision, parse_revision
-from paddock.model.quantization import group, is_projector
+from paddock.model.names import ModelName, Revision, find_by_prefix, is_revision, parse_revision
+from paddock.model.quantization import group_shards, is_projector
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def resolve(clients: Clients, model: ModelName, ref: str) -> Listing:
     """
     if not is_revision(ref):
         known = [id.revision for id in clients.volume.ids(model)]
-        begun = begun_by(ref, known)
+        begun = find_by_prefix(ref, known)
         ref = begun or ref
     try:
         return clients.hub.listing(model, ref)
@@ -59,7 +59,7 @@ def listing_of(*manifests: Manifest) -> Listing:
         variants={
             one.first: manifest.variant
             for manifest in manifests
-            for one in group((file.path, file.size) for file in manifest.files)
+            for one in group_shards((file.path, file.size) for file in manifest.files)
             if not any(is_projector(file.path) for file in manifest.files)
         },
     )

@@ -33,7 +33,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.reference import Reference, SnapshotId
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
-from paddock.planning.choice import choose
+from paddock.planning.file_selection import select_files
 from paddock.store.manifests import same_files
 from paddock.transfer.digest import same_kind
 from paddock.transfer.progress import OnProgress
@@ -105,7 +105,7 @@ def plan(clients: Clients, manifest: Manifest) -> AcquisitionPlan:
                 cure=f"remove it with `paddock rm {manifest.id}`, then restore it again",
             )
     listing = listing_of(manifest)
-    choice = choose(listing, files=[file.path for file in listing.files if is_gguf(file.path)])
+    choice = select_files(listing, files=[file.path for file in listing.files if is_gguf(file.path)])
     rows = tuple(
         PlannedFile(
             RepositoryFile(file.path, file.size, file.sha256, None),

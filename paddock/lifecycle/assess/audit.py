@@ -17,8 +17,8 @@ from paddock.lifecycle.steps import Kind, step
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Listing
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import GgufSet, get_gguf_file_path, group, local_files
-from paddock.planning.choice import Choice
+from paddock.model.quantization import GgufSet, get_gguf_file_path, group_shards, local_files
+from paddock.planning.file_selection import FileSelection
 from paddock.validation.audit import Audit, audit_set, check_projector
 
 
@@ -31,7 +31,7 @@ class Audited:
 
 
 @step(Kind.LOCAL, "audit")
-def audit_acquired(clients: Clients, listing: Listing, choice: Choice, acquired: Sequence[Acquired]) -> Audited:
+def audit_acquired(clients: Clients, listing: Listing, choice: FileSelection, acquired: Sequence[Acquired]) -> Audited:
     """Audit every chosen GGUF among files that are blobs of the volume, and choose the model's chat template.
 
     The facts are those of the model that will be loaded; the findings and the verdict are of all.
@@ -61,7 +61,7 @@ def audit_acquired(clients: Clients, listing: Listing, choice: Choice, acquired:
         return Audited(whole, chat_of(view, str(listing.model)))
 
 
-def _models(choice: Choice) -> list[GgufSet]:
+def _models(choice: FileSelection) -> list[GgufSet]:
     """What is judged as a model. A projector that was chosen alone is, and fails."""
     return [one for one in choice.sets if not one.is_projector or one.paths == choice.model_files]
 
@@ -79,7 +79,7 @@ def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Au
 def shards_of(directory: Path) -> tuple[str, ...]:
     """The files of the model that a directory is served by, relative to it and in order. Raises NoGguf."""
     first = get_gguf_file_path(directory).relative_to(directory).as_posix()
-    return next(one.paths for one in group(local_files(directory)) if one.first == first)
+    return next(one.paths for one in group_shards(local_files(directory)) if one.first == first)
 
 
 def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -> None:

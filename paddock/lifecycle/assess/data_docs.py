@@ -18,8 +18,8 @@ from paddock.model.artifact import Listing, Manifest
 from paddock.model.finding import Finding
 from paddock.store.volume import Volume
 from paddock.validation import tables
-from paddock.validation.expectations import Held, check_tables
-from paddock.validation.site import ASSETS, make_readable
+from paddock.validation.expectations import CheckedTable, check_tables
+from paddock.validation.site import ASSETS_DIRECTORY, rewrite_pages
 from paddock.validation.tables import StoredFileRow, Table
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 class DataDocs:
     """The tables with their laws, and where their Data Docs are: an address, or a path where none is set."""
 
-    held: tuple[Held, ...]
+    held: tuple[CheckedTable, ...]
     where: str
 
     @property
@@ -48,11 +48,11 @@ def write_data_docs(clients: Clients, manifest: Manifest) -> DataDocs:
     what = f"{manifest.model.slug}-{manifest.revision[:8]}-{manifest.variant}"
     with volume.write_docs(manifest.id) as docs:
         held = check_tables(held_to, what=what, docs=docs)
-        make_readable(
+        rewrite_pages(
             docs,
             held,
             title=f"{manifest.id.name} at {manifest.revision}",
-            assets=clients.settings.cache / "paddock" / ASSETS,
+            assets=clients.settings.cache / "paddock" / ASSETS_DIRECTORY,
             shared=volume.shared_docs(),
         )
     return DataDocs(held, _where(clients, manifest))

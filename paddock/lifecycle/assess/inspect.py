@@ -16,9 +16,9 @@ from paddock.lifecycle.assess.chat_template import gguf_template_change
 from paddock.lifecycle.clients import Clients
 from paddock.model.finding import Verdict, verdict_of
 from paddock.model.names import ModelName, parse_ref
-from paddock.model.quantization import get_gguf_file_path, group, local_files, split_count
+from paddock.model.quantization import get_gguf_file_path, group_shards, local_files, split_count
 from paddock.model.reference import Reference, SnapshotId, Variant
-from paddock.planning.choice import BEST, choose
+from paddock.planning.file_selection import BEST, select_files
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import Audit, audit_set
 
@@ -117,7 +117,7 @@ def _is_local(source: str, path: Path) -> bool:
 def _local(path: Path, *, deep: bool) -> Audit:
     first = get_gguf_file_path(path) if path.is_dir() else path
     home = first.parent
-    sets = group(local_files(home)) if split_count(first.name) > 1 else []
+    sets = group_shards(local_files(home)) if split_count(first.name) > 1 else []
     paths = next((one.paths for one in sets if first.name in one.paths), (first.name,))
     return audit_paths([(name, home / name) for name in paths], deep=deep)
 
@@ -127,7 +127,7 @@ def _remote(clients: Clients, source: str, *, deep: bool) -> tuple[str, Audit]:
     model = wanted.model
     listing = clients.hub.listing(model, wanted.ref)
     files = () if wanted.file is None else (wanted.file,)
-    chosen = choose(listing, quantization=wanted.variant or BEST, files=files)
+    chosen = select_files(listing, quantization=wanted.variant or BEST, files=files)
     by_path = {one.path: one for one in listing.files}
     with ExitStack() as stack:
         sources = [

@@ -19,13 +19,13 @@ from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.quantization import get_gguf_file_path
 from paddock.model.units import human_bytes
-from paddock.planning.drift import KEPT_LOADS, Load, margin_bytes
+from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
 
 _LOG = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
-def record_observation(clients: Clients, manifest: Manifest, measured: Benchmark) -> Load | None:
+def record_observation(clients: Clients, manifest: Manifest, measured: Benchmark) -> MeasuredLoad | None:
     """Keep what a load took beside what the header predicts for the same parameters. It is a note and no more: where
     it cannot be made, that is logged."""
     try:
@@ -35,12 +35,12 @@ def record_observation(clients: Clients, manifest: Manifest, measured: Benchmark
         return None
 
 
-def _note(clients: Clients, manifest: Manifest, measured: Benchmark) -> Load:
+def _note(clients: Clients, manifest: Manifest, measured: Benchmark) -> MeasuredLoad:
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     parameters = Parameters.from_json(measured.parameters)
     predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
     on_cpu = not measured.memory.on_gpu
-    load = Load(
+    load = MeasuredLoad(
         predicted_bytes=predicted.total_bytes,
         engine_bytes=measured.memory.total_bytes,
         system_bytes=measured.peak_rss_bytes if on_cpu else None,
@@ -64,9 +64,9 @@ def margin_for(clients: Clients, architecture: str, engine: str, machine: Machin
         return MARGIN_BYTES
 
 
-def _loads(clients: Clients, name: str) -> list[Load]:
+def _loads(clients: Clients, name: str) -> list[MeasuredLoad]:
     try:
-        return [Load.from_json(one) for one in json.loads(clients.volume.read_note(name) or "[]")]
+        return [MeasuredLoad.from_json(one) for one in json.loads(clients.volume.read_note(name) or "[]")]
     except (ValueError, TypeError, KeyError) as error:
         _LOG.warning("%s cannot be read (%s); it is written anew", name, type(error).__name__)
         return []

@@ -31,15 +31,15 @@ from paddock.lifecycle.assess.inspect import local_path, repository_of
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.finding import Finding, Severity
-from paddock.model.names import shown
-from paddock.model.quantization import GgufSet, group, local_files, ranked_by_place, split_count
+from paddock.model.names import printable
+from paddock.model.quantization import GgufSet, group_shards, local_files, rank_models_top_first, split_count
 from paddock.model.reference import Variant
 from paddock.model.variants import name_variants
-from paddock.planning.choice import AUTO, BEST, find_variant
+from paddock.planning.file_selection import AUTO, BEST, find_variant
 from paddock.planning.footprint import Footprint, footprint
 from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
-from paddock.validation.compatibility import Needs, needs_of
+from paddock.validation.compatibility import EngineRequirements, engine_requirements
 
 Reach = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
 
@@ -65,7 +65,7 @@ class ModelSource:
         asked = tuple(one for one in self.sets if one in found)
         if not asked:
             has = ", ".join(sorted(self.names[one] for one in self.sets))
-            raise FileNotInRevision(f"{self.name} has no {shown(quantization)}", cure=f"use one of {has}")
+            raise FileNotInRevision(f"{self.name} has no {printable(quantization)}", cure=f"use one of {has}")
         return asked
 
 
@@ -77,7 +77,7 @@ class ModelHeader:
     model: GgufSet
     facts: ModelFacts
     misnamed: bool
-    needs: Needs
+    needs: EngineRequirements
     footprint: Footprint
     shards: tuple[tuple[bytes, int], ...]
     bytes_read: int
@@ -99,7 +99,7 @@ class ModelHeader:
                 raise
             cure = "use another file, or a newer llama-cpp-python; where sound models fail too, its build is faulty"
             rejected = ModelRejected(
-                f"{shown(self.model.first)} is rejected by compatibility.engine: {error.message}", cure=cure
+                f"{printable(self.model.first)} is rejected by compatibility.engine: {error.message}", cure=cure
             )
             where = self.model.first
             rejected.findings = (Finding("compatibility.engine", Severity.REJECT, error.message, where, cure),)
@@ -134,7 +134,7 @@ def _open(name: str, model: GgufSet, reach: Reach) -> ModelHeader:
         facts=audit.model,
         misnamed=headers[0].integer("general.file_type") is not None
         and any(one.rule == "gguf.model.quantization-name" for one in audit.findings),
-        needs=needs_of(headers[0], tensors),
+        needs=engine_requirements(headers[0], tensors),
         footprint=footprint(headers[0], tensors),
         shards=tuple((header.prefix[: header.data_offset], header.size) for header in headers),
         bytes_read=read or audit.bytes_read,
@@ -159,13 +159,13 @@ def model_source_in(
     """The models of a revision, or those of them that hold one of `files`, or are a variant. Raises NoGguf and
     FileNotInRevision."""
     by_path = {one.path: one for one in listing.files}
-    all_sets = group((one.path, one.size) for one in listing.files)
+    all_sets = group_shards((one.path, one.size) for one in listing.files)
     names = name_variants(all_sets, listing.variants)
-    sets = ranked_by_place((one.path, one.size) for one in listing.files)
+    sets = rank_models_top_first((one.path, one.size) for one in listing.files)
     if files:
         sets = [one for one in sets if any(path in files for path in one.paths)]
     if not sets:
-        what = f" {shown(files[0])}" if files else ""
+        what = f" {printable(files[0])}" if files else ""
         raise NoGguf(f"{listing.model}@{listing.revision[:8]} has no GGUF model{what}", cure="see its files")
 
     if variant:
@@ -174,7 +174,7 @@ def model_source_in(
         if not sets:
             has = ", ".join(sorted(names.values()))
             raise FileNotInRevision(
-                f"{listing.model}@{listing.revision[:8]} has no {shown(variant)}", cure=f"use one of {has}"
+                f"{listing.model}@{listing.revision[:8]} has no {printable(variant)}", cure=f"use one of {has}"
             )
 
     @contextmanager
@@ -218,10 +218,10 @@ def _on_hub(clients: Clients, listing: Listing, file: RepositoryFile) -> RangeRe
 def _local(path: Path) -> ModelSource:
     home = path if path.is_dir() else path.parent
     if path.is_dir():
-        sets = ranked_by_place(local_files(home))
+        sets = rank_models_top_first(local_files(home))
     elif split_count(path.name) > 1:
         beside = ((other.name, other.stat().st_size) for other in home.iterdir() if other.is_file())
-        sets = [one for one in ranked_by_place(beside) if path.name in one.paths]
+        sets = [one for one in rank_models_top_first(beside) if path.name in one.paths]
     else:  # what else lies there is not looked at: it may be much
         sets = [GgufSet((path.name,), path.stat().st_size)]
     if not sets:

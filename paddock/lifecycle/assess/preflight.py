@@ -30,16 +30,23 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import Kind, step
 from paddock.model.artifact import Listing
 from paddock.model.hardware import Machine, this_machine
-from paddock.model.names import shown
-from paddock.model.quantization import GgufSet, is_projector, rank_of
+from paddock.model.names import printable
+from paddock.model.quantization import GgufSet, is_projector, rank_key
 from paddock.model.reference import Variant
 from paddock.model.units import human_bytes
-from paddock.planning.choice import AUTO, BEST, Choice, choose
-from paddock.planning.fitting import target_of
+from paddock.planning.file_selection import AUTO, BEST, FileSelection, select_files
+from paddock.planning.fitting import machine_target
 from paddock.planning.footprint import Footprint
-from paddock.planning.placement import Target, missing_bytes, place
-from paddock.planning.plan import LEAST_CONTEXT, USUAL_CONTEXT, Plan, Wish, longest_context, make_plan
-from paddock.validation.compatibility import Needs
+from paddock.planning.placement import Target, host_shortfall_bytes, place
+from paddock.planning.plan import (
+    DEFAULT_CONTEXT_TOKENS,
+    MIN_CONTEXT_TOKENS,
+    Plan,
+    PlanRequest,
+    longest_context,
+    make_plan,
+)
+from paddock.validation.compatibility import EngineRequirements
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Preflight:
     quantization: str | None
     file: str
     plan: Plan
-    needs: Needs
+    needs: EngineRequirements
     candidates: tuple[FitCandidate, ...]
     advice: str
     bytes_read: int
@@ -122,7 +129,7 @@ class Preflight:
 def preflight(
     clients: Clients,
     source: str,
-    wish: Wish,
+    wish: PlanRequest,
     *,
     target: Target | None = None,
     quantization: str = AUTO,
@@ -143,7 +150,7 @@ def preflight(
 def preflight_of(
     clients: Clients,
     listing: Listing,
-    wish: Wish,
+    wish: PlanRequest,
     *,
     target: Target | None = None,
     quantization: str = AUTO,
@@ -171,7 +178,7 @@ class Chosen:
     """The files to fetch, and whether the model fits (there is no preflight of a projector alone). `note` says why the
     variant is another than the model's default, where it had to be."""
 
-    choice: Choice
+    choice: FileSelection
     preflight: Preflight | None
     note: str = ""
 
@@ -196,7 +203,7 @@ class Chosen:
 def choose_fitting(
     clients: Clients,
     listing: Listing,
-    wish: Wish,
+    wish: PlanRequest,
     *,
     target: Target | None = None,
     quantization: str = AUTO,
@@ -209,7 +216,7 @@ def choose_fitting(
     be fetched is decided by `Chosen.require_fit`. Raises as `choose` and `preflight_of`."""
 
     def chosen(quantization: str, note: str = "") -> Chosen:
-        choice = choose(listing, quantization=quantization, files=files, projector=projector)
+        choice = select_files(listing, quantization=quantization, files=files, projector=projector)
         if is_projector(choice.model_files[0]):
             return Chosen(choice, None)
         found = preflight_of(
@@ -221,7 +228,7 @@ def choose_fitting(
             files=choice.model_files if files else (),
         )
         if not files and found.plan.fits and found.file != choice.model_files[0]:
-            choice = choose(listing, quantization=quantization, projector=projector, prefer=found.file)
+            choice = select_files(listing, quantization=quantization, projector=projector, prefer=found.file)
         return Chosen(choice, found, note)
 
     kept = clients.volume.promoted(listing.model).default if quantization == AUTO and not files else None
@@ -240,7 +247,7 @@ def choose_fitting(
 class _Search:
     """The headers that were read so far, and the plans that were made of them."""
 
-    def __init__(self, offer: ModelSource, wish: Wish, threads: int) -> None:
+    def __init__(self, offer: ModelSource, wish: PlanRequest, threads: int) -> None:
         self._offer, self._wish, self._threads = offer, wish, threads
         self.seen: dict[GgufSet, ModelHeader] = {}
 
@@ -255,7 +262,7 @@ class _Search:
         pending = list(asked)
         best: tuple[tuple[bool, bool], ModelHeader, Plan] | None = None
         while pending:
-            one = min(pending, key=lambda one: rank_of(self.quantization(one), one))
+            one = min(pending, key=lambda one: rank_key(self.quantization(one), one))
             if not self._may_fit(one, target):
                 pending.remove(one)
                 continue
@@ -302,7 +309,7 @@ class _Search:
         trained = next(iter(self.seen.values())).facts.context_length
         asked = self._wish.for_model(trained).context_tokens
         # Without one: a better quantization with less is of less use than a smaller one with this.
-        return asked or min(trained or USUAL_CONTEXT, USUAL_CONTEXT)
+        return asked or min(trained or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
 
     def _may_fit(self, one: GgufSet, target: Target) -> bool:
         """Whether it could, if computing took nothing: else its header is not worth reading."""
@@ -323,7 +330,7 @@ class _Search:
 
 
 def _preflight(
-    clients: Clients, offer: ModelSource, wish: Wish, asked_for: tuple[str, Target | None], machine: Machine
+    clients: Clients, offer: ModelSource, wish: PlanRequest, asked_for: tuple[str, Target | None], machine: Machine
 ) -> Preflight:
     """`asked_for` is the quantization, and the target where that is not `machine`."""
     quantization, target = asked_for
@@ -335,7 +342,7 @@ def _preflight(
     if target is None:
         on_gpu = _on_gpu(machine, first)
         margin = margin_for(clients, first.needs.architecture, first.needs.engine, machine, on_cpu=not on_gpu)
-        target = target_of(machine, on_gpu=on_gpu, margin_bytes=margin)
+        target = machine_target(machine, on_gpu=on_gpu, margin_bytes=margin)
     chosen, plan = search.choose(asked, target)
     return Preflight(
         name=offer.name,
@@ -360,7 +367,7 @@ def _on_gpu(machine: Machine, model: ModelHeader) -> bool:
     """Whether this machine has GPUs that the engine uses: a build for the processor alone does not."""
     if not machine.gpus:
         return False
-    (said,) = model.ask([Parameters(n_ctx=LEAST_CONTEXT, n_threads=1)])
+    (said,) = model.ask([Parameters(n_ctx=MIN_CONTEXT_TOKENS, n_threads=1)])
     return said.on_gpu
 
 
@@ -371,7 +378,7 @@ def _verdict(
     model = search.like(one)
     is_chosen = one == chosen.model
     memory = plan.memory if is_chosen else replace(plan.memory, weights_bytes=model.weights_bytes)
-    lacking = plan.missing_bytes if is_chosen else missing_bytes(model, plan.parameters, memory, target)
+    lacking = plan.missing_bytes if is_chosen else host_shortfall_bytes(model, plan.parameters, memory, target)
     placed = place(model, plan.parameters, memory, target)
     if placed and not is_chosen:
         memory = replace(memory, weights_bytes=placed.weights_bytes)
@@ -394,7 +401,7 @@ def _verdict(
 
 def _advice(chosen: ModelHeader, plan: Plan, target: Target) -> str:
     tokens = longest_context(chosen.ask, target, plan, chosen.footprint)
-    what = chosen.quantization or shown(chosen.model.first)
+    what = chosen.quantization or printable(chosen.model.first)
     if tokens:
         return f"with {tokens} tokens of context {what} would fit"
     room = "GPU memory and " if target.vram_bytes else ""

@@ -28,7 +28,7 @@ from paddock.model.quantization import get_gguf_file_path
 from paddock.model.reference import Reference
 from paddock.model.units import human_bytes
 from paddock.planning.placement import Target
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from paddock.planning.targets import THIS_MACHINE, parse_target
 from paddock.store import repair
 from paddock.validation.audit import Audit, ModelFacts
@@ -166,7 +166,7 @@ def check_compatibility(
     Raises ModelRejected for one that the engine dies of.
     """
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    wish = Wish(context_tokens, at_most_trained=True)
+    wish = PlanRequest(context_tokens, at_most_trained=True)
     found = preflight(clients, str(path), wish, target=target, machine=idle_machine())
     return Compatibility(found, tuple(_memory(found)))
 

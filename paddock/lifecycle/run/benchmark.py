@@ -25,7 +25,7 @@ from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.quantization import get_gguf_file_path
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def plan_of(clients: Clients, manifest: Manifest, context_tokens: int, *, machin
     """What a snapshot is measured with where nobody tuned it: its plan for this machine as it is now, with
     PADDOCK_THREADS where that is set."""
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    found = preflight(clients, str(path), Wish(context_tokens, at_most_trained=True), machine=machine)
+    found = preflight(clients, str(path), PlanRequest(context_tokens, at_most_trained=True), machine=machine)
     found.require_fit()
     return with_threads(found.plan.parameters, clients.settings.threads)
 

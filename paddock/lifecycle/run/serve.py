@@ -24,9 +24,9 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import with_threads
 from paddock.lifecycle.run.tune import tuned
 from paddock.model.artifact import Manifest
-from paddock.model.gpu import seen_gpus
+from paddock.model.gpu import detect_gpus
 from paddock.model.hardware import Machine, this_machine
-from paddock.planning.plan import Wish
+from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES, ProfileName
 from paddock.serving.binding import Binding
 from paddock.serving.servers import ServerName, choose_server
@@ -132,7 +132,7 @@ def make_spec(
     trained = facts.context_length if facts else None
     context = order.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
     for parallel in _parallels(order.parallel, has_slots=has_slots):
-        wish = Wish(context, parallel, order.kv_type)
+        wish = PlanRequest(context, parallel, order.kv_type)
         found = preflight(clients, str(snapshot), wish, machine=machine)
         if found.plan.fits:
             break
@@ -182,7 +182,7 @@ def processor_words(machine: Machine, offer: ServeSpec) -> str:
             f", {layers} layers of the model" if layers > 0 else ""
         )
     if not machine.gpus:
-        return f"CPU: {seen_gpus().why_none}"
+        return f"CPU: {detect_gpus().unavailable_reason}"
     if not offer.memory.on_gpu:
         return (
             "CPU: the installed engine was built without GPU support (CMAKE_ARGS=-DGGML_CUDA=ON make setup builds it)"

@@ -45,7 +45,7 @@ class RemoteBlob:
     label: str
     expected: Expected
     make_address: Callable[[], Address]
-    on_hub: None = None
+    hub_location: None = None
 
     def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - each one is new, and costs no request
         return self.make_address()

@@ -12,7 +12,7 @@ from paddock.errors import FileNotInRevision, MissingShard, NoGguf, PaddockError
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path
 from paddock.model.quantization import PREFERRED
-from paddock.planning.choice import MAX_COMPANION_BYTES, Choice, choose
+from paddock.planning.file_selection import MAX_COMPANION_BYTES, FileSelection, select_files
 
 GIB = 2**30
 REPOSITORY = "org/model-GGUF"
@@ -28,7 +28,7 @@ def listing(*paths: str, sizes: dict[str, int] | None = None, model: str = REPOS
     return Listing(ModelName.parse(model), Revision("b" * 40), files, None)
 
 
-def fetched(choice: Choice) -> list[str]:
+def fetched(choice: FileSelection) -> list[str]:
     return [file.path for file in choice.files]
 
 
@@ -42,7 +42,7 @@ ALL = ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0",
 @pytest.mark.parametrize("best", range(len(PREFERRED)), ids=PREFERRED)
 def test_the_first_in_the_order_of_preference_is_chosen_whatever_else_there_is(best: int) -> None:
     there = [name for name in ALL if name not in PREFERRED[:best]]
-    choice = choose(listing(*(f"model-{name}.gguf" for name in there)))
+    choice = select_files(listing(*(f"model-{name}.gguf" for name in there)))
     assert choice.quantization == PREFERRED[best]
     assert choice.model_files == (f"model-{PREFERRED[best]}.gguf",)
     assert fetched(choice) == list(choice.model_files)
@@ -50,7 +50,7 @@ def test_the_first_in_the_order_of_preference_is_chosen_whatever_else_there_is(b
 
 def test_without_a_preferred_one_the_largest_is_chosen() -> None:
     sizes = {"m-Q2_K.gguf": 3, "m-Q3_K_M.gguf": 5, "m-IQ4_XS.gguf": 4}
-    choice = choose(listing(*sizes, sizes=sizes))
+    choice = select_files(listing(*sizes, sizes=sizes))
     assert choice.quantization == "Q3_K_M"
     assert [one.quantization for one in choice.candidates] == ["Q3_K_M", "IQ4_XS", "Q2_K"]
 
@@ -61,24 +61,24 @@ def test_without_a_preferred_one_the_largest_is_chosen() -> None:
 )
 def test_a_dynamic_kind_is_a_kind_of_its_own(dynamic: str, plain: str) -> None:
     there = listing(f"m-{dynamic}.gguf", f"m-{plain}.gguf", sizes={f"m-{dynamic}.gguf": 2 * GIB})
-    assert choose(there).quantization == plain
-    assert choose(there, quantization=dynamic).quantization == dynamic
+    assert select_files(there).quantization == plain
+    assert select_files(there, quantization=dynamic).quantization == dynamic
 
 
 def test_the_case_of_names_does_not_matter() -> None:
     there = listing("MODEL.q4_k_m.GGUF", "model.q8_0.Gguf")
-    assert choose(there).model_files == ("model.q8_0.Gguf",)
-    assert choose(there, quantization="Q4_k_M").model_files == ("MODEL.q4_k_m.GGUF",)
+    assert select_files(there).model_files == ("model.q8_0.Gguf",)
+    assert select_files(there, quantization="Q4_k_M").model_files == ("MODEL.q4_k_m.GGUF",)
 
 
 def test_the_top_of_a_repository_goes_before_its_directories() -> None:
-    assert choose(listing("Q8_0/model.gguf", "model-Q4_K_M.gguf")).quantization == "Q4_K_M"
-    assert choose(listing("Q8_0/model.gguf", "Q4_K_M/model.gguf")).model_files == ("Q8_0/model.gguf",)
+    assert select_files(listing("Q8_0/model.gguf", "model-Q4_K_M.gguf")).quantization == "Q4_K_M"
+    assert select_files(listing("Q8_0/model.gguf", "Q4_K_M/model.gguf")).model_files == ("Q8_0/model.gguf",)
 
 
 def test_all_shards_of_a_split_model_are_fetched_in_order() -> None:
     parts = shards("Q8_0/model-Q8_0", 12)
-    choice = choose(listing(*parts, "Q4_K_M/model-Q4_K_M.gguf", "config.json"))
+    choice = select_files(listing(*parts, "Q4_K_M/model-Q4_K_M.gguf", "config.json"))
     assert choice.model_files == tuple(parts)
     assert fetched(choice) == ["config.json", *parts]
     first = choice.candidates[0]
@@ -87,7 +87,7 @@ def test_all_shards_of_a_split_model_are_fetched_in_order() -> None:
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
 def test_a_split_model_with_a_part_missing_is_passed_over_and_says_so(missing: int) -> None:
-    choice = choose(listing(*shards("m-Q8_0", 3, without=missing), "m-Q4_K_M.gguf"))
+    choice = select_files(listing(*shards("m-Q8_0", 3, without=missing), "m-Q4_K_M.gguf"))
     assert choice.quantization == "Q4_K_M"
     assert {one.quantization: one.reason for one in choice.candidates}["Q8_0"] == "1 of 3 shards are missing"
 
@@ -95,20 +95,20 @@ def test_a_split_model_with_a_part_missing_is_passed_over_and_says_so(missing: i
 @pytest.mark.parametrize("asked", ["auto", "Q8_0"])
 def test_a_missing_shard_is_named_where_there_is_no_other_choice(asked: str) -> None:
     with pytest.raises(MissingShard, match=r"m-Q8_0-00002-of-00003\.gguf \(1 of 3 shards missing\)"):
-        choose(listing(*shards("m-Q8_0", 3, without=2)), quantization=asked)
+        select_files(listing(*shards("m-Q8_0", 3, without=2)), quantization=asked)
 
 
 def test_a_whole_model_goes_before_a_torn_one_of_the_same_quantization() -> None:
     there = listing(*shards("m-Q8_0", 3, without=2), "whole/m-Q8_0.gguf")
-    assert choose(there).model_files == ("whole/m-Q8_0.gguf",)
-    assert choose(there, quantization="Q8_0").model_files == ("whole/m-Q8_0.gguf",)
+    assert select_files(there).model_files == ("whole/m-Q8_0.gguf",)
+    assert select_files(there, quantization="Q8_0").model_files == ("whole/m-Q8_0.gguf",)
 
 
 def test_a_projector_is_never_the_model_and_comes_when_it_is_asked_for() -> None:
     there = listing("m-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F16.gguf")
-    assert choose(there).model_files == ("m-Q4_K_M.gguf",)
-    assert fetched(choose(there)) == ["m-Q4_K_M.gguf"]
-    with_projector = choose(there, projector=True)
+    assert select_files(there).model_files == ("m-Q4_K_M.gguf",)
+    assert fetched(select_files(there)) == ["m-Q4_K_M.gguf"]
+    with_projector = select_files(there, projector=True)
     assert with_projector.model_files == ("m-Q4_K_M.gguf",)
     assert fetched(with_projector) == ["m-Q4_K_M.gguf", "mmproj-F16.gguf"]
     assert [one.file for one in with_projector.candidates] == ["m-Q4_K_M.gguf"]
@@ -116,7 +116,7 @@ def test_a_projector_is_never_the_model_and_comes_when_it_is_asked_for() -> None
 
 def test_a_projector_that_is_named_is_not_fetched_twice_and_is_not_the_model() -> None:
     there = listing("m-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F16.gguf")
-    choice = choose(there, files=["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"], projector=True)
+    choice = select_files(there, files=["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"], projector=True)
     assert fetched(choice) == ["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"]
     assert choice.model_files == ("m-Q4_K_M.gguf",)
     assert choice.quantization == "Q4_K_M"
@@ -124,7 +124,7 @@ def test_a_projector_that_is_named_is_not_fetched_twice_and_is_not_the_model() -
 
 def test_a_projector_that_is_not_there_is_said_to_be_missing() -> None:
     with pytest.raises(FileNotInRevision, match="no projector"):
-        choose(listing("m-Q4_K_M.gguf"), projector=True)
+        select_files(listing("m-Q4_K_M.gguf"), projector=True)
 
 
 COMPANIONS = [
@@ -151,31 +151,31 @@ LEFT_OUT = [
 
 
 def test_the_small_files_that_describe_the_model_come_along_and_nothing_else() -> None:
-    choice = choose(listing(*COMPANIONS, *LEFT_OUT, "m-Q8_0.gguf", "m-Q4_K_M.gguf"))
+    choice = select_files(listing(*COMPANIONS, *LEFT_OUT, "m-Q8_0.gguf", "m-Q4_K_M.gguf"))
     assert fetched(choice) == [*COMPANIONS, "m-Q8_0.gguf"]
 
 
 def test_the_small_files_come_first_and_the_size_is_the_sum() -> None:
-    choice = choose(listing("zz.json", "a-Q8_0.gguf", sizes={"zz.json": 7, "a-Q8_0.gguf": 35}))
+    choice = select_files(listing("zz.json", "a-Q8_0.gguf", sizes={"zz.json": 7, "a-Q8_0.gguf": 35}))
     assert fetched(choice) == ["zz.json", "a-Q8_0.gguf"]
     assert choice.size_bytes == 42
 
 
 def test_a_description_that_is_too_large_to_be_one_is_left_out() -> None:
     sizes = {"huge.json": MAX_COMPANION_BYTES + 1, "tokenizer.json": MAX_COMPANION_BYTES}
-    assert fetched(choose(listing(*sizes, "m-Q8_0.gguf", sizes=sizes))) == ["tokenizer.json", "m-Q8_0.gguf"]
+    assert fetched(select_files(listing(*sizes, "m-Q8_0.gguf", sizes=sizes))) == ["tokenizer.json", "m-Q8_0.gguf"]
 
 
 SIZES = {"m-Q8_0.gguf": 8 * GIB, "m-Q6_K.gguf": 6 * GIB, "m-Q4_K_M.gguf": 4 * GIB}
 
 
 def test_the_first_in_the_order_of_preference_is_chosen_or_the_one_that_a_preflight_prefers() -> None:
-    assert choose(listing(*SIZES, sizes=SIZES)).quantization == "Q8_0"
-    assert choose(listing(*SIZES, sizes=SIZES), prefer="m-Q4_K_M.gguf").quantization == "Q4_K_M"
+    assert select_files(listing(*SIZES, sizes=SIZES)).quantization == "Q8_0"
+    assert select_files(listing(*SIZES, sizes=SIZES), prefer="m-Q4_K_M.gguf").quantization == "Q4_K_M"
 
 
 def test_each_candidate_says_why() -> None:
-    candidates = choose(
+    candidates = select_files(
         listing(*SIZES, *shards("m-Q5_K_M", 2, without=1), sizes=SIZES), prefer="m-Q6_K.gguf"
     ).candidates
     assert [(one.quantization, one.chosen, one.reason) for one in candidates] == [
@@ -187,13 +187,13 @@ def test_each_candidate_says_why() -> None:
 
 
 def test_without_a_preflight_the_reason_is_the_order_of_preference_alone() -> None:
-    candidates = choose(listing(*SIZES, sizes=SIZES)).candidates
+    candidates = select_files(listing(*SIZES, sizes=SIZES)).candidates
     assert candidates[0].reason == "chosen: the first in the order of preference"
     assert {one.reason for one in candidates[1:]} == {"another one was chosen"}
 
 
 def test_what_was_asked_for_by_name_is_taken_and_says_so() -> None:
-    candidates = choose(listing(*SIZES, sizes=SIZES), quantization="q6_k").candidates
+    candidates = select_files(listing(*SIZES, sizes=SIZES), quantization="q6_k").candidates
     assert {one.quantization: one.reason for one in candidates} == {
         "Q8_0": "another one was asked for by name",
         "Q6_K": "chosen: asked for by name",
@@ -205,12 +205,12 @@ def test_a_quantization_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(
         FileNotInRevision, match=r"org/model-GGUF@bbbbbbbb has no Q5_K_M: use one of Q4_K_M, Q6_K, Q8_0$"
     ):
-        choose(listing(*SIZES), quantization="Q5_K_M")
+        select_files(listing(*SIZES), quantization="Q5_K_M")
 
 
 def test_a_quantization_is_not_found_in_a_projector() -> None:
     with pytest.raises(FileNotInRevision, match=r"use one of Q4_K_M$"):
-        choose(listing("m-Q4_K_M.gguf", "mmproj-F16.gguf"), quantization="F16")
+        select_files(listing("m-Q4_K_M.gguf", "mmproj-F16.gguf"), quantization="F16")
 
 
 MANY = ["m-Q8_0.gguf", "m-Q4_K_M.gguf", "old/m-Q8_0.gguf", "m-Q8_0-imat.gguf", "vocab.gguf", "a b.gguf", "A-B.gguf"]
@@ -219,10 +219,10 @@ MANY = ["m-Q8_0.gguf", "m-Q4_K_M.gguf", "old/m-Q8_0.gguf", "m-Q8_0-imat.gguf", "
 @pytest.mark.parametrize("change", [str, str.lower, str.upper], ids=["as printed", "lower case", "upper case"])
 def test_every_candidate_is_chosen_by_the_variant_that_is_printed_for_it(change: Callable[[str], str]) -> None:
     there = listing(*MANY, *shards("big/m-Q6_K", 2))
-    candidates = choose(there).candidates
+    candidates = select_files(there).candidates
     assert len({one.variant for one in candidates}) == len(candidates) == len(MANY) + 1
     for candidate in candidates:
-        choice = choose(there, quantization=change(candidate.variant))
+        choice = select_files(there, quantization=change(candidate.variant))
         assert (choice.variant, choice.model_files[0]) == (candidate.variant, candidate.file)
 
 
@@ -231,8 +231,8 @@ def test_a_model_with_a_projector_is_chosen_by_the_variant_that_is_printed_for_i
     there = listing(
         "m-Q8_0.gguf", "m-Q4_K_M.gguf", "mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mmproj.gguf", "deep/mmproj-F16.gguf"
     )
-    by_file = choose(there, files=["m-Q4_K_M.gguf", projector])
-    by_name = choose(there, quantization=by_file.variant)
+    by_file = select_files(there, files=["m-Q4_K_M.gguf", projector])
+    by_name = select_files(there, quantization=by_file.variant)
     assert by_name.files == by_file.files
     assert by_name.variant == by_file.variant
     assert by_file.variant.startswith("Q4_K_M-")
@@ -240,7 +240,7 @@ def test_a_model_with_a_projector_is_chosen_by_the_variant_that_is_printed_for_i
 
 def test_files_can_be_named_outright_and_any_shard_stands_for_all() -> None:
     parts = shards("m-Q2_K", 3)
-    choice = choose(listing(*parts, "m-Q8_0.gguf", "tokenizer.json"), files=[parts[1], parts[2]])
+    choice = select_files(listing(*parts, "m-Q8_0.gguf", "tokenizer.json"), files=[parts[1], parts[2]])
     assert fetched(choice) == ["tokenizer.json", *parts]
     assert [(one.quantization, one.chosen) for one in choice.candidates] == [("Q8_0", False), ("Q2_K", True)]
     assert choice.candidates[1].reason == "chosen: asked for by name"
@@ -248,7 +248,7 @@ def test_files_can_be_named_outright_and_any_shard_stands_for_all() -> None:
 
 def test_a_named_file_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(FileNotInRevision, match=r"no GGUF file 'x\.gguf': it has m-Q4_K_M\.gguf, m-Q8_0\.gguf$"):
-        choose(listing("m-Q8_0.gguf", "m-Q4_K_M.gguf"), files=["x.gguf"])
+        select_files(listing("m-Q8_0.gguf", "m-Q4_K_M.gguf"), files=["x.gguf"])
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_named_file_that_is_not_there_lists_those_that_are() -> None:
 )
 def test_a_repository_without_gguf_says_what_it_has_instead(paths: list[str], model: str, said: str) -> None:
     with pytest.raises(NoGguf) as caught:
-        choose(listing(*paths, model=model))
+        select_files(listing(*paths, model=model))
     assert caught.value.message == f"no GGUF in {model}@bbbbbbbb: it has {said}"
     assert f"{model}-GGUF" in caught.value.cure
     assert "does not convert" in caught.value.cure
@@ -293,14 +293,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
 def test_a_hostile_name_among_the_files_that_are_not_fetched_does_no_harm(name: str) -> None:
-    choice = choose(listing(name, f"{name}-Q4_K_M.gguf", f"{name}/config.json", "m-Q8_0.gguf"))
+    choice = select_files(listing(name, f"{name}-Q4_K_M.gguf", f"{name}/config.json", "m-Q8_0.gguf"))
     assert fetched(choice) == ["m-Q8_0.gguf"]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
 def test_a_hostile_name_of_the_model_itself_is_refused(name: str) -> None:
     with pytest.raises(UnsafeName, match=r"the file name .* is not safe"):
-        choose(listing(f"{name}-Q8_0.gguf"))
+        select_files(listing(f"{name}-Q8_0.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -308,26 +308,26 @@ def test_a_hostile_name_of_the_model_itself_is_refused(name: str) -> None:
 )
 def test_a_hostile_name_among_the_small_files_is_refused(name: str) -> None:
     with pytest.raises(UnsafeName, match=r"the file name .* is not safe"):
-        choose(listing(name, "m-Q8_0.gguf"))
+        select_files(listing(name, "m-Q8_0.gguf"))
 
 
 def test_small_files_that_would_meet_on_some_file_system_are_refused() -> None:
     with pytest.raises(UnsafeName, match="same on some file systems"):
-        choose(listing("config.json", "CONFIG.json", "m-Q8_0.gguf"))
+        select_files(listing("config.json", "CONFIG.json", "m-Q8_0.gguf"))
 
 
 NASTY = "a\x1b[31m\n"
-MESSAGES: dict[str, Callable[[], Choice]] = {
-    "no GGUF": lambda: choose(listing(NASTY)),
-    "no such file": lambda: choose(listing(f"{NASTY}.gguf"), files=[NASTY]),
-    "no such quantization": lambda: choose(listing(f"{NASTY}.gguf"), quantization=NASTY),
-    "a missing shard": lambda: choose(listing(*shards(NASTY, 2, without=1))),
-    "an unsafe name": lambda: choose(listing(f"{NASTY}.gguf")),
+MESSAGES: dict[str, Callable[[], FileSelection]] = {
+    "no GGUF": lambda: select_files(listing(NASTY)),
+    "no such file": lambda: select_files(listing(f"{NASTY}.gguf"), files=[NASTY]),
+    "no such quantization": lambda: select_files(listing(f"{NASTY}.gguf"), quantization=NASTY),
+    "a missing shard": lambda: select_files(listing(*shards(NASTY, 2, without=1))),
+    "an unsafe name": lambda: select_files(listing(f"{NASTY}.gguf")),
 }
 
 
 @pytest.mark.parametrize("call", MESSAGES.values(), ids=MESSAGES)
-def test_a_hostile_name_in_a_message_can_do_nothing_to_a_terminal(call: Callable[[], Choice]) -> None:
+def test_a_hostile_name_in_a_message_can_do_nothing_to_a_terminal(call: Callable[[], FileSelection]) -> None:
     with pytest.raises(PaddockError) as caught:
         call()
     assert str(caught.value).isprintable()
@@ -349,7 +349,7 @@ def test_every_choice_is_of_safe_files_of_the_listing_with_a_whole_model_and_one
 ) -> None:
     there = listing(*paths)
     try:
-        choice = choose(there, projector=projector)
+        choice = select_files(there, projector=projector)
     except (NoGguf, MissingShard, FileNotInRevision, UnsafeName):
         return
     assert set(choice.files) <= set(there.files)

@@ -19,10 +19,10 @@ from pathlib import PurePosixPath
 from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE
 from paddock.errors import BadSetting, FileNotInRevision, MissingShard, NoGguf
 from paddock.model.artifact import Listing, RepositoryFile
-from paddock.model.names import check_distinct, parse_repository_path, shown
-from paddock.model.quantization import GgufSet, group, ranked_by_place
+from paddock.model.names import check_distinct, parse_repository_path, printable
+from paddock.model.quantization import GgufSet, group_shards, rank_models_top_first
 from paddock.model.reference import Variant, same_variant
-from paddock.model.variants import matching, name_alone, name_variants, with_projector
+from paddock.model.variants import match_models, name_variants, variant_from_path, variant_with_projector
 from paddock.store.manifests import MANIFEST_NAME
 
 AUTO = "auto"
@@ -61,7 +61,7 @@ class RankedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class FileSelection:
     """What is fetched: `files` in the order in which they are fetched, small ones first, and the candidates, best
     first.
 
@@ -81,14 +81,14 @@ class Choice:
         return sum(file.size for file in self.files)
 
 
-def choose(
+def select_files(
     listing: Listing,
     *,
     quantization: str = AUTO,
     files: Sequence[str] = (),
     projector: bool = False,
     prefer: str | None = None,
-) -> Choice:
+) -> FileSelection:
     """Choose the files of `listing` to fetch.
 
     `quantization` names a variant, a file or a quantization (`Q4_K_M`); with `auto` or `best` it is the first in the
@@ -98,8 +98,8 @@ def choose(
     for a chosen file's hostile name.
     """
     by_path = {file.path: file for file in listing.files}
-    sets = group((file.path, file.size) for file in listing.files)
-    models = ranked_by_place((file.path, file.size) for file in listing.files)
+    sets = group_shards((file.path, file.size) for file in listing.files)
+    models = rank_models_top_first((file.path, file.size) for file in listing.files)
     names = name_variants(sets, listing.variants)
     what = f"{listing.model}@{listing.revision[:8]}"
     if files:
@@ -123,7 +123,7 @@ def choose(
         parse_repository_path(path)
     check_distinct([*(path for path in paths if path != TEMPLATE_FILE), MANIFEST_NAME, TEMPLATE_FILE, CHAT_FILE])
     is_asked_for = bool(files) or quantization not in {AUTO, BEST}
-    return Choice(
+    return FileSelection(
         files=tuple(by_path[path] for path in paths),
         sets=tuple(chosen),
         model_files=model.paths,
@@ -140,13 +140,13 @@ def find_variant(
 ) -> tuple[list[GgufSet], GgufSet | None]:
     """The models of `names` that `text` names (a variant, a file or a quantization), the best match first, and the
     projector where it names a variant with one."""
-    found = matching(names, text)
+    found = match_models(names, text)
     if found:
         return found, None
     usual = _usual_projector(sets)
     for one, name in names.items():
         for other in sets:
-            if other.is_projector and same_variant(with_projector(name, other, is_usual=other == usual), text):
+            if other.is_projector and same_variant(variant_with_projector(name, other, is_usual=other == usual), text):
                 return [one], other
     return [], None
 
@@ -166,7 +166,7 @@ def _best(
     asked, projector = find_variant(sets, names, quantization)
     if not asked:
         has = _listed(sorted(names.values()))
-        raise FileNotInRevision(f"{what} has no {shown(quantization)}", cure=f"use one of {has}")
+        raise FileNotInRevision(f"{what} has no {printable(quantization)}", cure=f"use one of {has}")
     best = next((one for one in asked if one.first == prefer), None)
     best = best or next((one for one in asked if not one.missing), asked[0])
     return [best, projector] if projector else [best]
@@ -176,11 +176,11 @@ def _variant(
     model: GgufSet, chosen: Sequence[GgufSet], sets: Sequence[GgufSet], names: Mapping[GgufSet, Variant]
 ) -> Variant:
     if model not in names:
-        return name_alone(model)
+        return variant_from_path(model)
     projector = next((one for one in chosen if one.is_projector), None)
     if projector is None:
         return names[model]
-    return with_projector(names[model], projector, is_usual=projector == _usual_projector(sets))
+    return variant_with_projector(names[model], projector, is_usual=projector == _usual_projector(sets))
 
 
 def _named(sets: list[GgufSet], files: Sequence[str], what: str) -> list[GgufSet]:
@@ -244,7 +244,7 @@ def _explain(
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(shown(name) for name in names)
+    return ", ".join(printable(name) for name in names)
 
 
 def _contents(listing: Listing) -> str:
