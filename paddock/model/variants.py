@@ -41,13 +41,13 @@ def name_variants(sets: Iterable[GgufSet], published: Mapping[str, Variant] | No
     return names
 
 
-def variant_with_projector(variant: Variant, projector: GgufSet, *, is_usual: bool) -> Variant:
+def variant_with_projector(variant: Variant, projector: GgufSet, *, is_default: bool) -> Variant:
     """The variant of a model with its projector: `Q8_0-mmproj`, or with that projector's own path where another one
     than the usual was asked for."""
-    name = "mmproj" if is_usual else stem_of(projector.first)
+    name = "mmproj" if is_default else stem_of(projector.first)
     path = f"{variant} {projector.first}"
     named = _safe(f"{variant}-{name}", path)
-    if not is_usual and same_variant(named, f"{variant}-mmproj"):
+    if not is_default and same_variant(named, f"{variant}-mmproj"):
         return _with_digest(named, path)
     return named
 

@@ -1,1 +1,1 @@
-"""May it run there, and how: the choice of the quantization, before a weight is fetched."""
+"""Select the files of a model, estimate its memory, and plan how it runs on a machine, all before it is downloaded."""

@@ -1,11 +1,11 @@
-"""Which files of a repository are fetched, and why these.
+"""Select the files of a repository to download: one variant, and the small files that describe the model.
 
 A *candidate* is one GGUF model of the repository, a variant: a file, or all shards of a split one. Candidates are
-ranked by the order of preference (`paddock.model.quantization`); which of them fits is the preflight's to say. With it
-come the small files that describe the model (`tokenizer*`, `*.json`), and a projector when one is asked for. Nothing
-else is fetched.
+ranked by the order of preference (`paddock.model.quantization`). The small files are `tokenizer*` and `*.json` at the
+top of the repository; a projector is added on request. Nothing else is downloaded.
 
-The choice is a pure function of the Hub's listing: it can be printed before anything happens.
+The selection is a pure function of the Hub's listing, so it can be printed before anything is downloaded. It does not
+know the target's memory: the preflight finds the candidate that fits, and passes it as `prefer`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from paddock.model.variants import match_models, name_variants, variant_from_pat
 from paddock.store.manifests import MANIFEST_NAME
 
 AUTO = "auto"
-"""The variant that is the default already, while there is one and it fits; else as BEST."""
+"""Keep the current default variant if it exists and fits, otherwise the same as BEST."""
 BEST = "best"
-"""The first that fits, in the order of preference."""
+"""The first variant in the order of preference that fits."""
 MAX_COMPANION_BYTES = 128 * 1024 * 1024
 
 _WEIGHTS = {
@@ -43,13 +43,14 @@ _WEIGHTS = {
     ".ggml": "GGML, the format before GGUF",
 }
 _INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
-_QUANTIZED_BY = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
-"""The files in which AutoGPTQ and AutoAWQ describe what they did."""
+_QUANTIZER_CONFIGS = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+"""Files in which AutoGPTQ and AutoAWQ describe their quantization."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankedFile:
-    """One GGUF model that could be chosen. `size_bytes` is its files' sum, `reason` says why it was chosen or not."""
+    """A candidate. `file` is its first file, `size_bytes` the sum over all its files, and `reason` says why it was or
+    was not chosen."""
 
     variant: Variant
     quantization: str | None
@@ -62,11 +63,11 @@ class RankedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
-    """What is fetched: `files` in the order in which they are fetched, small ones first, and the candidates, best
-    first.
+    """The files to download, and the candidates that they were selected from.
 
-    `sets` are the GGUFs among them, and `model_files` the shards of the one that `get_gguf_file_path` will answer with.
-    `variant` is the name of that model in the revision, with its projector where there is one.
+    `files` are in the order of the download, small ones first. `sets` are the GGUF models among them, including a
+    projector, and `model_files` the shards of the language model, which `get_gguf_file_path` returns later. `variant`
+    is the name of that model in the revision, with the projector if there is one. `candidates` are sorted best first.
     """
 
     files: tuple[RepositoryFile, ...]
@@ -89,86 +90,103 @@ def select_files(
     projector: bool = False,
     prefer: str | None = None,
 ) -> FileSelection:
-    """Choose the files of `listing` to fetch.
+    """Select the files of `listing` to download.
 
-    `quantization` names a variant, a file or a quantization (`Q4_K_M`); with `auto` or `best` it is the first in the
-    order of preference, or the model that begins with the file `prefer`, which a preflight found to fit. `files` names
-    GGUF files outright instead: of one model, and of its projector. Raises NoGguf that says what the repository has
-    instead, FileNotInRevision for what it has not, BadSetting for the files of two models, MissingShard, and UnsafeName
-    for a chosen file's hostile name.
+    Args:
+        listing: The files of one revision.
+        quantization: The name of a variant, a file or a quantization (`Q4_K_M`). `auto` and `best` select `prefer`, or
+            else the first candidate in the order of preference.
+        files: Paths of GGUF files to select instead, of one model and its projector. One shard stands for all.
+        projector: Whether to add the multimodal projector.
+        prefer: The first file of the candidate that the preflight found to fit.
+
+    Raises:
+        NoGguf: The repository has no GGUF model; the message lists what it has.
+        FileNotInRevision: A requested quantization, file or projector is not in the revision.
+        BadSetting: `files` belong to more than one model.
+        MissingShard: A shard of the selected model is missing.
+        UnsafeName: A selected file has an unsafe name.
     """
     by_path = {file.path: file for file in listing.files}
     sets = group_shards((file.path, file.size) for file in listing.files)
     models = rank_models_top_first((file.path, file.size) for file in listing.files)
     names = name_variants(sets, listing.variants)
-    what = f"{listing.model}@{listing.revision[:8]}"
+    repository = f"{listing.model}@{listing.revision[:8]}"
     if files:
-        chosen = _named(sets, files, what)
+        chosen = _select_named(sets, files, repository)
     elif not models:
-        raise NoGguf(f"no GGUF in {what}: it has {_contents(listing)}", cure=_no_gguf_cure(listing))
+        raise NoGguf(f"no GGUF in {repository}: it has {_contents(listing)}", cure=_no_gguf_cure(listing))
     else:
-        chosen = _best(models, sets, names, quantization, prefer=prefer, what=what)
-    for one in chosen:
-        if one.missing:
+        chosen = _select_best(models, sets, names, quantization, prefer=prefer, repository=repository)
+    for selected in chosen:
+        if selected.missing:
             raise MissingShard(
-                f"{what} lacks {_listed(one.missing[:3])} ({len(one.missing)} of {one.declared} shards missing)",
+                f"{repository} lacks {_listed(selected.missing[:3])}"
+                f" ({len(selected.missing)} of {selected.declared} shards missing)",
                 cure="ask the repository's owner, or choose another quantization",
             )
     if projector and not any(one.is_projector for one in chosen):
-        chosen = [*chosen, _projector(sets, what)]
+        chosen = [*chosen, _require_projector(sets, repository)]
     model = next((one for one in models if one in chosen), chosen[0])
-    wanted = [path for one in chosen for path in one.paths]
-    paths = [*sorted(_companions(listing)), *wanted]
+    model_paths = [path for selected in chosen for path in selected.paths]
+    paths = [*sorted(_companions(listing)), *model_paths]
     for path in paths:
         parse_repository_path(path)
     check_distinct([*(path for path in paths if path != TEMPLATE_FILE), MANIFEST_NAME, TEMPLATE_FILE, CHAT_FILE])
-    is_asked_for = bool(files) or quantization not in {AUTO, BEST}
+    by_name = bool(files) or quantization not in {AUTO, BEST}
     return FileSelection(
         files=tuple(by_path[path] for path in paths),
         sets=tuple(chosen),
         model_files=model.paths,
         variant=_variant(model, chosen, sets, names),
         quantization=model.quantization,
-        candidates=tuple(
-            _explain(one, names[one], chosen, is_asked_for=is_asked_for, fits=prefer is not None) for one in models
-        ),
+        candidates=tuple(_explain(one, names[one], chosen, by_name=by_name, fits=prefer is not None) for one in models),
     )
 
 
 def find_variant(
     sets: Sequence[GgufSet], names: Mapping[GgufSet, Variant], text: str
 ) -> tuple[list[GgufSet], GgufSet | None]:
-    """The models of `names` that `text` names (a variant, a file or a quantization), the best match first, and the
-    projector where it names a variant with one."""
+    """Find the models that `text` names, and the projector if it names a variant with one.
+
+    Args:
+        sets: All GGUF models of the revision, with projectors.
+        names: The variant of each language model among them.
+        text: The name of a variant, a file or a quantization, in any case.
+
+    Returns:
+        The matching models, best match first (none: empty), and the projector or None.
+    """
     found = match_models(names, text)
     if found:
         return found, None
-    usual = _usual_projector(sets)
-    for one, name in names.items():
-        for other in sets:
-            if other.is_projector and same_variant(variant_with_projector(name, other, is_usual=other == usual), text):
-                return [one], other
+    default = _default_projector(sets)
+    for model, variant in names.items():
+        for projector in (one for one in sets if one.is_projector):
+            full_name = variant_with_projector(variant, projector, is_default=projector == default)
+            if same_variant(full_name, text):
+                return [model], projector
     return [], None
 
 
-def _best(
+def _select_best(
     models: Sequence[GgufSet],
     sets: Sequence[GgufSet],
     names: Mapping[GgufSet, Variant],
     quantization: str,
     *,
     prefer: str | None,
-    what: str,
+    repository: str,
 ) -> list[GgufSet]:
     if quantization in {AUTO, BEST}:
         preferred = next((one for one in models if one.first == prefer), None)
         return [preferred or next((one for one in models if not one.missing), models[0])]
-    asked, projector = find_variant(sets, names, quantization)
-    if not asked:
-        has = _listed(sorted(names.values()))
-        raise FileNotInRevision(f"{what} has no {printable(quantization)}", cure=f"use one of {has}")
-    best = next((one for one in asked if one.first == prefer), None)
-    best = best or next((one for one in asked if not one.missing), asked[0])
+    matches, projector = find_variant(sets, names, quantization)
+    if not matches:
+        available = _listed(sorted(names.values()))
+        raise FileNotInRevision(f"{repository} has no {printable(quantization)}", cure=f"use one of {available}")
+    best = next((one for one in matches if one.first == prefer), None)
+    best = best or next((one for one in matches if not one.missing), matches[0])
     return [best, projector] if projector else [best]
 
 
@@ -180,42 +198,49 @@ def _variant(
     projector = next((one for one in chosen if one.is_projector), None)
     if projector is None:
         return names[model]
-    return variant_with_projector(names[model], projector, is_usual=projector == _usual_projector(sets))
+    return variant_with_projector(names[model], projector, is_default=projector == _default_projector(sets))
 
 
-def _named(sets: list[GgufSet], files: Sequence[str], what: str) -> list[GgufSet]:
+def _select_named(sets: list[GgufSet], files: Sequence[str], repository: str) -> list[GgufSet]:
     chosen = []
     for name in files:
         found = next((one for one in sets if name in one.paths), None)
         if found is None:
-            has = _listed([one.first for one in sets[:8]]) or "no GGUF at all"
-            raise FileNotInRevision(f"{what} has no GGUF file {name[:200]!r}", cure=f"it has {has}")
+            available = _listed([one.first for one in sets[:8]])
+            raise FileNotInRevision(
+                f"{repository} has no GGUF file {name[:200]!r}",
+                cure=f"use one of {available}" if available else "use a repository of GGUF files",
+            )
         if found not in chosen:
             chosen.append(found)
     for kind, is_projector in (("models", False), ("projectors", True)):
         several = [one.first for one in chosen if one.is_projector == is_projector]
         if len(several) > 1:
             raise BadSetting(
-                f"{_listed(several)} are {len(several)} {kind}, and a snapshot has one", cure="pull each by itself"
+                f"the files {_listed(several)} belong to {len(several)} {kind}, and a snapshot has one at most",
+                cure="pull each by itself",
             )
     return chosen
 
 
-def _projector(sets: list[GgufSet], what: str) -> GgufSet:
-    projector = _usual_projector(sets)
+def _require_projector(sets: list[GgufSet], repository: str) -> GgufSet:
+    projector = _default_projector(sets)
     if projector is None:
-        raise FileNotInRevision(f"{what} has no projector (mmproj*.gguf)", cure="pull it without a projector")
+        raise FileNotInRevision(f"{repository} has no projector (mmproj*.gguf)", cure="pull it without a projector")
     return projector
 
 
-def _usual_projector(sets: Sequence[GgufSet]) -> GgufSet | None:
+def _default_projector(sets: Sequence[GgufSet]) -> GgufSet | None:
     projectors = [one for one in sets if one.is_projector]
     return next((one for one in projectors if one.quantization in {"F16", "BF16"}), next(iter(projectors), None))
 
 
 def _companions(listing: Listing) -> list[str]:
-    """The small files at the top of the repository that describe the model. An index of weights that are not fetched is
-    left out, and so are files with the names of what a snapshot says of itself."""
+    """The small files at the top of the repository that describe the model.
+
+    The indexes of SafeTensors and PyTorch weights are left out, since those weights are not downloaded, and so are
+    files with the names of those that Paddock writes into a snapshot.
+    """
     return [
         file.path
         for file in listing.files
@@ -228,16 +253,14 @@ def _companions(listing: Listing) -> list[str]:
     ]
 
 
-def _explain(
-    one: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, is_asked_for: bool, fits: bool
-) -> RankedFile:
+def _explain(one: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, by_name: bool, fits: bool) -> RankedFile:
     if one in chosen:
         among = "that fits, in the order of preference" if fits else "in the order of preference"
-        reason = "chosen: asked for by name" if is_asked_for else f"chosen: the first {among}"
+        reason = "chosen: requested by name" if by_name else f"chosen: the first {among}"
     elif one.missing:
         reason = f"{len(one.missing)} of {one.declared} shards are missing"
-    elif is_asked_for:
-        reason = "another one was asked for by name"
+    elif by_name:
+        reason = "another one was requested by name"
     else:
         reason = "another one was chosen"
     return RankedFile(variant, one.quantization, one.first, one.size, one.declared, one in chosen, reason)
@@ -248,13 +271,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _contents(listing: Listing) -> str:
-    """What a repository without GGUF has, in words: the formats of its weights, or its files."""
+    """Describe a repository without GGUF for a message: the formats of its weights, or else its files."""
     suffixes = {PurePosixPath(file.path).suffix.lower() for file in listing.files}
     formats = sorted({name for suffix, name in _WEIGHTS.items() if suffix in suffixes})
     names = [file.path for file in listing.files if not file.path.startswith(".")]
     if formats:
         weights = " and ".join(formats) + " weights"
-        by_file = (kind for name, kind in _QUANTIZED_BY.items() if name in names)
+        by_file = (kind for name, kind in _QUANTIZER_CONFIGS.items() if name in names)
         by_name = (kind for kind in ("GPTQ", "AWQ") if kind.lower() in str(listing.model).lower())
         kind = next(chain(by_file, by_name), None)
         return f"{weights} ({kind})" if kind else weights

@@ -23,7 +23,7 @@ from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.gguf.format import GgmlType
 from paddock.gguf.header import Array, Header, Tensor
-from paddock.gguf.hyperparameters import Shape, shape_of
+from paddock.gguf.hyperparameters import ModelShape, model_shape
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.*)")
 _PAD = 256
@@ -140,7 +140,7 @@ def row_bytes(kind: GgmlType, width: int) -> int:
 
 def footprint(header: Header, tensors: Sequence[Tensor] | None = None) -> Footprint:
     """The footprint of an audited model. `tensors` are those of all shards, by default the header's own."""
-    shape = shape_of(header)
+    shape = model_shape(header)
     tensors = header.tensors if tensors is None else tensors
     of_layer: dict[int, dict[str, Tensor]] = defaultdict(dict)
     beside: dict[str, Tensor] = {}
@@ -150,7 +150,7 @@ def footprint(header: Header, tensors: Sequence[Tensor] | None = None) -> Footpr
             of_layer[int(match[1])][match[2]] = tensor
         else:
             beside[tensor.name] = tensor
-    computed = shape.layers - shape.ahead if shape.ahead < shape.layers else shape.layers
+    computed = shape.layers - shape.prediction_layers if shape.prediction_layers < shape.layers else shape.layers
     windows = _windowed(header, computed)
     cached = _CACHED_LAYERS.get(header.architecture or "", computed)
     embedding = beside.get("token_embd.weight")
@@ -175,7 +175,7 @@ def footprint(header: Header, tensors: Sequence[Tensor] | None = None) -> Footpr
 
 
 def _layer(
-    header: Header, shape: Shape, number: int, tensors: dict[str, Tensor], windowed: bool, *, cached: bool
+    header: Header, shape: ModelShape, number: int, tensors: dict[str, Tensor], windowed: bool, *, cached: bool
 ) -> Layer:
     keys, values = _cache_widths(header, shape, number, tensors) if cached else (0, 0)
     return Layer(
@@ -187,7 +187,7 @@ def _layer(
     )
 
 
-def _cache_widths(header: Header, shape: Shape, number: int, tensors: dict[str, Tensor]) -> tuple[int, int]:
+def _cache_widths(header: Header, shape: ModelShape, number: int, tensors: dict[str, Tensor]) -> tuple[int, int]:
     """(keys, values) of a token in elements."""
     if "attn_kv_a_mqa.weight" in tensors and header.architecture_value("attention.key_length_mla") is not None:
         return tensors["attn_kv_a_mqa.weight"].shape[1], 0
@@ -204,7 +204,7 @@ def _is_recurrent(tensors: dict[str, Tensor]) -> bool:
     return any(name.startswith(("ssm_", "shortconv.", "time_mix_")) for name in tensors)
 
 
-def _state_elements(header: Header, shape: Shape, number: int, tensors: dict[str, Tensor]) -> int:
+def _state_elements(header: Header, shape: ModelShape, number: int, tensors: dict[str, Tensor]) -> int:
     """What a recurrent layer keeps of a sequence: the last inputs of its convolution, and its state."""
     if not _is_recurrent(tensors):
         return 0
@@ -226,7 +226,7 @@ def _state_elements(header: Header, shape: Shape, number: int, tensors: dict[str
     return before * (inner + 2 * groups * state) + state * inner
 
 
-def _widest(header: Header, shape: Shape, layers: Collection[dict[str, Tensor]]) -> int:
+def _widest(header: Header, shape: ModelShape, layers: Collection[dict[str, Tensor]]) -> int:
     """Elements of a token that live at once at the widest step inside a layer: of a feed-forward with a gate the gate,
     its other half and their product, each of every expert in use; of an attention the queries and the answer, both
     twice."""

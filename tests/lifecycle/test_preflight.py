@@ -81,7 +81,7 @@ def test_the_first_quantization_that_fits_is_chosen_and_the_others_have_their_re
     assert by_name["Q4_K_M"].reason == "fits with 256 tokens of context"
     asked = preflight(clients, NAME, PlanRequest(256), quantization="q4_k_m")
     assert asked.quantization == "Q4_K_M"
-    assert [one.reason for one in asked.candidates if one.quantization == "Q4_K_M"] == ["chosen: asked for by name"]
+    assert [one.reason for one in asked.candidates if one.quantization == "Q4_K_M"] == ["chosen: requested by name"]
 
 
 def test_a_name_that_lies_about_its_quantization_is_found_out_and_counts_for_what_it_is(

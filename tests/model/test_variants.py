@@ -121,7 +121,7 @@ def test_an_empty_text_names_no_model() -> None:
     assert match_models(name_variants(group_shards([("model.gguf", GB)])), "") == []
 
 
-def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usual_is_taken() -> None:
+def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_default_is_taken() -> None:
     sets = group_shards([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
     names = name_variants(sets)
     for text, projector in (("Q8_0-mmproj", "mmproj-F16.gguf"), ("Q8_0-mmproj-F32", "mmproj-F32.gguf")):
@@ -132,15 +132,15 @@ def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_usua
     assert not RESERVED_VARIANTS & {name.casefold() for name in names.values()}
 
 
-def test_a_projector_whose_name_is_the_usual_one_s_is_a_variant_of_its_own() -> None:
+def test_a_projector_whose_name_is_the_default_one_s_is_a_variant_of_its_own() -> None:
     sets = group_shards(
         [("m-Q8_0.gguf", GB), ("mmproj.gguf", GB), ("mmproj-F16.gguf", GB), ("old/mmproj-F16.gguf", GB)]
     )
     names = name_variants(sets)
     (model,) = names
-    usual = next(one for one in sets if one.first == "mmproj-F16.gguf")
+    default = next(one for one in sets if one.first == "mmproj-F16.gguf")
     found = {
-        one.first: variant_with_projector(names[model], one, is_usual=one == usual) for one in sets if one.is_projector
+        one.first: variant_with_projector(names[model], one, is_default=one == default) for one in sets if one.is_projector
     }
     assert found["mmproj-F16.gguf"] == "Q8_0-mmproj"
     assert found["old/mmproj-F16.gguf"] == "Q8_0-old-mmproj-F16"

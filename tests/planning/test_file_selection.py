@@ -1,4 +1,4 @@
-"""Which files of a repository are fetched, and what is said of the others."""
+"""The selection of files to download from a repository, and the reasons given for the others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def listing(*paths: str, sizes: dict[str, int] | None = None, model: str = REPOS
     return Listing(ModelName.parse(model), Revision("b" * 40), files, None)
 
 
-def fetched(choice: FileSelection) -> list[str]:
+def paths_of(choice: FileSelection) -> list[str]:
     return [file.path for file in choice.files]
 
 
@@ -40,15 +40,15 @@ ALL = ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0",
 
 
 @pytest.mark.parametrize("best", range(len(PREFERRED)), ids=PREFERRED)
-def test_the_first_in_the_order_of_preference_is_chosen_whatever_else_there_is(best: int) -> None:
+def test_the_most_preferred_quantization_is_chosen_whatever_else_is_available(best: int) -> None:
     there = [name for name in ALL if name not in PREFERRED[:best]]
     choice = select_files(listing(*(f"model-{name}.gguf" for name in there)))
     assert choice.quantization == PREFERRED[best]
     assert choice.model_files == (f"model-{PREFERRED[best]}.gguf",)
-    assert fetched(choice) == list(choice.model_files)
+    assert paths_of(choice) == list(choice.model_files)
 
 
-def test_without_a_preferred_one_the_largest_is_chosen() -> None:
+def test_without_a_preferred_quantization_the_largest_model_is_chosen() -> None:
     sizes = {"m-Q2_K.gguf": 3, "m-Q3_K_M.gguf": 5, "m-IQ4_XS.gguf": 4}
     choice = select_files(listing(*sizes, sizes=sizes))
     assert choice.quantization == "Q3_K_M"
@@ -59,7 +59,7 @@ def test_without_a_preferred_one_the_largest_is_chosen() -> None:
     ("dynamic", "plain"),
     [("UD-Q8_K_XL", "Q8_0"), ("UD-Q6_K_XL", "Q4_K_S"), ("UD-Q8_0", "Q8_0"), ("UD-Q4_K_M", "Q4_K_S")],
 )
-def test_a_dynamic_kind_is_a_kind_of_its_own(dynamic: str, plain: str) -> None:
+def test_a_dynamic_quantization_is_never_taken_for_the_plain_one(dynamic: str, plain: str) -> None:
     there = listing(f"m-{dynamic}.gguf", f"m-{plain}.gguf", sizes={f"m-{dynamic}.gguf": 2 * GIB})
     assert select_files(there).quantization == plain
     assert select_files(there, quantization=dynamic).quantization == dynamic
@@ -71,7 +71,7 @@ def test_the_case_of_names_does_not_matter() -> None:
     assert select_files(there, quantization="Q4_k_M").model_files == ("MODEL.q4_k_m.GGUF",)
 
 
-def test_the_top_of_a_repository_goes_before_its_directories() -> None:
+def test_models_at_the_top_of_a_repository_come_before_those_in_directories() -> None:
     assert select_files(listing("Q8_0/model.gguf", "model-Q4_K_M.gguf")).quantization == "Q4_K_M"
     assert select_files(listing("Q8_0/model.gguf", "Q4_K_M/model.gguf")).model_files == ("Q8_0/model.gguf",)
 
@@ -80,49 +80,49 @@ def test_all_shards_of_a_split_model_are_fetched_in_order() -> None:
     parts = shards("Q8_0/model-Q8_0", 12)
     choice = select_files(listing(*parts, "Q4_K_M/model-Q4_K_M.gguf", "config.json"))
     assert choice.model_files == tuple(parts)
-    assert fetched(choice) == ["config.json", *parts]
+    assert paths_of(choice) == ["config.json", *parts]
     first = choice.candidates[0]
     assert (first.file, first.shards, first.size_bytes) == (parts[0], 12, 12 * GIB)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3])
-def test_a_split_model_with_a_part_missing_is_passed_over_and_says_so(missing: int) -> None:
+def test_a_split_model_with_a_missing_shard_is_skipped_with_the_reason(missing: int) -> None:
     choice = select_files(listing(*shards("m-Q8_0", 3, without=missing), "m-Q4_K_M.gguf"))
     assert choice.quantization == "Q4_K_M"
     assert {one.quantization: one.reason for one in choice.candidates}["Q8_0"] == "1 of 3 shards are missing"
 
 
-@pytest.mark.parametrize("asked", ["auto", "Q8_0"])
-def test_a_missing_shard_is_named_where_there_is_no_other_choice(asked: str) -> None:
+@pytest.mark.parametrize("requested", ["auto", "Q8_0"])
+def test_a_missing_shard_is_named_if_no_other_model_is_available(requested: str) -> None:
     with pytest.raises(MissingShard, match=r"m-Q8_0-00002-of-00003\.gguf \(1 of 3 shards missing\)"):
-        select_files(listing(*shards("m-Q8_0", 3, without=2)), quantization=asked)
+        select_files(listing(*shards("m-Q8_0", 3, without=2)), quantization=requested)
 
 
-def test_a_whole_model_goes_before_a_torn_one_of_the_same_quantization() -> None:
+def test_a_complete_model_is_preferred_to_an_incomplete_one_of_the_same_quantization() -> None:
     there = listing(*shards("m-Q8_0", 3, without=2), "whole/m-Q8_0.gguf")
     assert select_files(there).model_files == ("whole/m-Q8_0.gguf",)
     assert select_files(there, quantization="Q8_0").model_files == ("whole/m-Q8_0.gguf",)
 
 
-def test_a_projector_is_never_the_model_and_comes_when_it_is_asked_for() -> None:
+def test_a_projector_is_never_the_model_and_is_added_on_request() -> None:
     there = listing("m-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F16.gguf")
     assert select_files(there).model_files == ("m-Q4_K_M.gguf",)
-    assert fetched(select_files(there)) == ["m-Q4_K_M.gguf"]
+    assert paths_of(select_files(there)) == ["m-Q4_K_M.gguf"]
     with_projector = select_files(there, projector=True)
     assert with_projector.model_files == ("m-Q4_K_M.gguf",)
-    assert fetched(with_projector) == ["m-Q4_K_M.gguf", "mmproj-F16.gguf"]
+    assert paths_of(with_projector) == ["m-Q4_K_M.gguf", "mmproj-F16.gguf"]
     assert [one.file for one in with_projector.candidates] == ["m-Q4_K_M.gguf"]
 
 
 def test_a_projector_that_is_named_is_not_fetched_twice_and_is_not_the_model() -> None:
     there = listing("m-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F16.gguf")
     choice = select_files(there, files=["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"], projector=True)
-    assert fetched(choice) == ["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"]
+    assert paths_of(choice) == ["mmproj-Q8_0.gguf", "m-Q4_K_M.gguf"]
     assert choice.model_files == ("m-Q4_K_M.gguf",)
     assert choice.quantization == "Q4_K_M"
 
 
-def test_a_projector_that_is_not_there_is_said_to_be_missing() -> None:
+def test_requesting_a_projector_that_does_not_exist_fails() -> None:
     with pytest.raises(FileNotInRevision, match="no projector"):
         select_files(listing("m-Q4_K_M.gguf"), projector=True)
 
@@ -150,31 +150,31 @@ LEFT_OUT = [
 ]
 
 
-def test_the_small_files_that_describe_the_model_come_along_and_nothing_else() -> None:
+def test_only_the_small_files_that_describe_the_model_are_added() -> None:
     choice = select_files(listing(*COMPANIONS, *LEFT_OUT, "m-Q8_0.gguf", "m-Q4_K_M.gguf"))
-    assert fetched(choice) == [*COMPANIONS, "m-Q8_0.gguf"]
+    assert paths_of(choice) == [*COMPANIONS, "m-Q8_0.gguf"]
 
 
 def test_the_small_files_come_first_and_the_size_is_the_sum() -> None:
     choice = select_files(listing("zz.json", "a-Q8_0.gguf", sizes={"zz.json": 7, "a-Q8_0.gguf": 35}))
-    assert fetched(choice) == ["zz.json", "a-Q8_0.gguf"]
+    assert paths_of(choice) == ["zz.json", "a-Q8_0.gguf"]
     assert choice.size_bytes == 42
 
 
-def test_a_description_that_is_too_large_to_be_one_is_left_out() -> None:
+def test_small_files_above_the_size_limit_are_left_out() -> None:
     sizes = {"huge.json": MAX_COMPANION_BYTES + 1, "tokenizer.json": MAX_COMPANION_BYTES}
-    assert fetched(select_files(listing(*sizes, "m-Q8_0.gguf", sizes=sizes))) == ["tokenizer.json", "m-Q8_0.gguf"]
+    assert paths_of(select_files(listing(*sizes, "m-Q8_0.gguf", sizes=sizes))) == ["tokenizer.json", "m-Q8_0.gguf"]
 
 
 SIZES = {"m-Q8_0.gguf": 8 * GIB, "m-Q6_K.gguf": 6 * GIB, "m-Q4_K_M.gguf": 4 * GIB}
 
 
-def test_the_first_in_the_order_of_preference_is_chosen_or_the_one_that_a_preflight_prefers() -> None:
+def test_the_candidate_that_the_preflight_prefers_overrides_the_order_of_preference() -> None:
     assert select_files(listing(*SIZES, sizes=SIZES)).quantization == "Q8_0"
     assert select_files(listing(*SIZES, sizes=SIZES), prefer="m-Q4_K_M.gguf").quantization == "Q4_K_M"
 
 
-def test_each_candidate_says_why() -> None:
+def test_each_candidate_has_a_reason() -> None:
     candidates = select_files(
         listing(*SIZES, *shards("m-Q5_K_M", 2, without=1), sizes=SIZES), prefer="m-Q6_K.gguf"
     ).candidates
@@ -192,23 +192,23 @@ def test_without_a_preflight_the_reason_is_the_order_of_preference_alone() -> No
     assert {one.reason for one in candidates[1:]} == {"another one was chosen"}
 
 
-def test_what_was_asked_for_by_name_is_taken_and_says_so() -> None:
+def test_a_quantization_requested_by_name_is_chosen_with_that_reason() -> None:
     candidates = select_files(listing(*SIZES, sizes=SIZES), quantization="q6_k").candidates
     assert {one.quantization: one.reason for one in candidates} == {
-        "Q8_0": "another one was asked for by name",
-        "Q6_K": "chosen: asked for by name",
-        "Q4_K_M": "another one was asked for by name",
+        "Q8_0": "another one was requested by name",
+        "Q6_K": "chosen: requested by name",
+        "Q4_K_M": "another one was requested by name",
     }
 
 
-def test_a_quantization_that_is_not_there_lists_those_that_are() -> None:
+def test_an_unavailable_quantization_lists_the_available_ones() -> None:
     with pytest.raises(
         FileNotInRevision, match=r"org/model-GGUF@bbbbbbbb has no Q5_K_M: use one of Q4_K_M, Q6_K, Q8_0$"
     ):
         select_files(listing(*SIZES), quantization="Q5_K_M")
 
 
-def test_a_quantization_is_not_found_in_a_projector() -> None:
+def test_a_projector_never_matches_a_requested_quantization() -> None:
     with pytest.raises(FileNotInRevision, match=r"use one of Q4_K_M$"):
         select_files(listing("m-Q4_K_M.gguf", "mmproj-F16.gguf"), quantization="F16")
 
@@ -241,18 +241,18 @@ def test_a_model_with_a_projector_is_chosen_by_the_variant_that_is_printed_for_i
 def test_files_can_be_named_outright_and_any_shard_stands_for_all() -> None:
     parts = shards("m-Q2_K", 3)
     choice = select_files(listing(*parts, "m-Q8_0.gguf", "tokenizer.json"), files=[parts[1], parts[2]])
-    assert fetched(choice) == ["tokenizer.json", *parts]
+    assert paths_of(choice) == ["tokenizer.json", *parts]
     assert [(one.quantization, one.chosen) for one in choice.candidates] == [("Q8_0", False), ("Q2_K", True)]
-    assert choice.candidates[1].reason == "chosen: asked for by name"
+    assert choice.candidates[1].reason == "chosen: requested by name"
 
 
-def test_a_named_file_that_is_not_there_lists_those_that_are() -> None:
-    with pytest.raises(FileNotInRevision, match=r"no GGUF file 'x\.gguf': it has m-Q4_K_M\.gguf, m-Q8_0\.gguf$"):
+def test_an_unavailable_file_lists_the_available_ones() -> None:
+    with pytest.raises(FileNotInRevision, match=r"no GGUF file 'x\.gguf': use one of m-Q4_K_M\.gguf, m-Q8_0\.gguf$"):
         select_files(listing("m-Q8_0.gguf", "m-Q4_K_M.gguf"), files=["x.gguf"])
 
 
 @pytest.mark.parametrize(
-    ("paths", "model", "said"),
+    ("paths", "model", "contents"),
     [
         (["model.safetensors", "config.json"], "org/model", "SafeTensors weights"),
         (["pytorch_model.bin"], "org/model", "PyTorch weights"),
@@ -271,10 +271,12 @@ def test_a_named_file_that_is_not_there_lists_those_that_are() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_repository_without_gguf_says_what_it_has_instead(paths: list[str], model: str, said: str) -> None:
+def test_a_repository_without_gguf_is_refused_with_what_it_has_instead(
+    paths: list[str], model: str, contents: str
+) -> None:
     with pytest.raises(NoGguf) as caught:
         select_files(listing(*paths, model=model))
-    assert caught.value.message == f"no GGUF in {model}@bbbbbbbb: it has {said}"
+    assert caught.value.message == f"no GGUF in {model}@bbbbbbbb: it has {contents}"
     assert f"{model}-GGUF" in caught.value.cure
     assert "does not convert" in caught.value.cure
 
@@ -294,7 +296,7 @@ HOSTILE = [
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
 def test_a_hostile_name_among_the_files_that_are_not_fetched_does_no_harm(name: str) -> None:
     choice = select_files(listing(name, f"{name}-Q4_K_M.gguf", f"{name}/config.json", "m-Q8_0.gguf"))
-    assert fetched(choice) == ["m-Q8_0.gguf"]
+    assert paths_of(choice) == ["m-Q8_0.gguf"]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
@@ -311,7 +313,7 @@ def test_a_hostile_name_among_the_small_files_is_refused(name: str) -> None:
         select_files(listing(name, "m-Q8_0.gguf"))
 
 
-def test_small_files_that_would_meet_on_some_file_system_are_refused() -> None:
+def test_small_files_whose_names_collide_on_some_file_system_are_refused() -> None:
     with pytest.raises(UnsafeName, match="same on some file systems"):
         select_files(listing("config.json", "CONFIG.json", "m-Q8_0.gguf"))
 
@@ -344,7 +346,7 @@ file_names = st.lists(
 
 
 @given(st.lists(file_names, unique=True, max_size=8), st.booleans())
-def test_every_choice_is_of_safe_files_of_the_listing_with_a_whole_model_and_one_reason_each(
+def test_every_selection_has_safe_files_of_the_listing_a_complete_model_and_a_reason_for_each_candidate(
     paths: list[str], projector: bool
 ) -> None:
     there = listing(*paths)
@@ -353,8 +355,8 @@ def test_every_choice_is_of_safe_files_of_the_listing_with_a_whole_model_and_one
     except (NoGguf, MissingShard, FileNotInRevision, UnsafeName):
         return
     assert set(choice.files) <= set(there.files)
-    check_distinct(parse_repository_path(path) for path in fetched(choice))
-    assert set(choice.model_files) <= set(fetched(choice))
+    check_distinct(parse_repository_path(path) for path in paths_of(choice))
+    assert set(choice.model_files) <= set(paths_of(choice))
     assert not any("mmproj" in path.rpartition("/")[2] for path in choice.model_files)
     [chosen] = [one for one in choice.candidates if one.chosen]
     assert chosen.shards == len(choice.model_files)

@@ -388,7 +388,7 @@ def _verdict(
     elif lacking:
         reason = f"{human_bytes(lacking)} too large with {tokens} tokens of context"
     elif is_chosen:
-        reason = f"chosen: {'asked for by name' if by_name else 'the first that fits, in the order of preference'}"
+        reason = f"chosen: {'requested by name' if by_name else 'the first that fits, in the order of preference'}"
     elif placed is not None and target.vram_bytes and placed.n_gpu_layers != -1:
         reason = f"fits with {tokens} tokens of context, but with {placed.n_gpu_layers} layers on the GPU only"
     else:
