@@ -1,4 +1,4 @@
-"""`paddock onboard`: the flow in this process, with the command line's own manners."""
+"""`paddock onboard`, with a Prefect server that records the run and without one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import TypeAdapter
@@ -20,10 +18,14 @@ from flows.run_local import run_local
 from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from paddock.errors import OrchestratorUnavailable
+from paddock.lifecycle.assess.validate import read_validation
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.locate import locate
+from paddock.lifecycle.run.benchmark import read_benchmark
+from paddock.model.reference import Reference
 from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import CUT, roomy
-from tests.support.house import NAME, tiny
+from tests.support.house import MODEL, NAME, tiny
 from tests.support.one_answer import answering
 
 
@@ -36,7 +38,14 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def recorded(prefect_server: PrefectServer) -> dict[str, str]:
+    """An environment with a Prefect server."""
     return prefect_server.environment
+
+
+@pytest.fixture
+def unrecorded(tmp_path: Path) -> dict[str, str]:
+    """An environment without one."""
+    return {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")}
 
 
 def test_it_prints_one_object_with_what_scripts_need(
@@ -53,46 +62,64 @@ def test_it_prints_one_object_with_what_scripts_need(
     assert Path(said["dossier"]).read_text().startswith(f"# {NAME}")
 
 
-def test_without_a_prefect_server_it_runs_on_a_temporary_one_and_leaves_none(
-    clients: Clients, hub: HubService, tmp_path: Path
+def test_without_a_prefect_server_it_runs_in_its_process_and_leaves_dossier_and_reports(
+    clients: Clients, hub: HubService, unrecorded: dict[str, str]
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
-    home = tmp_path / "prefect"
-    environment = os.environ | {
-        "PREFECT_API_URL": "",
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    out, err = tmp_path / "out", tmp_path / "err"
-    line = [sys.executable, "-m", "paddock", "onboard", NAME]
-    with (
-        out.open("w") as stdout,
-        subprocess.Popen(line, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True) as running,
-    ):
-        assert running.stderr is not None
-        with err.open("w") as told:
-            for said in running.stderr:
-                told.write(said)
-                if "Beginning flow run" in said:  # which the server has recorded
-                    break
-            servers = _servers_of(home)
-            told.write(running.stderr.read())
-    assert running.returncode == 0, err.read_text()
-    assert len(servers) == 1
-    gone, alive = psutil.wait_procs(servers, timeout=10)
-    assert (len(gone), alive, _servers_of(home)) == (1, [], [])
-    assert out.read_text().rstrip().endswith(f": promoted; {CUT}")
-    assert "## Benchmark" in out.read_text()
+    done = command(NAME, PYTHONPROFILEIMPORTTIME="1", **unrecorded)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f": promoted; {CUT}")
+    assert "## Benchmark" in done.stdout
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    for words in ("is at commit", "fits:", "fetched, from hub", "published", "the verdict is", "promoted Q8_0@"):
+        assert any(words in line for line in lines), words
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "paddock.lifecycle.onboard" in imported
+    assert "prefect" not in imported
+
+    manifest = locate(clients, Reference(MODEL))
+    assert clients.volume.promoted(MODEL).default_id == manifest.id
+    assert read_validation(clients, manifest) is not None
+    assert read_benchmark(clients, manifest) is not None
+    dossier = clients.volume.read_report(manifest.id, "dossier.md")
+    assert dossier is not None
+    assert "yes, as the default" in dossier
 
 
-def _servers_of(home: Path) -> list[psutil.Process]:
-    """Prefect's servers that keep their records there: nothing but their environment says so."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.environ().get("PREFECT_HOME") == str(home) and "uvicorn" in process.cmdline():
-                found.append(process)
-    return found
+def test_without_a_prefect_server_a_hub_that_stumbles_is_asked_again(
+    clients: Clients, hub: HubService, unrecorded: dict[str, str]
+) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
+    hub.order("status", "/api/models/*", where="hub", status=503)
+    done = command(NAME, "--json", **unrecorded)
+    assert (done.returncode, json.loads(done.stdout)["promoted"]) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "configured"),
+    [
+        ("profiles.toml", 'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n', True),
+        ("profiles.toml", 'active = "a"\n[profiles.a]\n', False),
+        (".env", "PREFECT_API_URL=http://127.0.0.1:9/api\n", True),
+        (".env", "OTHER=1\n", False),
+        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"\n', True),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:9/api"\n', True),
+        ("pyproject.toml", '[project]\nname = "mine"\n', False),
+        (None, "", False),
+    ],
+)
+def test_a_prefect_server_is_found_wherever_prefect_would_find_it(
+    tmp_path: Path, name: str | None, text: str, configured: bool
+) -> None:
+    if name is not None:
+        (tmp_path / name).write_text(text)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    line = "from flows.prefect_settings import server_is_configured; print(server_is_configured())"
+    done = subprocess.run(
+        [sys.executable, "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(configured)
 
 
 BAD = {
@@ -104,8 +131,20 @@ BAD = {
     "not a target": ([NAME, "--target", "much"], 3, "bad-setting"),
     "a variant and another quantization": ([f"{NAME}:Q8_0", "--quant", "Q4_K_M"], 3, "bad-setting"),
     "two variants": ([f"{NAME}:Q8_0:Q4_K_M"], 3, "unsafe-name"),
-    "an empty quantization": ([NAME, "--quant", ""], 3, "bad-setting"),
+    "an empty quantization": ([NAME, "--quant", ""], 3, "wrong-usage"),
 }
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence_and_its_exit_status_without_a_server(
+    clients: Clients, hub: HubService, unrecorded: dict[str, str], case: str
+) -> None:
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
+    arguments, status, error = BAD[case]
+    done = command(*arguments, "--json", **unrecorded)
+    assert (done.returncode, json.loads(done.stdout)["error"]) == (status, error), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -170,7 +209,7 @@ def _unavailable(url: str) -> str:
 
 
 def test_a_setting_that_prefect_refuses_is_named_without_its_value(clients: Clients) -> None:
-    done = command(NAME, PREFECT_LOGGING_LEVEL="hunter2")
+    done = command(NAME, PREFECT_LOGGING_LEVEL="hunter2", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("paddock: Prefect refuses its settings: LoggingSettings.level: ")
     assert done.stderr.count("\n") == 1

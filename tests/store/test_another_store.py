@@ -10,7 +10,9 @@ from infra.local.hub import HubService
 from paddock.lifecycle.clients import REMOTE_STORES, Clients, connect
 from tests.support import directory_store
 from tests.support.house import MODEL, NAME, tiny
-from tests.support.program import Paddock
+from tests.support.program import Paddock, paddock
+
+__all__ = ["paddock"]
 
 
 def test_cache_and_restore_work_with_a_store_on_a_directory(
