@@ -1,4 +1,7 @@
-"""The first words of a model that was just loaded: eight greedy tokens, each with logits that are finite and differ."""
+"""Canary check of a freshly loaded model: generate eight greedy tokens and validate the logits behind each.
+
+The logits must be finite and must not all be equal.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ CANARY_TOKENS = 8
 CURE = "its weights are damaged, or this engine computes them wrongly: pull it again, or choose another file"
 
 
-class Speaker(Protocol):
-    """A loaded model; `native.Session` is one."""
+class LoadedModel(Protocol):
+    """A loaded model with an empty or reusable context; `bindings.Session` is one.
+
+    `bos` is the id of the beginning-of-text token, negative where the vocabulary has none.
+    """
 
     bos: int
 
@@ -23,14 +29,17 @@ class Speaker(Protocol):
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]: ...
 
 
-def canary(speaker: Speaker) -> list[int]:
-    """Eight greedy tokens. Raises ModelRejected when the logits behind one are missing, not finite, or all the same."""
-    speaker.clear()
-    token = max(speaker.bos, 0)
+def canary(model: LoadedModel) -> list[int]:
+    """Generate CANARY_TOKENS greedy tokens from an empty context, and return their ids.
+
+    Raises ModelRejected if the logits of a token are missing, not finite, or all equal.
+    """
+    model.clear()
+    token = max(model.bos, 0)
     tokens: list[int] = []
     for position in range(CANARY_TOKENS):
-        speaker.decode([token])
-        logits = speaker.logits()
+        model.decode([token])
+        logits = model.logits()
         if logits.size == 0:
             problem = "gives no logits"
         elif not np.isfinite(logits).all():
@@ -42,6 +51,6 @@ def canary(speaker: Speaker) -> list[int]:
             tokens.append(token)
             continue
         raise ModelRejected(
-            f"the model was loaded, and {problem} for token {position + 1} of {CANARY_TOKENS}", cure=CURE
+            f"the model was loaded, but {problem} for token {position + 1} of {CANARY_TOKENS}", cure=CURE
         )
     return tokens

@@ -1,9 +1,11 @@
-"""What the installed engine is and knows, asked without importing it here.
+"""Version, build and supported architectures of the installed engine.
 
-The engine's version is that of the package llama-cpp-python. Which architectures it knows only the engine can say:
-gguf's table lags behind. The answer is kept in `<cache>/paddock/`, under a name made of the version and of the
-library file's identity, so that another build is asked again. Only what is known is kept: names that a stranger makes
-up cannot fill the file.
+The version is that of the package llama-cpp-python. Which architectures it supports is asked of the engine itself, in
+a child process, since the table of the gguf package lags behind. Positive answers are cached in `<cache>/paddock/`, in
+a file named by the version and by the library file's identity, so that another build starts with an empty cache.
+Unknown names are never cached: a hostile model could otherwise fill the file with invented ones.
+
+llama_cpp is not imported in this process.
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ from paddock.engine import process
 from paddock.errors import EngineTooOld
 
 MINIMUM_ENGINE = "0.3.36"
-_OLDEST_NAMED = "0.2.24"  # what the project promises for GGUF at all
+_OLDEST_WITH_GGUF = "0.2.24"  # older ones cannot read current GGUF files: they get a message of their own
 _PACKAGE = "llama-cpp-python"
 _NAME = re.compile(r"[\x21-\x7e]{1,63}")
-_ASK_TIMEOUT_S = 60.0
-_ASK_AT_ONCE = 512  # of at most 63 bytes: a request that a pipe holds
+_QUERY_TIMEOUT_S = 60.0
+_NAMES_PER_QUERY = 512  # of at most 63 bytes each: the request fits in a pipe's buffer
 
 
 def engine_version() -> str:
-    """The version of the installed llama-cpp-python.
+    """Return the version of the installed llama-cpp-python.
 
-    Raises EngineTooOld when there is none, or one below MINIMUM_ENGINE.
+    Raises EngineTooOld if it is not installed, or older than MINIMUM_ENGINE.
     """
     try:
         return check_version(version(_PACKAGE))
@@ -43,29 +45,32 @@ def engine_version() -> str:
 
 
 def engine_build() -> str:
-    """What tells two builds of one version apart (another backend, other flags), as 12 hex digits: the same for the
-    same library files, wherever they are installed."""
+    """Return 12 hex digits that tell apart two builds of one version (another backend, other compiler flags).
+
+    They are a digest of the library files, so they do not depend on where those are installed.
+    """
     record = distribution(_PACKAGE).read_text("RECORD") or ""
     libraries = sorted(line for line in record.splitlines() if line.startswith("llama_cpp/lib/"))
     return sha256("\n".join(libraries or [_identity()]).encode()).hexdigest()[:12]
 
 
 def check_version(found: str) -> str:
-    """Return the version unchanged, or raise EngineTooOld."""
+    """Return the version unchanged; raises EngineTooOld if it is below MINIMUM_ENGINE."""
     if _parts(found) >= _parts(MINIMUM_ENGINE):
         return found
     cure = f"install {_PACKAGE}>={MINIMUM_ENGINE}"
-    if _parts(found) < _parts(_OLDEST_NAMED):
+    if _parts(found) < _parts(_OLDEST_WITH_GGUF):
         raise EngineTooOld(
-            f"{_PACKAGE} {found} is older than {_OLDEST_NAMED}, the first with the GGUF of today", cure=cure
+            f"{_PACKAGE} {found} is older than {_OLDEST_WITH_GGUF}, the first version that reads current GGUF",
+            cure=cure,
         )
     raise EngineTooOld(
-        f"{_PACKAGE} {found} is too old: it cannot tell what a model takes before it is loaded", cure=cure
+        f"{_PACKAGE} {found} is too old: it cannot estimate a model's memory before loading it", cure=cure
     )
 
 
 def knows_architecture(name: str) -> bool:
-    """Whether the installed engine loads models whose `general.architecture` is `name`.
+    """Return whether the installed engine loads models whose `general.architecture` is `name`.
 
     Raises EngineTooOld, EngineCrashed.
     """
@@ -73,19 +78,19 @@ def knows_architecture(name: str) -> bool:
 
 
 def known_architectures(names: Iterable[str]) -> dict[str, bool]:
-    """As `knows_architecture`, for many at the cost of one question."""
-    wanted = dict.fromkeys(names)
-    kept = _kept_file()
-    known = _read(kept)
-    ask = [name for name in wanted if name not in known and _NAME.fullmatch(name)]
-    news: set[str] = set()
-    for start in range(0, len(ask), _ASK_AT_ONCE):
-        part = ask[start : start + _ASK_AT_ONCE]
-        said = process.run("architectures", {"names": part}, timeout_s=_ASK_TIMEOUT_S).result["known"]
-        news |= {name for name in part if isinstance(said, dict) and said.get(name) is True}
-    if news:
-        _write(kept, known | news)
-    return {name: name in known or name in news for name in wanted}
+    """Return `knows_architecture` of each name, with one engine process for up to 512 names."""
+    requested = dict.fromkeys(names)
+    cache_file = _cache_file()
+    cached = _read(cache_file)
+    missing = [name for name in requested if name not in cached and _NAME.fullmatch(name)]
+    found: set[str] = set()
+    for start in range(0, len(missing), _NAMES_PER_QUERY):
+        batch = missing[start : start + _NAMES_PER_QUERY]
+        answer = process.run("architectures", {"names": batch}, timeout_s=_QUERY_TIMEOUT_S).result["known"]
+        found |= {name for name in batch if isinstance(answer, dict) and answer.get(name) is True}
+    if found:
+        _write(cache_file, cached | found)
+    return {name: name in cached or name in found for name in requested}
 
 
 def _parts(text: str) -> tuple[int, ...]:
@@ -94,9 +99,9 @@ def _parts(text: str) -> tuple[int, ...]:
 
 @cache
 def _library() -> Path:
-    spec = find_spec("llama_cpp")  # of a top-level package: finds, and does not import
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        for library in sorted(Path(place).glob("lib/*llama.*")):
+    spec = find_spec("llama_cpp")  # of a top-level package: does not import it
+    for directory in (spec.submodule_search_locations or ()) if spec else ():
+        for library in sorted(Path(directory).glob("lib/*llama.*")):
             return library
     raise EngineTooOld(f"{_PACKAGE} has no native library", cure=f"install {_PACKAGE}>={MINIMUM_ENGINE} again")
 
@@ -106,10 +111,10 @@ def _identity() -> str:
     return f"{_library()}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
-def _kept_file() -> Path:
-    found = engine_version()
+def _cache_file() -> Path:
+    engine = engine_version()
     identity = sha256(_identity().encode()).hexdigest()[:12]
-    return settings.load().cache / "paddock" / f"architectures-{found}-{identity}.json"
+    return settings.load().cache / "paddock" / f"architectures-{engine}-{identity}.json"
 
 
 def _read(path: Path) -> frozenset[str]:
@@ -122,7 +127,7 @@ def _read(path: Path) -> frozenset[str]:
 
 def _write(path: Path, names: Iterable[str]) -> None:
     staged = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(OSError):  # a cache that cannot be written costs time, and nothing else
+    with suppress(OSError):  # without the cache every call only takes longer
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.write_text(json.dumps(sorted(names)))
         staged.replace(path)

@@ -1,8 +1,13 @@
-"""The jobs of the engine's process, by name. Each takes the request's arguments and returns JSON.
+"""Jobs of the engine's child process, by name. Each takes JSON arguments and returns a JSON result.
 
-`benchmark`, `count_tokens` and `answer` take `paths` and `parameters` (those of `Parameters`), `memory` takes `paths`
-and a list of such parameters, `race` takes `paths` and `runners` (many `Parameters`), `architectures` takes `names`,
-`quantize` takes `source`, `target` and `type`.
+job             arguments, beside `paths` (one for each shard) where the job needs a model
+benchmark       `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`
+race            `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
+count_tokens    `parameters`, `texts`
+generate        `parameters`, `prompts`, `n_gen`, `stop`
+memory          `parameters` (a list of them)
+architectures   `names`; no model
+quantize        `source`, `target`, `type`; no `paths`
 """
 
 from __future__ import annotations
@@ -15,10 +20,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from paddock.engine import native, speech
+from paddock.engine import bindings, generation
 from paddock.engine.parameters import Parameters
-from paddock.engine.speed import measure_speed
-from paddock.engine.speed import race as measure_race
+from paddock.engine.timing import measure_speed, time_requests
 from paddock.gguf.header import Header
 from paddock.gguf.reader import FileSource, read_header
 
@@ -26,23 +30,26 @@ Arguments = dict[str, Any]
 
 
 def memory(arguments: Arguments) -> Arguments:
-    """An answer for each of the parameters, in their order: those that load the model alike are asked of one load."""
+    """Estimate memory for each of the parameters, in their order.
+
+    Parameters that load the model alike share one load.
+    """
     from paddock.engine.repacking import weights_as_loaded
 
-    asked = [Parameters.from_json(one) for one in arguments["parameters"]]
+    requested = [Parameters.from_json(value) for value in arguments["parameters"]]
     answers: dict[int, Arguments] = {}
-    order = sorted(range(len(asked)), key=lambda index: repr(asked[index].of_hollow_model()))
-    for _, alike in groupby(order, key=lambda index: asked[index].of_hollow_model()):
+    order = sorted(range(len(requested)), key=lambda index: repr(requested[index].no_alloc_load_key()))
+    for _, alike in groupby(order, key=lambda index: requested[index].no_alloc_load_key()):
         first, *others = alike
-        log = native.Log()
-        with native.Session(arguments["paths"], asked[first], log, hollow=True) as session:
+        log = bindings.Log()
+        with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True) as session:
             headers = _headers(arguments["paths"])
             for index in (first, *others):
                 if index != first:
-                    session.renew(asked[index], log)
-                weights = weights_as_loaded(headers, asked[index]) or session.weights_bytes
+                    session.replace_context(requested[index], log)
+                weights = weights_as_loaded(headers, requested[index]) or session.weights_bytes
                 answers[index] = {"weights_bytes": weights, "lines": log.memory}
-    return {"answers": [answers[index] for index in range(len(asked))]}
+    return {"answers": [answers[index] for index in range(len(requested))]}
 
 
 def _headers(paths: list[str]) -> list[Header]:
@@ -51,13 +58,13 @@ def _headers(paths: list[str]) -> list[Header]:
 
 
 def architectures(arguments: Arguments) -> Arguments:
-    log = native.Log()
+    log = bindings.Log()
     known = {}
     for name in arguments["names"]:
         descriptor = os.memfd_create("header")
         try:
-            os.write(descriptor, _header_of(name))
-            known[name] = native.architecture_is_known(f"/proc/self/fd/{descriptor}", log)
+            os.write(descriptor, _header_naming(name))
+            known[name] = bindings.architecture_is_known(f"/proc/self/fd/{descriptor}", log)
         finally:
             os.close(descriptor)
     return {"known": known}
@@ -74,9 +81,9 @@ def benchmark(arguments: Arguments) -> Arguments:
 
 
 def race(arguments: Arguments) -> Arguments:
-    return measure_race(
+    return time_requests(
         arguments["paths"],
-        [Parameters.from_json(one) for one in arguments["runners"]],
+        [Parameters.from_json(value) for value in arguments["candidates"]],
         n_prompt=arguments["n_prompt"],
         n_gen=arguments["n_gen"],
         rounds=arguments["rounds"],
@@ -85,11 +92,13 @@ def race(arguments: Arguments) -> Arguments:
 
 
 def count_tokens(arguments: Arguments) -> Arguments:
-    return speech.count_tokens(arguments["paths"], Parameters.from_json(arguments["parameters"]), arguments["texts"])
+    return generation.count_tokens(
+        arguments["paths"], Parameters.from_json(arguments["parameters"]), arguments["texts"]
+    )
 
 
-def answer(arguments: Arguments) -> Arguments:
-    return speech.answer(
+def generate(arguments: Arguments) -> Arguments:
+    return generation.generate(
         arguments["paths"],
         Parameters.from_json(arguments["parameters"]),
         arguments["prompts"],
@@ -99,13 +108,13 @@ def answer(arguments: Arguments) -> Arguments:
 
 
 def quantize(arguments: Arguments) -> Arguments:
-    native.Log()
-    native.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
+    bindings.Log()
+    bindings.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
     return {"size_bytes": Path(arguments["target"]).stat().st_size}
 
 
-def _header_of(architecture: str) -> bytes:
-    """The smallest GGUF: magic, version 3, no tensor, and one key, `general.architecture`, a string (value type 8)."""
+def _header_naming(architecture: str) -> bytes:
+    """Return the smallest GGUF: magic, version 3, no tensors, one key `general.architecture`, a string (type 8)."""
 
     def text(value: bytes) -> bytes:
         return struct.pack("<Q", len(value)) + value
@@ -125,6 +134,6 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "benchmark": benchmark,
     "race": race,
     "count_tokens": count_tokens,
-    "answer": answer,
+    "generate": generate,
     "quantize": quantize,
 }

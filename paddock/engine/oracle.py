@@ -1,16 +1,16 @@
-"""What a model will take in memory, said by the engine itself before anything is loaded.
+"""Memory that a model will take, computed by llama.cpp itself before the model is loaded.
 
-llama.cpp with `no_alloc` loads a file whose tensor data is a hole, makes a context, and logs what each part would
-take. So the whole file is not needed: its header, in a sparse file of the real size, gives the same numbers as the
-real load, for any size of model in under a second.
+With `no_alloc`, llama.cpp loads a file whose tensor data is a hole, creates a context, and logs the size of each
+buffer. So the whole file is not needed: its header in a sparse file of the real size gives the same numbers as the real
+load, in under a second for a model of any size.
 
-    weights   the tensors, as the file stores them, and once more what this build repacks (`engine.repacking`)
+    weights   the tensors as the file stores them, plus a copy of those that this build repacks (`engine.repacking`)
     KV cache  keys and values of every token of context (or a recurrent model's state)
     compute   the engine's scratch buffers for a batch
     output    logits
 
-The engine logs hundredths of a MiB: every figure but the weights is right to about 5 kB for each buffer. This module
-does not say whether a machine has that much.
+The engine logs hundredths of a MiB, so every figure except the weights is accurate to about 5 kB for each buffer.
+Whether a machine has that much memory is left to `planning.fitting`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import EngineCrashed
 
 MARGIN_BYTES = 256 * 2**20
-"""What must stay free beside the model: the engine's own code and threads, and some air for the system."""
+"""Memory that must stay free besides the model's: the engine's code and threads, and a reserve for the system."""
 _TIMEOUT_S = 60.0
 _MEMORY_LIMIT_BYTES = 4 * 2**30
 _ROUNDING_BYTES = 2**20 // 100
@@ -35,9 +35,10 @@ _ROUNDING_BYTES = 2**20 // 100
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, in parts and in all. `source` is `engine` where llama.cpp said so, `analytic` where it was computed.
+    """Memory of a loaded model in bytes, by part.
 
-    `devices` are the engine's names of what computes (`CPU`, `CUDA0`), where it said them.
+    `source` is `engine` if llama.cpp reported it, `analytic` if it was computed from the header. `devices` are the
+    engine's names of the devices that compute (`CPU`, `CUDA0`), empty if unknown.
     """
 
     weights_bytes: int
@@ -49,7 +50,7 @@ class Memory:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the engine has a GPU that computes."""
+        """Whether the engine computes on a GPU."""
         return any(not device.startswith("CPU") for device in self.devices)
 
     @property
@@ -57,7 +58,7 @@ class Memory:
         return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.output_bytes
 
     def parts(self) -> tuple[tuple[str, int], ...]:
-        """Each part and the sum, by the names that people use."""
+        """Return (label, bytes) of each part and of the total, for display."""
         return (
             ("weights", self.weights_bytes),
             ("KV cache", self.kv_cache_bytes),
@@ -84,77 +85,82 @@ class Memory:
 def measure_memory(
     path: Path, *, context_tokens: int, parameters: Parameters | None = None, timeout_s: float = _TIMEOUT_S
 ) -> Memory:
-    """What a local GGUF (the first shard of a split one) will take with `context_tokens` of context.
+    """Estimate the memory of a local GGUF (the first shard of a split one) with `context_tokens` of context.
 
-    `parameters` are the ones that will serve, their `n_ctx` apart; by default llama.cpp's own. The file may be a
-    header in a sparse file.
+    `parameters` are those that the model will run with, except for `n_ctx`; by default llama.cpp's own. The file may be
+    a header in a sparse file.
 
     Raises IncompatibleModel, MalformedGguf, ConflictingConfiguration, MissingShard, NoSuchFile, EngineCrashed,
     EngineOutOfMemory.
     """
-    asked = replace(parameters or Parameters(n_ctx=context_tokens, n_threads=1), n_ctx=context_tokens)
-    with process.opened(path) as descriptors:
-        return measure_opened(descriptors, asked, timeout_s=timeout_s)
+    wanted = replace(parameters or Parameters(n_ctx=context_tokens, n_threads=1), n_ctx=context_tokens)
+    with process.open_shards(path) as descriptors:
+        return measure_descriptors(descriptors, wanted, timeout_s=timeout_s)
 
 
 def measure_header(
-    shards: Sequence[tuple[bytes, int]], asked: Sequence[Parameters], *, timeout_s: float = _TIMEOUT_S
+    shards: Sequence[tuple[bytes, int]], requested: Sequence[Parameters], *, timeout_s: float = _TIMEOUT_S
 ) -> list[Memory]:
-    """What a model will take with each of the parameters, from (header, size of the file in bytes) of each shard in
-    order. A header ends where the tensor data begins. Many parameters cost little more than one: the header is loaded
-    once.
+    """Estimate the memory of a model with each of the parameters, from its header alone.
+
+    `shards` holds (header, file size in bytes) of each shard in order; a header ends where the tensor data begins. Many
+    parameters cost little more than one, since the header is loaded once.
 
     Raises as `measure_memory`, for the first of the parameters that the engine refuses.
     """
-    with _hollow(shards) as descriptors:
-        return _measure(descriptors, asked, timeout_s=timeout_s)
+    with _sparse_files(shards) as descriptors:
+        return _measure(descriptors, requested, timeout_s=timeout_s)
 
 
-def measure_opened(descriptors: Sequence[int], parameters: Parameters, *, timeout_s: float = _TIMEOUT_S) -> Memory:
-    """As `measure_memory`, for the shards that `process.opened` holds."""
+def measure_descriptors(descriptors: Sequence[int], parameters: Parameters, *, timeout_s: float = _TIMEOUT_S) -> Memory:
+    """Variant of `measure_memory` for shards that `process.open_shards` holds open."""
     return _measure(descriptors, [parameters], timeout_s=timeout_s)[0]
 
 
-def _measure(descriptors: Sequence[int], asked: Sequence[Parameters], *, timeout_s: float) -> list[Memory]:
+def _measure(descriptors: Sequence[int], requested: Sequence[Parameters], *, timeout_s: float) -> list[Memory]:
     answer = process.run(
         "memory",
-        {"paths": process.paths_of(descriptors), "parameters": [one.to_json() for one in asked]},
+        {"paths": process.paths_of(descriptors), "parameters": [parameters.to_json() for parameters in requested]},
         timeout_s=timeout_s,
         memory_limit_bytes=_MEMORY_LIMIT_BYTES,
         descriptors=descriptors,
     )
     answers = answer.result.get("answers")
-    said = [memory_said(one["weights_bytes"], one["lines"]) for one in answers] if isinstance(answers, list) else []
-    if len(said) != len(asked) or not all(one.devices for one in said):
+    estimates = (
+        [memory_from_log(answer["weights_bytes"], answer["lines"]) for answer in answers]
+        if isinstance(answers, list)
+        else []
+    )
+    if len(estimates) != len(requested) or not all(memory.devices for memory in estimates):
         raise EngineCrashed(
-            "the engine loaded the model and did not say what it takes",
+            "the engine loaded the model but did not report its memory",
             cure="install the llama-cpp-python that Paddock pins",
         )
-    return said
+    return estimates
 
 
-def memory_said(weights_bytes: int, lines: Mapping[str, Sequence[tuple[str, int]]]) -> Memory:
-    """Put together what the engine logged: (buffer, bytes) for each of its lines, by kind.
+def memory_from_log(weights_bytes: int, lines: Mapping[str, Sequence[tuple[str, int]]]) -> Memory:
+    """Add up the buffer sizes that the engine logged: (buffer, bytes) of each line, by kind (see `bindings.Log`).
 
-    A hollow load logs no size for the model; a real one logs its buffers, and more of them than the weights where it
-    repacks.
+    A load with `no_alloc` logs no size for the model. A real load logs the model's buffers, which are larger than the
+    weights where it repacks.
     """
-    said = {kind: sum(size for _, size in entries) for kind, entries in lines.items()}
-    buffers = said.get("model", 0)
+    sizes = {kind: sum(size for _, size in entries) for kind, entries in lines.items()}
+    buffers = sizes.get("model", 0)
     repacked = buffers > weights_bytes + _ROUNDING_BYTES * max(len(lines.get("model", ())), 1)
     return Memory(
         weights_bytes=buffers if repacked else weights_bytes,
-        kv_cache_bytes=said.get("kv", 0) + said.get("state", 0),
-        compute_bytes=said.get("compute", 0),
-        output_bytes=said.get("output", 0),
+        kv_cache_bytes=sizes.get("kv", 0) + sizes.get("state", 0),
+        compute_bytes=sizes.get("compute", 0),
+        output_bytes=sizes.get("output", 0),
         source="engine",
         devices=tuple(device for device, _ in lines.get("compute", ())),
     )
 
 
 @contextmanager
-def _hollow(shards: Sequence[tuple[bytes, int]]) -> Iterator[list[int]]:
-    """Each header in an anonymous file of the real size: all behind it is a hole, and takes no memory."""
+def _sparse_files(shards: Sequence[tuple[bytes, int]]) -> Iterator[list[int]]:
+    """Write each header to an anonymous file of the real size; the rest is a hole and takes no memory."""
     descriptors: list[int] = []
     try:
         for header, size_bytes in shards:

@@ -1,7 +1,7 @@
-"""The engine's parameters, in llama.cpp's own names.
+"""Load and context parameters of the engine, under llama.cpp's own names.
 
-One value says how a model is loaded and run: the oracle measures with it, the benchmark runs with it, the server is
-started with it. Limits that depend on a model (its context, its layers) are the engine's to enforce.
+The same value is used for the memory estimate, the benchmark and the server. Limits that depend on a model (its context
+length, its number of layers) are left to the engine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """`n_ctx` is tokens in all, shared by `n_seq_max` sequences.
+    """Parameters that a model is loaded and run with.
 
-    `n_gpu_layers` -1 puts all layers on the GPUs where there are any; `flash_attn` auto is the engine's choice.
-    `n_threads_batch` are the threads for prompts, by default `n_threads`; `tensor_split` is each GPU's share of the
-    layers, by default by what it has free. `use_extra_bufts` lets the engine repack weights into the layout that the
-    processor computes fastest with: it holds the repacked tensors beside a mapped file.
-    `swa_full` gives layers with a sliding window a cache of the whole context: llama.h's default, and that of
-    llama-cpp-python's server, which has no switch for it; llama-server's is off.
+    `n_ctx`            tokens of context in total, shared by `n_seq_max` sequences
+    `n_threads_batch`  threads for prompts; `n_threads` by default
+    `n_gpu_layers`     layers on the GPUs, -1 for all; without effect where there is no GPU
+    `tensor_split`     each GPU's share of the layers; by default in proportion to its free memory
+    `flash_attn`       `auto` leaves the choice to the engine
+    `use_extra_bufts`  lets the engine repack weights into the layout that the processor computes fastest with; the
+                       repacked tensors are held besides a mapped file
+    `swa_full`         gives layers with a sliding window a cache of the whole context: the default of llama.h and of
+                       llama-cpp-python's server, which has no switch for it; llama-server's default is off
+
+    Raises BadSetting for a value out of range.
     """
 
     n_ctx: int
@@ -55,18 +60,23 @@ class Parameters:
         ):
             value = getattr(self, name)
             if value is not None and not lowest <= value <= highest:
-                raise BadSetting(f"{name} is {value}, and must be from {lowest} to {highest}")
+                raise BadSetting(f"{name} is {value}, but must be from {lowest} to {highest}")
         for name in ("type_k", "type_v"):
             if getattr(self, name) not in KV_TYPES:
-                raise BadSetting(f"{name} is {getattr(self, name)!r}, and must be one of {', '.join(KV_TYPES)}")
+                raise BadSetting(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(KV_TYPES)}")
         if self.flash_attn not in {"auto", "on", "off"}:
-            raise BadSetting(f"flash_attn is {self.flash_attn!r}, and must be auto, on or off")
+            raise BadSetting(f"flash_attn is {self.flash_attn!r}, but must be auto, on or off")
 
         if any(share < 0 for share in self.tensor_split) or (self.tensor_split and not sum(self.tensor_split)):
-            raise BadSetting(f"tensor_split is {self.tensor_split}, and must be shares from 0 on, one of them above 0")
+            raise BadSetting(
+                f"tensor_split is {self.tensor_split}, but must be shares of at least 0, one of them above 0"
+            )
 
-    def of_hollow_model(self) -> tuple[object, ...]:
-        """The part that loads a model without its weights; the rest makes its context, or concerns the weights."""
+    def no_alloc_load_key(self) -> tuple[object, ...]:
+        """Return the parameters that a load without weights depends on.
+
+        The others concern the context, or the weights themselves.
+        """
         return (self.n_gpu_layers, self.tensor_split, self.use_extra_bufts)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,5 +84,5 @@ class Parameters:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Parameters:
-        """Read what `to_json` wrote; what an older one did not write is as by default."""
+        """Read what `to_json` wrote; a parameter that an older version did not write has its default."""
         return cls(**{**value, "tensor_split": tuple(value.get("tensor_split", ()))})

@@ -9,7 +9,8 @@ standard output. Its standard error is the engine's *log*: its beginning and end
 for facts, since a file's metadata can print anything there; the child extracts facts itself, message by message. The
 child has no token and no key in its environment, dies with its parent, and dumps no core.
 
-This module does not know what a job does, and does not import llama_cpp."""
+This module does not know what a job does, and does not import llama_cpp.
+"""
 
 from __future__ import annotations
 
@@ -199,7 +200,8 @@ def shards(path: Path) -> list[Path]:
 
 def _open_regular(path: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # without O_NONBLOCK, opening a FIFO would block forever
+        # Without O_NONBLOCK, opening a FIFO would block forever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NoSuchFile(f"{path} does not exist", cure="give the path of a .gguf file") from None
     except PermissionError:

@@ -1,9 +1,9 @@
-"""The engine's own process: reads one request, does one job, answers, and ends.
+"""Entry point of the engine's child process: read one request, run one job, write the answer, exit.
 
-Started by `paddock.engine.process`, and by nobody else. The request is `{job, arguments, parent, answer,
-memory_limit_bytes}`; the answer `{result}` or `{error: {kind, message, cure}}`, on the descriptor `answer`. Before
-the engine is loaded, the process gives up what a hostile file could use (`confine`), and, where the job needs no
-device and the system allows it, the network.
+Started only by `paddock.engine.process`. The request, JSON on standard input, is `{job, arguments, parent, answer,
+memory_limit_bytes}`; the answer, `{result}` or `{error: {kind, message, cure}}`, is written to the descriptor `answer`.
+Before the native library is loaded the process hardens itself (`hardening`); jobs that read only a header and need no
+device also lose network access where the system permits it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from paddock.engine.confine import confine
+from paddock.engine.hardening import harden_process
 from paddock.errors import PaddockError
 
 _HEADER_JOBS = frozenset({"memory", "architectures"})
@@ -21,12 +21,12 @@ _HEADER_JOBS = frozenset({"memory", "architectures"})
 
 def main() -> int:
     request = json.loads(sys.stdin.buffer.read())
-    confine(
+    harden_process(
         parent=request["parent"],
         memory_limit_bytes=request["memory_limit_bytes"],
         network=request["job"] not in _HEADER_JOBS,
     )
-    from paddock.engine import jobs  # loads the native library, so only now
+    from paddock.engine import jobs  # loads the native library, so it must come after the hardening
 
     answer: dict[str, Any]
     try:
@@ -38,7 +38,7 @@ def main() -> int:
             "error": {
                 "kind": "EngineOutOfMemory",
                 "message": "the engine's process ran out of memory",
-                "cure": "raise its limit",
+                "cure": "use a smaller quantization or context, or free memory",
             }
         }
     with os.fdopen(request["answer"], "wb") as out:
@@ -49,4 +49,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # the native library's destructors have nothing left to say, and have crashed before
+    os._exit(status)  # skips the native library's destructors, which have crashed before

@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 from paddock.engine import process
 from paddock.engine.facts import engine_build, engine_version
-from paddock.engine.oracle import Memory, measure_opened, memory_said
+from paddock.engine.oracle import Memory, measure_descriptors, memory_from_log
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting
 from paddock.measure.bandwidth import read_bandwidth
@@ -246,9 +246,9 @@ def benchmark(
         )
     prompts = (n_prompt, *(one for one in more_prompts if one != n_prompt and one <= parameters.n_ctx))
     generations = (n_gen, *(one for one in more_gens if one != n_gen and one <= parameters.n_ctx))
-    with process.opened(path) as descriptors:
+    with process.open_shards(path) as descriptors:
         # The same descriptors for the estimate and for the load: what was measured is what is loaded.
-        estimate = measure_opened(descriptors, parameters)
+        estimate = measure_descriptors(descriptors, parameters)
         check_fits(path, parameters, estimate, machine)
         said: Mapping[str, Any] = process.run(
             "benchmark",
@@ -262,7 +262,7 @@ def benchmark(
             timeout_s=timeout_s,
             descriptors=descriptors,
         ).result
-    memory = memory_said(said["weights_bytes"], said["lines"])
+    memory = memory_from_log(said["weights_bytes"], said["lines"])
     bandwidth, source = _ceiling(memory, machine, parameters)
     prefill = [_prefill(length, one) for length, one in zip(prompts, said["prefill"], strict=True)]
     decode = [_decode(length, one) for length, one in zip(generations, said["decode"], strict=True)]

@@ -90,7 +90,7 @@ class Track:
             "race",
             {
                 "paths": process.paths_of(self._descriptors),
-                "runners": [replace(self.plan, **runner.turns).to_json() for runner in group],
+                "candidates": [replace(self.plan, **runner.turns).to_json() for runner in group],
                 "n_prompt": self.n_prompt,
                 "n_gen": self.n_gen,
                 "rounds": rounds,

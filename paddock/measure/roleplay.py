@@ -170,7 +170,7 @@ def measure_roleplay(
     def prompt(messages: Sequence[Message]) -> str:
         return render_messages(chat.template, adapt(messages, abilities), bos=chat.bos, eos=chat.eos)
 
-    with process.opened(path) as descriptors:
+    with process.open_shards(path) as descriptors:
 
         def ask(job: str, **arguments: object) -> dict[str, Any]:
             request = {"paths": process.paths_of(descriptors), "parameters": parameters.to_json(), **arguments}
@@ -183,7 +183,7 @@ def measure_roleplay(
         asked = [prompt(_first_meeting(scene, question)) for scene in scenes for question in _WHO]
         long = [_after_many_turns(scene, question) for scene, _, question in facts]
         remembered = _fitted(long, prompt, count, budget=window - _N_GEN - 1)
-        answers = ask("answer", prompts=[*asked, *remembered], n_gen=_N_GEN, stop=[])["answers"]
+        answers = ask("generate", prompts=[*asked, *remembered], n_gen=_N_GEN, stop=[])["answers"]
     return _judged(answers, chat, [scene.card.name for scene in scenes for _ in _WHO], [fact for _, fact, _ in facts])
 
 

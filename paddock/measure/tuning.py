@@ -28,7 +28,7 @@ from typing import Any
 
 from paddock.engine import process
 from paddock.engine.facts import engine_build, engine_version
-from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_opened
+from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_descriptors
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
 from paddock.measure.race import NOISE, WIDEST, Runner, Times, Track, Turns, gain, halve, knob_runners, meet, ratios
@@ -144,8 +144,8 @@ def tune(
     machine = machine or this_machine()
     began = time.monotonic()
     load = os.getloadavg()[0]
-    with process.opened(path) as descriptors:
-        needed = measure_opened(descriptors, plan)
+    with process.open_shards(path) as descriptors:
+        needed = measure_descriptors(descriptors, plan)
         check_fits(path, plan, needed, machine)
         track = Track(descriptors, plan, began + budget_s)
         track.find_length(budget_s)
@@ -191,7 +191,7 @@ def _rooms(machine: Machine, needed: Memory) -> list[int]:
 
 def _fits(path: Path, descriptors: Sequence[int], wanted: Parameters, machine: Machine) -> bool:
     try:
-        check_fits(path, wanted, measure_opened(descriptors, wanted), machine)
+        check_fits(path, wanted, measure_descriptors(descriptors, wanted), machine)
     except DoesNotFit:
         return False
     except PaddockError:

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from paddock.engine.confine import confine
+from paddock.engine.hardening import harden_process
 from paddock.errors import PaddockError
 
 REFUSED = 3
@@ -21,7 +21,7 @@ ERROR_FILE = "error.json"
 
 def main() -> int:
     request = json.loads(sys.stdin.buffer.read())
-    confine(parent=request["parent"], network=request["network"])
+    harden_process(parent=request["parent"], network=request["network"])
     program = request.get("program")
     if program is not None:
         os.execv(program, [program, *request["arguments"]])  # noqa: S606 there is no shell on purpose

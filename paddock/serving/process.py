@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 
-from paddock.engine.process import BoundedLog, error_said
+from paddock.engine.process import BoundedLog, error_from_json
 from paddock.errors import EngineCrashed, PaddockError
 from paddock.serving.engine_main import ERROR_FILE, REFUSED
 from paddock.serving.servers import SOCKET, EngineServer
@@ -171,7 +171,7 @@ class EngineProcess:
     def _refusal(self, status: int) -> PaddockError:
         if status == REFUSED:
             with suppress(OSError, ValueError):
-                return error_said(json.loads((self._home / ERROR_FILE).read_text()))
+                return error_from_json(json.loads((self._home / ERROR_FILE).read_text()))
         return self._crash(status)
 
     def _crash(self, status: int) -> EngineCrashed:

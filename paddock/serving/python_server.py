@@ -27,7 +27,7 @@ from llama_cpp.server.model import LlamaProxy
 from llama_cpp.server.settings import ModelSettings, ServerSettings
 
 from paddock.chat.sandbox import clock, environment
-from paddock.engine import native
+from paddock.engine import bindings
 from paddock.engine.canary import canary
 from paddock.engine.parameters import Parameters
 from paddock.serving.disconnect import DisconnectMiddleware, Heartbeat, client_left
@@ -109,8 +109,8 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
 
 
 def load(path: str, parameters: Parameters, pulse: Heartbeat, *, template: str, bos: str) -> Model:
-    """Raises as `native.Log.refusal`."""
-    log = native.Log()
+    """Raises as `bindings.Log.refusal`."""
+    log = bindings.Log()
     loading = "the file"
 
     class Weights(internals.LlamaModel):  # type: ignore[misc] # llama_cpp has no types
@@ -122,7 +122,7 @@ def load(path: str, parameters: Parameters, pulse: Heartbeat, *, template: str, 
         def __init__(self, *, params: Any, **kwargs: Any) -> None:
             nonlocal loading
             loading = "a context for the file"
-            native.set_context_params(params, parameters)
+            bindings.set_context_params(params, parameters)
             super().__init__(params=params, **kwargs)
 
     # `Llama` fills in the library's own structures, and leaves no way to what it has no argument for.

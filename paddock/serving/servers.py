@@ -21,7 +21,7 @@ import httpx
 from paddock.chat.template import TEMPLATE_FILE
 from paddock.engine.canary import CANARY_TOKENS, CURE
 from paddock.engine.parameters import Parameters
-from paddock.engine.process import last_words
+from paddock.engine.process import last_error_line
 from paddock.errors import ModelRejected, NoSuchFile
 from paddock.serving.spec import ServeSpec
 
@@ -68,7 +68,7 @@ class EngineServer(ABC):
 
     def words(self, log: str) -> str:
         """What in its log tells people why it ended."""
-        return last_words(log)
+        return last_error_line(log)
 
     def cure(self, _words: str) -> str:
         """What to do when it ended with those words."""
@@ -136,7 +136,7 @@ class LlamaServer(EngineServer):
 
     def words(self, log: str) -> str:
         first = _ERROR_LINE.search(log)  # those behind it only say that it follows
-        return first[1][:300] if first else last_words(log)
+        return first[1][:300] if first else last_error_line(log)
 
 
 class PythonServer(EngineServer):

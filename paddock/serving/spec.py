@@ -68,5 +68,5 @@ class OpenModel:
 def open_model(offer: ServeSpec) -> Iterator[OpenModel]:
     """Raises NoSuchFile, NoPermission, MissingShard."""
     with ExitStack() as stack:
-        descriptors = stack.enter_context(process.opened(offer.file))
+        descriptors = stack.enter_context(process.open_shards(offer.file))
         yield OpenModel(tuple(path.name for path in process.shards(offer.file)), descriptors)

@@ -36,7 +36,7 @@ def _long_job(descriptors: tuple[int, ...], *, n_ctx: int = 512) -> dict[str, ob
 
 @contextmanager
 def _running(model: Path) -> Iterator[tuple[Future[process.Answer], psutil.Process]]:
-    with process.opened(model) as descriptors, ThreadPoolExecutor(1) as pool:
+    with process.open_shards(model) as descriptors, ThreadPoolExecutor(1) as pool:
         future = pool.submit(process.run, "benchmark", _long_job(descriptors), timeout_s=60, descriptors=descriptors)
         try:
             yield future, wait_for_engine()
@@ -78,7 +78,7 @@ def test_the_child_dumps_no_core_and_leads_its_own_group(model: Path) -> None:
 
 def test_an_engine_that_takes_too_long_is_ended(model: Path) -> None:
     with (
-        process.opened(model) as descriptors,
+        process.open_shards(model) as descriptors,
         pytest.raises(EngineCrashed, match=r"no answer to 'benchmark' within 1\.5 s"),
     ):
         process.run("benchmark", _long_job(descriptors), timeout_s=1.5, descriptors=descriptors)
@@ -92,7 +92,7 @@ def test_an_interrupt_in_the_parent_ends_the_engine(model: Path) -> None:
 
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
-    with process.opened(model) as descriptors, pytest.raises(KeyboardInterrupt):
+    with process.open_shards(model) as descriptors, pytest.raises(KeyboardInterrupt):
         process.run("benchmark", _long_job(descriptors), timeout_s=60, descriptors=descriptors)
     interrupter.join()
     assert engine_processes() == []
@@ -113,7 +113,7 @@ def test_a_parent_that_is_killed_leaves_no_engine(model: Path) -> None:
 
 
 def test_an_engine_over_its_memory_limit_says_so(model: Path) -> None:
-    with process.opened(model) as descriptors, pytest.raises(EngineOutOfMemory, match="could not allocate"):
+    with process.open_shards(model) as descriptors, pytest.raises(EngineOutOfMemory, match="could not allocate"):
         process.run(
             "benchmark",
             _long_job(descriptors, n_ctx=200_000),
@@ -125,7 +125,7 @@ def test_an_engine_over_its_memory_limit_says_so(model: Path) -> None:
 
 def test_an_engine_that_aborts_for_want_of_memory_says_so(model: Path) -> None:
     parameters = Parameters(n_ctx=4096, n_threads=1).to_json()
-    with process.opened(model) as descriptors, pytest.raises(EngineOutOfMemory) as caught:
+    with process.open_shards(model) as descriptors, pytest.raises(EngineOutOfMemory) as caught:
         process.run(
             "memory",
             {"paths": process.paths_of(descriptors), "parameters": [parameters]},
@@ -152,7 +152,7 @@ def test_the_caller_s_directory_is_not_imported_from(tmp_path: Path, monkeypatch
 def test_a_name_that_is_swapped_after_opening_changes_nothing(model: Path, tmp_path: Path) -> None:
     link = tmp_path / "model.gguf"
     link.symlink_to(model)
-    with process.opened(link) as descriptors:
+    with process.open_shards(link) as descriptors:
         link.unlink()
         link.write_bytes(b"something else")
         arguments = {
@@ -170,7 +170,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str) -> Non
         path.mkdir()
     elif kind == "fifo":
         os.mkfifo(path)
-    with pytest.raises(NoSuchFile, match=r"model\.gguf"), process.opened(path):
+    with pytest.raises(NoSuchFile, match=r"model\.gguf"), process.open_shards(path):
         pass
 
 
@@ -178,10 +178,10 @@ def test_all_shards_of_a_split_model_are_opened_in_order(tmp_path: Path) -> None
     names = [f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
     for name in names:
         (tmp_path / name).write_text(name)
-    with process.opened(tmp_path / names[0]) as descriptors:
+    with process.open_shards(tmp_path / names[0]) as descriptors:
         assert [os.pread(descriptor, 99, 0).decode() for descriptor in descriptors] == names
     (tmp_path / names[1]).unlink()
-    with pytest.raises(MissingShard, match="m-00002-of-00003"), process.opened(tmp_path / names[0]):
+    with pytest.raises(MissingShard, match="m-00002-of-00003"), process.open_shards(tmp_path / names[0]):
         pass
 
 
@@ -193,7 +193,7 @@ def test_the_log_of_an_engine_that_never_stops_talking_is_bounded() -> None:
     assert len(text) < 300_000
     assert text.startswith("line 0 of")
     assert text.endswith("line 19999 of many, many lines\n")
-    assert "bytes of the log are left out" in text
+    assert "bytes of the log omitted" in text
 
 
 def test_parameters_out_of_range_are_named() -> None:

@@ -56,7 +56,7 @@ def canary() -> Iterator[Canary]:
 
 
 def main() -> None:
-    from paddock.engine import speed  # noqa: F401 loads the native library, before the processes fork
+    from paddock.engine import timing  # noqa: F401 loads the native library, before the processes fork
 
     for line in sys.stdin:
         child = os.fork()
@@ -67,7 +67,7 @@ def main() -> None:
 
 def _try(path: str) -> int:
     from paddock.engine import canary
-    from paddock.engine.native import Log, Session
+    from paddock.engine.bindings import Log, Session
     from paddock.engine.parameters import Parameters
     from paddock.errors import ModelRejected, PaddockError
 

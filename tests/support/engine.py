@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from paddock.engine.oracle import Memory, memory_said
+from paddock.engine.oracle import Memory, memory_from_log
 from paddock.engine.parameters import Parameters
 
 HEADER_BYTES = 4 * 2**20
@@ -44,7 +44,7 @@ def hollow_copy(source: Path, target: Path) -> Path:
 
 _LOADS = """
 import json, sys
-from paddock.engine.native import Log, Session
+from paddock.engine.bindings import Log, Session
 from paddock.engine.parameters import Parameters
 
 log = Log()
@@ -56,7 +56,7 @@ with Session([sys.argv[1]], Parameters.from_json(json.loads(sys.argv[2])), log) 
 def loaded_memory(path: Path, parameters: Parameters) -> Memory:
     """What the engine says that it took when it loaded a model, weights and all."""
     weights_bytes, lines = run_engine(_LOADS, path, json.dumps(parameters.to_json()))
-    return memory_said(weights_bytes, lines)
+    return memory_from_log(weights_bytes, lines)
 
 
 def run_engine(script: str, *arguments: str | Path) -> Any:

@@ -17,7 +17,7 @@ from tests.support.gguf import Gguf
 
 IN_A_ROW = """
 import json, sys
-from paddock.engine.native import Log, Session
+from paddock.engine.bindings import Log, Session
 from paddock.engine.parameters import Parameters
 
 one = [1 + number % 50 for number in range(600)]
@@ -28,8 +28,8 @@ with Session([sys.argv[1]], parameters, log) as session:
     session.decode(other)
     alone = session.logits().copy()
     session.clear()
-    session.decode(session.begin(one))
-    rest = session.begin(other)
+    session.decode(session.reuse_prefix(one))
+    rest = session.reuse_prefix(other)
     session.decode(rest)
     print(json.dumps({"computed": len(rest), "apart": float(abs(session.logits() - alone).max())}))
 """
@@ -63,10 +63,10 @@ def test_answers_in_a_row_are_those_of_each_prompt_alone(model: Path) -> None:
 
     def said_to(prompts: list[str]) -> list[dict[str, str]]:
         parameters = Parameters(n_ctx=256, n_threads=1)
-        with process.opened(model) as descriptors:
+        with process.open_shards(model) as descriptors:
             request: dict[str, Any] = {"paths": process.paths_of(descriptors), "parameters": parameters.to_json()}
             request |= {"prompts": prompts, "n_gen": 16, "stop": []}
-            said: Mapping[str, Any] = process.run("answer", request, timeout_s=60, descriptors=descriptors).result
+            said: Mapping[str, Any] = process.run("generate", request, timeout_s=60, descriptors=descriptors).result
         answers: list[dict[str, str]] = said["answers"]
         return answers
 

@@ -1,10 +1,10 @@
-"""llama.cpp through its C interface, for the code that runs in the engine's own process.
+"""Python wrapper around llama.cpp's C interface, for the engine's child process.
 
-A `Log` hears each message of the engine as it is said. Facts are read there, from the start of a message whose first
-words are the engine's own: a file's metadata can hold a line that looks like one, but cannot begin a message. A
-`Session` is a model and a context.
+A `Session` is a loaded model with a context. A `Log` receives the engine's log messages and extracts facts from them.
+A fact is matched only at the start of a message, where the engine's own words are: a file's metadata can hold a line
+that looks like a log line, but it cannot start a message.
 
-Only `paddock.engine.worker` imports this: importing it loads the native library.
+Importing this module loads the native library, so the parent process never imports it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ _CONFLICT = re.compile(
     r"\Allama_init_from_model: ([KV] cache type .* does not divide .*|model does not support different K .*"
     r"|quantized V cache requires .*)"
 )
-_SPEAKER = re.compile(r"(?:[A-Za-z_]\w*: )?(?:error loading model: )?(?:failed to initialize the context: )?(?:\w+: )?")
-_NO_MEMORY = re.compile(
+_LOG_PREFIX = re.compile(
+    r"(?:[A-Za-z_]\w*: )?(?:error loading model: )?(?:failed to initialize the context: )?(?:\w+: )?"
+)
+_OUT_OF_MEMORY = re.compile(
     r"bad_alloc|failed to allocate|unable to allocate|cannot allocate|out of memory|mmap failed", re.IGNORECASE
 )
 _MIB = r" *([0-9.]+) MiB"
@@ -62,26 +64,31 @@ _GGML_TYPES = {
 
 
 class Log:
-    """What the engine says: passed on to standard error, a line for each message, and read for facts."""
+    """Receiver of the engine's log messages: copies each to standard error as one line, and extracts facts.
+
+    `errors` are the first 20 error messages, each of at most 2,000 characters. `memory` lists (buffer, bytes) of each
+    buffer that the engine reported, by kind (`model`, `kv`, `state`, `output`, `compute`).
+    """
 
     _callback: ClassVar[Any] = None
-    """The engine calls it for as long as the process lives: on a GPU it has something to say at each new batch."""
+    """The registered callback. It must stay referenced: the engine calls it until the process ends, on a GPU at each
+    new batch."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.memory: dict[str, list[tuple[str, int]]] = {}
         self.forget_context()
-        callback = llama.llama_log_callback(self._heard)
+        callback = llama.llama_log_callback(self._receive)
         llama.llama_log_set(callback, None)
-        Log._callback = callback  # the one before is not called from here on
+        Log._callback = callback  # the previous callback is no longer called
 
-    def _heard(self, level: int, text: bytes, _user_data: object) -> None:
+    def _receive(self, level: int, text: bytes, _user_data: object) -> None:
         if level < _INFO or level == _CONTINUED:
             return
         message = text.decode(errors="replace").rstrip("\n")
         if _METADATA_DUMP.match(message):
             return
-        if level == _ERROR and len(self.errors) < 20:  # the first ones tell why
+        if level == _ERROR and len(self.errors) < 20:  # the first ones name the cause
             self.errors.append(message[:2000])
         for kind, pattern in _MEMORY_LINES.items():
             match = pattern.match(message)
@@ -90,11 +97,14 @@ class Log:
         sys.stderr.write(message.replace("\n", "\\n") + "\n")
 
     def forget_context(self) -> None:
-        """Drop what was said of a context's memory; what was said of the model's stays."""
+        """Drop the memory figures of the last context; those of the model stay."""
         self.memory = {kind: self.memory.get(kind, []) if kind == "model" else [] for kind in _MEMORY_LINES}
 
     def refusal(self, what: str) -> PaddockError:
-        """Why the engine refused to load or to make a context, from the errors that it has logged."""
+        """Build the error for a failed load or context from the errors that the engine has logged.
+
+        `what` names what was being loaded or created, for the message.
+        """
         for message in self.errors:
             unknown = _UNKNOWN_ARCHITECTURE.match(message)
             if unknown:
@@ -108,9 +118,9 @@ class Log:
                     f"the engine refuses these settings for this model: {conflict[1]}",
                     cure="use type_k and type_v f16, or another type for both",
                 )
-        reasons = [" ".join(_SPEAKER.sub("", message, count=1).split()) for message in self.errors]
-        reason = next((one for one in reasons if not one.startswith("failed to load model")), "it gives no reason")
-        if any(_NO_MEMORY.search(message) for message in self.errors):
+        reasons = [" ".join(_LOG_PREFIX.sub("", message, count=1).split()) for message in self.errors]
+        reason = next((text for text in reasons if not text.startswith("failed to load model")), "it gives no reason")
+        if any(_OUT_OF_MEMORY.search(message) for message in self.errors):
             return EngineOutOfMemory(
                 f"the engine could not allocate what {what} needs: {reason}",
                 cure="use a smaller quantization or context, or free memory",
@@ -121,25 +131,28 @@ class Log:
 
 
 class Session:
-    """A model, and a context for it.
+    """A loaded model and a context for it.
 
-    `hollow` is for a file whose tensor data is not there: sizes are computed, and nothing is allocated or read.
+    `no_alloc` is for a file without its tensor data: the engine computes sizes, and neither allocates nor reads
+    weights.
 
     Raises IncompatibleModel, MalformedGguf, EngineOutOfMemory, ConflictingConfiguration.
     """
 
-    def __init__(self, paths: Sequence[str], parameters: Parameters, log: Log, *, hollow: bool = False) -> None:
+    def __init__(self, paths: Sequence[str], parameters: Parameters, log: Log, *, no_alloc: bool = False) -> None:
         self._model: Any = None
         self._context: Any = None
         llama.llama_backend_init()
         names = (ctypes.c_char_p * len(paths))(*[path.encode() for path in paths])
-        self._model = llama.llama_model_load_from_splits(names, len(paths), _model_params(parameters, hollow=hollow))
+        self._model = llama.llama_model_load_from_splits(
+            names, len(paths), _model_params(parameters, no_alloc=no_alloc)
+        )
         if not self._model:
             raise log.refusal("the file")
         if not llama.llama_model_has_decoder(self._model) or llama.llama_model_has_encoder(self._model):
             self.close()
             raise ConflictingConfiguration(
-                "the model is no decoder: it embeds or encodes, and generates no text by itself",
+                "the model is not a decoder: it embeds or encodes, and cannot generate text by itself",
                 cure="choose a language model",
             )
         self.vocabulary: Any = llama.llama_model_get_vocab(self._model)
@@ -147,14 +160,17 @@ class Session:
         self.bos: int = llama.llama_vocab_bos(self.vocabulary)
         self.weights_bytes: int = llama.llama_model_size(self._model)
         try:
-            self.renew(parameters, log)
+            self.replace_context(parameters, log)
         except PaddockError:
             self.close()
             raise
 
-    def renew(self, parameters: Parameters, log: Log) -> None:
-        """Another context for the same model, empty, in the place of the one there was. What of `parameters` concerns
-        the load is not looked at. Raises as the constructor does; then there is none until the next call."""
+    def replace_context(self, parameters: Parameters, log: Log) -> None:
+        """Free the context and create an empty one for the same model.
+
+        Only those `parameters` that concern the context are used. Raises as the constructor does; the session then has
+        no context until the next call.
+        """
         if self._context:
             llama.llama_free(self._context)
         log.forget_context()
@@ -162,16 +178,19 @@ class Session:
         if not self._context:
             raise log.refusal("a context for the file")
         self._memory = llama.llama_get_memory(self._context)
-        self._held: list[int] = []
+        self._cached: list[int] = []
         self.context_tokens: int = llama.llama_n_ctx_seq(self._context)
         self._n_batch: int = llama.llama_n_batch(self._context)
 
     def decode(self, tokens: Sequence[int]) -> None:
-        """Put tokens behind what the context holds, and wait for the engine; the last one's logits are kept."""
+        """Append tokens to the context and wait until they are computed; the logits of the last one are kept.
+
+        Raises ConflictingConfiguration if the context is full, EngineOutOfMemory if the engine cannot compute a batch.
+        """
         for start in range(0, len(tokens), self._n_batch):
-            part = tokens[start : start + self._n_batch]
-            array = (llama.llama_token * len(part))(*part)
-            status = llama.llama_decode(self._context, llama.llama_batch_get_one(array, len(part)))
+            batch = tokens[start : start + self._n_batch]
+            array = (llama.llama_token * len(batch))(*batch)
+            status = llama.llama_decode(self._context, llama.llama_batch_get_one(array, len(batch)))
             if status == 1:
                 raise ConflictingConfiguration(
                     f"{len(tokens)} tokens do not fit in a context of {self.context_tokens}",
@@ -179,34 +198,34 @@ class Session:
                 )
             if status != 0:
                 raise EngineOutOfMemory(
-                    f"the engine could not compute a batch of {len(part)} tokens (llama_decode says {status})",
+                    f"the engine could not compute a batch of {len(batch)} tokens (llama_decode returned {status})",
                     cure="use a smaller n_ubatch or context, or free memory",
                 )
         llama.llama_synchronize(self._context)
-        self._held += tokens
+        self._cached += tokens
 
-    def begin(self, tokens: Sequence[int]) -> Sequence[int]:
-        """Forget all but a beginning of `tokens`, and return the rest of them for `decode`, at least the last one.
+    def reuse_prefix(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Drop what the context holds beyond its common prefix with `tokens`, and return the tokens left to `decode`.
 
-        What the context holds of them is not computed again, where its memory can go back: a recurrent model's cannot,
-        and that of a sliding window only while it has let go of nothing.
+        At least the last token is returned. Nothing is reused where the context cannot drop its newest tokens: a
+        recurrent model's state cannot, nor can a sliding window's cache once it has dropped old tokens.
         """
         common = 0
-        for held, token in zip(self._held, tokens[:-1], strict=False):
-            if held != token:
+        for cached, token in zip(self._cached, tokens[:-1], strict=False):
+            if cached != token:
                 break
             common += 1
-        whole = llama.llama_memory_seq_pos_min(self._memory, 0) == 0
-        if common and whole and llama.llama_memory_seq_rm(self._memory, 0, common, -1):
-            del self._held[common:]
+        complete = llama.llama_memory_seq_pos_min(self._memory, 0) == 0
+        if common and complete and llama.llama_memory_seq_rm(self._memory, 0, common, -1):
+            del self._cached[common:]
         else:
             self.clear()
-        return tokens[len(self._held) :]
+        return tokens[len(self._cached) :]
 
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The logits of the last token, `vocab_size` of them: a view that the next `decode` overwrites.
+        """Return the last token's logits, shape (vocab_size,), float32: a view that the next `decode` overwrites.
 
-        Empty when the model gives none.
+        Empty if the model gives none.
         """
         pointer = llama.llama_get_logits_ith(self._context, -1)
         if not pointer:
@@ -214,9 +233,9 @@ class Session:
         return np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
 
     def clear(self) -> None:
-        """Forget all tokens."""
+        """Drop all tokens from the context."""
         llama.llama_memory_clear(self._memory, True)
-        self._held.clear()
+        self._cached.clear()
 
     def close(self) -> None:
         if self._context:
@@ -235,16 +254,16 @@ class Session:
         self.close()
 
 
-def _model_params(parameters: Parameters, *, hollow: bool) -> Any:
+def _model_params(parameters: Parameters, *, no_alloc: bool) -> Any:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = parameters.n_gpu_layers
     # The default mode maps the file, and with no_alloc llama.cpp then aborts.
-    params.load_mode = _LOAD_WITHOUT_MMAP if hollow else _LOAD_MODES[parameters.use_mmap, parameters.use_mlock]
-    params.no_alloc = hollow
+    params.load_mode = _LOAD_WITHOUT_MMAP if no_alloc else _LOAD_MODES[parameters.use_mmap, parameters.use_mlock]
+    params.no_alloc = no_alloc
     if parameters.tensor_split:
         shares = (ctypes.c_float * max(llama.llama_max_devices(), len(parameters.tensor_split)))()
         shares[: len(parameters.tensor_split)] = parameters.tensor_split
-        params.tensor_split = shares  # ctypes keeps it for as long as `params` lives
+        params.tensor_split = shares  # ctypes keeps it alive as long as `params`
     params.use_extra_bufts = parameters.use_extra_bufts
     return params
 
@@ -256,7 +275,7 @@ def _context_params(parameters: Parameters) -> Any:
 
 
 def set_context_params(params: Any, parameters: Parameters) -> None:
-    """Set every field of a `llama_context_params` that Parameters knows."""
+    """Set every field of a `llama_context_params` that `Parameters` has a value for."""
     params.n_ctx = parameters.n_ctx
     params.n_batch = min(parameters.n_batch, parameters.n_ctx)
     params.n_ubatch = min(parameters.n_ubatch, params.n_batch)
@@ -269,19 +288,19 @@ def set_context_params(params: Any, parameters: Parameters) -> None:
 
 
 def features() -> str:
-    """What this build can do, in the engine's own words: `CPU : AVX2 = 1 | REPACK = 1 | …`, and CUDA's beside it."""
+    """Return the features of this build as llama.cpp lists them: `CPU : AVX2 = 1 | REPACK = 1 | …`, CUDA's included."""
     llama.llama_backend_init()
     return str(llama.llama_print_system_info().decode(errors="replace")).strip(" |\n")
 
 
 def uses_gpus() -> bool:
-    """Whether this build finds a GPU that it can compute on."""
+    """Return whether this build finds a GPU that it can compute on."""
     llama.llama_backend_init()
     return bool(llama.llama_supports_gpu_offload())
 
 
 def architecture_is_known(header: str, log: Log) -> bool:
-    """Whether the engine knows the architecture that a file with nothing but a header names."""
+    """Return whether the engine supports the architecture named by `header`, the path of a GGUF with only a header."""
     log.errors.clear()
     params = llama.llama_model_default_params()
     params.load_mode, params.vocab_only, params.n_gpu_layers = _LOAD_WITHOUT_MMAP, True, 0
@@ -292,16 +311,22 @@ def architecture_is_known(header: str, log: Log) -> bool:
 
 
 def quantize(source: str, target: str, *, file_type: str) -> None:
-    """Write `target`: `source` with its weights as `file_type` (`Q8_0`, `Q4_K_M`), quantized ones among them."""
+    """Quantize the GGUF `source` to `file_type` (`Q8_0`, `Q4_K_M`) and write it to `target`.
+
+    Weights that are already quantized are quantized again. Raises IncompatibleModel for a type that the engine does
+    not write, MalformedGguf for a source that it refuses.
+    """
     names = {"F32": "LLAMA_FTYPE_ALL_F32"}
     value = getattr(llama, names.get(file_type, f"LLAMA_FTYPE_MOSTLY_{file_type}"), None)
     if value is None:
         raise IncompatibleModel(
-            f"the installed engine does not write {file_type!r}", cure="choose Q8_0, Q6_K, Q5_K_M or Q4_K_M"
+            f"the installed engine cannot quantize to {file_type!r}", cure="choose Q8_0, Q6_K, Q5_K_M or Q4_K_M"
         )
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = value, True
     llama.llama_backend_init()
     if llama.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)) != 0:
         Path(target).unlink(missing_ok=True)
-        raise MalformedGguf(f"the engine does not quantize {source} to {file_type}", cure="run `paddock inspect` on it")
+        raise MalformedGguf(
+            f"the engine could not quantize {source} to {file_type}", cure="run `paddock inspect` on it"
+        )

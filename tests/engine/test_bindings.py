@@ -8,10 +8,10 @@ import sys
 SPEAKS_LATER = """
 import gc
 import llama_cpp.llama_cpp as llama
-from paddock.engine import native
+from paddock.engine import bindings
 
 def load():
-    native.Log()
+    bindings.Log()
 
 load()
 gc.collect()
