@@ -1,11 +1,10 @@
-"""The repositories of the demonstration: one good model with a choice of quantizations, and two that cannot be had.
+"""Create the demonstration's repositories in a local Hub: a model with four quantizations, and two that fail to pull.
 
     paddock-demo/SmolLM2-135M-Instruct-GGUF   four quantizations of a real model, its configuration and its card
-    paddock-demo/Gated-GGUF                   gated: DEMO_TOKEN is let in, STRANGER_TOKEN is not
+    paddock-demo/Gated-GGUF                   gated: DEMO_TOKEN has access, UNAUTHORIZED_TOKEN has not
     paddock-demo/Safetensors-Only             a tiny model without a GGUF
 
-The configuration is written from the model's own metadata, and says only what that says. The tokens open nothing but
-the local Hub.
+The configuration files are derived from the model's GGUF metadata alone. The tokens are valid on the local Hub only.
 """
 
 import json
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.hub import LocalHub
-from infra.local.quantize import NAME, quantized, source_model
+from infra.local.quantize import NAME, quantize, source_model
 
 MODEL = f"paddock-demo/{NAME}-GGUF"
 GATED = "paddock-demo/Gated-GGUF"
 SAFETENSORS = "paddock-demo/Safetensors-Only"
-DEMO_TOKEN = "paddock-demo-token"  # noqa: S105 - known to everyone, for the local Hub alone
-STRANGER_TOKEN = "paddock-stranger-token"  # noqa: S105 - known to everyone, for the local Hub alone
+DEMO_TOKEN = "paddock-demo-token"  # noqa: S105 - public, and valid on the local Hub only
+UNAUTHORIZED_TOKEN = "paddock-unauthorized-token"  # noqa: S105 - public, and valid on the local Hub only
 
 _CARD = f"""\
 ---
@@ -38,12 +37,12 @@ Good enough to download, check, load and chat with; not to compare qualities, si
 """
 
 
-def demo_repository(hub: LocalHub, *, cache: Path) -> str:
-    """Commits all three repositories, and returns the commit of the good one.
+def create_demo_repositories(hub: LocalHub, *, cache: Path) -> str:
+    """Commit all three repositories, and return the commit of the one that can be pulled.
 
-    Models and configuration are kept in `cache`; a second call finds everything there and changes nothing.
+    Models and configuration are kept in `cache`; a second call finds them there and changes nothing.
     """
-    models = quantized(cache)
+    models = quantize(cache)
     files: dict[str, Path | bytes | None] = {path.name: path for path in models.values()}
     files |= {path.name: path for path in _configuration(cache)}
     files["README.md"] = _CARD.encode()
@@ -52,7 +51,7 @@ def demo_repository(hub: LocalHub, *, cache: Path) -> str:
     gated = hub.repository(GATED, gated=True)
     gated.commit({models["Q4_K_M"].name: models["Q4_K_M"]}, message="Add a model behind a gate")
     hub.grant(DEMO_TOKEN, GATED)
-    hub.grant(STRANGER_TOKEN)
+    hub.grant(UNAUTHORIZED_TOKEN)
 
     config = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
     hub.repository(SAFETENSORS).commit({"config.json": config, "model.safetensors": _tiny_safetensors()})
@@ -60,7 +59,7 @@ def demo_repository(hub: LocalHub, *, cache: Path) -> str:
 
 
 def _configuration(cache: Path) -> list[Path]:
-    """`config.json`, `tokenizer_config.json` and `generation_config.json` of the model, made once."""
+    """`config.json`, `tokenizer_config.json` and `generation_config.json` of the model, written once."""
     paths = [cache / name for name in ("config.json", "tokenizer_config.json", "generation_config.json")]
     if not all(path.exists() for path in paths):
         for path, content in zip(paths, _describe(source_model()), strict=True):
@@ -71,7 +70,7 @@ def _configuration(cache: Path) -> list[Path]:
 
 
 def _describe(model: Path) -> list[dict[str, Any]]:
-    """What a Llama model's GGUF says of itself, in the words of the transformers library."""
+    """A Llama model's GGUF metadata as the configuration files of the transformers library."""
     from gguf import GGUFReader
 
     reader = GGUFReader(model)
@@ -114,6 +113,6 @@ def _describe(model: Path) -> list[dict[str, Any]]:
 
 
 def _tiny_safetensors() -> bytes:
-    """One tensor of four 32-bit floats: the length of the header, the header, the data."""
+    """A SafeTensors file with a tensor of four 32-bit floats: length of the header, header, data."""
     header = json.dumps({"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     return struct.pack("<Q", len(header)) + header + struct.pack("<4f", 0.0, 0.25, 0.5, 0.75)

@@ -1,4 +1,4 @@
-"""The local Hub as a service, with the repositories of the demonstration in it."""
+"""Run the local Hub as a service, with the demonstration's repositories in it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from infra.local.service import Service, run
 from infra.local.state import CHECKOUT, private_directory, read_state, write_state
 
 _READY_S = 30.0
-# In a process of its own: it loads numpy, and the engine to make the quantizations.
-_FILL = """\
+# Runs in a separate process, since it loads numpy, and llama.cpp for the quantizations.
+_CREATE_REPOSITORIES = """\
 import sys
 from pathlib import Path
-from infra.local.demo import demo_repository
+from infra.local.demo import create_demo_repositories
 from infra.local.hub import LocalHub
-demo_repository(LocalHub(Path(sys.argv[1])), cache=Path(sys.argv[2]))
+create_demo_repositories(LocalHub(Path(sys.argv[1])), cache=Path(sys.argv[2]))
 """
 
 
 @dataclass(frozen=True)
 class HubServer:
-    """A Hub that runs, until `stop` or the end of this process."""
+    """A running local Hub. It ends with `stop`, or with this process."""
 
     endpoint: str
     service: Service = field(repr=False)
 
     @classmethod
     def start(cls, directory: Path) -> Self:
-        """Make the repositories (10 s, once) and serve them. Raises ServiceError."""
+        """Create the repositories (10 s, once) and serve them. Raises ServiceError."""
         root = private_directory(directory / "repositories")
-        fill = [sys.executable, "-c", _FILL, str(root), str(directory / "cache")]
-        run("filling the Hub", fill, log=directory / "fill.log", directory=CHECKOUT)
+        create = [sys.executable, "-c", _CREATE_REPOSITORIES, str(root), str(directory / "cache")]
+        run("filling the local Hub", create, log=directory / "fill.log", directory=CHECKOUT)
         service, (port,) = start_on_free_ports(
             partial(_launch, directory, root),
-            lambda ports, _: _answers(_endpoint(ports[0])),
+            lambda ports, _: _responds(_endpoint(ports[0])),
             wanted=read_state(directory / "hub.json").get("ports", ()),
             deadline_s=_READY_S,
         )
@@ -70,7 +70,7 @@ def _endpoint(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def _answers(endpoint: str) -> bool:
+def _responds(endpoint: str) -> bool:
     try:
         with httpx.Client(trust_env=False, timeout=10) as client:
             return client.get(f"{endpoint}/_admin/stats").is_success

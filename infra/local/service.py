@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from infra.local import guard
+from infra.local import subreaper
 
 _TAIL_BYTES = 4000
 _POLL_S = 0.02
@@ -56,7 +56,7 @@ class Service:
         self.name = name
         self.log = log
         self._grace_s = grace_s
-        program = [sys.executable, "-I", "-S", guard.__file__]
+        program = [sys.executable, "-I", "-S", subreaper.__file__]
         options = [str(os.getpid()), str(grace_s), str(int(polite)), "mapped" if mapped else "plain"]
         output = None if log is None else _open_log(name, log)
         report, reported = os.pipe()
@@ -104,7 +104,7 @@ class Service:
             self._guard.kill()
             self._guard.wait()
         if self._guard.returncode < 0 and self.pid:
-            guard.signal_group(self.pid, signal.SIGKILL)
+            subreaper.signal_group(self.pid, signal.SIGKILL)
 
     def wait_until(self, ready: Callable[[], bool], *, deadline_s: float, interval_s: float = 0.1) -> None:
         """Ask `ready` until it says so. Raises ServiceError when the service ends or the deadline passes first."""

@@ -179,7 +179,7 @@ def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
 
 
 def test_a_hub_that_stumbles_is_asked_again(client: SyncPrefectClient, hub: HubService) -> None:
-    hub.order("status", "/api/models/*", where="hub", status=503)
+    hub.inject("status", "/api/models/*", where="hub", status=503)
     onboard(promote=False)
     (run,) = tries(client, acquire_model, "resolve")
     assert run.run_count == 2

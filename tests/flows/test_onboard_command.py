@@ -90,7 +90,7 @@ def test_without_a_prefect_server_a_hub_that_stumbles_is_asked_again(
     clients: Clients, hub: HubService, unrecorded: dict[str, str]
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
-    hub.order("status", "/api/models/*", where="hub", status=503)
+    hub.inject("status", "/api/models/*", where="hub", status=503)
     done = command(NAME, "--json", **unrecorded)
     assert (done.returncode, json.loads(done.stdout)["promoted"]) == (0, True), done.stderr
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import urllib3
 
-from infra.local.demo import DEMO_TOKEN, GATED, STRANGER_TOKEN
+from infra.local.demo import DEMO_TOKEN, GATED, UNAUTHORIZED_TOKEN
 from infra.local.hub import HubService
 from paddock.errors import (
     FileNotInRevision,
@@ -86,7 +86,7 @@ def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: Hub
     first = file.address()
     assert file.address() is first
     assert hub.stats().total_requests == 1
-    hub.order("expire", "org/name/*")
+    hub.inject("expire", "org/name/*")
     assert urllib3.request("GET", first.url).status == 403
     renewed = file.address(renew=True)
     assert renewed.url != first.url
@@ -106,14 +106,14 @@ def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hu
     gated = ModelName.parse(GATED)
     hub.repository(GATED, gated=True).commit({"m.gguf": WEIGHTS, "config.json": CONFIG})
     hub.hub.grant(DEMO_TOKEN, GATED)
-    hub.hub.grant(STRANGER_TOKEN)
+    hub.hub.grant(UNAUTHORIZED_TOKEN)
     for path in ("m.gguf", "config.json"):
         assert file_of(hub, path, token=DEMO_TOKEN, model=gated).address().url
-        for token in (None, STRANGER_TOKEN):
+        for token in (None, UNAUTHORIZED_TOKEN):
             with pytest.raises(ModelGated, match="accept its terms") as caught:
                 file_of(hub, path, token=token, model=gated).address()
             assert "HF_TOKEN" in caught.value.cure
-            assert STRANGER_TOKEN not in str(caught.value)
+            assert UNAUTHORIZED_TOKEN not in str(caught.value)
 
 
 def test_what_is_not_there_is_said_to_be_missing(hub: HubService, commit: str) -> None:
@@ -130,7 +130,7 @@ def test_what_is_not_there_is_said_to_be_missing(hub: HubService, commit: str) -
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_hub_is_worth_another_try_and_says_when(hub: HubService, commit: str, status: int) -> None:
     file = file_of(hub, "dir/model.gguf")
-    hub.order("status", "/org/name/resolve/*", where="hub", status=status, headers={"Retry-After": "5"})
+    hub.inject("status", "/org/name/resolve/*", where="hub", status=status, headers={"Retry-After": "5"})
     with pytest.raises(HubUnavailable) as caught:
         file.address()
     assert caught.value.retry_after_s == 5

@@ -140,7 +140,7 @@ def test_what_is_no_revision_is_not_asked_for(hub: HubService, commit: str, ref:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_busy_hub_is_worth_another_try(hub: HubService, commit: str, status: int) -> None:
-    hub.order("status", API, where="hub", status=status)
+    hub.inject("status", API, where="hub", status=status)
     ours = client(hub)
     with pytest.raises(HubUnavailable, match=f"answered {status} for org/name: try again later") as caught:
         ours.listing(MODEL)
@@ -163,7 +163,7 @@ def test_retry_after_is_what_the_hub_asked_for(header: str, seconds: float | Non
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 410, 451])
 def test_any_other_refusal_is_final(hub: HubService, commit: str, status: int) -> None:
-    hub.order("status", API, where="hub", status=status)
+    hub.inject("status", API, where="hub", status=status)
     with pytest.raises((HubRefused, ModelNotFound)) as caught:
         client(hub).listing(MODEL)
     assert "org/name" in caught.value.message
@@ -171,7 +171,7 @@ def test_any_other_refusal_is_final(hub: HubService, commit: str, status: int) -
 
 
 def test_a_disabled_repository_is_said_to_be_so(hub: HubService, commit: str) -> None:
-    hub.order(
+    hub.inject(
         "status", API, where="hub", status=403, headers={"X-Error-Message": "Access to this resource is disabled."}
     )
     with pytest.raises(HubRefused, match=f"org/name is disabled on {hub.address}"):
@@ -179,7 +179,7 @@ def test_a_disabled_repository_is_said_to_be_so(hub: HubService, commit: str) ->
 
 
 def test_a_page_of_a_captive_portal_is_worth_another_try(hub: HubService, commit: str) -> None:
-    hub.order("html", API, where="hub")
+    hub.inject("html", API, where="hub")
     ours = client(hub)
     with pytest.raises(HubUnavailable, match=f"{hub.address} did not answer for org/name"):
         ours.listing(MODEL)
@@ -188,14 +188,14 @@ def test_a_page_of_a_captive_portal_is_worth_another_try(hub: HubService, commit
 
 def test_a_loop_of_redirects_ends(hub: HubService, commit: str) -> None:
     path = "/api/models/org/name/revision/main"
-    hub.order("redirect", path, where="hub", location=path, times=None)
+    hub.inject("redirect", path, where="hub", location=path, times=None)
     with pytest.raises(HubUnavailable, match="redirect"):
         client(hub).listing(MODEL)
 
 
 def test_a_redirect_to_another_host_takes_no_token_along(hub: HubService, commit: str) -> None:
     hub.hub.grant(TOKEN)
-    hub.order("redirect", API, where="hub", location=f"{hub.bytes_address}/elsewhere")
+    hub.inject("redirect", API, where="hub", location=f"{hub.bytes_address}/elsewhere")
     with pytest.raises(PaddockError):
         client(hub, token=TOKEN).listing(MODEL)
     assert hub.stats().requests["GET /elsewhere"] == 1

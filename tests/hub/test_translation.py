@@ -171,12 +171,12 @@ def test_no_error_is_made_where_nothing_is_wrong() -> None:
 
 
 LISTING: list[Callable[[HubService], object]] = [
-    lambda hub: hub.order("status", where="hub", status=500),
-    lambda hub: hub.order("status", where="hub", status=400),
-    lambda hub: hub.order("status", where="hub", status=403),
-    lambda hub: hub.order("html", where="hub"),
-    lambda hub: hub.order("redirect", where="hub", location="http://127.0.0.1:1/"),
-    lambda hub: hub.order("gzip", where="hub"),
+    lambda hub: hub.inject("status", where="hub", status=500),
+    lambda hub: hub.inject("status", where="hub", status=400),
+    lambda hub: hub.inject("status", where="hub", status=403),
+    lambda hub: hub.inject("html", where="hub"),
+    lambda hub: hub.inject("redirect", where="hub", location="http://127.0.0.1:1/"),
+    lambda hub: hub.inject("gzip", where="hub"),
     lambda hub: None,
 ]
 

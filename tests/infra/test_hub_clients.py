@@ -57,7 +57,7 @@ def test_hf_downloads_a_repository_and_verifies_its_cache(hub: HubService, commi
 
 
 def test_hf_cache_verify_finds_a_bit_that_was_flipped_on_the_way(hub: HubService, commit: str, tmp_path: Path) -> None:
-    hub.order("flip", "org/name/model.Q8_0.gguf", offset=99_999, bit=7)
+    hub.inject("flip", "org/name/model.Q8_0.gguf", offset=99_999, bit=7)
     assert run_hf(hub, tmp_path / "home", "download", "org/name").returncode == 0  # it compares sizes alone
     verified = run_hf(hub, tmp_path / "home", "cache", "verify", "org/name")
     assert verified.returncode != 0
@@ -186,7 +186,7 @@ def test_a_second_download_fetches_nothing(hub: HubService, commit: str, tmp_pat
 def test_a_download_that_was_cut_short_is_tried_again_by_the_client(
     hub: HubService, commit: str, tmp_path: Path
 ) -> None:
-    hub.order("short", "*.gguf", after_bytes=30_000)
+    hub.inject("short", "*.gguf", after_bytes=30_000)
     path = hf_hub_download(
         "org/name", "model.Q8_0.gguf", endpoint=hub.address, cache_dir=tmp_path / "cache", token=False
     )

@@ -56,7 +56,7 @@ def test_every_kind_of_fault_has_a_test_here() -> None:
 
 
 def test_status_is_any_status_with_its_headers(hub: HubService, client: httpx.Client) -> None:
-    hub.order("status", "org/name/*.gguf", status=429, headers={"Retry-After": "7"}, times=2)
+    hub.inject("status", "org/name/*.gguf", status=429, headers={"Retry-After": "7"}, times=2)
     for expected in (429, 429, 200):
         given = client.get(RESOLVE)
         assert given.status_code == expected
@@ -64,37 +64,37 @@ def test_status_is_any_status_with_its_headers(hub: HubService, client: httpx.Cl
 
 
 def test_status_of_the_api_is_ordered_with_where(hub: HubService, client: httpx.Client) -> None:
-    hub.order("status", "/api/models/org/*", where="hub", status=500)
+    hub.inject("status", "/api/models/org/*", where="hub", status=500)
     assert client.get(RESOLVE).status_code == 200
     assert client.get("/api/models/org/name").status_code == 500
     assert client.get("/api/models/org/name").status_code == 200
 
 
 def test_html_is_a_page_with_200(hub: HubService, client: httpx.Client) -> None:
-    hub.order("html", "*.gguf")
+    hub.inject("html", "*.gguf")
     given = client.get(RESOLVE)
     assert (given.status_code, given.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert given.text.startswith("<!DOCTYPE html>")
 
 
 def test_redirect_goes_elsewhere_or_in_a_loop(hub: HubService, client: httpx.Client) -> None:
-    hub.order("redirect", location="http://127.0.0.1:9/elsewhere")
+    hub.inject("redirect", location="http://127.0.0.1:9/elsewhere")
     given = client.get(RESOLVE, follow_redirects=False)
     given = client.get(given.headers["Location"], follow_redirects=False)
     assert (given.status_code, given.headers["Location"]) == (302, "http://127.0.0.1:9/elsewhere")
-    hub.order("redirect", RESOLVE, where="hub", location=RESOLVE, times=None)
+    hub.inject("redirect", RESOLVE, where="hub", location=RESOLVE, times=None)
     with pytest.raises(httpx.TooManyRedirects):
         client.get(RESOLVE)
 
 
 def test_expire_ends_one_signed_address_for_ever(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("expire", "*.gguf")
+    hub.inject("expire", "*.gguf")
     assert [client.get(signed).status_code for _ in range(3)] == [403, 403, 403]
     assert client.get(RESOLVE).content == DATA
 
 
 def test_reset_is_a_tcp_reset_after_some_bytes(hub: HubService, signed: str) -> None:
-    hub.order("reset", after_bytes=50_000)
+    hub.inject("reset", after_bytes=50_000)
     received, error = exchange(signed)
     assert isinstance(error, ConnectionResetError)
     assert len(body(received)) <= 50_000
@@ -103,7 +103,7 @@ def test_reset_is_a_tcp_reset_after_some_bytes(hub: HubService, signed: str) -> 
 
 
 def test_short_is_an_orderly_end_before_the_promised_length(hub: HubService, signed: str) -> None:
-    hub.order("short", after_bytes=50_000)
+    hub.inject("short", after_bytes=50_000)
     received, error = exchange(signed)
     assert error is None
     assert b"content-length: 200000" in received
@@ -111,7 +111,7 @@ def test_short_is_an_orderly_end_before_the_promised_length(hub: HubService, sig
 
 
 def test_stall_sends_some_bytes_and_then_nothing(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("stall", after_bytes=50_000)
+    hub.inject("stall", after_bytes=50_000)
     received = b""
     with client.stream("GET", signed, timeout=1) as given:
         pieces = given.iter_raw()
@@ -124,20 +124,20 @@ def test_stall_sends_some_bytes_and_then_nothing(hub: HubService, client: httpx.
 
 
 def test_stall_holds_a_head_back_too(hub: HubService, client: httpx.Client) -> None:
-    hub.order("stall", RESOLVE, where="hub")
+    hub.inject("stall", RESOLVE, where="hub")
     with pytest.raises(httpx.ReadTimeout):
         client.head(RESOLVE, timeout=1)
 
 
 def test_slow_keeps_to_its_rate(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("slow", bytes_per_s=1_000_000)
+    hub.inject("slow", bytes_per_s=1_000_000)
     start = time.monotonic()
     assert client.get(signed).content == DATA
     assert time.monotonic() - start >= 0.2
 
 
 def test_flip_changes_one_bit_of_the_answer_that_has_it(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("flip", offset=150_000, bit=3)
+    hub.inject("flip", offset=150_000, bit=3)
     assert client.get(signed, headers={"Range": "bytes=0-149999"}).content == DATA[:150_000]
     given = client.get(signed, headers={"Range": "bytes=149999-150001"}).content
     assert [left ^ right for left, right in zip(given, DATA[149_999:150_002], strict=True)] == [0, 8, 0]
@@ -145,45 +145,45 @@ def test_flip_changes_one_bit_of_the_answer_that_has_it(hub: HubService, client:
 
 
 def test_full_is_200_for_a_range(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("full")
+    hub.inject("full")
     given = client.get(signed, headers={"Range": "bytes=100-199"})
     assert (given.status_code, given.content) == (200, DATA)
     assert "Content-Range" not in given.headers
 
 
 def test_shorten_is_the_first_part_of_the_range(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("shorten", after_bytes=30)
+    hub.inject("shorten", after_bytes=30)
     given = client.get(signed, headers={"Range": "bytes=100-199"})
     assert (given.status_code, given.headers["Content-Range"]) == (206, f"bytes 100-129/{len(DATA)}")
     assert given.content == DATA[100:130]
 
 
 def test_shift_is_another_range_that_says_so(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("shift", offset=50)
+    hub.inject("shift", offset=50)
     given = client.get(signed, headers={"Range": "bytes=100-199"})
     assert (given.status_code, given.headers["Content-Range"]) == (206, f"bytes 150-249/{len(DATA)}")
     assert given.content == DATA[150:250]
 
 
 def test_etag_changes_for_once(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("etag")
+    hub.inject("etag")
     first, second = client.get(signed), client.get(signed)
     assert first.headers["ETag"] != second.headers["ETag"]
-    hub.order("etag", RESOLVE, where="hub")
+    hub.inject("etag", RESOLVE, where="hub")
     linked = [client.head(RESOLVE, follow_redirects=False).headers["X-Linked-Etag"] for _ in range(2)]
     assert linked[0] != linked[1]
     assert len(linked[0]) == len(linked[1])
 
 
 def test_unsized_has_no_length(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("unsized")
+    hub.inject("unsized")
     given = client.get(signed)
     assert given.content == DATA
     assert "Content-Length" not in given.headers
 
 
 def test_endless_goes_on_after_the_file(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("endless")
+    hub.inject("endless")
     with client.stream("GET", signed) as given:
         received = b""
         for piece in given.iter_raw():
@@ -194,7 +194,7 @@ def test_endless_goes_on_after_the_file(hub: HubService, client: httpx.Client, s
 
 
 def test_gzip_packs_what_nobody_asked_to_be_packed(hub: HubService, client: httpx.Client, signed: str) -> None:
-    hub.order("gzip")
+    hub.inject("gzip")
     with client.stream("GET", signed, headers={"Accept-Encoding": "identity"}) as given:
         raw = b"".join(given.iter_raw())
     assert given.headers["Content-Encoding"] == "gzip"
@@ -202,12 +202,12 @@ def test_gzip_packs_what_nobody_asked_to_be_packed(hub: HubService, client: http
 
 
 def test_faults_wait_for_their_turn_and_their_file(hub: HubService, client: httpx.Client) -> None:
-    hub.order("status", "org/name/config.json", status=500)
-    hub.order("status", "org/name/*", status=501)
-    hub.order("status", "org/name/*", status=502)
+    hub.inject("status", "org/name/config.json", status=500)
+    hub.inject("status", "org/name/*", status=501)
+    hub.inject("status", "org/name/*", status=502)
     assert client.get(RESOLVE).status_code == 501
     assert client.get("/org/name/resolve/main/config.json").status_code == 500
-    assert [fault.status for fault in hub.standing_faults()] == [502]
+    assert [fault.status for fault in hub.pending_faults()] == [502]
     hub.clear_faults()
     assert client.get(RESOLVE).status_code == 200
 
@@ -215,10 +215,10 @@ def test_faults_wait_for_their_turn_and_their_file(hub: HubService, client: http
 def test_faults_are_ordered_over_http_too(hub: HubService, client: httpx.Client) -> None:
     order = {"kind": "status", "path": "org/name/*", "status": 418, "times": 2}
     assert client.post("/_admin/faults", json=order).status_code == 200
-    assert hub.standing_faults() == [Fault("status", "org/name/*", status=418, times=2)]
+    assert hub.pending_faults() == [Fault("status", "org/name/*", status=418, times=2)]
     assert client.get("/_admin/faults").json()[0]["status"] == 418
     assert client.delete("/_admin/faults").status_code == 200
-    assert hub.standing_faults() == []
+    assert hub.pending_faults() == []
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_faults_are_ordered_over_http_too(hub: HubService, client: httpx.Client)
 def test_an_order_that_is_none_is_refused_and_says_why(hub: HubService, client: httpx.Client, order: object) -> None:
     given = client.post("/_admin/faults", json=order)
     assert given.status_code == 400
-    assert given.json()["error"].startswith("not a fault: ")
-    assert hub.standing_faults() == []
+    assert given.json()["error"].startswith("invalid fault: ")
+    assert hub.pending_faults() == []
 
 
 @pytest.mark.timeout(60)  # a stall lasts until the client leaves, and this one stays
@@ -242,7 +242,7 @@ def test_a_service_that_stalls_still_stops_at_once(tmp_path: Path) -> None:
         httpx.Client(verify=False, trust_env=False, follow_redirects=True) as client,
     ):
         service = serving.enter_context(serve_hub(hub))
-        service.order("stall", after_bytes=10)
+        service.inject("stall", after_bytes=10)
         with client.stream("GET", f"{service.address}{RESOLVE}") as given:
             pieces = given.iter_raw()
             assert next(pieces) == DATA[:10]

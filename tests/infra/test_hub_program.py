@@ -70,8 +70,8 @@ def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: HubService) -> None:
 
 
 def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: HubService, demo_cache: Path) -> None:
-    commit = demo.demo_repository(hub.hub, cache=demo_cache)
-    assert demo.demo_repository(hub.hub, cache=demo_cache) == commit
+    commit = demo.create_demo_repositories(hub.hub, cache=demo_cache)
+    assert demo.create_demo_repositories(hub.hub, cache=demo_cache) == commit
     info = HfApi(endpoint=hub.address, token=False).model_info(demo.MODEL, files_metadata=True)
     assert info.card_data is not None
     assert (info.sha, info.card_data.license) == (commit, "apache-2.0")
@@ -88,7 +88,7 @@ def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Hub
                 headers={"Authorization": f"Bearer {token}"},
                 follow_redirects=False,
             ).status_code
-            for token in (demo.DEMO_TOKEN, demo.STRANGER_TOKEN)
+            for token in (demo.DEMO_TOKEN, demo.UNAUTHORIZED_TOKEN)
         ]
     assert (config["model_type"], config["vocab_size"], config["hidden_size"]) == ("llama", 49_152, 576)
     assert head == b"GGUF"

@@ -90,7 +90,7 @@ def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(
     second = connect()
     assert second.remote is not None
     flip(s3, second)
-    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
+    hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         pull(second, Reference(MODEL))
     assert second.remote.has_blob(WEIGHTS, len(tiny()))

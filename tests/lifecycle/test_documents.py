@@ -29,7 +29,7 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
         "tiny-Q8_0.gguf": "the Hub",
         "tokenizer_config.json": "the Hub",
     }
-    pages = clients.volume.docs / MODEL.slug / manifest.revision / manifest.variant
+    pages = clients.volume.docs.path / MODEL.slug / manifest.revision / manifest.variant
     assert found.where == str(pages / "index.html")
     assert len(list(pages.glob("validations/*/*/*/*.html"))) == 4
     assert NAME in (pages / "index.html").read_text()
@@ -37,7 +37,7 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
 
 def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    pages = clients.volume.docs / MODEL.slug / manifest.revision / manifest.variant
+    pages = clients.volume.docs.path / MODEL.slug / manifest.revision / manifest.variant
     write_data_docs(clients, manifest)
     first = set(pages.rglob("*.html"))
     write_data_docs(clients, manifest)
@@ -63,7 +63,7 @@ def test_where_the_hub_cannot_be_asked_the_pages_say_so(
     clients: Clients, hub: HubService, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    hub.order("status", "*", where="hub", status=404, times=None)
+    hub.inject("status", "*", where="hub", status=404, times=None)
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
     assert {row[2] for row in found.held[0].table.rows} == {"Paddock", "not compared"}

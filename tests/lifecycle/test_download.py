@@ -105,7 +105,7 @@ def test_a_template_follows_the_model_that_it_was_written_for(
 
 
 def test_wrong_bytes_never_get_a_files_name(clients: Clients, hub: HubService, tmp_path: Path) -> None:
-    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=5_000, times=None)
+    hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=5_000, times=None)
     with pytest.raises(CorruptFile):
         download_model_to_path(NAME, tmp_path / "plain")
     assert list((tmp_path / "plain").glob("*.gguf")) == []

@@ -212,7 +212,7 @@ def test_a_worker_that_waits_stops_when_it_is_told_to(bucket: S3Store, content: 
 
 
 def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: HubService, content: bytes) -> None:
-    hub.order("flip", f"{NAME}/{FILE}", offset=20_000, times=None)
+    hub.inject("flip", f"{NAME}/{FILE}", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         acquire(connect())
     hub.clear_faults()

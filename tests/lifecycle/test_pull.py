@@ -256,7 +256,7 @@ def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_pro
 
 
 def test_a_flipped_bit_costs_no_wrong_byte(clients: Clients, hub: HubService) -> None:
-    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
+    hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
     pulled = pull(clients, Reference(MODEL))
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
 
@@ -283,7 +283,7 @@ def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(clients: Clients, h
 def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(
     clients: Clients, hub: HubService
 ) -> None:
-    hub.order("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
+    hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         pull(clients, Reference(MODEL))
     assert clients.volume.snapshots() == []
@@ -320,12 +320,12 @@ def test_what_cannot_be_pulled_says_why(clients: Clients, hub: HubService, name:
 
 
 def test_too_little_room_is_known_before_the_first_byte(clients: Clients, hub: HubService) -> None:
-    free = clients.volume.free_bytes()
+    free = clients.volume.disk.free_bytes()
     listing = clients.hub.listing(MODEL)
     huge = next(file for file in select_files(listing).files if file.path.endswith(".gguf"))
     assert huge.size < free
     with pytest.raises(NotEnoughDisk, match="missing"):
-        clients.volume.require_room(free + huge.size)
+        clients.volume.disk.require(free + huge.size)
     assert hub.stats().total_bytes_sent == 0
 
 

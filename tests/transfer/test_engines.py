@@ -95,15 +95,15 @@ def test_a_flipped_bit_is_found_and_only_its_segment_is_replaced(
     hub: HubService, staging: Path, engine: Backend
 ) -> None:
     source = source_of(hub)
-    hub.order("flip", "org/name/model.gguf", offset=100, bit=3)
+    hub.inject("flip", "org/name/model.gguf", offset=100, bit=3)
     assert right(source, staging, engine).transferred_bytes == len(DATA) + MIB
-    assert hub.standing_faults() == []
+    assert hub.pending_faults() == []
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_bytes_that_stay_wrong_are_called_corrupt(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
-    hub.order("flip", "org/name/model.gguf", offset=100, bit=3, times=None)
+    hub.inject("flip", "org/name/model.gguf", offset=100, bit=3, times=None)
     with pytest.raises(CorruptFile):
         fetch(source, staging=staging, options=options(engine))
     assert list(staging.iterdir()) == []
@@ -119,13 +119,13 @@ def test_one_connection_is_enough(hub: HubService, staging: Path) -> None:
 def test_a_slow_line_is_not_a_silent_one(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
     # Eight chunks, four at once, take 4 s each: the time without a word is what counts.
-    hub.order("slow", "org/name/model.gguf", bytes_per_s=MIB / 4, times=8)
+    hub.inject("slow", "org/name/model.gguf", bytes_per_s=MIB / 4, times=8)
     right(source, staging, "hf_transfer")
 
 
 def test_an_address_that_is_refused_is_asked_for_anew(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
-    hub.order("status", "org/name/model.gguf", status=403)
+    hub.inject("status", "org/name/model.gguf", status=403)
     right(source, staging, "hf_transfer")
     assert source.renewals == 1
 
@@ -170,7 +170,7 @@ def test_what_a_killed_one_left_beside_the_data_is_removed_first(hub: HubService
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_refusal_is_told_without_an_address(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
-    hub.order("status", "org/name/model.gguf", status=404, times=None)
+    hub.inject("status", "org/name/model.gguf", status=404, times=None)
     with pytest.raises((TransferRefused, TransferInterrupted), match="did not bring org/name") as caught:
         fetch(source, staging=staging, options=options(engine))
     assert "://" not in str(caught.value)
@@ -181,7 +181,7 @@ def test_a_refusal_is_told_without_an_address(hub: HubService, staging: Path, en
 @pytest.mark.parametrize("engine", ENGINES)
 def test_silence_is_given_up(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
-    hub.order("stall", "org/name/model.gguf", times=None, after_bytes=50_000)
+    hub.inject("stall", "org/name/model.gguf", times=None, after_bytes=50_000)
     with pytest.raises(TransferInterrupted):
         fetch(source, staging=staging, options=Options(connections=4, segment_bytes=MIB, stall_s=2, engine=engine))
     assert movers() == []
@@ -191,7 +191,7 @@ def test_silence_is_given_up(hub: HubService, staging: Path, engine: Backend) ->
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_cancelled_transfer_ends_its_process_at_once(hub: HubService, staging: Path, engine: Backend) -> None:
     source = source_of(hub)
-    hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=1000)
+    hub.inject("slow", "org/name/model.gguf", times=None, bytes_per_s=1000)
     cancel = threading.Event()
 
     def stop(progress: Progress) -> None:
@@ -205,7 +205,7 @@ def test_a_cancelled_transfer_ends_its_process_at_once(hub: HubService, staging:
 
 def test_it_ends_when_who_asked_was_killed(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
-    hub.order("slow", "org/name/model.gguf", times=None, bytes_per_s=1e6)
+    hub.inject("slow", "org/name/model.gguf", times=None, bytes_per_s=1e6)
     script = (
         "import sys; from pathlib import Path; from paddock.transfer.fetch import fetch;"
         "from tests.transfer.test_engines import options; from tests.transfer.remote import Remote, Sha256, Expected;"
@@ -228,7 +228,7 @@ def test_it_ends_when_who_asked_was_killed(hub: HubService, staging: Path) -> No
 
 def test_what_ours_began_ours_finishes(hub: HubService, staging: Path) -> None:
     source = source_of(hub)
-    hub.order("reset", "org/name/model.gguf", times=None, after_bytes=4 * MIB)
+    hub.inject("reset", "org/name/model.gguf", times=None, after_bytes=4 * MIB)
 
     def stop(progress: Progress) -> None:
         if progress.done_bytes > 2 * MIB:

@@ -71,7 +71,7 @@ def test_a_storm_ends_in_the_right_bytes_or_a_clean_error(
         options = Options(
             connections=draw.choice((1, 2, 4, 8)), segment_bytes=draw.choice((256 * KIB, MIB)), stall_s=0.4
         )
-        hub.order(fault, FILE, times=draw.choice((1, 2, 3, 9, None)), **numbers(draw))
+        hub.inject(fault, FILE, times=draw.choice((1, 2, 3, 9, None)), **numbers(draw))
         staged = attempt(source, tmp_path / str(number), options)
         hub.clear_faults()
         if isinstance(staged, PaddockError):

@@ -70,19 +70,19 @@ def test_a_fault_now_and_then_changes_nothing(
     hub: HubService, staging: Path, kind: str, numbers: dict[str, int]
 ) -> None:
     source = on_hub(hub, DATA)
-    hub.order(kind, FILE, times=2, **numbers)
+    hub.inject(kind, FILE, times=2, **numbers)
     # The first answer sets what the others are compared with: an ETag can only change after it.
     if kind == "etag":
         hub.clear_faults()
-        hub.order("slow", FILE, bytes_per_s=1e9)
-        hub.order(kind, FILE, times=2)
+        hub.inject("slow", FILE, bytes_per_s=1e9)
+        hub.inject(kind, FILE, times=2)
     right(source, staging, Options(connections=1, segment_bytes=MIB, stall_s=2))
-    assert hub.standing_faults() == []
+    assert hub.pending_faults() == []
 
 
 def test_a_server_that_sends_less_than_a_range_is_asked_for_the_rest(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("shorten", FILE, after_bytes=100_000, times=None)
+    hub.inject("shorten", FILE, after_bytes=100_000, times=None)
     staged = right(source, staging, Options(connections=3, segment_bytes=MIB))
     assert staged.transferred_bytes == len(DATA)
 
@@ -107,7 +107,7 @@ def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: HubServ
         if kind == "nobody":
             source.url = "http://127.0.0.1:9/nobody"
         else:
-            hub.order(kind, f"org/name/{name}", times=None, offset=7)
+            hub.inject(kind, f"org/name/{name}", times=None, offset=7)
         with pytest.raises(TransferInterrupted) as caught:
             fetch(source, staging=staging / kind, options=options)
         assert source.label in str(caught.value)
@@ -124,14 +124,14 @@ def test_a_fault_for_ever_ends_after_a_few_tries_and_says_what_came(hub: HubServ
 
 def test_silence_is_dropped_and_tried_again(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("stall", FILE, times=2, after_bytes=50_000)
+    hub.inject("stall", FILE, times=2, after_bytes=50_000)
     staged = right(source, staging, Options(connections=2, segment_bytes=MIB, stall_s=0.3))
     assert staged.transferred_bytes == len(DATA)
 
 
 def test_a_trickle_is_as_bad_as_silence(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("slow", FILE, times=1, bytes_per_s=50)
+    hub.inject("slow", FILE, times=1, bytes_per_s=50)
     assert right(source, staging, Options(connections=2, segment_bytes=MIB, stall_s=0.5)).seconds < 5
 
 
@@ -139,13 +139,13 @@ def test_a_server_that_wants_fewer_requests_gets_fewer_and_the_pause_it_asked_fo
     hub: HubService, staging: Path
 ) -> None:
     source = on_hub(hub, DATA)
-    hub.order("status", FILE, status=429, headers={"Retry-After": "1"}, times=3)
+    hub.inject("status", FILE, status=429, headers={"Retry-After": "1"}, times=3)
     assert right(source, staging).seconds >= 1
 
 
 def test_a_pause_that_is_too_long_is_handed_on(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("status", FILE, status=503, headers={"Retry-After": "3600"}, times=None)
+    hub.inject("status", FILE, status=503, headers={"Retry-After": "3600"}, times=None)
     with pytest.raises(TransferInterrupted, match="status 503") as caught:
         fetch(source, staging=staging, options=SMALL)
     assert caught.value.retry_after_s == 3600
@@ -154,7 +154,7 @@ def test_a_pause_that_is_too_long_is_handed_on(hub: HubService, staging: Path) -
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 416])
 def test_a_refusal_is_final_after_one_new_address(hub: HubService, staging: Path, status: int) -> None:
     source = on_hub(hub, DATA)
-    hub.order("status", FILE, status=status, times=None)
+    hub.inject("status", FILE, status=status, times=None)
     with pytest.raises(TransferRefused) as caught:
         fetch(source, staging=staging, options=Options(connections=1, segment_bytes=MIB))
     assert source.label in str(caught.value)
@@ -163,8 +163,8 @@ def test_a_refusal_is_final_after_one_new_address(hub: HubService, staging: Path
 
 def test_an_expired_address_is_asked_for_again_and_what_came_is_kept(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("slow", FILE, bytes_per_s=1e9, times=2)
-    hub.order("expire", FILE)
+    hub.inject("slow", FILE, bytes_per_s=1e9, times=2)
+    hub.inject("expire", FILE)
     staged = right(source, staging, Options(connections=1, segment_bytes=MIB))
     assert source.renewals == 1
     assert staged.transferred_bytes == len(DATA)
@@ -220,8 +220,8 @@ def test_an_answer_in_another_protocol_is_a_broken_connection(staging: Path) -> 
 def test_a_server_without_ranges_sends_the_whole_body_once(hub: HubService, staging: Path, resumes: bool) -> None:
     source = on_hub(hub, DATA)
     if resumes:
-        hub.order("slow", FILE, bytes_per_s=1e9, times=5)
-    hub.order("full", FILE, times=None)
+        hub.inject("slow", FILE, bytes_per_s=1e9, times=5)
+    hub.inject("full", FILE, times=None)
     staged = right(source, staging, Options(connections=3, segment_bytes=MIB))
     # At most one answer for each connection was thrown away, and what five answers had brought before is read past.
     spans = 3 + (5 if resumes else 0)
@@ -233,7 +233,7 @@ def test_a_range_that_was_taken_before_another_worker_learnt_that_there_are_none
     hub: HubService, tmp_path: Path
 ) -> None:
     source = on_hub(hub, DATA)
-    hub.order("full", FILE, times=None)
+    hub.inject("full", FILE, times=None)
     path, meter = tmp_path / "data", Meter()
     line = TransferContext(
         source=source,
@@ -262,22 +262,22 @@ def test_a_range_that_was_taken_before_another_worker_learnt_that_there_are_none
 
 def test_a_whole_body_that_breaks_off_goes_on_where_it_was(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("full", FILE)
-    hub.order("reset", FILE, after_bytes=2 * MIB)
+    hub.inject("full", FILE)
+    hub.inject("reset", FILE, after_bytes=2 * MIB)
     right(source, staging, Options(connections=1, segment_bytes=MIB))
 
 
 def test_a_whole_body_that_always_breaks_off_at_the_same_place_ends(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("full", FILE)
-    hub.order("reset", FILE, after_bytes=2 * MIB, times=None)
+    hub.inject("full", FILE)
+    hub.inject("reset", FILE, after_bytes=2 * MIB, times=None)
     with pytest.raises(TransferInterrupted, match="the connection broke"):
         fetch(source, staging=staging, options=Options(connections=1, segment_bytes=MIB))
 
 
 def test_a_flipped_bit_is_found_and_costs_one_segment(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("flip", FILE, offset=100, bit=3)
+    hub.inject("flip", FILE, offset=100, bit=3)
     staged = right(source, staging)
     assert staged.transferred_bytes == len(DATA) + MIB
     assert staged.segments == segments_of(DATA, MIB)
@@ -285,21 +285,21 @@ def test_a_flipped_bit_is_found_and_costs_one_segment(hub: HubService, staging: 
 
 def test_a_bad_segment_in_the_middle_is_looked_for_from_the_start(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("flip", FILE, offset=MIB + 100, bit=3)
+    hub.inject("flip", FILE, offset=MIB + 100, bit=3)
     # The first is fetched again and is the same; the second is replaced; the others are left alone.
     assert right(source, staging).transferred_bytes == len(DATA) + 2 * MIB
 
 
 def test_bad_bytes_in_two_segments_are_replaced_in_one_round(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("flip", FILE, offset=100, bit=3)
-    hub.order("flip", FILE, offset=2 * MIB + 5, bit=0)
+    hub.inject("flip", FILE, offset=100, bit=3)
+    hub.inject("flip", FILE, offset=2 * MIB + 5, bit=0)
     assert right(source, staging).transferred_bytes == 2 * len(DATA)
 
 
 def test_bytes_that_stay_wrong_are_called_corrupt_and_removed(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("flip", FILE, offset=100, bit=3, times=None)
+    hub.inject("flip", FILE, offset=100, bit=3, times=None)
     with pytest.raises(CorruptFile, match=f"its sha256 is [0-9a-f]{{64}}, expected {sha256_of(DATA)}"):
         fetch(source, staging=staging, options=SMALL)
     assert list(staging.iterdir()) == []
@@ -309,7 +309,7 @@ def test_bytes_that_stay_wrong_are_called_corrupt_and_removed(hub: HubService, s
 
 def test_a_loop_of_redirects_ends(hub: HubService, staging: Path) -> None:
     source = on_hub(hub, DATA)
-    hub.order("redirect", "*", where="hub", location=source.url, times=None)
+    hub.inject("redirect", "*", where="hub", location=source.url, times=None)
     with pytest.raises(TransferRefused, match="more than 5 times"):
         fetch(source, staging=staging, options=SMALL)
 
@@ -317,7 +317,7 @@ def test_a_loop_of_redirects_ends(hub: HubService, staging: Path) -> None:
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
 def test_a_redirect_to_no_web_address_is_not_followed(hub: HubService, staging: Path, location: str) -> None:
     source = on_hub(hub, DATA)
-    hub.order("redirect", "*", where="hub", location=location, times=None)
+    hub.inject("redirect", "*", where="hub", location=location, times=None)
     with pytest.raises(TransferRefused, match="redirected from http"):
         fetch(source, staging=staging, options=SMALL)
 

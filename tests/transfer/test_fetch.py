@@ -88,7 +88,7 @@ def test_a_file_whose_git_digest_differs_is_corrupt(hub: HubService, tmp_path: P
 def test_a_file_without_a_digest_gets_its_real_one_and_is_never_resumed(hub: HubService, tmp_path: Path) -> None:
     data = content(2 * MIB)
     source = on_hub(hub, data, bytes_expected=Expected(len(data)))
-    hub.order("status", "org/name/*", status=404, times=None)
+    hub.inject("status", "org/name/*", status=404, times=None)
     with pytest.raises(Exception, match="gone"):
         fetch(source, staging=tmp_path, options=SMALL)
     hub.clear_faults()
@@ -146,7 +146,7 @@ def test_an_end_from_outside_stops_at_once_and_keeps_what_came(hub: HubService, 
     def stop(progress: Progress) -> None:
         if progress.done_bytes > 2 * MIB:
             # From here on every connection waits in silence.
-            hub.order("stall", "org/name/*", times=None)
+            hub.inject("stall", "org/name/*", times=None)
             hub.wait_until(lambda stats: stats.total_bytes_sent > 2 * MIB)
             if how == "interrupted":
                 raise KeyboardInterrupt
@@ -220,7 +220,7 @@ def test_a_tap_is_given_every_byte_once_and_in_order(hub: HubService, tmp_path: 
 def test_what_a_tap_was_told_wrong_is_told_anew(hub: HubService, tmp_path: Path) -> None:
     data = content(3 * MIB + 7)
     source = on_hub(hub, data)
-    hub.order("flip", "org/name/model.gguf", offset=MIB + 100, bit=3)
+    hub.inject("flip", "org/name/model.gguf", offset=MIB + 100, bit=3)
     told = bytearray()
     rewinds: list[int] = []
 

@@ -46,7 +46,7 @@ def test_a_read_far_behind_costs_its_own_block(hub: HubService) -> None:
 
 def test_a_read_survives_a_fault_and_goes_on_where_it_was(hub: HubService) -> None:
     source = on_hub(hub, DATA)
-    hub.order("reset", FILE, after_bytes=500_000)
+    hub.inject("reset", FILE, after_bytes=500_000)
     with RangeReader(source) as reader:
         assert reader.read_at(0, MIB) == DATA[:MIB]
         assert reader.bytes_read == MIB
@@ -54,7 +54,7 @@ def test_a_read_survives_a_fault_and_goes_on_where_it_was(hub: HubService) -> No
 
 def test_a_server_without_ranges_is_read_only_as_far_as_needed(hub: HubService) -> None:
     source = on_hub(hub, DATA)
-    hub.order("full", FILE, times=None)
+    hub.inject("full", FILE, times=None)
     with RangeReader(source) as reader:
         assert reader.read_at(100, 1000) == DATA[100:1100]
         assert reader.bytes_read == 64 * KIB
@@ -62,7 +62,7 @@ def test_a_server_without_ranges_is_read_only_as_far_as_needed(hub: HubService) 
 
 def test_a_refusal_is_final(hub: HubService) -> None:
     source = on_hub(hub, DATA)
-    hub.order("status", FILE, status=403, times=None)
+    hub.inject("status", FILE, status=403, times=None)
     with RangeReader(source) as reader, pytest.raises(TransferRefused, match="status 403"):
         reader.read_at(0, 10)
 

@@ -256,7 +256,7 @@ def test_a_server_without_ranges_sends_again_what_does_not_hold(hub: HubService,
         file.seek(3 * MIB + 5)
         file.write(b"rotten")
     # The rest comes as one body, far ahead of the reader when it finds that a claim does not hold.
-    hub.order("full", "org/name/model.gguf", times=None)
+    hub.inject("full", "org/name/model.gguf", times=None)
     staged = resumed(source, staging, data)
     assert 2 * MIB < staged.resumed_bytes < 4 * MIB
 

@@ -1,4 +1,4 @@
-"""The local Hub as a program: prints its address in one line, and serves until SIGTERM or SIGINT."""
+"""Run the local Hub: print its address on one line, and serve until SIGTERM or SIGINT."""
 
 import argparse
 import signal
@@ -12,10 +12,10 @@ from infra.local.hub.service import serve_hub
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.local.hub", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds the repositories")
-    parser.add_argument("--port", type=int, default=0, help="of the Hub's own address; 0 takes a free one")
-    parser.add_argument("--ready-file", type=Path, help="gets the address as soon as it answers")
+    parser.add_argument("--port", type=int, default=0, help="port of the Hub's address; 0 takes a free one")
+    parser.add_argument("--ready-file", type=Path, help="file to write the address to when the Hub is ready")
     arguments = parser.parse_args()
-    # Blocked before any thread starts, so that all threads leave the signals to sigwait.
+    # Blocked before any thread starts, so that every thread inherits the mask and sigwait gets the signals.
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

@@ -1,10 +1,14 @@
-"""The Hub's own addresses: what is there, what is in it, and where its bytes are.
+"""Answer the Hub's API: repository metadata, refs, commits, tree listings, and redirects to the files' bytes.
 
-The wire format is huggingface.co's, as its clients read it and as its answers look (2026): errors name themselves in
-`X-Error-Code` and `X-Error-Message`; an anonymous client cannot tell a private repository from one that is not there
-(401), and a known token gets 404; metadata of a gated repository is public, its files are not; a file in LFS is a 302
-to a signed address on another host, any other file a 307 to a relative address that holds the commit. Xet, datasets,
-spaces, search and writing are not here.
+The wire format is that of huggingface.co in 2026, as observed in its responses and as its clients read it:
+
+- errors carry `X-Error-Code` and `X-Error-Message`;
+- a private repository looks to an anonymous client like one that does not exist (401); a registered token gets 404;
+- the metadata of a gated repository is public, its files are not;
+- a file in LFS is a 302 to a signed URL on another host; any other file is a 307 to a relative URL that holds the
+  commit.
+
+Xet, datasets, spaces, search and writing are not implemented.
 """
 
 import base64
@@ -17,17 +21,17 @@ from urllib.parse import parse_qs, quote, unquote, urlencode
 import yaml
 from starlette.requests import Request
 
-from infra.local.hub import answer, git
-from infra.local.hub.answer import HubAnswer, StoredFile
+from infra.local.hub import git
 from infra.local.hub.repositories import Commit, LocalHub, Repository, RepositoryEntry
+from infra.local.hub.response import HubResponse, StoredFile, file_response, json_response, text_response
 from infra.local.hub.tree import Tree
 
-PAGE = 1000
-EXPANDED_PAGE = 50
+PAGE_ROWS = 1000
+EXPANDED_PAGE_ROWS = 50
 
 
-class Refusal(Exception):
-    """An error of the Hub's: a status, its code (None where the Hub gives none) and its message."""
+class ApiError(Exception):
+    """An error response of the Hub: status, error code (None where the Hub sends none) and message."""
 
     def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -36,26 +40,26 @@ class Refusal(Exception):
             own["X-Error-Code"] = code
         if status == 401:
             own["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
-        self.answer = answer.of_json({"error": message}, own, status=status)
+        self.response = json_response({"error": message}, own, status=status)
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: nobody (no token), or a token with the repositories that it opens."""
+    """The client of a request: its token (None for an anonymous one), and the repositories that it may read."""
 
     token: str | None
-    opens: list[str]
+    granted: list[str]
 
 
 class HubApi:
-    """Answers requests to the Hub's address. `sign` makes the address of a file's bytes."""
+    """Handles requests to the Hub's address. `sign` returns the signed URL of a file's bytes."""
 
     def __init__(self, hub: LocalHub, *, sign: Callable[[str, RepositoryEntry], str]) -> None:
         self._hub = hub
         self._sign = sign
 
-    async def answer(self, request: Request) -> HubAnswer:
-        # The raw path: a revision or a folder may hold an encoded slash.
+    async def respond(self, request: Request) -> HubResponse:
+        # The raw path, since a revision or a folder may contain an encoded slash.
         raw_path: bytes = request.scope["raw_path"]
         parts = [unquote(part) for part in raw_path.decode().split("/")[1:]]
         try:
@@ -70,45 +74,45 @@ class HubApi:
                 case [org, name, "resolve", revision, *path] if path:
                     repository = self._repository(f"{org}/{name}", caller)
                     return self._resolve(repository, revision, "/".join(path), caller)
-            raise Refusal(404, None, "Sorry, we can't find the page you are looking for.")
-        except Refusal as refusal:
-            return refusal.answer
+            raise ApiError(404, None, "Sorry, we can't find the page you are looking for.")
+        except ApiError as error:
+            return error.response
 
-    async def _metadata(self, request: Request, repository: Repository, rest: list[str], caller: Caller) -> HubAnswer:
+    async def _metadata(self, request: Request, repository: Repository, rest: list[str], caller: Caller) -> HubResponse:
         match rest:
             case []:
-                return answer.of_json(self._info(request, repository, _commit(repository, "main")))
+                return json_response(self._info(request, repository, _commit(repository, "main")))
             case ["revision", revision]:
-                return answer.of_json(self._info(request, repository, _commit(repository, revision)))
+                return json_response(self._info(request, repository, _commit(repository, revision)))
             case ["refs"]:
-                return answer.of_json(_refs(repository, with_pull_requests="include_prs" in request.query_params))
+                return json_response(_refs(repository, with_pull_requests="include_prs" in request.query_params))
             case ["auth-check"]:
                 _check_gate(repository, caller)
-                return answer.of_json({})
+                return json_response({})
             case ["commits", revision]:
                 commits = list(repository.history(_commit(repository, revision)))
-                return _page(request, [_commit_row(commit) for commit in commits], EXPANDED_PAGE)
+                return _page(request, [_commit_row(commit) for commit in commits], EXPANDED_PAGE_ROWS)
             case ["tree", revision, *folder]:
                 return _tree(request, repository, _commit(repository, revision), "/".join(folder))
             case ["paths-info", revision] if request.method == "POST":
                 return await _paths_info(request, repository, _commit(repository, revision))
-        raise Refusal(404, None, "Sorry, we can't find the page you are looking for.")
+        raise ApiError(404, None, "Sorry, we can't find the page you are looking for.")
 
     def _caller(self, request: Request) -> Caller:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             return Caller(None, [])
-        opens = self._hub.granted(token)
-        if opens is None:
-            raise Refusal(401, None, "Invalid credentials in Authorization header")
-        return Caller(token, opens)
+        granted = self._hub.granted(token)
+        if granted is None:
+            raise ApiError(401, None, "Invalid credentials in Authorization header")
+        return Caller(token, granted)
 
     def _repository(self, name: str, caller: Caller) -> Repository:
         repository = self._hub.find(name)
-        if repository is None or (repository.private and name not in caller.opens):
+        if repository is None or (repository.private and name not in caller.granted):
             if caller.token is None:
-                raise Refusal(401, "RepoNotFound", "Invalid username or password.")
-            raise Refusal(404, "RepoNotFound", "Repository not found")
+                raise ApiError(401, "RepoNotFound", "Invalid username or password.")
+            raise ApiError(404, "RepoNotFound", "Repository not found")
         return repository
 
     def _info(self, request: Request, repository: Repository, commit: Commit) -> dict[str, Any]:
@@ -135,11 +139,11 @@ class HubApi:
             "siblings": [_sibling(entry, with_blobs=with_blobs) for entry in commit.entries.values()],
             "usedStorage": sum(entry.size for entry in commit.entries.values()),
         }
-        wanted = request.query_params.getlist("expand") + request.query_params.getlist("expand[]")
-        return {key: value for key, value in info.items() if not wanted or key in {"_id", "id", "modelId", *wanted}}
+        expand = request.query_params.getlist("expand") + request.query_params.getlist("expand[]")
+        return {key: value for key, value in info.items() if not expand or key in {"_id", "id", "modelId", *expand}}
 
     def _card(self, commit: Commit) -> dict[str, Any]:
-        """The YAML between the `---` lines at the head of README.md; empty where there is none."""
+        """The YAML between the `---` lines at the start of README.md; empty where there is none."""
         readme = commit.entries.get("README.md")
         if readme is None:
             return {}
@@ -150,10 +154,10 @@ class HubApi:
             card = yaml.safe_load(parts[0])
         except yaml.YAMLError:
             return {}
-        # Through text, since YAML has values that JSON lacks, such as dates.
+        # Through JSON text, since YAML has types that JSON lacks, such as dates.
         return json.loads(json.dumps(card, default=str)) if isinstance(card, dict) else {}
 
-    def _resolve(self, repository: Repository, revision: str, path: str, caller: Caller) -> HubAnswer:
+    def _resolve(self, repository: Repository, revision: str, path: str, caller: Caller) -> HubResponse:
         commit = _commit(repository, revision)
         _check_gate(repository, caller)
         entry = _entry(commit, path)
@@ -165,46 +169,48 @@ class HubApi:
         }
         if entry.pointer_size is not None:
             location = self._sign(repository.name, entry)
-            return answer.of_text(302, f"Found. Redirecting to {location}", {**linked, "Location": location})
+            return text_response(302, f"Found. Redirecting to {location}", {**linked, "Location": location})
         query = urlencode({f"/{repository.name}/resolve/{revision}/{path}": "", "etag": f'"{_etag(entry)}"'})
         location = f"/api/resolve-cache/models/{repository.name}/{commit.id}/{quote(path)}?{query}"
         text = f"Temporary Redirect. Redirecting to {location}"
-        return answer.of_text(307, text, {**linked, "Location": location})
+        return text_response(307, text, {**linked, "Location": location})
 
     def _plain_file(
         self, request: Request, repository: Repository, commit: str, path: str, caller: Caller
-    ) -> HubAnswer:
-        found = _commit(repository, commit)
+    ) -> HubResponse:
+        stored = _commit(repository, commit)
         _check_gate(repository, caller)
-        entry = _entry(found, path)
+        entry = _entry(stored, path)
         file = StoredFile(f"{repository.name}/{path}", self._hub.blob(entry.sha256), entry.size)
-        return answer.of_file(file, request.headers, etag=_etag(entry), headers={"X-Repo-Commit": found.id})
+        return file_response(file, request.headers, etag=_etag(entry), headers={"X-Repo-Commit": stored.id})
 
 
 def _commit(repository: Repository, revision: str) -> Commit:
     commit = repository.resolve(revision)
     if commit is None:
-        raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        raise ApiError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     return commit
 
 
 def _entry(commit: Commit, path: str) -> RepositoryEntry:
     if path not in commit.entries:
-        raise Refusal(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.id})
+        raise ApiError(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit.id})
     return commit.entries[path]
 
 
 def _check_gate(repository: Repository, caller: Caller) -> None:
-    if not repository.gated or repository.name in caller.opens:
+    if not repository.gated or repository.name in caller.granted:
         return
     restricted = f"Access to model {repository.name} is restricted"
     if caller.token is None:
-        raise Refusal(
+        raise ApiError(
             401,
             "GatedRepo",
             f"{restricted}. You must have access to it and be authenticated to access it.",
         )
-    raise Refusal(403, "GatedRepo", f"{restricted} and you are not in the authorized list. Ask for access on its page.")
+    raise ApiError(
+        403, "GatedRepo", f"{restricted} and you are not in the authorized list. Ask for access on its page."
+    )
 
 
 def _etag(entry: RepositoryEntry) -> str:
@@ -241,48 +247,48 @@ def _commit_row(commit: Commit) -> dict[str, Any]:
     }
 
 
-def _tree(request: Request, repository: Repository, commit: Commit, folder: str) -> HubAnswer:
+def _tree(request: Request, repository: Repository, commit: Commit, folder: str) -> HubResponse:
     tree = Tree(commit)
     if folder not in tree.folders:
-        raise Refusal(404, "EntryNotFound", f'{folder} does not exist on "{commit.id}"', {"X-Repo-Commit": commit.id})
+        raise ApiError(404, "EntryNotFound", f'{folder} does not exist on "{commit.id}"', {"X-Repo-Commit": commit.id})
     paths = tree.below(folder, recursive=_is_set(request.query_params.get("recursive", "")))
     if _is_set(request.query_params.get("expand", "")):
-        return _page(request, tree.rows(paths, last_commits_of=repository), EXPANDED_PAGE)
-    return _page(request, tree.rows(paths), PAGE)
+        return _page(request, tree.rows(paths, history_of=repository), EXPANDED_PAGE_ROWS)
+    return _page(request, tree.rows(paths), PAGE_ROWS)
 
 
-async def _paths_info(request: Request, repository: Repository, commit: Commit) -> HubAnswer:
-    """The body is a form (as huggingface_hub sends it) or JSON. A path that is not there is left out."""
+async def _paths_info(request: Request, repository: Repository, commit: Commit) -> HubResponse:
+    """Rows of the paths in the body, a form (as huggingface_hub sends it) or JSON. Unknown paths are left out."""
     body = await request.body()
     if request.headers.get("content-type", "").startswith("application/json"):
         try:
-            asked = json.loads(body)
-            paths, is_expanded = [str(path) for path in asked["paths"]], bool(asked.get("expand"))
+            fields = json.loads(body)
+            paths, is_expanded = [str(path) for path in fields["paths"]], bool(fields.get("expand"))
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise Refusal(400, None, "Invalid body: expected an object with paths") from None
+            raise ApiError(400, None, "Invalid body: expected an object with the key paths") from None
     else:
         form = parse_qs(body.decode(errors="replace"))
         paths, is_expanded = form.get("paths", []), _is_set(form.get("expand", [""])[0])
     tree = Tree(commit)
-    there = [path for path in paths if path in tree]
-    return answer.of_json(tree.rows(there, last_commits_of=repository if is_expanded else None))
+    existing = [path for path in paths if path in tree]
+    return json_response(tree.rows(existing, history_of=repository if is_expanded else None))
 
 
 def _is_set(flag: str) -> bool:
     return flag.lower() in ("true", "1")
 
 
-def _page(request: Request, rows: list[dict[str, Any]], most: int) -> HubAnswer:
-    """The rows from the cursor on, and where there are more a Link to the next page (RFC 8288)."""
+def _page(request: Request, rows: list[dict[str, Any]], page_size: int) -> HubResponse:
+    """The rows from the cursor on, and a Link to the next page (RFC 8288) where more follow."""
     try:
-        limit = min(max(int(request.query_params.get("limit", most)), 1), most)
+        limit = min(max(int(request.query_params.get("limit", page_size)), 1), page_size)
         start = max(int(base64.urlsafe_b64decode(request.query_params.get("cursor", "MA=="))), 0)
     except ValueError:
-        raise Refusal(400, None, "Invalid limit or cursor") from None
+        raise ApiError(400, None, "Invalid limit or cursor") from None
     headers = {}
     if start + limit < len(rows):
         cursor = base64.urlsafe_b64encode(str(start + limit).encode()).decode()
         query = urlencode({**request.query_params, "limit": limit, "cursor": cursor})
         address = f"{str(request.base_url).rstrip('/')}{request.scope['raw_path'].decode()}"
         headers["Link"] = f'<{address}?{query}>; rel="next"'
-    return answer.of_json(rows[start : start + limit], headers)
+    return json_response(rows[start : start + limit], headers)

@@ -1,17 +1,17 @@
-"""Faults that the local Hub commits when it is told to.
+"""Inject faults into the local Hub's responses.
 
-A *fault* names what it meets (a pattern, with `*` and `?`, and `where`), its kind, how many times it happens, and its
-numbers:
+A *fault* has a kind, a pattern (with `*` and `?`) and `where` that select responses, the number of times it happens,
+and the parameters of its kind:
 
-- `where="file"` (the default) meets GET requests that are answered with a file's bytes; the pattern is matched with
+- `where="file"` (the default) selects GET requests whose response is a file's bytes; the pattern is matched against
   `org/name/path`.
-- `where="hub"` meets everything that the Hub itself answers (API, redirects to the bytes, errors), any method; the
-  pattern is matched with the address's path, such as `/api/models/org/name/tree/main` or
+- `where="hub"` selects all other responses of the Hub (API, redirects to the bytes, errors), for any method; the
+  pattern is matched against the URL's path, such as `/api/models/org/name/tree/main` or
   `/org/name/resolve/main/model.gguf`.
 
-The first fault that meets an answer changes it, and is then used up by one. Each kind is one row of `KINDS`: a small
-edit of a right answer. The faults of transport themselves (a reset, a silence) are carried out where answers are
-sent.
+The first fault that matches a response changes it, and its remaining `times` go down by one. Each kind is a row of
+`KINDS`, a small edit of a correct response. Faults of the transport (a reset, a stall) are set here and carried out
+where responses are sent.
 """
 
 import fnmatch
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from infra.local.hub.answer import Ending, HubAnswer
+from infra.local.hub.response import ConnectionEnd, HubResponse
 
 Where = Literal["file", "hub"]
 
@@ -29,7 +29,7 @@ LOGIN_PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sig
 
 @dataclass(frozen=True)
 class Fault:
-    """One order. Which of the numbers a kind reads is said in `KINDS`; `times=None` means until it is cleared."""
+    """A fault to inject. `KINDS` says which parameters a kind reads; `times=None` means until it is cleared."""
 
     kind: str
     path: str = "*"
@@ -45,7 +45,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            msg = f"{self.kind!r} is no kind of fault: expected one of {', '.join(sorted(KINDS))}"
+            msg = f"unknown kind of fault {self.kind!r}: expected one of {', '.join(sorted(KINDS))}"
             raise ValueError(msg)
         if self.where not in ("file", "hub"):
             msg = f"where={self.where!r}: expected 'file' or 'hub'"
@@ -54,178 +54,180 @@ class Fault:
     @classmethod
     def from_json(cls, value: Any) -> "Fault":
         if not isinstance(value, dict):
-            msg = f"{value!r}: expected an object"
+            msg = f"{value!r} is not a fault: expected an object"
             raise TypeError(msg)
         unknown = value.keys() - {field.name for field in fields(cls)}
         if unknown:
-            msg = f"a fault has no {', '.join(sorted(unknown))}"
+            msg = f"unknown fields of a fault: {', '.join(sorted(unknown))}"
             raise ValueError(msg)
         return cls(**value)
 
 
-def _status(fault: Fault, answer: HubAnswer) -> None:
-    answer.replace_by_text(fault.status, b"ordered by a test", fault.headers)
+def _status(fault: Fault, response: HubResponse) -> None:
+    response.replace_by_text(fault.status, b"injected by a test", fault.headers)
 
 
-def _html(_: Fault, answer: HubAnswer) -> None:
-    answer.replace_by_text(200, LOGIN_PAGE, {"Content-Type": "text/html; charset=utf-8"})
+def _html(_: Fault, response: HubResponse) -> None:
+    response.replace_by_text(200, LOGIN_PAGE, {"Content-Type": "text/html; charset=utf-8"})
 
 
-def _redirect(fault: Fault, answer: HubAnswer) -> None:
-    answer.replace_by_text(302, b"", {"Location": fault.location})
+def _redirect(fault: Fault, response: HubResponse) -> None:
+    response.replace_by_text(302, b"", {"Location": fault.location})
 
 
-def _expire(_: Fault, answer: HubAnswer) -> None:
-    if answer.lapse is not None:
-        answer.lapse()
-    answer.replace_by_text(
+def _expire(_: Fault, response: HubResponse) -> None:
+    if response.expire_url is not None:
+        response.expire_url()
+    response.replace_by_text(
         403,
         b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>",
         {"Content-Type": "application/xml"},
     )
 
 
-def _cut(ending: Ending) -> Callable[[Fault, HubAnswer], None]:
-    def edit(fault: Fault, answer: HubAnswer) -> None:
-        answer.cut_after, answer.ending = fault.after_bytes, ending
+def _cut(connection_end: ConnectionEnd) -> Callable[[Fault, HubResponse], None]:
+    def edit(fault: Fault, response: HubResponse) -> None:
+        response.cut_after, response.connection_end = fault.after_bytes, connection_end
 
     return edit
 
 
-def _slow(fault: Fault, answer: HubAnswer) -> None:
-    answer.bytes_per_s = fault.bytes_per_s
+def _slow(fault: Fault, response: HubResponse) -> None:
+    response.bytes_per_s = fault.bytes_per_s
 
 
-def _flip(fault: Fault, answer: HubAnswer) -> None:
-    answer.flip = (fault.offset, fault.bit)
+def _flip(fault: Fault, response: HubResponse) -> None:
+    response.flip = (fault.offset, fault.bit)
 
 
-def _full(_: Fault, answer: HubAnswer) -> None:
-    assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
-    answer.status, answer.start, answer.stop = 200, 0, answer.file.size
-    del answer.headers["Content-Range"]
-    answer.headers["Content-Length"] = str(answer.file.size)
+def _full(_: Fault, response: HubResponse) -> None:
+    assert response.file is not None  # noqa: S101 - `KINDS` requires a file for this kind
+    response.status, response.start, response.stop = 200, 0, response.file.size
+    del response.headers["Content-Range"]
+    response.headers["Content-Length"] = str(response.file.size)
 
 
-def _shift(fault: Fault, answer: HubAnswer) -> None:
-    assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
-    size = answer.file.size
-    answer.start = min(max(answer.start + fault.offset, 0), size - 1)
-    answer.stop = min(max(answer.stop + fault.offset, answer.start + 1), size)
-    answer.headers["Content-Range"] = f"bytes {answer.start}-{answer.stop - 1}/{size}"
-    answer.headers["Content-Length"] = str(answer.stop - answer.start)
+def _shift(fault: Fault, response: HubResponse) -> None:
+    assert response.file is not None  # noqa: S101 - `KINDS` requires a file for this kind
+    size = response.file.size
+    response.start = min(max(response.start + fault.offset, 0), size - 1)
+    response.stop = min(max(response.stop + fault.offset, response.start + 1), size)
+    response.headers["Content-Range"] = f"bytes {response.start}-{response.stop - 1}/{size}"
+    response.headers["Content-Length"] = str(response.stop - response.start)
 
 
-def _shorten(fault: Fault, answer: HubAnswer) -> None:
-    assert answer.file is not None  # noqa: S101 - the table says that this kind needs a file
-    answer.stop = min(answer.stop, answer.start + fault.after_bytes)
-    answer.headers["Content-Range"] = f"bytes {answer.start}-{answer.stop - 1}/{answer.file.size}"
-    answer.headers["Content-Length"] = str(answer.stop - answer.start)
+def _shorten(fault: Fault, response: HubResponse) -> None:
+    assert response.file is not None  # noqa: S101 - `KINDS` requires a file for this kind
+    response.stop = min(response.stop, response.start + fault.after_bytes)
+    response.headers["Content-Range"] = f"bytes {response.start}-{response.stop - 1}/{response.file.size}"
+    response.headers["Content-Length"] = str(response.stop - response.start)
 
 
-def _etag(_: Fault, answer: HubAnswer) -> None:
+def _etag(_: Fault, response: HubResponse) -> None:
     for name in ("ETag", "X-Linked-Etag"):
-        if name in answer.headers:
-            answer.headers[name] = f'"{"0" * 8}{answer.headers[name].strip(chr(34))[8:]}"'
+        if name in response.headers:
+            response.headers[name] = f'"{"0" * 8}{response.headers[name].strip(chr(34))[8:]}"'
 
 
-def _unsized(_: Fault, answer: HubAnswer) -> None:
-    answer.headers.pop("Content-Length", None)
+def _unsized(_: Fault, response: HubResponse) -> None:
+    response.headers.pop("Content-Length", None)
 
 
-def _endless(_: Fault, answer: HubAnswer) -> None:
-    answer.endless = True
-    answer.headers.pop("Content-Length", None)
+def _endless(_: Fault, response: HubResponse) -> None:
+    response.endless = True
+    response.headers.pop("Content-Length", None)
 
 
-def _gzip(_: Fault, answer: HubAnswer) -> None:
-    answer.gzip = True
-    answer.headers["Content-Encoding"] = "gzip"
-    answer.headers.pop("Content-Length", None)
+def _gzip(_: Fault, response: HubResponse) -> None:
+    response.gzip = True
+    response.headers["Content-Encoding"] = "gzip"
+    response.headers.pop("Content-Length", None)
 
 
-def _always(_: Fault, __: HubAnswer) -> bool:
+def _always(_: Fault, __: HubResponse) -> bool:
     return True
 
 
-def _has_file(_: Fault, answer: HubAnswer) -> bool:
-    return answer.file is not None
+def _has_file(_: Fault, response: HubResponse) -> bool:
+    return response.file is not None
 
 
-def _has_range(_: Fault, answer: HubAnswer) -> bool:
-    return answer.file is not None and answer.status == 206
+def _has_range(_: Fault, response: HubResponse) -> bool:
+    return response.file is not None and response.status == 206
 
 
-def _has_byte(fault: Fault, answer: HubAnswer) -> bool:
-    return answer.file is not None and answer.start <= fault.offset < answer.stop
+def _has_byte(fault: Fault, response: HubResponse) -> bool:
+    return response.file is not None and response.start <= fault.offset < response.stop
 
 
-def _is_longer(fault: Fault, answer: HubAnswer) -> bool:
-    return answer.body_bytes > fault.after_bytes
+def _is_longer(fault: Fault, response: HubResponse) -> bool:
+    return response.body_bytes > fault.after_bytes
 
 
-def _is_signed(_: Fault, answer: HubAnswer) -> bool:
-    return answer.lapse is not None
+def _is_signed(_: Fault, response: HubResponse) -> bool:
+    return response.expire_url is not None
 
 
 @dataclass(frozen=True)
-class Kind:
-    edit: Callable[[Fault, HubAnswer], None]
-    meets: Callable[[Fault, HubAnswer], bool] = _always
+class FaultKind:
+    """How a fault changes a response, and whether it can change that one."""
+
+    apply: Callable[[Fault, HubResponse], None]
+    applies_to: Callable[[Fault, HubResponse], bool] = _always
 
 
-KINDS: dict[str, Kind] = {
-    "status": Kind(_status),  # `status` with `headers`, such as Retry-After
-    "html": Kind(_html),  # a page of a captive portal, with 200
-    "redirect": Kind(_redirect),  # to `location`: another host, or the same address again, a loop
-    "expire": Kind(_expire, _is_signed),  # this signed address has expired, for ever: 403. A new one works
-    "reset": Kind(_cut(Ending.RESET), _is_longer),  # TCP reset after at most `after_bytes` of a longer body
-    "short": Kind(_cut(Ending.CLOSED), _is_longer),  # an orderly close after `after_bytes`, fewer than promised
-    "stall": Kind(_cut(Ending.SILENT), _is_longer),  # nothing more after `after_bytes`, and the connection stays open
-    "slow": Kind(_slow),  # `bytes_per_s`
-    "flip": Kind(_flip, _has_byte),  # `bit` of the file's byte at `offset`; waits for an answer that has that byte
-    "full": Kind(_full, _has_range),  # 200 and the whole file, for a range
-    "shift": Kind(_shift, _has_range),  # another range than was asked for, `offset` bytes away, and it says so
-    "shorten": Kind(_shorten, _has_range),  # the first `after_bytes` of the range that was asked for, and it says so
-    "etag": Kind(_etag),  # another ETag (and X-Linked-Etag)
-    "unsized": Kind(_unsized),  # no Content-Length: chunks
-    "endless": Kind(_endless, _has_file),  # the body never ends
-    "gzip": Kind(_gzip),  # Content-Encoding: gzip, whatever was accepted
+KINDS: dict[str, FaultKind] = {
+    "status": FaultKind(_status),  # `status` with `headers`, such as Retry-After
+    "html": FaultKind(_html),  # a captive portal's page, with status 200
+    "redirect": FaultKind(_redirect),  # to `location`: another host, or the same URL, a loop
+    "expire": FaultKind(_expire, _is_signed),  # the signed URL has expired: 403, from now on. A new one works
+    "reset": FaultKind(_cut(ConnectionEnd.RESET), _is_longer),  # TCP reset after at most `after_bytes` of a longer body
+    "short": FaultKind(_cut(ConnectionEnd.CLOSED), _is_longer),  # an orderly close after `after_bytes`
+    "stall": FaultKind(_cut(ConnectionEnd.STALLED), _is_longer),  # no byte after `after_bytes`, and no close
+    "slow": FaultKind(_slow),  # `bytes_per_s`
+    "flip": FaultKind(_flip, _has_byte),  # `bit` of the byte at `offset`; waits for a response that contains it
+    "full": FaultKind(_full, _has_range),  # 200 and the whole file, for a range request
+    "shift": FaultKind(_shift, _has_range),  # a range `offset` bytes away, with the Content-Range of that range
+    "shorten": FaultKind(_shorten, _has_range),  # the first `after_bytes` of the range, with their Content-Range
+    "etag": FaultKind(_etag),  # another ETag (and X-Linked-Etag)
+    "unsized": FaultKind(_unsized),  # no Content-Length: chunked encoding
+    "endless": FaultKind(_endless, _has_file),  # the body never ends
+    "gzip": FaultKind(_gzip),  # Content-Encoding: gzip, whatever the client accepts
 }
 
 
 class Faults:
-    """The orders that stand, in their order. Safe to use from several threads."""
+    """The faults to inject, oldest first. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._orders: list[Fault] = []
+        self._pending: list[Fault] = []
         self._lock = threading.Lock()
 
-    def order(self, fault: Fault) -> None:
+    def inject(self, fault: Fault) -> None:
         with self._lock:
-            self._orders.append(fault)
+            self._pending.append(fault)
 
     def clear(self) -> None:
         with self._lock:
-            self._orders.clear()
+            self._pending.clear()
 
-    def standing(self) -> list[Fault]:
+    def pending(self) -> list[Fault]:
         with self._lock:
-            return list(self._orders)
+            return list(self._pending)
 
-    def strike(self, answer: HubAnswer, *, method: str, address_path: str) -> None:
-        """Changes the answer by the first fault that meets it."""
-        where: Where = "hub" if answer.file is None else "file"
-        path = address_path if answer.file is None else answer.file.name
+    def apply(self, response: HubResponse, *, method: str, url_path: str) -> None:
+        """Change the response by the first fault that matches it, if any."""
+        where: Where = "hub" if response.file is None else "file"
+        path = url_path if response.file is None else response.file.name
         if where == "file" and method != "GET":
             return
         with self._lock:
-            for position, fault in enumerate(self._orders):
+            for position, fault in enumerate(self._pending):
                 kind = KINDS[fault.kind]
-                if fault.where == where and fnmatch.fnmatchcase(path, fault.path) and kind.meets(fault, answer):
+                if fault.where == where and fnmatch.fnmatchcase(path, fault.path) and kind.applies_to(fault, response):
                     if fault.times is not None:
-                        self._orders[position : position + 1] = (
+                        self._pending[position : position + 1] = (
                             [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
                         )
-                    kind.edit(fault, answer)
+                    kind.apply(fault, response)
                     return

@@ -1,8 +1,8 @@
-"""Git's names for things: the ids of blobs, trees and commits, and Git LFS pointer files.
+"""Compute Git's ids of blobs, trees and commits, and write Git LFS pointer files.
 
-An id is the SHA-1 of `<kind> <length>\\0<body>`. The Hub shows these ids: `blobId` of a file, `oid` of a folder,
-`sha` of a revision; of a file in LFS the `blobId` is the id of its pointer, a text of three lines that stands for it
-in Git. Nothing is stored here, and no packs or protocols of Git are spoken.
+An id is the SHA-1 of `<kind> <length>\\0<body>`. The Hub shows these ids: `blobId` of a file, `oid` of a folder, `sha`
+of a revision. For a file in LFS, `blobId` is the id of its pointer, the three lines of text that Git stores in its
+place. Nothing is stored here, and Git's pack format and protocols are not implemented.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ def blob_id(data: bytes) -> str:
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The pointer file that Git holds in place of a file in LFS (git-lfs, docs/spec.md)."""
+    """The pointer file that Git stores in place of a file in LFS (git-lfs, docs/spec.md)."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def tree_ids(blobs: Mapping[str, str]) -> dict[str, str]:
-    """The id of each folder of a tree, by its path; the root is `""`. `blobs` maps a file's path to its blob id."""
+    """The tree id of each folder by its path; the root is `""`. `blobs` maps a file's path to its blob id."""
     children: dict[str, dict[str, tuple[str, str]]] = {"": {}}
     for path, blob in blobs.items():
         folder, _, name = path.rpartition("/")
@@ -36,7 +36,7 @@ def tree_ids(blobs: Mapping[str, str]) -> dict[str, str]:
             folder = parent
     ids: dict[str, str] = {}
     for folder in sorted(children, key=lambda path: -path.count("/") - bool(path)):
-        # Git sorts a folder as if its name ended in a slash.
+        # Git sorts a folder as if its name ended with a slash.
         rows = sorted(children[folder].items(), key=lambda row: row[0] + ("/" if row[1][0] == "40000" else ""))
         body = b"".join(b"%s %s\0" % (mode.encode(), name.encode()) + bytes.fromhex(oid) for name, (mode, oid) in rows)
         ids[folder] = object_id("tree", body)

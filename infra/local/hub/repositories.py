@@ -1,15 +1,15 @@
-"""The repositories of the local Hub: commits made from files, kept under one folder.
+"""Store the local Hub's repositories in one folder: commits made from files, branches, tags and access tokens.
 
-A *blob* is a file's bytes, stored once under its sha256. An *entry* is a path in a commit. A *commit* is the whole
-list of entries, with the id that Git would give it. Everything is read from disk each time it is asked for, so a
-restart serves the same commits, and one process may commit while another serves; only one may commit at a time.
+A *blob* is a file's bytes, stored once under its sha256. An *entry* is a path in a commit. A *commit* is the complete
+list of entries, with the id that Git would give it. Everything is read from disk on each request, so a restart serves
+the same commits, and one process may commit while another serves; only one may commit at a time.
 
-    <root>/blobs/ab/abcd…                         bytes, by sha256; where possible hard links to the given files
+    <root>/blobs/ab/abcd…                         bytes, by sha256; hard links to the given files where possible
     <root>/repositories/<org>/<name>/state.json   branches, tags, gated, private
     <root>/repositories/<org>/<name>/commits/<id>.json
-    <root>/tokens.json                            which token may see which repository
+    <root>/tokens.json                            the repositories that each token may read
 
-Paths in a repository are data and never become paths on disk: a hostile file name can be committed, for tests.
+Paths in a repository are data and never become paths on disk, so tests can commit hostile file names.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _COPY_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class RepositoryEntry:
-    """One file of a commit. `oid` is its blob id in Git; `pointer_size` is None for a file that is not in LFS."""
+    """A file of a commit. `oid` is its Git blob id; `pointer_size` (bytes) is None for a file that is not in LFS."""
 
     path: str
     size: int
@@ -70,15 +70,15 @@ def _write_atomically(path: Path, value: object) -> None:
 
 
 class LocalHub:
-    """All repositories under `root`, and the tokens that open them."""
+    """All repositories under `root`, and the access tokens for them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def repository(self, name: str, *, gated: bool | None = None, private: bool | None = None) -> "Repository":
-        """The repository of that name, made if there is none. A flag that is not given stays as it is."""
+        """Get or create the repository `org/name`. A flag that is None stays as it is. Raises ValueError."""
         if not _NAME.fullmatch(name):
-            msg = f"{name!r} is not a repository's name: expected org/name"
+            msg = f"{name!r} is not a repository name: expected org/name"
             raise ValueError(msg)
         repository = Repository(self, name)
         before = repository.state()
@@ -93,23 +93,23 @@ class LocalHub:
         return repository if _NAME.fullmatch(name) and repository.state() else None
 
     def grant(self, token: str, *repositories: str) -> None:
-        """Makes a token known, and lets it into these gated or private repositories.
+        """Register a token, and grant it access to these gated or private repositories.
 
-        An unknown token is refused everywhere, in public repositories too.
+        A token that was never registered is refused everywhere, for public repositories too.
         """
         tokens = self._tokens()
         tokens[token] = sorted({*tokens.get(token, []), *repositories})
         _write_atomically(self.root / "tokens.json", tokens)
 
     def granted(self, token: str) -> list[str] | None:
-        """The repositories that a token opens; None for a token that nobody has."""
+        """The repositories that a token may read; None for a token that was never registered."""
         return self._tokens().get(token)
 
     def blob(self, sha256: str) -> Path:
         return self.root / "blobs" / sha256[:2] / sha256
 
     def store(self, path: str, source: Path | bytes) -> RepositoryEntry:
-        """Takes in a file's bytes, and says which entry they are under `path`."""
+        """Store a file's bytes as a blob, and return the entry for them under `path`."""
         if isinstance(source, bytes):
             size, sha256 = len(source), hashlib.sha256(source).hexdigest()
         else:
@@ -117,13 +117,13 @@ class LocalHub:
                 size, sha256 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         blob = self.blob(sha256)
         if not blob.exists():
-            self._take_in(blob, source)
+            self._write_blob(blob, source)
         if path.endswith(LFS_SUFFIXES) or size > LFS_OVER_BYTES:
             pointer = git.lfs_pointer(sha256, size)
             return RepositoryEntry(path, size, sha256, git.blob_id(pointer), len(pointer))
         return RepositoryEntry(path, size, sha256, git.blob_id(blob.read_bytes()), None)
 
-    def _take_in(self, blob: Path, source: Path | bytes) -> None:
+    def _write_blob(self, blob: Path, source: Path | bytes) -> None:
         blob.parent.mkdir(parents=True, exist_ok=True)
         temporary = blob.with_name(f"{blob.name}.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
@@ -143,7 +143,7 @@ class LocalHub:
 
 
 class Repository:
-    """One repository: its branches, tags and commits. Made by `Hub.repository`."""
+    """A repository: its branches, tags and commits. Created by `LocalHub.repository`."""
 
     def __init__(self, hub: LocalHub, name: str) -> None:
         self.hub = hub
@@ -153,10 +153,10 @@ class Repository:
     def commit(
         self, files: Mapping[str, Path | bytes | None], *, message: str = "Update files", branch: str = "main"
     ) -> str:
-        """Adds or replaces files (None removes one) on top of a branch, and returns the commit's id.
+        """Add, replace or remove (None) files on top of a branch, and return the commit's id.
 
-        A new branch starts at `main`. Files that change nothing make no commit: the branch's own is returned. A file
-        that is given as a path may be linked rather than copied, so it must not be changed in place afterwards.
+        A new branch starts at `main`. Where nothing changes, no commit is made and the id of the branch's last commit
+        is returned. A file given as a path may be hard-linked, so it must not be changed in place afterwards.
         """
         state = self._state()
         start = state["branches"].get(branch) or state["branches"].get("main")
@@ -180,11 +180,11 @@ class Repository:
         return parent.id
 
     def branch(self, name: str, *, at: str = "main") -> None:
-        """Makes a branch, or moves it."""
-        self._point("branches", name, at)
+        """Create or move a branch."""
+        self._set_ref("branches", name, at)
 
     def tag(self, name: str, *, at: str = "main") -> None:
-        self._point("tags", name, at)
+        self._set_ref("tags", name, at)
 
     @property
     def gated(self) -> bool:
@@ -195,12 +195,12 @@ class Repository:
         return bool(self._state()["private"])
 
     def refs(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Branches and tags, each by name with the commit's id."""
+        """Commit ids by branch name, and by tag name."""
         state = self._state()
         return state["branches"], state["tags"]
 
     def resolve(self, revision: str) -> Commit | None:
-        """The commit of a branch, a tag or a 40-hex id; None when there is none."""
+        """The commit of a branch, a tag or a 40-hex id; None where there is none."""
         branches, tags = self.refs()
         oid = branches.get(revision) or tags.get(revision) or revision
         return self.read(oid) if _COMMIT.fullmatch(oid) and self._commit_path(oid).exists() else None
@@ -209,7 +209,7 @@ class Repository:
         return Commit.from_json(json.loads(self._commit_path(commit).read_text()))
 
     def history(self, commit: Commit) -> Iterator[Commit]:
-        """The commit and those before it, newest first."""
+        """The commit and its ancestors, newest first."""
         yield commit
         while commit.parent is not None:
             commit = self.read(commit.parent)
@@ -226,11 +226,11 @@ class Repository:
     def _state(self) -> dict[str, Any]:
         state = self.state()
         if state is None:
-            msg = f"there is no repository {self.name}"
+            msg = f"no repository {self.name}"
             raise LookupError(msg)
         return state
 
-    def _point(self, kind: str, name: str, at: str) -> None:
+    def _set_ref(self, kind: str, name: str, at: str) -> None:
         commit = self.resolve(at)
         if commit is None:
             msg = f"{self.name} has no revision {at}"

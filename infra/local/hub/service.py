@@ -1,9 +1,9 @@
-"""The local Hub as two servers on the loopback address, in a thread: the Hub's own address, and the one for bytes.
+"""Serve the local Hub from a thread: one HTTP server for its API, and one for the bytes of files in LFS.
 
-The second stands for the CDN: it takes signed addresses only, its ETag is not the file's sha256 (no CDN's is), and a
-request that brings a token along is refused and counted, since tokens are for the Hub alone. `/_admin/stats` and
-`/_admin/faults` on the Hub's address read (GET), order (POST) and clear (DELETE) what `Service` offers in the
-process.
+Both listen on the loopback address. The bytes server stands for the CDN: it accepts signed URLs only, its ETag is not
+the file's sha256 (no CDN's is), and it refuses and counts requests that carry a token, since tokens are for the Hub
+alone. The API server has two more endpoints, for other processes: `/_admin/stats` returns (GET) and resets (DELETE) the
+counters; `/_admin/faults` lists (GET), injects (POST) and clears (DELETE) faults.
 """
 
 import asyncio
@@ -27,19 +27,27 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from infra.local.hub import answer
-from infra.local.hub.answer import Disconnected, Ending, HubAnswer, StoredFile
 from infra.local.hub.api import HubApi
+from infra.local.hub.counters import Counters, Stats
 from infra.local.hub.faults import Fault, Faults
-from infra.local.hub.ledger import Ledger, Stats
 from infra.local.hub.repositories import LocalHub, Repository, RepositoryEntry
+from infra.local.hub.response import (
+    ConnectionEnd,
+    Disconnected,
+    HubResponse,
+    StoredFile,
+    file_response,
+    json_response,
+    send_response,
+    text_response,
+)
 
 LOOPBACK = "127.0.0.1"
 _CLOSING_TURNS = 8
 
 
 class HubService:
-    """A hub that serves. Made by `serve_hub`; its methods may be called from any thread."""
+    """A running local Hub. Created by `serve_hub`; its methods may be called from any thread."""
 
     def __init__(self, hub: LocalHub, *, address: str, bytes_address: str, signed_for_s: float) -> None:
         self.hub = hub
@@ -47,8 +55,8 @@ class HubService:
         self.bytes_address = bytes_address
         self._signed_for_s = signed_for_s
         self._secret = secrets.token_bytes(32)
-        self._lapsed: set[str] = set()
-        self._ledger = Ledger()
+        self._expired: set[str] = set()
+        self._counters = Counters()
         self._faults = Faults()
         self._api = HubApi(hub, sign=self._sign)
 
@@ -56,82 +64,88 @@ class HubService:
         return self.hub.repository(name, gated=gated, private=private)
 
     def stats(self) -> Stats:
-        return self._ledger.stats()
+        return self._counters.stats()
 
     def reset_stats(self) -> None:
-        self._ledger.reset()
+        self._counters.reset()
 
-    def wait_until(self, holds: Callable[[Stats], bool], *, timeout_s: float = 30) -> Stats:
-        """Waits for a state of the counts: `wait_until(lambda stats: stats.total_bytes_sent > 1000)`."""
-        return self._ledger.wait_until(holds, timeout_s)
+    def wait_until(self, condition: Callable[[Stats], bool], *, timeout_s: float = 30) -> Stats:
+        """Wait until the counters satisfy a condition: `wait_until(lambda stats: stats.total_bytes_sent > 1000)`.
 
-    def order(self, kind: str, path: str = "*", **numbers: Any) -> None:
-        """Orders a fault; `infra.local.hub.faults` has the kinds and their numbers."""
-        self._faults.order(Fault(kind, path, **numbers))
+        Raises TimeoutError with the counters.
+        """
+        return self._counters.wait_until(condition, timeout_s)
 
-    def standing_faults(self) -> list[Fault]:
-        return self._faults.standing()
+    def inject(self, kind: str, path: str = "*", **parameters: Any) -> None:
+        """Inject a fault; `infra.local.hub.faults` lists the kinds and their parameters."""
+        self._faults.inject(Fault(kind, path, **parameters))
+
+    def pending_faults(self) -> list[Fault]:
+        return self._faults.pending()
 
     def clear_faults(self) -> None:
         self._faults.clear()
 
-    async def answer_hub(self, request: Request) -> HubAnswer:
+    async def respond_api(self, request: Request) -> HubResponse:
         if request.scope["path"].startswith("/_admin/"):
             return await self._administer(request)
-        self._ledger.asked(request.method, request.scope["path"])
-        right = await self._api.answer(request)
-        self._faults.strike(right, method=request.method, address_path=request.scope["path"])
-        return right
+        self._counters.add_request(request.method, request.scope["path"])
+        response = await self._api.respond(request)
+        self._faults.apply(response, method=request.method, url_path=request.scope["path"])
+        return response
 
-    async def answer_bytes(self, request: Request) -> HubAnswer:
+    async def respond_bytes(self, request: Request) -> HubResponse:
         path: str = request.scope["path"]
-        self._ledger.asked(request.method, path)
+        self._counters.add_request(request.method, path)
         if "authorization" in request.headers:
-            self._ledger.leaked()
-            return _refused(400, "InvalidArgument", "Only one auth mechanism allowed")
+            self._counters.add_leaked_token()
+            return _error(400, "InvalidArgument", "Only one auth mechanism allowed")
         signature = self._valid_signature(request)
         if signature is None:
-            return _refused(403, "AccessDenied", "Request has expired")
+            return _error(403, "AccessDenied", "Request has expired")
         org, name, sha256, file_path = path[1:].split("/", 3)
         blob = self.hub.blob(sha256)
         file = StoredFile(f"{org}/{name}/{file_path}", blob, blob.stat().st_size)
-        right = answer.of_file(file, request.headers, etag=hashlib.sha256(sha256.encode()).hexdigest()[:32], headers={})
-        right.lapse = lambda: self._lapsed.add(signature)
-        self._faults.strike(right, method=request.method, address_path=path)
-        return right
+        etag = hashlib.sha256(sha256.encode()).hexdigest()[:32]
+        response = file_response(file, request.headers, etag=etag, headers={})
+        response.expire_url = lambda: self._expired.add(signature)
+        self._faults.apply(response, method=request.method, url_path=path)
+        return response
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send, *, state: ServerState, is_hub: bool) -> None:
-        """One request, as ASGI has it, to either of the two servers."""
+    async def handle(self, scope: Scope, receive: Receive, send: Send, *, state: ServerState, is_api: bool) -> None:
+        """Handle an ASGI request to one of the two servers."""
         request = Request(scope, receive)
-        given = await (self.answer_hub if is_hub else self.answer_bytes)(request)
+        response = await (self.respond_api if is_api else self.respond_bytes)(request)
 
-        def sent(count: int) -> None:
-            assert given.file is not None  # noqa: S101 - only bytes of files are told
-            self._ledger.sent(given.file.name, count)
+        def count_bytes(count: int) -> None:
+            assert response.file is not None  # noqa: S101 - called for bytes of files only
+            self._counters.add_bytes(response.file.name, count)
 
         with contextlib.suppress(Disconnected):
-            await answer.send(given, scope, receive, send, sent)
-            if given.ending in (Ending.CLOSED, Ending.RESET):
-                await _hang_up(state, scope, receive, by_reset=given.ending is Ending.RESET)
+            await send_response(response, scope, receive, send, count_bytes)
+            if response.connection_end in (ConnectionEnd.CLOSED, ConnectionEnd.RESET):
+                await _disconnect(state, scope, receive, reset=response.connection_end is ConnectionEnd.RESET)
 
-    async def _administer(self, request: Request) -> HubAnswer:
+    async def _administer(self, request: Request) -> HubResponse:
         match request.method, request.scope["path"]:
             case "GET", "/_admin/stats":
-                return answer.of_json(self.stats().to_json())
+                return json_response(self.stats().to_json())
             case "DELETE", "/_admin/stats":
                 self.reset_stats()
             case "GET", "/_admin/faults":
-                return answer.of_json([asdict(fault) for fault in self.standing_faults()])
+                return json_response([asdict(fault) for fault in self.pending_faults()])
             case "DELETE", "/_admin/faults":
                 self.clear_faults()
             case "POST", "/_admin/faults":
                 try:
-                    self._faults.order(Fault.from_json(json.loads(await request.body())))
+                    self._faults.inject(Fault.from_json(json.loads(await request.body())))
                 except (TypeError, ValueError) as error:
-                    return answer.of_json({"error": f"not a fault: {error}"}, status=400)
+                    return json_response({"error": f"invalid fault: {error}"}, status=400)
             case _:
-                return answer.of_json({"error": f"no {request.method} {request.scope['path']} here"}, status=404)
-        return answer.of_json({})
+                return json_response(
+                    {"error": f"no such endpoint: {request.method} {request.scope['path']}"}, status=404
+                )
+        return json_response({})
 
     def _sign(self, repository: str, entry: RepositoryEntry) -> str:
         path = f"/{repository}/{entry.sha256}/{entry.path}"
@@ -143,25 +157,27 @@ class HubService:
         return hmac.new(self._secret, f"{path} {expires} {nonce}".encode(), "sha256").hexdigest()
 
     def _valid_signature(self, request: Request) -> str | None:
-        expires, nonce, given = (request.query_params.get(name, "") for name in ("Expires", "Nonce", "Signature"))
-        is_ours = hmac.compare_digest(given.encode(), self._signature(request.scope["path"], expires, nonce).encode())
-        return given if is_ours and time.time() < float(expires) and given not in self._lapsed else None
+        expires, nonce, signature = (request.query_params.get(name, "") for name in ("Expires", "Nonce", "Signature"))
+        expected = self._signature(request.scope["path"], expires, nonce)
+        is_ours = hmac.compare_digest(signature.encode(), expected.encode())
+        is_current = is_ours and time.time() < float(expires) and signature not in self._expired
+        return signature if is_current else None
 
 
-def _refused(status: int, code: str, message: str) -> HubAnswer:
+def _error(status: int, code: str, message: str) -> HubResponse:
     text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-    return answer.of_text(status, text, {"Content-Type": "application/xml"})
+    return text_response(status, text, {"Content-Type": "application/xml"})
 
 
-async def _hang_up(state: ServerState, scope: Scope, receive: Receive, *, by_reset: bool) -> None:
-    """Ends the connection of this request in the middle of its answer, and waits until it is gone."""
+async def _disconnect(state: ServerState, scope: Scope, receive: Receive, *, reset: bool) -> None:
+    """Close or reset the connection of this request in the middle of its response, and wait until it is closed."""
     for connection in list(state.connections):
         transport: asyncio.Transport = connection.transport
         if transport.get_extra_info("peername") == scope["client"]:
             while transport.get_write_buffer_size() and not transport.is_closing():
-                await asyncio.sleep(0.001)  # asyncio tells nobody else but the protocol when its buffer is empty
-            if by_reset:
-                # A linger time of 0 makes the kernel send RST instead of FIN (socket(7)).
+                await asyncio.sleep(0.001)  # asyncio reports an empty buffer to the protocol only
+            if reset:
+                # With a linger time of 0 the kernel sends RST instead of FIN (socket(7)).
                 sock: socket.socket = transport.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 transport.abort()
@@ -200,9 +216,9 @@ def serve_hub(
 
 def _listening(port: int) -> socket.socket:
     sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run in TIME_WAIT do not count
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections of the last run in TIME_WAIT
     sock.bind((LOOPBACK, port))
-    sock.listen(128)  # from here on a client may connect: its request waits for the loop
+    sock.listen(128)  # clients may connect from here on; their requests wait for the event loop
     return sock
 
 
@@ -214,19 +230,19 @@ def _run(
 
 
 async def _serve(service: HubService, sockets: list[socket.socket], stop: asyncio.Event) -> None:
-    """uvicorn's protocol on both sockets, without its server, which takes 0.3 s to stop and waits for clients."""
+    """Run uvicorn's protocol on both sockets, without its server, which takes 0.3 s to stop and waits for clients."""
     states = [ServerState(), ServerState()]
     servers = [
-        await _start(service, sock, state, is_hub=position == 0)
+        await _start(service, sock, state, is_api=position == 0)
         for position, (sock, state) in enumerate(zip(sockets, states, strict=True))
     ]
     await stop.wait()
-    # No more are accepted from here on. A server is closed only when those that were are connections, some turns of the
-    # loop later: Python 3.11 forgets a socket whose server was closed in between.
+    # Accept no more connections. The servers are closed only when the accepted sockets have become connections, a few
+    # turns of the event loop later: Python 3.11 leaks a socket whose server was closed in between.
     for sock in sockets:
         asyncio.get_running_loop().remove_reader(sock)
     for _ in range(_CLOSING_TURNS):
-        for connection in [one for state in states for one in state.connections]:
+        for connection in [connection for state in states for connection in state.connections]:
             connection.transport.abort()
         await asyncio.sleep(0)
     for server in servers:
@@ -236,9 +252,9 @@ async def _serve(service: HubService, sockets: list[socket.socket], stop: asynci
         await asyncio.wait(tasks, timeout=5)
 
 
-async def _start(service: HubService, sock: socket.socket, state: ServerState, *, is_hub: bool) -> asyncio.Server:
+async def _start(service: HubService, sock: socket.socket, state: ServerState, *, is_api: bool) -> asyncio.Server:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await service.handle(scope, receive, send, state=state, is_hub=is_hub)
+        await service.handle(scope, receive, send, state=state, is_api=is_api)
 
     config = uvicorn.Config(
         app, http=H11Protocol, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False

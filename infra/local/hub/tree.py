@@ -1,7 +1,7 @@
-"""Rows of the Hub's tree listings: the files and folders of a commit, and which commit last touched each.
+"""Build the rows of the Hub's tree listings: files and folders of a commit, and the last commit that changed each.
 
-A *row* is the JSON object that the Hub gives for a path. This module knows commits, not requests: pages, revisions
-and errors are the API's.
+A *row* is the JSON object that the Hub returns for a path. Requests, pagination, revisions and errors are left to
+`api`.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class Tree:
         return path in self.commit.entries or path in self.folders
 
     def below(self, folder: str, *, recursive: bool) -> list[str]:
-        """The paths in a folder, folders first; with `recursive` those of its folders too."""
+        """The paths in a folder, folders first; with `recursive`, those in its folders too."""
         prefix = f"{folder}/" if folder else ""
         return [
             path
@@ -43,18 +43,18 @@ class Tree:
             row["lfs"] = {"oid": entry.sha256, "size": entry.size, "pointerSize": entry.pointer_size}
         return row
 
-    def rows(self, paths: Iterable[str], *, last_commits_of: Repository | None = None) -> list[dict[str, Any]]:
-        """A row for each path; with a repository each has the newest commit that gave the path what it holds."""
+    def rows(self, paths: Iterable[str], *, history_of: Repository | None = None) -> list[dict[str, Any]]:
+        """A row for each path. With a repository, each row has the last commit that changed its path."""
         rows = [self.row(path) for path in paths]
-        if last_commits_of is not None:
-            history = [Tree(commit) for commit in last_commits_of.history(self.commit)]
+        if history_of is not None:
+            history = [Tree(commit) for commit in history_of.history(self.commit)]
             for row in rows:
-                last = _last_touched(row["path"], history)
+                last = _last_change(row["path"], history)
                 row["lastCommit"] = {"id": last.id, "title": last.message.partition("\n")[0], "date": last.date}
         return rows
 
 
-def _last_touched(path: str, history: list[Tree]) -> Commit:
+def _last_change(path: str, history: list[Tree]) -> Commit:
     newest, *older = history
     last = newest.commit
     for tree in older:

@@ -1,7 +1,8 @@
-"""What the local Hub was asked for and what it sent, so that a test can say "no byte of the model was fetched".
+"""Counters of the requests that the local Hub got and the bytes that it sent, for assertions such as "no weights were
+fetched".
 
-Requests are counted by method and path of the address. Bytes are counted by file (`org/name/path`), bodies only, when
-they go to the socket: a client that hangs up may have read less, by what the sockets hold.
+Requests are counted by method and path of the URL. Bytes are counted by file (`org/name/path`), bodies only, when they
+are written to the socket: a client that disconnects may have read less, by what the socket buffers hold.
 """
 
 import threading
@@ -13,6 +14,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stats:
+    """A copy of the counters.
+
+    `requests` is keyed by `<method> <path>`, `bytes_sent` by `org/name/path`. `leaked_tokens` counts requests to the
+    bytes server that carried a token.
+    """
+
     requests: dict[str, int]
     bytes_sent: dict[str, int]
     leaked_tokens: int
@@ -33,8 +40,8 @@ class Stats:
         }
 
 
-class Ledger:
-    """Counts, from any thread."""
+class Counters:
+    """The counters of one server. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
@@ -42,17 +49,17 @@ class Ledger:
         self._bytes_sent: Counter[str] = Counter()
         self._leaked_tokens = 0
 
-    def asked(self, method: str, path: str) -> None:
+    def add_request(self, method: str, path: str) -> None:
         with self._changed:
             self._requests[f"{method} {path}"] += 1
             self._changed.notify_all()
 
-    def sent(self, file: str, count: int) -> None:
+    def add_bytes(self, file: str, count: int) -> None:
         with self._changed:
             self._bytes_sent[file] += count
             self._changed.notify_all()
 
-    def leaked(self) -> None:
+    def add_leaked_token(self) -> None:
         with self._changed:
             self._leaked_tokens += 1
             self._changed.notify_all()
@@ -67,10 +74,10 @@ class Ledger:
             self._bytes_sent.clear()
             self._leaked_tokens = 0
 
-    def wait_until(self, holds: Callable[[Stats], bool], timeout_s: float) -> Stats:
-        """Waits until the counts are as wanted, and returns them; a TimeoutError shows what they are instead."""
+    def wait_until(self, condition: Callable[[Stats], bool], timeout_s: float) -> Stats:
+        """Wait until the condition is true of the counters, and return them. Raises TimeoutError with their values."""
         with self._changed:
-            if not self._changed.wait_for(lambda: holds(self.stats()), timeout_s):
-                msg = f"not so within {timeout_s} s; the counts are {self.stats()}"
+            if not self._changed.wait_for(lambda: condition(self.stats()), timeout_s):
+                msg = f"the condition did not become true within {timeout_s} s; the counters are {self.stats()}"
                 raise TimeoutError(msg)
             return self.stats()
