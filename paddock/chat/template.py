@@ -166,7 +166,7 @@ def _vocabulary(header: Header) -> frozenset[str]:
     tokens = header.array("tokenizer.ggml.tokens")
     if tokens is None or tokens.type.name != "STRING":
         return frozenset()
-    return frozenset(token.decode(errors="replace") for token in tokens.each() if token[:1] in {b"<", b"["})
+    return frozenset(token.decode(errors="replace") for token in tokens.iter_raw() if token[:1] in {b"<", b"["})
 
 
 def is_published(model_path: Path) -> bool:

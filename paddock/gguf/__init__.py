@@ -1,1 +1,1 @@
-"""The GGUF format: read, and judged by its header alone."""
+"""Parse GGUF files, and check their header, tokenizer and weights."""

@@ -1,10 +1,10 @@
-"""The tables of the GGUF format: value types, tensor types, file types, and what a file is when it is no GGUF.
+"""Constants of the GGUF format: limits, value types, tensor types, file types, and signatures of other formats.
 
-A *block* is the smallest run of elements that a tensor type can hold; a row of a tensor is whole blocks. A *file type*
-is the number in `general.file_type`: the quantization that most of a file's tensors were meant to have.
+A *block* is the smallest run of elements that a tensor type can hold; a row of a tensor consists of whole blocks. The
+*file type* is the number in `general.file_type`: the quantization intended for most of a file's tensors.
 
-The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; block sizes are those of ggml-common.h,
-file types those of llama.h. Nothing here reads a file.
+Sources: the layout is specified in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, block sizes are taken
+from ggml-common.h, file types from llama.h. This module does no I/O; `reader` parses files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_HEADER_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 65_536
 MAX_TENSORS: Final = 65_536
 MAX_ITEMS: Final = 16_000_000
-MAX_TOKENS: Final = 1 << 20  # four times the largest vocabulary there is
+MAX_TOKENS: Final = 1 << 20  # four times the largest known vocabulary
 MAX_MERGES: Final = 1 << 21
 MAX_KEY_BYTES: Final = 65_535
 MAX_NAME_BYTES: Final = 63
@@ -59,7 +59,7 @@ SCALARS: Final = {
     ValueType.INT64: "q",
     ValueType.FLOAT64: "d",
 }
-"""The struct code of each value type of fixed size; all are little-endian."""
+"""The `struct` format code of each fixed-size value type. All values are little-endian."""
 
 
 class GgmlType(IntEnum):
@@ -101,15 +101,16 @@ class GgmlType(IntEnum):
 
     @property
     def block_length(self) -> int:
-        """Elements in a block."""
+        """Number of elements in a block."""
         return _BLOCKS[self][0]
 
     @property
     def block_bytes(self) -> int:
+        """Size of a block in bytes."""
         return _BLOCKS[self][1]
 
 
-REMOVED: Final = {
+REMOVED_TYPES: Final = {
     4: "Q4_2",
     5: "Q4_3",
     31: "Q4_0_4_4",
@@ -119,7 +120,7 @@ REMOVED: Final = {
     37: "IQ4_NL_4_8",
     38: "IQ4_NL_8_8",
 }
-"""Types that llama.cpp once wrote and reads no more."""
+"""Tensor types of older llama.cpp versions that current ones no longer read, by type number."""
 
 _BLOCKS: Final = {
     GgmlType.F32: (1, 4),
@@ -129,7 +130,7 @@ _BLOCKS: Final = {
     GgmlType.Q5_0: (32, 22),
     GgmlType.Q5_1: (32, 24),
     GgmlType.Q8_0: (32, 34),
-    GgmlType.Q8_1: (32, 36),  # gguf-py says 40, ggml-common.h and the engine 36
+    GgmlType.Q8_1: (32, 36),  # gguf-py says 40, but ggml-common.h and the engine use 36
     GgmlType.Q2_K: (256, 84),
     GgmlType.Q3_K: (256, 110),
     GgmlType.Q4_K: (256, 144),
@@ -162,7 +163,7 @@ _BLOCKS: Final = {
 NOT_WEIGHTS: Final = frozenset(
     {GgmlType.Q8_1, GgmlType.Q8_K, GgmlType.I8, GgmlType.I16, GgmlType.I32, GgmlType.I64, GgmlType.F64}
 )
-"""Types of intermediate results and indices: no weight is stored in them."""
+"""Types of intermediate results and indices, which are never used to store weights."""
 
 _FILE_TYPES: Final = {
     0: "F32",
@@ -202,59 +203,65 @@ _FILE_TYPES: Final = {
     40: "Q1_0",
     41: "Q2_0",
 }
-_GUESSED: Final = 1024  # a bit that the engine adds when it guessed the type
+_GUESSED_BIT: Final = 1024  # set by the engine when it guessed the file type
 
 
 def file_type_name(number: int) -> str | None:
-    """The quantization that `general.file_type` names (15 is `Q4_K_M`), or None for a number without a meaning."""
-    return _FILE_TYPES.get(number & ~_GUESSED)
+    """Return the quantization for a `general.file_type` number (15 is `Q4_K_M`), or None for an unknown number."""
+    return _FILE_TYPES.get(number & ~_GUESSED_BIT)
 
 
 @dataclass(frozen=True, slots=True)
-class Lookalike:
-    """What a file is that is no GGUF, and what to do about it."""
+class ForeignFormat:
+    """A file format other than GGUF: its `name` with an article ("a zip archive"), and the `cure` to suggest."""
 
     name: str
     cure: str
 
 
-_LFS_CURE = "fetch the file itself: `git lfs pull`, or pull the model with `paddock pull`"
-_AGAIN = "fetch the file again; something between here and the Hub answered in its place"
-_CONVERT = "pull a repository that holds a .gguf file; Paddock does not convert"
+_CURE_LFS = "fetch the file itself: run `git lfs pull`, or pull the model with `paddock pull`"
+_CURE_DOWNLOAD = "download the file again; a proxy or another server answered instead of the Hub"
+_CURE_CONVERT = "pull a repository that has a .gguf file; Paddock does not convert models"
 _SIGNATURES: Final = (
-    (b"version https://git-lfs", Lookalike("a Git LFS pointer", _LFS_CURE)),
-    (b"\x7fELF", Lookalike("an ELF program", "do not run it; report the repository to the Hub")),
-    (b"MZ", Lookalike("a Windows program", "do not run it; report the repository to the Hub")),
-    (b"PK\x03\x04", Lookalike("a zip archive (a PyTorch checkpoint, perhaps)", _CONVERT)),
-    (b"\x1f\x8b", Lookalike("gzip data", "decompress it first, or fetch it without Content-Encoding")),
-    (b"\x28\xb5\x2f\xfd", Lookalike("Zstandard data", "decompress it first")),
-    (b"\xfd7zXZ\x00", Lookalike("xz data", "decompress it first")),
-    (b"BZh", Lookalike("bzip2 data", "decompress it first")),
-    (b"7z\xbc\xaf\x27\x1c", Lookalike("a 7-Zip archive", "unpack it first")),
-    (b"%PDF", Lookalike("a PDF document", _AGAIN)),
-    (b"lmgg", Lookalike("a GGML file from before GGUF", _CONVERT)),
-    (b"fmgg", Lookalike("a GGMF file from before GGUF", _CONVERT)),
-    (b"tjgg", Lookalike("a GGJT file from before GGUF", _CONVERT)),
-    (b"FUGG", Lookalike("a GGUF with its magic in the wrong byte order", "convert it to little-endian")),
-    (b"\x89HDF", Lookalike("an HDF5 file", _CONVERT)),
+    (b"version https://git-lfs", ForeignFormat("a Git LFS pointer", _CURE_LFS)),
+    (b"\x7fELF", ForeignFormat("an ELF program", "do not run it; report the repository to the Hub")),
+    (b"MZ", ForeignFormat("a Windows program", "do not run it; report the repository to the Hub")),
+    (b"PK\x03\x04", ForeignFormat("a zip archive (possibly a PyTorch checkpoint)", _CURE_CONVERT)),
+    (b"\x1f\x8b", ForeignFormat("gzip data", "decompress it first, or download it without Content-Encoding")),
+    (b"\x28\xb5\x2f\xfd", ForeignFormat("Zstandard data", "decompress it first")),
+    (b"\xfd7zXZ\x00", ForeignFormat("xz data", "decompress it first")),
+    (b"BZh", ForeignFormat("bzip2 data", "decompress it first")),
+    (b"7z\xbc\xaf\x27\x1c", ForeignFormat("a 7-Zip archive", "unpack it first")),
+    (b"%PDF", ForeignFormat("a PDF document", _CURE_DOWNLOAD)),
+    (b"lmgg", ForeignFormat("a GGML file from before GGUF", _CURE_CONVERT)),
+    (b"fmgg", ForeignFormat("a GGMF file from before GGUF", _CURE_CONVERT)),
+    (b"tjgg", ForeignFormat("a GGJT file from before GGUF", _CURE_CONVERT)),
+    (
+        b"FUGG",
+        ForeignFormat("a GGUF file with a byte-swapped magic number", "convert it to little-endian"),
+    ),
+    (b"\x89HDF", ForeignFormat("an HDF5 file", _CURE_CONVERT)),
 )
 _PICKLE_PROTOCOLS = range(6)
 
 
-def lookalike(head: bytes) -> Lookalike | None:
-    """What the first bytes of a file say it is, or None where they say nothing. A few hundred bytes are enough."""
-    for signature, found in _SIGNATURES:
+def detect_foreign_format(head: bytes) -> ForeignFormat | None:
+    """Detect the format of a file that is not a GGUF from its first bytes (a few hundred are enough).
+
+    Returns None if the format is not recognized.
+    """
+    for signature, foreign in _SIGNATURES:
         if head.startswith(signature):
-            return found
+            return foreign
     if head[:1] == b"\x80" and len(head) > 1 and head[1] in _PICKLE_PROTOCOLS:
-        return Lookalike("a Python pickle", f"do not load it, it can run code; {_CONVERT}")
+        return ForeignFormat("a Python pickle", f"do not load it, because it can run code; {_CURE_CONVERT}")
     if len(head) > 9 and int.from_bytes(head[:8], "little") < 100 << 20 and head[8:9] == b"{":
-        return Lookalike("a SafeTensors file", _CONVERT)
+        return ForeignFormat("a SafeTensors file", _CURE_CONVERT)
     if head and not head.strip(b"\0"):
-        return Lookalike("all zeros (a hole where the data should be)", "fetch the file again")
+        return ForeignFormat("all zeros (the data was never written)", "download the file again")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        return Lookalike("an HTML or XML page", _AGAIN)
+        return ForeignFormat("an HTML or XML page", _CURE_DOWNLOAD)
     if text.startswith((b"{", b"[")):
-        return Lookalike("JSON (an error message, perhaps)", _AGAIN)
+        return ForeignFormat("JSON (possibly an error message)", _CURE_DOWNLOAD)
     return None

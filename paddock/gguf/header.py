@@ -1,8 +1,10 @@
-"""What the header of a GGUF says, as values that `paddock.gguf.reader` has checked.
+"""Value types for a parsed GGUF header: `Header`, `Tensor` and `Array`.
 
-The *header* is everything before the tensor data: counts, metadata, and the tensor table. A large array stays bytes: an
-`Array` knows its span, and reads itself when it is asked. A `Header` keeps the rules of the format by construction
-(lengths, types, offsets); whether the model in it makes sense is `paddock.gguf.rules`'s to say.
+The *header* is everything before the tensor data: counts, metadata, and the tensor table. An `Array` keeps the offsets
+of its items and decodes them on demand, because a vocabulary can have a million entries.
+
+`paddock.gguf.reader` builds these values and guarantees the rules of the format (lengths, types, offsets). Whether the
+model makes sense is checked in `paddock.gguf.rules`.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array of the metadata: `count` items of `type`, in the bytes from `start` up to and not including `end` of the
-    file.
+    """An array in the metadata: `count` items of `type`, at the file offsets from `start` (inclusive) to `end`
+    (exclusive). `prefix` holds the file's bytes from offset 0 to at least `end`.
     """
 
     type: ValueType
@@ -30,15 +32,15 @@ class Array:
     prefix: bytes = field(repr=False, compare=False)
 
     def numbers(self) -> tuple[int | float | bool, ...]:
-        """The items of an array of numbers or bools."""
+        """Return the items of an array of numbers or bools."""
         return struct.unpack_from(f"<{self.count}{SCALARS[self.type]}", self.prefix, self.start)
 
     def raw(self) -> list[bytes]:
-        """The items of an array of strings, undecoded."""
-        return list(self.each())
+        """Return the items of an array of strings, undecoded."""
+        return list(self.iter_raw())
 
-    def each(self) -> Iterator[bytes]:
-        """The items of an array of strings one by one, for arrays that may be too long for a list."""
+    def iter_raw(self) -> Iterator[bytes]:
+        """Iterate over the undecoded items of an array of strings, without building a list."""
         position, data, unpack = self.start, self.prefix, _LENGTH.unpack_from
         for _ in range(self.count):
             end = position + 8 + unpack(data, position)[0]
@@ -46,11 +48,11 @@ class Array:
             position = end
 
     def texts(self) -> list[str]:
-        """The items of an array of strings; what is not UTF-8 becomes U+FFFD."""
-        return [item.decode(errors="replace") for item in self.each()]
+        """Return the decoded items of an array of strings. Invalid UTF-8 becomes U+FFFD."""
+        return [item.decode(errors="replace") for item in self.iter_raw()]
 
     def text(self, index: int) -> str:
-        """One item of an array of strings, without a list of the others. Raises IndexError."""
+        """Return one decoded item of an array of strings, without decoding the others. Raises IndexError."""
         if not 0 <= index < self.count:
             raise IndexError(index)
         position, unpack = self.start, _LENGTH.unpack_from
@@ -65,8 +67,8 @@ Value = bool | int | float | str | Array
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A row of the tensor table. `shape` is in GGUF's order, the row length first; `offset` counts from the header's
-    `data_offset`.
+    """An entry of the tensor table. `shape` is in GGUF order, row length first. `offset` is in bytes, relative to the
+    header's `data_offset`.
     """
 
     name: str
@@ -82,10 +84,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A parsed header. `types` are the value types of `metadata`; `prefix` is the file up to `data_offset` at the most,
-    as it was read.
+    """A parsed header.
 
-    `size` is the whole file's, `bytes_read` what was read of it to learn all this.
+    `types` has the value type of each key in `metadata`. `data_offset` is the file offset of the tensor data. `size` is
+    the size of the whole file in bytes, `bytes_read` how much of it was read to parse the header. `prefix` holds the
+    header's own bytes: it starts at offset 0 and ends at or before `data_offset`.
     """
 
     version: int
@@ -104,25 +107,26 @@ class Header:
         return value if isinstance(value, str) else None
 
     def text(self, key: str) -> str | None:
-        """The string at `key`; None where there is none, or it is no string."""
+        """Return the string at `key`, or None if the key is missing or not a string."""
         value = self.metadata.get(key)
         return value if isinstance(value, str) else None
 
     def integer(self, key: str) -> int | None:
-        """The integer at `key`; None where there is none, or it is no integer."""
+        """Return the integer at `key`, or None if the key is missing or not an integer."""
         value = self.metadata.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def array(self, key: str) -> Array | None:
+        """Return the array at `key`, or None if the key is missing or not an array."""
         value = self.metadata.get(key)
         return value if isinstance(value, Array) else None
 
-    def of_architecture(self, suffix: str) -> Value | None:
-        """The value at `<architecture>.<suffix>`."""
+    def architecture_value(self, suffix: str) -> Value | None:
+        """Return the value at `<architecture>.<suffix>`, or None if the key is missing."""
         return self.metadata.get(f"{self.architecture}.{suffix}")
 
     @property
     def data_end(self) -> int:
-        """The offset in the file just after the last tensor's data, without padding."""
+        """The file offset just after the last tensor's data, excluding padding."""
         last = self.tensors[-1] if self.tensors else None
         return self.data_offset + (last.offset + last.size_bytes if last else 0)

@@ -1,8 +1,8 @@
-"""The rules of a model's hyperparameters: there, of the type that the engine reads, and inside its limits.
+"""Check a model's hyperparameters: required keys are present, with the types and ranges that the engine accepts.
 
-A *suffix* is a metadata key without the architecture before it (`llama.block_count` is `block_count`). A *per-layer*
-value is one number for all layers, or an array with one for each. The limits are those that llama-model.cpp asserts: a
-breach of most of them ends its process.
+A *suffix* is a metadata key without its architecture prefix (`block_count` in `llama.block_count`). A *per-layer* value
+is one number for all layers, or an array with one number for each layer. The limits are those that llama-model.cpp
+asserts; violating most of them aborts the engine's process.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from paddock.model.finding import Finding, Severity
 MAX_LAYERS: Final = 512
 MAX_EXPERTS: Final = 1024
 ROPE_SCALINGS: Final = frozenset({"none", "linear", "yarn", "longrope"})
-PLAIN: Final = frozenset({"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "smollm3", "mistral3", "granite"})
-"""Decoders of equal layers, whose keys and tensors follow one table."""
-_NEEDED_BY_PLAIN: Final = ("attention.head_count", "feed_forward_length", "attention.layer_norm_rms_epsilon")
+STANDARD_DECODERS: Final = frozenset(
+    {"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "smollm3", "mistral3", "granite"}
+)
+"""Architectures with identical decoder layers, whose keys and tensors follow one common scheme."""
+_REQUIRED_SUFFIXES: Final = (
+    "attention.head_count",
+    "feed_forward_length",
+    "attention.layer_norm_rms_epsilon",
+)
 _ROTATES_WHOLE_HEAD: Final = frozenset({"llama", "deci", "falcon", "llama-embed"})
-_NO_EXPERT_OF_ONE: Final = frozenset({"hunyuan_vl", "hunyuan-dense"})  # the engine takes 1 expert for none here
+_SINGLE_EXPERT_MEANS_DENSE: Final = frozenset({"hunyuan_vl", "hunyuan-dense"})  # the engine treats 1 expert as none
 _CURE = "use a file that was converted with a current llama.cpp"
 
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     required: bool = False
     per_layer: bool = False
 
@@ -63,7 +69,7 @@ _POSITIVE: Final = frozenset(
 )
 _NOT_NEGATIVE: Final = frozenset({"rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"})
 _FLOATS: Final = _POSITIVE | _NOT_NEGATIVE
-_LARGEST_EPSILON: Final = 1.0  # real ones are below 0.001; a large one makes every norm the same
+_MAX_EPSILON: Final = 1.0  # real ones are below 0.001; a large one makes all norms equal
 _OPTIONAL: Final = {
     "pooling_type": ValueType.UINT32,
     "embedding_length_out": ValueType.UINT32,
@@ -97,15 +103,16 @@ _OPTIONAL: Final = {
     "use_parallel_residual": ValueType.BOOL,
     "rope.scaling.finetuned": ValueType.BOOL,
 }
-"""Keys whose value may be anything of its type, or an array of it for the layers; the engine refuses other types."""
-_NEVER_AN_ARRAY: Final = frozenset({"embedding_length_out"})
+"""Optional keys with any value of this type, or a per-layer array of it. The engine refuses other types."""
+_SCALAR_ONLY: Final = frozenset({"embedding_length_out"})
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What the hyperparameters say of the model, one number for each layer where it can differ.
+class ModelShape:
+    """The model's dimensions from its hyperparameters, with one number for each layer where layers can differ.
 
-    A layer without attention has 0 heads. `ahead` is how many of the layers, the last ones, only predict tokens ahead.
+    A layer without attention has 0 heads. `prediction_layers` is the number of layers, at the end, that are used only
+    for multi-token prediction (`nextn_predict_layers`).
     """
 
     embedding: int
@@ -116,32 +123,35 @@ class Shape:
     key_length: int
     value_length: int
     experts: int
-    ahead: int
+    prediction_layers: int
 
 
 def check(header: Header) -> Iterator[Finding]:
-    """The rules of the hyperparameters of `header.architecture`, which must be a string."""
-    breaches = [
-        *_check_plain(header),
+    """Check the hyperparameters of `header.architecture`, which must be a string."""
+    findings = [
+        *_check_standard_decoder(header),
         *_check_integers(header),
         *_check_floats(header),
         *_check_optional(header),
         *_check_rope_scaling(header),
     ]
-    yield from breaches
-    if not any(finding.severity is Severity.REJECT for finding in breaches):
-        shape = shape_of(header)  # its numbers can be trusted only now
+    yield from findings
+    if not any(finding.severity is Severity.REJECT for finding in findings):
+        shape = model_shape(header)  # needs hyperparameters that passed the checks above
         yield from _check_heads(header, shape)
         yield from _check_experts(header, shape)
 
 
-def shape_of(header: Header) -> Shape:
-    """The model's shape, with the engine's defaults for what is absent. The hyperparameters must have no breach."""
+def model_shape(header: Header) -> ModelShape:
+    """Return the model's dimensions, with the engine's defaults for missing keys.
+
+    The hyperparameters must have passed `check`.
+    """
     layers = _number(header, "block_count")
     embedding = _number(header, "embedding_length")
     heads = _layers(header, "attention.head_count", layers, (0,) * layers)
     head_length = embedding // heads[0] if heads and heads[0] else 0
-    return Shape(
+    return ModelShape(
         embedding=embedding,
         layers=layers,
         heads=heads,
@@ -150,7 +160,7 @@ def shape_of(header: Header) -> Shape:
         key_length=_number(header, "attention.key_length", head_length),
         value_length=_number(header, "attention.value_length", head_length),
         experts=_number(header, "expert_count"),
-        ahead=_number(header, "nextn_predict_layers"),
+        prediction_layers=_number(header, "nextn_predict_layers"),
     )
 
 
@@ -160,7 +170,7 @@ def _number(header: Header, suffix: str, default: int = 0) -> int:
 
 
 def _layers(header: Header, suffix: str, layers: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    value = header.of_architecture(suffix)
+    value = header.architecture_value(suffix)
     if isinstance(value, Array):
         return tuple(int(number) for number in value.numbers())
     return (value,) * layers if isinstance(value, int) else default
@@ -171,45 +181,44 @@ def _reject(header: Header, rule: str, suffix: str, message: str) -> Finding:
 
 
 def _check_integers(header: Header) -> Iterator[Finding]:
-    layers = header.of_architecture("block_count")
+    layers = header.architecture_value("block_count")
     for suffix, bounds in _INTEGERS.items():
         key = f"{header.architecture}.{suffix}"
         value = header.metadata.get(key)
         if value is None:
             if bounds.required:
-                yield _reject(header, "gguf.model.key-missing", suffix, f"{key} is missing, and the engine needs it")
+                yield _reject(header, "gguf.model.key-missing", suffix, f"{key} is missing, but the engine requires it")
         elif isinstance(value, Array) and bounds.per_layer:
             if value.type not in {ValueType.UINT32, ValueType.INT32}:
-                message = f"{key} is an array of {value.type.name}, not of UINT32 or INT32"
+                message = f"{key} is an array of {value.type.name}, expected UINT32 or INT32"
                 yield _reject(header, "gguf.model.key-type", suffix, message)
             elif value.count != layers:
                 yield _reject(
                     header,
                     "gguf.model.key-length",
                     suffix,
-                    f"{key} has {value.count} items, and there are {layers} layers",
+                    f"{key} has {value.count} items, but the model has {layers} layers",
                 )
-            elif wrong := [n for n in value.numbers() if not bounds.least <= n <= bounds.most]:
-                message = f"{key} has an item of {wrong[0]}, and {bounds.least} to {bounds.most} are allowed"
+            elif wrong := [n for n in value.numbers() if not bounds.minimum <= n <= bounds.maximum]:
+                message = f"{key} has an item of {wrong[0]}, allowed are {bounds.minimum} to {bounds.maximum}"
                 yield _reject(header, "gguf.model.key-range", suffix, message)
         elif header.types[key] is not ValueType.UINT32 or not isinstance(value, int):
             yield _reject(
-                header, "gguf.model.key-type", suffix, f"{key} is of type {header.types[key].name}, not UINT32"
+                header, "gguf.model.key-type", suffix, f"{key} has type {header.types[key].name}, expected UINT32"
             )
-        elif not bounds.least <= value <= bounds.most:
-            message = f"{key} is {value}, and {bounds.least} to {bounds.most} are allowed"
+        elif not bounds.minimum <= value <= bounds.maximum:
+            message = f"{key} is {value}, allowed are {bounds.minimum} to {bounds.maximum}"
             yield _reject(header, "gguf.model.key-range", suffix, message)
 
 
-def _check_plain(header: Header) -> Iterator[Finding]:
-    if header.architecture not in PLAIN:
+def _check_standard_decoder(header: Header) -> Iterator[Finding]:
+    if header.architecture not in STANDARD_DECODERS:
         return
-    for suffix in _NEEDED_BY_PLAIN:
-        value = header.of_architecture(suffix)
+    for suffix in _REQUIRED_SUFFIXES:
+        value = header.architecture_value(suffix)
         if value is None or value == 0:
-            message = (
-                f"{header.architecture}.{suffix} is {'missing' if value is None else 'zero'}, and the engine needs it"
-            )
+            problem = "missing" if value is None else "zero"
+            message = f"{header.architecture}.{suffix} is {problem}, but the engine requires it"
             yield _reject(header, "gguf.model.key-missing", suffix, message)
 
 
@@ -222,76 +231,79 @@ def _check_floats(header: Header) -> Iterator[Finding]:
         if suffix in _FLOATS:
             if header.types[key] is not ValueType.FLOAT32 or not isinstance(value, float):
                 yield _reject(
-                    header, "gguf.model.key-type", suffix, f"{key} is of type {header.types[key].name}, not FLOAT32"
+                    header, "gguf.model.key-type", suffix, f"{key} has type {header.types[key].name}, expected FLOAT32"
                 )
                 continue
             if value < 0 or (value == 0 and suffix in _POSITIVE):
-                wanted = "a number above 0" if suffix in _POSITIVE else "no negative number"
-                yield _reject(header, "gguf.model.key-range", suffix, f"{key} is {value}, and {wanted} is expected")
-            if suffix.endswith("epsilon") and value > _LARGEST_EPSILON:
+                expected = "a number above 0" if suffix in _POSITIVE else "0 or more"
+                yield _reject(header, "gguf.model.key-range", suffix, f"{key} is {value}, expected {expected}")
+            if suffix.endswith("epsilon") and value > _MAX_EPSILON:
                 yield _reject(
                     header,
                     "gguf.model.key-range",
                     suffix,
-                    f"{key} is {value}, and at most {_LARGEST_EPSILON} is expected",
+                    f"{key} is {value}, expected at most {_MAX_EPSILON}",
                 )
         if isinstance(value, float) and not math.isfinite(value):
-            yield _reject(header, "gguf.model.key-finite", suffix, f"{key} is {value}, and a finite number is expected")
+            yield _reject(header, "gguf.model.key-finite", suffix, f"{key} is {value}, expected a finite number")
 
 
 def _check_optional(header: Header) -> Iterator[Finding]:
     for suffix, expected in _OPTIONAL.items():
         kind = header.types.get(f"{header.architecture}.{suffix}", expected)
-        if kind is not expected and (kind is not ValueType.ARRAY or suffix in _NEVER_AN_ARRAY):
-            message = f"{header.architecture}.{suffix} is of type {kind.name}, not {expected.name}"
+        if kind is not expected and (kind is not ValueType.ARRAY or suffix in _SCALAR_ONLY):
+            message = f"{header.architecture}.{suffix} has type {kind.name}, expected {expected.name}"
             yield _reject(header, "gguf.model.key-type", suffix, message)
 
 
 def _check_rope_scaling(header: Header) -> Iterator[Finding]:
-    value = header.of_architecture("rope.scaling.type")
+    value = header.architecture_value("rope.scaling.type")
     if value is not None and value not in ROPE_SCALINGS:
-        shown = repr(value[:40]) if isinstance(value, str) else "no string"
-        message = f"the rope scaling is {shown}, and the engine aborts on all but {', '.join(sorted(ROPE_SCALINGS))}"
+        shown = repr(value[:40]) if isinstance(value, str) else "not a string"
+        allowed = ", ".join(sorted(ROPE_SCALINGS))
+        message = f"the RoPE scaling type is {shown}, expected one of {allowed}: the engine aborts on others"
         yield _reject(header, "gguf.model.rope-scaling", "rope.scaling.type", message)
 
 
-def _check_heads(header: Header, shape: Shape) -> Iterator[Finding]:
-    kv_is_scalar = isinstance(header.of_architecture("attention.head_count_kv"), int)
+def _check_heads(header: Header, shape: ModelShape) -> Iterator[Finding]:
+    kv_is_scalar = isinstance(header.architecture_value("attention.head_count_kv"), int)
     for layer, (heads, kv_heads) in enumerate(zip(shape.heads, shape.kv_heads, strict=True)):
-        # an array may give single layers no KV heads: those keep a state instead
+        # a per-layer array may set 0 KV heads for single layers: those keep a recurrent state instead
         if heads and ((kv_heads and heads % kv_heads) or (not kv_heads and kv_is_scalar)):
-            message = f"layer {layer} has {heads} heads and {kv_heads} KV heads, which do not divide them"
+            message = f"layer {layer} has {heads} heads, not a multiple of its {kv_heads} KV heads"
             yield _reject(header, "gguf.model.heads", "attention.head_count_kv", message)
             break
-    head_count = header.of_architecture("attention.head_count")
-    derived = header.of_architecture("attention.key_length") is None
+    head_count = header.architecture_value("attention.head_count")
+    derived = header.architecture_value("attention.key_length") is None
     if derived and isinstance(head_count, int) and head_count and shape.embedding % head_count:
-        message = f"an embedding of {shape.embedding} is not divisible among {head_count} heads"
+        message = f"the embedding length {shape.embedding} is not a multiple of the {head_count} heads"
         yield _reject(header, "gguf.model.heads", "attention.head_count", message)
-    rotated = header.of_architecture("rope.dimension_count")
+    rotated = header.architecture_value("rope.dimension_count")
     if isinstance(rotated, int) and shape.key_length:
         whole = header.architecture in _ROTATES_WHOLE_HEAD
         if rotated % 2 or rotated > shape.key_length or (whole and rotated != shape.key_length):
-            message = f"{rotated} dimensions of a head of {shape.key_length} are to be rotated"
+            message = f"RoPE rotates {rotated} dimensions, which does not fit the head length {shape.key_length}"
             yield _reject(header, "gguf.model.rope-dimensions", "rope.dimension_count", message)
 
 
-def _check_experts(header: Header, shape: Shape) -> Iterator[Finding]:
+def _check_experts(header: Header, shape: ModelShape) -> Iterator[Finding]:
     experts, layers = shape.experts, shape.layers
-    if experts <= 1 and header.architecture in _NO_EXPERT_OF_ONE:
+    if experts <= 1 and header.architecture in _SINGLE_EXPERT_MEANS_DENSE:
         return
     used = max(_layers(header, "expert_used_count", layers, (0,)))
     if used > experts or (experts and not used):
-        message = f"{used} of {experts} experts are used for each token"
+        message = f"{used} experts per token are used, but the model has {experts}"
         yield _reject(header, "gguf.model.experts", "expert_used_count", message)
     groups = _number(header, "expert_group_count")
     groups_used = _number(header, "expert_group_used_count")
     if groups and groups >= experts:
-        yield _reject(header, "gguf.model.experts", "expert_group_count", f"{experts} experts are in {groups} groups")
+        message = f"{groups} expert groups are declared, but the model has only {experts} experts"
+        yield _reject(header, "gguf.model.experts", "expert_group_count", message)
     elif groups > 1 and (experts % groups or not 0 < groups_used < groups):
-        message = f"{groups_used} of {groups} groups of {experts} experts are used for each token"
+        message = f"{groups_used} of {groups} expert groups are used per token, which does not fit {experts} experts"
         yield _reject(header, "gguf.model.experts", "expert_group_used_count", message)
-    # a draft model may have nothing else
-    if shape.ahead > layers or (shape.ahead == layers and header.architecture in PLAIN):
-        message = f"{shape.ahead} of {layers} layers only predict ahead"
+    # in a draft model all layers may be prediction layers
+    prediction_layers = shape.prediction_layers
+    if prediction_layers > layers or (prediction_layers == layers and header.architecture in STANDARD_DECODERS):
+        message = f"{prediction_layers} of {layers} layers are declared as multi-token prediction layers"
         yield _reject(header, "gguf.model.key-range", "nextn_predict_layers", message)

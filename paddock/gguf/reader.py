@@ -1,7 +1,7 @@
-"""Reading a GGUF's header from any source of bytes, in exact integers, and never further than the header.
+"""Parse a GGUF header from any `ByteSource`, checking every count, length and offset.
 
-The first breach of the format raises, with the rule's name and the byte offset. Nothing here judges the model, and no
-tensor data is read.
+The first violation of the format raises, with the rule id and the byte offset. Tensor data is not read. Whether the
+model makes sense is checked in `rules`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf import format as gguf
 from paddock.gguf.format import GgmlType, ValueType
 from paddock.gguf.header import Array, Header, Tensor, Value
-from paddock.gguf.source import BROKEN, FETCH_AGAIN, ByteSource, Cursor, FileSource, breach
+from paddock.gguf.source import CURE_DOWNLOAD_AGAIN, CURE_OTHER_FILE, ByteSource, Cursor, FileSource, raise_malformed
 
 __all__ = ["Array", "ByteSource", "FileSource", "Header", "Tensor", "Value", "read_header"]
 
@@ -23,8 +23,9 @@ _SCALARS = {kind: struct.Struct("<" + code) for kind, code in gguf.SCALARS.items
 
 
 def read_header(source: ByteSource) -> Header:
-    """Read and check the header of a GGUF. Raises NotGguf or MalformedGguf at the first breach; both carry `rule` and
-    `where`.
+    """Read and check the header of a GGUF file.
+
+    Raises NotGguf or MalformedGguf at the first violation of the format; both have `rule` and `where`.
     """
     cursor = Cursor(source)
     version, tensor_count, key_count = _read_counts(cursor)
@@ -34,8 +35,8 @@ def read_header(source: ByteSource) -> Header:
         _read_pair(cursor, spans, types)
     alignment = _alignment(spans, types)
     rows = [_read_tensor(cursor) for _ in range(tensor_count)]
-    data_offset = _pad(cursor.position, alignment) if rows else cursor.position
-    tensors = _place(rows, alignment=alignment, data_offset=data_offset, size=source.size)
+    data_offset = _round_up(cursor.position, alignment) if rows else cursor.position
+    tensors = _check_layout(rows, alignment=alignment, data_offset=data_offset, size=source.size)
     prefix = bytes(cursor.data[: cursor.position])
     metadata = {
         key: Array(value.type, value.count, value.start, value.end, prefix) if isinstance(value, _Span) else value
@@ -54,12 +55,12 @@ def read_header(source: ByteSource) -> Header:
     )
 
 
-def _pad(number: int, alignment: int) -> int:
+def _round_up(number: int, alignment: int) -> int:
     return -(-number // alignment) * alignment
 
 
 class _Span:
-    """An array whose bounds were checked, before the whole prefix is there to read it from."""
+    """The checked bounds of an array. It becomes an `Array` once the whole header is buffered."""
 
     __slots__ = ("count", "end", "start", "type")
 
@@ -68,67 +69,69 @@ class _Span:
 
 
 def _read_magic(cursor: Cursor) -> None:
-    cursor.need(min(cursor.size, len(gguf.MAGIC)), "the magic")
+    cursor.advance(min(cursor.size, len(gguf.MAGIC)), "the magic")
     head = bytes(cursor.data[:512])
     if not head:
-        raise NotGguf("the file is no GGUF: it is empty", cure=FETCH_AGAIN, rule="gguf.container.magic", where="byte 0")
+        raise NotGguf(
+            "the file is not a GGUF: it is empty", cure=CURE_DOWNLOAD_AGAIN, rule="gguf.container.magic", where="byte 0"
+        )
     if not head.startswith(gguf.MAGIC):
-        found = gguf.lookalike(head)
-        what = f"it is {found.name}" if found else f"it begins with {head[:4]!r}"
-        cure = found.cure if found else FETCH_AGAIN
-        raise NotGguf(f"the file is no GGUF: {what}", cure=cure, rule="gguf.container.magic", where="byte 0")
+        foreign = gguf.detect_foreign_format(head)
+        description = f"it is {foreign.name}" if foreign else f"it begins with {head[:4]!r}"
+        cure = foreign.cure if foreign else CURE_DOWNLOAD_AGAIN
+        raise NotGguf(f"the file is not a GGUF: {description}", cure=cure, rule="gguf.container.magic", where="byte 0")
 
 
 def _read_counts(cursor: Cursor) -> tuple[int, int, int]:
     _read_magic(cursor)
-    version = cursor.u32("the version")
+    version = cursor.read_u32("the version")
     if version not in gguf.VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, *gguf.VERSIONS):
-            breach(
+            raise_malformed(
                 "gguf.container.endianness",
                 4,
-                "the file is big-endian, and the engine reads little-endian",
+                "the file is big-endian, but the engine reads only little-endian files",
                 cure="use a little-endian file",
             )
-        breach(
+        raise_malformed(
             "gguf.container.version",
             4,
-            f"the format version is {version}, and 2 and 3 are read",
-            cure="use a file that was converted anew",
+            f"the GGUF version is {version}, supported are 2 and 3",
+            cure="use a file that was converted with a current llama.cpp",
         )
-    tensor_count = cursor.u64("the number of tensors")
-    key_count = cursor.u64("the number of keys")
+    tensor_count = cursor.read_u64("the number of tensors")
+    key_count = cursor.read_u64("the number of keys")
     left = cursor.size - cursor.position
-    for what, count, most, smallest, at in (
+    for kind, count, maximum, min_bytes, at in (
         ("tensors", tensor_count, gguf.MAX_TENSORS, _MIN_TENSOR_BYTES, 8),
         ("keys", key_count, gguf.MAX_KEYS, _MIN_KEY_BYTES, 16),
     ):
-        if count > most or count * smallest > left:
-            breach(
+        if count > maximum or count * min_bytes > left:
+            raise_malformed(
                 "gguf.container.counts",
                 at,
-                f"the file declares {count} {what}: {most} at most, and {left} bytes are left for them",
+                f"the file declares {count} {kind}, but the limit is {maximum} and {left} bytes are left in the file",
             )
     return version, tensor_count, key_count
 
 
 def _read_pair(cursor: Cursor, values: dict[str, Value | _Span], types: dict[str, ValueType]) -> None:
     at = cursor.position
-    length = cursor.u64("the length of a key")
+    length = cursor.read_u64("the length of a key")
     if not 1 <= length <= gguf.MAX_KEY_BYTES:
-        breach("gguf.key.length", at, f"a key has {length} bytes, and 1 to {gguf.MAX_KEY_BYTES} are allowed")
-    start = cursor.need(length, "a key")
+        raise_malformed("gguf.key.length", at, f"a key has {length} bytes, allowed are 1 to {gguf.MAX_KEY_BYTES}")
+    start = cursor.advance(length, "a key")
     key = _ascii(bytes(cursor.data[start : start + length]))
     if key is None:
-        breach(
+        raise_malformed(
             "gguf.key.ascii",
             start,
             f"a key is not printable ASCII: {bytes(cursor.data[start : start + min(length, 60)])!r}",
         )
     if key in types:
-        breach("gguf.key.duplicate", start, f"the key {_shown(key)} is there twice")
+        raise_malformed("gguf.key.duplicate", start, f"the key {_shown(key)} occurs twice")
     at = cursor.position
-    kind = _value_type(cursor.u32(f"the type of {_shown(key)}"), key, at)
+    kind = _value_type(cursor.read_u32(f"the type of {_shown(key)}"), key, at)
     types[key] = kind
     values[key] = _read_array(cursor, key) if kind is ValueType.ARRAY else _read_scalar(cursor, kind, key)
 
@@ -146,54 +149,62 @@ def _value_type(number: int, key: str, at: int) -> ValueType:
     try:
         return ValueType(number)
     except ValueError:
-        breach("gguf.key.type", at, f"the value of {_shown(key)} has type {number}, and 0 to 12 are types")
+        raise_malformed(
+            "gguf.key.type", at, f"the value of {_shown(key)} has type number {number}, allowed are 0 to 12"
+        )
 
 
 def _read_scalar(cursor: Cursor, kind: ValueType, key: str) -> bool | int | float | str:
     at = cursor.position
     if kind is ValueType.STRING:
-        data = cursor.string(f"the value of {_shown(key)}")
+        data = cursor.read_string(f"the value of {_shown(key)}")
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            breach("gguf.key.utf8", at + 8 + error.start, f"the value of {_shown(key)} is not UTF-8")
+            raise_malformed("gguf.key.utf8", at + 8 + error.start, f"the value of {_shown(key)} is not UTF-8")
         if "\0" in text:
-            # the engine reads up to the NUL, everybody else the whole: two readers, two texts
-            breach("gguf.key.nul", at + 8 + data.index(0), f"the value of {_shown(key)} holds a NUL")
+            # the engine reads up to the NUL and other programs read all of it, so they would see different texts
+            raise_malformed(
+                "gguf.key.nul", at + 8 + data.index(0), f"the value of {_shown(key)} contains a NUL character"
+            )
         return text
-    form = _SCALARS[kind]
-    start = cursor.need(form.size, f"the value of {_shown(key)}")
+    layout = _SCALARS[kind]
+    start = cursor.advance(layout.size, f"the value of {_shown(key)}")
     if kind is ValueType.BOOL and cursor.data[start] > 1:
-        breach("gguf.key.bool", start, f"the bool {_shown(key)} is {cursor.data[start]}, and 0 and 1 are bools")
-    value: bool | int | float = form.unpack_from(cursor.data, start)[0]
+        raise_malformed("gguf.key.bool", start, f"the bool {_shown(key)} is {cursor.data[start]}, expected 0 or 1")
+    value: bool | int | float = layout.unpack_from(cursor.data, start)[0]
     return value
 
 
 def _read_array(cursor: Cursor, key: str) -> _Span:
     at = cursor.position
-    kind = _value_type(cursor.u32(f"the element type of {_shown(key)}"), key, at)
+    kind = _value_type(cursor.read_u32(f"the element type of {_shown(key)}"), key, at)
     if kind is ValueType.ARRAY:
-        breach("gguf.key.nested-array", at, f"{_shown(key)} is an array of arrays, which no reader takes")
-    count = cursor.u64(f"the length of {_shown(key)}")
+        raise_malformed(
+            "gguf.key.nested-array", at, f"{_shown(key)} is an array of arrays, which no GGUF reader supports"
+        )
+    count = cursor.read_u64(f"the length of {_shown(key)}")
     if count > gguf.MAX_ITEMS:
-        breach(
+        raise_malformed(
             "gguf.key.array-items",
             at + 4,
-            f"the array {_shown(key)} has {count} items, and {gguf.MAX_ITEMS} at most are allowed",
+            f"the array {_shown(key)} has {count} items, allowed are at most {gguf.MAX_ITEMS}",
         )
     start = cursor.position
     if kind is ValueType.STRING:
         left = cursor.size - start
         if count * 8 > left:
-            cursor.need(count * 8, f"the array {_shown(key)}")
-        # A vocabulary is followed by an array with a number for each token, or two.
-        follow = 4 * count if key.endswith(".tokens") else 0
-        cursor.skip_strings(count, f"the array {_shown(key)}", followed_by_bytes=follow)
+            cursor.advance(count * 8, f"the array {_shown(key)}")
+        # A vocabulary is followed by one or two arrays with a 4-byte number for each token.
+        following_bytes = 4 * count if key.endswith(".tokens") else 0
+        cursor.skip_strings(count, f"the array {_shown(key)}", followed_by_bytes=following_bytes)
     else:
-        cursor.need(count * _SCALARS[kind].size, f"the array {_shown(key)}")
+        cursor.advance(count * _SCALARS[kind].size, f"the array {_shown(key)}")
         if kind is ValueType.BOOL and (wrong := bytes(cursor.data[start : cursor.position]).lstrip(b"\0\1")):
-            breach(
-                "gguf.key.bool", cursor.position - len(wrong), f"an item of the bools {_shown(key)} is neither 0 nor 1"
+            raise_malformed(
+                "gguf.key.bool",
+                cursor.position - len(wrong),
+                f"an item of the bool array {_shown(key)} is neither 0 nor 1",
             )
     return _Span(kind, count, start, cursor.position)
 
@@ -202,100 +213,100 @@ def _alignment(values: dict[str, Value | _Span], types: dict[str, ValueType]) ->
     key = "general.alignment"
     value = values.get(key, gguf.DEFAULT_ALIGNMENT)
     if types.get(key, ValueType.UINT32) is not ValueType.UINT32 or value not in gguf.ALIGNMENTS:
-        shown = value if isinstance(value, int) else "no number"
-        message = (
-            f"general.alignment is {shown} ({types[key].name}), and a UINT32 power of two from 8 to 65,536 is expected"
-        )
-        raise MalformedGguf(message, cure=BROKEN, rule="gguf.key.alignment", where=key)
+        shown = value if isinstance(value, int) else "not a number"
+        message = f"general.alignment is {shown} ({types[key].name}), expected a UINT32 power of two from 8 to 65,536"
+        raise MalformedGguf(message, cure=CURE_OTHER_FILE, rule="gguf.key.alignment", where=key)
     return int(value) if isinstance(value, int) else gguf.DEFAULT_ALIGNMENT
 
 
 def _read_tensor(cursor: Cursor) -> tuple[int, Tensor]:
-    """One row of the tensor table, with its own place in the file."""
+    """Read one entry of the tensor table, and return it with the file offset of the entry."""
     at = cursor.position
-    length = cursor.u64("the length of a tensor's name")
+    length = cursor.read_u64("the length of a tensor's name")
     if not 1 <= length <= gguf.MAX_NAME_BYTES:
-        breach(
+        raise_malformed(
             "gguf.tensor.name-length",
             at,
-            f"a tensor's name has {length} bytes, and 1 to {gguf.MAX_NAME_BYTES} are allowed",
+            f"a tensor's name has {length} bytes, allowed are 1 to {gguf.MAX_NAME_BYTES}",
         )
-    start = cursor.need(length, "a tensor's name")
+    start = cursor.advance(length, "a tensor's name")
     name = _ascii(bytes(cursor.data[start : start + length]))
     if name is None:
-        breach(
+        raise_malformed(
             "gguf.tensor.name-ascii",
             start,
             f"a tensor's name is not printable ASCII: {bytes(cursor.data[start : start + length])!r}",
         )
-    count = cursor.u32(f"the dimensions of {name!r}")
+    count = cursor.read_u32(f"the dimensions of {name!r}")
     if not 1 <= count <= gguf.MAX_DIMENSIONS:
-        breach(
+        raise_malformed(
             "gguf.tensor.dimensions",
             cursor.position - 4,
-            f"the tensor {name!r} has {count} dimensions, and 1 to 4 are allowed",
+            f"the tensor {name!r} has {count} dimensions, allowed are 1 to 4",
         )
     shape = []
     for _ in range(count):
-        dimension = cursor.u64(f"a dimension of {name!r}")
+        dimension = cursor.read_u64(f"a dimension of {name!r}")
         if not 1 <= dimension <= gguf.MAX_DIMENSION:
-            breach(
+            raise_malformed(
                 "gguf.tensor.dimension",
                 cursor.position - 8,
-                f"a dimension of {name!r} is {dimension}, and 1 to 2^31 are allowed",
+                f"a dimension of {name!r} is {dimension}, allowed are 1 to 2^31",
             )
         shape.append(dimension)
-    kind = _tensor_type(cursor.u32(f"the type of {name!r}"), name, cursor.position - 4)
+    kind = _tensor_type(cursor.read_u32(f"the type of {name!r}"), name, cursor.position - 4)
     if shape[0] % kind.block_length:
-        breach(
+        raise_malformed(
             "gguf.tensor.blocks",
             cursor.position - 4,
-            f"a row of {name!r} has {shape[0]} elements, no whole blocks of {kind.block_length} ({kind.name})",
+            f"a row of {name!r} has {shape[0]} elements, not a multiple of {kind.block_length} ({kind.name})",
         )
-    row = Tensor(name, tuple(shape), kind, cursor.u64(f"the offset of {name!r}"), 0)
+    row = Tensor(name, tuple(shape), kind, cursor.read_u64(f"the offset of {name!r}"), 0)
     size_bytes = row.elements // kind.block_length * kind.block_bytes
     return at, Tensor(name, row.shape, kind, row.offset, size_bytes)
 
 
 def _tensor_type(number: int, name: str, at: int) -> GgmlType:
-    if number in gguf.REMOVED:
-        message = f"the tensor {name!r} is of type {gguf.REMOVED[number]}, which llama.cpp removed"
-        breach("gguf.tensor.type-removed", at, message, cure="use a file that was quantized anew")
+    if number in gguf.REMOVED_TYPES:
+        message = f"the tensor {name!r} has type {gguf.REMOVED_TYPES[number]}, which llama.cpp has removed"
+        raise_malformed(
+            "gguf.tensor.type-removed", at, message, cure="use a file that was quantized with a current llama.cpp"
+        )
     try:
         return GgmlType(number)
     except ValueError:
-        breach("gguf.tensor.type", at, f"the tensor {name!r} is of type {number}, which is no type")
+        raise_malformed("gguf.tensor.type", at, f"the tensor {name!r} has the unknown type number {number}")
 
 
-def _place(rows: list[tuple[int, Tensor]], *, alignment: int, data_offset: int, size: int) -> tuple[Tensor, ...]:
-    """The rows, once each name is there once, and the data lies in order, aligned, without gap or overlap, inside the
-    file.
+def _check_layout(rows: list[tuple[int, Tensor]], *, alignment: int, data_offset: int, size: int) -> tuple[Tensor, ...]:
+    """Check that names are unique, and that the data is in order, aligned, without gaps or overlaps, inside the file.
+    Returns the tensors.
     """
     names: set[str] = set()
     expected = 0
     for at, tensor in rows:
         if tensor.name in names:
-            breach("gguf.tensor.duplicate", at, f"the tensor {tensor.name!r} is there twice")
+            raise_malformed("gguf.tensor.duplicate", at, f"the tensor {tensor.name!r} occurs twice")
         names.add(tensor.name)
         if tensor.offset % alignment:
-            breach(
+            raise_malformed(
                 "gguf.tensor.alignment",
                 at,
-                f"the data of {tensor.name!r} is at {tensor.offset}, which is no multiple of {alignment}",
+                f"the data of {tensor.name!r} is at offset {tensor.offset}, which is not a multiple of {alignment}",
             )
         if tensor.offset != expected:
-            breach(
+            raise_malformed(
                 "gguf.tensor.offset",
                 at,
-                f"the data of {tensor.name!r} is at {tensor.offset}, and the one before it ends at {expected}",
+                f"the data of {tensor.name!r} is at offset {tensor.offset}, expected {expected}",
             )
         end = tensor.offset + tensor.size_bytes
         if data_offset + end > size:
-            breach(
+            raise_malformed(
                 "gguf.tensor.past-end",
                 at,
-                f"the data of {tensor.name!r} ends at byte {data_offset + end}, and the file at {size}",
-                cure=FETCH_AGAIN,
+                f"the data of {tensor.name!r} ends at byte {data_offset + end}, but the file at byte {size}",
+                cure=CURE_DOWNLOAD_AGAIN,
             )
-        expected = _pad(end, alignment)
+        expected = _round_up(end, alignment)
     return tuple(tensor for _, tensor in rows)

@@ -1,8 +1,8 @@
-"""Whether the model in a header makes sense: all the rules that the header alone decides.
+"""Check that the engine can load the model described by a parsed GGUF header.
 
-`paddock.gguf.reader` has already held the file to the format; here its content is held to what the engine can load and
-compute with. The rules of hyperparameters, tensors, tokenizer and shards have files of their own. A check records
-findings and never decides.
+`paddock.gguf.reader` has already checked the file format. This module combines the checks that need only the header:
+those of `hyperparameters`, `tensors`, `tokenizer` and `split`, and the file type. Checks return findings; the verdict
+is derived from them elsewhere.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _NOT_A_MODEL = {
     "adapter": (
         "gguf.model.is-adapter",
         "an adapter",
-        "use the model that it adapts, and give the adapter to the engine beside it",
+        "use the base model, and pass the adapter to the engine separately",
     ),
     "mmproj": (
         "gguf.model.is-projector",
         "a multimodal projector",
-        "use the language model; the projector goes beside it",
+        "use the language model; the projector is loaded in addition to it",
     ),
-    "imatrix": ("gguf.model.is-imatrix", "an importance matrix for quantizing", "use the model itself"),
-    "controlvector": ("gguf.model.is-control-vector", "a control vector", "use the model that it steers"),
+    "imatrix": ("gguf.model.is-imatrix", "an importance matrix for quantization", "use the model itself"),
+    "controlvector": ("gguf.model.is-control-vector", "a control vector", "use the model that it was made for"),
 }
 _ARCHITECTURES = {"clip": "mmproj", "controlvector": "controlvector", "imatrix": "imatrix"}
 _TYPES = {
@@ -38,73 +38,73 @@ _TYPES = {
 
 
 def check(header: Header, *, all_tensors: Sequence[Tensor] | None = None) -> list[Finding]:
-    """All findings on one file, or on the first shard of a model whose shards have `all_tensors` together."""
+    """Check one file, or the first shard of a model. `all_tensors` are the tensors of all its shards together."""
     return [*check_file(header), *check_model(header, all_tensors=all_tensors)]
 
 
 def check_file(header: Header) -> Iterator[Finding]:
-    """The rules that hold for each file, whichever part of a model it is."""
+    """Apply the checks that hold for every file, including single shards."""
     padded = -(-header.data_end // header.alignment) * header.alignment
     if header.size > padded:
-        message = f"{header.size - header.data_end} bytes follow the last tensor, and only padding may"
-        cure = "use another file: what is hidden there is no part of the model"
+        message = f"{header.size - header.data_end} bytes follow the last tensor, where only padding is allowed"
+        cure = "use another file: the extra data is not part of the model"
         yield Finding("gguf.container.trailing", Severity.REJECT, message, f"byte {header.data_end}", cure)
-    yield from _check_texts(header)
+    yield from _check_strings(header)
     yield from tensors.check_types(header.tensors)
     yield from split.check(header)
 
 
 def check_model(header: Header, *, all_tensors: Sequence[Tensor] | None = None) -> Iterator[Finding]:
-    """The rules of the model. A later shard has no metadata of its own to judge."""
-    part = split.split_of(header)
-    if part and part.number > 0:
+    """Apply the checks of the whole model. Shards after the first are skipped: they have no model metadata."""
+    shard = split.shard_info(header)
+    if shard and shard.number > 0:
         return
     for key, expected in _TYPES.items():
         if header.types.get(key, expected) is not expected:
-            message = f"{key} is of type {header.types[key].name}, not {expected.name}"
+            message = f"{key} has type {header.types[key].name}, expected {expected.name}"
             yield Finding("gguf.model.key-type", Severity.REJECT, message, key, "use another file")
-    other = _is_no_model(header)
-    if other is not None:
-        yield other
+    not_a_model = _check_is_model(header)
+    if not_a_model is not None:
+        yield not_a_model
         return
     architecture = header.architecture
     if not architecture:
-        message = "the file names no architecture" if architecture is None else "the architecture's name is empty"
+        message = "general.architecture is missing" if architecture is None else "general.architecture is empty"
         cure = "use a file that was converted with a current llama.cpp"
         yield Finding("gguf.model.architecture", Severity.REJECT, message, "general.architecture", cure)
         return
-    there = tuple(all_tensors) if all_tensors is not None else header.tensors
-    whole = part is None or all_tensors is not None
-    if whole and not there:
-        message = "the file holds a vocabulary and no weights"
+    known_tensors = tuple(all_tensors) if all_tensors is not None else header.tensors
+    complete = shard is None or all_tensors is not None
+    if complete and not known_tensors:
+        message = "the file contains a vocabulary, but no weights"
         yield Finding("gguf.model.is-vocabulary", Severity.REJECT, message, "byte 8", "use the model itself")
-        whole = False
-    if there or not whole:
-        breaches = list(hyperparameters.check(header)) if there else []
-        yield from breaches
-        if whole and not any(finding.severity is Severity.REJECT for finding in breaches):
-            yield from tensors.check_needed(header, there)
-    yield from tokenizer.check(header, embedding_rows=tensors.embedding_rows(header, there))
+        complete = False
+    if known_tensors or not complete:
+        findings = list(hyperparameters.check(header)) if known_tensors else []
+        yield from findings
+        if complete and not any(finding.severity is Severity.REJECT for finding in findings):
+            yield from tensors.check_required(header, known_tensors)
+    yield from tokenizer.check(header, embedding_rows=tensors.embedding_rows(header, known_tensors))
 
 
-def _check_texts(header: Header) -> Iterator[Finding]:
+def _check_strings(header: Header) -> Iterator[Finding]:
     for key, value in header.metadata.items():
-        # the tokenizer's own arrays are read by its rules
+        # the arrays of the tokenizer are checked in `tokenizer`
         if isinstance(value, Array) and value.type is ValueType.STRING and not key.startswith(tokenizer.PREFIX):
             try:
-                for item in value.each():
+                for item in value.iter_raw():
                     item.decode()
             except UnicodeDecodeError:
-                message = f"a string of the array {key[:80]!r} is not UTF-8"
+                message = f"the array {key[:80]!r} contains a string that is not UTF-8"
                 yield Finding("gguf.key.utf8", Severity.REJECT, message, key[:80], "use another file")
 
 
-def _is_no_model(header: Header) -> Finding | None:
+def _check_is_model(header: Header) -> Finding | None:
     kind = (header.text("general.type") or "").lower()
     if "adapter.type" in header.metadata:
         kind = "adapter"
     kind = _ARCHITECTURES.get(header.architecture or "", kind)
     if kind not in _NOT_A_MODEL:
         return None
-    rule, what, cure = _NOT_A_MODEL[kind]
-    return Finding(rule, Severity.REJECT, f"the file is {what}, not a model", "general.type", cure)
+    rule, description, cure = _NOT_A_MODEL[kind]
+    return Finding(rule, Severity.REJECT, f"the file is {description}, not a model", "general.type", cure)

@@ -1,10 +1,10 @@
-"""Bytes of a file by ranges, local or remote, and a cursor that never goes past what is there.
+"""Read a file's bytes by offset, from a local file or a remote one, with a bounds-checked cursor on top.
 
-A *source* is a file of known size. A *cursor* reads it from its start, and compares every length with the bytes that
-are left before anything is done with it. What the bytes mean is the reader's to say.
+A *source* (`ByteSource`) is a file of known size that is read by ranges. A `Cursor` reads a source from its start, and
+compares every length with the bytes left in the file before it uses it. `reader` interprets the bytes.
 
-Each read may be a request over a network, so the cursor looks ahead: 1 MiB at first; then as far as the strings that it
-passes over will reach if they go on as they began, and what the reader says will follow them.
+Each read may be a network request, so the cursor reads ahead: 1 MiB at first, then an estimate from the average length
+of the strings skipped so far, plus the bytes that the caller expects after them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import NoReturn, Protocol, Self
 from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile
 from paddock.gguf.format import MAX_HEADER_BYTES
 
-_FIRST_BLOCK_BYTES = 1 << 20
-_BEYOND_BYTES = 512 << 10
-_FURTHEST_OUTLOOK_BYTES = 16 << 20
-_ENOUGH_FOR_AN_AVERAGE = 1000
-FETCH_AGAIN = "fetch the file again; if it stays like this, the repository's file is broken"
-BROKEN = "use another file; this one was made or changed by a faulty or hostile program"
+_FIRST_READ_BYTES = 1 << 20
+_MARGIN_BYTES = 512 << 10
+_MAX_READ_AHEAD_BYTES = 16 << 20
+_MIN_STRINGS_FOR_AVERAGE = 1000
+CURE_DOWNLOAD_AGAIN = "download the file again; if the problem stays, the repository's file is broken"
+CURE_OTHER_FILE = "use another file; this one was made or changed by a faulty or hostile program"
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
 class ByteSource(Protocol):
-    """A file of known size that is read by ranges. `read_at` gives fewer bytes only at the end."""
+    """A file of known size in bytes, read by ranges. `read_at` returns fewer bytes only at the end of the file."""
 
     @property
     def size(self) -> int: ...
@@ -40,17 +40,20 @@ class ByteSource(Protocol):
 
 
 class FileSource:
-    """A local regular file. Opened once, so that what is read is one and the same file whatever happens to its name."""
+    """A local regular file. It is opened once, so all reads see the same file even if the path is replaced.
+
+    Raises NoSuchFile or NoPermission if the file cannot be opened or is not a regular file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever
+            # O_NONBLOCK: otherwise, opening a pipe without a writer blocks forever
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
-            raise NoSuchFile(f"there is no file {path}", cure="give the path of a .gguf file") from None
+            raise NoSuchFile(f"the file {path} does not exist", cure="give the path of a .gguf file") from None
         except PermissionError:
-            raise NoPermission(f"{path} may not be read", cure="correct its permissions") from None
+            raise NoPermission(f"no permission to read {path}", cure="correct its permissions") from None
         except (OSError, ValueError) as error:
             raise NoSuchFile(f"{str(path)!r} cannot be opened: {error}", cure="give the path of a .gguf file") from None
         status = os.fstat(self._descriptor)
@@ -60,7 +63,7 @@ class FileSource:
         self.size = status.st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Read up to `length` bytes at `offset`. Raises CorruptFile where the disk refuses."""
+        """Read up to `length` bytes at `offset`. Raises CorruptFile on an I/O error."""
         parts: list[bytes] = []
         try:
             while length > 0 and (part := os.pread(self._descriptor, length, offset)):
@@ -74,7 +77,7 @@ class FileSource:
 
     @property
     def descriptor(self) -> int:
-        """The open file, for who reads all of it."""
+        """The open file descriptor, for callers that read the whole file."""
         return self._descriptor
 
     def close(self) -> None:
@@ -91,85 +94,94 @@ class FileSource:
         self.close()
 
 
-def breach(rule: str, offset: int, message: str, *, cure: str = BROKEN) -> NoReturn:
+def raise_malformed(rule: str, offset: int, message: str, *, cure: str = CURE_OTHER_FILE) -> NoReturn:
+    """Raise MalformedGguf for a violation of `rule` at a byte offset of the file."""
     raise MalformedGguf(message, cure=cure, rule=rule, where=f"byte {offset}")
 
 
 class Cursor:
-    """A position in a source, and the bytes from its start to some way beyond that position."""
+    """A read position in a source. `data` buffers the bytes from offset 0 to at least `position`."""
 
     def __init__(self, source: ByteSource) -> None:
         self.source = source
         self.size = source.size
         self.data = bytearray()
         self.position = 0
-        self._average_bytes = 16.0  # of the last long array's strings
+        self._average_string_bytes = 16.0  # measured on the last long array
 
-    def need(self, length: int, what: str) -> int:
-        """Make `length` bytes at the position available, move past them, and return where they begin."""
+    def advance(self, length: int, description: str) -> int:
+        """Buffer the next `length` bytes, move past them, and return the offset where they start.
+
+        `description` names the bytes in the error message. Raises MalformedGguf if the file or the header limit ends
+        before them.
+        """
         start = self.position
         end = start + length
         if end > len(self.data):
             if end > self.size:
-                breach(
+                raise_malformed(
                     "gguf.container.truncated",
                     start,
-                    f"{what} needs {length} bytes at byte {start}, and {self.size - start} are left in the file",
-                    cure=FETCH_AGAIN,
+                    f"{description} needs {length} bytes at byte {start}, but the file ends at byte {self.size}",
+                    cure=CURE_DOWNLOAD_AGAIN,
                 )
             if end > MAX_HEADER_BYTES:
-                breach(
-                    "gguf.container.header-size", start, f"{what} makes the header longer than {MAX_HEADER_BYTES} bytes"
+                raise_malformed(
+                    "gguf.container.header-size",
+                    start,
+                    f"{description} makes the header longer than the limit of {MAX_HEADER_BYTES} bytes",
                 )
             self._fill(end)
         self.position = end
         return start
 
-    def u32(self, what: str) -> int:
-        start = self.need(4, what)
+    def read_u32(self, description: str) -> int:
+        start = self.advance(4, description)
         return int(_U32.unpack_from(self.data, start)[0])
 
-    def u64(self, what: str) -> int:
-        start = self.need(8, what)
+    def read_u64(self, description: str) -> int:
+        start = self.advance(8, description)
         return int(_U64.unpack_from(self.data, start)[0])
 
-    def string(self, what: str) -> bytes:
-        length = self.u64(f"the length of {what}")
-        start = self.need(length, what)
+    def read_string(self, description: str) -> bytes:
+        length = self.read_u64(f"the length of {description}")
+        start = self.advance(length, description)
         return bytes(self.data[start : start + length])
 
-    def skip_strings(self, count: int, what: str, *, followed_by_bytes: int = 0) -> None:
-        """Move past `count` strings, each bounded by the file. This loop sees every token, so it does the least that is
-        safe. `followed_by_bytes` are likely to come after them.
+    def skip_strings(self, count: int, description: str, *, followed_by_bytes: int = 0) -> None:
+        """Move past `count` strings, each checked to end inside the file.
 
-        A length is at most 2**64 - 1 and Python's integers are exact, so a string that is too long takes the position
-        past the end, where the next read, or the check at the end, stops it.
+        `followed_by_bytes` is the expected number of bytes after them, for the read-ahead. The loop runs once for each
+        token of a vocabulary, so it does as little as is safe: a length is at most 2**64 - 1 and Python's integers are
+        exact, so a string that is too long moves the position past the end, where the next read or the final check
+        raises.
         """
         unpack = _U64.unpack_from
         first = position = self.position
-        left = count
-        while left:
-            data, enough = self.data, 0
+        remaining = count
+        while remaining:
+            data, skipped = self.data, 0
             try:
-                for enough in range(left):  # noqa: B007 -- how many were enough data for says where to go on
+                for skipped in range(remaining):  # noqa: B007 -- counts the strings that were fully buffered
                     position += 8 + unpack(data, position)[0]
-                left = 0
+                remaining = 0
             except (struct.error, OverflowError):
-                left -= enough
-                if count - left >= _ENOUGH_FOR_AN_AVERAGE:
-                    self._average_bytes = (position - first) / (count - left)
-                # Strings of a vocabulary grow longer; what is too much for them is part of what follows.
+                remaining -= skipped
+                if count - remaining >= _MIN_STRINGS_FOR_AVERAGE:
+                    self._average_string_bytes = (position - first) / (count - remaining)
+                # Tokens get longer towards the end of a vocabulary. An overestimate is not wasted: the bytes that
+                # follow are needed too.
                 growth = 1.25 if followed_by_bytes else 1.0
-                ahead = int(left * self._average_bytes * growth) + followed_by_bytes
-                self._reach(first, position + 8, what, outlook=position + ahead)
-        self._reach(first, position, what)
-        if count >= _ENOUGH_FOR_AN_AVERAGE:
-            self._average_bytes = (position - first) / count
+                ahead = int(remaining * self._average_string_bytes * growth) + followed_by_bytes
+                self._buffer_strings(first, position + 8, description, read_ahead_to=position + ahead)
+        self._buffer_strings(first, position, description)
+        if count >= _MIN_STRINGS_FOR_AVERAGE:
+            self._average_string_bytes = (position - first) / count
         self.position = position
 
-    def _reach(self, first: int, end: int, what: str, *, outlook: int = 0) -> None:
-        """Make the bytes up to `end` available; where that is past the file or the limit, name the string that led
-        there.
+    def _buffer_strings(self, first: int, end: int, description: str, *, read_ahead_to: int = 0) -> None:
+        """Buffer the bytes up to `end`. If that is past the end of the file or the header limit, raise for the string
+        that is too long; `first` is the offset of the first string.
         """
         if end <= len(self.data):
             return
@@ -182,24 +194,25 @@ class Cursor:
                     break
                 position = end
             self.position = position
-            self.string(f"a string of {what}")  # raises: it does not fit
-        self._fill(end, outlook=outlook)
+            self.read_string(f"a string of {description}")  # raises, because the string does not fit
+        self._fill(end, read_ahead_to=read_ahead_to)
 
-    def _fill(self, end: int, *, outlook: int = 0) -> None:
-        """Read on from the source until `end` bytes are there, and on to where the rest is likely to end; never past
-        the file."""
-        have = len(self.data)
-        likely = min(outlook, have + _FURTHEST_OUTLOOK_BYTES)
-        wanted = max(end, likely) + _BEYOND_BYTES if have else max(end, _FIRST_BLOCK_BYTES)
-        wanted = min(wanted, self.size, max(end, MAX_HEADER_BYTES))
+    def _fill(self, end: int, *, read_ahead_to: int = 0) -> None:
+        """Read from the source until at least `end` bytes are buffered, and ahead to `read_ahead_to` plus a margin,
+        but never past the end of the file.
+        """
+        buffered = len(self.data)
+        ahead = min(read_ahead_to, buffered + _MAX_READ_AHEAD_BYTES)
+        target = max(end, ahead) + _MARGIN_BYTES if buffered else max(end, _FIRST_READ_BYTES)
+        target = min(target, self.size, max(end, MAX_HEADER_BYTES))
         while len(self.data) < end:
-            have = len(self.data)
-            more = self.source.read_at(have, wanted - have)
-            if not more:
-                breach(
+            buffered = len(self.data)
+            piece = self.source.read_at(buffered, target - buffered)
+            if not piece:
+                raise_malformed(
                     "gguf.container.truncated",
-                    have,
-                    f"the file ends at byte {have}, before its size of {self.size}",
-                    cure=FETCH_AGAIN,
+                    buffered,
+                    f"the file ends at byte {buffered}, before its size of {self.size} bytes",
+                    cure=CURE_DOWNLOAD_AGAIN,
                 )
-            self.data += more
+            self.data += piece

@@ -1,7 +1,8 @@
-"""A model in several GGUFs: what each shard says of the whole, and whether they make one.
+"""Check a model that is split into several GGUF files: each shard's metadata, and the complete set.
 
-llama-gguf-split numbers shards from 0 in the metadata and from 1 in the names. The first carries the metadata; the
-others may have nothing but `split.*` and tensors. `split.tensors.count` is the number of tensors of all.
+llama-gguf-split numbers shards from 0 in the metadata and from 1 in file names. The first shard has the model's
+metadata; the others may have only the `split.*` keys and tensors. `split.tensors.count` is the number of tensors in
+all shards together.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _TYPES = {
     "split.count": ValueType.UINT16,
     "split.tensors.count": ValueType.INT32,
 }
-_CURE = "fetch all shards of one revision again"
+_CURE = "download all shards of one revision again"
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """Which shard a file is: `number` from 0, of `count`, with `tensors` in all of them (None where the file does not
-    say).
+class ShardInfo:
+    """A shard's position: `number` (from 0) of `count` shards. `tensors` is the declared number of tensors in all
+    shards together, or None if the file does not declare it.
     """
 
     number: int
@@ -32,65 +33,71 @@ class Split:
     tensors: int | None
 
 
-def split_of(header: Header) -> Split | None:
-    """What the header says of its place in a split model; None for a model in one file."""
+def shard_info(header: Header) -> ShardInfo | None:
+    """Return the shard information in a header, or None for a model in one file."""
     count = header.integer("split.count") or 0
     if count <= 1:
         return None
-    return Split(header.integer("split.no") or 0, count, header.integer("split.tensors.count"))
+    return ShardInfo(header.integer("split.no") or 0, count, header.integer("split.tensors.count"))
 
 
 def check(header: Header) -> Iterator[Finding]:
-    """The rules of the `split.*` keys of one file."""
+    """Check the `split.*` keys of one file."""
     for key, expected in _TYPES.items():
         if key in header.types and header.types[key] is not expected:
-            yield _reject("gguf.split.key-type", f"{key} is of type {header.types[key].name}, not {expected.name}", key)
-    split = split_of(header)
-    if split is None:
+            yield _reject(
+                "gguf.split.key-type", f"{key} has type {header.types[key].name}, expected {expected.name}", key
+            )
+    shard = shard_info(header)
+    if shard is None:
         return
     if "split.no" not in header.metadata:
         yield _reject(
-            "gguf.split.number", f"the file says that it is one of {split.count} shards, and not which", "split.no"
+            "gguf.split.number",
+            f"the file is one of {shard.count} shards, but does not have its shard number",
+            "split.no",
         )
-    if not 0 <= split.number < split.count:
+    if not 0 <= shard.number < shard.count:
         yield _reject(
-            "gguf.split.number", f"the file is shard {split.number} of {split.count}, counted from 0", "split.no"
+            "gguf.split.number", f"the shard number is {shard.number}, expected 0 to {shard.count - 1}", "split.no"
         )
-    if split.tensors is not None and split.tensors < len(header.tensors):
-        message = f"all shards together have {split.tensors} tensors, and this one has {len(header.tensors)}"
+    if shard.tensors is not None and shard.tensors < len(header.tensors):
+        message = f"{shard.tensors} tensors are declared for all shards, but this shard alone has {len(header.tensors)}"
         yield _reject("gguf.split.tensors", message, "split.tensors.count")
 
 
 def check_set(headers: Sequence[Header], names: Sequence[str]) -> Iterator[Finding]:
-    """The rules of all shards of one model, in the order in which the engine reads them."""
-    splits = [split_of(header) for header in headers]
-    first = splits[0]
+    """Check all shards of one model together, given in the order in which the engine reads them."""
+    shards = [shard_info(header) for header in headers]
+    first = shards[0]
     declared = first.count if first else 1
-    for name, split in zip(names, splits, strict=True):
-        count = split.count if split else 1
+    for name, shard in zip(names, shards, strict=True):
+        count = shard.count if shard else 1
         if count != declared:
             yield _reject(
-                "gguf.split.count", f"{name} is one of {count} shards, and {names[0]} one of {declared}", name
+                "gguf.split.count", f"{name} is one of {count} shards, but {names[0]} is one of {declared}", name
             )
-    numbers = [split.number if split else 0 for split in splits]
+    numbers = [shard.number if shard else 0 for shard in shards]
     if numbers != list(range(declared)):
-        there = ", ".join(map(str, numbers[:12]))
+        found = ", ".join(map(str, numbers[:12]))
         yield _reject(
             "gguf.split.number",
-            f"shards 0 to {declared - 1} are expected once each, in order; there are {there}",
+            f"expected shards 0 to {declared - 1} once each, in order, but found {found}",
             names[0],
         )
     total = sum(len(header.tensors) for header in headers)
     if first and first.tensors is not None and first.tensors != total:
         yield _reject(
-            "gguf.split.tensors", f"{first.tensors} tensors are declared, and the shards have {total}", names[0]
+            "gguf.split.tensors", f"{first.tensors} tensors are declared, but the shards have {total}", names[0]
         )
     seen: dict[str, str] = {}
     for name, header in zip(names, headers, strict=True):
         for tensor in header.tensors:
             if tensor.name in seen:
                 yield _reject(
-                    "gguf.split.duplicate-tensor", f"{tensor.name!r} is in {seen[tensor.name]} and in {name}", name
+                    "gguf.split.duplicate-tensor",
+                    f"the tensor {tensor.name!r} is in both {seen[tensor.name]} and {name}",
+                    name,
                 )
                 return
             seen[tensor.name] = name

@@ -1,7 +1,7 @@
-"""The weights of a GGUF whose bytes pass by once, its header first: as it is fetched, or hashed.
+"""Check the weights of a GGUF file while it is streamed once from its start, as during a download or while hashing.
 
-The header is read from the bytes that have come, as soon as they are enough. What the header says is judged elsewhere:
-of a file whose header cannot be read nothing is said here.
+The header is parsed as soon as enough bytes have arrived; then the bytes go to `WeightsScan`. The header itself is
+checked elsewhere: for a file with an unreadable header, this module reports nothing.
 """
 
 from __future__ import annotations
@@ -11,61 +11,68 @@ from paddock.gguf.reader import read_header
 from paddock.gguf.weights import WeightsScan
 from paddock.model.finding import Finding
 
-_FIRST_TRY_BYTES = 1 << 20
+_FIRST_ATTEMPT_BYTES = 1 << 20
 
 
 class StreamingWeightsScan:
-    """`take` is given the bytes of a file of `size` bytes; `findings` tells when all have passed."""
+    """Scan the weights of a file of `size` bytes. Call `feed` with the file's bytes in order, then `findings`."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._head: bytearray | None = bytearray()
-        self._try_at = min(size, _FIRST_TRY_BYTES)
+        self._next_attempt_bytes = min(size, _FIRST_ATTEMPT_BYTES)
         self._scan: WeightsScan | None = None
         self._position = 0
 
-    def take(self, offset: int, block: memoryview) -> None:
-        """The next bytes; or, where they are no next ones, those from which on others passed by mistake."""
+    def feed(self, offset: int, block: memoryview) -> None:
+        """Process the next bytes of the file.
+
+        An `offset` that does not continue the previous call means that the stream restarts there, because the bytes
+        from there on were wrong.
+        """
         if offset != self._position:
             self._rewind(offset)
         self._position += len(block)
         if self._scan:
-            self._scan.take(offset, block)
+            self._scan.feed(offset, block)
         elif self._head is not None:
             self._head += block
-            if len(self._head) >= self._try_at:
-                self._read_head()
+            if len(self._head) >= self._next_attempt_bytes:
+                self._parse_header()
 
     def findings(self) -> tuple[Finding, ...] | None:
-        """None where nothing can be said: the header cannot be read, or bytes passed a second time from somewhere in
-        the middle."""
+        """Return the findings after the whole file was fed.
+
+        Returns None if the weights could not be checked: the header is unreadable, the file was not fed to its end, or
+        the stream restarted in the middle.
+        """
         return tuple(self._scan.findings()) if self._scan and self._position == self._size else None
 
     def _rewind(self, offset: int) -> None:
         self._position = offset
         self._scan, self._head = None, bytearray() if offset == 0 else None
-        self._try_at = min(self._size, _FIRST_TRY_BYTES)
+        self._next_attempt_bytes = min(self._size, _FIRST_ATTEMPT_BYTES)
 
-    def _read_head(self) -> None:
+    def _parse_header(self) -> None:
         head = bytes(self._head or b"")
         try:
-            header = read_header(_Head(head, self._size))
-        except _NotYetError:
-            self._try_at = min(self._size, 2 * len(head))
+            header = read_header(_PartialSource(head, self._size))
+        except _MoreBytesNeededError:
+            self._next_attempt_bytes = min(self._size, 2 * len(head))
             return
         except (NotGguf, MalformedGguf):
             self._head = None
             return
         self._head, self._scan = None, WeightsScan(header)
-        self._scan.take(0, memoryview(head))
+        self._scan.feed(0, memoryview(head))
 
 
-class _NotYetError(Exception):
-    """Bytes that have not come are wanted."""
+class _MoreBytesNeededError(Exception):
+    """The header parser needs bytes that have not arrived yet."""
 
 
-class _Head:
-    """A file of which only the first bytes are there."""
+class _PartialSource:
+    """A `ByteSource` of which only the first bytes have arrived."""
 
     def __init__(self, head: bytes, size: int) -> None:
         self._head = head
@@ -73,5 +80,5 @@ class _Head:
 
     def read_at(self, offset: int, length: int) -> bytes:
         if offset >= len(self._head) < self.size:
-            raise _NotYetError
+            raise _MoreBytesNeededError
         return self._head[offset : offset + length]

@@ -1,8 +1,9 @@
-"""The rules of a GGUF's tokenizer: what the engine takes for granted, and aborts or answers garbage without.
+"""Check the tokenizer in a GGUF header: vocabulary, merges, token types, and special token ids.
 
-*Special ids* are the tokens for begin, end, unknown and so on; where the file names none, the engine has *defaults* for
-each kind of tokenizer. The kinds, the pre-tokenizers and the defaults are those of llama-vocab.cpp. Templates are not
-judged here.
+These are the properties that the engine relies on: if one is violated, it aborts or generates garbage. *Special ids*
+are the ids of tokens such as begin, end and unknown; for ids that the file does not set, the engine has *defaults* per
+kind of tokenizer. Kinds, pre-tokenizers and defaults are copied from llama-vocab.cpp. Chat templates are checked in
+`paddock.chat`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _BPE: Final = frozenset({"gpt2", "gemma4", "hybriddna", "whitespace"})
 _SPM: Final = "llama"
 
 KINDS: Final = frozenset({"llama", "bert", "t5", "rwkv", "plamo2", "test", *_BPE, *_WITHOUT_VOCABULARY})
-"""The tokenizers that the engine knows, by `tokenizer.ggml.model`."""
+"""The values of `tokenizer.ggml.model` that the engine supports."""
 
 _PRE_TOKENIZERS: Final = """
 default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano deepseek-llm
@@ -36,7 +37,7 @@ granite-docling bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dens
 grok-2 afmoe laguna minimax-m2 solar-open mellum2
 """
 PRE_TOKENIZERS: Final = frozenset(_PRE_TOKENIZERS.split())
-"""The pre-tokenizers that the engine knows, by `tokenizer.ggml.pre`. Only BPE has them."""
+"""The values of `tokenizer.ggml.pre` that the engine supports. Only BPE tokenizers have a pre-tokenizer."""
 
 _DEFAULT_IDS: Final = {
     "llama": {"bos": 1, "eos": 2, "unknown": 0},
@@ -50,7 +51,7 @@ _DEFAULT_IDS: Final = {
 _IDS: Final = (
     *("bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask", "prefix", "suffix", "middle"),
     *("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"),
-)  # "seperator" is the key's own spelling
+)  # "seperator" is how the GGUF key is spelled
 _TYPES: Final = {
     "pre": ValueType.STRING,
     "token_type_count": ValueType.UINT32,
@@ -59,59 +60,59 @@ _TYPES: Final = {
         ValueType.BOOL,
     ),
 }
-_DECISIVE: Final = frozenset({"bos", "eos", "unknown"})
+_REJECTED_IF_OUT_OF_RANGE: Final = frozenset({"bos", "eos", "unknown"})
 _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _BYTE_TYPE = 6
 _CURE = "use a file that was converted with a current llama.cpp"
 
 
 def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
-    """The tokenizer rules. `embedding_rows` is the number of rows of the token embedding, None where it is not in this
-    file.
+    """Check the tokenizer. `embedding_rows` is the number of rows of the token embedding, or None if the embedding is
+    not in this file.
     """
     kind = header.text(PREFIX + "model")
     if kind is None:
-        yield _reject("gguf.tokenizer.model", "model", "the file names no tokenizer, and the engine needs one")
+        yield _reject("gguf.tokenizer.model", "model", "tokenizer.ggml.model is missing, but the engine requires it")
         return
     if kind not in KINDS:
-        yield _reject("gguf.tokenizer.model", "model", f"the tokenizer {kind[:60]!r} is not known to the engine")
+        yield _reject("gguf.tokenizer.model", "model", f"the engine does not support the tokenizer {kind[:60]!r}")
         return
     if kind in _WITHOUT_VOCABULARY:
         yield Finding(
             "gguf.tokenizer.model",
             Severity.WARN,
-            "the model has no vocabulary: it takes token ids, not text",
+            "the model has no vocabulary: it accepts token ids, not text",
             PREFIX + "model",
         )
         return
     pre = header.text(PREFIX + "pre")
     for name, expected in _TYPES.items():
         if header.types.get(PREFIX + name, expected) is not expected:
-            message = f"{PREFIX}{name} is of type {header.types[PREFIX + name].name}, not {expected.name}"
+            message = f"{PREFIX}{name} has type {header.types[PREFIX + name].name}, expected {expected.name}"
             yield _reject("gguf.tokenizer.key-type", name, message)
     if kind in _BPE and kind != "gemma4":
         yield from _check_pre(pre, present=PREFIX + "pre" in header.metadata)
     tokens = header.array(PREFIX + "tokens")
     if tokens is None or tokens.type is not ValueType.STRING or tokens.count == 0:
-        yield _reject("gguf.tokenizer.tokens", "tokens", "the vocabulary is missing, empty, or no array of strings")
+        yield _reject("gguf.tokenizer.tokens", "tokens", "the vocabulary is missing, empty, or not an array of strings")
         return
     if tokens.count > MAX_TOKENS:
         yield _reject(
             "gguf.tokenizer.tokens",
             "tokens",
-            f"there are {tokens.count} tokens, and {MAX_TOKENS} at most are looked at",
+            f"the vocabulary has {tokens.count} tokens, allowed are at most {MAX_TOKENS}",
         )
         return
     if embedding_rows is not None and embedding_rows != tokens.count:
         yield _reject(
             "gguf.tokenizer.embedding-rows",
             "tokens",
-            f"the vocabulary has {tokens.count} tokens, and the token embedding {embedding_rows} rows",
+            f"the vocabulary has {tokens.count} tokens, but the token embedding has {embedding_rows} rows",
         )
     vocabulary = _Vocabulary(kind, pre, tokens.raw())
-    yield from _check_texts(vocabulary)
+    yield from _check_tokens(vocabulary)
     yield from _check_lengths(header, vocabulary)
-    yield from _check_types(header, vocabulary)
+    yield from _check_token_types(header, vocabulary)
     yield from _check_merges(header, vocabulary)
     yield from _check_ids(header, vocabulary)
     yield from _check_charsmap(header, vocabulary)
@@ -129,39 +130,37 @@ def _reject(rule: str, key: str, message: str, *, cure: str = _CURE) -> Finding:
 
 
 def _check_pre(pre: str | None, *, present: bool) -> Iterator[Finding]:
-    if pre is None and present:  # said already: its type is wrong
+    if pre is None and present:  # already reported as a wrong type
         return
     if not pre:
-        message = (
-            "the file names no pre-tokenizer, so the engine splits text another way than the model was trained with"
-        )
+        message = "tokenizer.ggml.pre is missing, so the engine may split text differently than in training"
         yield Finding("gguf.tokenizer.pre", Severity.WARN, message, PREFIX + "pre", _CURE)
     elif pre not in PRE_TOKENIZERS:
-        yield _reject("gguf.tokenizer.pre", "pre", f"the pre-tokenizer {pre[:60]!r} is not known to the engine")
+        yield _reject("gguf.tokenizer.pre", "pre", f"the engine does not support the pre-tokenizer {pre[:60]!r}")
 
 
-def _check_texts(vocabulary: _Vocabulary) -> Iterator[Finding]:
+def _check_tokens(vocabulary: _Vocabulary) -> Iterator[Finding]:
     tokens = vocabulary.tokens
     joined = b"\0".join(tokens)
     if joined.count(0) != len(tokens) - 1:
         index = next(index for index, token in enumerate(tokens) if 0 in token)
         yield _reject(
-            "gguf.tokenizer.token-nul", "tokens", f"token {index} holds a NUL, at which the engine cuts it off"
+            "gguf.tokenizer.token-nul",
+            "tokens",
+            f"token {index} contains a NUL character, where the engine truncates it",
         )
     try:
         joined.decode()
     except UnicodeDecodeError:
         index = next(index for index, token in enumerate(tokens) if not _is_utf8(token))
         yield _reject("gguf.tokenizer.utf8", "tokens", f"token {index} is not UTF-8: {tokens[index][:40]!r}")
-    # the engine calls an empty token [EMPTY_n], and aborts where a text is there twice
+    # the engine renames an empty token to [EMPTY_n], and aborts if two tokens have the same text
     named = tokens if b"" not in tokens else [token or b"[EMPTY_%d]" % index for index, token in enumerate(tokens)]
     if len(set(named)) != len(named):
         seen: dict[bytes, int] = {}
         for index, token in enumerate(named):
             if token in seen:
-                message = (
-                    f"tokens {seen[token]} and {index} have the same text {token[:40]!r}, and the engine aborts on it"
-                )
+                message = f"tokens {seen[token]} and {index} have the same text {token[:40]!r}"
                 yield _reject("gguf.tokenizer.duplicate", "tokens", message)
                 return
             seen[token] = index
@@ -183,14 +182,18 @@ def _check_lengths(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]
             continue
         if not isinstance(value, Array) or value.type not in types:
             wanted = " or ".join(kind.name for kind in types)
-            yield _reject("gguf.tokenizer.key-type", name, f"{PREFIX}{name} is no array of {wanted}")
+            yield _reject("gguf.tokenizer.key-type", name, f"{PREFIX}{name} is not an array of {wanted}")
         elif value.count != count:
-            yield _reject("gguf.tokenizer.lengths", name, f"there are {count} tokens, and {value.count} {name}")
+            yield _reject(
+                "gguf.tokenizer.lengths",
+                name,
+                f"{PREFIX}{name} has {value.count} items, but the vocabulary has {count} tokens",
+            )
         elif value.type is ValueType.FLOAT32 and not math.isfinite(sum(value.numbers())):
             yield _reject("gguf.tokenizer.scores", name, "a score is infinite or not a number")
 
 
-def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+def _check_token_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
     tokens = vocabulary.tokens
     types = header.array(PREFIX + "token_type")
     if types is not None and types.type is ValueType.INT32 and types.count == len(tokens):
@@ -198,7 +201,7 @@ def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         if not 1 <= min(kinds) <= max(kinds) <= 6:
             index, number = next((index, number) for index, number in enumerate(kinds) if not 1 <= number <= 6)
             yield _reject(
-                "gguf.tokenizer.token-type", "token_type", f"token {index} is of type {number}, and 1 to 6 are types"
+                "gguf.tokenizer.token-type", "token_type", f"token {index} has token type {number}, allowed are 1 to 6"
             )
         wrong = [
             index
@@ -206,17 +209,21 @@ def _check_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
             if number == _BYTE_TYPE and not _BYTE_TOKEN.fullmatch(tokens[index])
         ]
         if wrong:
-            message = f"the byte token {wrong[0]} is {tokens[wrong[0]][:40]!r}, and <0x00> to <0xFF> are byte tokens"
+            message = f"the byte token {wrong[0]} is {tokens[wrong[0]][:40]!r}, expected <0x00> to <0xFF>"
             yield _reject("gguf.tokenizer.byte-token", "tokens", message)
     if vocabulary.kind in {_SPM, "plamo2"}:
-        # a byte without a token throws in the engine, at the first prompt that holds it
+        # the engine throws at the first prompt that contains a byte without a token
         texts = set(tokens)
-        single = vocabulary.kind == _SPM
-        missing = [n for n in range(256) if b"<0x%02X>" % n not in texts and not (single and bytes([n]) in texts)]
+        accepts_single_byte = vocabulary.kind == _SPM
+        missing = [
+            byte
+            for byte in range(256)
+            if b"<0x%02X>" % byte not in texts and not (accepts_single_byte and bytes([byte]) in texts)
+        ]
         if missing:
             first = f"<0x{missing[0]:02X}>"
             message = (
-                f"{len(missing)} of 256 byte tokens are missing, {first} the first: the engine throws on such text"
+                f"{len(missing)} of 256 byte tokens are missing, the first is {first}: the engine fails on such text"
             )
             yield _reject("gguf.tokenizer.byte-missing", "tokens", message)
 
@@ -227,26 +234,28 @@ def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
     value = header.metadata.get(PREFIX + "merges")
     if value is None:
         if vocabulary.pre != "kimi-k2":
-            yield _reject("gguf.tokenizer.merges", "merges", "a BPE tokenizer without merges")
+            yield _reject("gguf.tokenizer.merges", "merges", "the BPE tokenizer has no merges")
         return
     if not isinstance(value, Array) or value.type is not ValueType.STRING:
-        yield _reject("gguf.tokenizer.merges", "merges", f"{PREFIX}merges is no array of strings")
+        yield _reject("gguf.tokenizer.merges", "merges", f"{PREFIX}merges is not an array of strings")
         return
     if value.count > MAX_MERGES:
         yield _reject(
-            "gguf.tokenizer.merges", "merges", f"there are {value.count} merges, and {MAX_MERGES} at most are looked at"
+            "gguf.tokenizer.merges",
+            "merges",
+            f"the tokenizer has {value.count} merges, allowed are at most {MAX_MERGES}",
         )
         return
     merges = value.raw()
     if not _is_utf8(b" ".join(merges)):
         yield _reject("gguf.tokenizer.utf8", "merges", "a merge is not UTF-8")
     for index, merge in enumerate(merges):
-        # the first character may itself be a space, so the engine looks for one after it
+        # the first character may itself be a space, so the engine searches from the second one
         if not 0 < merge.find(b" ", 1) < len(merge) - 1:
             yield _reject(
                 "gguf.tokenizer.merges",
                 "merges",
-                f"merge {index} is {merge[:40]!r}, and two parts with a space between are expected",
+                f"merge {index} is {merge[:40]!r}, expected two parts separated by a space",
             )
             return
 
@@ -254,14 +263,14 @@ def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
 def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
     count = len(vocabulary.tokens)
     defaults = _DEFAULT_IDS.get(vocabulary.kind, {})
-    known: dict[str, bool] = {}
+    is_usable: dict[str, bool] = {}
     for name in _IDS:
         key = f"{name}_token_id"
         default = defaults.get(name)
-        known[name] = default is not None and default < count
+        is_usable[name] = default is not None and default < count
         if PREFIX + key not in header.metadata:
             if default is not None and default >= count:
-                message = f"there is no {name} token, and the engine's default {default} is not among {count} tokens"
+                message = f"{PREFIX}{key} is missing, but its default {default} exceeds the {count} tokens"
                 yield _reject("gguf.tokenizer.default-id", key, message)
             continue
         value = header.integer(PREFIX + key)
@@ -269,18 +278,20 @@ def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
             yield _reject(
                 "gguf.tokenizer.key-type",
                 key,
-                f"{PREFIX}{key} is {header.types[PREFIX + key].name}, and the engine takes UINT32",
+                f"{PREFIX}{key} has type {header.types[PREFIX + key].name}, expected UINT32",
             )
         elif value >= count:
-            severity = Severity.REJECT if name in _DECISIVE else Severity.WARN
-            message = f"the {name} token is {value}, and the vocabulary has {count} tokens"
+            severity = Severity.REJECT if name in _REJECTED_IF_OUT_OF_RANGE else Severity.WARN
+            message = f"{PREFIX}{key} is {value}, but the vocabulary has {count} tokens"
             yield Finding("gguf.tokenizer.id-range", severity, message, PREFIX + key, _CURE)
         else:
-            known[name] = True
+            is_usable[name] = True
     for name in ("bos", "eos"):
-        if header.metadata.get(f"{PREFIX}add_{name}_token") is True and not known[name]:
+        if header.metadata.get(f"{PREFIX}add_{name}_token") is True and not is_usable[name]:
             yield _reject(
-                "gguf.tokenizer.id-missing", f"add_{name}_token", f"the {name} token is to be added, and there is none"
+                "gguf.tokenizer.id-missing",
+                f"add_{name}_token",
+                f"{PREFIX}add_{name}_token is set, but there is no {name} token",
             )
 
 
@@ -290,7 +301,7 @@ def _check_charsmap(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding
         return
     if not isinstance(value, Array) or value.type not in {ValueType.INT8, ValueType.UINT8} or value.count < 4:
         yield _reject(
-            "gguf.tokenizer.charsmap", "precompiled_charsmap", "the character map is no array of at least 4 bytes"
+            "gguf.tokenizer.charsmap", "precompiled_charsmap", "the character map is not an array of at least 4 bytes"
         )
     elif int.from_bytes(value.prefix[value.start : value.start + 4], "little") + 4 >= value.count:
         yield _reject("gguf.tokenizer.charsmap", "precompiled_charsmap", "the character map is longer than its array")

@@ -72,7 +72,7 @@ def files(draw: st.DrawFn) -> tuple[Gguf, dict[str, tuple[int, int | None, objec
 
 @settings(max_examples=150, deadline=None)
 @given(files())
-def test_what_was_written_is_what_is_read(drawn: tuple[Gguf, dict[str, tuple[int, int | None, object]]]) -> None:
+def test_a_written_header_reads_back_equal(drawn: tuple[Gguf, dict[str, tuple[int, int | None, object]]]) -> None:
     file, metadata = drawn
     header = read_header(Memory(file.to_bytes()))
     assert (header.version, header.alignment) == (file.version, file.alignment)
@@ -94,37 +94,37 @@ def test_what_was_written_is_what_is_read(drawn: tuple[Gguf, dict[str, tuple[int
     )
 
 
-def refusal(data: bytes) -> MalformedGguf | NotGguf | None:
-    """The breach that the reader raises; None where it and the rules went through. Any other error comes out."""
+def read_and_check(data: bytes) -> MalformedGguf | NotGguf | None:
+    """The format error that the reader raises, or None. Any other exception propagates."""
     try:
         rules.check(read_header(Memory(data)))
-    except (MalformedGguf, NotGguf) as breach:
-        return breach
+    except (MalformedGguf, NotGguf) as error:
+        return error
     return None
 
 
-SOUND = tiny_llama().to_bytes()
+VALID = tiny_llama().to_bytes()
 
 
 @settings(max_examples=300, deadline=2000)
 @given(st.data())
-def test_no_damage_makes_the_reader_or_the_rules_fail_otherwise_than_cleanly(data: st.DataObject) -> None:
-    damaged = bytearray(SOUND[: data.draw(st.integers(0, len(SOUND)))] if data.draw(st.booleans()) else SOUND)
+def test_a_damaged_file_raises_only_the_documented_errors(data: st.DataObject) -> None:
+    damaged = bytearray(VALID[: data.draw(st.integers(0, len(VALID)))] if data.draw(st.booleans()) else VALID)
     for _ in range(data.draw(st.integers(0, 6))):
         if damaged:
             damaged[data.draw(st.integers(0, min(len(damaged), 7000) - 1))] = data.draw(st.integers(0, 255))
-    breach = refusal(bytes(damaged))
-    assert breach is None or (breach.rule and breach.where and breach.cure)
+    error = read_and_check(bytes(damaged))
+    assert error is None or (error.rule and error.where and error.cure)
 
 
 @settings(max_examples=200, deadline=1000, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=400))
-def test_any_bytes_after_the_magic_are_refused_cleanly(body: bytes) -> None:
-    breach = refusal(b"GGUF\3\0\0\0" + body)
-    assert breach is None or breach.rule
+def test_random_bytes_after_the_magic_raise_only_the_documented_errors(body: bytes) -> None:
+    error = read_and_check(b"GGUF\3\0\0\0" + body)
+    assert error is None or error.rule
 
 
-def test_every_truncation_is_refused() -> None:
+def test_every_truncation_is_rejected() -> None:
     data = tiny_llama(template=None).to_bytes()
     for end in [*range(400), *range(400, len(data), 97), len(data) - 1]:
         with pytest.raises((MalformedGguf, NotGguf)):
@@ -132,21 +132,21 @@ def test_every_truncation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("build", [build for _, build in BROKEN.values()], ids=BROKEN)
-def test_no_hostile_file_costs_more_than_a_moment(build: Callable[[], bytes]) -> None:
+def test_no_hostile_file_takes_more_than_a_second_of_cpu_time(build: Callable[[], bytes]) -> None:
     data = build()
     start = time.process_time()
-    refusal(data)
+    read_and_check(data)
     assert time.process_time() - start < 1.0
 
 
-def test_a_file_that_declares_more_than_it_has_is_not_read_beyond_its_first_block() -> None:
+def test_a_file_that_declares_too_many_tensors_is_not_read_beyond_the_first_mib() -> None:
     source = Memory(Gguf(tensor_count=2**60).to_bytes() + bytes(16 << 20))
     with pytest.raises(MalformedGguf, match="declares"):
         read_header(source)
     assert source.bytes_read <= 1 << 20
 
 
-def test_only_the_header_is_read_of_a_large_file() -> None:
+def test_only_the_header_of_a_large_file_is_read() -> None:
     file = tiny_llama()
     file.tensor("blk.0.ffn_down.weight").data = bytes(64 << 20)
     source = Memory(file.to_bytes())
@@ -155,7 +155,7 @@ def test_only_the_header_is_read_of_a_large_file() -> None:
     assert source.bytes_read <= 1 << 20
 
 
-def test_a_header_over_the_limit_is_refused_before_all_of_it_is_read() -> None:
+def test_a_header_over_the_size_limit_is_rejected_before_all_of_it_is_read() -> None:
     class Endless:
         size = 2**40
         read = 0
@@ -174,23 +174,23 @@ def test_a_header_over_the_limit_is_refused_before_all_of_it_is_read() -> None:
     assert time.process_time() - start < 10
 
 
-def test_a_source_that_ends_before_its_size_is_refused() -> None:
-    source = Memory(SOUND[:5000])
-    source.size = len(SOUND)
+def test_a_source_that_ends_before_its_size_is_rejected() -> None:
+    source = Memory(VALID[:5000])
+    source.size = len(VALID)
     with pytest.raises(MalformedGguf, match="ends at byte 5000") as caught:
         read_header(source)
     assert caught.value.rule == "gguf.container.truncated"
 
 
-def test_a_breach_names_the_byte() -> None:
+def test_an_error_has_the_byte_offset() -> None:
     file = Gguf().set("general.name", g.STRING, struct.pack("<Q", 1000))
     with pytest.raises(MalformedGguf) as caught:
         read_header(Memory(file.to_bytes()))
-    # magic, version, counts, the key's length and text, the type, the length that lies
+    # magic, version, counts, the key's length and text, the type, the wrong length
     assert caught.value.where == f"byte {4 + 4 + 16 + 8 + len('general.name') + 4 + 8}"
 
 
-def test_the_string_that_overruns_an_array_is_the_one_that_is_named() -> None:
+def test_the_error_for_an_overlong_string_in_an_array_has_the_offset_of_that_string() -> None:
     body = struct.pack("<IQ", g.STRING, 3) + g.string("one") + struct.pack("<Q", 2**62) + g.string("three")
     file = Gguf().set("x", g.ARRAY, body)
     data = file.to_bytes()
@@ -199,14 +199,14 @@ def test_the_string_that_overruns_an_array_is_the_one_that_is_named() -> None:
     assert caught.value.where == f"byte {data.index(b'one') + 3 + 8}"
 
 
-def test_a_breach_survives_pickling() -> None:
+def test_an_error_survives_pickling() -> None:
     with pytest.raises(NotGguf) as caught:
         read_header(Memory(NOT_GGUF["html"][0]))
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.rule, again.where) == (str(caught.value), "gguf.container.magic", "byte 0")
 
 
-def test_one_text_of_an_array_is_read_without_the_others() -> None:
+def test_single_strings_of_an_array_are_read_by_index() -> None:
     texts = ["a", "", "ü" * 300, "last"]
     file = Gguf().set("x", g.ARRAY, array(g.STRING, texts))
     found = read_header(Memory(file.to_bytes())).array("x")
@@ -217,7 +217,7 @@ def test_one_text_of_an_array_is_read_without_the_others() -> None:
             found.text(outside)
 
 
-def test_numbers_that_are_not_finite_are_read_as_they_are() -> None:
+def test_non_finite_numbers_are_read_unchanged() -> None:
     file = Gguf().set("x", g.F32, math.inf).set("y", g.F64, math.nan)
     header = read_header(Memory(file.to_bytes()))
     assert header.metadata["x"] == math.inf

@@ -1,4 +1,4 @@
-"""Real vocabularies, which no rule may find fault with: the GGUFs without weights in the engine's source package."""
+"""Check the tokenizer rules against real vocabularies: the GGUFs without weights in the engine's source package."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from paddock.gguf.rules import check
 from paddock.model.finding import Severity
 from tests.support.memory import Memory
 
-SMALL_BYTES = 4 << 20  # the rules take a second for each of the larger ones, and find nothing else there
+SMALL_BYTES = 4 << 20  # the checks take a second for each larger one, and cover nothing new there
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What tests need of the package: the vocabularies by name, and the text of llama-vocab.cpp."""
+    """Extracts of the source package: the vocabularies by name, and the text of llama-vocab.cpp."""
 
     vocabularies: dict[str, bytes]
     code: str
@@ -49,7 +49,7 @@ def sources() -> Sources:
 
 
 @pytest.mark.timeout(120)
-def test_real_vocabularies_are_sound_and_no_models(sources: Sources) -> None:
+def test_real_vocabularies_have_no_finding_except_for_the_missing_weights(sources: Sources) -> None:
     small = {name: data for name, data in sources.vocabularies.items() if len(data) < SMALL_BYTES}
     assert len(small) >= 10
     for name, data in small.items():
@@ -58,14 +58,14 @@ def test_real_vocabularies_are_sound_and_no_models(sources: Sources) -> None:
         assert rejected == ["gguf.model.is-vocabulary"], name
 
 
-def test_the_tables_of_tokenizers_are_those_of_the_engine(sources: Sources) -> None:
+def test_the_supported_tokenizers_match_the_engine(sources: Sources) -> None:
     for key, ours in (("tokenizer_pre", tokenizer.PRE_TOKENIZERS), ("tokenizer_model", tokenizer.KINDS)):
         theirs = {part.split('"')[1] for part in sources.code.split(f"{key} == ")[1:] if part.startswith('"')}
         assert theirs == ours
 
 
 class Remote:
-    """A vocabulary with a gigabyte behind it, which counts how often and how far it is read."""
+    """A vocabulary followed by a gigabyte of zeros, with counters for the reads and the bytes read."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -78,11 +78,11 @@ class Remote:
         return self._data[offset : offset + length] + bytes(max(0, offset + length - max(len(self._data), offset)))
 
 
-def test_the_header_of_a_real_vocabulary_takes_few_reads_and_little_more_than_itself(sources: Sources) -> None:
+def test_reading_a_real_header_takes_at_most_four_reads_and_1_mib_more_than_its_size(sources: Sources) -> None:
     assert max(map(len, sources.vocabularies.values())) > 12 * MIB
     for name, data in sources.vocabularies.items():
         source = Remote(data)
         read_header(source)
-        # Two more requests ask the Hub for the commit and for the address: six in all.
+        # With the two Hub requests for the commit and the file's URL, that is six requests in all.
         assert source.reads <= 4, name
         assert source.bytes_read <= len(data) + MIB, name

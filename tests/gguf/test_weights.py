@@ -20,7 +20,7 @@ from tests.support import gguf as g
 from tests.support.gguf import Gguf, TensorRow, tiny_llama
 from tests.support.memory import Memory
 
-INFINITE, NO_NUMBER = struct.pack("<e", math.inf), struct.pack("<e", math.nan)
+INFINITY, NAN = struct.pack("<e", math.inf), struct.pack("<e", math.nan)
 
 
 def check(file: Gguf) -> list[Finding]:
@@ -28,8 +28,8 @@ def check(file: Gguf) -> list[Finding]:
     return list(weights.check(source, read_header(source)))
 
 
-def one(kind: GgmlType, data: bytes, name: str = "x.weight") -> list[Finding]:
-    """The findings on one row of this type."""
+def check_row(kind: GgmlType, data: bytes, name: str = "x.weight") -> list[Finding]:
+    """The findings on a file with one row of this type."""
     elements = len(data) // kind.block_bytes * kind.block_length
     return check(Gguf(tensors=[TensorRow(name, (elements,), int(kind), data=data)]))
 
@@ -46,8 +46,8 @@ def test_a_real_model_has_no_findings() -> None:
         assert list(weights.check(source, read_header(source))) == []
 
 
-# those that gguf-py can turn back into numbers; it has a class for each
-THEIRS = [
+# the types that gguf-py can dequantize; it has a class for each
+DEQUANTIZABLE = [
     gguf.GGMLQuantizationType[kind.name]
     for kind in GgmlType
     if kind not in NOT_WEIGHTS and kind.block_length > 1 and hasattr(gguf.quants, kind.name)
@@ -59,19 +59,21 @@ def dequantized(kind: gguf.GGMLQuantizationType, block: bytes) -> np.ndarray:
         return gguf.quants.dequantize(np.frombuffer(block, dtype=np.uint8), kind)  # type: ignore[no-any-return]  # untyped
 
 
-@pytest.mark.parametrize("kind", THEIRS, ids=lambda kind: kind.name)
-def test_a_scale_is_bad_exactly_where_the_block_gives_no_finite_numbers(kind: gguf.GGMLQuantizationType) -> None:
-    """Each two bytes of a block in turn become an infinity: the check must agree with what ggml makes of it."""
+@pytest.mark.parametrize("kind", DEQUANTIZABLE, ids=lambda kind: kind.name)
+def test_a_scale_is_reported_exactly_if_the_block_dequantizes_to_non_finite_numbers(
+    kind: gguf.GGMLQuantizationType,
+) -> None:
+    """Replace each two bytes of a block with 0xFFFF in turn: the check must agree with gguf-py."""
     ours = GgmlType[kind.name]
     for offset in range(ours.block_bytes - 1):
         block = bytearray([1]) * ours.block_bytes
         block[offset : offset + 2] = b"\xff\xff"
         numbers = dequantized(kind, bytes(block))
         finite = bool(np.isfinite(numbers).all())
-        found = {finding.rule for finding in one(ours, bytes([1]) * ours.block_bytes + bytes(block))}
+        found = {finding.rule for finding in check_row(ours, bytes([1]) * ours.block_bytes + bytes(block))}
         if ours is GgmlType.NVFP4:
-            assert not found  # the engine takes every byte as a scale
-        elif not finite or np.abs(numbers).max() < 32:  # between them a scale may be too large to compute with
+            assert not found  # the engine accepts every byte as a scale
+        elif not finite or np.abs(numbers).max() < 32:  # above, a scale may be finite and still too large
             assert found == (set() if finite else {"gguf.weights.finite"}), offset
 
 
@@ -80,56 +82,56 @@ def test_a_scale_is_bad_exactly_where_the_block_gives_no_finite_numbers(kind: gg
     [
         (GgmlType.F32, struct.pack("<f", math.inf)),
         (GgmlType.F32, struct.pack("<f", math.nan)),
-        (GgmlType.F16, INFINITE),
-        (GgmlType.F16, NO_NUMBER),
+        (GgmlType.F16, INFINITY),
+        (GgmlType.F16, NAN),
         (GgmlType.BF16, b"\x80\x7f"),
         (GgmlType.BF16, b"\x80\xff"),
     ],
 )
-def test_a_value_that_is_not_finite_is_found_where_it_is(kind: GgmlType, bad: bytes) -> None:
+def test_a_non_finite_value_is_reported_with_its_offset(kind: GgmlType, bad: bytes) -> None:
     size = kind.block_bytes
     good = struct.pack("<f", 1.5)[4 - size :]
     data = good * 5000 + bad + good * 100
-    (finding,) = one(kind, data)
+    (finding,) = check_row(kind, data)
     file = Gguf(tensors=[TensorRow("x.weight", (5101,), int(kind), data=data)]).to_bytes()
     assert (finding.rule, finding.severity) == ("gguf.weights.finite", Severity.REJECT)
     assert finding.where == f"byte {file.index(data) + 5000 * size}"
 
 
-def test_a_norm_of_zeros_is_rejected_and_a_small_weight_of_zeros_warned_of() -> None:
-    (norm,) = one(GgmlType.F32, bytes(128), name="output_norm.weight")
-    (weight,) = one(GgmlType.F32, bytes(128))
+def test_a_norm_of_zeros_is_rejected_and_a_small_weight_of_zeros_gets_a_warning() -> None:
+    (norm,) = check_row(GgmlType.F32, bytes(128), name="output_norm.weight")
+    (weight,) = check_row(GgmlType.F32, bytes(128))
     assert (norm.rule, norm.severity) == ("gguf.weights.zero", Severity.REJECT)
     assert (weight.rule, weight.severity) == ("gguf.weights.zero", Severity.WARN)
-    assert one(GgmlType.F32, bytes(128), name="x.bias") == []
+    assert check_row(GgmlType.F32, bytes(128), name="x.bias") == []
 
 
 @pytest.mark.parametrize(
     "before", [0, 4096, 9 << 20, 16 << 20], ids=["at the start", "a page in", "second chunk", "third"]
 )
-def test_a_hole_is_found_where_it_begins(before: int) -> None:
+def test_a_hole_is_reported_with_its_offset(before: int) -> None:
     data = b"\1" * before + bytes(weights.HOLE_BYTES + 8192) + b"\1" * 8192
-    (finding,) = one(GgmlType.F16, data)
+    (finding,) = check_row(GgmlType.F16, data)
     file = Gguf(tensors=[TensorRow("x.weight", (len(data) // 2,), int(GgmlType.F16), data=data)])
     start = read_header(Memory(file.to_bytes())).data_offset
     assert finding.rule == "gguf.weights.hole"
     assert finding.where == f"byte {start + before}"
 
 
-def test_unused_tokens_are_no_hole() -> None:
+def test_zero_rows_of_unused_tokens_are_not_a_hole() -> None:
     data = b"\1" * 4096 + bytes(2 * weights.HOLE_BYTES)
-    assert one(GgmlType.F16, data, name="token_embd.weight") == []
+    assert check_row(GgmlType.F16, data, name="token_embd.weight") == []
 
 
-def test_a_file_full_of_damage_is_not_read_to_its_end() -> None:
-    file = Gguf(tensors=[TensorRow(f"t{n}", (2,), g.TYPE_F32, data=NO_NUMBER * 4) for n in range(100)])
+def test_the_scan_stops_after_eight_damaged_tensors() -> None:
+    file = Gguf(tensors=[TensorRow(f"t{n}", (2,), g.TYPE_F32, data=NAN * 4) for n in range(100)])
     for tensor in file.tensors:
         tensor.data = struct.pack("<ff", math.nan, 1.0)
     rules = [finding.rule for finding in check(file)]
     assert rules == ["gguf.weights.finite"] * 8 + ["gguf.weights.many"]
 
 
-def test_data_that_ends_early_is_found() -> None:
+def test_truncated_data_is_reported() -> None:
     source = Memory(tiny_llama().to_bytes())
     header = read_header(source)
     source.data = source.data[:-100]
@@ -138,10 +140,10 @@ def test_data_that_ends_early_is_found() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(cuts=st.lists(st.integers(0, 200_000), max_size=30), damage=st.integers(0, 2))
-def test_in_whatever_pieces_the_bytes_come_the_findings_are_the_same(cuts: list[int], damage: int) -> None:
+def test_the_findings_do_not_depend_on_the_sizes_of_the_pieces(cuts: list[int], damage: int) -> None:
     file = tiny_llama(layers=2, width=64, inner=128, kind=g.TYPE_F32)
     if damage:
-        file.tensor("blk.1.ffn_up.weight").data = bytes(4 * 64 * 127) + INFINITE * 128
+        file.tensor("blk.1.ffn_up.weight").data = bytes(4 * 64 * 127) + INFINITY * 128
     if damage > 1:
         file.tensor("output_norm.weight").data = bytes(256)
     data = file.to_bytes()
@@ -149,39 +151,45 @@ def test_in_whatever_pieces_the_bytes_come_the_findings_are_the_same(cuts: list[
     scan = weights.WeightsScan(header)
     marks = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     for start, end in itertools.pairwise(marks):
-        scan.take(start, memoryview(data)[start:end])
+        scan.feed(start, memoryview(data)[start:end])
     assert list(scan.findings()) == list(weights.check(Memory(data), header))
 
 
-def test_a_scan_that_was_not_given_all_says_where_it_stopped() -> None:
+def test_an_incomplete_scan_reports_the_offset_of_its_end() -> None:
     data = tiny_llama().to_bytes()
     scan = weights.WeightsScan(read_header(Memory(data)))
-    scan.take(0, memoryview(data)[: len(data) - 100])
+    scan.feed(0, memoryview(data)[: len(data) - 100])
     (finding,) = scan.findings()
     assert (finding.rule, finding.where) == ("gguf.weights.truncated", f"byte {len(data) - 100}")
 
 
 @pytest.mark.parametrize("number", [2.0**40, -(2.0**100), 3e38])
 @pytest.mark.parametrize("kind", [GgmlType.F32, GgmlType.BF16])
-def test_a_weight_that_overflows_in_a_few_layers_is_no_number_either(number: float, kind: GgmlType) -> None:
+def test_a_weight_that_overflows_within_a_few_layers_is_rejected(number: float, kind: GgmlType) -> None:
     bits = struct.pack("<f", number)
-    assert [finding.rule for finding in one(kind, bits if kind is GgmlType.F32 else bits[2:])] == [
+    assert [finding.rule for finding in check_row(kind, bits if kind is GgmlType.F32 else bits[2:])] == [
         "gguf.weights.finite"
     ]
     large = struct.pack("<f", 2.0**39)
-    assert one(kind, large if kind is GgmlType.F32 else large[2:]) == []
+    assert check_row(kind, large if kind is GgmlType.F32 else large[2:]) == []
 
 
-def test_an_embedding_of_zeros_is_rejected_and_another_tensor_of_zeros_warned_of() -> None:
-    assert {finding.severity for finding in one(GgmlType.F32, bytes(400), "token_embd.weight")} == {Severity.REJECT}
-    assert {finding.severity for finding in one(GgmlType.F32, bytes(400), "blk.0.ffn_up.weight")} == {Severity.WARN}
+def test_an_embedding_of_zeros_is_rejected_and_another_tensor_of_zeros_gets_a_warning() -> None:
+    assert {finding.severity for finding in check_row(GgmlType.F32, bytes(400), "token_embd.weight")} == {
+        Severity.REJECT
+    }
+    assert {finding.severity for finding in check_row(GgmlType.F32, bytes(400), "blk.0.ffn_up.weight")} == {
+        Severity.WARN
+    }
 
 
-def test_a_scale_that_overflows_in_the_cache_is_no_number_either() -> None:
+def test_a_scale_that_overflows_in_the_kv_cache_is_rejected() -> None:
     def block(scale: float) -> bytes:
         return struct.pack("<e", scale) + bytes([1]) * 32
 
-    assert one(GgmlType.Q8_0, block(31.9)) == []
-    assert [finding.rule for finding in one(GgmlType.Q8_0, block(32.0))] == ["gguf.weights.finite"]
-    assert [finding.rule for finding in one(GgmlType.MXFP4, bytes([132]) + bytes([1]) * 16)] == ["gguf.weights.finite"]
-    assert one(GgmlType.MXFP4, bytes([131]) + bytes([1]) * 16) == []
+    assert check_row(GgmlType.Q8_0, block(31.9)) == []
+    assert [finding.rule for finding in check_row(GgmlType.Q8_0, block(32.0))] == ["gguf.weights.finite"]
+    assert [finding.rule for finding in check_row(GgmlType.MXFP4, bytes([132]) + bytes([1]) * 16)] == [
+        "gguf.weights.finite"
+    ]
+    assert check_row(GgmlType.MXFP4, bytes([131]) + bytes([1]) * 16) == []

@@ -1,4 +1,4 @@
-"""The weights of a file whose bytes pass by once."""
+"""Scan the weights of a file while it is streamed."""
 
 from __future__ import annotations
 
@@ -32,50 +32,49 @@ def expected(data: bytes) -> tuple[Finding, ...]:
     return tuple(weights.check(Memory(data), read_header(Memory(data))))
 
 
-def passed(data: bytes, marks: list[int]) -> tuple[Finding, ...] | None:
-    passing = StreamingWeightsScan(len(data))
-    for start, end in itertools.pairwise(sorted({0, len(data), *marks})):
-        passing.take(start, memoryview(data)[start:end])
-    return passing.findings()
+def scan_in_pieces(data: bytes, cuts: list[int]) -> tuple[Finding, ...] | None:
+    scan = StreamingWeightsScan(len(data))
+    for start, end in itertools.pairwise(sorted({0, len(data), *cuts})):
+        scan.feed(start, memoryview(data)[start:end])
+    return scan.findings()
 
 
 @settings(max_examples=40, deadline=None)
 @given(cuts=st.lists(st.floats(0, 1), max_size=12), damaged=st.booleans(), long_header=st.booleans())
-def test_in_whatever_pieces_they_pass_the_findings_are_those_of_the_file(
+def test_the_findings_do_not_depend_on_the_sizes_of_the_pieces(
     cuts: list[float], damaged: bool, long_header: bool
 ) -> None:
     data = model(damaged=damaged, long_header=long_header)
-    found = passed(data, [int(cut * len(data)) for cut in cuts])
+    found = scan_in_pieces(data, [int(cut * len(data)) for cut in cuts])
     assert found == expected(data)
     assert bool(found) is damaged
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", model()[:2000]], ids=["nothing", "a page", "a header cut short"])
-def test_of_a_file_whose_header_cannot_be_read_nothing_is_said(data: bytes) -> None:
-    assert passed(data, []) is None
+def test_a_file_with_an_unreadable_header_has_no_findings(data: bytes) -> None:
+    assert scan_in_pieces(data, []) is None
 
 
-def test_bytes_that_pass_again_from_the_start_count(  # as after a repair
-) -> None:
+def test_a_stream_that_restarts_at_the_start_is_scanned_again() -> None:
     data = model()
     wrong = bytearray(data)
     wrong[-1] ^= 255
-    passing = StreamingWeightsScan(len(data))
-    passing.take(0, memoryview(wrong))
-    passing.take(0, memoryview(data))
-    assert passing.findings() == expected(data)
+    scan = StreamingWeightsScan(len(data))
+    scan.feed(0, memoryview(wrong))
+    scan.feed(0, memoryview(data))
+    assert scan.findings() == expected(data)
 
 
-def test_after_bytes_that_pass_again_from_the_middle_nothing_is_said() -> None:
+def test_a_stream_that_restarts_in_the_middle_has_no_findings() -> None:
     data = model()
-    passing = StreamingWeightsScan(len(data))
-    passing.take(0, memoryview(data)[:9000])
-    passing.take(5000, memoryview(data)[5000:])
-    assert passing.findings() is None
+    scan = StreamingWeightsScan(len(data))
+    scan.feed(0, memoryview(data)[:9000])
+    scan.feed(5000, memoryview(data)[5000:])
+    assert scan.findings() is None
 
 
-def test_of_what_has_not_passed_whole_nothing_is_said() -> None:
+def test_an_incomplete_stream_has_no_findings() -> None:
     data = model()
-    passing = StreamingWeightsScan(len(data))
-    passing.take(0, memoryview(data)[:-1])
-    assert passing.findings() is None
+    scan = StreamingWeightsScan(len(data))
+    scan.feed(0, memoryview(data)[:-1])
+    assert scan.findings() is None
