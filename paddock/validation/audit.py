@@ -214,7 +214,7 @@ def _read(source: ByteSource, name: str, size: int | None, headers: list[Header]
 
 def _check_name(header: Header, name: str) -> Iterator[Finding]:
     """The engine finds the other shards by their names, so names and headers must agree."""
-    part = split.split_of(header)
+    part = split.shard_info(header)
     number, count = quantization.split_number(name), quantization.split_count(name)
     inside = (part.number + 1, part.count) if part else (1, 1)
     if (number, count) != inside:
@@ -228,7 +228,7 @@ def _check_model(
     headers: Sequence[Header], *, whole: bool, knows_architecture: KnowsArchitecture | None
 ) -> Iterator[Finding]:
     first = headers[0]
-    part = split.split_of(first)
+    part = split.shard_info(first)
     if part and not whole:
         message = f"this is shard {part.number + 1} of {part.count}, and only it was audited"
         yield Finding("gguf.split.part", Severity.INFO, message, "split.no", "give the directory, or the repository")
@@ -293,7 +293,7 @@ def _facts(headers: Sequence[Header]) -> ModelFacts:
     first = headers[0]
     tensors = [tensor for header in headers for tensor in header.tensors]
     tokens = first.metadata.get(f"{tokenizer.PREFIX}tokens")
-    part = split.split_of(first)
+    part = split.shard_info(first)
     file_type = first.integer("general.file_type")
     return ModelFacts(
         architecture=first.architecture,

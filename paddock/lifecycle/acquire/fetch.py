@@ -183,7 +183,7 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
             span_bytes=_REMOTE_SPAN_BYTES if origin == "s3" else None,
         ),
         progress=context.progress,
-        tap=weights.take if weights else None,
+        tap=weights.feed if weights else None,
         cancel=context.cancel,
         arrived=(lambda: volume.has_blob(digest, planned.file.size)) if digest else None,
     )
@@ -226,7 +226,7 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
             return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
     weights = _weights_scan(planned)
     sha256, segments = verify_file(
-        volume.blob_path(digest), planned.expected, context.segment_bytes, tap=weights.take if weights else None
+        volume.blob_path(digest), planned.expected, context.segment_bytes, tap=weights.feed if weights else None
     )
     there = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
     return Acquired(there, "volume", 0, weights.findings() if weights else ())
