@@ -32,7 +32,7 @@ def list_models(
             "quantization": entry.manifest.quantization,
             "size_bytes": entry.size_bytes,
             "last_used": entry.last_used.isoformat() if entry.last_used else None,
-            "uses": volume.usage(entry.manifest.id).requests,
+            "uses": volume.usage.read(entry.manifest.id).requests,
             "pinned": entry.pinned,
         }
         for entry in entries
@@ -89,7 +89,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
         "history": history,
         "chat": json.loads(chat.to_json()),
         "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
-        "served": clients.volume.usage(manifest.id).to_json(),
+        "served": clients.volume.usage.read(manifest.id).to_json(),
     }
     print_result(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
     return 0
@@ -158,7 +158,7 @@ def pin(model: ModelArgument, as_json: Json = False) -> int:
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
-    clients.volume.pin(manifest.id)
+    clients.volume.pins.add(manifest.id)
     payload = {"model": manifest.repository, "revision": manifest.revision, "variant": manifest.variant, "pinned": True}
     print_result(as_json, payload, lambda: say(f"pinned {manifest.id}"))
     return 0
@@ -170,7 +170,7 @@ def unpin(model: ModelArgument, as_json: Json = False) -> int:
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
-    was = clients.volume.unpin(manifest.id)
+    was = clients.volume.pins.remove(manifest.id)
     payload = {
         "model": manifest.repository,
         "revision": manifest.revision,

@@ -21,7 +21,7 @@ from starlette.types import Send
 from paddock.serving.admission import AdmissionQueue, QueueFull, TurnedAway
 from paddock.serving.metrics import Metrics
 from paddock.serving.requests import EngineRequest, RequestRefused
-from paddock.store.usage import Usage
+from paddock.store.volume.usage import Usage
 
 BACK_IN_S = 5
 """What a client is told to wait when the engine is being started again."""

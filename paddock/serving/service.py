@@ -33,7 +33,7 @@ from paddock.serving.proxy import Proxy, Tokens
 from paddock.serving.servers import SOCKET, EngineServer, ServerName, server_for
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import Limits, State, Supervisor
-from paddock.store.usage import Usage
+from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 _END_S = 4.0

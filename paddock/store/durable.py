@@ -172,7 +172,7 @@ def place_directory(staged: Path, final: Path) -> None:
     raise StoreUnavailable(f"{final} is replaced by others faster than it can be written", cure="try again")
 
 
-def rename_unless_there(staged: Path, final: Path) -> None:
+def rename_noreplace(staged: Path, final: Path) -> None:
     """Rename without replacing. FileExistsError when `final` is there: in one step where the file system has such."""
     if not _rename2(staged, final, _RENAME_NOREPLACE):
         if os.path.lexists(final):

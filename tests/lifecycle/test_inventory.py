@@ -76,7 +76,7 @@ def test_every_file_of_every_snapshot_is_listed(volume: Volume) -> None:
     publish(volume, B, {"m4.gguf": b"four!"}, volume.root, variant=Q4, age_s=120)
     volume.promote(id_of(B, Q4), reason="beside", default=False)
     volume.promote(id_of(B), reason="new")
-    volume.touch_usage(id_of(B))
+    volume.usage.touch(id_of(B))
     rows = paddock.list_model_files()
     keys = ("model", "revision", "variant", "path", "size", "promoted", "default")
     assert [tuple(row[key] for key in keys) for row in rows] == [

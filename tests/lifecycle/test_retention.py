@@ -127,7 +127,7 @@ def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
     pinned, before, promoted, served, old, newest = versions(connect(), hub, 6)
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     clients = connect()
-    clients.volume.pin(pinned)
+    clients.volume.pins.add(pinned)
     for id in (before, promoted):
         promote.promote_snapshot(clients, id, reason="a test")
     with clients.volume.lease(served):
@@ -137,7 +137,7 @@ def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
     back = promote.roll_back(clients, Reference(MODEL), reason="a test")
     assert (back.revision, back.previous) == (before.revision, promoted.revision)
     # The next one goes back to what was promoted before `before` was promoted again.
-    assert clients.volume.earlier(MODEL) == newest
+    assert clients.volume.promotions.rollback_target(MODEL) == newest
     assert prune(clients, MODEL, Q8).removed == (promoted, served)
 
 
@@ -149,7 +149,8 @@ def test_what_a_rollback_of_the_model_and_what_one_of_a_variant_goes_back_to_sta
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     clients = connect()
     four = pull(clients, Reference(MODEL, Q4)).manifest.id
-    assert (clients.volume.earlier(MODEL), clients.volume.earlier(MODEL, Q8)) == (third, second)
+    assert clients.volume.promotions.rollback_target(MODEL) == third
+    assert clients.volume.promotions.rollback_target(MODEL, Q8) == second
     kept = dict(plan_for(clients, MODEL, Q8).kept)
     assert kept == {second: "what a rollback goes back to", third: "promoted"}
     assert prune(clients, MODEL, Q8).removed == (first,)
@@ -158,11 +159,11 @@ def test_what_a_rollback_of_the_model_and_what_one_of_a_variant_goes_back_to_sta
 
 def test_a_pinned_revision_is_not_removed_before_it_is_unpinned(clients: Clients) -> None:
     id = pull(clients, Reference(MODEL)).manifest.id
-    clients.volume.pin(id)
+    clients.volume.pins.add(id)
     with pytest.raises(InUse, match="is pinned: unpin it first"):
         clients.volume.remove(MODEL)
-    assert clients.volume.unpin(id)
-    assert not clients.volume.unpin(id)
+    assert clients.volume.pins.remove(id)
+    assert not clients.volume.pins.remove(id)
     removed, freed_bytes = clients.volume.remove(MODEL)
     assert removed == [id]
     assert freed_bytes > len(tiny())

@@ -111,7 +111,7 @@ def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
             assert said["base_url"] == f"{program.url}/v1"
             assert said["processor"].startswith(("CPU: ", "GPU: "))
             assert shelf.volume.in_use(manifest.id)
-            before = shelf.volume.usage(manifest.id)
+            before = shelf.volume.usage.read(manifest.id)
             with under_load(program.url) as answers:
                 wait_for(partial(has_whole, answers))
                 engine, began = program.engine, time.monotonic()
@@ -123,7 +123,7 @@ def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
         assert [one for one in answers if not one.clean and not one.unheard] == []
         assert {one.status for one in answers if not one.whole} <= {0, 503}  # nobody was cut off in a stream
         assert not shelf.volume.in_use(manifest.id)
-        after = shelf.volume.usage(manifest.id)
+        after = shelf.volume.usage.read(manifest.id)
         assert after.requests - before.requests == sum(one.whole for one in answers)
         assert after.completion_tokens > before.completion_tokens
         whole += sum(one.whole for one in answers)

@@ -16,7 +16,7 @@ from paddock.store.volume import Volume
 from tests.support.stores import MODEL, Q4, Q8, A, B, S3Store, file_of, id_of, manifest_of, publish
 
 OLD = {"m.gguf": b"weights", "deep/config.json": b"{}"}
-IGNORED = "an earlier Paddock made are ignored"
+IGNORED = "an earlier version of Paddock made are ignored"
 
 
 def manifest_1(revision: Revision) -> str:
@@ -77,7 +77,7 @@ def test_a_warning_says_so_once(volume: Volume, caplog: pytest.LogCaptureFixture
 
 def test_their_link_counts_as_ours_and_a_promotion_replaces_it(volume: Volume) -> None:
     place = put_old(volume, A)
-    volume.check_names(MODEL, Q8)
+    volume.links.check_available(MODEL, Q8)
     publish(volume, A, OLD, volume.root)
     assert str((volume.root / MODEL.slug).readlink()) == f".paddock/snapshots/{MODEL.slug}/{A}"
     volume.promote(id_of(A), reason="pulled again")

@@ -95,14 +95,14 @@ def test_rollbacks_walk_back_and_promotions_go_forward(volume: Volume) -> None:
 
 def test_a_rollback_of_the_model_moves_the_default_back_and_keeps_the_variant(volume: Volume) -> None:
     promote(volume, id_of(A), id_of(B), id_of(A, Q4))
-    assert volume.earlier(MODEL) == id_of(B)
+    assert volume.promotions.rollback_target(MODEL) == id_of(B)
     done = volume.rollback(MODEL, reason="it forgets")
     assert (done.variant, done.revision, done.default, done.previous_default) == (Q8, B, Q8, Q4)
     assert (done.moves_revision, done.target) == (False, None)
     assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: B, Q4: A})
     volume.rollback(MODEL, reason="and on")
     assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A, Q4: A})
-    assert volume.earlier(MODEL) is None
+    assert volume.promotions.rollback_target(MODEL) is None
 
 
 def test_a_rollback_to_a_variant_that_went_on_goes_to_where_it_is_now(volume: Volume) -> None:
@@ -115,8 +115,8 @@ def test_a_rollback_to_a_variant_that_went_on_goes_to_where_it_is_now(volume: Vo
 
 def test_a_rollback_of_a_variant_leaves_the_default(volume: Volume) -> None:
     promote(volume, id_of(A), id_of(B), id_of(A, Q4))
-    assert volume.earlier(MODEL, Q8) == id_of(A)
-    assert volume.earlier(MODEL, Q4) is None
+    assert volume.promotions.rollback_target(MODEL, Q8) == id_of(A)
+    assert volume.promotions.rollback_target(MODEL, Q4) is None
     done = volume.rollback(MODEL, Q8, reason="slow")
     assert (done.revision, done.previous, done.default, done.target) == (A, B, Q4, Q8)
     assert volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: A, Q4: A})
@@ -277,7 +277,7 @@ def test_whoever_comes_second_to_a_shared_name_is_refused(volume: Volume, first:
         volume.promote(ids[second], reason="second")
     assert f"it shows another model, {shown}" in str(caught.value)
     with pytest.raises(NoPermission, match="gpt2--Q8_0 is in the way of"):
-        volume.check_names(second, ids[second].variant)
+        volume.links.check_available(second, ids[second].variant)
     assert links_of(volume) == links
     assert volume.promoted(first) == Promoted(first, ids[first].variant, {ids[first].variant: ids[first].revision})
     assert volume.promoted(second) == Promoted(second)

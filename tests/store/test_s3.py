@@ -83,15 +83,15 @@ def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S
     assert "X-Amz" not in repr(source) + repr(source.address())
 
 
-@pytest.mark.parametrize("engine", ["paddock", "hf_transfer", "xet"])
-def test_an_object_is_a_source_for_each_engine(
-    volume: Volume, s3_store: S3Store, tmp_path: Path, engine: Backend
+@pytest.mark.parametrize("backend", ["paddock", "hf_transfer", "xet"])
+def test_an_object_is_a_source_for_each_backend(
+    volume: Volume, s3_store: S3Store, tmp_path: Path, backend: Backend
 ) -> None:
     push_big(volume, s3_store)
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     source = s3_store.source(manifest.files[0], model=MODEL)
-    options = Options(connections=4, segment_bytes=SEGMENT_BYTES, engine=engine)
+    options = Options(connections=4, segment_bytes=SEGMENT_BYTES, backend=backend)
     staged = fetch(source, staging=tmp_path / "partial", options=options)
     assert staged is not None
     assert staged.path.read_bytes() == BIG

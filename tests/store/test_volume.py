@@ -44,7 +44,7 @@ def stage(volume: Volume, content: bytes) -> Path:
 def test_the_constructor_touches_nothing(tmp_path: Path) -> None:
     volume = Volume(tmp_path / "models")
     assert volume.entries() == []
-    assert volume.free_bytes() > 0
+    assert volume.disk.free_bytes() > 0
     assert volume.sizes() == (0, 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -239,7 +239,7 @@ def test_what_is_in_use_is_not_removed(volume: Volume) -> None:
         assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
         assert volume.remove(MODEL, revision=B) == ([id_of(B)], 1)
     assert not volume.in_use(id_of(A))
-    assert volume.last_used(id_of(A)) is not None
+    assert volume.usage.last_used(id_of(A)) is not None
     assert volume.remove(MODEL) == ([id_of(A)], 1)
 
 
@@ -256,19 +256,19 @@ def test_a_lease_keeps_its_own_variant_alone(volume: Volume) -> None:
 
 def test_a_pin_keeps_its_own_variant_alone(volume: Volume) -> None:
     four_snapshots(volume)
-    volume.pin(id_of(A, Q4))
-    assert volume.pins(MODEL) == {id_of(A, Q4)}
+    volume.pins.add(id_of(A, Q4))
+    assert volume.pins.of(MODEL) == {id_of(A, Q4)}
     for chosen in ({}, {"variant": Q4}, {"revision": A}):
         with pytest.raises(InUse, match="org/name:Q4_K_M@aaaaaaaa is pinned") as caught:
             volume.remove(MODEL, **chosen)
     assert f"paddock unpin {id_of(A, Q4)}" in str(caught.value.cure)
     volume.remove(MODEL, variant=Q8)
-    assert volume.unpin(id_of(A, Q4))
-    assert not volume.unpin(id_of(A, Q4))
+    assert volume.pins.remove(id_of(A, Q4))
+    assert not volume.pins.remove(id_of(A, Q4))
     volume.remove(MODEL)
     assert volume.ids(MODEL) == []
     with pytest.raises(NotOnVolume, match=str(id_of(A))):
-        volume.pin(id_of(A))
+        volume.pins.add(id_of(A))
 
 
 def test_a_lease_ends_with_its_holder_however_it_ends(volume: Volume) -> None:
@@ -389,8 +389,8 @@ def test_entries_tell_what_ls_shows(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"four"}, volume.root, variant=Q4, age_s=90)
     volume.promote(id_of(A, Q4), reason="beside")
     volume.promote(id_of(B), reason="new")
-    volume.touch_usage(id_of(B))
-    volume.pin(id_of(A))
+    volume.usage.touch(id_of(B))
+    volume.pins.add(id_of(A))
     shown = [
         (entry.manifest.id, entry.promoted, entry.default, entry.pinned, entry.size_bytes)
         for entry in volume.entries(MODEL)
@@ -407,9 +407,9 @@ def test_entries_tell_what_ls_shows(volume: Volume) -> None:
 
 
 def test_room_is_asked_for_before_the_first_byte(volume: Volume) -> None:
-    volume.require_room(1)
+    volume.disk.require(1)
     with pytest.raises(NotEnoughDisk, match=r"GiB free, and .* GiB are needed .* are missing"):
-        volume.require_room(volume.free_bytes() + 1)
+        volume.disk.require(volume.disk.free_bytes() + 1)
 
 
 def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_planted_link_does_not_lead_us_outside(volume: Volume, tmp_path: Path,
     with pytest.raises(NoPermission, match="symbolic link"):  # noqa: PT012 - whichever comes upon the link first
         publish(volume, A, {"m.gguf": b"a"}, volume.root)
         volume.promote(id_of(A), reason="first")
-        volume.touch_usage(id_of(A))
+        volume.usage.touch(id_of(A))
         with volume.lease(id_of(A)):
             pass
     assert list(outside.iterdir()) == []
@@ -528,11 +528,11 @@ def test_a_full_disk_is_a_clean_error_that_leaves_nothing_behind(tmp_path: Path)
         """
         volume = Volume(root)
         volume.prepare()
-        free = volume.free_bytes()
+        free = volume.disk.free_bytes()
         try:
             volume.add_bytes(b"x" * 1_000_000)
         except NotEnoughDisk as error:
-            print("told", volume.free_bytes() == free, list(volume.partial.iterdir()))
+            print("told", volume.disk.free_bytes() == free, list(volume.partial.iterdir()))
         """,
     )
     assert out.strip() == "told True []"

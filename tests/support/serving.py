@@ -38,7 +38,7 @@ from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, ser
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import Limits
 from paddock.settings import Settings
-from paddock.store.usage import Usage
+from paddock.store.volume.usage import Usage
 from tests.support.engine import real_model
 
 SERVERS: tuple[ServerName, ...] = (LLAMA_CPP_PYTHON, LLAMA_SERVER)

@@ -199,7 +199,7 @@ OPERATIONS = (
         lambda v: _is_promoted(v, A4, A8),
         moves=True,
     ),
-    Operation("pin", _published, lambda v: v.pin(A8), lambda v: v.pins(MODEL) == {A8}),
+    Operation("pin", _published, lambda v: v.pins.add(A8), lambda v: v.pins.of(MODEL) == {A8}),
     Operation(
         "remove",
         _promoted,

@@ -36,7 +36,7 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     model = wanted.model
     clients = connect()
     target = Path(model_path)
-    variant = clients.volume.spelled(model, wanted.variant) if wanted.variant else None
+    variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
     own = clients.volume.model_path(model, variant)
     if _place(target) == _place(own):
         pull(clients, wanted)

@@ -53,8 +53,8 @@ def plan_files(clients: Clients, listing: Listing, chosen: Chosen, *, for_promot
     clients.volume.prepare()
     drawn = plan(clients, listing, chosen.choice)
     if for_promotion:
-        clients.volume.check_names(listing.model, drawn.id.variant)
-    clients.volume.require_room(drawn.need_bytes)
+        clients.volume.links.check_available(listing.model, drawn.id.variant)
+    clients.volume.disk.require(drawn.need_bytes)
     return drawn
 
 

@@ -88,8 +88,8 @@ def plan_restore(clients: Clients, manifest: Manifest, *, default: bool | None) 
     clients.volume.prepare()
     drawn = plan(clients, manifest)
     if default is not None:
-        clients.volume.check_names(manifest.model, manifest.variant, default=default)
-    clients.volume.require_room(drawn.need_bytes)
+        clients.volume.links.check_available(manifest.model, manifest.variant, default=default)
+    clients.volume.disk.require(drawn.need_bytes)
     return drawn
 
 

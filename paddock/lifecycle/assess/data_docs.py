@@ -46,14 +46,14 @@ def write_data_docs(clients: Clients, manifest: Manifest) -> DataDocs:
     held_to = list(_tables(clients, manifest))
     volume = clients.volume
     what = f"{manifest.model.slug}-{manifest.revision[:8]}-{manifest.variant}"
-    with volume.write_docs(manifest.id) as docs:
+    with volume.docs.replace(manifest.id) as docs:
         held = check_tables(held_to, what=what, docs=docs)
         rewrite_pages(
             docs,
             held,
             title=f"{manifest.id.name} at {manifest.revision}",
             assets=clients.settings.cache / "paddock" / ASSETS_DIRECTORY,
-            shared=volume.shared_docs(),
+            shared=volume.docs.make_assets(),
         )
     return DataDocs(held, _where(clients, manifest))
 
@@ -103,4 +103,4 @@ def _size(path: Path) -> int | None:
 def _where(clients: Clients, manifest: Manifest) -> str:
     place = f"{manifest.model.slug}/{manifest.revision}/{manifest.variant}/index.html"
     base = clients.settings.docs_url
-    return f"{base}/{quote(place)}" if base else str(clients.volume.docs / place)
+    return f"{base}/{quote(place)}" if base else str(clients.volume.docs.path / place)

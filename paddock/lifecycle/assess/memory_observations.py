@@ -49,7 +49,7 @@ def _note(clients: Clients, manifest: Manifest, measured: Benchmark) -> Measured
         architecture = read_header(source).architecture
     name = _name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
     kept = [*_loads(clients, name), load][-KEPT_LOADS:]
-    clients.volume.write_note(name, json.dumps([one.to_json() for one in kept]))
+    clients.volume.notes.write(name, json.dumps([one.to_json() for one in kept]))
     if load.drift:
         margin = human_bytes(margin_bytes(kept))
         _LOG.warning("%s: %s; plans for it keep %s free", manifest.repository, load.drift, margin)
@@ -66,7 +66,7 @@ def margin_for(clients: Clients, architecture: str, engine: str, machine: Machin
 
 def _loads(clients: Clients, name: str) -> list[MeasuredLoad]:
     try:
-        return [MeasuredLoad.from_json(one) for one in json.loads(clients.volume.read_note(name) or "[]")]
+        return [MeasuredLoad.from_json(one) for one in json.loads(clients.volume.notes.read(name) or "[]")]
     except (ValueError, TypeError, KeyError) as error:
         _LOG.warning("%s cannot be read (%s); it is written anew", name, type(error).__name__)
         return []

@@ -20,8 +20,8 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.history import Promotion
-from paddock.store.promotions import Untold
 from paddock.store.protocol import RemoteStore
+from paddock.store.volume import PendingRemoteUpdates
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def promote_snapshot(
         if wait_for_remote:
             raise
         log.warning("%s; S3 does not know yet that %s is promoted", error.message, id.short)
-        clients.volume.finish(id.model, clients.volume.untold(id.model))
+        clients.volume.remote_updates.finish(id.model, clients.volume.remote_updates.pending(id.model))
     return done
 
 
@@ -104,7 +104,7 @@ def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: st
     if wanted.ref is not None:
         raise BadSetting(f"{wanted} names a revision", cure="roll back org/name, or a variant of it, org/name:VARIANT")
     model = wanted.model
-    variant = clients.volume.spelled(model, wanted.variant) if wanted.variant else None
+    variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
     operation = operation or _unfinished_rollback(clients, model, variant)
     done = clients.volume.rollback(model, variant, reason=reason, operation=operation)
     try:
@@ -122,25 +122,28 @@ def update_remote_ref(clients: Clients, model: ModelName) -> None:
     """Update the ref in the remote store with what this volume promoted since the last update. A snapshot that is not
     there is named later, when it was copied: a ref names only what the store can give. Raises StoreUnavailable and
     StoreRefused."""
-    untold = clients.volume.untold(model)
-    if clients.remote is not None and (untold.variants or untold.default):
-        untold = _update(clients, clients.remote, model, untold)
-    clients.volume.finish(model, untold)
+    pending = clients.volume.remote_updates.pending(model)
+    if clients.remote is not None and (pending.variants or pending.default):
+        pending = _update(clients, clients.remote, model, pending)
+    clients.volume.remote_updates.finish(model, pending)
 
 
-def _update(clients: Clients, remote: RemoteStore, model: ModelName, untold: Untold) -> Untold:
+def _update(
+    clients: Clients, remote: RemoteStore, model: ModelName, pending: PendingRemoteUpdates
+) -> PendingRemoteUpdates:
     """Update the ref with the snapshots that the store has, and return the rest."""
     promoted = clients.volume.promoted(model)
-    ids = [id for variant in sorted(untold.variants) if (id := promoted.of(variant)) is not None]
+    ids = [id for variant in sorted(pending.variants) if (id := promoted.of(variant)) is not None]
     known = [id for id in ids if _has(remote, id)]
-    default = promoted.default_id if untold.default else None
+    default = promoted.default_id if pending.default else None
     there = remote.promoted(model)
     if default is not None and default.variant not in there.revisions and default not in known:
         default = None
     if known or default:
         remote.promote(known, default=default)
     rest = frozenset(id.variant for id in ids if id not in known)
-    return Untold(rest, untold.default and default is None and promoted.default is not None, untold.upto)
+    default_is_pending = pending.default and default is None and promoted.default is not None
+    return PendingRemoteUpdates(rest, default_is_pending, pending.upto)
 
 
 def _has(remote: RemoteStore, id: SnapshotId) -> bool:
@@ -152,7 +155,7 @@ def _has(remote: RemoteStore, id: SnapshotId) -> bool:
 
 def _unfinished_rollback(clients: Clients, model: ModelName, variant: Variant | None) -> str | None:
     """The operation of a rollback of the same name that was not finished."""
-    last = clients.volume.unfinished(model)
+    last = clients.volume.remote_updates.unfinished(model)
     if last is None or not last.rollback or last.target != variant:
         return None
     log.warning("the rollback of %s from %s is finished", model, last.at.isoformat(timespec="seconds"))

@@ -90,13 +90,14 @@ def plan_for(clients: Clients, model: ModelName, variant: Variant) -> Retention:
     volume = clients.volume
     stored = [RetainedSnapshot(one.id, one.weights) for one in volume.snapshots(model) if one.variant == variant]
     promoted = volume.promoted(model)
-    goals = [volume.earlier(model), *(volume.earlier(model, one) for one in promoted.revisions)]
+    target_of = volume.promotions.rollback_target
+    goals = [target_of(model), *(target_of(model, variant) for variant in promoted.revisions)]
     return plan(
         stored,
         keep=clients.settings.keep_revisions,
         promoted=promoted.ids,
         earlier=[goal for goal in goals if goal is not None],
-        pinned=volume.pins(model),
+        pinned=volume.pins.of(model),
         used=[one.id for one in stored if volume.in_use(one.id)],
     )
 

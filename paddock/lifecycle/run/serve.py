@@ -33,7 +33,7 @@ from paddock.serving.servers import ServerName, choose_server
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import Limits
-from paddock.store.usage import Usage
+from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
@@ -105,7 +105,7 @@ def serve_snapshot(
 
         def used(one: Usage) -> None:
             try:
-                clients.volume.add_usage(manifest.id, one)
+                clients.volume.usage.add(manifest.id, one)
             except PaddockError as error:  # a full disk is no reason to stop answering
                 _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
 

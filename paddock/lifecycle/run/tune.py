@@ -32,7 +32,7 @@ def tune(clients: Clients, manifest: Manifest, plan: Parameters, *, budget_s: fl
     path = _path(clients, manifest)
     with clients.volume.lease(manifest.id):
         tuning = race(path, plan, budget_s=budget_s, machine=machine)
-    clients.volume.write_tuning(_blob(clients, manifest, path), _name(machine), json.dumps(tuning.to_json(), indent=2))
+    clients.volume.tuning.write(_blob(clients, manifest, path), _name(machine), json.dumps(tuning.to_json(), indent=2))
     return tuning
 
 
@@ -65,7 +65,7 @@ def recall(
 ) -> Tuning | None:
     """What is remembered of this very file, engine and machine; None where nothing is, or it cannot be read."""
     blob = _blob(clients, manifest, path or _path(clients, manifest))
-    text = clients.volume.read_tuning(blob, _name(machine or this_machine()))
+    text = clients.volume.tuning.read(blob, _name(machine or this_machine()))
     try:
         return Tuning.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

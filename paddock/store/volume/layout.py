@@ -1,9 +1,9 @@
-"""Where things lie on the volume (the contract is in the design's chapter on the volume), and how its directories are
-made.
+"""Paths on the volume, and how its directories are made. DESIGN.md, section 4, has the contract.
 
-Names from outside come in as SnapshotId, ModelName and Sha256 only. A directory of ours that is really a symbolic link
-is refused: what was planted there must not make us write or delete outside of the volume. The root itself may be a
-link; that is the operator's choice."""
+Names from outside come in as SnapshotId, ModelName and Sha256 only, which are safe as file names. A directory of the
+volume that is really a symbolic link is refused: a planted link must not make Paddock write or delete outside of the
+volume. The root itself may be a link; that is the operator's choice.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from paddock.store.manifests import check_report_name
 
 
 class Layout:
+    """The paths below `root`. Only `make_directory` writes."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.private = root / ".paddock"
@@ -27,11 +29,16 @@ class Layout:
         self.quarantine = self.private / "quarantine"
         self.docs = self.private / "docs"
 
+    @property
+    def label(self) -> str:
+        """The volume's name in messages."""
+        return f"the volume {self.root}"
+
     def blob(self, sha256: Sha256) -> Path:
         return self.blobs / sha256[:2] / sha256
 
     def snapshot(self, id: SnapshotId) -> Path:
-        return self.snapshots / _below(id)
+        return self.snapshots / _relative(id)
 
     def default_link(self, model: ModelName) -> Path:
         return self.root / model.slug
@@ -42,21 +49,24 @@ class Layout:
     def history(self, model: ModelName) -> Path:
         return self.private / "history" / f"{model.slug}.jsonl"
 
-    def progress(self, model: ModelName) -> Path:
-        """Beside the history: which operation ended last, and what S3 has not been told."""
+    def remote_updates(self, model: ModelName) -> Path:
+        """Beside the history: the last finished operation, and the updates that the remote store lacks."""
         return self.private / "history" / f"{model.slug}.state.json"
 
     def leases(self, model: ModelName) -> Path:
         return self.private / "leases" / model.slug
 
+    def pins(self, model: ModelName) -> Path:
+        return self.private / "pins" / model.slug
+
     def pin(self, id: SnapshotId) -> Path:
-        return self.private / "pins" / _below(id)
+        return self.private / "pins" / _relative(id)
 
     def usage(self, id: SnapshotId) -> Path:
-        return self.private / "usage" / _below(id)
+        return self.private / "usage" / _relative(id)
 
     def report(self, id: SnapshotId, name: str) -> Path:
-        return self.private / "reports" / _below(id) / name
+        return self.private / "reports" / _relative(id) / name
 
     def note(self, name: str) -> Path:
         """Beside the reports on models, whose directories have `--` in their names."""
@@ -66,36 +76,38 @@ class Layout:
     def tuning(self, sha256: Sha256, name: str) -> Path:
         return self.private / "tuning" / sha256 / name
 
-    def documents(self, id: SnapshotId) -> Path:
-        return self.docs / _below(id)
+    def data_docs(self, id: SnapshotId) -> Path:
+        return self.docs / _relative(id)
 
-    def made(self, directory: Path) -> Path:
-        """`directory`, which is below the root, with all its parents: real directories, made where they are missing."""
+    def make_directory(self, directory: Path) -> Path:
+        """Make `directory`, which is below the root, and its parents where they are missing, and return it. Raises
+        NoPermission where one of them is no real directory."""
         path = self.root
         for part in directory.relative_to(self.root).parts:
             parent, path = path, path / part
             try:
                 path.mkdir()
             except FileExistsError:
-                _check_real(path)
+                _check_is_directory(path)
             else:
                 sync_directory(parent)
         return directory
 
-    def check(self, directory: Path) -> Path:
-        """As `made`, for what is there already and is about to lose something."""
+    def check_directory(self, directory: Path) -> Path:
+        """Check an existing directory before something in it is removed, and return it. Raises NoPermission where it,
+        or one of its parents below the root, is no real directory."""
         path = self.root
         for part in directory.relative_to(self.root).parts:
             path /= part
-            _check_real(path)
+            _check_is_directory(path)
         return directory
 
 
-def _below(id: SnapshotId) -> Path:
+def _relative(id: SnapshotId) -> Path:
     return Path(id.model.slug, id.revision, id.variant)
 
 
-def _check_real(path: Path) -> None:
+def _check_is_directory(path: Path) -> None:
     mode = path.lstat().st_mode
     if not stat.S_ISDIR(mode):
         what = "a symbolic link" if stat.S_ISLNK(mode) else "a file"

@@ -1,0 +1,25 @@
+"""The volume: a store on a mounted directory, `/models` by default, that all workers share.
+
+`Volume` composes one small class for each concept:
+
+| module | owns |
+|---|---|
+| `layout` | the paths below the root, and how directories are made |
+| `blobs` | verified bytes, named by their sha256 |
+| `snapshots` | published snapshots: links to blobs, and a manifest |
+| `links` | the symbolic links in the root that show what is promoted |
+| `promotions` | promote, roll back, and the history of both |
+| `remote_updates` | the promotions that the remote store does not have yet |
+| `pins`, `serve_leases`, `usage` | snapshots that are kept, that are served now, and how much they were used |
+| `documents` | reports, notes, tuning records, Data Docs |
+| `removal` | remove snapshots, collect orphaned blobs, sweep what dead writers left |
+| `disk` | free space |
+"""
+
+from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.remote_updates import PendingRemoteUpdates
+from paddock.store.volume.removal import ORPHAN_AGE_S
+from paddock.store.volume.usage import Usage
+from paddock.store.volume.volume import StoredSnapshot, Volume
+
+__all__ = ["ORPHAN_AGE_S", "PendingRemoteUpdates", "Promotions", "StoredSnapshot", "Usage", "Volume"]

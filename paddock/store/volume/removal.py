@@ -1,0 +1,135 @@
+"""Remove snapshots, collect orphaned blobs, and sweep what dead writers left.
+
+Order decides what a reader sees, not a lock: first the links go, so that none points at nothing; then each snapshot is
+made invisible by one rename; then the blobs go that no other snapshot names. A process that dies in between leaves
+orphans, which `collect` finds, and staging names, which `sweep` removes.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from paddock.errors import CorruptFile, InUse, NotOnVolume, PaddockError
+from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.reference import SnapshotId, Variant, same_variant
+from paddock.store import durable
+from paddock.store.durable import disk_errors
+from paddock.store.history import Promoted
+from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.layout import Layout
+from paddock.store.volume.links import PromotedLinks
+from paddock.store.volume.pins import Pins
+from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.serve_leases import ServeLeases
+from paddock.store.volume.snapshots import Snapshots
+
+ORPHAN_AGE_S = 7 * 24 * 3600.0
+"""How long a blob that no snapshot names is kept: it may be a shard of a download that goes on after a weekend."""
+
+log = logging.getLogger(__name__)
+
+
+class Removal:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        blobs: Blobs,
+        snapshots: Snapshots,
+        links: PromotedLinks,
+        promotions: Promotions,
+        pins: Pins,
+        leases: ServeLeases,
+    ) -> None:
+        self.root = layout.root
+        self._layout = layout
+        self._blobs = blobs
+        self._snapshots = snapshots
+        self._links = links
+        self._promotions = promotions
+        self._pins = pins
+        self._leases = leases
+
+    @disk_errors
+    def remove(
+        self, model: ModelName, *, variant: Variant | None = None, revision: Revision | None = None
+    ) -> tuple[list[SnapshotId], int]:
+        """As `Volume.remove`."""
+        chosen = [
+            id
+            for id in self._snapshots.ids(model)
+            if (variant is None or same_variant(id.variant, variant)) and revision in {None, id.revision}
+        ]
+        old = self._snapshots.old(model) if variant is None else []
+        old = [directory for directory in old if revision in {None, directory.name}]
+        if not chosen and not old:
+            name = f"{model}{f':{variant}' if variant else ''}{f'@{revision}' if revision else ''}"
+            raise NotOnVolume(f"{name} is not on {self._layout.label}", cure="see `paddock ls`")
+        for id in chosen:
+            self._check_not_leased(id)
+            self._check_not_pinned(id)
+        before = self._promotions.current(model)
+        self._promotions.remove(chosen)
+        self._links.remove_old(model, old)
+        named: set[Sha256] = set()
+        for id in chosen:
+            named |= self._remove_snapshot(id, before)
+        self._promotions.remove(chosen)  # another process may have promoted one meanwhile: see `Promotions`
+        for directory in old:
+            self._snapshots.remove_old(directory)
+            with suppress(OSError):
+                directory.rmdir()
+        return chosen, self._blobs.free(named, self._snapshots.blobs_in_use)
+
+    @disk_errors
+    def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """As `Volume.collect`."""
+        candidates = self._blobs.unlinked(older_than_s=older_than_s)
+        return self._blobs.free(candidates, self._snapshots.blobs_in_use) if candidates else 0
+
+    @disk_errors
+    def sweep(self) -> None:
+        """Remove staging names that dead writers left more than a day ago, and orphaned blobs. Blobs that cannot be
+        removed stay, with a warning: that only costs space."""
+        parents = {self._layout.snapshot(id).parent for id in self._snapshots.ids()}
+        for directory in (self._layout.private, self._layout.partial, *parents):
+            durable.sweep(directory)
+        try:
+            self._blobs.sweep()
+            self.collect()
+        except (PaddockError, OSError) as error:
+            log.warning("orphaned blobs stay on %s: %s", self._layout.label, error)
+
+    def _check_not_leased(self, id: SnapshotId) -> None:
+        holders = self._leases.holders(id)
+        if holders:
+            raise InUse(f"{id.short} is in use by {'; '.join(holders)}", cure="stop that server, then remove it")
+
+    def _check_not_pinned(self, id: SnapshotId) -> None:
+        if id in self._pins.of(id.model):
+            raise InUse(f"{id.short} is pinned", cure=f"unpin it first (`paddock unpin {id}`)")
+
+    def _remove_snapshot(self, id: SnapshotId, before: Promoted) -> set[Sha256]:
+        """Remove one snapshot, and return the blobs that it named. `before` is what was promoted before the links were
+        removed."""
+        try:
+            manifest = self._snapshots.read(id)
+        except (CorruptFile, OSError):  # its blobs become orphans
+            manifest = None
+        named = {file.sha256 for file in manifest.files} if manifest else set()
+        hidden = self._snapshots.hide(id)
+        if hidden is None:
+            return named
+        try:
+            self._check_not_leased(id)  # again, now that no new reader can find it
+        except InUse:
+            self._snapshots.restore(hidden, id)
+            if before.holds(id):
+                self._promotions.promote(id, reason="still in use", default=before.default == id.variant)
+            raise
+        durable.remove(hidden)
+        durable.remove(self._layout.data_docs(id))
+        self._layout.usage(id).unlink(missing_ok=True)
+        self._snapshots.remove_empty_revision(id)
+        return named

@@ -1,0 +1,115 @@
+"""Serve leases: which snapshots are being served now, so that they are not removed.
+
+A lease is a file in `.paddock/leases/org--name/` on which its holder keeps an exclusive flock. The lock ends with the
+holder, however it ends, so a lease never outlives its holder. Its JSON (revision, variant, pid, host, since) names the
+snapshot. A lease whose lock can be taken belongs to a dead process, and is removed.
+
+On a file system where flock is only local, the leases of other machines are not seen. A lease protects from a mistake;
+the correctness of bytes never depends on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from paddock.errors import NotOnVolume
+from paddock.model.names import ModelName
+from paddock.model.reference import SnapshotId
+from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, names, write_new
+from paddock.store.volume.layout import Layout
+from paddock.store.volume.snapshots import Snapshots
+from paddock.store.volume.usage import UsageRecords
+
+
+class ServeLeases:
+    def __init__(self, layout: Layout, snapshots: Snapshots, usage: UsageRecords) -> None:
+        self.root = layout.root
+        self._layout = layout
+        self._snapshots = snapshots
+        self._usage = usage
+
+    @contextmanager
+    def hold(self, id: SnapshotId) -> Iterator[Path]:
+        """Keep a snapshot from being removed until the block ends, and record a use. Yields the snapshot's directory.
+        Raises NotOnVolume."""
+        with _held(self._make_directory(id.model), id):
+            # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
+            # snapshot invisible, so one of the two always sees the other.
+            if not self._snapshots.exists(id):
+                raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
+            self._usage.touch(id)
+            yield self._layout.snapshot(id)
+
+    @disk_errors
+    def holders(self, id: SnapshotId) -> list[str]:
+        """The processes that serve a snapshot, as text for messages. A lease file that cannot be read counts as held,
+        for every snapshot of its model."""
+        directory = self._layout.leases(id.model)
+        paths = [directory / name for name in names(directory) if not name.startswith(STAGING_PREFIX)]
+        leases = [lease for path in paths if (lease := _read(path)) is not None]
+        return [holder for leased, holder in leases if leased is None or leased == (id.revision, id.variant)]
+
+    @disk_errors
+    def _make_directory(self, model: ModelName) -> Path:
+        return self._layout.make_directory(self._layout.leases(model))
+
+
+@contextmanager
+def _held(directory: Path, snapshot: SnapshotId) -> Iterator[None]:
+    """Hold a lease in an existing directory. It becomes visible with its lock taken, so that no reader takes it for
+    that of a dead process."""
+    token = secrets.token_hex(8)
+    staged, path = directory / f"{STAGING_PREFIX}{token}", directory / token
+    content = {
+        "revision": snapshot.revision,
+        "variant": snapshot.variant,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        write_new(staged, json.dumps(content).encode(), mode=0o644)
+        descriptor = os.open(staged, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    try:
+        with suppress(OSError):  # without flock a reader cannot take the lock either, and sees the lease as held
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        staged.rename(path)
+        yield
+    finally:
+        staged.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _read(path: Path) -> tuple[tuple[str, str] | None, str] | None:
+    """((revision, variant), holder) of a held lease; None for that of a dead process, which is removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return None, f"{path} ({error.strerror})"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that readers do not see each other
+    except OSError:
+        try:
+            lease = json.loads(os.pread(descriptor, 4096, 0))
+            leased = str(lease["revision"]), str(lease["variant"])
+            return leased, f"process {lease['pid']} on {lease['host']} since {lease['since']}"
+        except (ValueError, KeyError, TypeError):
+            return None, str(path)
+    else:
+        path.unlink(missing_ok=True)
+        return None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,240 @@
+"""Snapshots of the volume: one directory for each variant of a revision, with links to its blobs and a manifest.
+
+A snapshot is built under a staging name beside its final path, the manifest last, and one rename makes it visible. Its
+files and its manifest never change after that. When a damaged blob was repaired, the same snapshot is built again with
+links to the repaired blob, and replaces the old directory in one rename.
+
+Snapshots of schema 1 are one level higher, in the revision's own directory. They are ignored, with a warning.
+
+Methods raise OSError as it comes; `Volume` maps it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator, Set
+from contextlib import suppress
+from pathlib import Path
+
+from paddock.errors import BlobMissing, CorruptFile, PaddockError, SnapshotDiffers, UnsafeName
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName, Sha256, parse_revision
+from paddock.model.reference import SnapshotId, parse_variant
+from paddock.store import durable
+from paddock.store.manifests import (
+    MANIFEST_MAX_BYTES,
+    MANIFEST_NAME,
+    check_manifest_name_is_free,
+    parse_manifest,
+    same_files,
+)
+from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.layout import Layout
+
+log = logging.getLogger(__name__)
+_WARNED: set[Path] = set()
+"""Roots of the volumes whose snapshots of schema 1 were warned about: once in each process."""
+
+
+class Snapshots:
+    def __init__(self, layout: Layout, blobs: Blobs) -> None:
+        self._layout = layout
+        self._blobs = blobs
+
+    def read(self, id: SnapshotId) -> Manifest | None:
+        """The manifest of a snapshot; None where there is no such snapshot. Raises CorruptFile."""
+        path = self._layout.snapshot(id) / MANIFEST_NAME
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            text = file.read(MANIFEST_MAX_BYTES + 1)
+        return parse_manifest(text, id, where=str(path))
+
+    def exists(self, id: SnapshotId) -> bool:
+        """Whether a snapshot is visible. One with a damaged manifest is: it can be removed, but not promoted."""
+        try:
+            return self.read(id) is not None
+        except CorruptFile:
+            return True
+
+    def all(self, model: ModelName | None = None) -> list[Manifest]:
+        """The manifests of one model or of all, sorted by repository and creation. One that cannot be read is left out,
+        with a warning."""
+        manifests = []
+        for id in self.ids(model):
+            try:
+                manifest = self.read(id)
+            except (CorruptFile, OSError) as error:
+                log.warning("a snapshot is left out: %s", error)
+                continue
+            if manifest is not None:
+                manifests.append(manifest)
+        return sorted(manifests, key=lambda manifest: (manifest.repository, manifest.created_at))
+
+    def ids(self, model: ModelName | None = None) -> Iterator[SnapshotId]:
+        """Every visible snapshot of one model or of all, by its directory: also one whose manifest cannot be read."""
+        slugs = [model.slug] if model else durable.names(self._layout.snapshots)
+        for slug in slugs:
+            for revision in durable.names(self._layout.snapshots / slug):
+                parent = self._layout.snapshots / slug / revision
+                is_old = self._is_old(parent)
+                for name in durable.names(parent):
+                    try:
+                        id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(name))
+                    except UnsafeName:  # a staging name, or not a directory of Paddock's
+                        continue
+                    directory = parent / name
+                    if directory.is_dir() and not (is_old and not (directory / MANIFEST_NAME).exists()):
+                        yield id
+
+    def old(self, model: ModelName) -> list[Path]:
+        """The directories of a model's revisions that hold a snapshot of schema 1."""
+        parent = self._layout.snapshots / model.slug
+        return [parent / name for name in durable.names(parent) if self._is_old(parent / name)]
+
+    def blobs_in_use(self) -> Set[Sha256] | None:
+        """The blobs that all snapshots name; None when a manifest cannot be read, since it may name any blob."""
+        named: set[Sha256] = set()
+        for id in self.ids():
+            try:
+                manifest = self.read(id)
+            except (CorruptFile, OSError) as error:
+                log.warning("no blob is removed while a manifest cannot be read: %s", error)
+                return None
+            named.update(file.sha256 for file in (manifest.files if manifest else ()))
+        return named
+
+    def publish(self, manifest: Manifest) -> None:
+        """As `Store.publish`."""
+        check_manifest_name_is_free(manifest)
+        final = self._layout.snapshot(manifest.id)
+        published = self._read_or_none(manifest.id)
+        if published is not None and not same_files(published, manifest):
+            raise SnapshotDiffers(
+                f"{manifest.id} is on {self._layout.label} with other files, and a snapshot is never replaced",
+                cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
+            )
+        manifest = published or manifest  # the manifest that was published first stays
+        while not self._is_linked(final, manifest):
+            parent = self._layout.make_directory(final.parent)
+            try:
+                self._build_and_place(final, manifest)
+                break
+            except FileNotFoundError:
+                if parent.exists():  # else another process removed its last snapshot, and then the directory
+                    raise
+        self._recheck_blobs(final, manifest)
+
+    def hide(self, id: SnapshotId) -> Path | None:
+        """Make a snapshot invisible by one rename. Returns its staging path, or None when it does not exist."""
+        final = self._layout.snapshot(id)
+        try:
+            parent = self._layout.check_directory(final.parent)
+            hidden = durable.staging_name(parent)
+            os.utime(final, follow_symlinks=False)  # `sweep` goes by age, and a snapshot may be old
+            final.rename(hidden)
+        except FileNotFoundError:
+            return None
+        durable.sync_directory(parent)
+        return hidden
+
+    def restore(self, hidden: Path, id: SnapshotId) -> None:
+        """Make a hidden snapshot visible again."""
+        durable.place_directory(hidden, self._layout.snapshot(id))
+
+    def remove_old(self, directory: Path) -> None:
+        """Remove the files of a snapshot of schema 1 from a revision's directory. Snapshots of variants stay."""
+        for name in durable.names(directory):
+            path = directory / name
+            if name == MANIFEST_NAME or not (path / MANIFEST_NAME).is_file():
+                durable.remove(path)
+
+    def remove_empty_revision(self, id: SnapshotId) -> None:
+        """Remove the directory of a snapshot's revision where it is empty."""
+        with suppress(OSError):
+            self._layout.snapshot(id).parent.rmdir()
+
+    def _build_and_place(self, final: Path, manifest: Manifest) -> None:
+        with durable.staged_directory(final.parent) as staged:
+            self._build(staged, manifest)
+            if not self._is_linked(final, manifest):  # another process may have published it meanwhile
+                durable.place_directory(staged, final)
+            durable.sync_directory(final.parent)
+
+    def _is_old(self, revision: Path) -> bool:
+        """Whether a revision's directory itself holds a snapshot of schema 1."""
+        if not (revision / MANIFEST_NAME).is_file():
+            return False
+        if self._layout.root not in _WARNED:
+            _WARNED.add(self._layout.root)
+            log.warning(
+                "snapshots on %s that an earlier version of Paddock made are ignored: pull those models again, which"
+                " transfers no file that is already there",
+                self._layout.root,
+            )
+        return True
+
+    def _read_or_none(self, id: SnapshotId) -> Manifest | None:
+        """As `read`, but None for a damaged manifest, which may be replaced."""
+        try:
+            return self.read(id)
+        except CorruptFile:
+            return None
+
+    def _is_linked(self, final: Path, manifest: Manifest) -> bool:
+        """Whether the snapshot is visible, and each of its files is the blob itself. A damaged blob that was replaced
+        needs a new link."""
+        try:
+            published = self.read(manifest.id)
+            if published is None or not same_files(published, manifest):
+                return False
+            return all(
+                (blob := self._blobs.status(file.sha256)) is not None
+                and blob.st_size == file.size
+                and os.path.samestat((final / file.path).stat(), blob)
+                for file in manifest.files
+            )
+        except (CorruptFile, OSError):
+            return False
+
+    def _build(self, staged: Path, manifest: Manifest) -> None:
+        for file in manifest.files:
+            path = staged / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                durable.link(self._layout.blob(file.sha256), path)
+                status = path.stat()
+            except FileNotFoundError:
+                raise self._missing(manifest, file.path, file.sha256) from None
+            if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+                raise self._missing(manifest, file.path, file.sha256)
+        durable.write_new(staged / MANIFEST_NAME, manifest.to_json().encode(), mode=0o444)
+        durable.sync_tree(staged)
+
+    def _recheck_blobs(self, final: Path, manifest: Manifest) -> None:
+        """Look for each blob again, now that the snapshot is visible: `Blobs.free` relies on it. A missing blob is
+        linked again from the snapshot's hard link; where the snapshot has only a symbolic one, the bytes are gone, and
+        the snapshot is withdrawn."""
+        for file in manifest.files:
+            if self._blobs.has(file.sha256, file.size):
+                continue
+            path, blob = final / file.path, self._layout.blob(file.sha256)
+            with suppress(OSError):  # the check below tells whether it worked
+                if stat.S_ISREG(path.lstat().st_mode):
+                    os.link(path, self._layout.make_directory(blob.parent) / blob.name, follow_symlinks=False)
+            if not self._blobs.has(file.sha256, file.size):
+                published = self.read(manifest.id)
+                if published is not None and same_files(published, manifest):
+                    durable.remove(self.hide(manifest.id) or final)
+                raise self._missing(manifest, file.path, file.sha256)
+
+    def _missing(self, manifest: Manifest, path: str, sha256: Sha256) -> PaddockError:
+        return BlobMissing(
+            f"the snapshot {manifest.id.short} cannot be published: the blob of {path}"
+            f" ({sha256[:12]}…) is not on {self._layout.label}",
+            cure="fetch that file again",
+        )

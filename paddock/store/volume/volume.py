@@ -1,0 +1,258 @@
+"""The store on a mounted directory: `Store`, and what only a volume has.
+
+Correctness rests on renames and on the order in which files appear and disappear, never on a lock. The volume transfers
+no bytes, and does not verify those that it is given: whoever writes a staged file verifies it while writing.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName, Revision, Sha256
+from paddock.model.reference import SnapshotId, Variant, same_variant
+from paddock.store import durable
+from paddock.store.durable import disk_errors
+from paddock.store.history import Promoted, Promotion
+from paddock.store.protocol import Store
+from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.disk import Disk
+from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
+from paddock.store.volume.layout import Layout
+from paddock.store.volume.links import PromotedLinks
+from paddock.store.volume.pins import Pins
+from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.remote_updates import RemoteUpdates
+from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
+from paddock.store.volume.serve_leases import ServeLeases
+from paddock.store.volume.snapshots import Snapshots
+from paddock.store.volume.usage import UsageRecords
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot as `paddock ls` lists it. `default`: the model's name stands for it; `size_bytes` counts blobs that it
+    shares with other snapshots too."""
+
+    manifest: Manifest
+    promoted: bool
+    default: bool
+    pinned: bool
+    last_used: datetime | None
+    size_bytes: int
+
+
+class Volume(Store):
+    """The constructor touches no file. Call `prepare` before the first write.
+
+    Every method raises the errors of `paddock.errors`, and no OSError.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._layout = Layout(root)
+        self._blobs = Blobs(self._layout)
+        self._snapshots = Snapshots(self._layout, self._blobs)
+        self.links = PromotedLinks(self._layout)
+        self.promotions = Promotions(self._layout, self._snapshots, self.links)
+        self.remote_updates = RemoteUpdates(self._layout)
+        self.pins = Pins(self._layout, self._snapshots)
+        self.usage = UsageRecords(self._layout)
+        self.reports = Reports(self._layout)
+        self.notes = Notes(self._layout)
+        self.tuning = TuningRecords(self._layout)
+        self.docs = DocsPages(self._layout)
+        self.disk = Disk(self._layout)
+        self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
+        self._removal = Removal(
+            self._layout,
+            blobs=self._blobs,
+            snapshots=self._snapshots,
+            links=self.links,
+            promotions=self.promotions,
+            pins=self.pins,
+            leases=self._leases,
+        )
+
+    def __repr__(self) -> str:
+        return f"Volume({str(self.root)!r})"
+
+    @property
+    def label(self) -> str:
+        return self._layout.label
+
+    @property
+    def partial(self) -> Path:
+        """The directory where transfers stage their bytes."""
+        return self._layout.partial
+
+    def blob_path(self, sha256: Sha256) -> Path:
+        return self._layout.blob(sha256)
+
+    def snapshot_path(self, id: SnapshotId) -> Path:
+        return self._layout.snapshot(id)
+
+    def model_path(self, model: ModelName, variant: Variant | None = None) -> Path:
+        """The link to the promoted snapshot of a variant, or to the model's default variant."""
+        return self._layout.variant_link(model, variant) if variant else self._layout.default_link(model)
+
+    def prepare(self) -> None:
+        """Make the directories that are missing, check that the volume can be written, and remove staging names that
+        dead writers left more than a day ago, and orphaned blobs. Raises NoPermission with the path."""
+        self.disk.prepare()
+        self._removal.sweep()
+
+    # Blobs
+
+    @disk_errors
+    def has_blob(self, sha256: Sha256, size: int) -> bool:
+        return self._blobs.has(sha256, size)
+
+    @disk_errors
+    def add_blob(self, staged: Path, sha256: Sha256, size: int) -> Path:
+        """Move a staged file of this volume to its place among the blobs, and return its path. The caller has verified
+        its bytes while writing them. `staged` is gone afterwards, also when the blob existed."""
+        return self._blobs.add(staged, sha256, size)
+
+    @disk_errors
+    def renew_blob(self, sha256: Sha256) -> None:
+        """Set a blob's age to zero, so that `collect` does not remove it before it is published. Raises BlobMissing."""
+        self._blobs.renew(sha256)
+
+    @disk_errors
+    def add_bytes(self, content: bytes) -> Sha256:
+        """Add a small derived file as a blob, and return its sha256."""
+        return self._blobs.add_bytes(content)
+
+    @disk_errors
+    def quarantine(self, sha256: Sha256) -> Path:
+        """Move a damaged blob to the quarantine, and return its path there. Snapshots keep their links to the damaged
+        bytes until they are published again with the repaired blob. Raises NotOnVolume."""
+        return self._blobs.quarantine(sha256)
+
+    @disk_errors
+    def quarantined(self, sha256: Sha256) -> list[Path]:
+        """The damaged copies of a blob in the quarantine."""
+        return self._blobs.quarantined(sha256)
+
+    @disk_errors
+    def drop_quarantined(self, sha256: Sha256) -> None:
+        """Remove the damaged copies of a blob, once it is repaired."""
+        for path in self._blobs.quarantined(sha256):
+            durable.remove(path)
+
+    # Snapshots
+
+    @disk_errors
+    def snapshot(self, id: SnapshotId) -> Manifest | None:
+        return self._snapshots.read(id)
+
+    @disk_errors
+    def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
+        return self._snapshots.all(model)
+
+    @disk_errors
+    def ids(self, model: ModelName) -> list[SnapshotId]:
+        return list(self._snapshots.ids(model))
+
+    @disk_errors
+    def publish(self, manifest: Manifest) -> None:
+        self._snapshots.publish(manifest)
+
+    @disk_errors
+    def entries(self, model: ModelName | None = None) -> list[StoredSnapshot]:
+        """The snapshots of one model or of all, in the order of `snapshots`."""
+        manifests = self._snapshots.all(model)
+        models = {manifest.model for manifest in manifests}
+        promoted = {model: self.promoted(model) for model in models}
+        pinned = {id for model in models for id in self.pins.of(model)}
+        return [
+            StoredSnapshot(
+                manifest=manifest,
+                promoted=promoted[manifest.model].holds(manifest.id),
+                default=promoted[manifest.model].default_id == manifest.id,
+                pinned=manifest.id in pinned,
+                last_used=self.usage.last_used(manifest.id),
+                size_bytes=manifest.size_bytes,
+            )
+            for manifest in manifests
+        ]
+
+    @disk_errors
+    def sizes(self) -> tuple[int, int]:
+        """(apparent bytes: the sum over the snapshots, real bytes: the blobs on disk)."""
+        apparent = sum(manifest.size_bytes for manifest in self._snapshots.all())
+        return apparent, sum(status.st_size for _, status in self._blobs.all())
+
+    def remove(
+        self, model: ModelName, *, variant: Variant | None = None, revision: Revision | None = None
+    ) -> tuple[list[SnapshotId], int]:
+        """Remove the snapshots of a model, or those of a variant, of a revision or of both.
+
+        Returns (their ids, the bytes freed); blobs that another snapshot names stay. A snapshot with a damaged manifest
+        is removed too, and its blobs with a later `collect`. Raises InUse when one is being served or is pinned, and
+        NotOnVolume when there is none.
+        """
+        return self._removal.remove(model, variant=variant, revision=revision)
+
+    def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """Remove the orphaned blobs that are older than `older_than_s` seconds, and return the number of bytes freed.
+
+        A publication that was about to use one raises BlobMissing: that run fails, and the next one fetches it again.
+        """
+        return self._removal.collect(older_than_s=older_than_s)
+
+    # Promotions
+
+    @disk_errors
+    def resolve_variant(self, model: ModelName, variant: Variant) -> Variant:
+        """The spelling of a variant's name on the volume, which is found ignoring case; unchanged where it is not
+        there."""
+        ids = self._snapshots.ids(model)
+        on_volume = (*self.promotions.current(model).revisions, *(id.variant for id in ids))
+        return next((name for name in on_volume if same_variant(name, variant)), variant)
+
+    def promoted(self, model: ModelName) -> Promoted:
+        return self.promotions.current(model)
+
+    def promote(self, id: SnapshotId, *, reason: str, default: bool = True, operation: str | None = None) -> Promotion:
+        """Promote a published snapshot, and make its variant the model's default unless `default` is False.
+
+        The same `operation` is carried out once. Promoting what is promoted writes nothing. Raises NotOnVolume, and
+        NoPermission for a name in the root that something else has.
+        """
+        return self.promotions.promote(id, reason=reason, default=default, operation=operation)
+
+    def rollback(
+        self, model: ModelName, variant: Variant | None = None, *, reason: str, operation: str | None = None
+    ) -> Promotion:
+        """Undo the last change of what the model's name stands for, or that of a variant.
+
+        The same `operation` is carried out once. Snapshots that were removed meanwhile are skipped. Raises NotOnVolume
+        when there is nothing to go back to.
+        """
+        return self.promotions.rollback(model, variant, reason=reason, operation=operation)
+
+    def history(self, model: ModelName) -> list[Promotion]:
+        """All changes of what is promoted, oldest first. The last one of a variant is its promoted revision."""
+        return self.promotions.history(model)
+
+    # Serving and reports
+
+    def lease(self, id: SnapshotId) -> AbstractContextManager[Path]:
+        """Hold a serve lease: the snapshot is in use, and is not removed, until the block ends. Yields its directory.
+        Raises NotOnVolume."""
+        return self._leases.hold(id)
+
+    def in_use(self, id: SnapshotId) -> bool:
+        """Whether a process holds a serve lease on the snapshot."""
+        return bool(self._leases.holders(id))
+
+    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+        return self.reports.write(id, name, text)
+
+    def read_report(self, id: SnapshotId, name: str) -> str | None:
+        return self.reports.read(id, name)
