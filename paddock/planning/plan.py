@@ -1,12 +1,12 @@
-"""The engine's parameters for a model on a machine, and whether it fits there.
+"""Plan the engine's parameters for a model on a machine, and whether it fits.
 
-Pure but for one question, which the caller answers: what does the engine take with these parameters (`Ask`)? A plan
-that says that a model fits was answered for its very parameters, and `placement` shared its layers out.
+The functions are pure except for `PredictMemory`, a callback that predicts the memory for given parameters. If a plan
+fits, its memory was predicted for exactly its parameters, and `placement` assigned the layers to the devices.
 
-What is asked for is tried first. Where it does not fit, speed is given up before the context: first the mapping of the
-file, whose repacked weights are in memory twice; then the size of a prompt's batch. Without a context that is asked
-for, the longest is sought: the trained one where that fits, else the longest multiple of 256 that does. Eight contexts
-are asked for at a time, since one load of the header answers for all of them.
+The requested parameters are tried first. If they do not fit, speed is given up before context: first the memory mapping
+of the file, because repacked weights are then in memory twice; second the size of a prompt's batch. Without a requested
+context the longest that fits is searched: the trained one, or else the longest multiple of 256. The search predicts
+eight contexts in one call, because one load of the header serves them all.
 """
 
 from __future__ import annotations
@@ -23,161 +23,176 @@ from paddock.planning.placement import Placement, Target, host_shortfall_bytes, 
 
 MIN_CONTEXT_TOKENS = 512
 DEFAULT_CONTEXT_TOKENS = 4096
-_MOST_TOKENS = 2**27
-_SMALL_BATCH = 128
-_STEP = 256
-_POINTS = 8
+_MAX_TOKENS = 2**27
+_SMALL_UBATCH = 128
+_CONTEXT_STEP = 256
+_CONTEXTS_PER_CALL = 8
 
 PredictMemory = Callable[[Sequence[Parameters]], Sequence[Memory]]
+"""Predicts the memory for each of several parameters, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What is asked of a model: `context_tokens` for each of `parallel` requests at once, or the longest that fits.
-    Raises ConflictingConfiguration for more than the engine counts."""
+    """The requested context and KV cache.
+
+    `context_tokens` is for each of `parallel` simultaneous requests; None requests the longest context that fits.
+    `kv_type` is the ggml type of the KV cache. Raises ConflictingConfiguration for more tokens in all than llama.cpp
+    supports, 2**27.
+    """
 
     context_tokens: int | None
     parallel: int = 1
     kv_type: str = "f16"
     at_most_trained: bool = False
-    """Whether a model that was trained for less is taken with that."""
+    """Whether `context_tokens` is reduced to the trained context of a model that was trained for less."""
 
     def __post_init__(self) -> None:
         tokens = (self.context_tokens or 0) * self.parallel
-        if tokens > _MOST_TOKENS:
+        if tokens > _MAX_TOKENS:
             raise ConflictingConfiguration(
-                f"{self.parallel} requests at once with {self.context_tokens} tokens of context each are"
-                f" {tokens} tokens, and the engine counts up to {_MOST_TOKENS}",
-                cure="ask for fewer requests or a shorter context",
+                f"{self.parallel} simultaneous requests with {self.context_tokens} tokens of context each are"
+                f" {tokens} tokens, and llama.cpp supports at most {_MAX_TOKENS}",
+                cure="reduce the number of requests or the context",
             )
 
-    def for_model(self, trained: int | None) -> PlanRequest:
-        """The wish for a model that was trained for so many tokens."""
-        if self.at_most_trained and self.context_tokens and trained:
-            return replace(self, context_tokens=min(self.context_tokens, trained))
+    def for_model(self, trained_tokens: int | None) -> PlanRequest:
+        """The request for a model with a trained context of `trained_tokens`, None if its header has none."""
+        if self.at_most_trained and self.context_tokens and trained_tokens:
+            return replace(self, context_tokens=min(self.context_tokens, trained_tokens))
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`memory` is what the engine takes with `parameters`, on all devices together; `given_up` says what was asked for
-    and is not had, and `missing_bytes` what is lacking where it does not fit."""
+    """The planned parameters and their memory on all devices together.
+
+    `given_up` are sentences, one for each requested or usual property that the plan gives up, or the reason why it does
+    not fit. `missing_bytes` is how much host memory is missing then, else 0.
+    """
 
     fits: bool
     parameters: Parameters
     memory: Memory
     given_up: tuple[str, ...]
-    host_shortfall_bytes: int = 0
+    missing_bytes: int = 0
 
     @property
     def context_tokens(self) -> int:
-        """For each request."""
+        """The context of each request, in tokens."""
         return self.parameters.n_ctx // self.parameters.n_seq_max
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """Parameters to try, and what they give up."""
+class _Attempt:
+    """Parameters to try, and sentences on what they give up."""
 
     parameters: Parameters
     given_up: tuple[str, ...]
 
 
 def make_plan(
-    ask: PredictMemory, target: Target, wish: PlanRequest, *, trained: int | None, model: Footprint, threads: int
+    predict: PredictMemory,
+    target: Target,
+    request: PlanRequest,
+    *,
+    trained_tokens: int | None,
+    model: Footprint,
+    threads: int,
 ) -> Plan:
-    """The plan for a model that was trained for `trained` tokens of context.
+    """Plan the parameters of a model with a trained context of `trained_tokens` (None if unknown) on `target`.
 
-    Raises ConflictingConfiguration when more context is asked for than it was trained for or than the engine counts,
-    BadSetting for a type of the KV cache that there is not, and what `ask` raises.
+    Raises ConflictingConfiguration if the requested context exceeds the trained one or what llama.cpp supports,
+    BadSetting for an unknown type of the KV cache, and whatever `predict` raises.
     """
-    wanted = _wanted(wish, trained)
-    ways = _ways(_start(wish, wanted, threads))
-    lengths = dict.fromkeys((wanted, min(MIN_CONTEXT_TOKENS, wanted)) if wish.context_tokens is None else (wanted,))
-    asked = [replace(way.parameters, n_ctx=tokens * wish.parallel) for tokens in lengths for way in ways]
-    said = dict(zip(asked, ask(asked), strict=True))
-    first = said[ways[0].parameters]
-    for way in ways:
-        placed = place(model, way.parameters, said[way.parameters], target)
-        if placed:
-            return _plan(way, said[way.parameters], placed)
-    if wish.context_tokens is None:
-        for way in ways:
-            found = _longest(ask, target, model, way.parameters, said)
-            if found:
-                parameters, memory, placed = found
-                tokens = parameters.n_ctx // wish.parallel
-                whole = "that it was trained for" if trained else "that are usual"
-                shorter = f"context: {tokens} tokens of the {wanted} {whole}"
-                return _plan(_Way(parameters, (*way.given_up, shorter)), memory, placed)
-    lacking = host_shortfall_bytes(model, ways[0].parameters, first, target)
-    return Plan(False, ways[0].parameters, first, (f"{human_bytes(lacking)} are missing",), lacking)
+    tokens = _initial_context(request, trained_tokens)
+    attempts = _attempts(_initial_parameters(request, tokens, threads))
+    contexts = dict.fromkeys((tokens, min(MIN_CONTEXT_TOKENS, tokens)) if request.context_tokens is None else (tokens,))
+    batch = [replace(one.parameters, n_ctx=each * request.parallel) for each in contexts for one in attempts]
+    predicted = dict(zip(batch, predict(batch), strict=True))
+    for attempt in attempts:
+        placement = place(model, attempt.parameters, predicted[attempt.parameters], target)
+        if placement:
+            return _plan(attempt, predicted[attempt.parameters], placement)
+    if request.context_tokens is None:
+        for attempt in attempts:
+            longest = _longest(predict, target, model, attempt.parameters, predicted)
+            if longest:
+                parameters, memory, placement = longest
+                which = "that it was trained for" if trained_tokens else "that are the default"
+                shorter = f"context: {parameters.n_ctx // request.parallel} tokens of the {tokens} {which}"
+                return _plan(_Attempt(parameters, (*attempt.given_up, shorter)), memory, placement)
+    parameters = attempts[0].parameters
+    missing_bytes = host_shortfall_bytes(model, parameters, predicted[parameters], target)
+    note = f"{human_bytes(missing_bytes)} are missing"
+    return Plan(False, parameters, predicted[parameters], (note,), missing_bytes)
 
 
-def longest_context(ask: PredictMemory, target: Target, plan: Plan, model: Footprint) -> int | None:
-    """For a plan that does not fit: the tokens of context for each request that would; None where no context does."""
-    large = _ways(plan.parameters)[-1].parameters
-    least = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
-    said = dict(zip((large, least), ask((large, least)), strict=True))
-    found = _longest(ask, target, model, large, said)
-    return found[0].n_ctx // large.n_seq_max if found else None
+def longest_context(predict: PredictMemory, target: Target, plan: Plan, model: Footprint) -> int | None:
+    """The longest context, in tokens for each request, with which a plan that does not fit would fit; None if none."""
+    large = _attempts(plan.parameters)[-1].parameters
+    small = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
+    predicted = dict(zip((large, small), predict((large, small)), strict=True))
+    longest = _longest(predict, target, model, large, predicted)
+    return longest[0].n_ctx // large.n_seq_max if longest else None
 
 
-def _wanted(wish: PlanRequest, trained: int | None) -> int:
-    if wish.context_tokens and trained and wish.context_tokens > trained:
+def _initial_context(request: PlanRequest, trained_tokens: int | None) -> int:
+    if request.context_tokens and trained_tokens and request.context_tokens > trained_tokens:
         raise ConflictingConfiguration(
-            f"the model was trained for {trained} tokens of context, and {wish.context_tokens} are asked for",
-            cure=f"ask for {trained} at most",
+            f"the model was trained for {trained_tokens} tokens of context, and {request.context_tokens} are requested",
+            cure=f"request at most {trained_tokens}",
         )
-    return wish.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, _MOST_TOKENS // wish.parallel)
+    return request.context_tokens or min(trained_tokens or DEFAULT_CONTEXT_TOKENS, _MAX_TOKENS // request.parallel)
 
 
-def _start(wish: PlanRequest, tokens: int, threads: int) -> Parameters:
-    quantized = wish.kv_type not in {"f16", "f32", "bf16"}
+def _initial_parameters(request: PlanRequest, tokens: int, threads: int) -> Parameters:
+    quantized = request.kv_type not in {"f16", "f32", "bf16"}
     return Parameters(
-        n_ctx=tokens * wish.parallel,
+        n_ctx=tokens * request.parallel,
         n_threads=threads,
         n_threads_batch=threads,
-        n_seq_max=wish.parallel,
-        flash_attn="on" if quantized else "auto",  # the engine quantizes values only with it
-        type_k=wish.kv_type,
-        type_v=wish.kv_type,
+        n_seq_max=request.parallel,
+        flash_attn="on" if quantized else "auto",  # llama.cpp quantizes the V cache only with flash attention
+        type_k=request.kv_type,
+        type_v=request.kv_type,
     )
 
 
-def _ways(start: Parameters) -> tuple[_Way, ...]:
-    """From what is asked for to what takes the least, each with all that it gives up."""
-    read = replace(start, use_mmap=False)
-    small = replace(read, n_ubatch=_SMALL_BATCH)
-    no_mapping = "use_mmap: the file is read into memory, where repacked weights are once and not twice"
-    slower = f"n_ubatch: {_SMALL_BATCH} rather than {start.n_ubatch}, which makes long prompts slower"
-    return (_Way(start, ()), _Way(read, (no_mapping,)), _Way(small, (no_mapping, slower)))
+def _attempts(requested: Parameters) -> tuple[_Attempt, ...]:
+    """Parameters to try in order, from the requested ones to those that take the least memory."""
+    read = replace(requested, use_mmap=False)
+    small = replace(read, n_ubatch=_SMALL_UBATCH)
+    no_mapping = "use_mmap: the file is read into memory, so that repacked weights take memory once and not twice"
+    slower = f"n_ubatch: {_SMALL_UBATCH} rather than {requested.n_ubatch}, which makes long prompts slower"
+    return (_Attempt(requested, ()), _Attempt(read, (no_mapping,)), _Attempt(small, (no_mapping, slower)))
 
 
-def _plan(way: _Way, memory: Memory, placed: Placement) -> Plan:
-    parameters = replace(way.parameters, n_gpu_layers=placed.n_gpu_layers, tensor_split=placed.tensor_split)
-    memory = replace(memory, weights_bytes=placed.weights_bytes)
-    return Plan(True, parameters, memory, (*way.given_up, *placed.given_up))
+def _plan(attempt: _Attempt, memory: Memory, placement: Placement) -> Plan:
+    parameters = replace(attempt.parameters, n_gpu_layers=placement.n_gpu_layers, tensor_split=placement.tensor_split)
+    memory = replace(memory, weights_bytes=placement.weights_bytes)
+    return Plan(True, parameters, memory, (*attempt.given_up, *placement.given_up))
 
 
 def _longest(
-    ask: PredictMemory, target: Target, model: Footprint, large: Parameters, said: dict[Parameters, Memory]
+    predict: PredictMemory, target: Target, model: Footprint, large: Parameters, predicted: dict[Parameters, Memory]
 ) -> tuple[Parameters, Memory, Placement] | None:
-    """The longest context below that of `large` which fits. `said` holds the answers for `large` and for the least."""
-    step = _STEP * large.n_seq_max
-    low = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
-    best = said[low]
-    placed = place(model, low, best, target)
-    if low.n_ctx == large.n_ctx or not placed:
+    """Search the longest context below that of `large` that fits. `predicted` has the memory of `large` and of the same
+    parameters with the smallest context."""
+    step = _CONTEXT_STEP * large.n_seq_max
+    best = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
+    memory = predicted[best]
+    placement = place(model, best, memory, target)
+    if best.n_ctx == large.n_ctx or not placement:
         return None
-    too_many = large.n_ctx
-    while too_many - low.n_ctx > step:
-        stride = -(-(too_many - low.n_ctx) // ((_POINTS + 1) * step)) * step
-        between = [replace(large, n_ctx=tokens) for tokens in range(low.n_ctx + stride, too_many, stride)]
-        for tried, memory in zip(between, ask(between), strict=True):
-            fitting = place(model, tried, memory, target)
-            if not fitting:
-                too_many = tried.n_ctx
+    too_large = large.n_ctx
+    while too_large - best.n_ctx > step:
+        stride = -(-(too_large - best.n_ctx) // ((_CONTEXTS_PER_CALL + 1) * step)) * step
+        batch = [replace(large, n_ctx=tokens) for tokens in range(best.n_ctx + stride, too_large, stride)]
+        for tried, tried_memory in zip(batch, predict(batch), strict=True):
+            tried_placement = place(model, tried, tried_memory, target)
+            if not tried_placement:
+                too_large = tried.n_ctx
                 break
-            low, best, placed = tried, memory, fitting
-    return low, best, placed
+            best, memory, placement = tried, tried_memory, tried_placement
+    return best, memory, placement

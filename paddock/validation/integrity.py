@@ -51,7 +51,7 @@ def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int, cur
         expected,
         segment_bytes=segment_bytes,
         like=next(iter(file.segments), None),
-        tap=scan.feed if scan else None,
+        on_block=scan.feed if scan else None,
     )
     if digest.position != file.size or digest.mismatch(expected):
         message = f"the sha256 is {digest.sha256}, and {file.sha256} was stored{_where(digest, file)}"

@@ -50,7 +50,7 @@ class Table:
     description: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[Any, ...]] = field(repr=False)
-    laws: tuple[Expectation, ...]
+    expectations: tuple[Expectation, ...]
 
 
 @dataclass(frozen=True, slots=True)

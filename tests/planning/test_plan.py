@@ -1,4 +1,4 @@
-"""A plan fits where it says so, and more memory never makes it worse."""
+"""Plans fit if they claim to, and more memory never makes a plan worse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WEIGHTS = MODEL.weights_bytes
 
 
 def engine(each_token: int = 32 * 1024, bend: float = 0.0, *, repacked_bytes: int = 0) -> PredictMemory:
-    """An engine whose memory grows with the context, and with `bend` not quite in proportion."""
+    """Predict memory that grows with the context: linearly, or faster with `bend`."""
 
     def one(parameters: Parameters) -> Memory:
         tokens = parameters.n_ctx
@@ -50,17 +50,17 @@ def engine(each_token: int = 32 * 1024, bend: float = 0.0, *, repacked_bytes: in
         compute = 10 * MIB * parameters.n_ubatch // 512
         return Memory(weights, int(tokens * each_token + bend * tokens**1.2), compute, MIB, "engine")
 
-    def ask(asked: Sequence[Parameters]) -> list[Memory]:
-        return [one(parameters) for parameters in asked]
+    def predict(requested: Sequence[Parameters]) -> list[Memory]:
+        return [one(parameters) for parameters in requested]
 
-    return ask
+    return predict
 
 
 def plan(
-    ask: PredictMemory, target: int | Target, wish: PlanRequest = LONGEST, *, trained: int | None = 32_768
+    predict: PredictMemory, target: int | Target, request: PlanRequest = LONGEST, *, trained: int | None = 32_768
 ) -> Plan:
     target = target if isinstance(target, Target) else Target(target)
-    return make_plan(ask, target, wish, trained=trained, model=MODEL, threads=2)
+    return make_plan(predict, target, request, trained_tokens=trained, model=MODEL, threads=2)
 
 
 targets = st.builds(Target, st.integers(0, 4096 * MIB), st.lists(st.integers(0, 2048 * MIB), max_size=4).map(tuple))
@@ -73,12 +73,14 @@ targets = st.builds(Target, st.integers(0, 4096 * MIB), st.lists(st.integers(0, 
     parallel=st.integers(1, 4),
     repacked=st.integers(0, 100 * MIB),
 )
-def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float, parallel: int, repacked: int) -> None:
-    ask = engine(each_token, bend, repacked_bytes=repacked)
-    made = plan(ask, target, PlanRequest(None, parallel))
+def test_a_plan_that_claims_to_fit_does_fit(
+    target: Target, each_token: int, bend: float, parallel: int, repacked: int
+) -> None:
+    predict = engine(each_token, bend, repacked_bytes=repacked)
+    made = plan(predict, target, PlanRequest(None, parallel))
     parameters, memory = made.parameters, made.memory
     if parameters.n_gpu_layers == 0:
-        assert [memory] == ask([parameters])
+        assert [memory] == predict([parameters])
     if not made.fits:
         assert made.missing_bytes > 0
         return
@@ -95,16 +97,21 @@ def test_what_a_plan_says_fits_fits(target: Target, each_token: int, bend: float
             cache = memory.kv_cache_bytes * max(layers - 1, 0) / LAYERS
             needed = 3 * MIB * max(layers - 1, 0) + cache + memory.compute_bytes + GPU_MARGIN_BYTES
             assert needed <= room
-    (said,) = ask([parameters])
-    assert memory_shortfall(MODEL, parameters, said, target) == MemoryShortfall(0, 0)
+    (predicted,) = predict([parameters])
+    assert memory_shortfall(MODEL, parameters, predicted, target) == MemoryShortfall(0, 0)
 
 
-@given(target=targets, more=targets, bend=st.floats(0, 5000), asked=st.sampled_from([None, 600, 8192]))
-def test_more_memory_never_gives_a_worse_plan(target: Target, more: Target, bend: float, asked: int | None) -> None:
-    ask = engine(bend=bend, repacked_bytes=50 * MIB)
+@given(target=targets, more=targets, bend=st.floats(0, 5000), context_tokens=st.sampled_from([None, 600, 8192]))
+def test_more_memory_never_gives_a_worse_plan(
+    target: Target, more: Target, bend: float, context_tokens: int | None
+) -> None:
+    predict = engine(bend=bend, repacked_bytes=50 * MIB)
     grown = tuple(map(sum, zip(target.vram_bytes, (*more.vram_bytes, 0, 0, 0, 0), strict=False)))
     larger = Target(target.ram_bytes + more.ram_bytes, (*grown, *more.vram_bytes[len(grown) :]))
-    less, better = plan(ask, target, PlanRequest(asked)), plan(ask, larger, PlanRequest(asked))
+    less, better = (
+        plan(predict, target, PlanRequest(context_tokens)),
+        plan(predict, larger, PlanRequest(context_tokens)),
+    )
     if not less.fits:
         assert better.fits or better.missing_bytes <= less.missing_bytes
         return
@@ -115,7 +122,7 @@ def test_more_memory_never_gives_a_worse_plan(target: Target, more: Target, bend
     assert better.parameters.n_ubatch >= less.parameters.n_ubatch or better.parameters.n_ctx > less.parameters.n_ctx
 
 
-def test_the_trained_context_is_taken_where_it_fits_and_the_rest_is_told_where_not() -> None:
+def test_the_trained_context_is_reduced_with_a_note_only_if_it_does_not_fit() -> None:
     assert plan(engine(), 4096 * MIB).parameters.n_ctx == 32_768
     made = plan(engine(), 600 * MIB)
     assert made.fits
@@ -123,7 +130,7 @@ def test_the_trained_context_is_taken_where_it_fits_and_the_rest_is_told_where_n
     assert made.given_up == (f"context: {made.parameters.n_ctx} tokens of the 32768 that it was trained for",)
 
 
-def test_a_context_that_is_asked_for_is_kept_or_does_not_fit() -> None:
+def test_a_requested_context_is_never_reduced() -> None:
     made = plan(engine(), 600 * MIB, PlanRequest(16_384))
     assert (made.fits, made.parameters.n_ctx) == (False, 16_384)
     assert made.given_up == ("279.0 MiB are missing",)
@@ -134,10 +141,10 @@ def test_a_context_that_is_asked_for_is_kept_or_does_not_fit() -> None:
     assert longest_context(engine(), Target(100 * MIB), made, MODEL) is None
 
 
-def test_speed_is_given_up_before_the_context_and_the_mapping_first() -> None:
-    ask = engine(repacked_bytes=60 * MIB)
+def test_memory_mapping_is_given_up_first_the_batch_second_and_the_context_last() -> None:
+    predict = engine(repacked_bytes=60 * MIB)
     everything = WEIGHTS + 60 * MIB + 11 * MIB + MARGIN_BYTES + 8192 * 32 * 1024
-    roomy, tight, tighter, none = (plan(ask, everything - less * MIB, PlanRequest(8192)) for less in (0, 1, 61, 70))
+    roomy, tight, tighter, none = (plan(predict, everything - less * MIB, PlanRequest(8192)) for less in (0, 1, 61, 70))
     assert (roomy.fits, roomy.given_up, roomy.parameters.use_mmap) == (True, (), True)
     assert (tight.fits, tight.parameters.use_mmap, tight.parameters.n_ubatch) == (True, False, 512)
     assert tight.given_up[0].startswith("use_mmap: the file is read into memory")
@@ -146,20 +153,20 @@ def test_speed_is_given_up_before_the_context_and_the_mapping_first() -> None:
     assert not none.fits
 
 
-def test_settings_that_conflict_are_refused_by_name() -> None:
+def test_contexts_beyond_the_trained_one_or_the_engines_limit_are_refused() -> None:
     with pytest.raises(ConflictingConfiguration, match="trained for 32768 tokens of context, and 40000"):
         plan(engine(), 4096 * MIB, PlanRequest(40_000))
-    with pytest.raises(ConflictingConfiguration, match=r"8192 requests at once .* each are 268435456 tokens"):
+    with pytest.raises(ConflictingConfiguration, match=r"8192 simultaneous requests .* each are 268435456 tokens"):
         PlanRequest(32_768, 8192)
 
 
-def test_of_a_model_that_was_trained_for_more_than_the_engine_counts_the_most_is_sought() -> None:
+def test_a_trained_context_beyond_the_engines_limit_is_reduced_to_the_limit() -> None:
     made = plan(engine(each_token=1), 4096 * MIB, PlanRequest(None, 64), trained=10_485_760)
     assert made.fits
     assert made.parameters.n_ctx == 2**27
 
 
-def test_a_type_of_the_cache_that_there_is_not_is_refused() -> None:
+def test_an_unknown_type_of_the_cache_is_refused() -> None:
     with pytest.raises(BadSetting, match="type_k is 'q9_9'"):
         plan(engine(), 4096 * MIB, PlanRequest(512, 1, "q9_9"))
 
@@ -196,57 +203,62 @@ def test_as_many_layers_as_fit_go_to_the_gpus(vram: tuple[int, ...], layers: int
         (0, (), (), (0, 0)),
     ],
 )
-def test_what_chosen_parameters_lack_is_told_for_each_device(
+def test_the_memory_shortfall_of_given_parameters_is_computed_for_each_device(
     layers: int, split: tuple[float, ...], vram: tuple[int, ...], missing: tuple[int, int]
 ) -> None:
     parameters = Parameters(n_ctx=11_264, n_threads=1, n_gpu_layers=layers, tensor_split=split)
-    (said,) = engine()([parameters])
+    (predicted,) = engine()([parameters])
     target = Target(8192 * MIB, tuple(room * MIB for room in vram), gpu_margin_bytes=0)
-    assert memory_shortfall(MODEL, parameters, said, target) == MemoryShortfall(missing[0] * MIB, missing[1] * MIB)
+    assert memory_shortfall(MODEL, parameters, predicted, target) == MemoryShortfall(missing[0] * MIB, missing[1] * MIB)
     host = 2 * MIB + MIB + 10 * MIB + MARGIN_BYTES + (33 - (33 if layers == -1 else layers)) * 14 * MIB
     if layers == 0:
         host += 2 * MIB - 14 * MIB  # the output is none of the layers
-    assert memory_shortfall(MODEL, parameters, said, replace(target, ram_bytes=host)).host_bytes == 0
-    assert memory_shortfall(MODEL, parameters, said, replace(target, ram_bytes=host - MIB)).host_bytes == MIB
+    assert memory_shortfall(MODEL, parameters, predicted, replace(target, ram_bytes=host)).host_bytes == 0
+    assert memory_shortfall(MODEL, parameters, predicted, replace(target, ram_bytes=host - MIB)).host_bytes == MIB
 
 
-def test_what_is_on_a_gpu_is_not_repacked_and_a_tied_embedding_is_there_twice() -> None:
-    ask = engine(repacked_bytes=64 * MIB)
+def test_weights_on_a_gpu_are_not_repacked_and_a_tied_embedding_counts_twice() -> None:
+    predict = engine(repacked_bytes=64 * MIB)
     whole, half, none = (
-        plan(ask, Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + room,)), PlanRequest(11_264)).memory.weights_bytes
+        plan(
+            predict, Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + room,)), PlanRequest(11_264)
+        ).memory.weights_bytes
         for room in (4096 * MIB, 16 * 14 * MIB + 2 * MIB, 0)
     )
     assert (whole, half, none) == (WEIGHTS, WEIGHTS + 32 * MIB, WEIGHTS + 64 * MIB)
     tied = replace(MODEL, tied=True)
-    made = make_plan(engine(), Target(GIB, (GIB,)), PlanRequest(512), trained=512, model=tied, threads=1)
+    made = make_plan(engine(), Target(GIB, (GIB,)), PlanRequest(512), trained_tokens=512, model=tied, threads=1)
     assert made.memory.weights_bytes == WEIGHTS + MODEL.embedding_bytes
 
 
 @pytest.mark.parametrize("vram", [0, 16 * 14 * MIB + 2 * MIB])
-def test_the_copy_of_a_tied_embedding_costs_the_host_nothing(vram: int) -> None:
+def test_the_gpu_copy_of_a_tied_embedding_takes_no_host_memory(vram: int) -> None:
     tied = replace(MODEL, tied=True)
     target = Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + vram,))
     with_copy = replace(target, vram_bytes=(target.vram_bytes[0] + MODEL.embedding_bytes,))
-    whole, said = Parameters(n_ctx=11_264, n_threads=1), Memory(WEIGHTS, 352 * MIB, 10 * MIB, MIB, "engine", ("CUDA0",))
-    copied = replace(said, weights_bytes=WEIGHTS + MODEL.embedding_bytes)
-    placed, plain = place(tied, whole, copied, with_copy), place(MODEL, whole, said, target)
+    whole, predicted = (
+        Parameters(n_ctx=11_264, n_threads=1),
+        Memory(WEIGHTS, 352 * MIB, 10 * MIB, MIB, "engine", ("CUDA0",)),
+    )
+    copied = replace(predicted, weights_bytes=WEIGHTS + MODEL.embedding_bytes)
+    placed, plain = place(tied, whole, copied, with_copy), place(MODEL, whole, predicted, target)
     assert placed is not None
     assert plain is not None
     assert placed.weights_bytes == plain.weights_bytes + (MODEL.embedding_bytes if vram else 0)
-    lacks = host_shortfall_bytes(MODEL, whole, said, replace(target, ram_bytes=0))
+    lacks = host_shortfall_bytes(MODEL, whole, predicted, replace(target, ram_bytes=0))
     assert host_shortfall_bytes(tied, whole, copied, replace(with_copy, ram_bytes=0)) == lacks
 
 
-def test_layers_that_predict_ahead_have_a_number_and_take_nothing() -> None:
+def test_layers_for_multi_token_prediction_are_counted_but_take_no_memory() -> None:
     ahead = replace(MODEL, layers=(*MODEL.layers, Layer(0)))
     target = Target(8192 * MIB, (GPU_MARGIN_BYTES + 10 * MIB + 2 * 14 * MIB,) * 2)
-    plain = make_plan(engine(), target, PlanRequest(11_264), trained=None, model=MODEL, threads=1).parameters
-    more = make_plan(engine(), target, PlanRequest(11_264), trained=None, model=ahead, threads=1).parameters
+    plain = make_plan(engine(), target, PlanRequest(11_264), trained_tokens=None, model=MODEL, threads=1).parameters
+    more = make_plan(engine(), target, PlanRequest(11_264), trained_tokens=None, model=ahead, threads=1).parameters
     assert more.n_gpu_layers == plain.n_gpu_layers + 1
-    (said,) = engine()([more])
-    assert memory_shortfall(ahead, more, said, target) == MemoryShortfall(0, 0)
+    (predicted,) = engine()([more])
+    assert memory_shortfall(ahead, more, predicted, target) == MemoryShortfall(0, 0)
 
 
-def test_the_least_context_is_tried_last() -> None:
+def test_the_smallest_context_is_tried_last() -> None:
     made = plan(engine(), WEIGHTS + 11 * MIB + MARGIN_BYTES + MIN_CONTEXT_TOKENS * 32 * 1024)
     assert (made.fits, made.parameters.n_ctx) == (True, MIN_CONTEXT_TOKENS)
