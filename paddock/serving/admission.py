@@ -1,5 +1,8 @@
-"""The queue in front of the engine: as many requests run at once as it has slots, and a bounded number wait behind
-them, first come, first served. One more is turned away, with the time after which a place is likely."""
+"""First-in, first-out admission queue in front of the engine.
+
+As many requests run at once as the engine has slots, and a bounded number wait for a slot. A request beyond that is
+rejected with an estimate of when to retry.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,23 @@ from contextlib import asynccontextmanager
 
 
 class QueueFull(Exception):
-    """No place to wait either. `retry_after_s` is when one is likely."""
+    """The request was rejected because the queue is full; a place is likely after `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(retry_after_s)
         self.retry_after_s = retry_after_s
 
 
-class TurnedAway(Exception):
-    """Who waited waits no longer: its message says why."""
+class WaitAborted(Exception):
+    """A waiting request was removed from the queue by `abort_waiting`; the message is its reason."""
 
 
 class AdmissionQueue:
-    def __init__(self, slots: int, *, waiting: int) -> None:
+    """Admit up to `slots` requests at once, and up to `max_waiting` more to the queue."""
+
+    def __init__(self, slots: int, *, max_waiting: int) -> None:
         self._slots = slots
-        self._room = waiting
+        self._max_waiting = max_waiting
         self._queue: deque[asyncio.Future[None]] = deque()
         self._mean_s = 1.0
         self._idle = asyncio.Event()
@@ -38,51 +43,51 @@ class AdmissionQueue:
         return len(self._queue)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Wait for a place at the engine, and hold it. Raises Full, TurnedAway."""
-        await self._enter()
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a slot of the engine and hold it, as a context manager. Raises QueueFull, WaitAborted."""
+        await self._acquire()
         began = time.monotonic()
         try:
             yield
         finally:
             self._mean_s = 0.8 * self._mean_s + 0.2 * (time.monotonic() - began)
-            self._leave()
+            self._release()
 
-    async def idle(self) -> None:
-        """Wait until nobody has a place."""
+    async def wait_idle(self) -> None:
+        """Wait until no request holds a slot."""
         await self._idle.wait()
 
-    def turn_away(self, why: str) -> None:
-        """Send everyone away who waits."""
+    def abort_waiting(self, reason: str) -> None:
+        """Make every waiting request raise WaitAborted; running ones are not affected."""
         while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_exception(TurnedAway(why))
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_exception(WaitAborted(reason))
 
-    async def _enter(self) -> None:
+    async def _acquire(self) -> None:
         if self.running < self._slots:
             self.running += 1
             self._idle.clear()
             return
-        if len(self._queue) >= self._room:
+        if len(self._queue) >= self._max_waiting:
             raise QueueFull(max(1, math.ceil(self._mean_s * (len(self._queue) + 1) / self._slots)))
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._leave()  # its turn came just as it left
-            elif turn in self._queue:
-                self._queue.remove(turn)
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._release()  # it was given a slot at the moment it was cancelled
+            elif waiter in self._queue:
+                self._queue.remove(waiter)
             raise
 
-    def _leave(self) -> None:
-        """Hand the place on, or give it up."""
+    def _release(self) -> None:
+        """Pass the slot to the first waiting request, or free it."""
         while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return
         self.running -= 1
         if not self.running:

@@ -1,12 +1,12 @@
-"""What clients see: OpenAI's API over HTTP, the same with either server.
+"""The HTTP API of the server: OpenAI's chat completions and completions, the same with either engine server.
 
     POST /v1/chat/completions, /v1/completions     answers, streamed or not
-    GET  /v1/models, /v1/models/NAME               the one model
+    GET  /v1/models, /v1/models/NAME               the one model that is served
     GET  /health                                   200 while the engine is ready, else 503; needs no key
-    GET  /metrics                                  for Prometheus
+    GET  /metrics                                  Prometheus metrics
 
-Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. There are no CORS headers: a web page of
-somebody else's may not read answers.
+Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. No CORS headers are sent, so that web
+pages of other origins cannot read answers.
 """
 
 from __future__ import annotations
@@ -34,31 +34,33 @@ from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import State, Supervisor
 
 _LOG = logging.getLogger(__name__)
-_BODY_BYTES = 8 * 2**20
-WHY = {
+_MAX_BODY_BYTES = 8 * 2**20
+UNAVAILABLE_REASONS = {
     State.STARTING: "the model is being loaded",
-    State.RESTARTING: "the engine is being started again",
+    State.RESTARTING: "the engine is being restarted",
     State.STOPPING: "this server is shutting down",
-    State.FAILED: "the engine failed, and this server ends",
+    State.FAILED: "the engine failed, and this server is shutting down",
 }
 
 
 class OpenAIApi:
+    """Routes, authentication and admission of requests; `app` builds the ASGI application."""
+
     def __init__(
         self,
-        offer: ServeSpec,
+        spec: ServeSpec,
         supervisor: Supervisor,
-        relay: Proxy,
-        places: AdmissionQueue,
+        proxy: Proxy,
+        queue: AdmissionQueue,
         metrics: Metrics,
         *,
         has_logprobs: bool,
         api_key: str | None,
     ) -> None:
-        self._offer = offer
+        self._spec = spec
         self._supervisor = supervisor
-        self._relay = relay
-        self._places = places
+        self._proxy = proxy
+        self._queue = queue
         self._metrics = metrics
         self._has_logprobs = has_logprobs
         self._api_key = api_key
@@ -70,26 +72,26 @@ class OpenAIApi:
         }
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", _Answers(self), methods=["POST"]),
-                Route("/v1/completions", _Answers(self), methods=["POST"]),
+                Route("/v1/chat/completions", _CompletionEndpoint(self), methods=["POST"]),
+                Route("/v1/completions", _CompletionEndpoint(self), methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", self._health),
-                Route("/metrics", self._tell_metrics),
+                Route("/metrics", self._get_metrics),
             ],
             exception_handlers=handlers,
         )
 
     async def admit(self, request: Request) -> EngineRequest:
-        """Raises Refused."""
+        """Authenticate and validate a request. Raises RequestRefused."""
         self._authorize(request)
         if self._supervisor.state is not State.READY:
-            raise unavailable(WHY[self._supervisor.state])
-        return parse(request.url.path, await _body(request), self._offer, has_logprobs=self._has_logprobs)
+            raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
+        return parse(request.url.path, await _body(request), self._spec, has_logprobs=self._has_logprobs)
 
-    async def answer(self, ask: EngineRequest, send: Send) -> None:
-        """Raises Refused while nothing has been sent."""
-        await self._relay.answer(ask, send)
+    async def answer(self, engine_request: EngineRequest, send: Send) -> None:
+        """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""
+        await self._proxy.answer(engine_request, send)
 
     def count(self, path: str, status: int) -> None:
         self._metrics.requests.labels(path, str(status)).inc()
@@ -101,23 +103,23 @@ class OpenAIApi:
     async def _model(self, request: Request) -> Response:
         self._authorize(request)
         name = request.path_params["name"]
-        if name not in self._offer.names:
+        if name not in self._spec.names:
             raise RequestRefused(
                 HTTPStatus.NOT_FOUND, f"the model {name[:200]!r} is not served here", code="model_not_found"
             )
         return JSONResponse(self._card())
 
     def _card(self) -> dict[str, object]:
-        offer = self._offer
+        spec = self._spec
         return {
-            "id": offer.name,
+            "id": spec.name,
             "object": "model",
             "created": 0,
             "owned_by": "paddock",
-            "revision": offer.revision,
-            "variant": offer.variant,
-            "quantization": offer.quantization,
-            "context_tokens": offer.parameters.n_ctx // offer.parameters.n_seq_max,
+            "revision": spec.revision,
+            "variant": spec.variant,
+            "quantization": spec.quantization,
+            "context_tokens": spec.parameters.n_ctx // spec.parameters.n_seq_max,
         }
 
     async def _health(self, _request: Request) -> Response:
@@ -125,40 +127,40 @@ class OpenAIApi:
         ready = state is State.READY
         body = {
             "status": "ok" if ready else str(state),
-            "model": self._offer.name,
-            "revision": self._offer.revision,
+            "model": self._spec.name,
+            "revision": self._spec.revision,
             "restarts": self._supervisor.restarts,
-            "running": self._places.running,
-            "waiting": self._places.waiting,
+            "running": self._queue.running,
+            "waiting": self._queue.waiting,
         }
         return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _tell_metrics(self, request: Request) -> Response:
+    async def _get_metrics(self, request: Request) -> Response:
         self._authorize(request)
         supervisor, metrics, engine = self._supervisor, self._metrics, self._supervisor.engine
         ready = supervisor.state is State.READY
         resident, held = engine.resident_bytes() if engine else (0, 0)
         metrics.up.set(ready)
         metrics.set_restarts(supervisor.restarts)
-        metrics.running.set(self._places.running)
-        metrics.waiting.set(self._places.waiting)
+        metrics.running.set(self._queue.running)
+        metrics.waiting.set(self._queue.waiting)
         metrics.resident_bytes.set(resident)
         metrics.held_bytes.set(held)
         metrics.planned_bytes.set(supervisor.planned_bytes)
         metrics.load_s.set(engine.load_s if engine else 0)
-        own = ""
+        engine_metrics = ""
         if engine and ready:
             try:
-                own = await engine.own_metrics()
+                engine_metrics = await engine.own_metrics()
             except httpx.HTTPError as error:
-                _LOG.info("the engine gives no metrics of its own: %s", error)
-        return PlainTextResponse(metrics.text(own), media_type=CONTENT_TYPE)
+                _LOG.info("the engine's own metrics are not available: %s", error)
+        return PlainTextResponse(metrics.text(engine_metrics), media_type=CONTENT_TYPE)
 
     def _authorize(self, request: Request) -> None:
         if self._api_key is None:
             return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._api_key.encode()):
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._api_key.encode()):
             raise RequestRefused(
                 HTTPStatus.UNAUTHORIZED,
                 "the API key is missing or wrong: send it as a Bearer token",
@@ -166,57 +168,69 @@ class OpenAIApi:
             )
 
 
-class _Answers:
-    """An ASGI application rather than a function: the place at the engine, the answer's bytes and the client's leaving
-    are one story, and end together."""
+class _CompletionEndpoint:
+    """ASGI endpoint of both completion paths.
 
-    def __init__(self, front: OpenAIApi) -> None:
-        self._front = front
+    It is an ASGI application rather than a function, since the engine's slot, the answer's bytes and the client's
+    disconnect must end together.
+    """
+
+    def __init__(self, api: OpenAIApi) -> None:
+        self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        status, whole = 0, False
+        status, complete = 0, False
 
-        async def noting(message: Message) -> None:
-            nonlocal status, whole
+        async def send_and_observe(message: Message) -> None:
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
             else:
-                whole = not message.get("more_body", False)
+                complete = not message.get("more_body", False)
             await send(message)
 
         try:
-            ask = await self._front.admit(request)
-            await _until_left(self._front.answer(ask, noting), request, is_whole=lambda: whole)
+            engine_request = await self._api.admit(request)
+            await _answer_until_disconnect(
+                self._api.answer(engine_request, send_and_observe), request, is_complete=lambda: complete
+            )
         except RequestRefused as error:
-            await as_response(error)(scope, receive, noting)
+            await as_response(error)(scope, receive, send_and_observe)
         except ClientDisconnect:
             pass
         finally:
-            self._front.count(request.url.path, status or 499)  # nginx's number for a client that left
+            self._api.count(request.url.path, status or 499)  # nginx's status for a client that disconnected
 
 
-async def _until_left(answer: Coroutine[Any, Any, None], request: Request, *, is_whole: Callable[[], bool]) -> None:
-    """Answer, and stop when the client has left. The body was read: what comes now is its leaving. The server says the
-    same of everyone whose answer is whole."""
+async def _answer_until_disconnect(
+    answer: Coroutine[Any, Any, None], request: Request, *, is_complete: Callable[[], bool]
+) -> None:
+    """Answer, but stop if the client disconnects.
+
+    The request's body was read, so the next message is a disconnect. The HTTP server also sends one after a complete
+    answer.
+    """
     work = asyncio.create_task(answer)
-    left = asyncio.ensure_future(request.receive())
+    disconnect = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done() or is_whole():
+        await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done() or is_complete():
             await work
     finally:
-        left.cancel()
+        disconnect.cancel()
         work.cancel()
-        await asyncio.gather(left, work, return_exceptions=True)
+        await asyncio.gather(disconnect, work, return_exceptions=True)
 
 
 async def _body(request: Request) -> bytes:
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > _BODY_BYTES:
-            raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {_BODY_BYTES} bytes")
+        if len(content) > _MAX_BODY_BYTES:
+            raise RequestRefused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {_MAX_BODY_BYTES} bytes"
+            )
     return bytes(content)
 
 
@@ -230,11 +244,11 @@ def as_response(error: RequestRefused) -> Response:
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestRefused)  # noqa: S101 - what the table of handlers says
+    assert isinstance(error, RequestRefused)  # noqa: S101 - as registered in `app`
     return as_response(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router says for itself: no such path, or no such method for it."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - what the table of handlers says
+    """Convert the router's own errors (unknown path or method) to OpenAI's form."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - as registered in `app`
     return as_response(RequestRefused(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}"))

@@ -1,4 +1,4 @@
-"""Where a server listens, and who may reach it there."""
+"""Listening address of the server: validation and the listening socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _BACKLOG = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Where it listens. Raises BadSetting for an address beyond this machine without a key."""
+    """Host, port (0 for any free one) and API key of the server.
+
+    Raises BadSetting if `host` is reachable from other machines and there is no API key.
+    """
 
     host: str
     port: int
@@ -22,25 +25,27 @@ class Binding:
     def __post_init__(self) -> None:
         if self.api_key is None and not _is_loopback(self.host):
             raise BadSetting(
-                f"{self.host} can be reached from other machines, and no API key is set",
+                f"{self.host} can be reached from other machines, but no API key is set",
                 cure="set PADDOCK_API_KEY, or listen on 127.0.0.1",
             )
 
     def listen(self) -> socket.socket:
-        """Raises NoPermission, BadSetting."""
+        """Open a non-blocking listening socket. Raises NoPermission, BadSetting."""
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
             listener = socket.socket(family, kind, protocol)
         except (socket.gaierror, OSError) as error:
-            raise BadSetting(f"{self.host} is no address to listen on: {error.strerror}", cure="see --host") from None
+            raise BadSetting(
+                f"{self.host} is not an address to listen on: {error.strerror}", cure="choose another --host"
+            ) from None
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
-            kind_of = NoPermission if isinstance(error, PermissionError) else BadSetting
-            raise kind_of(
+            error_type = NoPermission if isinstance(error, PermissionError) else BadSetting
+            raise error_type(
                 f"cannot listen on {self.host}:{self.port}: {error.strerror}",
                 cure="choose another --port (0: any free one)",
             ) from None

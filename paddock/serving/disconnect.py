@@ -1,5 +1,8 @@
-"""The door of llama-cpp-python's server, inside the engine's process: it tells whether the engine gets on, and sees
-when a client leaves, which that server does not notice over an answer in one piece."""
+"""ASGI middleware for llama-cpp-python's server, in the engine's process: liveness, and detection of client
+disconnects.
+
+That server does not notice a disconnect while it computes an answer that is not streamed.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +17,51 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 client_left: ContextVar[threading.Event | None] = ContextVar("client_left", default=None)
-"""Set when the client of the request that is being answered has left. The threads that compute see it too: each runs in
-a copy of its request's context."""
+"""Event that is set when the current request's client has disconnected. The threads that compute see it too, since each
+runs in a copy of its request's context."""
 
 
 class Heartbeat:
-    """Whether the engine gets on with what it was asked: how many requests it has, and when it last did a step."""
+    """Progress of the engine: the number of active requests, and the time of its last step."""
 
     def __init__(self) -> None:
-        self._asked = 0
-        self._last = time.monotonic()
+        self._active = 0
+        self._last_step = time.monotonic()
 
-    def began(self) -> None:
-        self._asked += 1
-        self._last = time.monotonic()
+    def request_started(self) -> None:
+        self._active += 1
+        self._last_step = time.monotonic()
 
-    def stepped(self) -> None:
-        self._last = time.monotonic()
+    def step_done(self) -> None:
+        self._last_step = time.monotonic()
 
-    def ended(self) -> None:
-        self._asked -= 1
+    def request_ended(self) -> None:
+        self._active -= 1
 
     @property
     def stalled_s(self) -> float:
-        return time.monotonic() - self._last if self._asked else 0.0
+        """Seconds since the last step, 0 without an active request."""
+        return time.monotonic() - self._last_step if self._active else 0.0
 
 
 class DisconnectMiddleware:
-    """In front of the server: answers `/health`, and sees when a client leaves."""
+    """Middleware in front of the server: answers `/health`, and sets `client_left` when a client disconnects."""
 
-    def __init__(self, app: ASGIApp, pulse: Heartbeat) -> None:
+    def __init__(self, app: ASGIApp, heartbeat: Heartbeat) -> None:
         self._app = app
-        self._pulse = pulse
+        self._heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif scope["path"] == "/health":
-            await _say(send, {"status": "ok", "stalled_s": self._pulse.stalled_s})
+            await _send_json(send, {"status": "ok", "stalled_s": self._heartbeat.stalled_s})
         else:
-            self._pulse.began()
+            self._heartbeat.request_started()
             try:
                 await self._answer(scope, receive, send)
             finally:
-                self._pulse.ended()
+                self._heartbeat.request_ended()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
@@ -67,20 +71,20 @@ class DisconnectMiddleware:
             if message["type"] == "http.disconnect":
                 return
             body, more = body + message.get("body", b""), message.get("more_body", False)
-        gone, left = threading.Event(), asyncio.Event()
-        client_left.set(gone)
-        given = False
+        left_for_threads, left = threading.Event(), asyncio.Event()
+        client_left.set(left_for_threads)
+        body_sent = False
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            gone.set()
+            left_for_threads.set()
             left.set()
 
         async def replay() -> Message:
-            nonlocal given
-            if not given:
-                given = True
+            nonlocal body_sent
+            if not body_sent:
+                body_sent = True
                 return {"type": "http.request", "body": body, "more_body": False}
             await left.wait()
             return {"type": "http.disconnect"}
@@ -94,7 +98,7 @@ class DisconnectMiddleware:
                 await watching
 
 
-async def _say(send: Send, value: dict[str, Any]) -> None:
+async def _send_json(send: Send, value: dict[str, Any]) -> None:
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,8 +1,8 @@
-"""The engine's own process: confines itself, and becomes llama-server or runs llama-cpp-python's.
+"""Entry point of the server's engine process: harden it, then become llama-server or run llama-cpp-python's server.
 
-Started by `paddock.serving.process`, and by nobody else. The request on standard input is `{parent, network, program,
-arguments}` for llama-server and `{parent, network, home, model, …}` for the other. An orderly refusal of the model is
-left as `error.json` in `home`; anything else is told by how the process ends and by its standard error.
+Started only by `paddock.serving.process`. The request on standard input is `{parent, network, program, arguments}` for
+llama-server and `{parent, network, home, model, …}` for llama-cpp-python's server. A PaddockError of the latter is
+written to `error.json` in `home`, with exit status 3; any other failure shows in the exit status and standard error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from paddock.engine.hardening import harden_process
 from paddock.errors import PaddockError
 
-REFUSED = 3
+ERROR_STATUS = 3
 ERROR_FILE = "error.json"
 
 
@@ -25,18 +25,18 @@ def main() -> int:
     program = request.get("program")
     if program is not None:
         os.execv(program, [program, *request["arguments"]])  # noqa: S606 there is no shell on purpose
-    from paddock.serving import python_server  # loads the native library, so only now
+    from paddock.serving import python_server  # loads the native library, so it must come after the hardening
 
     try:
         python_server.serve(request)
     except PaddockError as error:
-        said = {"kind": type(error).__name__, "message": error.message, "cure": error.cure}
-        Path(request["home"], ERROR_FILE).write_text(json.dumps(said))
-        return REFUSED
+        document = {"kind": type(error).__name__, "message": error.message, "cure": error.cure}
+        Path(request["home"], ERROR_FILE).write_text(json.dumps(document))
+        return ERROR_STATUS
     return 0
 
 
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # the native library's destructors have nothing left to say, and have crashed before
+    os._exit(status)  # skips the native library's destructors, which have crashed before

@@ -1,6 +1,9 @@
-"""What Prometheus is told. The names are those that dashboards of language model servers know (vLLM's, after our own
-prefix): requests running and waiting, prompt and generation tokens, time to first token, time per output token, and
-the latency from end to end. Each server adds its own behind them."""
+"""Prometheus metrics of the server.
+
+The names are those that dashboards of language model servers use (vLLM's, with the prefix `paddock_`): requests running
+and waiting, prompt and generation tokens, time to first token, time per output token, end-to-end latency. The engine's
+own metrics, where it has any, follow them.
+"""
 
 from __future__ import annotations
 
@@ -19,59 +22,59 @@ _REQUEST_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 
 
 class Metrics:
-    """Of one server. Times are seconds."""
+    """Metrics of one server. Times are in seconds."""
 
     def __init__(self, *, model: str, server: str) -> None:
         self._registry = registry = CollectorRegistry()
-        Gauge("paddock_info", "What is served, and by what", ["model", "server"], registry=registry).labels(
+        Gauge("paddock_info", "Model and server that serve", ["model", "server"], registry=registry).labels(
             model, server
         ).set(1)
-        self.running = Gauge("paddock_num_requests_running", "Requests at the engine", registry=registry)
+        self.running = Gauge("paddock_num_requests_running", "Requests that the engine is answering", registry=registry)
         self.waiting = Gauge("paddock_num_requests_waiting", "Requests in the queue", registry=registry)
         self.requests = Counter("paddock_requests", "Requests by path and status", ["path", "code"], registry=registry)
-        self.prompt_tokens = Counter("paddock_prompt_tokens", "Tokens of prompts", registry=registry)
-        self.generation_tokens = Counter("paddock_generation_tokens", "Tokens of answers", registry=registry)
+        self.prompt_tokens = Counter("paddock_prompt_tokens", "Prompt tokens processed", registry=registry)
+        self.generation_tokens = Counter("paddock_generation_tokens", "Tokens generated", registry=registry)
         self.first_token_s = Histogram(
             "paddock_time_to_first_token_seconds",
-            "From the request to its first text, of streams",
+            "Time from a request to the first text of its stream",
             buckets=_FIRST_TOKEN_S,
             registry=registry,
         )
         self.per_token_s = Histogram(
             "paddock_time_per_output_token_seconds",
-            "Between the texts of a stream, a mean for each",
+            "Mean time between the texts of a stream",
             buckets=_TOKEN_S,
             registry=registry,
         )
         self.request_s = Histogram(
             "paddock_e2e_request_latency_seconds",
-            "From the request to the end of its answer",
+            "Time from a request to the end of its answer",
             buckets=_REQUEST_S,
             registry=registry,
         )
         self.queue_s = Histogram(
-            "paddock_request_queue_time_seconds", "In the queue", buckets=_FIRST_TOKEN_S, registry=registry
+            "paddock_request_queue_time_seconds", "Time in the queue", buckets=_FIRST_TOKEN_S, registry=registry
         )
         self.up = Gauge("paddock_engine_up", "1 while the engine is ready", registry=registry)
         self._restarts = Counter("paddock_engine_restarts", "Restarts of the engine", registry=registry)
         self._counted_restarts = 0
-        self.resident_bytes = Gauge("paddock_engine_resident_bytes", "Memory of the engine", registry=registry)
+        self.resident_bytes = Gauge("paddock_engine_resident_bytes", "Resident memory of the engine", registry=registry)
         self.held_bytes = Gauge(
-            "paddock_engine_held_bytes", "Memory of the engine, without what it maps from files", registry=registry
+            "paddock_engine_held_bytes", "Resident memory of the engine, without mapped files", registry=registry
         )
-        self.planned_bytes = Gauge("paddock_engine_planned_bytes", "Memory that was planned", registry=registry)
-        self.load_s = Gauge("paddock_engine_load_seconds", "The last load of the model", registry=registry)
+        self.planned_bytes = Gauge("paddock_engine_planned_bytes", "Memory that the plan expects", registry=registry)
+        self.load_s = Gauge("paddock_engine_load_seconds", "Duration of the last load of the model", registry=registry)
 
     def set_restarts(self, total: int) -> None:
-        """`total` restarts since the server began. It never falls."""
+        """Set the number of restarts since the server started; it must never decrease."""
         self._restarts.inc(total - self._counted_restarts)
         self._counted_restarts = total
 
     def text(self, engine: str = "") -> str:
-        """The page, with the engine's own page behind ours where it has one.
+        """Return the page in Prometheus's text format, followed by the engine's own page, if any.
 
-        Prometheus refuses a page as a whole for one line that is no metric, or one that is there twice. What the
-        engine says is left out, and logged, where it does not parse or names a metric of ours.
+        Prometheus rejects the whole page for one line that is not a metric or is a duplicate. So the engine's page is
+        left out, with a warning in the log, if it does not parse or repeats one of our metrics.
         """
         own = generate_latest(self._registry).decode()
         if not engine:
@@ -79,18 +82,19 @@ class Metrics:
         page = own + engine.rstrip("\n") + "\n"
         problem = _problem(page)
         if problem:
-            _LOG.warning("the engine's own metrics are left out: %s", problem)
+            _LOG.warning("the engine's own metrics are omitted: %s", problem)
             return own
         return page
 
 
 def _problem(page: str) -> str | None:
-    """Why Prometheus would refuse a page; None where it would not."""
+    """Return why Prometheus would reject a page, or None."""
     try:
         families = list(text_string_to_metric_families(page))
     except ValueError as error:
         return f"they do not parse ({str(error)[:100]})"
     names = Counts(family.name for family in families)
-    samples = Counts((one.name, *sorted(one.labels.items())) for family in families for one in family.samples)
-    twice = [name for name, number in names.items() if number > 1] + [one[0] for one, n in samples.items() if n > 1]
-    return f"{twice[0]} is there twice" if twice else None
+    samples = Counts((sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples)
+    duplicates = [name for name, count in names.items() if count > 1]
+    duplicates += [sample[0] for sample, count in samples.items() if count > 1]
+    return f"{duplicates[0]} is there more than once" if duplicates else None

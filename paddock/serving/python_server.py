@@ -1,13 +1,13 @@
-"""llama-cpp-python's server, in the engine's own process, with what it lacks:
+"""llama-cpp-python's server, run in the engine's own process and extended:
 
-- the engine's parameters are exactly the plan's, also those that it has no setting for
+- the engine's parameters are exactly the plan's, including those that it has no setting for
 - the chat template is the snapshot's, rendered in the environment that it was audited in
-- `interrupt_requests` is off: by default a request cuts off the one that is being answered
-- a request whose client is gone ends, also one that is not streamed
-- a stream ends with a chunk that tells the tokens, and an error in it is an event rather than a connection cut off
-- `/health` says how long the engine has been silent over a request
+- `interrupt_requests` is off: by default a new request interrupts the one that is being answered
+- a request whose client has disconnected ends, streamed or not
+- a stream ends with a chunk of token usage, and an error in it is an event rather than a broken connection
+- `/health` reports how long the engine has made no progress on a request
 
-It listens on a UNIX socket in a directory that only our user enters. One request at a time: the queue is in front.
+It listens on a UNIX socket in a directory that only our user can enter, and answers one request at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llama_cpp.server import app as server
 from llama_cpp.server.model import LlamaProxy
 from llama_cpp.server.settings import ModelSettings, ServerSettings
 
-from paddock.chat.sandbox import clock, environment
+from paddock.chat.sandbox import date_variables, make_environment
 from paddock.engine import bindings
 from paddock.engine.canary import canary
 from paddock.engine.parameters import Parameters
@@ -36,12 +36,12 @@ Chunk = dict[str, Any]
 
 
 def serve(request: dict[str, Any]) -> None:
-    """Load the model, let it speak, and serve it until SIGTERM. Raises IncompatibleModel, MalformedGguf,
+    """Load the model, run the canary, and serve it until SIGTERM. Raises IncompatibleModel, MalformedGguf,
     EngineOutOfMemory, ModelRejected."""
     parameters = Parameters.from_json(request["parameters"])
-    pulse = Heartbeat()
-    model = load(request["model"], parameters, pulse, template=request["template"], bos=request["bos"])
-    canary(_Direct(model))
+    heartbeat = Heartbeat()
+    model = load(request["model"], parameters, heartbeat, template=request["template"], bos=request["bos"])
+    canary(_CanaryModel(model))
 
     class Proxy(LlamaProxy):  # type: ignore[misc] # llama_cpp has no types
         @staticmethod
@@ -53,23 +53,22 @@ def serve(request: dict[str, Any]) -> None:
     app = server.create_app(server_settings=ServerSettings(interrupt_requests=False), model_settings=[settings])
     socket = str(Path(request["home"], request["socket"]))
     config = uvicorn.Config(
-        DisconnectMiddleware(app, pulse), uds=socket, log_level="warning", access_log=False, lifespan="off"
+        DisconnectMiddleware(app, heartbeat), uds=socket, log_level="warning", access_log=False, lifespan="off"
     )
     uvicorn.Server(config).run()
 
 
 class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
-    """A model whose steps are seen, whose requests end when nobody waits for them, and whose streams tell their
-    tokens."""
+    """A model that reports its steps, ends requests without a client, and ends each stream with its token usage."""
 
     _sampler: Any
-    pulse: Heartbeat
+    heartbeat: Heartbeat
     prompt_tokens = 0
     completion_tokens = 0
 
     def eval(self, tokens: Sequence[int]) -> None:
         super().eval(tokens)
-        self.pulse.stepped()
+        self.heartbeat.step_done()
 
     def generate(self, tokens: Sequence[int], **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         self.prompt_tokens, self.completion_tokens = len(tokens), 0
@@ -89,10 +88,10 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
             kwargs["stopping_criteria"] = llama_cpp.StoppingCriteriaList([lambda _tokens, _logits: left.is_set()])
         answer = super().create_completion(prompt, stream=stream, **kwargs)
         is_chat = not isinstance(prompt, str)  # then `handler` sees to it, behind the conversion
-        return answer if is_chat or not stream else self.to_the_end(answer)
+        return answer if is_chat or not stream else self.with_usage(answer)
 
-    def to_the_end(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The chunks of an answer, and one with its tokens; or an event that tells what went wrong."""
+    def with_usage(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """Yield the chunks of an answer, then one with its token usage or an error event."""
         last: Chunk = {}
         try:
             for chunk in chunks:
@@ -104,11 +103,11 @@ class Model(llama_cpp.Llama):  # type: ignore[misc] # llama_cpp has no types
         yield {**last, "choices": [], "usage": self.usage()}
 
     def usage(self) -> dict[str, int]:
-        asked, told = self.prompt_tokens, self.completion_tokens
-        return {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def load(path: str, parameters: Parameters, pulse: Heartbeat, *, template: str, bos: str) -> Model:
+def load(path: str, parameters: Parameters, heartbeat: Heartbeat, *, template: str, bos: str) -> Model:
     """Raises as `bindings.Log.refusal`."""
     log = bindings.Log()
     loading = "the file"
@@ -144,45 +143,45 @@ def load(path: str, parameters: Parameters, pulse: Heartbeat, *, template: str, 
         )
     except ValueError:
         raise log.refusal(loading) from None
-    model.pulse = pulse
+    model.heartbeat = heartbeat
     return model
 
 
 def _handler(template: str, *, bos: str) -> Callable[..., Any]:
     """Answers chats with the template. A conversation that it refuses is the client's affair: 400."""
-    compiled = environment().from_string(template)
+    compiled = make_environment().from_string(template)
 
-    def prompt_of(*, messages: list[Chunk], tools: list[Chunk] | None = None, **asked: Any) -> ChatFormatterResponse:
+    def prompt_of(*, messages: list[Chunk], tools: list[Chunk] | None = None, **options: Any) -> ChatFormatterResponse:
         from datetime import datetime
 
         context = {
             "messages": messages,
             "tools": tools,
-            "functions": asked.get("functions"),
-            "function_call": asked.get("function_call"),
-            "tool_choice": asked.get("tool_choice"),
+            "functions": options.get("functions"),
+            "function_call": options.get("function_call"),
+            "tool_choice": options.get("tool_choice"),
             "add_generation_prompt": True,
             "bos_token": bos,
-            "eos_token": asked["eos"],
+            "eos_token": options["eos"],
         }
         try:
-            prompt = compiled.render(context, **clock(datetime.now()))  # noqa: DTZ005 a template speaks of local days
+            prompt = compiled.render(context, **date_variables(datetime.now()))  # noqa: DTZ005 a template speaks of local days
         except Exception as error:  # a stranger's program: whatever it raises is its own fault
             raise _Unrendered(f"the chat template does not take this conversation: {error}") from None
         return ChatFormatterResponse(prompt=prompt, stop=[], added_special=bool(bos) and prompt.startswith(bos))
 
     def handler(*, llama: Model, stream: bool = False, **kwargs: Any) -> Any:
         eos = llama._model.token_get_text(llama.token_eos()) if llama.token_eos() >= 0 else ""
-        answer = chat_formatter_to_chat_completion_handler(lambda **asked: prompt_of(eos=eos, **asked))
+        answer = chat_formatter_to_chat_completion_handler(lambda **options: prompt_of(eos=eos, **options))
         try:
-            said = answer(llama=llama, stream=stream, **kwargs)
+            result = answer(llama=llama, stream=stream, **kwargs)
         except (_Unrendered, ValueError) as error:
             if stream:
                 return iter([_as_event(error)])
             if isinstance(error, _Unrendered):
                 raise HTTPException(400, str(error)) from None
             raise
-        return llama.to_the_end(said) if stream else said
+        return llama.with_usage(result) if stream else result
 
     return handler
 
@@ -197,8 +196,8 @@ def _as_event(error: Exception) -> Chunk:
     return {"error": {"message": str(error), "code": code, "status": status}}
 
 
-class _Direct:
-    """The model by its lowest door, for the canary."""
+class _CanaryModel:
+    """Adapter of a `Model` to `canary.LoadedModel`."""
 
     def __init__(self, model: Model) -> None:
         self._model = model

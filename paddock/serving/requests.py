@@ -1,8 +1,9 @@
-"""What a client asks, made whole before the engine sees it: so that both servers understand the same, and refuse the
-same with the same words.
+"""Validate the clients' requests and complete them for the engine.
 
-A chat gets the snapshot's stop sequences; what the client leaves open is the profile's (temperature, top_p, min_p,
-repeat_penalty). What llama.cpp knows beyond OpenAI's API (`grammar`, `top_k`, `repeat_penalty`, …) goes through.
+Both servers then get the same fields and reject the same requests with the same errors. A chat request gets the
+snapshot's stop sequences; sampling parameters that the client omits get the profile's values (temperature, top_p,
+min_p, repeat_penalty). Parameters that llama.cpp has beyond OpenAI's API (`grammar`, `top_k`, `repeat_penalty`, …) pass
+through.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class RequestRefused(Exception):
-    """A request that is not served: an answer in OpenAI's form."""
+    """A request that is answered with an error, in OpenAI's form (`to_json`).
+
+    `retry_after_s` becomes the `Retry-After` header.
+    """
 
     def __init__(
         self,
@@ -40,14 +44,13 @@ class RequestRefused(Exception):
 
     @property
     def kind(self) -> str:
-        """OpenAI's `type`."""
+        """The error's `type` in OpenAI's form."""
         if self.status == HTTPStatus.TOO_MANY_REQUESTS:
             return "rate_limit_error"
         return "server_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
 
     def to_json(self) -> dict[str, Any]:
-        said = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": said}
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 class _StreamOptions(BaseModel):
@@ -55,7 +58,7 @@ class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Common(BaseModel):
+class _CommonFields(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: str | None = None
@@ -75,8 +78,8 @@ class _Common(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _unlimited(cls, value: Any) -> Any:
-        """OpenAI's newer name for the bound, and llama.cpp's -1 for none."""
+    def _normalize_max_tokens(cls, value: Any) -> Any:
+        """Accept OpenAI's newer name `max_completion_tokens`, and llama.cpp's -1 for no limit."""
         if isinstance(value, dict):
             newer = value.pop("max_completion_tokens", None)
             if value.get("max_tokens") is None and newer is not None:
@@ -94,26 +97,26 @@ class _Message(BaseModel):
 
     @field_validator("content")
     @classmethod
-    def _text(cls, value: str | list[dict[str, Any]] | None) -> str | None:
+    def _join_text_parts(cls, value: str | list[dict[str, Any]] | None) -> str | None:
         if not isinstance(value, list):
             return value
         other = next((part.get("type") for part in value if part.get("type") != "text"), None)
         if other is not None or not all(isinstance(part.get("text"), str) for part in value):
-            raise ValueError(f"only parts of the type text are understood, and one is {other!r}")
+            raise ValueError(f"only parts of type 'text' are supported, but one is {other!r}")
         return "".join(part["text"] for part in value)
 
     @field_validator("role")
     @classmethod
-    def _known(cls, value: str) -> str:
-        return "system" if value == "developer" else value  # OpenAI's newer name for it, which no template knows
+    def _rename_developer(cls, value: str) -> str:
+        return "system" if value == "developer" else value  # OpenAI's newer name, which no chat template knows
 
 
-class _Chat(_Common):
+class _Chat(_CommonFields):
     messages: Annotated[list[_Message], Field(min_length=1)]
     logprobs: bool | None = None
 
 
-class _Completion(_Common):
+class _Completion(_CommonFields):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
     best_of: Literal[1] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -121,58 +124,61 @@ class _Completion(_Common):
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """A request as the engine gets it. `tells_usage`: whether the client wants the tokens at the end of its stream."""
+    """A request as it is sent to the engine.
+
+    `include_usage` is whether the client wants a final chunk with token usage in its stream.
+    """
 
     path: Literal["/v1/chat/completions", "/v1/completions"]
     body: dict[str, Any]
     stream: bool
-    tells_usage: bool
+    include_usage: bool
 
 
-def parse(path: str, content: bytes, offer: ServeSpec, *, has_logprobs: bool) -> EngineRequest:
-    """Raises Refused."""
+def parse(path: str, content: bytes, spec: ServeSpec, *, has_logprobs: bool) -> EngineRequest:
+    """Validate the body `content` of a request to `path`, and complete it for the engine. Raises RequestRefused."""
     is_chat = path == "/v1/chat/completions"
     kind: type[_Chat | _Completion] = _Chat if is_chat else _Completion
     try:
-        asked = kind.model_validate_json(content)
+        request = kind.model_validate_json(content)
     except ValidationError as error:
         raise _refusal(error) from None
     except RecursionError:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from None
-    known = (offer.name, f"{offer.name}@{offer.revision}")
-    if asked.model is not None and asked.model not in known:
+    names = (spec.name, f"{spec.name}@{spec.revision}")
+    if request.model is not None and request.model not in names:
         raise RequestRefused(
             HTTPStatus.NOT_FOUND,
-            f"the model {asked.model[:200]!r} is not served here: this is {offer.name}",
+            f"the model {request.model[:200]!r} is not served here: this is {spec.name}",
             code="model_not_found",
             param="model",
         )
-    if asked.logprobs and not has_logprobs:
+    if request.logprobs and not has_logprobs:
         raise RequestRefused(
             HTTPStatus.BAD_REQUEST,
-            "log-probabilities are not told by llama-cpp-python's server: serve with llama-server",
+            "llama-cpp-python's server gives no log-probabilities: serve with llama-server",
             code="unsupported_parameter",
             param="logprobs",
         )
-    # Without nulls: to llama-cpp-python a null is not the default.
-    body = {name: value for name, value in asked.model_dump(mode="json").items() if value is not None}
-    body |= {name: value for name, value in _of_profile(offer).items() if name not in body}
-    body["model"] = offer.name
+    # Nulls are dropped: llama-cpp-python does not treat a null as the default.
+    body = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
+    body |= {name: value for name, value in _profile_sampling(spec).items() if name not in body}
+    body["model"] = spec.name
     if is_chat:
-        body["stop"] = _with_stops(asked.stop, offer.chat.stop)
+        body["stop"] = _with_stops(request.stop, spec.chat.stop)
     else:
         body.setdefault("max_tokens", _COMPLETION_TOKENS)
         if isinstance(body["prompt"], list):
             body["prompt"] = body["prompt"][0]
-    tells_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    include_usage = request.stream_options is not None and request.stream_options.include_usage
     body.pop("stream_options", None)
-    if asked.stream:
-        body["stream_options"] = {"include_usage": True}  # we count, also where the client does not
-    return EngineRequest("/v1/chat/completions" if is_chat else "/v1/completions", body, asked.stream, tells_usage)
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}  # our own counters always need it
+    return EngineRequest("/v1/chat/completions" if is_chat else "/v1/completions", body, request.stream, include_usage)
 
 
-def _of_profile(offer: ServeSpec) -> dict[str, float]:
-    profile = offer.profile
+def _profile_sampling(spec: ServeSpec) -> dict[str, float]:
+    profile = spec.profile
     return {
         "temperature": profile.temperature,
         "top_p": profile.top_p,
@@ -181,9 +187,9 @@ def _of_profile(offer: ServeSpec) -> dict[str, float]:
     }
 
 
-def _with_stops(asked: str | list[str] | None, own: tuple[str, ...]) -> list[str]:
-    given = [asked] if isinstance(asked, str) else asked or []
-    return list(dict.fromkeys([*given, *own]))
+def _with_stops(requested: str | list[str] | None, own: tuple[str, ...]) -> list[str]:
+    sequences = [requested] if isinstance(requested, str) else requested or []
+    return list(dict.fromkeys([*sequences, *own]))
 
 
 def _refusal(error: ValidationError) -> RequestRefused:

@@ -1,10 +1,9 @@
-"""The two servers that the engine comes with, made to look alike: how each is started with an offer, how it proves that
-the model speaks, and how it tells that it is alive.
+"""The two servers of the engine, with one interface: how each is started, checked and probed for liveness.
 
     llama-server             llama.cpp's own: `slots` requests at once
-    llama-cpp-python         the Python package's: one request at a time, and no log-probabilities
+    llama-cpp-python         the Python package's: one request at a time, no log-probabilities
 
-Both listen on a UNIX socket, so that nobody but the front reaches them, and no port is fought over.
+Both listen on a UNIX socket, so that only our own HTTP API reaches them and no port is needed.
 """
 
 from __future__ import annotations
@@ -27,115 +26,120 @@ from paddock.serving.spec import ServeSpec
 
 SOCKET = "engine.sock"
 _METRICS_S = 2.0
-"""A scrape does not wait for a long batch."""
+"""Timeout: a scrape of our metrics must not wait for a long batch."""
 LLAMA_SERVER: Final = "llama-server"
 LLAMA_CPP_PYTHON: Final = "llama-cpp-python"
 _ERROR_LINE = re.compile(r"^[\d.]+ E (.+)$", re.MULTILINE)
-"""A line of llama-server's log: the time since its start, the level, and what it says."""
+"""An error line of llama-server's log: time since its start, level, message."""
 ServerName = Literal["llama-server", "llama-cpp-python"]
 
 
 class EngineServer(ABC):
-    """One of the two, for an offer. `request` is what `launch` is told."""
+    """One of the two servers, configured for a spec."""
 
     name: ServerName
     has_logprobs: bool
 
-    def __init__(self, offer: ServeSpec) -> None:
-        self.offer = offer
+    def __init__(self, spec: ServeSpec) -> None:
+        self.spec = spec
 
     @property
     @abstractmethod
     def slots(self) -> int:
-        """How many requests it answers at once."""
+        """Number of requests that it answers at once."""
 
     @abstractmethod
-    def request(self, home: Path, model: Path) -> dict[str, Any]:
-        """How `launch` starts it on `model`, with its own files in `home`."""
+    def start_request(self, home: Path, model: Path) -> dict[str, Any]:
+        """Return the request for `engine_main` that starts the server on the file `model`, with `home` as its
+        directory."""
 
     @abstractmethod
-    async def speak(self, client: httpx.AsyncClient) -> None:
-        """Let the model say eight tokens. Raises ModelRejected."""
+    async def check_canary(self, client: httpx.AsyncClient) -> None:
+        """Generate eight tokens and check their probabilities. Raises ModelRejected."""
 
     @abstractmethod
     async def stalled_s(self, client: httpx.AsyncClient) -> float:
-        """For how long it has been silent over a request, in seconds. Raises httpx.HTTPError when it does not
+        """Return the seconds without progress on a request, 0 if there is none. Raises httpx.HTTPError if it does not
         answer."""
 
     async def own_metrics(self, _client: httpx.AsyncClient) -> str:
-        """Its own metrics in Prometheus's text format, or "". Raises httpx.HTTPError where it has none to give."""
+        """Return its own metrics in Prometheus's text format, or "". Raises httpx.HTTPError if it cannot give them."""
         return ""
 
-    def words(self, log: str) -> str:
-        """What in its log tells people why it ended."""
+    def error_line(self, log: str) -> str:
+        """Return the line of its log that best explains why it ended."""
         return last_error_line(log)
 
-    def cure(self, _words: str) -> str:
-        """What to do when it ended with those words."""
-        return "run `paddock inspect --deep` on the model, and look at the engine's last words"
+    def cure(self, _error_line: str) -> str:
+        """Return what to do after it ended with that error line."""
+        return "run `paddock inspect --deep` on the model, and look at the engine's last log lines"
 
 
 class LlamaServer(EngineServer):
     name = LLAMA_SERVER
     has_logprobs = True
 
-    def __init__(self, offer: ServeSpec, program: Path) -> None:
-        super().__init__(offer)
+    def __init__(self, spec: ServeSpec, program: Path) -> None:
+        super().__init__(spec)
         self._program = program
 
     @property
     def slots(self) -> int:
-        return self.offer.parameters.n_seq_max
+        return self.spec.parameters.n_seq_max
 
-    def request(self, home: Path, model: Path) -> dict[str, Any]:
+    def start_request(self, home: Path, model: Path) -> dict[str, Any]:
         template = home / TEMPLATE_FILE
-        template.write_text(self.offer.chat.template, encoding="utf-8", errors="surrogatepass")
+        template.write_text(self.spec.chat.template, encoding="utf-8", errors="surrogatepass")
         arguments = [
-            *("--model", str(model), "--alias", self.offer.name, "--host", str(home / SOCKET)),
+            *("--model", str(model), "--alias", self.spec.name, "--host", str(home / SOCKET)),
             *("--jinja", "--chat-template-file", str(template)),
             *("--metrics", "--no-ui", "--offline", "--no-warmup"),
-            # Nothing that would take more memory than was planned, or change what was.
+            # No feature that uses more memory than planned, or changes planned parameters.
             *("--fit", "off", "--cache-ram", "0", "--ctx-checkpoints", "0", "--no-kv-unified"),
-            *arguments_of(self.offer.parameters),
+            *llama_server_arguments(self.spec.parameters),
         ]
         return {"program": str(self._program), "arguments": arguments}
 
-    async def speak(self, client: httpx.AsyncClient) -> None:
-        asked = {"prompt": "Hello", "n_predict": CANARY_TOKENS, "temperature": 0, "ignore_eos": True, "n_probs": 2}
-        answer = await client.post("/completion", json=asked, timeout=None)
+    async def check_canary(self, client: httpx.AsyncClient) -> None:
+        body = {"prompt": "Hello", "n_predict": CANARY_TOKENS, "temperature": 0, "ignore_eos": True, "n_probs": 2}
+        answer = await client.post("/completion", json=body, timeout=None)
         answer.raise_for_status()
-        said = answer.json().get("completion_probabilities") or []
+        tokens = answer.json().get("completion_probabilities") or []
         for position in range(CANARY_TOKENS):
-            top = [one.get("logprob") for one in said[position]["top_logprobs"]] if position < len(said) else []
+            top = (
+                [choice.get("logprob") for choice in tokens[position]["top_logprobs"]] if position < len(tokens) else []
+            )
             problem = None
             if not top:
                 problem = "gives no log-probabilities"
-            elif not all(isinstance(one, int | float) and math.isfinite(one) for one in top):
+            elif not all(isinstance(logprob, int | float) and math.isfinite(logprob) for logprob in top):
                 problem = "gives log-probabilities that are not finite"
             if problem:
                 raise ModelRejected(
-                    f"the model was loaded, and {problem} for token {position + 1} of {CANARY_TOKENS}", cure=CURE
+                    f"the model was loaded, but {problem} for token {position + 1} of {CANARY_TOKENS}", cure=CURE
                 )
-        if all(len({one["logprob"] for one in token["top_logprobs"]}) == 1 for token in said):
-            raise ModelRejected("the model was loaded, and gives the same probability to every token", cure=CURE)
+        if all(len({choice["logprob"] for choice in token["top_logprobs"]}) == 1 for token in tokens):
+            raise ModelRejected("the model was loaded, but gives the same probability to every token", cure=CURE)
 
     async def stalled_s(self, client: httpx.AsyncClient) -> float:
-        # This goes through the queue of its main loop, which `/health` does not: it is answered between two batches.
+        # Unlike `/health`, `/slots` goes through the queue of its main loop: it is answered between two batches.
         (await client.get("/slots", timeout=None)).raise_for_status()
         return 0.0
 
     async def own_metrics(self, client: httpx.AsyncClient) -> str:
         answer = await client.get("/metrics", timeout=_METRICS_S)
-        answer.raise_for_status()  # 501 where it was built or started without them, 503 while it loads
+        answer.raise_for_status()  # 501 if it was built or started without metrics, 503 while it loads
         return answer.text
 
-    def cure(self, words: str) -> str:
-        if "invalid argument" in words:
-            return "that llama-server is of another version: `make llama-server` builds the engine's own"
-        return super().cure(words)
+    def cure(self, error_line: str) -> str:
+        if "invalid argument" in error_line:
+            return (
+                "that llama-server has another version than the engine: build the matching one with `make llama-server`"
+            )
+        return super().cure(error_line)
 
-    def words(self, log: str) -> str:
-        first = _ERROR_LINE.search(log)  # those behind it only say that it follows
+    def error_line(self, log: str) -> str:
+        first = _ERROR_LINE.search(log)  # the later ones are consequences of the first
         return first[1][:300] if first else last_error_line(log)
 
 
@@ -144,19 +148,19 @@ class PythonServer(EngineServer):
     has_logprobs = False
     slots = 1
 
-    def request(self, home: Path, model: Path) -> dict[str, Any]:
+    def start_request(self, home: Path, model: Path) -> dict[str, Any]:
         return {
             "home": str(home),
             "socket": SOCKET,
             "model": str(model),
-            "name": self.offer.name,
-            "template": self.offer.chat.template,
-            "bos": self.offer.chat.bos,
-            "parameters": self.offer.parameters.to_json(),
+            "name": self.spec.name,
+            "template": self.spec.chat.template,
+            "bos": self.spec.chat.bos,
+            "parameters": self.spec.parameters.to_json(),
         }
 
-    async def speak(self, client: httpx.AsyncClient) -> None:
-        """It did, before it began to listen."""
+    async def check_canary(self, client: httpx.AsyncClient) -> None:
+        """Nothing to do: `python_server` runs the canary before it listens."""
 
     async def stalled_s(self, client: httpx.AsyncClient) -> float:
         answer = await client.get("/health")
@@ -164,8 +168,8 @@ class PythonServer(EngineServer):
         return float(answer.json()["stalled_s"])
 
 
-def arguments_of(parameters: Parameters) -> list[str]:
-    """The parameters as llama-server's arguments."""
+def llama_server_arguments(parameters: Parameters) -> list[str]:
+    """Convert the parameters to llama-server's command-line arguments."""
     load_mode = {(False, False): "none", (True, False): "mmap", (False, True): "mlock", (True, True): "mmap+mlock"}
     arguments = {
         "--ctx-size": parameters.n_ctx,
@@ -189,16 +193,18 @@ def arguments_of(parameters: Parameters) -> list[str]:
     return [*(text for name, value in arguments.items() for text in (name, str(value))), *switches]
 
 
-def choose_server(asked: ServerName | None) -> Path | None:
-    """llama-server's program, or None for llama-cpp-python's server: what was asked for, else llama-server where it is
-    on the PATH. Raises NoSuchFile."""
-    found = shutil.which(LLAMA_SERVER) if asked != LLAMA_CPP_PYTHON else None
-    if asked == LLAMA_SERVER and found is None:
+def choose_server(requested: ServerName | None) -> Path | None:
+    """Return the path of llama-server, or None to use llama-cpp-python's server.
+
+    Without a request llama-server is chosen if it is on the PATH. Raises NoSuchFile if it is requested but absent.
+    """
+    found = shutil.which(LLAMA_SERVER) if requested != LLAMA_CPP_PYTHON else None
+    if requested == LLAMA_SERVER and found is None:
         raise NoSuchFile(
             "llama-server is not on the PATH", cure="run `make llama-server`, or serve with llama-cpp-python"
         )
     return Path(found).resolve() if found else None
 
 
-def server_for(offer: ServeSpec, program: Path | None) -> EngineServer:
-    return LlamaServer(offer, program) if program else PythonServer(offer)
+def server_for(spec: ServeSpec, program: Path | None) -> EngineServer:
+    return LlamaServer(spec, program) if program else PythonServer(spec)

@@ -1,8 +1,8 @@
-"""A served model from its start to its end: the engine, its supervisor, the front, and an orderly way out.
+"""Run the complete server: engine, supervisor and HTTP API, with a graceful shutdown.
 
-On SIGTERM or SIGINT nobody new is let in, who waits in the queue is sent away, who is being answered is answered to the
-end, and the engine is ended; all of it within the grace period. What still runs when that is nearly over gets a clean
-error. A second signal ends it at once.
+On SIGTERM or SIGINT new requests and those in the queue get a 503, running requests are answered to the end, and the
+engine is stopped, all within the grace period. Requests that still run shortly before its end get an error. A second
+signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ import uvicorn
 
 from paddock.errors import ServerUnavailable
 from paddock.serving.admission import AdmissionQueue
-from paddock.serving.api import WHY, OpenAIApi
+from paddock.serving.api import UNAVAILABLE_REASONS, OpenAIApi
 from paddock.serving.binding import Binding
 from paddock.serving.metrics import Metrics
 from paddock.serving.process import EngineProcess
-from paddock.serving.proxy import Proxy, Tokens
+from paddock.serving.proxy import Proxy, UsageCounter
 from paddock.serving.servers import SOCKET, EngineServer, ServerName, server_for
 from paddock.serving.spec import ServeSpec, open_model
-from paddock.serving.supervisor import Limits, State, Supervisor
+from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
 from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
-_END_S = 4.0
-"""What of the grace period is left to end the engine, the connections and this process."""
-_LAST_S = 0.2
+_STOP_RESERVE_S = 4.0
+"""Part of the grace period that is reserved for stopping the engine, the connections and this process."""
+_LAST_REQUESTS_S = 0.2
 _POLL_S = 0.01
-_PATIENCE = httpx.Timeout(10.0, read=None)  # an answer takes as long as it takes: the supervisor sees a hang
+_ENGINE_TIMEOUT = httpx.Timeout(10.0, read=None)  # no read timeout: the supervisor detects a hang
 _REPORT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where it is to be reached, and what answers there."""
+    """Address of a running server, the engine server behind it, and how long the model took to load, in seconds."""
 
     url: str
     server: ServerName
@@ -55,183 +55,194 @@ class ServerAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLimits:
-    """`queue` is how many requests may wait, `grace_s` how long the way out may take."""
+    """Limits of a server: `queue` is how many requests may wait, `grace_s` the grace period of a shutdown."""
 
-    limits: Limits
+    supervisor: SupervisorLimits
     queue: int
     grace_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """Callbacks. `ready` is called once, after the canary and when the HTTP server listens; `used` every minute, and at
-    the end."""
+    """Callbacks of a server.
 
-    ready: Callable[[ServerAddress], None]
-    used: Callable[[Usage], None]
+    `on_ready` is called once, after the canary has passed and the HTTP server listens. `on_usage` is called in a worker
+    thread every minute with the usage since its last call, and once at the end; never without requests.
+    """
+
+    on_ready: Callable[[ServerAddress], None]
+    on_usage: Callable[[Usage], None]
 
 
 def serve(
-    offer: ServeSpec,
+    spec: ServeSpec,
     binding: Binding,
-    terms: ServiceLimits,
-    ears: Callbacks,
+    limits: ServiceLimits,
+    callbacks: Callbacks,
     *,
     program: Path | None = None,
     stop: threading.Event | None = None,
 ) -> signal.Signals | None:
-    """Serve until a signal comes, and return it; where this is not the main thread, until `stop` is set.
+    """Serve until SIGTERM or SIGINT, and return the signal; outside the main thread, until `stop` is set.
 
-    `program` is llama-server; without it llama-cpp-python's server is used. Raises NoSuchFile, BadSetting,
-    NoPermission, EngineCrashed after three strikes, as `EngineProcess.start`, and ServerUnavailable where the HTTP
-    server ends by itself, or `stop` is set before `ready` was called. A signal is returned whenever it comes: whoever
-    wants an exit status of it looks whether `ready` was called.
+    `program` is the path of llama-server; without it llama-cpp-python's server is used. A signal is also returned if it
+    arrives before `on_ready` was called: a caller that derives an exit status must check that.
+
+    Raises NoSuchFile, BadSetting, NoPermission, EngineCrashed after three strikes, the errors of `EngineProcess.start`,
+    and ServerUnavailable if the HTTP server ends by itself, or `stop` is set before `on_ready` was called.
     """
-    return asyncio.run(_Service(offer, binding, terms, ears, server_for(offer, program)).run(stop))
+    return asyncio.run(_Service(spec, binding, limits, callbacks, server_for(spec, program)).run(stop))
 
 
 class _Service:
     def __init__(
-        self, offer: ServeSpec, binding: Binding, terms: ServiceLimits, ears: Callbacks, engine: EngineServer
+        self,
+        spec: ServeSpec,
+        binding: Binding,
+        limits: ServiceLimits,
+        callbacks: Callbacks,
+        engine_server: EngineServer,
     ) -> None:
-        self._offer = offer
+        self._spec = spec
         self._binding = binding
-        self._terms = terms
-        self._ears = ears
-        self._engine = engine
-        self._tokens = Tokens()
-        self._places = AdmissionQueue(engine.slots, waiting=terms.queue)
+        self._limits = limits
+        self._callbacks = callbacks
+        self._engine_server = engine_server
+        self._usage = UsageCounter()
+        self._queue = AdmissionQueue(engine_server.slots, max_waiting=limits.queue)
         self._signal: signal.Signals | None = None
         self._was_ready = False
 
     async def run(self, stop: threading.Event | None) -> signal.Signals | None:
         with (
-            open_model(self._offer) as model,
+            open_model(self._spec) as model,
             TemporaryDirectory(prefix="paddock-", ignore_cleanup_errors=True) as home,
             self._binding.listen() as listener,
         ):
             supervisor = Supervisor(
-                lambda: EngineProcess(self._engine, model, Path(home)),
-                limits=self._terms.limits,
-                planned_bytes=self._offer.memory.total_bytes,
-                margin_bytes=self._offer.margin_bytes,
-                lost=lambda: self._places.turn_away(WHY[State.RESTARTING]),
+                lambda: EngineProcess(self._engine_server, model, Path(home)),
+                limits=self._limits.supervisor,
+                planned_bytes=self._spec.memory.total_bytes,
+                margin_bytes=self._spec.margin_bytes,
+                on_lost=lambda: self._queue.abort_waiting(UNAVAILABLE_REASONS[State.RESTARTING]),
             )
             transport = httpx.AsyncHTTPTransport(
                 uds=str(Path(home, SOCKET)), limits=httpx.Limits(max_keepalive_connections=0)
             )
-            async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=_PATIENCE) as client:
-                server = self._front(supervisor, client)
-                with self._signals(stop) as told:
-                    await self._live(supervisor, server, listener, told)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT
+            ) as client:
+                server = self._http_server(supervisor, client)
+                with self._stop_requested(stop) as stopping:
+                    await self._run_until_stopped(supervisor, server, listener, stopping)
         if self._signal is None and not self._was_ready:
-            raise ServerUnavailable(f"the server of {self._offer.name} was stopped before its model was ready")
+            raise ServerUnavailable(f"the server of {self._spec.name} was stopped before its model was ready")
         return self._signal
 
-    def _front(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
-        metrics = Metrics(model=self._offer.name, server=self._engine.name)
-        front = OpenAIApi(
-            self._offer,
+    def _http_server(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
+        metrics = Metrics(model=self._spec.name, server=self._engine_server.name)
+        api = OpenAIApi(
+            self._spec,
             supervisor,
-            Proxy(client, self._places, metrics, self._tokens),
-            self._places,
+            Proxy(client, self._queue, metrics, self._usage),
+            self._queue,
             metrics,
-            has_logprobs=self._engine.has_logprobs,
+            has_logprobs=self._engine_server.has_logprobs,
             api_key=self._binding.api_key,
         )
         config = uvicorn.Config(
-            front.app(), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
+            api.app(), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
         )
         return _Server(config)
 
-    async def _live(
-        self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket, told: asyncio.Event
+    async def _run_until_stopped(
+        self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket, stopping: asyncio.Event
     ) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        working = asyncio.create_task(self._work(supervisor, server, listener))
+        supervising = asyncio.create_task(self._supervise(supervisor, server, listener))
         reporting = asyncio.create_task(self._report())
-        leaving = asyncio.create_task(told.wait())
+        stop_wait = asyncio.create_task(stopping.wait())
         try:
-            await asyncio.wait({serving, working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                working.result()  # raises what the engine failed with
+            await asyncio.wait({serving, supervising, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
+            if supervising.done():
+                supervising.result()  # raises the error that the engine failed with
             if serving.done():
                 raise _http_server_ended(serving) from serving.exception()
-            await self._drain(supervisor, working)
+            await self._drain(supervisor, supervising)
         finally:
-            for task in (working, reporting, leaving):
+            for task in (supervising, reporting, stop_wait):
                 task.cancel()
-            await asyncio.gather(working, reporting, leaving, return_exceptions=True)
-            for door in getattr(server, "servers", ()):  # there are none before it has started
-                door.close()
-            await asyncio.sleep(_LAST_S)  # those who are in already hear a 503, rather than nothing
+            await asyncio.gather(supervising, reporting, stop_wait, return_exceptions=True)
+            for http_listener in getattr(server, "servers", ()):  # the attribute is missing until uvicorn has started
+                http_listener.close()
+            await asyncio.sleep(_LAST_REQUESTS_S)  # accepted connections still get a 503 instead of a reset
             server.should_exit = True
-            await supervisor.stop(now=self._places.running > 0)
-            await asyncio.wait({serving}, timeout=1.0)  # those who were cut off hear of it
+            await supervisor.stop(now=self._queue.running > 0)
+            await asyncio.wait({serving}, timeout=1.0)  # time to send the error to requests that were cut off
             server.force_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            await self._tell_used()
+            await self._report_usage()
 
-    async def _work(self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket) -> None:
+    async def _supervise(self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket) -> None:
         await supervisor.start()
-        while not server.started:  # where it never starts, `_live` sees it end, and cancels this
+        while not server.started:  # if it never starts, `_run_until_stopped` sees it end and cancels this task
             await asyncio.sleep(_POLL_S)
         self._was_ready = True
         engine = supervisor.engine
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        self._ears.ready(ServerAddress(f"http://{shown}:{port}", self._engine.name, engine.load_s if engine else 0.0))
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._callbacks.on_ready(ServerAddress(url, self._engine_server.name, engine.load_s if engine else 0.0))
         await supervisor.run()
 
-    async def _drain(self, supervisor: Supervisor, working: asyncio.Task[None]) -> None:
-        """Let the running answers end. The listener stays open meanwhile: who comes now hears a 503, and no reset."""
-        _LOG.info("shutting down: %d requests are being answered", self._places.running)
-        working.cancel()  # an engine that dies now is not started again
-        await asyncio.gather(working, return_exceptions=True)
-        supervisor.leave()
-        self._places.turn_away(WHY[State.STOPPING])
+    async def _drain(self, supervisor: Supervisor, supervising: asyncio.Task[None]) -> None:
+        """Wait for the running answers. The listener stays open, so that new requests get a 503 instead of a reset."""
+        _LOG.info("shutting down: %d requests are being answered", self._queue.running)
+        supervising.cancel()  # an engine that dies from now on is not restarted
+        await asyncio.gather(supervising, return_exceptions=True)
+        supervisor.begin_shutdown()
+        self._queue.abort_waiting(UNAVAILABLE_REASONS[State.STOPPING])
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(self._terms.grace_s - _END_S, 0.1)):
-                await self._places.idle()
-        if self._places.running:
-            _LOG.warning("the grace period is over: %d answers are cut off", self._places.running)
+            async with asyncio.timeout(max(self._limits.grace_s - _STOP_RESERVE_S, 0.1)):
+                await self._queue.wait_idle()
+        if self._queue.running:
+            _LOG.warning("the grace period is over: %d answers are cut off", self._queue.running)
 
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_S)
-            await self._tell_used()
+            await self._report_usage()
 
-    async def _tell_used(self) -> None:
-        """Writing it down may take a while on a shared disk, and answers go on meanwhile."""
-        used = self._tokens.take()
-        if used.requests:
-            await asyncio.to_thread(self._ears.used, used)
+    async def _report_usage(self) -> None:
+        usage = self._usage.take()
+        if usage.requests:
+            # In a thread: the callback may write to a slow shared disk, and answers must go on meanwhile.
+            await asyncio.to_thread(self._callbacks.on_usage, usage)
 
     @contextmanager
-    def _signals(self, stop: threading.Event | None) -> Iterator[asyncio.Event]:
-        """Set when it is time to leave."""
-        told, loop = asyncio.Event(), asyncio.get_running_loop()
+    def _stop_requested(self, stop: threading.Event | None) -> Iterator[asyncio.Event]:
+        """Yield an event that is set by the first signal, or by `stop` outside the main thread."""
+        stopping, loop = asyncio.Event(), asyncio.get_running_loop()
 
-        def heard(number: int, _frame: FrameType | None) -> None:
+        def on_signal(number: int, _frame: FrameType | None) -> None:
             if self._signal is not None:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             self._signal = signal.Signals(number)
-            loop.call_soon_threadsafe(told.set)
+            loop.call_soon_threadsafe(stopping.set)
 
         if threading.current_thread() is threading.main_thread():
-            before: dict[int, Any] = {
-                number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)
+            previous: dict[int, Any] = {
+                number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
             }
             try:
-                yield told
+                yield stopping
             finally:
-                for number, handler in before.items():
+                for number, handler in previous.items():
                     signal.signal(number, handler)
         else:
-            watching = asyncio.create_task(_until(stop or threading.Event(), told))
+            watching = asyncio.create_task(_forward(stop or threading.Event(), stopping))
             try:
-                yield told
+                yield stopping
             finally:
                 watching.cancel()
 
@@ -239,18 +250,19 @@ class _Service:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the service's affair."""
+        """Leave signal handling to `_Service`."""
         yield
 
 
 def _http_server_ended(serving: asyncio.Task[None]) -> ServerUnavailable:
-    """The error for an HTTP server that nobody told to end."""
+    """Build the error for an HTTP server that ended without a request to stop."""
     error = None if serving.cancelled() else serving.exception()
     reason = f": {type(error).__name__}: {error}" if error else " by itself"
     return ServerUnavailable(f"the HTTP server ended{reason}", cure="start it again")
 
 
-async def _until(stop: threading.Event, told: asyncio.Event) -> None:
+async def _forward(stop: threading.Event, stopping: asyncio.Event) -> None:
+    """Set the asyncio event once the threading event is set."""
     while not stop.is_set():
         await asyncio.sleep(0.1)
-    told.set()
+    stopping.set()

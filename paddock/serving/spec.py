@@ -1,4 +1,4 @@
-"""What is served: a model's files, how it is spoken with, and the engine's parameters that were planned for it."""
+"""Specification of what to serve: the model's files, its chat template and the planned engine parameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from paddock.engine.parameters import Parameters
 from paddock.planning.profile import Profile
 
 _CUDA_BYTES = 2**30
-"""What CUDA's own libraries hold of the host's memory, and some air."""
+"""Host memory that CUDA's libraries hold, with a reserve."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeSpec:
-    """`name` is what clients call the model, `file` its GGUF (the first shard of a split one) under a real path, and
-    `memory` what the plan says that the engine takes with `parameters`."""
+    """A model to serve, and how.
+
+    `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
+    `memory` the planned memory of the engine with `parameters`.
+    """
 
     name: str
     revision: str
@@ -34,7 +37,7 @@ class ServeSpec:
 
     @property
     def names(self) -> frozenset[str]:
-        """The model names that clients may send: with variant and revision, or without."""
+        """Model names that clients may send: with or without variant and revision."""
         full = f"{self.name}:{self.variant}"
         return frozenset({self.name, full, f"{self.name}@{self.revision}", f"{full}@{self.revision}"})
 
@@ -45,28 +48,30 @@ class ServeSpec:
 
     @property
     def margin_bytes(self) -> int:
-        """What the engine's process may hold of the host's memory beside the plan."""
-        return MARGIN_BYTES + (_CUDA_BYTES if self.memory.on_gpu else 0)  # also where no layer is on it
+        """Host memory that the engine's process may use beyond the plan."""
+        return MARGIN_BYTES + (_CUDA_BYTES if self.memory.on_gpu else 0)  # also if no layer is on the GPU
 
 
 @dataclass(frozen=True, slots=True)
 class OpenModel:
-    """The files of an offer, held open: every start of the engine reads the same bytes, whatever happens to their
-    names meanwhile. `names` are the files' own, which tell the engine of a split model where its other shards are."""
+    """The files of a model, held open, so that every start of the engine reads the same bytes even if they are renamed.
+
+    `names` are the files' own names: the engine derives the names of a split model's other shards from the first.
+    """
 
     names: tuple[str, ...]
     descriptors: tuple[int, ...]
 
-    def link_in(self, home: Path) -> Path:
-        """Let a directory show the files to a child that inherits the descriptors; returns the first."""
+    def link_into(self, directory: Path) -> Path:
+        """Link the files into a directory, for a child that inherits the descriptors; returns the first link."""
         for name, path in zip(self.names, process.paths_of(self.descriptors), strict=True):
-            (home / name).symlink_to(path)
-        return home / self.names[0]
+            (directory / name).symlink_to(path)
+        return directory / self.names[0]
 
 
 @contextmanager
-def open_model(offer: ServeSpec) -> Iterator[OpenModel]:
-    """Raises NoSuchFile, NoPermission, MissingShard."""
+def open_model(spec: ServeSpec) -> Iterator[OpenModel]:
+    """Open the files of a model, as a context manager. Raises NoSuchFile, NoPermission, MissingShard."""
     with ExitStack() as stack:
-        descriptors = stack.enter_context(process.open_shards(offer.file))
-        yield OpenModel(tuple(path.name for path in process.shards(offer.file)), descriptors)
+        descriptors = stack.enter_context(process.open_shards(spec.file))
+        yield OpenModel(tuple(path.name for path in process.shards(spec.file)), descriptors)

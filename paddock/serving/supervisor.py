@@ -1,9 +1,8 @@
-"""Keeps one engine running: starts it, watches it, starts it again, and gives up.
+"""Supervisor of the engine process: starts it, watches it, restarts it after a failure, and gives up in the end.
 
-A *strike* is an engine that died, hung, or took more memory than was planned; also a start that failed, once a first
-one has succeeded. After a strike the engine is started again, at once the first time and after a growing pause then.
-Three strikes within ten minutes, and the supervisor stops and says what each of them was: what fails so often fails
-for a reason that no restart mends.
+A *strike* is an engine that died, hung, or used more memory than planned, or a restart that failed. After a strike the
+engine is restarted, at once the first time and with a growing pause after that. After three strikes within ten minutes
+the supervisor stops and reports all of them: a failure that repeats so fast has a cause that a restart does not remove.
 
     starting -> ready -> restarting -> ready -> … -> failed
 """
@@ -25,8 +24,8 @@ from paddock.model.units import human_bytes
 from paddock.serving.process import EngineProcess
 
 _LOG = logging.getLogger(__name__)
-_COMPUTES = 0.05
-"""Of one processor's time: who uses less does not compute."""
+_BUSY_SHARE = 0.05
+"""Share of one processor's time above which the engine counts as computing."""
 
 
 class State(StrEnum):
@@ -38,14 +37,20 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """`start_s` bounds a load; `pulse_s` is how often the engine is looked at. `silent_s` is how long it may leave a
-    look or a request without a sign of life when it does not compute either, and `busy_s` when it does: a large batch
-    on a slow machine is no hang. `pauses_s` stand before each restart."""
+class SupervisorLimits:
+    """Time limits and the retry budget of the supervisor, in seconds.
+
+    `start_s`           for a load of the model
+    `check_interval_s`  between two health checks
+    `stalled_s`         without progress on a request or a health check while the engine uses no processor time
+    `busy_s`            the same while it computes: a large batch on a slow machine is not a hang
+    `strikes`           failures within `forgiven_after_s` after which the supervisor gives up
+    `pauses_s`          before the first, second, … restart; the last one repeats
+    """
 
     start_s: float
-    pulse_s: float = 1.0
-    silent_s: float = 60.0
+    check_interval_s: float = 1.0
+    stalled_s: float = 60.0
     busy_s: float = 1800.0
     strikes: int = 3
     forgiven_after_s: float = 600.0
@@ -53,27 +58,30 @@ class Limits:
 
 
 class Supervisor:
-    """`make` gives an engine that was not started yet, and `lost` is called whenever the running one is gone. It may
-    hold `planned_bytes` and the margin."""
+    """Keep one engine process running.
+
+    `make_process` returns a new process that was not started yet. `on_lost` is called whenever the running one is lost.
+    The process may hold at most `planned_bytes` plus `margin_bytes`.
+    """
 
     def __init__(
         self,
-        make: Callable[[], EngineProcess],
+        make_process: Callable[[], EngineProcess],
         *,
-        limits: Limits,
+        limits: SupervisorLimits,
         planned_bytes: int,
         margin_bytes: int,
-        lost: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
-        self._make = make
+        self._make_process = make_process
         self._limits = limits
         self._planned_bytes = planned_bytes
         self._margin_bytes = margin_bytes
-        self._lost = lost
+        self._on_lost = on_lost
         self._strikes: list[tuple[float, str]] = []
-        self._warned = False
-        self._looked = time.monotonic(), 0.0
-        self._silent_since = time.monotonic()
+        self._warned_memory = False
+        self._last_check = time.monotonic(), 0.0
+        self._last_progress = time.monotonic()
         self.state = State.STARTING
         self.engine: EngineProcess | None = None
         self.restarts = 0
@@ -83,8 +91,10 @@ class Supervisor:
         return self._planned_bytes
 
     async def start(self) -> None:
-        """The first start. It is not tried again: what keeps a model from loading once keeps it again. Raises as
-        `EngineProcess.start`."""
+        """Start the engine for the first time, without retries: a model that fails to load once fails again.
+
+        Raises as `EngineProcess.start`.
+        """
         try:
             await self._start()
         except PaddockError:
@@ -94,12 +104,12 @@ class Supervisor:
     async def run(self) -> None:
         """Keep a started engine running until cancelled. Raises EngineCrashed after the last strike."""
         while True:
-            why = await self._watch()
+            cause = await self._watch()
             self.state = State.RESTARTING
-            await self._replace(why)
+            await self._restart(cause)
 
-    def leave(self) -> None:
-        """From now on the engine is only waited for."""
+    def begin_shutdown(self) -> None:
+        """Enter the state `stopping`; the engine keeps answering its running requests."""
         self.state = State.STOPPING
 
     async def stop(self, *, now: bool = False) -> None:
@@ -109,54 +119,54 @@ class Supervisor:
             await self.engine.stop(now=now)
 
     async def _start(self) -> None:
-        self.engine = self._make()
+        self.engine = self._make_process()
         await self.engine.start(timeout_s=self._limits.start_s)
-        self._silent_since = time.monotonic()
-        self._looked = self._silent_since, self.engine.processor_s()
+        self._last_progress = time.monotonic()
+        self._last_check = self._last_progress, self.engine.processor_s()
         self.state = State.READY
 
-    async def _replace(self, why: PaddockError) -> None:
+    async def _restart(self, cause: PaddockError) -> None:
         while True:
-            self._lost()
+            self._on_lost()
             if self.engine is not None:
                 await self.engine.stop(now=True)
-            self._strike(why)
+            self._strike(cause)
             self.restarts += 1
             pause = self._limits.pauses_s[min(len(self._strikes), len(self._limits.pauses_s)) - 1]
-            _LOG.warning("%s: strike %d, started again in %.1f s", why.message, len(self._strikes), pause)
+            _LOG.warning("%s: strike %d, restart in %.1f s", cause.message, len(self._strikes), pause)
             await asyncio.sleep(pause)
             try:
                 await self._start()
             except PaddockError as error:
-                why = error
+                cause = error
             else:
                 return
 
-    def _strike(self, why: PaddockError) -> None:
+    def _strike(self, cause: PaddockError) -> None:
         now = time.monotonic()
-        self._strikes = [one for one in self._strikes if now - one[0] < self._limits.forgiven_after_s]
-        self._strikes.append((now, why.message))
+        self._strikes = [strike for strike in self._strikes if now - strike[0] < self._limits.forgiven_after_s]
+        self._strikes.append((now, cause.message))
         if len(self._strikes) < self._limits.strikes:
             return
         self.state = State.FAILED
-        each = "; ".join(f"{number}. {message}" for number, (_, message) in enumerate(self._strikes, 1))
+        causes = "; ".join(f"{number}. {message}" for number, (_, message) in enumerate(self._strikes, 1))
         seconds = now - self._strikes[0][0]
         raise EngineCrashed(
-            f"the engine failed {len(self._strikes)} times in {seconds:.0f} s and is not started again: {each}",
-            cure=why.cure,
+            f"the engine failed {len(self._strikes)} times in {seconds:.0f} s and is not restarted: {causes}",
+            cure=cause.cure,
         )
 
     async def _watch(self) -> PaddockError:
-        """Until the running engine has to be replaced, and why."""
+        """Wait until the running engine has to be replaced, and return the cause."""
         engine = self.engine
         assert engine is not None  # noqa: S101 - it was started
         ended = asyncio.create_task(engine.wait())
         try:
             while True:
-                await asyncio.wait({ended}, timeout=self._limits.pulse_s)
+                await asyncio.wait({ended}, timeout=self._limits.check_interval_s)
                 if ended.done():
                     return ended.result()
-                problem = self._memory(engine) or await self._silence(engine)
+                problem = self._check_memory(engine) or await self._check_progress(engine)
                 if problem is not None and not ended.done():
                     return problem
         finally:
@@ -164,41 +174,47 @@ class Supervisor:
             with suppress(asyncio.CancelledError):
                 await ended
 
-    def _memory(self, engine: EngineProcess) -> PaddockError | None:
-        """What is mapped from the model's files is not counted: the system takes it back when it needs it. What the
-        engine repacks of it is, here and in the plan."""
+    def _check_memory(self, engine: EngineProcess) -> PaddockError | None:
+        """Return an error if the engine holds more memory than planned plus the margin.
+
+        What is mapped from the model's files is not counted, since the system can reclaim it. Repacked weights are
+        counted, here and in the plan.
+        """
         _, held = engine.resident_bytes()
         bound = self._planned_bytes + self._margin_bytes
         if held > bound:
             return EngineOutOfMemory(
-                f"the engine holds {human_bytes(held)}, and {human_bytes(self._planned_bytes)} were planned",
+                f"the engine holds {human_bytes(held)}, but only {human_bytes(self._planned_bytes)} were planned",
                 cure="use a smaller context, or report which model and engine this is",
             )
-        if held > self._planned_bytes and not self._warned:
-            self._warned = True
-            _LOG.warning("the engine holds %s, over the plan's %s", human_bytes(held), human_bytes(self._planned_bytes))
+        if held > self._planned_bytes and not self._warned_memory:
+            self._warned_memory = True
+            _LOG.warning(
+                "the engine holds %s, more than the planned %s", human_bytes(held), human_bytes(self._planned_bytes)
+            )
         return None
 
-    async def _silence(self, engine: EngineProcess) -> PaddockError | None:
-        bound = self._limits.silent_s
+    async def _check_progress(self, engine: EngineProcess) -> PaddockError | None:
+        """Return an error if the engine made no progress for too long."""
+        limit_s = self._limits.stalled_s
         try:
-            async with asyncio.timeout(bound):
-                silent_s = await engine.stalled_s()
+            async with asyncio.timeout(limit_s):
+                stalled_s = await engine.stalled_s()
         except (TimeoutError, httpx.TimeoutException):
-            silent_s = bound
-        except httpx.HTTPError:  # it is dying: how, `wait` will tell
+            stalled_s = limit_s
+        except httpx.HTTPError:  # it is dying; `EngineProcess.wait` reports how
             return None
         now, used_s = time.monotonic(), engine.processor_s()
-        before, had_s = self._looked
-        self._looked = now, used_s
-        if silent_s < bound:
-            self._silent_since = now
+        before, used_before_s = self._last_check
+        self._last_check = now, used_s
+        if stalled_s < limit_s:
+            self._last_progress = now
             return None
-        computes = used_s - had_s > _COMPUTES * (now - before)
-        silent_s = max(silent_s, now - self._silent_since)
-        if computes and silent_s < self._limits.busy_s:
+        computes = used_s - used_before_s > _BUSY_SHARE * (now - before)
+        stalled_s = max(stalled_s, now - self._last_progress)
+        if computes and stalled_s < self._limits.busy_s:
             return None
         return EngineCrashed(
-            f"the engine hangs: no sign of life for {silent_s:.0f} s",
+            f"the engine hangs: no progress for {stalled_s:.0f} s",
             cure="use a smaller context or batch, or fewer threads",
         )

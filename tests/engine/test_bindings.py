@@ -1,11 +1,11 @@
-"""What the engine's own process rests on, in a process of its own: a mistake there ends it with a signal."""
+"""The bindings, in a process of their own: a mistake there ends the process with a signal."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-SPEAKS_LATER = """
+LOGS_LATER = """
 import gc
 import llama_cpp.llama_cpp as llama
 from paddock.engine import bindings
@@ -20,9 +20,9 @@ llama.llama_model_load_from_file(b"/nowhere.gguf", llama.llama_model_default_par
 """
 
 
-def test_the_engine_may_speak_when_nobody_holds_its_log_any_more() -> None:
-    """On a GPU it does so while it answers."""
-    done = subprocess.run([sys.executable, "-c", SPEAKS_LATER], capture_output=True, text=True, check=False)
+def test_the_engine_can_log_after_the_log_object_is_unreferenced() -> None:
+    """On a GPU the engine logs at each new batch."""
+    done = subprocess.run([sys.executable, "-c", LOGS_LATER], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "failed to load model from /nowhere.gguf" in done.stderr
     assert "Traceback" not in done.stderr

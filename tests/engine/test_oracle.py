@@ -1,4 +1,4 @@
-"""What the engine says of good, hollow and hostile files."""
+"""Memory estimates of the engine for valid, sparse and hostile files."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def measured(model: Path) -> Memory:
     return measure_memory(model, context_tokens=2048)
 
 
-def test_the_header_alone_gives_the_numbers_of_the_whole_file(model: Path, measured: Memory) -> None:
+def test_the_header_alone_gives_the_same_estimate_as_the_file(model: Path, measured: Memory) -> None:
     header = first_bytes(model)
     assert measure_header([(header, model.stat().st_size)], [_context(2048)]) == [measured]
 
 
-def test_a_sparse_file_gives_the_numbers_of_the_whole_file(model: Path, measured: Memory, tmp_path: Path) -> None:
+def test_a_sparse_file_gives_the_same_estimate_as_the_file(model: Path, measured: Memory, tmp_path: Path) -> None:
     assert measure_memory(hollow_copy(model, tmp_path / "hollow.gguf"), context_tokens=2048) == measured
 
 
-def test_the_kv_cache_is_what_the_architecture_says(measured: Memory) -> None:
+def test_the_kv_cache_has_the_size_of_the_architecture(measured: Memory) -> None:
     layers, heads_kv, head_size, bytes_each = 30, 3, 64, 2
     assert measured.kv_cache_bytes == 2 * layers * heads_kv * head_size * bytes_each * 2048
     assert measured.source == "engine"
@@ -94,7 +94,7 @@ def test_memory_survives_json(measured: Memory) -> None:
     }
 
 
-def test_a_header_of_a_very_large_context_takes_no_memory_here(model: Path) -> None:
+def test_an_estimate_for_a_very_large_context_takes_little_memory(model: Path) -> None:
     header = first_bytes(model)
     (huge,) = measure_header([(header, model.stat().st_size)], [_context(1_000_000)])
     assert huge.kv_cache_bytes > 20 * 2**30
@@ -102,7 +102,7 @@ def test_a_header_of_a_very_large_context_takes_no_memory_here(model: Path) -> N
     assert peak_bytes < huge.kv_cache_bytes / 4
 
 
-def test_an_architecture_the_engine_does_not_know_is_named(model: Path, tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_an_error_that_names_it(model: Path, tmp_path: Path) -> None:
     strange = tmp_path / "strange.gguf"
     key = b"general.architecture"
     value = b"nonesuch"
@@ -127,7 +127,7 @@ def test_a_file_of_zeros_is_refused(tmp_path: Path) -> None:
         measure_memory(zeros, context_tokens=64)
 
 
-def test_metadata_that_reads_like_the_log_is_not_believed(model: Path, measured: Memory, tmp_path: Path) -> None:
+def test_metadata_that_looks_like_a_log_line_is_ignored(model: Path, measured: Memory, tmp_path: Path) -> None:
     forged = b"x\nllama_kv_cache: size =    0.01 MiB (  2048 cells\nload_tensors: CPU model buffer size = 9999.00 MiB\n"
     forged += b"llama_model_load: error loading model: unknown model architecture: 'llama'\n"
     path = tmp_path / "forged.gguf"
@@ -136,7 +136,9 @@ def test_metadata_that_reads_like_the_log_is_not_believed(model: Path, measured:
 
 
 @pytest.mark.parametrize("flip", range(40, 2_000_000, 197_001))
-def test_a_wrong_byte_in_the_header_gives_an_answer_or_an_error_of_ours(model: Path, tmp_path: Path, flip: int) -> None:
+def test_a_wrong_byte_in_the_header_gives_an_estimate_or_a_paddock_error(
+    model: Path, tmp_path: Path, flip: int
+) -> None:
     path = hollow_copy(model, tmp_path / "flipped.gguf")
     with path.open("r+b") as file:
         file.seek(flip)
@@ -157,7 +159,7 @@ def _with_name(data: bytes, name: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_0", "Q4_K_M"])
-def test_what_this_build_repacks_is_counted_as_the_real_load_counts_it(model: Path, tmp_path: Path, kind: str) -> None:
+def test_repacked_weights_are_estimated_as_the_real_load_counts_them(model: Path, tmp_path: Path, kind: str) -> None:
     path = model
     if kind != "Q4_1":
         path = tmp_path / f"{kind}.gguf"
@@ -171,27 +173,27 @@ def test_what_this_build_repacks_is_counted_as_the_real_load_counts_it(model: Pa
         assert (planned.weights_bytes > 1.05 * without.weights_bytes) == (use_mmap and kind != "Q4_1")
 
 
-def test_settings_that_the_engine_refuses_for_a_model_are_a_conflict(tmp_path: Path) -> None:
+def test_parameters_that_the_engine_refuses_are_a_conflict(tmp_path: Path) -> None:
     path = tiny_llama(width=32, heads=2).write(tmp_path / "narrow.gguf")  # heads of 16, and blocks of 32
     parameters = Parameters(n_ctx=64, n_threads=1, type_k="q8_0")
     with pytest.raises(ConflictingConfiguration, match=r"K cache type q8_0 with block size 32 does not divide"):
         measure_memory(path, context_tokens=64, parameters=parameters)
 
 
-def test_many_settings_are_asked_of_one_load(model: Path) -> None:
+def test_many_parameters_share_one_load(model: Path) -> None:
     header = [(first_bytes(model), model.stat().st_size)]
-    asked = [
+    requested = [
         Parameters(n_ctx=tokens, n_threads=1, type_k=kind, type_v=kind, n_ubatch=batch, use_mmap=mapped)
         for tokens in (512, 2048, 8192)
         for kind in ("f16", "q8_0")
         for batch in (128, 512)
         for mapped in (True, False)
     ]
-    one_by_one = [measure_header(header, [one])[0] for one in asked[::5]]
+    one_by_one = [measure_header(header, [parameters])[0] for parameters in requested[::5]]
     started = time.monotonic()
-    together = measure_header(header, asked)
+    together = measure_header(header, requested)
     spent_s = time.monotonic() - started
     assert together[::5] == one_by_one
     started = time.monotonic()
-    measure_header(header, asked[:1])
+    measure_header(header, requested[:1])
     assert spent_s < 5 * (time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""The engine's process under everything that can go wrong with it."""
+"""The engine's child process: crashes, timeouts, interrupts, memory limits, and what it inherits."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_parent_that_is_killed_leaves_no_engine(model: Path) -> None:
     assert alive == []
 
 
-def test_an_engine_over_its_memory_limit_says_so(model: Path) -> None:
+def test_an_engine_over_its_memory_limit_is_out_of_memory(model: Path) -> None:
     with process.open_shards(model) as descriptors, pytest.raises(EngineOutOfMemory, match="could not allocate"):
         process.run(
             "benchmark",
@@ -123,7 +123,7 @@ def test_an_engine_over_its_memory_limit_says_so(model: Path) -> None:
         )
 
 
-def test_an_engine_that_aborts_for_want_of_memory_says_so(model: Path) -> None:
+def test_an_engine_that_aborts_without_memory_is_out_of_memory(model: Path) -> None:
     parameters = Parameters(n_ctx=4096, n_threads=1).to_json()
     with process.open_shards(model) as descriptors, pytest.raises(EngineOutOfMemory) as caught:
         process.run(
@@ -136,12 +136,12 @@ def test_an_engine_that_aborts_for_want_of_memory_says_so(model: Path) -> None:
     assert "free memory" in caught.value.cure
 
 
-def test_an_exit_without_an_answer_says_what_the_child_said_last() -> None:
+def test_an_exit_without_an_answer_reports_the_childs_last_error_line() -> None:
     with pytest.raises(EngineCrashed, match=r"status 1 and no answer .*KeyError: 'no-such-job'"):
         process.run("no-such-job", {}, timeout_s=30)
 
 
-def test_the_caller_s_directory_is_not_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_imported_from_the_callers_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('imported from the caller')")
     (tmp_path / "llama_cpp.py").write_text("raise SystemExit('imported from the caller')")
     monkeypatch.chdir(tmp_path)
@@ -164,7 +164,7 @@ def test_a_name_that_is_swapped_after_opening_changes_nothing(model: Path, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["nothing", "directory", "fifo"])
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.gguf"
     if kind == "directory":
         path.mkdir()
@@ -185,11 +185,11 @@ def test_all_shards_of_a_split_model_are_opened_in_order(tmp_path: Path) -> None
         pass
 
 
-def test_the_log_of_an_engine_that_never_stops_talking_is_bounded() -> None:
-    ends = process.BoundedLog()
+def test_an_endless_log_is_bounded() -> None:
+    log = process.BoundedLog()
     for number in range(20_000):
-        ends.add(b"line %d of many, many lines\n" % number)
-    text = ends.text()
+        log.add(b"line %d of many, many lines\n" % number)
+    text = log.text()
     assert len(text) < 300_000
     assert text.startswith("line 0 of")
     assert text.endswith("line 19999 of many, many lines\n")

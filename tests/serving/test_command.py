@@ -1,5 +1,4 @@
-"""`paddock serve` as people and supervisors use it: one line that says where, signals, exit statuses, and the volume's
-book-keeping."""
+"""`paddock serve` as users and process supervisors see it: output, signals, exit statuses, lease and usage records."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ def _on_shelf(shelf: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def command(_on_shelf: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """`paddock serve` in this process, for what ends before a model is loaded: its status and what it printed."""
+    """Run `paddock serve` in this process, for errors before a load; returns (exit status, printed object)."""
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         monkeypatch.setattr(sys, "argv", ["paddock", "serve", *arguments, "--json"])
@@ -76,8 +75,8 @@ def test_sigterm_under_load_ends_every_started_answer_twenty_times(shelf: Client
 
 
 @pytest.mark.usefixtures("_on_shelf")
-def test_a_signal_before_the_model_is_ready_is_no_success(tmp_path: Path) -> None:
-    slow = tmp_path / "llama-server"  # it starts, and never answers
+def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None:
+    slow = tmp_path / "llama-server"  # starts, but never answers
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -106,10 +105,10 @@ def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
     slowest, whole = 0.0, 0
     for _ in range(times):
         with Program(SHELF_NAME, environment=environment_of(server)) as program:
-            said = program.said
-            assert (said["server"], said["model"], said["revision"]) == (server, SHELF_NAME, manifest.revision)
-            assert said["base_url"] == f"{program.url}/v1"
-            assert said["processor"].startswith(("CPU: ", "GPU: "))
+            printed = program.said
+            assert (printed["server"], printed["model"], printed["revision"]) == (server, SHELF_NAME, manifest.revision)
+            assert printed["base_url"] == f"{program.url}/v1"
+            assert printed["processor"].startswith(("CPU: ", "GPU: "))
             assert shelf.volume.in_use(manifest.id)
             before = shelf.volume.usage.read(manifest.id)
             with under_load(program.url) as answers:
@@ -119,9 +118,9 @@ def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
                 slowest = max(slowest, time.monotonic() - began)
         assert (status, err) == (0, "")
         assert not engine.is_running()
-        # Where the grace period had ended before the answers, it would have said so on standard error.
+        # Where the grace period had ended before the answers, it would have printed so on standard error.
         assert [one for one in answers if not one.clean and not one.unheard] == []
-        assert {one.status for one in answers if not one.whole} <= {0, 503}  # nobody was cut off in a stream
+        assert {one.status for one in answers if not one.whole} <= {0, 503}  # no stream was cut off
         assert not shelf.volume.in_use(manifest.id)
         after = shelf.volume.usage.read(manifest.id)
         assert after.requests - before.requests == sum(one.whole for one in answers)
@@ -131,7 +130,7 @@ def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
 
 
 @pytest.mark.usefixtures("_on_shelf")
-def test_what_runs_when_the_grace_period_ends_gets_a_clean_error() -> None:
+def test_requests_still_running_after_the_grace_period_get_a_clean_error() -> None:
     environment = {**environment_of(LLAMA_CPP_PYTHON), "PADDOCK_GRACE_S": "1"}
     with (
         Program(SHELF_NAME, environment=environment) as program,
@@ -171,7 +170,7 @@ def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_not
 
 
 @pytest.mark.usefixtures("_on_shelf")
-def test_after_three_crashes_it_ends_with_one_sentence_that_says_why() -> None:
+def test_after_three_crashes_it_ends_with_one_line_that_lists_them() -> None:
     with Program(SHELF_NAME, "--ctx", "512", environment=environment_of(LLAMA_CPP_PYTHON)) as program:
         for number in range(3):
             wait_for(partial(is_back, program.url, number))
@@ -181,60 +180,60 @@ def test_after_three_crashes_it_ends_with_one_sentence_that_says_why() -> None:
     *strikes, last = err.splitlines()
     assert ["strike" in line for line in strikes] == [True, True]
     assert last.startswith("paddock: the engine failed 3 times in")
-    assert "is not started again: 1. the engine was ended by SIGKILL" in last
+    assert "is not restarted: 1. the engine was ended by SIGKILL" in last
 
 
-def test_an_address_that_others_reach_needs_a_key(command: Command) -> None:
-    status, said = command(SHELF_NAME, "--host", "0.0.0.0")
-    assert (status, said["error"]) == (3, "bad-setting")
-    assert "PADDOCK_API_KEY" in said["cure"]
+def test_an_address_beyond_this_machine_needs_an_api_key(command: Command) -> None:
+    status, printed = command(SHELF_NAME, "--host", "0.0.0.0")
+    assert (status, printed["error"]) == (3, "bad-setting")
+    assert "PADDOCK_API_KEY" in printed["cure"]
 
 
-def test_a_port_that_is_taken_is_a_wrong_usage(command: Command) -> None:
+def test_a_port_in_use_is_a_usage_error(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, said = command(SHELF_NAME, "--ctx", "512", "--port", str(taken.getsockname()[1]))
-    assert (status, said["error"]) == (3, "bad-setting")
-    assert "--port" in said["cure"]
+        status, printed = command(SHELF_NAME, "--ctx", "512", "--port", str(taken.getsockname()[1]))
+    assert (status, printed["error"]) == (3, "bad-setting")
+    assert "--port" in printed["cure"]
 
 
 def test_more_context_than_the_model_was_trained_for_is_refused(command: Command) -> None:
-    status, said = command(SHELF_NAME, "--ctx", "1000000")
-    assert (status, said["error"]) == (2, "conflicting-configuration")
+    status, printed = command(SHELF_NAME, "--ctx", "1000000")
+    assert (status, printed["error"]) == (2, "conflicting-configuration")
 
 
-def test_a_model_that_is_not_on_the_volume_is_said(command: Command) -> None:
-    status, said = command("org/absent")
-    assert (status, said["error"]) == (1, "not-on-volume")
-    assert said["cure"] == "pull or onboard it first (`paddock pull org/absent`)"
+def test_a_model_that_is_not_on_the_volume_is_an_error(command: Command) -> None:
+    status, printed = command("org/absent")
+    assert (status, printed["error"]) == (1, "not-on-volume")
+    assert printed["cure"] == "pull or onboard it first (`paddock pull org/absent`)"
 
 
-def test_a_quantization_that_the_snapshot_has_not_is_said(command: Command) -> None:
-    status, said = command(SHELF_NAME, "--quant", "Q8_0")
-    assert (status, said["error"]) == (1, "not-on-volume")
-    assert "(Q4_1@" in said["message"]
-    assert f"`paddock pull {SHELF_NAME}:Q8_0`" in said["cure"]
+def test_a_quantization_that_is_not_on_the_volume_is_an_error(command: Command) -> None:
+    status, printed = command(SHELF_NAME, "--quant", "Q8_0")
+    assert (status, printed["error"]) == (1, "not-on-volume")
+    assert "(Q4_1@" in printed["message"]
+    assert f"`paddock pull {SHELF_NAME}:Q8_0`" in printed["cure"]
 
 
-def test_llama_server_that_is_asked_for_and_not_there_is_said(
+def test_a_requested_llama_server_that_is_not_installed_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", environment_of(LLAMA_CPP_PYTHON)["PATH"])
-    status, said = command(SHELF_NAME, "--server", "llama-server")
-    assert (status, said["error"]) == (3, "no-such-file")
-    assert "make llama-server" in said["cure"]
+    status, printed = command(SHELF_NAME, "--server", "llama-server")
+    assert (status, printed["error"]) == (3, "no-such-file")
+    assert "make llama-server" in printed["cure"]
 
 
-def test_a_llama_server_of_another_version_is_said(
+def test_a_llama_server_of_another_version_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stranger = tmp_path / "llama-server"
     stranger.write_text('#!/bin/sh\necho "error: invalid argument: $1" >&2\nexit 1\n')
     stranger.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{environment_of(LLAMA_CPP_PYTHON)['PATH']}")
-    status, said = command(SHELF_NAME, "--port", "0", "--ctx", "512", "--parallel", "1")
-    assert (status, said["error"]) == (1, "engine-crashed")
-    assert "ended with status 1 (error: invalid argument: --model)" in said["message"]
-    assert "make llama-server" in said["cure"]
+    status, printed = command(SHELF_NAME, "--port", "0", "--ctx", "512", "--parallel", "1")
+    assert (status, printed["error"]) == (1, "engine-crashed")
+    assert "ended with status 1 (error: invalid argument: --model)" in printed["message"]
+    assert "make llama-server" in printed["cure"]
 
 
 GPU_WORDS = """
@@ -250,7 +249,7 @@ print(this_machine().why_no_gpu)
 @pytest.mark.parametrize(
     ("nvml", "words"), [("absent", "nvidia-ml-py is not installed"), ("present", "NVIDIA's driver is not there")]
 )
-def test_a_machine_without_a_gpu_is_said_in_words(nvml: str, words: str) -> None:
+def test_the_reason_for_no_gpu_is_given_in_words(nvml: str, words: str) -> None:
     if nvml == "present" and _has_driver():
         pytest.skip("this machine has an NVIDIA driver")
     done = subprocess.run([sys.executable, "-c", GPU_WORDS, nvml], capture_output=True, text=True, check=True)

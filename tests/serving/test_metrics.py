@@ -1,4 +1,4 @@
-"""`/metrics` is a page that Prometheus takes whole, whatever the engine says of itself."""
+"""`/metrics` is a page that Prometheus accepts, whatever the engine's own page is."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def page_with(offered: ServeSpec, tmp_path: Path, *, status: int, content_type: 
         pytest.param(503, "text/plain", f"{SOUND}llamacpp:prompt_tokens_total 4\n", id="503-that-parses"),
         pytest.param(200, "text/html", "<html><body>a proxy</body></html>\n", id="html"),
         pytest.param(200, "text/plain", "# TYPE paddock_engine_up gauge\npaddock_engine_up 1\n", id="a-metric-of-ours"),
-        pytest.param(200, "text/plain", "llamacpp:x 1\nllamacpp:x 1\n", id="a-sample-that-is-there-twice"),
+        pytest.param(200, "text/plain", "llamacpp:x 1\nllamacpp:x 1\n", id="a-duplicate-sample"),
     ],
 )
-def test_an_answer_of_the_engine_that_is_no_page_of_metrics_is_left_out(
+def test_an_engine_page_that_is_not_valid_metrics_is_omitted(
     offered: ServeSpec, tmp_path: Path, status: int, content_type: str, body: str
 ) -> None:
     page = page_with(offered, tmp_path, status=status, content_type=content_type, body=body)
@@ -45,7 +45,7 @@ def test_an_answer_of_the_engine_that_is_no_page_of_metrics_is_left_out(
     assert [name for name in found if not name.startswith("paddock_")] == []
 
 
-def test_the_metrics_of_the_engine_stand_behind_ours(offered: ServeSpec, tmp_path: Path) -> None:
+def test_the_engines_metrics_follow_ours(offered: ServeSpec, tmp_path: Path) -> None:
     body = f"{SOUND}llamacpp:prompt_tokens_total 4"  # no line end
     found = read_metrics(page_with(offered, tmp_path, status=200, content_type="text/plain", body=body))
     assert found["llamacpp:prompt_tokens"].samples[0].value == 4
@@ -58,9 +58,9 @@ def test_restarts_are_a_counter(offered: ServeSpec, tmp_path: Path) -> None:
         before = read_metrics(httpx.get(f"{served.url}/metrics").text)["paddock_engine_restarts"]
         served.engine.kill()
         wait_for(lambda: is_back(served.url, 1))
-        for _ in range(2):  # a second scrape counts nothing anew
+        for _ in range(2):  # a second scrape does not count it again
             after = read_metrics(httpx.get(f"{served.url}/metrics").text)["paddock_engine_restarts"]
-    values = [{one.name: one.value for one in family.samples} for family in (before, after)]
+    values = [{sample.name: sample.value for sample in family.samples} for family in (before, after)]
     assert (before.type, after.type) == ("counter", "counter")
     assert [value["paddock_engine_restarts_total"] for value in values] == [0, 1]
 

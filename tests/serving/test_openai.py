@@ -1,5 +1,4 @@
-"""OpenAI's own client talks to either server: chats, streams, stop sequences, and errors of the classes that programs
-catch."""
+"""OpenAI's own client with either server: chats, streams, stop sequences, and errors of the client's classes."""
 
 from __future__ import annotations
 
@@ -33,17 +32,17 @@ def client(served: Running) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_a_chat(client: openai.OpenAI, served: Running) -> None:
+def test_a_chat_is_answered(client: openai.OpenAI, served: Running) -> None:
     answer = client.chat.completions.create(model=served.offer.name, messages=CHAT, temperature=0, max_tokens=24)
     assert answer.choices[0].message.role == "assistant"
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.model == served.offer.name
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert answer.usage.prompt_tokens == 27  # of the template, which both servers render alike
+    assert answer.usage.prompt_tokens == 27  # with the chat template, which both servers render alike
 
 
-def test_a_stream_is_the_same_chat_and_tells_its_tokens(client: openai.OpenAI, served: Running) -> None:
+def test_a_stream_has_the_same_text_and_ends_with_its_token_usage(client: openai.OpenAI, served: Running) -> None:
     whole = client.chat.completions.create(model=served.offer.name, messages=CHAT, temperature=0, max_tokens=24)
     chunks = list(
         client.chat.completions.create(
@@ -63,16 +62,16 @@ def test_a_stream_is_the_same_chat_and_tells_its_tokens(client: openai.OpenAI, s
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_a_stream_that_does_not_ask_for_its_tokens_is_not_told(client: openai.OpenAI, served: Running) -> None:
+def test_a_stream_without_include_usage_has_no_token_usage(client: openai.OpenAI, served: Running) -> None:
     chunks = client.chat.completions.create(model=served.offer.name, messages=CHAT, max_tokens=4, stream=True)
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_stop_sequence_ends_an_answer_and_is_not_in_it(client: openai.OpenAI, served: Running, stream: bool) -> None:
-    asked = "Count from one to ten: one, two, three,"
+    prompt = "Count from one to ten: one, two, three,"
     answers = client.completions.create(
-        model=served.offer.name, prompt=asked, temperature=0, max_tokens=40, stop=[" six", "\n\n"], stream=stream
+        model=served.offer.name, prompt=prompt, temperature=0, max_tokens=40, stop=[" six", "\n\n"], stream=stream
     )
     if isinstance(answers, openai.Stream):
         parts = list(answers)
@@ -87,12 +86,12 @@ def test_the_snapshots_stop_sequences_end_every_chat(client: openai.OpenAI, serv
     answer = client.chat.completions.create(
         model=served.offer.name, messages=[{"role": "user", "content": "Say hello."}], temperature=0, max_tokens=200
     )
-    said = answer.choices[0].message.content or ""
+    text = answer.choices[0].message.content or ""
     assert answer.choices[0].finish_reason == "stop"
-    assert not any(mark in said for mark in served.offer.chat.stop)
+    assert not any(sequence in text for sequence in served.offer.chat.stop)
 
 
-def test_parts_of_text_and_the_newer_names_are_understood(client: openai.OpenAI, served: Running) -> None:
+def test_content_parts_and_newer_parameter_names_are_accepted(client: openai.OpenAI, served: Running) -> None:
     plain = client.chat.completions.create(model=served.offer.name, messages=CHAT, temperature=0, max_tokens=8)
     newer = client.chat.completions.create(
         model=served.offer.name,
@@ -109,7 +108,7 @@ def test_parts_of_text_and_the_newer_names_are_understood(client: openai.OpenAI,
     assert newer.usage.prompt_tokens == plain.usage.prompt_tokens
 
 
-def test_the_models_are_the_one_that_is_served(client: openai.OpenAI, served: Running) -> None:
+def test_the_list_of_models_is_the_one_that_is_served(client: openai.OpenAI, served: Running) -> None:
     assert [one.id for one in client.models.list()] == [served.offer.name]
     assert client.models.retrieve(served.offer.name).owned_by == "paddock"
     with pytest.raises(openai.NotFoundError):
@@ -134,7 +133,7 @@ def test_a_prompt_longer_than_the_context_is_a_bad_request(
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("fields", "param"),
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
@@ -146,24 +145,24 @@ def test_a_prompt_longer_than_the_context_is_a_bad_request(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_understood_is_a_bad_request_that_names_it(
-    client: openai.OpenAI, asked: dict[str, object], param: str
+def test_an_invalid_parameter_is_a_bad_request_that_names_it(
+    client: openai.OpenAI, fields: dict[str, object], param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
-        client.post("/chat/completions", body=asked, cast_to=object)
+        client.post("/chat/completions", body=fields, cast_to=object)
     assert str(raised.value.param).startswith(param)
     assert raised.value.type == "invalid_request_error"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": 1e999}', b"\xff", b"[" * 100_000])
-def test_what_is_no_request_is_a_bad_request(client: openai.OpenAI, body: bytes) -> None:
+def test_a_malformed_body_is_a_bad_request(client: openai.OpenAI, body: bytes) -> None:
     with pytest.raises(openai.BadRequestError):
         client.post(
             "/chat/completions", cast_to=object, options={"headers": {"content-type": "application/json"}}, content=body
         )
 
 
-def test_log_probabilities_are_told_or_refused(client: openai.OpenAI, served: Running) -> None:
+def test_log_probabilities_are_given_or_refused(client: openai.OpenAI, served: Running) -> None:
     def ask() -> ChatCompletion:
         return client.chat.completions.create(
             model=served.offer.name, messages=CHAT, max_tokens=2, logprobs=True, top_logprobs=2

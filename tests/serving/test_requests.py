@@ -1,5 +1,4 @@
-"""What the engine is asked, for what a client asks: the profile's sampling, the snapshot's stops, one name for each
-thing."""
+"""Requests as the engine gets them: the profile's sampling, the snapshot's stop sequences, normalized names."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.planning.profile import PROFILES
 from paddock.serving.requests import EngineRequest, RequestRefused, parse
-from paddock.serving.servers import arguments_of
+from paddock.serving.servers import llama_server_arguments
 from paddock.serving.spec import ServeSpec
 
-OFFER = ServeSpec(
+SPEC = ServeSpec(
     name="org/name",
     revision="b" * 40,
     variant="Q8_0",
@@ -32,16 +31,16 @@ OFFER = ServeSpec(
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def chat(**asked: Any) -> EngineRequest:
-    body = {"messages": HELLO, **asked}
-    return parse("/v1/chat/completions", json.dumps(body).encode(), OFFER, has_logprobs=True)
+def chat(**fields: Any) -> EngineRequest:
+    body = {"messages": HELLO, **fields}
+    return parse("/v1/chat/completions", json.dumps(body).encode(), SPEC, has_logprobs=True)
 
 
-def completion(**asked: Any) -> EngineRequest:
-    return parse("/v1/completions", json.dumps({"prompt": "Hello", **asked}).encode(), OFFER, has_logprobs=True)
+def completion(**fields: Any) -> EngineRequest:
+    return parse("/v1/completions", json.dumps({"prompt": "Hello", **fields}).encode(), SPEC, has_logprobs=True)
 
 
-def test_what_a_client_leaves_open_is_the_profiles() -> None:
+def test_sampling_parameters_that_a_client_omits_are_the_profiles() -> None:
     assert {name: chat().body[name] for name in ("temperature", "top_p", "min_p", "repeat_penalty")} == {
         "temperature": 1.0,
         "top_p": 1.0,
@@ -52,7 +51,7 @@ def test_what_a_client_leaves_open_is_the_profiles() -> None:
     assert chat(temperature=0, top_p=None).body["top_p"] == 1.0
 
 
-def test_the_snapshots_stops_stand_behind_the_clients_in_a_chat_alone() -> None:
+def test_the_snapshots_stop_sequences_follow_the_clients_in_a_chat_only() -> None:
     assert chat().body["stop"] == ["<|im_end|>", "<|im_start|>user"]
     assert chat(stop="END").body["stop"] == ["END", "<|im_end|>", "<|im_start|>user"]
     assert chat(stop=["<|im_end|>"]).body["stop"] == ["<|im_end|>", "<|im_start|>user"]
@@ -60,7 +59,7 @@ def test_the_snapshots_stops_stand_behind_the_clients_in_a_chat_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "max_tokens"),
+    ("fields", "max_tokens"),
     [
         ({}, None),
         ({"max_tokens": 7}, 7),
@@ -70,27 +69,27 @@ def test_the_snapshots_stops_stand_behind_the_clients_in_a_chat_alone() -> None:
         ({"max_tokens": None}, None),
     ],
 )
-def test_the_bound_of_an_answer_has_one_name(asked: dict[str, Any], max_tokens: int | None) -> None:
-    body = chat(**asked).body
+def test_both_names_of_the_token_limit_are_normalized(fields: dict[str, Any], max_tokens: int | None) -> None:
+    body = chat(**fields).body
     assert body.get("max_tokens") == max_tokens
     assert "max_completion_tokens" not in body
 
 
-def test_a_completion_without_a_bound_has_openais() -> None:
+def test_a_completion_without_a_token_limit_gets_openais_default() -> None:
     assert completion().body["max_tokens"] == 16
 
 
-def test_what_llama_cpp_knows_beyond_openai_goes_through() -> None:
+def test_parameters_of_llama_cpp_beyond_openais_pass_through() -> None:
     body = chat(grammar='root ::= "yes"', top_k=5, chat_template_kwargs={"enable_thinking": False}).body
     assert body["grammar"] == 'root ::= "yes"'
     assert body["top_k"] == 5
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_the_tokens_of_a_stream_are_always_asked_of_the_engine() -> None:
-    quiet, told = chat(stream=True), chat(stream=True, stream_options={"include_usage": True})
-    assert quiet.body["stream_options"] == told.body["stream_options"] == {"include_usage": True}
-    assert (quiet.tells_usage, told.tells_usage) == (False, True)
+def test_the_engine_is_always_asked_for_the_token_usage_of_a_stream() -> None:
+    quiet, requested = chat(stream=True), chat(stream=True, stream_options={"include_usage": True})
+    assert quiet.body["stream_options"] == requested.body["stream_options"] == {"include_usage": True}
+    assert (quiet.include_usage, requested.include_usage) == (False, True)
     assert "stream_options" not in chat(stream_options={"include_usage": True}).body
 
 
@@ -124,8 +123,8 @@ def test_every_parameter_of_a_plan_is_an_argument_of_llama_server() -> None:
         use_extra_bufts=False,
         swa_full=False,
     )
-    words = arguments_of(parameters)
-    said = " ".join(words)
+    words = llama_server_arguments(parameters)
+    command = " ".join(words)
     for expected in (
         "--ctx-size 8192",
         "--parallel 4",
@@ -141,8 +140,8 @@ def test_every_parameter_of_a_plan_is_an_argument_of_llama_server() -> None:
         "--load-mode mlock",
         "--no-repack",
     ):
-        assert expected in said
+        assert expected in command
     assert "--swa-full" not in words
-    whole = arguments_of(replace(parameters, n_gpu_layers=-1, swa_full=True))
+    whole = llama_server_arguments(replace(parameters, n_gpu_layers=-1, swa_full=True))
     assert " ".join(whole).count("--gpu-layers all") == 1
     assert "--swa-full" in whole

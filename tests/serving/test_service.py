@@ -1,4 +1,4 @@
-"""The real model behind either server: whole answers under load, clean errors when the engine dies, and an end."""
+"""The real model behind either server: complete answers under load, clean errors when the engine dies, shutdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelReject
 from paddock.serving.binding import Binding
 from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import Limits
+from paddock.serving.supervisor import SupervisorLimits
 from tests.support.engine import hollow_copy, real_model
 from tests.support.exposition import read_metrics
 from tests.support.gguf import tiny_shards
@@ -36,7 +36,7 @@ from tests.support.serving import (
     wait_for,
 )
 
-QUICK = Limits(start_s=120.0, pulse_s=0.2, silent_s=1.0, busy_s=60.0, pauses_s=(0.1, 0.2))
+QUICK = SupervisorLimits(start_s=120.0, check_interval_s=0.2, stalled_s=1.0, busy_s=60.0, pauses_s=(0.1, 0.2))
 MIB = 2**20
 
 
@@ -50,13 +50,13 @@ def served(request: pytest.FixtureRequest, offered: ServeSpec, offered_twice: Se
 def load(served: Running, number: int) -> None:
     """Every answer is whole, and what the engine and this process hold does not grow with the requests."""
     ask_many(served.url, 8)  # buffers, threads and the context are warm then
-    engine, front = served.engine, psutil.Process()
-    before = engine.memory_info().rss, front.memory_info().rss
+    engine, server = served.engine, psutil.Process()
+    before = engine.memory_info().rss, server.memory_info().rss
     answers = ask_many(served.url, number)
-    grown = [process.memory_info().rss - was for process, was in zip((engine, front), before, strict=True)]
+    grown = [process.memory_info().rss - was for process, was in zip((engine, server), before, strict=True)]
     print(
         f"{served.server}: {number} requests, 8 at a time: {sum(one.whole for one in answers)} whole;"
-        f" engine {grown[0] / MIB:+.1f} MiB, front {grown[1] / MIB:+.1f} MiB"
+        f" engine {grown[0] / MIB:+.1f} MiB, server {grown[1] / MIB:+.1f} MiB"
     )
     assert [one for one in answers if not one.whole] == []
     assert grown[0] < 8 * MIB
@@ -72,7 +72,7 @@ def test_a_thousand_answers_under_load_are_whole_and_memory_does_not_grow(served
     load(served, 1000)
 
 
-def test_the_answers_of_a_stream_and_of_one_piece_are_the_same(served: Running) -> None:
+def test_streamed_and_complete_answers_are_the_same(served: Running) -> None:
     body = {"messages": [{"role": "user", "content": "Where is Paris?"}], "max_tokens": 24, "temperature": 0}
     whole = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
     streamed = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60)
@@ -84,7 +84,7 @@ def test_the_answers_of_a_stream_and_of_one_piece_are_the_same(served: Running) 
     assert whole["usage"]["completion_tokens"] == 24
 
 
-def test_health_models_and_metrics_tell_what_is_served(served: Running) -> None:
+def test_health_models_and_metrics_describe_what_is_served(served: Running) -> None:
     health = httpx.get(f"{served.url}/health").json()
     assert (health["status"], health["restarts"], health["model"]) == ("ok", 0, served.offer.name)
     models = httpx.get(f"{served.url}/v1/models").json()["data"]
@@ -109,7 +109,7 @@ def test_the_engine_has_no_secret_in_its_environment(served: Running) -> None:
     }
 
 
-def test_a_client_that_leaves_takes_its_request_along(served: Running) -> None:
+def test_a_request_ends_when_its_client_disconnects(served: Running) -> None:
     """A long answer that nobody reads would hold the engine for seconds."""
     body = {"messages": [{"role": "user", "content": "Count to a thousand."}], "max_tokens": 1500}
     address = f"{served.url}/v1/chat/completions"
@@ -123,18 +123,20 @@ def test_a_client_that_leaves_takes_its_request_along(served: Running) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_killed_engine_costs_its_requests_a_clean_error_and_is_back(server: ServerName, offered: ServeSpec) -> None:
+def test_requests_of_a_killed_engine_get_a_clean_error_and_the_engine_restarts(
+    server: ServerName, offered: ServeSpec
+) -> None:
     killed(server, offered, times=1)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_is_killed_a_hundred_times_is_back_each_time(server: ServerName, offered: ServeSpec) -> None:
+def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(server: ServerName, offered: ServeSpec) -> None:
     killed(server, offered, times=100)
 
 
 def killed(server: ServerName, offered: ServeSpec, *, times: int) -> None:
-    limits = replace(QUICK, silent_s=60.0, strikes=times + 1, pauses_s=(0.1,))
+    limits = replace(QUICK, stalled_s=60.0, strikes=times + 1, pauses_s=(0.1,))
     took: list[tuple[float, float]] = []
     with running(offered, server, limits=limits) as served:
         for number in range(times):
@@ -173,15 +175,15 @@ def test_after_three_crashes_it_stops_and_says_why(offered: ServeSpec) -> None:
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{served.url}/health")
     assert isinstance(served.error, EngineCrashed)
-    said = served.error.message
-    assert "failed 3 times" in said
-    assert "not started again" in said
-    assert said.count("SIGKILL") == 2
-    assert said.count("SIGABRT") == 1
+    message = served.error.message
+    assert "failed 3 times" in message
+    assert "is not restarted" in message
+    assert message.count("SIGKILL") == 2
+    assert message.count("SIGABRT") == 1
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_hangs_is_started_again(server: ServerName, offered: ServeSpec) -> None:
+def test_an_engine_that_hangs_is_restarted(server: ServerName, offered: ServeSpec) -> None:
     with running(offered, server, limits=QUICK) as served:
         hung = served.engine
         hung.suspend()
@@ -193,8 +195,8 @@ def test_an_engine_that_hangs_is_started_again(server: ServerName, offered: Serv
         assert not hung.is_running()
 
 
-def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: ServeSpec) -> None:
-    """The KV cache of 32,768 tokens is 720 MiB, and the plan says nothing of it."""
+def test_an_engine_that_uses_more_memory_than_planned_is_stopped(offered: ServeSpec) -> None:
+    """The KV cache of 32,768 tokens is 720 MiB, which the plan does not include."""
     parameters = replace(offered.parameters, n_ctx=32768)
     greedy = replace(offered, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
     with running(greedy, LLAMA_CPP_PYTHON, limits=replace(QUICK, strikes=1)) as served:
@@ -204,10 +206,8 @@ def test_an_engine_that_takes_more_than_was_planned_is_stopped(offered: ServeSpe
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_model_that_loads_and_says_nothing_is_never_ready(
-    server: ServerName, offered: ServeSpec, tmp_path: Path
-) -> None:
-    """Its weights are all zero, so that every token is as likely as another."""
+def test_a_model_whose_canary_fails_is_never_ready(server: ServerName, offered: ServeSpec, tmp_path: Path) -> None:
+    """Its weights are all zero, so that every token has the same logit."""
     silent = replace(offered, file=hollow_copy(real_model(), tmp_path / "silent.gguf"))
     with pytest.raises(ModelRejected, match="the same"), running(silent, server):
         pass
@@ -219,8 +219,8 @@ def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
 ) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(real_model().read_bytes()[: 8 * MIB])
-    told = pytest.raises((MalformedGguf, EngineCrashed), match="data is not within the file bounds")
-    with told, running(replace(offered, file=cut), server):
+    refused = pytest.raises((MalformedGguf, EngineCrashed), match="data is not within the file bounds")
+    with refused, running(replace(offered, file=cut), server):
         pass
 
 
@@ -238,13 +238,13 @@ def test_a_split_model_is_served_from_all_its_shards(server: ServerName, offered
         assert answer.json()["usage"]["completion_tokens"] > 0
 
 
-def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: ServeSpec) -> None:
+def test_a_request_to_a_full_queue_gets_429_and_a_time_to_retry(offered: ServeSpec) -> None:
     with running(offered, LLAMA_CPP_PYTHON, queue=1) as served:
         with under_load(served.url, at_once=6, max_tokens=24) as answers:
             wait_for(lambda: sum(one.status == 429 for one in answers) > 3 and any(one.whole for one in answers))
             refused = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"}, timeout=30)
         assert [one for one in answers if not one.clean] == []
-        if refused.status_code == 429:  # a place may have come free just then
+        if refused.status_code == 429:  # a slot may have become free in between
             assert int(refused.headers["retry-after"]) >= 1
         turned = next(one for one in answers if one.status == 429)
         assert turned.error is not None
@@ -254,7 +254,7 @@ def test_a_full_queue_turns_away_with_the_time_to_come_back(offered: ServeSpec) 
     assert sum(one.completion_tokens for one in used.used) > 0
 
 
-def test_a_key_is_asked_of_everyone_who_wants_more_than_the_health(offered: ServeSpec) -> None:
+def test_every_path_but_health_requires_the_api_key(offered: ServeSpec) -> None:
     with running(offered, LLAMA_CPP_PYTHON, api_key="canary-key-1") as served:
         assert httpx.get(f"{served.url}/health").status_code == 200
         for path in ("/v1/models", "/metrics"):
@@ -270,13 +270,13 @@ def test_a_key_is_asked_of_everyone_who_wants_more_than_the_health(offered: Serv
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
-def test_beyond_this_machine_nothing_is_served_without_a_key(host: str) -> None:
+def test_an_address_beyond_this_machine_requires_an_api_key(host: str) -> None:
     with pytest.raises(BadSetting, match="PADDOCK_API_KEY"):
         Binding(host=host, port=0, api_key=None)
     assert "canary" not in repr(Binding(host=host, port=0, api_key="canary"))
 
 
-def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(offered: ServeSpec) -> None:
+def test_a_port_in_use_is_an_error_before_the_model_is_loaded(offered: ServeSpec) -> None:
     with Binding(host="127.0.0.1", port=0, api_key=None).listen() as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadSetting, match=f"127.0.0.1:{port}: Address already in use"):

@@ -1,4 +1,4 @@
-"""A start that fails is an error with its reason, and `ready` is never called."""
+"""Start of the server: a start that fails is an error with its cause, and `on_ready` is never called."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from paddock.errors import EngineCrashed, ServerUnavailable
 from paddock.serving.binding import Binding
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import Limits
+from paddock.serving.supervisor import SupervisorLimits
 from tests.support.llama_server import llama_server_with
 
 LOCAL = Binding(host="127.0.0.1", port=0, api_key=None)
-TERMS = ServiceLimits(limits=Limits(start_s=60.0), queue=4, grace_s=5.0)
+LIMITS = ServiceLimits(supervisor=SupervisorLimits(start_s=60.0), queue=4, grace_s=5.0)
 
 
-class NotAStream(Binding):
-    """An address whose socket the HTTP server cannot serve."""
+class DatagramBinding(Binding):
+    """A binding with a datagram socket, which the HTTP server cannot serve."""
 
     def listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -36,53 +36,53 @@ def program(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def addresses() -> list[ServerAddress]:
-    """What `ready` was called with."""
+    """The arguments of each call of `on_ready`."""
     return []
 
 
 @pytest.fixture
-def ears(addresses: list[ServerAddress]) -> Callbacks:
-    return Callbacks(ready=addresses.append, used=lambda _: None)
+def callbacks(addresses: list[ServerAddress]) -> Callbacks:
+    return Callbacks(on_ready=addresses.append, on_usage=lambda _: None)
 
 
 def test_an_http_server_that_does_not_start_is_an_error(
-    offered: ServeSpec, program: Path, ears: Callbacks, addresses: list[ServerAddress]
+    offered: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
-    binding = NotAStream(host="127.0.0.1", port=0, api_key=None)
+    binding = DatagramBinding(host="127.0.0.1", port=0, api_key=None)
     with pytest.raises(ServerUnavailable, match="the HTTP server ended: ValueError: A Stream Socket was expected"):
-        serve(offered, binding, TERMS, ears, program=program)
+        serve(offered, binding, LIMITS, callbacks, program=program)
     assert addresses == []
 
 
 def test_an_engine_that_is_never_ready_is_an_error(
-    offered: ServeSpec, tmp_path: Path, ears: Callbacks, addresses: list[ServerAddress]
+    offered: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
-    terms = ServiceLimits(limits=Limits(start_s=0.5), queue=4, grace_s=5.0)
+    limits = ServiceLimits(supervisor=SupervisorLimits(start_s=0.5), queue=4, grace_s=5.0)
     with pytest.raises(EngineCrashed, match=r"not ready within 0\.5 s"):
-        serve(offered, LOCAL, terms, ears, program=program)
+        serve(offered, LOCAL, limits, callbacks, program=program)
     assert addresses == []
 
 
 def test_a_program_that_cannot_be_run_is_an_error(
-    offered: ServeSpec, tmp_path: Path, ears: Callbacks, addresses: list[ServerAddress]
+    offered: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
     program.write_text("not a program")
     with pytest.raises(EngineCrashed, match="PermissionError"):
-        serve(offered, LOCAL, TERMS, ears, program=program)
+        serve(offered, LOCAL, LIMITS, callbacks, program=program)
     assert addresses == []
 
 
 def test_a_stop_before_the_model_is_ready_is_an_error(
-    offered: ServeSpec, program: Path, ears: Callbacks, addresses: list[ServerAddress]
+    offered: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     stop = threading.Event()
     stop.set()
     with ThreadPoolExecutor(1) as pool:
-        serving = pool.submit(serve, offered, LOCAL, TERMS, ears, program=program, stop=stop)
+        serving = pool.submit(serve, offered, LOCAL, LIMITS, callbacks, program=program, stop=stop)
         with pytest.raises(ServerUnavailable, match="was stopped before its model was ready"):
             serving.result()
     assert addresses == []
@@ -97,15 +97,15 @@ def test_a_stop_after_the_model_was_ready_is_no_error(
         addresses.append(address)
         stop.set()
 
-    ears = Callbacks(ready=ready, used=lambda _: None)
+    callbacks = Callbacks(on_ready=ready, on_usage=lambda _: None)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(serve, offered, LOCAL, TERMS, ears, program=program, stop=stop).result() is None
+        assert pool.submit(serve, offered, LOCAL, LIMITS, callbacks, program=program, stop=stop).result() is None
     assert len(addresses) == 1
 
 
-def test_what_the_callback_raises_ends_the_server(offered: ServeSpec, program: Path) -> None:
+def test_an_exception_of_the_callback_ends_the_server(offered: ServeSpec, program: Path) -> None:
     def ready(_: ServerAddress) -> None:
         raise BrokenPipeError("standard output is closed")
 
     with pytest.raises(BrokenPipeError):
-        serve(offered, LOCAL, TERMS, Callbacks(ready=ready, used=lambda _: None), program=program)
+        serve(offered, LOCAL, LIMITS, Callbacks(on_ready=ready, on_usage=lambda _: None), program=program)

@@ -36,14 +36,14 @@ from paddock.serving.binding import Binding
 from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import Limits
+from paddock.serving.supervisor import SupervisorLimits
 from paddock.settings import Settings
 from paddock.store.volume.usage import Usage
 from tests.support.engine import real_model
 
 SERVERS: tuple[ServerName, ...] = (LLAMA_CPP_PYTHON, LLAMA_SERVER)
 QUESTION = {"role": "user", "content": "Name three colours."}
-_BUILT = llama_tools.built(LLAMA_SERVER)  # before a test points the cache elsewhere
+_BUILT = llama_tools.find_built(LLAMA_SERVER)  # before a test points the cache elsewhere
 
 
 def llama_server() -> Path:
@@ -105,7 +105,7 @@ def running(
     offer: ServeSpec,
     server: ServerName,
     *,
-    limits: Limits | None = None,
+    limits: SupervisorLimits | None = None,
     queue: int = 64,
     grace_s: float = 20.0,
     api_key: str | None = None,
@@ -127,8 +127,8 @@ def running(
             serve(
                 offer,
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
-                ServiceLimits(limits=limits or Limits(start_s=120.0), queue=queue, grace_s=grace_s),
-                Callbacks(ready=ready, used=now.used.append),
+                ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
+                Callbacks(on_ready=ready, on_usage=now.used.append),
                 program=program,
                 stop=stop,
             )

@@ -32,7 +32,7 @@ from paddock.serving.binding import Binding
 from paddock.serving.servers import ServerName, choose_server
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import Limits
+from paddock.serving.supervisor import SupervisorLimits
 from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
@@ -109,14 +109,14 @@ def serve_snapshot(
             except PaddockError as error:  # a full disk is no reason to stop answering
                 _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
 
-        limits = Limits(start_s=known.engine_timeout_s, busy_s=known.engine_timeout_s)
+        limits = SupervisorLimits(start_s=known.engine_timeout_s, busy_s=known.engine_timeout_s)
         return serve(
             offer,
             binding,
-            ServiceLimits(limits=limits, queue=known.queue, grace_s=known.grace_s),
+            ServiceLimits(supervisor=limits, queue=known.queue, grace_s=known.grace_s),
             Callbacks(
-                ready=lambda address: ready(Serving(address, offer, serving, api_key is not None)),
-                used=used,
+                on_ready=lambda address: ready(Serving(address, offer, serving, api_key is not None)),
+                on_usage=used,
             ),
             program=program,
             stop=stop,
