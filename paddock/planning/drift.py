@@ -1,14 +1,16 @@
-"""What loads really took, beside what was predicted: the check on every plan.
+"""Compare the memory of real loads with the prediction, and widen the margin of later plans if they differ.
 
-After each real load three figures are kept, by architecture, engine and device:
+Three figures of each real load are stored, by architecture, engine and device:
 
-    predicted   what the engine said of the header alone, with the same parameters
-    engine      what it logged when it loaded the model
-    system      the most memory that its process held, which counts its code, its threads and the mapped file too
+    predicted   the engine's prediction from the header alone, with the same parameters
+    engine      what the engine logged when it loaded the model
+    system      the peak memory of the engine's process, which includes its code, its threads and the mapped file
 
-The engine's two figures should be equal, and the system's no more than the margin above them. Where they are not, the
-prediction *drifts*: it is said, and the margin of later plans for the same architecture, engine and device covers the
-worst of the last loads, and a quarter more.
+The first two figures should be equal, and the third should exceed them by the margin at most. Otherwise the prediction
+has *drifted*: the difference is reported, and the margin of later plans for the same architecture, engine and device
+becomes 1.25 times the largest excess of the last loads.
+
+This module computes; `paddock.lifecycle` stores the loads.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from paddock.engine.oracle import MARGIN_BYTES
 from paddock.model.units import human_bytes
 
 KEPT_LOADS: Final = 20
-ENGINE_BOUND: Final = 0.02
-"""The engine's two figures differ by less than this share: it logs hundredths of a MiB."""
-_MORE: Final = 1.25
+"""The number of loads that are kept for one architecture, engine and device."""
+MAX_ENGINE_DIFFERENCE: Final = 0.02
+"""The relative difference that is allowed between prediction and engine, which logs hundredths of a MiB."""
+_MARGIN_FACTOR: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredLoad:
-    """One real load, in bytes. `system_bytes` is None where the system's figure does not hold all of the model, as on a
-    GPU."""
+    """The figures of one real load, in bytes. `system_bytes` is None if the process does not hold the whole model, as
+    on a GPU."""
 
     predicted_bytes: int
     engine_bytes: int
@@ -37,14 +40,14 @@ class MeasuredLoad:
 
     @property
     def excess_bytes(self) -> int:
-        """What the load took beyond the prediction, at least 0."""
+        """How much the load exceeded the prediction, at least 0."""
         return max(self.engine_bytes, self.system_bytes or 0, self.predicted_bytes) - self.predicted_bytes
 
     @property
     def drift(self) -> str | None:
-        """What is wrong with the prediction, in words; None where it held."""
+        """A sentence on how the prediction was wrong; None if it was right."""
         predicted = human_bytes(self.predicted_bytes)
-        if abs(self.engine_bytes / self.predicted_bytes - 1) > ENGINE_BOUND:
+        if abs(self.engine_bytes / self.predicted_bytes - 1) > MAX_ENGINE_DIFFERENCE:
             return f"the engine took {human_bytes(self.engine_bytes)}, and {predicted} were predicted"
         if self.system_bytes is not None and self.excess_bytes > MARGIN_BYTES:
             return (
@@ -58,7 +61,7 @@ class MeasuredLoad:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> MeasuredLoad:
-        """Read what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+        """The inverse of `to_json`. Raises ValueError, TypeError or KeyError for other documents."""
         system = value["system_bytes"]
         return cls(
             predicted_bytes=max(int(value["predicted_bytes"]), 1),
@@ -68,6 +71,6 @@ class MeasuredLoad:
 
 
 def margin_bytes(loads: Sequence[MeasuredLoad]) -> int:
-    """The margin that plans keep, by what the last loads took."""
+    """The margin of plans, in bytes, given the last loads: MARGIN_BYTES, or more if one of them exceeded it."""
     worst = max((load.excess_bytes for load in loads), default=0)
-    return max(MARGIN_BYTES, round(worst * _MORE) if worst > MARGIN_BYTES else 0)
+    return max(MARGIN_BYTES, round(worst * _MARGIN_FACTOR) if worst > MARGIN_BYTES else 0)

@@ -1,7 +1,7 @@
-"""Whether a local model fits this machine with parameters that somebody chose: the last look before a load.
+"""Check that a local model fits into the free memory with given parameters, right before it is loaded.
 
-A plan says so of its own parameters (`planning.plan`). This is for those of a tuning or of a caller, and for memory
-that something else took meanwhile.
+A plan checks its own parameters (`paddock.planning.plan`). This check is for parameters from a tuning or from a caller,
+and for memory that other programs have taken since the plan was made.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from paddock.planning.placement import GPU_MARGIN_BYTES, Target, memory_shortfal
 
 
 def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Machine) -> None:
-    """Raise DoesNotFit when a GGUF (the first shard of a split one) takes more than is free: of the host, or of a GPU
-    where the engine uses it. `memory` is what the engine said of these parameters."""
+    """Raise DoesNotFit if a model needs more memory than is free on the host, or on a GPU if the engine uses GPUs.
+
+    `path` is the GGUF, or the first shard of a split one; `memory` is the engine's prediction for `parameters`.
+    """
     parts = (
         f"(weights {human_bytes(memory.weights_bytes)},"
         f" KV cache of {parameters.n_ctx} tokens {human_bytes(memory.kv_cache_bytes)},"
@@ -37,9 +39,9 @@ def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Mach
                 cure=cure,
             )
         return
-    lack = memory_shortfall(read_footprint(path), parameters, memory, machine_target(machine, on_gpu=True))
-    missing = [f"{human_bytes(lack.gpu_bytes)} of GPU memory"] if lack.gpu_bytes else []
-    missing += [f"{human_bytes(lack.host_bytes)} of the host's memory"] if lack.host_bytes else []
+    shortfall = memory_shortfall(read_footprint(path), parameters, memory, machine_target(machine, on_gpu=True))
+    missing = [f"{human_bytes(shortfall.gpu_bytes)} of GPU memory"] if shortfall.gpu_bytes else []
+    missing += [f"{human_bytes(shortfall.host_bytes)} of host memory"] if shortfall.host_bytes else []
     if missing:
         raise DoesNotFit(
             f"{path.name} needs {human_bytes(memory.total_bytes)} {parts} margins"
@@ -50,8 +52,8 @@ def check_fits(path: Path, parameters: Parameters, memory: Memory, machine: Mach
 
 
 def machine_target(machine: Machine, *, on_gpu: bool, margin_bytes: int = MARGIN_BYTES) -> Target:
-    """What is free on a machine now, its GPUs' memory where the engine uses it. A margin that was widened is widened
-    where the weights go."""
+    """The free memory of a machine as a target, with its GPUs if `on_gpu`. A margin other than the default applies to
+    the memory that holds the weights: the GPUs' if there are any, else the host's."""
     if not on_gpu:
         return Target(machine.ram_available_bytes, margin_bytes=margin_bytes)
     vram = tuple(gpu.vram_available_bytes for gpu in machine.gpus)
@@ -59,8 +61,10 @@ def machine_target(machine: Machine, *, on_gpu: bool, margin_bytes: int = MARGIN
 
 
 def read_footprint(path: Path) -> Footprint:
-    """The footprint of a local GGUF, from the headers of all its shards. Raises NotGguf, MalformedGguf, MissingShard
-    and NoSuchFile."""
+    """Read the footprint of a local GGUF from the headers of all its shards.
+
+    Raises NotGguf, MalformedGguf, MissingShard and NoSuchFile.
+    """
     headers = []
     for shard in shards(path):
         with FileSource(shard) as source:

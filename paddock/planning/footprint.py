@@ -1,14 +1,15 @@
-"""What each layer of a model takes in memory, computed from its header: the analytic estimate.
+"""Estimate the memory of each layer of a model from its header, without the engine.
 
-The engine's own figures (`engine.oracle`) are the truth. This serves where it cannot: to share the layers out among
-GPUs, since the engine says sums, and for a machine on which no engine runs. How far it is off is measured against the
-engine on published models, and stands in `docs/memory.md`.
+The engine's own figures (`paddock.engine.oracle`) are exact. This estimate is used where the engine cannot help: to
+distribute layers over GPUs, because the engine reports totals, and for a machine on which no engine runs. The errors
+against the engine's figures for published models are listed in `docs/memory.md`.
 
-A layer's *cache* is what it keeps of each token: keys and values, one row each. What differs between architectures is
-read off the tensors rather than the names of the architectures: a layer with a key projection has a cache as wide as
-that, a latent one (MLA) the width of its latent and no values, a recurrent one a state of a fixed size for each
-sequence. A layer with a *window* keeps no more tokens than that. The exceptions, which no tensor tells, are three
-tables. The rules are those of llama.cpp's `llama_kv_cache`, `llama_kv_cache_iswa` and `llama_memory_recurrent`.
+The *cache* of a layer holds a row of keys and a row of values for each token. Widths are derived from the tensors
+rather than from the name of the architecture: the cache of a layer with a key projection is as wide as the projection,
+that of latent attention (MLA) as wide as the latent vector and without values, and a recurrent layer has a state of
+fixed size for each sequence. The cache of a layer with a sliding *window* holds at most that many tokens. Properties
+that cannot be derived from tensors are in the tables below. The rules are those of llama.cpp's `llama_kv_cache`,
+`llama_kv_cache_iswa` and `llama_memory_recurrent`.
 """
 
 from __future__ import annotations
@@ -44,21 +45,25 @@ _WINDOW_EVERY: Final = {
     "olmo2": 4,
     "plamo3": 8,
 }
-"""Of so many layers the last one sees all tokens, and the others the window. A key of the file may say otherwise."""
+"""Period of the layers: the last one of each period attends to all tokens, the others to the window. A metadata key may
+override the period."""
 _FULL_FIRST: Final = {"cohere2moe": 4, "laguna": 4, "smallthinker": 4}
-"""As above, with the first one of so many."""
+"""The same for architectures in which the first layer of each period attends to all tokens."""
 _WINDOW_DEFAULT: Final = {"exaone4": 4096, "gemma2": 4096, "llama4": 8192}
 _WINDOW_EVERYWHERE: Final = frozenset({"lfm2"})
 _CACHED_LAYERS: Final = {"gemma3n": 20}
-"""Layers from this one on use the cache of an earlier layer, and have none."""
+"""Number of layers with a cache of their own: later layers use that of an earlier one."""
 _WINDOW_FROM_LAYERS: Final = {"exaone4": 64}
-"""A smaller model of these sees all tokens everywhere."""
+"""Minimum number of layers of models with a window: all layers of smaller ones attend to all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`key_width` and `value_width` are the elements that the cache keeps of a token, `state_bytes` what a recurrent
-    layer keeps of a sequence."""
+    """The memory of one layer.
+
+    `key_width` and `value_width` are the elements in the cache for each token, `state_bytes` the state of a recurrent
+    layer for each sequence. `windowed`: the cache is limited to the sliding window.
+    """
 
     weights_bytes: int
     key_width: int = 0
@@ -69,9 +74,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A model by its layers. `input_bytes` are the weights before the first layer, which stay in the host's memory,
-    `embedding_bytes` those of them that are the token embedding, `output_bytes` those behind the last layer; `tied`
-    says that the embedding is the output matrix too."""
+    """The memory of a model by layers.
+
+    `input_bytes` are the weights before the first layer, which stay in host memory, `embedding_bytes` the part of them
+    that is the token embedding, and `output_bytes` the weights after the last layer. `tied`: the token embedding is
+    also the output matrix. `window` is the sliding window in tokens (0: none), `embedding` the width of an embedding,
+    and `vocabulary` the number of tokens.
+    """
 
     layers: tuple[Layer, ...]
     input_bytes: int
@@ -81,7 +90,7 @@ class Footprint:
     window: int
     embedding: int
     widest: int
-    """Elements of a token at the widest step inside a layer."""
+    """Elements for each token at the widest step inside a layer."""
     vocabulary: int
 
     @property
@@ -89,10 +98,10 @@ class Footprint:
         return self.input_bytes + self.output_bytes + sum(layer.weights_bytes for layer in self.layers)
 
     def scaled(self, share: float) -> Footprint:
-        """The same model in another quantization, of `share` times the weights."""
+        """Estimate the same model in another quantization, whose weights take `share` times the memory."""
         return replace(
             self,
-            layers=tuple(replace(one, weights_bytes=round(one.weights_bytes * share)) for one in self.layers),
+            layers=tuple(replace(layer, weights_bytes=round(layer.weights_bytes * share)) for layer in self.layers),
             input_bytes=round(self.input_bytes * share),
             embedding_bytes=round(self.embedding_bytes * share),
             output_bytes=round(self.output_bytes * share),
@@ -100,21 +109,21 @@ class Footprint:
 
     @property
     def offloaded_output_bytes(self) -> int:
-        """What a GPU holds to compute the output: of a tied embedding, a copy."""
+        """The output weights on a GPU in bytes; for a tied embedding they include a copy of it."""
         return self.output_bytes + (self.embedding_bytes if self.tied else 0)
 
     def cache_bytes(self, layer: Layer, parameters: Parameters) -> int:
-        """The cache and the state of one layer with these parameters."""
+        """The cache and the recurrent state of one layer, in bytes."""
         sequences = parameters.n_seq_max
         tokens = _padded(-(-_padded(parameters.n_ctx) // sequences))
         if layer.windowed and not parameters.swa_full:
             tokens = min(tokens, _padded(self.window + min(parameters.n_ubatch, parameters.n_batch)))
         key, value = GgmlType[parameters.type_k.upper()], GgmlType[parameters.type_v.upper()]
-        of_token = row_bytes(key, layer.key_width) + row_bytes(value, layer.value_width)
-        return sequences * (tokens * of_token + layer.state_bytes)
+        token_bytes = row_bytes(key, layer.key_width) + row_bytes(value, layer.value_width)
+        return sequences * (tokens * token_bytes + layer.state_bytes)
 
     def estimate(self, parameters: Parameters) -> Memory:
-        """The whole model with these parameters, without asking the engine."""
+        """Estimate the memory of the whole model."""
         batch = min(parameters.n_ubatch, parameters.n_batch, _padded(parameters.n_ctx))
         return Memory(
             weights_bytes=self.weights_bytes,
@@ -125,51 +134,51 @@ class Footprint:
         )
 
     def _compute_bytes(self, batch: int, parameters: Parameters) -> int:
-        """The largest moment of a batch: all logits beside two rows of embeddings, or the widest step inside a layer
-        beside four of them and the attention's mask in F16."""
+        """The peak memory of a batch: all logits and two rows of embeddings, or the widest step inside a layer with
+        four rows of embeddings and the attention mask in F16."""
         mask = _padded(-(-_padded(parameters.n_ctx) // parameters.n_seq_max)) * _F16_BYTES
         logits = (self.vocabulary + 2 * self.embedding) * _F32_BYTES
-        inside = (self.widest + 4 * self.embedding) * _F32_BYTES + mask * any(one.key_width for one in self.layers)
+        inside = (self.widest + 4 * self.embedding) * _F32_BYTES + mask * any(layer.key_width for layer in self.layers)
         return batch * max(logits, inside)
 
 
 def row_bytes(kind: GgmlType, width: int) -> int:
-    """The bytes of `width` elements in a type, whole blocks."""
+    """The size of `width` elements of a ggml type in bytes, rounded up to whole blocks."""
     return -(-width // kind.block_length) * kind.block_bytes
 
 
 def footprint(header: Header, tensors: Sequence[Tensor] | None = None) -> Footprint:
-    """The footprint of an audited model. `tensors` are those of all shards, by default the header's own."""
+    """The footprint of an audited model. `tensors` are those of all shards, by default those of `header`."""
     shape = model_shape(header)
     tensors = header.tensors if tensors is None else tensors
-    of_layer: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    beside: dict[str, Tensor] = {}
+    by_layer: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    other: dict[str, Tensor] = {}
     for tensor in tensors:
         match = _LAYER.fullmatch(tensor.name)
         if match:
-            of_layer[int(match[1])][match[2]] = tensor
+            by_layer[int(match[1])][match[2]] = tensor
         else:
-            beside[tensor.name] = tensor
+            other[tensor.name] = tensor
     computed = shape.layers - shape.prediction_layers if shape.prediction_layers < shape.layers else shape.layers
     windows = _windowed(header, computed)
     cached = _CACHED_LAYERS.get(header.architecture or "", computed)
-    embedding = beside.get("token_embd.weight")
-    output = [tensor for name, tensor in beside.items() if name.startswith("output")]
+    embedding = other.get("token_embd.weight")
+    output = [tensor for name, tensor in other.items() if name.startswith("output")]
     size = sum(tensor.size_bytes for tensor in output)
     return Footprint(
         layers=tuple(
-            _layer(header, shape, number, of_layer.get(number, {}), windows[number], cached=number < cached)
+            _layer(header, shape, number, by_layer.get(number, {}), windows[number], cached=number < cached)
             for number in range(computed)
         )
-        + (Layer(0),) * (shape.layers - computed),  # those that predict ahead are not loaded, and counted all the same
-        input_bytes=sum(tensor.size_bytes for tensor in beside.values()) - size,
+        + (Layer(0),) * (shape.layers - computed),  # layers for multi-token prediction are counted but not loaded
+        input_bytes=sum(tensor.size_bytes for tensor in other.values()) - size,
         embedding_bytes=embedding.size_bytes if embedding is not None else 0,
         output_bytes=size,
-        tied="output.weight" not in beside,
+        tied="output.weight" not in other,
         window=header.integer(f"{header.architecture}.attention.sliding_window")
         or _WINDOW_DEFAULT.get(header.architecture or "", 0),
         embedding=shape.embedding,
-        widest=_widest(header, shape, of_layer.values()),
+        widest=_widest(header, shape, by_layer.values()),
         vocabulary=embedding.shape[1] if embedding is not None and len(embedding.shape) > 1 else 0,
     )
 
@@ -188,13 +197,13 @@ def _layer(
 
 
 def _cache_widths(header: Header, shape: ModelShape, number: int, tensors: dict[str, Tensor]) -> tuple[int, int]:
-    """(keys, values) of a token in elements."""
+    """(width of keys, width of values) for each token, in elements."""
     if "attn_kv_a_mqa.weight" in tensors and header.architecture_value("attention.key_length_mla") is not None:
         return tensors["attn_kv_a_mqa.weight"].shape[1], 0
     heads = shape.kv_heads[number] or (shape.heads[number] if "attn_kv_a_mqa.weight" in tensors else 0)
     if "attn_k.weight" in tensors and "attn_v.weight" in tensors:
         return tensors["attn_k.weight"].shape[1], tensors["attn_v.weight"].shape[1]
-    fused = "attn_qkv.weight" in tensors and not _is_recurrent(tensors)  # a delta net has one of that name too
+    fused = "attn_qkv.weight" in tensors and not _is_recurrent(tensors)  # delta nets also have a tensor of this name
     if fused or "attn_kv_b.weight" in tensors:
         return heads * shape.key_length, heads * shape.value_length
     return 0, 0
@@ -205,7 +214,7 @@ def _is_recurrent(tensors: dict[str, Tensor]) -> bool:
 
 
 def _state_elements(header: Header, shape: ModelShape, number: int, tensors: dict[str, Tensor]) -> int:
-    """What a recurrent layer keeps of a sequence: the last inputs of its convolution, and its state."""
+    """Elements of the state of a recurrent layer for each sequence: the last inputs of its convolution, and its state."""
     if not _is_recurrent(tensors):
         return 0
     head = header.architecture_value("wkv.head_size")
@@ -227,9 +236,11 @@ def _state_elements(header: Header, shape: ModelShape, number: int, tensors: dic
 
 
 def _widest(header: Header, shape: ModelShape, layers: Collection[dict[str, Tensor]]) -> int:
-    """Elements of a token that live at once at the widest step inside a layer: of a feed-forward with a gate the gate,
-    its other half and their product, each of every expert in use; of an attention the queries and the answer, both
-    twice."""
+    """Elements for each token that exist at the same time at the widest step inside a layer.
+
+    A gated feed-forward network has the gate, the up projection and their product, for each active expert; attention
+    has queries and outputs, each twice.
+    """
     heads = max(shape.heads, default=0)
     value = header.integer(f"{header.architecture}.attention.value_length_mla") or shape.value_length
     of_head = 2 * (shape.key_length + value)
@@ -246,7 +257,7 @@ def _widest(header: Header, shape: ModelShape, layers: Collection[dict[str, Tens
 
 
 def _windowed(header: Header, layers: int) -> tuple[bool, ...]:
-    """Which layers see no more than a window of the tokens."""
+    """For each layer, whether its attention is limited to the window."""
     name = header.architecture or ""
     window = header.architecture_value("attention.sliding_window") or _WINDOW_DEFAULT.get(name)
     pattern = header.architecture_value("attention.sliding_window_pattern")

@@ -1,9 +1,8 @@
-"""What a model is used for, and the engine's settings that suit it: the context, and how the next token is chosen.
+"""Profiles: the context length and sampling parameters for a use of a model, chat or roleplay.
 
-`temperature`, `top_p`, `min_p` and `repeat_penalty` are llama.cpp's own names and mean what they mean there; `n_keep`
-is how many of the first tokens stay when the window is full, -1 for all of the prompt. A question wants the likely
-answer; a scene wants one that is not the same each time, and cut off at the tail by `min_p` rather than by a rank, and
-its card must never leave the window.
+`temperature`, `top_p`, `min_p` and `repeat_penalty` are llama.cpp's parameters. `n_keep` is how many of the first
+tokens are kept when the context is full, -1 for the whole prompt. Chat favours likely answers. Roleplay favours varied
+ones, cuts off unlikely tokens with `min_p` rather than by rank, and must keep the character card in the context.
 """
 
 from __future__ import annotations

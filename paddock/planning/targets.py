@@ -1,14 +1,13 @@
-"""The machine that a model is meant for, as people write it.
+"""Parse a target: the machine that a model is planned for, as users write it.
 
-    this-machine        the one that asks
-    any                 no bound: the machine is not known yet
-    64GiB               a machine with so much memory and no GPU
-    rtx-4090            one with that card; `2x-a100-80gb` with two, `l4+128GiB` with so much memory beside it
-    24GiB-gpu           one with a card of that size; `4x-24GiB-gpu+256GiB` likewise
+    this-machine        the machine that runs Paddock
+    any                 unlimited memory, for a machine that is not known yet
+    64GiB               a machine with 64 GiB of memory and no GPU
+    rtx-4090            a machine with one GPU; `2x-a100-80gb` with two, `l4+128GiB` with 128 GiB of host memory
+    24GiB-gpu           a machine with one GPU of 24 GiB; `4x-24GiB-gpu+256GiB` with four, and 256 GiB of host memory
 
-A card's memory is what its driver reports as the total (`nvidia-smi`), which is less than what is printed on the box,
-and half a GiB of it is the driver's own (480 MiB of an H100's). The host has 32 GiB for each card unless something
-else is said.
+The memory of a GPU is the total that its driver reports (`nvidia-smi`), which is less than the nominal size, minus half
+a GiB that the driver reserves (480 MiB on an H100). Host memory is 32 GiB for each GPU unless it is given.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from paddock.planning.placement import Target
 THIS_MACHINE: Final = "this-machine"
 ANY: Final = "any"
 UNBOUNDED: Final = Target(2**62)
+"""The target `any`: more memory than any model needs."""
 HOST_BYTES_PER_CARD: Final = 32 * 2**30
 DRIVER_RESERVED_BYTES: Final = 512 * 2**20
 MAX_CARDS: Final = 16
@@ -50,26 +50,28 @@ CARDS_MIB: Final = {
     "b200": 183_359,
 }
 TARGET_PATTERN: Final = r"(?:[0-9]{1,2}x-?)?[A-Za-z0-9][A-Za-z0-9. -]{0,30}(?:\+[0-9][0-9.]*\s?[A-Za-z]{0,3})?"
-_WRITTEN = re.compile(r"(?:(?P<count>[0-9]{1,2})x-?)?(?P<card>[^+]+?)(?:\+(?P<ram>.+))?")
+_TARGET = re.compile(r"(?:(?P<count>[0-9]{1,2})x-?)?(?P<card>[^+]+?)(?:\+(?P<ram>.+))?")
 _SIZED_CARD = re.compile(r"(?P<size>[0-9].*)-gpu")
 
 
 def parse_target(text: str) -> Target | None:
-    """The memory of the machine that is written; None for this one, which the caller looks at. Raises BadSetting."""
-    said = text.strip().lower()
-    if said == THIS_MACHINE:
+    """The memory of a target; None for `this-machine`, which the caller has to measure. Raises BadSetting."""
+    normalized = text.strip().lower()
+    if normalized == THIS_MACHINE:
         return None
-    if said == ANY:
+    if normalized == ANY:
         return UNBOUNDED
-    match = _WRITTEN.fullmatch(said)
+    match = _TARGET.fullmatch(normalized)
     card_bytes = _card_bytes(match["card"]) if match else None
     if match is None or card_bytes is None:
-        if match is None or match["count"] or match["ram"] or not said[:1].isdigit():
+        if match is None or match["count"] or match["ram"] or not normalized[:1].isdigit():
             raise _unknown(text)
-        return Target(parse_bytes(said))
+        return Target(parse_bytes(normalized))
     count = int(match["count"] or 1)
     if not 1 <= count <= MAX_CARDS:
-        raise BadSetting(f"{text[:40]!r} has {count} cards, and must have 1 to {MAX_CARDS}", cure="write fewer")
+        raise BadSetting(
+            f"the target {text[:40]!r} has {count} GPUs, and 1 to {MAX_CARDS} are allowed", cure="correct the number"
+        )
     ram = parse_bytes(match["ram"]) if match["ram"] else count * HOST_BYTES_PER_CARD
     return Target(ram, (card_bytes - DRIVER_RESERVED_BYTES,) * count)
 
@@ -83,6 +85,6 @@ def _card_bytes(name: str) -> int | None:
 
 def _unknown(text: str) -> BadSetting:
     return BadSetting(
-        f"the target {text[:40]!r} is no machine that is known",
-        cure=f"write this-machine, any, a size such as 64GiB, 24GiB-gpu, or one of {', '.join(CARDS_MIB)}",
+        f"the target {text[:40]!r} is not a known machine",
+        cure=f"use this-machine, any, a memory size such as 64GiB, a GPU such as 24GiB-gpu, or {', '.join(CARDS_MIB)}",
     )

@@ -1,4 +1,4 @@
-"""Loads that hold what was predicted change nothing; those that do not are told, and widen the margin."""
+"""Loads within the margin change nothing; others are reported and widen the margin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_load_within_the_margin_is_no_drift(sound: MeasuredLoad) -> None:
     assert margin_bytes([sound] * 3) == MARGIN_BYTES
 
 
-def test_a_load_beyond_it_says_what_came_and_what_was_expected() -> None:
+def test_a_load_beyond_the_margin_is_reported_with_both_figures() -> None:
     held = load(system=5 * GIB)
     assert held.drift == ("the engine's process held 5.0 GiB, and 4.0 GiB with a margin of 256.0 MiB were predicted")
     assert margin_bytes([load(), held, load()]) == round(1.25 * GIB)
@@ -39,7 +39,7 @@ def test_a_load_beyond_it_says_what_came_and_what_was_expected() -> None:
 
 
 @given(st.lists(LOADS, max_size=5))
-def test_the_margin_covers_every_load_that_it_was_made_of(loads: list[MeasuredLoad]) -> None:
+def test_the_margin_covers_every_load_that_it_was_computed_from(loads: list[MeasuredLoad]) -> None:
     margin = margin_bytes(loads)
     assert margin >= MARGIN_BYTES
     for one in loads:

@@ -1,4 +1,4 @@
-"""The analytic estimate beside the engine's own figures, for published models of every kind of memory."""
+"""The analytic estimate compared with the engine's figures, for published models of every kind of memory."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ SETTINGS = (
 @dataclass(frozen=True)
 class Compared:
     model: Published
-    said: tuple[Memory, ...]
+    measured: tuple[Memory, ...]
     estimated: tuple[Memory, ...]
 
     def errors(self, number: int) -> tuple[float, float, float]:
-        """Of (weights, cache, compute), as a share of what the engine says."""
-        said, estimated = self.said[number], self.estimated[number]
+        """Relative errors of (weights, cache, compute)."""
+        measured, estimated = self.measured[number], self.estimated[number]
         return (
-            estimated.weights_bytes / said.weights_bytes - 1,
-            estimated.kv_cache_bytes / said.kv_cache_bytes - 1,
-            estimated.compute_bytes / said.compute_bytes - 1,
+            estimated.weights_bytes / measured.weights_bytes - 1,
+            estimated.kv_cache_bytes / measured.kv_cache_bytes - 1,
+            estimated.compute_bytes / measured.compute_bytes - 1,
         )
 
     def row(self) -> str:
-        said = self.said[0]
+        measured = self.measured[0]
         weights, cache, compute = self.errors(0)
         return (
-            f"| {self.model.name} | `{self.model.architecture}` | {said.weights_bytes / 2**30:.2f} | {weights:+.2%}"
-            f" | {said.kv_cache_bytes / 2**20:.1f} | {cache:+.2%} | {said.compute_bytes / 2**20:.0f} | {compute:+.0%} |"
+            f"| {self.model.name} | `{self.model.architecture}` | {measured.weights_bytes / 2**30:.2f} | {weights:+.2%}"
+            f" | {measured.kv_cache_bytes / 2**20:.1f} | {cache:+.2%}"
+            f" | {measured.compute_bytes / 2**20:.0f} | {compute:+.0%} |"
         )
 
 
@@ -60,13 +61,13 @@ def _compare() -> Iterator[tuple[str, Compared]]:
     for model in PUBLISHED:
         head, size = model.header()
         ours = footprint(read_header(Bytes(head, size)))
-        said = measure_header([(head, size)], SETTINGS)
-        yield model.name, Compared(model, tuple(said), tuple(map(ours.estimate, SETTINGS)))
+        measured = measure_header([(head, size)], SETTINGS)
+        yield model.name, Compared(model, tuple(measured), tuple(map(ours.estimate, SETTINGS)))
 
 
 @pytest.mark.parametrize("name", [one.name for one in PUBLISHED])
 @pytest.mark.parametrize("number", range(len(SETTINGS)), ids=["window", "full window", "long and q8_0", "four at once"])
-def test_weights_and_cache_are_right_to_five_per_cent_and_compute_to_a_quarter(
+def test_errors_are_below_five_per_cent_for_weights_and_cache_and_a_quarter_for_compute(
     compared: dict[str, Compared], name: str, number: int
 ) -> None:
     weights, cache, compute = compared[name].errors(number)
@@ -81,6 +82,6 @@ def test_half_of_all_estimates_are_within_two_per_cent(compared: dict[str, Compa
         assert median(abs(one.errors(0)[part]) for one in compared.values()) < 0.02
 
 
-def test_the_table_in_the_documents_is_what_was_measured(compared: dict[str, Compared]) -> None:
+def test_the_table_in_the_documentation_matches_the_measurement(compared: dict[str, Compared]) -> None:
     written = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ") and "`" in line]
     assert written == [one.row() for one in compared.values()]

@@ -1,4 +1,4 @@
-"""The machine that a model is meant for, as people write it."""
+"""Parsing of targets."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ GIB = 2**30
         ("l4+128GiB", Target(128 * GIB, (23_034 * 2**20 - DRIVER_RESERVED_BYTES,))),
     ],
 )
-def test_a_machine_is_read_as_it_is_written(text: str, target: Target | None) -> None:
+def test_a_target_is_parsed_to_its_memory(text: str, target: Target | None) -> None:
     assert parse_target(text) == target
     assert re.fullmatch(TARGET_PATTERN, text)
 
 
 @pytest.mark.parametrize("text", ["", "rtx-9999", "2x64GiB", "64GiB+1GiB", "17x-l4", "0x-l4", "l4+", "l4+much", "x-l4"])
-def test_what_is_no_machine_is_refused_with_what_there_is(text: str) -> None:
-    with pytest.raises(BadSetting, match=r"is no machine|must have 1 to 16|is not a size"):
+def test_an_unknown_target_is_refused_with_the_allowed_ones(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"is not a known machine|1 to 16 are allowed|is not a size"):
         parse_target(text)
 
 
 @pytest.mark.parametrize("name", CARDS_MIB)
-def test_every_card_that_is_known_can_be_written_in_a_form(name: str) -> None:
+def test_every_known_gpu_matches_the_pattern_of_forms(name: str) -> None:
     assert re.fullmatch(TARGET_PATTERN, f"2x-{name}+64GiB")
     target = parse_target(name)
     assert target is not None
