@@ -33,7 +33,7 @@ from paddock.model.finding import Finding, Verdict
 from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import Copied
 from paddock.store.history import Promotion
-from paddock.transfer.progress import Progress, ProgressListener, Total
+from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
 from tasks.subject import ArtifactSubject
 
 _EVERY_S = 1.0
@@ -69,12 +69,12 @@ class DownloadArtifact(ProgressListener):
 
     def __init__(self, subject: ArtifactSubject) -> None:
         self._subject = subject
-        self._total = Total(0)
+        self._total = TotalProgress(0)
         self._began = self._last = time.monotonic()
         self.seconds = 0.0
 
-    def begin(self, total_bytes: int) -> None:
-        self._total = Total(total_bytes)
+    def on_start(self, total_bytes: int) -> None:
+        self._total = TotalProgress(total_bytes)
         self._began = self._last = time.monotonic()
         created = create_progress_artifact(
             progress=0.0,
@@ -83,8 +83,8 @@ class DownloadArtifact(ProgressListener):
         )
         self._id = cast(UUID, created)  # a coroutine only in async callers
 
-    def moved(self, progress: Progress) -> None:
-        self._total.take(progress)
+    def on_progress(self, progress: Progress) -> None:
+        self._total.update(progress)
         if time.monotonic() - self._last < _EVERY_S:
             return
         self._last = time.monotonic()
@@ -93,7 +93,7 @@ class DownloadArtifact(ProgressListener):
         left = "" if left_s is None else f", {human_time(left_s)} left"
         self._write(100.0 * done / max(total, 1), f"{human_bytes(done)} of {human_bytes(total)} at {rate}/s{left}")
 
-    def finished(self, acquired: Sequence[Acquired]) -> None:
+    def on_finish(self, acquired: Sequence[Acquired]) -> None:
         self.seconds = time.monotonic() - self._began
         sources: dict[str, int] = dict.fromkeys(("hub", "s3", "volume"), 0)
         for one in acquired:
@@ -158,17 +158,17 @@ def _verbatim(text: str) -> str:
 
 def expectations(subject: ArtifactSubject, documented: DataDocs) -> None:
     """The expectations on the tables of the model, and the link to its Data Docs."""
-    where = documented.where
+    location = documented.location
     lines = [
-        f"The Data Docs of {subject.name}: " + (f"[{where}]({where})" if "://" in where else f"`{where}`"),
+        f"The Data Docs of {subject.name}: " + (f"[{location}]({location})" if "://" in location else f"`{location}`"),
         "",
-        "| table | rows | expectations that hold | failed |",
+        "| table | rows | expectations met | failed |",
         "|---|---|---|---|",
     ]
-    for held in documented.held:
-        table, broken = held.table, "; ".join(expectation.description for expectation in held.failed) or "none"
-        kept = len(table.expectations) - len(held.failed)
-        lines.append(f"| {table.name} | {len(table.rows)} | {kept} of {len(table.expectations)} | {broken} |")
+    for checked in documented.tables:
+        table, failed = checked.table, "; ".join(expectation.description for expectation in checked.failed) or "none"
+        met = len(table.expectations) - len(checked.failed)
+        lines.append(f"| {table.name} | {len(table.rows)} | {met} of {len(table.expectations)} | {failed} |")
     create_markdown_artifact(
         key=subject.key("expectations"),
         markdown="\n".join(lines),

@@ -1,4 +1,4 @@
-"""What is wanted, what is good enough, what is known: the phases of a model's life, as plain functions.
+"""The phases of a model's life, as plain functions.
 
-The flows run them as retryable tasks; the command line and the public functions call them directly.
+The flows run their steps as Prefect tasks; the command line runs the same steps in its own process (`steps`).
 """

@@ -1,4 +1,5 @@
-"""The clients that the phases of a model's life work with, made once where a program starts, and passed in."""
+"""Make the clients of the Hub, the volume and the remote store: once where a program starts; everything else gets them
+as an argument."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ and is imported when its scheme is used."""
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """`remote` is None where no `PADDOCK_S3_URI` is set: then the volume is the only store."""
+    """The clients and settings of a process. `remote` is None where PADDOCK_S3_URI is not set."""
 
     settings: Settings
     hub: Hub
@@ -28,7 +29,7 @@ class Clients:
 
 
 def connect(settings: Settings | None = None) -> Clients:
-    """Make the clients. Makes no request, touches no file; raises BadSetting."""
+    """Make the clients, by default from the environment. Sends no request and touches no file. Raises BadSetting."""
     settings = settings or environment.load()
     return Clients(
         settings=settings,
@@ -42,8 +43,8 @@ def open_remote_store(uri: str, settings: Settings) -> RemoteStore:
     """The remote store at an address. Raises BadSetting for a scheme that is not in REMOTE_STORES."""
     package = REMOTE_STORES.get(uri.partition("://")[0])
     if package is None:
-        known = " or ".join(f"{scheme}://bucket/prefix" for scheme in REMOTE_STORES)
-        raise BadSetting(f"PADDOCK_S3_URI is not usable: expected {known}", cure="correct it, or unset it")
+        usable = " or ".join(f"{scheme}://bucket/prefix" for scheme in REMOTE_STORES)
+        raise BadSetting(f"PADDOCK_S3_URI is not usable: expected {usable}", cure="correct it, or unset it")
     store: RemoteStore = importlib.import_module(package).open_store(uri, settings)
     return store
 
@@ -52,7 +53,7 @@ def require_remote(clients: Clients) -> RemoteStore:
     """The remote store. Raises BadSetting where none is set."""
     if clients.remote is None:
         raise BadSetting(
-            "PADDOCK_S3_URI is not set: there is no S3 to copy to or to restore from",
+            "PADDOCK_S3_URI is not set: there is no S3 to copy to or restore from",
             cure="set it to s3://bucket/prefix",
         )
     return clients.remote

@@ -1,5 +1,7 @@
-"""The dossier: all that is known of a snapshot, as one Markdown document, made from what the volume keeps and nothing
-else."""
+"""Write the dossier of a snapshot: one Markdown document with its files, checks, memory, benchmark and history.
+
+It is composed from the volume alone: the manifest, the reports and the promotion history.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class Dossier:
 
 @step(Kind.STORE, "dossier", line=lambda dossier: f"the dossier is at {dossier.path}")
 def write_dossier(clients: Clients, manifest: Manifest) -> Dossier:
-    """Compose the dossier and keep it with the reports of the volume, and of S3 where the snapshot is there."""
+    """Compose the dossier, and write it to the reports of the volume, and of the remote store if that has the
+    snapshot."""
     markdown = compose(clients, manifest)
     path = clients.volume.write_report(manifest.id, REPORT, markdown)
     if clients.remote is not None and clients.remote.snapshot(manifest.id) is not None:
@@ -45,7 +48,7 @@ def compose(clients: Clients, manifest: Manifest) -> str:
             ("file", "size", "sha256"),
             ((file.path, human_bytes(file.size), f"`{file.sha256}`") for file in manifest.files),
         ),
-        *_judgement(clients, manifest),
+        *_checks(clients, manifest),
         *_benchmark(clients, manifest),
         *_history(clients, manifest),
         "Not claimed: that the weights carry no trained-in behaviour that their maker hid.",
@@ -58,8 +61,8 @@ def _summary(clients: Clients, manifest: Manifest) -> str:
     state = "no"
     if promoted.holds(manifest.id):
         state = "yes, as the default" if promoted.default_id == manifest.id else "yes"
-    judged = read_validation(clients, manifest)
-    facts = judged.model if judged else None
+    validation = read_validation(clients, manifest)
+    facts = validation.model if validation else None
     rows = [
         ("revision", f"`{manifest.revision}`"),
         ("variant", manifest.variant),
@@ -72,7 +75,7 @@ def _summary(clients: Clients, manifest: Manifest) -> str:
         ("shards", str(manifest.split)),
         ("licence", manifest.licence or "**not stated**"),
         ("chat template", f"sha256 `{manifest.template_sha256}`" if manifest.template_sha256 else "none"),
-        ("verdict", worst_verdict([manifest.verdict, *([judged.verdict] if judged else [])])),
+        ("verdict", worst_verdict([manifest.verdict, *([validation.verdict] if validation else [])])),
         ("fetched from", manifest.source),
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
@@ -80,45 +83,45 @@ def _summary(clients: Clients, manifest: Manifest) -> str:
     return _table(("fact", "value"), rows)
 
 
-def _judgement(clients: Clients, manifest: Manifest) -> list[str]:
-    judged = read_validation(clients, manifest)
-    if judged is None:
-        return ["## Checks", "Not judged yet: run `validate_model`."]
-    found = [_finding(one) for one in judged.findings]
-    rows = [(name, human_bytes(size)) for name, size in judged.memory.parts()]
+def _checks(clients: Clients, manifest: Manifest) -> list[str]:
+    validation = read_validation(clients, manifest)
+    if validation is None:
+        return ["## Checks", "Not validated yet: run `validate_model`."]
+    findings = [_finding(finding) for finding in validation.findings]
+    rows = [(name, human_bytes(size)) for name, size in validation.memory.parts()]
     return [
         "## Checks",
-        "\n".join(found) if found else "Every check passed.",
-        f"## Memory at {judged.context_tokens} tokens of context"
-        + (f", judged for {_cell(judged.target)}" if judged.target != THIS_MACHINE else ""),
+        "\n".join(findings) if findings else "Every check passed.",
+        f"## Memory at {validation.context_tokens} tokens of context"
+        + (f", validated for {_cell(validation.target)}" if validation.target != THIS_MACHINE else ""),
         _table(("part", "size"), rows),
-        *(f"Otherwise than asked: {_cell(line)}." for line in judged.given_up),
+        *(f"Not as requested: {_cell(line)}." for line in validation.given_up),
     ]
 
 
 def _benchmark(clients: Clients, manifest: Manifest) -> list[str]:
-    measured = read_benchmark(clients, manifest)
-    if measured is None:
+    result = read_benchmark(clients, manifest)
+    if result is None:
         return ["## Benchmark", "Not measured yet: run `benchmark_model`."]
-    machine = measured.machine
+    machine = result.machine
     return [
         "## Benchmark",
-        f"On {machine.cpu}, {machine.cores} cores, {human_bytes(machine.ram_bytes)}; {measured.engine}.",
-        _table(("test", "median", "spread"), measured.rows()),
+        f"On {machine.cpu}, {machine.cores} cores, {human_bytes(machine.ram_bytes)}; {result.engine}.",
+        _table(("test", "median", "spread"), result.rows()),
     ]
 
 
 def _history(clients: Clients, manifest: Manifest) -> list[str]:
     rows = [
         (
-            one.at.isoformat(timespec="seconds"),
-            one.variant,
-            f"`{one.revision[:8]}`" if one.revision else "",
-            f"`{one.previous[:8]}`" if one.previous else "",
-            one.default or "",
-            one.reason,
+            change.at.isoformat(timespec="seconds"),
+            change.variant,
+            f"`{change.revision[:8]}`" if change.revision else "",
+            f"`{change.previous[:8]}`" if change.previous else "",
+            change.default or "",
+            change.reason,
         )
-        for one in clients.volume.history(manifest.model)
+        for change in clients.volume.history(manifest.model)
     ]
     return [
         "## Promotions",
@@ -127,7 +130,7 @@ def _history(clients: Clients, manifest: Manifest) -> list[str]:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table. Cells are data from outside: what would end a cell or a row is escaped."""
+    """A Markdown table. Cells hold untrusted text: characters that would end a cell or a row are escaped."""
     lines = [tuple(head)]
     lines.append(tuple("---" for _ in lines[0]))
     lines += [tuple(_cell(cell) for cell in row) for row in rows]
@@ -135,7 +138,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    """A line of a list: a table would cut the sentence off."""
+    """A list item: in a table the sentence would be cut off."""
     where = f" at {finding.where}" if finding.where else ""
     cure = f": {finding.cure}" if finding.cure else ""
     return f"- **{finding.severity}** {finding.rule}{_cell(where)}: {_cell(finding.message + cure)}"

@@ -19,7 +19,9 @@ def get_model_path_from_name(model_name: str) -> Path:
     """
     wanted = _reference(model_name)
     volume = Volume(settings.load().volume)
-    return volume.model_path(wanted.model, volume.resolve_variant(wanted.model, wanted.variant) if wanted.variant else None)
+    return volume.model_path(
+        wanted.model, volume.resolve_variant(wanted.model, wanted.variant) if wanted.variant else None
+    )
 
 
 def list_model_files(model_name: str | None = None) -> list[dict]:  # type: ignore[type-arg]  # this signature is public and fixed

@@ -137,7 +137,7 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefect
 
     # A context that is cut to the trained one is said wherever one looks.
     assert (result.context_tokens, result.notes) == (1024, (CUT,))
-    assert f"Otherwise than asked: {CUT}." in dossier
+    assert f"Not as requested: {CUT}." in dossier
     assert CUT in (artifact(client, "memory").description or "")
     for flow in (acquire_model, validate_model):
         assert CUT in warnings(client, newest(client, flow))

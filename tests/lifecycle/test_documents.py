@@ -20,8 +20,8 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
-    assert [one.table.name for one in found.held] == ["files", "tensors", "metadata", "inventory"]
-    files = found.held[0].table
+    assert [one.table.name for one in found.tables] == ["files", "tensors", "metadata", "inventory"]
+    files = found.tables[0].table
     assert {row[0]: row[2] for row in files.rows} == {
         "chat.paddock.json": "Paddock",
         "chat_template.jinja": "Paddock",
@@ -53,7 +53,7 @@ def test_a_split_model_is_told_with_all_of_its_shards(clients: Clients) -> None:
     manifest = pull(clients, Reference.parse(f"{NAME}:Q6_K")).manifest
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
-    assert {row[0] for row in found.held[1].table.rows} == {
+    assert {row[0] for row in found.tables[1].table.rows} == {
         "tiny-Q6_K-00001-of-00002.gguf",
         "tiny-Q6_K-00002-of-00002.gguf",
     }
@@ -66,7 +66,7 @@ def test_where_the_hub_cannot_be_asked_the_pages_say_so(
     hub.inject("status", "*", where="hub", status=404, times=None)
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
-    assert {row[2] for row in found.held[0].table.rows} == {"Paddock", "not compared"}
+    assert {row[2] for row in found.tables[0].table.rows} == {"Paddock", "not compared"}
     assert "not compared with the Hub's list" in caplog.text
 
 

@@ -17,7 +17,7 @@ from tests.support.house import MODEL, NAME, judged_of
 def test_before_anything_was_measured_it_says_that(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     text = dossier.compose(clients, manifest)
-    assert "Not judged yet" in text
+    assert "Not validated yet" in text
     assert "Not measured yet" in text
     assert f"`{manifest.revision}`" in text
     assert "| licence | mit |" in text
@@ -52,7 +52,7 @@ def test_a_context_beyond_the_models_own_is_asked_as_its_own(clients: Clients) -
 
 def test_reports_of_another_variant_of_the_same_commit_are_not_shown(clients: Clients) -> None:
     judged_of(clients, pull(clients, Reference(MODEL)).manifest)
-    assert "Not judged yet" in dossier.compose(clients, pull(clients, Reference.parse(f"{NAME}:Q4_K_M")).manifest)
+    assert "Not validated yet" in dossier.compose(clients, pull(clients, Reference.parse(f"{NAME}:Q4_K_M")).manifest)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"verdict": "accept"}', '{"files": {}, "report": 1}', "\x00"])
@@ -61,7 +61,7 @@ def test_a_report_that_cannot_be_read_is_none(clients: Clients, damage: str) -> 
     for name in (validate.VALIDATION_REPORT, benchmark.BENCHMARK):
         clients.volume.write_report(manifest.id, name, damage)
     text = dossier.compose(clients, manifest)
-    assert "Not judged yet" in text
+    assert "Not validated yet" in text
     assert "Not measured yet" in text
 
 

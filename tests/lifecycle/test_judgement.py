@@ -69,8 +69,8 @@ def test_a_judgement_for_another_target_never_replaces_what_stands(clients: Clie
     manifest = pull(clients, Reference.parse(NAME)).manifest
     elsewhere = judged_of(clients, manifest, written="rtx-4090")
     assert validate.read_validation(clients, manifest) == elsewhere, "nothing stands yet"
-    assert "judged for rtx-4090" in compose(clients, manifest)
+    assert "validated for rtx-4090" in compose(clients, manifest)
     here = judged_of(clients, manifest)
     judged_of(clients, manifest, written="rtx-4090")
     assert validate.read_validation(clients, manifest) == here
-    assert "judged for" not in compose(clients, manifest)
+    assert "validated for" not in compose(clients, manifest)

@@ -52,7 +52,7 @@ def test_another_template_than_the_promoted_ones_is_told_by_the_check_and_by_ins
 
     second = pull(clients, Reference(MODEL), promote=False).manifest
     (finding,) = check_chat(clients, second).findings
-    assert finding.message.endswith("which is promoted: 1 lines came and 0 went")
+    assert finding.message.endswith("which is promoted: 1 lines added, 0 removed")
 
 
 def test_a_new_revision_with_the_same_template_is_no_change(clients: Clients, hub: HubService) -> None:

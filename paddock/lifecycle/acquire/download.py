@@ -114,7 +114,7 @@ def _download(clients: Clients, listing: Listing, file: RepositoryFile, target: 
         source,
         staging=target / _STAGING,
         options=Options.of(clients.settings),
-        arrived=lambda: _identity(path) not in {None, before},
+        is_published=lambda: _identity(path) not in {None, before},
     )
     if staged is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

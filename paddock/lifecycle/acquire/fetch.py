@@ -24,7 +24,7 @@ from paddock.model.units import human_bytes
 from paddock.store import repair
 from paddock.store.protocol import RemoteStore
 from paddock.transfer.digest import verify_file
-from paddock.transfer.fetch import fetch, forget
+from paddock.transfer.fetch import fetch, remove_leftovers
 from paddock.transfer.options import Options
 from paddock.transfer.progress import OnProgress, Progress
 
@@ -150,7 +150,7 @@ def _if_sound(context: _FetchContext, digest: Sha256) -> Acquired | None:
     except BlobMissing as error:
         log.warning("%s", error)
         return None
-    forget(context.planned.expected, staging=volume.partial, options=Options.of(context.clients.settings))
+    remove_leftovers(context.planned.expected, staging=volume.partial, options=Options.of(context.clients.settings))
     return there
 
 
@@ -173,7 +173,7 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
     digest = planned.expected.sha256
     weights = _weights_scan(planned)
     if digest is not None:
-        repair.begin_with_damaged(volume, planned.expected, segment_bytes=context.segment_bytes)
+        repair.seed_from_quarantine(volume, planned.expected, segment_bytes=context.segment_bytes)
     staged = fetch(
         source,
         staging=volume.partial,
@@ -182,10 +182,10 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
             segment_bytes=context.segment_bytes,
             span_bytes=_REMOTE_SPAN_BYTES if origin == "s3" else None,
         ),
-        progress=context.progress,
-        tap=weights.feed if weights else None,
+        on_progress=context.progress,
+        on_block=weights.feed if weights else None,
         cancel=context.cancel,
-        arrived=(lambda: volume.has_blob(digest, planned.file.size)) if digest else None,
+        is_published=(lambda: volume.has_blob(digest, planned.file.size)) if digest else None,
     )
     if staged is None:
         if digest is None:
@@ -220,13 +220,13 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
     weights gave rise to a finding is read again, since a manifest has the rule and not the message."""
     volume, planned = context.clients.volume, context.planned
     volume.renew_blob(digest)
-    for manifest, file in repair.vouching(volume, digest):
+    for manifest, file in repair.manifests_with(volume, digest):
         if manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
-            repair.check_beginning(volume.blob_path(digest), file, segment_bytes=context.segment_bytes)
+            repair.check_first_segment(volume.blob_path(digest), file, segment_bytes=context.segment_bytes)
             return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
     weights = _weights_scan(planned)
     sha256, segments = verify_file(
-        volume.blob_path(digest), planned.expected, context.segment_bytes, tap=weights.feed if weights else None
+        volume.blob_path(digest), planned.expected, context.segment_bytes, on_block=weights.feed if weights else None
     )
     there = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
     return Acquired(there, "volume", 0, weights.findings() if weights else ())

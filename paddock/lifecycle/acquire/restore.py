@@ -35,7 +35,7 @@ from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.planning.file_selection import select_files
 from paddock.store.manifests import same_files
-from paddock.transfer.digest import same_kind
+from paddock.transfer.digest import same_algorithm
 from paddock.transfer.progress import OnProgress
 
 
@@ -136,7 +136,7 @@ def restore_file(
         raise CorruptFile(f"{what} has {found}", cure=cure)
     acquired = fetch_remote_file(clients, planned, segment_bytes=manifest.segment_bytes, progress=progress)
     # Whoever believed them later would take a sound blob for a damaged one.
-    if same_kind(segments, acquired.file.segments) and segments != acquired.file.segments:
+    if same_algorithm(segments, acquired.file.segments) and segments != acquired.file.segments:
         raise CorruptFile(f"{what} has digests of segments that {planned.file.path} has not", cure=cure)
     return acquired
 
@@ -182,9 +182,9 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     default = becomes_default(runner.clients, manifest.id) if promote else None
     plan = runner.run(plan_restore, manifest, default=default)
     listener = runner.listener(plan.id)
-    listener.begin(plan.fetch_bytes)
-    acquired = tuple(runner.run(restore_file, manifest, one, progress=listener.moved) for one in plan.files)
-    listener.finished(acquired)
+    listener.on_start(plan.fetch_bytes)
+    acquired = tuple(runner.run(restore_file, manifest, one, progress=listener.on_progress) for one in plan.files)
+    listener.on_finish(acquired)
     audited = runner.run(audit_restored, plan, acquired)
     published = runner.run(publish_restored, manifest, acquired, audited)
     if default is not None:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Check models: inspect a file, preflight it for a machine, audit it, and validate a stored snapshot."""

@@ -24,7 +24,7 @@ from paddock.validation.audit import Audit, audit_set, check_projector
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The audit of a model's GGUF, and how it is spoken with: by its own template where that is sound."""
+    """The audit of a model's GGUF, and the chat template that it is published with."""
 
     audit: Audit
     chat: Chat
@@ -32,42 +32,45 @@ class Audited:
 
 @step(Kind.LOCAL, "audit")
 def audit_acquired(clients: Clients, listing: Listing, choice: FileSelection, acquired: Sequence[Acquired]) -> Audited:
-    """Audit every chosen GGUF among files that are blobs of the volume, and choose the model's chat template.
+    """Audit every chosen GGUF among the acquired files, and choose the model's chat template.
 
-    The facts are those of the model that will be loaded; the findings and the verdict are of all.
+    The facts in the result are those of the first chosen model, which is the one that is loaded; the findings and the
+    verdict are of all files.
     """
     with TemporaryDirectory(prefix="paddock-") as directory:
         view = Path(directory)
-        for one in acquired:
-            shown = view / one.file.path
-            shown.parent.mkdir(parents=True, exist_ok=True)
-            shown.symlink_to(clients.volume.blob_path(one.file.sha256).absolute())
-        unseen = {one.file.path for one in acquired if one.weights is None}
+        for item in acquired:
+            link = view / item.file.path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(clients.volume.blob_path(item.file.sha256).absolute())
+        unscanned = {item.file.path for item in acquired if item.weights is None}
         audits = {
-            one.first: audit_paths([(path, view / path) for path in one.paths], deep=not unseen.isdisjoint(one.paths))
-            for one in _models(choice)
+            model.first: audit_paths(
+                [(path, view / path) for path in model.paths], deep=not unscanned.isdisjoint(model.paths)
+            )
+            for model in _models(choice)
         }
         audit = audits.pop(choice.model_files[0])
         findings = list(audit.findings)
-        for one in acquired:
-            prefix = f"{one.file.path}: " if len(choice.model_files) > 1 else ""
-            findings += [replace(found, where=prefix + found.where) for found in one.weights or ()]
+        for item in acquired:
+            prefix = f"{item.file.path}: " if len(choice.model_files) > 1 else ""
+            findings += [replace(finding, where=prefix + finding.where) for finding in item.weights or ()]
         for name, other in audits.items():
             findings += [replace(finding, where=f"{name}: {finding.where}") for finding in other.findings]
-        for path in (path for one in choice.sets if one.is_projector for path in one.paths):
+        for path in (path for gguf in choice.sets if gguf.is_projector for path in gguf.paths):
             with FileSource(view / path) as source:
                 findings += check_projector(source, name=path)
-        whole = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
-        return Audited(whole, chat_of(view, str(listing.model)))
+        audit = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
+        return Audited(audit, chat_of(view, str(listing.model)))
 
 
 def _models(choice: FileSelection) -> list[GgufSet]:
-    """What is judged as a model. A projector that was chosen alone is, and fails."""
-    return [one for one in choice.sets if not one.is_projector or one.paths == choice.model_files]
+    """The files that are audited as models. A projector that was chosen alone is audited as one, and fails."""
+    return [gguf for gguf in choice.sets if not gguf.is_projector or gguf.paths == choice.model_files]
 
 
 def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Audit:
-    """Audit a local model, given the name and the place of each of its shards in order; with `deep` its weights too."""
+    """Audit a local model; with `deep`, its weights too. `shards` are (name, path) of each shard, in order."""
     with ExitStack() as stack:
         names, sources = [], []
         for name, path in shards:
@@ -77,13 +80,13 @@ def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Au
 
 
 def shards_of(directory: Path) -> tuple[str, ...]:
-    """The files of the model that a directory is served by, relative to it and in order. Raises NoGguf."""
+    """The shards of the model in a snapshot's directory, relative to it and in order. Raises NoGguf."""
     first = get_gguf_file_path(directory).relative_to(directory).as_posix()
-    return next(one.paths for one in group_shards(local_files(directory)) if one.first == first)
+    return next(model.paths for model in group_shards(local_files(directory)) if model.first == first)
 
 
 def require_accepted(what: str, verdict: Verdict, findings: Sequence[Finding]) -> None:
-    """The gate: raise ModelRejected that names the first rejecting rule, and how many there are."""
+    """Raise ModelRejected, which names the first rejecting rule and the number of others, if the verdict is reject."""
     if verdict is not Verdict.REJECT:
         return
     worst = [finding for finding in findings if finding.severity is Severity.REJECT]

@@ -38,8 +38,10 @@ SAMPLES: dict[str, list[dict[str, object]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplateCheck:
-    """A snapshot's chat template, what each sample renders to (or why it does not), the findings of this check, and
-    those of the audit on the templates."""
+    """A snapshot's chat template, and the text that each sample renders to, or the reason why it does not.
+
+    `findings` are those of this check, `audited` those of the audit on the templates.
+    """
 
     chat: Chat
     samples: dict[str, str]
@@ -49,32 +51,34 @@ class ChatTemplateCheck:
 
 @step(Kind.LOCAL, "chat")
 def check_chat_template(clients: Clients, manifest: Manifest, audit: Audit) -> ChatTemplateCheck:
-    """Render the samples, and compare the template with that of the promoted revision. `audit` is that of the model."""
+    """Render the samples, and compare the template with that of the promoted revision. `audit` is the audit of the
+    snapshot's model."""
     chat = chat_of_snapshot(clients, manifest)
     samples = {name: _sample(chat, messages) for name, messages in SAMPLES.items()}
-    audited = tuple(one for one in audit.findings if one.rule.startswith("template."))
+    audited = tuple(finding for finding in audit.findings if finding.rule.startswith("template."))
     return ChatTemplateCheck(chat, samples, tuple(template_change(clients, manifest, chat)), audited)
 
 
 def chat_of_snapshot(clients: Clients, manifest: Manifest) -> Chat:
-    """The chat template and stop sequences that the snapshot was published with. Where an older Paddock published the
-    template alone, the rest is derived from it. Raises CorruptFile."""
+    """The chat template and stop sequences that the snapshot was published with. Older versions of Paddock published
+    the template alone; then the rest is derived from it. Raises CorruptFile."""
     snapshot = clients.volume.snapshot_path(manifest.id)
-    said, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
+    settings, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
     if template is None:
         return chat_of(snapshot, manifest.repository)
-    if said is None:
+    if settings is None:
         return chat_with(template, snapshot)
     try:
-        return Chat.from_json(said, template)
+        return Chat.from_json(settings, template)
     except (ValueError, KeyError, TypeError):
         raise CorruptFile(
-            f"{snapshot / CHAT_FILE} is not what was published", cure=f"pull it again (`paddock pull {manifest.id}`)"
+            f"{snapshot / CHAT_FILE} is damaged: it cannot be parsed",
+            cure=f"pull it again (`paddock pull {manifest.id}`)",
         ) from None
 
 
 def template_change(clients: Clients, manifest: Manifest, chat: Chat) -> Iterator[Finding]:
-    """A finding where another snapshot is promoted, with another template."""
+    """Yield a finding if another snapshot is promoted, and its template differs."""
     promoted = _compared_with(clients, manifest.id)
     if promoted is None:
         return
@@ -82,13 +86,13 @@ def template_change(clients: Clients, manifest: Manifest, chat: Chat) -> Iterato
     if old is None or old == chat.template:
         return
     lines = list(difflib.unified_diff(old.splitlines(), chat.template.splitlines(), n=0, lineterm=""))[2:]
-    came, went = (sum(line.startswith(sign) for line in lines) for sign in "+-")
-    yield _changed(promoted, f": {came} lines came and {went} went")
+    added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+    yield _changed(promoted, f": {added} lines added, {removed} removed")
 
 
 def gguf_template_change(clients: Clients, id: SnapshotId, sha256: Sha256 | None) -> Iterator[Finding]:
-    """A finding where another snapshot than `id` is promoted, whose GGUF has another template than the one with this
-    digest. What cannot be read there is nothing to compare with."""
+    """Yield a finding if another snapshot than `id` is promoted, and the template in its GGUF has another digest than
+    `sha256`. A promoted GGUF that cannot be read is not compared."""
     try:
         promoted = _compared_with(clients, id)
         if promoted is None:
@@ -104,14 +108,14 @@ def gguf_template_change(clients: Clients, id: SnapshotId, sha256: Sha256 | None
 def _compared_with(clients: Clients, id: SnapshotId) -> SnapshotId | None:
     """The promoted snapshot of the variant, else of the default; None where that is the snapshot itself."""
     promoted = clients.volume.promoted(id.model)
-    before = promoted.of(id.variant) or promoted.default_id
-    return None if before == id else before
+    reference = promoted.of(id.variant) or promoted.default_id
+    return None if reference == id else reference
 
 
-def _changed(promoted: SnapshotId, how: str = "") -> Finding:
-    which = f"{promoted.variant}@{promoted.revision[:8]}"
-    message = f"the chat template is another than that of {which}, which is promoted{how}"
-    return Finding("template.changed", Severity.WARN, message, TEMPLATE, "read what changed")
+def _changed(promoted: SnapshotId, difference: str = "") -> Finding:
+    name = f"{promoted.variant}@{promoted.revision[:8]}"
+    message = f"the chat template differs from that of {name}, which is promoted{difference}"
+    return Finding("template.changed", Severity.WARN, message, TEMPLATE, "compare the two templates")
 
 
 def _sample(chat: Chat, messages: list[dict[str, object]]) -> str:

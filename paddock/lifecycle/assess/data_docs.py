@@ -27,35 +27,36 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DataDocs:
-    """The tables with their laws, and where their Data Docs are: an address, or a path where none is set."""
+    """The checked tables, and where their Data Docs are: a URL, or a path where PADDOCK_DOCS_URL is not set."""
 
-    held: tuple[CheckedTable, ...]
-    where: str
+    tables: tuple[CheckedTable, ...]
+    location: str
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        return tuple(finding for one in self.held for finding in one.findings)
+        return tuple(finding for table in self.tables for finding in table.findings)
 
 
 @step(Kind.LOCAL, "expectations")
 def write_data_docs(clients: Clients, manifest: Manifest) -> DataDocs:
-    """Hold what is known of an audited snapshot to its laws, and write its Data Docs.
+    """Check expectations on the tables of an audited snapshot, and write its Data Docs.
 
-    The Hub is asked for its list of the files; where it cannot be, they are not compared with it, and the pages say so.
+    The files are compared with the Hub's list of them. Where the Hub does not answer, they are not, and the pages say
+    so.
     """
-    held_to = list(_tables(clients, manifest))
+    unchecked = list(_tables(clients, manifest))
     volume = clients.volume
     what = f"{manifest.model.slug}-{manifest.revision[:8]}-{manifest.variant}"
     with volume.docs.replace(manifest.id) as docs:
-        held = check_tables(held_to, what=what, docs=docs)
+        checked = check_tables(unchecked, what=what, docs=docs)
         rewrite_pages(
             docs,
-            held,
+            checked,
             title=f"{manifest.id.name} at {manifest.revision}",
             assets=clients.settings.cache / "paddock" / ASSETS_DIRECTORY,
             shared=volume.docs.make_assets(),
         )
-    return DataDocs(held, _where(clients, manifest))
+    return DataDocs(checked, _location(clients, manifest))
 
 
 def _tables(clients: Clients, manifest: Manifest) -> Iterator[Table]:
@@ -71,8 +72,8 @@ def _tables(clients: Clients, manifest: Manifest) -> Iterator[Table]:
 def _listing(clients: Clients, manifest: Manifest) -> Listing | None:
     try:
         return clients.hub.listing(manifest.model, manifest.revision)
-    except PaddockError as error:  # offline, gated or gone: what was published is judged all the same
-        _LOG.warning("the files are not compared with the Hub's list: %s", error.message)
+    except PaddockError as error:  # offline, gated or gone: the snapshot is checked all the same
+        _LOG.warning("the files of %s are not compared with the Hub's list: %s", manifest.id.short, error.message)
         return None
 
 
@@ -100,7 +101,7 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _where(clients: Clients, manifest: Manifest) -> str:
-    place = f"{manifest.model.slug}/{manifest.revision}/{manifest.variant}/index.html"
+def _location(clients: Clients, manifest: Manifest) -> str:
+    page = f"{manifest.model.slug}/{manifest.revision}/{manifest.variant}/index.html"
     base = clients.settings.docs_url
-    return f"{base}/{quote(place)}" if base else str(clients.volume.docs.path / place)
+    return f"{base}/{quote(page)}" if base else str(clients.volume.docs.path / page)

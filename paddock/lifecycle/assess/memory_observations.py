@@ -1,6 +1,7 @@
-"""What real loads took, kept on the volume: `reports/memory/<architecture>.<engine>.<device>.json`.
+"""Record the memory that real loads took, and derive the margin of a plan from it.
 
-Two workers that write at once lose one of two figures, which the next load brings again.
+The observations are on the volume, in `reports/memory/<architecture>.<engine>.<device>.json`. When two workers write at
+the same time one of the two observations is lost; the next load adds another.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
 def record_observation(clients: Clients, manifest: Manifest, measured: Benchmark) -> MeasuredLoad | None:
-    """Keep what a load took beside what the header predicts for the same parameters. It is a note and no more: where
-    it cannot be made, that is logged."""
+    """Record the memory that a load took, and the memory that is predicted from the header for the same parameters.
+
+    Returns None, and logs a warning, where that fails: a benchmark does not fail for it.
+    """
     try:
-        return _note(clients, manifest, measured)
+        return _record(clients, manifest, measured)
     except PaddockError as error:
-        _LOG.warning("what the load of %s took was not kept: %s", manifest.repository, error.message)
+        _LOG.warning("the memory that the load of %s took was not recorded: %s", manifest.repository, error.message)
         return None
 
 
-def _note(clients: Clients, manifest: Manifest, measured: Benchmark) -> MeasuredLoad:
+def _record(clients: Clients, manifest: Manifest, measured: Benchmark) -> MeasuredLoad:
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     parameters = Parameters.from_json(measured.parameters)
     predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
@@ -47,28 +50,29 @@ def _note(clients: Clients, manifest: Manifest, measured: Benchmark) -> Measured
     )
     with FileSource(path) as source:
         architecture = read_header(source).architecture
-    name = _name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
-    kept = [*_loads(clients, name), load][-KEPT_LOADS:]
-    clients.volume.notes.write(name, json.dumps([one.to_json() for one in kept]))
+    name = _file_name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
+    loads = [*_read(clients, name), load][-KEPT_LOADS:]
+    clients.volume.notes.write(name, json.dumps([load.to_json() for load in loads]))
     if load.drift:
-        margin = human_bytes(margin_bytes(kept))
-        _LOG.warning("%s: %s; plans for it keep %s free", manifest.repository, load.drift, margin)
+        margin = human_bytes(margin_bytes(loads))
+        _LOG.warning("%s: %s; plans for it leave a margin of %s", manifest.repository, load.drift, margin)
     return load
 
 
 def margin_for(clients: Clients, architecture: str, engine: str, machine: Machine, *, on_cpu: bool) -> int:
-    """The margin of a plan, by what loads of its kind took on this volume's workers."""
+    """The margin of a plan in bytes, from the observed loads of the same architecture, engine and device; MARGIN_BYTES
+    where they cannot be read."""
     try:
-        return margin_bytes(_loads(clients, _name(architecture, engine, _device(machine, on_cpu=on_cpu))))
-    except PaddockError:  # a volume that cannot be read holds no plan up
+        return margin_bytes(_read(clients, _file_name(architecture, engine, _device(machine, on_cpu=on_cpu))))
+    except PaddockError:
         return MARGIN_BYTES
 
 
-def _loads(clients: Clients, name: str) -> list[MeasuredLoad]:
+def _read(clients: Clients, name: str) -> list[MeasuredLoad]:
     try:
-        return [MeasuredLoad.from_json(one) for one in json.loads(clients.volume.notes.read(name) or "[]")]
+        return [MeasuredLoad.from_json(load) for load in json.loads(clients.volume.notes.read(name) or "[]")]
     except (ValueError, TypeError, KeyError) as error:
-        _LOG.warning("%s cannot be read (%s); it is written anew", name, type(error).__name__)
+        _LOG.warning("%s cannot be read (%s); it will be replaced", name, type(error).__name__)
         return []
 
 
@@ -76,8 +80,8 @@ def _device(machine: Machine, *, on_cpu: bool) -> str:
     return machine.cpu if on_cpu or not machine.gpus else machine.gpus[0].name
 
 
-def _name(architecture: str | None, engine: str, device: str) -> str:
-    clients = (
-        _UNSAFE.sub("-", part.lower()).strip("-.")[:60] or "unknown" for part in (architecture or "", engine, device)
-    )
-    return f"memory/{'.'.join(clients)}.json"
+def _file_name(architecture: str | None, engine: str, device: str) -> str:
+    """Relative to the volume's reports: each part reduced to 60 characters of `a-z0-9._-`."""
+    parts = (architecture or "", engine, device)
+    safe = (_UNSAFE.sub("-", part.lower()).strip("-.")[:60] or "unknown" for part in parts)
+    return f"memory/{'.'.join(safe)}.json"

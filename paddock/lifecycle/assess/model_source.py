@@ -1,7 +1,7 @@
-"""The models that a source offers, and the header of one of them, wherever its bytes are.
+"""List the GGUF models of a source, and read the audited header of one of them.
 
-A source is a local file or directory, or a revision on the Hub. Of a revision, what the volume or S3 has already is
-read there: the Hub is asked for the first megabytes of what is nowhere else.
+A source is a local file or directory, or a revision on the Hub. The header of a file is read from the nearest copy: the
+volume, else the remote store, else the Hub, of which only the first megabytes are requested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from paddock.errors import (
 )
 from paddock.gguf.reader import ByteSource, FileSource, read_header
 from paddock.lifecycle.assess.audit import require_accepted
-from paddock.lifecycle.assess.inspect import local_path, repository_of
+from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.finding import Finding, Severity
@@ -41,38 +41,45 @@ from paddock.transfer.ranges import RangeReader
 from paddock.validation.audit import ModelFacts, audit_set
 from paddock.validation.compatibility import EngineRequirements, engine_requirements
 
-Reach = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
+ShardOpener = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
+"""Opens all shards of a model, in order."""
+_FileOpener = Callable[[RepositoryFile], AbstractContextManager[ByteSource]]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The GGUF models of a source, best first by their names, with the `names` of their variants, and where their bytes
-    are read: at the nearest place first, and at the last one nothing of ours can have damaged them. `all_sets` are
-    those of the whole source, projectors among them."""
+    """The GGUF models of a source, best first by their names, and the names of their variants.
+
+    `all_sets` are all GGUF files of the source, projectors among them. `openers` open a model at each place that may
+    have it, the nearest first. The last one is the origin: a copy of ours may be damaged, and that one is not ours.
+    """
 
     name: str
     sets: tuple[GgufSet, ...]
     all_sets: tuple[GgufSet, ...]
     names: Mapping[GgufSet, Variant]
-    places: tuple[Reach, ...]
+    openers: tuple[ShardOpener, ...]
 
-    def named(self, quantization: str) -> tuple[GgufSet, ...]:
+    def matching(self, quantization: str) -> tuple[GgufSet, ...]:
         """The models that a variant, a file or a quantization names, or all for `auto` and `best`. Raises
         FileNotInRevision where there are none."""
         if quantization in {AUTO, BEST}:
             return self.sets
         found, _ = find_variant(self.all_sets, self.names, quantization)
-        asked = tuple(one for one in self.sets if one in found)
-        if not asked:
-            has = ", ".join(sorted(self.names[one] for one in self.sets))
-            raise FileNotInRevision(f"{self.name} has no {printable(quantization)}", cure=f"use one of {has}")
-        return asked
+        models = tuple(model for model in self.sets if model in found)
+        if not models:
+            variants = ", ".join(sorted(self.names[model] for model in self.sets))
+            raise FileNotInRevision(f"{self.name} has no {printable(quantization)}", cure=f"use one of {variants}")
+        return models
 
 
 @dataclass(frozen=True, slots=True)
 class ModelHeader:
-    """A model's audited headers, and what they say. `misnamed` says that the file's name states another quantization
-    than its header; `bytes_read` were read of it to learn all this."""
+    """The audited headers of a model's shards, and the facts in them.
+
+    `shards` are (the bytes up to the tensor data, the file's size in bytes). `misnamed`: the file's name states another
+    quantization than its header. `bytes_read` is how much of the files was read for all of this.
+    """
 
     model: GgufSet
     facts: ModelFacts
@@ -84,16 +91,16 @@ class ModelHeader:
 
     @property
     def quantization(self) -> str | None:
-        """By the header where the name lies or says nothing."""
+        """As the name states it; as the header does where the name is wrong or states none."""
         return self.facts.quantization if self.misnamed else self.model.quantization or self.facts.quantization
 
-    def ask(self, asked: Sequence[Parameters]) -> list[Memory]:
-        """What the engine takes with each of the parameters.
+    def predict_memory(self, parameters: Sequence[Parameters]) -> list[Memory]:
+        """The memory that the engine would allocate with each of the parameters.
 
-        Raises as `engine.oracle.measure_header`, and ModelRejected for a header that the engine dies of.
+        Raises as `engine.oracle.measure_header`, and ModelRejected for a header that kills the engine by a signal.
         """
         try:
-            return measure_header(self.shards, asked)
+            return measure_header(self.shards, parameters)
         except EngineCrashed as error:
             if not error.by_signal:
                 raise
@@ -106,26 +113,26 @@ class ModelHeader:
             raise rejected from error
 
 
-def read_model_header(offer: ModelSource, model: GgufSet) -> ModelHeader:
+def read_model_header(source: ModelSource, model: GgufSet) -> ModelHeader:
     """Read and audit the headers of a model. Raises ModelRejected, and the errors of the Hub and the transfer."""
-    *copies, origin = offer.places
-    for number, copy in enumerate(copies):  # one may be damaged: that is for others to mend
+    *copies, origin = source.openers
+    for number, copy in enumerate(copies):
         try:
-            return _open(offer.name, model, copy)
-        except (ModelRejected, CorruptFile, TransferRefused):
+            return _read_header(source.name, model, copy)
+        except (ModelRejected, CorruptFile, TransferRefused):  # a damaged copy; repairing it is not a preflight's task
             continue
         except (StoreUnavailable, StoreRefused, TransferInterrupted):
             if number == 0:
                 raise
-    return _open(offer.name, model, origin)
+    return _read_header(source.name, model, origin)
 
 
-def _open(name: str, model: GgufSet, reach: Reach) -> ModelHeader:
-    with reach(model) as sources:
-        audit = audit_set(sources, names=model.paths, knows_architecture=knows_architecture)
+def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHeader:
+    with open_shards(model) as shards:
+        audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture)
         require_accepted(name, audit.verdict, audit.findings)
-        headers = [read_header(one) for one in sources]
-        read = sum(one.bytes_read if isinstance(one, RangeReader) else 0 for one in sources)
+        headers = [read_header(shard) for shard in shards]
+        bytes_read = sum(shard.bytes_read if isinstance(shard, RangeReader) else 0 for shard in shards)
     if audit.model is None:
         raise AssertionError("an accepted audit has a model")
     tensors = [tensor for header in headers for tensor in header.tensors]
@@ -133,103 +140,91 @@ def _open(name: str, model: GgufSet, reach: Reach) -> ModelHeader:
         model=model,
         facts=audit.model,
         misnamed=headers[0].integer("general.file_type") is not None
-        and any(one.rule == "gguf.model.quantization-name" for one in audit.findings),
+        and any(finding.rule == "gguf.model.quantization-name" for finding in audit.findings),
         needs=engine_requirements(headers[0], tensors),
         footprint=footprint(headers[0], tensors),
         shards=tuple((header.prefix[: header.data_offset], header.size) for header in headers),
-        bytes_read=read or audit.bytes_read,
+        bytes_read=bytes_read or audit.bytes_read,
     )
 
 
-def model_source_of(clients: Clients, source: str) -> ModelSource:
-    """The models of a SOURCE (as `inspect` takes it). Raises NoGguf, NoSuchFile, UnsafeName and the Hub's errors."""
-    path = local_path(source)
-    if path is not None:
-        return _local(path)
-    wanted = repository_of(source)
-    listing = clients.hub.listing(wanted.model, wanted.ref)
-    return model_source_in(
-        clients, listing, files=() if wanted.file is None else (wanted.file,), variant=wanted.variant
-    )
+def source_from_argument(clients: Clients, text: str) -> ModelSource:
+    """The models of a SOURCE argument (`source_argument`). Raises NoGguf, NoSuchFile, UnsafeName, FileNotInRevision and
+    the Hub's errors."""
+    source = parse_source(text)
+    if not isinstance(source, HubSource):
+        return _local_source(source)
+    listing = clients.hub.listing(source.model, source.ref)
+    files = () if source.file is None else (source.file,)
+    return source_from_listing(clients, listing, files=files, variant=source.variant)
 
 
-def model_source_in(
+def source_from_listing(
     clients: Clients, listing: Listing, *, files: Sequence[str] = (), variant: Variant | None = None
 ) -> ModelSource:
-    """The models of a revision, or those of them that hold one of `files`, or are a variant. Raises NoGguf and
-    FileNotInRevision."""
-    by_path = {one.path: one for one in listing.files}
-    all_sets = group_shards((one.path, one.size) for one in listing.files)
+    """The models of a resolved revision; with `files` those that hold one of them, with `variant` that one. Raises
+    NoGguf and FileNotInRevision."""
+    name = f"{listing.model}@{listing.revision[:8]}"
+    all_sets = group_shards((file.path, file.size) for file in listing.files)
     names = name_variants(all_sets, listing.variants)
-    sets = rank_models_top_first((one.path, one.size) for one in listing.files)
+    models = rank_models_top_first((file.path, file.size) for file in listing.files)
     if files:
-        sets = [one for one in sets if any(path in files for path in one.paths)]
-    if not sets:
+        models = [model for model in models if any(path in files for path in model.paths)]
+    if not models:
         what = f" {printable(files[0])}" if files else ""
-        raise NoGguf(f"{listing.model}@{listing.revision[:8]} has no GGUF model{what}", cure="see its files")
-
+        raise NoGguf(f"{name} has no GGUF model{what}", cure="see its files")
     if variant:
         found, _ = find_variant(all_sets, names, variant)
-        sets = [one for one in sets if one in found]
-        if not sets:
-            has = ", ".join(sorted(names.values()))
-            raise FileNotInRevision(
-                f"{listing.model}@{listing.revision[:8]} has no {printable(variant)}", cure=f"use one of {has}"
-            )
+        models = [model for model in models if model in found]
+        if not models:
+            variants = ", ".join(sorted(names.values()))
+            raise FileNotInRevision(f"{name} has no {printable(variant)}", cure=f"use one of {variants}")
+
+    def from_hub(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+        return RangeReader(clients.hub.file(listing.model, listing.revision, file), stall_s=clients.settings.stall_s)
+
+    def from_remote(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+        if file.sha256 and clients.remote is not None and clients.remote.has_blob(file.sha256, file.size):
+            stored = SnapshotFile(path=file.path, size=file.size, sha256=file.sha256)
+            return RangeReader(clients.remote.source(stored), stall_s=clients.settings.stall_s)
+        return from_hub(file)
+
+    def from_volume(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+        if file.sha256 and clients.volume.has_blob(file.sha256, file.size):
+            return FileSource(clients.volume.blob_path(file.sha256))
+        return from_remote(file)
+
+    places = (from_volume, from_hub) if clients.remote is None else (from_volume, from_remote, from_hub)
+    openers = tuple(_shard_opener(listing, open_file) for open_file in places)
+    return ModelSource(f"{listing.model}@{listing.revision}", tuple(models), tuple(all_sets), names, openers)
+
+
+def _shard_opener(listing: Listing, open_file: _FileOpener) -> ShardOpener:
+    by_path = {file.path: file for file in listing.files}
 
     @contextmanager
-    def near(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
+    def open_shards(model: GgufSet) -> Iterator[Sequence[ByteSource]]:
         with ExitStack() as stack:
-            yield [stack.enter_context(_nearest(clients, listing, by_path[name])) for name in one.paths]
+            yield [stack.enter_context(open_file(by_path[path])) for path in model.paths]
 
-    @contextmanager
-    def beyond(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
-        with ExitStack() as stack:
-            yield [stack.enter_context(_beyond_volume(clients, listing, by_path[name])) for name in one.paths]
-
-    @contextmanager
-    def far(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
-        with ExitStack() as stack:
-            yield [stack.enter_context(_on_hub(clients, listing, by_path[name])) for name in one.paths]
-
-    places = (near, far) if clients.remote is None else (near, beyond, far)
-    return ModelSource(f"{listing.model}@{listing.revision}", tuple(sets), tuple(all_sets), names, places)
+    return open_shards
 
 
-def _nearest(clients: Clients, listing: Listing, file: RepositoryFile) -> AbstractContextManager[ByteSource]:
-    """A file's bytes on the volume, else in S3, else on the Hub."""
-    if file.sha256 and clients.volume.has_blob(file.sha256, file.size):
-        return FileSource(clients.volume.blob_path(file.sha256))
-    return _beyond_volume(clients, listing, file)
-
-
-def _beyond_volume(clients: Clients, listing: Listing, file: RepositoryFile) -> AbstractContextManager[ByteSource]:
-    """A file's bytes in S3, else on the Hub."""
-    if file.sha256 and clients.remote is not None and clients.remote.has_blob(file.sha256, file.size):
-        there = SnapshotFile(path=file.path, size=file.size, sha256=file.sha256)
-        return RangeReader(clients.remote.source(there), stall_s=clients.settings.stall_s)
-    return _on_hub(clients, listing, file)
-
-
-def _on_hub(clients: Clients, listing: Listing, file: RepositoryFile) -> RangeReader:
-    return RangeReader(clients.hub.file(listing.model, listing.revision, file), stall_s=clients.settings.stall_s)
-
-
-def _local(path: Path) -> ModelSource:
-    home = path if path.is_dir() else path.parent
+def _local_source(path: Path) -> ModelSource:
+    directory = path if path.is_dir() else path.parent
     if path.is_dir():
-        sets = rank_models_top_first(local_files(home))
+        models = rank_models_top_first(local_files(directory))
     elif split_count(path.name) > 1:
-        beside = ((other.name, other.stat().st_size) for other in home.iterdir() if other.is_file())
-        sets = [one for one in rank_models_top_first(beside) if path.name in one.paths]
-    else:  # what else lies there is not looked at: it may be much
-        sets = [GgufSet((path.name,), path.stat().st_size)]
-    if not sets:
-        raise NoGguf(f"{home} holds no GGUF", cure="give a .gguf file, or the directory of one")
+        siblings = ((file.name, file.stat().st_size) for file in directory.iterdir() if file.is_file())
+        models = [model for model in rank_models_top_first(siblings) if path.name in model.paths]
+    else:  # the directory may be large, and holds no other part of the model
+        models = [GgufSet((path.name,), path.stat().st_size)]
+    if not models:
+        raise NoGguf(f"{directory} holds no GGUF", cure="give a .gguf file, or the directory of one")
 
     @contextmanager
-    def reach(one: GgufSet) -> Iterator[Sequence[ByteSource]]:
+    def open_shards(model: GgufSet) -> Iterator[Sequence[ByteSource]]:
         with ExitStack() as stack:
-            yield [stack.enter_context(FileSource(home / name)) for name in one.paths]
+            yield [stack.enter_context(FileSource(directory / name)) for name in model.paths]
 
-    return ModelSource(str(path), tuple(sets), tuple(sets), name_variants(sets), (reach,))
+    return ModelSource(str(path), tuple(models), tuple(models), name_variants(models), (open_shards,))

@@ -15,7 +15,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
 from paddock.lifecycle.assess.candidate_search import CandidateSearch, FitCandidate
 from paddock.lifecycle.assess.memory_observations import margin_for
-from paddock.lifecycle.assess.model_source import ModelHeader, ModelSource, open_revision, open_source
+from paddock.lifecycle.assess.model_source import ModelHeader, ModelSource, source_from_argument, source_from_listing
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import Kind, step
 from paddock.model.artifact import Listing
@@ -100,9 +100,9 @@ def preflight(
     the errors of the Hub, the transfer and the engine.
     """
     began = time.perf_counter()
-    opened = open_source(clients, source)
+    models = source_from_argument(clients, source)
     machine = machine or this_machine()
-    result = _plan_source(clients, opened, request, quantization=quantization, target=target, machine=machine)
+    result = _plan_source(clients, models, request, quantization=quantization, target=target, machine=machine)
     return replace(result, seconds=time.perf_counter() - began)
 
 
@@ -120,8 +120,8 @@ def preflight_revision(
     `files` names the model's files instead of a quantization. Raises as `preflight`.
     """
     began = time.perf_counter()
-    opened = open_revision(clients, listing, files=files)
-    result = _plan_source(clients, opened, request, quantization=quantization, target=target, machine=idle_machine())
+    models = source_from_listing(clients, listing, files=files)
+    result = _plan_source(clients, models, request, quantization=quantization, target=target, machine=idle_machine())
     return replace(result, seconds=time.perf_counter() - began)
 
 
@@ -197,10 +197,10 @@ def choose_fitting(
     try:
         again = choose(default)
     except (FileNotInRevision, MissingShard) as error:
-        return choose(BEST, f"the default variant {default} is not taken again: {error.message}")
+        return choose(BEST, f"the default variant {default} is not kept: {error.message}")
     if again.preflight is None or again.preflight.plan.fits:
         return again
-    best = choose(BEST, f"the default variant {default} is not taken again: {again.preflight.line}")
+    best = choose(BEST, f"the default variant {default} is not kept: {again.preflight.line}")
     return best if best.preflight is not None and best.preflight.plan.fits else again
 
 
@@ -226,9 +226,7 @@ def _plan_source(
         target = machine_target(machine, on_gpu=on_gpu, margin_bytes=margin)
     chosen, plan = search.choose(requested, target)
     by_name = quantization not in {AUTO, BEST}
-    candidates = tuple(
-        search.describe(model, chosen, plan, target, requested_by_name=by_name) for model in source.sets
-    )
+    candidates = tuple(search.describe(model, chosen, plan, target, requested_by_name=by_name) for model in source.sets)
     return Preflight(
         name=source.name,
         variant=source.names[chosen.model],

@@ -41,8 +41,10 @@ VALIDATION_REPORT = "judgement.json"
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The verdict on a snapshot, what led to it, and what it takes in memory at `context_tokens`; `given_up` says what
-    was asked for and is not had."""
+    """The verdict on a snapshot, the findings that led to it, and the memory that it takes with `context_tokens`.
+
+    `given_up` are the deviations of the plan from the request.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -78,7 +80,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """The audit of a stored snapshot's GGUF, and all findings so far: those on its bytes, then those of the audit."""
+    """The audit of a stored snapshot's GGUF, and the findings on its bytes, followed by those of the audit."""
 
     audit: Audit
     findings: tuple[Finding, ...]
@@ -90,7 +92,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Compatibility:
-    """What the engine will allocate and with which parameters, and what of it does not fit."""
+    """The preflight of a stored snapshot, and a finding where it does not fit."""
 
     preflight: Preflight
     findings: tuple[Finding, ...]
@@ -98,8 +100,8 @@ class Compatibility:
 
 def validate(runner: Runner, wanted: Reference, context_tokens: int, *, target: str = THIS_MACHINE) -> Validation:
     """Validate a snapshot on the volume: integrity, structure and templates, configuration, expectations, and
-    compatibility with the engine and the memory of `target`. A model that was trained for less context is asked for
-    that.
+    compatibility with the engine and the memory of `target`. For a model that was trained for less than
+    `context_tokens`, its trained context counts.
 
     Raises ModelRejected for a damaged or rejected model, and DoesNotFit for one that is only too large.
     """
@@ -107,51 +109,51 @@ def validate(runner: Runner, wanted: Reference, context_tokens: int, *, target: 
     manifest = runner.run(locate, wanted)
     stored = runner.run(check_integrity, manifest)
     structure = runner.run(check_structure, manifest, stored)
-    require_accepted(manifest.id.short, structure.verdict, structure.findings)  # nothing worse reaches the engine
-    configured = runner.run(check_configuration, manifest, structure.audit)
+    require_accepted(manifest.id.short, structure.verdict, structure.findings)  # the engine loads no rejected file
+    configuration = runner.run(check_configuration, manifest, structure.audit)
     chat = runner.run(check_chat_template, manifest, structure.audit)
-    documented = runner.run(write_data_docs, manifest)
-    compatible = runner.run(check_compatibility, manifest, context_tokens, target=machine)
-    beside = (*stored, *configured, *chat.findings, *documented.findings)
-    validation = runner.run(conclude, manifest, structure.audit, compatible, beside, target=target)
+    data_docs = runner.run(write_data_docs, manifest)
+    compatibility = runner.run(check_compatibility, manifest, context_tokens, target=machine)
+    findings = (*stored, *configuration, *chat.findings, *data_docs.findings)
+    validation = runner.run(conclude, manifest, structure.audit, compatibility, findings, target=target)
     require_sound(manifest, validation)
     return validation
 
 
 @step(Kind.LOCAL, "integrity")
 def check_integrity(clients: Clients, manifest: Manifest) -> tuple[Finding, ...]:
-    """Read every file of a snapshot once, for its digest and its weights. A damaged blob is put aside, so that pulling
-    the snapshot again fetches what is damaged."""
+    """Read every file of a snapshot once, and check its digest and its weights. A damaged blob is quarantined, so that
+    the next pull of the snapshot fetches it again."""
     snapshot = clients.volume.snapshot_path(manifest.id)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for file in manifest.files:
         of_file = list(
             check_stored(
                 snapshot / file.path, file, segment_bytes=manifest.segment_bytes, cure=repair.cure_of(manifest.id)
             )
         )
-        if any(one.rule in DAMAGED for one in of_file):
-            repair.put_aside(clients.volume, file.sha256, found_at=snapshot / file.path)
-        found += of_file
-    return tuple(found)
+        if any(finding.rule in DAMAGED for finding in of_file):
+            repair.quarantine(clients.volume, file.sha256, found_at=snapshot / file.path)
+        findings += of_file
+    return tuple(findings)
 
 
 @step(Kind.LOCAL, "structure")
 def check_structure(clients: Clients, manifest: Manifest, stored: Sequence[Finding]) -> Structure:
-    """Audit the GGUF by its header and its chat templates; `stored` are the findings on its bytes."""
+    """Audit the header and the chat templates of the GGUF; `stored` are the findings of `check_integrity`."""
     audit = audit_snapshot(clients, manifest)
     return Structure(audit, (*stored, *audit.findings))
 
 
 def audit_snapshot(clients: Clients, manifest: Manifest) -> Audit:
-    """Audit the model of a snapshot on the volume by its header and its templates."""
+    """Audit the header and the chat templates of a stored snapshot's model."""
     snapshot = clients.volume.snapshot_path(manifest.id)
     return audit_paths([(name, snapshot / name) for name in shards_of(snapshot)])
 
 
 @step(Kind.LOCAL, "configuration")
 def check_configuration(clients: Clients, manifest: Manifest, audit: Audit) -> tuple[Finding, ...]:
-    """The repository's own configuration and its licence, beside what the GGUF says."""
+    """Compare the repository's `config.json` with the GGUF's header, and require that a licence is stated."""
     path = clients.volume.snapshot_path(manifest.id)
     return (*_configuration(path, manifest, audit.model), *_licence(manifest))
 
@@ -160,15 +162,15 @@ def check_configuration(clients: Clients, manifest: Manifest, audit: Audit) -> t
 def check_compatibility(
     clients: Clients, manifest: Manifest, context_tokens: int, *, target: Target | None = None
 ) -> Compatibility:
-    """Ask the engine what an audited model will take, beside what `target` has, by default this machine. A model that
-    was trained for less context is asked for that.
+    """Compare the memory that the engine predicts for an audited model with that of `target`, by default this machine.
+    For a model that was trained for less than `context_tokens`, its trained context counts.
 
-    Raises ModelRejected for one that the engine dies of.
+    Raises ModelRejected for a model that kills the engine.
     """
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    wish = PlanRequest(context_tokens, at_most_trained=True)
-    found = preflight(clients, str(path), wish, target=target, machine=idle_machine())
-    return Compatibility(found, tuple(_memory(found)))
+    request = PlanRequest(context_tokens, at_most_trained=True)
+    result = preflight(clients, str(path), request, target=target, machine=idle_machine())
+    return Compatibility(result, tuple(_memory(result)))
 
 
 @step(Kind.LOCAL, "verdict", line=lambda validation: f"the verdict is {validation.verdict}")
@@ -177,36 +179,36 @@ def conclude(
     manifest: Manifest,
     audit: Audit,
     compatibility: Compatibility,
-    beside: Sequence[Finding],
+    other_findings: Sequence[Finding],
     *,
     target: str = THIS_MACHINE,
 ) -> Validation:
-    """Join every check into one verdict, and keep it; `beside` are the findings of integrity and configuration. What
-    was judged for another `target` than this machine is kept beside what stands for it.
+    """Join all findings into one verdict, and write it to the volume's reports.
 
-    Raises nothing for a bad model: that is `require_sound`.
+    `other_findings` are those of the checks that are not an argument. The result for another `target` than this machine
+    has a report of its own. Raises nothing for a bad model; `require_sound` does.
     """
-    findings = (*beside, *audit.findings, *compatibility.findings)
+    findings = (*other_findings, *audit.findings, *compatibility.findings)
     plan = compatibility.preflight.plan
-    judged = Validation(
+    validation = Validation(
         verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens, plan.given_up, target
     )
-    reports.keep(clients, manifest, reports.name_for(VALIDATION_REPORT, target), judged.to_json())
+    reports.keep(clients, manifest, reports.name_for(VALIDATION_REPORT, target), validation.to_json())
     if target != THIS_MACHINE:
-        stands = read_validation(clients, manifest)
-        if stands is None or stands.target != THIS_MACHINE:  # there is nothing yet that it would replace
-            reports.keep(clients, manifest, VALIDATION_REPORT, judged.to_json())
-    return judged
+        current = read_validation(clients, manifest)
+        if current is None or current.target != THIS_MACHINE:  # there is no result for this machine to replace
+            reports.keep(clients, manifest, VALIDATION_REPORT, validation.to_json())
+    return validation
 
 
-def require_sound(manifest: Manifest, judged: Validation) -> None:
-    """The gate: raise DoesNotFit for a model that is only too large, ModelRejected for one that is rejected
-    otherwise."""
+def require_sound(manifest: Manifest, validation: Validation) -> None:
+    """Raise DoesNotFit for a model that is only too large, and ModelRejected for one that is rejected by another
+    rule."""
     what = manifest.id.short
-    rejecting = [finding for finding in judged.findings if finding.severity is Severity.REJECT]
+    rejecting = [finding for finding in validation.findings if finding.severity is Severity.REJECT]
     if rejecting and all(finding.rule == "compatibility.memory" for finding in rejecting):
         raise DoesNotFit(f"{what}: {rejecting[0].message}", cure=rejecting[0].cure)
-    require_accepted(what, judged.verdict, judged.findings)
+    require_accepted(what, validation.verdict, validation.findings)
 
 
 def read_validation(clients: Clients, manifest: Manifest) -> Validation | None:
@@ -214,26 +216,26 @@ def read_validation(clients: Clients, manifest: Manifest) -> Validation | None:
 
 
 def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> Iterator[Finding]:
-    """The repository's own configuration against the header, where both speak."""
+    """Findings on values that `config.json` and the GGUF's header both state."""
     config = get_model_config(path)
-    for key, ours in (
+    for key, from_header in (
         ("vocab_size", model.vocab_size if model else None),
         ("max_position_embeddings", model.context_length if model else None),
     ):
-        said = config.get(key)
-        if ours and said and said != ours:
-            message = f"config.json says {key} {said}, and the GGUF {ours}"
+        configured = config.get(key)
+        if from_header and configured and configured != from_header:
+            message = f"config.json states {key} {configured}, and the GGUF {from_header}"
             yield Finding(
                 "configuration.conflict", Severity.WARN, message, key, "trust the GGUF: the engine reads nothing else"
             )
     reason = why_unsupported(config, manifest.repository)
     if reason:
-        # Not more than a warning: the engine was asked for the GGUF's own architecture, and never reads this file.
+        # A warning at most: the engine knows the GGUF's own architecture, and never reads this file.
         yield Finding("compatibility.configuration", Severity.WARN, reason, "config.json", "trust the GGUF")
 
 
-def _memory(found: Preflight) -> Iterator[Finding]:
-    plan = found.plan
+def _memory(result: Preflight) -> Iterator[Finding]:
+    plan = result.plan
     if not plan.fits:
         yield Finding(
             "compatibility.memory",
@@ -241,7 +243,7 @@ def _memory(found: Preflight) -> Iterator[Finding]:
             f"it takes {human_bytes(plan.memory.total_bytes)} at {plan.context_tokens} tokens of context, and"
             f" {human_bytes(plan.missing_bytes)} are missing",
             "memory",
-            found.advice,
+            result.advice,
         )
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Promote snapshots, roll back, and remove old ones."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Run the engine on a stored snapshot: benchmark, tune, serve."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Keep the volume sound: verify what is stored, and repair it."""

@@ -98,7 +98,7 @@ def _verified(clients: Clients, manifest: Manifest, file: SnapshotFile, seen: di
     if read is None:
         read = _read(path, file, segment_bytes=manifest.segment_bytes)
         if not read[0]:
-            repair.put_aside(clients.volume, file.sha256, found_at=path)
+            repair.quarantine(clients.volume, file.sha256, found_at=path)
         if inode:
             seen[inode] = read
     return VerifiedFile(manifest.id, file.path, file.size, file.sha256, *read)
