@@ -1,10 +1,10 @@
 """Create Paddock's work pools on a Prefect server, and deploy its flows there.
 
-`python -m infra.bootstrap [--gpus N]` works on the server of PREFECT_API_URL, or of the active profile. It can be run
-again at any time: a pool that exists keeps its settings, and a deployment is updated to what prefect.yaml says. An
-operator's limit on the GPU pool stays, unless `--gpus` gives another one.
+`python -m infra.bootstrap [--gpus N]` uses the server of PREFECT_API_URL, or of the active profile. It can be run again
+at any time: an existing pool keeps its settings, and deployments are updated to prefect.yaml. A concurrency limit that
+an operator set on the GPU pool stays, unless `--gpus` gives another one.
 
-`POOLS` says which pools there are; prefect.yaml says which deployments.
+`POOLS` defines the pools; prefect.yaml defines the deployments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GPU_POOL = "paddock-gpu"
 POOLS: Mapping[str, int | None] = {"paddock-io": None, GPU_POOL: 1, "paddock-serve": None}
-"""How many runs a new pool takes at once; None: no limit."""
+"""Work pools, with the concurrency limit of a new pool; None: no limit."""
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -34,34 +34,37 @@ def main(arguments: list[str] | None = None) -> int:
         "--gpus",
         type=_positive,
         metavar="N",
-        help=f"how many GPUs serve the pool {GPU_POOL}: its limit (default: 1 for a new pool, else as it is)",
+        help=f"number of GPUs: concurrency limit of the pool {GPU_POOL} (default: 1 for a new pool, else unchanged)",
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():  # Prefect would start a temporary server, and the pools would end with it
-        print("No Prefect server is set: set PREFECT_API_URL to its API, http://HOST:4200/api", file=sys.stderr)
+    if not PREFECT_API_URL.value():  # Prefect would start a temporary server, and the pools would be lost with it
+        print("No Prefect server is configured: set PREFECT_API_URL to its API, http://HOST:4200/api", file=sys.stderr)
         return 1
     try:
         with get_client(sync_client=True) as client:
-            for line in create_pools(client, gpus=given.gpus):
+            for line in create_pools(client, gpus=options.gpus):
                 print(line, flush=True)
     except httpx.HTTPError as error:
-        problem = f"answers {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
-        print(f"Prefect's server: {problem}. Start it, or correct PREFECT_API_URL and its credentials", file=sys.stderr)
+        problem = (
+            f"HTTP status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
+        )
+        print(f"Prefect server: {problem}. Start it, or correct PREFECT_API_URL and its credentials", file=sys.stderr)
         return 1
     return deploy(_CHECKOUT)
 
 
 def create_pools(client: SyncPrefectClient, *, gpus: int | None = None) -> Iterator[str]:
-    """Create each pool that does not exist, and yield a line about each.
+    """Create the pools that do not exist, and yield a line about each pool.
 
-    `gpus` sets the limit of the GPU pool. Without it an existing limit stays. A GPU pool without any gets the default:
-    a worker that was started before the bootstrap creates its pool so, and two runs would share a GPU.
+    `gpus` sets the concurrency limit of the GPU pool. Without it an existing limit stays. A GPU pool without a limit
+    gets the default: a worker started before the bootstrap creates its pool without one, and two runs would share a
+    GPU.
 
-    A new pool has no job template: its first worker sends that of the worker's type.
+    A new pool has no job template: its first worker sends the template of its type.
     """
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
@@ -76,21 +79,24 @@ def create_pools(client: SyncPrefectClient, *, gpus: int | None = None) -> Itera
                 limit = current
             if limit != current:
                 client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
-            yield f"{name}: exists, {_limited(limit)}" + (f" (before: {_limited(current)})" if limit != current else "")
+            yield f"{name}: exists, {_limit_text(limit)}" + (
+                f" (before: {_limit_text(current)})" if limit != current else ""
+            )
         else:
-            yield f"{name}: created, {_limited(limit)}"
+            yield f"{name}: created, {_limit_text(limit)}"
 
 
 def deploy(project: Path) -> int:
-    """Deploy all of the project's prefect.yaml; returns Prefect's exit status.
+    """Deploy everything in the project's prefect.yaml, and return the exit status of `prefect deploy`.
 
-    `-m` puts the project in front of the installed packages, so that its own flows are read.
+    Running `python -m prefect` puts the project before the installed packages on the import path, so that its own flows
+    are read.
     """
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     return subprocess.run(command, cwd=project, check=False).returncode
 
 
-def _limited(limit: int | None) -> str:
+def _limit_text(limit: int | None) -> str:
     return "no limit" if limit is None else f"{limit} run{'s' * (limit != 1)} at once"
 
 

@@ -1,7 +1,7 @@
-"""Fetches the styles and scripts that the pages of Data Docs load, with npm, into the cache where Paddock finds them.
+"""Download the stylesheets and scripts of Data Docs with npm, into the cache where Paddock looks for them.
 
-`python -m infra.docs_assets`, once for each set of versions. Where there is no npm it says so, and the pages are
-plain.
+`python -m infra.docs_assets` downloads each set of versions once. Without npm it prints a notice, and the pages are
+shown without styles.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ def main(cache: Path | None = None) -> int:
         return 0
     npm = shutil.which("npm")
     if npm is None:
-        print("npm is not here: Data Docs will be plain. Install it and run `.venv/bin/python -m infra.docs_assets`")
+        print(
+            "npm is not installed: Data Docs will be plain. Install it and run `.venv/bin/python -m infra.docs_assets`"
+        )
         return 0
     home.mkdir(parents=True, exist_ok=True)
     with (home / f"{ASSETS_DIRECTORY}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=home) as work:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _read(home / ASSETS_DIRECTORY / _STAMP) == "\n".join(packages):  # another checkout was first
+        if _read(home / ASSETS_DIRECTORY / _STAMP) == "\n".join(packages):  # another checkout has done it meanwhile
             return 0
-        print("fetching the styles and scripts of Data Docs")
+        print("downloading the stylesheets and scripts of Data Docs")
         quiet = ["--no-audit", "--no-fund", "--no-save", "--loglevel=error"]
-        # Scripts of the packages are not run.
+        # --ignore-scripts: install scripts of the packages must not run.
         command = [npm, "install", "--prefix", work, "--ignore-scripts", *quiet, *packages]
         try:
             subprocess.run(command, check=True, timeout=_NPM_S)
-        except (subprocess.SubprocessError, OSError) as error:  # set-up goes on without
-            print(f"npm brought nothing ({type(error).__name__}): Data Docs will be plain", file=sys.stderr)
+        except (subprocess.SubprocessError, OSError) as error:  # set-up continues without them
+            print(f"npm install failed ({type(error).__name__}): Data Docs will be plain", file=sys.stderr)
             return 0
         Path(work, "node_modules", _STAMP).write_text("\n".join(packages))
         shutil.rmtree(home / ASSETS_DIRECTORY, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Builds llama.cpp's own programs from the engine's source package, once for all checkouts.
+"""Build llama.cpp's programs from the engine's source package, once for all checkouts.
 
-`python -m infra.llama_tools llama-server` builds that program with the flags of the engine that is installed in this
-environment, keeps it in the engine's cache beside the wheel, and links it into the environment's `bin`, so that it is
-on the PATH where the environment is active. It is the same llama.cpp as the wheel's, so that the two can be compared.
-CMake and Ninja are those of the environment, from the extra `dev`, else the system's.
+`python -m infra.llama_tools llama-server` builds the program with the flags of the engine installed in this virtual
+environment, stores it in the engine's cache beside the wheel, and links it into the environment's `bin`, so that it is
+on the PATH when the environment is active. It is the same llama.cpp as the wheel's, so the two can be compared. CMake
+and Ninja are those of the environment (extra `dev`), else the system's.
 
-The web interface is left out: it would be fetched from elsewhere while building.
+The web interface is left out, since its build downloads files from other hosts.
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ _OPTIONS = {
 
 def main(arguments: list[str]) -> int:
     if not arguments or not set(arguments) <= set(PROGRAMS):
-        print(f"name one or more of {', '.join(PROGRAMS)}", file=sys.stderr)
+        print(f"unknown or missing program: name one or more of {', '.join(PROGRAMS)}", file=sys.stderr)
         return 3
     missing = [name for name in ("cmake", "c++") if shutil.which(name, path=_path()) is None]
-    wanted = [name for name in arguments if built(name) is None]
-    if wanted and missing:
-        print(f"building {', '.join(wanted)} needs {' and '.join(missing)}: install them", file=sys.stderr)
+    missing_programs = [name for name in arguments if find_built(name) is None]
+    if missing_programs and missing:
+        print(f"building {', '.join(missing_programs)} needs {' and '.join(missing)}: install them", file=sys.stderr)
         return 1
     try:
-        if wanted:
-            build(wanted)
+        if missing_programs:
+            build(missing_programs)
     except subprocess.CalledProcessError as error:
-        print(f"the build failed: {' '.join(map(str, error.cmd))} ended with {error.returncode}", file=sys.stderr)
+        print(f"build failed: {' '.join(map(str, error.cmd))} exited with status {error.returncode}", file=sys.stderr)
         return 1
     for name in arguments:
         print(link(name))
     return 0
 
 
-def built(name: str) -> Path | None:
-    """Where a program of the installed engine's version and flags is, or None where nobody built it yet."""
+def find_built(name: str) -> Path | None:
+    """The path of a program with the installed engine's version and flags, or None where it is not built yet."""
     path = _home() / "programs" / name
     return path if path.exists() else None
 
 
 def build(names: list[str]) -> None:
-    """Two checkouts that build at once build once."""
+    """Build the programs that are missing. A file lock keeps two checkouts from building the same twice."""
     home, flags = _home(), _flags()
-    setup.engine_wheel(Path(sys.executable), flags)  # with it comes the source package
+    setup.engine_wheel(Path(sys.executable), flags)  # the source package is stored beside the wheel
     target = home / "programs"
     target.mkdir(exist_ok=True)
     with (home.parent / f"{home.name}.programs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = [name for name in names if built(name) is None]
-        if not wanted:
+        missing_programs = [name for name in names if find_built(name) is None]
+        if not missing_programs:
             return
-        print(f"building {', '.join(wanted)} with {flags} (once, several minutes)", flush=True)
+        print(f"building {', '.join(missing_programs)} with {flags} (once, several minutes)", flush=True)
         with tempfile.TemporaryDirectory(dir=home.parent) as work:
             with tarfile.open(next(home.glob("*.tar.gz"))) as archive:
                 archive.extractall(work, filter="data")
@@ -81,23 +81,23 @@ def build(names: list[str]) -> None:
             cmake: list[object] = [shutil.which("cmake", path=path)]
             generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
             configure = [*generator, "-S", source, "-B", f"{work}/build", *options, *flags.split()]
-            compilation = ["--build", f"{work}/build", "--parallel", os.cpu_count(), "--target", *wanted]
+            compilation = ["--build", f"{work}/build", "--parallel", os.cpu_count(), "--target", *missing_programs]
             setup.run([*cmake, *configure], environment={"PATH": path})
             setup.run([*cmake, *compilation], environment={"PATH": path})
-            for name in wanted:
+            for name in missing_programs:
                 Path(work, "build", "bin", name).rename(target / name)
 
 
 def link(name: str) -> Path:
-    """Put a built program on the PATH of this environment."""
-    program = built(name)
+    """Link a built program into this environment's `bin`, and return the link. Raises FileNotFoundError."""
+    program = find_built(name)
     if program is None:
         raise FileNotFoundError(name)
-    place = Path(sys.prefix) / "bin" / name
-    staged = place.with_name(f".{name}.{os.getpid()}")
+    target_link = Path(sys.prefix) / "bin" / name
+    staged = target_link.with_name(f".{name}.{os.getpid()}")
     staged.symlink_to(program)
-    staged.replace(place)
-    return place
+    staged.retarget_link(target_link)
+    return target_link
 
 
 def _path() -> str:
@@ -106,11 +106,11 @@ def _path() -> str:
 
 
 def _flags() -> str:
-    return setup.wanted_flags(os.environ.get("CMAKE_ARGS"), installed=setup.installed_flags(Path(sys.prefix)))
+    return setup.requested_flags(os.environ.get("CMAKE_ARGS"), installed=setup.installed_flags(Path(sys.prefix)))
 
 
 def _home() -> Path:
-    version = setup.pinned(setup.ENGINE)
+    version = setup.pinned_version(setup.ENGINE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock" / "engine"
     return cache / setup.engine_key(version, _flags())
 

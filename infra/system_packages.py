@@ -1,7 +1,7 @@
-"""Installs what the tests need of the system and no package registry has, from Debian, where this process may.
+"""Install the programs that the tests need and that pip cannot install, from Debian's packages.
 
-`python -m infra.system_packages` installs what is not there yet, as root where apt-get is. Elsewhere it says what to
-install, and goes on: a test whose part is not there fails, and says the same.
+`python -m infra.system_packages` installs what is missing, if it runs as root and apt-get exists. Otherwise it prints
+what to install and succeeds: a test that misses a program fails, and prints the same.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import sys
 from infra import docs_assets
 
 PROGRAMS = {"chromium": ("chromium", "chromium-browser"), "npm": ("npm",), "curl": ("curl",)}
-"""Debian's package, and the names of its program on systems that have it."""
+"""Debian package, and the names that its program has on different systems."""
 _APT_S = 900.0
 
 
 def main() -> int:
-    wanted = [package for package, programs in PROGRAMS.items() if not any(map(shutil.which, programs))]
-    if not wanted:
+    missing = [package for package, programs in PROGRAMS.items() if not any(map(shutil.which, programs))]
+    if not missing:
         return 0
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        print(f"Some tests need {', '.join(wanted)}: apt-get install {' '.join(wanted)}, as root", file=sys.stderr)
+        print(f"Some tests need {', '.join(missing)}: apt-get install {' '.join(missing)}, as root", file=sys.stderr)
         return 0
-    print(f"installing {', '.join(wanted)} from the system's packages", flush=True)
+    print(f"installing {', '.join(missing)} with apt-get", flush=True)
     try:
         _apt("update")
-        _apt("install", "--yes", "--no-install-recommends", *wanted)
-    except (subprocess.SubprocessError, OSError) as error:  # the tests that need them say so again
-        print(f"apt-get brought nothing ({type(error).__name__}): {', '.join(wanted)}", file=sys.stderr)
+        _apt("install", "--yes", "--no-install-recommends", *missing)
+    except (subprocess.SubprocessError, OSError) as error:  # the tests that need them say what is missing
+        print(f"apt-get failed ({type(error).__name__}): {', '.join(missing)} not installed", file=sys.stderr)
     return docs_assets.main()
 
 

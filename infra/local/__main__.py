@@ -1,4 +1,4 @@
-"""The local stack from a terminal: up, down, status, env, demo."""
+"""Command line of the local stack: up, down, status, env, demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infra.local.prefect_server import prefect_program
 from infra.local.service import Service, ServiceError
 from infra.local.stack import STATE, Stack
 from infra.local.state import CHECKOUT
-from infra.local.supervisor import Running
+from infra.local.supervisor import RunningStack
 
 _UP_S = 600.0
 _POLL_S = 0.1
@@ -27,25 +27,27 @@ _POLL_S = 0.1
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.local", description=__doc__)
-    parser.add_argument(
-        "--state", type=Path, default=STATE, help="the directory of all that is kept (default: %(default)s)"
-    )
+    parser.add_argument("--state", type=Path, default=STATE, help="state directory (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
-    up_parser = commands.add_parser("up", help="start everything, and leave it running")
+    up_parser = commands.add_parser("up", help="start all parts in the background")
     commands.add_parser("down", help="stop what `up` started")
-    commands.add_parser("status", help="say what runs")
-    commands.add_parser("env", help='print what a shell needs to use the stack: eval "$(python -m infra.local env)"')
-    commands.add_parser("demo", help="onboard the demonstration's model on a stack of its own")
+    commands.add_parser("status", help="list the running services")
+    commands.add_parser(
+        "env", help='print shell commands that set the environment: eval "$(python -m infra.local env)"'
+    )
+    commands.add_parser("demo", help="onboard the demonstration's model on a temporary stack")
     supervise_parser = commands.add_parser("supervise")
     supervise_parser.add_argument("--lock", type=int, required=True)
-    for each in (up_parser, supervise_parser):
-        each.add_argument("--heartbeat", action="store_true", help="let runs report every 30 s, not every 180 s")
-    given = parser.parse_args(arguments)
-    state: Path = given.state.resolve()
+    for command_parser in (up_parser, supervise_parser):
+        command_parser.add_argument(
+            "--heartbeat", action="store_true", help="make flow runs send a heartbeat every 30 s, not every 180 s"
+        )
+    options = parser.parse_args(arguments)
+    state: Path = options.state.resolve()
     try:
-        match given.command:
+        match options.command:
             case "up":
-                return up(state, heartbeat=given.heartbeat)
+                return up(state, heartbeat=options.heartbeat)
             case "down":
                 return down(state)
             case "status":
@@ -55,46 +57,46 @@ def main(arguments: list[str] | None = None) -> int:
             case "demo":
                 return demo(state / "demo")
             case _:
-                return supervisor.supervise(state, given.lock, heartbeat=given.heartbeat)
+                return supervisor.supervise(state, options.lock, heartbeat=options.heartbeat)
     except (ServiceError, TimeoutError) as error:
         print(error, file=sys.stderr)
         return 1
 
 
 def up(state: Path, *, heartbeat: bool) -> int:
-    """Start the stack unless it is up, and say how to use it. Returns when it is ready."""
+    """Start the stack unless it is running, and print how to use it. Returns when it is ready."""
     end = time.monotonic() + _UP_S
     waiting = False
     while (lock := supervisor.acquire(state)) is None:
         stack = supervisor.running(state)
         if stack is not None:
-            print("It is up already.")
-            _introduce(stack)
+            print("The stack is already running.")
+            _print_usage(stack)
             return 0
         if not waiting:
-            print("Another start or stop is at work: waiting for it", flush=True)
+            print("Waiting for another start or stop to finish", flush=True)
             waiting = True
         if time.monotonic() > end:
-            raise TimeoutError(f"process {supervisor.owner(state)} holds {state} and is not ready")
+            raise TimeoutError(f"process {supervisor.owner(state)} holds the lock of {state} and did not become ready")
         time.sleep(_POLL_S)
     process = supervisor.launch(state, lock, heartbeat=heartbeat)
     os.close(lock)
     try:
-        stack = _follow(state, process)
+        stack = _print_log_until_ready(state, process)
     except KeyboardInterrupt:
         print("Stopping")
         supervisor.stop(state)
         return 130
     if stack is None:
-        print(f"It did not start. {supervisor.log(state)} has the whole of it", file=sys.stderr)
+        print(f"The stack did not start: see {supervisor.log_path(state)}", file=sys.stderr)
         return 1
-    _introduce(stack)
+    _print_usage(stack)
     return 0
 
 
-def _follow(state: Path, process: subprocess.Popen[bytes]) -> Running | None:
-    """Print what the supervisor says until the stack is ready; None when it ended instead."""
-    with supervisor.log(state).open() as log:
+def _print_log_until_ready(state: Path, process: subprocess.Popen[bytes]) -> RunningStack | None:
+    """Print the supervisor's log until the stack is ready, and return the stack; None if the supervisor ended."""
+    with supervisor.log_path(state).open() as log:
         while True:
             ended = process.poll() is not None
             stack = supervisor.running(state)
@@ -104,11 +106,11 @@ def _follow(state: Path, process: subprocess.Popen[bytes]) -> Running | None:
             time.sleep(_POLL_S)
 
 
-def _introduce(stack: Running) -> None:
+def _print_usage(stack: RunningStack) -> None:
     program = Path(prefect_program())
     if program.is_relative_to(CHECKOUT):
         program = program.relative_to(CHECKOUT)
-    print(f"\nPrefect's UI: {stack.ui}\n")
+    print(f"\nPrefect UI: {stack.ui}\n")
     print("Onboard a model, from this checkout:\n")
     print(
         f"PREFECT_API_URL={stack.environment['PREFECT_API_URL']} {program} deployment run onboard-model/onboard"
@@ -128,9 +130,9 @@ def status(state: Path) -> int:
         holder = supervisor.owner(state)
         print("Nothing is running" if holder is None else f"Process {holder} is starting or stopping")
         return 1
-    print(f"Up, held by process {stack.pid}")
+    print(f"Running, supervised by process {stack.pid}")
     for name, pid in stack.services.items():
-        print(f"  {name}: {'runs' if Path(f'/proc/{pid}').exists() else 'has ended'}")
+        print(f"  {name}: {'running' if Path(f'/proc/{pid}').exists() else 'ended'}")
     for name in ("PREFECT_API_URL", "HF_ENDPOINT", "AWS_ENDPOINT_URL", "PADDOCK_VOLUME"):
         print(f"  {name}={stack.environment[name]}")
     return 0
@@ -139,7 +141,7 @@ def status(state: Path) -> int:
 def env(state: Path) -> int:
     stack = supervisor.running(state)
     if stack is None:
-        print("Nothing is running: `python -m infra.local up` first", file=sys.stderr)
+        print("Nothing is running: run `python -m infra.local up` first", file=sys.stderr)
         return 1
     print(f"unset {' '.join(UNSET)}")
     for name, value in stack.environment.items():
@@ -148,23 +150,23 @@ def env(state: Path) -> int:
 
 
 def demo(state: Path) -> int:
-    """Onboard the demonstration's model on a stack of its own, beside what `up` started, that ends with it."""
+    """Onboard the demonstration's model on a temporary stack, separate from the one that `up` starts."""
     lock = supervisor.acquire(state)
     if lock is None:
-        print(f"Process {supervisor.owner(state)} runs the demonstration in {state} already", file=sys.stderr)
+        print(f"Process {supervisor.owner(state)} is already running the demonstration in {state}", file=sys.stderr)
         return 1
-    # Until all runs, an interruption leaves the services to their guards: they end them when this process is gone.
+    # During the start, exit at once: the subreapers end the services when this process has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os._exit(128 + number))
-    with Stack(state, parts=("hub", "s3", "prefect"), say=lambda line: print(line, flush=True)) as own:
+    with Stack(state, parts=("hub", "s3", "prefect"), on_line=lambda line: print(line, flush=True)) as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave)
-        result = _onboard(own.environment)
+            signal.signal(number, _exit)
+        result = _onboard(stack.environment)
     os.close(lock)
     return result
 
 
-def _leave(number: int, _: FrameType | None) -> None:
+def _exit(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""The Data Docs of the local volume, shown by Python's own web server."""
+"""Serve the Data Docs of the local volume with Python's `http.server`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from infra.local.ports import LOOPBACK, answers, start_on_free_ports
+from infra.local.ports import LOOPBACK, accepts_connections, start_on_free_ports
 from infra.local.service import Service
 from infra.local.state import private_directory, read_state, write_state
 
@@ -16,14 +16,14 @@ _READY_S = 15.0
 
 @dataclass(frozen=True)
 class DocsServer:
-    """A web server that runs, until `stop` or the end of this process."""
+    """A running web server. It ends with `stop`, or with this process."""
 
     url: str
     service: Service = field(repr=False)
 
     @classmethod
     def start(cls, directory: Path, volume: Path) -> Self:
-        """Show the Data Docs of `volume`. Raises ServiceError."""
+        """Serve the Data Docs of `volume`, with state and log in `directory`. Raises ServiceError."""
         state = private_directory(directory)
         pages = volume / ".paddock" / "docs"
         pages.mkdir(parents=True, exist_ok=True)
@@ -34,8 +34,8 @@ class DocsServer:
 
         service, (port,) = start_on_free_ports(
             launch,
-            lambda ports, _: answers(ports[0]),
-            wanted=read_state(state / "docs.json").get("ports", ()),
+            lambda ports, _: accepts_connections(ports[0]),
+            preferred=read_state(state / "docs.json").get("ports", ()),
             deadline_s=_READY_S,
         )
         write_state(state / "docs.json", {"ports": [port]})

@@ -41,7 +41,7 @@ class HubServer:
         service, (port,) = start_on_free_ports(
             partial(_launch, directory, root),
             lambda ports, _: _responds(_endpoint(ports[0])),
-            wanted=read_state(directory / "hub.json").get("ports", ()),
+            preferred=read_state(directory / "hub.json").get("ports", ()),
             deadline_s=_READY_S,
         )
         write_state(directory / "hub.json", {"ports": [port]})

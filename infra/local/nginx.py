@@ -1,7 +1,6 @@
-"""nginx in place of the local Hub's own server of bytes, where speed is measured: a Python server would be the
-bottleneck.
+"""Serve a local Hub's blobs with nginx, for benchmarks in which the Hub's own Python server would be the bottleneck.
 
-It is Debian's package `nginx-light`, and no part of the stack: `make bench` alone wants it.
+It needs Debian's package `nginx-light`. Only `make bench` uses it; it is not part of the local stack.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from infra.local.ports import LOOPBACK, answers, start_on_free_ports
+from infra.local.ports import LOOPBACK, accepts_connections, start_on_free_ports
 from infra.local.service import Service, ServiceError
 from infra.local.state import private_directory
 
@@ -46,28 +45,28 @@ http {{
 
 @dataclass(frozen=True)
 class Nginx:
-    """A server of a Hub's blobs that runs, until `stop` or the end of this process."""
+    """A running nginx that serves a Hub's blobs. It ends with `stop`, or with this process."""
 
     address: str
     service: Service = field(repr=False)
 
     @classmethod
     def start(cls, directory: Path, hub_root: Path, *, rate_bytes_per_s: int = 0) -> Self:
-        """Serve the blobs of the Hub at `hub_root`. `rate_bytes_per_s` bounds each connection; 0 does not.
+        """Serve the blobs of the Hub at `hub_root`. `rate_bytes_per_s` limits each connection; 0 means no limit.
 
-        nginx applies its `limit_rate` to each answer, and lets the first second's worth of it pass at once. Raises
+        nginx applies its `limit_rate` to each response, and sends the first second's worth of it at once. Raises
         ServiceError.
         """
         program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
         if program is None:
-            raise ServiceError("nginx is not here: apt-get install nginx-light")
+            raise ServiceError("nginx is not installed: apt-get install nginx-light")
         state = private_directory(directory)
 
         def launch(ports: list[int]) -> Service:
             configuration = state / "nginx.conf"
             configuration.write_text(
                 _CONFIGURATION.format(
-                    # Run by root it would let another user work, who may not read here.
+                    # As root, nginx would run its workers as another user, who may not read these files.
                     user="user root;" if os.geteuid() == 0 else "",
                     state=state,
                     host=LOOPBACK,
@@ -78,7 +77,9 @@ class Nginx:
             )
             return Service("nginx", [program, "-c", str(configuration)], log=state / "nginx.log")
 
-        service, (port,) = start_on_free_ports(launch, lambda ports, _: answers(ports[0]), deadline_s=_READY_S)
+        service, (port,) = start_on_free_ports(
+            launch, lambda ports, _: accepts_connections(ports[0]), deadline_s=_READY_S
+        )
         return cls(f"http://{LOOPBACK}:{port}", service)
 
     def stop(self) -> None:

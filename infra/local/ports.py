@@ -1,7 +1,7 @@
-"""Free ports on the loopback address, and the start of a service on them.
+"""Find free ports on the loopback address, and start a service on them.
 
-A port is free when it was asked for, not when it is used: another program can take it in between. So a start that fails
-is tried again on other ports.
+Another program can take a port between the moment it was found free and the moment it is used, so a start that fails is
+repeated on other ports.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LOOPBACK = "127.0.0.1"
 _ATTEMPTS = 3
 
 
-def free_ports(count: int, *, wanted: Sequence[int] = ()) -> list[int]:
-    """`count` different ports. `wanted` (those of the last start, so that addresses stay) when all of them are free."""
+def free_ports(count: int, *, preferred: Sequence[int] = ()) -> list[int]:
+    """`count` different free ports: `preferred` (those of the last start, to keep URLs) if all of them are free."""
     with ExitStack() as held:
-        if len(wanted) == count:
+        if len(preferred) == count:
             try:
-                return [_bind(held, port) for port in wanted]
+                return [_bind(held, port) for port in preferred]
             except OSError:
                 held.close()
         return [_bind(held, 0) for _ in range(count)]
@@ -33,18 +33,21 @@ def start_on_free_ports(
     ready: Callable[[list[int], Service], bool],
     *,
     count: int = 1,
-    wanted: Sequence[int] = (),
+    preferred: Sequence[int] = (),
     deadline_s: float,
 ) -> tuple[Service, list[int]]:
-    """The service that `launch` makes on `count` ports, when it is `ready`. Raises the last attempt's ServiceError."""
+    """Start a service with `launch(ports)`, wait until it is `ready(ports, service)`, and return it with its ports.
+
+    A service that ends early is started again on other ports, three attempts in all. Raises ServiceError.
+    """
     for attempt in range(1, _ATTEMPTS + 1):
-        ports = free_ports(count, wanted=wanted if attempt == 1 else ())
+        ports = free_ports(count, preferred=preferred if attempt == 1 else ())
         service = launch(ports)
         try:
             service.wait_until(partial(ready, ports, service), deadline_s=deadline_s)
         except BaseException as error:
             service.stop()
-            # One that runs, and only is not ready, has its ports.
+            # A service that runs but is not ready has got its ports: other ports would not help.
             if isinstance(error, ServiceEnded) and attempt < _ATTEMPTS:
                 continue
             raise
@@ -52,15 +55,15 @@ def start_on_free_ports(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def answers(port: int) -> bool:
-    """Whether something listens there."""
+def accepts_connections(port: int) -> bool:
+    """Whether a server listens on the port."""
     with closing(socket.socket()) as sock:
         return sock.connect_ex((LOOPBACK, port)) == 0
 
 
 def _bind(held: ExitStack, port: int) -> int:
     sock = held.enter_context(socket.socket())
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last run in TIME_WAIT do not count
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections of the last run in TIME_WAIT
     sock.bind((LOOPBACK, port))
     number: int = sock.getsockname()[1]
     return number

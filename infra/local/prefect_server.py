@@ -1,7 +1,7 @@
-"""Prefect's server on this machine, on PostgreSQL, or on SQLite where no PostgreSQL can run.
+"""Run Prefect's server on this machine with PostgreSQL, or with SQLite where PostgreSQL cannot run.
 
-It listens on the loopback address only and asks for no password: whoever can reach it, every user of this machine, can
-start runs. It reports nothing to anybody.
+It listens on the loopback address only and has no authentication: every user of this machine can start runs. Its
+telemetry is off.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _READY_S = 150.0  # 10 s on an idle machine, half of it migrations when the data
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A server that runs, until `stop` or the end of this process."""
+    """A running Prefect server with its database. Both end with `stop`, or with this process."""
 
     url: str
     home: Path
@@ -34,30 +34,30 @@ class PrefectServer:
 
     @classmethod
     def start(cls, directory: Path) -> Self:
-        """Start on what `directory` holds; return when the API and its database answer. Raises ServiceError."""
+        """Start with the data in `directory`; return when the API and its database respond. Raises ServiceError."""
         private_directory(directory)
         database = None
         if find_programs() is None:
-            print("No PostgreSQL can run here: Prefect uses SQLite, and stalls when it is busy", file=sys.stderr)
+            print("PostgreSQL cannot run here: Prefect uses SQLite, and stalls under load", file=sys.stderr)
         else:
             database = Postgres.start(directory)
         try:
-            return cls._on(database, directory)
+            return cls._start_with(database, directory)
         except BaseException:
             if database is not None:
                 database.stop()
             raise
 
     @classmethod
-    def _on(cls, database: Postgres | None, directory: Path) -> Self:
+    def _start_with(cls, database: Postgres | None, directory: Path) -> Self:
         home = private_directory(directory / "home")
         environment = {**inherited(), "PREFECT_HOME": str(home)}
         if database is not None:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database.url
         service, (port,) = start_on_free_ports(
             partial(_launch, directory, environment),
-            lambda ports, _: _answers(_url(ports[0])),
-            wanted=read_state(directory / "prefect.json").get("ports", ()),
+            lambda ports, _: _responds(_url(ports[0])),
+            preferred=read_state(directory / "prefect.json").get("ports", ()),
             deadline_s=_READY_S,
         )
         write_state(directory / "prefect.json", {"ports": [port]})
@@ -69,7 +69,7 @@ class PrefectServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client reads."""
+        """The environment variables of a Prefect client."""
         return {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home), **QUIET}
 
     def stop(self) -> None:
@@ -90,12 +90,12 @@ def prefect_program() -> str:
 
 def _launch(directory: Path, environment: dict[str, str], ports: list[int]) -> Service:
     return Service(
-        "Prefect's server",
+        "the Prefect server",
         [prefect_program(), "--no-prompt", "server", "start", "--host", LOOPBACK, "--port", str(ports[0])],
         log=directory / "server.log",
-        # Without it the pages ask port 4200 for everything, wherever the server is.
+        # Without it the UI calls port 4200, whatever the server's port is.
         environment={**environment, "PREFECT_SERVER_UI_API_URL": _url(ports[0])},
-        directory=directory / "home",  # away from any prefect.toml
+        directory=directory / "home",  # a directory without a prefect.toml
     )
 
 
@@ -103,7 +103,7 @@ def _url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}/api"
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         with httpx.Client(trust_env=False, timeout=5) as client:
             return all(client.get(f"{url}/{path}").status_code == 200 for path in ("health", "ready"))

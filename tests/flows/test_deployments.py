@@ -33,7 +33,7 @@ from infra.local.ports import free_ports
 from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from infra.local.state import CHECKOUT
-from infra.local.workers import forget_workers, start_worker
+from infra.local.workers import delete_workers, start_worker
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
@@ -122,7 +122,7 @@ def working(python: Path, server: PrefectServer, directory: Path, *pools: str) -
         for pool in pools:
             workers.enter_context(start_worker(pool, directory, environment, python=python))
         yield
-    forget_workers(server.url)
+    delete_workers(server.url)
 
 
 def start(client: SyncPrefectClient, deployment: str, **parameters: object) -> FlowRun:

@@ -39,7 +39,7 @@ def gpu_worker(
     worker = workers.start_worker(GPU_POOL, tmp_path / "workers", environment)
     yield environment
     worker.stop()
-    workers.forget_workers(prefect_server.url)
+    workers.delete_workers(prefect_server.url)
     for pool in POOLS:
         client.delete_work_pool(pool)
 

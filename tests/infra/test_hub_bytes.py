@@ -1,4 +1,4 @@
-"""How the local Hub sends bytes: redirects, signed addresses, ranges, counts, and where a token may go."""
+"""How the local Hub serves bytes: redirects, signed URLs, ranges, counters, and leaked tokens."""
 
 import os
 from collections.abc import Iterator
@@ -21,42 +21,40 @@ def commit(hub: HubService) -> str:
 
 @pytest.fixture
 def client(hub: HubService) -> Iterator[httpx.Client]:
-    # There is no TLS here, and reading the system's certificates for it takes 40 ms.
+    # verify=False: there is no TLS, and loading the system's certificates takes 40 ms.
     with httpx.Client(base_url=hub.address, verify=False, trust_env=False, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
 def signed(commit: str, client: httpx.Client) -> str:
-    """A signed address of the model's bytes."""
+    """A signed URL of the model's bytes."""
     return client.get("/org/name/resolve/main/model.gguf").headers["Location"]
 
 
-def test_a_file_in_lfs_is_redirected_to_the_address_for_bytes(
-    hub: HubService, commit: str, client: httpx.Client
-) -> None:
+def test_a_file_in_lfs_redirects_to_the_bytes_server(hub: HubService, commit: str, client: httpx.Client) -> None:
     for method in ("HEAD", "GET"):
-        found = client.request(method, "/org/name/resolve/main/model.gguf")
-        assert found.status_code == 302
-        assert found.headers["X-Repo-Commit"] == commit
-        assert found.headers["X-Linked-Size"] == str(len(DATA))
-        location = found.headers["Location"]
+        redirect = client.request(method, "/org/name/resolve/main/model.gguf")
+        assert redirect.status_code == 302
+        assert redirect.headers["X-Repo-Commit"] == commit
+        assert redirect.headers["X-Linked-Size"] == str(len(DATA))
+        location = redirect.headers["Location"]
         assert location.startswith(hub.bytes_address)
-        given = client.request(method, location)
-        assert (given.status_code, given.headers["Content-Length"]) == (200, str(len(DATA)))
+        response = client.request(method, location)
+        assert (response.status_code, response.headers["Content-Length"]) == (200, str(len(DATA)))
         # No CDN's ETag is the file's sha256: only X-Linked-Etag is.
-        assert given.headers["ETag"] != found.headers["X-Linked-Etag"]
-    assert given.content == DATA
+        assert response.headers["ETag"] != redirect.headers["X-Linked-Etag"]
+    assert response.content == DATA
 
 
-def test_a_plain_file_is_redirected_to_its_commit_on_the_same_address(commit: str, client: httpx.Client) -> None:
-    found = client.get("/org/name/resolve/main/config.json")
-    assert found.status_code == 307
-    assert found.headers["Location"].startswith(f"/api/resolve-cache/models/org/name/{commit}/config.json?")
-    given = client.get("/org/name/resolve/main/config.json", follow_redirects=True)
-    assert (given.content, given.headers["X-Repo-Commit"]) == (b'{"a": 1}', commit)
-    assert given.headers["ETag"] == found.headers["X-Linked-Etag"]
-    assert client.get(given.url, headers={"If-None-Match": given.headers["ETag"]}).status_code == 304
+def test_a_plain_file_redirects_to_its_commit_on_the_same_server(commit: str, client: httpx.Client) -> None:
+    redirect = client.get("/org/name/resolve/main/config.json")
+    assert redirect.status_code == 307
+    assert redirect.headers["Location"].startswith(f"/api/resolve-cache/models/org/name/{commit}/config.json?")
+    response = client.get("/org/name/resolve/main/config.json", follow_redirects=True)
+    assert (response.content, response.headers["X-Repo-Commit"]) == (b'{"a": 1}', commit)
+    assert response.headers["ETag"] == redirect.headers["X-Linked-Etag"]
+    assert client.get(response.url, headers={"If-None-Match": response.headers["ETag"]}).status_code == 304
     assert client.get("/org/name/resolve/main/empty.txt", follow_redirects=True).content == b""
 
 
@@ -64,7 +62,7 @@ SIZE = len(DATA)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "start", "stop"),
+    ("header", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=10-19", 10, 20),
@@ -75,35 +73,33 @@ SIZE = len(DATA)
         ("bytes=2999999-9999999", 2_999_999, SIZE),
     ],
 )
-def test_a_range_is_answered_with_206(signed: str, client: httpx.Client, wanted: str, start: int, stop: int) -> None:
-    given = client.get(signed, headers={"Range": wanted})
-    assert given.status_code == 206
-    assert given.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
-    assert given.headers["Content-Length"] == str(stop - start)
-    assert given.content == DATA[start:stop]
+def test_a_range_gets_206(signed: str, client: httpx.Client, header: str, start: int, stop: int) -> None:
+    response = client.get(signed, headers={"Range": header})
+    assert response.status_code == 206
+    assert response.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+    assert response.headers["Content-Length"] == str(stop - start)
+    assert response.content == DATA[start:stop]
 
 
-@pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "bytes=9-3", "bytes=-", "lines=1-2", "bytes=x-y"])
-def test_several_ranges_or_none_are_answered_with_the_whole_file(
-    signed: str, client: httpx.Client, wanted: str
-) -> None:
-    given = client.get(signed, headers={"Range": wanted})
-    assert (given.status_code, len(given.content)) == (200, SIZE)
+@pytest.mark.parametrize("header", ["bytes=0-1,5-6", "bytes=9-3", "bytes=-", "lines=1-2", "bytes=x-y"])
+def test_several_or_invalid_ranges_get_the_whole_file(signed: str, client: httpx.Client, header: str) -> None:
+    response = client.get(signed, headers={"Range": header})
+    assert (response.status_code, len(response.content)) == (200, SIZE)
 
 
-@pytest.mark.parametrize("wanted", [f"bytes={SIZE}-", f"bytes={SIZE}-{SIZE + 5}", "bytes=-0", "bytes=9999999-10"])
-def test_a_range_beyond_the_end_is_416_and_says_the_size(signed: str, client: httpx.Client, wanted: str) -> None:
-    given = client.get(signed, headers={"Range": wanted})
-    assert (given.status_code, given.headers["Content-Range"]) == (416, f"bytes */{SIZE}")
+@pytest.mark.parametrize("header", [f"bytes={SIZE}-", f"bytes={SIZE}-{SIZE + 5}", "bytes=-0", "bytes=9999999-10"])
+def test_a_range_past_the_end_gets_416_with_the_size(signed: str, client: httpx.Client, header: str) -> None:
+    response = client.get(signed, headers={"Range": header})
+    assert (response.status_code, response.headers["Content-Range"]) == (416, f"bytes */{SIZE}")
 
 
-def test_if_range_gives_the_range_only_while_the_etag_is_the_same(signed: str, client: httpx.Client) -> None:
+def test_if_range_gets_the_range_only_for_the_current_etag(signed: str, client: httpx.Client) -> None:
     etag = client.head(signed).headers["ETag"]
     assert client.get(signed, headers={"Range": "bytes=0-4", "If-Range": etag}).status_code == 206
     assert client.get(signed, headers={"Range": "bytes=0-4", "If-Range": '"another"'}).status_code == 200
 
 
-def test_an_address_without_a_good_signature_is_refused(signed: str, client: httpx.Client) -> None:
+def test_a_url_without_a_valid_signature_is_refused(signed: str, client: httpx.Client) -> None:
     address, _, query = signed.partition("?")
     for bad in (
         address,
@@ -112,12 +108,12 @@ def test_an_address_without_a_good_signature_is_refused(signed: str, client: htt
         f"{address}x?{query}",
         f"{address}?Expires=x",
     ):
-        given = client.get(bad)
-        assert given.status_code == 403
-        assert "<Code>AccessDenied</Code>" in given.text
+        response = client.get(bad)
+        assert response.status_code == 403
+        assert "<Code>AccessDenied</Code>" in response.text
 
 
-def test_a_signed_address_expires(tmp_path: Path) -> None:
+def test_a_signed_url_expires(tmp_path: Path) -> None:
     hub = LocalHub(tmp_path)
     hub.repository("org/name").commit({"model.gguf": DATA})
     with serve_hub(hub, signed_for_s=-1) as service, httpx.Client(verify=False, trust_env=False) as client:
@@ -125,13 +121,15 @@ def test_a_signed_address_expires(tmp_path: Path) -> None:
         assert client.get(location).status_code == 403
 
 
-def test_a_token_that_reaches_the_address_for_bytes_is_refused_and_counted(
+def test_a_token_sent_to_the_bytes_server_is_refused_and_counted(
     hub: HubService, commit: str, client: httpx.Client
 ) -> None:
     hub.hub.grant("token")
     headers = {"Authorization": "Bearer token"}
     address = "/org/name/resolve/main/model.gguf"
-    assert client.get(address, headers=headers, follow_redirects=True).content == DATA  # httpx drops it by itself
+    assert (
+        client.get(address, headers=headers, follow_redirects=True).content == DATA
+    )  # httpx drops the token on a redirect to another host
     assert hub.stats().leaked_tokens == 0
     location = client.get(address, headers=headers).headers["Location"]
     assert client.get(location, headers=headers).status_code == 400
@@ -147,26 +145,26 @@ def test_requests_and_bytes_are_counted_and_can_be_reset(hub: HubService, signed
     assert stats.bytes_sent == {FILE: 1000, "org/name/config.json": 8}
     assert stats.requests[f"GET {urlsplit(signed).path}"] == 1
     assert stats.total_requests == 4
-    told = client.get("/_admin/stats").json()
-    assert told["bytes_sent"] == stats.bytes_sent
-    assert (told["total_bytes_sent"], told["total_requests"], told["leaked_tokens"]) == (1008, 4, 0)
+    body = client.get("/_admin/stats").json()
+    assert body["bytes_sent"] == stats.bytes_sent
+    assert (body["total_bytes_sent"], body["total_requests"], body["leaked_tokens"]) == (1008, 4, 0)
     assert client.delete("/_admin/stats").status_code == 200
     assert hub.stats().total_requests == hub.stats().total_bytes_sent == 0
 
 
 @pytest.mark.parametrize("query", ["limit=x", "cursor=x", "cursor=ww==", "cursor=bm8="])
-def test_a_page_that_cannot_be_is_400(commit: str, client: httpx.Client, query: str) -> None:
+def test_an_invalid_page_gets_400(commit: str, client: httpx.Client, query: str) -> None:
     assert client.get(f"/api/models/org/name/tree/main?{query}").status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"{", b'{"paths": 3}'])
-def test_a_question_about_paths_that_is_none_is_400(commit: str, client: httpx.Client, body: bytes) -> None:
+def test_an_invalid_paths_info_body_gets_400(commit: str, client: httpx.Client, body: bytes) -> None:
     address = "/api/models/org/name/paths-info/main"
     assert client.post(address, content=body, headers={"Content-Type": "application/json"}).status_code == 400
     assert client.post(address, json={"paths": ["config.json"]}).json()[0]["size"] == 8
 
 
-def test_an_unknown_address_is_404(hub: HubService, client: httpx.Client) -> None:
+def test_an_unknown_path_gets_404(hub: HubService, client: httpx.Client) -> None:
     hub.repository("org/name").commit({"a": b"a"})
     for path in ("/", "/api/models", "/api/models/org/name/nothing", "/org/name/blob/main/a", "/_admin/nothing"):
         assert client.get(path).status_code == 404

@@ -1,4 +1,4 @@
-"""The local Hub through clients that are not ours: huggingface_hub's functions and its `hf` program."""
+"""The local Hub through third-party clients: huggingface_hub, its command `hf`, hf_transfer and curl."""
 
 import os
 import shutil
@@ -56,9 +56,9 @@ def test_hf_downloads_a_repository_and_verifies_its_cache(hub: HubService, commi
     assert "Verified 4 file(s)" in verified.stdout
 
 
-def test_hf_cache_verify_finds_a_bit_that_was_flipped_on_the_way(hub: HubService, commit: str, tmp_path: Path) -> None:
+def test_hf_cache_verify_finds_a_bit_flipped_in_transfer(hub: HubService, commit: str, tmp_path: Path) -> None:
     hub.inject("flip", "org/name/model.Q8_0.gguf", offset=99_999, bit=7)
-    assert run_hf(hub, tmp_path / "home", "download", "org/name").returncode == 0  # it compares sizes alone
+    assert run_hf(hub, tmp_path / "home", "download", "org/name").returncode == 0  # `hf download` compares sizes only
     verified = run_hf(hub, tmp_path / "home", "cache", "verify", "org/name")
     assert verified.returncode != 0
     assert "model.Q8_0.gguf" in verified.stdout + verified.stderr
@@ -84,7 +84,7 @@ def test_model_info_with_blobs_has_sizes_ids_and_digests(hub: HubService, commit
     assert (lfs.size, lfs.pointer_size) == (len(MODEL), len(pointer))
 
 
-def test_model_info_can_be_narrowed_to_what_is_asked(hub: HubService, commit: str, api: HfApi) -> None:
+def test_model_info_has_only_the_expanded_properties(hub: HubService, commit: str, api: HfApi) -> None:
     info = api.model_info("org/name", expand=["sha", "gated"])
     assert (info.id, info.sha, info.gated, info.siblings, info.tags) == ("org/name", commit, False, None, None)
 
@@ -114,7 +114,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: HubService, commit: str, 
     assert [row.commit_id for row in api.list_repo_commits("org/name")] == [later, commit]
 
 
-def test_the_tree_has_folders_and_can_be_narrowed(hub: HubService, commit: str, api: HfApi) -> None:
+def test_the_tree_lists_folders_and_their_contents(hub: HubService, commit: str, api: HfApi) -> None:
     top = {entry.path: type(entry) for entry in api.list_repo_tree("org/name")}
     assert top == {name: RepoFile for name in FILES if "/" not in name} | {"sub folder": RepoFolder}
     below = [entry.path for entry in api.list_repo_tree("org/name", "sub folder", recursive=True)]
@@ -123,7 +123,7 @@ def test_the_tree_has_folders_and_can_be_narrowed(hub: HubService, commit: str, 
         list(api.list_repo_tree("org/name", "no-such-folder"))
 
 
-def test_an_expanded_tree_says_which_commit_last_touched_each_path(hub: HubService, commit: str, api: HfApi) -> None:
+def test_an_expanded_tree_has_the_last_commit_of_each_path(hub: HubService, commit: str, api: HfApi) -> None:
     hub.repository("org/name").commit({"sub folder/new.txt": b"new"}, message="Add a note\n\nAt length.")
     last = {
         entry.path: entry.last_commit.title
@@ -135,7 +135,7 @@ def test_an_expanded_tree_says_which_commit_last_touched_each_path(hub: HubServi
 
 
 @pytest.mark.parametrize(("count", "expand", "pages"), [(1001, False, 2), (120, True, 3)])
-def test_a_long_tree_comes_in_pages(hub: HubService, api: HfApi, count: int, expand: bool, pages: int) -> None:
+def test_a_long_tree_is_paginated(hub: HubService, api: HfApi, count: int, expand: bool, pages: int) -> None:
     names = [f"{number:04}.txt" for number in range(count)]
     hub.repository("org/long").commit(dict.fromkeys(names, b"x"))
     hub.reset_stats()
@@ -183,9 +183,7 @@ def test_a_second_download_fetches_nothing(hub: HubService, commit: str, tmp_pat
     assert hub.stats().total_requests > 0
 
 
-def test_a_download_that_was_cut_short_is_tried_again_by_the_client(
-    hub: HubService, commit: str, tmp_path: Path
-) -> None:
+def test_the_client_retries_a_truncated_download(hub: HubService, commit: str, tmp_path: Path) -> None:
     hub.inject("short", "*.gguf", after_bytes=30_000)
     path = hf_hub_download(
         "org/name", "model.Q8_0.gguf", endpoint=hub.address, cache_dir=tmp_path / "cache", token=False
@@ -195,7 +193,7 @@ def test_a_download_that_was_cut_short_is_tried_again_by_the_client(
 
 def test_hf_transfer_fetches_ranges_in_parallel(hub: HubService, commit: str, tmp_path: Path) -> None:
     url = hf_hub_url("org/name", "model.Q8_0.gguf", endpoint=hub.address)
-    # In a process of its own: it holds the interpreter's lock while it waits, and the Hub would never get a turn.
+    # In a separate process: hf_transfer holds the GIL while it waits, and would block the Hub's thread.
     script = "import hf_transfer, sys; hf_transfer.download(*sys.argv[1:], 4, 30_000, headers={})"
     subprocess.run([sys.executable, "-c", script, url, tmp_path / "model"], check=True, timeout=30)
     assert (tmp_path / "model").read_bytes() == MODEL
@@ -211,7 +209,7 @@ def test_curl_resumes_a_partial_file(hub: HubService, commit: str, tmp_path: Pat
     assert hub.stats().total_bytes_sent == len(MODEL) - 60_000
 
 
-def test_a_gated_repository_shows_itself_and_keeps_its_files(hub: HubService, tmp_path: Path) -> None:
+def test_a_gated_repository_has_public_metadata_and_protected_files(hub: HubService, tmp_path: Path) -> None:
     hub.repository("org/gated", gated=True).commit(FILES)
     hub.hub.grant("friend", "org/gated")
     hub.hub.grant("stranger")
@@ -249,7 +247,7 @@ def test_a_private_repository_and_an_unknown_one_look_the_same(hub: HubService, 
         api.model_info("org/secret", token="nobody's")
 
 
-def test_unknown_revisions_and_files_are_named_as_such(
+def test_unknown_revisions_and_files_have_their_own_error_codes(
     hub: HubService, commit: str, api: HfApi, tmp_path: Path
 ) -> None:
     with pytest.raises(RevisionNotFoundError):

@@ -1,4 +1,4 @@
-"""The local Hub as a program, under load, and with the repositories of the demonstration."""
+"""The local Hub as a program, under load, and with the demonstration's repositories."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ from infra.local.hub import HubService, LocalHub, serve_hub
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_program_says_its_address_and_ends_in_order(tmp_path: Path) -> None:
+def test_the_program_prints_its_address_and_exits_on_sigterm(tmp_path: Path) -> None:
     commit = LocalHub(tmp_path / "hub").repository("org/name").commit({"config.json": b"{}"})
     ready = tmp_path / "ready"
     command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path / "hub"), "--ready-file", str(ready)]
@@ -35,7 +35,7 @@ def test_the_program_says_its_address_and_ends_in_order(tmp_path: Path) -> None:
         assert (program.stdout.read(), program.stderr.read()) == ("", "")
 
 
-def test_a_port_that_is_taken_is_one_sentence(hub: HubService, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_sentence(hub: HubService, tmp_path: Path) -> None:
     port = hub.address.rpartition(":")[2]
     command = [sys.executable, "-m", "infra.local.hub", "--root", str(tmp_path), "--port", port]
     program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -44,7 +44,7 @@ def test_a_port_that_is_taken_is_one_sentence(hub: HubService, tmp_path: Path) -
     assert program.stderr.count("\n") == 1
 
 
-def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: HubService, tmp_path: Path) -> None:
+def test_four_ranges_of_a_large_file_are_served_in_parallel(hub: HubService, tmp_path: Path) -> None:
     data = os.urandom(1 << 20) * 100
     hub.repository("org/name").commit({"model.gguf": data})
     quarter = len(data) // 4
@@ -52,8 +52,8 @@ def test_four_ranges_of_a_large_file_come_at_once_and_are_right(hub: HubService,
         location = client.get(f"{hub.address}/org/name/resolve/main/model.gguf").headers["Location"]
 
         def fetch(part: int) -> bytes:
-            wanted = f"bytes={part * quarter}-{(part + 1) * quarter - 1}"
-            return client.get(location, headers={"Range": wanted}).content
+            byte_range = f"bytes={part * quarter}-{(part + 1) * quarter - 1}"
+            return client.get(location, headers={"Range": byte_range}).content
 
         assert b"".join(pool.map(fetch, range(4))) == data
     assert hub.stats().bytes_sent == {"org/name/model.gguf": len(data)}
@@ -64,12 +64,14 @@ def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: HubService) -> None:
     with pytest.raises(TimeoutError, match=r"bytes_sent=\{\}"):
         hub.wait_until(lambda stats: stats.total_bytes_sent > 0, timeout_s=0.01)
     with ThreadPoolExecutor(1) as pool, httpx.Client(verify=False, trust_env=False, follow_redirects=True) as client:
-        answer = pool.submit(client.get, f"{hub.address}/org/name/resolve/main/model.gguf")
+        response = pool.submit(client.get, f"{hub.address}/org/name/resolve/main/model.gguf")
         assert hub.wait_until(lambda stats: stats.total_bytes_sent == 100).total_bytes_sent == 100
-        answer.result()
+        response.result()
 
 
-def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: HubService, demo_cache: Path) -> None:
+def test_the_demonstration_has_quantizations_a_gated_model_and_one_without_gguf(
+    hub: HubService, demo_cache: Path
+) -> None:
     commit = demo.create_demo_repositories(hub.hub, cache=demo_cache)
     assert demo.create_demo_repositories(hub.hub, cache=demo_cache) == commit
     info = HfApi(endpoint=hub.address, token=False).model_info(demo.MODEL, files_metadata=True)
@@ -97,11 +99,11 @@ def test_the_demonstration_has_a_choice_a_gate_and_a_model_without_gguf(hub: Hub
     assert sorted(safetensors) == ["config.json", "model.safetensors"]
 
 
-def test_a_stop_forgets_no_socket_of_a_client_that_just_connected(tmp_path: Path) -> None:
+def test_a_stop_closes_the_sockets_of_clients_that_just_connected(tmp_path: Path) -> None:
     for number in range(60):
         with serve_hub(LocalHub(tmp_path)) as service:
             port = urlsplit(service.address).port
             clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(number % 6)]
         for client in clients:
             client.close()
-    gc.collect()  # a forgotten socket warns when it is collected, and a warning is an error here
+    gc.collect()  # an unclosed socket warns when it is collected, and warnings are errors in tests

@@ -1,4 +1,4 @@
-"""What the local Hub keeps: Git's own ids, commits on commits, and the same answers after a restart."""
+"""Storage of the local Hub: Git ids, commits with parents, and the same state after a restart."""
 
 import hashlib
 import subprocess
@@ -14,7 +14,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_ids_are_those_of_git(tmp_path: Path) -> None:
+def test_ids_are_equal_to_gits(tmp_path: Path) -> None:
     # "a-b" sorts before "a/" in a tree, and after "a" in a listing.
     files = {"a/x.txt": b"x", "a-b": b"1", "a.txt": b"2", "deep/er/y": b"y", "deep/z": b""}
     git(tmp_path, "init", "-q")
@@ -28,7 +28,7 @@ def test_ids_are_those_of_git(tmp_path: Path) -> None:
     assert trees["deep/er"] == git(tmp_path, "write-tree", "--prefix=deep/er/")
 
 
-def test_a_commit_stands_on_the_one_before(tmp_path: Path) -> None:
+def test_a_commit_has_the_previous_one_as_parent(tmp_path: Path) -> None:
     repository = LocalHub(tmp_path).repository("org/name")
     first = repository.commit({"a": b"1", "b": b"2"}, message="one")
     second = repository.commit({"a": b"3", "b": None, "c": b"4"}, message="two")
@@ -38,7 +38,7 @@ def test_a_commit_stands_on_the_one_before(tmp_path: Path) -> None:
     assert repository.commit({"c": b"4"}) == second  # nothing changed
 
 
-def test_a_restart_serves_the_same(tmp_path: Path) -> None:
+def test_a_restart_keeps_commits_refs_flags_and_tokens(tmp_path: Path) -> None:
     before = LocalHub(tmp_path)
     commit = before.repository("org/name", gated=True).commit({"a": b"1"})
     before.repository("org/name").tag("v1")
@@ -55,7 +55,7 @@ def test_a_restart_serves_the_same(tmp_path: Path) -> None:
     assert after.find("../org/name") is None
 
 
-def test_bytes_are_kept_once_and_linked_from_the_file_that_was_given(tmp_path: Path) -> None:
+def test_bytes_are_stored_once_as_a_hard_link_to_the_given_file(tmp_path: Path) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(b"weights")
     hub = LocalHub(tmp_path / "hub")
@@ -80,7 +80,7 @@ def test_large_files_and_weights_are_in_lfs(tmp_path: Path, path: str, size: int
     assert (LocalHub(tmp_path).store(path, bytes(size)).pointer_size is not None) is is_lfs
 
 
-def test_a_hostile_path_is_data_and_touches_nothing_outside(tmp_path: Path) -> None:
+def test_a_hostile_path_creates_no_file_outside_the_hub(tmp_path: Path) -> None:
     repository = LocalHub(tmp_path / "hub").repository("org/name")
     paths = ["../../escape", "/absolute", "a//b", "con:.gguf", "new\nline"]
     commit = repository.read(repository.commit(dict.fromkeys(paths, b"x")))
@@ -89,11 +89,11 @@ def test_a_hostile_path_is_data_and_touches_nothing_outside(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["name", "a/b/c", "../x", "org/", "/name", "org/..", "o g/x"])
-def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected org/name"):
         LocalHub(tmp_path).repository(name)
 
 
-def test_a_revision_that_is_not_there_cannot_be_tagged(tmp_path: Path) -> None:
+def test_an_unknown_revision_cannot_be_tagged(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="org/name has no revision main"):
         LocalHub(tmp_path).repository("org/name").tag("v1")

@@ -1,4 +1,4 @@
-"""The images are not built here: no container runs on this machine. What can be held of them without is held."""
+"""Static checks of the Dockerfiles. No image is built here, since no container can run on the test machines."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ linted = pytest.mark.skipif(
 
 
 def lint(text: str) -> subprocess.CompletedProcess[str]:
-    """Its own ignore file is not read: what is ignored stands in the Dockerfile, where it can be seen."""
+    """Lint standard input, so that no configuration file is read: ignored rules are visible in the Dockerfile."""
     command = [str(HADOLINT), "--no-color", "--failure-threshold", "style", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
 
 
 @linted
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
-def test_an_image_has_no_fault_that_hadolint_knows(path: Path) -> None:
+def test_hadolint_finds_nothing_in_an_image(path: Path) -> None:
     done = lint(path.read_text())
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @linted
 @pytest.mark.parametrize(
-    ("was", "becomes", "rule"),
+    ("original", "fault", "rule"),
     [
         ("USER 10001", "USER root", "DL3002"),
         ("WORKDIR /opt/paddock", "WORKDIR opt", "DL3000"),
@@ -46,14 +46,14 @@ def test_an_image_has_no_fault_that_hadolint_knows(path: Path) -> None:
         ("FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION}", "FROM nvidia/cuda", "DL3006"),
     ],
 )
-def test_hadolint_would_see_a_fault(was: str, becomes: str, rule: str) -> None:
-    assert was in GPU_WORKER
-    done = lint(GPU_WORKER.replace(was, becomes))
+def test_hadolint_finds_an_injected_fault(original: str, fault: str, rule: str) -> None:
+    assert original in GPU_WORKER
+    done = lint(GPU_WORKER.replace(original, fault))
     assert done.returncode == 1
     assert rule in done.stdout
 
 
-def test_what_an_image_copies_is_there_and_is_sent_to_the_builder() -> None:
+def test_files_that_an_image_copies_exist_and_are_in_the_build_context() -> None:
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for path in IMAGES:
         for line in re.findall(r"^COPY (?!--from)(.+)$", path.read_text(), re.MULTILINE):
@@ -63,7 +63,7 @@ def test_what_an_image_copies_is_there_and_is_sent_to_the_builder() -> None:
                 assert source in sent
 
 
-def test_the_gpu_worker_s_engine_is_built_for_named_gpus_and_any_processor() -> None:
+def test_the_gpu_workers_engine_is_built_for_named_gpus_and_any_processor() -> None:
     (flags,) = re.findall(r'CMAKE_ARGS="([^"]+)"', GPU_WORKER)
     assert flags.split() == [
         "-DGGML_CUDA=on",
@@ -74,7 +74,7 @@ def test_the_gpu_worker_s_engine_is_built_for_named_gpus_and_any_processor() -> 
     assert re.search(r"^ARG CUDA_VERSION=\d+\.\d+\.\d+$", GPU_WORKER, re.MULTILINE)
 
 
-def test_what_the_gpu_worker_runs_is_a_command_of_prefect_s() -> None:
+def test_the_gpu_worker_runs_a_command_that_prefect_has() -> None:
     (words,) = re.findall(r"^CMD \[(.+)\]$", GPU_WORKER, re.MULTILINE)
     program, *arguments = re.findall(r'"([^"]+)"', words)
     assert (program, arguments[:2]) == ("prefect", ["worker", "start"])
@@ -84,17 +84,17 @@ def test_what_the_gpu_worker_runs_is_a_command_of_prefect_s() -> None:
     for option in arguments:
         if option.startswith("--"):
             assert option in done.stdout
-    assert arguments[arguments.index("--limit") + 1] == "1"  # one run a GPU
+    assert arguments[arguments.index("--limit") + 1] == "1"  # one run at a time on each GPU
 
 
-def test_the_gpu_worker_has_the_package_in_its_environment_and_no_checkout() -> None:
+def test_the_gpu_worker_has_the_installed_package_and_no_checkout() -> None:
     _, final = re.split(r"^FROM .+-runtime-.+$", GPU_WORKER, flags=re.MULTILINE)
     assert re.findall(r"^COPY (.+)$", final, re.MULTILINE) == ["--from=build /opt/venv /opt/venv"]
     assert re.findall(r"pip install .*", GPU_WORKER)[-1] == "pip install --constraint constraints.txt ."
 
 
-def test_the_gpu_worker_s_health_is_asked_where_it_listens_and_where_no_model_server_does() -> None:
-    (listens,) = re.findall(r"^ENV PREFECT_WORKER_WEBSERVER_PORT=(\d+)$", GPU_WORKER, re.MULTILINE)
-    (asked,) = re.findall(r"127\.0\.0\.1:(\d+)/health", GPU_WORKER)
-    assert listens == asked
-    assert listens != "8080"  # the default of `paddock serve` and of the flow
+def test_the_gpu_workers_health_check_uses_its_port_and_not_a_model_servers() -> None:
+    (port,) = re.findall(r"^ENV PREFECT_WORKER_WEBSERVER_PORT=(\d+)$", GPU_WORKER, re.MULTILINE)
+    (checked,) = re.findall(r"127\.0\.0\.1:(\d+)/health", GPU_WORKER)
+    assert port == checked
+    assert port != "8080"  # the default of `paddock serve` and of the flow

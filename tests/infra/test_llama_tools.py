@@ -1,4 +1,4 @@
-"""llama.cpp's own programs, built from the engine's package. Nothing is built here."""
+"""infra.llama_tools: building llama.cpp's programs from the engine's package. Nothing is built here."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from infra import llama_tools, setup
 from tests.support.scripts import write_script
 
 
-def test_a_program_that_is_not_known_is_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_program_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert llama_tools.main(["llama-nothing"]) == 3
     assert "llama-server" in capsys.readouterr().err
 
 
-def test_a_built_program_lies_beside_its_wheel_and_comes_onto_the_path_of_the_environment(
+def test_a_built_program_is_cached_beside_its_wheel_and_linked_into_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=ON")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    assert llama_tools.built("llama-server") is None
-    key = setup.engine_key(setup.pinned(setup.ENGINE), f"-DGGML_CUDA=ON {setup.PORTABLE}")
+    assert llama_tools.find_built("llama-server") is None
+    key = setup.engine_key(setup.pinned_version(setup.ENGINE), f"-DGGML_CUDA=ON {setup.PORTABLE}")
     program = tmp_path / "cache" / "paddock" / "engine" / key / "programs" / "llama-server"
     program.parent.mkdir(parents=True)
     program.touch()
@@ -49,7 +49,7 @@ exit 0
 """
 
 
-def test_cmake_and_ninja_of_the_environment_come_before_the_systems(
+def test_cmake_and_ninja_of_the_environment_are_preferred_to_the_systems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     calls, programs = tmp_path / "calls", tmp_path / "venv" / "bin"
@@ -61,7 +61,9 @@ def test_cmake_and_ninja_of_the_environment_come_before_the_systems(
     for name in ("cmake", "ninja"):
         write_script(tmp_path / "system" / name, "#!/bin/sh\nexit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'system'}:{os.environ['PATH']}")
-    home = tmp_path / "cache" / "paddock" / "engine" / setup.engine_key(setup.pinned(setup.ENGINE), setup.PORTABLE)
+    home = (
+        tmp_path / "cache" / "paddock" / "engine" / setup.engine_key(setup.pinned_version(setup.ENGINE), setup.PORTABLE)
+    )
     home.mkdir(parents=True)
     (home / "built-before.whl").touch()
     with tarfile.open(home / "source.tar.gz", "w:gz") as source:

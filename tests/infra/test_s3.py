@@ -1,4 +1,4 @@
-"""The local S3 server: what S3 promises and Paddock relies on, through boto3 and over restarts."""
+"""The local S3 server: the guarantees of S3 that Paddock relies on, through boto3 and over restarts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.local.s3 import S3Server
 
 
 def sockets_of(*servers: S3Server) -> list[Path]:
-    """The files that servers left: SeaweedFS makes one for each of its ports."""
+    """The sockets that servers left: SeaweedFS creates one for each of its ports."""
     ports = [port for server in servers for port in server.ports]
     return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
@@ -26,29 +26,29 @@ def put(server: S3Server, key: str, body: bytes) -> str:
             client.put_object(Bucket=server.bucket, Key=key, Body=body, IfNoneMatch="*")
         except ClientError as error:
             return str(error.response["Error"]["Code"])
-    return "made"
+    return "created"
 
 
-def test_of_many_that_create_an_object_at_once_one_succeeds(s3: S3Server) -> None:
+def test_of_many_simultaneous_creations_of_an_object_one_succeeds(s3: S3Server) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda number: put(s3, "race", b"%d" % number), range(8)))
-    assert sorted(results) == ["PreconditionFailed"] * 7 + ["made"]
+    assert sorted(results) == ["PreconditionFailed"] * 7 + ["created"]
     with closing(s3.client()) as client:
-        assert client.get_object(Bucket=s3.bucket, Key="race")["Body"].read() == b"%d" % results.index("made")
+        assert client.get_object(Bucket=s3.bucket, Key="race")["Body"].read() == b"%d" % results.index("created")
 
 
 def test_a_wrong_key_is_refused(s3: S3Server) -> None:
-    stranger = S3Server(s3.endpoint, s3.access_key_id, "wrong", s3.service, s3.ports)
-    assert put(stranger, "stranger", b"") == "SignatureDoesNotMatch"
+    unauthorized = S3Server(s3.endpoint, s3.access_key_id, "wrong", s3.service, s3.ports)
+    assert put(unauthorized, "key", b"") == "SignatureDoesNotMatch"
 
 
-def test_the_secret_is_in_no_representation(s3: S3Server) -> None:
+def test_the_secret_is_not_in_the_repr(s3: S3Server) -> None:
     assert s3.secret_access_key not in repr(s3)
 
 
-def test_objects_keys_and_address_survive_a_restart(tmp_path: Path) -> None:
+def test_objects_keys_and_endpoint_survive_a_restart(tmp_path: Path) -> None:
     with S3Server.start(tmp_path) as first:
-        assert put(first, "kept", b"as it was") == "made"
+        assert put(first, "kept", b"as it was") == "created"
         assert sockets_of(first)
     assert (tmp_path / "s3.json").stat().st_mode & 0o777 == 0o600
     with S3Server.start(tmp_path) as second, closing(second.client()) as client:
@@ -60,7 +60,7 @@ def test_objects_keys_and_address_survive_a_restart(tmp_path: Path) -> None:
 
 def test_objects_survive_a_kill_and_a_move_to_other_ports(tmp_path: Path) -> None:
     with S3Server.start(tmp_path) as first:
-        assert put(first, "kept", b"as it was") == "made"
+        assert put(first, "kept", b"as it was") == "created"
         os.kill(first.service.pid, 9)
         first.service.wait(10)
     ports = json.loads((tmp_path / "s3.json").read_text())["ports"]

@@ -1,4 +1,4 @@
-"""Which engine a set-up installs, and when there is nothing to do. No engine is built here."""
+"""infra/setup.py: which engine it installs, and when it has nothing to do. No engine is built here."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ from pathlib import Path
 import pytest
 
 from infra import docs_assets, setup
-from infra.setup import PORTABLE, digest, engine_key, has_pip, is_ready, pinned, wanted_flags
+from infra.setup import PORTABLE, digest, engine_key, has_pip, is_ready, pinned_version, requested_flags
 
 CUDA = "-DGGML_CUDA=ON"
 
 
 @pytest.mark.parametrize(
-    ("asked", "installed", "flags"),
+    ("cmake_args", "installed", "flags"),
     [
         pytest.param(None, None, PORTABLE, id="first"),
         pytest.param(CUDA, None, f"{CUDA} {PORTABLE}", id="first with flags"),
         pytest.param(f" {CUDA}  -DX=1 ", PORTABLE, f"{CUDA} -DX=1 {PORTABLE}", id="other flags"),
-        pytest.param(None, f"{CUDA} {PORTABLE}", f"{CUDA} {PORTABLE}", id="what is there stays"),
-        pytest.param("", f"{CUDA} {PORTABLE}", PORTABLE, id="back to the first"),
+        pytest.param(None, f"{CUDA} {PORTABLE}", f"{CUDA} {PORTABLE}", id="installed flags stay"),
+        pytest.param("", f"{CUDA} {PORTABLE}", PORTABLE, id="back to the default"),
         pytest.param("-DGGML_NATIVE=ON", None, "-DGGML_NATIVE=ON", id="native by name"),
         pytest.param(PORTABLE, None, PORTABLE, id="portable by name"),
     ],
 )
-def test_flags_are_portable_and_stay_until_others_are_asked_for(asked: str | None, installed: str, flags: str) -> None:
-    assert wanted_flags(asked, installed=installed) == flags
+def test_flags_are_portable_and_stay_until_others_are_requested(
+    cmake_args: str | None, installed: str, flags: str
+) -> None:
+    assert requested_flags(cmake_args, installed=installed) == flags
 
 
-def test_each_choice_of_flags_has_its_own_place_in_the_cache() -> None:
-    version = pinned("llama-cpp-python")
+def test_each_set_of_flags_has_its_own_cache_directory() -> None:
+    version = pinned_version("llama-cpp-python")
     assert engine_key(version, PORTABLE) == f"llama-cpp-python-{version}-DGGML_NATIVE=OFF"
     assert engine_key(version, f"{CUDA} {PORTABLE}") == f"llama-cpp-python-{version}-DGGML_CUDA=ON_-DGGML_NATIVE=OFF"
 
 
-def made(target: Path, flags: str) -> Path:
-    """What a finished set-up leaves, without what is installed."""
+def create_environment(target: Path, flags: str) -> Path:
+    """The files that a finished set-up leaves, without the installed packages."""
     (target / "bin").mkdir(parents=True)
     (target / "bin" / "python").symlink_to(sys.executable)
     (target / ".engine").write_text(flags)
@@ -48,16 +50,16 @@ def made(target: Path, flags: str) -> Path:
     return target
 
 
-def test_a_finished_environment_is_ready_for_its_own_engine_alone(tmp_path: Path) -> None:
-    target = made(tmp_path / "venv", PORTABLE)
+def test_a_finished_environment_is_ready_for_its_own_flags_only(tmp_path: Path) -> None:
+    target = create_environment(tmp_path / "venv", PORTABLE)
     assert is_ready(target, PORTABLE)
     assert not is_ready(target, f"{CUDA} {PORTABLE}")
     (target / "bin" / "python").unlink()
     assert not is_ready(target, PORTABLE)
 
 
-def test_where_nothing_changed_nothing_is_run(tmp_path: Path) -> None:
-    target = made(tmp_path / "venv", f"{CUDA} {PORTABLE}")
+def test_nothing_is_run_when_nothing_changed(tmp_path: Path) -> None:
+    target = create_environment(tmp_path / "venv", f"{CUDA} {PORTABLE}")
     environment = {name: value for name, value in os.environ.items() if name != "CMAKE_ARGS"}
     done = subprocess.run(
         [sys.executable, setup.__file__, str(target)],
@@ -65,12 +67,12 @@ def test_where_nothing_changed_nothing_is_run(tmp_path: Path) -> None:
         text=True,
         timeout=30,
         check=False,
-        env={**environment, "PATH": str(tmp_path)},  # no compiler: it is not asked for
+        env={**environment, "PATH": str(tmp_path)},  # no compiler on the PATH: none is needed
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_an_environment_whose_making_was_cut_short_has_no_pip(tmp_path: Path) -> None:
+def test_an_incomplete_environment_has_no_pip(tmp_path: Path) -> None:
     target = tmp_path / "venv"
     assert not has_pip(target / "bin" / "python")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True, timeout=60)
@@ -78,10 +80,10 @@ def test_an_environment_whose_making_was_cut_short_has_no_pip(tmp_path: Path) ->
     assert not has_pip(target / "bin" / "python")
 
 
-def test_an_interrupted_set_up_says_so_in_one_line_and_is_known_for_unfinished(tmp_path: Path) -> None:
+def test_an_interrupted_set_up_prints_one_line_and_is_incomplete(tmp_path: Path) -> None:
     compiler = tmp_path / "tools" / "c++"
     compiler.parent.mkdir()
-    compiler.symlink_to(sys.executable)  # it is looked for, and not used before there is an environment
+    compiler.symlink_to(sys.executable)  # its existence is checked; it is not run before the environment exists
     target = tmp_path / "venv"
     with subprocess.Popen(
         [sys.executable, setup.__file__, str(target)],
@@ -97,12 +99,12 @@ def test_an_interrupted_set_up_says_so_in_one_line_and_is_known_for_unfinished(t
         os.killpg(running.pid, signal.SIGINT)
         out, error = running.communicate(timeout=30)
     assert running.returncode == 128 + signal.SIGINT
-    assert out == f"making {target}\n"
-    assert error.strip() == "set-up was interrupted: run it again, and it goes on"
+    assert out == f"creating {target}\n"
+    assert error.strip() == "set-up was interrupted: run it again to continue"
     assert not has_pip(target / "bin" / "python")
 
 
-def test_an_npm_that_fails_leaves_the_pages_plain_and_setup_goes_on(
+def test_a_failing_npm_leaves_data_docs_plain_and_does_not_fail_the_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     npm = tmp_path / "bin" / "npm"

@@ -1,4 +1,4 @@
-"""What tests/support/skips.py makes of a skip, in a run of pytest of its own."""
+"""The hooks of tests/support/skips.py, in a separate run of pytest."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def run(directory: Path, code: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("code", SKIPS.values(), ids=SKIPS)
-def test_a_skip_fails_and_says_how_to_get_the_part(tmp_path: Path, code: str) -> None:
-    status, told = run(tmp_path, code)
+def test_a_skip_fails_and_prints_its_reason(tmp_path: Path, code: str) -> None:
+    status, output = run(tmp_path, code)
     assert status != 0
-    assert "this test may not be skipped here. no part: install part" in told
-    assert "skipped" not in told.splitlines()[-1]
+    assert "this test may not be skipped here. no part: install part" in output
+    assert "skipped" not in output.splitlines()[-1]
 
 
-def test_what_this_machine_can_never_run_is_skipped_and_an_expected_failure_is_one(tmp_path: Path) -> None:
+def test_an_allowed_skip_and_an_expected_failure_do_not_fail(tmp_path: Path) -> None:
     code = """
 def test_skipped(): pytest.skip('root may write everywhere; run as a user')
 @pytest.mark.xfail(strict=True)
 def test_expected(): assert False
 """
-    status, told = run(tmp_path, code)
+    status, output = run(tmp_path, code)
     assert status == 0
-    assert "1 skipped, 1 xfailed" in told
+    assert "1 skipped, 1 xfailed" in output

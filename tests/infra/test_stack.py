@@ -1,4 +1,4 @@
-"""The whole stack, from its command line: up, status, env, down, and what a kill of its supervisor leaves."""
+"""The local stack through its command line: up, status, env, down, and after a kill of its supervisor."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     supervisor.stop(tmp_path)
 
 
-def test_down_and_status_and_env_say_when_nothing_runs(tmp_path: Path) -> None:
+def test_down_status_and_env_report_that_nothing_is_running(tmp_path: Path) -> None:
     down = command(tmp_path, "down")
     assert (down.returncode, down.stdout) == (0, "Nothing is running\n")
     assert command(tmp_path, "status").stdout == "Nothing is running\n"
@@ -50,7 +50,7 @@ def test_down_and_status_and_env_say_when_nothing_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state: Path) -> None:
+def test_the_stack_starts_once_restarts_after_a_kill_and_stops_completely(state: Path) -> None:
     first = command(state, "up")
     assert first.returncode == 0, first.stdout + first.stderr
     stack = supervisor.running(state)
@@ -65,7 +65,7 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
 
     again = command(state, "up")
     assert again.returncode == 0
-    assert again.stdout.startswith("It is up already.\n")
+    assert again.stdout.startswith("The stack is already running.\n")
     assert stack == supervisor.running(state)
 
     tree = tree_of(stack.pid)
@@ -87,13 +87,13 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     shell = "\n".join(
         ["set -eu", "HF_TOKEN=secret", command(state, "env").stdout, "echo ${HF_TOKEN-unset} $HF_ENDPOINT"]
     )
-    told = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["unset", stack.environment["HF_ENDPOINT"]]
+    output = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
     (line,) = re.findall(r"^PREFECT_API_URL=.*$", second.stdout, re.MULTILINE)
     program = shlex.split(line)[1]
     assert (CHECKOUT / program).exists()
-    _onboarding_works(line, api)
+    _check_onboarding(line, api)
 
     tree = tree_of(stack.pid)
     down = command(state, "down")
@@ -103,10 +103,10 @@ def test_a_stack_comes_up_once_and_again_after_a_kill_and_goes_down_whole(state:
     assert command(state, "down").stdout == "Nothing is running\n"
 
 
-def _onboarding_works(line: str, api: str) -> None:
-    """The line that `up` prints, as it is pasted into a shell; and what a wrong one ends with."""
+def _check_onboarding(line: str, api: str) -> None:
+    """Run the command that `up` prints in a shell, then wrong variants of it."""
 
-    def pasted(text: str) -> int:
+    def run_shell(text: str) -> int:
         done = subprocess.run(["sh", "-c", text], cwd=CHECKOUT, capture_output=True, check=False, timeout=600)
         return done.returncode
 
@@ -115,10 +115,10 @@ def _onboarding_works(line: str, api: str) -> None:
         found: list[dict[str, Any]] = _ask(f"{api}/flow_runs/filter", body)
         return found
 
-    assert pasted(line) == 0
+    assert run_shell(line) == 0
     (onboarding,) = runs("onboard paddock-demo")
     assert onboarding["state_type"] == "COMPLETED"
-    artifacts = {one["key"].split("-")[0]: one["data"] for one in _ask(f"{api}/artifacts/latest/filter", {})}
+    artifacts = {row["key"].split("-")[0]: row["data"] for row in _ask(f"{api}/artifacts/latest/filter", {})}
     kinds = set(artifacts)
     judged = {"findings", "chat", "expectations", "memory"}
     assert kinds == {"preflight", "files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
@@ -128,7 +128,7 @@ def _onboarding_works(line: str, api: str) -> None:
     assert page.is_success
     assert "paddock-demo/SmolLM2-135M-Instruct-GGUF" in page.text
 
-    assert pasted(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
+    assert run_shell(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
     (failed,) = runs("onboard nobody")
     assert failed["state_type"] == "FAILED"
     assert re.search(
@@ -137,22 +137,22 @@ def _onboarding_works(line: str, api: str) -> None:
     assert failed["run_count"] == 1
 
     before = len(_ask(f"{api}/flow_runs/filter", {}))
-    assert pasted(re.sub(r"model=\S+", "model=../etc", line)) == 1
+    assert run_shell(re.sub(r"model=\S+", "model=../etc", line)) == 1
     assert len(_ask(f"{api}/flow_runs/filter", {})) == before
 
 
 def _deployments(api: str) -> list[dict[str, Any]]:
-    """What Prefect stores of each, without what a worker's poll or an update changes."""
+    """What Prefect stores of each deployment, without the fields that a worker's poll or an update changes."""
     found: list[dict[str, Any]] = _ask(f"{api}/deployments/filter", {})
-    passing = {"updated", "last_polled", "status"}
-    return [{name: value for name, value in one.items() if name not in passing} for one in found]
+    volatile = {"updated", "last_polled", "status"}
+    return [{name: value for name, value in row.items() if name not in volatile} for row in found]
 
 
 def _ask(url: str, body: dict[str, Any]) -> Any:
     return httpx.post(url, json=body, trust_env=False).raise_for_status().json()
 
 
-def test_two_that_start_at_once_leave_the_lock_to_one(tmp_path: Path) -> None:
+def test_of_two_simultaneous_starts_one_gets_the_lock(tmp_path: Path) -> None:
     lock = supervisor.acquire(tmp_path)
     assert lock is not None
     assert supervisor.acquire(tmp_path) is None
@@ -161,7 +161,9 @@ def test_two_that_start_at_once_leave_the_lock_to_one(tmp_path: Path) -> None:
     assert supervisor.owner(tmp_path) is None
 
 
-def test_a_part_of_the_stack_leads_to_itself_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_of_one_part_sets_the_variables_of_that_part_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "of-the-user")
     with Stack(tmp_path, parts=["s3"]) as stack:
         assert stack.s3 is not None
@@ -172,12 +174,12 @@ def test_a_part_of_the_stack_leads_to_itself_and_nowhere_else(tmp_path: Path, mo
     assert [service.poll() is None for service in services] == [False]
 
 
-def test_when_one_part_does_not_start_the_others_are_ended(tmp_path: Path) -> None:
+def test_when_one_part_fails_to_start_the_others_are_stopped(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "repositories").write_text("in the way of the directory")
     stack = Stack(tmp_path, parts=["hub", "s3"])
     with pytest.raises((ServiceError, FileExistsError)), stack:
         pass
     assert stack.services == []
-    with S3Server.start(tmp_path / "s3"):  # its directory is free
+    with S3Server.start(tmp_path / "s3"):  # no service holds its log any more
         pass

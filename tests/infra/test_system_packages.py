@@ -1,4 +1,4 @@
-"""Which of the system's packages are installed for the tests, and by whom. Nothing is installed here."""
+"""infra.system_packages, with a script in place of apt-get: nothing is installed here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.scripts import write_script
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only directory on the PATH, with an apt-get that writes down what it is called with."""
+    """The only directory on the PATH, with an apt-get that logs its arguments."""
     write_script(tmp_path / "bin" / "apt-get", f'#!/bin/sh\necho "$@" >> {tmp_path / "calls"}\n')
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -25,14 +25,14 @@ def calls(programs: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_root_gets_what_is_not_there(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_root_missing_programs_are_installed(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     write_script(programs / "chromium-browser")
     assert system_packages.main() == 0
     assert calls(programs) == ["-qq update", "-qq install --yes --no-install-recommends npm curl"]
 
 
-def test_where_all_is_there_nothing_is_run(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_run_when_nothing_is_missing(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("chromium", "npm", "curl"):
         write_script(programs / name)
@@ -41,7 +41,7 @@ def test_where_all_is_there_nothing_is_run(programs: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("user", "apt"), [(1000, True), (0, False)], ids=["a user", "no apt-get"])
-def test_elsewhere_it_says_what_to_install(
+def test_without_root_or_apt_get_it_prints_what_to_install(
     programs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], user: int, apt: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
@@ -52,10 +52,10 @@ def test_elsewhere_it_says_what_to_install(
     assert calls(programs) == []
 
 
-def test_an_apt_get_that_fails_holds_nothing_up(
+def test_a_failing_apt_get_does_not_fail_the_set_up(
     programs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     write_script(programs / "apt-get", "#!/bin/sh\nexit 100\n")
     assert system_packages.main() == 0
-    assert "apt-get brought nothing (CalledProcessError): chromium, npm, curl" in capfd.readouterr().err
+    assert "apt-get failed (CalledProcessError): chromium, npm, curl not installed" in capfd.readouterr().err
