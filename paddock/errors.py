@@ -1,50 +1,50 @@
-"""Every failure that Paddock raises on purpose.
+"""The exceptions that Paddock raises.
 
-The tree has two branches, because one question decides what a caller does next: is another try worth it?
+The tree has two branches, since they decide what a caller does next: retry or not.
 
     PaddockError
     ├── TransientError                    the same call may succeed later; Prefect retries it
-    │   ├── HubUnavailable                no answer, a time-out, 5xx, or 429 from the Hub
-    │   ├── TransferInterrupted           bytes stopped coming; what came is kept for resume
+    │   ├── HubUnavailable                the Hub cannot be reached, times out, or answers 5xx or 429
+    │   ├── TransferInterrupted           a download stopped; the received bytes are kept for resume
     │   ├── OrchestratorUnavailable       Prefect's server does not answer
-    │   ├── ServerUnavailable             a model's server does not answer, or not as it should
+    │   ├── ServerUnavailable             a model's server does not answer, or its answer is invalid
     │   ├── StoreUnavailable              S3 does not answer, or the volume's file system fails
     │   └── BlobMissing                   a store lost a blob before it was published; the next run fetches it
-    └── PermanentError                    the same call fails the same way; tried once
-        ├── UsageError                    exit status 3: the caller must say it differently
+    └── PermanentError                    the same call fails the same way; never retried
+        ├── UsageError                    exit status 3: the request has to be changed
         │   ├── UnsafeName                a name that could leave its directory (also a ValueError)
         │   ├── BadSetting                a setting that does not parse, or contradicts another (also a ValueError)
-        │   └── NoSuchFile                a local file or directory that is not there (also a FileNotFoundError)
-        ├── ImpossibleError               exit status 1: it could not be done here and now
+        │   └── NoSuchFile                a local file or directory does not exist (also a FileNotFoundError)
+        ├── OperationError                exit status 1: it cannot be done here and now
         │   ├── ModelNotFound             the Hub has no such repository, or hides it
-        │   ├── ModelGated                the Hub wants terms accepted, or a token
+        │   ├── ModelGated                the Hub requires accepted terms, or a token
         │   ├── RevisionNotFound          no such branch, tag or commit
         │   ├── FileNotInRevision         the revision has no such file
-        │   ├── HubRefused                any other refusal of the Hub, or a Hub that is switched off
-        │   ├── TransferRefused           the address of a file's bytes answers, and says no
-        │   ├── NotEnoughDisk             known before the first byte, or met on the way
-        │   ├── NoPermission              a directory or bucket that may not be read or written (also a PermissionError)
-        │   ├── StoreRefused              S3 answers, and says no
-        │   ├── NotOnVolume               a model or revision that the volume does not hold
-        │   ├── InUse                     promoted, served or pinned: it is not removed
-        │   ├── SnapshotDiffers           a snapshot of that name has other files, and is never replaced
+        │   ├── HubRefused                the Hub refused for another reason, or HF_HUB_OFFLINE is set
+        │   ├── TransferRefused           the source of a file's bytes refuses to send them
+        │   ├── NotEnoughDisk             found before the first byte, or while writing
+        │   ├── NoPermission              a directory or bucket may not be read or written (also a PermissionError)
+        │   ├── StoreRefused              S3 refuses the request
+        │   ├── NotOnVolume               the volume does not hold this model or revision
+        │   ├── InUse                     promoted, served or pinned, so not removed
+        │   ├── SnapshotDiffers           a snapshot of that name has other files, and is immutable
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
-        │   ├── EngineCrashed             the engine's process died, or ran out of time
+        │   ├── EngineCrashed             the engine's process died, or timed out
         │   └── EngineOutOfMemory         the engine could not allocate what it needs
-        └── WantingError                  exit status 2: the model was judged, and found wanting
+        └── ModelError                    exit status 2: the model failed a check
             ├── NoGguf                    no GGUF in the repository or directory (also a FileNotFoundError)
-            ├── NotGguf                   a file that is not what its name says
+            ├── NotGguf                   a file is not a GGUF, whatever its name
             ├── MalformedGguf             a GGUF that breaks a rule of the format
             ├── MissingShard              a split model with a part missing (also a FileNotFoundError)
-            ├── CorruptFile               bytes that do not have the digest they should have
+            ├── CorruptFile               bytes whose digest differs from the expected one
             ├── ModelRejected             the audit's verdict is reject
             ├── IncompatibleModel         the installed engine does not know the architecture
             ├── ConflictingConfiguration  the model's own files, or the request and the model, disagree
-            ├── DoesNotFit                the memory estimate is over what there is
-            └── GateNotPassed             worse than what is promoted now
+            ├── DoesNotFit                the memory estimate exceeds the available memory
+            └── GateNotPassed             worse than the promoted snapshot
 
-A message says what thing it was, what came and what was expected; `cure` says what to do next. `str(error)` is both, as
-one sentence. All of them survive pickling, since Prefect carries them between processes.
+A message names the thing, what was found and what was expected; `cure` says what to do next. `str(error)` is both, as
+one sentence. All of them can be pickled, since Prefect passes them between processes.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from typing import Any, ClassVar
 
 
 class PaddockError(Exception):
-    """The root. `code` is the kebab-case name used as `error` in JSON; `exit_status` is what the command line ends
-    with."""
+    """Base class. `code` is the kebab-case class name, which JSON output has as `error`; `exit_status` is that of the
+    command line."""
 
     exit_status: ClassVar[int] = 1
 
@@ -73,7 +73,7 @@ class PaddockError(Exception):
 
 
 class TransientError(PaddockError):
-    """Worth another try. `retry_after_s` is what the other side asked for, or None."""
+    """The same call may succeed later. `retry_after_s` is the wait that the other side asked for, or None."""
 
     def __init__(self, message: str, *, cure: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message, cure=cure)
@@ -124,82 +124,82 @@ class NoSuchFile(UsageError, FileNotFoundError):
     pass
 
 
-class ImpossibleError(PermanentError):
+class OperationError(PermanentError):
     pass
 
 
-class ModelNotFound(ImpossibleError):
+class ModelNotFound(OperationError):
     pass
 
 
-class ModelGated(ImpossibleError):
+class ModelGated(OperationError):
     pass
 
 
-class RevisionNotFound(ImpossibleError):
+class RevisionNotFound(OperationError):
     pass
 
 
-class FileNotInRevision(ImpossibleError):
+class FileNotInRevision(OperationError):
     pass
 
 
-class HubRefused(ImpossibleError):
+class HubRefused(OperationError):
     pass
 
 
-class TransferRefused(ImpossibleError):
+class TransferRefused(OperationError):
     pass
 
 
-class NotEnoughDisk(ImpossibleError):
+class NotEnoughDisk(OperationError):
     pass
 
 
-class NoPermission(ImpossibleError, PermissionError):
+class NoPermission(OperationError, PermissionError):
     pass
 
 
-class StoreRefused(ImpossibleError):
+class StoreRefused(OperationError):
     pass
 
 
-class NotOnVolume(ImpossibleError):
+class NotOnVolume(OperationError):
     pass
 
 
-class InUse(ImpossibleError):
+class InUse(OperationError):
     pass
 
 
-class SnapshotDiffers(ImpossibleError):
+class SnapshotDiffers(OperationError):
     pass
 
 
-class EngineTooOld(ImpossibleError):
+class EngineTooOld(OperationError):
     pass
 
 
-class EngineCrashed(ImpossibleError):
-    """`by_signal` says that its process was ended by a signal of its own making, such as SIGSEGV."""
+class EngineCrashed(OperationError):
+    """`by_signal`: the process crashed by a signal, such as SIGSEGV."""
 
     by_signal = False
 
 
-class EngineOutOfMemory(ImpossibleError):
+class EngineOutOfMemory(OperationError):
     pass
 
 
-class WantingError(PermanentError):
+class ModelError(PermanentError):
     exit_status = 2
 
 
-class NoGguf(WantingError, FileNotFoundError):
+class NoGguf(ModelError, FileNotFoundError):
     pass
 
 
-class _Breach(WantingError):
-    """What a parser met: `rule` is the finding's stable name, `where` the byte offset (`byte 24`) or the metadata
+class _GgufError(ModelError):
+    """A parser error: `rule` is the stable name of the finding, `where` the byte offset (`byte 24`) or the metadata
     key."""
 
     def __init__(self, message: str, *, cure: str = "", rule: str = "", where: str = "") -> None:
@@ -208,39 +208,39 @@ class _Breach(WantingError):
         self.where = where
 
 
-class NotGguf(_Breach):
+class NotGguf(_GgufError):
     pass
 
 
-class MalformedGguf(_Breach):
+class MalformedGguf(_GgufError):
     pass
 
 
-class MissingShard(WantingError, FileNotFoundError):
+class MissingShard(ModelError, FileNotFoundError):
     pass
 
 
-class CorruptFile(WantingError):
+class CorruptFile(ModelError):
     pass
 
 
-class ModelRejected(WantingError):
-    """`findings` are those of the audit that rejected it, where there was one."""
+class ModelRejected(ModelError):
+    """`findings` of the audit that rejected the model, if there was one."""
 
     findings: tuple[Any, ...] = ()
 
 
-class IncompatibleModel(WantingError):
+class IncompatibleModel(ModelError):
     pass
 
 
-class ConflictingConfiguration(WantingError):
+class ConflictingConfiguration(ModelError):
     pass
 
 
-class DoesNotFit(WantingError):
+class DoesNotFit(ModelError):
     pass
 
 
-class GateNotPassed(WantingError):
+class GateNotPassed(ModelError):
     pass

@@ -1,9 +1,8 @@
-"""What the Hub has: the one room that speaks huggingface_hub.
+"""Client of the Hugging Face Hub: resolve revisions, list files, and locate the bytes of a file.
 
-It resolves a branch or tag to a commit, lists the files of a revision with their digests, and gives the address of one
-file's bytes. It moves no model data, unless huggingface_hub's own way is asked for (`download`): that is
-`paddock.transfer`. Every error of huggingface_hub leaves as one of ours
-(`translated`).
+The only module that imports huggingface_hub. Moving model data is left to `paddock.transfer`, except by
+huggingface_hub's own download (`download_file`). Every error of huggingface_hub is raised as one of Paddock's
+(`map_hub_errors`).
 """
 
 from __future__ import annotations
@@ -41,22 +40,22 @@ if TYPE_CHECKING:
 
     from paddock.settings import Settings
 
-# Said at its import: Paddock honours the variable itself (`paddock.transfer.backends`).
+# Issued when huggingface_hub is imported: Paddock handles the variable itself (`paddock.transfer.backends`).
 warnings.filterwarnings("ignore", message="The `HF_HUB_ENABLE_HF_TRANSFER`", category=FutureWarning)
 
 _TIMEOUT_S = 20.0
-_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 _PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager
-def translated(endpoint: str, what: str) -> Iterator[None]:
-    """Raise the errors of huggingface_hub and of its HTTP client as Paddock's own, with `what` in the sentence.
+def map_hub_errors(endpoint: str, subject: str) -> Iterator[None]:
+    """Raise the errors of huggingface_hub and of its HTTP client as Paddock's, with `subject` in the message.
 
-    `LocalEntryNotFoundError` is tested before its parent `EntryNotFoundError`: it stands for a connection that failed,
-    and the parent is permanent. The errors of Python's own come from huggingface_hub reading an answer: ValueError
-    where it is no JSON (a page of a captive portal, which passes), the others where it is JSON of another shape.
+    `LocalEntryNotFoundError` is caught before its parent `EntryNotFoundError`: it means that a connection failed, and
+    the parent is permanent. Python's own errors come from huggingface_hub parsing a response: ValueError if it is not
+    JSON (a page of a captive portal, so worth a retry), the others if it is JSON of another shape.
     """
     import httpx2
     from huggingface_hub import errors as vendor
@@ -64,60 +63,65 @@ def translated(endpoint: str, what: str) -> Iterator[None]:
     try:
         yield
     except (vendor.OfflineModeIsEnabled, vendor.LocalTokenNotFoundError) as error:
-        raise HubRefused(f"the Hub was not asked for {what}: {_first_line(error)}") from None
+        raise HubRefused(f"the Hub was not contacted for {subject}: {_first_line(error)}") from None
     except vendor.GatedRepoError:
         raise ModelGated(
-            f"{what} is gated on {endpoint}",
+            f"{subject} is gated on {endpoint}",
             cure="accept its terms on the Hub, then set HF_TOKEN to a token of that account",
         ) from None
     except vendor.RepositoryNotFoundError:
         raise ModelNotFound(
-            f"{what} is not on {endpoint}, or is private",
+            f"{subject} is not on {endpoint}, or is private",
             cure="check the name, and set HF_TOKEN if it is private",
         ) from None
     except vendor.RevisionNotFoundError:
-        raise RevisionNotFound(f"{what} is not on {endpoint}", cure="use a branch, tag or commit that it has") from None
+        raise RevisionNotFound(
+            f"{subject} is not on {endpoint}", cure="use an existing branch, tag or commit"
+        ) from None
     except vendor.LocalEntryNotFoundError as error:
         raise HubUnavailable(
-            f"{endpoint} could not be asked for {what}: {_first_line(error)}", cure="try again"
+            f"{endpoint} could not be reached for {subject}: {_first_line(error)}", cure="try again"
         ) from None
     except vendor.EntryNotFoundError:
-        raise FileNotInRevision(f"{what} is not on {endpoint}", cure="list the repository's files") from None
+        raise FileNotInRevision(f"{subject} is not on {endpoint}", cure="list the repository's files") from None
     except vendor.DisabledRepoError:
-        raise HubRefused(f"{what} is disabled on {endpoint}", cure="choose another repository") from None
+        raise HubRefused(f"{subject} is disabled on {endpoint}", cure="choose another repository") from None
     except vendor.HfHubHTTPError as error:
-        raise _from_status(error, endpoint, what) from None
+        raise _from_status(error, endpoint, subject) from None
     except vendor.HFValidationError as error:
-        raise HubRefused(f"huggingface_hub does not take {what}: {_first_line(error)}") from None
-    except (httpx2.LocalProtocolError, UnicodeEncodeError):  # its text quotes the header, with the token in it
+        raise HubRefused(f"huggingface_hub does not accept {subject}: {_first_line(error)}") from None
+    except (httpx2.LocalProtocolError, UnicodeEncodeError):  # its message quotes the header, with the token
         raise BadSetting(
-            f"the request to {endpoint} for {what} cannot be written", cure="check that HF_TOKEN is a token"
+            f"the request to {endpoint} for {subject} cannot be sent: a header has invalid characters",
+            cure="check that HF_TOKEN is a token",
         ) from None
     except (AttributeError, KeyError, RecursionError, TypeError):
-        raise _no_answer(endpoint, what, "its answer has another form") from None
+        raise _not_a_hub(endpoint, subject, "the JSON of its response has another form") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         raise HubUnavailable(
-            f"{endpoint} did not answer for {what}: {_first_line(error) or type(error).__name__}",
+            f"{endpoint} did not answer for {subject}: {_first_line(error) or type(error).__name__}",
             cure="check the network and HF_ENDPOINT, then try again",
         ) from None
 
 
-def _from_status(error: HfHubHTTPError, endpoint: str, what: str) -> PaddockError:
+def _from_status(error: HfHubHTTPError, endpoint: str, subject: str) -> PaddockError:
     status = error.response.status_code
-    if status in _BUSY:
-        after = error.response.headers.get("Retry-After", "")
+    if status in _TRANSIENT_STATUS:
+        retry_after = error.response.headers.get("Retry-After", "")
         return HubUnavailable(
-            f"{endpoint} answered {status} for {what}",
+            f"{endpoint} answered {status} for {subject}",
             cure="try again later",
-            retry_after_s=float(after[:9]) if after.isascii() and after.isdigit() else None,
+            retry_after_s=float(retry_after[:9]) if retry_after.isascii() and retry_after.isdigit() else None,
         )
     if status in {401, 403}:
-        return HubRefused(f"{endpoint} answered {status} for {what}", cure="set HF_TOKEN to a token that may read it")
-    return HubRefused(f"{endpoint} answered {status} for {what}", cure="check HF_ENDPOINT: a Hub answers otherwise")
+        return HubRefused(
+            f"{endpoint} answered {status} for {subject}", cure="set HF_TOKEN to a token that may read it"
+        )
+    return HubRefused(f"{endpoint} answered {status} for {subject}", cure="check that HF_ENDPOINT is a Hub")
 
 
-def _no_answer(endpoint: str, what: str, reason: str) -> HubRefused:
-    return HubRefused(f"{endpoint} did not answer for {what} as a Hub does: {reason}", cure="check HF_ENDPOINT")
+def _not_a_hub(endpoint: str, subject: str, reason: str) -> HubRefused:
+    return HubRefused(f"{endpoint} did not respond as a Hub for {subject}: {reason}", cure="check HF_ENDPOINT")
 
 
 def _first_line(error: BaseException) -> str:
@@ -125,7 +129,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class Hub:
-    """A client of one Hub. Making one dials nothing."""
+    """Client of one Hub. Its constructor sends no request."""
 
     def __init__(self, settings: Settings) -> None:
         self.endpoint = settings.hub_endpoint
@@ -133,56 +137,62 @@ class Hub:
         self._token = settings.hub_token
 
     def listing(self, model: ModelName, ref: str = "main") -> Listing:
-        """Resolve `ref` to a commit and list every file of it, in one request.
+        """Resolve `ref` (a branch, tag or commit) and list all files of that commit, in one request.
 
-        Raises ModelNotFound, ModelGated, RevisionNotFound, HubRefused, and HubUnavailable, which is worth another try.
+        Raises UnsafeName, ModelNotFound, ModelGated, RevisionNotFound, HubRefused, and HubUnavailable, which may be
+        retried.
         """
-        what = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
-        api = self._api(what)
-        with translated(self.endpoint, what):
+        subject = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
+        api = self._api(subject)
+        with map_hub_errors(self.endpoint, subject):
             info = api.model_info(str(model), revision=ref, files_metadata=True, timeout=_TIMEOUT_S)
         try:
             return _listing(model, info)
         except (TypeError, UnsafeName) as error:
-            raise _no_answer(self.endpoint, what, str(error)) from None
+            raise _not_a_hub(self.endpoint, subject, str(error)) from None
 
     def file(self, model: ModelName, revision: Revision, file: RepositoryFile) -> HubFile:
-        """One file of a revision as a source for `paddock.transfer`. Asks nothing yet."""
+        """One file of a revision as a source for `paddock.transfer`. Sends no request yet."""
         return HubFile(hub=self, model=model, revision=revision, file=file)
 
     def locate(self, model: ModelName, revision: Revision, path: str) -> Address:
-        """Ask where the bytes of one file are now. A token goes along only to the Hub's own scheme, host and port."""
+        """Request the current URL of a file. Its headers hold the token only for the Hub's own scheme, host and port.
+
+        Raises ModelNotFound, ModelGated, RevisionNotFound, FileNotInRevision, HubRefused, and HubUnavailable.
+        """
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        what = f"{model}@{revision[:8]}: {path}"
-        self._api(what)
+        subject = f"{model}@{revision[:8]}: {path}"
+        self._api(subject)
         token = self.token()
-        with translated(self.endpoint, what):
+        with map_hub_errors(self.endpoint, subject):
             url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
-            found = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
-            target, here = urlsplit(found.location), urlsplit(self.endpoint)
-            own = _origin(target) == _origin(here)
-        if found.commit_hash and found.commit_hash != revision:
+            metadata = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
+            target, hub = urlsplit(metadata.location), urlsplit(self.endpoint)
+            same_origin = _origin(target) == _origin(hub)
+        if metadata.commit_hash and metadata.commit_hash != revision:
             raise HubRefused(
-                f"{self.endpoint} answered with commit {found.commit_hash[:40]!r} for {what}", cure="try again"
+                f"{self.endpoint} answered with commit {metadata.commit_hash[:40]!r} for {subject}", cure="try again"
             )
-        if target.scheme not in _PORTS or not target.hostname or (here.scheme, target.scheme) == ("https", "http"):
-            raise _no_answer(self.endpoint, what, f"it leads from {here.scheme} to {printable(target.scheme) or 'nowhere'}")
+        if target.scheme not in _PORTS or not target.hostname or (hub.scheme, target.scheme) == ("https", "http"):
+            raise _not_a_hub(
+                self.endpoint, subject, f"it redirects from {hub.scheme} to {printable(target.scheme) or 'nowhere'}"
+            )
         headers = {"User-Agent": f"paddock/{VERSION}"}
-        if own and token:
+        if same_origin and token:
             headers["Authorization"] = f"Bearer {token}"
-        return Address(found.location, headers)
+        return Address(metadata.location, headers)
 
     def token(self) -> str | None:
-        """The one that was set, else what `hf auth login` stored."""
+        """The token of the settings, else the one that `hf auth login` stored; None without either."""
         from huggingface_hub import get_token
 
         return self._token.get_secret_value() if self._token else get_token()
 
-    def _api(self, what: str) -> HfApi:
+    def _api(self, subject: str) -> HfApi:
         if self._offline:
             raise HubRefused(
-                f"the Hub was not asked for {what}: HF_HUB_OFFLINE is set", cure="unset it to reach the Hub"
+                f"the Hub was not contacted for {subject}: HF_HUB_OFFLINE is set", cure="unset it to reach the Hub"
             )
         from huggingface_hub import HfApi
 
@@ -194,28 +204,28 @@ class Hub:
         )
 
 
-def download(place: HubLocation, directory: Path) -> Path:
-    """Let huggingface_hub bring a file into a directory of its own, by Xet where the Hub has it there.
+def download_file(location: HubLocation, directory: Path) -> Path:
+    """Download a file into a directory with huggingface_hub, by Xet if the Hub stores it there; return its path.
 
-    It compares nothing but the size, and resumes nothing. Raises what `translated` does.
+    huggingface_hub verifies nothing but the size, and does not resume. Raises the errors of `map_hub_errors`.
     """
     from huggingface_hub import hf_hub_download
 
-    with translated(place.endpoint, f"{place.repository}@{place.revision[:8]}: {place.path}"):
+    with map_hub_errors(location.endpoint, f"{location.repository}@{location.revision[:8]}: {location.path}"):
         return Path(
             hf_hub_download(
-                place.repository,
-                place.path,
-                revision=place.revision,
-                endpoint=place.endpoint,
+                location.repository,
+                location.path,
+                revision=location.revision,
+                endpoint=location.endpoint,
                 local_dir=directory,
-                token=place.token or False,
+                token=location.token or False,
             )
         )
 
 
 def _listing(model: ModelName, info: ModelInfo) -> Listing:
-    """huggingface_hub checks no type of what the Hub said. Raises TypeError or UnsafeName."""
+    """Validate what huggingface_hub parsed, since it checks no types. Raises TypeError or UnsafeName."""
     licence = info.card_data.get("license") if info.card_data else None
     return Listing(
         model=model,
@@ -226,21 +236,25 @@ def _listing(model: ModelName, info: ModelInfo) -> Listing:
     )
 
 
-def _file(one: RepoSibling) -> RepositoryFile:
-    path = _text(one.rfilename, "a file name")
-    size = one.lfs.size if one.lfs else one.size
+def _file(sibling: RepoSibling) -> RepositoryFile:
+    path = _text(sibling.rfilename, "a file name")
+    size = sibling.lfs.size if sibling.lfs else sibling.size
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise TypeError(f"the size of {printable(path)} is {str(size)[:40]!r}")
-    if one.lfs:
-        return RepositoryFile(path, size, parse_sha256(_text(one.lfs.sha256, f"the digest of {printable(path)}")), None)
-    if one.blob_id is not None and not _GIT_SHA1.fullmatch(_text(one.blob_id, f"the digest of {printable(path)}")):
-        raise TypeError(f"the digest of {printable(path)} is {one.blob_id[:80]!r}")
-    return RepositoryFile(path, size, None, one.blob_id)
+    if sibling.lfs:
+        return RepositoryFile(
+            path, size, parse_sha256(_text(sibling.lfs.sha256, f"the digest of {printable(path)}")), None
+        )
+    if sibling.blob_id is not None and not _GIT_SHA1.fullmatch(
+        _text(sibling.blob_id, f"the digest of {printable(path)}")
+    ):
+        raise TypeError(f"the digest of {printable(path)} is {sibling.blob_id[:80]!r}")
+    return RepositoryFile(path, size, None, sibling.blob_id)
 
 
-def _text(value: object, what: str) -> str:
+def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{what} is {str(value)[:40]!r}")
+        raise TypeError(f"{name} is {str(value)[:40]!r}")
     return value
 
 
@@ -250,7 +264,7 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 
 @dataclass
 class HubFile:
-    """A file of the Hub as a source of bytes. The address is asked for once, and again when it has expired."""
+    """A file of the Hub as a source of bytes. Its address is requested once, and again when it has expired."""
 
     hub: Hub
     model: ModelName

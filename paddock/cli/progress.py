@@ -15,7 +15,7 @@ from paddock.cli.render import visible
 from paddock.model.acquired import Acquired
 from paddock.model.units import human_bytes, human_time
 from paddock.transfer.progress import Progress as Moved
-from paddock.transfer.progress import ProgressListener, Total
+from paddock.transfer.progress import ProgressListener, TotalProgress
 
 _A_LINE_EVERY_S = 10.0
 _ALL = "all files"
@@ -40,7 +40,7 @@ class ProgressBars(ProgressListener):
         )
         self._tasks: dict[str, TaskID] = {}
         self._ended: set[str] = set()
-        self._total: Total | None = None
+        self._total: TotalProgress | None = None
         self._said_at = clock()
 
     def __enter__(self) -> Self:
@@ -52,23 +52,23 @@ class ProgressBars(ProgressListener):
     ) -> None:
         self._bars.stop()
 
-    def begin(self, total_bytes: int) -> None:
-        self._total = Total(total_bytes, clock=self._clock)
+    def on_start(self, total_bytes: int) -> None:
+        self._total = TotalProgress(total_bytes, clock=self._clock)
 
-    def moved(self, moved: Moved) -> None:
+    def on_progress(self, moved: Moved) -> None:
         self._draw(moved.label, moved)
         several = self._total is not None and self._total.total_bytes > moved.total_bytes
         if self._total is not None:
-            self._total.take(moved)
+            self._total.update(moved)
             if several:
                 self._draw(_ALL, self._total)
         if self._lines:
             self._say(moved, several=several)
 
-    def finished(self, acquired: Sequence[Acquired]) -> None:
+    def on_finish(self, acquired: Sequence[Acquired]) -> None:
         """The bars show it already."""
 
-    def _draw(self, name: str, moved: Moved | Total) -> None:
+    def _draw(self, name: str, moved: Moved | TotalProgress) -> None:
         if name not in self._tasks:
             if _ALL in self._tasks:  # it stays the last
                 self._bars.remove_task(self._tasks.pop(_ALL))
@@ -88,12 +88,12 @@ class ProgressBars(ProgressListener):
         print(visible(line), file=sys.stderr)  # noqa: T201 progress
 
 
-def _said(moved: Moved | Total) -> str:
+def _said(moved: Moved | TotalProgress) -> str:
     """`1.2 GiB of 4.0 GiB, 110.0 MiB/s, 26 s left`, `4.0 GiB, verifying, 5 s left`, or what it came to."""
     if moved.done_bytes == moved.total_bytes:
         return human_bytes(moved.total_bytes)
     left = "" if moved.left_s is None else f", {human_time(moved.left_s)} left"
-    if moved.has_landed:
+    if moved.is_verifying:
         return f"{human_bytes(moved.total_bytes)}, verifying{left}"
     rate = human_bytes(round(moved.rate_bytes_per_s))
     return f"{human_bytes(moved.done_bytes)} of {human_bytes(moved.total_bytes)}, {rate}/s{left}"

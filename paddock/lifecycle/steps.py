@@ -1,4 +1,4 @@
-"""Steps and runners: a phase is one function that runs its steps in order, wherever it runs.
+"""Steps and runners: a phase is one function that runs its steps in order, with or without Prefect.
 
 A *step* is a plain function whose first argument is the clients, marked with its kind. A *runner* runs it:
 `PlainRunner` calls it in this process, for the command line; the runner of a flow (`tasks.runner`) makes each step a
@@ -27,18 +27,18 @@ R = TypeVar("R")
 
 
 class Kind(StrEnum):
-    """The kind of a step decides how its transient failures are retried (`RETRY_DELAYS_S`)."""
+    """The kind of a step. It selects the delays of its retries (`RETRY_DELAYS_S`)."""
 
     LOCAL = "local"
-    """Works on the volume: it fails for good, or not at all."""
+    """Works on the volume alone. Its failures are permanent."""
     HUB = "hub"
-    """Asks the Hub."""
+    """Sends requests to the Hub."""
     STORE = "store"
-    """Talks to the remote store."""
+    """Sends requests to the remote store."""
     TRANSFER = "transfer"
-    """Moves bytes. Each try resumes where the last one stopped, so that many tries are cheap."""
+    """Transfers files. Each try resumes where the last one stopped, so that many tries are cheap."""
     ENGINE = "engine"
-    """Runs the engine's process. A failure that kills it once kills it again."""
+    """Runs the engine's process. A file that crashes it once crashes it again."""
 
 
 RETRY_DELAYS_S: dict[Kind, tuple[int, ...]] = {
@@ -48,15 +48,15 @@ RETRY_DELAYS_S: dict[Kind, tuple[int, ...]] = {
     Kind.TRANSFER: (1, 5, 15, 60, 120, 300),
     Kind.ENGINE: (),
 }
-"""Seconds before each further try of a step that raised a TransientError. A permanent error fails at the first try."""
+"""Seconds before each retry of a step that raised a TransientError. A permanent error fails at the first try."""
 
 JITTER = 0.5
-"""A delay is lengthened by up to this factor, so that a fleet that was started at once does not retry at once."""
+"""A delay is lengthened by up to this factor, so that workers that started together do not retry together."""
 
 
 class Step(Generic[P, R]):
-    """A step of a phase. `title` is a format string over its arguments; `line` and `warnings` say in words what the
-    step returned. Calling a step calls its function."""
+    """A step of a phase. `title` is a format string over its arguments; `line` and `warnings` turn its result into text
+    for the log. Calling a step calls its function, without retries."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Step(Generic[P, R]):
         return self.function(clients, *args, **kwargs)
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """The arguments of a call by name, without the clients."""
+        """The arguments of a call by name, with defaults, and without the clients."""
         bound = inspect.signature(self.function).bind(None, *args, **kwargs)
         bound.apply_defaults()
         _, *names = bound.arguments
@@ -96,37 +96,36 @@ def step(
     line: Callable[[Any], str] | None = None,
     warnings: Callable[[Any], Sequence[str]] | None = None,
 ) -> Callable[[Callable[Concatenate[Clients, P], R]], Step[P, R]]:
-    """Mark a function as a step."""
+    """Decorate a function as a step."""
 
-    def mark(function: Callable[Concatenate[Clients, P], R]) -> Step[P, R]:
+    def decorate(function: Callable[Concatenate[Clients, P], R]) -> Step[P, R]:
         return Step(function, kind, title=title, line=line, warnings=warnings)
 
-    return mark
+    return decorate
 
 
 class Runner(Protocol):
-    """Runs the steps of a phase. An implementer must call a step once for each try, and raise what its last try
-    raised."""
+    """Runs the steps of a phase. An implementer calls a step once for each try, and raises what its last try raised."""
 
     @property
     def clients(self) -> Clients: ...
 
     @property
     def operation(self) -> str | None:
-        """The id of the operation that these steps belong to: tries of one operation change promotions once. None: each
-        call is an operation of its own."""
+        """The id of the operation that the steps belong to. However often a step is tried, one operation changes a
+        promotion once. None: each call is an operation of its own."""
         ...
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     def listener(self, id: SnapshotId) -> ProgressListener:
-        """Listens to the progress of a snapshot's files."""
+        """The listener for the transfer of a snapshot's files."""
         ...
 
 
 class PlainRunner(Runner):
-    """Calls each step in this process. With `retry`, a step is tried again by its kind; `on_line` is called with what
-    each step did, in words."""
+    """Calls each step in this process. With `retry`, a step is retried by its kind; `on_line` is called with the `line`
+    of each step that succeeded."""
 
     operation = None
 
@@ -140,7 +139,7 @@ class PlainRunner(Runner):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._clients = clients
-        self._listener = listener or Silent()
+        self._listener = listener or SilentListener()
         self._retry = retry
         self._on_line = on_line
         self._sleep = sleep
@@ -150,7 +149,7 @@ class PlainRunner(Runner):
         return self._clients
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        result = self._tried(step, *args, **kwargs)
+        result = self._call(step, *args, **kwargs)
         for warning in step.warnings(result) if step.warnings else ():
             log.warning("%s", warning)
         if step.line and self._on_line:
@@ -160,7 +159,7 @@ class PlainRunner(Runner):
     def listener(self, id: SnapshotId) -> ProgressListener:  # noqa: ARG002 - one listener for all
         return self._listener
 
-    def _tried(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def _call(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         for delay_s in RETRY_DELAYS_S[step.kind] if self._retry else ():
             try:
                 return step.function(self._clients, *args, **kwargs)
@@ -171,7 +170,7 @@ class PlainRunner(Runner):
         return step.function(self._clients, *args, **kwargs)
 
 
-class Silent(ProgressListener):
+class SilentListener(ProgressListener):
     """A progress listener that does nothing."""
 
     def on_start(self, total_bytes: int) -> None: ...

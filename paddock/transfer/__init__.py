@@ -1,1 +1,1 @@
-"""Bytes from there to here: ranges fetched in parallel, verified while they are written, resumed after death."""
+"""Download files in parallel ranges, verify them while they are written, and resume after a crash."""

@@ -1,6 +1,7 @@
-"""The calling thread's side of a fetch: it follows what lands, hashes it, keeps the journal, and repairs.
+"""Assemble one file in its staging directory: hash the bytes as they are written, keep the journal, and repair.
 
-The bytes are read back out of the page cache, where the workers, or another engine, have just put them.
+All of it runs in the calling thread. The bytes are read back from the page cache, where the workers, or another
+backend, have just written them.
 """
 
 from __future__ import annotations
@@ -17,255 +18,278 @@ from paddock.model.source import Source
 from paddock.transfer import backends
 from paddock.transfer.backends import Backend
 from paddock.transfer.digest import BLOCK_BYTES, OnBlock, RunningDigest, digest_file, digest_for, segment_spans
-from paddock.transfer.limiter import Meter, RetryBudget
+from paddock.transfer.meter import Meter
 from paddock.transfer.options import Options
-from paddock.transfer.pieces import sound_pieces
-from paddock.transfer.preallocation import disk_error, preallocate, require_room, write_at
-from paddock.transfer.progress import OnProgress, Progress, Verification
+from paddock.transfer.pieces import verified_pieces
+from paddock.transfer.preallocation import disk_error, preallocate, require_space, write_at
+from paddock.transfer.progress import OnProgress, Progress, VerificationSpeed
 from paddock.transfer.range_scheduler import RangeScheduler
-from paddock.transfer.staging import Claim
+from paddock.transfer.retry_budget import RetryBudget
+from paddock.transfer.staging import StagingDirectory
 from paddock.transfer.workers import TransferContext, WorkerPool
 from paddock.transfer.writeback import WriteBack
 
 _POLL_S = 0.1
 _PROGRESS_EVERY_S = 0.25
-_SIGN_OF_LIFE_EVERY_S = 2.0
+_HEARTBEAT_EVERY_S = 2.0
 _REPAIR_ROUNDS = 2
 
 
 class Assembler:
-    """One fetch into one staging directory. All of it runs in the calling thread."""
+    """One download into one staging directory."""
 
     def __init__(
         self,
         source: Source,
-        claim: Claim,
+        staging: StagingDirectory,
         options: Options,
         *,
         cancel: threading.Event,
-        progress: OnProgress | None,
-        tap: OnBlock | None,
+        on_progress: OnProgress | None,
+        on_block: OnBlock | None,
     ) -> None:
         self._source = source
         self._expected = source.expected
-        self._claim = claim
+        self._staging = staging
         self._options = options
         self._cancel = cancel
-        self._progress = progress
-        self._tap = tap
-        self._block = memoryview(bytearray(BLOCK_BYTES))
-        self._told = self._alive = float("-inf")
-        self._position = self._done = 0
-        self._verification = Verification()
+        self._on_progress = on_progress
+        self._on_block = on_block
+        self._buffer = memoryview(bytearray(BLOCK_BYTES))
+        self._reported_at = self._heartbeat_at = float("-inf")
+        self._heartbeat_position = self._done = 0
+        self._verification = VerificationSpeed()
         self.resumed_bytes = 0
         self.meter = Meter()
-        self._line = TransferContext(
+        self._context = TransferContext(
             source=source,
             connections=options.connections,
             segment_bytes=options.segment_bytes,
             limit_rate_bytes_per_s=options.limit_rate_bytes_per_s,
             stall_s=options.stall_s,
             meter=self.meter,
-            patience=RetryBudget(source.label, self.meter, cure="try again later: what came is kept"),
-            still_ours=lambda: claim.is_ours,
-            asked_span_bytes=options.span_bytes,
+            retry_budget=RetryBudget(source.label, self.meter, cure="try again later: the received bytes are kept"),
+            is_owned=lambda: staging.is_owned,
+            requested_span_bytes=options.span_bytes,
         )
 
     def run(self) -> RunningDigest:
-        backends.clean(self._claim.data)  # what a dead one left
-        landed = self._claim.claimed_bytes
+        """Download, verify and fsync the file; return its digests.
+
+        Raises CorruptFile, NotEnoughDisk, TransferInterrupted, TransferRefused, OSError, and the permanent errors of
+        the source.
+        """
+        backends.clean(self._staging.data)  # files of a process that was killed
+        written_to = self._staging.checkpoint_bytes
         limited = self._options.limit_rate_bytes_per_s is not None
-        # What another engine cannot take up, ours does.
-        engine: Backend = "paddock"
-        if not self._claim.held_bytes:
-            engine = backends.fitting(self._options.engine, self._source, limited=limited)
-        if engine != "paddock":
-            self._have_moved(engine)
-            landed = self._expected.size
-        with self._data() as fd, WriteBack(fd) as write_back:
-            preallocate(fd, self._claim.data, self._expected.size)
-            digest = self._receive(fd, write_back, landed=landed)
+        # Another backend cannot resume: Paddock's own does.
+        backend: Backend = "paddock"
+        if not self._staging.resumable_bytes:
+            backend = backends.select_backend(self._options.backend, self._source, limited=limited)
+        if backend != "paddock":
+            self._download_with(backend)
+            written_to = self._expected.size
+        with self._open_data() as fd, WriteBack(fd) as write_back:
+            preallocate(fd, self._staging.data, self._expected.size)
+            digest = self._receive(fd, write_back, written_to=written_to)
             if digest.mismatch(self._expected):
                 digest = self._repair(fd, digest)
-            self._make_durable(fd)
-        self._tell(digest.size)
+            self._fsync(fd)
+        self._report(digest.size)
         return digest
 
-    def _make_durable(self, fd: int) -> None:
+    def _fsync(self, fd: int) -> None:
         try:
             os.fsync(fd)
         except OSError as error:
-            # The kernel may now take pages for written that are not, and hashing them again would prove nothing:
-            # https://wiki.postgresql.org/wiki/Fsync_Errors
-            self._claim.discard()
-            raise disk_error(error, self._claim.data, self._expected.size, kept=False) from error
+            # The kernel may now mark pages as clean that were never written, and hashing them again would prove
+            # nothing: https://wiki.postgresql.org/wiki/Fsync_Errors
+            self._staging.discard()
+            raise disk_error(error, self._staging.data, self._expected.size, kept=False) from error
 
-    def _have_moved(self, engine: Backend) -> None:
-        """Let another engine bring all of it. Not one byte of that is believed yet."""
-        with self._data() as fd:
-            # huggingface_hub writes a file of its own, and then gives it this name.
-            room = require_room if engine == "xet" else preallocate
-            room(fd, self._claim.data, self._expected.size)
+    def _download_with(self, backend: Backend) -> None:
+        """Download the whole file with another backend. None of its bytes is verified here."""
+        with self._open_data() as fd:
+            # huggingface_hub writes a file of its own, and renames it to this path.
+            reserve = require_space if backend == "xet" else preallocate
+            reserve(fd, self._staging.data, self._expected.size)
 
-        told = most = 0
+        last = peak = 0
 
-        def tick(came: int) -> None:
-            nonlocal told, most
-            # A second try begins at 0 again, and what the first one brought came over the network all the same.
-            self.meter.count(max(0, came - told), max(0, came - most))
-            told, most = came, max(most, came)
-            self._check(cure="start it again")
-            self._tick(came, done_bytes=came, verify_s=self._verification.left_s(self._expected.size))
+        def on_received(received: int) -> None:
+            nonlocal last, peak
+            # A second attempt starts at 0 again, but the bytes of the first one were transferred, too.
+            self.meter.count(max(0, received - last), max(0, received - peak))
+            last, peak = received, max(peak, received)
+            self._check_cancelled(cure="start it again")
+            self._tick(received, done_bytes=received, verify_s=self._verification.left_s(self._expected.size))
 
-        came = backends.move(
-            engine,
+        received = backends.download(
+            backend,
             self._source,
-            self._claim.data,
+            self._staging.data,
             connections=self._options.connections,
             stall_s=self._options.stall_s,
-            tick=tick,
+            on_received=on_received,
         )
-        tick(max(came, self._expected.size))
+        on_received(max(received, self._expected.size))
 
     @contextmanager
-    def _data(self) -> Iterator[int]:
-        fd = os.open(self._claim.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    def _open_data(self) -> Iterator[int]:
+        fd = os.open(self._staging.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             yield fd
         finally:
             os.close(fd)
 
-    def _receive(self, fd: int, write_back: WriteBack, *, landed: int) -> RunningDigest:
-        """Hash the file in order while it lands, check what the journal claims, and claim the rest. The first `landed`
-        bytes are there."""
+    def _receive(self, fd: int, write_back: WriteBack, *, written_to: int) -> RunningDigest:
+        """Fetch what is missing, and hash the file in order while it is written.
+
+        The first `written_to` bytes are in the file: they are compared with the checkpoints of the journal. Checkpoints
+        are added for the other bytes.
+        """
         digest = digest_for(self._expected, segment_bytes=self._options.segment_bytes)
-        claims = self._claim.claims
-        ends = sorted(claims)
+        checkpoints = self._staging.checkpoints
+        ends = sorted(checkpoints)
         good = digest.copy()
-        pieces = self._sound_pieces(fd, behind=landed)
-        self.resumed_bytes = self._claim.claimed_bytes + sum(end - start for start, end in pieces)
-        path, journal = self._claim.data, self._claim.journal
-        with WorkerPool(self._line, path, 0, digest.size, landed=landed, pieces=pieces, journal=journal) as schedule:
+        pieces = self._verified_pieces(fd, after=written_to)
+        self.resumed_bytes = self._staging.checkpoint_bytes + sum(end - start for start, end in pieces)
+        pool = WorkerPool(
+            self._context,
+            self._staging.data,
+            0,
+            digest.size,
+            written_to=written_to,
+            pieces=pieces,
+            journal=self._staging.journal,
+        )
+        with pool as scheduler:
             while digest.position < digest.size:
-                mark = ends[0] if ends else self._next_mark(digest.position)
-                self._follow(schedule, fd, digest, until=mark, tap=self._tap, report=self._report)
+                target = ends[0] if ends else self._next_checkpoint(digest.position)
+                self._hash(scheduler, fd, digest, until=target, on_block=self._on_block, report=self._report_receiving)
                 if ends:
                     ends.pop(0)
                     if not ends:  # until now the connections waited for the reader
                         self.meter.restart()
-                proof = claims.pop(mark, None)
-                if proof is None:
-                    journal.append(mark, digest.segment_prefix)
-                elif proof != digest.segment_prefix:
-                    # The segment's later claims are about the same bytes: all of it is fetched again, in parallel.
-                    segment_end = -(-mark // digest.segment_bytes) * digest.segment_bytes
-                    bad_end = max([mark, *(end for end in ends if end <= segment_end)])
-                    schedule.fetch_again(good.position, bad_end)
+                expected = checkpoints.pop(target, None)
+                if expected is None:
+                    self._staging.journal.add_checkpoint(target, digest.segment_prefix)
+                elif expected != digest.segment_prefix:
+                    # Later checkpoints of the segment cover the same bytes: all of it is fetched again, in parallel.
+                    segment_end = -(-target // digest.segment_bytes) * digest.segment_bytes
+                    bad_end = max([target, *(end for end in ends if end <= segment_end)])
+                    scheduler.invalidate(good.position, bad_end)
                     self.resumed_bytes -= bad_end - good.position
                     ends = [bad_end, *(end for end in ends if end > bad_end)]
-                    claims = {end: proof for end, proof in claims.items() if end > bad_end}
+                    checkpoints = {end: proof for end, proof in checkpoints.items() if end > bad_end}
                     digest = good
                 good = digest.copy()
                 if digest.position % digest.segment_bytes == 0:
-                    write_back.landed()
+                    write_back.notify()
         return digest
 
-    def _sound_pieces(self, fd: int, *, behind: int) -> list[tuple[int, int]]:
-        """What is in the file behind the last claim."""
-        pieces = [piece for piece in self._claim.pieces if piece.end > behind]
-        return sound_pieces(fd, pieces, behind=behind, block=self._block, tick=self._check)
+    def _verified_pieces(self, fd: int, *, after: int) -> list[tuple[int, int]]:
+        """The pieces of the file behind the last checkpoint, as (start, end)."""
+        pieces = [piece for piece in self._staging.pieces if piece.end > after]
+        return verified_pieces(fd, pieces, after=after, buffer=self._buffer, check_cancelled=self._check_cancelled)
 
-    def _next_mark(self, position: int) -> int:
-        """Where the next claim ends: after a span's length, and at the end of each segment."""
+    def _next_checkpoint(self, position: int) -> int:
+        """End of the next checkpoint: one span further, or at the end of the segment."""
         segment_end = (position // self._options.segment_bytes + 1) * self._options.segment_bytes
-        return min(self._expected.size, segment_end, position + self._line.span_bytes)
+        return min(self._expected.size, segment_end, position + self._context.span_bytes)
 
-    def _follow(
+    def _hash(
         self,
-        schedule: RangeScheduler,
+        scheduler: RangeScheduler,
         fd: int,
         digest: RunningDigest,
         *,
         until: int,
         report: Callable[[RangeScheduler, int], None],
         offset: int = 0,
-        tap: OnBlock | None = None,
+        on_block: OnBlock | None = None,
     ) -> None:
-        """Hash the file's first `until` bytes as they land. The file's first byte is the source's byte `offset`.
-        `report` is given the position before each block."""
+        """Hash the first `until` bytes of the open file as they are written. Its first byte is the source's byte
+        `offset`. `report` is called with the position before each block."""
         while digest.position < until:
-            frontier = schedule.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
-            report(schedule, offset + digest.position)
+            frontier = scheduler.frontier(offset + digest.position, timeout_s=_POLL_S) - offset
+            report(scheduler, offset + digest.position)
             if frontier == digest.position:
                 continue
             count = min(BLOCK_BYTES, min(until, frontier) - digest.position, digest.segment_end - digest.position)
             began = time.perf_counter()
-            block = self._block[: os.preadv(fd, [self._block[:count]], digest.position)]
+            block = self._buffer[: os.preadv(fd, [self._buffer[:count]], digest.position)]
             if not block:
-                raise TransferInterrupted(f"{self._claim.data} was cut short by another program", cure="try again")
-            if tap:
-                tap(digest.position, block)
+                raise TransferInterrupted(f"{self._staging.data} was truncated by another program", cure="try again")
+            if on_block:
+                on_block(digest.position, block)
             digest.update(block)
             self._verification.count(len(block), time.perf_counter() - began)
 
     def _repair(self, fd: int, digest: RunningDigest) -> RunningDigest:
-        """Fetch each segment again, over other connections, and replace those that differ."""
+        """Fetch each segment again, over new connections, and replace those that differ. Raises CorruptFile."""
         for _ in range(_REPAIR_ROUNDS):
             replaced = 0
             for index, (start, end) in enumerate(segment_spans(digest.size, digest.segment_bytes)):
                 if not self._replace_if_different(fd, start, end, digest.segments[index]):
                     continue
                 replaced += 1
-                # Mostly one segment is bad: then the rest need not be fetched. Asked once a round, not after each one,
-                # or the time would grow as the square.
-                if replaced == 1 and not (again := self._hash_again(fd)).mismatch(self._expected):
-                    return again
+                # Mostly one segment is bad: then the others need not be fetched. The file is hashed after the first one
+                # of a round only; after each one, the time would be quadratic.
+                if replaced == 1 and not (new := self._hash_again(fd)).mismatch(self._expected):
+                    return new
             if not replaced:
                 break
             digest = self._hash_again(fd)
             if not digest.mismatch(self._expected):
                 return digest
         raise CorruptFile(
-            f"{self._source.label} is not what it should be: {digest.mismatch(self._expected)}, and fetching its "
+            f"{self._source.label} is corrupt: {digest.mismatch(self._expected)}, and fetching its "
             f"{len(digest.segments)} segments again did not help",
-            cure="its source, or a proxy on the way, sends wrong bytes: try another network, or tell its owner",
+            cure="its source or a proxy sends wrong bytes: try another network, or report it to the owner",
         )
 
     def _replace_if_different(self, fd: int, start: int, end: int, digest: SegmentDigest) -> bool:
-        """Fetch one segment into a file beside the data, and copy it over the data where its digest is another one."""
-        path = self._claim.directory / "segment"
-        spare = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        """Fetch one segment into a file beside the data, and copy it over the data if its digest differs."""
+        path = self._staging.directory / "segment"
+        segment_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            preallocate(spare, path, end - start)
-            came = RunningDigest(end - start, segment_bytes=end - start)
-            with WorkerPool(self._line, path, start, end, landed=start, rebased=True) as schedule:
-                self._follow(schedule, spare, came, until=end - start, offset=start, report=self._report_repair)
-            if came.segment_prefix == digest:
+            preallocate(segment_fd, path, end - start)
+            new = RunningDigest(end - start, segment_bytes=end - start)
+            with WorkerPool(self._context, path, start, end, written_to=start, rebased=True) as scheduler:
+                self._hash(scheduler, segment_fd, new, until=end - start, offset=start, report=self._report_repairing)
+            if new.segment_prefix == digest:
                 return False
             for offset in range(0, end - start, BLOCK_BYTES):
-                write_at(fd, os.pread(spare, min(BLOCK_BYTES, end - start - offset), offset), start + offset)
-            self._claim.journal.append(end, came.segment_prefix)
+                write_at(fd, os.pread(segment_fd, min(BLOCK_BYTES, end - start - offset), offset), start + offset)
+            self._staging.journal.add_checkpoint(end, new.segment_prefix)
             return True
         finally:
-            os.close(spare)
+            os.close(segment_fd)
             path.unlink(missing_ok=True)
 
     def _hash_again(self, fd: int) -> RunningDigest:
         size = self._expected.size
 
-        def tick(position: int) -> None:
+        def on_position(position: int) -> None:
             self._tick(position, done_bytes=size, verify_s=self._verification.left_s(size - position))
 
-        return digest_file(fd, self._expected, segment_bytes=self._options.segment_bytes, tick=tick, tap=self._tap)
+        return digest_file(
+            fd,
+            self._expected,
+            segment_bytes=self._options.segment_bytes,
+            on_position=on_position,
+            on_block=self._on_block,
+        )
 
-    def _report(self, schedule: RangeScheduler, position: int) -> None:
-        landed = schedule.landed_bytes
-        self._tick(position, done_bytes=landed, verify_s=self._verification.left_s(landed - position))
+    def _report_receiving(self, scheduler: RangeScheduler, position: int) -> None:
+        written = scheduler.written_bytes
+        self._tick(position, done_bytes=written, verify_s=self._verification.left_s(written - position))
 
-    def _report_repair(self, _schedule: RangeScheduler, position: int) -> None:
+    def _report_repairing(self, _scheduler: RangeScheduler, position: int) -> None:
         self._tick(position, done_bytes=self._done, verify_s=None)
 
-    def _check(self, *, cure: str = "start it again: what came is kept") -> None:
+    def _check_cancelled(self, *, cure: str = "start it again: the received bytes are kept") -> None:
         if self._cancel.is_set():
             raise TransferInterrupted(f"{self._source.label} was cancelled", cure=cure)
 
@@ -276,21 +300,21 @@ class Assembler:
         done_bytes: int,
         verify_s: float | None,
     ) -> None:
-        """Between two blocks: stop when told to, show that we live, and tell how far it is."""
-        self._check()
+        """Between two blocks: stop if cancelled, touch the journal as a heartbeat, and report progress."""
+        self._check_cancelled()
         now = time.monotonic()
-        if now > self._alive + _SIGN_OF_LIFE_EVERY_S and position != self._position:
-            os.utime(self._claim.journal.fd)
-            self._alive, self._position = now, position
-        # All of it is done when its digest is right. It never falls, though what is wrong is fetched again.
+        if now > self._heartbeat_at + _HEARTBEAT_EVERY_S and position != self._heartbeat_position:
+            os.utime(self._staging.journal.fd)
+            self._heartbeat_at, self._heartbeat_position = now, position
+        # The last byte counts once the digest is right. The number never falls, even if parts are fetched again.
         self._done = max(self._done, min(done_bytes, self._expected.size - 1))
-        if now > self._told + _PROGRESS_EVERY_S:
-            self._tell(self._done, verify_s)
+        if now > self._reported_at + _PROGRESS_EVERY_S:
+            self._report(self._done, verify_s)
 
-    def _tell(self, done_bytes: int, verify_s: float | None = 0.0) -> None:
-        self._told = time.monotonic()
-        if self._progress:
-            self._progress(
+    def _report(self, done_bytes: int, verify_s: float | None = 0.0) -> None:
+        self._reported_at = time.monotonic()
+        if self._on_progress:
+            self._on_progress(
                 Progress(
                     label=self._source.label,
                     done_bytes=done_bytes,

@@ -1,9 +1,9 @@
-"""The process that another engine moves bytes in. Started by `paddock.transfer.backends`, and by nobody else.
+"""Run another download backend in this process: the entry point that `paddock.transfer.backends` starts.
 
-The request is JSON on standard input, with `engine`, `path`, `parent`, and what that engine needs to know; secrets
-come this way, and are in no argument and no environment. Reports go to standard output, a line of JSON each:
-`{"came": N}` while bytes come, and `{"error": ..., "final": ...}` when they do not, without an address. It dies with
-its parent.
+The request is JSON on standard input, with `engine` (the backend), `path`, `parent`, and the arguments of that backend;
+secrets are passed this way, and are in no argument and no environment variable. Reports go to standard output, one JSON
+object a line: `{"came": N}` with the bytes received so far, and `{"error": ..., "final": ...}` on failure, without a
+URL. The process ends when its parent does.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_CHUNK_BYTES = 1024 * 1024  # it tells of whole ones alone, and slow lines take long for large ones
-_TRIES_OF_A_CHUNK = 5
-_EVERY_S = 0.2
-_ADDRESS = re.compile(r"\w+://\S+")
+_CHUNK_BYTES = 1024 * 1024  # only complete chunks are reported, and a large one takes long on a slow connection
+_CHUNK_RETRIES = 5
+_REPORT_EVERY_S = 0.2
+_URL = re.compile(r"\w+://\S+")
 _REFUSED = re.compile(r"status client error \((?!408|425|429)\d+")
 
 
@@ -36,62 +36,62 @@ def main() -> None:
         os._exit(1)  # the parent died before the line above
     try:
         if request["engine"] == "hf_transfer":
-            _by_hf_transfer(request)
+            _download_with_hf_transfer(request)
         else:
-            _by_huggingface_hub(request)
-    except Exception as error:  # hf_transfer raises nothing more precise; whatever it is, who asked is told
-        said = _ADDRESS.sub("its address", str(getattr(error, "message", error)).split("\n")[0])[:300]
-        _report(error=said or type(error).__name__, final=_is_final(error))
+            _download_with_huggingface_hub(request)
+    except Exception as error:  # hf_transfer raises nothing more precise, and every error is reported
+        message = _URL.sub("its URL", str(getattr(error, "message", error)).split("\n")[0])[:300]
+        _report(error=message or type(error).__name__, final=_is_final(error))
 
 
-def _by_hf_transfer(request: dict[str, Any]) -> None:
+def _download_with_hf_transfer(request: dict[str, Any]) -> None:
     import hf_transfer
 
     lock = threading.Lock()
-    came = 0
+    received = 0
 
-    def count(chunk_bytes: int) -> None:
-        nonlocal came
+    def on_chunk(chunk_bytes: int) -> None:
+        nonlocal received
         with lock:
-            came += chunk_bytes
-            _report(came=came)
+            received += chunk_bytes
+            _report(came=received)
 
     connections = request["connections"]
-    failures = min(3, connections - 1)  # at once; it takes no tries without any, and needs a file more than these
+    failures = min(3, connections - 1)  # in parallel; must be less than the connections, and retries need at least one
     hf_transfer.download(
         request["url"],
         request["path"],
         connections,
         _CHUNK_BYTES,
         parallel_failures=failures,
-        max_retries=_TRIES_OF_A_CHUNK if failures else 0,
+        max_retries=_CHUNK_RETRIES if failures else 0,
         headers=request["headers"],
-        callback=count,
+        callback=on_chunk,
     )
 
 
-def _by_huggingface_hub(request: dict[str, Any]) -> None:
-    from paddock.hub import download
+def _download_with_huggingface_hub(request: dict[str, Any]) -> None:
+    from paddock.hub import download_file
     from paddock.model.source import HubLocation
 
     directory = Path(request["directory"])
-    threading.Thread(target=_watch, args=[directory], daemon=True).start()
-    download(HubLocation(**request["place"]), directory).replace(request["path"])
+    threading.Thread(target=_report_size, args=[directory], daemon=True).start()
+    download_file(HubLocation(**request["place"]), directory).replace(request["path"])
 
 
-def _watch(directory: Path) -> None:
-    """Report how much is on the disk: huggingface_hub's own progress is drawn for people."""
+def _report_size(directory: Path) -> None:
+    """Report the bytes on disk: huggingface_hub shows its own progress only as a bar."""
     while True:
-        time.sleep(_EVERY_S)
-        with suppress(OSError):  # a file that has its next name meanwhile
+        time.sleep(_REPORT_EVERY_S)
+        with suppress(OSError):  # a file was renamed meanwhile
             _report(came=on_disk_bytes(directory))
 
 
 def on_disk_bytes(directory: Path) -> int:
-    """What is there of the files: less than their sizes where they have holes, and never the room beyond their ends
-    that a file system lays aside while they grow."""
-    found = (path.stat() for path in directory.rglob("*") if path.is_file())
-    return sum(min(status.st_blocks * 512, status.st_size) for status in found)
+    """Written bytes of all files below `directory`: holes are not counted, and neither are the blocks that a file
+    system preallocates beyond the end of a growing file."""
+    statuses = (path.stat() for path in directory.rglob("*") if path.is_file())
+    return sum(min(status.st_blocks * 512, status.st_size) for status in statuses)
 
 
 def _is_final(error: Exception) -> bool:
@@ -100,10 +100,10 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, PermanentError) or bool(_REFUSED.search(str(error)))
 
 
-def _report(**said: object) -> None:
-    os.write(1, json.dumps(said).encode() + b"\n")  # one write: whole, from whichever thread
+def _report(**fields: object) -> None:
+    os.write(1, json.dumps(fields).encode() + b"\n")  # one write, so that lines of two threads never mix
 
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # not waiting for the vendors' threads
+    os._exit(0)  # without waiting for the vendors' threads

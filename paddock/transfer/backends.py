@@ -1,9 +1,8 @@
-"""Bytes that another program moves: hf_transfer, or huggingface_hub with Xet.
+"""Download with another backend: hf_transfer, or huggingface_hub with Xet.
 
-Each runs in a process of its own (`paddock.transfer.backend_process`), since neither can be told to stop, and
-one is native code.
-It fills a file from the start: nothing is resumed, and what came before a failure is not used. What it moved is not
-believed: the caller hashes all of it, as it does with its own.
+Each runs in a process of its own (`paddock.transfer.backend_process`), since neither can be cancelled, and one is
+native code. It writes a file from the start: nothing is resumed, and bytes received before a failure are not used. Its
+result is not trusted: the caller hashes all of it, as it does with its own downloads.
 """
 
 from __future__ import annotations
@@ -29,142 +28,155 @@ from paddock.model.source import Address, Source
 from paddock.settings import downloader_environment
 
 Backend = Literal["paddock", "hf_transfer", "xet"]
+"""What moves the bytes of a download: Paddock's own worker threads, hf_transfer, or huggingface_hub with Xet."""
 
 log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.1
-_WORTH_A_PROCESS_BYTES = 8 * 1024 * 1024
+_MIN_SIZE_BYTES = 8 * 1024 * 1024
+"""Smaller files are not worth a process."""
 _NAMES = {"hf_transfer": "hf_transfer", "xet": "huggingface_hub"}
-_CURE = "try again, or leave it to Paddock's own engine (PADDOCK_TRANSFER=paddock)"
+_CURE = "try again, or use Paddock's own backend (PADDOCK_TRANSFER=paddock)"
 
 
-def fitting(asked: Backend, source: Source, *, limited: bool) -> Backend:
-    """The engine to use for a source where `asked` is wanted: Paddock's own where the other one cannot do it, or brings
-    nothing."""
-    if asked == "paddock" or source.expected.size < _WORTH_A_PROCESS_BYTES:
+def select_backend(requested: Backend, source: Source, *, limited: bool) -> Backend:
+    """The backend to use for a source: `requested`, or Paddock's own if that one cannot fetch it or would not help.
+
+    `limited`: a bandwidth limit is set, which only Paddock's own backend keeps.
+    """
+    if requested == "paddock" or source.expected.size < _MIN_SIZE_BYTES:
         return "paddock"
-    if source.expected.key is None:  # with no digest to find it out, a short file would pass for a whole one
+    if source.expected.key is None:  # without a digest, a truncated file would pass for a complete one
         return "paddock"
-    if asked == "xet" and source.hub_location is None:
+    if requested == "xet" and source.hub_location is None:
         return "paddock"
     if limited:
-        log.warning("%s keeps no bandwidth limit: Paddock's own engine fetches %s", _NAMES[asked], source.label)
+        log.warning(
+            "%s does not support a bandwidth limit: Paddock's own backend fetches %s", _NAMES[requested], source.label
+        )
         return "paddock"
-    return asked
+    return requested
 
 
-def move(
-    engine: Backend,
+def download(
+    backend: Backend,
     source: Source,
     path: Path,
     *,
     connections: int,
     stall_s: float,
-    tick: Callable[[int], None],
+    on_received: Callable[[int], None],
 ) -> int:
-    """Have `engine` write the bytes of `source` to `path`; how many it says that came.
+    """Download `source` to `path` with another backend; return the number of bytes that it reports.
 
-    `tick` is told the bytes that came so far, ten times a second; what it raises ends the transfer. An address that is
-    refused is asked for anew, once. hf_transfer tells only whole chunks of 1 MiB: where not one of them ends in
-    `stall_s`, nothing comes. Raises TransferInterrupted, TransferRefused, and the errors of the source.
+    `on_received` is called with the bytes received so far, ten times a second; what it raises ends the download. A
+    refused URL is renewed once. hf_transfer reports whole chunks of 1 MiB only: if none is completed within `stall_s`,
+    the download has stalled. Raises TransferInterrupted, TransferRefused, and the errors of the source.
     """
-    request: dict[str, object] = {"engine": engine, "path": str(path), "parent": os.getpid()}
-    if engine == "xet" and source.hub_location:
-        place = {"place": asdict(source.hub_location), "directory": str(_directory(path))}
-        return _run(request | place, source, stall_s=stall_s, tick=tick)
+    request: dict[str, object] = {"engine": backend, "path": str(path), "parent": os.getpid()}
+    if backend == "xet" and source.hub_location:
+        place = {"place": asdict(source.hub_location), "directory": str(_working_directory(path))}
+        return _run(request | place, source, stall_s=stall_s, on_received=on_received)
     for renew in (False, True):
-        address = _address(source, renew=renew, tick=tick)
-        where = {"connections": connections, "url": address.url, "headers": dict(address.headers)}
+        address = _address(source, renew=renew, on_received=on_received)
+        target = {"connections": connections, "url": address.url, "headers": dict(address.headers)}
         try:
-            return _run(request | where, source, stall_s=stall_s, tick=tick)
+            return _run(request | target, source, stall_s=stall_s, on_received=on_received)
         except TransferRefused as refusal:
             if renew:
                 raise
-            log.info("%s; its address is asked for anew", refusal.message)
-    raise AssertionError("the second try returns or raises")
+            log.info("%s; renewing its URL", refusal.message)
+    raise AssertionError("the second attempt returns or raises")
 
 
 def clean(path: Path) -> None:
-    """Remove what huggingface_hub left beside the data when it was killed."""
-    shutil.rmtree(_directory(path), ignore_errors=True)
+    """Remove the files that huggingface_hub leaves beside the data if it is killed."""
+    shutil.rmtree(_working_directory(path), ignore_errors=True)
 
 
-def _address(source: Source, *, renew: bool, tick: Callable[[int], None]) -> Address:
-    """The address, asked for in a thread: the one that asks must hear when it is told to stop."""
-    came: list[Address | BaseException] = []
+def _address(source: Source, *, renew: bool, on_received: Callable[[int], None]) -> Address:
+    """Resolve the address in a thread, so that the calling thread can be cancelled while it waits."""
+    result: list[Address | BaseException] = []
 
-    def ask() -> None:
+    def resolve() -> None:
         try:
-            came.append(source.address(renew=renew))
-        except BaseException as error:  # it is raised again in the thread that called
-            came.append(error)
+            result.append(source.address(renew=renew))
+        except BaseException as error:  # raised again in the calling thread
+            result.append(error)
 
-    thread = threading.Thread(target=ask, name="paddock-address", daemon=True)
+    thread = threading.Thread(target=resolve, name="paddock-address", daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(_POLL_S)
-        tick(0)
-    if isinstance(came[0], BaseException):
-        raise came[0]
-    return came[0]
+        on_received(0)
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
 
 
-def _run(request: Mapping[str, object], source: Source, *, stall_s: float, tick: Callable[[int], None]) -> int:
+def _run(request: Mapping[str, object], source: Source, *, stall_s: float, on_received: Callable[[int], None]) -> int:
     name = _NAMES[str(request["engine"])]
     path = Path(str(request["path"]))
     process = subprocess.Popen(
         [sys.executable, "-m", "paddock.transfer.backend_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # where a vendor prints addresses with their signatures
+        stderr=subprocess.DEVNULL,  # a vendor may print signed URLs there
         cwd=_ROOT,
         env=downloader_environment(
-            HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(_directory(path) / "home")
+            HF_HUB_DISABLE_PROGRESS_BARS="1",
+            HF_HUB_DISABLE_TELEMETRY="1",
+            HF_HOME=str(_working_directory(path) / "home"),
         ),
         process_group=0,
     )
     try:
-        assert process.stdin is not None  # noqa: S101 - says to the type checker what PIPE above means
+        assert process.stdin is not None  # noqa: S101 - tells the type checker what PIPE above means
         assert process.stdout is not None  # noqa: S101 - the same
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(json.dumps(request).encode())
         with process.stdout as stdout:
-            came = _follow(stdout, source, name, stall_s=stall_s, tick=tick)
+            received = _read_reports(stdout, source, name, stall_s=stall_s, on_received=on_received)
         if process.wait(timeout=stall_s) == 0:
-            return came
+            return received
     except subprocess.TimeoutExpired:
         pass
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    raise TransferInterrupted(f"{name} ended in the middle of {source.label}", cure=_CURE)
+    raise TransferInterrupted(f"{name} exited before {source.label} was complete", cure=_CURE)
 
 
-def _directory(path: Path) -> Path:
-    """Where huggingface_hub works: beside the data, in the staging directory."""
+def _working_directory(path: Path) -> Path:
+    """Where huggingface_hub keeps its files: beside the data, in the staging directory."""
     return path.with_name("huggingface")
 
 
-def _follow(stdout: IO[bytes], source: Source, name: str, *, stall_s: float, tick: Callable[[int], None]) -> int:
-    """Read its reports until it has closed its output: `{"came": N}`, or last of all `{"error": ...}`."""
-    came, heard, rest = 0, time.monotonic(), b""
-    with selectors.DefaultSelector() as waiting:
-        waiting.register(stdout, selectors.EVENT_READ)
+def _read_reports(
+    stdout: IO[bytes], source: Source, name: str, *, stall_s: float, on_received: Callable[[int], None]
+) -> int:
+    """Read the process's reports until it closes its output; return the number of bytes received.
+
+    A report is `{"came": N}`, or at the end `{"error": ..., "final": ...}`.
+    """
+    received, progress_at, rest = 0, time.monotonic(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stdout, selectors.EVENT_READ)
         while True:
-            tick(came)
-            if waiting.select(_POLL_S):
+            on_received(received)
+            if selector.select(_POLL_S):
                 data = os.read(stdout.fileno(), 65536)
                 if not data:
-                    return came
+                    return received
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     report = json.loads(line)
                     if "error" in report:
                         kind = TransferRefused if report["final"] else TransferInterrupted
-                        raise kind(f"{name} did not bring {source.label}: {report['error']}", cure=_CURE)
-                    if report["came"] > came:
-                        came, heard = report["came"], time.monotonic()
-            if time.monotonic() > heard + stall_s:
-                raise TransferInterrupted(f"{name} brought nothing of {source.label} for {stall_s:g} s", cure=_CURE)
+                        raise kind(f"{name} could not download {source.label}: {report['error']}", cure=_CURE)
+                    if report["came"] > received:
+                        received, progress_at = report["came"], time.monotonic()
+            if time.monotonic() > progress_at + stall_s:
+                raise TransferInterrupted(f"{name} received nothing of {source.label} for {stall_s:g} s", cure=_CURE)

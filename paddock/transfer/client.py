@@ -1,8 +1,8 @@
-"""Requests for the ranges of one source: where they go, with which headers, and what a refusal means.
+"""Send range requests for one source: follow redirects, attach headers, renew expired URLs, and map refusals.
 
-Redirects are followed by hand, since the headers of an address (a token) belong to its own scheme, host and port. The
-address that a redirect led to is kept for the next ranges: a signed address is made to be used again until it
-expires, and then the source is asked anew.
+Redirects are followed here and not by urllib3, since the headers of an address (a token) belong to its own scheme, host
+and port. The URL that a redirect led to is kept for the next ranges: a signed URL may be used until it expires, and
+then the source is asked for a new one.
 """
 
 from __future__ import annotations
@@ -15,56 +15,56 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from paddock.errors import TransferRefused, TransientError
 from paddock.model.source import Address, Source
-from paddock.transfer.answer import Body, TryAgain, open_body, sentence
-from paddock.transfer.connections import Connections
+from paddock.transfer.connections import AbortablePools
+from paddock.transfer.response import ResponseBody, RetryableResponseError, describe_error, open_body
 
-_REDIRECTS = 5
+_MAX_REDIRECTS = 5
 _CONNECT_S = 10.0
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 _REFUSED_STATUS = frozenset({400, 401, 403, 404, 405, 410, 416})  # 400: how S3 refuses some expired signatures
 _PORTS = {"http": 80, "https": 443}
 
 
-class Client:
-    """Requests for one source, from several threads.
+class RangeClient:
+    """Range requests for one source, from several threads.
 
-    `stall_s` bounds the wait for an answer and for each of its bytes. `abort` ends every request that is under way,
-    so that a thread that waits for the network stops at once; the client is of no more use then.
+    `stall_s` limits the wait for a response and for each of its bytes. `abort` ends every request in flight, so that
+    threads that wait for the network stop at once; the client cannot be used after that.
     """
 
     def __init__(self, source: Source, *, connections: int, stall_s: float) -> None:
         self._source = source
         self._size = source.expected.size
         self._stall_s = stall_s
-        self._connections = Connections(connections)
+        self._pools = AbortablePools(connections)
         self._lock = threading.Lock()
         self._renewing = threading.Lock()
-        self._settling = threading.Lock()
-        self._settled = False
+        self._resolving = threading.Lock()
+        self._resolved = False
         self._address: Address | None = None
         self._generation = 0
         self._etags: dict[tuple[str, str, int], str] = {}
 
-    def open(self, start: int, end: int, *, whole: bool = False) -> Body:
-        """Ask for the bytes from `start` up to `end`, with one renewal of the address where it is refused.
+    def open(self, start: int, end: int, *, whole: bool = False) -> ResponseBody:
+        """Request the bytes from `start` up to `end` (exclusive); if refused, renew the address once.
 
-        With `whole`, the body is asked for without a range and read from its start; what comes before `start` is
-        passed over. Raises TryAgain; RangesIgnored where only `whole` gets anywhere; TransferRefused; and the
+        With `whole`, the file is requested without a range and read from its start; the bytes before `start` are
+        skipped. Raises RetryableResponseError; RangesNotSupported if only `whole` can work; TransferRefused; and the
         permanent errors of the source.
         """
-        if self._settled:
+        if self._resolved:
             return self._open(start, end, whole=whole)
-        # The first answer settles where the bytes are: one redirect is asked for, and not one for each thread.
-        with self._settling:
+        # The first response resolves the redirects for all threads, so that they are requested once.
+        with self._resolving:
             return self._open(start, end, whole=whole)
 
-    def _open(self, start: int, end: int, *, whole: bool) -> Body:
-        address, generation = self._locate(refused=None)
+    def _open(self, start: int, end: int, *, whole: bool) -> ResponseBody:
+        address, generation = self._current_address(refused=None)
         try:
             response, final = self._request(address, start, end, whole=whole)
             if response.status in _REFUSED_STATUS:
                 response.close()
-                address, generation = self._locate(refused=generation)
+                address, generation = self._current_address(refused=generation)
                 response, final = self._request(address, start, end, whole=whole)
             try:
                 if response.status in _REFUSED_STATUS:
@@ -74,29 +74,29 @@ class Client:
             except BaseException:
                 response.close()
                 raise
-        except TryAgain:
-            # Where a redirect led may be what is broken: the next try asks the source again.
-            self._settle(None, generation)
+        except RetryableResponseError:
+            # The target of a redirect may be what is broken: the next attempt asks the source again.
+            self._remember(None, generation)
             raise
-        self._settle(final, generation)
+        self._remember(final, generation)
         return body
 
     def abort(self) -> None:
-        self._connections.end()
+        self._pools.abort()
 
     def close(self) -> None:
-        """After `abort`, and after the threads that ask."""
-        self._connections.close()
+        """Call it after `abort`, and after the threads that send requests ended."""
+        self._pools.close()
 
-    def _settle(self, final: Address | None, generation: int) -> None:
-        """Use the address that answered for the next ranges; with None, forget it. An older generation says nothing."""
+    def _remember(self, final: Address | None, generation: int) -> None:
+        """Use the address that worked for the next ranges; with None, forget it. Ignored for an older generation."""
         with self._lock:
             if generation == self._generation:
                 self._address = final
-                self._settled = final is not None
+                self._resolved = final is not None
 
-    def _locate(self, *, refused: int | None) -> tuple[Address, int]:
-        """The address to use, and its generation. Where `refused` is still the current one, a new address."""
+    def _current_address(self, *, refused: int | None) -> tuple[Address, int]:
+        """The address to use, and its generation. A new one if the generation `refused` is still the current one."""
         with self._renewing:
             stale = refused is not None and refused == self._generation
             with self._lock:
@@ -105,22 +105,22 @@ class Client:
                 try:
                     address = self._source.address(renew=stale)
                 except TransientError as error:
-                    raise TryAgain(error.message, retry_after_s=error.retry_after_s) from error
+                    raise RetryableResponseError(error.message, retry_after_s=error.retry_after_s) from error
                 with self._lock:
-                    self._address, self._settled = address, False
+                    self._address, self._resolved = address, False
                     self._generation = generation = generation + 1
             return address, generation
 
     def _request(
         self, address: Address, start: int, end: int, *, whole: bool
     ) -> tuple[urllib3.BaseHTTPResponse, Address]:
-        """The first answer that is no redirect, and where it came from."""
-        for _ in range(_REDIRECTS + 1):
+        """Follow redirects; return the first other response and the address that it came from."""
+        for _ in range(_MAX_REDIRECTS + 1):
             headers = {**address.headers, "Accept-Encoding": "identity"}
             if not whole:
                 headers["Range"] = f"bytes={start}-{end - 1}"
             try:
-                response = self._connections.pool(address.url).request(
+                response = self._pools.pool_for(address.url).request(
                     "GET",
                     address.url,
                     headers=headers,
@@ -129,33 +129,38 @@ class Client:
                     retries=False,
                     timeout=urllib3.Timeout(connect=min(_CONNECT_S, self._stall_s), read=self._stall_s),
                 )
-            except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that is no HTTP
-                # A server that has enough connections refuses the next one, or leaves it unanswered.
+            except (HTTPError, OSError, ValueError) as error:  # ValueError: a response that is not HTTP
+                # A server at its connection limit refuses the next connection, or leaves it unanswered.
                 refused = isinstance(error, (NewConnectionError, ConnectTimeoutError))
-                raise TryAgain(sentence(error, self._stall_s), busy=refused) from None
+                raise RetryableResponseError(describe_error(error, self._stall_s), busy=refused) from None
             location = response.headers.get("Location")
             if response.status not in _REDIRECT_STATUS or not location:
                 return response, address
             response.close()
             address = self._redirected(address, location)
         raise TransferRefused(
-            f"{self._source.label} is redirected more than {_REDIRECTS} times",
-            cure="look at what answers at its address",
+            f"{self._source.label} is redirected more than {_MAX_REDIRECTS} times",
+            cure="check which server answers at its URL",
         )
 
     def _redirected(self, address: Address, location: str) -> Address:
         try:
-            target = urljoin(address.url, location)
-            here, there = urlsplit(address.url), urlsplit(target)
-            same = _origin(here) == _origin(there)
+            target_url = urljoin(address.url, location)
+            current, target = urlsplit(address.url), urlsplit(target_url)
+            same_origin = _origin(current) == _origin(target)
         except ValueError:
-            raise TryAgain("the answer is a redirect to an address that does not parse") from None
-        if there.scheme not in _PORTS or not there.hostname or (here.scheme == "https" and there.scheme == "http"):
+            raise RetryableResponseError("the response redirects to an invalid URL") from None
+        if (
+            target.scheme not in _PORTS
+            or not target.hostname
+            or (current.scheme == "https" and target.scheme == "http")
+        ):
             raise TransferRefused(
-                f"{self._source.label} is redirected from {here.scheme} to {there.scheme[:20] or 'nowhere'}",
-                cure="that is not followed: look at what answers at its address",
+                f"{self._source.label} is redirected from {current.scheme} to {target.scheme[:20] or 'nowhere'}, "
+                "which is not followed",
+                cure="check which server answers at its URL",
             )
-        return Address(target, address.headers if same else {})
+        return Address(target_url, address.headers if same_origin else {})
 
     def _refusal(self, status: int, start: int, end: int) -> TransferRefused:
         label = self._source.label
@@ -169,19 +174,22 @@ class Client:
                 f"{label} is gone from its source (status {status})", cure="resolve the revision again"
             )
         return TransferRefused(
-            f"the bytes of {label} are refused (status {status}), with a new address too",
+            f"the source refuses to send {label} (status {status}), also after its URL was renewed",
             cure="check the token or the access key, and the terms of the repository",
         )
 
     def _check_etag(self, response: urllib3.BaseHTTPResponse, address: Address) -> None:
-        """Ranges of two versions make a file that never was. Weak tags say too little to tell (RFC 9110, 8.8.1)."""
+        """Raise if the ETag changed: ranges of two versions do not make one file.
+
+        Weak ETags are not compared: they do not promise identical bytes (RFC 9110, 8.8.1).
+        """
         etag = response.headers.get("ETag", "")
         if not etag.startswith('"'):
             return
         with self._lock:
             first = self._etags.setdefault(_origin(urlsplit(address.url)), etag)
         if first != etag:
-            raise TryAgain("the file changed at its source while it was fetched: its ETag is another one")
+            raise RetryableResponseError("the file changed at its source while it was fetched: its ETag differs")
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

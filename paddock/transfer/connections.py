@@ -1,7 +1,7 @@
-"""Connections that another thread can end.
+"""Pool HTTP connections that another thread can abort.
 
-A thread that waits for a socket sees no flag. So each new socket is noted, and shutting all of them down wakes every
-thread at once, which a time-out short enough for Ctrl-C could not do without breaking slow connections.
+A thread that is blocked in a socket call checks no flag. So every new socket is recorded, and shutting all of them down
+wakes every thread at once. A time-out short enough for Ctrl-C could not do that without breaking slow connections.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 
-class Connections:
-    """Pooled connections for up to `count` threads, through the proxy that the system sets for an address."""
+class AbortablePools:
+    """Connection pools for up to `count` threads, one for each proxy that the system sets for a URL."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._pools: dict[str | None, urllib3.PoolManager] = {}
-        self._ended = False
+        self._aborted = False
 
-    def pool(self, url: str) -> urllib3.PoolManager:
+    def pool_for(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
         proxy = getproxies().get(parts.scheme)
         if proxy and proxy_bypass(parts.hostname or ""):
@@ -38,47 +38,48 @@ class Connections:
                 self._pools[proxy] = self._make_pool(proxy)
             return self._pools[proxy]
 
-    def end(self) -> None:
-        """Shut every socket down; those that are opened later, too."""
+    def abort(self) -> None:
+        """Shut down every socket, including those that are opened later."""
         with self._lock:
-            self._ended = True
+            self._aborted = True
             sockets = list(self._sockets)
         for sock in sockets:
             _shut_down(sock)
 
     def close(self) -> None:
-        """After `end`, and after the threads: a connection that is given back while its pool is cleared stays open."""
-        self.end()
+        """Abort, and close the pools. Call it after the threads ended: a connection that is released while its pool is
+        cleared stays open."""
+        self.abort()
         for pool in self._pools.values():
             pool.clear()
 
-    def _note(self, sock: socket.socket | None) -> None:
+    def _record(self, sock: socket.socket | None) -> None:
         if sock is None:
             return
         with self._lock:
             self._sockets.add(sock)
-            ended = self._ended
-        if ended:
+            aborted = self._aborted
+        if aborted:
             _shut_down(sock)
 
     def _make_pool(self, proxy: str | None) -> urllib3.PoolManager:
-        note = self._note
+        record = self._record
 
-        class NotedHTTP(HTTPConnection):
+        class RecordedHTTP(HTTPConnection):
             def connect(self) -> None:
                 super().connect()
-                note(self.sock)
+                record(self.sock)
 
-        class NotedHTTPS(HTTPSConnection):
+        class RecordedHTTPS(HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
-                note(self.sock)
+                record(self.sock)
 
         class HTTPPool(HTTPConnectionPool):
-            ConnectionCls = NotedHTTP
+            ConnectionCls = RecordedHTTP
 
         class HTTPSPool(HTTPSConnectionPool):
-            ConnectionCls = NotedHTTPS
+            ConnectionCls = RecordedHTTPS
 
         manager = (
             urllib3.ProxyManager(proxy, maxsize=self._count) if proxy else urllib3.PoolManager(maxsize=self._count)
@@ -89,5 +90,5 @@ class Connections:
 
 def _shut_down(sock: socket.socket) -> None:
     with suppress(OSError):
-        # Not SSLSocket's own: it drops its state under the feet of the thread that reads.
+        # Not SSLSocket.shutdown: it drops the TLS state while another thread still reads.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -1,10 +1,9 @@
-"""Digests of a file's bytes: of the whole, and of each *segment* (a fixed length of the file; the last one may be
-shorter).
+"""Compute and verify the digests of a file: its sha256, its git blob sha1, and one digest for each segment.
 
-The whole has its sha256, by which the Hub and the stores name it. Nobody else names a segment, so that its digest may
-be one that costs less and is as safe: BLAKE3, a fifth of a sha256 (https://github.com/BLAKE3-team/BLAKE3). Both leave
-the interpreter's lock alone for blocks as large as these, so that hashing runs beside the threads that move bytes.
-What a wrong digest leads to is the caller's business.
+A *segment* is a fixed length of the file; the last one may be shorter. The Hub and the stores name a file by its
+sha256. Segment digests are Paddock's own, so that they can be BLAKE3, which is as safe and takes a fifth of the time of
+sha256 (https://github.com/BLAKE3-team/BLAKE3). Both release the GIL for blocks as large as these, so that hashing runs
+beside the threads that move bytes. What follows from a wrong digest is left to the caller.
 """
 
 from __future__ import annotations
@@ -25,39 +24,40 @@ BLOCK_BYTES = 4 * 1024 * 1024
 _BLAKE3 = "blake3:"
 
 OnBlock = Callable[[int, memoryview], None]
-"""Who is given each byte of a file on its way to the digest: the offset of a block, and the block, whose memory is used
-again afterwards."""
+"""Called with each block of a file before it is hashed: its offset and its bytes. The memory is reused after the
+call."""
 
 
-def same_kind(one: Sequence[SegmentDigest], other: Sequence[SegmentDigest]) -> bool:
-    """Whether the digests of two lists can be compared; those of none cannot."""
-    return bool(one and other) and len({digest.startswith(_BLAKE3) for digest in (*one, *other)}) == 1
+def same_algorithm(first: Sequence[SegmentDigest], second: Sequence[SegmentDigest]) -> bool:
+    """Whether all digests of two lists are of one algorithm, so that they can be compared. False for an empty list."""
+    return bool(first and second) and len({digest.startswith(_BLAKE3) for digest in (*first, *second)}) == 1
 
 
 class SegmentHash:
-    """The digest of a segment whose bytes come in order: BLAKE3, or a sha256 where `like` is one."""
+    """Incremental hash of a segment: BLAKE3, or sha256 if the digest `like` is one."""
 
     def __init__(self, like: SegmentDigest | None = None) -> None:
-        self._kind = _BLAKE3 if like is None or like.startswith(_BLAKE3) else ""
-        self._hash = blake3() if self._kind else hashlib.sha256()
+        self._prefix = _BLAKE3 if like is None or like.startswith(_BLAKE3) else ""
+        self._hash = blake3() if self._prefix else hashlib.sha256()
 
     def update(self, block: bytes | memoryview) -> None:
         self._hash.update(block)
 
     @property
     def digest(self) -> SegmentDigest:
-        return SegmentDigest(self._kind + self._hash.hexdigest())
+        return SegmentDigest(self._prefix + self._hash.hexdigest())
 
     def copy(self) -> SegmentHash:
-        twin = copy.copy(self)
-        twin._hash = self._hash.copy()
-        return twin
+        duplicate = copy.copy(self)
+        duplicate._hash = self._hash.copy()
+        return duplicate
 
 
 class RunningDigest:
-    """The digests of a file's first `position` bytes: of all of them, of each whole segment, and of the one begun.
+    """Digests of the first `position` bytes of a file: of all of them, of each complete segment, and of the current
+    segment so far.
 
-    Those of the segments are of the kind that `like` is, to be compared with what a manifest says.
+    `like` sets the algorithm of the segment digests: that of the digests which they will be compared with.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class RunningDigest:
         self._whole = hashlib.sha256()
         self._segment = SegmentHash(like)
         self._segments: list[SegmentDigest] = []
-        # git's own name of a blob, no measure of safety: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        # git's name of a blob, not a security measure: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
         self._git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if with_git else None
 
     @property
     def segment_end(self) -> int:
-        """Where the segment that `position` is in ends."""
+        """End (exclusive) of the segment that holds the byte at `position`."""
         return min(self.size, (self.position // self.segment_bytes + 1) * self.segment_bytes)
 
     def update(self, block: memoryview) -> None:
-        """Take the next bytes. They must not reach over `segment_end`."""
+        """Hash the next bytes. They must not extend beyond `segment_end`."""
         end = self.segment_end
         self._whole.update(block)
         self._segment.update(block)
@@ -92,7 +92,7 @@ class RunningDigest:
 
     @property
     def segment_prefix(self) -> SegmentDigest:
-        """The digest from the start of the last segment with a byte before `position` to there."""
+        """Digest from the start of the segment that holds the byte at `position - 1` up to `position`."""
         ended = self.position and (self.position % self.segment_bytes == 0 or self.position == self.size)
         return self._segments[-1] if ended else self._segment.digest
 
@@ -105,16 +105,16 @@ class RunningDigest:
         return tuple(self._segments)
 
     def copy(self) -> RunningDigest:
-        twin = RunningDigest(self.size, segment_bytes=self.segment_bytes, like=self._like)
-        twin.position = self.position
-        twin._whole = self._whole.copy()
-        twin._segment = self._segment.copy()
-        twin._segments = self._segments.copy()
-        twin._git = self._git.copy() if self._git else None
-        return twin
+        duplicate = RunningDigest(self.size, segment_bytes=self.segment_bytes, like=self._like)
+        duplicate.position = self.position
+        duplicate._whole = self._whole.copy()
+        duplicate._segment = self._segment.copy()
+        duplicate._segments = self._segments.copy()
+        duplicate._git = self._git.copy() if self._git else None
+        return duplicate
 
     def mismatch(self, expected: Expected) -> str | None:
-        """What came and what was expected, where a digest differs; None where each expected one is right."""
+        """Describe the digest that differs from the expected one; None if all expected digests match."""
         if expected.sha256 and expected.sha256 != self.sha256:
             return f"its sha256 is {self.sha256}, expected {expected.sha256}"
         if expected.git_sha1 and self._git and expected.git_sha1 != self._git.hexdigest():
@@ -123,6 +123,7 @@ class RunningDigest:
 
 
 def digest_for(expected: Expected, *, segment_bytes: int, like: SegmentDigest | None = None) -> RunningDigest:
+    """A RunningDigest that computes every digest which `expected` states."""
     with_git = expected.git_sha1 is not None
     return RunningDigest(expected.size, segment_bytes=segment_bytes, with_git=with_git, like=like)
 
@@ -133,13 +134,12 @@ def digest_file(
     *,
     segment_bytes: int,
     like: SegmentDigest | None = None,
-    tick: Callable[[int], None] = lambda _: None,
-    tap: OnBlock | None = None,
+    on_position: Callable[[int], None] = lambda _: None,
+    on_block: OnBlock | None = None,
 ) -> RunningDigest:
-    """The digests of the first `expected.size` bytes of an open file. A file that ends early leaves `position` where
-    it ended.
+    """Hash the first `expected.size` bytes of an open file. If the file is shorter, `position` is where it ended.
 
-    `tap` is given each block before it is hashed; `tick` is told the position after it, and may raise.
+    `on_block` is called with each block before it is hashed, `on_position` with the offset after it; both may raise.
     """
     digest = digest_for(expected, segment_bytes=segment_bytes, like=like)
     buffer = memoryview(bytearray(BLOCK_BYTES))
@@ -148,26 +148,27 @@ def digest_file(
         count = os.preadv(fd, [block], digest.position)
         if not count:
             break
-        if tap:
-            tap(digest.position, block[:count])
+        if on_block:
+            on_block(digest.position, block[:count])
         digest.update(block[:count])
-        tick(digest.position)
+        on_position(digest.position)
     return digest
 
 
 def verify_file(
-    path: Path, expected: Expected, segment_bytes: int, *, tap: OnBlock | None = None
+    path: Path, expected: Expected, segment_bytes: int, *, on_block: OnBlock | None = None
 ) -> tuple[Sha256, tuple[SegmentDigest, ...]]:
-    """The sha256 of a local file and the digests of its segments, read from the disk; `tap` is given each block.
+    """Read a local file, verify it, and return its sha256 and its segment digests.
 
-    Raises CorruptFile when its size or a digest is not the expected one, and OSError where it cannot be read.
+    `on_block` is called with each block. Raises CorruptFile if its size or a digest differs from the expected one, and
+    OSError if it cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
         if size != expected.size:
             raise CorruptFile(f"{path} has {size} bytes, expected {expected.size}", cure="fetch it again")
-        digest = digest_file(fd, expected, segment_bytes=segment_bytes, tap=tap)
+        digest = digest_file(fd, expected, segment_bytes=segment_bytes, on_block=on_block)
     finally:
         os.close(fd)
     if problem := digest.mismatch(expected):

@@ -1,14 +1,14 @@
-"""From a source to a complete, verified, fsynced file that is not yet visible.
+"""Download one file into a staging directory: complete, verified and fsynced, but not yet visible.
 
-Workers fetch spans in parallel (`pump`), or another engine brings the whole (`engines`); the calling thread hashes what
-landed, in order, and keeps the journal (`reception`). What an earlier process left is hashed in the same pass: a claim
-that does not hold is dropped, and its bytes are fetched again. A kill loses at most what each connection wrote last,
-some 256 KiB of each, however short the file is.
+Workers fetch spans in parallel (`workers`), or another backend fetches the whole file (`backends`); the calling thread
+hashes the written bytes in order and keeps the journal (`assembler`). Bytes of an earlier process are hashed in the
+same pass: a checkpoint that does not match is dropped, and its bytes are fetched again. A kill loses at most what each
+connection wrote last, some 256 KiB of each, however short the file is.
 
-Where the whole-file digest is wrong though every byte was written as it came, each segment is fetched again and those
-that differ are replaced, at most twice; then the bytes are removed and the file is called corrupt.
+If the digest of the file is wrong though every byte was written as received, each segment is fetched again and those
+that differ are replaced, at most twice; then the bytes are removed and CorruptFile is raised.
 
-Publishing is not done here: the caller renames `Staged.path` into place, and then calls `Staged.discard`.
+Publishing is left to the caller, which renames `Staged.path` into place and then calls `Staged.discard`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from paddock.transfer.digest import OnBlock
 from paddock.transfer.options import Options
 from paddock.transfer.preallocation import disk_error
 from paddock.transfer.progress import OnProgress
-from paddock.transfer.staging import Claim, acquire, remove_orphans
+from paddock.transfer.staging import StagingDirectory, acquire, remove_orphans
 
-_LEAST_QUIET_S = 60.0
+_MIN_QUIET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Staged:
     transferred_bytes: int
     resumed_bytes: int
     seconds: float
-    _claim: Claim | None = field(default=None, repr=False, compare=False)
+    _directory: StagingDirectory | None = field(default=None, repr=False, compare=False)
 
     def discard(self) -> None:
-        """Remove what is left of the staging directory, after `path` was renamed away, or not."""
-        if self._claim:
-            self._claim.discard()
+        """Remove the staging directory, whether `path` was renamed away or not."""
+        if self._directory:
+            self._directory.discard()
 
 
 def fetch(
@@ -57,70 +57,69 @@ def fetch(
     *,
     staging: Path,
     options: Options = Options(),
-    progress: OnProgress | None = None,
-    tap: OnBlock | None = None,
+    on_progress: OnProgress | None = None,
+    on_block: OnBlock | None = None,
     cancel: threading.Event | None = None,
-    arrived: Callable[[], bool] | None = None,
+    is_published: Callable[[], bool] | None = None,
 ) -> Staged | None:
-    """Fetch a file into `staging`; None when `arrived()` says that another process, which fetched the same bytes, has
-    published them.
+    """Download a file into `staging`; None once `is_published()` is true, since another process published the bytes.
 
-    `tap` is given every byte on the way to the digest, in blocks and in order, in the calling thread. Where an offset
-    is not the end of the block before, what was told from there on was wrong, and is told anew. What it was told is
-    right when this returns.
+    `on_block` is called in the calling thread with each block before it is hashed, in order. If an offset is lower than
+    the end of the block before, the bytes from there on were wrong, and are passed again. When this function returns,
+    the bytes that were passed last for each offset are right.
 
-    Whatever ends it early leaves something to resume, except for bytes without a digest, for what another engine was
-    still moving, and after an fsync that failed. Raises TransferInterrupted
-    (also when `cancel` is set), TransferRefused, CorruptFile, NotEnoughDisk, NoPermission, and the permanent errors
-    of the source.
+    A transfer that ends early can be resumed, with three exceptions: bytes without a digest, a transfer by another
+    backend, and a failed fsync. Raises TransferInterrupted (also if `cancel` is set), TransferRefused, CorruptFile,
+    NotEnoughDisk, NoPermission, and the permanent errors of the source.
     """
     started = time.monotonic()
     cancel = cancel or threading.Event()
     expected = source.expected
     try:
-        claim = acquire(
+        directory = acquire(
             staging,
             expected,
             segment_bytes=options.segment_bytes,
             quiet_s=_quiet_s(options),
             label=source.label,
             cancel=cancel,
-            arrived=arrived or (lambda: False),
+            is_published=is_published or (lambda: False),
         )
     except OSError as error:
         raise disk_error(error, staging, expected.size) from error
-    if claim is None:
+    if directory is None:
         return None
     try:
-        reception = Assembler(source, claim, options, cancel=cancel, progress=progress, tap=tap)
-        digest = reception.run()
+        assembler = Assembler(source, directory, options, cancel=cancel, on_progress=on_progress, on_block=on_block)
+        digest = assembler.run()
     except CorruptFile:
-        claim.discard()
+        directory.discard()
         raise
     except OSError as error:
-        claim.release()
-        raise disk_error(error, claim.data, expected.size) from error
+        directory.release()
+        raise disk_error(error, directory.data, expected.size) from error
     except BaseException:
-        claim.release()
+        directory.release()
         raise
     return Staged(
-        path=claim.data,
+        path=directory.data,
         size=expected.size,
         sha256=digest.sha256,
         segments=digest.segments,
         segment_bytes=options.segment_bytes,
-        transferred_bytes=reception.meter.transferred_bytes,
-        resumed_bytes=reception.resumed_bytes,
+        transferred_bytes=assembler.meter.transferred_bytes,
+        resumed_bytes=assembler.resumed_bytes,
         seconds=time.monotonic() - started,
-        _claim=claim,
+        _directory=directory,
     )
 
 
-def forget(expected: Expected, *, staging: Path, options: Options) -> None:
-    """Remove what dead transfers left of bytes that are published: the last one may have died between the two."""
+def remove_leftovers(expected: Expected, *, staging: Path, options: Options) -> None:
+    """Remove the staging directories that dead processes left for bytes that are published: a process may die between
+    publishing and `Staged.discard`."""
     remove_orphans(staging, expected, segment_bytes=options.segment_bytes, quiet_s=_quiet_s(options))
 
 
 def _quiet_s(options: Options) -> float:
-    """For how long a living transfer is never silent."""
-    return max(2 * options.stall_s, _LEAST_QUIET_S)
+    """The longest time that a living transfer writes nothing."""
+    return max(2 * options.stall_s, _MIN_QUIET_S)

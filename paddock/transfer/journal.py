@@ -1,18 +1,18 @@
-"""The journal of one fetch: what of the data file is there, each claim with the digest that proves it.
+"""Journal of one download: which parts of the data file are written, each with the digest that proves it.
 
-The first line is a JSON object: `schema`, `key` (which bytes), `size`, `segment_bytes`, `boot` (the kernel that the
-writer ran on). Each line after it is one of two:
+The first line is a JSON object: `schema`, `key` (the name of the bytes), `size`, `segment_bytes`, `boot` (the boot id
+of the kernel that the writer ran on). Each line after it is one of two:
 
-- a *claim*: `end`, and `digest`, that of the bytes from the start of the segment that holds byte `end - 1` up to `end`.
-  So claims grow from the start of the file, the last one of a segment is the segment's digest, and a later claim for
-  the same end replaces an earlier one.
-- a *piece*: `piece`, the offsets where it starts and ends, and `digest`, that of the bytes in between. Workers write
-  one for each 256 KiB that they put into the file, wherever that is: with sixteen connections, most of what has come
-  lies behind a gap, where no claim reaches.
+- a *checkpoint*: `end`, and `digest`, that of the bytes from the start of the segment that holds byte `end - 1` up to
+  `end` (exclusive). So checkpoints grow from the start of the file, the last one of a segment is the segment's digest,
+  and a later checkpoint for the same end replaces an earlier one.
+- a *piece*: `piece`, the offsets of its start and end (exclusive), and `digest`, that of the bytes in between. Workers
+  write one for each 256 KiB that they write to the file, at any offset: with sixteen connections most of the received
+  bytes lie behind a gap, where no checkpoint reaches.
 
-Nothing is fsynced here, since nothing here is believed: whoever adopts a journal hashes the data again, so that a
-power loss, a torn line or a lie costs time and no more. Lines that do not parse are passed over; a header that does
-not fit means that there are no claims.
+The journal is neither fsynced nor trusted: the process that adopts it hashes the data again, so that a power loss, a
+torn line or a wrong one costs time and nothing else. Lines that do not parse are skipped; a header that does not match
+means that there are no checkpoints.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from paddock.model.names import SegmentDigest
 
 _SCHEMA = 2
-_MOST_BYTES = 256 * 1024 * 1024
+_MAX_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class JournalHeader:
     boot: str
     schema: int = _SCHEMA
 
-    def same_bytes(self, other: JournalHeader) -> bool:
+    def describes_same_bytes(self, other: JournalHeader) -> bool:
         return (self.schema, self.key, self.size, self.segment_bytes) == (
             other.schema,
             other.key,
@@ -50,7 +50,7 @@ class JournalHeader:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The bytes from `start` up to `end`, and their digest."""
+    """The bytes from `start` up to `end` (exclusive), and their digest."""
 
     start: int
     end: int
@@ -58,64 +58,64 @@ class Piece:
 
 
 class Journal:
-    """An open journal file. It owns the descriptor, and with it the lock that the staging directory's owner holds.
+    """An open journal file, for several threads.
 
-    Several threads may append.
+    It owns the descriptor, and with it the lock that the owner of the staging directory holds.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self.fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644)
-        # A caller that loses a staged file on the way to publishing it must not hold the lock against its own next try.
+        # A caller that drops a staged file without publishing it must not keep the lock: its next try needs it.
         self._close = weakref.finalize(self, os.close, self.fd)
         self._lock = threading.Lock()
         self.is_empty = True
-        """Whether nothing was claimed, and no piece was noted."""
+        """Whether it has no checkpoint and no piece."""
 
     def header(self) -> JournalHeader | None:
         lines = self._lines()
         fields = _parse(lines[0]) if lines else {}
         try:
-            return JournalHeader(**fields)  # type: ignore[arg-type]  # a header with other types is unequal to every real one
+            return JournalHeader(**fields)  # type: ignore[arg-type]  # a header with other types equals no real one
         except TypeError:
             return None
 
-    def claims(self, header: JournalHeader) -> dict[int, SegmentDigest]:
-        """End and digest of each claim, in order of the ends; none where the journal is not about `header`'s bytes."""
+    def checkpoints(self, header: JournalHeader) -> dict[int, SegmentDigest]:
+        """Digest of each checkpoint by its end, in order; empty if the journal describes other bytes than `header`."""
         found = self.header()
-        if found is None or not found.same_bytes(header):
+        if found is None or not found.describes_same_bytes(header):
             return {}
-        claims: dict[int, SegmentDigest] = {}
+        checkpoints: dict[int, SegmentDigest] = {}
         for line in self._lines()[1:]:
             fields = _parse(line)
             end, digest = fields.get("end"), fields.get("digest")
             if isinstance(end, int) and 0 < end <= header.size and isinstance(digest, str):
-                claims[end] = SegmentDigest(digest)
-        return dict(sorted(claims.items()))
+                checkpoints[end] = SegmentDigest(digest)
+        return dict(sorted(checkpoints.items()))
 
     def pieces(self, header: JournalHeader) -> list[Piece]:
-        """The pieces, in order of their starts; none where the journal is not about `header`'s bytes."""
+        """The pieces in order of their starts; empty if the journal describes other bytes than `header`."""
         found = self.header()
-        if found is None or not found.same_bytes(header):
+        if found is None or not found.describes_same_bytes(header):
             return []
-        pieces = [piece for line in self._lines()[1:] if (piece := _as_piece(_parse(line), header.size))]
+        pieces = [piece for line in self._lines()[1:] if (piece := _to_piece(_parse(line), header.size))]
         return sorted(pieces, key=lambda piece: piece.start)
 
-    def start(self, header: JournalHeader, claims: dict[int, SegmentDigest], pieces: Sequence[Piece] = ()) -> None:
-        """For an empty journal: write the header, and the claims and pieces of an earlier one."""
+    def start(self, header: JournalHeader, checkpoints: dict[int, SegmentDigest], pieces: Sequence[Piece] = ()) -> None:
+        """Write the header, and the checkpoints and pieces of an earlier journal, into an empty one."""
         lines = [json.dumps(asdict(header))]
-        lines += [_claim(end, digest) for end, digest in claims.items()]
-        lines += [_piece(piece) for piece in pieces]
+        lines += [_checkpoint_line(end, digest) for end, digest in checkpoints.items()]
+        lines += [_piece_line(piece) for piece in pieces]
         self._append("\n".join(lines) + "\n")
-        self.is_empty = not (claims or pieces)
+        self.is_empty = not (checkpoints or pieces)
 
-    def append(self, end: int, digest: SegmentDigest) -> None:
-        self._append(_claim(end, digest) + "\n")
+    def add_checkpoint(self, end: int, digest: SegmentDigest) -> None:
+        self._append(_checkpoint_line(end, digest) + "\n")
         self.is_empty = False
 
-    def append_piece(self, piece: Piece) -> None:
-        """After `close`, nothing: a worker that could not be waited for may come this late."""
-        self._append(_piece(piece) + "\n")
+    def add_piece(self, piece: Piece) -> None:
+        """Ignored after `close`: a worker that did not end in time may still call it."""
+        self._append(_piece_line(piece) + "\n")
         self.is_empty = False
 
     def close(self) -> None:
@@ -130,25 +130,25 @@ class Journal:
                 data = data[os.write(self.fd, data) :]
 
     def _lines(self) -> list[bytes]:
-        size = min(os.fstat(self.fd).st_size, _MOST_BYTES)
+        size = min(os.fstat(self.fd).st_size, _MAX_BYTES)
         parts: list[bytes] = []
         offset = 0
         while offset < size and (part := os.pread(self.fd, size - offset, offset)):
             parts.append(part)
             offset += len(part)
         lines = b"".join(parts).split(b"\n")
-        return lines[:-1]  # what follows the last line's end is torn
+        return lines[:-1]  # bytes after the last newline are a torn line
 
 
-def _claim(end: int, digest: SegmentDigest) -> str:
+def _checkpoint_line(end: int, digest: SegmentDigest) -> str:
     return json.dumps({"end": end, "digest": digest})
 
 
-def _piece(piece: Piece) -> str:
+def _piece_line(piece: Piece) -> str:
     return json.dumps({"piece": [piece.start, piece.end], "digest": piece.digest})
 
 
-def _as_piece(fields: dict[str, object], size: int) -> Piece | None:
+def _to_piece(fields: dict[str, object], size: int) -> Piece | None:
     match fields:
         case {"piece": [int(start), int(end)], "digest": str(digest)} if 0 <= start < end <= size:
             return Piece(start, end, SegmentDigest(digest))

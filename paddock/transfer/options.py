@@ -1,4 +1,4 @@
-"""How a file is fetched, whatever it is and wherever it comes from."""
+"""Options of a download, whatever the file and its source."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`span_bytes` is how much one request asks for. None: such a part of a segment that every connection has one, and
-    no more than a segment is on its way; with a number as many spans as there are connections."""
+    """Options of `paddock.transfer.fetch.fetch`.
+
+    `connections` parallel range requests; `segment_bytes` for each segment digest; `limit_rate_bytes_per_s` over all
+    connections, None for no limit; `stall_s` without progress end a request; `backend` moves the bytes.
+
+    `span_bytes` is the length of one request. None: a segment divided by the connections, so that every connection has
+    a span of it and no more than one segment is in flight. A number: as many spans in flight as there are connections.
+    """
 
     connections: int = 16
     segment_bytes: int = 64 * _MIB
     limit_rate_bytes_per_s: int | None = None
     stall_s: float = 30.0
-    engine: Backend = "paddock"
+    backend: Backend = "paddock"
     span_bytes: int | None = None
 
     @staticmethod
@@ -32,5 +38,5 @@ class Options:
             segment_bytes=settings.segment_bytes,
             limit_rate_bytes_per_s=settings.limit_rate_bytes_per_s,
             stall_s=settings.stall_s,
-            engine=settings.transfer or ("hf_transfer" if settings.hub_transfer else "paddock"),
+            backend=settings.transfer or ("hf_transfer" if settings.hub_transfer else "paddock"),
         )

@@ -1,4 +1,4 @@
-"""Space on the disk: taken before the first byte is fetched, and what it means when the disk says no."""
+"""Reserve disk space before the first byte is fetched, and map disk errors to Paddock's errors."""
 
 from __future__ import annotations
 
@@ -8,59 +8,62 @@ from pathlib import Path
 
 from paddock.errors import NoPermission, NotEnoughDisk, PaddockError, TransferInterrupted
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP})
-_UNABLE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
 
 
-def require_room(fd: int, path: Path, size: int) -> None:
-    """Raise NotEnoughDisk where the file cannot have `size` bytes. OSError."""
-    needed = size - os.fstat(fd).st_blocks * 512
+def require_space(fd: int, path: Path, size: int) -> None:
+    """Raise NotEnoughDisk if the file system has no space to grow the file to `size` bytes. Raises OSError."""
+    missing = size - os.fstat(fd).st_blocks * 512
     volume = os.fstatvfs(fd)
     free = volume.f_bavail * volume.f_frsize
-    if needed > free:
+    if missing > free:
         raise NotEnoughDisk(
-            f"{path} needs {needed} bytes more, and {free} are free there",
+            f"{path} needs {missing} bytes more, and {free} are free there",
             cure="free some space, or use a larger volume",
         )
 
 
 def preallocate(fd: int, path: Path, size: int) -> None:
-    """Give the file its size, with its blocks where the file system can. Raises NotEnoughDisk, and OSError."""
-    require_room(fd, path, size)
+    """Set the size of a file and reserve its blocks, if the file system supports that.
+
+    Raises NotEnoughDisk, and OSError.
+    """
+    require_space(fd, path, size)
     if not size:
         return
     before = os.fstat(fd).st_size
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
-        if error.errno not in _UNABLE:
-            # What was taken until the disk was full is given back.
+        if error.errno not in _UNSUPPORTED:
+            # Release the blocks that were reserved before the disk was full.
             os.ftruncate(fd, min(before, size))
             raise
     os.ftruncate(fd, size)
 
 
 def disk_error(error: OSError, path: Path, size: int, *, kept: bool = True) -> PaddockError:
-    """What an error of the disk means for a file that is to have `size` bytes. `kept`: what came can be resumed."""
-    if error.errno in _FULL:
+    """Map an OSError on a file of `size` bytes. `kept`: the received bytes stay, so that a next run resumes."""
+    if error.errno in _DISK_FULL:
         return NotEnoughDisk(
             f"{path} cannot be written to its {size} bytes: {error.strerror}",
             cure="free some space or raise the quota"
-            + ("; what came is kept and the next run goes on from there" if kept else ", then start again"),
+            + ("; the received bytes are kept, and the next run resumes" if kept else ", then start again"),
         )
     if error.errno in _FORBIDDEN:
         return NoPermission(
             f"{path} cannot be written ({size} bytes): {error.strerror}",
-            cure="correct what is at that path and its permissions, or mount it for writing",
+            cure="check what is at that path and its permissions, or mount it writable",
         )
     return TransferInterrupted(
-        f"{path} cannot be written or read ({size} bytes): {error.strerror}", cure="look at the disk, then try again"
+        f"{path} cannot be written or read ({size} bytes): {error.strerror}", cure="check the disk, then try again"
     )
 
 
 def write_at(fd: int, block: bytes, offset: int) -> None:
-    """Write all of it: a single pwrite may write less."""
+    """Write the whole block: a single pwrite may write less."""
     view = memoryview(block)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -1,9 +1,9 @@
-"""Small random access to a remote file: enough to read a GGUF's header from range requests alone.
+"""Read small ranges of a remote file, so that a GGUF header can be parsed without a download.
 
-Headers are read from the start onwards, so the *head*, the bytes from 0 without a gap, is kept and grows by what is
-read. A read far behind it (a tensor's data) gets a block of its own, and only the last such block is kept.
-Nothing is verified here: there is no digest of a part. Whoever decides by these bytes decides again when the whole
-file was verified.
+Headers are read from the start onwards, so the *head*, a contiguous prefix of the file, is kept and extended by each
+read. A read far behind it (a tensor's data) fetches a block of its own, and only the last such block is kept.
+Nothing is verified, since there is no digest of a part: a decision that is based on these bytes has to be made again
+once the whole file was verified.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from types import TracebackType
 from typing import Self
 
 from paddock.model.source import Source
-from paddock.transfer.answer import RangesIgnored, TryAgain
-from paddock.transfer.client import Client
-from paddock.transfer.limiter import Meter, RetryBudget
+from paddock.transfer.client import RangeClient
+from paddock.transfer.meter import Meter
+from paddock.transfer.response import RangesNotSupported, RetryableResponseError
+from paddock.transfer.retry_budget import RetryBudget
 
-_LARGEST_STEP_BYTES = 16 * 1024 * 1024
-_LARGEST_HEAD_BYTES = 128 * 1024 * 1024
+_MAX_STEP_BYTES = 16 * 1024 * 1024
+_MAX_HEAD_BYTES = 128 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 
 
 class RangeReader:
-    """A remote file that is read by ranges; `read_at` gives fewer bytes only at its end. For one thread.
+    """Random access to a remote file by range requests. For one thread.
 
-    A request is for at least `block_bytes`. Who reads on in small steps looks ahead itself.
-
-    `bytes_read` counts what came over the network. Raises what `fetch` raises for the network and for refusals.
+    A request is for at least `block_bytes`; a caller that reads on in small steps does its own read-ahead.
+    `bytes_read` counts the bytes received over the network. Raises the errors of `fetch` for the network and for
+    refusals.
     """
 
     def __init__(self, source: Source, *, block_bytes: int = 64 * 1024, stall_s: float = 30.0) -> None:
         self._size = source.expected.size
         self._block_bytes = block_bytes
         self._head = bytearray()
-        self._elsewhere = (0, b"")
+        self._last_block = (0, b"")
         self._whole = False
         self._meter = Meter()
-        self._patience = RetryBudget(source.label, self._meter, cure="try again later")
+        self._retry_budget = RetryBudget(source.label, self._meter, cure="try again later")
         self._pause = threading.Event()
-        self._client = Client(source, connections=1, stall_s=stall_s)
+        self._client = RangeClient(source, connections=1, stall_s=stall_s)
 
     @property
     def size(self) -> int:
@@ -50,18 +51,20 @@ class RangeReader:
         return self._meter.transferred_bytes
 
     def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes from `offset` on: `length` of them, or fewer at the end of the file. Raises ValueError if one of
+        them is negative."""
         if offset < 0 or length < 0:
-            raise ValueError(f"a range of {length} bytes at {offset} is none")
+            raise ValueError(f"{length} bytes at offset {offset} is not a range of a file")
         end = min(self._size, offset + length)
         if end <= offset:
             return b""
-        if end <= len(self._head) + _LARGEST_STEP_BYTES and end <= _LARGEST_HEAD_BYTES:
-            self._grow_head(end)
+        if end <= len(self._head) + _MAX_STEP_BYTES and end <= _MAX_HEAD_BYTES:
+            self._extend_head(end)
             return bytes(memoryview(self._head)[offset:end])
-        start, block = self._elsewhere
+        start, block = self._last_block
         if not start <= offset <= end <= start + len(block):
             start, block = offset, self._fetch(offset, min(self._size, max(end, offset + self._block_bytes)))
-            self._elsewhere = start, block
+            self._last_block = start, block
         return block[offset - start : end - start]
 
     def close(self) -> None:
@@ -75,23 +78,23 @@ class RangeReader:
     ) -> None:
         self.close()
 
-    def _grow_head(self, end: int) -> None:
-        have = len(self._head)
-        if end <= have:
+    def _extend_head(self, end: int) -> None:
+        start = len(self._head)
+        if end <= start:
             return
-        self._head += self._fetch(have, min(self._size, max(end, have + self._block_bytes)))
+        self._head += self._fetch(start, min(self._size, max(end, start + self._block_bytes)))
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end`; a try that breaks off is continued from there."""
-        came = bytearray()
-        while len(came) < end - start:
+        """The bytes from `start` up to `end`; after a failure, continues with the next byte."""
+        received = bytearray()
+        while len(received) < end - start:
             try:
-                with self._client.open(start + len(came), end, whole=self._whole) as body:
-                    for count, wanted in body.chunks(_READ_BYTES):
-                        self._meter.count(count, len(wanted))
-                        came += wanted
-            except RangesIgnored:
+                with self._client.open(start + len(received), end, whole=self._whole) as body:
+                    for count, requested in body.chunks(_READ_BYTES):
+                        self._meter.count(count, len(requested))
+                        received += requested
+            except RangesNotSupported:
                 self._whole = True
-            except TryAgain as failure:
-                self._pause.wait(self._patience.failed(failure))
-        return bytes(came)
+            except RetryableResponseError as failure:
+                self._pause.wait(self._retry_budget.spend(failure))
+        return bytes(received)

@@ -1,8 +1,8 @@
-"""A damaged copy of a file as the beginning of a transfer: what is sound in it is kept, and only the rest is fetched.
+"""Seed a download with a damaged copy of the file: sound segments are kept, and only the others are fetched.
 
-The copy and the digests of its segments become a staging directory that nobody owns (`staging`), which the next `fetch`
-of the same bytes adopts. It believes none of it: each segment is hashed, and one that does not have its digest is
-fetched again.
+The copy and its segment digests become a staging directory without an owner (`paddock.transfer.staging`), which the
+next `fetch` of the same bytes adopts. Nothing of it is trusted: each segment is hashed, and fetched again if its digest
+differs.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from pathlib import Path
 from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
 from paddock.transfer.digest import segment_spans
-from paddock.transfer.staging import begin
+from paddock.transfer.staging import create
 
 
 def seed(
     damaged: Path, expected: Expected, segments: Sequence[SegmentDigest], *, staging: Path, segment_bytes: int
 ) -> bool:
-    """Lay a copy of `damaged` into `staging`, with the claims that its `segments` have these digests. False, and
-    nothing is done, where it is not the size that is expected, or the segments are not known. Raises OSError."""
+    """Copy `damaged` into `staging`, with `segments` as the checkpoints of its journal.
+
+    Returns False, and does nothing, if its size is not the expected one or `segments` is incomplete. Raises OSError.
+    """
     spans = list(segment_spans(expected.size, segment_bytes))
     if expected.key is None or len(spans) != len(segments) or damaged.stat().st_size != expected.size:
         return False
-    claim = begin(staging, expected, segment_bytes=segment_bytes)
+    directory = create(staging, expected, segment_bytes=segment_bytes)
     try:
-        shutil.copyfile(damaged, claim.data)
+        shutil.copyfile(damaged, directory.data)
         for (_, end), digest in zip(spans, segments, strict=True):
-            claim.journal.append(end, digest)
+            directory.journal.add_checkpoint(end, digest)
     except BaseException:
-        claim.discard()
+        directory.discard()
         raise
-    claim.release()
+    directory.release()
     return True

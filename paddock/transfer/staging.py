@@ -1,21 +1,21 @@
-"""Whose the partial files are: `staging/<key>/<token>/`, with `data` and `journal`.
+"""Own, adopt and remove staging directories: `staging/<key>/<token>/`, with the files `data` and `journal`.
 
-`<key>` names the bytes, `<token>` the process that fetches them. The owner holds a `flock` on its journal. A
-directory whose lock is free is an *orphan*: the next process renames it to a token of its own and goes on where it
-stopped. While an owner lives, others wait for it.
+`<key>` names the bytes, `<token>` the process that fetches them. The owner holds a `flock` on its journal. A directory
+whose lock is free is an *orphan*: the next process renames it to a token of its own and resumes it. While an owner
+lives, other processes wait for it.
 
-**Locks only save bandwidth.** Where `flock` does nothing (some network file systems), or a process that was given up
-wakes again, two processes may write one inode. What protects:
+**Locks only save bandwidth.** If `flock` does nothing (some network file systems), or a process that was taken for dead
+resumes, two processes may write one inode. Correctness rests on this:
 
-- an owner on this kernel is judged by its lock, which works between the processes of one kernel, whatever the file
-  system; one of another kernel (`boot` in the journal says which) must also have been silent for `quiet_s`, longer
-  than a living writer ever is;
-- adoption renames, so that a process that lost its directory finds nothing at its path: it looks before each request
-  (`Claim.is_ours`), and can publish nothing;
-- what it may still write is the rest of one range, of the bytes that the same digest names. Whoever reads the
-  published file later compares it with that digest (the audit before a load, and the scrub).
+- an owner on this kernel is judged by its lock, which works between the processes of one kernel on any file system; an
+  owner on another kernel (`boot` in the journal) must also have written nothing for `quiet_s`, longer than a living
+  process ever pauses;
+- adoption renames the directory, so that a process that lost it finds nothing at its path: it checks before each
+  request (`StagingDirectory.is_owned`), and can publish nothing;
+- all that it can still write is the rest of one range, of the bytes that the same digest names. Readers of the
+  published file compare it with that digest later (the audit before a load, and the scrub).
 
-Bytes without a digest have no name that two processes could agree on, so their partials are never adopted.
+Bytes without a digest have no name that two processes could agree on, so their partial files are never adopted.
 """
 
 from __future__ import annotations
@@ -41,53 +41,53 @@ from paddock.transfer.journal import Journal, JournalHeader, Piece
 _UNDIGESTED = "undigested"
 _KEY = re.compile(r"[0-9a-z-]{1,80}")
 _POLL_S = 0.1
-ALIVE: Final = "alive"
+_ALIVE: Final = "alive"
 
 
-class Claim:
-    """A staging directory that is ours, and what its journal held when it was taken over: the claims, and the pieces
-    behind the last of them."""
+class StagingDirectory:
+    """A staging directory that this process owns, and what its journal held when it was taken over: the checkpoints,
+    and the pieces behind the last of them."""
 
     def __init__(
         self,
         directory: Path,
         journal: Journal,
         header: JournalHeader,
-        claims: dict[int, SegmentDigest],
+        checkpoints: dict[int, SegmentDigest],
         pieces: Sequence[Piece] = (),
     ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.journal = journal
         self.header = header
-        self.claims = claims
-        self.claimed_bytes = max(claims, default=0)
-        self.pieces = [piece for piece in pieces if piece.end > self.claimed_bytes]
+        self.checkpoints = checkpoints
+        self.checkpoint_bytes = max(checkpoints, default=0)
+        self.pieces = [piece for piece in pieces if piece.end > self.checkpoint_bytes]
 
     @property
-    def held_bytes(self) -> int:
-        """How much its journal says is there."""
-        end = held = self.claimed_bytes
+    def resumable_bytes(self) -> int:
+        """How many bytes of the data file its journal records."""
+        end = count = self.checkpoint_bytes
         for piece in self.pieces:
-            held += max(0, piece.end - max(end, piece.start))
+            count += max(0, piece.end - max(end, piece.start))
             end = max(end, piece.end)
-        return held
+        return count
 
     @property
-    def is_ours(self) -> bool:
-        """Whether the directory is still where this process put it."""
+    def is_owned(self) -> bool:
+        """Whether the directory still is at its path: false once another process adopted it."""
         return _is_at(self.journal.fd, self.directory / "journal")
 
     def release(self) -> None:
-        """Leave what is there to the next process; where there is nothing to resume, remove it."""
+        """Leave it to the next process; if there is nothing to resume, remove it."""
         if self.header.key == _UNDIGESTED or self.journal.is_empty:
             self.discard()
         else:
             self.journal.close()
 
     def discard(self) -> None:
-        """Remove what is left. The lock goes last, so that nobody adopts what is being removed."""
-        if self.journal.fd >= 0 and self.is_ours:
+        """Remove it. The lock is released last, so that no process adopts what is being removed."""
+        if self.journal.fd >= 0 and self.is_owned:
             shutil.rmtree(self.directory, ignore_errors=True)
             with suppress(OSError):
                 self.directory.parent.rmdir()
@@ -102,99 +102,100 @@ def acquire(
     quiet_s: float,
     label: str,
     cancel: threading.Event,
-    arrived: Callable[[], bool],
-) -> Claim | None:
-    """A staging directory for these bytes: an adopted one, or a new one. None when `arrived()` says that another
-    process published them.
+    is_published: Callable[[], bool],
+) -> StagingDirectory | None:
+    """Adopt or create a staging directory for these bytes; None once `is_published()` is true, since another process
+    published them.
 
-    Waits while a living process fetches the same bytes, unless that one is silent for `quiet_s`. Raises
-    TransferInterrupted when `cancel` is set, and OSError.
+    Waits while a living process fetches the same bytes, unless that one writes nothing for `quiet_s`. Raises
+    TransferInterrupted if `cancel` is set, UnsafeName, and OSError.
     """
     key = expected.key or _UNDIGESTED
     if not _KEY.fullmatch(key):
-        raise UnsafeName(f"the digest of {label} is {key[:80]!r}, which is no digest")
-    header = JournalHeader(key=key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+        raise UnsafeName(f"the digest of {label} is {key[:80]!r}, expected hexadecimal digits")
+    header = JournalHeader(key=key, size=expected.size, segment_bytes=segment_bytes, boot=_boot_id())
     directory = staging / key
-    # A process that is stopped while it has the turn must not stop the others for ever.
-    patient_until = time.monotonic() + quiet_s
+    # A process that was stopped while it held the lock must not block the others for ever.
+    ignore_lock_after = time.monotonic() + quiet_s
     while True:
-        claim = None
-        with _turn(directory) as ours:
-            if ours or time.monotonic() > patient_until:
-                with suppress(FileNotFoundError):  # its last owner may remove it while we look
-                    claim = _take(directory, header, quiet_s)
-        if claim:
-            if not arrived():
-                return claim
-            claim.discard()
+        owned = None
+        with _locked(directory) as locked:
+            if locked or time.monotonic() > ignore_lock_after:
+                with suppress(FileNotFoundError):  # its last owner may remove it meanwhile
+                    owned = _adopt_or_create(directory, header, quiet_s)
+        if owned:
+            if not is_published():
+                return owned
+            owned.discard()
             return None
         if cancel.wait(_POLL_S):
             raise TransferInterrupted(f"{label} was cancelled while another process fetched it")
-        if arrived():
+        if is_published():
             return None
 
 
-def begin(staging: Path, expected: Expected, *, segment_bytes: int) -> Claim:
-    """A new staging directory for bytes that have a digest, whatever others fetch of them. Raises OSError."""
+def create(staging: Path, expected: Expected, *, segment_bytes: int) -> StagingDirectory:
+    """Create a staging directory for bytes that have a digest, even if other processes fetch them. Raises OSError."""
     if expected.key is None:
         raise ValueError("bytes without a digest have no staging directory that another transfer adopts")
-    header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot_id())
     directory = staging / expected.key
     directory.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with suppress(FileExistsError):
             directory.mkdir()
         with suppress(FileNotFoundError):  # its last owner removed it in between
-            return _own(directory, header, None)
+            return _take_ownership(directory, header, None)
 
 
 def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> None:
-    """Remove what processes that died left of bytes that are published by now; a living one keeps what it has."""
+    """Remove the staging directories that dead processes left for these bytes; those of living processes stay."""
     if expected.key is None:
         return
     directory = staging / expected.key
-    header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot())
+    header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot_id())
     if not directory.exists():
         return
-    with suppress(OSError), _turn(directory) as ours:  # another process may remove it, too
-        quiet_before = _touched(directory) - quiet_s
-        for path in directory.iterdir() if ours else ():
-            found = _look(path, header, quiet_before=quiet_before)
-            if isinstance(found, Claim):
+    with suppress(OSError), _locked(directory) as locked:  # another process may remove it, too
+        quiet_before = _now(directory) - quiet_s
+        for path in directory.iterdir() if locked else ():
+            found = _examine(path, header, quiet_before=quiet_before)
+            if isinstance(found, StagingDirectory):
                 found.discard()
-        if ours:
+        if locked:
             directory.rmdir()
 
 
 @contextmanager
-def _turn(directory: Path) -> Iterator[bool]:
-    """Look and take as one step: of two processes that start together, one finds nothing. False: another's turn."""
+def _locked(directory: Path) -> Iterator[bool]:
+    """Lock the directory of a key, so that of two processes that start together only one creates or adopts. False:
+    another process holds the lock."""
     fd = -1
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         while fd < 0:
-            # Not `exist_ok`, which raises FileExistsError where the directory is removed while it is looked at.
+            # Not `exist_ok`, which raises FileExistsError if the directory is removed while mkdir checks it.
             with suppress(FileExistsError):
                 directory.mkdir()
             with suppress(FileNotFoundError):  # its last owner removed it in between
                 fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        yield _lock(fd) is not False and _is_at(fd, directory)
+        yield _try_lock(fd) is not False and _is_at(fd, directory)
     finally:
         if fd >= 0:
             os.close(fd)
 
 
-def _take(directory: Path, header: JournalHeader, quiet_s: float) -> Claim | None:
-    """The orphan that holds most (the others are removed), or a new directory; None while a living process works."""
-    now = _touched(directory)
-    best: Claim | None = None
+def _adopt_or_create(directory: Path, header: JournalHeader, quiet_s: float) -> StagingDirectory | None:
+    """Adopt the orphan with the most bytes and remove the others, or create a directory; None if an owner lives."""
+    now = _now(directory)
+    best: StagingDirectory | None = None
     alive = False
     for path in sorted(directory.iterdir()):
-        found = _look(path, header, quiet_before=now - quiet_s)
-        if found == ALIVE:
+        found = _examine(path, header, quiet_before=now - quiet_s)
+        if found == _ALIVE:
             alive = True
-        elif isinstance(found, Claim):
-            if best and best.held_bytes >= found.held_bytes:
+        elif isinstance(found, StagingDirectory):
+            if best and best.resumable_bytes >= found.resumable_bytes:
                 best, found = found, best
             if best:
                 best.discard()
@@ -203,70 +204,70 @@ def _take(directory: Path, header: JournalHeader, quiet_s: float) -> Claim | Non
         if best:
             best.journal.close()
         return None
-    return _own(directory, header, best)
+    return _take_ownership(directory, header, best)
 
 
-def _look(path: Path, header: JournalHeader, *, quiet_before: float) -> Claim | Literal["alive"] | None:
-    """What to do with a staging directory: adopt it (its lock is ours then), wait for its owner, or pass it over."""
+def _examine(path: Path, header: JournalHeader, *, quiet_before: float) -> StagingDirectory | Literal["alive"] | None:
+    """Return an orphan, with its lock held; "alive" if its owner lives; None if it is to be ignored."""
     try:
         journal = Journal(path / "journal")
-    except FileNotFoundError:  # not yet, or no longer; or for good, where its maker died
-        if _last_change(path) < quiet_before:
+    except FileNotFoundError:  # not created yet, or removed; or never created, if its creator died
+        if _modified_at(path) < quiet_before:
             shutil.rmtree(path, ignore_errors=True)
         return None
-    except OSError:  # not ours to read
+    except OSError:  # not readable for this user
         return None
-    silent = max(_last_change(path / name) for name in ("journal", "data")) < quiet_before
-    locked = _lock(journal.fd)
+    quiet = max(_modified_at(path / name) for name in ("journal", "data")) < quiet_before
+    locked = _try_lock(journal.fd)
     found = journal.header()
-    trusted = locked is True and (found is None or found.boot == header.boot)
-    if locked is False or not (trusted or silent) or not _is_at(journal.fd, path / "journal"):
+    lock_counts = locked is True and (found is None or found.boot == header.boot)
+    if locked is False or not (lock_counts or quiet) or not _is_at(journal.fd, path / "journal"):
         journal.close()
-        return None if silent or not path.exists() else ALIVE
-    claim = Claim(path, journal, header, journal.claims(header), journal.pieces(header))
+        return None if quiet or not path.exists() else _ALIVE
+    orphan = StagingDirectory(path, journal, header, journal.checkpoints(header), journal.pieces(header))
     if header.key == _UNDIGESTED:
-        claim.discard()
+        orphan.discard()
         return None
-    return claim
+    return orphan
 
 
-def _own(directory: Path, header: JournalHeader, orphan: Claim | None) -> Claim:
-    """A directory with a token of ours and a journal that says so: new, or the orphan's data and claims."""
-    ours = directory / uuid.uuid4().hex
-    claims: dict[int, SegmentDigest] = {}
+def _take_ownership(directory: Path, header: JournalHeader, orphan: StagingDirectory | None) -> StagingDirectory:
+    """Create a directory with a new token and a journal of this process; with `orphan`, rename it and keep its data."""
+    path = directory / uuid.uuid4().hex
+    checkpoints: dict[int, SegmentDigest] = {}
     pieces: Sequence[Piece] = ()
     if orphan:
-        claims, pieces = orphan.claims, orphan.pieces
-        orphan.directory.rename(ours)
+        checkpoints, pieces = orphan.checkpoints, orphan.pieces
+        orphan.directory.rename(path)
     else:
-        ours.mkdir()
-    # Beside the old journal and then over it: a death in between loses no claim.
-    (ours / "journal.new").unlink(missing_ok=True)
-    journal = Journal(ours / "journal.new", create=True)
-    _lock(journal.fd)
-    journal.start(header, claims, pieces)
-    (ours / "journal.new").replace(ours / "journal")
+        path.mkdir()
+    # Written beside the old journal and renamed over it: a crash in between loses no checkpoint.
+    (path / "journal.new").unlink(missing_ok=True)
+    journal = Journal(path / "journal.new", create=True)
+    _try_lock(journal.fd)
+    journal.start(header, checkpoints, pieces)
+    (path / "journal.new").replace(path / "journal")
     if orphan:
         orphan.journal.close()
-    return Claim(ours, journal, header, claims, pieces)
+    return StagingDirectory(path, journal, header, checkpoints, pieces)
 
 
-def _touched(directory: Path) -> float:
-    """Now, by the clock that stamps the files: a file server's may differ from ours."""
+def _now(directory: Path) -> float:
+    """The current time by the clock of the file system: that of a file server may differ from ours."""
     os.utime(directory)
     return directory.stat().st_mtime
 
 
-def _last_change(path: Path) -> float:
-    """When a file was last written, by its file system's clock; never, where there is none."""
+def _modified_at(path: Path) -> float:
+    """Modification time, by the clock of the file system; minus infinity if there is no such file."""
     try:
         return path.stat().st_mtime
     except OSError:
         return float("-inf")
 
 
-def _lock(fd: int) -> bool | None:
-    """Take the lock without waiting. False: another process has it. None: this file system has no locks."""
+def _try_lock(fd: int) -> bool | None:
+    """Take the lock without waiting. False: another process holds it. None: this file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -277,14 +278,15 @@ def _lock(fd: int) -> bool | None:
 
 
 def _is_at(fd: int, path: Path) -> bool:
+    """Whether the open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except OSError:
         return False
 
 
-def _boot() -> str:
-    """Which kernel runs: another value on another machine, and after a restart of this one."""
+def _boot_id() -> str:
+    """The id of the running kernel: differs on another machine, and after a restart of this one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,8 +1,8 @@
-"""Worker threads that fetch the spans of a schedule and write them into a file.
+"""Fetch the spans of a scheduler in parallel worker threads, and write them into a file.
 
-A worker has its own descriptor, so that one which is still in a system call when the transfer ends can write into
-nothing else. What a worker cannot settle by another try ends the transfer: the reader gets it from
-`Schedule.frontier`.
+Each worker has a file descriptor of its own, so that one that is still in a system call when the transfer ends cannot
+write into another file. An error that a retry cannot solve ends the transfer: the reader gets it from
+`RangeScheduler.frontier`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ from types import TracebackType
 
 from paddock.errors import TransferInterrupted
 from paddock.model.source import Source
-from paddock.transfer.answer import RangesIgnored, TryAgain
-from paddock.transfer.client import Client
+from paddock.transfer.client import RangeClient
 from paddock.transfer.journal import Journal
-from paddock.transfer.limiter import Meter, RateLimit, RetryBudget
-from paddock.transfer.pieces import PieceWriter
+from paddock.transfer.meter import Meter
+from paddock.transfer.pieces import PieceRecorder
 from paddock.transfer.preallocation import disk_error, write_at
 from paddock.transfer.range_scheduler import ConnectionShare, RangeScheduler, Span
+from paddock.transfer.rate_limit import RateLimit
+from paddock.transfer.response import RangesNotSupported, RetryableResponseError
+from paddock.transfer.retry_budget import RetryBudget
 
 _STOP_S = 2.0
-_LEAST_SPAN_BYTES = 256 * 1024
+_MIN_SPAN_BYTES = 256 * 1024
 _SHARE = ConnectionShare()
 
 
 @dataclass(frozen=True, slots=True)
 class TransferContext:
-    """What all pumps of one transfer share."""
+    """Shared context of all worker pools of one transfer.
+
+    `is_owned` tells whether the staging directory is still this process's. `requested_span_bytes` overrides the length
+    of one request; None derives it from the segment and the connections.
+    """
 
     source: Source
     connections: int
@@ -41,61 +47,64 @@ class TransferContext:
     limit_rate_bytes_per_s: int | None
     stall_s: float
     meter: Meter
-    patience: RetryBudget
-    still_ours: Callable[[], bool]
-    asked_span_bytes: int | None = None
+    retry_budget: RetryBudget
+    is_owned: Callable[[], bool]
+    requested_span_bytes: int | None = None
 
     @property
     def span_bytes(self) -> int:
-        """Short enough that every connection finds one in the window, and long enough to be worth a request."""
-        if self.asked_span_bytes is not None:
-            return min(self.asked_span_bytes, self.segment_bytes)
-        return max(min(_LEAST_SPAN_BYTES, self.segment_bytes), self.segment_bytes // self.connections)
+        """Length of one request: short enough for one span in the window for each connection, and 256 KiB at least."""
+        if self.requested_span_bytes is not None:
+            return min(self.requested_span_bytes, self.segment_bytes)
+        return max(min(_MIN_SPAN_BYTES, self.segment_bytes), self.segment_bytes // self.connections)
 
     @property
     def window_bytes(self) -> int:
-        """How far what lands may be ahead of what is hashed."""
-        several = self.connections * self.span_bytes if self.asked_span_bytes is not None else self.span_bytes
-        return max(self.segment_bytes, several)
+        """How far the written bytes may be ahead of the hashed ones."""
+        spans = self.connections if self.requested_span_bytes is not None else 1
+        return max(self.segment_bytes, spans * self.span_bytes)
 
 
 class WorkerPool:
-    """Fetches the bytes from `start` up to `end` into `path`: at the same offsets, or with `rebased` from offset 0 on.
-    `landed` and `pieces` say what is there already, as in `Schedule`. With a `journal`, what lands is noted there.
+    """Threads that fetch the bytes from `start` up to `end` (exclusive) into `path`: at the same offsets, or with
+    `rebased` from offset 0 on.
 
-    A context manager: the workers run inside, on connections of their own, and have stopped when it ends. The one that
-    may take longer is still looking up a name or connecting (10 s at most): it finds the end, and does nothing more.
+    `written_to` and `pieces` say what the file holds already, as in `RangeScheduler`. With a `journal`, written pieces
+    are recorded there.
+
+    A context manager: the workers run inside of it, on connections of their own, and have stopped at its end. One that
+    still resolves a name or connects (10 s at most) may take longer; it notices the end, and does nothing more.
     """
 
     def __init__(
         self,
-        line: TransferContext,
+        context: TransferContext,
         path: Path,
         start: int,
         end: int,
         *,
-        landed: int,
+        written_to: int,
         rebased: bool = False,
         pieces: Sequence[tuple[int, int]] = (),
         journal: Journal | None = None,
     ) -> None:
-        self._line = line
+        self._context = context
         self._path = path
         self._journal = journal
         self._offset = start if rebased else 0
-        workers = max(1, min(line.connections, -(-(end - start) // line.span_bytes)))
-        self.schedule = RangeScheduler(
+        workers = max(1, min(context.connections, -(-(end - start) // context.span_bytes)))
+        self.scheduler = RangeScheduler(
             start,
             end,
-            landed=landed,
-            span_bytes=line.span_bytes,
-            window_bytes=line.window_bytes,
+            written_to=written_to,
+            span_bytes=context.span_bytes,
+            window_bytes=context.window_bytes,
             workers=workers,
             share=_SHARE,
             pieces=pieces,
         )
-        self._limit = RateLimit(line.limit_rate_bytes_per_s, connections=workers, stopped=self.schedule.stopped)
-        self._client = Client(line.source, connections=workers, stall_s=line.stall_s)
+        self._limit = RateLimit(context.limit_rate_bytes_per_s, connections=workers, stopped=self.scheduler.stopped)
+        self._client = RangeClient(context.source, connections=workers, stall_s=context.stall_s)
         self._threads = [
             threading.Thread(target=self._work, name=f"paddock-fetch-{number}", daemon=True)
             for number in range(workers)
@@ -107,15 +116,15 @@ class WorkerPool:
             for thread in self._threads:
                 thread.start()
         except BaseException:
-            self.schedule.stop()
+            self.scheduler.stop()
             _SHARE.leave()
             raise
-        return self.schedule
+        return self.scheduler
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.schedule.stop()
+        self.scheduler.stop()
         _SHARE.leave()
         self._client.abort()
         deadline = time.monotonic() + _STOP_S
@@ -128,56 +137,60 @@ class WorkerPool:
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                while (span := self.schedule.take()) is not None:
-                    self._try(span, fd)
+                while (span := self.scheduler.acquire()) is not None:
+                    self._attempt(span, fd)
             finally:
                 os.close(fd)
         except OSError as error:
-            self.schedule.fail(disk_error(error, self._path, self._line.source.expected.size))
-        except BaseException as error:  # it is raised again in the thread that called
-            self.schedule.fail(error)
+            self.scheduler.fail(disk_error(error, self._path, self._context.source.expected.size))
+        except BaseException as error:  # raised again in the reader's thread
+            self.scheduler.fail(error)
 
-    def _try(self, span: Span, fd: int) -> None:
+    def _attempt(self, span: Span, fd: int) -> None:
         pause_s = 0.0
         try:
-            self._fill(span, fd)
-        except RangesIgnored:
-            self.schedule.take_whole()
-        except TryAgain as failure:
-            if not self.schedule.stopped.is_set():
-                pause_s = self._line.patience.failed(failure)
+            self._fetch(span, fd)
+        except RangesNotSupported:
+            self.scheduler.use_whole_body()
+        except RetryableResponseError as failure:
+            if not self.scheduler.stopped.is_set():
+                pause_s = self._context.retry_budget.spend(failure)
                 if failure.busy:
-                    self.schedule.slow_down(pause_s)
+                    self.scheduler.back_off(pause_s)
         finally:
-            self.schedule.give_back(span)
-        self.schedule.stopped.wait(pause_s)
+            self.scheduler.release(span)
+        self.scheduler.stopped.wait(pause_s)
 
-    def _fill(self, span: Span, fd: int) -> None:
-        if not self._line.still_ours():
+    def _fetch(self, span: Span, fd: int) -> None:
+        if not self._context.is_owned():
             raise TransferInterrupted(
-                f"another process took over {self._line.source.label}, since this one was silent for long",
-                cure="try again: what came is kept",
+                f"another process took over {self._context.source.label}, since this one wrote nothing for too long",
+                cure="try again: the received bytes are kept",
             )
-        with self._client.open(span.reached, span.end, whole=span.whole) as body, self._noted(span.reached) as note:
-            for came, wanted in body.chunks(self._limit.read_bytes):
-                self._line.meter.count(came, len(wanted))
-                if self.schedule.stopped.is_set():
+        position = span.written_to
+        with (
+            self._client.open(position, span.end, whole=span.whole) as body,
+            self._piece_recorder(position) as record,
+        ):
+            for received, requested in body.chunks(self._limit.read_bytes):
+                self._context.meter.count(received, len(requested))
+                if self.scheduler.stopped.is_set():
                     return
-                if wanted:
-                    write_at(fd, wanted, span.reached - self._offset)
-                    note(wanted)
-                    if not self.schedule.landed(span, len(wanted)):
+                if requested:
+                    write_at(fd, requested, span.written_to - self._offset)
+                    record(requested)
+                    if not self.scheduler.advance(span, len(requested)):
                         return
-                self._limit.take(came)
+                self._limit.consume(received)
 
     @contextmanager
-    def _noted(self, start: int) -> Iterator[Callable[[bytes], None]]:
-        """Note what lands from `start` on as pieces, the last of them however short it is."""
+    def _piece_recorder(self, start: int) -> Iterator[Callable[[bytes], None]]:
+        """Record the bytes that are written from `start` on as pieces, the last one however short it is."""
         if self._journal is None:
             yield lambda _: None
             return
-        pieces = PieceWriter(self._journal, start)
+        recorder = PieceRecorder(self._journal, start)
         try:
-            yield pieces.add
+            yield recorder.add
         finally:
-            pieces.end()
+            recorder.flush()

@@ -1,4 +1,4 @@
-"""Starting to write to the disk what landed while more comes, so that the last fsync has little left to wait for."""
+"""Start writing received bytes to disk while more arrive, so that the final fsync has little left to do."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ _SYNC_FILE_RANGE_WRITE = 2
 
 
 class WriteBack:
-    """A thread that has the kernel begin to write an open file whenever it is told that more of it landed.
+    """A thread that makes the kernel start to write an open file, each time `notify` is called.
 
-    It waits for nothing and learns of no error (sync_file_range(2)): whether the bytes are on the disk is for the
-    caller's fsync alone to say, which must not miss an error that somebody else was told.
+    It uses sync_file_range(2), which neither waits nor reports errors: the caller's fsync alone decides whether the
+    bytes are on disk, and it must not miss an error because another call was given it.
     """
 
     def __init__(self, fd: int) -> None:
-        self._begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+        self._sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
         self._more = threading.Event()
         self._ended = False
-        # A daemon: a disk that hangs must not hold back a process that was told to stop.
+        # A daemon: a disk that hangs must not keep a process from exiting.
         self._thread = threading.Thread(target=self._work, args=[os.dup(fd)], name="paddock-write-back", daemon=True)
 
-    def landed(self) -> None:
+    def notify(self) -> None:
+        """More bytes were written to the file."""
         self._more.set()
 
     def __enter__(self) -> Self:
@@ -42,7 +43,8 @@ class WriteBack:
         try:
             while self._more.wait() and not self._ended:
                 self._more.clear()
-                if self._begin:
-                    self._begin(fd, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+                if self._sync_file_range:
+                    flags = ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+                    self._sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), flags)
         finally:
             os.close(fd)

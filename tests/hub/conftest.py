@@ -1,4 +1,4 @@
-"""The local Hub with one repository that has everything, and our client of it."""
+"""A client of the local Hub, and an isolated stored token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN, STRANGER = "hf_canaryOfTheOwner", "hf_canaryOfAStranger"
 
 @pytest.fixture(autouse=True)
 def stored_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where `hf auth login` keeps a token: nowhere yet, and never the one of who runs the tests."""
+    """Path at which `hf auth login` would store a token: empty, and never the one of the user who runs the tests."""
     path = tmp_path / "stored-token"
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(path))
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

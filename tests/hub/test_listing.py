@@ -1,4 +1,4 @@
-"""What a revision holds, as the Hub says it, and what becomes of every other answer."""
+"""Listing the files of a revision, and mapping every other response of the Hub to an error."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ def test_a_listing_is_one_request(hub: HubService, commit: str) -> None:
     assert hub.stats().requests == {"GET /api/models/org/name/revision/main": 1}
 
 
-def test_making_a_client_asks_nothing(hub: HubService) -> None:
+def test_creating_a_client_sends_no_request(hub: HubService) -> None:
     client(hub)
     assert hub.stats().total_requests == 0
 
 
-def test_a_branch_a_tag_and_a_commit_lead_to_the_commit_they_stand_for(hub: HubService, commit: str) -> None:
+def test_a_branch_a_tag_and_a_commit_resolve_to_their_commit(hub: HubService, commit: str) -> None:
     repository = hub.repository("org/name")
     repository.tag("v1.0")
     repository.branch("wip/next")
     second = repository.commit({"config.json": b"{}"}, branch="wip/next")
-    ours = client(hub)
-    assert ours.listing(MODEL, "v1.0").revision == commit
-    assert ours.listing(MODEL, commit).revision == commit
-    assert ours.listing(MODEL, "wip/next").revision == second
-    assert ours.listing(MODEL).revision == commit
+    api = client(hub)
+    assert api.listing(MODEL, "v1.0").revision == commit
+    assert api.listing(MODEL, commit).revision == commit
+    assert api.listing(MODEL, "wip/next").revision == second
+    assert api.listing(MODEL).revision == commit
 
 
 @pytest.mark.parametrize(
     "card", [b"# no header", b"---\nlicense: [mit, other]\n---\n", b"---\ntags: [x]\n---\n"], ids=repr
 )
-def test_a_card_without_one_licence_gives_none(hub: HubService, card: bytes) -> None:
+def test_a_card_without_a_single_licence_gives_none(hub: HubService, card: bytes) -> None:
     hub.repository("org/name").commit({"README.md": card})
     assert client(hub).listing(MODEL).licence is None
 
@@ -100,7 +100,7 @@ def test_an_unknown_repository_is_not_found(hub: HubService) -> None:
             client(hub, token=token).listing(ModelName.parse("org/nothing"))
 
 
-def test_a_private_repository_is_there_for_its_own_token_alone(hub: HubService, commit: str) -> None:
+def test_a_private_repository_is_found_only_with_its_token(hub: HubService, commit: str) -> None:
     hub.repository("org/name", private=True)
     hub.hub.grant(TOKEN, "org/name")
     hub.hub.grant(STRANGER)
@@ -110,16 +110,14 @@ def test_a_private_repository_is_there_for_its_own_token_alone(hub: HubService, 
             client(hub, token=token).listing(MODEL)
 
 
-def test_a_token_that_was_stored_by_a_login_is_used_where_none_is_set(
-    hub: HubService, commit: str, stored_token: Any
-) -> None:
+def test_a_token_stored_by_a_login_is_used_if_none_is_set(hub: HubService, commit: str, stored_token: Any) -> None:
     hub.repository("org/name", private=True)
     hub.hub.grant(TOKEN, "org/name")
     stored_token.write_text(f"{TOKEN}\n")
     assert client(hub).listing(MODEL).revision == commit
 
 
-def test_a_token_that_nobody_has_is_refused_and_not_shown(hub: HubService, commit: str) -> None:
+def test_an_unknown_token_is_refused_and_not_shown(hub: HubService, commit: str) -> None:
     with pytest.raises(HubRefused, match="answered 401 for org/name: set HF_TOKEN") as caught:
         client(hub, token=TOKEN).listing(MODEL)
     assert TOKEN not in repr(caught.value)
@@ -132,21 +130,21 @@ def test_an_unknown_revision_is_not_found(hub: HubService, commit: str, ref: str
 
 
 @pytest.mark.parametrize("ref", ["", "../..", "a b", "x?y=1", "-h"], ids=repr)
-def test_what_is_no_revision_is_not_asked_for(hub: HubService, commit: str, ref: str) -> None:
+def test_an_invalid_revision_is_not_requested(hub: HubService, commit: str, ref: str) -> None:
     with pytest.raises(UnsafeName):
         client(hub).listing(MODEL, ref)
     assert hub.stats().total_requests == 0
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_busy_hub_is_worth_another_try(hub: HubService, commit: str, status: int) -> None:
+def test_a_busy_hub_is_a_transient_error(hub: HubService, commit: str, status: int) -> None:
     hub.inject("status", API, where="hub", status=status)
-    ours = client(hub)
+    api = client(hub)
     with pytest.raises(HubUnavailable, match=f"answered {status} for org/name: try again later") as caught:
-        ours.listing(MODEL)
+        api.listing(MODEL)
     assert caught.value.retry_after_s is None
-    assert hub.stats().total_requests == 1, "one layer retries, and it is not this one"
-    assert ours.listing(MODEL).revision == commit
+    assert hub.stats().total_requests == 1, "this layer does not retry"
+    assert api.listing(MODEL).revision == commit
 
 
 @pytest.mark.parametrize(
@@ -170,7 +168,7 @@ def test_any_other_refusal_is_final(hub: HubService, commit: str, status: int) -
     assert caught.value.cure
 
 
-def test_a_disabled_repository_is_said_to_be_so(hub: HubService, commit: str) -> None:
+def test_a_disabled_repository_is_reported_as_disabled(hub: HubService, commit: str) -> None:
     hub.inject(
         "status", API, where="hub", status=403, headers={"X-Error-Message": "Access to this resource is disabled."}
     )
@@ -178,12 +176,12 @@ def test_a_disabled_repository_is_said_to_be_so(hub: HubService, commit: str) ->
         client(hub).listing(MODEL)
 
 
-def test_a_page_of_a_captive_portal_is_worth_another_try(hub: HubService, commit: str) -> None:
+def test_a_page_of_a_captive_portal_is_a_transient_error(hub: HubService, commit: str) -> None:
     hub.inject("html", API, where="hub")
-    ours = client(hub)
+    api = client(hub)
     with pytest.raises(HubUnavailable, match=f"{hub.address} did not answer for org/name"):
-        ours.listing(MODEL)
-    assert ours.listing(MODEL).revision == commit
+        api.listing(MODEL)
+    assert api.listing(MODEL).revision == commit
 
 
 def test_a_loop_of_redirects_ends(hub: HubService, commit: str) -> None:
@@ -193,7 +191,7 @@ def test_a_loop_of_redirects_ends(hub: HubService, commit: str) -> None:
         client(hub).listing(MODEL)
 
 
-def test_a_redirect_to_another_host_takes_no_token_along(hub: HubService, commit: str) -> None:
+def test_a_redirect_to_another_host_does_not_send_the_token(hub: HubService, commit: str) -> None:
     hub.hub.grant(TOKEN)
     hub.inject("redirect", API, where="hub", location=f"{hub.bytes_address}/elsewhere")
     with pytest.raises(PaddockError):
@@ -210,17 +208,17 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "hub.invalid"])
-def test_a_hub_that_does_not_answer_is_worth_another_try(host: str) -> None:
+def test_a_hub_that_does_not_answer_is_a_transient_error(host: str) -> None:
     address = f"http://{host}:{free_port()}"
     with pytest.raises(HubUnavailable, match=f"{address} did not answer for org/name") as caught:
         client(address).listing(MODEL)
     assert "HF_ENDPOINT" in caught.value.cure
 
 
-def test_a_hub_that_is_switched_off_is_not_asked(hub: HubService, commit: str) -> None:
-    ours = client(hub, offline=True)
+def test_an_offline_hub_is_not_contacted(hub: HubService, commit: str) -> None:
+    api = client(hub, offline=True)
     file = RepositoryFile("config.json", 2, None, None)
-    for call in (lambda: ours.listing(MODEL), ours.file(MODEL, Revision(commit), file).address):
+    for call in (lambda: api.listing(MODEL), api.file(MODEL, Revision(commit), file).address):
         with pytest.raises(HubRefused, match="HF_HUB_OFFLINE is set: unset it"):
             call()
     assert hub.stats().total_requests == 0
@@ -256,7 +254,7 @@ def _lfs(**values: object) -> object:
 WRONG: dict[str, object] = {
     "null": None,
     "a number": 7,
-    "a text": "org/name",
+    "a string": "org/name",
     "a list": [],
     "an empty object": {},
     "no commit": _info(sha=None),
@@ -264,32 +262,32 @@ WRONG: dict[str, object] = {
     "a commit that is a path": _info(sha="../../../../../../../../../../../../etc/x"),
     "a branch for a commit": _info(sha="main"),
     "siblings that are a number": _info(siblings=7),
-    "siblings that are texts": _info(siblings=["config.json"]),
+    "siblings that are strings": _info(siblings=["config.json"]),
     "a file without a name": _info(siblings=[{"size": 2}]),
     "a name that is a number": _plain(rfilename=7),
     "no size": _plain(size=None),
-    "a size in words": _plain(size="2"),
-    "a size below nothing": _plain(size=-1),
-    "a size that is not whole": _plain(size=1.5),
-    "a size that is a truth": _plain(size=True),
+    "a size that is a string": _plain(size="2"),
+    "a negative size": _plain(size=-1),
+    "a size that is not an integer": _plain(size=1.5),
+    "a size that is a boolean": _plain(size=True),
     "a git digest that is a path": _plain(blobId="../../../../etc/x"),
     "a git digest that is a number": _plain(blobId=7),
     "a git digest with a line after it": _plain(blobId="d" * 40 + "\n"),
     "a sha256 that is a path": _lfs(sha256="../../../../etc/x"),
     "a sha256 that is null": _lfs(sha256=None),
     "a sha256 in upper case": _lfs(sha256="A" * 64),
-    "an LFS size below nothing": _lfs(size=-1),
+    "a negative LFS size": _lfs(size=-1),
     "LFS without a digest": _info(siblings=[{"rfilename": "m.gguf", "lfs": {"size": 4}}]),
-    "LFS that is a text": _info(siblings=[{"rfilename": "m.gguf", "lfs": "x"}]),
+    "LFS that is a string": _info(siblings=[{"rfilename": "m.gguf", "lfs": "x"}]),
     "a name with an escape and no size": _plain(rfilename="\x1b[2J", size=None),
 }
 
 
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
-def test_json_that_is_no_listing_is_refused_in_one_printable_sentence(value: object) -> None:
+def test_json_that_is_not_a_listing_is_refused_with_a_printable_message(value: object) -> None:
     with answering(json.dumps(value).encode()) as address, pytest.raises(HubRefused) as caught:
         client(address).listing(MODEL)
-    assert caught.value.message.startswith(f"{address} did not answer for org/name as a Hub does: ")
+    assert caught.value.message.startswith(f"{address} did not respond as a Hub for org/name: ")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 600
 
@@ -298,23 +296,23 @@ ODD: dict[str, tuple[object, Callable[[Any], bool]]] = {
     "as it should be": (GOOD, lambda found: len(found.files) == 2),
     "no siblings": (_info(siblings=None), lambda found: found.files == ()),
     "no digest at all": (_plain(blobId=None), lambda found: found.files[0].git_sha1 is None),
-    "a library that is no text": (_info(library_name=["x"]), lambda found: found.library is None),
+    "a library that is not a string": (_info(library_name=["x"]), lambda found: found.library is None),
     "a card that is empty": (_info(cardData={}), lambda found: found.licence is None),
 }
 
 
 @pytest.mark.parametrize(("value", "holds"), ODD.values(), ids=ODD)
-def test_json_that_leaves_out_what_may_be_left_out_is_a_listing(value: object, holds: Callable[[Any], bool]) -> None:
+def test_json_without_its_optional_fields_is_a_listing(value: object, holds: Callable[[Any], bool]) -> None:
     with answering(json.dumps(value).encode()) as address:
         assert holds(client(address).listing(MODEL))
 
 
-def test_json_that_is_too_deep_to_read_is_refused() -> None:
+def test_json_that_is_nested_too_deeply_is_refused() -> None:
     with answering(b"[" * 100_000) as address, pytest.raises(HubRefused):
         client(address).listing(MODEL)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b"<html></html>"], ids=repr)
-def test_what_is_no_json_is_worth_another_try(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_a_transient_error(body: bytes) -> None:
     with answering(body) as address, pytest.raises(HubUnavailable):
         client(address).listing(MODEL)

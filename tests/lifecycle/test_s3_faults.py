@@ -101,20 +101,20 @@ NO_BLOBS = replace(DENIED, methods=("GET",), part="/blobs/")
 
 SAMPLE = [
     ("a push to one that is full", PUSH, FULL, StoreRefused, "there is no room"),
-    ("a promotion that is denied", PROMOTE, DENIED, StoreRefused, "may not do that"),
+    ("a promotion that is denied", PROMOTE, DENIED, StoreRefused, "lack the permission"),
     ("a restore from one that is silent", RESTORE, Fault("silent"), StoreUnavailable, "does not answer"),
 ]
 FULL_LIST = [
     ("a push over a quota", PUSH, FULL_OF_WORDS, StoreRefused, "there is no room"),
-    ("a restore of blobs that are denied", RESTORE, NO_BLOBS, TransferRefused, "are refused"),
+    ("a restore of blobs that are denied", RESTORE, NO_BLOBS, TransferRefused, "refuses to send"),
     ("a push to one that is silent", PUSH, Fault("silent"), StoreUnavailable, "does not answer"),
     ("a push to one that is busy", PUSH, BUSY, StoreUnavailable, "answers 503"),
     ("a push to one that is broken", PUSH, BROKEN, StoreUnavailable, "answers 500"),
-    ("a push that is denied", PUSH, DENIED, StoreRefused, "may not do that"),
+    ("a push that is denied", PUSH, DENIED, StoreRefused, "lack the permission"),
     ("a promotion on one that is silent", PROMOTE, Fault("silent"), StoreUnavailable, "does not answer"),
     ("a promotion on one that is busy", PROMOTE, BUSY, StoreUnavailable, "answers 503"),
     ("a restore from one that is busy", RESTORE, BUSY, StoreUnavailable, "answers 503"),
-    ("a restore that is denied", RESTORE, DENIED, StoreRefused, "may not do that"),
+    ("a restore that is denied", RESTORE, DENIED, StoreRefused, "lack the permission"),
     (
         "a restore of blobs that trickle",
         RESTORE,
@@ -122,7 +122,7 @@ FULL_LIST = [
         TransferInterrupted,
         "stall",
     ),
-    ("a restore of blobs that never come", RESTORE, Fault("silent", *IN_BLOBS), TransferInterrupted, "nothing came"),
+    ("a restore of blobs that never come", RESTORE, Fault("silent", *IN_BLOBS), TransferInterrupted, "nothing was received"),
     ("a restore of blobs that are cut off", RESTORE, Fault("cut", *IN_BLOBS), TransferInterrupted, "without progress"),
 ]
 

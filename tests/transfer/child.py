@@ -1,7 +1,7 @@
-"""A process that fetches one file, for tests that kill it.
+"""Fetch one file in a process that tests kill.
 
-`python -m tests.transfer.child URL SIZE SHA256 DIRECTORY RATE`. It publishes as a store does, to
-`DIRECTORY/published`, and prints what it did.
+`python -m tests.transfer.child URL SIZE SHA256 DIRECTORY RATE`. It renames the file to
+`DIRECTORY/published`, as a store publishes it, and prints the transferred and resumed bytes as JSON, or null.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     published = Path(directory) / "published"
     options = Options(connections=4, segment_bytes=MIB, stall_s=5, limit_rate_bytes_per_s=int(rate) or None)
     source = Remote(url, Expected(int(size), Sha256(sha256)))
-    staged = fetch(source, staging=Path(directory) / "partial", options=options, arrived=published.exists)
+    staged = fetch(source, staging=Path(directory) / "partial", options=options, is_published=published.exists)
     if staged is None:
         print(json.dumps(None))
         return

@@ -1,4 +1,4 @@
-"""A file on the local Hub as a source, and bytes that differ in every block."""
+"""A file of the local Hub as a source, and random content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = Options(connections=4, segment_bytes=MIB, stall_s=1.0)
 
 @dataclass
 class Remote:
-    """A source that counts how often it was asked for a new address. It raises its `errors` first, one each time."""
+    """A source that counts renewals of its address. The first calls raise its `errors`, one each."""
 
     url: str
     expected: Expected

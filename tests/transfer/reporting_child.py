@@ -1,4 +1,4 @@
-"""A process that fetches one file with the settings that users have, and reports its progress, for tests that end it.
+"""Fetch one file with the default options and print its progress, in a process that tests end.
 
 `python -m tests.transfer.reporting_child URL SIZE SHA256 DIRECTORY RATE`. It prints a line of JSON for each report.
 """
@@ -25,7 +25,7 @@ def main() -> None:
     url, size, sha256, directory, rate = sys.argv[1:]
     source = Remote(url, Expected(int(size), Sha256(sha256)))
     options = Options(limit_rate_bytes_per_s=int(rate))
-    fetch(source, staging=Path(directory), options=options, progress=report)
+    fetch(source, staging=Path(directory), options=options, on_progress=report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.transfer.remote import KIB, MIB, content, expected, git_sha1_of, sha2
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * KIB, 64 * KIB + 1, 3 * MIB])
-def test_a_right_file_gives_its_digest_and_those_of_its_segments(tmp_path: Path, size: int) -> None:
+def test_a_sound_file_gives_its_digest_and_those_of_its_segments(tmp_path: Path, size: int) -> None:
     data = content(size)
     (tmp_path / "file").write_bytes(data)
     whole, segments = verify_file(tmp_path / "file", expected(data), 64 * KIB)
@@ -25,14 +25,14 @@ def test_a_right_file_gives_its_digest_and_those_of_its_segments(tmp_path: Path,
     assert segments == segments_of(data, 64 * KIB)
 
 
-def test_a_segment_has_the_digest_that_the_world_calls_blake3(tmp_path: Path) -> None:
+def test_a_segment_digest_is_standard_blake3(tmp_path: Path) -> None:
     # BLAKE3's own test vector of one byte: https://github.com/BLAKE3-team/BLAKE3/blob/master/test_vectors
     (tmp_path / "file").write_bytes(b"\0")
     _, segments = verify_file(tmp_path / "file", Expected(1), MIB)
     assert segments == ("blake3:2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",)
 
 
-def test_a_git_digest_is_checked_too(tmp_path: Path) -> None:
+def test_a_git_digest_is_verified(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     assert verify_file(tmp_path / "file", Expected(7, git_sha1=git_sha1_of(b"content")), MIB)[0] == sha256_of(
         b"content"
@@ -42,12 +42,12 @@ def test_a_git_digest_is_checked_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "said"),
+    ("content_found", "message"),
     [(b"conten", "has 6 bytes, expected 7"), (b"contents", "has 8 bytes, expected 7"), (b"c0ntent", "is damaged")],
 )
-def test_another_file_is_corrupt(tmp_path: Path, there: bytes, said: str) -> None:
-    (tmp_path / "file").write_bytes(there)
-    with pytest.raises(CorruptFile, match=said):
+def test_a_file_with_other_content_is_corrupt(tmp_path: Path, content_found: bytes, message: str) -> None:
+    (tmp_path / "file").write_bytes(content_found)
+    with pytest.raises(CorruptFile, match=message):
         verify_file(tmp_path / "file", expected(b"content"), MIB)
 
 
@@ -63,8 +63,8 @@ def test_a_prefix_has_the_digest_of_its_segment_so_far(data: bytes, segment_byte
         assert digest.segment_prefix == segment_of(data[begin:end])
         assert digest.sha256 == hashlib.sha256(data[:end]).hexdigest()
         before = digest.segment_prefix, digest.sha256
-        twin = digest.copy()
-        assert (twin.segment_prefix, twin.sha256) == before
-        if twin.position < len(data):
-            twin.update(memoryview(data)[twin.position : twin.position + 1])
+        duplicate = digest.copy()
+        assert (duplicate.segment_prefix, duplicate.sha256) == before
+        if duplicate.position < len(data):
+            duplicate.update(memoryview(data)[duplicate.position : duplicate.position + 1])
         assert (digest.segment_prefix, digest.sha256) == before

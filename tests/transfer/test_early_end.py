@@ -1,7 +1,7 @@
-"""However a transfer is ended, the next one fetches again at most what was on its way.
+"""After any early end, the next transfer fetches again at most the bytes that were in flight.
 
 With the default settings one span is 4 MiB and a segment 64 MiB, and sixteen connections fill their spans side by side:
-most of what has come lies behind a gap.
+most of the received bytes lie behind a gap.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SPAN_BYTES = 4 * MIB
 READ_BYTES = 256 * KIB
 
 
-def on_the_way_bytes(size: int) -> int:
-    """What the connections may have written and not noted, or read and not written."""
+def in_flight_bytes(size: int) -> int:
+    """Bytes that the connections may have written and not recorded, or read and not written."""
     connections = min(Options().connections, -(-size // SPAN_BYTES))
     return connections * (PIECE_BYTES + READ_BYTES)
 
@@ -41,7 +41,7 @@ def check_resume(source: Remote, staging: Path, data: bytes, *, done_bytes: int)
     print(f"{done_bytes} of {len(data)} bytes were there, {staged.resumed_bytes} were used")
     assert staged.path.read_bytes() == data
     assert staged.transferred_bytes == len(data) - staged.resumed_bytes
-    assert staged.resumed_bytes >= done_bytes - on_the_way_bytes(len(data))
+    assert staged.resumed_bytes >= done_bytes - in_flight_bytes(len(data))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def check_resume(source: Remote, staging: Path, data: bytes, *, done_bytes: int)
         (60, signal.SIGINT),
     ],
 )
-def test_a_process_that_is_ended_leaves_what_came(
+def test_a_process_that_is_killed_leaves_the_received_bytes(
     hub: HubService, staging: Path, megabytes: int, number: signal.Signals
 ) -> None:
     data = content(megabytes * MB)
@@ -77,7 +77,7 @@ def test_a_process_that_is_ended_leaves_what_came(
 
 
 @pytest.mark.parametrize("megabytes", [1, 60])
-def test_a_transfer_that_is_cancelled_leaves_what_came(hub: HubService, staging: Path, megabytes: int) -> None:
+def test_a_cancelled_transfer_leaves_the_received_bytes(hub: HubService, staging: Path, megabytes: int) -> None:
     data = content(megabytes * MB)
     source = on_hub(hub, data)
     cancel, done = threading.Event(), 0
@@ -89,14 +89,14 @@ def test_a_transfer_that_is_cancelled_leaves_what_came(hub: HubService, staging:
             cancel.set()
 
     options = Options(limit_rate_bytes_per_s=len(data) // 2)
-    with pytest.raises(TransferInterrupted, match="what came is kept"):
-        fetch(source, staging=staging, options=options, progress=stop, cancel=cancel)
+    with pytest.raises(TransferInterrupted, match="received bytes are kept"):
+        fetch(source, staging=staging, options=options, on_progress=stop, cancel=cancel)
     assert done < len(data)
     check_resume(source, staging, data, done_bytes=done)
 
 
-def test_a_transfer_that_is_ended_again_and_again_ends_well(hub: HubService, staging: Path) -> None:
-    """Each takes over the pieces of the one before, which lie between the gaps of that one."""
+def test_a_transfer_that_is_interrupted_repeatedly_completes(hub: HubService, staging: Path) -> None:
+    """Each run resumes the pieces of the one before."""
     data = content(20 * MB)
     source = on_hub(hub, data)
     goal = 0
@@ -108,5 +108,5 @@ def test_a_transfer_that_is_ended_again_and_again_ends_well(hub: HubService, sta
     for tenth in (3, 5, 7, 9):
         goal = tenth * len(data) // 10
         with pytest.raises(KeyboardInterrupt):
-            fetch(source, staging=staging, options=Options(limit_rate_bytes_per_s=len(data)), progress=stop)
+            fetch(source, staging=staging, options=Options(limit_rate_bytes_per_s=len(data)), on_progress=stop)
     check_resume(source, staging, data, done_bytes=goal)

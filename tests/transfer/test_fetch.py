@@ -1,4 +1,4 @@
-"""Fetching a whole file: right bytes, right digests, nothing left behind."""
+"""Fetching a whole file: the right bytes, the right digests, and no leftovers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def worker_threads() -> list[threading.Thread]:
     connections=st.integers(1, 9),
     span_bytes=st.none() | st.integers(32 * KIB, 400 * KIB),
 )
-def test_every_size_comes_right_with_the_digest_of_each_segment(
+def test_every_size_is_fetched_with_the_digest_of_each_segment(
     hub: HubService, tmp_path: Path, size: int, segment_bytes: int, connections: int, span_bytes: int | None
 ) -> None:
     data = content(size, seed=size)
@@ -55,13 +55,13 @@ def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: HubService, tmp_
     assert staged.path.read_bytes() == data
     stats = hub.stats()
     assert stats.total_bytes_sent == len(data)
-    asked = [count for request, count in stats.requests.items() if "/resolve/" not in request]
-    assert asked == [32]
+    requests = [count for request, count in stats.requests.items() if "/resolve/" not in request]
+    assert requests == [32]
     assert stats.total_requests == 33, "the redirect is followed once, not for each range"
     assert worker_threads() == []
 
 
-def test_a_request_asks_for_as_much_as_it_is_told_to(hub: HubService, tmp_path: Path) -> None:
+def test_a_request_has_the_length_of_the_option(hub: HubService, tmp_path: Path) -> None:
     data = content(8 * MIB)
     staged = fetch(on_hub(hub, data), staging=tmp_path, options=replace(SMALL, span_bytes=MIB))
     assert staged is not None
@@ -69,7 +69,9 @@ def test_a_request_asks_for_as_much_as_it_is_told_to(hub: HubService, tmp_path: 
     assert [count for request, count in hub.stats().requests.items() if "/resolve/" not in request] == [8]
 
 
-def test_a_file_known_by_git_alone_is_checked_by_git_and_named_by_its_sha256(hub: HubService, tmp_path: Path) -> None:
+def test_a_file_with_only_a_git_digest_is_verified_by_it_and_named_by_its_sha256(
+    hub: HubService, tmp_path: Path
+) -> None:
     data = content(300 * KIB)
     source = on_hub(hub, data, bytes_expected=Expected(len(data), git_sha1=git_sha1_of(data)))
     staged = fetch(source, staging=tmp_path, options=SMALL)
@@ -112,17 +114,17 @@ def test_a_digest_that_is_a_path_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "partial").exists()
 
 
-def test_progress_tells_the_truth_and_not_too_often(hub: HubService, tmp_path: Path) -> None:
-    told: list[Progress] = []
+def test_progress_is_right_and_reported_at_most_four_times_a_second(hub: HubService, tmp_path: Path) -> None:
+    reports: list[Progress] = []
     data = content(2 * MIB)
     source = on_hub(hub, data)
     options = Options(connections=2, segment_bytes=MIB, limit_rate_bytes_per_s=2 * MIB)
-    staged = fetch(source, staging=tmp_path, options=options, progress=told.append)
+    staged = fetch(source, staging=tmp_path, options=options, on_progress=reports.append)
     assert staged is not None
-    assert 2 <= len(told) <= 4 * staged.seconds + 2
-    for before, after in itertools.pairwise(told):
+    assert 2 <= len(reports) <= 4 * staged.seconds + 2
+    for before, after in itertools.pairwise(reports):
         assert before.done_bytes <= after.done_bytes <= after.transferred_bytes
-    last = told[-1]
+    last = reports[-1]
     assert (last.label, last.done_bytes, last.total_bytes) == (source.label, len(data), len(data))
     assert (last.transferred_bytes, last.resumed_bytes) == (len(data), 0)
     assert 0 < last.rate_bytes_per_s < 3 * MIB  # the bound, and a burst
@@ -136,16 +138,18 @@ def test_the_bandwidth_limit_holds_over_all_connections(hub: HubService, tmp_pat
     assert staged.seconds > 0.85
 
 
-@pytest.mark.timeout(60)  # a connection that is not ended waits for ten minutes
+@pytest.mark.timeout(60)  # a connection that is not aborted waits for ten minutes
 @pytest.mark.parametrize("how", ["cancelled", "interrupted"])
-def test_an_end_from_outside_stops_at_once_and_keeps_what_came(hub: HubService, tmp_path: Path, how: str) -> None:
+def test_a_cancelled_or_interrupted_transfer_stops_at_once_and_keeps_the_received_bytes(
+    hub: HubService, tmp_path: Path, how: str
+) -> None:
     data = content(6 * MIB)
     source = on_hub(hub, data)
     cancel = threading.Event()
 
     def stop(progress: Progress) -> None:
         if progress.done_bytes > 2 * MIB:
-            # From here on every connection waits in silence.
+            # From here on every connection stalls.
             hub.inject("stall", "org/name/*", times=None)
             hub.wait_until(lambda stats: stats.total_bytes_sent > 2 * MIB)
             if how == "interrupted":
@@ -154,7 +158,7 @@ def test_an_end_from_outside_stops_at_once_and_keeps_what_came(hub: HubService, 
 
     options = Options(connections=4, segment_bytes=MIB, limit_rate_bytes_per_s=8 * MIB, stall_s=600)
     with pytest.raises(TransferInterrupted if how == "cancelled" else KeyboardInterrupt):
-        fetch(source, staging=tmp_path, options=options, progress=stop, cancel=cancel)
+        fetch(source, staging=tmp_path, options=options, on_progress=stop, cancel=cancel)
     assert worker_threads() == []
     hub.clear_faults()
     staged = fetch(source, staging=tmp_path, options=options)
@@ -164,7 +168,7 @@ def test_an_end_from_outside_stops_at_once_and_keeps_what_came(hub: HubService, 
     assert staged.transferred_bytes == len(data) - staged.resumed_bytes
 
 
-def test_too_small_a_disk_is_known_before_the_first_byte_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_found_before_the_first_byte_and_leaves_nothing(tmp_path: Path) -> None:
     source = Remote("http://127.0.0.1:9/never-asked", Expected(1 << 60, sha256_of(b"")))
     with pytest.raises(NotEnoughDisk, match=r"needs 1152921504606846976 bytes more, and \d+ are free"):
         fetch(source, staging=tmp_path)
@@ -177,14 +181,14 @@ def test_another_process_that_published_the_bytes_ends_the_wait(hub: HubService,
     assert staged is not None
     sent = hub.stats().total_bytes_sent
     answers = iter([False, False, True])
-    assert fetch(source, staging=tmp_path, options=SMALL, arrived=lambda: next(answers)) is None
+    assert fetch(source, staging=tmp_path, options=SMALL, is_published=lambda: next(answers)) is None
     assert hub.stats().total_bytes_sent == sent
     assert staged.path.exists()
 
 
-def test_bytes_published_between_a_look_and_the_turn_are_not_fetched(tmp_path: Path) -> None:
+def test_bytes_published_before_the_lock_was_taken_are_not_fetched(tmp_path: Path) -> None:
     source = Remote("http://127.0.0.1:9/never-asked", expected(b"data"))
-    assert fetch(source, staging=tmp_path, arrived=lambda: True) is None
+    assert fetch(source, staging=tmp_path, is_published=lambda: True) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,31 +209,31 @@ def test_options_come_from_the_settings() -> None:
     )
 
 
-def test_a_tap_is_given_every_byte_once_and_in_order(hub: HubService, tmp_path: Path) -> None:
+def test_on_block_gets_every_byte_once_and_in_order(hub: HubService, tmp_path: Path) -> None:
     data = content(3 * MIB + 7)
-    told = bytearray()
+    received = bytearray()
 
-    def tap(offset: int, block: memoryview) -> None:
-        assert offset == len(told)
-        told.extend(block)
+    def on_block(offset: int, block: memoryview) -> None:
+        assert offset == len(received)
+        received.extend(block)
 
-    assert fetch(on_hub(hub, data), staging=tmp_path, options=SMALL, tap=tap) is not None
-    assert told == data
+    assert fetch(on_hub(hub, data), staging=tmp_path, options=SMALL, on_block=on_block) is not None
+    assert received == data
 
 
-def test_what_a_tap_was_told_wrong_is_told_anew(hub: HubService, tmp_path: Path) -> None:
+def test_on_block_gets_replaced_bytes_again(hub: HubService, tmp_path: Path) -> None:
     data = content(3 * MIB + 7)
     source = on_hub(hub, data)
     hub.inject("flip", "org/name/model.gguf", offset=MIB + 100, bit=3)
-    told = bytearray()
+    received = bytearray()
     rewinds: list[int] = []
 
-    def tap(offset: int, block: memoryview) -> None:
-        if offset != len(told):
+    def on_block(offset: int, block: memoryview) -> None:
+        if offset != len(received):
             rewinds.append(offset)
-            del told[offset:]
-        told.extend(block)
+            del received[offset:]
+        received.extend(block)
 
-    assert fetch(source, staging=tmp_path, options=SMALL, tap=tap) is not None
-    assert told == data
+    assert fetch(source, staging=tmp_path, options=SMALL, on_block=on_block) is not None
+    assert received == data
     assert rewinds == [0]

@@ -11,7 +11,7 @@ from paddock.lifecycle.acquire.publish import Published, publish
 from paddock.lifecycle.acquire.resolve import resolve
 from paddock.lifecycle.assess.audit import audit_acquired
 from paddock.lifecycle.assess.preflight import choose_fitting
-from paddock.lifecycle.locate import wanted_quantization
+from paddock.lifecycle.locate import requested_quantization
 from paddock.lifecycle.steps import Runner
 from paddock.model.reference import Reference
 from paddock.planning.file_selection import AUTO
@@ -36,7 +36,7 @@ class AcquireRequest:
     quantization: str = AUTO
     files: Sequence[str] = ()
     projector: bool = False
-    wish: PlanRequest = SERVED
+    plan_request: PlanRequest = SERVED
     target: str = THIS_MACHINE
     machine: Target | None = None
     for_promotion: bool = True
@@ -48,13 +48,13 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     Raises the errors of each step (`paddock.errors`). A run that ends before the last step leaves blobs and partials,
     which the next one uses.
     """
-    quantization = wanted_quantization(request.wanted.variant, request.quantization)
+    quantization = requested_quantization(request.wanted.variant, request.quantization)
     machine = request.machine or parse_target(request.target)
     listing = runner.run(resolve, request.wanted.model, request.wanted.ref or "main")
     chosen = runner.run(
         choose_fitting,
         listing,
-        request.wish,
+        request.plan_request,
         target=machine,
         quantization=quantization,
         files=request.files,

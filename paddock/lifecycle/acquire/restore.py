@@ -23,7 +23,7 @@ from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.acquire.resolve import listing_of
 from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_accepted
 from paddock.lifecycle.clients import Clients, require_remote
-from paddock.lifecycle.locate import locate, locate_in, shown_at
+from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.steps import Kind, PlainRunner, Runner, step
 from paddock.model.acquired import Acquired, PlannedFile
@@ -196,7 +196,7 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
             wait_for_remote=False,
             operation=runner.operation,
         )
-    path = shown_at(runner.clients, manifest.id, promoted=promote)
+    path = visible_path(runner.clients, manifest.id, promoted=promote)
     return Restored(path, published, promote, time.monotonic() - began)
 
 

@@ -1,4 +1,4 @@
-"""Where a file's bytes are, and who is given the token."""
+"""The address of a file, and which servers get the token."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ANY = RepositoryFile("m.gguf", 4, None, None)
 
 
 def file_of(service: HubService, path: str, *, token: str | None = None, model: ModelName = MODEL) -> HubFile:
-    ours = client(service, token=token)
-    listing = ours.listing(model)
-    return ours.file(model, listing.revision, next(file for file in listing.files if file.path == path))
+    api = client(service, token=token)
+    listing = api.listing(model)
+    return api.file(model, listing.revision, next(file for file in listing.files if file.path == path))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def commit(hub: HubService) -> str:
     return hub.repository("org/name").commit({"dir/model.gguf": WEIGHTS, "config.json": CONFIG})
 
 
-def test_the_address_of_a_large_file_is_signed_on_another_host_and_gets_no_token(hub: HubService, commit: str) -> None:
+def test_the_address_of_a_large_file_is_signed_on_another_host_and_has_no_token(hub: HubService, commit: str) -> None:
     address = file_of(hub, "dir/model.gguf", token=TOKEN).address()
     assert address.url.startswith(f"{hub.bytes_address}/")
     assert "authorization" not in {name.lower() for name in address.headers}
@@ -50,7 +50,7 @@ def test_the_address_of_a_large_file_is_signed_on_another_host_and_gets_no_token
     assert hub.stats().leaked_tokens == 0
 
 
-def test_the_address_of_a_small_file_is_the_hubs_own_and_gets_the_token(hub: HubService, commit: str) -> None:
+def test_the_address_of_a_small_file_is_the_hubs_own_and_has_the_token(hub: HubService, commit: str) -> None:
     address = file_of(hub, "config.json", token=TOKEN).address()
     assert address.url.startswith(f"{hub.address}/")
     assert address.headers["Authorization"] == f"Bearer {TOKEN}"
@@ -58,13 +58,13 @@ def test_the_address_of_a_small_file_is_the_hubs_own_and_gets_the_token(hub: Hub
 
 
 @pytest.mark.parametrize("path", ["config.json", "dir/model.gguf"])
-def test_without_a_token_there_is_no_authorization_at_all(hub: HubService, commit: str, path: str) -> None:
+def test_without_a_token_there_is_no_authorization_header(hub: HubService, commit: str, path: str) -> None:
     address = file_of(hub, path).address()
     assert set(address.headers) == {"User-Agent"}
     assert address.headers["User-Agent"].startswith("paddock/")
 
 
-def test_neither_token_nor_signature_is_in_a_text_of_the_address_or_of_the_file(hub: HubService, commit: str) -> None:
+def test_no_repr_of_an_address_or_file_has_the_token_or_the_signature(hub: HubService, commit: str) -> None:
     for path in ("config.json", "dir/model.gguf"):
         file = file_of(hub, path, token=TOKEN)
         text = f"{file.address()!r} {file!r} {file.label} {vars(file)!r}"
@@ -72,17 +72,17 @@ def test_neither_token_nor_signature_is_in_a_text_of_the_address_or_of_the_file(
         assert "Signature" not in text
 
 
-def test_a_file_says_what_it_must_be_and_what_it_is_called(hub: HubService, commit: str) -> None:
+def test_a_file_has_a_label_and_its_expected_size_and_digest(hub: HubService, commit: str) -> None:
     large, small = file_of(hub, "dir/model.gguf"), file_of(hub, "config.json")
     assert large.label == f"org/name@{commit[:8]}: dir/model.gguf"
     assert (large.expected.size, large.expected.sha256) == (4000, hashlib.sha256(WEIGHTS).hexdigest())
     assert (small.expected.sha256, small.expected.git_sha1) == (None, small.file.git_sha1)
 
 
-def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: HubService, commit: str) -> None:
+def test_an_address_is_requested_once_and_again_for_a_renewal(hub: HubService, commit: str) -> None:
     file = file_of(hub, "dir/model.gguf")
     hub.reset_stats()
-    assert hub.stats().total_requests == 0, "a file asks nothing before its address is wanted"
+    assert hub.stats().total_requests == 0, "a file sends no request before its address is needed"
     first = file.address()
     assert file.address() is first
     assert hub.stats().total_requests == 1
@@ -95,14 +95,14 @@ def test_an_address_is_asked_for_once_and_anew_when_it_is_to_be_renewed(hub: Hub
     assert hub.stats().total_bytes_sent == len(WEIGHTS)
 
 
-def test_a_name_with_signs_in_it_leads_to_its_own_bytes(hub: HubService) -> None:
+def test_a_name_with_special_characters_is_quoted_in_its_address(hub: HubService) -> None:
     name = "a b+c#d%41&é.json"
     hub.repository("org/name").commit({name: b"odd", "a bAc": b"another"})
     address = file_of(hub, name).address()
     assert urllib3.request("GET", address.url).data == b"odd"
 
 
-def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hub: HubService) -> None:
+def test_a_gated_model_is_listed_for_all_and_read_only_with_access(hub: HubService) -> None:
     gated = ModelName.parse(GATED)
     hub.repository(GATED, gated=True).commit({"m.gguf": WEIGHTS, "config.json": CONFIG})
     hub.hub.grant(DEMO_TOKEN, GATED)
@@ -116,19 +116,19 @@ def test_a_gated_model_can_be_listed_by_all_and_read_by_those_who_were_let_in(hu
             assert UNAUTHORIZED_TOKEN not in str(caught.value)
 
 
-def test_what_is_not_there_is_said_to_be_missing(hub: HubService, commit: str) -> None:
-    ours = client(hub, token=TOKEN)
+def test_a_missing_file_revision_or_model_has_its_own_error(hub: HubService, commit: str) -> None:
+    api = client(hub, token=TOKEN)
     revision = Revision(commit)
     with pytest.raises(FileNotInRevision, match=r"no\.gguf is not on"):
-        ours.locate(MODEL, revision, "no.gguf")
+        api.locate(MODEL, revision, "no.gguf")
     with pytest.raises(RevisionNotFound, match="org/name@cccccccc: config"):
-        ours.locate(MODEL, COMMIT, "config.json")
+        api.locate(MODEL, COMMIT, "config.json")
     with pytest.raises(ModelNotFound, match="org/nothing@"):
-        ours.locate(ModelName.parse("org/nothing"), revision, "config.json")
+        api.locate(ModelName.parse("org/nothing"), revision, "config.json")
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_hub_is_worth_another_try_and_says_when(hub: HubService, commit: str, status: int) -> None:
+def test_a_busy_hub_is_a_transient_error_with_its_retry_after(hub: HubService, commit: str, status: int) -> None:
     file = file_of(hub, "dir/model.gguf")
     hub.inject("status", "/org/name/resolve/*", where="hub", status=status, headers={"Retry-After": "5"})
     with pytest.raises(HubUnavailable) as caught:
@@ -137,7 +137,7 @@ def test_a_busy_hub_is_worth_another_try_and_says_when(hub: HubService, commit: 
     assert file.address().url
 
 
-def test_a_file_whose_commit_is_another_one_is_refused() -> None:
+def test_a_response_for_another_commit_is_refused() -> None:
     headers = {"X-Repo-Commit": "d" * 40, "ETag": '"x"'}
     with answering(headers=headers) as address, pytest.raises(HubRefused, match=f"answered with commit '{'d' * 40}'"):
         client(address).locate(MODEL, COMMIT, "m.gguf")
@@ -147,14 +147,14 @@ def test_a_file_whose_commit_is_another_one_is_refused() -> None:
     "location",
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "javascript:alert(1)", "data:,x", "http:///x"],
 )
-def test_an_address_that_is_no_web_address_is_refused(location: str) -> None:
+def test_an_address_with_another_scheme_is_refused(location: str) -> None:
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": location}
     with answering(status=302, headers=headers) as address, pytest.raises((HubRefused, HubUnavailable)):
         client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
 
 
 @pytest.mark.parametrize("location", ["http://[x", "http://127.0.0.1:99999/x", "http://127.0.0.1:x/"])
-def test_an_address_that_does_not_parse_is_an_error_of_ours(location: str) -> None:
+def test_an_address_that_does_not_parse_is_a_paddock_error(location: str) -> None:
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": location}
     with answering(status=302, headers=headers) as address, pytest.raises(PaddockError):
         client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
@@ -168,9 +168,9 @@ def test_an_address_that_does_not_parse_is_an_error_of_ours(location: str) -> No
         "http://localhost:{port}/x",
         "http://127.0.0.1:{port}@evil.example/",
     ],
-    ids=["another port", "another scheme", "another host", "our host as a user's name"],
+    ids=["another port", "another scheme", "another host", "the same host as a user name"],
 )
-def test_the_token_goes_to_the_hubs_own_scheme_host_and_port_alone(elsewhere: str) -> None:
+def test_the_token_is_sent_only_to_the_hubs_own_scheme_host_and_port(elsewhere: str) -> None:
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"'}
     with answering(status=302, headers=headers) as address:
         headers["Location"] = elsewhere.format(port=address.rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""Every error of huggingface_hub becomes one of ours, and none tells the token."""
+"""Every error of huggingface_hub is mapped to one of Paddock's, and no message contains the token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from paddock.errors import (
     PaddockError,
     RevisionNotFound,
 )
-from paddock.hub import translated
+from paddock.hub import map_hub_errors
 from paddock.model.names import ModelName
 from tests.hub.conftest import TOKEN, client
 
@@ -61,7 +61,7 @@ NOT_RAISED_BY_OUR_CALLS = {
     "SandboxError": "its sandboxes",
     "SandboxCommandError": "its sandboxes",
 }
-BECOMES: dict[str, type[PaddockError]] = {
+MAPPED: dict[str, type[PaddockError]] = {
     "GatedRepoError": ModelGated,
     "RepositoryNotFoundError": ModelNotFound,
     "RevisionNotFoundError": RevisionNotFound,
@@ -78,42 +78,46 @@ BECOMES: dict[str, type[PaddockError]] = {
 }
 
 
-def made(kind: type[Exception], *, status: int = 404) -> Exception:
-    """An error as the library raises it: with the response, and the request that carried the token."""
+def make_error(kind: type[Exception], *, status: int = 404) -> Exception:
+    """Create an error as the library does: with the response, and the request that carried the token."""
     request = httpx2.Request("GET", f"{ENDPOINT}/api", headers={"Authorization": f"Bearer {TOKEN}"})
-    offered = {
+    arguments = {
         "response": httpx2.Response(status, request=request),
-        "message": "what it says",
-        "msg": "what it says",
+        "message": "the message",
+        "msg": "the message",
         "uri": "hf://x",
         "snapshot_path": "/cache",
     }
-    written = inspect.isfunction(kind.__init__)  # else it is Python's own, and takes a text
-    wanted = [
+    has_own_init = inspect.isfunction(kind.__init__)  # else it is inherited from Exception, and takes a message
+    required = [
         parameter
-        for parameter in (inspect.signature(kind).parameters.values() if written else ())
+        for parameter in (inspect.signature(kind).parameters.values() if has_own_init else ())
         if parameter.default is parameter.empty
         and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
     ]
-    return kind(**{one.name: offered[one.name] for one in wanted}) if wanted else kind("what it says")
+    return (
+        kind(**{parameter.name: arguments[parameter.name] for parameter in required})
+        if required
+        else kind("the message")
+    )
 
 
-def raised(error: Exception) -> PaddockError:
-    with pytest.raises(PaddockError) as caught, translated(ENDPOINT, WHAT):
+def mapped(error: Exception) -> PaddockError:
+    with pytest.raises(PaddockError) as caught, map_hub_errors(ENDPOINT, WHAT):
         raise error
     return caught.value
 
 
-def test_no_class_of_the_library_is_forgotten_or_excused_twice() -> None:
+def test_no_class_is_both_mapped_and_excluded() -> None:
     assert NOT_RAISED_BY_OUR_CALLS.keys() <= EXCEPTIONS.keys()
-    assert BECOMES.keys() <= EXCEPTIONS.keys()
-    assert not BECOMES.keys() & NOT_RAISED_BY_OUR_CALLS.keys()
+    assert MAPPED.keys() <= EXCEPTIONS.keys()
+    assert not MAPPED.keys() & NOT_RAISED_BY_OUR_CALLS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS.keys() - NOT_RAISED_BY_OUR_CALLS.keys()))
-def test_each_error_of_the_library_becomes_one_of_ours_without_the_token(name: str) -> None:
-    error = raised(made(EXCEPTIONS[name]))
-    assert type(error) is BECOMES.get(name, type(error))
+def test_each_error_of_huggingface_hub_is_mapped_without_the_token(name: str) -> None:
+    error = mapped(make_error(EXCEPTIONS[name]))
+    assert type(error) is MAPPED.get(name, type(error))
     assert WHAT in error.message
     assert ENDPOINT in str(error) or type(error) is HubRefused
     assert TOKEN not in f"{error} {error!r} {pickle.dumps(error)!r}"
@@ -139,34 +143,30 @@ TRANSPORT: dict[str, tuple[Exception, type[PaddockError]]] = {
 
 
 @pytest.mark.parametrize(("error", "kind"), TRANSPORT.values(), ids=TRANSPORT)
-def test_each_error_of_the_http_client_becomes_one_of_ours_without_the_token(
-    error: Exception, kind: type[PaddockError]
-) -> None:
-    ours = raised(error)
-    assert type(ours) is kind
-    assert WHAT in ours.message
-    assert TOKEN not in str(ours)
+def test_each_error_of_the_http_client_is_mapped_without_the_token(error: Exception, kind: type[PaddockError]) -> None:
+    paddock_error = mapped(error)
+    assert type(paddock_error) is kind
+    assert WHAT in paddock_error.message
+    assert TOKEN not in str(paddock_error)
 
 
 @pytest.mark.parametrize("status", [*range(400, 430), 451, *range(500, 512), 520, 522, 524])
-def test_every_status_becomes_transient_or_permanent(status: int) -> None:
-    error = raised(made(vendor.HfHubHTTPError, status=status))
+def test_every_status_is_transient_or_permanent(status: int) -> None:
+    error = mapped(make_error(vendor.HfHubHTTPError, status=status))
     is_transient = status in {408, 425, 429, 500, 502, 503, 504, 520, 522, 524}
     assert type(error) is (HubUnavailable if is_transient else HubRefused)
     assert f"answered {status} for {WHAT}" in error.message
 
 
-@pytest.mark.parametrize(
-    "error", [PaddockError("ours"), KeyboardInterrupt(), RuntimeError("a mistake of ours")], ids=repr
-)
-def test_what_is_not_the_librarys_passes_unchanged(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, translated(ENDPOINT, WHAT):
+@pytest.mark.parametrize("error", [PaddockError("of Paddock"), KeyboardInterrupt(), RuntimeError("a bug")], ids=repr)
+def test_other_exceptions_pass_unchanged(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, map_hub_errors(ENDPOINT, WHAT):
         raise error
     assert caught.value is error
 
 
-def test_no_error_is_made_where_nothing_is_wrong() -> None:
-    with translated(ENDPOINT, WHAT):
+def test_no_error_is_raised_without_an_error() -> None:
+    with map_hub_errors(ENDPOINT, WHAT):
         pass
 
 
@@ -182,7 +182,7 @@ LISTING: list[Callable[[HubService], object]] = [
 
 
 @pytest.mark.parametrize("fault", LISTING, ids=["500", "400", "403", "html", "redirect", "gzip", "refused token"])
-def test_no_message_about_a_real_answer_holds_the_token(hub: HubService, fault: Callable[[HubService], object]) -> None:
+def test_no_message_about_a_real_response_has_the_token(hub: HubService, fault: Callable[[HubService], object]) -> None:
     fault(hub)
     with pytest.raises(PaddockError) as caught:
         client(hub, token=TOKEN).listing(ModelName.parse("org/name"))
@@ -190,7 +190,7 @@ def test_no_message_about_a_real_answer_holds_the_token(hub: HubService, fault: 
 
 
 @pytest.mark.parametrize("stored", [f"{TOKEN}\x01", f"{TOKEN}é"], ids=["a control character", "an accent"])
-def test_a_stored_token_that_no_header_can_hold_is_not_shown(hub: HubService, stored_token: Path, stored: str) -> None:
+def test_a_stored_token_with_invalid_characters_is_not_shown(hub: HubService, stored_token: Path, stored: str) -> None:
     stored_token.write_text(stored)
     with pytest.raises(PaddockError) as caught:
         client(hub).listing(ModelName.parse("org/name"))
