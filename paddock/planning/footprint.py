@@ -214,7 +214,7 @@ def _is_recurrent(tensors: dict[str, Tensor]) -> bool:
 
 
 def _state_elements(header: Header, shape: ModelShape, number: int, tensors: dict[str, Tensor]) -> int:
-    """Elements of the state of a recurrent layer for each sequence: the last inputs of its convolution, and its state."""
+    """State of a recurrent layer for each sequence, in elements: the last inputs of its convolution, and its state."""
     if not _is_recurrent(tensors):
         return 0
     head = header.architecture_value("wkv.head_size")

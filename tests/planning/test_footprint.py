@@ -83,5 +83,6 @@ def test_half_of_all_estimates_are_within_two_per_cent(compared: dict[str, Compa
 
 
 def test_the_table_in_the_documentation_matches_the_measurement(compared: dict[str, Compared]) -> None:
-    written = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| ") and "`" in line]
+    columns = 8  # the document has other tables too
+    written = [line for line in DOCUMENT.read_text().splitlines() if line.count("|") == columns + 1 and "`" in line]
     assert written == [one.row() for one in compared.values()]
