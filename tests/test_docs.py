@@ -266,18 +266,19 @@ def test_an_error_is_documented_with_its_code_exit_status_cause_and_cure(error: 
 
 
 @pytest.mark.parametrize(
-    ("heading", "branch"),
+    ("heading", "is_transient", "exit_status"),
     [
-        ("## Transient errors", errors.TransientError),
-        ("## Wrong usage", errors.UsageError),
-        ("## Not possible here and now", errors.ImpossibleError),
-        ("## The model was found wanting", errors.WantingError),
+        ("## Transient errors", True, 1),
+        ("## Usage errors", False, 3),
+        ("## Operation errors", False, 1),
+        ("## Model errors", False, 2),
     ],
-    ids=lambda value: getattr(value, "__name__", value),
 )
-def test_an_error_stands_in_the_section_of_its_branch(heading: str, branch: type[errors.PaddockError]) -> None:
+def test_an_error_stands_in_the_section_of_its_branch(heading: str, is_transient: bool, exit_status: int) -> None:
     for cells in rows(section(text_of("errors.md"), heading)):
-        assert issubclass(getattr(errors, code(cells[0])), branch)
+        error = getattr(errors, code(cells[0]))
+        assert issubclass(error, errors.TransientError) == is_transient
+        assert error.exit_status == exit_status
 
 
 # Flows
