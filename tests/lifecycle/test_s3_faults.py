@@ -122,7 +122,7 @@ FULL_LIST = [
         TransferInterrupted,
         "stall",
     ),
-    ("a restore of blobs that never come", RESTORE, Fault("silent", *IN_BLOBS), TransferInterrupted, "nothing was received"),
+    ("a restore of blobs that never come", RESTORE, Fault("silent", *IN_BLOBS), TransferInterrupted, "was received"),
     ("a restore of blobs that are cut off", RESTORE, Fault("cut", *IN_BLOBS), TransferInterrupted, "without progress"),
 ]
 
