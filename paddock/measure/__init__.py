@@ -1,1 +1,1 @@
-"""What a model does on a machine: how fast it is, and what it takes."""
+"""Measure a model on a machine: speed, memory, load over HTTP, roleplay quality, and the fastest parameters."""

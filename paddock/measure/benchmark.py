@@ -1,28 +1,29 @@
-"""How fast a model runs on this machine, and what it takes.
+"""Benchmark a model on this machine: speed, time to first token, memory and energy.
 
-    prefill   n_prompt tokens at once into an empty context, in tokens a second. Bound by arithmetic; llama-bench's
+    prefill   n_prompt tokens at once into an empty context, in tokens per second. Limited by arithmetic; llama-bench's
               `pp256`
-    decode    n_gen tokens one by one into an empty context, in tokens a second. Bound by memory: each token reads
-              every weight once (of a mixture of experts, the chosen ones); llama-bench's `tg64`
+    decode    n_gen tokens one by one into an empty context, in tokens per second. Limited by memory bandwidth: each
+              token reads every weight once (of a mixture of experts, the selected ones); llama-bench's `tg64`
     time to first token
-              from an empty context to the choice of the first token behind a prompt of n_prompt: what a user waits
-              for when a request is alone, less the HTTP server
-    energy    joules a token, of the GPUs alone, as their driver counts them
+              from an empty context until the first token after a prompt of n_prompt is chosen: what a user waits
+              for when the request is alone, without the time of the HTTP server
+    energy    joules per token, of the GPUs only, as their driver counts them
     spread    (slowest - fastest) / median of the repetitions. 0.05 is a quiet machine; two results that differ by
               less than their spreads are equal
 
-Tokens are random, the same in every run, since the time does not depend on the text. One warm-up is not counted; then
-three repetitions, five where one takes less than a second, or twenty, behind a warm-up of their own, where that is a
-twentieth of one; figures are medians. The context is emptied between them. The first length of prompt and of answer is
-always measured; another one only where it is likely to end within the limit of time. What was not measured is None.
+Tokens are random but the same in every run, since the time does not depend on the text. One warm-up is not counted.
+Then there are three repetitions; five if one takes less than a second; twenty, after a warm-up of their own, if one
+takes less than a twentieth of a second. Figures are medians. The context is emptied between repetitions. The first
+prompt length and the first answer length are always measured, further ones only if they will probably end within the
+time limit. A figure that was not measured is None.
 
-Beside decode stands its ceiling: the weights' bytes times tokens a second were read, and no more can be read than the
-memory's bandwidth allows. For a processor it is measured (`paddock.measure.bandwidth`), for a GPU it is what its
-driver says of clock and bus.
+Decode is shown beside its upper limit: it reads the weights' bytes times tokens per second, which cannot exceed the
+memory bandwidth. For a processor the bandwidth is measured (`paddock.measure.bandwidth`), for a GPU it is computed from
+the clock and bus that its driver reports.
 
-Before the file is loaded, the engine says what it will take (`engine.oracle`), and a machine that has less is not
-tried. After the load, eight greedy tokens must have finite logits that differ: a benchmark of garbage is not a
-result. This module does not judge how good the answers are.
+Before the load, the engine estimates the memory (`engine.oracle`), and a model that does not fit is refused. After the
+load, a canary checks that eight greedy tokens have finite logits that differ, since a benchmark of garbage is not a
+result. The quality of the answers is not judged here.
 """
 
 from __future__ import annotations
@@ -40,22 +41,23 @@ from paddock.engine.oracle import Memory, measure_descriptors, memory_from_log
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting
 from paddock.measure.bandwidth import read_bandwidth
-from paddock.measure.load_test import Sweep
+from paddock.measure.load_test import LoadTest
 from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.units import human_bytes
 from paddock.planning.fitting import check_fits
 
 SCHEMA = 2
-"""1 had one length of prompt and one of answer, and no `schema`."""
+"""Version of the JSON document. Version 1 had one prompt length, one answer length, and no `schema`."""
 LIMIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A prompt of `n_prompt` tokens, or `n_gen` tokens one by one; the other is 0, and its figure None.
+class LengthResult:
+    """LengthResult of one length: prefill of `n_prompt` tokens, or decode of `n_gen` tokens.
 
-    `repetitions` is 0 where it was not measured, and every figure None.
+    The other length is 0, and its figure None. A length that was not measured has `repetitions` 0, and all figures
+    None.
     """
 
     n_prompt: int
@@ -87,20 +89,27 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Result:
+    def from_json(cls, value: Mapping[str, Any]) -> LengthResult:
         return cls(**{"prefill_tok_per_s": None, "decode_tok_per_s": None, **value})
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """`canary` are the eight greedy tokens, `memory` is what the engine took, `peak_rss_bytes` its process at most, and
-    `vram_bytes` what the GPUs held more of after it than before. `bandwidth_source` says who told the ceiling.
-    `features` is what the engine's build says of itself, `build` tells two builds of one version apart. `tuned` says
-    whether `parameters` are those of a tuning. `http` and `roleplay` are None where they were not asked for, and all
-    that has a default is None in what an older Paddock wrote.
+    """Results of a benchmark, with the machine, engine and parameters that they were measured with.
+
+    `canary`            the eight greedy tokens of the canary
+    `memory`            what the engine reported after the load
+    `peak_rss_bytes`    peak resident memory of the engine's process
+    `vram_bytes`        GPU memory in use after the measurement minus before the load
+    `bandwidth_source`  whether the memory bandwidth was measured, or computed from the driver's figures
+    `features`, `build` features of the engine's build; an id that tells apart two builds of one version
+    `tuned`             whether `parameters` are those of a tuning
+    `http`, `roleplay`  None if they were not requested
+
+    Fields with a default are None in a document of an older version.
     """
 
-    results: tuple[Result, ...]
+    results: tuple[LengthResult, ...]
     time_to_first_token_s: float
     load_s: float
     memory: Memory
@@ -119,58 +128,60 @@ class Benchmark:
     bandwidth_bytes_per_s: int | None = None
     bandwidth_source: Literal["measured", "driver"] | None = None
     tuned: bool | None = None
-    http: Sweep | None = None
+    http: LoadTest | None = None
 
     @property
     def prefill_tok_per_s(self) -> float:
-        return next(one.prefill_tok_per_s for one in self.results if one.prefill_tok_per_s is not None)
+        return next(result.prefill_tok_per_s for result in self.results if result.prefill_tok_per_s is not None)
 
     @property
     def decode_tok_per_s(self) -> float:
-        return next(one.decode_tok_per_s for one in self.results if one.decode_tok_per_s is not None)
+        return next(result.decode_tok_per_s for result in self.results if result.decode_tok_per_s is not None)
 
     @property
     def weights_read_bytes_per_s(self) -> int:
         return round(self.memory.weights_bytes * self.decode_tok_per_s)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(test, median, spread) as people read them."""
+        """Return (test, median, spread) of each figure, for display."""
         rows = [
             (
-                f"prefill of {one.n_prompt} tokens" if one.n_prompt else f"decode of {one.n_gen} tokens",
-                "not measured" if one.tok_per_s is None else f"{one.tok_per_s:.1f} tokens/s",
-                "" if one.spread is None else f"{one.spread:.1%}",
+                f"prefill of {result.n_prompt} tokens" if result.n_prompt else f"decode of {result.n_gen} tokens",
+                "not measured" if result.tok_per_s is None else f"{result.tok_per_s:.1f} tokens/s",
+                "" if result.spread is None else f"{result.spread:.1%}",
             )
-            for one in self.results
+            for result in self.results
         ]
         return [
             *rows,
             ("time to first token", f"{self.time_to_first_token_s * 1000:.0f} ms", ""),
-            ("weights read by decode", self._ceiling(), ""),
+            ("weights read by decode", self._bandwidth_text(), ""),
             ("load", f"{self.load_s:.2f} s", ""),
             ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
-            ("GPU", self._gpu(), ""),
-            *([(name, kept, "") for name, kept, _ in self.roleplay.rows()] if self.roleplay else []),
+            ("GPU", self._gpu_text(), ""),
+            *([(name, score, "") for name, score, _ in self.roleplay.rows()] if self.roleplay else []),
             *(self.http.rows() if self.http else []),
         ]
 
-    def _ceiling(self) -> str:
+    def _bandwidth_text(self) -> str:
         read = f"{self.weights_read_bytes_per_s / 1e9:.1f} GB/s"
         if not self.bandwidth_bytes_per_s:
             return read
         share = self.weights_read_bytes_per_s / self.bandwidth_bytes_per_s
-        source = "measured" if self.bandwidth_source == "measured" else "by its clock and bus"
+        source = "measured" if self.bandwidth_source == "measured" else "from its clock and bus"
         return f"{read}, {share:.0%} of the memory's {self.bandwidth_bytes_per_s / 1e9:.1f} GB/s ({source})"
 
-    def _gpu(self) -> str:
+    def _gpu_text(self) -> str:
         if not self.machine.gpus:
             return f"none: {self.machine.why_no_gpu}" if self.machine.why_no_gpu else "none"
         names = ", ".join(gpu.name for gpu in self.machine.gpus)
         if self.uses_gpus is False:
             return f"{names}: not used, since this engine was built without CUDA"
         held = "" if self.vram_bytes is None else f", {human_bytes(self.vram_bytes)} held"
-        joules = next((one.energy_j_per_token for one in self.results if one.n_gen and one.energy_j_per_token), None)
-        return f"{names}{held}{'' if joules is None else f', {joules:.2f} J a token of decode'}"
+        joules = next(
+            (result.energy_j_per_token for result in self.results if result.n_gen and result.energy_j_per_token), None
+        )
+        return f"{names}{held}{'' if joules is None else f', {joules:.2f} J per decoded token'}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -200,16 +211,16 @@ class Benchmark:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Benchmark:
         """Read what `to_json` wrote, of this version or an older one."""
-        known = {field.name for field in fields(cls)}
+        names = {field.name for field in fields(cls)}
         return cls(
             **{
-                **{key: value[key] for key in value if key in known},
-                "results": tuple(Result.from_json(result) for result in value["results"]),
+                **{key: value[key] for key in value if key in names},
+                "results": tuple(LengthResult.from_json(result) for result in value["results"]),
                 "memory": Memory.from_json(value["memory"]),
                 "canary": tuple(value["canary"]),
                 "machine": Machine.from_json(value["machine"]),
                 "roleplay": Roleplay.from_json(value["roleplay"]) if value.get("roleplay") else None,
-                "http": Sweep.from_json(value["http"]) if value.get("http") else None,
+                "http": LoadTest.from_json(value["http"]) if value.get("http") else None,
             }
         )
 
@@ -228,14 +239,14 @@ def benchmark(
     timeout_s: float = 1800.0,
     machine: Machine | None = None,
 ) -> Benchmark:
-    """Benchmark a local GGUF (the first shard of a split one) in the engine's own process.
+    """Benchmark a local GGUF (the first shard of a split one) in the engine's child process.
 
-    `parameters` win over `threads` (by default every core) and `context_tokens`. `more_prompts` and `more_gens` are
-    other lengths to measure while less than `limit_s` have passed; those that the context does not hold are left out.
-    `machine` is this one, and given only where it is known already.
+    `parameters` take precedence over `threads` (by default every core) and `context_tokens`. `more_prompts` and
+    `more_gens` are further lengths to measure within `limit_s` seconds; those longer than the context are left out.
+    `machine` is this machine, passed only to avoid detecting it again.
 
-    Raises DoesNotFit before the file is loaded, ModelRejected when the answers are garbage, and what `process.run`
-    raises.
+    Raises BadSetting for lengths beyond the context, DoesNotFit before the file is loaded, ModelRejected if the canary
+    fails, and the errors of `process.run`.
     """
     engine = f"llama-cpp-python {engine_version()}"
     machine = machine or this_machine()
@@ -244,13 +255,13 @@ def benchmark(
         raise BadSetting(
             f"n_prompt {n_prompt} and n_gen {n_gen} must each be from 1 to n_ctx, which is {parameters.n_ctx}"
         )
-    prompts = (n_prompt, *(one for one in more_prompts if one != n_prompt and one <= parameters.n_ctx))
-    generations = (n_gen, *(one for one in more_gens if one != n_gen and one <= parameters.n_ctx))
+    prompts = (n_prompt, *(length for length in more_prompts if length != n_prompt and length <= parameters.n_ctx))
+    generations = (n_gen, *(length for length in more_gens if length != n_gen and length <= parameters.n_ctx))
     with process.open_shards(path) as descriptors:
-        # The same descriptors for the estimate and for the load: what was measured is what is loaded.
+        # The same descriptors for the estimate and the load, so that both read the same bytes.
         estimate = measure_descriptors(descriptors, parameters)
         check_fits(path, parameters, estimate, machine)
-        said: Mapping[str, Any] = process.run(
+        measured: Mapping[str, Any] = process.run(
             "benchmark",
             {
                 "paths": process.paths_of(descriptors),
@@ -262,75 +273,78 @@ def benchmark(
             timeout_s=timeout_s,
             descriptors=descriptors,
         ).result
-    memory = memory_from_log(said["weights_bytes"], said["lines"])
-    bandwidth, source = _ceiling(memory, machine, parameters)
-    prefill = [_prefill(length, one) for length, one in zip(prompts, said["prefill"], strict=True)]
-    decode = [_decode(length, one) for length, one in zip(generations, said["decode"], strict=True)]
+    memory = memory_from_log(measured["weights_bytes"], measured["lines"])
+    bandwidth, source = _bandwidth(memory, machine, parameters)
+    prefill = [_prefill(length, runs) for length, runs in zip(prompts, measured["prefill"], strict=True)]
+    decode = [_decode(length, runs) for length, runs in zip(generations, measured["decode"], strict=True)]
     return Benchmark(
         results=(prefill[0], decode[0], *prefill[1:], *decode[1:]),
-        time_to_first_token_s=round(median(said["prefill"][0]["until_chosen_s"]), 4),
-        load_s=round(said["load_s"], 3),
+        time_to_first_token_s=round(median(measured["prefill"][0]["until_chosen_s"]), 4),
+        load_s=round(measured["load_s"], 3),
         memory=memory,
-        peak_rss_bytes=said["peak_rss_bytes"],
-        canary=tuple(said["canary"]),
+        peak_rss_bytes=measured["peak_rss_bytes"],
+        canary=tuple(measured["canary"]),
         machine=machine,
         engine=engine,
         parameters=parameters.to_json(),
         schema=SCHEMA,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         build=engine_build(),
-        features=said["features"],
-        uses_gpus=said["uses_gpus"],
-        vram_bytes=said["vram_bytes"],
+        features=measured["features"],
+        uses_gpus=measured["uses_gpus"],
+        vram_bytes=measured["vram_bytes"],
         bandwidth_bytes_per_s=bandwidth,
         bandwidth_source=source,
     )
 
 
-def _ceiling(
+def _bandwidth(
     memory: Memory, machine: Machine, parameters: Parameters
 ) -> tuple[int | None, Literal["measured", "driver"] | None]:
-    """What the memory that holds the weights can be read with: that of the slowest GPU, where one computes."""
+    """Return the read bandwidth of the memory that holds the weights, in bytes per second, and its source.
+
+    With several GPUs it is that of the slowest.
+    """
     if memory.on_gpu:
-        told = [gpu.bandwidth_bytes_per_s for gpu in machine.gpus if gpu.bandwidth_bytes_per_s is not None]
-        return (min(told), "driver") if told else (None, None)
+        reported = [gpu.bandwidth_bytes_per_s for gpu in machine.gpus if gpu.bandwidth_bytes_per_s is not None]
+        return (min(reported), "driver") if reported else (None, None)
     measured = read_bandwidth(threads=parameters.n_threads, available_bytes=machine.ram_available_bytes)
     return (measured, "measured") if measured else (None, None)
 
 
-def _prefill(length: int, said: Mapping[str, Any]) -> Result:
-    first = said["until_chosen_s"]
-    return Result(
+def _prefill(length: int, runs: Mapping[str, Any]) -> LengthResult:
+    first = runs["until_chosen_s"]
+    return LengthResult(
         n_prompt=length,
         n_gen=0,
-        prefill_tok_per_s=_rate(length, said),
+        prefill_tok_per_s=_rate(length, runs),
         decode_tok_per_s=None,
-        spread=_spread(said["s"]),
-        repetitions=len(said["s"]),
+        spread=_spread(runs["s"]),
+        repetitions=len(runs["s"]),
         time_to_first_token_s=round(median(first), 4) if first else None,
-        energy_j_per_token=_energy(length, said),
+        energy_j_per_token=_energy(length, runs),
     )
 
 
-def _decode(length: int, said: Mapping[str, Any]) -> Result:
-    return Result(
+def _decode(length: int, runs: Mapping[str, Any]) -> LengthResult:
+    return LengthResult(
         n_prompt=0,
         n_gen=length,
         prefill_tok_per_s=None,
-        decode_tok_per_s=_rate(length, said),
-        spread=_spread(said["s"]),
-        repetitions=len(said["s"]),
-        energy_j_per_token=_energy(length, said),
+        decode_tok_per_s=_rate(length, runs),
+        spread=_spread(runs["s"]),
+        repetitions=len(runs["s"]),
+        energy_j_per_token=_energy(length, runs),
     )
 
 
-def _rate(length: int, said: Mapping[str, Any]) -> float | None:
-    return round(length / median(said["s"]), 2) if said["s"] else None
+def _rate(length: int, runs: Mapping[str, Any]) -> float | None:
+    return round(length / median(runs["s"]), 2) if runs["s"] else None
 
 
-def _energy(length: int, said: Mapping[str, Any]) -> float | None:
-    taken = said["energy_j"]
-    return round(taken / (length * len(said["s"])), 4) if taken is not None and said["s"] else None
+def _energy(length: int, runs: Mapping[str, Any]) -> float | None:
+    joules = runs["energy_j"]
+    return round(joules / (length * len(runs["s"])), 4) if joules is not None and runs["s"] else None
 
 
 def _spread(seconds: Sequence[float]) -> float | None:

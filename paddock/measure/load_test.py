@@ -1,15 +1,15 @@
-"""How a model's server does under load, seen from outside: any server that speaks OpenAI's chat completions over HTTP.
+"""Load test of a model's server over HTTP: any server with OpenAI's chat completions API.
 
-    level           so many requests at once, for as long as there are requests left: the next begins when one ends
+    level           a number of concurrent requests: when one ends the next begins, until all requests are done
     latency         from sending a request to the last byte of its answer
     first token     from sending a request to the first text of its answer
-    gap             between two pieces of text of one answer; the longest of an answer is when a reader stops reading
-    tok_per_s       tokens of all whole answers over the time that the level took, as the server counts them where it
-                    says so, else a token for each piece
+    gap             between two pieces of text of one answer; a reader notices the longest gap
+    tok_per_s       tokens of all complete answers divided by the time of the level; tokens as the server counts them,
+                    or one for each piece of text if it does not report them
 
-An answer is whole when it names the reason that it ended. Whatever else comes is an error, counted under a few words
-(`429`, `timed out`, `cut off`), and takes no part in the figures. Each request has another beginning, so that no server
-answers from what it computed for the one before. Nothing is sent twice.
+An answer is complete if it names a finish reason. Anything else is an error: it is counted under a short name (`429`,
+`timed out`, `cut off`) and excluded from the figures. Each prompt starts differently, so that no server can reuse what
+it computed for the one before. Requests are never retried.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from paddock.errors import BadSetting, ServerUnavailable
 LEVELS = (1, 2, 4, 8)
 _CONNECT_S = 5.0
 _ANSWER_BYTES = 16 * 2**20
-_CURE = "start it, or correct the address"
-_ASKED = "Tell me a long story about a lighthouse, a storm and a letter that came too late. Take your time."
+_CURE = "start the server, or correct its address"
+_PROMPT = "Tell me a long story about a lighthouse, a storm and a letter that came too late. Take your time."
 
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Seconds."""
+    """Percentiles of durations in seconds; `longest` is the maximum."""
 
     p50: float
     p90: float
@@ -46,7 +46,7 @@ class Percentiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Percentiles | None:
-        """By the nearest rank: each is a value that was seen. None of nothing."""
+        """Return nearest-rank percentiles, rounded to 4 digits; None for no values."""
         ordered = sorted(values)
         if not ordered:
             return None
@@ -55,8 +55,11 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """What came of `requests`, `concurrency` at once. Percentiles are None where nothing was seen of it."""
+class LevelResult:
+    """Result of `requests` requests, `concurrency` at once.
+
+    `whole` counts complete answers; `errors` counts the others by name. Percentiles are None without values.
+    """
 
     concurrency: int
     requests: int
@@ -69,7 +72,7 @@ class Level:
     gap_s: Percentiles | None
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Level:
+    def from_json(cls, value: Mapping[str, Any]) -> LevelResult:
         parts = {name: Percentiles(**value[name]) if value[name] else None for name in _PERCENTILES}
         return cls(**{**value, "errors": dict(value["errors"]), **parts})
 
@@ -78,39 +81,44 @@ _PERCENTILES = ("latency_s", "first_token_s", "gap_s")
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """A level after the other, of answers of at most `max_tokens`. `model` is the name that the server gave."""
+class LoadTest:
+    """Results of all levels, with answers of at most `max_tokens`. `model` is the name that the server reported."""
 
     model: str
     max_tokens: int
     streamed: bool
-    levels: tuple[Level, ...]
+    levels: tuple[LevelResult, ...]
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(test, figure, errors) as people read them."""
+        """Return (test, figure, errors) of each level, for display."""
         return [
             (
-                f"over HTTP, {one.concurrency} at once",
-                f"{one.tok_per_s:.1f} tokens/s"
-                + (f", first token {one.first_token_s.p50 * 1000:.0f} ms" if one.first_token_s else "")
-                + (f" (p99 {one.first_token_s.p99 * 1000:.0f} ms)" if one.first_token_s else "")
-                + (f", gaps {one.gap_s.p50 * 1000:.0f} ms (p99 {one.gap_s.p99 * 1000:.0f} ms)" if one.gap_s else ""),
-                ", ".join(f"{number} × {what}" for what, number in one.errors.items()),
+                f"over HTTP, {level.concurrency} at once",
+                f"{level.tok_per_s:.1f} tokens/s"
+                + (f", first token {level.first_token_s.p50 * 1000:.0f} ms" if level.first_token_s else "")
+                + (f" (p99 {level.first_token_s.p99 * 1000:.0f} ms)" if level.first_token_s else "")
+                + (
+                    f", gaps {level.gap_s.p50 * 1000:.0f} ms (p99 {level.gap_s.p99 * 1000:.0f} ms)"
+                    if level.gap_s
+                    else ""
+                ),
+                ", ".join(f"{number} × {name}" for name, number in level.errors.items()),
             )
-            for one in self.levels
+            for level in self.levels
         ]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "levels": [asdict(level) for level in self.levels]}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Sweep:
-        return cls(**{**value, "levels": tuple(Level.from_json(level) for level in value["levels"])})
+    def from_json(cls, value: Mapping[str, Any]) -> LoadTest:
+        return cls(**{**value, "levels": tuple(LevelResult.from_json(level) for level in value["levels"])})
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """`error` is empty for a whole answer. `pieces` are the moments at which text came, from the sending on."""
+    """One answer. `error` is empty if it is complete; `pieces` are the times of its pieces of text, in seconds after
+    sending the request."""
 
     error: str
     seconds: float
@@ -118,7 +126,7 @@ class _Answer:
     pieces: tuple[float, ...]
 
 
-def sweep(
+def run_load_test(
     url: str,
     *,
     api_key: SecretStr | None = None,
@@ -127,14 +135,16 @@ def sweep(
     max_tokens: int = 64,
     streamed: bool = True,
     timeout_s: float = 120.0,
-) -> Sweep:
-    """Load the server whose API begins at `url` (`http://127.0.0.1:8080/v1`): at each level `requests` in all, and
-    never fewer than are sent at once.
+) -> LoadTest:
+    """Run the load test on the server whose API is at `url` (`http://127.0.0.1:8080/v1`), one level after the other.
 
-    Raises BadSetting for an address that is none, and ServerUnavailable where nothing answers there as such a server
-    does. What goes wrong with a request after that is counted.
+    Each level sends `requests` requests in total, but at least as many as run at once. One warm-up request is not
+    counted.
+
+    Raises BadSetting for an unusable address, and ServerUnavailable if no such server answers there. Errors of single
+    requests are counted, not raised.
     """
-    base = _checked(url)
+    base = _checked_url(url)
     headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
     with urllib3.PoolManager(
         maxsize=max(levels),
@@ -146,12 +156,12 @@ def sweep(
         body = {"model": model, "max_tokens": max_tokens, "stream": streamed, "temperature": 0.0}
         if streamed:
             body["stream_options"] = {"include_usage": True}
-        _ask(pool, base, body, "warm-up")
-        done = tuple(_level(pool, base, body, level, max(requests, level)) for level in levels)
-    return Sweep(model, max_tokens, streamed, done)
+        _send(pool, base, body, "warm-up")
+        results = tuple(_level(pool, base, body, level, max(requests, level)) for level in levels)
+    return LoadTest(model, max_tokens, streamed, results)
 
 
-def _checked(url: str) -> str:
+def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc and not parts.query
@@ -161,31 +171,33 @@ def _checked(url: str) -> str:
     if not usable:
         raise BadSetting(
             "the server's address is not usable",
-            cure="give one without credentials, such as http://127.0.0.1:8080/v1",
+            cure="give an http or https URL without credentials, such as http://127.0.0.1:8080/v1",
         )
     return url.rstrip("/")
 
 
 def _model(pool: urllib3.PoolManager, base: str) -> str:
-    """The first model that the server has. Raises ServerUnavailable."""
+    """Return the name of the server's first model. Raises ServerUnavailable."""
     try:
         response = pool.request("GET", f"{base}/models")
         if response.status != 200:
-            raise ServerUnavailable(f"the server at {base} answers {response.status} to /models", cure=_CURE)
+            raise ServerUnavailable(f"the server at {base} answered {response.status} to /models", cure=_CURE)
         return str(response.json()["data"][0]["id"])
     except urllib3.exceptions.HTTPError as error:
-        raise ServerUnavailable(f"no server answers at {base}: {_words(error)}", cure=_CURE) from None
+        raise ServerUnavailable(f"no server answers at {base}: {_error_name(error)}", cure=_CURE) from None
     except (ValueError, KeyError, IndexError, TypeError):
-        raise ServerUnavailable(f"what answers at {base} names no model as OpenAI's API does", cure=_CURE) from None
+        raise ServerUnavailable(f"the server at {base} lists no model in OpenAI's format", cure=_CURE) from None
 
 
-def _level(pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], concurrency: int, requests: int) -> Level:
+def _level(
+    pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], concurrency: int, requests: int
+) -> LevelResult:
     began = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as workers:
-        answers = list(workers.map(lambda number: _ask(pool, base, body, f"{concurrency}.{number}"), range(requests)))
+        answers = list(workers.map(lambda number: _send(pool, base, body, f"{concurrency}.{number}"), range(requests)))
     seconds = time.perf_counter() - began
     whole = [answer for answer in answers if not answer.error]
-    return Level(
+    return LevelResult(
         concurrency=concurrency,
         requests=requests,
         whole=len(whole),
@@ -204,37 +216,37 @@ def _level(pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], concur
     )
 
 
-def _ask(pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], number: str) -> _Answer:
-    """One request, from its sending to its end; what goes wrong with it is its `error`."""
-    asked = {**body, "messages": [{"role": "user", "content": f"Story {number}. {_ASKED}"}]}
+def _send(pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], number: str) -> _Answer:
+    """Send one request and read its answer; a failure becomes its `error`."""
+    request = {**body, "messages": [{"role": "user", "content": f"Story {number}. {_PROMPT}"}]}
     began = time.perf_counter()
     try:
-        response = pool.request("POST", f"{base}/chat/completions", json=asked, preload_content=False)
+        response = pool.request("POST", f"{base}/chat/completions", json=request, preload_content=False)
         try:
             if response.status != 200:
                 response.drain_conn()
                 return _Answer(str(response.status), time.perf_counter() - began, 0, ())
             if body["stream"]:
-                return _streamed(response, began)
-            return _at_once(response, began)
+                return _read_stream(response, began)
+            return _read_complete(response, began)
         finally:
             response.release_conn()
     except urllib3.exceptions.HTTPError as error:
-        return _Answer(_words(error), time.perf_counter() - began, 0, ())
+        return _Answer(_error_name(error), time.perf_counter() - began, 0, ())
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return _Answer("not as OpenAI's API answers", time.perf_counter() - began, 0, ())
 
 
-def _at_once(response: urllib3.BaseHTTPResponse, began: float) -> _Answer:
-    said = json.loads(response.read(_ANSWER_BYTES))
+def _read_complete(response: urllib3.BaseHTTPResponse, began: float) -> _Answer:
+    value = json.loads(response.read(_ANSWER_BYTES))
     seconds = time.perf_counter() - began
-    ended = said["choices"][0].get("finish_reason")
-    return _Answer("" if ended else "cut off", seconds, int(said["usage"]["completion_tokens"]), ())
+    ended = value["choices"][0].get("finish_reason")
+    return _Answer("" if ended else "cut off", seconds, int(value["usage"]["completion_tokens"]), ())
 
 
-def _streamed(response: urllib3.BaseHTTPResponse, began: float) -> _Answer:
+def _read_stream(response: urllib3.BaseHTTPResponse, began: float) -> _Answer:
     pieces: list[float] = []
-    ended, counted = False, None
+    ended, reported_tokens = False, None
     for event in _events(response):
         if "error" in event:
             return _Answer("an error in the stream", time.perf_counter() - began, 0, ())
@@ -242,13 +254,13 @@ def _streamed(response: urllib3.BaseHTTPResponse, began: float) -> _Answer:
             if (choice.get("delta") or {}).get("content"):
                 pieces.append(time.perf_counter() - began)
             ended = ended or bool(choice.get("finish_reason"))
-        counted = (event.get("usage") or {}).get("completion_tokens", counted)
+        reported_tokens = (event.get("usage") or {}).get("completion_tokens", reported_tokens)
     seconds = time.perf_counter() - began
-    return _Answer("" if ended else "cut off", seconds, counted or len(pieces), tuple(pieces))
+    return _Answer("" if ended else "cut off", seconds, reported_tokens or len(pieces), tuple(pieces))
 
 
 def _events(response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
-    """The JSON of each server-sent event, when it came, until the stream says or shows that it is done."""
+    """Yield the JSON of each server-sent event as it arrives, until `[DONE]` or the end of the stream."""
     rest, received = b"", 0
     while data := response.read1(65536):
         received += len(data)
@@ -260,14 +272,16 @@ def _events(response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
                 continue
             payload = line[5:].strip()
             if payload == b"[DONE]":
-                response.drain_conn()  # or the connection could not be used again
+                response.drain_conn()  # otherwise the connection could not be reused
                 return
             yield json.loads(payload)
 
 
-def _words(error: urllib3.exceptions.HTTPError) -> str:
-    """A few words that are the same for the same failure: the client's own hold addresses and object ids."""
-    if isinstance(error, urllib3.exceptions.NewConnectionError):  # in some versions it is a TimeoutError too
+def _error_name(error: urllib3.exceptions.HTTPError) -> str:
+    """Return a short name for a failure. Not urllib3's message: it contains addresses and object ids."""
+    if isinstance(
+        error, urllib3.exceptions.NewConnectionError
+    ):  # some versions derive it from TimeoutError: check it first
         return "connection refused"
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "timed out"

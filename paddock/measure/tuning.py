@@ -1,18 +1,19 @@
-"""The engine's settings that are fastest for a model on this machine, found by a race.
+"""Tune the engine's parameters: find those that are fastest for a model on this machine.
 
-    runner    the plan's parameters with some *knobs* (`KNOBS`) turned. The plan's own, with none, always runs
-    request   a prompt of `n_prompt` tokens, and `n_gen` tokens behind it
-    gain      the geometric mean of how many times as fast as the plan's own a runner computes prompts and answers
-    round     one request of each runner, all before one runs again
+    candidate  the plan's parameters with some *knobs* (`KNOBS`) changed. The plan itself, without changes, always runs
+    request    a prompt of `n_prompt` tokens, and `n_gen` generated tokens
+    gain       geometric mean of a candidate's speedups over the plan for prompts and for answers
+    round      one request of each candidate; all run once before any runs again
 
-Successive halving: all run a few rounds, the better half runs more, until two are left. After the first rungs another
-runner joins, with every turn that won on its own. Of each runner its fastest request counts, since what disturbs a
-machine only slows it. At the end the winner meets the plan's own once more, from new: it is taken only if it is faster
-by more than noise, and slower in nothing by more than that. So the outcome is never worse than the plan.
+The method is successive halving: all candidates run a few rounds and the faster half continues with more rounds, until
+two are left. After the first halving a candidate is added that combines all changes that were faster on their own. Of
+each candidate the fastest request counts, since a disturbance of the machine only makes requests slower. Finally the
+winner and the plan are timed again: the winner is used only if it is faster by more than noise, and neither its prompts
+nor its answers are slower by more than noise. So the result is never worse than the plan.
 
-How many run, and how long a request is, follows from the time there is: a first, small request tells what one costs. A
-runner that takes more memory than there is does not start, and one that crashes the engine is out. The KV cache may
-become smaller, never coarser than q8_0 and never larger than planned: how well the model answers is not for sale.
+The number of candidates and the length of a request follow from the time budget and the time of one small request. A
+candidate that needs more memory than is free does not run, and one that crashes the engine is excluded. The KV cache
+may become smaller, but never coarser than q8_0 nor larger than planned, since tuning must not cost answer quality.
 """
 
 from __future__ import annotations
@@ -31,7 +32,19 @@ from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_descriptors
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
-from paddock.measure.race import NOISE, WIDEST, Runner, Times, Track, Turns, gain, halve, knob_runners, meet, ratios
+from paddock.measure.race import (
+    MAX_UBATCH,
+    NOISE,
+    Candidate,
+    Changes,
+    Stopwatch,
+    Times,
+    candidates_for,
+    compare_again,
+    gain,
+    speedups,
+    successive_halving,
+)
 from paddock.model.hardware import Machine, this_machine
 from paddock.planning.fitting import check_fits
 from paddock.planning.placement import GPU_MARGIN_BYTES
@@ -53,19 +66,38 @@ BUDGET_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a runner did: tokens a second of its fastest request, None where it did not run, and then `why`."""
+    """Result of a candidate: tokens per second of its fastest request, None with a `reason` if it did not run."""
 
-    turns: Turns
+    changes: Changes
     prefill_tok_per_s: float | None
     decode_tok_per_s: float | None
     rounds: int
-    why: str = ""
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "turns": self.changes,
+            "prefill_tok_per_s": self.prefill_tok_per_s,
+            "decode_tok_per_s": self.decode_tok_per_s,
+            "rounds": self.rounds,
+            "why": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+        """Read what `to_json` wrote. Raises KeyError or TypeError for anything else."""
+        fields_read = dict(value)
+        return cls(changes=fields_read.pop("turns"), reason=fields_read.pop("why", ""), **fields_read)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The outcome: `turns` of the knobs that beat `plan`, none where nothing did. `before` and `after` are of the last
-    meeting. `load` is what else the machine did at the beginning, in processes that wanted a core."""
+    """Result of a tuning run.
+
+    `changes` are the knobs that beat `plan`, empty if nothing did. `before` (the plan) and `after` (the winner) are
+    from the final comparison. `load` is the system's load average at the start: processes that wanted a core. `seconds`
+    is how long the run took.
+    """
 
     schema: int
     engine: str
@@ -78,52 +110,72 @@ class Tuning:
     n_prompt: int
     n_gen: int
     plan: Parameters
-    turns: Turns
+    changes: Changes
     before: Trial
     after: Trial
     trials: tuple[Trial, ...]
 
     def applied(self, plan: Parameters) -> Parameters:
-        """`plan` with the knobs turned that it has as the tuned plan had them: what somebody set otherwise stays. A
-        plan with another share on the GPUs stays as it is."""
+        """Return `plan` with the changes applied.
+
+        A knob whose value in `plan` differs from the tuned plan's was set on purpose, and is kept. A plan with another
+        number of GPU layers is returned unchanged.
+        """
         if plan.n_gpu_layers != self.plan.n_gpu_layers:
             return plan
-        alike = {name: value for name, value in self.turns.items() if getattr(plan, name) == getattr(self.plan, name)}
-        return replace(plan, **alike)
+        applicable = {
+            name: value for name, value in self.changes.items() if getattr(plan, name) == getattr(self.plan, name)
+        }
+        return replace(plan, **applicable)
 
     @property
     def busy(self) -> bool:
-        """Whether the machine did so much else that another outcome is likely when it is quiet."""
+        """Whether the machine was so busy that the result would probably differ on a quiet one."""
         return self.load > self.plan.n_threads / 2
 
     @property
     def gain(self) -> float:
-        return round(gain(_figures(self.after), _figures(self.before)), 3)
+        return round(gain(_seconds_per_token(self.after), _seconds_per_token(self.before)), 3)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(what, figure, rounds) as people read them."""
-        trials = [(_shown(one.turns), _speed(one), one.why or f"{one.rounds} rounds") for one in self.trials]
-        outcome = f"{_shown(self.turns)}: {self.gain:.2f} times as fast" if self.turns else "the plan's own stay"
-        return [*trials, ("tuned", outcome, _speed(self.after))]
+        """Return (candidate, speed, rounds or reason) of each trial and of the result, for display."""
+        trials = [
+            (_changes_text(trial.changes), _speed_text(trial), trial.reason or f"{trial.rounds} rounds")
+            for trial in self.trials
+        ]
+        result = (
+            f"{_changes_text(self.changes)}: {self.gain:.2f} times as fast"
+            if self.changes
+            else "the plan's own parameters are kept"
+        )
+        return [*trials, ("tuned", result, _speed_text(self.after))]
 
     def to_json(self) -> dict[str, Any]:
-        value = {one.name: getattr(self, one.name) for one in fields(self)}
-        trials = {name: _trial_json(value[name]) for name in ("before", "after")}
-        shown = [_trial_json(one) for one in self.trials]
-        return {**value, **trials, "plan": self.plan.to_json(), "trials": shown, "gain": self.gain}
+        names = [field.name for field in fields(self) if field.name != "changes"]
+        return {
+            **{name: getattr(self, name) for name in names},
+            "turns": self.changes,
+            "plan": self.plan.to_json(),
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "trials": [trial.to_json() for trial in self.trials],
+            "gain": self.gain,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tuning:
         """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        if set(value["turns"]) - set(KNOBS):
-            raise ValueError("a turn of what is no knob")
+        unknown = set(value["turns"]) - set(KNOBS)
+        if unknown:
+            raise ValueError(f"a tuning changes {', '.join(sorted(map(str, unknown)))}, which are not knobs")
         return cls(
             **{
-                **{name: one for name, one in value.items() if name != "gain"},
+                **{name: item for name, item in value.items() if name not in {"gain", "turns"}},
+                "changes": value["turns"],
                 "plan": Parameters.from_json(value["plan"]),
-                "before": Trial(**value["before"]),
-                "after": Trial(**value["after"]),
-                "trials": tuple(Trial(**one) for one in value["trials"]),
+                "before": Trial.from_json(value["before"]),
+                "after": Trial.from_json(value["after"]),
+                "trials": tuple(Trial.from_json(trial) for trial in value["trials"]),
             }
         )
 
@@ -136,10 +188,11 @@ def tune(
     machine: Machine | None = None,
     threads: int | None = None,
 ) -> Tuning:
-    """Race for about `budget_s` on a local GGUF (the first shard of a split one). `threads` is the most that a runner
-    may use, by default every hardware thread of this process.
+    """Tune a local GGUF (the first shard of a split one) for about `budget_s` seconds.
 
-    Raises what `process.run` raises for the plan's own parameters, and DoesNotFit.
+    `threads` is the most that a candidate may use, by default every hardware thread of this process.
+
+    Raises DoesNotFit, and the errors of `process.run` for the plan's own parameters.
     """
     machine = machine or this_machine()
     began = time.monotonic()
@@ -147,23 +200,26 @@ def tune(
     with process.open_shards(path) as descriptors:
         needed = measure_descriptors(descriptors, plan)
         check_fits(path, plan, needed, machine)
-        track = Track(descriptors, plan, began + budget_s)
-        track.find_length(budget_s)
+        stopwatch = Stopwatch(descriptors, plan, began + budget_s)
+        stopwatch.find_length(budget_s)
         logical = threads or len(os.sched_getaffinity(0))
-        runners = [Runner({}), *knob_runners(plan, track.n_prompt, cores=machine.cores, logical=logical)]
-        wider_bytes = needed.compute_bytes * 2 * max(WIDEST // plan.n_ubatch, 1)  # what no runner takes more than
-        worst = needed.total_bytes + needed.weights_bytes + wider_bytes
-        roomy = not plan.tensor_split and worst < min(_rooms(machine, needed))
-        for runner in runners[1:]:
-            if not roomy and not _fits(path, descriptors, replace(plan, **runner.turns), machine):
-                runner.why = "does not fit"
-        winner = halve(track, runners)
-        if not winner.times:  # there was time for nothing
-            track.run([winner], rounds=1)
-        before, after = meet(track, runners[0], winner)
-    held = gain(after.best, before.best) > 1 + NOISE and min(ratios(after.best, before.best)) > 1 - NOISE
-    if winner is not runners[0] and not held:
-        winner.why = "did not hold what it promised"
+        baseline = Candidate({})
+        changed = candidates_for(plan, stopwatch.n_prompt, cores=machine.cores, logical=logical)
+        candidates = [baseline, *changed]
+        # An upper bound for every candidate: all weights repacked, and compute buffers of the largest micro-batch.
+        extra_compute_bytes = needed.compute_bytes * 2 * max(MAX_UBATCH // plan.n_ubatch, 1)
+        worst_bytes = needed.total_bytes + needed.weights_bytes + extra_compute_bytes
+        all_fit = not plan.tensor_split and worst_bytes < min(_available_bytes(machine, needed))
+        for candidate in candidates[1:]:
+            if not all_fit and not _fits(path, descriptors, replace(plan, **candidate.changes), machine):
+                candidate.reason = "does not fit"
+        winner = successive_halving(stopwatch, candidates)
+        if not winner.times:  # the budget was too small for any round
+            stopwatch.run([winner], rounds=1)
+        before, after = compare_again(stopwatch, baseline, winner)
+    confirmed = gain(after.best, before.best) > 1 + NOISE and min(speedups(after.best, before.best)) > 1 - NOISE
+    if winner is not baseline and not confirmed:
+        winner.reason = "not confirmed by the final comparison"
     return Tuning(
         schema=SCHEMA,
         engine=engine_version(),
@@ -173,18 +229,18 @@ def tune(
         budget_s=budget_s,
         seconds=round(time.monotonic() - began, 1),
         load=round(load, 2),
-        n_prompt=track.n_prompt,
-        n_gen=track.n_gen,
+        n_prompt=stopwatch.n_prompt,
+        n_gen=stopwatch.n_gen,
         plan=plan,
-        turns=winner.turns if held else {},
-        before=_trial(track, before),
-        after=_trial(track, after if held else before),
-        trials=tuple(_trial(track, runner) for runner in runners),
+        changes=winner.changes if confirmed else {},
+        before=_trial(stopwatch, before),
+        after=_trial(stopwatch, after if confirmed else before),
+        trials=tuple(_trial(stopwatch, candidate) for candidate in candidates),
     )
 
 
-def _rooms(machine: Machine, needed: Memory) -> list[int]:
-    """The room of each device that a model on one of them alone would have."""
+def _available_bytes(machine: Machine, needed: Memory) -> list[int]:
+    """Return the memory that each device could give to a model that it holds alone."""
     gpus = [gpu.vram_available_bytes - GPU_MARGIN_BYTES for gpu in machine.gpus] if needed.on_gpu else []
     return [machine.ram_available_bytes - MARGIN_BYTES, *gpus]
 
@@ -195,36 +251,32 @@ def _fits(path: Path, descriptors: Sequence[int], wanted: Parameters, machine: M
     except DoesNotFit:
         return False
     except PaddockError:
-        return True  # the engine refuses it: that is told where it runs
+        return True  # the engine refuses it: the race reports that
     return True
 
 
-def _trial(track: Track, runner: Runner) -> Trial:
-    prompt_s, answer_s = runner.best
+def _trial(stopwatch: Stopwatch, candidate: Candidate) -> Trial:
+    prompt_s, answer_s = candidate.best
     return Trial(
-        turns=runner.turns,
-        prefill_tok_per_s=round(track.n_prompt / prompt_s, 2) if runner.times else None,
-        decode_tok_per_s=round(track.n_gen / answer_s, 2) if runner.times else None,
-        rounds=len(runner.times),
-        why=runner.why,
+        changes=candidate.changes,
+        prefill_tok_per_s=round(stopwatch.n_prompt / prompt_s, 2) if candidate.times else None,
+        decode_tok_per_s=round(stopwatch.n_gen / answer_s, 2) if candidate.times else None,
+        rounds=len(candidate.times),
+        reason=candidate.reason,
     )
 
 
-def _figures(trial: Trial) -> Times:
+def _seconds_per_token(trial: Trial) -> Times:
     if not trial.prefill_tok_per_s or not trial.decode_tok_per_s:
         return math.inf, math.inf
     return 1 / trial.prefill_tok_per_s, 1 / trial.decode_tok_per_s
 
 
-def _trial_json(trial: Trial) -> dict[str, Any]:
-    return {one.name: getattr(trial, one.name) for one in fields(trial)}
+def _changes_text(changes: Changes) -> str:
+    return ", ".join(f"{name} {str(value).lower()}" for name, value in changes.items()) or "the plan's own parameters"
 
 
-def _shown(turns: Turns) -> str:
-    return ", ".join(f"{name} {str(value).lower()}" for name, value in turns.items()) or "the plan's own"
-
-
-def _speed(trial: Trial) -> str:
+def _speed_text(trial: Trial) -> str:
     if trial.prefill_tok_per_s is None or trial.decode_tok_per_s is None:
         return ""
     return f"{trial.prefill_tok_per_s:.1f} and {trial.decode_tok_per_s:.1f} tokens/s"

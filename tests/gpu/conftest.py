@@ -1,4 +1,4 @@
-"""A machine with a card, and models of a real size for it."""
+"""Fixtures for a machine with a GPU: full-size models."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _written("Qwen3 0.6B", tmp_path_factory)
 
 
-def _written(name: str, places: pytest.TempPathFactory) -> Path:
-    model = next(one for one in PUBLISHED if one.name == name)
-    return write_full_size(model, places.mktemp("full") / f"{model.architecture}-Q4_K.gguf")
+def _written(name: str, factory: pytest.TempPathFactory) -> Path:
+    model = next(model for model in PUBLISHED if model.name == name)
+    return write_full_size(model, factory.mktemp("full") / f"{model.architecture}-Q4_K.gguf")

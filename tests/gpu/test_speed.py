@@ -1,4 +1,4 @@
-"""A card is used as well as llama.cpp's own benchmark uses it, and served from."""
+"""Speed on a GPU, compared with llama.cpp's own benchmark, and serving from a GPU."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.gpu
 ROUNDS = 3
 
 
-def of_llama_bench(path: Path, plan: Parameters) -> tuple[float, float]:
-    """With the one on the PATH, or one that is built for the engine's own libraries."""
-    asked = {"-m": path, "-p": 256, "-n": 64, "-t": plan.n_threads, "-ngl": 99}
+def run_llama_bench(path: Path, plan: Parameters) -> tuple[float, float]:
+    """Run the llama-bench on the PATH, or one that is built with the engine's own libraries."""
+    options = {"-m": path, "-p": 256, "-n": 64, "-t": plan.n_threads, "-ngl": 99}
     program = shutil.which("llama-bench")
     if program is None:
-        prefill, decode = map(max, llama_bench.measure(asked))
+        prefill, decode = map(max, llama_bench.measure(options))
     else:
-        command = [program, "-o", "json", *(str(word) for pair in asked.items() for word in pair)]
+        command = [program, "-o", "json", *(str(word) for pair in options.items() for word in pair)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         prefill, decode = (max(test["samples_ts"]) for test in json.loads(done.stdout))
     return prefill, decode
@@ -48,7 +48,7 @@ def test_the_benchmark_is_as_fast_as_llama_bench(machine: Machine, llama: Path) 
         assert found.bandwidth_source == "driver"
         assert found.results[1].energy_j_per_token
         ours.append((found.prefill_tok_per_s, found.decode_tok_per_s))
-        theirs.append(of_llama_bench(llama, plan))
+        theirs.append(run_llama_bench(llama, plan))
     for number, what in enumerate(("prefill of 256", "decode of 64")):
         best, other = max(one[number] for one in ours), max(one[number] for one in theirs)
         print(f"{what}: {best:.1f} to llama-bench's {other:.1f} tokens/s, {best / other:.3f}")
@@ -65,7 +65,9 @@ def test_a_tuned_plan_is_never_slower(machine: Machine, llama: Path) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_server_answers_from_the_card_and_comes_back(machine: Machine, shelf: Clients, server: ServerName) -> None:
+def test_a_server_answers_from_the_gpu_and_restarts_after_a_crash(
+    machine: Machine, shelf: Clients, server: ServerName
+) -> None:
     (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
     settings = shelf.settings
     environment = {

@@ -15,7 +15,7 @@ def model() -> Path:
 
 @pytest.fixture(scope="package", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the engine was asked before on this machine must not answer for it here."""
+    """Use an empty cache: architectures cached by earlier runs must not replace the engine's answers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -36,12 +36,12 @@ def test_a_real_model_is_measured(measured: Benchmark) -> None:
     assert measured.peak_rss_bytes > measured.memory.weights_bytes
 
 
-def test_the_real_load_takes_what_the_oracle_said(model: Path, measured: Benchmark) -> None:
-    said = measure_memory(model, context_tokens=512, parameters=Parameters(n_ctx=512, n_threads=1))
-    assert measured.memory == said
+def test_the_real_load_uses_the_estimated_memory(model: Path, measured: Benchmark) -> None:
+    estimate = measure_memory(model, context_tokens=512, parameters=Parameters(n_ctx=512, n_threads=1))
+    assert measured.memory == estimate
 
 
-def test_json_has_the_keys_that_the_command_line_promises(measured: Benchmark) -> None:
+def test_json_has_the_documented_keys(measured: Benchmark) -> None:
     document = json.loads(json.dumps(measured.to_json()))
     assert {"results", "machine", "engine", "parameters", "time_to_first_token_s", "memory", "peak_rss_bytes"} <= set(
         document
@@ -59,7 +59,7 @@ def test_a_benchmark_survives_json_and_pickling(measured: Benchmark) -> None:
     assert pickle.loads(pickle.dumps(measured)) == measured
 
 
-def test_decode_stands_beside_a_ceiling_that_was_measured(measured: Benchmark) -> None:
+def test_decode_is_shown_beside_the_measured_bandwidth(measured: Benchmark) -> None:
     assert measured.bandwidth_source == "measured"
     assert measured.bandwidth_bytes_per_s is not None
     assert 0 < measured.weights_read_bytes_per_s < measured.bandwidth_bytes_per_s
@@ -75,14 +75,14 @@ def test_a_machine_without_a_gpu_says_so_in_words_and_nulls(measured: Benchmark)
     assert [one["energy_j_per_token"] for one in document["results"]] == [None, None]
 
 
-def test_what_is_said_of_the_engine_tells_builds_apart(measured: Benchmark) -> None:
+def test_the_engine_build_is_identified(measured: Benchmark) -> None:
     assert measured.features is not None
     assert measured.features.startswith("CPU : ")
     assert measured.uses_gpus is bool(measured.machine.gpus and "CUDA" in measured.features)
     assert re.fullmatch("[0-9a-f]{12}", measured.build or "")
 
 
-def test_other_lengths_are_measured_beside_and_those_that_do_not_fit_are_left_out(model: Path) -> None:
+def test_further_lengths_are_measured_and_those_beyond_the_context_left_out(model: Path) -> None:
     lengths, answers = (16, 32, 4096), (4, 8)
     several = benchmark(
         model, threads=1, context_tokens=512, n_prompt=32, n_gen=8, more_prompts=lengths, more_gens=answers
@@ -93,7 +93,7 @@ def test_other_lengths_are_measured_beside_and_those_that_do_not_fit_are_left_ou
     assert all((one.time_to_first_token_s is None) == (one.n_prompt == 0) for one in several.results)
 
 
-def test_a_length_for_which_there_is_no_time_is_null(model: Path) -> None:
+def test_a_length_without_time_left_is_null(model: Path) -> None:
     short = benchmark(model, threads=1, context_tokens=512, n_prompt=8, n_gen=2, more_prompts=(256,), limit_s=0)
     assert [one.tok_per_s is None for one in short.results] == [False, False, True]
     document = short.to_json()["results"][2]
@@ -103,7 +103,7 @@ def test_a_length_for_which_there_is_no_time_is_null(model: Path) -> None:
     assert Benchmark.from_json(short.to_json()) == short
 
 
-def test_a_report_of_the_first_schema_is_still_read() -> None:
+def test_a_report_of_schema_1_can_be_read() -> None:
     old = json.loads((Path(__file__).parent / "benchmark-schema-1.json").read_text())
     read = Benchmark.from_json(old)
     assert (read.schema, read.decode_tok_per_s, read.bandwidth_bytes_per_s, read.tuned) == (1, 98.4, None, None)
@@ -134,7 +134,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(model: Path) -
     assert "smaller quantization" in caught.value.cure
 
 
-def test_the_memory_of_a_gpu_counts_only_where_the_engine_uses_it(model: Path) -> None:
+def test_gpu_memory_counts_only_if_the_engine_uses_the_gpu(model: Path) -> None:
     machine = replace(this_machine(), ram_available_bytes=2**20, gpus=(Gpu("a gpu", 80 * 2**30, 80 * 2**30),))
     with pytest.raises(DoesNotFit):
         benchmark(model, machine=machine, context_tokens=512)

@@ -1,4 +1,4 @@
-"""The load on a server: llama-cpp-python's own with the real model, and one that does everything that is wrong."""
+"""The load test: with llama-cpp-python's own server and the real model, and with a server that fails in every way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
-from paddock.measure.load_test import Percentiles, Sweep, sweep
+from paddock.measure.load_test import LoadTest, Percentiles, run_load_test
 from tests.support.one_answer import answering
 
 KEY = SecretStr("canaryCANARYcanary")
@@ -26,7 +26,7 @@ KEY = SecretStr("canaryCANARYcanary")
 
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the API of a real server begins that wants a key."""
+    """The API address of a real server that requires a key."""
     log = tmp_path_factory.mktemp("server") / "log"
 
     def launch(ports: list[int]) -> Service:
@@ -55,21 +55,21 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @pytest.fixture(scope="module")
-def swept(server: str) -> Sweep:
-    return sweep(server, api_key=KEY, levels=(1, 2), requests=3, max_tokens=8)
+def load_test(server: str) -> LoadTest:
+    return run_load_test(server, api_key=KEY, levels=(1, 2), requests=3, max_tokens=8)
 
 
-def test_every_answer_of_a_real_server_is_whole_at_every_level(swept: Sweep) -> None:
-    for row in swept.rows():
+def test_every_answer_of_a_real_server_is_whole_at_every_level(load_test: LoadTest) -> None:
+    for row in load_test.rows():
         print(*row)
-    assert [(level.concurrency, level.requests, level.whole, level.errors) for level in swept.levels] == [
+    assert [(level.concurrency, level.requests, level.whole, level.errors) for level in load_test.levels] == [
         (1, 3, 3, {}),
         (2, 3, 3, {}),
     ]
 
 
-def test_times_are_in_the_order_that_they_happen(swept: Sweep) -> None:
-    for level in swept.levels:
+def test_times_are_consistent_with_each_other(load_test: LoadTest) -> None:
+    for level in load_test.levels:
         assert level.latency_s is not None
         assert level.first_token_s is not None
         assert level.gap_s is not None
@@ -78,84 +78,84 @@ def test_times_are_in_the_order_that_they_happen(swept: Sweep) -> None:
         assert 0 < level.tok_per_s < 3 * 8 / level.latency_s.p50 + 1
 
 
-def test_a_sweep_survives_json(swept: Sweep) -> None:
-    assert Sweep.from_json(json.loads(json.dumps(swept.to_json()))) == swept
+def test_a_load_test_survives_json(load_test: LoadTest) -> None:
+    assert LoadTest.from_json(json.loads(json.dumps(load_test.to_json()))) == load_test
 
 
-def test_answers_that_come_at_once_have_no_gaps(server: str) -> None:
-    (level,) = sweep(server, api_key=KEY, levels=(1,), requests=1, max_tokens=4, streamed=False).levels
+def test_answers_that_are_not_streamed_have_no_gaps(server: str) -> None:
+    (level,) = run_load_test(server, api_key=KEY, levels=(1,), requests=1, max_tokens=4, streamed=False).levels
     assert (level.whole, level.gap_s, level.first_token_s) == (1, None, None)
     assert level.latency_s is not None
     assert level.tok_per_s > 0
 
 
-def test_a_wrong_key_is_told_without_the_key(server: str) -> None:
-    with pytest.raises(ServerUnavailable, match="answers 401 to /models") as refused:
-        sweep(server, api_key=SecretStr("hunter2"))
+def test_the_error_for_a_wrong_key_does_not_contain_the_key(server: str) -> None:
+    with pytest.raises(ServerUnavailable, match="answered 401 to /models") as refused:
+        run_load_test(server, api_key=SecretStr("hunter2"))
     assert "hunter2" not in str(refused.value)
 
 
 PIECE = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
 END = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
 ANSWERS: dict[str, tuple[int, bytes, dict[str, str], str]] = {
-    "it has too much to do": (429, b"", {}, "429"),
-    "it breaks": (500, b"no", {}, "500"),
-    "it goes elsewhere": (302, b"", {"Location": "http://127.0.0.1:9/"}, "302"),
+    "too many requests": (429, b"", {}, "429"),
+    "internal error": (500, b"no", {}, "500"),
+    "redirect": (302, b"", {"Location": "http://127.0.0.1:9/"}, "302"),
     "the stream ends early": (200, PIECE, {}, "cut off"),
     "the connection ends early": (200, PIECE, {"Content-Length": "1000"}, "cut off"),
-    "an error comes in the stream": (
+    "error event": (
         200,
         PIECE + b'data: {"error": {"message": "x"}}\n\n',
         {},
         "an error in the stream",
     ),
-    "it is a page": (200, b"<html></html>", {}, "cut off"),
-    "it is nonsense": (200, b"data: {nonsense\n\n", {}, "not as OpenAI's API answers"),
-    "it is a list": (200, b"data: []\n\n", {}, "not as OpenAI's API answers"),
-    "it says nothing": (200, PIECE + END, {"X-Silent": "1"}, "timed out"),
+    "HTML": (200, b"<html></html>", {}, "cut off"),
+    "broken JSON": (200, b"data: {nonsense\n\n", {}, "not as OpenAI's API answers"),
+    "JSON list": (200, b"data: []\n\n", {}, "not as OpenAI's API answers"),
+    "no answer": (200, PIECE + END, {"X-Silent": "1"}, "timed out"),
 }
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_what_goes_wrong_is_counted_under_a_few_words(case: str) -> None:
-    status, body, headers, words = ANSWERS[case]
+def test_failures_are_counted_by_name(case: str) -> None:
+    status, body, headers, error = ANSWERS[case]
     with scripted(lambda number: (status, body, headers)) as url:
-        (level,) = sweep(url, levels=(2,), requests=3, timeout_s=0.5).levels
-    assert (level.whole, level.errors) == (0, {words: 3})
+        (level,) = run_load_test(url, levels=(2,), requests=3, timeout_s=0.5).levels
+    assert (level.whole, level.errors) == (0, {error: 3})
     assert (level.latency_s, level.first_token_s, level.gap_s, level.tok_per_s) == (None, None, None, 0.0)
 
 
-def test_what_is_whole_is_measured_beside_what_is_not() -> None:
+def test_complete_answers_are_measured_despite_failures() -> None:
     """The first request is the warm-up."""
     with scripted(lambda number: (503, b"", {}) if number == 2 else (200, PIECE * 3 + END, {})) as url:
-        loaded = sweep(url, levels=(1,), requests=4)
-    (level,) = loaded.levels
+        result = run_load_test(url, levels=(1,), requests=4)
+    (level,) = result.levels
     assert (level.whole, level.errors) == (3, {"503": 1})
     assert level.latency_s is not None
-    ((_, figure, errors),) = loaded.rows()
+    ((_, figure, errors),) = result.rows()
     assert "tokens/s" in figure
     assert errors == "1 × 503"
 
 
-def test_never_fewer_requests_than_are_sent_at_once() -> None:
+def test_each_level_sends_at_least_as_many_requests_as_run_at_once() -> None:
     with scripted(lambda number: (200, PIECE + END, {})) as url:
-        assert [level.requests for level in sweep(url, levels=(1, 5), requests=2).levels] == [2, 5]
+        assert [level.requests for level in run_load_test(url, levels=(1, 5), requests=2).levels] == [2, 5]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"data": []}', b"<html></html>"])
-def test_what_names_no_model_is_no_such_server(body: bytes) -> None:
-    with answering(body) as address, pytest.raises(ServerUnavailable, match="names no model"):
-        sweep(address)
+def test_a_server_that_lists_no_model_is_refused(body: bytes) -> None:
+    with answering(body) as address, pytest.raises(ServerUnavailable, match="lists no model"):
+        run_load_test(address)
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host/v1", "http://u:hunter2@host/v1", "http://h:x/v1"])
 def test_an_address_that_is_not_usable_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(BadSetting) as refused:
-        sweep(url)
+        run_load_test(url)
     assert "hunter2" not in str(refused.value)
 
 
-def test_percentiles_are_values_that_were_seen() -> None:
+def test_percentiles_are_observed_values() -> None:
     assert Percentiles.of([]) is None
     assert Percentiles.of([0.5]) == Percentiles(0.5, 0.5, 0.5, 0.5)
     assert Percentiles.of([float(number) for number in range(100, 0, -1)]) == Percentiles(50, 90, 99, 100)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from paddock.chat.families import GENERIC
-from paddock.chat.stops import stops_of
-from paddock.chat.template import Chat, chat_of
+from paddock.chat.stops import find_stop_sequences
+from paddock.chat.template import ChatFormat, choose_chat_format
 from paddock.errors import ConflictingConfiguration
 from paddock.measure.roleplay import SCENES, Roleplay, Trait, measure_roleplay
 from tests.support.architectures import sound
@@ -17,22 +17,24 @@ from tests.support.gguf import CHATML, U32, tiny_llama
 
 
 @pytest.fixture(scope="module")
-def right(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Chat:
+def right(model: Path, tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
     directory = tmp_path_factory.mktemp("model")
     (directory / model.name).symlink_to(model)
-    return chat_of(directory, "org/SmolLM2")
+    return choose_chat_format(directory, "org/SmolLM2")
 
 
-def as_others_speak(chat: Chat) -> Chat:
+def with_wrong_template(chat: ChatFormat) -> ChatFormat:
     source = GENERIC.source
-    return Chat(source, "family", "wrong", chat.bos, chat.eos, stops_of(source, bos=chat.bos, eos=chat.eos))
+    return ChatFormat(
+        source, "family", "wrong", chat.bos, chat.eos, find_stop_sequences(source, bos=chat.bos, eos=chat.eos)
+    )
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.torture)])
-def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat, count: int) -> None:
+def test_a_wrong_template_scores_clearly_worse(model: Path, right: ChatFormat, count: int) -> None:
     scores = {}
-    for name, chat in (("right", right), ("wrong", as_others_speak(right))):
+    for name, chat in (("right", right), ("wrong", with_wrong_template(right))):
         scores[name] = measure_roleplay(model, chat, scenes=SCENES[:count], threads=1)
         print(f"\n{name}: {chat.origin}")
         for row in scores[name].rows():
@@ -44,13 +46,13 @@ def test_a_wrong_template_scores_clearly_worse(model: Path, right: Chat, count: 
 
 
 @pytest.mark.torture
-def test_the_same_suite_has_the_same_score(model: Path, right: Chat) -> None:
+def test_the_same_suite_has_the_same_score(model: Path, right: ChatFormat) -> None:
     one, two = (measure_roleplay(model, right, scenes=SCENES[:1], threads=1) for _ in range(2))
     assert one == two
     assert [trait.asked for trait in one.traits] == [4, 6, 6, 2]
 
 
-def test_a_score_comes_back_from_its_document() -> None:
+def test_a_score_survives_json() -> None:
     score = Roleplay("a" * 64, (Trait("ends", 3, 4, "and so on"), Trait("remembers", 1, 2)), Trait("whole", 1, 4))
     assert Roleplay.from_json(json.loads(json.dumps(score.to_json()))) == score
     assert score.to_json()["score"] == score.score == 0.25
@@ -58,16 +60,16 @@ def test_a_score_comes_back_from_its_document() -> None:
 
 def played(path: Path, context_tokens: int) -> Roleplay:
     return measure_roleplay(
-        path, chat_of(path.parent, "org/tiny"), context_tokens=context_tokens, scenes=SCENES[:1], threads=1
+        path, choose_chat_format(path.parent, "org/tiny"), context_tokens=context_tokens, scenes=SCENES[:1], threads=1
     )
 
 
-def test_marks_of_many_tokens_leave_fewer_turns_in_the_window(tmp_path: Path) -> None:
+def test_markup_of_many_tokens_leaves_fewer_turns_in_the_window(tmp_path: Path) -> None:
     file = tiny_llama(template=CHATML).set("llama.context_length", U32, 4096)
     assert [trait.asked for trait in played(file.write(tmp_path / "m.gguf"), 2048).traits] == [4, 6, 6, 2]
 
 
-def test_a_window_that_holds_no_card_is_refused_before_the_engine_is_asked_for_more(tmp_path: Path) -> None:
+def test_a_window_too_small_for_the_card_is_refused_before_generation(tmp_path: Path) -> None:
     path = sound("gpt2").write(tmp_path / "m.gguf")  # trained for 256 tokens, with a token for each byte
     with pytest.raises(ConflictingConfiguration, match="the window has"):
         played(path, 256)

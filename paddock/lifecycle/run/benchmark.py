@@ -19,7 +19,7 @@ from paddock.lifecycle.run import tune as tuning
 from paddock.lifecycle.steps import Kind, Runner, step
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
-from paddock.measure.load_test import Sweep, sweep
+from paddock.measure.load_test import LoadTest, run_load_test
 from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
@@ -70,11 +70,11 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
             machine=machine,
         )
         measured = replace(measured, tuned=parameters != plan)
-        reports.keep(clients, manifest, BENCHMARK, measured.to_json())
+        reports.write(clients, manifest, BENCHMARK, measured.to_json())
         record_observation(clients, manifest, measured)
         if roleplay:
             measured = replace(measured, roleplay=_played(clients, manifest, path, context))
-            reports.keep(clients, manifest, BENCHMARK, measured.to_json())
+            reports.write(clients, manifest, BENCHMARK, measured.to_json())
     return measured
 
 
@@ -95,9 +95,9 @@ def measure_server(
     clients: Clients, manifest: Manifest, measured: Benchmark, url: str, *, api_key: SecretStr | None
 ) -> Benchmark:
     """Load a server of the model from outside, and keep what came of it beside what was measured."""
-    loaded: Sweep = sweep(url, api_key=api_key)
+    loaded: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=loaded)
-    reports.keep(clients, manifest, BENCHMARK, measured.to_json())
+    reports.write(clients, manifest, BENCHMARK, measured.to_json())
     return measured
 
 
