@@ -1,3 +1,1 @@
-"""Whether a model is sound and fits the engine: its structure, configuration and compatibility, joined into one
-verdict.
-"""
+"""Check models: integrity, structure, configuration, compatibility with the engine, and expectations on tables."""

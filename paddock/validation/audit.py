@@ -1,8 +1,8 @@
-"""The one function that audits a GGUF: format, model, tokenizer, shards and chat templates, joined into one verdict.
+"""Audit a GGUF: check its format, model, tokenizer, shards and chat templates, and combine the findings to a verdict.
 
-An *audit* reads headers alone, from a disk or by ranges from elsewhere. A breach of the format becomes a finding; only
-what is no fault of the file (a network that fails, an engine that is not there) raises. Tensor data is
-read only where it is asked for, and no digest is checked.
+An *audit* reads only headers, from a local file or through range requests. Violations of the format become findings.
+Exceptions are raised only for problems outside of the file, such as a failing network or a missing engine. Tensor data
+is read on request (`deep`). Digests are not checked here but in `paddock.validation.integrity`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ TEMPLATE: Final = "tokenizer.chat_template"
 _MAX_TEMPLATES: Final = 16
 
 KnowsArchitecture = Callable[[str], bool]
+"""Whether the engine supports a value of `general.architecture`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the header says of the model; None where it does not say. `parameters` counts the weights, `size_bytes` all
-    shards.
+    """Facts about the model from the header; None if the header does not state them.
+
+    `parameters` is the number of weights, `context_length` is in tokens, and `size_bytes` is the sum over all shards.
     """
 
     architecture: str | None
@@ -46,8 +48,11 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
-    """The default chat template of the GGUF: the sha256 of its UTF-8 source, and the verdict on it and on all named
-    ones. `source` is the key that it is from."""
+    """The default chat template of the GGUF.
+
+    `sha256` is the digest of its UTF-8 source, `verdict` covers it and all named templates, and `source` is the
+    metadata key of the template.
+    """
 
     present: bool
     sha256: Sha256 | None
@@ -57,9 +62,10 @@ class TemplateFacts:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found. `model` is None where a header could not be read; `seconds` is how long it took.
+    """The result of an audit.
 
-    `licence` is what the file itself says, which the Hub's card overrides.
+    `model` is None if a header could not be read. `bytes_read` and `seconds` are the cost of the audit. `licence` is
+    the one that the file states; the Hub's model card takes precedence.
     """
 
     verdict: Verdict
@@ -83,7 +89,7 @@ class Audit:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Audit:
-        """The inverse of `to_json`, for documents of our own."""
+        """The inverse of `to_json`. The document must come from a trusted store."""
         template = value["template"]
         verdict = template["verdict"]
         return cls(
@@ -105,11 +111,15 @@ def audit_file(
     knows_architecture: KnowsArchitecture | None = None,
     deep: bool = False,
 ) -> Audit:
-    """Audit one GGUF, `name` as it is called where it comes from.
+    """Audit one GGUF file. Of a split model this covers a single shard; use `audit_set` for all.
 
-    `size` is what it should have, in bytes, where something else says so. `knows_architecture` asks the engine; without
-    it a finding says that nobody was asked. `deep` reads all tensor data too. Of a split model this judges one shard,
-    and `audit_set` all.
+    Args:
+        source: The content of the file.
+        name: Its file name, which must match the shard number in its header.
+        size: The expected size in bytes, if it is known.
+        knows_architecture: Whether the engine supports an architecture. Without it the audit records the finding
+            `gguf.model.architecture-not-asked`.
+        deep: Whether to read and check all tensor data too.
     """
     return _audit([source], [name], sizes=[size], whole=False, knows_architecture=knows_architecture, deep=deep)
 
@@ -121,10 +131,15 @@ def audit_set(
     knows_architecture: KnowsArchitecture | None = None,
     deep: bool = False,
 ) -> Audit:
-    """Audit all shards of a model together, in order; one file that is not split is a set of one."""
+    """Audit all shards of a model together, in order. A model that is not split is a set of one file.
+
+    `names` has one name for each source. For the other arguments see `audit_file`. Raises ValueError without sources,
+    or if the numbers of sources and names differ.
+    """
     if not sources or len(sources) != len(names):
         raise ValueError(
-            f"{len(sources)} sources and {len(names)} names, and one name for each of at least one is expected"
+            f"{len(sources)} sources and {len(names)} names were given, and one name for each of at least one source is"
+            " needed"
         )
     return _audit(
         sources, names, sizes=[None] * len(sources), whole=True, knows_architecture=knows_architecture, deep=deep
@@ -132,12 +147,12 @@ def audit_set(
 
 
 def check_projector(source: ByteSource, *, name: str) -> list[Finding]:
-    """The rules of the container for a multimodal projector. It is no model: the rules of a model are not its own."""
-    return [_placed(finding, f"{name}: ") for finding in _read(source, name, None, [], deep=False)]
+    """Check a multimodal projector against the rules of the container. The rules of language models do not apply."""
+    return [_located(finding, f"{name}: ") for finding in _read(source, name, None, [], deep=False)]
 
 
-class _Counted:
-    """A source that counts what is read of it."""
+class _CountingSource:
+    """A source that counts the bytes that are read from it."""
 
     def __init__(self, source: ByteSource) -> None:
         self.source = source
@@ -160,13 +175,13 @@ def _audit(
     deep: bool,
 ) -> Audit:
     start = perf_counter()
-    counted = [_Counted(source) for source in sources]
+    counted = [_CountingSource(source) for source in sources]
     findings: list[Finding] = []
     headers: list[Header] = []
     for source, name, size in zip(counted, names, sizes, strict=True):
         prefix = f"{name}: " if len(names) > 1 else ""
         found = _read(source, name, size, headers, deep=deep)
-        findings += [_placed(finding, prefix) for finding in found]
+        findings += [_located(finding, prefix) for finding in found]
     template = TemplateFacts(present=False, sha256=None, verdict=None)
     model = None
     if len(headers) == len(sources):
@@ -175,7 +190,7 @@ def _audit(
         findings += _check_model(headers, whole=whole, knows_architecture=knows_architecture)
         template_findings, template = _check_templates(headers[0])
         findings += template_findings
-        model = _facts(headers)
+        model = _model_facts(headers)
         is_stated = headers[0].integer("general.file_type") is not None
         findings += _check_quantization(names[0], model.quantization, is_stated=is_stated)
     return Audit(
@@ -189,16 +204,16 @@ def _audit(
     )
 
 
-def _placed(finding: Finding, prefix: str) -> Finding:
+def _located(finding: Finding, prefix: str) -> Finding:
     return Finding(finding.rule, finding.severity, finding.message, prefix + finding.where, finding.cure)
 
 
 def _read(source: ByteSource, name: str, size: int | None, headers: list[Header], *, deep: bool) -> list[Finding]:
-    """Read one header, add it to `headers`, and return the findings on the file by itself; `deep`: on its data too."""
+    """Read one header, append it to `headers`, and return the findings on this file, with `deep` also on its data."""
     findings: list[Finding] = []
     if size is not None and size != source.size:
-        message = f"the file has {source.size} bytes, and {size} are expected"
-        findings.append(Finding("gguf.container.size", Severity.REJECT, message, name, "fetch the file again"))
+        message = f"the file has {source.size} bytes, and {size} were expected"
+        findings.append(Finding("gguf.container.size", Severity.REJECT, message, name, "download the file again"))
     try:
         header = read_header(source)
     except (NotGguf, MalformedGguf) as breach:
@@ -213,14 +228,18 @@ def _read(source: ByteSource, name: str, size: int | None, headers: list[Header]
 
 
 def _check_name(header: Header, name: str) -> Iterator[Finding]:
-    """The engine finds the other shards by their names, so names and headers must agree."""
+    """Check that name and header state the same shard, because the engine finds the other shards by their names."""
     part = split.shard_info(header)
     number, count = quantization.split_number(name), quantization.split_count(name)
-    inside = (part.number + 1, part.count) if part else (1, 1)
-    if (number, count) != inside:
-        message = f"the name says shard {number} of {count}, and the header shard {inside[0]} of {inside[1]}"
+    in_header = (part.number + 1, part.count) if part else (1, 1)
+    if (number, count) != in_header:
+        message = f"the name states shard {number} of {count}, and the header shard {in_header[0]} of {in_header[1]}"
         yield Finding(
-            "gguf.split.name", Severity.REJECT, message, PurePosixPath(name).name, "fetch the file under its own name"
+            "gguf.split.name",
+            Severity.REJECT,
+            message,
+            PurePosixPath(name).name,
+            "restore the original name of the file",
         )
 
 
@@ -230,22 +249,24 @@ def _check_model(
     first = headers[0]
     part = split.shard_info(first)
     if part and not whole:
-        message = f"this is shard {part.number + 1} of {part.count}, and only it was audited"
-        yield Finding("gguf.split.part", Severity.INFO, message, "split.no", "give the directory, or the repository")
+        message = f"this is shard {part.number + 1} of {part.count}, and the other shards were not audited"
+        yield Finding(
+            "gguf.split.part", Severity.INFO, message, "split.no", "pass the directory or the repository instead"
+        )
     tensors = [tensor for header in headers for tensor in header.tensors] if whole else None
     found = list(rules.check_model(first, all_tensors=tensors))
     yield from found
     if first.architecture and not any(finding.rule.startswith("gguf.model.is-") for finding in found):
-        yield from _ask(first.architecture, knows_architecture)
+        yield from _check_architecture(first.architecture, knows_architecture)
 
 
-def _ask(architecture: str, knows_architecture: KnowsArchitecture | None) -> Iterator[Finding]:
+def _check_architecture(architecture: str, knows_architecture: KnowsArchitecture | None) -> Iterator[Finding]:
     key = "general.architecture"
     if knows_architecture is None:
-        message = f"the engine was not asked whether it knows the architecture {architecture[:60]!r}"
+        message = f"no engine was available to check that it supports the architecture {architecture[:60]!r}"
         yield Finding("gguf.model.architecture-not-asked", Severity.INFO, message, key)
     elif not knows_architecture(architecture):
-        message = f"the installed engine does not know the architecture {architecture[:60]!r}"
+        message = f"the installed engine does not support the architecture {architecture[:60]!r}"
         yield Finding(
             "gguf.model.architecture-unknown", Severity.REJECT, message, key, "install a newer llama-cpp-python"
         )
@@ -258,7 +279,7 @@ def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
         return [], TemplateFacts(present=False, sha256=None, verdict=None)
     findings: list[Finding] = []
     if len(keys) > _MAX_TEMPLATES:
-        # each costs a process; a file with more is refused for that alone, so none is rendered
+        # each template is rendered in a process of its own; the file is rejected anyway, so none is rendered
         message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are allowed"
         findings.append(Finding("template.count", Severity.REJECT, message, TEMPLATE, "use another file"))
         keys = []
@@ -277,11 +298,11 @@ def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
 def _audit_template(header: Header, source: str, *, name: str) -> list[Finding]:
     from paddock.chat.audit import audit_template
 
-    return list(audit_template(source, bos=_special(header, "bos"), eos=_special(header, "eos"), name=name))
+    return list(audit_template(source, bos=_special_token(header, "bos"), eos=_special_token(header, "eos"), name=name))
 
 
-def _special(header: Header, name: str) -> str:
-    """The text of a special token, as a template is given it; empty where there is none."""
+def _special_token(header: Header, name: str) -> str:
+    """The text of a special token for the template; empty if the model has none."""
     tokens = header.array(f"{tokenizer.PREFIX}tokens")
     index = header.integer(f"{tokenizer.PREFIX}{name}_token_id")
     if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type.name != "STRING":
@@ -289,7 +310,7 @@ def _special(header: Header, name: str) -> str:
     return tokens.text(index)
 
 
-def _facts(headers: Sequence[Header]) -> ModelFacts:
+def _model_facts(headers: Sequence[Header]) -> ModelFacts:
     first = headers[0]
     tensors = [tensor for header in headers for tensor in header.tensors]
     tokens = first.metadata.get(f"{tokenizer.PREFIX}tokens")
@@ -298,7 +319,7 @@ def _facts(headers: Sequence[Header]) -> ModelFacts:
     return ModelFacts(
         architecture=first.architecture,
         parameters=sum(tensor.elements for tensor in tensors),
-        quantization=(file_type_name(file_type) if file_type is not None else None) or _commonest(tensors),
+        quantization=(file_type_name(file_type) if file_type is not None else None) or _most_common_type(tensors),
         context_length=first.integer(f"{first.architecture}.context_length"),
         vocab_size=tokens.count if isinstance(tokens, Array) else first.integer(f"{first.architecture}.vocab_size"),
         block_count=first.integer(f"{first.architecture}.block_count"),
@@ -307,22 +328,23 @@ def _facts(headers: Sequence[Header]) -> ModelFacts:
     )
 
 
-def _commonest(tensors: Sequence[Tensor]) -> str | None:
-    """The type that holds most weights: a guess, where the file does not name its quantization."""
+def _most_common_type(tensors: Sequence[Tensor]) -> str | None:
+    """The tensor type with most weights, as a guess for a file that does not state its quantization."""
     weights: dict[str, int] = {}
     for tensor in tensors:
         weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.elements
     return max(weights, key=lambda name: weights[name]) if weights else None
 
 
-def _check_quantization(name: str, inside: str | None, *, is_stated: bool) -> Iterator[Finding]:
-    """A name that differs from what the header states warns; from what its tensors suggest, it is only mentioned."""
-    stated = quantization.quantization_of(name)
-    # dynamic and extended mixes (UD-Q4_K_XL, Q6_K_L) have no number of their own in the file
-    if not stated or not inside or stated.startswith("UD-") or stated.endswith("L"):
+def _check_quantization(name: str, found: str | None, *, is_stated: bool) -> Iterator[Finding]:
+    """Warn if the name states another quantization than the header; only inform if the header states none, and the
+    tensors suggest another."""
+    named = quantization.quantization_of(name)
+    # dynamic and extended mixes (UD-Q4_K_XL, Q6_K_L) have no `general.file_type` of their own
+    if not named or not found or named.startswith("UD-") or named.endswith("L"):
         return
-    if not inside.startswith(stated):  # MXFP4 and MXFP4_MOE, Q4_K and Q4_K_M
-        message = f"the name says {stated}, and the file {inside}"
+    if not found.startswith(named):  # a prefix is fine: MXFP4 and MXFP4_MOE, Q4_K and Q4_K_M
+        message = f"the name states {named}, and the header {found}"
         severity = Severity.WARN if is_stated else Severity.INFO
-        cure = "believe the header: the engine reads nothing else"
+        cure = "rely on the header: the engine ignores the name"
         yield Finding("gguf.model.quantization-name", severity, message, "general.file_type", cure)

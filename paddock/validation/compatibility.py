@@ -1,8 +1,9 @@
-"""Whether the installed llama.cpp can run a model, by what the model's configuration says of its kind.
+"""Check whether the installed llama.cpp supports a model, and list what a model requires of an engine.
 
-A *model type* is the Hub's name of a kind of model (`model_type` in config.json); an *architecture* is the engine's.
-One table maps the first to the second where they differ; which architectures the engine knows is asked of the engine
-itself, once for each build. That a GGUF is sound is the audit's to say.
+A *model type* is the Hub's name for a kind of model (`model_type` in config.json); an *architecture* is the engine's
+(`general.architecture` in a GGUF). A table maps the first to the second where they differ. The supported architectures
+are determined by the engine itself, once for each build. The soundness of a GGUF is checked by
+`paddock.validation.audit`.
 """
 
 from __future__ import annotations
@@ -83,23 +84,25 @@ ARCHITECTURES: Final = {
     "umt5": "t5",
     "mt5": "t5",
 }
-"""The engine's architecture of each model type that has another name there, or one that its classes write otherwise.
+"""The engine's architecture for model types and classes that have another name in the engine.
 
-Any other name stands for itself.
+Any other name is the same in both.
 """
-_NO_LANGUAGE_MODEL: Final = frozenset({"clip", "controlvector"})
+_NOT_LANGUAGE_MODELS: Final = frozenset({"clip", "controlvector"})
 
 _OLD_STABLELM: Final = frozenset({"stablelmepoch"})
-_HEAD = re.compile(
+_CLASS_SUFFIX = re.compile(
     r"(?:LMHeadModel|ForCausalLM|ForConditionalGeneration|ForSequenceClassification|ForMaskedLM|Model|LM)$"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequirements:
-    """What a GGUF needs of an engine: to know its architecture, its pre-tokenizer and the types of its tensors, and
-    to have what `features` name. That the installed engine has it all is what an accepted audit and a hollow load
-    say; `engine` is that engine, and `minimum_engine` the oldest that Paddock takes."""
+    """What a GGUF requires of an engine: support for its architecture, pre-tokenizer, tensor types and features.
+
+    The audit and a load without tensor data have shown that the installed engine, `engine`, meets them all.
+    `minimum_engine` is the oldest version that Paddock works with. `features` are in words, such as "sliding window".
+    """
 
     architecture: str
     pre_tokenizer: str | None
@@ -120,7 +123,10 @@ class EngineRequirements:
 
 
 def engine_requirements(header: Header, tensors: Sequence[Tensor]) -> EngineRequirements:
-    """What an audited model needs, by the header of its first shard and the tensors of all. Raises EngineTooOld."""
+    """The requirements of an audited model, from the header of its first shard and the tensors of all shards.
+
+    Raises EngineTooOld.
+    """
     from paddock.engine import facts
 
     return EngineRequirements(
@@ -153,40 +159,42 @@ def _features(header: Header, tensors: Sequence[Tensor]) -> Iterator[str]:
 
 
 def is_model_supported(model_config: dict, model_name: str) -> bool:  # type: ignore[type-arg]  # this signature is public and fixed
-    """Whether the installed llama.cpp runs the model that this configuration describes. Raises EngineTooOld,
-    EngineCrashed.
+    """Whether the installed llama.cpp supports the model with this configuration (see `get_model_config`).
+
+    Raises EngineTooOld, EngineCrashed.
     """
     return why_unsupported(model_config, model_name) is None
 
 
 def why_unsupported(model_config: dict[str, Any], model_name: str) -> str | None:
-    """The reason why not, as a sentence that names the model; None where it is supported. Raises EngineTooOld,
-    EngineCrashed.
+    """The reason why a model is not supported, as a sentence that names it; None if it is supported.
+
+    Raises EngineTooOld, EngineCrashed.
     """
     from paddock.engine import facts
 
     facts.engine_version()
-    reason = _refusal(model_config)
+    reason = _refusal_reason(model_config)
     if reason is None:
-        asked = list(dict.fromkeys(_candidates(model_config)))
-        if not asked:
+        architectures = list(dict.fromkeys(_architectures(model_config)))
+        if not architectures:
             reason = "its configuration names neither a model type nor an architecture"
-        elif not any(facts.known_architectures(asked).values()):
-            reason = f"llama.cpp {facts.engine_version()} does not know the architecture {asked[0][:60]!r}"
+        elif not any(facts.known_architectures(architectures).values()):
+            reason = f"llama.cpp {facts.engine_version()} does not know the architecture {architectures[0][:60]!r}"
     return f"the model {model_name[:120]!r} is not supported: {reason}" if reason else None
 
 
-def _refusal(config: dict[str, Any]) -> str | None:
-    """Why a configuration is refused whatever the engine knows."""
-    names = [_folded(name) for name in (_model_type(config), *map(_class, _classes(config))) if name]
-    if any(name in _NO_LANGUAGE_MODEL for name in names):
-        return "it is a part for a language model, and none itself"
+def _refusal_reason(config: dict[str, Any]) -> str | None:
+    """The reason why a configuration is refused regardless of the engine; None if there is none."""
+    names = [_folded(name) for name in (_model_type(config), *map(_family, _classes(config))) if name]
+    if any(name in _NOT_LANGUAGE_MODELS for name in names):
+        return "it is a component for a language model, not a language model itself"
     if any(name in _OLD_STABLELM for name in names):
-        return "it is of the type stablelm_epoch, which was replaced by stablelm; use a model that was converted since"
+        return "it has the type stablelm_epoch, which was replaced by stablelm: use a more recent conversion"
     if config.get("auto_map"):
-        return "it has an architecture of its own (auto_map), which needs code from the repository"
+        return "its architecture is implemented by code in its repository (auto_map), which Paddock does not run"
     if "stablelm" in names and not _is_current_stablelm(config):
-        return "it is a stablelm in its old form (no partial_rotary_factor with layer_norm_eps or use_qkv_bias)"
+        return "it is an old StableLM, without partial_rotary_factor and one of layer_norm_eps and use_qkv_bias"
     return None
 
 
@@ -198,16 +206,15 @@ def _is_current_stablelm(config: dict[str, Any]) -> bool:
     return rotary is not None and any(config.get(key) is not None for key in ("layer_norm_eps", "use_qkv_bias"))
 
 
-def _candidates(config: dict[str, Any]) -> Iterator[str]:
-    """The engine's architectures that the configuration may mean: by its model type, and only without one by its
-    classes.
-    """
+def _architectures(config: dict[str, Any]) -> Iterator[str]:
+    """The engine's architectures that the configuration may refer to: from its model type, or from its classes if it
+    has none."""
     model_type = _model_type(config)
     if model_type is not None:
         yield ARCHITECTURES.get(model_type, model_type)
         return
     by_fold = {_folded(name): architecture for name, architecture in ARCHITECTURES.items()}
-    for name in map(_class, _classes(config)):
+    for name in map(_family, _classes(config)):
         yield by_fold.get(_folded(name), name.lower())
 
 
@@ -221,9 +228,9 @@ def _classes(config: dict[str, Any]) -> list[str]:
     return [name for name in value if isinstance(name, str) and name] if isinstance(value, list | tuple) else []
 
 
-def _class(name: str) -> str:
-    """The family in the name of a class of Transformers: `GPTNeoX` of `GPTNeoXForCausalLM`."""
-    return _HEAD.sub("", name) or name
+def _family(name: str) -> str:
+    """The family in the name of a Transformers class: `GPTNeoX` for `GPTNeoXForCausalLM`."""
+    return _CLASS_SUFFIX.sub("", name) or name
 
 
 def _folded(name: str) -> str:

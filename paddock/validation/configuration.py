@@ -1,8 +1,7 @@
-"""What a model's own files say of it: `config.json`, `tokenizer_config.json`, and the GGUF's metadata where they are
-silent.
+"""Read a model's configuration from `config.json` and `tokenizer_config.json`, with GGUF metadata as the fallback.
 
-These are claims of whoever uploaded the model, read as data: nothing is imported or run for them. Whether the engine
-can use the model is `paddock.validation.compatibility`'s to say.
+The files are untrusted data from the uploader: nothing is imported or executed because of them. Whether the engine
+supports the model is decided in `paddock.validation.compatibility`.
 """
 
 from __future__ import annotations
@@ -30,83 +29,97 @@ _INTEGERS: Final = {
     "vocab_size": ("vocab_size", "padded_vocab_size"),
     "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
 }
-"""Each key of the result, and the names that the families of models have for it."""
-_NESTED: Final = ("text_config", "llm_config", "language_config")
-_COMPATIBILITY: Final = ("auto_map", "partial_rotary_factor", "layer_norm_eps", "use_qkv_bias", "rope_parameters")
-_MOST: Final = 2**31 - 1  # more is no count; Transformers writes int(1e30) for a length that nobody set
-_LARGEST_JSON_BYTES: Final = 64 << 20
+"""The names that different model families use for each key of the result."""
+_TEXT_CONFIGS: Final = ("text_config", "llm_config", "language_config")
+_COMPATIBILITY_KEYS: Final = ("auto_map", "partial_rotary_factor", "layer_norm_eps", "use_qkv_bias", "rope_parameters")
+_MAX_COUNT: Final = 2**31 - 1  # Transformers writes int(1e30) for a length that is not set
+_MAX_JSON_BYTES: Final = 64 << 20
 
 
 def get_model_config(model_path: Path) -> dict:  # type: ignore[type-arg]  # this signature is public and fixed
-    """The model's configuration, from a directory or one GGUF.
+    """Read the configuration of a model from its directory, or from one GGUF file.
 
-    Keys, each None where no file says it: `max_position_embeddings`, `model_max_length`, `vocab_size`, `hidden_size`
-    (int), `model_type` (str), `architectures` (list of str). Of a model with several parts the text part counts. A
-    `model_max_length` that is no length (Transformers writes 1e30 for "not set") becomes `max_position_embeddings`.
-    Where they are there, `auto_map` and what tells the forms of StableLM apart come along, since compatibility is
-    judged by them.
+    Keys, each None if no file states it: `max_position_embeddings`, `model_max_length`, `vocab_size`, `hidden_size`
+    (int), `model_type` (str), `architectures` (list of str). For a multimodal model they describe the text model. An
+    implausible `model_max_length` (Transformers writes 1e30 for "not set") becomes `max_position_embeddings`. If
+    present, `auto_map` and the keys that distinguish the versions of StableLM are included, because
+    `is_model_supported` needs them.
 
-    Raises NoSuchFile without a directory, NoGguf where it holds neither configuration nor GGUF, CorruptFile for broken
-    JSON, and MalformedGguf or NotGguf for a broken GGUF that had to be asked.
+    Raises:
+        NoSuchFile: `model_path` does not exist.
+        NoGguf: The directory has neither a configuration nor a GGUF.
+        CorruptFile: A configuration is not valid JSON.
+        MalformedGguf, NotGguf: The configuration is incomplete, and the GGUF is broken.
     """
     directory = model_path if model_path.is_dir() else model_path.parent
-    alone = model_path.is_file()
-    if not alone and not model_path.is_dir():
-        raise NoSuchFile(f"there is no model at {model_path}", cure="give a model's directory, or a .gguf file")
-    config = {} if alone else _read_json(directory / "config.json")
-    tokenizer = {} if alone else _read_json(directory / "tokenizer_config.json")
-    found = _from_config(config)
-    found["model_max_length"] = _integer(tokenizer.get("model_max_length"), "model_max_length")
-    missing = any(found[key] is None for key in ("max_position_embeddings", "vocab_size", "hidden_size", "model_type"))
+    is_file = model_path.is_file()
+    if not is_file and not model_path.is_dir():
+        raise NoSuchFile(f"there is no model at {model_path}", cure="pass the directory of a model, or a .gguf file")
+    config = {} if is_file else _read_json(directory / "config.json")
+    tokenizer = {} if is_file else _read_json(directory / "tokenizer_config.json")
+    result = _from_config(config)
+    result["model_max_length"] = _integer(tokenizer.get("model_max_length"), "model_max_length")
+    missing = any(result[key] is None for key in ("max_position_embeddings", "vocab_size", "hidden_size", "model_type"))
     if missing:
-        header = _header(model_path, needed=not config and not tokenizer)
+        header = _header(model_path, required=not config and not tokenizer)
         if header is not None:
-            found = _merged(found, _from_header(header))
-    if found["model_max_length"] is None:
-        found["model_max_length"] = found["max_position_embeddings"]
-    return found
+            result = _merged(result, _from_header(header))
+    if result["model_max_length"] is None:
+        result["model_max_length"] = result["max_position_embeddings"]
+    return result
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
+    """Read the object in a JSON file; empty if there is no file. Raises NoPermission, CorruptFile."""
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST_JSON_BYTES + 1)
+            data = file.read(_MAX_JSON_BYTES + 1)
     except FileNotFoundError:
         return {}
     except PermissionError:
-        raise NoPermission(f"{path} may not be read", cure="correct its permissions") from None
+        raise NoPermission(f"no permission to read {path}", cure="correct its permissions") from None
     except OSError as error:
         raise CorruptFile(f"{path} cannot be read: {error.strerror}", cure="pull the model again") from None
-    problem = f"it is longer than {_LARGEST_JSON_BYTES} bytes"
-    if len(data) <= _LARGEST_JSON_BYTES:
+    problem = f"it is longer than {_MAX_JSON_BYTES} bytes"
+    if len(data) <= _MAX_JSON_BYTES:
         try:
             value = json.loads(data.decode("utf-8-sig"))
         except json.JSONDecodeError as error:
             problem = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested without end
-            problem = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:120]
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # not UTF-8, a number with thousands of digits, or nested too deeply
+            problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
         else:
             if isinstance(value, dict):
                 return value
-            problem = f"an object is expected, and it holds {type(value).__name__}"
-    raise CorruptFile(f"{path} is no valid configuration: {problem}", cure="pull the model again, or correct the file")
+            problem = f"an object was expected, and it holds {type(value).__name__}"
+    raise CorruptFile(
+        f"{path} is not a valid configuration: {problem}", cure="pull the model again, or correct the file"
+    )
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = [config, *(part for name in _NESTED if isinstance(part := config.get(name), dict))]
+    parts = [config, *(part for name in _TEXT_CONFIGS if isinstance(part := config.get(name), dict))]
     found: dict[str, Any] = {"model_max_length": None}
     for key, names in _INTEGERS.items():
         found[key] = _first_integer(parts, names)
     model_type = config.get("model_type")
     found["model_type"] = model_type if isinstance(model_type, str) and model_type else None
     classes = config.get("architectures")
-    found["architectures"] = [one for one in classes if isinstance(one, str)] if isinstance(classes, list) else None
-    found.update({key: config[key] for key in _COMPATIBILITY if config.get(key) is not None and _matters(key, config)})
+    found["architectures"] = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else None
+    found.update(
+        {
+            key: config[key]
+            for key in _COMPATIBILITY_KEYS
+            if config.get(key) is not None and _affects_compatibility(key, config)
+        }
+    )
     return found
 
 
-def _matters(key: str, config: Mapping[str, Any]) -> bool:
+def _affects_compatibility(key: str, config: Mapping[str, Any]) -> bool:
     return key == "auto_map" or str(config.get("model_type")).startswith("stablelm")
 
 
@@ -120,48 +133,53 @@ def _first_integer(parts: Iterable[Mapping[str, Any]], names: Iterable[str]) -> 
 
 
 def _integer(value: object, name: str) -> int | None:
-    """A count, or None for what cannot be one; that is said in the log, since a file meant something by it."""
+    """A positive integer up to 2**31 - 1, or None for any other value, which is logged."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST or value != int(value):
-        _LOG.info("%s is %.40r, which is no count: taken as not set", name, value)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 < value <= _MAX_COUNT
+        or value != int(value)
+    ):
+        _LOG.info("%s is %.40r, which is not a valid count: treated as not set", name, value)
         return None
     return int(value)
 
 
-def _header(model_path: Path, *, needed: bool) -> Header | None:
+def _header(model_path: Path, *, required: bool) -> Header | None:
     try:
         path = model_path if model_path.is_file() else get_gguf_file_path(model_path)
     except NoGguf as error:
-        if needed:
-            message = f"{model_path} holds neither config.json nor a GGUF"
-            raise NoGguf(message, cure="pull the model, or give its directory") from error
+        if required:
+            message = f"{model_path} contains neither config.json nor a GGUF"
+            raise NoGguf(message, cure="pull the model, or pass its directory") from error
         return None
     with FileSource(path) as source:
         return read_header(source)
 
 
 def _from_header(header: Header) -> dict[str, Any]:
-    start = f"{header.architecture}."
+    prefix = f"{header.architecture}."
     tokens = header.metadata.get("tokenizer.ggml.tokens")
-    count = tokens.count if isinstance(tokens, Array) else header.integer(start + "vocab_size")
+    count = tokens.count if isinstance(tokens, Array) else header.integer(prefix + "vocab_size")
     found: dict[str, Any] = {
-        "max_position_embeddings": _integer(header.integer(start + "context_length"), "context_length"),
+        "max_position_embeddings": _integer(header.integer(prefix + "context_length"), "context_length"),
         "model_max_length": None,
         "vocab_size": _integer(count, "vocab_size"),
-        "hidden_size": _integer(header.integer(start + "embedding_length"), "embedding_length"),
+        "hidden_size": _integer(header.integer(prefix + "embedding_length"), "embedding_length"),
         "model_type": header.architecture or None,
         "architectures": None,
     }
     if header.architecture == "stablelm":
-        heads = header.integer(start + "attention.head_count")
-        rotated = header.integer(start + "rope.dimension_count")
+        heads = header.integer(prefix + "attention.head_count")
+        rotated = header.integer(prefix + "rope.dimension_count")
         if heads and rotated and found["hidden_size"]:
             found["partial_rotary_factor"] = rotated * heads / found["hidden_size"]
-        found["layer_norm_eps"] = header.metadata.get(start + "attention.layer_norm_epsilon")
+        found["layer_norm_eps"] = header.metadata.get(prefix + "attention.layer_norm_epsilon")
     return found
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """`first`, with what it does not know from `second`."""
+    """`first`, with missing values from `second`."""
     return {key: value if (value := first.get(key)) is not None else second.get(key) for key in {**first, **second}}

@@ -1,7 +1,7 @@
-"""Whether the bytes of a stored file are those that were recorded, and its weights sound: one read for both.
+"""Check a stored file against its recorded size and sha256, and its weights for invalid values, in a single read.
 
-The structure of a GGUF is `paddock.validation.audit`'s to judge: where a header cannot be read, only the digest is
-checked here.
+The structure of a GGUF is checked by `paddock.validation.audit`. If a header cannot be read, only the digest is checked
+here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from paddock.model.quantization import is_gguf
 from paddock.model.source import Expected
 from paddock.transfer.digest import RunningDigest, digest_file
 
-_AGAIN = "pull the model again"
+_PULL_AGAIN = "pull the model again"
 DAMAGED = frozenset({"integrity.size", "integrity.sha256"})
-"""The rules that say that a file's bytes are not those that were stored."""
+"""The rules whose findings mean that the bytes of a file changed since it was stored."""
 
 
-def check_stored(path: Path, file: SnapshotFile, *, segment_bytes: int, cure: str = _AGAIN) -> Iterator[Finding]:
-    """Read a file of a snapshot through, and yield what is wrong with it. It raises nothing for a bad file. `cure` says
-    what to do about damage."""
+def check_stored(path: Path, file: SnapshotFile, *, segment_bytes: int, cure: str = _PULL_AGAIN) -> Iterator[Finding]:
+    """Read a whole file of a snapshot, and yield findings on its size, digest and weights.
+
+    `segment_bytes` is the segment length of the snapshot's manifest, and `cure` the advice in findings on damage. Bad
+    and unreadable files are reported as findings; nothing is raised for them.
+    """
     try:
         with FileSource(path) as source:
             if source.size != file.size:
@@ -34,8 +37,8 @@ def check_stored(path: Path, file: SnapshotFile, *, segment_bytes: int, cure: st
                 return
             yield from _check_bytes(source, file, segment_bytes, cure)
     except (NoSuchFile, NoPermission, CorruptFile, OSError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        yield Finding("integrity.unreadable", Severity.REJECT, f"the file cannot be read: {said}", file.path, cure)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        yield Finding("integrity.unreadable", Severity.REJECT, f"the file cannot be read: {reason}", file.path, cure)
 
 
 def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int, cure: str) -> Iterator[Finding]:
@@ -54,15 +57,16 @@ def _check_bytes(source: FileSource, file: SnapshotFile, segment_bytes: int, cur
         on_block=scan.feed if scan else None,
     )
     if digest.position != file.size or digest.mismatch(expected):
-        message = f"the sha256 is {digest.sha256}, and {file.sha256} was stored{_where(digest, file)}"
+        message = f"the sha256 is {digest.sha256}, and {file.sha256} was stored{_damaged_segments(digest, file)}"
         yield Finding("integrity.sha256", Severity.REJECT, message, file.path, cure)
     elif scan:
-        for found in scan.findings():
-            yield Finding(found.rule, found.severity, found.message, f"{file.path}: {found.where}", found.cure)
+        for finding in scan.findings():
+            where = f"{file.path}: {finding.where}"
+            yield Finding(finding.rule, finding.severity, finding.message, where, finding.cure)
 
 
-def _where(digest: RunningDigest, file: SnapshotFile) -> str:
-    """Which segments are damaged, where the file's own are known."""
+def _damaged_segments(digest: RunningDigest, file: SnapshotFile) -> str:
+    """The damaged segments in words; empty if the manifest has no segment digests for the file."""
     if len(file.segments) != len(digest.segments):
         return ""
     bad = [number for number, pair in enumerate(zip(digest.segments, file.segments, strict=True)) if pair[0] != pair[1]]

@@ -14,11 +14,11 @@ from paddock.validation.audit import Audit, audit_file, audit_set
 from tests.support import gguf as g
 from tests.support.gguf import tiny_llama, tiny_shards
 from tests.support.hostile import BROKEN, NOT_GGUF
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 
 
 def audit(data: bytes, name: str = "model.gguf") -> Audit:
-    return audit_file(Memory(data), name=name, knows_architecture=lambda name: True)
+    return audit_file(MemorySource(data), name=name, knows_architecture=lambda name: True)
 
 
 def rules(result: Audit) -> set[str]:
@@ -45,7 +45,7 @@ def test_a_broken_file_is_rejected_by_its_rule(rule: str, build: Callable[[], by
 
 
 @pytest.mark.parametrize(("data", "word"), NOT_GGUF.values(), ids=NOT_GGUF)
-def test_a_file_that_is_no_gguf_is_named_for_what_it_is(data: bytes, word: str) -> None:
+def test_the_format_of_a_file_that_is_not_a_gguf_is_named(data: bytes, word: str) -> None:
     result = audit(data)
     assert rules(result) == {"gguf.container.magic"}
     assert word in result.findings[0].message
@@ -84,25 +84,25 @@ def test_a_real_model_is_accepted_from_its_header(smollm: Path) -> None:
     assert result.bytes_read < 3 << 20
 
 
-def test_a_file_of_another_size_than_declared_is_rejected() -> None:
+def test_a_file_of_another_size_than_expected_is_rejected() -> None:
     data = tiny_llama().to_bytes()
-    assert rules(audit_file(Memory(data), name="m.gguf", size=len(data) + 1)) == {"gguf.container.size"}
+    assert rules(audit_file(MemorySource(data), name="m.gguf", size=len(data) + 1)) == {"gguf.container.size"}
 
 
-def test_an_architecture_that_the_engine_does_not_know_is_rejected() -> None:
+def test_an_architecture_that_the_engine_does_not_support_is_rejected() -> None:
     asked: list[str] = []
 
     def knows(name: str) -> bool:
         asked.append(name)
         return False
 
-    result = audit_file(Memory(tiny_llama().to_bytes()), name="m.gguf", knows_architecture=knows)
+    result = audit_file(MemorySource(tiny_llama().to_bytes()), name="m.gguf", knows_architecture=knows)
     assert rules(result) == {"gguf.model.architecture-unknown"}
     assert asked == ["llama"]
 
 
-def test_without_an_engine_the_audit_says_that_nobody_was_asked() -> None:
-    result = audit_file(Memory(tiny_llama().to_bytes()), name="m.gguf")
+def test_without_an_engine_a_finding_says_that_the_architecture_was_not_checked() -> None:
+    result = audit_file(MemorySource(tiny_llama().to_bytes()), name="m.gguf")
     assert [finding.rule for finding in result.findings] == ["gguf.model.architecture-not-asked"]
     assert result.verdict is Verdict.ACCEPT
 
@@ -114,12 +114,12 @@ def test_a_hostile_template_is_rejected() -> None:
     assert result.template.verdict is Verdict.REJECT
 
 
-def test_a_named_template_is_judged_like_the_default_one() -> None:
+def test_named_templates_are_audited_like_the_default_one() -> None:
     file = tiny_llama().set("tokenizer.chat_template.tool_use", g.STRING, "{{ ''.__class__ }}")
     assert audit(file.to_bytes()).verdict is Verdict.REJECT
 
 
-def test_a_model_without_a_template_says_so() -> None:
+def test_a_model_without_a_template_is_reported_as_such() -> None:
     result = audit(tiny_llama(template=None).to_bytes())
     assert not result.template.present
     assert result.template.sha256 is None
@@ -136,7 +136,7 @@ def test_a_name_that_states_another_quantization_than_the_header_warns() -> None
     assert result.verdict is Verdict.WARN
 
 
-def test_an_audit_survives_json() -> None:
+def test_an_audit_is_equal_after_a_round_trip_through_json() -> None:
     for data in (tiny_llama().to_bytes(), b"<html>"):
         result = audit(data)
         again = Audit.from_json(json.loads(json.dumps(result.to_json())))
@@ -146,23 +146,23 @@ def test_an_audit_survives_json() -> None:
 NAMES = [f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
 
 
-def shards(count: int = 3) -> list[Memory]:
-    return [Memory(shard.to_bytes()) for shard in tiny_shards(count)]
+def shards(count: int = 3) -> list[MemorySource]:
+    return [MemorySource(shard.to_bytes()) for shard in tiny_shards(count)]
 
 
-def test_a_split_model_is_judged_as_one() -> None:
+def test_the_shards_of_a_split_model_are_audited_as_one_model() -> None:
     result = audit_set(shards(), names=NAMES, knows_architecture=lambda name: True)
     assert (result.verdict, result.findings) == (Verdict.ACCEPT, ())
     assert result.model is not None
     assert (result.model.shards, result.model.parameters) == (3, 17_632)
 
 
-def test_one_file_is_a_set_of_one() -> None:
-    alone = audit_set([Memory(tiny_llama().to_bytes())], names=["m.gguf"], knows_architecture=lambda name: True)
+def test_a_set_of_one_file_gives_the_same_audit_as_the_file() -> None:
+    alone = audit_set([MemorySource(tiny_llama().to_bytes())], names=["m.gguf"], knows_architecture=lambda name: True)
     assert alone.verdict is Verdict.ACCEPT
 
 
-def test_a_shard_by_itself_is_judged_as_far_as_it_goes() -> None:
+def test_a_single_shard_is_audited_as_far_as_possible() -> None:
     for number, source in enumerate(shards()):
         result = audit_file(source, name=NAMES[number], knows_architecture=lambda name: True)
         assert "gguf.split.part" in {finding.rule for finding in result.findings}
@@ -174,27 +174,27 @@ def test_a_shard_by_itself_is_judged_as_far_as_it_goes() -> None:
     [((0, 1), "gguf.split.number"), ((1, 0, 2), "gguf.split.number"), ((0, 1, 1), "gguf.split.duplicate-tensor")],
     ids=["one missing", "another order", "one twice"],
 )
-def test_shards_that_make_no_model_are_rejected(order: tuple[int, ...], rule: str) -> None:
+def test_incomplete_or_unordered_shards_are_rejected(order: tuple[int, ...], rule: str) -> None:
     all_shards = shards()
     result = audit_set([all_shards[index] for index in order], names=[NAMES[index] for index in order])
     assert rule in rules(result)
 
 
-def test_shards_of_two_splits_are_rejected() -> None:
-    mixed = [*shards()[:2], Memory(tiny_shards(4)[2].to_bytes())]
+def test_shards_of_different_splits_are_rejected() -> None:
+    mixed = [*shards()[:2], MemorySource(tiny_shards(4)[2].to_bytes())]
     assert "gguf.split.count" in rules(audit_set(mixed, names=NAMES))
 
 
 def test_a_wrong_total_of_tensors_is_rejected() -> None:
     files = tiny_shards(2)
     files[0].set("split.tensors.count", g.I32, 99)
-    sources = [Memory(file.to_bytes()) for file in files]
+    sources = [MemorySource(file.to_bytes()) for file in files]
     assert "gguf.split.tensors" in rules(audit_set(sources, names=["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]))
 
 
 def test_a_broken_shard_is_named() -> None:
     sources = shards()
-    sources[1] = Memory(sources[1].data[:200])
+    sources[1] = MemorySource(sources[1].data[:200])
     result = audit_set(sources, names=NAMES)
     assert result.verdict is Verdict.REJECT
     assert any(finding.where.startswith(NAMES[1]) for finding in result.findings)
@@ -206,7 +206,7 @@ def test_a_set_needs_a_name_for_each_source() -> None:
         audit_set(shards(), names=["one"])
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.gguf", tmp_path / "a\0b"):
         with pytest.raises(NoSuchFile):
             FileSource(path)
@@ -215,7 +215,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
 def test_only_a_deep_audit_reads_the_weights() -> None:
     file = tiny_llama()
     file.tensor("output_norm.weight").data = bytes(128)
-    source = Memory(file.to_bytes())
+    source = MemorySource(file.to_bytes())
     assert audit_file(source, name="m.gguf").verdict is Verdict.ACCEPT
     assert rules(audit_file(source, name="m.gguf", deep=True)) == {"gguf.weights.zero"}
-    assert audit_set([Memory(tiny_llama().to_bytes())], names=["m.gguf"], deep=True).verdict is Verdict.ACCEPT
+    assert audit_set([MemorySource(tiny_llama().to_bytes())], names=["m.gguf"], deep=True).verdict is Verdict.ACCEPT

@@ -45,9 +45,9 @@ def test_common_model_types_are_supported(model_type: str) -> None:
         ({"model_type": "StableLM_Epoch", "auto_map": {}}, "stablelm_epoch"),
         ({"architectures": ["StableLMEpochForCausalLM"]}, "stablelm_epoch"),
         ({"model_type": "stablelm", "architectures": ["StableLMEpochForCausalLM"]}, "stablelm_epoch"),
-        ({"model_type": "stablelm"}, "old form"),
-        ({"model_type": "stablelm", "rope_pct": 0.25, "norm_eps": 1e-5}, "old form"),
-        ({"architectures": ["StableLmForCausalLM"]}, "old form"),
+        ({"model_type": "stablelm"}, "old StableLM"),
+        ({"model_type": "stablelm", "rope_pct": 0.25, "norm_eps": 1e-5}, "old StableLM"),
+        ({"architectures": ["StableLmForCausalLM"]}, "old StableLM"),
         ({"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "modeling.X"}}, "auto_map"),
         ({"model_type": "no_such_type"}, "no_such_type"),
         ({"model_type": "no_such_type", "architectures": ["LlamaForCausalLM"]}, "no_such_type"),
@@ -61,7 +61,7 @@ def test_common_model_types_are_supported(model_type: str) -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value)[:50],
 )
-def test_what_the_engine_cannot_run_is_refused_with_the_reason(config: dict[str, Any], word: str) -> None:
+def test_an_unsupported_model_is_refused_with_the_reason(config: dict[str, Any], word: str) -> None:
     reason = why_unsupported(config, "org/name")
     assert reason is not None
     assert word in reason
@@ -73,22 +73,22 @@ def test_what_the_engine_cannot_run_is_refused_with_the_reason(config: dict[str,
     "name",
     CLASSES.split(),
 )
-def test_without_a_type_the_classes_decide(name: str) -> None:
+def test_without_a_model_type_the_classes_decide(name: str) -> None:
     assert why_unsupported({"architectures": [name]}, "org/name") is None
 
 
-def test_the_current_form_of_stablelm_is_known_in_both_of_its_spellings() -> None:
+def test_the_current_stablelm_is_supported_in_both_of_its_spellings() -> None:
     assert is_model_supported(STABLELM, "stabilityai/stablelm-2-1_6b")
     newer = {"model_type": "stablelm", "rope_parameters": {"partial_rotary_factor": 0.25}, "use_qkv_bias": True}
     assert is_model_supported(newer, "stabilityai/stablelm-2-1_6b")
 
 
-def test_every_architecture_in_the_table_is_one_of_the_engine() -> None:
+def test_the_engine_supports_every_architecture_in_the_table() -> None:
     wanted = set(compatibility.ARCHITECTURES.values())
     assert {name for name, known in facts.known_architectures(wanted).items() if not known} == set()
 
 
-def test_the_engines_own_names_are_understood() -> None:
+def test_the_engines_own_names_are_supported() -> None:
     for name in ("command-r", "qwen2moe", "gptneox", "falcon-h1"):
         assert is_model_supported({"model_type": name}, "org/name")
 

@@ -33,7 +33,7 @@ def test_the_configuration_is_that_of_the_two_files(tmp_path: Path) -> None:
     assert get_model_config(write(tmp_path, LLAMA, {"model_max_length": 2048})) == {**LLAMA, "model_max_length": 2048}
 
 
-def test_what_the_files_do_not_say_comes_from_the_gguf(tmp_path: Path) -> None:
+def test_values_missing_from_the_files_come_from_the_gguf(tmp_path: Path) -> None:
     tiny_llama().write(tmp_path / "tiny-Q8_0.gguf")
     expected = {
         "max_position_embeddings": 256,
@@ -72,19 +72,21 @@ def test_what_the_files_do_not_say_comes_from_the_gguf(tmp_path: Path) -> None:
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
 )
-def test_odd_values_are_typed_or_unknown(tmp_path: Path, config: dict[str, Any], key: str, expected: object) -> None:
+def test_odd_values_are_converted_or_unknown(
+    tmp_path: Path, config: dict[str, Any], key: str, expected: object
+) -> None:
     found = get_model_config(write(tmp_path, config))
     assert set(found) == KEYS
     assert found[key] == expected
 
 
 @pytest.mark.parametrize("length", [1e30, 10**30, 1000000000000000019884624838656, -1, 0])
-def test_a_length_that_nobody_set_becomes_the_number_of_positions(tmp_path: Path, length: float) -> None:
+def test_an_unset_length_becomes_the_number_of_positions(tmp_path: Path, length: float) -> None:
     found = get_model_config(write(tmp_path, LLAMA, {"model_max_length": length}))
     assert found["model_max_length"] == 8192
 
 
-def test_without_positions_a_length_that_nobody_set_is_unknown(tmp_path: Path) -> None:
+def test_an_unset_length_is_unknown_without_positions(tmp_path: Path) -> None:
     assert (
         get_model_config(write(tmp_path, {"model_type": "llama"}, {"model_max_length": 1e30}))["model_max_length"]
         is None
@@ -103,31 +105,31 @@ def test_broken_json_is_an_error_that_names_the_file(tmp_path: Path, name: str, 
         get_model_config(tmp_path)
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(LLAMA).encode())
     assert get_model_config(tmp_path)["hidden_size"] == 576
 
 
-def test_a_directory_with_neither_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_directory_without_configuration_and_gguf_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(NoGguf, match=str(tmp_path)):
         get_model_config(tmp_path)
     with pytest.raises(NoSuchFile, match="absent"):
         get_model_config(tmp_path / "absent")
 
 
-def test_a_gguf_that_had_to_be_asked_and_is_broken_is_an_error(tmp_path: Path) -> None:
+def test_a_broken_gguf_is_an_error_if_the_configuration_is_incomplete(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(tiny_llama().to_bytes()[:3000])
     with pytest.raises(MalformedGguf):
         get_model_config(tmp_path)
     assert get_model_config(write(tmp_path, LLAMA))["vocab_size"] == 49152
 
 
-def test_what_compatibility_is_judged_by_comes_along(tmp_path: Path) -> None:
+def test_the_keys_for_compatibility_are_included(tmp_path: Path) -> None:
     config = {"model_type": "phi", "auto_map": {"AutoModel": "modeling_x.X"}, "partial_rotary_factor": 0.5}
     assert set(get_model_config(write(tmp_path, config))) == KEYS | {"auto_map"}
 
 
-def test_a_stablelm_gguf_says_by_itself_which_form_it_has(tmp_path: Path) -> None:
+def test_the_gguf_of_a_stablelm_shows_its_version(tmp_path: Path) -> None:
     file = tiny_llama()
     for key in list(file.keys):
         if str(key.name).startswith("llama."):

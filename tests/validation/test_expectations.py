@@ -25,7 +25,7 @@ from paddock.validation.expectations import CheckedTable, check_tables
 from paddock.validation.site import ASSETS_DIRECTORY, rewrite_pages
 from paddock.validation.tables import StoredFileRow, Table
 from tests.support.gguf import STRING, tiny_llama
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 
 REVISION = parse_revision("0123456789" * 4)
 DIGESTS = [Sha256(character * 64) for character in "abc"]
@@ -78,7 +78,7 @@ def stored(**changes: Any) -> StoredFileRow:
 
 def headers() -> dict[str, Any]:
     file = tiny_llama().set("general.name", STRING, "Tiny").set("tokenizer.chat_template", STRING, "{{ messages }}")
-    return {"model.gguf": read_header(Memory(file.to_bytes()))}
+    return {"model.gguf": read_header(MemorySource(file.to_bytes()))}
 
 
 def tensors() -> Table:

@@ -1,4 +1,4 @@
-"""`paddock inspect` on bad files, each in a process of its own: one answer, soon, and in little memory."""
+"""`paddock inspect` reports bad files quickly and in little memory, each file in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.hostile import BROKEN, NOT_GGUF
 
 PEAK_BYTES = 256 * 1024 * 1024
 CPU_S = 2.0
-"""Processor time: what a file costs, however busy the machine is."""
+"""Processor time, which does not depend on how busy the machine is."""
 
 LAUNCHER = """\
 import json, os, resource, subprocess, sys
@@ -24,12 +24,13 @@ for path in sys.stdin.read().splitlines():
     took = used.ru_utime + used.ru_stime
     print(json.dumps([path, os.waitstatus_to_exitcode(status), out, took, used.ru_maxrss * 1024]), flush=True)
 """
-"""A small process starts the others: the peak memory that the kernel tells of a child includes that of its parent."""
+"""A small process starts the others, because the peak memory that the kernel reports for a child includes its parent's.
+"""
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.torture)])
-def test_a_bad_file_gets_one_answer_soon_and_in_little_memory(tmp_path: Path, step: int) -> None:
+def test_a_bad_file_is_reported_quickly_and_in_little_memory(tmp_path: Path, step: int) -> None:
     files = {name: build() for name, (_, build) in BROKEN.items()} | {
         name: data for name, (data, _) in NOT_GGUF.items()
     }

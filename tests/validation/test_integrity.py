@@ -1,4 +1,4 @@
-"""A stored file is read once, for its digest and its weights."""
+"""Stored files are read once, to check their digests and their weights."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tiny-Q8_0.gguf"
 
 
-def test_a_file_as_it_was_stored_has_no_finding(path: Path) -> None:
+def test_an_undamaged_file_has_no_findings(path: Path) -> None:
     assert check(path, stored(path, tiny_llama().to_bytes())) == []
 
 
 @pytest.mark.parametrize("name", ["config.json", "broken.gguf"])
-def test_only_the_digest_is_checked_of_what_is_no_gguf(tmp_path: Path, name: str) -> None:
+def test_files_other_than_gguf_are_only_checked_against_their_digest(tmp_path: Path, name: str) -> None:
     file = stored(tmp_path / name, b"{}" * 5000)
     assert check(tmp_path / name, file) == []
     (tmp_path / name).write_bytes(b"{}" * 4999 + b"{]")
@@ -48,7 +48,7 @@ def test_only_the_digest_is_checked_of_what_is_no_gguf(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["blake3", "sha256, as in a first manifest"])
-def test_another_byte_is_found_and_its_segment_named(path: Path, *, first: bool) -> None:
+def test_a_changed_byte_is_found_and_its_segment_named(path: Path, *, first: bool) -> None:
     data = bytearray(tiny_llama().to_bytes())
     file = stored(path, bytes(data))
     if first:
@@ -65,7 +65,7 @@ def test_another_byte_is_found_and_its_segment_named(path: Path, *, first: bool)
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_another_size_is_found_without_a_read(path: Path, change: int) -> None:
+def test_a_changed_size_is_found_without_reading_the_file(path: Path, change: int) -> None:
     data = tiny_llama().to_bytes()
     file = stored(path, data)
     path.write_bytes(data[:-1] if change < 0 else data + b"x")
@@ -74,7 +74,7 @@ def test_another_size_is_found_without_a_read(path: Path, change: int) -> None:
     assert f"has {len(data) + change} bytes, and {len(data)} were stored" in finding.message
 
 
-def test_a_file_that_is_gone_is_named(path: Path) -> None:
+def test_a_missing_file_is_named(path: Path) -> None:
     file = SnapshotFile(path=path.name, size=5, sha256=Sha256("0" * 64))
     (finding,) = check(path, file)
     assert (finding.rule, finding.where) == ("integrity.unreadable", path.name)

@@ -1,4 +1,4 @@
-"""Mutants of sound models: what the audit accepts, the engine loads without dying and answers with finite logits.
+"""Mutants of sound models: those that the audit accepts load without a crash and give finite logits.
 
 The audit itself neither dies nor takes long, whatever it is given.
 """
@@ -16,7 +16,7 @@ from paddock.model.finding import Verdict
 from paddock.validation.audit import audit_file
 from tests.support.canary import canary
 from tests.support.hostile import BROKEN
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 from tests.support.mutants import mutant
 
 AUDIT_CPU_S = 1.0
@@ -29,7 +29,7 @@ DEADLY = (
 
 
 @pytest.mark.parametrize("name", DEADLY)
-def test_the_canary_sees_the_engine_die_of_what_the_audit_rejects(tmp_path: Path, name: str) -> None:
+def test_the_canary_detects_that_the_engine_crashes_on_a_file_that_the_audit_rejects(tmp_path: Path, name: str) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(BROKEN[name][1]())
     with canary() as engine:
@@ -38,7 +38,7 @@ def test_the_canary_sees_the_engine_die_of_what_the_audit_rejects(tmp_path: Path
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.torture)])
-def test_no_mutant_that_is_accepted_kills_the_engine_or_makes_it_answer_nonsense(tmp_path: Path, count: int) -> None:
+def test_no_accepted_mutant_crashes_the_engine_or_gives_logits_that_are_not_finite(tmp_path: Path, count: int) -> None:
     path = tmp_path / "mutant.gguf"
     verdicts: Counter[str] = Counter()
     answers: Counter[str] = Counter()
@@ -48,7 +48,7 @@ def test_no_mutant_that_is_accepted_kills_the_engine_or_makes_it_answer_nonsense
         for number in range(count):
             data = mutant(number)
             started = time.process_time()
-            audit = audit_file(Memory(data), name="m.gguf", knows_architecture=knows_architecture, deep=True)
+            audit = audit_file(MemorySource(data), name="m.gguf", knows_architecture=knows_architecture, deep=True)
             slowest_s = max(slowest_s, time.process_time() - started)
             verdicts[str(audit.verdict)] += 1
             if audit.verdict is not Verdict.REJECT:

@@ -1,4 +1,4 @@
-"""Every rule stands in the table of the docs, and is named by a test."""
+"""Every rule is in the table of the documentation, and in a test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEVERITIES = {"reject", "warn", "info"}
 
 
 def documented() -> dict[str, set[str]]:
-    """Each rule of the docs with its severities."""
+    """The rules of the documentation with their severities."""
     table = re.findall(
         r"^\| `([a-z0-9.-]+)` \| ([a-z, ]+) \| \S", (ROOT / "docs" / "rules.md").read_text(), re.MULTILINE
     )
@@ -36,15 +36,15 @@ def rules_in(folder: str) -> set[str]:
     return {text for tree in trees for text in texts(tree) if RULE.fullmatch(text)}
 
 
-def test_the_table_has_every_rule_and_no_other() -> None:
+def test_the_table_lists_exactly_the_rules_of_the_code() -> None:
     assert rules_in("paddock") == set(documented())
 
 
-def test_every_rule_has_a_severity_that_there_is() -> None:
+def test_every_severity_in_the_table_exists() -> None:
     assert {severity for severities in documented().values() for severity in severities} == SEVERITIES
 
 
-def test_no_finding_is_made_with_another_severity() -> None:
+def test_every_finding_has_a_severity_from_the_table() -> None:
     rules = documented()
     checked = 0
     for path in (ROOT / "paddock").rglob("*.py"):
@@ -58,5 +58,5 @@ def test_no_finding_is_made_with_another_severity() -> None:
 
 
 @pytest.mark.parametrize("rule", sorted(documented()))
-def test_a_test_names_the_rule(rule: str) -> None:
+def test_every_rule_is_named_in_a_test(rule: str) -> None:
     assert rule in rules_in("tests")

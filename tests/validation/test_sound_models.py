@@ -1,4 +1,4 @@
-"""Good files pass: models of many architectures and tensor types that the engine answers with, and real templates."""
+"""Sound files are accepted: models of many architectures and tensor types that the engine runs, and real templates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddock.validation.audit import Audit, audit_file
 from tests.support.architectures import ARCHITECTURES, TYPES, of_type, sound
 from tests.support.canary import Canary, canary
 from tests.support.gguf import Gguf, tiny_llama
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 from tests.support.templates import real_templates
 
 
@@ -24,18 +24,16 @@ def engine() -> Iterator[Canary]:
 
 
 def audit(file: Gguf) -> Audit:
-    return audit_file(Memory(file.to_bytes()), name="m.gguf", knows_architecture=knows_architecture, deep=True)
+    return audit_file(MemorySource(file.to_bytes()), name="m.gguf", knows_architecture=knows_architecture, deep=True)
 
 
-def test_there_are_enough_of_them() -> None:
+def test_enough_architectures_and_types_are_covered() -> None:
     assert len(ARCHITECTURES) >= 16
     assert len(TYPES) >= 17
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_sound_model_of_any_architecture_is_accepted_and_the_engine_answers(
-    engine: Canary, tmp_path: Path, name: str
-) -> None:
+def test_a_sound_model_of_any_architecture_is_accepted_and_runs(engine: Canary, tmp_path: Path, name: str) -> None:
     file = sound(name)
     found = audit(file)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
@@ -43,9 +41,7 @@ def test_a_sound_model_of_any_architecture_is_accepted_and_the_engine_answers(
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_sound_model_of_any_tensor_type_is_accepted_and_the_engine_answers(
-    engine: Canary, tmp_path: Path, name: str
-) -> None:
+def test_a_sound_model_of_any_tensor_type_is_accepted_and_runs(engine: Canary, tmp_path: Path, name: str) -> None:
     file = of_type(name)
     found = audit(file)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
@@ -66,7 +62,7 @@ EXPLAINED = {
         "it writes a generator as JSON, which Jinja in Python cannot: with tools nothing is rendered",
     ),
 }
-"""The real templates that get a warning: by which rule, and what is so about them."""
+"""The real templates with a warning: its rule, and the reason."""
 
 
 @pytest.mark.timeout(600)
