@@ -38,7 +38,7 @@ def acquire_model(
         reference(model, revision),
         quantization,
         projector=projector,
-        wish=PlanRequest(context_tokens, at_most_trained=True),
+        plan_request=PlanRequest(context_tokens, at_most_trained=True),
         target=target,
     )
     return acquire(PrefectRunner(target), request)

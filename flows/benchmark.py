@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.lifecycle.acquire.restore import reach
-from paddock.lifecycle.onboard import skipped_where_it_does_not_fit
+from paddock.lifecycle.onboard import skip_if_too_large
 from paddock.lifecycle.run.benchmark import measure, share_benchmark
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
@@ -49,7 +49,7 @@ def benchmark_where_it_serves(manifest: Manifest, context_tokens: int, profile: 
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
     run = gpu_pool.start_on_gpu("benchmark-model/benchmark-gpu", parameters)
     if run is None:
-        with skipped_where_it_does_not_fit(manifest, target, warn=get_run_logger().warning):
+        with skip_if_too_large(manifest, target, warn=get_run_logger().warning):
             benchmark_model(model, revision, context_tokens, profile)
     else:
         runs = 3 if profile == "roleplay" else 1  # it counts tokens, and it answers

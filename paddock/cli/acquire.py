@@ -60,7 +60,7 @@ def pull(
             files=file or (),
             projector=projector,
             promote=not no_promote,
-            wish=PlanRequest(ctx, at_most_trained=True) if ctx else SERVED,
+            plan_request=PlanRequest(ctx, at_most_trained=True) if ctx else SERVED,
             target=parse_target(target),
             listener=bars,
         )

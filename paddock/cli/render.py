@@ -23,7 +23,7 @@ from rich.text import Text
 from paddock.model.units import human_bytes
 
 if TYPE_CHECKING:
-    from paddock.chat.template import Chat
+    from paddock.chat.template import ChatFormat
     from paddock.lifecycle.acquire.pull import Pulled
     from paddock.lifecycle.acquire.restore import Restored
     from paddock.lifecycle.assess.inspect import Inspection
@@ -92,8 +92,7 @@ def render_pull(pulled: Pulled) -> None:
 
 def say_pruned(pruned: Pruned) -> None:
     if pruned.removed:
-        gone = ", ".join(id.short for id in pruned.removed)
-        say(f"removed {gone}, older than what is kept: {human_bytes(pruned.freed_bytes)} freed")
+        say(pruned.line)
 
 
 def render_restoration(done: Pulled | Restored) -> None:
@@ -181,7 +180,7 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
     say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
 
 
-def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: Chat) -> None:
+def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat) -> None:
     table = Table("", "", box=None, show_header=False)
     state = "yes" if promoted.holds(manifest.id) else "no"
     for name, value in (

@@ -86,14 +86,14 @@ def serve(
     """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
     named. PADDOCK_API_KEY is what clients must send."""
     from paddock.cli.render import render_serving
-    from paddock.lifecycle.locate import locate, named_variant, wanted_quantization
+    from paddock.lifecycle.locate import locate, match_variant, requested_quantization
     from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
 
     clients = make_clients()
     wanted = parse_model(model)
-    variant = named_variant(clients, wanted.model, quant)
+    variant = match_variant(clients, wanted.model, quant)
     if variant is not None:
-        wanted_quantization(wanted.variant, variant)
+        requested_quantization(wanted.variant, variant)
         wanted = replace(wanted, variant=variant)
     order = ServeRequest(
         host=host,

@@ -98,7 +98,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 def remove(model: ModelArgument, as_json: Json = False) -> int:
     """Remove a model, or a variant or revision of it, and say what that freed."""
     from paddock.cli.render import counted, say
-    from paddock.lifecycle.locate import revision_of
+    from paddock.lifecycle.locate import resolve_revision
     from paddock.model.units import human_bytes
 
     clients = make_clients()
@@ -106,7 +106,7 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
     revision = None
     if wanted.ref is not None:  # no manifest is read: a damaged snapshot must be removable
         known = [id.revision for id in clients.volume.ids(wanted.model)]
-        revision = revision_of(clients, wanted.model, wanted.ref, known=known)
+        revision = resolve_revision(clients, wanted.model, wanted.ref, known=known)
     sizes = {manifest.id: manifest.size_bytes for manifest in clients.volume.snapshots(wanted.model)}
     had_default = clients.volume.promoted(wanted.model).default is not None
     removed, freed = clients.volume.remove(wanted.model, variant=wanted.variant, revision=revision)

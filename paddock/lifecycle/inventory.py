@@ -1,4 +1,4 @@
-"""What is on the volume, for callers who know models by their names: the public functions on it."""
+"""Public functions on the volume, for callers that name a model by a string."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from paddock.store.volume import Volume
 
 
 def get_model_path_from_name(model_name: str) -> Path:
-    """The directory of a model under the volume: `org/name` is `/models/org--name`, where its default variant is shown,
-    and `org/name:Q4_K_M` is `/models/org--name--Q4_K_M`. It need not exist.
+    """The path of a model on the volume, which need not exist: `/models/org--name` for `org/name`, a link to its
+    default variant, and `/models/org--name--Q4_K_M` for `org/name:Q4_K_M`.
 
-    Raises UnsafeName (a ValueError) that names an unsafe name.
+    Raises UnsafeName (a ValueError).
     """
     wanted = _reference(model_name)
     volume = Volume(settings.load().volume)
@@ -29,9 +29,9 @@ def list_model_files(model_name: str | None = None) -> list[dict]:  # type: igno
     model, age of the snapshot, and path.
 
     Each has `model` (`org/name`), `revision` (40 hex), `variant`, `path` (as in the repository; it lies below the
-    snapshot's directory), `size` (bytes), `sha256`, `promoted`, `default` (whether it is what the model's name stands
-    for), and `last_use` (ISO 8601 in UTC, None when it was never served).
-    An empty list when there is nothing. Raises UnsafeName, NoPermission.
+    snapshot's directory), `size` (bytes), `sha256`, `promoted`, `default` (whether it is the model's default snapshot),
+    and `last_use` (ISO 8601 in UTC, None if it was never served). The list is empty where nothing is stored. Raises
+    UnsafeName, NoPermission.
     """
     wanted = None if model_name is None else _reference(model_name)
     return [
@@ -53,10 +53,10 @@ def list_model_files(model_name: str | None = None) -> list[dict]:  # type: igno
 
 
 def delete_model_from_volume(model_name: str, revision: str | None = None) -> int:
-    """Remove a model, a variant of it (`org/name:Q4_K_M`), or one revision (40 hex) of either, and return the bytes
-    that came free on the disk: bytes that another snapshot uses stay.
+    """Remove a model, a variant of it (`org/name:Q4_K_M`), or one revision (40 hex) of either, and return the freed
+    bytes. Blobs that another snapshot uses stay.
 
-    Raises UnsafeName, NotOnVolume, and InUse for what is being served.
+    Raises UnsafeName, NotOnVolume, and InUse for a snapshot that is being served.
     """
     wanted = _reference(model_name)
     commit = None if revision is None else parse_revision(revision)
@@ -65,7 +65,7 @@ def delete_model_from_volume(model_name: str, revision: str | None = None) -> in
 
 
 def _reference(text: str) -> Reference:
-    """`org/name[:VARIANT]`. Raises UnsafeName, also for a revision in it."""
+    """Parse `org/name[:VARIANT]`. Raises UnsafeName, also for one with a revision."""
     wanted = Reference.parse(text)
     if wanted.ref is not None:
         raise UnsafeName(f"the model name {text[:120]!r} holds a revision", cure="use org/name or org/name:VARIANT")

@@ -1,4 +1,8 @@
-"""Onboard a model: acquire, validate, cache, benchmark and promote it, and write its dossier."""
+"""Onboard a model: acquire, validate, cache, benchmark and promote it, and write its dossier.
+
+`onboard` runs the phases in order. They are passed in: `InProcess` runs each in this process, and `flows.onboard` runs
+each as a Prefect flow.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.validate import Validation, validate
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import write_dossier
-from paddock.lifecycle.locate import shown_at
+from paddock.lifecycle.locate import visible_path
 from paddock.lifecycle.promote.promote import promote
 from paddock.lifecycle.run.benchmark import measure
 from paddock.lifecycle.steps import Runner
@@ -32,8 +36,8 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OnboardRequest:
-    """The model to onboard. `context_tokens` is by default that of the profile; `target` is the machine that it must
-    fit, as `--target` takes it; `promote` whether it is promoted as the model's default."""
+    """The model to onboard. `context_tokens` is by default that of the profile; `target` is the machine that the model
+    must fit, in the notation of `--target`; `promote` makes it the model's default."""
 
     wanted: Reference
     quantization: str = AUTO
@@ -47,15 +51,15 @@ class OnboardRequest:
         return self.context_tokens or PROFILES[self.profile].context_tokens
 
     def for_acquisition(self) -> AcquireRequest:
-        wish = PlanRequest(self.context, at_most_trained=True)
-        return AcquireRequest(self.wanted, self.quantization, wish=wish, target=self.target)
+        plan_request = PlanRequest(self.context, at_most_trained=True)
+        return AcquireRequest(self.wanted, self.quantization, plan_request=plan_request, target=self.target)
 
 
 @dataclass(frozen=True, slots=True)
 class Onboarded:
-    """The result of an onboarding. `path` is the model's directory, `dossier` where the document is;
-    `transferred_bytes` came over the network in this run. It was validated with `context_tokens`; `notes` tell what is
-    not as requested."""
+    """The result of an onboarding. `path` is the model's directory, `dossier` the path of the document;
+    `transferred_bytes` came over the network in this run. The model was validated with `context_tokens` of context;
+    `notes` are deviations from the request."""
 
     model: str
     revision: str
@@ -80,7 +84,7 @@ class Onboarded:
 
 
 class Phases(Protocol):
-    """The phases of an onboarding. A flow runs each as a flow of its own; the command line runs them in its process."""
+    """The phases of an onboarding. An implementer runs each once, and raises what it raised."""
 
     def acquire(self, request: OnboardRequest) -> Published: ...
 
@@ -91,18 +95,19 @@ class Phases(Protocol):
     def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None: ...
 
     def promote(self, manifest: Manifest) -> str:
-        """Promote the snapshot, and return where its dossier is."""
+        """Promote the snapshot, and return the path of its dossier."""
         ...
 
     def write_dossier(self, manifest: Manifest) -> str:
-        """Write the dossier of a snapshot that is not promoted, and return where it is."""
+        """Write the dossier of a snapshot that is not promoted, and return its path."""
         ...
 
 
 def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboarded:
     """Bring a model from its name on the Hub to a promoted snapshot with a dossier.
 
-    Raises the errors of each phase (`paddock.errors`); whatever it raises, what was promoted before is untouched.
+    Raises the errors of each phase (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is
+    unchanged.
     """
     published = phases.acquire(request)
     manifest = published.manifest
@@ -115,7 +120,7 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
         revision=manifest.revision,
         variant=manifest.variant,
         quantization=manifest.quantization,
-        path=str(shown_at(clients, manifest.id, promoted=request.promote)),
+        path=str(visible_path(clients, manifest.id, promoted=request.promote)),
         dossier=dossier,
         promoted=request.promote,
         transferred_bytes=published.transferred_bytes,
@@ -125,17 +130,15 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
 
 
 @contextmanager
-def skipped_where_it_does_not_fit(
-    manifest: Manifest, target: str, *, warn: Callable[..., None] = _LOG.warning
-) -> Iterator[None]:
-    """Skip a benchmark on this machine of a model that is meant for another one and does not fit here: it stays
-    unmeasured, and its dossier says so."""
+def skip_if_too_large(manifest: Manifest, target: str, *, warn: Callable[..., None] = _LOG.warning) -> Iterator[None]:
+    """Skip the benchmark of a model that is meant for another machine and does not fit this one: DoesNotFit becomes a
+    warning, and the dossier has no benchmark. For `this-machine`, DoesNotFit is raised."""
     try:
         yield
     except DoesNotFit:
         if target == THIS_MACHINE:
             raise
-        warn("%s is for %s, and was not measured: it does not fit here", manifest.id.name, target)
+        warn("%s was not benchmarked: it is meant for %s, and does not fit this machine", manifest.id.name, target)
 
 
 class InProcess(Phases):
@@ -154,7 +157,7 @@ class InProcess(Phases):
         cache(self._runner, manifest.id.reference)
 
     def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
-        with skipped_where_it_does_not_fit(manifest, request.target):
+        with skip_if_too_large(manifest, request.target):
             measure(self._runner, manifest, request.context, roleplay=request.profile == "roleplay")
 
     def promote(self, manifest: Manifest) -> str:

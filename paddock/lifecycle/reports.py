@@ -1,7 +1,10 @@
-"""The reports that are kept of a snapshot: one JSON document each, with the digests of the files that it is about.
+"""Write and read the reports on a snapshot: one JSON document each, on the volume and in the remote store.
 
-They lie with the volume, so that a dossier can be written by another process than the one that judged or measured. A
-worker with a volume of its own shares its reports through S3; then the newer one of both places counts.
+    {"files": {path: sha256}, "at": ISO 8601 in UTC, "report": {...}}
+
+A report outlives the process that made it: another one writes the dossier. `files` are the snapshot's GGUF files; a
+report on other digests is ignored. A worker with a volume of its own shares its reports through the remote store; of
+two reports the newer one counts.
 """
 
 from __future__ import annotations
@@ -22,24 +25,24 @@ _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
 
 
-def keep(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
-    """Write the report `name` on the volume, in the place of the one there was."""
-    kept = {"files": _ggufs(manifest), "at": datetime.now(UTC).isoformat(), "report": value}
-    clients.volume.write_report(manifest.id, name, json.dumps(kept, indent=2))
+def write(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
+    """Write the report `name` to the volume, replacing an earlier one."""
+    document = {"files": _ggufs(manifest), "at": datetime.now(UTC).isoformat(), "report": value}
+    clients.volume.write_report(manifest.id, name, json.dumps(document, indent=2))
 
 
-def name_for(name: str, target: str) -> str:
-    """The file name of a report made for a target: what is for another machine does not replace what is for this."""
+def file_name(name: str, target: str) -> str:
+    """The file name of a report for a target. Each other machine has its own, beside the one for this machine."""
     if target == THIS_MACHINE:
         return name
     stem, _, suffix = name.partition(".")
-    flat = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")
-    return f"{stem}.{flat}.{suffix}"
+    slug = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")
+    return f"{stem}.{slug}.{suffix}"
 
 
 def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
-    """Copy a report of the volume to S3, for those who have another volume; returns where it is. None where there is
-    nothing to copy, or no S3 that has the snapshot."""
+    """Copy a report of the volume to the remote store, for workers with another volume, and return its address. None
+    where there is no report, or no remote store that has the snapshot."""
     text = clients.volume.read_report(manifest.id, name)
     if text is None or clients.remote is None or clients.remote.snapshot(manifest.id) is None:
         return None
@@ -47,16 +50,17 @@ def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
 
 
 def read(clients: Clients, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
-    """The newest report on these very files, or None: what cannot be read any more is made anew by the next run."""
+    """The newest report on these files, or None. A report that cannot be parsed is logged and ignored: the next run
+    replaces it."""
     found: list[tuple[str, _Report]] = []
     for store in (clients.volume, *([clients.remote] if clients.remote else [])):
         try:
-            kept = json.loads(store.read_report(manifest.id, name) or "{}")
-            if kept.get("files") == _ggufs(manifest):
-                found.append((str(kept.get("at", "")), parse(kept["report"])))
+            document = json.loads(store.read_report(manifest.id, name) or "{}")
+            if document.get("files") == _ggufs(manifest):
+                found.append((str(document.get("at", "")), parse(document["report"])))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, type(error).__name__)
-    return max(found, key=lambda one: one[0])[1] if found else None
+    return max(found, key=lambda dated: dated[0])[1] if found else None
 
 
 def _ggufs(manifest: Manifest) -> dict[str, str]:

@@ -45,7 +45,7 @@ from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.house import MODEL, NAME, Q4_K_M, point_to_s3, tiny, unsound
-from tests.support.s3_proxy import Fault, proxied
+from tests.support.s3_proxy import S3Fault, proxied
 
 PROMOTED = f"{NAME}:Q8_0"
 CUT = "context: 1024 tokens, which is all that it was trained for, instead of 4096"
@@ -328,7 +328,7 @@ def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_onc
     assert known.remote.promoted(MODEL).default_id == promoted[2]
     with proxied(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        proxy.faults = [Fault("status", ("PUT",), "/refs/", times=3)]  # the client's own tries, all of them
+        proxy.faults = [S3Fault("status", ("PUT",), "/refs/", times=3)]  # the client's own tries, all of them
         run_local(rollback_model, model=NAME)
         assert proxy.faults[0].times == 0
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)

@@ -25,8 +25,8 @@ from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.model.reference import Reference
 from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import CUT, roomy
+from tests.support.fixed_response import fixed_response_server
 from tests.support.house import MODEL, NAME, tiny
-from tests.support.one_answer import answering
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -196,7 +196,7 @@ def test_an_address_that_is_not_usable_is_named_without_its_password(url: str, w
     ids=["it refuses", "it is something else", "it is a page", "it answers nonsense"],
 )
 def test_a_server_that_is_no_prefect_is_named_without_its_password(answer: bytes, status: int) -> None:
-    with answering(answer, status=status) as address:
+    with fixed_response_server(answer, status=status) as address:
         assert address in _unavailable(address.replace("//", "//user:hunter2@") + "/api")
 
 

@@ -16,7 +16,7 @@ from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
-from tests.support.larger import SEGMENT_BYTES, larger, nothing_half_made
+from tests.support.segmented_model import SEGMENT_BYTES, assert_volume_consistent, segmented_model
 
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
@@ -30,7 +30,7 @@ RUN_S = 12.0
 def test_onboarding_survives_kill_9_at_random_moments(
     clients: Clients, hub: HubService, prefect_server: PrefectServer, tmp_path: Path, kills: int
 ) -> None:
-    content = larger(1)
+    content = segmented_model(1)
     assert len(content) > 8 * SEGMENT_BYTES
     hub.repository(NAME).commit({"larger-F32.gguf": content, "config.json": b"{}"})
     environment = {
@@ -54,14 +54,14 @@ def test_onboarding_survives_kill_9_at_random_moments(
             killed += 1
         else:  # it was done before its moment came: there is something new to fetch
             versions += 1
-            content = larger(versions)
+            content = segmented_model(versions)
             hub.repository(NAME).commit({"larger-F32.gguf": content})
-        nothing_half_made(clients, MODEL)
+        assert_volume_consistent(clients, MODEL)
 
     last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert last.returncode == 0, last.stderr[-2000:]
     assert json.loads(last.stdout)["promoted"] is True
-    nothing_half_made(clients, MODEL)
+    assert_volume_consistent(clients, MODEL)
     assert (clients.volume.model_path(MODEL) / "larger-F32.gguf").read_bytes() == content
     # A kill can cost a segment's length ahead of the frontier, and what the sockets held by then.
     twice = hub.stats().bytes_sent[f"{NAME}/larger-F32.gguf"] - versions * len(content)

@@ -31,7 +31,7 @@ from paddock.model.names import ModelName, Sha256
 from paddock.planning.file_selection import select_files
 from paddock.store.remote.download_lease import ObjectLease
 from tests.support.house import point_to, point_to_s3
-from tests.support.larger import SEGMENT_BYTES, larger
+from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 from tests.support.stores import S3Store
 
 NAME = "org/larger-GGUF"
@@ -100,7 +100,7 @@ def sizes(sample: int) -> pytest.MarkDecorator:
 def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
-    content = larger(**shape)
+    content = segmented_model(**shape)
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
     with workers(tmp_path, count, **pace(shape)) as processes:
@@ -119,7 +119,7 @@ def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
 def test_when_the_one_that_asks_is_killed_another_takes_its_turn(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
-    content = larger(**shape)
+    content = segmented_model(**shape)
     digest = Sha256(sha256(content).hexdigest())
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
@@ -153,7 +153,7 @@ def keys(bucket: S3Store) -> list[str]:
 
 @pytest.fixture
 def content(hub: HubService) -> bytes:
-    made = larger()
+    made = segmented_model()
     hub.repository(NAME).commit({FILE: made})
     hub.reset_stats()
     return made

@@ -56,11 +56,11 @@ def test_the_newer_of_two_results_counts(workers: tuple[Clients, Clients]) -> No
     manifest = pull(gpu, Reference(MODEL)).manifest
     old = benchmark.benchmark(io, manifest, 128)
     new = replace(old, load_s=old.load_s + 1)
-    reports.keep(gpu, manifest, benchmark.BENCHMARK, new.to_json())
+    reports.write(gpu, manifest, benchmark.BENCHMARK, new.to_json())
     reports.share(gpu, manifest, benchmark.BENCHMARK)
     assert benchmark.read_benchmark(io, manifest) == new
     newest = replace(old, load_s=old.load_s + 2)
-    reports.keep(io, manifest, benchmark.BENCHMARK, newest.to_json())
+    reports.write(io, manifest, benchmark.BENCHMARK, newest.to_json())
     assert benchmark.read_benchmark(io, manifest) == newest
 
 

@@ -26,7 +26,7 @@ from paddock.planning.targets import parse_target
 from tests.support.engine import let_the_engine_segfault, loaded_memory, real_model
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.house import MODEL, NAME, tiny, unsound
-from tests.support.seventy import seventy
+from tests.support.llama_70b import write_llama_70b
 
 MIB, GIB = 2**20, 2**30
 BUSY = 3
@@ -192,7 +192,7 @@ def test_an_architecture_that_the_engine_does_not_know_is_refused_from_the_heade
 
 
 def test_seventy_billion_weights_cost_a_header_and_a_second(clients: Clients, hub: HubService, tmp_path: Path) -> None:
-    path = seventy(tmp_path / "seventy-Q4_K_M.gguf")
+    path = write_llama_70b(tmp_path / "seventy-Q4_K_M.gguf")
     with FileSource(path) as source:
         header_bytes = read_header(source).data_offset
     found = preflight(clients, str(path), PlanRequest(131_072), target=Target(120 * GIB))
@@ -222,7 +222,7 @@ def test_seventy_billion_weights_cost_a_header_and_a_second(clients: Clients, hu
 def test_seventy_billion_weights_on_the_hub_cost_their_header(
     clients: Clients, hub: HubService, tmp_path: Path
 ) -> None:
-    path = seventy(tmp_path / "seventy-Q4_K_M.gguf")
+    path = write_llama_70b(tmp_path / "seventy-Q4_K_M.gguf")
     with FileSource(path) as source:
         header_bytes = read_header(source).data_offset
     hub.repository("org/seventy-GGUF").commit({path.name: path})

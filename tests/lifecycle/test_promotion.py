@@ -62,7 +62,7 @@ def test_a_rollback_that_could_not_update_remote_ref_says_so_and_the_same_comman
     name = f"{NAME}:{variant}" if variant else NAME
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        with pytest.raises(StoreUnavailable, match=f"{name} is rolled back .*, and S3 was not told") as told:
+        with pytest.raises(StoreUnavailable, match=f"{name} is rolled back .*, but S3 was not updated") as told:
             promote.roll_back(connect(), Reference(MODEL, variant), reason="a test")
     assert f"`paddock rollback {name}` again" in told.value.cure
     assert fleet.volume.promoted(MODEL).default_id == second

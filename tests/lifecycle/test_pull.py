@@ -424,7 +424,7 @@ def test_a_variant_that_is_asked_for_by_name_gives_way_to_none(clients: Clients,
 
 @pytest.mark.parametrize("quantization", ["Q8_0", "best"])
 def test_a_variant_and_another_quantization_beside_it_are_wrong_usage(clients: Clients, quantization: str) -> None:
-    with pytest.raises(BadSetting, match="say one of the two") as raised:
+    with pytest.raises(BadSetting, match="give one of the two") as raised:
         pull(clients, Reference(MODEL, Q4), quantization=quantization)
     assert raised.value.exit_status == 3
     assert pull(clients, Reference(MODEL, Q4), quantization="q4_k_m").manifest.variant == Q4

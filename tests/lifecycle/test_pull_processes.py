@@ -17,7 +17,7 @@ import pytest
 from infra.local.hub import HubService
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
-from tests.support.larger import SEGMENT_BYTES, larger, nothing_half_made
+from tests.support.segmented_model import SEGMENT_BYTES, assert_volume_consistent, segmented_model
 
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
@@ -44,7 +44,7 @@ def fetched_twice(hub: HubService, versions: int, size: int, *, header_bytes: in
 @pytest.mark.parametrize("kills", [50, pytest.param(1000, marks=pytest.mark.torture)])
 def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubService, kills: int) -> None:
     slowly = environment(PADDOCK_LIMIT_RATE=str(RATE))
-    hub.repository(NAME).commit({FILE: larger(0)})
+    hub.repository(NAME).commit({FILE: segmented_model(0)})
     started = time.monotonic()
     subprocess.run(command(), env=slowly, stdout=subprocess.DEVNULL, check=True)
     undisturbed_s = time.monotonic() - started  # of the last pull that got through: kills fall anywhere in it
@@ -53,7 +53,7 @@ def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubServ
     killed = in_transfer = survived = versions = header_bytes = 0
     while killed < kills:
         versions += 1
-        content = larger(versions)
+        content = segmented_model(versions)
         hub.repository(NAME).commit({FILE: content})
         # Killed again and again, until one gets through: then there is something new to fetch.
         while True:
@@ -75,7 +75,7 @@ def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubServ
                 sent = hub.stats().total_bytes_sent - before
                 header_bytes += min(sent, HEADER_BYTES)
                 in_transfer += sent > HEADER_BYTES
-            nothing_half_made(clients, MODEL)
+            assert_volume_consistent(clients, MODEL)
             survived += 1
         assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
         assert list(clients.volume.partial.iterdir()) == []
@@ -90,7 +90,7 @@ def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubServ
 
 
 def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(clients: Clients, hub: HubService) -> None:
-    content = larger()
+    content = segmented_model()
     hub.repository(NAME).commit({FILE: content})
     dies = (
         "import os; from paddock.transfer.fetch import Staged; Staged.discard = lambda self: os._exit(9);"
@@ -109,7 +109,7 @@ def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(clients
 
 
 def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(clients: Clients, hub: HubService) -> None:
-    content = larger()
+    content = segmented_model()
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
     slowly = environment(PADDOCK_LIMIT_RATE=str(4 * SEGMENT_BYTES))
@@ -134,7 +134,7 @@ def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(clients: C
 def test_the_engine_that_is_asked_for_moves_the_bytes(
     clients: Clients, hub: HubService, variable: dict[str, str], requests: int
 ) -> None:
-    content = larger()
+    content = segmented_model()
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
     done = subprocess.run(command(), env=environment(**variable), capture_output=True, text=True, check=False)
@@ -158,7 +158,7 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
 def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_end_right(
     clients: Clients, hub: HubService, tmp_path: Path, shape: dict[str, int]
 ) -> None:
-    content = larger(**shape)
+    content = segmented_model(**shape)
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
     more = {} if shape else {"PADDOCK_LIMIT_RATE": str(2 * SEGMENT_BYTES)}  # so that all of them meet it half done
@@ -175,7 +175,7 @@ def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_end_right(
     assert [child.returncode for child in children] == [0] * 16
     assert {answer["promoted"] for answer in answers} == {True}
     assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
-    nothing_half_made(clients, MODEL)
+    assert_volume_consistent(clients, MODEL)
     sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
     print(f"16 processes, {len(content)} bytes: the hub sent {sent / len(content):.3f} times the model")
     assert sum(answer["bytes_transferred"] for answer in answers) == len(content)

@@ -30,14 +30,14 @@ from paddock.store.copying import push
 from tests.support.damage import flip
 from tests.support.gguf import tiny_llama
 from tests.support.house import MODEL, NAME, point_to, point_to_s3
-from tests.support.larger import SEGMENT_BYTES, larger
+from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 
 LARGER = ModelName.parse("org/larger-GGUF")
 FILE = "larger-F32.gguf"
 READ_THROUGH_BYTES = 16 * 2**20
 """A pull reads a stored blob of at most this size as a whole, and of a larger one the first segment."""
 NOWHERE = "http://127.0.0.1:9"
-CONTENT = larger(layers=8)
+CONTENT = segmented_model(layers=8)
 LAST = len(CONTENT) // SEGMENT_BYTES
 LAST_BYTES = len(CONTENT) % SEGMENT_BYTES
 

@@ -102,7 +102,7 @@ def test_a_pull_leaves_the_other_variants_alone_whatever_their_age(
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     clients = connect()
     *older, before, newest = versions(clients, hub, 4)
-    assert there(clients) == [*fours, before, newest], "the one before is what a rollback goes back to"
+    assert there(clients) == [*fours, before, newest], "the one before is the target of a rollback"
     assert set(older).isdisjoint(there(clients))
     assert plan_for(clients, MODEL, Q4).remove == (fours[0],)
 
@@ -152,7 +152,7 @@ def test_what_a_rollback_of_the_model_and_what_one_of_a_variant_goes_back_to_sta
     assert clients.volume.promotions.rollback_target(MODEL) == third
     assert clients.volume.promotions.rollback_target(MODEL, Q8) == second
     kept = dict(plan_for(clients, MODEL, Q8).kept)
-    assert kept == {second: "what a rollback goes back to", third: "promoted"}
+    assert kept == {second: "the target of a rollback", third: "promoted"}
     assert prune(clients, MODEL, Q8).removed == (first,)
     assert there(clients) == [second, third, four]
 

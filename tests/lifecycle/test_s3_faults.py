@@ -25,8 +25,8 @@ from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference
 from paddock.store.copying import push
 from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
-from tests.support.larger import larger
-from tests.support.s3_proxy import Fault, S3Proxy, proxied
+from tests.support.s3_proxy import S3Fault, S3Proxy, proxied
+from tests.support.segmented_model import segmented_model
 
 Step = Callable[[Clients, Manifest], None]
 
@@ -91,39 +91,45 @@ def restore_it(clients: Clients, first: Manifest) -> None:
 PUSH = (before_push, push_it)
 PROMOTE = (lambda clients, first: None, promote_it)
 RESTORE = (before_restore, restore_it)
-DENIED = Fault("status", status=403, code="AccessDenied")
-FULL = Fault("status", ("PUT",), status=507, code="XMinioStorageFull")
-FULL_OF_WORDS = Fault("status", ("PUT",), status=403, code="QuotaExceeded")
-BUSY = Fault("status")
-BROKEN = Fault("status", status=500, code="InternalError")
+DENIED = S3Fault("status", status=403, code="AccessDenied")
+FULL = S3Fault("status", ("PUT",), status=507, code="XMinioStorageFull")
+FULL_OF_WORDS = S3Fault("status", ("PUT",), status=403, code="QuotaExceeded")
+BUSY = S3Fault("status")
+BROKEN = S3Fault("status", status=500, code="InternalError")
 IN_BLOBS = (("GET",), "/blobs/")
 NO_BLOBS = replace(DENIED, methods=("GET",), part="/blobs/")
 
 SAMPLE = [
     ("a push to one that is full", PUSH, FULL, StoreRefused, "there is no room"),
     ("a promotion that is denied", PROMOTE, DENIED, StoreRefused, "lack the permission"),
-    ("a restore from one that is silent", RESTORE, Fault("silent"), StoreUnavailable, "does not answer"),
+    ("a restore from one that is silent", RESTORE, S3Fault("silent"), StoreUnavailable, "does not answer"),
 ]
 FULL_LIST = [
     ("a push over a quota", PUSH, FULL_OF_WORDS, StoreRefused, "there is no room"),
     ("a restore of blobs that are denied", RESTORE, NO_BLOBS, TransferRefused, "refuses to send"),
-    ("a push to one that is silent", PUSH, Fault("silent"), StoreUnavailable, "does not answer"),
+    ("a push to one that is silent", PUSH, S3Fault("silent"), StoreUnavailable, "does not answer"),
     ("a push to one that is busy", PUSH, BUSY, StoreUnavailable, "answers 503"),
     ("a push to one that is broken", PUSH, BROKEN, StoreUnavailable, "answers 500"),
     ("a push that is denied", PUSH, DENIED, StoreRefused, "lack the permission"),
-    ("a promotion on one that is silent", PROMOTE, Fault("silent"), StoreUnavailable, "does not answer"),
+    ("a promotion on one that is silent", PROMOTE, S3Fault("silent"), StoreUnavailable, "does not answer"),
     ("a promotion on one that is busy", PROMOTE, BUSY, StoreUnavailable, "answers 503"),
     ("a restore from one that is busy", RESTORE, BUSY, StoreUnavailable, "answers 503"),
     ("a restore that is denied", RESTORE, DENIED, StoreRefused, "lack the permission"),
     (
         "a restore of blobs that trickle",
         RESTORE,
-        Fault("slow", *IN_BLOBS, bytes_per_s=20),
+        S3Fault("slow", *IN_BLOBS, bytes_per_s=20),
         TransferInterrupted,
         "stall",
     ),
-    ("a restore of blobs that never come", RESTORE, Fault("silent", *IN_BLOBS), TransferInterrupted, "was received"),
-    ("a restore of blobs that are cut off", RESTORE, Fault("cut", *IN_BLOBS), TransferInterrupted, "without progress"),
+    ("a restore of blobs that never come", RESTORE, S3Fault("silent", *IN_BLOBS), TransferInterrupted, "was received"),
+    (
+        "a restore of blobs that are cut off",
+        RESTORE,
+        S3Fault("cut", *IN_BLOBS),
+        TransferInterrupted,
+        "without progress",
+    ),
 ]
 
 
@@ -136,7 +142,7 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     proxy: S3Proxy,
     served: tuple[Manifest, Manifest],
     steps: tuple[Step, Step],
-    fault: Fault,
+    fault: S3Fault,
     error: type[PaddockError],
     words: str,
 ) -> None:
@@ -165,7 +171,7 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
 def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:
     first, _ = served
     before_restore(connect(), first)
-    proxy.faults = [replace(BUSY, times=1), Fault("cut", *IN_BLOBS, times=2)]
+    proxy.faults = [replace(BUSY, times=1), S3Fault("cut", *IN_BLOBS, times=2)]
     restore_it(connect(), first)
     assert connect().volume.snapshot(first.id) == first
 
@@ -180,7 +186,7 @@ def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
         pulled = pull(connect(), Reference(MODEL, ref=second.revision))
     assert pulled.transferred_bytes == 0
     assert connect().volume.promoted(MODEL).default_id == second.id
-    assert "S3 does not know yet" in caplog.text
+    assert "S3 is not updated yet" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -192,12 +198,12 @@ def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
     ids=["full", "read only"],
 )
 def test_an_s3_that_cannot_be_written_costs_the_fleet_and_not_the_worker(
-    proxy: S3Proxy, hub: HubService, caplog: pytest.LogCaptureFixture, fault: Fault, words: str
+    proxy: S3Proxy, hub: HubService, caplog: pytest.LogCaptureFixture, fault: S3Fault, words: str
 ) -> None:
-    hub.repository(str(LARGER)).commit({"larger-F32.gguf": larger()})
+    hub.repository(str(LARGER)).commit({"larger-F32.gguf": segmented_model()})
     proxy.faults = [fault]
     with caplog.at_level(logging.WARNING, logger="paddock"):
         pulled = pull(connect(), Reference(LARGER))
     assert words in caplog.text
     assert [one.origin for one in pulled.acquired] == ["hub"]
-    assert (pulled.path / "larger-F32.gguf").read_bytes() == larger()
+    assert (pulled.path / "larger-F32.gguf").read_bytes() == segmented_model()

@@ -18,7 +18,7 @@ from paddock.errors import BadSetting, NoPermission, NotOnVolume, UnsafeName
 from paddock.lifecycle.acquire import restore
 from paddock.lifecycle.acquire.pull import Pulled, pull
 from paddock.lifecycle.clients import Clients, connect
-from paddock.lifecycle.locate import locate, named_variant, wanted_quantization
+from paddock.lifecycle.locate import locate, match_variant, requested_quantization
 from paddock.lifecycle.promote import promote, retention
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
@@ -209,7 +209,7 @@ def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_ther
     with pytest.raises(NotOnVolume, match="Q8_0@"):
         locate(fleet, Reference.parse(f"{NAME}:Q4_K_M"))
     with pytest.raises(BadSetting):
-        wanted_quantization(Variant("Q8_0"), "Q4_K_M")
+        requested_quantization(Variant("Q8_0"), "Q4_K_M")
     assert BadSetting.exit_status == 3
 
 
@@ -286,7 +286,7 @@ def test_rule_12_what_moves_a_variant_leaves_others_and_a_name_is_followed_but_n
     pulled(fleet, f"{NAME}:Q4_K_M")
     assert locate(fleet, Reference.parse(f"{NAME}:Q8_0")) == first
     for text, variant in (("best", None), ("q8_0", "Q8_0"), ("tiny-Q4_K_M.gguf", "Q4_K_M")):
-        assert named_variant(fleet, MODEL, text) == variant
+        assert match_variant(fleet, MODEL, text) == variant
     assert locate(fleet, Reference(MODEL, Q8, Revision(first.revision))) == first
 
 

@@ -1,4 +1,4 @@
-"""Acquire a model: resolve, preflight, plan, fetch, audit, publish."""
+"""Acquire a model: resolve, preflight, plan, fetch, audit, publish. It does not promote it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from paddock.planning.profile import PROFILES
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
 SERVED = PlanRequest(PROFILES["chat"].context_tokens, at_most_trained=True)
-"""What a model must fit with where nothing else is requested."""
+"""What a model must fit with by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcquireRequest:
-    """The model to acquire. `quantization` names a variant, a file or a quantization; with `auto` the default's variant
-    is kept while it fits, with `best` the best that fits is chosen anew. `files` names GGUF files instead.
+    """The model to acquire. `quantization` names a variant, a file or a quantization; `auto` keeps the default variant
+    while it fits, `best` chooses the best variant that fits. `files` names GGUF files instead.
 
-    `target` is the machine that it must fit, as `--target` takes it; `machine` is that in bytes, worked out from
-    `target` where it is None. `for_promotion`: names on the volume that a promotion needs are checked first."""
+    `target` is the machine that it must fit, in the notation of `--target`; `machine` is the same as memory sizes, by
+    default parsed from `target`. `for_promotion`: check before the download that the links on the volume that a
+    promotion needs are free.
+    """
 
     wanted: Reference
     quantization: str = AUTO
@@ -43,10 +45,10 @@ class AcquireRequest:
 
 
 def acquire(runner: Runner, request: AcquireRequest) -> Published:
-    """Bring the chosen files of a revision onto the volume, verified, and publish them as a snapshot.
+    """Fetch the chosen files of a revision onto the volume, verify and audit them, and publish them as a snapshot.
 
-    Raises the errors of each step (`paddock.errors`). A run that ends before the last step leaves blobs and partials,
-    which the next one uses.
+    Raises the errors of each step (`paddock.errors`). A run that ends before the last step leaves blobs and partial
+    files, which the next run uses.
     """
     quantization = requested_quantization(request.wanted.variant, request.quantization)
     machine = request.machine or parse_target(request.target)

@@ -12,19 +12,19 @@ from paddock.store.copying import Copied, push
 
 
 def cache(runner: Runner, wanted: Reference) -> tuple[Manifest, Copied | None]:
-    """Copy a snapshot of the volume to the remote store, each file verified on its way. Returns the snapshot, and None
-    where no remote store is set."""
+    """Copy a snapshot of the volume to the remote store, and verify each file while it is sent. Returns (the snapshot,
+    what was copied; None where no remote store is set)."""
     manifest = runner.run(locate, wanted)
     return manifest, runner.run(push_snapshot, manifest)
 
 
-def _in_words(copied: Copied | None) -> str:
+def _line(copied: Copied | None) -> str:
     return copied.line if copied else "PADDOCK_S3_URI is not set: the volume is the only copy"
 
 
-@step(Kind.STORE, "push", line=_in_words)
+@step(Kind.STORE, "push", line=_line)
 def push_snapshot(clients: Clients, manifest: Manifest) -> Copied | None:
-    """Copy the blobs that the remote store lacks, then the manifest. None where no remote store is set."""
+    """Copy the blobs that the remote store lacks, then the manifest. Returns None where no remote store is set."""
     if clients.remote is None:
         return None
     copied = push(clients.volume, clients.remote, manifest)

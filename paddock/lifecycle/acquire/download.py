@@ -1,4 +1,4 @@
-"""A model as plain files in any directory, for callers that want no volume."""
+"""Download a model as plain files into any directory, for callers that use no volume."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _STAGING = ".paddock-partial"
 def download_model_to_path(model_name: str, model_path: Path) -> Path:
     """Download the default choice of the `main` revision of a model, verified and resumed, and return `model_path`.
 
-    `model_name` is `org/name` or `org/name:VARIANT`. Where `model_path` is its own place on the volume
+    `model_name` is `org/name` or `org/name:VARIANT`. Where `model_path` is the model's path on the volume
     (`get_model_path_from_name`), the model is pulled and promoted: blobs are shared, and a second call fetches nothing.
-    Any other directory gets plain files, and the chat template; each is verified before it has its name there, and what
-    a killed call left behind is taken up again.
+    Any other directory gets plain files and the chat template. A file has its name there only after it was verified; a
+    call that was killed is resumed by the next.
 
     Raises UnsafeName for a hostile name, and the errors of `paddock.errors` for everything else.
     """
@@ -37,48 +37,48 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     clients = connect()
     target = Path(model_path)
     variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
-    own = clients.volume.model_path(model, variant)
-    if _place(target) == _place(own):
+    volume_path = clients.volume.model_path(model, variant)
+    if _resolve_parent(target) == _resolve_parent(volume_path):
         pull(clients, wanted)
         return model_path
     if is_published(target) or target.resolve().is_relative_to(clients.volume.root.resolve()):
         raise NoPermission(
-            f"{target} lies in {clients.volume.label}, and is not the place of {wanted}",
-            cure=f"use {own}, or a directory outside of the volume",
+            f"{target} is inside {clients.volume.label}, and is not the path of {wanted} there",
+            cure=f"use {volume_path}, or a directory outside of the volume",
         )
     listing = clients.hub.listing(model, wanted.ref or "main")
     choice = select_files(listing, quantization=wanted.variant or BEST)
-    _make(target)
-    # What the template is, is written there: the repository's own is in the GGUF, or is not asked for.
+    _make_staging(target)
+    # The template that is written is the one in the GGUF, not the repository's file of that name.
     files = [file for file in choice.files if file.path != TEMPLATE_FILE]
     missing = [file for file in files if not _is_whole(clients, target, file)]
-    _require_room(target, sum(file.size for file in missing))
+    _require_free_space(target, sum(file.size for file in missing))
     for file in missing:
         _download(clients, listing, file, target)
-    if missing:  # a template that was written for the files of before
+    if missing:  # an existing template is that of the replaced files
         (target / TEMPLATE_FILE).unlink(missing_ok=True)
     setup_chat_template(target, str(model))
-    with suppress(OSError):  # another process may be at work in it
+    with suppress(OSError):  # not empty: another process uses it
         (target / _STAGING).rmdir()
     return model_path
 
 
-def _place(path: Path) -> Path:
-    """Where a name lies, whatever the ways to its directory; the name itself may be a link."""
+def _resolve_parent(path: Path) -> Path:
+    """Resolve the links of a path's directory, but not of its last component."""
     return path.parent.resolve() / path.name
 
 
-def _make(target: Path) -> None:
+def _make_staging(target: Path) -> None:
     try:
         (target / _STAGING).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NoPermission(
-            f"the directory {target} cannot be made or written: {error.strerror}", cure="choose another one"
+            f"the directory {target} cannot be created or written: {error.strerror}", cure="choose another one"
         ) from None
 
 
 def _is_whole(clients: Clients, target: Path, file: RepositoryFile) -> bool:
-    """Whether the file is there and has the right bytes. It is read through: nothing else says that it is right."""
+    """Whether the file exists with the right digest. The whole file is read."""
     path = target / file.path
     if not path.is_file() or path.is_symlink():
         return False
@@ -89,17 +89,18 @@ def _is_whole(clients: Clients, target: Path, file: RepositoryFile) -> bool:
     return file.sha256 is not None or file.git_sha1 is not None
 
 
-def _require_room(target: Path, need: int) -> None:
-    numbers = os.statvfs(target)
-    free = numbers.f_bavail * numbers.f_frsize
-    if need > free:
+def _require_free_space(target: Path, need_bytes: int) -> None:
+    status = os.statvfs(target)
+    free_bytes = status.f_bavail * status.f_frsize
+    if need_bytes > free_bytes:
         raise NotEnoughDisk(
-            f"{target} has {human_bytes(free)} free, and the model takes {human_bytes(need)}", cure="make room there"
+            f"{target} has {human_bytes(free_bytes)} free, and the model takes {human_bytes(need_bytes)}",
+            cure="free space there, or use another directory",
         )
 
 
 def _identity(path: Path) -> int | None:
-    """Which file has that name now: another process that fetched it puts another one there."""
+    """The inode of a path. It changes when another process replaces the file."""
     try:
         return path.lstat().st_ino
     except OSError:

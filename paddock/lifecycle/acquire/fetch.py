@@ -1,6 +1,6 @@
-"""Fetch one file onto the volume as a verified blob: from the volume itself, else the remote store, else the Hub.
+"""Fetch one file onto the volume as a verified blob: from the remote store, else from the Hub.
 
-It does not choose files, audit them, or make anything visible.
+A blob that the volume has already is verified and not fetched. This module does not choose, audit or publish files.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from paddock.transfer.options import Options
 from paddock.transfer.progress import OnProgress, Progress
 
 _REMOTE_SPAN_BYTES = 16 * 1024 * 1024
-"""What one request asks a remote store for: Amazon advises 8 to 16 MiB, and SeaweedFS reads chunks of 8 MiB. A process
-that dies loses as many of them as there are connections, which is little where the store is near."""
+"""The size of a range request to a remote store. Amazon advises 8 to 16 MiB, and SeaweedFS reads chunks of 8 MiB. A
+process that is killed loses one range for each connection, which costs little with a near store."""
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ class _FetchContext:
 @step(
     Kind.TRANSFER,
     "fetch-{planned.file.path}",
-    line=lambda done: f"{done.file.path}: {human_bytes(done.transferred_bytes)} fetched, from {done.origin}",
+    line=lambda acquired: (
+        f"{acquired.file.path}: {human_bytes(acquired.transferred_bytes)} fetched, from {acquired.origin}"
+    ),
 )
 def fetch_file(
     clients: Clients,
@@ -60,18 +62,18 @@ def fetch_file(
     progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> Acquired:
-    """Bring one file onto the volume as a verified blob, or find that it is there. A later try resumes an earlier one.
+    """Fetch one file onto the volume as a verified blob, unless it has it. A later try resumes an earlier one.
 
-    A blob that no snapshot vouches for is read through; where it is damaged it goes to quarantine, and is fetched.
-    Where the remote store has wrong bytes, or refuses them, the Hub is asked instead, and what came from there replaces
-    the wrong bytes.
+    A blob on the volume that no manifest lists is read as a whole; a damaged one is quarantined and fetched again.
+    Where the remote store has wrong bytes, or refuses the request, the file is fetched from the Hub, and replaces the
+    wrong bytes in the remote store.
     """
     context = _FetchContext(clients, planned, clients.settings.segment_bytes, progress, cancel)
     digest = planned.expected.sha256
     if planned.origin == "volume" and digest:
-        there = _if_sound(context, digest)
-        if there:
-            return there
+        acquired = _stored_if_sound(context, digest)
+        if acquired:
+            return acquired
         origin, leased = origin_beyond_volume(clients.remote, digest, planned.file.size)
         context = replace(context, planned=replace(planned, origin=origin, leased=leased))
     hub = clients.hub.file(listing.model, listing.revision, planned.file)
@@ -92,28 +94,30 @@ def fetch_remote_file(
     progress: OnProgress | None = None,
     cancel: threading.Event | None = None,
 ) -> Acquired:
-    """Bring one file onto the volume from the remote store alone, or find that it is there.
+    """Fetch one file onto the volume from the remote store alone, unless the volume has it.
 
-    Its sha256 is what is verified, whatever the snapshot's manifest states of its segments. Raises CorruptFile where
-    the remote store has other bytes, and TransferRefused where it has none.
+    Its sha256 is verified; the segment digests of the snapshot's manifest are not used. Raises CorruptFile where the
+    remote store has other bytes, and TransferRefused where it has none.
     """
     context = _FetchContext(clients, planned, segment_bytes, progress, cancel)
     digest = planned.expected.sha256
     if digest is None:
         raise AssertionError("a file of a manifest has a digest")
-    there = _if_sound(context, digest) if planned.origin == "volume" else None
-    return there or _fetched(context, _remote_source(require_remote(clients), planned, digest), "s3")
+    acquired = _stored_if_sound(context, digest) if planned.origin == "volume" else None
+    return acquired or _fetched(context, _remote_source(require_remote(clients), planned, digest), "s3")
 
 
 def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:
-    """Fetch it once for all workers that share the remote store: one asks the Hub, the others wait."""
+    """Fetch a file once for all workers that share the remote store: one from the Hub, the others wait for it."""
     clients, planned = context.clients, context.planned
     return fetch_once(
         remote,
         digest,
         planned.file,
         lease_s=clients.settings.lease_s,
-        from_volume=lambda: _if_sound(context, digest) if clients.volume.has_blob(digest, planned.file.size) else None,
+        from_volume=lambda: (
+            _stored_if_sound(context, digest) if clients.volume.has_blob(digest, planned.file.size) else None
+        ),
         from_remote=lambda: _fetched(context, _remote_source(remote, planned, digest), "s3"),
         from_hub=lambda on_progress: _fetched(
             replace(context, progress=_both(on_progress, context.progress)), hub, "hub"
@@ -126,49 +130,49 @@ def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, dige
 
 
 def _fetched_from_remote(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:
-    """Fetch it from the remote store; from the Hub where that has wrong bytes or refuses them."""
+    """Fetch a file from the remote store; from the Hub if the store has wrong bytes or refuses the request."""
     try:
         return _fetched(context, _remote_source(remote, context.planned, digest), "s3")
     except (CorruptFile, TransferRefused) as error:
         log.warning("%s; it is fetched from the Hub instead", error.message)
         wrong_bytes = isinstance(error, CorruptFile)
     acquired = _fetched(context, hub, "hub")
-    if wrong_bytes:  # not before the right ones are here: that the last copy is damaged must not lose it
+    if wrong_bytes:  # only now: until the file was fetched, a damaged object may be its last copy
         _drop(remote, digest)
     return acquired
 
 
-def _if_sound(context: _FetchContext, digest: Sha256) -> Acquired | None:
-    """The blob of the volume where it is sound; a damaged one goes to quarantine."""
+def _stored_if_sound(context: _FetchContext, digest: Sha256) -> Acquired | None:
+    """The volume's blob if it is sound, else None. A damaged blob is quarantined."""
     volume = context.clients.volume
     try:
-        there = _stored(context, digest)
+        acquired = _stored(context, digest)
     except CorruptFile as error:
-        log.warning("%s; it is put aside, and fetched again", error.message)
+        log.warning("%s; it is quarantined, and fetched again", error.message)
         volume.quarantine(digest)
         return None
     except BlobMissing as error:
         log.warning("%s", error)
         return None
     remove_leftovers(context.planned.expected, staging=volume.partial, options=Options.of(context.clients.settings))
-    return there
+    return acquired
 
 
 def _remote_source(remote: RemoteStore, planned: PlannedFile, digest: Sha256) -> Source:
     return remote.source(SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=digest))
 
 
-def _both(one: OnProgress, other: OnProgress | None) -> OnProgress:
+def _both(first: OnProgress, second: OnProgress | None) -> OnProgress:
     def on_progress(progress: Progress) -> None:
-        one(progress)
-        if other:
-            other(progress)
+        first(progress)
+        if second:
+            second(progress)
 
     return on_progress
 
 
 def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired:
-    """Fetch the file from one source."""
+    """Fetch the file from one source, and add it to the volume's blobs."""
     volume, planned = context.clients.volume, context.planned
     digest = planned.expected.sha256
     weights = _weights_scan(planned)
@@ -199,12 +203,13 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
 
 
 def _weights_scan(planned: PlannedFile) -> StreamingWeightsScan | None:
-    """Scans the weights of a GGUF while its bytes stream by; None for another file."""
+    """A scan of a GGUF's weights while it is streamed; None for other files."""
     return StreamingWeightsScan(planned.file.size) if is_gguf(planned.file.path) else None
 
 
 def _drop(remote: RemoteStore, digest: Sha256) -> None:
-    """Remove a damaged object, so that the next push sends it again. Keys that may not remove it are no failure."""
+    """Remove a damaged object, so that the next push sends it again. A failure, such as of keys that may not remove it,
+    is logged."""
     try:
         remote.drop_blob(digest)
     except PaddockError as error:
@@ -212,12 +217,13 @@ def _drop(remote: RemoteStore, digest: Sha256) -> None:
 
 
 def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
-    """Describe a blob of the volume: from a manifest that knows its segments, else by reading it through once. Its age
-    begins anew, so that it is not collected before its snapshot is published. Raises CorruptFile, BlobMissing.
+    """Describe a blob of the volume, with its segment digests from a manifest, else by reading the whole blob. Its age
+    is reset, so that it is not collected before its snapshot is published. Raises CorruptFile, BlobMissing.
 
-    Of a blob that a manifest vouches for, the first segment is read, and a small one whole: that finds a damaged
-    header. Damage further on is found by `paddock verify`, the validation and a copy to the remote store. A GGUF whose
-    weights gave rise to a finding is read again, since a manifest has the rule and not the message."""
+    Of a blob that a manifest lists, only the first segment is read, which finds a damaged header. Damage further on is
+    found by `paddock verify`, the validation and a copy to the remote store. A GGUF with findings on its weights is
+    read again, since a manifest has the rule of a finding and not its message.
+    """
     volume, planned = context.clients.volume, context.planned
     volume.renew_blob(digest)
     for manifest, file in repair.manifests_with(volume, digest):
@@ -228,9 +234,9 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
     sha256, segments = verify_file(
         volume.blob_path(digest), planned.expected, context.segment_bytes, on_block=weights.feed if weights else None
     )
-    there = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
-    return Acquired(there, "volume", 0, weights.findings() if weights else ())
+    file = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
+    return Acquired(file, "volume", 0, weights.findings() if weights else ())
 
 
 def _has_weak_weights(manifest: Manifest, file: SnapshotFile) -> bool:
-    return is_gguf(file.path) and any(one.rule.startswith("gguf.weights.") for one in manifest.findings)
+    return is_gguf(file.path) and any(finding.rule.startswith("gguf.weights.") for finding in manifest.findings)

@@ -1,11 +1,15 @@
-"""Wait for the download lease of a blob: of all workers that share a remote store, one asks the Hub.
+"""Download lease: of all workers that share a remote store, one fetches a blob from the Hub, and the others wait.
 
 The worker that takes the lease (`RemoteStore.take_lease`) fetches the blob onto its own volume, and sends it to the
-remote store. The others wait until it is there and take it from there, or from their own volume where another process
-of theirs was faster. No worker waits for ever: an owner that does not renew its lease loses it to one of those who
-wait, and so does one that renews it and makes no progress. Where the keys may not write to the store, each worker
-fetches for itself; where the fetched blob cannot be sent, this worker has it all the same. A store that stops answering
-ends the wait with a transient error, or a whole fleet would turn to the Hub at once.
+remote store. The others wait until the blob is in the remote store and fetch it from there, or find it on their volume,
+where another process on the same machine was faster.
+
+| failure | outcome |
+|---|---|
+| the owner stops renewing its lease, or renews it without progress | a waiting worker takes the lease over |
+| the keys may not write to the store | each worker fetches from the Hub for itself |
+| the fetched blob cannot be sent to the store | a warning; this worker has the blob |
+| the store stops answering | a transient error: else a whole fleet would turn to the Hub at once |
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from paddock.transfer.progress import OnProgress
 
 _POLL_S = 1.0
 NO_PROGRESS_LEASES = 20
-"""An owner that renews its lease is waited for through so many leases without a byte of progress."""
+"""For so many lease durations, the others wait for an owner that renews its lease without a byte of progress."""
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +55,11 @@ def fetch_once(
     no_progress_leases: float = NO_PROGRESS_LEASES,
     cancel: threading.Event | None = None,
 ) -> Acquired:
-    """Fetch a blob that the remote store may have by now, and that other workers may be fetching.
+    """Fetch a blob that other workers may be fetching, or may have sent to the remote store.
 
-    `from_volume` returns the blob if it is on this volume by now, `from_hub` is given a callback for its progress, and
-    `share` sends what it fetched to the remote store. Raises what these raise, StoreUnavailable, and
-    TransferInterrupted when `cancel` is set.
+    `from_volume` returns the blob if it is on this volume, else None; `from_hub` is given a progress callback; `share`
+    sends the fetched blob to the remote store, is given a callback for the bytes that were sent, and returns their
+    number. Raises what these raise, StoreUnavailable, and TransferInterrupted when `cancel` is set.
     """
     wait = _LeaseWait(
         remote,
@@ -76,7 +80,7 @@ def fetch_once(
     except StoreRefused as error:
         log.warning("%s; %s is fetched from the Hub, for this worker alone", error.message, file.path)
     with lease.held(lease_s=lease_s) if lease else nullcontext():
-        acquired = from_hub(lambda progress: lease.tell(progress.done_bytes) if lease else None)
+        acquired = from_hub(lambda progress: lease.set_progress(progress.done_bytes) if lease else None)
         if lease:
             wait.replace_or_share(lease, lambda on_sent: share(acquired, on_sent))
     return acquired
@@ -84,8 +88,8 @@ def fetch_once(
 
 @dataclass(slots=True)
 class _LeaseWait:
-    """The wait for one blob: it ends with the blob, or with the lease to fetch it. `no_progress_s` is how long an owner
-    without progress is waited for."""
+    """The wait for one blob. It ends with the blob, or with the lease to fetch it; `no_progress_s` is the longest wait
+    for an owner that makes no progress."""
 
     remote: RemoteStore
     digest: Sha256
@@ -96,38 +100,40 @@ class _LeaseWait:
     from_remote: Callable[[], Acquired]
     cancel: threading.Event
     _refused_tag: str | None = None
-    """The tag of an object with wrong bytes, or that the store does not give out."""
+    """The tag of an object that has wrong bytes, or that the store refuses to send."""
     _is_damaged: bool = False
     _seen: tuple[str, int] | None = None
-    """The owner that was seen last, and its progress then."""
+    """(the last owner, its progress in bytes)."""
     _since: float = 0.0
 
     def run(self) -> Acquired | DownloadLease:
         while True:
-            there = self.from_volume() or self._arrived()
-            if there:
-                return there
+            acquired = self.from_volume() or self._fetch_from_remote()
+            if acquired:
+                return acquired
             lease = self.remote.take_lease(self.digest, lease_s=self.lease_s)
             if isinstance(lease, HeldLease) and (lease.is_expired or self._makes_no_progress(lease)):
-                log.warning("%s is taken over from %s, which does not go on", self.file.path, lease.owner)
+                log.warning(
+                    "the download of %s is taken over from %s, which makes no progress", self.file.path, lease.owner
+                )
                 lease = self.remote.take_over_lease(self.digest, lease)
             if isinstance(lease, HeldLease):
                 self._pause()
             elif lease is not None:
-                # The owner before may have ended between our look at the store and this.
+                # The last owner may have sent the blob after we looked for it.
                 if self._remote_tag() is None:
                     return lease
                 lease.release()
 
     def replace_or_share(self, lease: DownloadLease, share: Callable[[Callable[[int], None]], int]) -> None:
-        """Send what came to the remote store, in the place of wrong bytes. Where that fails, other workers have to ask
-        the Hub themselves."""
+        """Send the fetched blob to the remote store, replacing a damaged object. A failure is logged: then the other
+        workers fetch from the Hub themselves."""
         sent_bytes = 0
 
         def on_sent(part_bytes: int) -> None:
             nonlocal sent_bytes
             sent_bytes += part_bytes
-            lease.tell(self.file.size + sent_bytes)
+            lease.set_progress(self.file.size + sent_bytes)
 
         try:
             if self._is_damaged:
@@ -137,11 +143,11 @@ class _LeaseWait:
             log.warning("%s; %s is not shared with the fleet", error.message, self.file.path)
 
     def _remote_tag(self) -> str | None:
-        """The tag of the object in the remote store, where there is one that was not refused."""
+        """The tag of the object in the remote store; None where there is none, or where it was refused."""
         tag = self.remote.blob_tag(self.digest, self.file.size)
         return None if tag == self._refused_tag else tag
 
-    def _arrived(self) -> Acquired | None:
+    def _fetch_from_remote(self) -> Acquired | None:
         tag = self._remote_tag()
         if tag is None:
             return None
@@ -161,6 +167,6 @@ class _LeaseWait:
         return time.monotonic() - self._since > self.no_progress_s
 
     def _pause(self) -> None:
-        # Jitter, so that a fleet that was started at once does not ask at once.
+        # Jitter, so that workers that started together do not ask together.
         if self.cancel.wait(_POLL_S * random.uniform(0.5, 1)):  # noqa: S311 (no secret)
             raise TransferInterrupted(f"{self.file.path} was cancelled while another worker fetched it")

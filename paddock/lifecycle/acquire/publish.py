@@ -1,4 +1,7 @@
-"""Publish an acquired snapshot: its derived files, then its manifest."""
+"""Publish an acquired snapshot: write its derived files, then its manifest.
+
+The derived files are made here, from the audit: the chat template, and its stop sequences.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from paddock.chat.template import CHAT_FILE, DERIVED, TEMPLATE_FILE
+from paddock.chat.template import CHAT_FILE, DERIVED_FILES, TEMPLATE_FILE
 from paddock.engine.facts import engine_version
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume
 from paddock.lifecycle.acquire.plan import AcquisitionPlan
@@ -27,7 +30,7 @@ from paddock.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A visible snapshot, its files as they were acquired in this run, and `notes` on what is not as requested."""
+    """A published snapshot, its files as they were acquired in this run, and `notes` on deviations from the request."""
 
     manifest: Manifest
     acquired: tuple[Acquired, ...]
@@ -36,7 +39,7 @@ class Published:
     @property
     def transferred_bytes(self) -> int:
         """Bytes that came over the network in this run."""
-        return sum(one.transferred_bytes for one in self.acquired)
+        return sum(item.transferred_bytes for item in self.acquired)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,8 +47,8 @@ class Published:
             "variant": self.manifest.variant,
             "quantization": self.manifest.quantization,
             "files": [
-                {"path": one.file.path, "size": one.file.size, "sha256": one.file.sha256, "source": one.origin}
-                for one in self.acquired
+                {"path": item.file.path, "size": item.file.size, "sha256": item.file.sha256, "source": item.origin}
+                for item in self.acquired
             ],
             "bytes_transferred": self.transferred_bytes,
         }
@@ -64,23 +67,23 @@ def publish(
     *,
     notes: tuple[str, ...] = (),
 ) -> Published:
-    """Make the snapshot visible: the acquired files, the chat template that goes with them and what the engine needs
-    beside it, and the manifest.
+    """Make the snapshot visible: link the acquired files, write the chat template and its settings, and then the
+    manifest.
 
-    A snapshot that is there stays as it was published, with its verdict and its template; only links to blobs that were
-    repaired are made anew. Raises ModelRejected when the audit rejects the model, whose blobs stay until the volume is
-    cleaned, and SnapshotDiffers.
+    A snapshot that was published before keeps its verdict and its template; only the links to repaired blobs are
+    replaced. Raises SnapshotDiffers, and ModelRejected when the audit rejects the model; its blobs stay until the
+    volume is cleaned.
     """
     audit, model, listing, choice = audited.audit, audited.audit.model, plan.listing, plan.choice
     require_accepted(plan.id.short, audit.verdict, audit.findings)
-    # The repository's own template was one to choose from.
-    fetched = [one.file for one in acquired if one.file.path not in DERIVED]
-    there = _published_with(clients, plan.id, fetched)
-    if there is not None:
+    # The repository's own template file was fetched for the audit, which may have chosen another.
+    fetched = [item.file for item in acquired if item.file.path not in DERIVED_FILES]
+    existing = _published_with(clients, plan.id, fetched)
+    if existing is not None:
         for file, text in _derived_texts(audited).items():
-            _repair_derived(clients, there, file, text)
-        clients.volume.publish(there)
-        return Published(there, tuple(acquired), notes)
+            _repair_derived(clients, existing, file, text)
+        clients.volume.publish(existing)
+        return Published(existing, tuple(acquired), notes)
     derived = tuple(_derived(clients, path, text) for path, text in _derived_texts(audited).items())
     manifest = Manifest(
         repository=str(listing.model),
@@ -103,38 +106,40 @@ def publish(
 
 
 def _published_with(clients: Clients, id: SnapshotId, fetched: Sequence[SnapshotFile]) -> Manifest | None:
-    """The snapshot that was published with these very files, if there is one."""
+    """The snapshot that was published with these files, if there is one."""
     try:
-        there = clients.volume.snapshot(id)
+        existing = clients.volume.snapshot(id)
     except CorruptFile:
         return None
-    own = {(file.path, file.sha256) for file in there.files if file.path not in DERIVED} if there else set()
-    return there if own == {(file.path, file.sha256) for file in fetched} else None
+    if existing is None:
+        return None
+    published = {(file.path, file.sha256) for file in existing.files if file.path not in DERIVED_FILES}
+    return existing if published == {(file.path, file.sha256) for file in fetched} else None
 
 
 def _derived_texts(audited: Audited) -> dict[str, str]:
     return {TEMPLATE_FILE: audited.chat.template, CHAT_FILE: audited.chat.to_json()}
 
 
-def _repair_derived(clients: Clients, there: Manifest, path: str, text: str) -> None:
-    """Make a derived file of a snapshot anew where its blob is damaged or gone."""
-    file = next((one for one in there.files if one.path == path), None)
+def _repair_derived(clients: Clients, manifest: Manifest, path: str, text: str) -> None:
+    """Write a derived file of a snapshot again if its blob is damaged or missing."""
+    file = next((file for file in manifest.files if file.path == path), None)
     if file is None or _is_whole(clients, file):
         return
     if _derived(clients, path, text).sha256 != file.sha256:
         raise CorruptFile(
-            f"{path} of {there.id.short} is damaged on {clients.volume.label}, and this version of Paddock"
+            f"{path} of {manifest.id.short} is damaged on {clients.volume.label}, and this version of Paddock"
             " would write another one",
-            cure=f"remove it with `paddock rm {there.id}`, then pull it again",
+            cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
         )
 
 
 def _derived(clients: Clients, path: str, text: str) -> SnapshotFile:
-    """A file that is made here, as a blob of the volume."""
+    """Store a derived file as a blob of the volume."""
     content = text.encode(errors="surrogatepass")
     digest = clients.volume.add_bytes(content)
     described = SnapshotFile(path=path, size=len(content), sha256=digest)
-    if not _is_whole(clients, described):  # one that rotted on the disk is made anew
+    if not _is_whole(clients, described):  # `add_bytes` keeps an existing blob, even a damaged one
         with suppress(NotOnVolume):
             clients.volume.quarantine(digest)
         clients.volume.add_bytes(content)
@@ -145,7 +150,7 @@ def _derived(clients: Clients, path: str, text: str) -> SnapshotFile:
 
 
 def _is_whole(clients: Clients, file: SnapshotFile) -> bool:
-    """Whether the small blob of a file is there, with its bytes; it is safe from being collected then."""
+    """Whether the blob of a small file exists with the right digest. Its age is reset, so that it is not collected."""
     try:
         clients.volume.renew_blob(file.sha256)
         verify_file(

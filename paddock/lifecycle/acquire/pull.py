@@ -11,7 +11,7 @@ from typing import Any
 from paddock.lifecycle.acquire.acquire import SERVED, AcquireRequest, acquire
 from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.locate import shown_at
+from paddock.lifecycle.locate import visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.promote.retention import NOTHING, Pruned, prune
 from paddock.lifecycle.steps import PlainRunner, Runner
@@ -26,7 +26,7 @@ from paddock.transfer.progress import ProgressListener
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The result of a pull. `path` is the snapshot's directory, or the link that shows it where it was promoted."""
+    """The result of a pull. `path` is the snapshot's directory; for a promoted snapshot, the link to it."""
 
     path: Path
     published: Published
@@ -70,18 +70,23 @@ def pull(
     files: Sequence[str] = (),
     projector: bool = False,
     promote: bool = True,
-    wish: PlanRequest = SERVED,
+    plan_request: PlanRequest = SERVED,
     target: Target | None = None,
     listener: ProgressListener | None = None,
 ) -> Pulled:
-    """Fetch what is not there yet, audit it, publish the snapshot, and promote it as the model's default unless told
-    otherwise. What does not fit `target`, by default this machine, with the context of `wish` is not fetched.
+    """Acquire a model; with `promote`, make it the model's default, and remove old snapshots.
 
-    The other arguments are those of AcquireRequest. Raises the errors of each step (`paddock.errors`); whatever it
-    raises, what was promoted before is untouched.
+    `target` is by default this machine; the other arguments are those of AcquireRequest. Raises the errors of each step
+    (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is unchanged.
     """
     request = AcquireRequest(
-        wanted, quantization, files, projector=projector, wish=wish, machine=target, for_promotion=promote
+        wanted,
+        quantization,
+        files,
+        projector=projector,
+        plan_request=plan_request,
+        machine=target,
+        for_promotion=promote,
     )
     return pull_with(PlainRunner(clients, listener=listener), request)
 
@@ -94,5 +99,5 @@ def pull_with(runner: Runner, request: AcquireRequest) -> Pulled:
     if promote:
         runner.run(promote_snapshot, manifest.id, "pulled", wait_for_remote=False)
         pruned = runner.run(prune, manifest.model, manifest.variant)
-    path = shown_at(runner.clients, manifest.id, promoted=promote)
+    path = visible_path(runner.clients, manifest.id, promoted=promote)
     return Pulled(path, published, promote, pruned, time.monotonic() - began)

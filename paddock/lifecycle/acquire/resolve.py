@@ -1,10 +1,10 @@
-"""Resolve a revision to a commit and its files: by the Hub, or by the stores where the Hub cannot be asked."""
+"""Resolve a revision to a commit and its files: on the Hub, or in the stores if the Hub fails."""
 
 from __future__ import annotations
 
 import logging
 
-from paddock.chat.template import DERIVED
+from paddock.chat.template import DERIVED_FILES
 from paddock.errors import (
     CorruptFile,
     HubRefused,
@@ -29,37 +29,35 @@ log = logging.getLogger(__name__)
     line=lambda listing: f"{listing.model} is at commit {listing.revision}, {len(listing.files)} files",
 )
 def resolve(clients: Clients, model: ModelName, ref: str) -> Listing:
-    """Turn a branch, tag, commit, or the beginning of a commit that the volume knows into a commit, and list its files.
+    """Resolve a branch, tag, commit, or the beginning of a commit on the volume, and list the files of the commit.
 
-    Where the Hub cannot be asked, or has the model no more, a commit that is on the volume or in S3 is known from
-    there: with the files that were chosen then, and with no others. Raises the Hub's error otherwise.
+    If the Hub does not answer, refuses, or no longer has the model, a commit that is on the volume or in the remote
+    store is listed from there, with the files that were fetched then and no others. Raises the Hub's error otherwise.
     """
     if not is_revision(ref):
-        known = [id.revision for id in clients.volume.ids(model)]
-        begun = find_by_prefix(ref, known)
-        ref = begun or ref
+        ref = find_by_prefix(ref, [id.revision for id in clients.volume.ids(model)]) or ref
     try:
         return clients.hub.listing(model, ref)
     except (HubUnavailable, HubRefused, ModelNotFound, RevisionNotFound) as error:
         stored = _stored(clients, model, parse_revision(ref)) if is_revision(ref) else []
         if not stored:
             raise
-        log.warning("%s; %s@%s is taken as it is stored", error.message, model, ref[:8])
+        log.warning("%s; the files of %s@%s are listed from its stored snapshots", error.message, model, ref[:8])
         return listing_of(*stored)
 
 
 def listing_of(*manifests: Manifest) -> Listing:
-    """List the files of a revision that stored snapshots of it hold, where the Hub cannot be asked."""
-    files = {file.path: file for manifest in manifests for file in manifest.files if file.path not in DERIVED}
+    """A listing made from stored snapshots of one revision, without the Hub."""
+    files = {file.path: file for manifest in manifests for file in manifest.files if file.path not in DERIVED_FILES}
     return Listing(
         model=manifests[0].model,
         revision=manifests[0].revision,
         files=tuple(RepositoryFile(file.path, file.size, file.sha256, None) for _, file in sorted(files.items())),
-        licence=next((one.licence for one in manifests if one.licence), None),
+        licence=next((manifest.licence for manifest in manifests if manifest.licence), None),
         variants={
-            one.first: manifest.variant
+            gguf.first: manifest.variant
             for manifest in manifests
-            for one in group_shards((file.path, file.size) for file in manifest.files)
+            for gguf in group_shards((file.path, file.size) for file in manifest.files)
             if not any(is_projector(file.path) for file in manifest.files)
         },
     )

@@ -1,7 +1,7 @@
 """Restore a snapshot from the remote store onto the volume, without the Hub.
 
-The snapshot has the same manifest and the same files as where it was published. It is not trusted for that, since
-others can write to a bucket: every byte is hashed on its way, the GGUF is audited anew, and so is a chat template that
+The restored snapshot has the manifest and the files that it was published with. They are not trusted, since others can
+write to a bucket: every file is verified while it is fetched, the GGUF is audited again, and so is a chat template that
 this version of Paddock would not have chosen.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.chat.audit import audit_template
-from paddock.chat.template import DERIVED, TEMPLATE_FILE
+from paddock.chat.template import DERIVED_FILES, TEMPLATE_FILE
 from paddock.errors import CorruptFile, NotOnVolume, SnapshotDiffers
 from paddock.lifecycle.acquire.fetch import fetch_remote_file
 from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes
@@ -41,7 +41,7 @@ from paddock.transfer.progress import OnProgress
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The result of a restore. `path` is the snapshot's directory, or the link that shows it where it was promoted."""
+    """The result of a restore. `path` is the snapshot's directory; for a promoted snapshot, the link to it."""
 
     path: Path
     published: Published
@@ -71,34 +71,34 @@ class Restored:
 
 @step(Kind.STORE, "find", line=lambda manifest: f"{manifest.id} is in S3, {human_bytes(manifest.size_bytes)}")
 def find_remote(clients: Clients, wanted: Reference) -> Manifest:
-    """The snapshot in S3 that a reference means (`locating`).
+    """The snapshot in the remote store that a reference names (`paddock.lifecycle.locate`).
 
-    Raises BadSetting where no S3 is set, and NotOnVolume that lists what is there.
+    Raises BadSetting where no remote store is set, and NotOnVolume, which lists the model's snapshots.
     """
     return locate_in(require_remote(clients), clients, wanted, cure="pull it from the Hub, or cache it there first")
 
 
 @step(Kind.LOCAL, "plan")
 def plan_restore(clients: Clients, manifest: Manifest, *, default: bool | None) -> AcquisitionPlan:
-    """Plan a restore as `plan`, and check that there is room for it. Where the snapshot will be promoted, `default`
-    says whether as the default, and its names on the volume are checked; None: it is not promoted.
+    """Plan a restore, and check that the volume has space. If the snapshot will be promoted, `default` says whether as
+    the default, and the links on the volume are checked; None: it will not be promoted.
 
     Raises as `plan`, NotEnoughDisk, and NoPermission.
     """
     clients.volume.prepare()
-    drawn = plan(clients, manifest)
+    planned = plan(clients, manifest)
     if default is not None:
         clients.volume.links.check_available(manifest.model, manifest.variant, default=default)
-    clients.volume.disk.require(drawn.need_bytes)
-    return drawn
+    clients.volume.disk.require(planned.need_bytes)
+    return planned
 
 
 def plan(clients: Clients, manifest: Manifest) -> AcquisitionPlan:
-    """Say for each file of the snapshot whether the volume has it, or S3 must send it. Changes nothing. Raises
-    SnapshotDiffers for a snapshot of that name with other files."""
-    with suppress(CorruptFile):  # what cannot be read is replaced
-        there = clients.volume.snapshot(manifest.id)
-        if there is not None and not same_files(there, manifest):
+    """Plan the origin of each file of the snapshot: the volume, or the remote store. Changes nothing. Raises
+    SnapshotDiffers for a snapshot of that name with other files on the volume."""
+    with suppress(CorruptFile):  # a damaged manifest is replaced
+        existing = clients.volume.snapshot(manifest.id)
+        if existing is not None and not same_files(existing, manifest):
             raise SnapshotDiffers(
                 f"{manifest.id} is on {clients.volume.label} with other files than in S3, and a snapshot is never"
                 " replaced",
@@ -121,13 +121,15 @@ def plan(clients: Clients, manifest: Manifest) -> AcquisitionPlan:
 @step(
     Kind.TRANSFER,
     "fetch-{planned.file.path}",
-    line=lambda done: f"{done.file.path}: {human_bytes(done.transferred_bytes)} fetched, from {done.origin}",
+    line=lambda acquired: (
+        f"{acquired.file.path}: {human_bytes(acquired.transferred_bytes)} fetched, from {acquired.origin}"
+    ),
 )
 def restore_file(
     clients: Clients, manifest: Manifest, planned: PlannedFile, *, progress: OnProgress | None = None
 ) -> Acquired:
-    """Bring one file of the snapshot onto the volume, verified. Raises CorruptFile, TransferRefused, and what the
-    transfer raises."""
+    """Fetch one file of the snapshot onto the volume, and verify it. Raises CorruptFile, TransferRefused, and the
+    errors of the transfer."""
     (segments,) = (file.segments for file in manifest.files if file.path == planned.file.path)
     what = f"the manifest of {manifest.id.short} in {require_remote(clients).label}"
     cure = "pull it from the Hub, and cache it again"
@@ -135,47 +137,51 @@ def restore_file(
         found = f"{len(segments)} segments for {planned.file.path}, which has {planned.file.size} bytes"
         raise CorruptFile(f"{what} has {found}", cure=cure)
     acquired = fetch_remote_file(clients, planned, segment_bytes=manifest.segment_bytes, progress=progress)
-    # Whoever believed them later would take a sound blob for a damaged one.
+    # With wrong segment digests a sound blob would later be taken for a damaged one.
     if same_algorithm(segments, acquired.file.segments) and segments != acquired.file.segments:
-        raise CorruptFile(f"{what} has digests of segments that {planned.file.path} has not", cure=cure)
+        raise CorruptFile(f"{what} has segment digests that differ from those of {planned.file.path}", cure=cure)
     return acquired
 
 
 @step(Kind.LOCAL, "audit")
-def audit_restored(clients: Clients, drawn: AcquisitionPlan, acquired: Sequence[Acquired]) -> Audited:
-    """Audit the GGUF and the chat template among files that are blobs of the volume."""
-    fetched = [one for one in acquired if one.file.path not in DERIVED]
-    audited = audit_acquired(clients, drawn.listing, drawn.choice, fetched)
-    template = next((one.file for one in acquired if one.file.path == TEMPLATE_FILE), None)
+def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[Acquired]) -> Audited:
+    """Audit the GGUF and the chat template of the fetched files."""
+    fetched = [item for item in acquired if item.file.path not in DERIVED_FILES]
+    audited = audit_acquired(clients, plan.listing, plan.choice, fetched)
+    template = next((item.file for item in acquired if item.file.path == TEMPLATE_FILE), None)
     if template is not None and template.sha256 != audited.chat.sha256:
         source = clients.volume.blob_path(template.sha256).read_text(encoding="utf-8", errors="replace")
         findings = audit_template(source, bos=audited.chat.bos, eos=audited.chat.eos)
-        what = f"{TEMPLATE_FILE} of {drawn.id.short} in {require_remote(clients).label}"
+        what = f"{TEMPLATE_FILE} of {plan.id.short} in {require_remote(clients).label}"
         require_accepted(what, verdict_of(findings), findings)
     return audited
 
 
 @step(Kind.LOCAL, "publish", line=lambda published: published.line)
 def publish_restored(clients: Clients, manifest: Manifest, acquired: Sequence[Acquired], audited: Audited) -> Published:
-    """Make the snapshot visible on the volume as it is in S3. Raises ModelRejected."""
+    """Publish the snapshot on the volume with its manifest in the remote store. Raises ModelRejected."""
     require_accepted(manifest.id.short, audited.audit.verdict, audited.audit.findings)
     clients.volume.publish(manifest)
-    there = clients.volume.snapshot(manifest.id) or manifest
-    return Published(there, tuple(acquired))
+    published = clients.volume.snapshot(manifest.id) or manifest
+    return Published(published, tuple(acquired))
 
 
 def becomes_default(clients: Clients, id: SnapshotId) -> bool:
-    """Whether a restored variant becomes the model's default: where it is the default in S3, or neither S3 nor the
-    volume has one. S3 is told of what is promoted, so that a default of this volume alone would become the fleet's."""
-    there = require_remote(clients).promoted(id.model).default
-    return there == id.variant or (there is None and clients.volume.promoted(id.model).default is None)
+    """Whether a restored variant becomes the model's default: if it is the default in the remote store, or if neither
+    the remote store nor the volume has one. A promotion is written to the remote store too, so that any other default
+    of this volume would become that of the whole fleet."""
+    remote_default = require_remote(clients).promoted(id.model).default
+    if remote_default is None:
+        return clients.volume.promoted(id.model).default is None
+    return remote_default == id.variant
 
 
 def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Restored:
-    """Bring a snapshot from the remote store onto the volume, and promote it unless told otherwise. The Hub is not
-    asked, but for a branch or tag.
+    """Copy a snapshot from the remote store onto the volume; with `promote`, promote it. The Hub is only asked to
+    resolve a branch or tag.
 
-    Raises the errors of each step (`paddock.errors`); whatever it raises, what was promoted before is untouched.
+    Raises the errors of each step (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is
+    unchanged.
     """
     began = time.monotonic()
     manifest = runner.run(find_remote, wanted)
@@ -183,7 +189,9 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     plan = runner.run(plan_restore, manifest, default=default)
     listener = runner.listener(plan.id)
     listener.on_start(plan.fetch_bytes)
-    acquired = tuple(runner.run(restore_file, manifest, one, progress=listener.on_progress) for one in plan.files)
+    acquired = tuple(
+        runner.run(restore_file, manifest, planned, progress=listener.on_progress) for planned in plan.files
+    )
     listener.on_finish(acquired)
     audited = runner.run(audit_restored, plan, acquired)
     published = runner.run(publish_restored, manifest, acquired, audited)
@@ -202,15 +210,15 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
 
 @step(Kind.TRANSFER, "reach", line=lambda manifest: f"{manifest.id} is on the volume")
 def reach(clients: Clients, wanted: Reference) -> Manifest:
-    """The snapshot on the volume that a reference means, or else the one in S3. What the volume lacks is brought from
-    S3, and not promoted: so a worker with a volume of its own comes by what others onboarded.
+    """The snapshot that a reference names, on the volume, else in the remote store; then it is restored onto the volume
+    and not promoted. So a worker with a volume of its own gets what others onboarded.
 
     Raises NotOnVolume where neither store has it, and as `restore`.
     """
     promoted = clients.volume.promoted(wanted.model)
     if wanted.ref is None and clients.remote is not None:
-        here = promoted.default_id if wanted.variant is None else promoted.of(wanted.variant)
-        if here is None:  # what is promoted in S3 comes before what merely lies here
+        promoted_id = promoted.default_id if wanted.variant is None else promoted.of(wanted.variant)
+        if promoted_id is None:  # a promoted snapshot in the remote store precedes one here that is not promoted
             with suppress(NotOnVolume):
                 wanted = find_remote(clients, wanted).id.reference
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from paddock.chat.template import Chat, chat_of
+from paddock.chat.template import ChatFormat, choose_chat_format
 from paddock.engine.facts import knows_architecture
 from paddock.errors import ModelRejected
 from paddock.gguf.reader import FileSource
@@ -27,7 +27,7 @@ class Audited:
     """The audit of a model's GGUF, and the chat template that it is published with."""
 
     audit: Audit
-    chat: Chat
+    chat: ChatFormat
 
 
 @step(Kind.LOCAL, "audit")
@@ -61,7 +61,7 @@ def audit_acquired(clients: Clients, listing: Listing, choice: FileSelection, ac
             with FileSource(view / path) as source:
                 findings += check_projector(source, name=path)
         audit = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
-        return Audited(audit, chat_of(view, str(listing.model)))
+        return Audited(audit, choose_chat_format(view, str(listing.model)))
 
 
 def _models(choice: FileSelection) -> list[GgufSet]:

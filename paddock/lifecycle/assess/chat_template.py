@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.chat.render import render_messages
-from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, Chat, chat_of, chat_with
+from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, ChatFormat, chat_format_for_template, choose_chat_format
 from paddock.errors import CorruptFile, ModelRejected, PaddockError
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
@@ -43,7 +43,7 @@ class ChatTemplateCheck:
     `findings` are those of this check, `audited` those of the audit on the templates.
     """
 
-    chat: Chat
+    chat: ChatFormat
     samples: dict[str, str]
     findings: tuple[Finding, ...]
     audited: tuple[Finding, ...] = ()
@@ -59,17 +59,17 @@ def check_chat_template(clients: Clients, manifest: Manifest, audit: Audit) -> C
     return ChatTemplateCheck(chat, samples, tuple(template_change(clients, manifest, chat)), audited)
 
 
-def chat_of_snapshot(clients: Clients, manifest: Manifest) -> Chat:
+def chat_of_snapshot(clients: Clients, manifest: Manifest) -> ChatFormat:
     """The chat template and stop sequences that the snapshot was published with. Older versions of Paddock published
     the template alone; then the rest is derived from it. Raises CorruptFile."""
     snapshot = clients.volume.snapshot_path(manifest.id)
     settings, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
     if template is None:
-        return chat_of(snapshot, manifest.repository)
+        return choose_chat_format(snapshot, manifest.repository)
     if settings is None:
-        return chat_with(template, snapshot)
+        return chat_format_for_template(template, snapshot)
     try:
-        return Chat.from_json(settings, template)
+        return ChatFormat.from_json(settings, template)
     except (ValueError, KeyError, TypeError):
         raise CorruptFile(
             f"{snapshot / CHAT_FILE} is damaged: it cannot be parsed",
@@ -77,7 +77,7 @@ def chat_of_snapshot(clients: Clients, manifest: Manifest) -> Chat:
         ) from None
 
 
-def template_change(clients: Clients, manifest: Manifest, chat: Chat) -> Iterator[Finding]:
+def template_change(clients: Clients, manifest: Manifest, chat: ChatFormat) -> Iterator[Finding]:
     """Yield a finding if another snapshot is promoted, and its template differs."""
     promoted = _compared_with(clients, manifest.id)
     if promoted is None:
@@ -118,7 +118,7 @@ def _changed(promoted: SnapshotId, difference: str = "") -> Finding:
     return Finding("template.changed", Severity.WARN, message, TEMPLATE, "compare the two templates")
 
 
-def _sample(chat: Chat, messages: list[dict[str, object]]) -> str:
+def _sample(chat: ChatFormat, messages: list[dict[str, object]]) -> str:
     try:
         return render_messages(chat.template, messages, bos=chat.bos, eos=chat.eos)
     except ModelRejected as error:

@@ -193,11 +193,11 @@ def conclude(
     validation = Validation(
         verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens, plan.given_up, target
     )
-    reports.keep(clients, manifest, reports.name_for(VALIDATION_REPORT, target), validation.to_json())
+    reports.write(clients, manifest, reports.file_name(VALIDATION_REPORT, target), validation.to_json())
     if target != THIS_MACHINE:
         current = read_validation(clients, manifest)
         if current is None or current.target != THIS_MACHINE:  # there is no result for this machine to replace
-            reports.keep(clients, manifest, VALIDATION_REPORT, validation.to_json())
+            reports.write(clients, manifest, VALIDATION_REPORT, validation.to_json())
     return validation
 
 

@@ -1,8 +1,8 @@
 """Promote a snapshot and roll back: first on the volume, then in the remote store.
 
-The volume's history and links change first, and are what counts on this machine; then the remote store is told, so that
-other machines learn of it. An operation that died in between, or that could not reach the remote store, is finished by
-the same call again: it does not step twice.
+The volume's history and links change first, and decide what this machine serves; then the model's ref in the remote
+store is updated for other machines. An operation that was killed in between, or that could not reach the remote store,
+is finished by the same call again, and is not carried out twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Promoting:
-    """The result of a promotion: the change, what retention removed, and where the dossier is."""
+    """The result of a promotion: the change, the old snapshots that were removed, and the path of the dossier."""
 
     manifest: Manifest
     change: Promotion
@@ -38,7 +38,7 @@ class Promoting:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """The result of a rollback: the snapshot that is promoted again, the change, and where the dossier is."""
+    """The result of a rollback: the snapshot that is promoted again, the change, and the path of the dossier."""
 
     manifest: Manifest
     change: Promotion
@@ -46,7 +46,8 @@ class RolledBack:
 
 
 def promote(runner: Runner, wanted: Reference, *, reason: str) -> Promoting:
-    """Promote a snapshot of the volume, make its variant the model's default, prune, and write its dossier anew."""
+    """Promote a snapshot of the volume, make its variant the model's default, remove old snapshots, and write its
+    dossier."""
     manifest = runner.run(locate, wanted)
     change = runner.run(promote_snapshot, manifest.id, reason, operation=runner.operation)
     pruned = runner.run(prune, manifest.model, manifest.variant)
@@ -55,20 +56,20 @@ def promote(runner: Runner, wanted: Reference, *, reason: str) -> Promoting:
 
 
 def rollback(runner: Runner, wanted: Reference, *, reason: str) -> RolledBack:
-    """Undo the last change of what the model's name stands for, or that of a variant, and write the dossier anew."""
+    """Undo the last change of the model's default, or of a variant's promoted revision, and write the dossier."""
     change = runner.run(roll_back, wanted, reason, operation=runner.operation)
     manifest = runner.run(locate, Reference(wanted.model, change.variant, change.revision))
     dossier = runner.run(write_dossier, manifest)
     return RolledBack(manifest, change, dossier.path)
 
 
-def _in_words(change: Promotion) -> str:
+def _line(change: Promotion) -> str:
     if not change.moves_revision and not change.moves_default:
-        return f"{change.variant}@{change.revision} is promoted, as it was"
+        return f"{change.variant}@{change.revision} was promoted already"
     return f"promoted {change.variant}@{change.revision}, before: {change.previous or 'nothing'}"
 
 
-@step(Kind.STORE, "promote", line=_in_words)
+@step(Kind.STORE, "promote", line=_line)
 def promote_snapshot(
     clients: Clients,
     id: SnapshotId,
@@ -78,50 +79,54 @@ def promote_snapshot(
     wait_for_remote: bool = True,
     operation: str | None = None,
 ) -> Promotion:
-    """Promote a published snapshot, and make its variant the model's default unless told otherwise.
+    """Promote a published snapshot; with `default`, make its variant the model's default.
 
-    With `wait_for_remote` false, a remote store that cannot be told is a warning: its ref follows with the next
-    promotion or copy. The same `operation` is carried out once."""
-    done = clients.volume.promote(id, reason=reason, default=default, operation=operation)
+    With `wait_for_remote` false, a failure to update the remote store is a warning: the next promotion or copy updates
+    its ref. The same `operation` is carried out once.
+    """
+    change = clients.volume.promote(id, reason=reason, default=default, operation=operation)
     try:
         update_remote_ref(clients, id.model)
     except (StoreUnavailable, StoreRefused) as error:
         if wait_for_remote:
             raise
-        log.warning("%s; S3 does not know yet that %s is promoted", error.message, id.short)
+        log.warning("%s; S3 is not updated yet with the promotion of %s", error.message, id.short)
         clients.volume.remote_updates.finish(id.model, clients.volume.remote_updates.pending(id.model))
-    return done
+    return change
 
 
 @step(Kind.STORE, "rollback", line=lambda change: f"rolled back to {change.variant}@{change.revision}")
 def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None) -> Promotion:
-    """Undo the last change of what the model's name stands for, or that of a variant, on the volume and in the remote
+    """Undo the last change of the model's default, or of a variant's promoted revision, on the volume and in the remote
     store.
 
-    A rollback that died or did not reach the remote store is finished by the same call, rather than followed by another
-    step. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to, and
-    BadSetting where a revision is named."""
+    A rollback that was killed or did not reach the remote store is finished by the same call, and not followed by a
+    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to, and
+    BadSetting for a reference with a revision.
+    """
     if wanted.ref is not None:
         raise BadSetting(f"{wanted} names a revision", cure="roll back org/name, or a variant of it, org/name:VARIANT")
     model = wanted.model
     variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
     operation = operation or _unfinished_rollback(clients, model, variant)
-    done = clients.volume.rollback(model, variant, reason=reason, operation=operation)
+    change = clients.volume.rollback(model, variant, reason=reason, operation=operation)
     try:
         update_remote_ref(clients, model)
     except (StoreUnavailable, StoreRefused) as error:
         name = f"{model}:{variant}" if variant else str(model)
         raise type(error)(
-            f"{name} is rolled back on {clients.volume.label}, and S3 was not told: {error.message}",
+            f"{name} is rolled back on {clients.volume.label}, but S3 was not updated: {error.message}",
             cure=f"run `paddock rollback {name}` again when S3 answers: it finishes this one, and goes no further back",
         ) from None
-    return done
+    return change
 
 
 def update_remote_ref(clients: Clients, model: ModelName) -> None:
-    """Update the ref in the remote store with what this volume promoted since the last update. A snapshot that is not
-    there is named later, when it was copied: a ref names only what the store can give. Raises StoreUnavailable and
-    StoreRefused."""
+    """Update the model's ref in the remote store with the promotions of this volume since the last update.
+
+    A ref names only snapshots that the store has; one that it lacks is added after it was copied. Raises
+    StoreUnavailable and StoreRefused.
+    """
     pending = clients.volume.remote_updates.pending(model)
     if clients.remote is not None and (pending.variants or pending.default):
         pending = _update(clients, clients.remote, model, pending)
@@ -131,17 +136,17 @@ def update_remote_ref(clients: Clients, model: ModelName) -> None:
 def _update(
     clients: Clients, remote: RemoteStore, model: ModelName, pending: PendingRemoteUpdates
 ) -> PendingRemoteUpdates:
-    """Update the ref with the snapshots that the store has, and return the rest."""
+    """Update the ref with the snapshots that the store has, and return the updates that remain."""
     promoted = clients.volume.promoted(model)
     ids = [id for variant in sorted(pending.variants) if (id := promoted.of(variant)) is not None]
-    known = [id for id in ids if _has(remote, id)]
+    stored = [id for id in ids if _has(remote, id)]
     default = promoted.default_id if pending.default else None
-    there = remote.promoted(model)
-    if default is not None and default.variant not in there.revisions and default not in known:
+    remote_promoted = remote.promoted(model)
+    if default is not None and default.variant not in remote_promoted.revisions and default not in stored:
         default = None
-    if known or default:
-        remote.promote(known, default=default)
-    rest = frozenset(id.variant for id in ids if id not in known)
+    if stored or default:
+        remote.promote(stored, default=default)
+    rest = frozenset(id.variant for id in ids if id not in stored)
     default_is_pending = pending.default and default is None and promoted.default is not None
     return PendingRemoteUpdates(rest, default_is_pending, pending.upto)
 
@@ -149,12 +154,12 @@ def _update(
 def _has(remote: RemoteStore, id: SnapshotId) -> bool:
     try:
         return remote.snapshot(id) is not None
-    except CorruptFile:  # a damaged manifest there gives nobody the snapshot
+    except CorruptFile:  # nobody can restore a snapshot with a damaged manifest
         return False
 
 
 def _unfinished_rollback(clients: Clients, model: ModelName, variant: Variant | None) -> str | None:
-    """The operation of a rollback of the same name that was not finished."""
+    """The operation of an unfinished rollback of the same model or variant."""
     last = clients.volume.remote_updates.unfinished(model)
     if last is None or not last.rollback or last.target != variant:
         return None

@@ -1,7 +1,8 @@
-"""Which snapshots of a variant stay on the volume: those with the newest N weights, and whatever somebody relies on.
+"""Retention: keep the newest N snapshots of a variant on the volume, and remove older ones that nothing needs.
 
-What goes is first said as a plan, and then done. It runs after a promotion, so that what was fetched and not promoted
-yet is safe until then. Commits that differ in nothing but their name count once. S3 keeps every snapshot.
+A pure plan is computed first, then applied. It runs after a promotion, so that a snapshot that was fetched and not yet
+promoted is never removed. Snapshots of several commits with the same weights count once. The remote store keeps every
+snapshot.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class RetainedSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What goes, oldest first, and what stays for which reason."""
+    """The snapshots to remove, oldest first, and those to keep, each with the reason."""
 
     remove: tuple[SnapshotId, ...]
     kept: tuple[tuple[SnapshotId, str], ...]
@@ -38,7 +39,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The snapshots that were removed, and the bytes that came free."""
+    """The snapshots that were removed, and the freed bytes."""
 
     removed: tuple[SnapshotId, ...]
     freed_bytes: int
@@ -46,9 +47,9 @@ class Pruned:
     @property
     def line(self) -> str:
         if not self.removed:
-            return "no snapshot is older than what is kept"
+            return "no old snapshot to remove"
         gone = ", ".join(id.short for id in self.removed)
-        return f"removed {gone}, older than what is kept: {human_bytes(self.freed_bytes)} freed"
+        return f"removed old snapshots {gone}: {human_bytes(self.freed_bytes)} freed"
 
     def to_json(self) -> list[dict[str, str]]:
         return [{"model": str(id.model), "revision": id.revision, "variant": id.variant} for id in self.removed]
@@ -66,46 +67,47 @@ def plan(
     pinned: Collection[SnapshotId],
     used: Collection[SnapshotId],
 ) -> Retention:
-    """`stored` are the snapshots of one variant, oldest first; `keep` 0 keeps all. `earlier` are those that a rollback
-    goes to."""
+    """Plan for `stored`, the snapshots of one variant, oldest first. `keep` 0 keeps all; `earlier` are the targets of
+    rollbacks, `used` those that are being served."""
     newest = _newest_weights(stored, keep)
     kept, remove = [], []
-    for one in stored:
+    for snapshot in stored:
         reasons = (
-            (one.id in promoted, "promoted"),
-            (one.id in pinned, "pinned"),
-            (one.id in used, "in use"),
-            (one.id in earlier, "what a rollback goes back to"),
-            (one.weights in newest, f"one of the {keep} newest" if keep else "every snapshot is kept"),
+            (snapshot.id in promoted, "promoted"),
+            (snapshot.id in pinned, "pinned"),
+            (snapshot.id in used, "in use"),
+            (snapshot.id in earlier, "the target of a rollback"),
+            (snapshot.weights in newest, f"one of the {keep} newest" if keep else "every snapshot is kept"),
         )
         reason = next((why for holds, why in reasons if holds), None)
         if reason is None:
-            remove.append(one.id)
+            remove.append(snapshot.id)
         else:
-            kept.append((one.id, reason))
+            kept.append((snapshot.id, reason))
     return Retention(tuple(remove), tuple(kept))
 
 
 def plan_for(clients: Clients, model: ModelName, variant: Variant) -> Retention:
     volume = clients.volume
-    stored = [RetainedSnapshot(one.id, one.weights) for one in volume.snapshots(model) if one.variant == variant]
+    manifests = [manifest for manifest in volume.snapshots(model) if manifest.variant == variant]
+    stored = [RetainedSnapshot(manifest.id, manifest.weights) for manifest in manifests]
     promoted = volume.promoted(model)
     target_of = volume.promotions.rollback_target
-    goals = [target_of(model), *(target_of(model, variant) for variant in promoted.revisions)]
+    targets = [target_of(model), *(target_of(model, variant) for variant in promoted.revisions)]
     return plan(
         stored,
         keep=clients.settings.keep_revisions,
         promoted=promoted.ids,
-        earlier=[goal for goal in goals if goal is not None],
+        earlier=[target for target in targets if target is not None],
         pinned=volume.pins.of(model),
-        used=[one.id for one in stored if volume.in_use(one.id)],
+        used=[snapshot.id for snapshot in stored if volume.in_use(snapshot.id)],
     )
 
 
 @step(Kind.LOCAL, "prune", line=lambda pruned: pruned.line)
 def prune(clients: Clients, model: ModelName, variant: Variant) -> Pruned:
-    """Remove what the plan for the variant says. What somebody began to use meanwhile stays, and what
-    another removed is gone."""
+    """Apply the plan for the variant. A snapshot that another process began to serve stays, and one that another
+    process removed is skipped."""
     removed, freed = [], 0
     for id in plan_for(clients, model, variant).remove:
         try:
@@ -114,14 +116,16 @@ def prune(clients: Clients, model: ModelName, variant: Variant) -> Pruned:
             log.info("%s", error.message)
             continue
         removed.append(id)
-        log.info("%s was removed: the volume keeps %d of a variant", id.short, clients.settings.keep_revisions)
+        log.info(
+            "%s was removed: the volume keeps %d snapshots of a variant", id.short, clients.settings.keep_revisions
+        )
     return Pruned(tuple(removed), freed)
 
 
 def _newest_weights(stored: Sequence[RetainedSnapshot], keep: int) -> set[frozenset[Sha256]]:
     """The last `keep` distinct weights; all of them for 0."""
     newest: list[frozenset[Sha256]] = []
-    for one in reversed(stored):
-        if one.weights not in newest and (not keep or len(newest) < keep):
-            newest.append(one.weights)
+    for snapshot in reversed(stored):
+        if snapshot.weights not in newest and (not keep or len(newest) < keep):
+            newest.append(snapshot.weights)
     return set(newest)
