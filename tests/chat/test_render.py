@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from paddock.chat.protocol import Analysis, Rendered, Status
-from paddock.chat.render import Request, TemplateProcess, render_messages
+from paddock.chat.protocol import RenderResult, RenderStatus, TemplateAnalysis
+from paddock.chat.render import RenderRequest, TemplateProcess, render_messages
 from paddock.errors import ModelRejected
 from paddock.model.finding import Finding, Severity
-from tests.support.templates import CHATML, EVIL
+from tests.support.templates import CHATML, INJECTED
 
 USER: list[dict[str, object]] = [{"role": "user", "content": "héllo <b>"}]
 
 
-def rendered(source: str, **fields: object) -> Rendered:
+def render(source: str, **fields: object) -> RenderResult:
     with TemplateProcess(source, bos="<s>", eos="</s>") as process:
         assert process.analyse().findings == ()
-        return process.render(Request(USER, **fields))  # type: ignore[arg-type]  # the table below gives them their types
+        return process.render(RenderRequest(USER, **fields))  # type: ignore[arg-type]  # typed by the tables below
 
 
 @pytest.mark.parametrize(
@@ -41,54 +41,54 @@ def rendered(source: str, **fields: object) -> Rendered:
     ],
 )
 def test_rendering_follows_the_conventions_of_transformers(source: str, text: str) -> None:
-    result = rendered(source, now=datetime.fromisoformat("2031-02-03"))
-    assert result == Rendered(Status.OK, text)
+    result = render(source, now=datetime.fromisoformat("2031-02-03"))
+    assert result == RenderResult(RenderStatus.OK, text)
 
 
 @pytest.mark.parametrize(
     ("source", "status"),
     [
-        ("{{ raise_exception('not like this') }}", Status.RAISED),
-        ("{{ nothing.at.all }}", Status.ERROR),
-        ("{{ 1 + 'a' }}", Status.ERROR),
-        ("{{ messages|map(attribute='x')|list|first|upper|length / 0 }}", Status.ERROR),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", Status.DEPTH),
-        ("{% for i in range(10**7) %}{% endfor %}", Status.RANGE),
-        ("{{ 'x' * 10**6 }}", Status.OUTPUT),
-        ("{% set x = 'x' * 2 %}{{ x * 10**9 }}", Status.MEMORY),
+        ("{{ raise_exception('not like this') }}", RenderStatus.RAISED),
+        ("{{ nothing.at.all }}", RenderStatus.ERROR),
+        ("{{ 1 + 'a' }}", RenderStatus.ERROR),
+        ("{{ messages|map(attribute='x')|list|first|upper|length / 0 }}", RenderStatus.ERROR),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", RenderStatus.DEPTH),
+        ("{% for i in range(10**7) %}{% endfor %}", RenderStatus.RANGE),
+        ("{{ 'x' * 10**6 }}", RenderStatus.OUTPUT),
+        ("{% set x = 'x' * 2 %}{{ x * 10**9 }}", RenderStatus.MEMORY),
     ],
 )
-def test_a_rendering_that_fails_says_how(source: str, status: Status) -> None:
-    assert rendered(source).status is status
+def test_a_failed_rendering_has_a_status(source: str, status: RenderStatus) -> None:
+    assert render(source).status is status
 
 
-def test_one_process_renders_many_conversations_and_survives_those_that_fail() -> None:
+def test_one_process_renders_many_conversations_and_survives_failures() -> None:
     source = "{% if messages|length > 1 %}{{ raise_exception('one only') }}{% endif %}{{ messages[0].content }}"
     with TemplateProcess(source, bos="", eos="") as process:
         process.analyse()
         for number in range(50):
             message: dict[str, object] = {"role": "user", "content": str(number)}
-            assert process.render(Request([message])).text == str(number)
-            assert process.render(Request([message, message])).status is Status.RAISED
+            assert process.render(RenderRequest([message])).text == str(number)
+            assert process.render(RenderRequest([message, message])).status is RenderStatus.RAISED
 
 
-def test_after_a_limit_that_kills_every_further_answer_says_so() -> None:
+def test_after_the_process_was_killed_every_further_result_is_killed() -> None:
     bomb = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     source = "{% if messages|length > 1 %}" + bomb + "{% endif %}"
     with TemplateProcess(source, bos="", eos="") as process:
         process.analyse()
-        assert process.render(Request(USER)).ok
-        assert process.render(Request(USER * 2)).status is Status.KILLED
-        assert process.render(Request(USER)).status is Status.KILLED
+        assert process.render(RenderRequest(USER)).ok
+        assert process.render(RenderRequest(USER * 2)).status is RenderStatus.KILLED
+        assert process.render(RenderRequest(USER)).status is RenderStatus.KILLED
 
 
-def test_the_process_has_no_environment_and_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_has_an_empty_environment_and_cannot_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with TemplateProcess(CHATML, bos="", eos="") as process:
         assert process._process is not None
-        place = Path(f"/proc/{process._process.pid}")
-        environment = (place / "environ").read_bytes()
-        limits = (place / "limits").read_text()
+        directory = Path(f"/proc/{process._process.pid}")
+        environment = (directory / "environ").read_bytes()
+        limits = (directory / "limits").read_text()
     assert environment == b"LC_ALL=C\0"
     for name, value in (
         ("Max open files", 0),
@@ -100,20 +100,22 @@ def test_the_process_has_no_environment_and_opens_nothing(monkeypatch: pytest.Mo
         assert line.removeprefix(name).split()[:2] == [str(value)] * 2
 
 
-def test_render_messages_gives_the_prompt() -> None:
+def test_render_messages_returns_the_prompt() -> None:
     assert render_messages(CHATML, USER) == "<|im_start|>user\nhéllo <b><|im_end|>\n<|im_start|>assistant\n"
     assert render_messages(CHATML, USER, add_generation_prompt=False).endswith("<|im_end|>\n")
 
 
 @pytest.mark.parametrize("source", ["{{ lipsum }}", "{% if %}", "{{ raise_exception('no') }}", "x" * 300_000])
-def test_what_cannot_be_rendered_is_an_error_with_a_cure(source: str) -> None:
+def test_a_template_that_cannot_be_rendered_raises_an_error_with_a_cure(source: str) -> None:
     with pytest.raises(ModelRejected) as caught:
         render_messages(source, USER)
     assert caught.value.cure
 
 
-def test_what_crosses_the_pipe_comes_back_the_same() -> None:
-    analysis = Analysis((Finding("template.url", Severity.WARN, EVIL, "line 1", "read it"),), ("a", "é"), (3,))
-    assert Analysis.from_json(json.loads(json.dumps(analysis.to_json()))) == analysis
-    result = Rendered(Status.OK, "é\ud800")
-    assert Rendered.from_json(json.loads(json.dumps(result.to_json()))) == result
+def test_the_messages_of_the_pipe_survive_a_round_trip() -> None:
+    analysis = TemplateAnalysis(
+        (Finding("template.url", Severity.WARN, INJECTED, "line 1", "read it"),), ("a", "é"), (3,)
+    )
+    assert TemplateAnalysis.from_json(json.loads(json.dumps(analysis.to_json()))) == analysis
+    result = RenderResult(RenderStatus.OK, "é\ud800")
+    assert RenderResult.from_json(json.loads(json.dumps(result.to_json()))) == result

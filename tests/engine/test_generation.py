@@ -12,8 +12,8 @@ from paddock.engine import process
 from paddock.engine.parameters import Parameters
 from tests.support.architectures import sound
 from tests.support.engine import run_engine
-from tests.support.forgetful import tiny_gemma, tiny_mamba
 from tests.support.gguf import Gguf
+from tests.support.tiny_mamba_gemma import tiny_gemma, tiny_mamba
 
 SHARED_PREFIX = """
 import json, sys

@@ -16,8 +16,8 @@ from paddock.engine.oracle import Memory, measure_header, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration, EngineCrashed, IncompatibleModel, MalformedGguf
 from tests.support.engine import HEADER_BYTES, first_bytes, hollow_copy, loaded_memory
-from tests.support.forgetful import tiny_gemma, tiny_mamba
 from tests.support.gguf import tiny_llama, tiny_shards
+from tests.support.tiny_mamba_gemma import tiny_gemma, tiny_mamba
 
 
 def _context(tokens: int) -> Parameters:

@@ -17,7 +17,7 @@ from paddock.gguf.reader import Array, read_header
 from tests.support import gguf as g
 from tests.support.gguf import Gguf, TensorRow, array, tiny_llama
 from tests.support.hostile import BROKEN, NOT_GGUF
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=63)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
@@ -74,7 +74,7 @@ def files(draw: st.DrawFn) -> tuple[Gguf, dict[str, tuple[int, int | None, objec
 @given(files())
 def test_a_written_header_reads_back_equal(drawn: tuple[Gguf, dict[str, tuple[int, int | None, object]]]) -> None:
     file, metadata = drawn
-    header = read_header(Memory(file.to_bytes()))
+    header = read_header(MemorySource(file.to_bytes()))
     assert (header.version, header.alignment) == (file.version, file.alignment)
     assert {key for key in header.metadata if key != "general.alignment"} == set(metadata)
     for key, (kind, element, value) in metadata.items():
@@ -97,7 +97,7 @@ def test_a_written_header_reads_back_equal(drawn: tuple[Gguf, dict[str, tuple[in
 def read_and_check(data: bytes) -> MalformedGguf | NotGguf | None:
     """The format error that the reader raises, or None. Any other exception propagates."""
     try:
-        rules.check(read_header(Memory(data)))
+        rules.check(read_header(MemorySource(data)))
     except (MalformedGguf, NotGguf) as error:
         return error
     return None
@@ -128,7 +128,7 @@ def test_every_truncation_is_rejected() -> None:
     data = tiny_llama(template=None).to_bytes()
     for end in [*range(400), *range(400, len(data), 97), len(data) - 1]:
         with pytest.raises((MalformedGguf, NotGguf)):
-            read_header(Memory(data[:end]))
+            read_header(MemorySource(data[:end]))
 
 
 @pytest.mark.parametrize("build", [build for _, build in BROKEN.values()], ids=BROKEN)
@@ -140,7 +140,7 @@ def test_no_hostile_file_takes_more_than_a_second_of_cpu_time(build: Callable[[]
 
 
 def test_a_file_that_declares_too_many_tensors_is_not_read_beyond_the_first_mib() -> None:
-    source = Memory(Gguf(tensor_count=2**60).to_bytes() + bytes(16 << 20))
+    source = MemorySource(Gguf(tensor_count=2**60).to_bytes() + bytes(16 << 20))
     with pytest.raises(MalformedGguf, match="declares"):
         read_header(source)
     assert source.bytes_read <= 1 << 20
@@ -149,7 +149,7 @@ def test_a_file_that_declares_too_many_tensors_is_not_read_beyond_the_first_mib(
 def test_only_the_header_of_a_large_file_is_read() -> None:
     file = tiny_llama()
     file.tensor("blk.0.ffn_down.weight").data = bytes(64 << 20)
-    source = Memory(file.to_bytes())
+    source = MemorySource(file.to_bytes())
     header = read_header(source)
     assert header.bytes_read == source.bytes_read
     assert source.bytes_read <= 1 << 20
@@ -175,7 +175,7 @@ def test_a_header_over_the_size_limit_is_rejected_before_all_of_it_is_read() -> 
 
 
 def test_a_source_that_ends_before_its_size_is_rejected() -> None:
-    source = Memory(VALID[:5000])
+    source = MemorySource(VALID[:5000])
     source.size = len(VALID)
     with pytest.raises(MalformedGguf, match="ends at byte 5000") as caught:
         read_header(source)
@@ -185,7 +185,7 @@ def test_a_source_that_ends_before_its_size_is_rejected() -> None:
 def test_an_error_has_the_byte_offset() -> None:
     file = Gguf().set("general.name", g.STRING, struct.pack("<Q", 1000))
     with pytest.raises(MalformedGguf) as caught:
-        read_header(Memory(file.to_bytes()))
+        read_header(MemorySource(file.to_bytes()))
     # magic, version, counts, the key's length and text, the type, the wrong length
     assert caught.value.where == f"byte {4 + 4 + 16 + 8 + len('general.name') + 4 + 8}"
 
@@ -195,13 +195,13 @@ def test_the_error_for_an_overlong_string_in_an_array_has_the_offset_of_that_str
     file = Gguf().set("x", g.ARRAY, body)
     data = file.to_bytes()
     with pytest.raises(MalformedGguf) as caught:
-        read_header(Memory(data))
+        read_header(MemorySource(data))
     assert caught.value.where == f"byte {data.index(b'one') + 3 + 8}"
 
 
 def test_an_error_survives_pickling() -> None:
     with pytest.raises(NotGguf) as caught:
-        read_header(Memory(NOT_GGUF["html"][0]))
+        read_header(MemorySource(NOT_GGUF["html"][0]))
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.rule, again.where) == (str(caught.value), "gguf.container.magic", "byte 0")
 
@@ -209,7 +209,7 @@ def test_an_error_survives_pickling() -> None:
 def test_single_strings_of_an_array_are_read_by_index() -> None:
     texts = ["a", "", "ü" * 300, "last"]
     file = Gguf().set("x", g.ARRAY, array(g.STRING, texts))
-    found = read_header(Memory(file.to_bytes())).array("x")
+    found = read_header(MemorySource(file.to_bytes())).array("x")
     assert found is not None
     assert [found.text(index) for index in range(4)] == texts
     for outside in (-1, 4):
@@ -219,7 +219,7 @@ def test_single_strings_of_an_array_are_read_by_index() -> None:
 
 def test_non_finite_numbers_are_read_unchanged() -> None:
     file = Gguf().set("x", g.F32, math.inf).set("y", g.F64, math.nan)
-    header = read_header(Memory(file.to_bytes()))
+    header = read_header(MemorySource(file.to_bytes()))
     assert header.metadata["x"] == math.inf
     assert isinstance(header.metadata["y"], float)
     assert math.isnan(header.metadata["y"])

@@ -16,7 +16,7 @@ from paddock.gguf.streaming_scan import StreamingWeightsScan
 from paddock.model.finding import Finding
 from tests.support import gguf as g
 from tests.support.gguf import tiny_llama
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 
 
 def model(*, damaged: bool = True, long_header: bool = False) -> bytes:
@@ -29,7 +29,7 @@ def model(*, damaged: bool = True, long_header: bool = False) -> bytes:
 
 
 def expected(data: bytes) -> tuple[Finding, ...]:
-    return tuple(weights.check(Memory(data), read_header(Memory(data))))
+    return tuple(weights.check(MemorySource(data), read_header(MemorySource(data))))
 
 
 def scan_in_pieces(data: bytes, cuts: list[int]) -> tuple[Finding, ...] | None:

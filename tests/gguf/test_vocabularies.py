@@ -13,7 +13,7 @@ from paddock.gguf import tokenizer
 from paddock.gguf.reader import read_header
 from paddock.gguf.rules import check
 from paddock.model.finding import Severity
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 
 SMALL_BYTES = 4 << 20  # the checks take a second for each larger one, and cover nothing new there
 MIB = 1 << 20
@@ -53,7 +53,7 @@ def test_real_vocabularies_have_no_finding_except_for_the_missing_weights(source
     small = {name: data for name, data in sources.vocabularies.items() if len(data) < SMALL_BYTES}
     assert len(small) >= 10
     for name, data in small.items():
-        findings = check(read_header(Memory(data)))
+        findings = check(read_header(MemorySource(data)))
         rejected = [finding.rule for finding in findings if finding.severity is Severity.REJECT]
         assert rejected == ["gguf.model.is-vocabulary"], name
 

@@ -18,13 +18,13 @@ from paddock.gguf.reader import FileSource, read_header
 from paddock.model.finding import Finding, Severity
 from tests.support import gguf as g
 from tests.support.gguf import Gguf, TensorRow, tiny_llama
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 
 INFINITY, NAN = struct.pack("<e", math.inf), struct.pack("<e", math.nan)
 
 
 def check(file: Gguf) -> list[Finding]:
-    source = Memory(file.to_bytes())
+    source = MemorySource(file.to_bytes())
     return list(weights.check(source, read_header(source)))
 
 
@@ -113,7 +113,7 @@ def test_a_hole_is_reported_with_its_offset(before: int) -> None:
     data = b"\1" * before + bytes(weights.HOLE_BYTES + 8192) + b"\1" * 8192
     (finding,) = check_row(GgmlType.F16, data)
     file = Gguf(tensors=[TensorRow("x.weight", (len(data) // 2,), int(GgmlType.F16), data=data)])
-    start = read_header(Memory(file.to_bytes())).data_offset
+    start = read_header(MemorySource(file.to_bytes())).data_offset
     assert finding.rule == "gguf.weights.hole"
     assert finding.where == f"byte {start + before}"
 
@@ -132,7 +132,7 @@ def test_the_scan_stops_after_eight_damaged_tensors() -> None:
 
 
 def test_truncated_data_is_reported() -> None:
-    source = Memory(tiny_llama().to_bytes())
+    source = MemorySource(tiny_llama().to_bytes())
     header = read_header(source)
     source.data = source.data[:-100]
     assert "gguf.weights.truncated" in {finding.rule for finding in weights.check(source, header)}
@@ -147,17 +147,17 @@ def test_the_findings_do_not_depend_on_the_sizes_of_the_pieces(cuts: list[int], 
     if damage > 1:
         file.tensor("output_norm.weight").data = bytes(256)
     data = file.to_bytes()
-    header = read_header(Memory(data))
+    header = read_header(MemorySource(data))
     scan = weights.WeightsScan(header)
     marks = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     for start, end in itertools.pairwise(marks):
         scan.feed(start, memoryview(data)[start:end])
-    assert list(scan.findings()) == list(weights.check(Memory(data), header))
+    assert list(scan.findings()) == list(weights.check(MemorySource(data), header))
 
 
 def test_an_incomplete_scan_reports_the_offset_of_its_end() -> None:
     data = tiny_llama().to_bytes()
-    scan = weights.WeightsScan(read_header(Memory(data)))
+    scan = weights.WeightsScan(read_header(MemorySource(data)))
     scan.feed(0, memoryview(data)[: len(data) - 100])
     (finding,) = scan.findings()
     assert (finding.rule, finding.where) == ("gguf.weights.truncated", f"byte {len(data) - 100}")

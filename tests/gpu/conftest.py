@@ -8,7 +8,7 @@ import pytest
 
 from paddock.model.hardware import Machine, this_machine
 from tests.support.full_size import write_full_size
-from tests.support.published import PUBLISHED
+from tests.support.published import PUBLISHED_MODELS
 from tests.support.serving import shelf
 
 __all__ = ["shelf"]
@@ -34,5 +34,5 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _written(name: str, factory: pytest.TempPathFactory) -> Path:
-    model = next(model for model in PUBLISHED if model.name == name)
+    model = next(model for model in PUBLISHED_MODELS if model.name == name)
     return write_full_size(model, factory.mktemp("full") / f"{model.architecture}-Q4_K.gguf")

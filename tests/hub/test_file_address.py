@@ -22,7 +22,7 @@ from paddock.hub import HubFile
 from paddock.model.artifact import RepositoryFile
 from paddock.model.names import ModelName, Revision
 from tests.hub.conftest import TOKEN, client
-from tests.support.one_answer import answering
+from tests.support.fixed_response import fixed_response_server
 
 MODEL = ModelName.parse("org/name")
 WEIGHTS, CONFIG = b"GGUF" * 1000, b'{"model_type": "llama"}'
@@ -139,7 +139,10 @@ def test_a_busy_hub_is_a_transient_error_with_its_retry_after(hub: HubService, c
 
 def test_a_response_for_another_commit_is_refused() -> None:
     headers = {"X-Repo-Commit": "d" * 40, "ETag": '"x"'}
-    with answering(headers=headers) as address, pytest.raises(HubRefused, match=f"answered with commit '{'d' * 40}'"):
+    with (
+        fixed_response_server(headers=headers) as address,
+        pytest.raises(HubRefused, match=f"answered with commit '{'d' * 40}'"),
+    ):
         client(address).locate(MODEL, COMMIT, "m.gguf")
 
 
@@ -149,14 +152,14 @@ def test_a_response_for_another_commit_is_refused() -> None:
 )
 def test_an_address_with_another_scheme_is_refused(location: str) -> None:
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": location}
-    with answering(status=302, headers=headers) as address, pytest.raises((HubRefused, HubUnavailable)):
+    with fixed_response_server(status=302, headers=headers) as address, pytest.raises((HubRefused, HubUnavailable)):
         client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
 
 
 @pytest.mark.parametrize("location", ["http://[x", "http://127.0.0.1:99999/x", "http://127.0.0.1:x/"])
 def test_an_address_that_does_not_parse_is_a_paddock_error(location: str) -> None:
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"', "Location": location}
-    with answering(status=302, headers=headers) as address, pytest.raises(PaddockError):
+    with fixed_response_server(status=302, headers=headers) as address, pytest.raises(PaddockError):
         client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
 
 
@@ -172,7 +175,7 @@ def test_an_address_that_does_not_parse_is_a_paddock_error(location: str) -> Non
 )
 def test_the_token_is_sent_only_to_the_hubs_own_scheme_host_and_port(elsewhere: str) -> None:
     headers = {"X-Repo-Commit": COMMIT, "ETag": '"x"'}
-    with answering(status=302, headers=headers) as address:
+    with fixed_response_server(status=302, headers=headers) as address:
         headers["Location"] = elsewhere.format(port=address.rpartition(":")[2])
         found = client(address, token=TOKEN).locate(MODEL, COMMIT, "m.gguf")
     assert found.url == headers["Location"]

@@ -23,7 +23,7 @@ from paddock.errors import (
 from paddock.model.artifact import RepositoryFile
 from paddock.model.names import ModelName, Revision, Sha256
 from tests.hub.conftest import STRANGER, TOKEN, client
-from tests.support.one_answer import answering
+from tests.support.fixed_response import fixed_response_server
 
 MODEL = ModelName.parse("org/name")
 WEIGHTS, CONFIG, CARD = b"GGUF" * 1000, b'{"model_type": "llama"}', b"---\nlicense: apache-2.0\n---\n# A model\n"
@@ -153,7 +153,10 @@ def test_a_busy_hub_is_a_transient_error(hub: HubService, commit: str, status: i
     ids=lambda value: repr(value)[:12],
 )
 def test_retry_after_is_what_the_hub_asked_for(header: str, seconds: float | None) -> None:
-    with answering(status=429, headers={"Retry-After": header}) as address, pytest.raises(HubUnavailable) as caught:
+    with (
+        fixed_response_server(status=429, headers={"Retry-After": header}) as address,
+        pytest.raises(HubUnavailable) as caught,
+    ):
         client(address).listing(MODEL)
     assert caught.value.retry_after_s == seconds
     assert pickle.loads(pickle.dumps(caught.value)).retry_after_s == seconds
@@ -285,7 +288,7 @@ WRONG: dict[str, object] = {
 
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
 def test_json_that_is_not_a_listing_is_refused_with_a_printable_message(value: object) -> None:
-    with answering(json.dumps(value).encode()) as address, pytest.raises(HubRefused) as caught:
+    with fixed_response_server(json.dumps(value).encode()) as address, pytest.raises(HubRefused) as caught:
         client(address).listing(MODEL)
     assert caught.value.message.startswith(f"{address} did not respond as a Hub for org/name: ")
     assert str(caught.value).isprintable()
@@ -303,16 +306,16 @@ ODD: dict[str, tuple[object, Callable[[Any], bool]]] = {
 
 @pytest.mark.parametrize(("value", "holds"), ODD.values(), ids=ODD)
 def test_json_without_its_optional_fields_is_a_listing(value: object, holds: Callable[[Any], bool]) -> None:
-    with answering(json.dumps(value).encode()) as address:
+    with fixed_response_server(json.dumps(value).encode()) as address:
         assert holds(client(address).listing(MODEL))
 
 
 def test_json_that_is_nested_too_deeply_is_refused() -> None:
-    with answering(b"[" * 100_000) as address, pytest.raises(HubRefused):
+    with fixed_response_server(b"[" * 100_000) as address, pytest.raises(HubRefused):
         client(address).listing(MODEL)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe\x00", b"<html></html>"], ids=repr)
 def test_a_body_that_is_not_json_is_a_transient_error(body: bytes) -> None:
-    with answering(body) as address, pytest.raises(HubUnavailable):
+    with fixed_response_server(body) as address, pytest.raises(HubUnavailable):
         client(address).listing(MODEL)

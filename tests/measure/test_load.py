@@ -19,7 +19,7 @@ from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
 from paddock.measure.load_test import LoadTest, Percentiles, run_load_test
-from tests.support.one_answer import answering
+from tests.support.fixed_response import fixed_response_server
 
 KEY = SecretStr("canaryCANARYcanary")
 
@@ -144,7 +144,7 @@ def test_each_level_sends_at_least_as_many_requests_as_run_at_once() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"data": []}', b"<html></html>"])
 def test_a_server_that_lists_no_model_is_refused(body: bytes) -> None:
-    with answering(body) as address, pytest.raises(ServerUnavailable, match="lists no model"):
+    with fixed_response_server(body) as address, pytest.raises(ServerUnavailable, match="lists no model"):
         run_load_test(address)
 
 

@@ -13,8 +13,9 @@ from paddock.engine.oracle import Memory, measure_header
 from paddock.engine.parameters import Parameters
 from paddock.gguf.reader import read_header
 from paddock.planning.footprint import footprint
-from tests.support.memory import Memory as Bytes
-from tests.support.published import PUBLISHED, Published
+from tests.support.memory import MemorySource
+from tests.support.published import PUBLISHED_MODELS
+from tests.support.published_model import PublishedModel
 
 TOKENS = 8192
 DOCUMENT = Path(__file__).parents[2] / "docs" / "memory.md"
@@ -29,7 +30,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Compared:
-    model: Published
+    model: PublishedModel
     measured: tuple[Memory, ...]
     estimated: tuple[Memory, ...]
 
@@ -58,14 +59,14 @@ def compared() -> dict[str, Compared]:
 
 
 def _compare() -> Iterator[tuple[str, Compared]]:
-    for model in PUBLISHED:
+    for model in PUBLISHED_MODELS:
         head, size = model.header()
-        ours = footprint(read_header(Bytes(head, size)))
+        ours = footprint(read_header(MemorySource(head, size)))
         measured = measure_header([(head, size)], SETTINGS)
         yield model.name, Compared(model, tuple(measured), tuple(map(ours.estimate, SETTINGS)))
 
 
-@pytest.mark.parametrize("name", [one.name for one in PUBLISHED])
+@pytest.mark.parametrize("name", [one.name for one in PUBLISHED_MODELS])
 @pytest.mark.parametrize("number", range(len(SETTINGS)), ids=["window", "full window", "long and q8_0", "four at once"])
 def test_errors_are_below_five_per_cent_for_weights_and_cache_and_a_quarter_for_compute(
     compared: dict[str, Compared], name: str, number: int

@@ -10,8 +10,8 @@ import pytest
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.servers import LLAMA_SERVER
 from paddock.serving.spec import ServeSpec
-from tests.support.exposition import read_metrics
 from tests.support.llama_server import llama_server_with
+from tests.support.prometheus_text import read_metrics
 from tests.support.serving import is_back, running, wait_for
 
 SOUND = "# HELP llamacpp:prompt_tokens_total Tokens.\n# TYPE llamacpp:prompt_tokens_total counter\n"

@@ -22,8 +22,8 @@ from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import SupervisorLimits
 from tests.support.engine import hollow_copy, real_model
-from tests.support.exposition import read_metrics
 from tests.support.gguf import tiny_shards
+from tests.support.prometheus_text import read_metrics
 from tests.support.serving import (
     SERVERS,
     Running,

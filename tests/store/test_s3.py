@@ -1,4 +1,4 @@
-"""What only S3 has: parts that are refused, errors that are mapped, races over a ref, and copies to it."""
+"""S3 in particular: multipart uploads, request parameters, and the mapping of botocore's errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from paddock.store.volume import Volume
 from paddock.transfer.backends import Backend
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
-from tests.support.s3_proxy import Fault, proxied
+from tests.support.s3_proxy import S3Fault, proxied
 from tests.support.stores import MODEL, A, B, S3Store, id_of, manifest_of, publish, put_blobs
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -42,15 +42,15 @@ SECRET = "do-not-show-this-secret"
 def push_big(volume: Volume, store: S3Store, *, content: bytes = BIG) -> Copied:
     contents = {"big.gguf": content, "ünïcode.json": b"{}"}
     manifest = manifest_of(A, contents, segment_bytes=SEGMENT_BYTES)
-    for one in contents.values():
-        volume.add_bytes(one)
+    for content in contents.values():
+        volume.add_bytes(content)
     volume.publish(manifest)
     return push(volume, store, manifest)
 
 
 @contextmanager
 def altered(client: S3Client, change: Callable[[Any], None]) -> Iterator[None]:
-    """Change each part on its way, after it was signed."""
+    """Change each part after it was signed."""
 
     def before_send(request: Any, **_: Any) -> None:
         change(request)
@@ -74,11 +74,11 @@ def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     source = s3_store.source(manifest.files[0], model=MODEL)
-    with urllib.request.urlopen(source.address().url) as answer:
-        assert answer.read() == BIG
+    with urllib.request.urlopen(source.address().url) as response:
+        assert response.read() == BIG
     request = urllib.request.Request(source.address(renew=True).url, headers={"Range": "bytes=5000000-5000009"})
-    with urllib.request.urlopen(request) as answer:
-        assert (answer.status, answer.read()) == (206, BIG[5000000:5000010])
+    with urllib.request.urlopen(request) as response:
+        assert (response.status, response.read()) == (206, BIG[5000000:5000010])
     assert source.label == f"{s3_store.label}: org/name: big.gguf"
     assert "X-Amz" not in repr(source) + repr(source.address())
 
@@ -98,16 +98,16 @@ def test_an_object_is_a_source_for_each_backend(
     assert staged.segments == manifest.files[0].segments
 
 
-def test_progress_is_told_in_bytes_that_arrived(volume: Volume, s3_store: S3Store) -> None:
+def test_progress_counts_the_bytes_that_were_sent(volume: Volume, s3_store: S3Store) -> None:
     manifest = manifest_of(A, {"big.gguf": BIG}, segment_bytes=SEGMENT_BYTES)
     volume.add_bytes(BIG)
-    told: list[int] = []
-    push(volume, s3_store, manifest, progress=told.append)
-    assert sum(told) == len(BIG)
-    assert len(told) == 3
+    progress: list[int] = []
+    push(volume, s3_store, manifest, progress=progress.append)
+    assert sum(progress) == len(BIG)
+    assert len(progress) == 3
 
 
-def test_a_part_that_changes_on_its_way_is_refused(volume: Volume, s3_store: S3Store) -> None:
+def test_a_part_that_was_changed_in_transit_is_refused(volume: Volume, s3_store: S3Store) -> None:
     def corrupt(request: Any) -> None:
         body = request.body.read()
         request.body = io.BytesIO(b"\x00" + body[1:])
@@ -136,7 +136,7 @@ def send_in_a_child(volume: Volume, store: S3Store, *, dies_after: int) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-def test_an_upload_whose_process_was_killed_is_taken_up(
+def test_an_upload_whose_process_was_killed_is_resumed(
     volume: Volume, s3_store: S3Store, environment: pytest.MonkeyPatch
 ) -> None:
     send_in_a_child(volume, s3_store, dies_after=2)
@@ -146,8 +146,8 @@ def test_an_upload_whose_process_was_killed_is_taken_up(
     assert unfinished(s3_store) == []
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
-    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
-        assert answer.read() == BIG
+    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as response:
+        assert response.read() == BIG
 
 
 def test_a_part_of_an_earlier_upload_that_has_other_bytes_is_sent_again(volume: Volume, s3_store: S3Store) -> None:
@@ -160,7 +160,7 @@ def test_a_part_of_an_earlier_upload_that_has_other_bytes_is_sent_again(volume: 
     assert client.get_object(Bucket=s3_store.bucket, Key=key)["Body"].read() == BIG
 
 
-def test_an_upload_that_another_worker_removed_is_worth_another_try(volume: Volume, s3_store: S3Store) -> None:
+def test_an_upload_that_another_worker_removed_is_a_transient_error(volume: Volume, s3_store: S3Store) -> None:
     client = s3_store.client()
 
     def remove(**_: Any) -> None:
@@ -177,29 +177,27 @@ def test_an_upload_that_another_worker_removed_is_worth_another_try(volume: Volu
     assert push_big(volume, s3_store).blobs == 2
 
 
-def test_two_workers_that_send_the_same_blob_at_once_both_end_right(
-    volume: Volume, s3_store: S3Store, client: S3Client
-) -> None:
+def test_two_workers_can_send_the_same_blob_at_once(volume: Volume, s3_store: S3Store, client: S3Client) -> None:
     other = S3Store(s3_store.label, client=client)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda store: push_big(volume, store), (s3_store, other)))
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
-    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as answer:
-        assert answer.read() == BIG
+    with urllib.request.urlopen(s3_store.source(manifest.files[0]).address().url) as response:
+        assert response.read() == BIG
     assert unfinished(s3_store) == []
 
 
-def test_keys_that_may_not_list_uploads_send_a_blob_all_the_same(
+def test_keys_without_the_permission_to_list_uploads_can_send_a_blob(
     volume: Volume, s3: S3Server, s3_store: S3Store, environment: pytest.MonkeyPatch
 ) -> None:
     with proxied(s3.endpoint) as proxy:
         environment.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        proxy.faults = [Fault("status", ("GET",), "?uploads", status=403, code="AccessDenied")]
+        proxy.faults = [S3Fault("status", ("GET",), "?uploads", status=403, code="AccessDenied")]
         assert push_big(volume, S3Store(s3_store.label)).bytes_transferred == len(BIG) + 2
 
 
-def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(
+def test_a_blob_is_stored_with_the_encryption_and_storage_class_that_were_set(
     volume: Volume, s3: S3Server, client: S3Client
 ) -> None:
     options = S3Options(encryption="AES256", storage_class="STANDARD_IA")
@@ -208,7 +206,7 @@ def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(
     store.promote([id_of(A)], default=id_of(A))
     prefix = store.label.split("/", 3)[3]
     listed = client.list_objects_v2(Bucket=s3.bucket, Prefix=prefix)["Contents"]
-    heads = {one["Key"]: client.head_object(Bucket=s3.bucket, Key=one["Key"]) for one in listed}
+    heads = {item["Key"]: client.head_object(Bucket=s3.bucket, Key=item["Key"]) for item in listed}
     assert len(heads) == 4
     assert {head["ServerSideEncryption"] for head in heads.values()} == {"AES256"}
     assert {key for key, head in heads.items() if head.get("StorageClass") == "STANDARD_IA"} == {
@@ -216,24 +214,26 @@ def test_a_blob_goes_with_the_encryption_and_the_storage_class_that_were_set(
     }
     manifest = store.snapshot(id_of(A))
     assert manifest is not None
-    with urllib.request.urlopen(store.source(manifest.files[0]).address().url) as answer:
-        assert answer.read() == BIG
+    with urllib.request.urlopen(store.source(manifest.files[0]).address().url) as response:
+        assert response.read() == BIG
 
 
 @pytest.mark.parametrize(("path_style", "host"), [(True, "s3.example"), (False, "models.s3.example")])
-def test_the_bucket_stands_where_the_setting_says(environment: pytest.MonkeyPatch, path_style: bool, host: str) -> None:
+def test_the_path_style_decides_where_the_bucket_is_in_the_address(
+    environment: pytest.MonkeyPatch, path_style: bool, host: str
+) -> None:
     environment.setenv("AWS_ENDPOINT_URL", "http://s3.example")
     store = S3Store("s3://models", options=S3Options(path_style=path_style))
     assert urlsplit(store.source(manifest_of(A, {"m": b"m"}).files[0]).address().url).hostname == host
 
 
-def test_sizes_tell_what_is_shared(s3_store: S3Store, scratch: Path) -> None:
+def test_shared_blobs_count_once_in_the_real_size(s3_store: S3Store, scratch: Path) -> None:
     publish(s3_store, A, {"m.gguf": b"a" * 100, "config.json": b"shared"}, scratch)
     publish(s3_store, B, {"m.gguf": b"b" * 10, "config.json": b"shared"}, scratch)
     assert s3_store.sizes() == (122, 116)
 
 
-def test_a_blob_that_rotted_on_the_volume_never_becomes_an_object(volume: Volume, s3_store: S3Store) -> None:
+def test_a_blob_that_is_damaged_on_the_volume_never_becomes_an_object(volume: Volume, s3_store: S3Store) -> None:
     manifest = manifest_of(A, {"big.gguf": BIG}, segment_bytes=SEGMENT_BYTES)
     volume.add_bytes(BIG)
     blob = volume.blob_path(manifest.files[0].sha256)
@@ -241,7 +241,7 @@ def test_a_blob_that_rotted_on_the_volume_never_becomes_an_object(volume: Volume
     with blob.open("r+b") as file:
         file.seek(len(BIG) - 1)
         file.write(bytes([BIG[-1] ^ 1]))
-    with pytest.raises(CorruptFile, match=r"big\.gguf.*from byte 16777216 on"):
+    with pytest.raises(CorruptFile, match=r"big\.gguf.*in the segment at byte 16777216"):
         push(volume, s3_store, manifest)
     assert not s3_store.has_blob(manifest.files[0].sha256, len(BIG))
     assert s3_store.snapshot(id_of(A)) is None
@@ -270,7 +270,7 @@ def test_a_dropped_object_is_sent_again(s3_store: S3Store, scratch: Path) -> Non
 @pytest.mark.parametrize(
     "uri", ["", "models", "http://models", "s3://", "s3:///x", f"s3://key:{SECRET}@b", "s3://b/../x", "s3://b/a//b"]
 )
-def test_an_address_that_is_none_is_refused_without_being_shown(uri: str) -> None:
+def test_a_malformed_uri_is_refused_without_being_shown(uri: str) -> None:
     with pytest.raises(BadSetting) as caught:
         S3Store(uri)
     assert SECRET not in str(caught.value)
@@ -296,7 +296,7 @@ def test_the_address_and_the_keys_come_from_the_environment(s3: S3Server, enviro
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "cure"),
     [
         ({"AWS_SECRET_ACCESS_KEY": SECRET}, "AWS_ACCESS_KEY_ID"),
         ({"AWS_ACCESS_KEY_ID": "NOBODY", "AWS_SECRET_ACCESS_KEY": SECRET}, "AWS_ACCESS_KEY_ID"),
@@ -305,31 +305,31 @@ def test_the_address_and_the_keys_come_from_the_environment(s3: S3Server, enviro
     ],
     ids=["wrong secret", "unknown key", "no keys", "no address"],
 )
-def test_a_refusal_says_what_to_set_and_shows_no_secret(
-    s3: S3Server, environment: pytest.MonkeyPatch, change: dict[str, str], said: str
+def test_a_refusal_names_the_variable_to_set_and_shows_no_secret(
+    s3: S3Server, environment: pytest.MonkeyPatch, change: dict[str, str], cure: str
 ) -> None:
     for name, value in change.items():
         if value:
             environment.setenv(name, value)
         else:
             environment.delenv(name)
-    with pytest.raises(StoreRefused, match=said) as caught:
+    with pytest.raises(StoreRefused, match=cure) as caught:
         S3Store(f"s3://{s3.bucket}").check()
     assert SECRET not in str(caught.value)
     assert s3.secret_access_key not in str(caught.value)
 
 
-def test_a_bucket_that_is_not_there_is_a_refusal(s3: S3Server, client: S3Client) -> None:
+def test_a_missing_bucket_is_refused(s3: S3Server, client: S3Client) -> None:
     with pytest.raises(StoreRefused, match="the bucket does not exist"):
         S3Store("s3://nobody-made-this", client=client).check()
 
 
-def test_a_server_that_is_not_there_is_told_within_ten_seconds(s3: S3Server, environment: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported_within_ten_seconds(s3: S3Server, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(StoreUnavailable, match="does not answer"):
         S3Store(f"s3://{s3.bucket}").check()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
 
 
 ERRORS = [
@@ -340,7 +340,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
-def test_every_error_of_botocore_becomes_one_of_ours(kind: type[Exception]) -> None:
+def test_every_error_of_botocore_is_mapped(kind: type[Exception]) -> None:
     mapped = store_error(kind.__new__(kind), "s3://bucket")
     assert isinstance(mapped, StoreRefused | StoreUnavailable)
     assert mapped.cure
@@ -366,9 +366,11 @@ def test_every_error_of_botocore_becomes_one_of_ours(kind: type[Exception]) -> N
         (301, "PermanentRedirect", PermanentError),
     ],
 )
-def test_an_answer_is_transient_or_not_by_its_code(status: int, code: str, expected: type[PaddockError]) -> None:
-    answer: Any = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    mapped = store_error(aws.ClientError(answer, "PutObject"), "s3://bucket")
+def test_an_error_response_is_transient_or_permanent_by_its_code(
+    status: int, code: str, expected: type[PaddockError]
+) -> None:
+    response: Any = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    mapped = store_error(aws.ClientError(response, "PutObject"), "s3://bucket")
     assert isinstance(mapped, expected)
     assert code in str(mapped)
     assert SECRET not in str(mapped)

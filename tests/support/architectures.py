@@ -1,7 +1,7 @@
-"""Sound models of many architectures and of every tensor type, which the real engine loads and answers with.
+"""Valid models of many architectures and of every tensor type, which the real engine loads and generates with.
 
-Each is some 100 kB of small random numbers. An architecture is a table of what differs from a Llama: its norms, how its
-attention and its feed-forward are stored, and the keys that it needs beside the common ones.
+Each has about 100 kB of small random numbers. An architecture is described by its differences from a Llama: its norms,
+the layout of its attention and feed-forward tensors, and the keys that it needs beside the common ones.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ EXPERTS = 4
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What an architecture has. `norm_bias`: its norms are layer norms with a bias; `biases`: so have its matrices."""
+class Architecture:
+    """The layout of an architecture. `norm_bias`: its norms have a bias; `biases`: the matrices that have one."""
 
     norm_bias: bool = False
     biases: tuple[str, ...] = ()
@@ -41,9 +41,9 @@ class Kind:
     keys: dict[str, Any] = field(default_factory=dict)
 
 
-_LLAMA = Kind()
+_LLAMA = Architecture()
 _QKV = ("attn_q", "attn_k", "attn_v")
-ARCHITECTURES: dict[str, Kind] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral3": _LLAMA,
     "internlm2": _LLAMA,
@@ -100,13 +100,13 @@ ARCHITECTURES: dict[str, Kind] = {
 
 
 def sound(name: str) -> Gguf:
-    """A sound model of an architecture of the table."""
-    kind = ARCHITECTURES[name]
+    """A valid model of an architecture in `ARCHITECTURES`."""
+    layout = ARCHITECTURES[name]
     architecture = name.removesuffix("-of-experts")
     file = tiny_llama()
     file.keys = [key for key in file.keys if not str(key.name).startswith("llama.")]
     file.set("general.architecture", g.STRING, architecture).set("general.file_type", g.U32, 0)
-    heads_kv = kind.keys.get("attention.head_count_kv", KV_HEADS)
+    heads_kv = layout.keys.get("attention.head_count_kv", KV_HEADS)
     common: dict[str, Any] = {
         "context_length": 256,
         "embedding_length": WIDTH,
@@ -118,64 +118,64 @@ def sound(name: str) -> Gguf:
         "rope.freq_base": 10000.0,
         "vocab_size": VOCABULARY,
     }
-    if kind.norm_bias or kind.layer_norm:
+    if layout.norm_bias or layout.layer_norm:
         common["attention.layer_norm_epsilon"] = 1e-5
-    if architecture != "gpt2":  # which knows positions by a table
+    if architecture != "gpt2":  # GPT-2 has a table of positions, and no RoPE
         common["rope.dimension_count"] = HEAD
-    for key, value in (common | kind.keys).items():
+    for key, value in (common | layout.keys).items():
         of = g.BOOL if isinstance(value, bool) else g.F32 if isinstance(value, float) else g.U32
         file.set(f"{architecture}.{key}", of, value)
-    file.tensors = _tensors(kind, heads_kv)
+    file.tensors = _tensors(layout, heads_kv)
     return file
 
 
-def _tensors(kind: Kind, heads_kv: int) -> list[TensorRow]:
+def _tensors(layout: Architecture, heads_kv: int) -> list[TensorRow]:
     rows = [TensorRow("token_embd.weight", (WIDTH, VOCABULARY))]
-    rows += [TensorRow(name, shape) for name, shape in kind.extra]
+    rows += [TensorRow(name, shape) for name, shape in layout.extra]
 
     def norm(name: str, width: int = WIDTH) -> None:
         rows.append(TensorRow(f"{name}.weight", (width,), data=struct.pack(f"<{width}f", *[1.0] * width)))
-        if kind.norm_bias:
+        if layout.norm_bias:
             rows.append(TensorRow(f"{name}.bias", (width,)))
 
     def matrix(layer: str, name: str, columns: int, out: int) -> None:
         rows.append(TensorRow(f"{layer}{name}.weight", (columns, out)))
-        if name in kind.biases:
+        if name in layout.biases:
             rows.append(TensorRow(f"{layer}{name}.bias", (out,)))
 
-    if kind.final_norm:
+    if layout.final_norm:
         norm("output_norm")
-    if not kind.tied:
+    if not layout.tied:
         rows.append(TensorRow("output.weight", (WIDTH, VOCABULARY)))
     for number in range(LAYERS):
         at = f"blk.{number}."
-        for name in (*kind.before, *kind.after):
+        for name in (*layout.before, *layout.after):
             norm(at + name)
-        if kind.fused:
+        if layout.fused:
             matrix(at, "attn_qkv", WIDTH, WIDTH + 2 * heads_kv * HEAD)
         else:
             for name, out in zip(_QKV, (WIDTH, heads_kv * HEAD, heads_kv * HEAD), strict=True):
                 matrix(at, name, WIDTH, out)
-        if kind.head_norms:
-            norm(f"{at}attn_q_norm", kind.head_norms)
-            norm(f"{at}attn_k_norm", heads_kv * HEAD if kind.head_norms == WIDTH else kind.head_norms)
+        if layout.head_norms:
+            norm(f"{at}attn_q_norm", layout.head_norms)
+            norm(f"{at}attn_k_norm", heads_kv * HEAD if layout.head_norms == WIDTH else layout.head_norms)
         matrix(at, "attn_output", WIDTH, WIDTH)
-        if kind.experts:
+        if layout.experts:
             rows.append(TensorRow(f"{at}ffn_gate_inp.weight", (WIDTH, EXPERTS)))
             rows += [
                 TensorRow(f"{at}ffn_{name}_exps.weight", (*shape, EXPERTS))
                 for name, shape in (("gate", (WIDTH, INNER)), ("up", (WIDTH, INNER)), ("down", (INNER, WIDTH)))
             ]
             continue
-        if kind.gated:
+        if layout.gated:
             matrix(at, "ffn_gate", WIDTH, INNER)
-        matrix(at, "ffn_up", WIDTH, kind.inner_rows * INNER)
+        matrix(at, "ffn_up", WIDTH, layout.inner_rows * INNER)
         matrix(at, "ffn_down", INNER, WIDTH)
     return rows
 
 
 _F16_SMALL = struct.pack("<e", 0.001)
-# where the scales of a block lie, as ggml-common.h has them
+# offsets of the scales in a block, from ggml-common.h
 _SCALES_AT: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "Q1_0", "Q2_0"), (0,)),
     **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
@@ -206,7 +206,7 @@ TYPES = (
 
 
 def of_type(name: str) -> Gguf:
-    """A Llama whose matrices are of one type."""
+    """A Llama whose matrices have one tensor type."""
     kind = GgmlType[name]
     file = tiny_llama(width=256, inner=256, heads=4, kind=g.TYPE_F32)
     for row in file.tensors:
@@ -229,7 +229,7 @@ def _blocks(kind: GgmlType, row: TensorRow) -> bytes:
             block[at : at + 2] = _F16_SMALL
         if kind is GgmlType.MXFP4:
             block[0] = 120  # 2^-7
-        elif kind is GgmlType.IQ1_M:  # the digits of an F16 of 0.001 in the tops of four numbers, the lowest first
+        elif kind is GgmlType.IQ1_M:  # an F16 of 0.001, split over the top 4 bits of four numbers, lowest first
             (bits,) = struct.unpack("<H", _F16_SMALL)
             for number in range(4):
                 block[49 + 2 * number] = block[49 + 2 * number] & 0x0F | (bits >> 4 * number & 0xF) << 4

@@ -1,8 +1,8 @@
-"""The engine on many small models, one process each: does it load them, and are its answers finite?
+"""Load many small models in the engine, one process each, and check that its output is finite.
 
-`python -m tests.support.canary` reads a path from each line of its input and answers with one of `ok`, `refused` (the
-engine says no in an orderly way), `not finite`, or `died` and how. The library is loaded once, before the processes
-fork, so that a model takes some hundredths of a second.
+`python -m tests.support.canary` reads a path from each line of its input, and prints `ok`, `refused` (the engine
+reported an error), `not finite`, or how the process died or hung. The library is loaded once, before the processes
+fork, so that a model takes a few hundredths of a second.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 _MEMORY_BYTES = 2 << 30
 _OK, _REFUSED, _NOT_FINITE = 0, 3, 4
-_WORDS = {_OK: "ok", _REFUSED: "refused", _NOT_FINITE: "not finite"}
+_RESULTS = {_OK: "ok", _REFUSED: "refused", _NOT_FINITE: "not finite"}
 
 
 class Canary:
-    """The engine, asked from here."""
+    """The client of a running `python -m tests.support.canary`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def ask(self, path: Path) -> str:
+    def check(self, path: Path) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{path}\n")
         self._process.stdin.flush()
-        return self._process.stdout.readline().strip() or "the canary itself died"
+        return self._process.stdout.readline().strip() or "the canary process died"
 
 
 @contextmanager
@@ -56,13 +56,13 @@ def canary() -> Iterator[Canary]:
 
 
 def main() -> None:
-    from paddock.engine import timing  # noqa: F401 loads the native library, before the processes fork
+    from paddock.engine import timing  # noqa: F401 loads the native library before the processes fork
 
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             os._exit(_try(line.strip()))
-        print(_how_it_ended(child), flush=True)
+        print(_result(child), flush=True)
 
 
 def _try(path: str) -> int:
@@ -84,17 +84,17 @@ def _try(path: str) -> int:
     return _OK
 
 
-def _how_it_ended(child: int) -> str:
-    deadline = time.monotonic() + _PATIENCE_S
+def _result(child: int) -> str:
+    deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
-            return _WORDS.get(code, f"died with {signal.Signals(-code).name if code < 0 else code}")
+            return _RESULTS.get(code, f"died with {signal.Signals(-code).name if code < 0 else code}")
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return f"hung for {_PATIENCE_S:g} s"
+    return f"hung for {_TIMEOUT_S:g} s"
 
 
 if __name__ == "__main__":

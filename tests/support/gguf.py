@@ -1,8 +1,8 @@
-"""GGUFs built byte by byte: sound ones, and broken ones with one thing wrong.
+"""Build GGUF files byte by byte: valid ones, and ones with a single defect.
 
-A `Gguf` is a list of keys and a list of tensors with every knob that a writer could turn the wrong way; `to_bytes`
-writes it without a check. `tiny_llama` is a sound model of 26 kB that the real engine loads and answers with (nonsense,
-but finite); change it and write it.
+A `Gguf` is a list of keys and a list of tensors in which every field can be set wrong; `to_bytes` writes it without a
+check. `tiny_llama` is a valid model of 26 kB that the real engine loads and generates with (nonsense, but finite):
+change it and write it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHATML = (
 
 
 def string(value: str | bytes) -> bytes:
-    """A string as GGUF writes it: its length in bytes, and the bytes."""
+    """A GGUF string: its length in bytes as u64, and the bytes."""
     data = value.encode() if isinstance(value, str) else value
     return struct.pack("<Q", len(data)) + data
 
@@ -42,7 +42,7 @@ def array(kind: int, items: Sequence[Any]) -> bytes:
 
 @dataclass
 class Key:
-    """A key-value pair. `value` is a number, a text, or the bytes that stand for it, which are written as they are."""
+    """A key-value pair. `value` is a number, a text, or its encoded bytes, which are written unchanged."""
 
     name: str | bytes
     kind: int
@@ -60,8 +60,9 @@ class Key:
 
 @dataclass
 class TensorRow:
-    """A row of the tensor table. Its data is `data`, or small numbers drawn from the name; `offset` overrides where it
-    really lies.
+    """A row of the tensor table.
+
+    Its data is `data`, or small random numbers seeded by the name; `offset` and `dimensions` override the real values.
     """
 
     name: str | bytes
@@ -89,13 +90,13 @@ class TensorRow:
 
     def to_bytes(self, offset: int) -> bytes:
         count = len(self.shape) if self.dimensions is None else self.dimensions
-        place = offset if self.offset is None else self.offset
-        return string(self.name) + struct.pack(f"<I{len(self.shape)}QIQ", count, *self.shape, self.kind, place)
+        written_offset = offset if self.offset is None else self.offset
+        return string(self.name) + struct.pack(f"<I{len(self.shape)}QIQ", count, *self.shape, self.kind, written_offset)
 
 
 @dataclass
 class Gguf:
-    """A file to be. The counts are those of the lists unless they are overridden; `tail` comes after all padding."""
+    """A GGUF file to write. The counts are those of the lists unless overridden; `tail` follows the last padding."""
 
     keys: list[Key] = field(default_factory=list)
     tensors: list[TensorRow] = field(default_factory=list)
@@ -107,7 +108,7 @@ class Gguf:
     tail: bytes = b""
 
     def set(self, name: str | bytes, kind: int, value: Any) -> Self:
-        """Give the key this value, in its old place where it was there."""
+        """Set a key, in its position if it exists."""
         new = Key(name, kind, value)
         for index, key in enumerate(self.keys):
             if key.name == name:
@@ -117,7 +118,7 @@ class Gguf:
         return self
 
     def drop(self, *names: str) -> Self:
-        """Leave out the keys and tensors of these names."""
+        """Remove the keys and tensors of these names."""
         self.keys = [key for key in self.keys if key.name not in names]
         self.tensors = [tensor for tensor in self.tensors if tensor.name not in names]
         return self
@@ -145,7 +146,7 @@ class Gguf:
 
 
 def byte_vocabulary() -> list[str]:
-    """The smallest vocabulary that takes any text: three special tokens and the 256 bytes."""
+    """The smallest vocabulary for any text: three special tokens, the 256 bytes, and the space."""
     return ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
 
 
@@ -158,7 +159,7 @@ def tiny_llama(
     kind: int = TYPE_Q8_0,
     template: str | None = CHATML,
 ) -> Gguf:
-    """A sound Llama. With `kind=TYPE_F32` every width is possible, else multiples of 32."""
+    """A valid Llama. With `kind=TYPE_F32` any width is possible, else multiples of 32."""
     tokens = byte_vocabulary()
     count = len(tokens)
     file = Gguf()
@@ -184,7 +185,7 @@ def tiny_llama(
     file.set("tokenizer.ggml.unknown_token_id", U32, 0)
     if template is not None:
         file.set("tokenizer.chat_template", STRING, template)
-    one = width // heads
+    head = width // heads
     file.tensors.append(TensorRow("token_embd.weight", (width, count), kind))
     file.tensors.append(TensorRow("output_norm.weight", (width,)))
     for layer in range(layers):
@@ -192,8 +193,8 @@ def tiny_llama(
         file.tensors += [
             TensorRow(start + "attn_norm.weight", (width,)),
             TensorRow(start + "attn_q.weight", (width, width), kind),
-            TensorRow(start + "attn_k.weight", (width, one), kind),
-            TensorRow(start + "attn_v.weight", (width, one), kind),
+            TensorRow(start + "attn_k.weight", (width, head), kind),
+            TensorRow(start + "attn_v.weight", (width, head), kind),
             TensorRow(start + "attn_output.weight", (width, width), kind),
             TensorRow(start + "ffn_norm.weight", (width,)),
             TensorRow(start + "ffn_gate.weight", (width, inner), kind),

@@ -1,4 +1,4 @@
-"""One broken GGUF for each rule: the table that says what the audit must refuse, and by which rule."""
+"""Tables of broken GGUF files, each with the rule by which the audit must reject it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _set(name: str | bytes, kind: int, value: object) -> Callable[[], bytes]:
 
 
 def _tensor(**changes: object) -> Callable[[], bytes]:
-    """The query's projection with other values in its row."""
+    """A model whose query projection has other values in its tensor row."""
 
     def change(file: Gguf) -> None:
         row = file.tensor("blk.0.attn_q.weight")
@@ -38,7 +38,7 @@ def _tensor(**changes: object) -> Callable[[], bytes]:
 
 
 def _tokens(*tokens: str | bytes) -> Callable[[], bytes]:
-    """Other texts for the last tokens."""
+    """A model with other texts for the last tokens of the vocabulary."""
     whole = g.byte_vocabulary()
     return _set("tokenizer.ggml.tokens", g.ARRAY, array(g.STRING, [*whole[: -len(tokens)], *tokens]))
 
@@ -123,7 +123,7 @@ NOT_GGUF: dict[str, tuple[bytes, str]] = {
     "text": (b"hello world", "begins with"),
     "two-bytes": (b"GG", "begins with"),
 }
-"""What a file is instead: its bytes, and the word that the message must hold."""
+"""Files that are not GGUF: their bytes, and the word that the error message must contain."""
 
 BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     # container
@@ -312,7 +312,7 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
         _changed(lambda file: [file.set(f"tokenizer.chat_template.t{n}", g.STRING, g.CHATML) for n in range(17)]),
     ),
 }
-"""Each broken file, by what is wrong with it: the rule that must refuse it, and how it is built."""
+"""Broken files by their defect: the rule that must reject the file, and a function that builds it."""
 
 _TOO_MUCH = {
     "context_length": 2**31,
@@ -349,7 +349,7 @@ _BOOL = ("expert_weights_norm", "attention.causal", "use_parallel_residual", "ro
 
 
 def _cut(bytes_left: float) -> Callable[[], bytes]:
-    """The file, of which only so much of its header, or of itself, came."""
+    """A truncated file, which has only this fraction of its bytes."""
 
     def build() -> bytes:
         data = tiny_llama(template=None).to_bytes()
@@ -358,27 +358,27 @@ def _cut(bytes_left: float) -> Callable[[], bytes]:
     return build
 
 
-def _of_keys() -> dict[str, tuple[str, Callable[[], bytes]]]:
-    """Each hyperparameter with one thing wrong."""
-    found: dict[str, tuple[str, Callable[[], bytes]]] = {}
+def _broken_hyperparameters() -> dict[str, tuple[str, Callable[[], bytes]]]:
+    """Each hyperparameter with one defect at a time."""
+    broken: dict[str, tuple[str, Callable[[], bytes]]] = {}
     for key, value in _TOO_MUCH.items():
-        found[f"{key}-too-much"] = ("gguf.model.key-range", _set(f"llama.{key}", g.U32, value))
+        broken[f"{key}-too-much"] = ("gguf.model.key-range", _set(f"llama.{key}", g.U32, value))
     for key in _UINT32:
-        found[f"{key}-float"] = ("gguf.model.key-type", _set(f"llama.{key}", g.F32, 1.0))
-        found[f"{key}-text"] = ("gguf.model.key-type", _set(f"llama.{key}", g.STRING, "1"))
+        broken[f"{key}-float"] = ("gguf.model.key-type", _set(f"llama.{key}", g.F32, 1.0))
+        broken[f"{key}-text"] = ("gguf.model.key-type", _set(f"llama.{key}", g.STRING, "1"))
     for key in _FLOAT32:
-        found[f"{key}-integer"] = ("gguf.model.key-type", _set(f"llama.{key}", g.U32, 1))
-        found[f"{key}-nan"] = ("gguf.model.key-finite", _set(f"llama.{key}", g.F32, math.nan))
-        found[f"{key}-infinite"] = ("gguf.model.key-finite", _set(f"llama.{key}", g.F32, math.inf))
+        broken[f"{key}-integer"] = ("gguf.model.key-type", _set(f"llama.{key}", g.U32, 1))
+        broken[f"{key}-nan"] = ("gguf.model.key-finite", _set(f"llama.{key}", g.F32, math.nan))
+        broken[f"{key}-infinite"] = ("gguf.model.key-finite", _set(f"llama.{key}", g.F32, math.inf))
     for key in _NOT_NEGATIVE:
-        found[f"{key}-below-0"] = ("gguf.model.key-range", _set(f"llama.{key}", g.F32, -0.5))
+        broken[f"{key}-below-0"] = ("gguf.model.key-range", _set(f"llama.{key}", g.F32, -0.5))
     for key in _NOT_ZERO:
-        found[f"{key}-0"] = ("gguf.model.key-range", _set(f"llama.{key}", g.F32, 0.0))
+        broken[f"{key}-0"] = ("gguf.model.key-range", _set(f"llama.{key}", g.F32, 0.0))
     for key in _BOOL:
-        found[f"{key}-number"] = ("gguf.model.key-type", _set(f"llama.{key}", g.U8, 1))
-    return found
+        broken[f"{key}-number"] = ("gguf.model.key-type", _set(f"llama.{key}", g.U8, 1))
+    return broken
 
 
-BROKEN |= _of_keys()
+BROKEN |= _broken_hyperparameters()
 BROKEN |= {f"cut-at-{part}-percent": ("gguf.container.truncated", _cut(part / 100)) for part in (5, 10, 15, 20)}
 BROKEN |= {f"cut-at-{part}-percent": ("gguf.tensor.past-end", _cut(part / 100)) for part in (35, 50, 75, 90, 99)}

@@ -1,8 +1,8 @@
-"""A local Hub that serves in a thread, for tests, and the environment that points a client at it.
+"""Fixtures of a local Hub that serves in a thread, and the environment for its clients.
 
-The fixtures stand in tests/conftest.py:
+tests/conftest.py imports the fixtures:
 
-    def test_something(hub: Service, tmp_path: Path) -> None:
+    def test_something(hub: HubService, tmp_path: Path) -> None:
         commit = hub.repository("org/name").commit({"model.gguf": b"…", "config.json": b"{}"})
         environment = hub_environment(hub, tmp_path / "home")
 """
@@ -24,19 +24,19 @@ def hub(tmp_path: Path) -> Iterator[HubService]:
 
 
 def hub_environment(service: HubService, home: Path, *, token: str | None = None) -> dict[str, str]:
-    """Our environment with the Hub's clients pointed at `service`, their cache in `home`, and no other token."""
+    """This environment, with HF_ENDPOINT set to `service`, the cache in `home`, and only the given token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "XDG_"))}
-    own = {
+    settings = {
         "HF_ENDPOINT": service.address,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         "NO_PROXY": "127.0.0.1",
     }
-    return {**kept, **own, **({"HF_TOKEN": token} if token is not None else {})}
+    return {**kept, **settings, **({"HF_TOKEN": token} if token is not None else {})}
 
 
 @pytest.fixture(scope="session")
 def demo_cache() -> Path:
-    """Where the demonstration's models stay between test runs: made in some ten seconds, half a gigabyte."""
+    """A cache of the demonstration's models that stays between test runs: 0.5 GB, created in about ten seconds."""
     return Path(__file__).parents[2] / ".cache" / "demo"

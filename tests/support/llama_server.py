@@ -1,7 +1,7 @@
-"""A program that speaks llama-server's protocol, and answers `/metrics` with what a test wants.
+"""Write a fake llama-server, whose `/metrics` returns what a test needs.
 
-It listens on the UNIX socket that `--host` names, is ready at once, and has the canary's eight tokens to say. It is for
-what llama-server itself cannot be brought to: a page of metrics of another version, or of a proxy.
+The program listens on the UNIX socket given by `--host`, is ready at once, and returns the eight tokens of the canary.
+It serves what the real llama-server cannot be made to serve: metrics of another version, or of a proxy.
 """
 
 from __future__ import annotations

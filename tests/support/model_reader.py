@@ -1,10 +1,10 @@
-"""A program that opens and reads a model again and again, until its standard input ends.
+"""A program that opens and reads a promoted model repeatedly, until its standard input ends.
 
     python -m tests.support.model_reader ROOT
 
-It goes by way of the promoted pointer in each way that a reader may: a file by its path, all files below the directory
-that the pointer shows, and all files from a directory that is open. It prints a JSON object: how often it read, and
-what it met that must not be.
+It reads through the promoted link in each way that a reader may: a file by its path, all files below the resolved
+directory, and all files relative to an open directory. It prints a JSON object: the number of rounds, and the problems
+found.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ CONTENTS = {
 
 def main() -> None:
     pointer = Volume(Path(sys.argv[1])).model_path(MODEL)
-    turns, problems = 0, list[str]()
+    rounds, problems = 0, list[str]()
     while not select.select([sys.stdin], [], [], 0)[0]:
-        turns += 1
-        problems += _look(pointer)
-    print(json.dumps({"turns": turns, "problems": problems[:5], "count": len(problems)}))
+        rounds += 1
+        problems += _read_all(pointer)
+    print(json.dumps({"rounds": rounds, "problems": problems[:5], "count": len(problems)}))
 
 
-def _look(pointer: Path) -> Iterator[str]:
-    for way in (_one_file, _resolved, _from_descriptor):
+def _read_all(pointer: Path) -> Iterator[str]:
+    for read in (_one_file, _resolved, _from_descriptor):
         try:
-            seen = way(pointer)
+            contents = read(pointer)
         except OSError as error:
-            yield f"{way.__name__}: {error}"
+            yield f"{read.__name__}: {error}"
             continue
-        if not any(all(known[path] == content for path, content in seen.items()) for known in CONTENTS.values()):
-            yield f"{way.__name__}: files of several revisions, or of none"
+        if not any(
+            all(revision[path] == content for path, content in contents.items()) for revision in CONTENTS.values()
+        ):
+            yield f"{read.__name__}: files of several revisions, or of no known one"
 
 
 def _one_file(pointer: Path) -> dict[str, bytes]:
@@ -57,11 +59,11 @@ def _resolved(pointer: Path) -> dict[str, bytes]:
 def _from_descriptor(pointer: Path) -> dict[str, bytes]:
     directory = os.open(pointer, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        seen = {}
+        contents = {}
         for path in CONTENTS["a"]:
             with os.fdopen(os.open(path, os.O_RDONLY, dir_fd=directory), "rb") as file:
-                seen[path] = file.read()
-        return seen
+                contents[path] = file.read()
+        return contents
     finally:
         os.close(directory)
 

@@ -1,7 +1,6 @@
-"""Sound models with one to three things changed by chance, of which most readers would notice nothing.
+"""Valid models with one to three random changes, for fuzzing the audit and the engine.
 
-A mutant is made of the parts of a model (a key, a tensor, a token), or of its bytes. The same number gives the same
-mutant.
+A mutant changes parts of a model (a key, a tensor, a token), or its bytes. The same number gives the same mutant.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def mutant(number: int) -> bytes:
     for change in changes:
         change(draw, file)
     data = file.to_bytes()
-    return _in_bytes(draw, data) if draw.random() < 0.25 else data
+    return _change_bytes(draw, data) if draw.random() < 0.25 else data
 
 
 def _value(draw: random.Random, kind: int) -> object:
@@ -77,54 +76,54 @@ def _value(draw: random.Random, kind: int) -> object:
     return struct.unpack(f"<{form}", draw.choice(_WIDE).to_bytes(8, "little")[: struct.calcsize(form)])[0]
 
 
-def _a_known_key(draw: random.Random, file: Gguf) -> None:
+def _change_key(draw: random.Random, file: Gguf) -> None:
     key = draw.choice([key for key in file.keys if key.kind != g.ARRAY])
     key.kind = key.kind if draw.random() < 0.7 else draw.choice(_KINDS)
     key.value = _value(draw, key.kind)
 
 
-def _another_key(draw: random.Random, file: Gguf) -> None:
+def _add_key(draw: random.Random, file: Gguf) -> None:
     name = f"llama.{draw.choice(_LLAMA)}" if draw.random() < 0.6 else f"tokenizer.ggml.{draw.choice(_GGML)}"
     kind = draw.choice((g.U32, g.U32, g.U32, g.F32, g.F32, g.BOOL, g.STRING, draw.choice(_KINDS)))
     file.set(name, kind, _value(draw, kind))
 
 
-def _an_array(draw: random.Random, file: Gguf) -> None:
+def _add_array(draw: random.Random, file: Gguf) -> None:
     kind = draw.choice((g.U32, g.I32, g.F32, g.STRING))
     items = [_value(draw, kind) for _ in range(draw.choice((0, 1, 2, 3, 260)))]
     name = f"llama.{draw.choice(_LLAMA)}" if draw.random() < 0.5 else f"tokenizer.ggml.{draw.choice(_GGML)}"
     file.set(name, g.ARRAY, g.array(kind, items))
 
 
-def _no_key(draw: random.Random, file: Gguf) -> None:
+def _remove_key(draw: random.Random, file: Gguf) -> None:
     file.keys.remove(draw.choice(file.keys))
 
 
-def _a_token(draw: random.Random, file: Gguf) -> None:
+def _change_tokens(draw: random.Random, file: Gguf) -> None:
     tokens: list[str | bytes] = list(g.byte_vocabulary())
     for _ in range(draw.choice((1, 1, 2, 5))):
         tokens[draw.randrange(len(tokens))] = draw.choice(("", "x", "<0x41>", "</s>", "é", b"\xff", "a" * 300, "\0"))
     file.set("tokenizer.ggml.tokens", g.ARRAY, g.array(g.STRING, tokens[: draw.choice((260, 260, 260, 259, 3))]))
 
 
-def _a_type(draw: random.Random, file: Gguf) -> None:
+def _change_token_type(draw: random.Random, file: Gguf) -> None:
     types = [2, 3, 3, *([6] * 256), 1]
     types[draw.randrange(len(types))] = draw.choice((-1, 0, 1, 2, 3, 4, 5, 6, 7))
     file.set("tokenizer.ggml.token_type", g.ARRAY, g.array(g.I32, types))
 
 
-def _no_tensor(draw: random.Random, file: Gguf) -> None:
+def _remove_tensor(draw: random.Random, file: Gguf) -> None:
     file.tensors.remove(draw.choice(file.tensors))
 
 
-def _a_tensor_of_another_name(draw: random.Random, file: Gguf) -> None:
+def _rename_tensor(draw: random.Random, file: Gguf) -> None:
     row = draw.choice(file.tensors)
     row.name = draw.choice(
         ("output.weight", "rope_freqs.weight", "blk.0.attn_q.bias", "blk.9.attn_q.weight", "x", str(row.name) + ".x")
     )
 
 
-def _a_tensor_of_another_shape(draw: random.Random, file: Gguf) -> None:
+def _reshape_tensor(draw: random.Random, file: Gguf) -> None:
     row = draw.choice(file.tensors)
     shape = list(row.shape)
     shape[draw.randrange(len(shape))] = draw.choice((1, 2, 16, 31, 32, 33, 64, 128, 256))
@@ -133,7 +132,7 @@ def _a_tensor_of_another_shape(draw: random.Random, file: Gguf) -> None:
         row.data = bytes(64)
 
 
-def _a_tensor_of_another_type(draw: random.Random, file: Gguf) -> None:
+def _change_tensor_type(draw: random.Random, file: Gguf) -> None:
     row = draw.choice(file.tensors)
     kind = draw.choice((g.TYPE_F32, g.TYPE_F16, g.TYPE_Q4_0, g.TYPE_Q8_0, g.TYPE_Q8_1, g.TYPE_I32, g.TYPE_F64, 30, 12))
     if kind in g._BLOCKS and row.shape[0] % g._BLOCKS[kind][0] == 0:
@@ -142,13 +141,13 @@ def _a_tensor_of_another_type(draw: random.Random, file: Gguf) -> None:
         row.data, row.kind = row.content(), kind
 
 
-def _an_extra_tensor(draw: random.Random, file: Gguf) -> None:
+def _add_tensor(draw: random.Random, file: Gguf) -> None:
     names = ("output.weight", "output.bias", "rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.ffn_gate_inp.weight", "y")
     shape = draw.choice(((32,), (64,), (32, 260), (64, 260), (16,), (8,), (1,)))
     file.tensors.append(g.TensorRow(draw.choice(names), shape, g.TYPE_F32))
 
 
-def _weights(draw: random.Random, file: Gguf) -> None:
+def _change_weights(draw: random.Random, file: Gguf) -> None:
     row = draw.choice(file.tensors)
     data = bytearray(row.content())
     for _ in range(draw.choice((1, 4, 64))):
@@ -156,8 +155,8 @@ def _weights(draw: random.Random, file: Gguf) -> None:
     row.data = bytes(data)
 
 
-def _in_bytes(draw: random.Random, data: bytes) -> bytes:
-    """Something changed that knows nothing of the format."""
+def _change_bytes(draw: random.Random, data: bytes) -> bytes:
+    """Change bytes at random, without regard to the format."""
     out = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 8))):
         at = draw.randrange(len(out) if draw.random() < 0.3 else min(len(out), 6000))
@@ -177,20 +176,20 @@ def _in_bytes(draw: random.Random, data: bytes) -> bytes:
 
 
 _CHANGES: tuple[Callable[[random.Random, Gguf], None], ...] = (
-    _a_known_key,
-    _a_known_key,
-    _another_key,
-    _another_key,
-    _another_key,
-    _an_array,
-    _no_key,
-    _a_token,
-    _a_type,
-    _no_tensor,
-    _a_tensor_of_another_name,
-    _a_tensor_of_another_shape,
-    _a_tensor_of_another_type,
-    _an_extra_tensor,
-    _weights,
-    _weights,
+    _change_key,
+    _change_key,
+    _add_key,
+    _add_key,
+    _add_key,
+    _add_array,
+    _remove_key,
+    _change_tokens,
+    _change_token_type,
+    _remove_tensor,
+    _rename_tensor,
+    _reshape_tensor,
+    _change_tensor_type,
+    _add_tensor,
+    _change_weights,
+    _change_weights,
 )

@@ -1,4 +1,4 @@
-"""The command line, in this process or as a program of its own, and what it said."""
+"""Run Paddock's command line, in this process or as a subprocess, and capture its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Outcome:
 
     @property
     def json(self) -> dict[str, Any]:
-        """What was printed, which must be one JSON object on one line."""
+        """Standard output, which must be one JSON object on one line."""
         value = json.loads(self.stdout)
         assert isinstance(value, dict)
         assert self.stdout.count("\n") == 1
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def program(*arguments: str, before: Sequence[str] = ()) -> Outcome:
-    """Run `paddock` in this environment; `before` is the command that starts it."""
+    """Run `paddock` as a subprocess; `before` is a command to run it with, such as `timeout`."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "paddock", *arguments], capture_output=True, text=True, check=False, timeout=120
     )

@@ -1,12 +1,13 @@
-"""A way to a real S3 server on which things go wrong on order.
+"""A reverse proxy in front of a real S3 server that injects faults.
 
-It passes every request on as it came (its host too, so that signatures hold), but for those that a fault meets:
+It forwards every request unchanged (the Host header too, so that signatures stay valid), except for those that match a
+fault:
 
-    silent   it takes the request, and never answers
-    status   it answers with that status and S3's own code
-    slow     it passes the answer on at so many bytes a second
-    cut      it passes half of the answer's body on, and closes the connection
-    lost     it passes the request on, and closes the connection instead of answering
+    silent   accepts the request, and never responds
+    status   responds with the given status and S3 error code
+    slow     forwards the response at the given bytes per second
+    cut      forwards half of the response's body, and closes the connection
+    lost     forwards the request, and closes the connection instead of responding
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-_HOP = {"connection", "transfer-encoding", "expect", "keep-alive"}
+_HOP_BY_HOP = {"connection", "transfer-encoding", "expect", "keep-alive"}
 
 
 @dataclass
-class Fault:
-    """What happens to the requests with one of `methods` whose path has `part` in it, `times` often; None: always."""
+class S3Fault:
+    """A fault of requests with one of `methods` and `part` in the path, for the first `times`; None: always."""
 
     kind: Literal["silent", "status", "slow", "cut", "lost"]
     methods: tuple[str, ...] = ("GET", "HEAD", "PUT", "POST", "DELETE")
@@ -40,11 +41,11 @@ class Fault:
 @dataclass
 class S3Proxy:
     endpoint: str
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[S3Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
 
-    def meet(self, method: str, path: str) -> Fault | None:
+    def match(self, method: str, path: str) -> S3Fault | None:
         self.requests.append(f"{method} {path.partition('?')[0]}")
         for fault in self.faults:
             if method in fault.methods and fault.part in path and fault.times != 0:
@@ -56,41 +57,41 @@ class S3Proxy:
 
 @contextmanager
 def proxied(endpoint: str) -> Iterator[S3Proxy]:
-    """In front of the server at `endpoint`, until the context ends."""
+    """Run the proxy in front of the server at `endpoint` until the context ends."""
     upstream = urlsplit(endpoint).netloc
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def _pass(self) -> None:
+        def _forward(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else b""
-            fault = proxy.meet(self.command, self.path)
+            fault = proxy.match(self.command, self.path)
             if fault and fault.kind == "silent":
-                proxy.over.wait(60)
+                proxy.closed.wait(60)
                 self.close_connection = True
                 return
             if fault and fault.kind == "status":
-                self._answer(fault.status, {"Content-Type": "application/xml"}, _error(fault.code))
+                self._respond(fault.status, {"Content-Type": "application/xml"}, _error(fault.code))
                 return
             server = http.client.HTTPConnection(upstream, timeout=60)
             try:
                 server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
-                    if name.lower() not in _HOP:
+                    if name.lower() not in _HOP_BY_HOP:
                         server.putheader(name, value)
                 server.endheaders(body)
-                answer = server.getresponse()
-                headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
-                body = answer.read()
+                response = server.getresponse()
+                headers = {name: value for name, value in response.getheaders() if name.lower() not in _HOP_BY_HOP}
+                body = response.read()
                 if fault and fault.kind == "lost":
                     self.close_connection = True
                 else:
-                    self._answer(answer.status, headers, body, fault)
+                    self._respond(response.status, headers, body, fault)
             finally:
                 server.close()
 
-        def _answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None) -> None:
+        def _respond(self, status: int, headers: dict[str, str], body: bytes, fault: S3Fault | None = None) -> None:
             self.send_response_only(status)
             for name, value in headers.items():
                 if name.lower() != "content-length" or self.command == "HEAD":
@@ -105,17 +106,17 @@ def proxied(endpoint: str) -> Iterator[S3Proxy]:
                 self.close_connection = True
             elif fault and fault.kind == "slow":
                 for byte in body:
-                    if proxy.over.is_set():
+                    if proxy.closed.is_set():
                         break
                     self.wfile.write(bytes([byte]))
                     time.sleep(1 / fault.bytes_per_s)
             else:
                 self.wfile.write(body)
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass  # noqa: N815 - the names are http.server's
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815 - the names are http.server's
 
         def handle(self) -> None:
-            with suppress(OSError):  # the client gave up
+            with suppress(OSError):  # the client disconnected
                 super().handle()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
@@ -132,11 +133,11 @@ def proxied(endpoint: str) -> Iterator[S3Proxy]:
     try:
         yield proxy
     finally:
-        proxy.over.set()
+        proxy.closed.set()
         server.shutdown()
         thread.join()
         server.server_close()
 
 
 def _error(code: str) -> bytes:
-    return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>ordered by a test</Message></Error>'.encode()
+    return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>injected by a test</Message></Error>'.encode()

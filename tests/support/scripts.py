@@ -1,4 +1,4 @@
-"""Shell scripts that stand for programs of the system."""
+"""Write shell scripts that replace programs of the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed of a test that draws by chance. It is printed, and PADDOCK_TEST_SEED gives a failed test the same again."""
+"""The seed of randomized tests. It is printed, so that PADDOCK_TEST_SEED can reproduce a failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def seed() -> int:
-    """Another one in each run, unless PADDOCK_TEST_SEED is set. Pytest shows what is printed where a test fails."""
+    """A new seed in each run, unless PADDOCK_TEST_SEED is set. pytest shows the output of a failed test."""
     number = int(os.environ.get("PADDOCK_TEST_SEED") or secrets.randbelow(2**32))
     print(f"PADDOCK_TEST_SEED={number}")
     return number

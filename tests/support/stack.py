@@ -1,4 +1,4 @@
-"""Real parts for tests, one of each for a whole run: tests/conftest.py names them, so that none starts twice."""
+"""Session-scoped fixtures of real servers. tests/conftest.py imports them, so that none starts twice."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A real Prefect server, new, in 10 to 20 s: `url`, and `environment` for its clients."""
+    """A real, new Prefect server, started in 10 to 20 s: `url`, and `environment` for its clients."""
     with PrefectServer.start(tmp_path_factory.mktemp("prefect")) as server:
         yield server

@@ -1,4 +1,4 @@
-"""Waiting for what another thread, process or server does."""
+"""Poll for a condition that another thread, process or server fulfils."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def wait_for_value(find: Callable[[], T | None], *, limit_s: float = 60.0, every_s: float = 0.02) -> T:
-    """The first value that is not None. The limit is for a test that would hang, and no promise of anything."""
+    """Call `find` until it returns a value that is not None. The limit only keeps a failing test from hanging."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        if (found := find()) is not None:
-            return found
+        if (value := find()) is not None:
+            return value
         time.sleep(every_s)
-    raise AssertionError(f"not within {limit_s} s")
+    raise AssertionError(f"no value within {limit_s} s")

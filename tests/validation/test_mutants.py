@@ -33,7 +33,7 @@ def test_the_canary_detects_that_the_engine_crashes_on_a_file_that_the_audit_rej
     path = tmp_path / "model.gguf"
     path.write_bytes(BROKEN[name][1]())
     with canary() as engine:
-        assert engine.ask(path).startswith("died with SIG")
+        assert engine.check(path).startswith("died with SIG")
 
 
 @pytest.mark.timeout(3600)
@@ -53,7 +53,7 @@ def test_no_accepted_mutant_crashes_the_engine_or_gives_logits_that_are_not_fini
             verdicts[str(audit.verdict)] += 1
             if audit.verdict is not Verdict.REJECT:
                 path.write_bytes(data)
-                answer = engine.ask(path)
+                answer = engine.check(path)
                 answers[answer] += 1
                 if answer not in {"ok", "refused"}:
                     wrong.append((number, answer))

@@ -37,7 +37,7 @@ def test_a_sound_model_of_any_architecture_is_accepted_and_runs(engine: Canary, 
     file = sound(name)
     found = audit(file)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
-    assert engine.ask(file.write(tmp_path / "m.gguf")) == "ok"
+    assert engine.check(file.write(tmp_path / "m.gguf")) == "ok"
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -45,7 +45,7 @@ def test_a_sound_model_of_any_tensor_type_is_accepted_and_runs(engine: Canary, t
     file = of_type(name)
     found = audit(file)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
-    assert engine.ask(file.write(tmp_path / "m.gguf")) == "ok"
+    assert engine.check(file.write(tmp_path / "m.gguf")) == "ok"
 
 
 EXPLAINED = {

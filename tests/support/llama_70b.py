@@ -1,4 +1,4 @@
-"""A Llama of 70 billion weights that takes no room: its header, with a real vocabulary, in a sparse file of 42 GB."""
+"""Write a 70-billion-parameter Llama as a sparse file of 42 GB: a real header and vocabulary, and no tensor data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddock import settings
 from paddock.gguf.header import Array
 from paddock.gguf.reader import read_header
 from tests.support.gguf import ARRAY, F32, STRING, U32, Gguf, Key, TensorRow
-from tests.support.memory import Memory
+from tests.support.memory import MemorySource
 from tests.support.templates import HOW_TO_GET
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER, CONTEXT = 80, 8192, 64, 8, 28_672, 131_072
@@ -22,8 +22,8 @@ HEAD = WIDTH // HEADS
 _F32, _Q4_K, _Q6_K = (0, 1, 4), (12, 256, 144), (14, 256, 210)  # number, weights in a block, bytes of a block
 
 
-def seventy(path: Path) -> Path:
-    """Write it. Skips the test where the engine's source package, which has the vocabulary, is not in the cache."""
+def write_llama_70b(path: Path) -> Path:
+    """Write the file. Skips the test if the engine's source package, which has the vocabulary, is not cached."""
     file = Gguf()
     file.set("general.architecture", STRING, "llama").set("general.file_type", U32, 15)
     for name, number in {
@@ -59,11 +59,11 @@ def _add_vocabulary(file: Gguf) -> int:
     if not packages:
         pytest.skip(HOW_TO_GET)
     with tarfile.open(packages[-1]) as package:
-        member = next(one for one in package if one.name.endswith("/models/ggml-vocab-llama-bpe.gguf"))
+        member = next(member for member in package if member.name.endswith("/models/ggml-vocab-llama-bpe.gguf"))
         source = package.extractfile(member)
         assert source is not None
         data = source.read()
-    header = read_header(Memory(data))
+    header = read_header(MemorySource(data))
     for name, value in header.metadata.items():
         if not name.startswith("tokenizer."):
             continue

@@ -1,4 +1,4 @@
-"""Small models that do not keep a key and a value of every token."""
+"""Tiny Mamba and Gemma models, whose memory does not hold a key and a value of every token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _tiny(architecture: str, *, layers: int, width: int) -> Gguf:
 
 
 def tiny_mamba(*, layers: int, width: int, state: int) -> Gguf:
-    """Recurrent: a state of one size, however many tokens there were."""
+    """A recurrent model: its state has a fixed size, however many tokens were processed."""
     file, inner, rank = _tiny("mamba", layers=layers, width=width), 2 * width, 8
     for key, value in (("conv_kernel", 4), ("inner_size", inner), ("state_size", state), ("time_step_rank", rank)):
         file.set(f"mamba.ssm.{key}", U32, value)
@@ -41,7 +41,7 @@ def tiny_mamba(*, layers: int, width: int, state: int) -> Gguf:
 
 
 def tiny_gemma(*, layers: int, width: int, window: int) -> Gguf:
-    """In all layers but each sixth the newest `window` tokens alone."""
+    """A model with sliding-window attention of `window` tokens in all layers but every sixth."""
     file, head = _tiny("gemma3", layers=layers, width=width), 32
     for key, value in (
         ("attention.head_count", 2),

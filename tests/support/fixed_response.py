@@ -1,4 +1,4 @@
-"""A server that gives one answer to everything: what no sound Hub says."""
+"""Serve one fixed HTTP response for every request, such as a response that no correct Hub sends."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def answering(body: bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Its address, until the context ends."""
+def fixed_response_server(
+    body: bytes = b"", *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Serve until the context ends, and yield the server's URL. HEAD gets the headers alone."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -27,7 +29,7 @@ def answering(body: bytes = b"", *, status: int = 200, headers: Mapping[str, str
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="one-answer")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="fixed-response")
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""A sound model that takes a while to fetch, and what must hold on a volume at every moment."""
+"""A model of nine segments, and an assertion that a volume is consistent, for tests that interrupt transfers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.gguf import STRING, TYPE_F32, U32, tiny_llama
 SEGMENT_BYTES = 1024 * 1024
 
 
-def larger(version: int = 1, *, layers: int = 4, width: int = 256, inner: int = 512) -> bytes:
-    """A Llama of some 9 MB, which is nine segments; other bytes for each version."""
+def segmented_model(version: int = 1, *, layers: int = 4, width: int = 256, inner: int = 512) -> bytes:
+    """A sound Llama of about 9 MB, nine segments of `SEGMENT_BYTES`; each version has different bytes."""
     file = tiny_llama(layers=layers, width=width, inner=inner, kind=TYPE_F32)
     file.set("general.name", STRING, f"version {version}").set("llama.context_length", U32, 1024)
     for tensor in file.tensors:
@@ -27,10 +27,10 @@ def larger(version: int = 1, *, layers: int = 4, width: int = 256, inner: int = 
     return file.to_bytes()
 
 
-def nothing_half_made(clients: Clients, model: ModelName) -> None:
-    """Every blob has its digest, every snapshot its files, and each link shows what is promoted, or what was before the
-    last change."""
-    # But for what a dead one put aside in order to remove it: a name that nobody reads.
+def assert_volume_consistent(clients: Clients, model: ModelName) -> None:
+    """Check that every blob has its digest, every snapshot its files, and that each link points to a promoted snapshot,
+    or to the one promoted before the last change."""
+    # Names that begin with a dot are excluded: a killed process renamed these files in order to delete them.
     for blob in (clients.settings.volume / ".paddock" / "blobs").glob("sha256/*/[!.]*"):
         verify_file(blob, Expected(blob.stat().st_size, Sha256(blob.name)), SEGMENT_BYTES)
     for manifest in clients.volume.snapshots():
@@ -38,11 +38,11 @@ def nothing_half_made(clients: Clients, model: ModelName) -> None:
         for file in manifest.files:
             verify_file(snapshot / file.path, Expected(file.size, file.sha256), SEGMENT_BYTES)
     promoted = clients.volume.promoted(model)
-    shown = {clients.volume.snapshot_path(id) for id in promoted.ids}
-    for last in clients.volume.history(model)[-1:]:  # its links may not have moved yet
+    expected = {clients.volume.snapshot_path(id) for id in promoted.ids}
+    for last in clients.volume.history(model)[-1:]:  # the links may not have moved yet
         if last.previous is not None:
-            shown.add(clients.volume.snapshot_path(SnapshotId(model, last.previous, last.variant)))
+            expected.add(clients.volume.snapshot_path(SnapshotId(model, last.previous, last.variant)))
     for link in (clients.volume.model_path(model, variant) for variant in (None, *promoted.revisions)):
         if link.is_symlink():
-            assert link.resolve() in shown
+            assert link.resolve() in expected
             assert (link / "manifest.json").exists()
