@@ -4,8 +4,8 @@
                       assistant, a language model or the name that its makers gave it
     leaves the user   its answer never continues with words of the user
     ends              its answer of at most 48 tokens ends by itself, with the token that ends a turn
-    remembers         it recalls a fact of the character card after 40 turns, in a window of 2,048 tokens that holds only
-                      the card and the newest turns
+    remembers         it recalls a fact of the character card after 40 turns, in a window of 2,048 tokens that
+                      holds only the card and the newest turns
 
 The *score* is the share of answers that have every trait that applies to them, from 0 to 1. Answers are greedy, so a
 score is the same in every run. The questions are few: one of them is 5 % of the score. The suite compares templates,
@@ -257,7 +257,7 @@ def _trait(name: str, has: Sequence[bool], texts: Sequence[str]) -> Trait:
 
 
 def _own_part(text: str, chat: ChatFormat) -> str:
-    """Cut off the part of an answer that speaks for the user: after the user's name, or after a turn of the template."""
+    """Cut off the part of an answer that speaks for the user: after the user's name, or a turn of the template."""
     openers = [f"{USER}:", *(stop for stop in chat.stop if stop != chat.eos)]
     return text[: min((at for opener in openers if (at := text.find(opener)) >= 0), default=len(text))]
 

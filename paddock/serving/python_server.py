@@ -165,7 +165,7 @@ def _handler(template: str, *, bos: str) -> Callable[..., Any]:
             "eos_token": options["eos"],
         }
         try:
-            prompt = compiled.render(context, **date_variables(datetime.now()))  # noqa: DTZ005 a template speaks of local days
+            prompt = compiled.render(context, **date_variables(datetime.now()))  # noqa: DTZ005 templates use local time
         except Exception as error:  # a stranger's program: whatever it raises is its own fault
             raise _Unrendered(f"the chat template does not take this conversation: {error}") from None
         return ChatFormatterResponse(prompt=prompt, stop=[], added_special=bool(bos) and prompt.startswith(bos))

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddock.chat.template import Chat
+from paddock.chat.template import ChatFormat
 from paddock.engine import process
 from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
@@ -30,7 +30,7 @@ class ServeSpec:
     variant: str
     quantization: str | None
     file: Path
-    chat: Chat
+    chat: ChatFormat
     parameters: Parameters
     memory: Memory
     profile: Profile

@@ -9,9 +9,9 @@ import pytest
 from paddock.model.hardware import Machine, this_machine
 from tests.support.full_size import write_full_size
 from tests.support.published import PUBLISHED_MODELS
-from tests.support.serving import shelf
+from tests.support.serving import promoted_model
 
-__all__ = ["shelf"]
+__all__ = ["promoted_model"]
 
 
 @pytest.fixture(scope="session")

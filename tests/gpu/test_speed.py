@@ -20,7 +20,16 @@ from paddock.measure.tuning import tune
 from paddock.model.hardware import Machine
 from paddock.serving.servers import ServerName
 from tests.bench import llama_bench
-from tests.support.serving import SERVERS, SHELF_MODEL, SHELF_NAME, Program, ask_many, environment_of, is_back, wait_for
+from tests.support.serving import (
+    REAL_MODEL_ID,
+    REAL_MODEL_NAME,
+    SERVERS,
+    ServeProgram,
+    ask_many,
+    environment_of,
+    has_restarted,
+    wait_for,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -66,36 +75,36 @@ def test_a_tuned_plan_is_never_slower(machine: Machine, llama: Path) -> None:
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_server_answers_from_the_gpu_and_restarts_after_a_crash(
-    machine: Machine, shelf: Clients, server: ServerName
+    machine: Machine, promoted_model: Clients, server: ServerName
 ) -> None:
-    (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
-    settings = shelf.settings
+    (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
+    settings = promoted_model.settings
     environment = {
         **environment_of(server),
         "PADDOCK_VOLUME": str(settings.volume),
         "HF_ENDPOINT": settings.hub_endpoint,
     }
-    with Program(SHELF_NAME, environment=environment) as program:
-        assert program.said, program.wait()
-        assert program.said["processor"] == f"GPU: {machine.gpus[0].name}"
-        assert program.said["parameters"]["n_gpu_layers"] == -1
+    with ServeProgram(REAL_MODEL_ID, environment=environment) as program:
+        assert program.output, program.wait()
+        assert program.output["processor"] == f"GPU: {machine.gpus[0].name}"
+        assert program.output["parameters"]["n_gpu_layers"] == -1
         began = time.monotonic()
         answers = ask_many(program.url, 400, max_tokens=16)
         took_s = time.monotonic() - began
-        whole = sum(one.whole for one in answers)
+        whole = sum(one.complete for one in answers)
         engine = program.engine if whole == 400 else None
         held = engine.memory_info().rss / 2**20 if engine else 0
         print(f"{server}: {whole} of 400 whole in {took_s:.1f} s, {held:.0f} MiB resident")
         if whole < 400:
-            bad = next(one for one in answers if not one.whole)
+            bad = next(one for one in answers if not one.complete)
             raise AssertionError(f"{bad}: {program.end()}")
         assert isinstance(engine, psutil.Process)
         engine.kill()
         killed = time.monotonic()
-        wait_for(partial(is_back, program.url, 1), limit_s=60)
-        print(f"{server}: back after {time.monotonic() - killed:.2f} s; a load took {program.said['load_seconds']} s")
-        assert time.monotonic() - killed < 5 + program.said["load_seconds"]
+        wait_for(partial(has_restarted, program.url, 1), limit_s=60)
+        print(f"{server}: back after {time.monotonic() - killed:.2f} s; a load took {program.output['load_seconds']} s")
+        assert time.monotonic() - killed < 5 + program.output["load_seconds"]
         assert httpx.get(f"{program.url}/health").json()["status"] == "ok"
-        assert shelf.volume.in_use(manifest.id)
+        assert promoted_model.volume.in_use(manifest.id)
         status, _ = program.end()
         assert status == 0
