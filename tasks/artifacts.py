@@ -289,16 +289,16 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark) -> None:
 
 def serving(subject: ArtifactSubject, now: Serving) -> None:
     """The table of where a model is served, by what, and with which parameters."""
-    parameters = now.offer.parameters
+    parameters = now.spec.parameters
     rows: list[dict[str, Any]] = [
         {"what": "address", "value": f"{now.address.url}/v1"},
         {"what": "server", "value": now.address.server},
         {"what": "computed by", "value": now.processor},
-        {"what": "revision", "value": now.offer.revision},
-        {"what": "quantization", "value": now.offer.quantization or ""},
+        {"what": "revision", "value": now.spec.revision},
+        {"what": "quantization", "value": now.spec.quantization or ""},
         {"what": "context of each request", "value": f"{parameters.n_ctx // parameters.n_seq_max} tokens"},
         {"what": "requests at once", "value": str(parameters.n_seq_max)},
-        {"what": "memory planned", "value": human_bytes(now.offer.memory.total_bytes)},
+        {"what": "memory planned", "value": human_bytes(now.spec.memory.total_bytes)},
         {"what": "API key", "value": "needed" if now.needs_key else "none"},
     ]
     create_table_artifact(

@@ -23,12 +23,12 @@ def serve(clients: Clients, manifest: Manifest, order: ServeRequest) -> None:
     """
     logger = get_run_logger()
 
-    def ready(serving: Serving) -> None:
+    def on_ready(serving: Serving) -> None:
         artifacts.serving(ArtifactSubject.of(clients, manifest.id), serving)
         logger.info("serving %s at %s/v1 by %s", manifest.id, serving.address.url, serving.address.server)
         logger.info("computed by %s", serving.processor)
 
-    heard = serve_snapshot(clients, manifest, order, ready=ready)
+    heard = serve_snapshot(clients, manifest, order, on_ready=on_ready)
     logger.info("served no longer: %s", heard.name if heard else "stopped")
     if heard is not None:
         signal.raise_signal(heard)

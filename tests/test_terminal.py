@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from paddock.cli.render import counted, render_history, render_onboarding, say, visible
+from paddock.cli.render import counted, render_history, print_line, render_onboarding, visible
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
 from paddock.store.history import Promotion
@@ -50,7 +50,7 @@ def test_no_word_from_outside_is_obeyed(
         monkeypatch.setenv("COLUMNS", "200")
     dossier = tmp_path / "dossier.md"
     dossier.write_text(f"# {MARKUP}{CLEAR}\n\n[text](http://127.0.0.1/elsewhere)\n")
-    say(MARKUP + CLEAR)
+    print_line(MARKUP + CLEAR)
     line = Promotion("1", Q8, A, None, Q8, None, datetime(2026, 1, 1, tzinfo=UTC), reason=MARKUP, by=CLEAR)
     render_history([line])
     render_onboarding(

@@ -1,4 +1,4 @@
-"""Commands that move a model: pull, onboard, cache, restore."""
+"""Commands that transfer a model: pull, onboard, cache, restore."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def pull(
     model: ModelArgument,
     quant: QuantOption = "auto",
     file: Annotated[
-        list[str] | None, typer.Option("--file", metavar="F", help="A GGUF file by its name; again for more.")
+        list[str] | None, typer.Option("--file", metavar="F", help="A GGUF file of the repository; repeat for more.")
     ] = None,
     projector: Annotated[bool, typer.Option("--projector", help="Fetch the multimodal projector too.")] = False,
     limit_rate: Annotated[
-        str | None, typer.Option("--limit-rate", metavar="BYTES", help="Per second, such as 20MB.")
+        str | None, typer.Option("--limit-rate", metavar="BYTES", help="The most bytes per second, such as 20MB.")
     ] = None,
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="Leave what is promoted as it is.")] = False,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="Do not promote it.")] = False,
     ctx: ContextOption = None,
     target: TargetOption = "this-machine",
     as_json: Json = False,
 ) -> int:
-    """Fetch a model that fits the target onto the volume, verified and resumed, and promote it."""
+    """Fetch a model that fits the target onto the volume, verify and audit it, and promote it."""
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_pull
     from paddock.lifecycle.acquire.acquire import SERVED
-    from paddock.lifecycle.acquire.pull import pull as fetch
+    from paddock.lifecycle.acquire.pull import pull as pull_model
     from paddock.planning.plan import PlanRequest
     from paddock.planning.targets import parse_target
 
     wanted = parse_model(model)
     check_quant(quant)
     if file and (quant != "auto" or wanted.variant):
-        raise typer.BadParameter("--file excludes --quant and a variant: a named file has its own")
+        raise typer.BadParameter("--file excludes --quant and a variant")
     clients = make_clients(limit_rate=limit_rate)
     with ProgressBars(quiet=as_json) as bars:
-        pulled = fetch(
+        pulled = pull_model(
             clients,
             wanted,
             quantization=quant,
@@ -72,14 +72,14 @@ def onboard(
     model: ModelArgument,
     quant: QuantOption = "auto",
     ctx: ContextOption = None,
-    profile: Annotated[ProfileName, typer.Option(help="What it will be used for.")] = ProfileName.CHAT,
+    profile: Annotated[ProfileName, typer.Option(help="The use of the model.")] = ProfileName.CHAT,
     target: TargetOption = "this-machine",
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="Leave what is promoted as it is.")] = False,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="Do not promote it.")] = False,
     as_json: Json = False,
 ) -> int:
     """Acquire, validate, cache, benchmark and promote a model, and write its dossier.
 
-    It runs in this process; where PREFECT_API_URL is set, the Prefect server records the run.
+    It runs in this process. If PREFECT_API_URL is set, that Prefect server records the run.
     """
     from paddock.cli.render import render_onboarding
     from paddock.lifecycle.onboard import OnboardRequest
@@ -87,17 +87,19 @@ def onboard(
     check_quant(quant)
     request = OnboardRequest(parse_model(model), quant, ctx, profile.value, target, promote=not no_promote)
     clients = make_clients()
-    # The one place where the library calls a flow, and only where a Prefect server records it.
+    # The only place where the library calls a flow, and only if a Prefect server is configured.
     from flows.prefect_settings import server_is_configured
 
-    result = _onboard_as_flow(request) if server_is_configured() else _onboard_here(clients, request, quiet=as_json)
+    result = (
+        _onboard_as_flow(request) if server_is_configured() else _onboard_in_process(clients, request, quiet=as_json)
+    )
     payload = {"state": "Completed", **result.to_json()}
     print_result(as_json, payload, lambda: render_onboarding(result))
     return 0
 
 
 def _onboard_as_flow(request: OnboardRequest) -> Onboarded:
-    """Run the flow in this process, recorded by the Prefect server that is configured."""
+    """Run the flow in this process, recorded by the configured Prefect server."""
     from flows.prefect_settings import check_prefect_settings
 
     check_prefect_settings()
@@ -118,29 +120,29 @@ def _onboard_as_flow(request: OnboardRequest) -> Onboarded:
     return onboarded
 
 
-def _onboard_here(clients: Clients, request: OnboardRequest, *, quiet: bool) -> Onboarded:
+def _onboard_in_process(clients: Clients, request: OnboardRequest, *, quiet: bool) -> Onboarded:
     """Run the same phases without Prefect, with the same retries."""
     from paddock.cli.progress import ProgressBars
-    from paddock.cli.render import say_progress
+    from paddock.cli.render import print_progress
     from paddock.lifecycle.onboard import InProcess, onboard
     from paddock.lifecycle.steps import PlainRunner
 
     with ProgressBars(quiet=quiet) as bars:
-        runner = PlainRunner(clients, listener=bars, retry=True, on_line=None if quiet else say_progress)
+        runner = PlainRunner(clients, listener=bars, retry=True, on_line=None if quiet else print_progress)
         return onboard(clients, InProcess(runner), request)
 
 
 def cache(model: ModelArgument, as_json: Json = False) -> int:
-    """Copy a snapshot to S3: the promoted one or that of a revision. What is there is not sent again."""
-    from paddock.cli.render import say
-    from paddock.lifecycle.acquire.cache import cache as copy
+    """Copy a snapshot to S3: the promoted one, or that of a revision. Blobs that S3 has are not sent."""
+    from paddock.cli.render import print_line
+    from paddock.lifecycle.acquire.cache import cache as cache_snapshot
     from paddock.lifecycle.clients import require_remote
     from paddock.lifecycle.steps import PlainRunner
     from paddock.model.units import human_bytes
 
     clients = make_clients()
     require_remote(clients)
-    manifest, copied = copy(PlainRunner(clients), parse_model(model))
+    manifest, copied = cache_snapshot(PlainRunner(clients), parse_model(model))
     if copied is None:
         raise AssertionError("there is a remote store")
     payload = {
@@ -156,27 +158,27 @@ def cache(model: ModelArgument, as_json: Json = False) -> int:
         "seconds": round(copied.seconds, 3),
     }
     sent, took = human_bytes(copied.bytes_transferred), f"in {copied.seconds:.1f} s"
-    line = f"{manifest.id.short}: {sent} sent to {copied.where} {took}, "
-    there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
-    print_result(as_json, payload, lambda: say(line + there))
+    existing = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
+    line = f"{manifest.id.short}: {sent} sent to {copied.where} {took}, {existing}"
+    print_result(as_json, payload, lambda: print_line(line))
     return 0
 
 
 def restore(
     model: ModelArgument,
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="Leave what is promoted as it is.")] = False,
+    no_promote: Annotated[bool, typer.Option("--no-promote", help="Do not promote it.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Bring a snapshot back from S3, verified and audited, without the Hub: a commit, or what is promoted there."""
+    """Restore a snapshot from S3, verified and audited, without the Hub: a commit, or the one promoted in S3."""
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_restoration
-    from paddock.lifecycle.acquire.restore import restore as bring_back
+    from paddock.lifecycle.acquire.restore import restore as restore_snapshot
     from paddock.lifecycle.steps import PlainRunner
 
     wanted = parse_model(model)
     clients = make_clients()
     with ProgressBars(quiet=as_json) as bars:
-        restored = bring_back(PlainRunner(clients, listener=bars), wanted, promote=not no_promote)
+        restored = restore_snapshot(PlainRunner(clients, listener=bars), wanted, promote=not no_promote)
     print_result(as_json, restored.to_json(), lambda: render_restoration(restored))
     return 0
 

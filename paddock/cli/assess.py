@@ -1,4 +1,4 @@
-"""Commands that judge a model before it is fetched: inspect, plan."""
+"""Commands that check a model before it is fetched: inspect, plan."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def inspect(
     deep: Annotated[bool, typer.Option("--deep", help="Read the tensor data too.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Judge a GGUF by its header and template: a local file, a directory, or a file on the Hub by range requests
-    alone."""
+    """Audit the header and template of a GGUF: a local file or directory, or a file on the Hub, read by range
+    requests."""
     from paddock.cli.render import render_inspection
-    from paddock.lifecycle.assess.inspect import inspect as look
+    from paddock.lifecycle.assess.inspect import inspect as inspect_source
 
-    found = look(make_clients(), source, deep=deep)
-    print_result(as_json, found.to_json(), lambda: render_inspection(found))
-    return 2 if found.verdict == "reject" else 0
+    inspection = inspect_source(make_clients(), source, deep=deep)
+    print_result(as_json, inspection.to_json(), lambda: render_inspection(inspection))
+    return 2 if inspection.verdict == "reject" else 0
 
 
 def plan(
@@ -32,20 +32,23 @@ def plan(
         str, typer.Argument(metavar="SOURCE", help="A .gguf file, a directory, MODEL, or org/name[@rev]:file.gguf.")
     ],
     ctx: Annotated[
-        int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context; by default all that fits.")
+        int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context; by default as many as fit.")
     ] = None,
     parallel: Annotated[int, typer.Option("--parallel", metavar="N", min=1, max=64, help="Requests at once.")] = 1,
     kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
-    ram: Annotated[str | None, typer.Option("--ram", metavar="BYTES", help="For a machine with so much.")] = None,
+    ram: Annotated[
+        str | None, typer.Option("--ram", metavar="BYTES", help="Plan for a machine with this memory.")
+    ] = None,
     vram: Annotated[
-        list[str] | None, typer.Option("--vram", metavar="BYTES", help="And a GPU with so much; again for more.")
+        list[str] | None,
+        typer.Option("--vram", metavar="BYTES", help="Plan for a GPU with this memory; repeat for more."),
     ] = None,
     target: TargetOption = "this-machine",
     quant: QuantOption = "auto",
     as_json: Json = False,
 ) -> int:
-    """Say whether a model fits, with which quantization and parameters, from its header alone: the engine itself says
-    what it takes, and no weight is fetched."""
+    """Plan whether a model fits a machine, with which quantization and parameters. Only its header is fetched: the
+    engine predicts the memory from that."""
     from paddock.cli.render import render_preflight
     from paddock.lifecycle.assess.preflight import preflight
     from paddock.model.hardware import this_machine
@@ -57,12 +60,12 @@ def plan(
     machine = parse_target(target)
     if ram is not None or vram:
         if machine is not None:
-            raise typer.BadParameter("--target excludes --ram and --vram: it has its own")
+            raise typer.BadParameter("--target excludes --ram and --vram")
         main_bytes = parse_bytes(ram) if ram is not None else this_machine().ram_available_bytes
         machine = Target(main_bytes, tuple(map(parse_bytes, vram or ())))
-    found = preflight(make_clients(), source, PlanRequest(ctx, parallel, kv_type), target=machine, quantization=quant)
-    print_result(as_json, found.to_json(), lambda: render_preflight(found))
-    return 0 if found.plan.fits else 2
+    result = preflight(make_clients(), source, PlanRequest(ctx, parallel, kv_type), target=machine, quantization=quant)
+    print_result(as_json, result.to_json(), lambda: render_preflight(result))
+    return 0 if result.plan.fits else 2
 
 
 COMMANDS = {"inspect": inspect, "plan": plan}

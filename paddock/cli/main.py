@@ -1,9 +1,16 @@
-"""The `paddock` command: parse the arguments, run one command, print its result or its failure.
+"""Run the `paddock` command line: parse the arguments, run one command, print its result or its error.
 
-Each command does one thing of the library and prints it for people, or with `--json` as exactly one JSON object on
-stdout; logs and progress go to stderr. A failure is one sentence (with `--json`: `error`, `message`, `cure`) and an
-exit status: 0 done, 1 could not be done, 2 judged and found wanting, 3 wrong usage. No input makes it print a
-traceback, and a stdout that cannot be written is a failure too.
+A command calls one function of the library and prints the result for people, or with `--json` as exactly one JSON
+object on stdout; logs and progress go to stderr. An error is one sentence (with `--json`: `error`, `message`, `cure`).
+No input makes it print a traceback, and a stdout that cannot be written is an error too.
+
+| exit status | meaning |
+|---|---|
+| 0 | success |
+| 1 | failure |
+| 2 | the model was checked, and is rejected or does not fit |
+| 3 | wrong usage |
+| 130 | interrupted |
 
 A MODEL is `org/name[:VARIANT][@REVISION]`; a SOURCE is that, `org/name[@REVISION]:path.gguf` for one file, or a local
 `.gguf` file or directory.
@@ -25,7 +32,7 @@ from paddock.errors import PaddockError, UsageError
 
 app = typer.Typer(
     name="paddock",
-    help="GGUF models for llama.cpp: pulled, verified, judged, measured, promoted.",
+    help="Manage GGUF models for llama.cpp: pull, verify, validate, benchmark, promote and serve them.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,42 +43,42 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> NoReturn:
-    """Run the command line, and end the process with the exit status that the outcome deserves."""
-    if sys.stdout is None:  # so Python shows a descriptor that was closed; the next file opened would take its number
-        sys.exit(report_failure(False, "", "stdout is closed", "open it, or send it to /dev/null", 1))
+    """Run the command line, and exit with the status of the result."""
+    if sys.stdout is None:  # its descriptor is closed, and the next file that is opened would get its number
+        sys.exit(report_failure(False, "", "stdout is closed", "open it, or redirect it to /dev/null", 1))
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for what its encoding does not have
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that its encoding lacks
     as_json = "--json" in sys.argv[1:]
     try:
         status = app(standalone_mode=False)
-        if status == _INTERRUPTED:  # typer takes Ctrl-C for this, and says nothing
+        if status == _INTERRUPTED:  # typer returns this for Ctrl-C, and prints nothing
             raise KeyboardInterrupt
     except PaddockError as error:
         status = report_failure(as_json, error.code, error.message, error.cure, error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = report_failure(
-            as_json, "interrupted", "interrupted", "run it again: what can be taken up is kept", _INTERRUPTED
+            as_json, "interrupted", "interrupted", "run it again: a transfer is resumed", _INTERRUPTED
         )
     except typer.TyperException as error:
-        said = error.format_message().rstrip(".")
-        status = report_failure(as_json, "wrong-usage", said, "see --help", UsageError.exit_status)
+        message = error.format_message().rstrip(".")
+        status = report_failure(as_json, "wrong-usage", message, "see --help", UsageError.exit_status)
     except Exception as error:
-        _LOG.debug("unexpected", exc_info=True)
-        said = f"a fault in Paddock: {type(error).__name__}: {error}"
+        _LOG.debug("internal error", exc_info=True)
+        message = f"internal error: {type(error).__name__}: {error}"
         status = report_failure(
-            as_json, "fault", said, "run it as `paddock --verbose ...`, and report what that prints", 1
+            as_json, "fault", message, "run it as `paddock --verbose ...`, and report its output", 1
         )
     sys.exit(status if isinstance(status, int) else 0)
 
 
 @app.callback()
 def _main_options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, to stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False,
 ) -> None:
     if verbose:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        # Not the root: at this level the S3 client prints session tokens and signed addresses.
+        # Not the root logger: at this level the S3 client logs session tokens and signed URLs.
         _LOG.addHandler(handler)
         _LOG.setLevel(logging.DEBUG)
         _LOG.propagate = False

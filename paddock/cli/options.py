@@ -1,4 +1,4 @@
-"""Options and arguments that commands share: the MODEL argument, options, and the clients from the environment."""
+"""Define the options and arguments that commands share, and make the clients from the environment."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ ModelArgument = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT].")]
 ContextOption = Annotated[
-    int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that it must fit with.")
+    int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that must fit.")
 ]
 TargetOption = Annotated[
-    str, typer.Option("--target", help="this-machine, any, 64GiB, or cards: rtx-4090, 2x-a100-80gb, 24GiB-gpu.")
+    str,
+    typer.Option("--target", help="The machine to fit: this-machine, any, 64GiB, rtx-4090, 2x-a100-80gb, 24GiB-gpu."),
 ]
 QuantOption = Annotated[
     str,
     typer.Option(
         "--quant",
         metavar="Q",
-        help="A variant, file or quantization, such as Q4_K_M; auto keeps the default's, best ranks anew.",
+        help="A variant, file or quantization (Q4_K_M); auto keeps the default variant, best takes the best fit.",
     ),
 ]
 
@@ -41,20 +42,22 @@ class ProfileName(StrEnum):
 
 
 def make_clients(*, limit_rate: str | None = None) -> Clients:
+    """Make the clients from the environment. `limit_rate` is a number of bytes per second, such as `20MB`, and replaces
+    that of the environment. Raises BadSetting."""
     from pydantic import ValidationError
 
     from paddock import settings
     from paddock.lifecycle.clients import connect
     from paddock.model.units import parse_bytes
 
-    known = settings.load()
+    loaded = settings.load()
     if limit_rate is not None:
-        given = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
+        override = {"limit_rate_bytes_per_s": parse_bytes(limit_rate)}
         try:
-            known = settings.Settings.model_validate({**dict(known), **given})
+            loaded = settings.Settings.model_validate({**dict(loaded), **override})
         except ValidationError as error:
             raise BadSetting(f"--limit-rate is not usable: {error.errors()[0]['msg']}", cure="correct it") from None
-    return connect(known)
+    return connect(loaded)
 
 
 def check_quant(text: str) -> None:
@@ -64,22 +67,22 @@ def check_quant(text: str) -> None:
 
 
 def parse_model(text: str) -> Reference:
-    """Read MODEL. Raises UnsafeName."""
+    """Parse a MODEL argument. Raises UnsafeName."""
     from paddock.model.reference import Reference
 
     return Reference.parse(text)
 
 
 def parse_model_without_revision(text: str) -> Reference:
-    """Read MODEL where a revision has no meaning."""
+    """Parse a MODEL argument without a revision. Raises UnsafeName, and BadParameter for one with a revision."""
     wanted = parse_model(text)
     if wanted.ref is not None:
-        raise typer.BadParameter(f"{text[:200]}: a revision has no place here, only org/name[:VARIANT]")
+        raise typer.BadParameter(f"{text[:200]} has a revision: expected org/name[:VARIANT]")
     return wanted
 
 
 def find_snapshot(clients: Clients, text: str) -> Manifest:
-    """The snapshot on the volume that a MODEL means."""
+    """The snapshot on the volume that a MODEL argument names. Raises as `locate`."""
     from paddock.lifecycle.locate import locate
 
     return locate(clients, parse_model(text))

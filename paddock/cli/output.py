@@ -1,4 +1,4 @@
-"""Print the result of a command on stdout: for people, or as one JSON object; and its failure on stderr."""
+"""Print the result of a command on stdout, for people or as one JSON object, and its error on stderr."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ def print_result(as_json: bool, payload: dict[str, Any], render: Callable[[], No
 
 @contextmanager
 def to_stdout() -> Iterator[None]:
-    """What is printed inside arrives, or the process ends here."""
+    """Flush stdout at the end, and exit with status 1 if it cannot be written."""
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
-        # What is left in the buffer goes nowhere, and is not tried again when Python ends.
+        # Discard the buffer: else Python writes it at exit, and fails again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # a reader that had enough is not worth a word
+        if isinstance(error, BrokenPipeError):  # the reader closed the pipe, such as `head`
             sys.exit(1)
-        sys.exit(report_failure(False, "", f"stdout cannot be written: {error.strerror}", "send it elsewhere", 1))
+        sys.exit(report_failure(False, "", f"stdout cannot be written: {error.strerror}", "redirect it elsewhere", 1))
 
 
 def report_failure(as_json: bool, error: str, message: str, cure: str, status: int) -> int:
+    """Print an error: one sentence on stderr, or with `as_json` one object on stdout. Returns `status`."""
     if as_json:
         with to_stdout():
             print(json.dumps({"error": error, "message": message, "cure": cure}))
     else:
-        from paddock.cli.render import complain
+        from paddock.cli.render import print_error
 
-        complain(message, cure)
+        print_error(message, cure)
     return status

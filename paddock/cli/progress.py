@@ -1,4 +1,4 @@
-"""What people see while bytes move, on stderr: bars in a terminal, and elsewhere a line now and then."""
+"""Show the progress of a transfer on stderr: progress bars in a terminal, else a line every 10 seconds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from paddock.cli.render import visible
 from paddock.model.acquired import Acquired
 from paddock.model.units import human_bytes, human_time
-from paddock.transfer.progress import Progress as Moved
+from paddock.transfer.progress import Progress as FileProgress
 from paddock.transfer.progress import ProgressListener, TotalProgress
 
-_A_LINE_EVERY_S = 10.0
+_LINE_INTERVAL_S = 10.0
 _ALL = "all files"
 
 
 class ProgressBars(ProgressListener):
-    """A bar for each file that moves, and one for all of them where there are several.
+    """A progress bar for each file, and one for all files if there are several.
 
-    Rates and times are those of the transfer: what was there before it began is no speed.
+    Rates count the bytes of this transfer alone, not those of a partial file that it resumed.
     """
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,14 +34,14 @@ class ProgressBars(ProgressListener):
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
+            TextColumn("{task.fields[status]}", markup=False),
             console=console,
             disable=quiet or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._ended: set[str] = set()
+        self._finished: set[str] = set()
         self._total: TotalProgress | None = None
-        self._said_at = clock()
+        self._printed_at = clock()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -55,45 +55,45 @@ class ProgressBars(ProgressListener):
     def on_start(self, total_bytes: int) -> None:
         self._total = TotalProgress(total_bytes, clock=self._clock)
 
-    def on_progress(self, moved: Moved) -> None:
-        self._draw(moved.label, moved)
-        several = self._total is not None and self._total.total_bytes > moved.total_bytes
+    def on_progress(self, progress: FileProgress) -> None:
+        self._draw(progress.label, progress)
+        several = self._total is not None and self._total.total_bytes > progress.total_bytes
         if self._total is not None:
-            self._total.update(moved)
+            self._total.update(progress)
             if several:
                 self._draw(_ALL, self._total)
         if self._lines:
-            self._say(moved, several=several)
+            self._print_line(progress, several=several)
 
     def on_finish(self, acquired: Sequence[Acquired]) -> None:
-        """The bars show it already."""
+        """Do nothing: the bars show the result already."""
 
-    def _draw(self, name: str, moved: Moved | TotalProgress) -> None:
+    def _draw(self, name: str, progress: FileProgress | TotalProgress) -> None:
         if name not in self._tasks:
-            if _ALL in self._tasks:  # it stays the last
+            if _ALL in self._tasks:  # keep it the last one
                 self._bars.remove_task(self._tasks.pop(_ALL))
-            self._tasks[name] = self._bars.add_task(visible(name), total=moved.total_bytes, said="")
-        self._bars.update(self._tasks[name], completed=moved.done_bytes, said=_said(moved))
+            self._tasks[name] = self._bars.add_task(visible(name), total=progress.total_bytes, status="")
+        self._bars.update(self._tasks[name], completed=progress.done_bytes, status=_status(progress))
 
-    def _say(self, moved: Moved, *, several: bool) -> None:
-        ended = moved.is_verified
-        if moved.label in self._ended or (not ended and self._clock() < self._said_at + _A_LINE_EVERY_S):
+    def _print_line(self, progress: FileProgress, *, several: bool) -> None:
+        finished = progress.is_verified
+        if progress.label in self._finished or (not finished and self._clock() < self._printed_at + _LINE_INTERVAL_S):
             return
-        if ended:
-            self._ended.add(moved.label)
-        self._said_at = self._clock()
-        line = f"{moved.label}: {_said(moved)}"
+        if finished:
+            self._finished.add(progress.label)
+        self._printed_at = self._clock()
+        line = f"{progress.label}: {_status(progress)}"
         if several and self._total:
-            line += f"; {_ALL}: {_said(self._total)}"
+            line += f"; {_ALL}: {_status(self._total)}"
         print(visible(line), file=sys.stderr)  # noqa: T201 progress
 
 
-def _said(moved: Moved | TotalProgress) -> str:
-    """`1.2 GiB of 4.0 GiB, 110.0 MiB/s, 26 s left`, `4.0 GiB, verifying, 5 s left`, or what it came to."""
-    if moved.done_bytes == moved.total_bytes:
-        return human_bytes(moved.total_bytes)
-    left = "" if moved.left_s is None else f", {human_time(moved.left_s)} left"
-    if moved.is_verifying:
-        return f"{human_bytes(moved.total_bytes)}, verifying{left}"
-    rate = human_bytes(round(moved.rate_bytes_per_s))
-    return f"{human_bytes(moved.done_bytes)} of {human_bytes(moved.total_bytes)}, {rate}/s{left}"
+def _status(progress: FileProgress | TotalProgress) -> str:
+    """`1.2 GiB of 4.0 GiB, 110.0 MiB/s, 26 s left`, `4.0 GiB, verifying, 5 s left`, or `4.0 GiB` at the end."""
+    if progress.done_bytes == progress.total_bytes:
+        return human_bytes(progress.total_bytes)
+    left = "" if progress.left_s is None else f", {human_time(progress.left_s)} left"
+    if progress.is_verifying:
+        return f"{human_bytes(progress.total_bytes)}, verifying{left}"
+    rate = human_bytes(round(progress.rate_bytes_per_s))
+    return f"{human_bytes(progress.done_bytes)} of {human_bytes(progress.total_bytes)}, {rate}/s{left}"

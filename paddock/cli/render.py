@@ -1,9 +1,7 @@
-"""What people see of results: tables and single lines, on stdout. Progress is `paddock.cli.progress`.
+"""Render the results of commands for people, as tables and lines on stdout. Scripts read the JSON instead.
 
-It prints what it is given and decides nothing; scripts read the JSON instead.
-
-Names, licences, reasons and findings come from outside. None of them is read as markup, and none moves the cursor: they
-are shown by `visible` and `_cell` alone.
+Names, licences, reasons and findings are untrusted text. It is printed through `visible` and `_cell` alone, so that it
+is neither read as markup nor able to control the terminal. Progress is `paddock.cli.progress`.
 """
 
 from __future__ import annotations
@@ -37,20 +35,31 @@ if TYPE_CHECKING:
     from paddock.model.artifact import Manifest
     from paddock.store.history import Promoted, Promotion
 
-_TOLD = ("n_ctx", "n_seq_max", "n_gpu_layers", "n_threads", "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn")
+_SHOWN_PARAMETERS = (
+    "n_ctx",
+    "n_seq_max",
+    "n_gpu_layers",
+    "n_threads",
+    "n_batch",
+    "n_ubatch",
+    "type_k",
+    "type_v",
+    "flash_attn",
+)
 _COLOURS = {"accept": "green", "warn": "yellow", "reject": "red", "info": "blue"}
 
 
 def _out() -> Console:
-    """Stdout. Where nobody sees it as a terminal, lines are as long as they are: a program reads them."""
+    """The console of stdout. Lines are not wrapped unless it is a terminal, since a program reads them."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
 
 
 def visible(text: str) -> str:
-    """The text on one line, with what has no width or controls a terminal written out, such as `\\x1b`."""
+    """The text on one line, with characters that are not printable escaped, such as `\\x1b`."""
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", errors="surrogatepass").decode() for one in text
+        character if character.isprintable() else character.encode("unicode_escape", errors="surrogatepass").decode()
+        for character in text
     )
 
 
@@ -67,50 +76,50 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     _out().print(_cell(line))
 
 
-def say_progress(line: str) -> None:
-    """One line on stderr about a step that is done."""
+def print_progress(line: str) -> None:
+    """Print a line on stderr about a step that is done."""
     with suppress(OSError):
         print(visible(line), file=sys.stderr)  # noqa: T201 progress
 
 
-def complain(message: str, cure: str) -> None:
-    """One sentence on stderr."""
-    with suppress(OSError):  # with nobody to tell, the exit status has to say it
-        print(visible(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 the last word
+def print_error(message: str, cure: str) -> None:
+    """Print an error as one sentence on stderr."""
+    with suppress(OSError):  # stderr is closed: the exit status is all that is left
+        print(visible(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 an error
 
 
 def render_pull(pulled: Pulled) -> None:
     render_restoration(pulled)
     for note in pulled.notes:
-        say(note)
-    say_pruned(pulled.pruned)
+        print_line(note)
+    render_pruned(pulled.pruned)
 
 
-def say_pruned(pruned: Pruned) -> None:
+def render_pruned(pruned: Pruned) -> None:
     if pruned.removed:
-        say(pruned.line)
+        print_line(pruned.line)
 
 
-def render_restoration(done: Pulled | Restored) -> None:
+def render_restoration(result: Pulled | Restored) -> None:
     table = Table("file", "size", "from", "sha256", box=None)
-    for one in done.acquired:
-        _row(table, one.file.path, human_bytes(one.file.size), one.origin, one.file.sha256[:16])
+    for item in result.acquired:
+        _row(table, item.file.path, human_bytes(item.file.size), item.origin, item.file.sha256[:16])
     _out().print(table)
-    state = "promoted" if done.promoted else "not promoted"
-    manifest = done.manifest
-    say(
-        f"{manifest.id.short} at {done.path}: {state}; "
-        f"{human_bytes(done.transferred_bytes)} fetched in {done.seconds:.1f} s"
+    state = "promoted" if result.promoted else "not promoted"
+    manifest = result.manifest
+    print_line(
+        f"{manifest.id.short} at {result.path}: {state}; "
+        f"{human_bytes(result.transferred_bytes)} fetched in {result.seconds:.1f} s"
     )
 
 
-def render_inspection(found: Inspection) -> None:
+def render_inspection(inspection: Inspection) -> None:
     out = _out()
-    audit = found.audit
+    audit = inspection.audit
     if audit.model is not None:
         table = Table("", "", box=None, show_header=False)
         for name, value in asdict(audit.model).items():
@@ -124,42 +133,42 @@ def render_inspection(found: Inspection) -> None:
             _cell(finding.severity, _COLOURS[finding.severity])
             + _cell(f" {finding.rule}{where}: {finding.message}{cure}")
         )
-    cost = f"{human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
-    out.print(_cell(audit.verdict, _COLOURS[audit.verdict]) + _cell(f" {found.name}: {cost}"))
+    cost = f"{human_bytes(inspection.bytes_read)} read in {inspection.seconds:.2f} s"
+    out.print(_cell(audit.verdict, _COLOURS[audit.verdict]) + _cell(f" {inspection.name}: {cost}"))
 
 
-def render_preflight(found: Preflight) -> None:
+def render_preflight(result: Preflight) -> None:
     out = _out()
     table = Table("variant", "quantization", "file", "size", "memory", "fits", "why", box=None)
-    for one in found.candidates:
-        shown = (
-            one.variant,
-            one.quantization or "",
-            one.file,
-            human_bytes(one.size_bytes),
-            human_bytes(one.total_bytes),
+    for candidate in result.candidates:
+        cells = (
+            candidate.variant,
+            candidate.quantization or "",
+            candidate.file,
+            human_bytes(candidate.size_bytes),
+            human_bytes(candidate.total_bytes),
         )
-        _row(table, *shown, "yes" if one.fits else "no", one.reason)
+        _row(table, *cells, "yes" if candidate.fits else "no", candidate.reason)
     out.print(table)
-    plan = found.plan
+    plan = result.plan
     for name, size in plan.memory.parts():
         out.print(_cell(f"{name}: {human_bytes(size)}"))
-    told = {name: value for name, value in plan.parameters.to_json().items() if name in _TOLD}
-    out.print(_cell(", ".join(f"{name} {value}" for name, value in told.items())))
+    shown_parameters = {name: value for name, value in plan.parameters.to_json().items() if name in _SHOWN_PARAMETERS}
+    out.print(_cell(", ".join(f"{name} {value}" for name, value in shown_parameters.items())))
     for line in plan.given_up:
         out.print(_cell(line))
     verdict = "fits" if plan.fits else "does not fit"
-    cost = f"{human_bytes(found.bytes_read)} read in {found.seconds:.2f} s"
-    out.print(_cell(verdict, "green" if plan.fits else "red") + _cell(f" {found.variant} of {found.name}: {cost}"))
-    if found.advice:
-        out.print(_cell(found.advice))
+    cost = f"{human_bytes(result.bytes_read)} read in {result.seconds:.2f} s"
+    out.print(_cell(verdict, "green" if plan.fits else "red") + _cell(f" {result.variant} of {result.name}: {cost}"))
+    if result.advice:
+        out.print(_cell(result.advice))
 
 
 def render_onboarding(result: Onboarded) -> None:
     out = _out()
     dossier = "\n".join(map(visible, Path(result.dossier).read_text(encoding="utf-8").split("\n")))
     out.print(Markdown(dossier, hyperlinks=False) if out.is_terminal else Text(dossier))
-    say(result.line)
+    print_line(result.line)
 
 
 def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, *, where: str = "on the disk") -> None:
@@ -177,7 +186,7 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
             "yes" if row["pinned"] else "",
         )
     _out().print(table)
-    say(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
+    print_line(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
 
 
 def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat) -> None:
@@ -206,33 +215,35 @@ def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat)
 
 def render_history(history: Sequence[Promotion]) -> None:
     table = Table("when", "variant", "revision", "before", "default", "by", "why", box=None)
-    for one in history:
-        default = one.default or "none"
-        if one.moves_default and one.previous_default:
-            default = f"{one.previous_default} -> {default}"
-        revision, before = (one.revision or "removed")[:8], (one.previous or "")[:8]
-        _row(table, one.at.isoformat()[:19], one.variant, revision, before, default, one.by or "", one.reason)
+    for change in history:
+        default = change.default or "none"
+        if change.moves_default and change.previous_default:
+            default = f"{change.previous_default} -> {default}"
+        revision, before = (change.revision or "removed")[:8], (change.previous or "")[:8]
+        _row(
+            table, change.at.isoformat()[:19], change.variant, revision, before, default, change.by or "", change.reason
+        )
     _out().print(table)
 
 
 def render_verified(verified: Verified) -> None:
     table = Table("snapshot", "file", "size", "state", box=None)
-    for one in verified.files:
-        state = "whole" if one.ok else "damaged"
-        if one.bad_segments:
-            state += f" in segment {', '.join(map(str, one.bad_segments[:8]))} (from 0)"
-        if one.repaired_bytes:
-            state = f"repaired, {human_bytes(one.repaired_bytes)} fetched"
-        if not one.ok or one.repaired_bytes:
-            _row(table, one.id.short, one.path, human_bytes(one.size_bytes), state)
+    for file in verified.files:
+        state = "sound" if file.ok else "damaged"
+        if file.bad_segments:
+            state += f" in segment {', '.join(map(str, file.bad_segments[:8]))} (from 0)"
+        if file.repaired_bytes:
+            state = f"repaired, {human_bytes(file.repaired_bytes)} fetched"
+        if not file.ok or file.repaired_bytes:
+            _row(table, file.id.short, file.path, human_bytes(file.size_bytes), state)
     if table.row_count:
         _out().print(table)
     for problem in verified.problems:
-        say(problem)
-    damaged = {one.id for one in verified.files if not one.ok}
-    say(f"{counted(len(verified.files), 'file')} read, {counted(len(damaged), 'snapshot')} damaged")
+        print_line(problem)
+    damaged = {file.id for file in verified.files if not file.ok}
+    print_line(f"{counted(len(verified.files), 'file')} read, {counted(len(damaged), 'snapshot')} damaged")
     for id in sorted(damaged):
-        say(f"`paddock pull {id}` or `paddock verify {id} --repair` fetches what is damaged")
+        print_line(f"`paddock pull {id}` or `paddock verify {id} --repair` repairs it")
 
 
 def render_benchmark(measured: Benchmark) -> None:
@@ -241,7 +252,7 @@ def render_benchmark(measured: Benchmark) -> None:
         _row(table, *row)
     _out().print(table)
     tuned = ", with tuned parameters" if measured.tuned else ""
-    say(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}{tuned}")
+    print_line(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}{tuned}")
 
 
 def render_tuning(tuning: Tuning) -> None:
@@ -249,17 +260,19 @@ def render_tuning(tuning: Tuning) -> None:
     for row in tuning.rows():
         _row(table, *row)
     _out().print(table)
-    say(f"tuned in {tuning.seconds:.0f} s with requests of {tuning.n_prompt} and {tuning.n_gen} tokens")
+    print_line(f"tuned in {tuning.seconds:.0f} s with requests of {tuning.n_prompt} and {tuning.n_gen} tokens")
     if tuning.busy:
-        say(f"the machine was busy ({tuning.load:.1f} processes): tune again when it is quiet")
+        print_line(f"the machine was busy ({tuning.load:.1f} processes): tune again when it is quiet")
 
 
 def render_serving(serving: Serving) -> None:
-    offer, parameters = serving.offer, serving.offer.parameters
-    each = parameters.n_ctx // parameters.n_seq_max
-    say(f"{offer.name}:{offer.variant}@{offer.revision[:8]} by {serving.address.server}, {serving.processor}")
-    say(
-        f"{each} tokens of context for each of {counted(parameters.n_seq_max, 'request')} at once; "
-        f"{human_bytes(offer.memory.total_bytes)} of memory planned; loaded in {serving.address.load_s:.1f} s"
+    spec, parameters = serving.spec, serving.spec.parameters
+    context_tokens = parameters.n_ctx // parameters.n_seq_max
+    print_line(f"{spec.name}:{spec.variant}@{spec.revision[:8]} by {serving.address.server}, {serving.processor}")
+    print_line(
+        f"{context_tokens} tokens of context for each of {counted(parameters.n_seq_max, 'request')} at once; "
+        f"{human_bytes(spec.memory.total_bytes)} of memory planned; loaded in {serving.address.load_s:.1f} s"
     )
-    say(f"serving at {serving.address.url}/v1{', with an API key' if serving.needs_key else ''}; Ctrl-C ends it")
+    print_line(
+        f"serving at {serving.address.url}/v1{', with an API key' if serving.needs_key else ''}; Ctrl-C stops it"
+    )

@@ -32,20 +32,22 @@ _SERVERS: dict[ServerChoice, ServerName | None] = {
 def bench(
     model: ModelArgument,
     ctx: Annotated[int, typer.Option("--ctx", metavar="N", min=512, help="Tokens of context.")] = 4096,
-    roleplay: Annotated[bool, typer.Option("--roleplay", help="Measure how well it plays a character, too.")] = False,
+    roleplay: Annotated[bool, typer.Option("--roleplay", help="Also measure how well it plays a character.")] = False,
     tune: Annotated[
-        bool, typer.Option("--tune", help="First seek the engine's fastest settings here, and remember them.")
+        bool, typer.Option("--tune", help="First find the engine's fastest settings on this machine, and store them.")
     ] = False,
     budget: Annotated[
         int, typer.Option("--budget", metavar="SECONDS", min=1, max=86_400, help="How long --tune may take.")
     ] = 120,
     server: Annotated[
         str | None,
-        typer.Option("--server", metavar="URL", help="Load a server of it too: http://127.0.0.1:8080/v1."),
+        typer.Option(
+            "--server", metavar="URL", help="Also run a load test against a server of it: http://127.0.0.1:8080/v1."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Load a model in the engine's own process and measure it, with the fastest settings that are known here."""
+    """Benchmark a model in an engine process, with the settings that were tuned on this machine if there are any."""
     from paddock.cli.render import render_benchmark, render_tuning
     from paddock.lifecycle.run.benchmark import measure, measure_server
     from paddock.lifecycle.steps import PlainRunner
@@ -68,23 +70,24 @@ def bench(
 def serve(
     model: ModelArgument,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for any free one.")] = 8080,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for any free port.")] = 8080,
     ctx: Annotated[
         int | None, typer.Option("--ctx", metavar="N", min=64, help="Tokens of context for each request.")
     ] = None,
     parallel: Annotated[
-        int | None, typer.Option("--parallel", metavar="N", min=1, max=64, help="Requests at once; llama-server only.")
+        int | None,
+        typer.Option("--parallel", metavar="N", min=1, max=64, help="Concurrent requests; llama-server only."),
     ] = None,
-    profile: Annotated[ProfileName, typer.Option(help="What it is used for.")] = ProfileName.CHAT,
+    profile: Annotated[ProfileName, typer.Option(help="The use of the model.")] = ProfileName.CHAT,
     quant: QuantOption = "auto",
     kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
     server: Annotated[
-        ServerChoice, typer.Option(help="auto takes llama-server where it is on the PATH.")
+        ServerChoice, typer.Option(help="auto is llama-server if it is on the PATH.")
     ] = ServerChoice.AUTO,
     as_json: Json = False,
 ) -> int:
-    """Serve a model over an OpenAI-compatible address until told to stop; what is promoted, unless a revision is
-    named. PADDOCK_API_KEY is what clients must send."""
+    """Serve a model over an OpenAI-compatible API until it is stopped: the promoted snapshot, or that of a revision.
+    With PADDOCK_API_KEY, clients must send that key."""
     from paddock.cli.render import render_serving
     from paddock.lifecycle.locate import locate, match_variant, requested_quantization
     from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
@@ -95,7 +98,7 @@ def serve(
     if variant is not None:
         requested_quantization(wanted.variant, variant)
         wanted = replace(wanted, variant=variant)
-    order = ServeRequest(
+    request = ServeRequest(
         host=host,
         port=port,
         context_tokens=ctx,
@@ -104,24 +107,24 @@ def serve(
         kv_type=kv_type,
         server=_SERVERS[server],
     )
-    told = False
+    is_ready = False
 
-    def ready(serving: Serving) -> None:
-        nonlocal told
+    def on_ready(serving: Serving) -> None:
+        nonlocal is_ready
         print_result(as_json, serving.to_json(), lambda: render_serving(serving))
-        told = True
+        is_ready = True
 
     try:
-        heard = serve_snapshot(clients, locate(clients, wanted), order, ready=ready)
+        received = serve_snapshot(clients, locate(clients, wanted), request, on_ready=on_ready)
     except PaddockError as error:
-        if not told:
+        if not is_ready:
             raise
         return report_failure(
             False, error.code, error.message, error.cure, error.exit_status
-        )  # stdout had its one object
-    if heard is not None and not told:
-        message = f"{heard.name} came before the model was ready"
-        return report_failure(as_json, "server-unavailable", message, "start it again", 128 + heard)
+        )  # stdout has its one JSON object already
+    if received is not None and not is_ready:
+        message = f"{received.name} was received before the model was ready"
+        return report_failure(as_json, "server-unavailable", message, "start it again", 128 + received)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Commands on what is stored: ls, show, rm, verify, pin, unpin."""
+"""Commands on stored snapshots: ls, show, rm, verify, pin, unpin."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from paddock.cli.output import print_result
 
 
 def list_models(
-    in_s3: Annotated[bool, typer.Option("--s3", help="What is in S3 instead.")] = False, as_json: Json = False
+    in_s3: Annotated[bool, typer.Option("--s3", help="List S3 instead of the volume.")] = False, as_json: Json = False
 ) -> int:
-    """List what is on the volume: the sum of all snapshots, and what they take with equal bytes stored once."""
+    """List the snapshots on the volume, the sum of their sizes, and the disk space that they share."""
     from paddock.cli.render import render_entries
 
     if in_s3:
@@ -43,7 +43,7 @@ def list_models(
 
 
 def list_s3(as_json: bool) -> int:
-    """List what is in the remote store."""
+    """List the snapshots in the remote store."""
     from paddock.cli.render import render_entries
     from paddock.lifecycle.clients import require_remote
 
@@ -72,7 +72,7 @@ def list_s3(as_json: bool) -> int:
 
 
 def show(model: ModelArgument, as_json: Json = False) -> int:
-    """Show a snapshot, the promoted one or that of a revision: its manifest, and the settings to serve it with."""
+    """Show a snapshot, the promoted one or that of a revision: its manifest, chat template and profiles."""
     from paddock.cli.render import render_manifest
     from paddock.lifecycle.assess.chat_template import chat_of_snapshot
     from paddock.planning.profile import PROFILES
@@ -80,7 +80,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
     clients = make_clients()
     manifest = find_snapshot(clients, model)
     promoted = clients.volume.promoted(manifest.model)
-    history = [one.to_json() for one in clients.volume.history(manifest.model)]
+    history = [change.to_json() for change in clients.volume.history(manifest.model)]
     chat = chat_of_snapshot(clients, manifest)
     payload = {
         **json.loads(manifest.to_json()),
@@ -96,15 +96,15 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 
 
 def remove(model: ModelArgument, as_json: Json = False) -> int:
-    """Remove a model, or a variant or revision of it, and say what that freed."""
-    from paddock.cli.render import counted, say
+    """Remove a model, or a variant or revision of it, and print the freed bytes."""
+    from paddock.cli.render import counted, print_line
     from paddock.lifecycle.locate import resolve_revision
     from paddock.model.units import human_bytes
 
     clients = make_clients()
     wanted = parse_model(model)
     revision = None
-    if wanted.ref is not None:  # no manifest is read: a damaged snapshot must be removable
+    if wanted.ref is not None:  # by the ids alone: a snapshot with a damaged manifest can be removed
         known = [id.revision for id in clients.volume.ids(wanted.model)]
         revision = resolve_revision(clients, wanted.model, wanted.ref, known=known)
     sizes = {manifest.id: manifest.size_bytes for manifest in clients.volume.snapshots(wanted.model)}
@@ -125,60 +125,60 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
 
     def render() -> None:
         gone = counted(len(removed), "snapshot")
-        say(f"removed {wanted}, {gone}: {human_bytes(freed)} freed")
+        print_line(f"removed {wanted}, {gone}: {human_bytes(freed)} freed")
         if had_default and left.default is None and left.revisions:
             others = ", ".join(sorted(left.revisions))
-            say(f"{wanted.model} has no default now; {others} stays promoted: `paddock promote {wanted.model}:VARIANT`")
+            print_line(
+                f"{wanted.model} has no default now; {others} stays promoted: `paddock promote {wanted.model}:VARIANT`"
+            )
 
     print_result(as_json, payload, render)
     return 0
 
 
 def verify(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="By default all that there is.")
-    ] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Fetch what is damaged again.")] = False,
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="By default all snapshots.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Fetch damaged files again.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Read stored snapshots again, and compare every byte with its digest."""
+    """Read stored snapshots, and compare every file with its digest."""
     from paddock.cli.render import render_verified
-    from paddock.lifecycle.upkeep.verify import verify as read_again
+    from paddock.lifecycle.upkeep.verify import verify as verify_snapshots
 
     clients = make_clients()
     manifests = [find_snapshot(clients, model) for model in models] if models else clients.volume.snapshots()
-    verified = read_again(clients, manifests, mend=repair)
+    verified = verify_snapshots(clients, manifests, repair_damage=repair)
     print_result(as_json, verified.to_json(), lambda: render_verified(verified))
     return 0 if verified.ok else 2
 
 
 def pin(model: ModelArgument, as_json: Json = False) -> int:
-    """Keep a snapshot on the volume, however old it becomes."""
-    from paddock.cli.render import say
+    """Pin a snapshot: it is not removed when newer ones are promoted."""
+    from paddock.cli.render import print_line
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
     clients.volume.pins.add(manifest.id)
     payload = {"model": manifest.repository, "revision": manifest.revision, "variant": manifest.variant, "pinned": True}
-    print_result(as_json, payload, lambda: say(f"pinned {manifest.id}"))
+    print_result(as_json, payload, lambda: print_line(f"pinned {manifest.id}"))
     return 0
 
 
 def unpin(model: ModelArgument, as_json: Json = False) -> int:
-    """Let a snapshot go when it is old."""
-    from paddock.cli.render import say
+    """Unpin a snapshot: it may be removed when newer ones are promoted."""
+    from paddock.cli.render import print_line
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
-    was = clients.volume.pins.remove(manifest.id)
+    was_pinned = clients.volume.pins.remove(manifest.id)
     payload = {
         "model": manifest.repository,
         "revision": manifest.revision,
         "variant": manifest.variant,
         "pinned": False,
     }
-    said = "unpinned" if was else "not pinned:"
-    print_result(as_json, payload, lambda: say(f"{said} {manifest.id}"))
+    outcome = "unpinned" if was_pinned else "not pinned:"
+    print_result(as_json, payload, lambda: print_line(f"{outcome} {manifest.id}"))
     return 0
 
 

@@ -41,8 +41,8 @@ def remembered(clients: Clients, manifest: Manifest) -> Tuning:
 
 
 def test_where_nobody_tuned_the_plan_is_used(clients: Clients, manifest: Manifest) -> None:
-    assert tune.recall(clients, manifest) is None
-    assert tune.tuned(clients, manifest, PLAN) == PLAN
+    assert tune.read_tuning(clients, manifest) is None
+    assert tune.apply_tuning(clients, manifest, PLAN) == PLAN
 
 
 def test_it_lies_under_the_digest_of_the_file(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
@@ -52,8 +52,8 @@ def test_it_lies_under_the_digest_of_the_file(clients: Clients, manifest: Manife
 
 
 def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
-    assert tune.recall(clients, manifest) == remembered
-    assert tune.tuned(clients, manifest, PLAN) == replace(PLAN, n_ubatch=64, flash_attn="off")
+    assert tune.read_tuning(clients, manifest) == remembered
+    assert tune.apply_tuning(clients, manifest, PLAN) == replace(PLAN, n_ubatch=64, flash_attn="off")
     measured = benchmark.benchmark(clients, manifest, 128)
     assert measured.tuned is True
     assert (measured.parameters["n_ubatch"], measured.parameters["flash_attn"]) == (64, "off")
@@ -62,8 +62,8 @@ def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: M
 
 def test_another_machine_or_file_has_none(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
     other = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
-    assert tune.recall(clients, manifest, machine=other) is None
-    assert tune.recall(clients, pull(clients, Reference(MODEL), quantization="Q4_K_M").manifest) is None
+    assert tune.read_tuning(clients, manifest, machine=other) is None
+    assert tune.read_tuning(clients, pull(clients, Reference(MODEL), quantization="Q4_K_M").manifest) is None
 
 
 def test_memory_that_is_free_does_not_make_another_machine(clients: Clients) -> None:
@@ -87,8 +87,8 @@ def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
     needed = measure_memory(path, context_tokens=128, parameters=wanted).total_bytes
     tight = replace(this_machine(), ram_available_bytes=needed + MARGIN_BYTES - 1)
     with caplog.at_level(logging.WARNING):
-        assert tune.tuned(clients, manifest, PLAN, machine=tight) == PLAN
-    assert "takes more memory than there is" in caplog.text
+        assert tune.apply_tuning(clients, manifest, PLAN, machine=tight) == PLAN
+    assert "takes more memory than is free" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"turns": {"n_ctx": 1}}', "\x00"])
@@ -97,4 +97,4 @@ def test_what_cannot_be_read_is_as_if_it_were_not_there(
 ) -> None:
     (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     place.write_text(damage)
-    assert tune.tuned(clients, manifest, PLAN) == PLAN
+    assert tune.apply_tuning(clients, manifest, PLAN) == PLAN

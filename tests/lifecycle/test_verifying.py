@@ -46,7 +46,7 @@ def test_one_flipped_byte_is_named_by_its_segment_and_that_segment_alone_is_fetc
     flip(clients.volume.snapshot_path(stored.id) / name, SEGMENT_BYTES + 17)
     (damaged,) = (one for one in verify(clients, [stored]).files if not one.ok)
     assert (damaged.path, damaged.bad_segments) == (name, (1,))
-    repaired = verify(clients, [stored], mend=True)
+    repaired = verify(clients, [stored], repair_damage=True)
     assert repaired.ok
     assert repaired.transferred_bytes == SEGMENT_BYTES
     assert verify(clients, clients.volume.snapshots()).ok
@@ -59,7 +59,7 @@ def test_damage_that_cannot_be_repaired_now_stays_reported(
     name, _ = model_of(stored)
     flip(clients.volume.snapshot_path(stored.id) / name, 2 * SEGMENT_BYTES + 1)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    verified = verify(connect(), [stored], mend=True)
+    verified = verify(connect(), [stored], repair_damage=True)
     assert not verified.ok
     assert verified.problems
     monkeypatch.undo()
@@ -70,7 +70,7 @@ def test_a_damaged_file_that_several_snapshots_share_is_repaired_for_all(clients
     flip(clients.volume.snapshot_path(stored.id) / "config.json", 3)
     found = verify(clients, [stored, other])
     assert {one.id for one in found.files if not one.ok} == {stored.id, other.id}
-    assert verify(clients, [stored, other], mend=True).ok
+    assert verify(clients, [stored, other], repair_damage=True).ok
     for manifest in (stored, other):
         assert verify(clients, [manifest]).ok
         (config,) = (file for file in manifest.files if file.path == "config.json")

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Promoting:
+class PromoteResult:
     """The result of a promotion: the change, the old snapshots that were removed, and the path of the dossier."""
 
     manifest: Manifest
@@ -45,14 +45,14 @@ class RolledBack:
     dossier: str
 
 
-def promote(runner: Runner, wanted: Reference, *, reason: str) -> Promoting:
+def promote(runner: Runner, wanted: Reference, *, reason: str) -> PromoteResult:
     """Promote a snapshot of the volume, make its variant the model's default, remove old snapshots, and write its
     dossier."""
     manifest = runner.run(locate, wanted)
     change = runner.run(promote_snapshot, manifest.id, reason, operation=runner.operation)
     pruned = runner.run(prune, manifest.model, manifest.variant)
     dossier = runner.run(write_dossier, manifest)
-    return Promoting(manifest, change, pruned, dossier.path)
+    return PromoteResult(manifest, change, pruned, dossier.path)
 
 
 def rollback(runner: Runner, wanted: Reference, *, reason: str) -> RolledBack:

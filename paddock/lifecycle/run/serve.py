@@ -1,7 +1,7 @@
-"""Serving a snapshot of the volume: what is offered is planned from its header, leased while it is served, and its use
-is written down.
+"""Serve a snapshot of the volume: plan its parameters, lease it while it is served, and record its usage.
 
-The snapshot is resolved to its real directory once. What is promoted meanwhile is served by the next start.
+The snapshot is resolved once, at the start. A later promotion takes effect with the next start. The server itself is
+`paddock.serving`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.validate import audit_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import with_threads
-from paddock.lifecycle.run.tune import tuned
+from paddock.lifecycle.run.tune import apply_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import detect_gpus
 from paddock.model.hardware import Machine, this_machine
@@ -37,13 +37,19 @@ from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
-"""How many requests llama-server answers at once where nobody says, and the memory is there."""
+"""The number of concurrent requests of llama-server by default, if the memory suffices; else 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeRequest:
-    """What is asked of a server. None is: the profile's context, as many requests at once as suit the server, and
-    llama-server where it is on the PATH."""
+    """Options of a server.
+
+    | field | None means |
+    |---|---|
+    | `context_tokens`, for each request | the profile's context |
+    | `parallel`, concurrent requests | PARALLEL with llama-server if they fit, else 1 |
+    | `server` | llama-server if it is on the PATH, else llama-cpp-python |
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -56,10 +62,10 @@ class ServeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A model that is being served. `processor` says in words what computes."""
+    """A model that is being served. `processor` describes for people what computes, such as `GPU: NVIDIA H200`."""
 
     address: ServerAddress
-    offer: ServeSpec
+    spec: ServeSpec
     processor: str
     needs_key: bool
 
@@ -67,56 +73,56 @@ class Serving:
         return {
             "address": self.address.url,
             "base_url": f"{self.address.url}/v1",
-            "model": self.offer.name,
-            "revision": self.offer.revision,
-            "variant": self.offer.variant,
-            "quantization": self.offer.quantization,
+            "model": self.spec.name,
+            "revision": self.spec.revision,
+            "variant": self.spec.variant,
+            "quantization": self.spec.quantization,
             "server": self.address.server,
             "processor": self.processor,
             "needs_key": self.needs_key,
             "load_seconds": round(self.address.load_s, 3),
-            "memory": self.offer.memory.to_json(),
-            "parameters": self.offer.parameters.to_json(),
+            "memory": self.spec.memory.to_json(),
+            "parameters": self.spec.parameters.to_json(),
         }
 
 
 def serve_snapshot(
     clients: Clients,
     manifest: Manifest,
-    order: ServeRequest,
+    request: ServeRequest,
     *,
-    ready: Callable[[Serving], None],
+    on_ready: Callable[[Serving], None],
     stop: threading.Event | None = None,
 ) -> signal.Signals | None:
-    """Serve until a signal comes (see `service.serve`), and return it. `ready` is called once, when it answers; a
-    signal may come before that.
+    """Serve until a signal is received or `stop` is set, and return the signal (see `service.serve`). `on_ready` is
+    called once, when the server is ready; a signal may come before that.
 
     Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration,
     ServerUnavailable for a server that ended before it was ready, and as `service.serve`.
     """
-    known = clients.settings
-    api_key = known.api_key.get_secret_value() if known.api_key else None
-    binding = Binding(host=order.host, port=order.port, api_key=api_key)
-    program = choose_server(order.server)
+    settings = clients.settings
+    api_key = settings.api_key.get_secret_value() if settings.api_key else None
+    binding = Binding(host=request.host, port=request.port, api_key=api_key)
+    program = choose_server(request.server)
     machine = this_machine()
     with clients.volume.lease(manifest.id) as snapshot:
-        offer = make_spec(clients, manifest, snapshot.resolve(), order, has_slots=program is not None, machine=machine)
-        serving = processor_words(machine, offer)
+        spec = make_spec(clients, manifest, snapshot.resolve(), request, has_slots=program is not None, machine=machine)
+        processor = describe_processor(machine, spec)
 
-        def used(one: Usage) -> None:
+        def record_usage(usage: Usage) -> None:
             try:
-                clients.volume.usage.add(manifest.id, one)
-            except PaddockError as error:  # a full disk is no reason to stop answering
-                _LOG.warning("the use of %s was not written down: %s", manifest.repository, error)
+                clients.volume.usage.add(manifest.id, usage)
+            except PaddockError as error:  # the server goes on, for example with a full disk
+                _LOG.warning("the usage of %s was not recorded: %s", manifest.repository, error)
 
-        limits = SupervisorLimits(start_s=known.engine_timeout_s, busy_s=known.engine_timeout_s)
+        limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
         return serve(
-            offer,
+            spec,
             binding,
-            ServiceLimits(supervisor=limits, queue=known.queue, grace_s=known.grace_s),
+            ServiceLimits(supervisor=limits, queue=settings.queue, grace_s=settings.grace_s),
             Callbacks(
-                on_ready=lambda address: ready(Serving(address, offer, serving, api_key is not None)),
-                on_usage=used,
+                on_ready=lambda address: on_ready(Serving(address, spec, processor, api_key is not None)),
+                on_usage=record_usage,
             ),
             program=program,
             stop=stop,
@@ -124,37 +130,36 @@ def serve_snapshot(
 
 
 def make_spec(
-    clients: Clients, manifest: Manifest, snapshot: Path, order: ServeRequest, *, has_slots: bool, machine: Machine
+    clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, has_slots: bool, machine: Machine
 ) -> ServeSpec:
-    """The plan for a snapshot on this machine, as it will be served."""
-    profile = PROFILES[order.profile]
+    """Plan a snapshot for this machine, with tuned parameters where it was tuned. `has_slots`: the server answers
+    several requests at once. Raises DoesNotFit, and as `preflight`."""
+    profile = PROFILES[request.profile]
     facts = audit_snapshot(clients, manifest).model
     trained = facts.context_length if facts else None
-    context = order.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
-    for parallel in _parallels(order.parallel, has_slots=has_slots):
-        wish = PlanRequest(context, parallel, order.kv_type)
-        found = preflight(clients, str(snapshot), wish, machine=machine)
-        if found.plan.fits:
+    context = request.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
+    for parallel in _parallel_candidates(request.parallel, has_slots=has_slots):
+        plan_request = PlanRequest(context, parallel, request.kv_type)
+        result = preflight(clients, str(snapshot), plan_request, machine=machine)
+        if result.plan.fits:
             break
     else:
         raise DoesNotFit(
             f"{manifest.repository} does not fit with {context} tokens of context for {parallel} request(s) at once:"
-            f" {'; '.join(found.plan.given_up)}",
-            cure=found.advice or "use a smaller context",
+            f" {'; '.join(result.plan.given_up)}",
+            cure=result.advice or "use a smaller context",
         )
-    planned = with_threads(found.plan.parameters, clients.settings.threads)
-    parameters, memory = (
-        tuned(clients, manifest, planned, machine=machine, path=snapshot / found.file),
-        found.plan.memory,
-    )
+    path = snapshot / result.file
+    planned, memory = with_threads(result.plan.parameters, clients.settings.threads), result.plan.memory
+    parameters = apply_tuning(clients, manifest, planned, machine=machine, path=path)
     if parameters != planned:
-        memory = measure_memory(snapshot / found.file, context_tokens=parameters.n_ctx, parameters=parameters)
+        memory = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
     return ServeSpec(
         name=manifest.repository,
         revision=manifest.revision,
         variant=manifest.variant,
-        quantization=found.quantization,
-        file=snapshot / found.file,
+        quantization=result.quantization,
+        file=path,
         chat=chat_of_snapshot(clients, manifest),
         parameters=parameters,
         memory=memory,
@@ -162,28 +167,28 @@ def make_spec(
     )
 
 
-def _parallels(asked: int | None, *, has_slots: bool) -> tuple[int, ...]:
-    """What to try, the best first. llama-cpp-python's server answers one request at a time, whatever is asked: a
-    context for more would be memory for nothing."""
+def _parallel_candidates(requested: int | None, *, has_slots: bool) -> tuple[int, ...]:
+    """The numbers of concurrent requests to try, best first. llama-cpp-python's server answers one request at a time:
+    a context for more would waste memory."""
     if not has_slots:
-        if asked is not None and asked > 1:
+        if requested is not None and requested > 1:
             _LOG.warning("llama-cpp-python's server answers one request at a time: --parallel needs llama-server")
         return (1,)
-    return (asked,) if asked is not None else (PARALLEL, 1)
+    return (requested,) if requested is not None else (PARALLEL, 1)
 
 
-def processor_words(machine: Machine, offer: ServeSpec) -> str:
-    """What computes, and why it is not a GPU where it is not."""
-    if offer.on_gpu:
+def describe_processor(machine: Machine, spec: ServeSpec) -> str:
+    """The GPUs that compute, or the CPU and the reason why no GPU does."""
+    if spec.on_gpu:
         cards = Counter(gpu.name for gpu in machine.gpus)
         names = ", ".join(name if number == 1 else f"{number} x {name}" for name, number in cards.items())
-        layers = offer.parameters.n_gpu_layers
-        return f"GPU: {names or ', '.join(offer.memory.devices)}" + (
+        layers = spec.parameters.n_gpu_layers
+        return f"GPU: {names or ', '.join(spec.memory.devices)}" + (
             f", {layers} layers of the model" if layers > 0 else ""
         )
     if not machine.gpus:
         return f"CPU: {detect_gpus().unavailable_reason}"
-    if not offer.memory.on_gpu:
+    if not spec.memory.on_gpu:
         return (
             "CPU: the installed engine was built without GPU support (CMAKE_ARGS=-DGGML_CUDA=ON make setup builds it)"
         )

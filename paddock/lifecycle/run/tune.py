@@ -1,7 +1,7 @@
-"""The tuning of a snapshot on this machine: raced once, remembered on the volume, used by whoever loads it.
+"""Tune a snapshot on this machine: measure the engine's settings once, store the result, and apply it to later plans.
 
-It is kept under the digest of the model's file (of a split one, the first), the engine's version and build, and the
-machine, in `.paddock/tuning/`: another file, engine or machine has a tuning of its own or none.
+A result is stored on the volume in `.paddock/tuning/`, by the sha256 of the model's (first) file, the engine's version
+and build, and the machine. It is not used for another file, engine or machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
 from paddock.lifecycle.clients import Clients
 from paddock.measure.tuning import BUDGET_S, Tuning
-from paddock.measure.tuning import tune as race
+from paddock.measure.tuning import tune as measure_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import Sha256
@@ -27,45 +27,47 @@ _LOG = logging.getLogger(__name__)
 
 
 def tune(clients: Clients, manifest: Manifest, plan: Parameters, *, budget_s: float = BUDGET_S) -> Tuning:
-    """Race the settings around `plan`, and remember the outcome. Raises as `paddock.measure.tuning.tune`."""
+    """Measure variations of `plan`, and store the result. Raises as `paddock.measure.tuning.tune`."""
     machine = this_machine()
     path = _path(clients, manifest)
     with clients.volume.lease(manifest.id):
-        tuning = race(path, plan, budget_s=budget_s, machine=machine)
-    clients.volume.tuning.write(_blob(clients, manifest, path), _name(machine), json.dumps(tuning.to_json(), indent=2))
+        tuning = measure_tuning(path, plan, budget_s=budget_s, machine=machine)
+    clients.volume.tuning.write(
+        _blob(clients, manifest, path), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
+    )
     return tuning
 
 
-def tuned(
+def apply_tuning(
     clients: Clients, manifest: Manifest, plan: Parameters, *, machine: Machine | None = None, path: Path | None = None
 ) -> Parameters:
-    """`plan` as it is fastest here, or as it is where nobody tuned it; what the plan sets otherwise than the tuned one
-    did stays.
+    """Return `plan` with the stored tuning applied, or `plan` itself where there is none. Settings in which `plan`
+    differs from the plan that was tuned are kept.
 
-    The result fits where the plan fits: a turn for which there is no memory now is not taken.
+    The result fits the machine if `plan` does: a tuning that needs more memory than is free is not applied.
     """
     machine = machine or this_machine()
     path = path or _path(clients, manifest)
-    tuning = recall(clients, manifest, machine=machine, path=path)
-    wanted = tuning.applied(plan) if tuning else plan
-    if wanted == plan:
+    tuning = read_tuning(clients, manifest, machine=machine, path=path)
+    tuned = tuning.applied(plan) if tuning else plan
+    if tuned == plan:
         return plan
     try:
-        needed = measure_memory(path, context_tokens=wanted.n_ctx, parameters=wanted)
-        check_fits(path, wanted, needed, machine)
+        memory = measure_memory(path, context_tokens=tuned.n_ctx, parameters=tuned)
+        check_fits(path, tuned, memory, machine)
     except PaddockError as error:
-        why = "takes more memory than there is" if isinstance(error, DoesNotFit) else "is refused by the engine"
-        _LOG.warning("the tuning of %s %s: the plan's own parameters are used", manifest.repository, why)
+        reason = "takes more memory than is free" if isinstance(error, DoesNotFit) else "is refused by the engine"
+        _LOG.warning("the tuning of %s %s: the plan's own parameters are used", manifest.repository, reason)
         return plan
-    return wanted
+    return tuned
 
 
-def recall(
+def read_tuning(
     clients: Clients, manifest: Manifest, *, machine: Machine | None = None, path: Path | None = None
 ) -> Tuning | None:
-    """What is remembered of this very file, engine and machine; None where nothing is, or it cannot be read."""
+    """The stored tuning of this file, engine and machine; None where there is none, or it cannot be parsed."""
     blob = _blob(clients, manifest, path or _path(clients, manifest))
-    text = clients.volume.tuning.read(blob, _name(machine or this_machine()))
+    text = clients.volume.tuning.read(blob, _file_name(machine or this_machine()))
     try:
         return Tuning.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -79,9 +81,9 @@ def _path(clients: Clients, manifest: Manifest) -> Path:
 
 def _blob(clients: Clients, manifest: Manifest, path: Path) -> Sha256:
     snapshot = clients.volume.snapshot_path(manifest.id)
-    shown = path.resolve().parent.joinpath(path.name).relative_to(snapshot.resolve()).as_posix()
-    return next(file.sha256 for file in manifest.files if file.path == shown)
+    relative = path.resolve().parent.joinpath(path.name).relative_to(snapshot.resolve()).as_posix()
+    return next(file.sha256 for file in manifest.files if file.path == relative)
 
 
-def _name(machine: Machine) -> str:
+def _file_name(machine: Machine) -> str:
     return f"{engine_version()}-{engine_build()}-{machine.identity}.json"

@@ -1,13 +1,14 @@
-"""Reading stored snapshots again: is every byte still the one that was stored, and what is damaged repaired.
+"""Verify stored snapshots: read every file, compare it with its digest, and repair damaged ones.
 
-A damaged blob is put aside. The repair is a pull of the same snapshot: from S3 or the Hub, keeping every sound segment.
+A damaged blob is quarantined. The repair is a pull of the same snapshot, which fetches the damaged segments from the
+remote store or the Hub.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from paddock.store import repair
 from paddock.transfer.digest import digest_file
 
 _Inode = tuple[int, int]
-_Read = tuple[bool, tuple[int, ...]]
+_ReadResult = tuple[bool, tuple[int, ...]]
+"""(whether the digest is right, the numbers of the damaged segments from 0)."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """A file of a snapshot as its bytes are. `bad_segments` are numbers from 0, where the manifest knows the segments;
-    `repaired_bytes` came over the network for it."""
+    """A file of a snapshot, as it was read. `bad_segments` are numbers from 0, empty where the manifest has no segment
+    digests; `repaired_bytes` were fetched to repair the file."""
 
     id: SnapshotId
     path: str
@@ -54,7 +56,7 @@ class VerifiedFile:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The result of a verification. `problems` say why a repair failed; `ok` when no damage stays."""
+    """The result of a verification. `problems` are the reasons of failed repairs; `ok` if no damage is left."""
 
     files: tuple[VerifiedFile, ...]
     problems: tuple[str, ...] = field(default=())
@@ -76,32 +78,35 @@ class Verified:
         }
 
 
-def verify(clients: Clients, manifests: Sequence[Manifest], *, mend: bool = False) -> Verified:
-    """Read every file of the snapshots, each blob once, and put aside what is damaged; with `mend` pull the damaged
-    snapshots again. A repair that is not possible now leaves the damage reported, and raises nothing."""
-    seen: dict[_Inode, _Read] = {}
+def verify(clients: Clients, manifests: Sequence[Manifest], *, repair_damage: bool = False) -> Verified:
+    """Read every file of the snapshots, each blob once, and quarantine damaged blobs; with `repair_damage`, pull the
+    damaged snapshots again. A repair that fails is reported in `problems`, and not raised."""
+    results: dict[_Inode, _ReadResult] = {}
     files: list[VerifiedFile] = []
     problems: list[str] = []
     for manifest in manifests:
-        of_snapshot = [_verified(clients, manifest, file, seen) for file in manifest.files]
-        if mend and not all(file.ok for file in of_snapshot):
-            of_snapshot, problem = _mended(clients, manifest, of_snapshot)
+        of_snapshot = [_verify_file(clients, manifest, file, results) for file in manifest.files]
+        if repair_damage and not all(file.ok for file in of_snapshot):
+            of_snapshot, problem = _pull_again(clients, manifest, of_snapshot)
             problems += [problem] if problem else []
         files += of_snapshot
     return Verified(tuple(files), tuple(problems))
 
 
-def _verified(clients: Clients, manifest: Manifest, file: SnapshotFile, seen: dict[_Inode, _Read]) -> VerifiedFile:
+def _verify_file(
+    clients: Clients, manifest: Manifest, file: SnapshotFile, results: dict[_Inode, _ReadResult]
+) -> VerifiedFile:
+    """`results` holds the result of each inode that was read: snapshots share blobs."""
     path = clients.volume.snapshot_path(manifest.id) / file.path
     inode = _inode_of(path)
-    read = seen.get(inode) if inode else None
-    if read is None:
-        read = _read(path, file, segment_bytes=manifest.segment_bytes)
-        if not read[0]:
+    result = results.get(inode) if inode else None
+    if result is None:
+        result = _read(path, file, segment_bytes=manifest.segment_bytes)
+        if not result[0]:
             repair.quarantine(clients.volume, file.sha256, found_at=path)
         if inode:
-            seen[inode] = read
-    return VerifiedFile(manifest.id, file.path, file.size, file.sha256, *read)
+            results[inode] = result
+    return VerifiedFile(manifest.id, file.path, file.size, file.sha256, *result)
 
 
 def _inode_of(path: Path) -> _Inode | None:
@@ -112,8 +117,7 @@ def _inode_of(path: Path) -> _Inode | None:
     return status.st_dev, status.st_ino
 
 
-def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> _Read:
-    """(whether the bytes are right, the numbers of the segments that are not)."""
+def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> _ReadResult:
     expected = Expected(file.size, file.sha256)
     try:
         with path.open("rb", buffering=0) as stored:
@@ -124,27 +128,28 @@ def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> _Read:
     except OSError:
         return False, ()
     pairs = zip(digest.segments, file.segments, strict=False)
-    bad = tuple(number for number, (came, stored_as) in enumerate(pairs) if came != stored_as)
+    bad = tuple(number for number, (actual, recorded) in enumerate(pairs) if actual != recorded)
     return digest.position == size == file.size and not digest.mismatch(expected), bad
 
 
-def _mended(
+def _pull_again(
     clients: Clients, manifest: Manifest, before: Sequence[VerifiedFile]
 ) -> tuple[list[VerifiedFile], str | None]:
-    """The files after a pull of the snapshot, and why that failed where it did."""
+    """Repair a snapshot. Returns (its files after the pull, the reason of a failure or None)."""
     wanted = Reference(manifest.model, manifest.variant, manifest.revision)
     try:
         pulled = pull(clients, wanted, promote=False, target=UNBOUNDED)
     except PaddockError as error:
         return list(before), str(error)
-    came = {one.file.sha256: one.transferred_bytes for one in pulled.acquired}
+    fetched_bytes = {item.file.sha256: item.transferred_bytes for item in pulled.acquired}
     after: list[VerifiedFile] = []
-    for one, file in zip(before, manifest.files, strict=True):
-        if one.ok:
-            after.append(one)
+    for verified, file in zip(before, manifest.files, strict=True):
+        if verified.ok:
+            after.append(verified)
             continue
         path = clients.volume.snapshot_path(manifest.id) / file.path
         ok, bad = _read(path, file, segment_bytes=manifest.segment_bytes)
-        fetched = came.pop(file.sha256, 0)
-        after.append(VerifiedFile(one.id, one.path, one.size_bytes, one.sha256, ok, bad or one.bad_segments, fetched))
+        bad_segments = bad or verified.bad_segments
+        repaired_bytes = fetched_bytes.pop(file.sha256, 0)
+        after.append(replace(verified, ok=ok, bad_segments=bad_segments, repaired_bytes=repaired_bytes))
     return after, None
