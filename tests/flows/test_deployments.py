@@ -40,7 +40,7 @@ from paddock.model.reference import Reference
 from tests.flows.test_onboard import roomy
 from tests.support.engine import real_model
 from tests.support.house import MODEL, NAME, point_to_s3
-from tests.support.serving import SHELF_MODEL, SHELF_NAME, is_back, wait_for
+from tests.support.serving import REAL_MODEL_ID, REAL_MODEL_NAME, has_restarted, wait_for
 
 POOL_OF = {
     "onboard-model/onboard": "paddock-io",
@@ -203,8 +203,8 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
 ) -> None:
     point_to_s3(monkeypatch, s3, "deployments")
     first = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("first")})
-    hub.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-    pull(clients, Reference(SHELF_MODEL))
+    hub.repository(REAL_MODEL_ID).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
+    pull(clients, Reference(REAL_MODEL_NAME))
     with working(python, prefect_server, tmp_path / "elsewhere", *POOLS):
         completes(client, "acquire-model/acquire", model=NAME)
         completes(client, "validate-model/validate", model=NAME, context_tokens=512)
@@ -233,8 +233,8 @@ def test_an_onboarding_completes_while_a_model_is_served(
     tmp_path: Path,
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("while one serves")})
-    hub.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
-    pull(clients, Reference(SHELF_MODEL))
+    hub.repository(REAL_MODEL_ID).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
+    pull(clients, Reference(REAL_MODEL_NAME))
     on_gpu = WorkPoolFilter(name=WorkPoolFilterName(any_=["paddock-gpu"]))
     before = {run.id for run in client.read_flow_runs(work_pool_filter=on_gpu)}
     with working(python, prefect_server, tmp_path / "elsewhere", *POOLS), served(client) as serving:
@@ -248,8 +248,8 @@ def test_an_onboarding_completes_while_a_model_is_served(
 def served(client: SyncPrefectClient) -> Iterator[FlowRun]:
     """The real model behind an address, until the block ends and its run is cancelled."""
     (port,) = free_ports(1)
-    run = start(client, "serve-model/serve-gpu", model=SHELF_NAME, context_tokens=512, port=port)
-    wait_for(partial(is_back, f"http://127.0.0.1:{port}", 0), limit_s=RUN_S)
+    run = start(client, "serve-model/serve-gpu", model=REAL_MODEL_ID, context_tokens=512, port=port)
+    wait_for(partial(has_restarted, f"http://127.0.0.1:{port}", 0), limit_s=RUN_S)
     yield run
     client.set_flow_run_state(run.id, Cancelling())
     wait_for(lambda: client.read_flow_run(run.id).state_type is StateType.CANCELLED, limit_s=60)

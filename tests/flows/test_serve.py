@@ -24,16 +24,16 @@ from infra.local.workers import bootstrap, start_worker
 from paddock.lifecycle.clients import Clients
 from paddock.model.reference import artifact_key
 from tests.support.serving import (
-    SHELF_MODEL,
-    SHELF_NAME,
-    has_whole,
-    is_back,
-    shelf,
+    REAL_MODEL_ID,
+    REAL_MODEL_NAME,
+    any_complete,
+    has_restarted,
+    promoted_model,
     under_load,
     wait_for,
 )
 
-__all__ = ["shelf"]
+__all__ = ["promoted_model"]
 RUN = """
 import sys
 from flows.serve import serve_model
@@ -42,41 +42,41 @@ serve_model(sys.argv[1], context_tokens=512, port=int(sys.argv[2]))
 
 
 @pytest.fixture
-def environment(shelf: Clients, prefect_server: PrefectServer) -> dict[str, str]:
-    own = {"PADDOCK_VOLUME": str(shelf.settings.volume), "PADDOCK_THREADS": "1"}
+def environment(promoted_model: Clients, prefect_server: PrefectServer) -> dict[str, str]:
+    own = {"PADDOCK_VOLUME": str(promoted_model.settings.volume), "PADDOCK_THREADS": "1"}
     return {**os.environ, **prefect_server.environment, **own}
 
 
 def test_a_run_that_is_told_to_end_ends_what_it_answers(
-    shelf: Clients, client: SyncPrefectClient, environment: dict[str, str]
+    promoted_model: Clients, client: SyncPrefectClient, environment: dict[str, str]
 ) -> None:
     """A worker cancels a run with SIGTERM to the process of the flow."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
-    process = subprocess.Popen([sys.executable, "-c", RUN, SHELF_NAME, str(port)], env=environment)
+    (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
+    process = subprocess.Popen([sys.executable, "-c", RUN, REAL_MODEL_ID, str(port)], env=environment)
     try:
-        wait_for(partial(is_back, url, 0), limit_s=90)
-        assert shelf.volume.in_use(manifest.id)
+        wait_for(partial(has_restarted, url, 0), limit_s=90)
+        assert promoted_model.volume.in_use(manifest.id)
         with under_load(url) as answers:
-            wait_for(partial(has_whole, answers))
+            wait_for(partial(any_complete, answers))
             engines = [one for one in psutil.Process(process.pid).children(recursive=True) if "paddock" in one.name()]
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     finally:
         process.kill()
         process.wait()
-    assert [one for one in answers if not one.clean and not one.unheard] == []
-    assert {one.status for one in answers if not one.whole} <= {0, 503}
+    assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
+    assert {one.status for one in answers if not one.complete} <= {0, 503}
     assert not any(one.is_running() for one in engines)
-    assert not shelf.volume.in_use(manifest.id)
-    key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("serving", SHELF_MODEL, manifest.id.name)]))
+    assert not promoted_model.volume.in_use(manifest.id)
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("serving", REAL_MODEL_NAME, manifest.id.name)]))
     assert url in (client.read_artifacts(artifact_filter=key)[0].description or "")
 
 
 @pytest.mark.torture
 def test_a_run_that_is_cancelled_on_its_worker_ends_what_it_answers(
-    shelf: Clients,
+    promoted_model: Clients,
     client: SyncPrefectClient,
     environment: dict[str, str],
     prefect_server: PrefectServer,
@@ -88,17 +88,17 @@ def test_a_run_that_is_cancelled_on_its_worker_ends_what_it_answers(
         (port,) = free_ports(1)
         url = f"http://127.0.0.1:{port}"
         deployment = client.read_deployment_by_name("serve-model/serve-gpu")
-        parameters = {"model": SHELF_NAME, "context_tokens": 512, "port": port}
+        parameters = {"model": REAL_MODEL_ID, "context_tokens": 512, "port": port}
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-        wait_for(partial(is_back, url, 0), limit_s=120)
+        wait_for(partial(has_restarted, url, 0), limit_s=120)
         with under_load(url) as answers:
-            wait_for(partial(has_whole, answers))
+            wait_for(partial(any_complete, answers))
             began = time.monotonic()
             client.set_flow_run_state(run.id, Cancelling())
             wait_for(lambda: client.read_flow_run(run.id).state_type is StateType.CANCELLED, limit_s=60)
             print(f"cancelled in {time.monotonic() - began:.1f} s")
-        assert [one for one in answers if not one.clean and not one.unheard] == []
-        assert {one.status for one in answers if not one.whole} <= {0, 503}
+        assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
+        assert {one.status for one in answers if not one.complete} <= {0, 503}
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health")
     finally:

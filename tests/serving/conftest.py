@@ -1,3 +1,3 @@
-from tests.support.serving import offered, offered_twice, shelf
+from tests.support.serving import parallel_serve_spec, promoted_model, serve_spec
 
-__all__ = ["offered", "offered_twice", "shelf"]
+__all__ = ["parallel_serve_spec", "promoted_model", "serve_spec"]

@@ -22,15 +22,15 @@ from paddock.cli.main import main
 from paddock.lifecycle.clients import Clients
 from paddock.serving.servers import LLAMA_CPP_PYTHON, ServerName
 from tests.support.serving import (
+    REAL_MODEL_ID,
+    REAL_MODEL_NAME,
     SERVERS,
-    SHELF_MODEL,
-    SHELF_NAME,
-    Program,
+    ServeProgram,
+    any_complete,
     ask,
     engines_of,
     environment_of,
-    has_whole,
-    is_back,
+    has_restarted,
     under_load,
     wait_for,
 )
@@ -39,14 +39,14 @@ Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
-def _on_shelf(shelf: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PADDOCK_VOLUME", str(shelf.settings.volume))
-    monkeypatch.setenv("PADDOCK_THREADS", "1")  # see `offer_of`
+def _use_promoted_model(promoted_model: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDOCK_VOLUME", str(promoted_model.settings.volume))
+    monkeypatch.setenv("PADDOCK_THREADS", "1")  # see `make_serve_spec`
     monkeypatch.delenv("PADDOCK_API_KEY", raising=False)
 
 
 @pytest.fixture
-def command(_on_shelf: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+def command(_use_promoted_model: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Run `paddock serve` in this process, for errors before a load; returns (exit status, printed object)."""
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -59,22 +59,22 @@ def command(_on_shelf: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     return run
 
 
-@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.usefixtures("_use_promoted_model")
 @pytest.mark.parametrize("server", SERVERS)
 def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(
-    shelf: Clients, server: ServerName
+    promoted_model: Clients, server: ServerName
 ) -> None:
-    ended_under_load(shelf, server, times=1)
+    ended_under_load(promoted_model, server, times=1)
 
 
 @pytest.mark.torture
-@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.usefixtures("_use_promoted_model")
 @pytest.mark.parametrize("server", SERVERS)
-def test_sigterm_under_load_ends_every_started_answer_twenty_times(shelf: Clients, server: ServerName) -> None:
-    ended_under_load(shelf, server, times=20)
+def test_sigterm_under_load_ends_every_started_answer_twenty_times(promoted_model: Clients, server: ServerName) -> None:
+    ended_under_load(promoted_model, server, times=20)
 
 
-@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.usefixtures("_use_promoted_model")
 def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None:
     slow = tmp_path / "llama-server"  # starts, but never answers
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
@@ -85,7 +85,7 @@ def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None
         "-m",
         "paddock",
         "serve",
-        str(SHELF_MODEL),
+        str(REAL_MODEL_NAME),
         "--server",
         "llama-server",
         "--port",
@@ -100,80 +100,84 @@ def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None
     assert json.loads(out)["error"] == "server-unavailable"
 
 
-def ended_under_load(shelf: Clients, server: ServerName, *, times: int) -> None:
-    manifest = shelf.volume.snapshots(SHELF_MODEL)[0]
+def ended_under_load(promoted_model: Clients, server: ServerName, *, times: int) -> None:
+    manifest = promoted_model.volume.snapshots(REAL_MODEL_NAME)[0]
     slowest, whole = 0.0, 0
     for _ in range(times):
-        with Program(SHELF_NAME, environment=environment_of(server)) as program:
-            printed = program.said
-            assert (printed["server"], printed["model"], printed["revision"]) == (server, SHELF_NAME, manifest.revision)
+        with ServeProgram(REAL_MODEL_ID, environment=environment_of(server)) as program:
+            printed = program.output
+            assert (printed["server"], printed["model"], printed["revision"]) == (
+                server,
+                REAL_MODEL_ID,
+                manifest.revision,
+            )
             assert printed["base_url"] == f"{program.url}/v1"
             assert printed["processor"].startswith(("CPU: ", "GPU: "))
-            assert shelf.volume.in_use(manifest.id)
-            before = shelf.volume.usage.read(manifest.id)
+            assert promoted_model.volume.in_use(manifest.id)
+            before = promoted_model.volume.usage.read(manifest.id)
             with under_load(program.url) as answers:
-                wait_for(partial(has_whole, answers))
+                wait_for(partial(any_complete, answers))
                 engine, began = program.engine, time.monotonic()
                 status, err = program.end()
                 slowest = max(slowest, time.monotonic() - began)
         assert (status, err) == (0, "")
         assert not engine.is_running()
         # Where the grace period had ended before the answers, it would have printed so on standard error.
-        assert [one for one in answers if not one.clean and not one.unheard] == []
-        assert {one.status for one in answers if not one.whole} <= {0, 503}  # no stream was cut off
-        assert not shelf.volume.in_use(manifest.id)
-        after = shelf.volume.usage.read(manifest.id)
-        assert after.requests - before.requests == sum(one.whole for one in answers)
+        assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
+        assert {one.status for one in answers if not one.complete} <= {0, 503}  # no stream was cut off
+        assert not promoted_model.volume.in_use(manifest.id)
+        after = promoted_model.volume.usage.read(manifest.id)
+        assert after.requests - before.requests == sum(one.complete for one in answers)
         assert after.completion_tokens > before.completion_tokens
-        whole += sum(one.whole for one in answers)
+        whole += sum(one.complete for one in answers)
     print(f"{server}: SIGTERM {times} times under load, {whole} whole answers, {slowest:.2f} s at most to the exit")
 
 
-@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.usefixtures("_use_promoted_model")
 def test_requests_still_running_after_the_grace_period_get_a_clean_error() -> None:
     environment = {**environment_of(LLAMA_CPP_PYTHON), "PADDOCK_GRACE_S": "1"}
     with (
-        Program(SHELF_NAME, environment=environment) as program,
+        ServeProgram(REAL_MODEL_ID, environment=environment) as program,
         under_load(program.url, at_once=2, max_tokens=4000) as answers,
     ):
         wait_for(lambda: {"running": 1, "waiting": 1}.items() <= httpx.get(f"{program.url}/health").json().items())
         status, err = program.end()
     assert status == 0
     assert "the grace period is over: 1 answers are cut off" in err
-    assert [one for one in answers if not one.clean and not one.unheard] == []
+    assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
     assert {one.error["code"] for one in answers if one.error and "code" in one.error} == {"engine_died", "not_ready"}
 
 
-@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.usefixtures("_use_promoted_model")
 def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_nothing(
-    shelf: Clients, tmp_path: Path
+    promoted_model: Clients, tmp_path: Path
 ) -> None:
     """And without nvidia-ml-py it says so, and serves."""
-    (manifest,) = shelf.volume.snapshots(SHELF_MODEL)
+    (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
     (tmp_path / "pynvml.py").write_text("raise ImportError")
     environment = {**environment_of(LLAMA_CPP_PYTHON), "PYTHONPATH": str(tmp_path)}
-    with Program(SHELF_NAME, "--ctx", "512", environment=environment) as program:
-        assert program.said["processor"] == "CPU: the package nvidia-ml-py is not installed"
-        assert program.said["parameters"]["n_ctx"] == 512
-        shelf.volume.model_path(SHELF_MODEL).unlink()  # as a promotion replaces it
+    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", environment=environment) as program:
+        assert program.output["processor"] == "CPU: the package nvidia-ml-py is not installed"
+        assert program.output["parameters"]["n_ctx"] == 512
+        promoted_model.volume.model_path(REAL_MODEL_NAME).unlink()  # as a promotion replaces it
         program.engine.kill()
-        wait_for(partial(is_back, program.url, 1))
-        assert shelf.volume.in_use(manifest.id)
+        wait_for(partial(has_restarted, program.url, 1))
+        assert promoted_model.volume.in_use(manifest.id)
         with httpx.Client(base_url=program.url, timeout=60) as client:
-            assert ask(client, stream=False).whole
+            assert ask(client, stream=False).complete
         assert httpx.get(f"{program.url}/v1/models").json()["data"][0]["revision"] == manifest.revision
-        shelf.volume.promote(manifest.id, reason="back")
+        promoted_model.volume.promote(manifest.id, reason="back")
         engine = program.engine
         program.process.kill()  # even that leaves no engine behind, and no lease
         wait_for(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE)
-        wait_for(lambda: not shelf.volume.in_use(manifest.id))
+        wait_for(lambda: not promoted_model.volume.in_use(manifest.id))
 
 
-@pytest.mark.usefixtures("_on_shelf")
+@pytest.mark.usefixtures("_use_promoted_model")
 def test_after_three_crashes_it_ends_with_one_line_that_lists_them() -> None:
-    with Program(SHELF_NAME, "--ctx", "512", environment=environment_of(LLAMA_CPP_PYTHON)) as program:
+    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", environment=environment_of(LLAMA_CPP_PYTHON)) as program:
         for number in range(3):
-            wait_for(partial(is_back, program.url, number))
+            wait_for(partial(has_restarted, program.url, number))
             program.engine.send_signal(signal.SIGKILL)
         status, err = program.wait()
     assert status == 1
@@ -184,20 +188,20 @@ def test_after_three_crashes_it_ends_with_one_line_that_lists_them() -> None:
 
 
 def test_an_address_beyond_this_machine_needs_an_api_key(command: Command) -> None:
-    status, printed = command(SHELF_NAME, "--host", "0.0.0.0")
+    status, printed = command(REAL_MODEL_ID, "--host", "0.0.0.0")
     assert (status, printed["error"]) == (3, "bad-setting")
     assert "PADDOCK_API_KEY" in printed["cure"]
 
 
 def test_a_port_in_use_is_a_usage_error(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, printed = command(SHELF_NAME, "--ctx", "512", "--port", str(taken.getsockname()[1]))
+        status, printed = command(REAL_MODEL_ID, "--ctx", "512", "--port", str(taken.getsockname()[1]))
     assert (status, printed["error"]) == (3, "bad-setting")
     assert "--port" in printed["cure"]
 
 
 def test_more_context_than_the_model_was_trained_for_is_refused(command: Command) -> None:
-    status, printed = command(SHELF_NAME, "--ctx", "1000000")
+    status, printed = command(REAL_MODEL_ID, "--ctx", "1000000")
     assert (status, printed["error"]) == (2, "conflicting-configuration")
 
 
@@ -208,17 +212,17 @@ def test_a_model_that_is_not_on_the_volume_is_an_error(command: Command) -> None
 
 
 def test_a_quantization_that_is_not_on_the_volume_is_an_error(command: Command) -> None:
-    status, printed = command(SHELF_NAME, "--quant", "Q8_0")
+    status, printed = command(REAL_MODEL_ID, "--quant", "Q8_0")
     assert (status, printed["error"]) == (1, "not-on-volume")
     assert "(Q4_1@" in printed["message"]
-    assert f"`paddock pull {SHELF_NAME}:Q8_0`" in printed["cure"]
+    assert f"`paddock pull {REAL_MODEL_ID}:Q8_0`" in printed["cure"]
 
 
 def test_a_requested_llama_server_that_is_not_installed_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", environment_of(LLAMA_CPP_PYTHON)["PATH"])
-    status, printed = command(SHELF_NAME, "--server", "llama-server")
+    status, printed = command(REAL_MODEL_ID, "--server", "llama-server")
     assert (status, printed["error"]) == (3, "no-such-file")
     assert "make llama-server" in printed["cure"]
 
@@ -230,7 +234,7 @@ def test_a_llama_server_of_another_version_is_an_error(
     stranger.write_text('#!/bin/sh\necho "error: invalid argument: $1" >&2\nexit 1\n')
     stranger.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{environment_of(LLAMA_CPP_PYTHON)['PATH']}")
-    status, printed = command(SHELF_NAME, "--port", "0", "--ctx", "512", "--parallel", "1")
+    status, printed = command(REAL_MODEL_ID, "--port", "0", "--ctx", "512", "--parallel", "1")
     assert (status, printed["error"]) == (1, "engine-crashed")
     assert "ended with status 1 (error: invalid argument: --model)" in printed["message"]
     assert "make llama-server" in printed["cure"]
@@ -247,7 +251,7 @@ print(this_machine().why_no_gpu)
 
 
 @pytest.mark.parametrize(
-    ("nvml", "words"), [("absent", "nvidia-ml-py is not installed"), ("present", "NVIDIA's driver is not there")]
+    ("nvml", "words"), [("absent", "nvidia-ml-py is not installed"), ("present", "the NVIDIA driver is not available")]
 )
 def test_the_reason_for_no_gpu_is_given_in_words(nvml: str, words: str) -> None:
     if nvml == "present" and _has_driver():

@@ -12,14 +12,14 @@ from paddock.serving.servers import LLAMA_SERVER
 from paddock.serving.spec import ServeSpec
 from tests.support.llama_server import llama_server_with
 from tests.support.prometheus_text import read_metrics
-from tests.support.serving import is_back, running, wait_for
+from tests.support.serving import has_restarted, running, wait_for
 
 SOUND = "# HELP llamacpp:prompt_tokens_total Tokens.\n# TYPE llamacpp:prompt_tokens_total counter\n"
 
 
-def page_with(offered: ServeSpec, tmp_path: Path, *, status: int, content_type: str, body: str) -> str:
+def page_with(serve_spec: ServeSpec, tmp_path: Path, *, status: int, content_type: str, body: str) -> str:
     program = llama_server_with(tmp_path / "llama-server", status=status, content_type=content_type, body=body)
-    with running(offered, LLAMA_SERVER, program=program) as served:
+    with running(serve_spec, LLAMA_SERVER, program=program) as served:
         answer = httpx.get(f"{served.url}/metrics", timeout=30)
     assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPE)
     return answer.text
@@ -37,27 +37,27 @@ def page_with(offered: ServeSpec, tmp_path: Path, *, status: int, content_type: 
     ],
 )
 def test_an_engine_page_that_is_not_valid_metrics_is_omitted(
-    offered: ServeSpec, tmp_path: Path, status: int, content_type: str, body: str
+    serve_spec: ServeSpec, tmp_path: Path, status: int, content_type: str, body: str
 ) -> None:
-    page = page_with(offered, tmp_path, status=status, content_type=content_type, body=body)
+    page = page_with(serve_spec, tmp_path, status=status, content_type=content_type, body=body)
     found = read_metrics(page)
     assert found["paddock_engine_up"].samples[0].value == 1
     assert [name for name in found if not name.startswith("paddock_")] == []
 
 
-def test_the_engines_metrics_follow_ours(offered: ServeSpec, tmp_path: Path) -> None:
+def test_the_engines_metrics_follow_ours(serve_spec: ServeSpec, tmp_path: Path) -> None:
     body = f"{SOUND}llamacpp:prompt_tokens_total 4"  # no line end
-    found = read_metrics(page_with(offered, tmp_path, status=200, content_type="text/plain", body=body))
+    found = read_metrics(page_with(serve_spec, tmp_path, status=200, content_type="text/plain", body=body))
     assert found["llamacpp:prompt_tokens"].samples[0].value == 4
     assert list(found)[-1] == "llamacpp:prompt_tokens"
 
 
-def test_restarts_are_a_counter(offered: ServeSpec, tmp_path: Path) -> None:
+def test_restarts_are_a_counter(serve_spec: ServeSpec, tmp_path: Path) -> None:
     program = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
-    with running(offered, LLAMA_SERVER, program=program) as served:
+    with running(serve_spec, LLAMA_SERVER, program=program) as served:
         before = read_metrics(httpx.get(f"{served.url}/metrics").text)["paddock_engine_restarts"]
         served.engine.kill()
-        wait_for(lambda: is_back(served.url, 1))
+        wait_for(lambda: has_restarted(served.url, 1))
         for _ in range(2):  # a second scrape does not count it again
             after = read_metrics(httpx.get(f"{served.url}/metrics").text)["paddock_engine_restarts"]
     values = [{sample.name: sample.value for sample in family.samples} for family in (before, after)]

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from paddock.serving.servers import LLAMA_CPP_PYTHON, ServerName
 from paddock.serving.spec import ServeSpec
-from tests.support.serving import SERVERS, Running, running
+from tests.support.serving import SERVERS, RunningServer, running
 
 CHAT: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -20,33 +20,33 @@ CHAT: list[ChatCompletionMessageParam] = [
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def served(request: pytest.FixtureRequest, offered: ServeSpec) -> Iterator[Running]:
+def served(request: pytest.FixtureRequest, serve_spec: ServeSpec) -> Iterator[RunningServer]:
     server: ServerName = request.param
-    with running(offered, server) as now:
+    with running(serve_spec, server) as now:
         yield now
 
 
 @pytest.fixture
-def client(served: Running) -> Iterator[openai.OpenAI]:
+def client(served: RunningServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0, timeout=60) as made:
         yield made
 
 
-def test_a_chat_is_answered(client: openai.OpenAI, served: Running) -> None:
-    answer = client.chat.completions.create(model=served.offer.name, messages=CHAT, temperature=0, max_tokens=24)
+def test_a_chat_is_answered(client: openai.OpenAI, served: RunningServer) -> None:
+    answer = client.chat.completions.create(model=served.spec.name, messages=CHAT, temperature=0, max_tokens=24)
     assert answer.choices[0].message.role == "assistant"
     assert "Paris" in (answer.choices[0].message.content or "")
-    assert answer.model == served.offer.name
+    assert answer.model == served.spec.name
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer.usage.prompt_tokens == 27  # with the chat template, which both servers render alike
 
 
-def test_a_stream_has_the_same_text_and_ends_with_its_token_usage(client: openai.OpenAI, served: Running) -> None:
-    whole = client.chat.completions.create(model=served.offer.name, messages=CHAT, temperature=0, max_tokens=24)
+def test_a_stream_has_the_same_text_and_ends_with_its_token_usage(client: openai.OpenAI, served: RunningServer) -> None:
+    whole = client.chat.completions.create(model=served.spec.name, messages=CHAT, temperature=0, max_tokens=24)
     chunks = list(
         client.chat.completions.create(
-            model=served.offer.name,
+            model=served.spec.name,
             messages=CHAT,
             temperature=0,
             max_tokens=24,
@@ -62,16 +62,18 @@ def test_a_stream_has_the_same_text_and_ends_with_its_token_usage(client: openai
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_a_stream_without_include_usage_has_no_token_usage(client: openai.OpenAI, served: Running) -> None:
-    chunks = client.chat.completions.create(model=served.offer.name, messages=CHAT, max_tokens=4, stream=True)
+def test_a_stream_without_include_usage_has_no_token_usage(client: openai.OpenAI, served: RunningServer) -> None:
+    chunks = client.chat.completions.create(model=served.spec.name, messages=CHAT, max_tokens=4, stream=True)
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_sequence_ends_an_answer_and_is_not_in_it(client: openai.OpenAI, served: Running, stream: bool) -> None:
+def test_a_stop_sequence_ends_an_answer_and_is_not_in_it(
+    client: openai.OpenAI, served: RunningServer, stream: bool
+) -> None:
     prompt = "Count from one to ten: one, two, three,"
     answers = client.completions.create(
-        model=served.offer.name, prompt=prompt, temperature=0, max_tokens=40, stop=[" six", "\n\n"], stream=stream
+        model=served.spec.name, prompt=prompt, temperature=0, max_tokens=40, stop=[" six", "\n\n"], stream=stream
     )
     if isinstance(answers, openai.Stream):
         parts = list(answers)
@@ -82,19 +84,19 @@ def test_a_stop_sequence_ends_an_answer_and_is_not_in_it(client: openai.OpenAI, 
     assert finish == "stop"
 
 
-def test_the_snapshots_stop_sequences_end_every_chat(client: openai.OpenAI, served: Running) -> None:
+def test_the_snapshots_stop_sequences_end_every_chat(client: openai.OpenAI, served: RunningServer) -> None:
     answer = client.chat.completions.create(
-        model=served.offer.name, messages=[{"role": "user", "content": "Say hello."}], temperature=0, max_tokens=200
+        model=served.spec.name, messages=[{"role": "user", "content": "Say hello."}], temperature=0, max_tokens=200
     )
     text = answer.choices[0].message.content or ""
     assert answer.choices[0].finish_reason == "stop"
-    assert not any(sequence in text for sequence in served.offer.chat.stop)
+    assert not any(sequence in text for sequence in served.spec.chat.stop)
 
 
-def test_content_parts_and_newer_parameter_names_are_accepted(client: openai.OpenAI, served: Running) -> None:
-    plain = client.chat.completions.create(model=served.offer.name, messages=CHAT, temperature=0, max_tokens=8)
+def test_content_parts_and_newer_parameter_names_are_accepted(client: openai.OpenAI, served: RunningServer) -> None:
+    plain = client.chat.completions.create(model=served.spec.name, messages=CHAT, temperature=0, max_tokens=8)
     newer = client.chat.completions.create(
-        model=served.offer.name,
+        model=served.spec.name,
         messages=[
             {"role": "developer", "content": "You are a helpful assistant."},
             {"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]},
@@ -108,9 +110,9 @@ def test_content_parts_and_newer_parameter_names_are_accepted(client: openai.Ope
     assert newer.usage.prompt_tokens == plain.usage.prompt_tokens
 
 
-def test_the_list_of_models_is_the_one_that_is_served(client: openai.OpenAI, served: Running) -> None:
-    assert [one.id for one in client.models.list()] == [served.offer.name]
-    assert client.models.retrieve(served.offer.name).owned_by == "paddock"
+def test_the_list_of_models_is_the_one_that_is_served(client: openai.OpenAI, served: RunningServer) -> None:
+    assert [one.id for one in client.models.list()] == [served.spec.name]
+    assert client.models.retrieve(served.spec.name).owned_by == "paddock"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4")
 
@@ -123,11 +125,11 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_longer_than_the_context_is_a_bad_request(
-    client: openai.OpenAI, served: Running, stream: bool
+    client: openai.OpenAI, served: RunningServer, stream: bool
 ) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(
-            model=served.offer.name, messages=[{"role": "user", "content": "word " * 3000}], stream=stream
+            model=served.spec.name, messages=[{"role": "user", "content": "word " * 3000}], stream=stream
         )
     assert raised.value.code == "context_length_exceeded"
 
@@ -162,10 +164,10 @@ def test_a_malformed_body_is_a_bad_request(client: openai.OpenAI, body: bytes) -
         )
 
 
-def test_log_probabilities_are_given_or_refused(client: openai.OpenAI, served: Running) -> None:
+def test_log_probabilities_are_given_or_refused(client: openai.OpenAI, served: RunningServer) -> None:
     def ask() -> ChatCompletion:
         return client.chat.completions.create(
-            model=served.offer.name, messages=CHAT, max_tokens=2, logprobs=True, top_logprobs=2
+            model=served.spec.name, messages=CHAT, max_tokens=2, logprobs=True, top_logprobs=2
         )
 
     if served.server == LLAMA_CPP_PYTHON:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paddock.chat.template import Chat
+from paddock.chat.template import ChatFormat
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.planning.profile import PROFILES
@@ -23,7 +23,7 @@ SPEC = ServeSpec(
     variant="Q8_0",
     quantization="Q8_0",
     file=Path("/nowhere.gguf"),
-    chat=Chat("{{ messages }}", "family", "", "<s>", "</s>", ("<|im_end|>", "<|im_start|>user")),
+    chat=ChatFormat("{{ messages }}", "family", "", "<s>", "</s>", ("<|im_end|>", "<|im_start|>user")),
     parameters=Parameters(n_ctx=2048, n_threads=2),
     memory=Memory(1, 1, 1, 1, "engine"),
     profile=PROFILES["roleplay"],

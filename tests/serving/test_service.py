@@ -26,11 +26,11 @@ from tests.support.gguf import tiny_shards
 from tests.support.prometheus_text import read_metrics
 from tests.support.serving import (
     SERVERS,
-    Running,
+    RunningServer,
+    any_complete,
     ask,
     ask_many,
-    has_whole,
-    is_back,
+    has_restarted,
     running,
     under_load,
     wait_for,
@@ -41,13 +41,15 @@ MIB = 2**20
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def served(request: pytest.FixtureRequest, offered: ServeSpec, offered_twice: ServeSpec) -> Iterator[Running]:
+def served(
+    request: pytest.FixtureRequest, serve_spec: ServeSpec, parallel_serve_spec: ServeSpec
+) -> Iterator[RunningServer]:
     server: ServerName = request.param
-    with running(offered_twice if server == LLAMA_SERVER else offered, server) as now:
+    with running(parallel_serve_spec if server == LLAMA_SERVER else serve_spec, server) as now:
         yield now
 
 
-def load(served: Running, number: int) -> None:
+def load(served: RunningServer, number: int) -> None:
     """Every answer is whole, and what the engine and this process hold does not grow with the requests."""
     ask_many(served.url, 8)  # buffers, threads and the context are warm then
     engine, server = served.engine, psutil.Process()
@@ -55,42 +57,42 @@ def load(served: Running, number: int) -> None:
     answers = ask_many(served.url, number)
     grown = [process.memory_info().rss - was for process, was in zip((engine, server), before, strict=True)]
     print(
-        f"{served.server}: {number} requests, 8 at a time: {sum(one.whole for one in answers)} whole;"
+        f"{served.server}: {number} requests, 8 at a time: {sum(one.complete for one in answers)} whole;"
         f" engine {grown[0] / MIB:+.1f} MiB, server {grown[1] / MIB:+.1f} MiB"
     )
-    assert [one for one in answers if not one.whole] == []
+    assert [one for one in answers if not one.complete] == []
     assert grown[0] < 8 * MIB
     assert grown[1] < 32 * MIB  # the clients live here too
 
 
-def test_every_answer_under_load_is_whole_and_memory_does_not_grow(served: Running) -> None:
+def test_every_answer_under_load_is_whole_and_memory_does_not_grow(served: RunningServer) -> None:
     load(served, 24)
 
 
 @pytest.mark.torture
-def test_a_thousand_answers_under_load_are_whole_and_memory_does_not_grow(served: Running) -> None:
+def test_a_thousand_answers_under_load_are_whole_and_memory_does_not_grow(served: RunningServer) -> None:
     load(served, 1000)
 
 
-def test_streamed_and_complete_answers_are_the_same(served: Running) -> None:
+def test_streamed_and_complete_answers_are_the_same(served: RunningServer) -> None:
     body = {"messages": [{"role": "user", "content": "Where is Paris?"}], "max_tokens": 24, "temperature": 0}
     whole = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
     streamed = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "stream": True}, timeout=60)
     with httpx.Client(base_url=served.url) as client:
-        assert ask(client, stream=True).whole
+        assert ask(client, stream=True).complete
     texts = [line for line in streamed.text.splitlines() if '"content"' in line]
     assert whole["choices"][0]["message"]["content"]
     assert len(texts) > 5
     assert whole["usage"]["completion_tokens"] == 24
 
 
-def test_health_models_and_metrics_describe_what_is_served(served: Running) -> None:
+def test_health_models_and_metrics_describe_what_is_served(served: RunningServer) -> None:
     health = httpx.get(f"{served.url}/health").json()
-    assert (health["status"], health["restarts"], health["model"]) == ("ok", 0, served.offer.name)
+    assert (health["status"], health["restarts"], health["model"]) == ("ok", 0, served.spec.name)
     models = httpx.get(f"{served.url}/v1/models").json()["data"]
-    assert [one["id"] for one in models] == [served.offer.name]
+    assert [one["id"] for one in models] == [served.spec.name]
     with httpx.Client(base_url=served.url, timeout=60) as client:
-        assert ask(client, stream=True).whole
+        assert ask(client, stream=True).complete
     metrics = httpx.get(f"{served.url}/metrics").text
     read_metrics(metrics)
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#"))
@@ -101,7 +103,7 @@ def test_health_models_and_metrics_describe_what_is_served(served: Running) -> N
     assert ("llamacpp:prompt_tokens_total" in values) == (served.server == LLAMA_SERVER)
 
 
-def test_the_engine_has_no_secret_in_its_environment(served: Running) -> None:
+def test_the_engine_has_no_secret_in_its_environment(served: RunningServer) -> None:
     names = set(served.engine.environ())
     assert names <= {
         *("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ"),
@@ -109,7 +111,7 @@ def test_the_engine_has_no_secret_in_its_environment(served: Running) -> None:
     }
 
 
-def test_a_request_ends_when_its_client_disconnects(served: Running) -> None:
+def test_a_request_ends_when_its_client_disconnects(served: RunningServer) -> None:
     """A long answer that nobody reads would hold the engine for seconds."""
     body = {"messages": [{"role": "user", "content": "Count to a thousand."}], "max_tokens": 1500}
     address = f"{served.url}/v1/chat/completions"
@@ -124,34 +126,34 @@ def test_a_request_ends_when_its_client_disconnects(served: Running) -> None:
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_requests_of_a_killed_engine_get_a_clean_error_and_the_engine_restarts(
-    server: ServerName, offered: ServeSpec
+    server: ServerName, serve_spec: ServeSpec
 ) -> None:
-    killed(server, offered, times=1)
+    killed(server, serve_spec, times=1)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(server: ServerName, offered: ServeSpec) -> None:
-    killed(server, offered, times=100)
+def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(server: ServerName, serve_spec: ServeSpec) -> None:
+    killed(server, serve_spec, times=100)
 
 
-def killed(server: ServerName, offered: ServeSpec, *, times: int) -> None:
+def killed(server: ServerName, serve_spec: ServeSpec, *, times: int) -> None:
     limits = replace(QUICK, stalled_s=60.0, strikes=times + 1, pauses_s=(0.1,))
     took: list[tuple[float, float]] = []
-    with running(offered, server, limits=limits) as served:
+    with running(serve_spec, server, limits=limits) as served:
         for number in range(times):
             with under_load(served.url) as answers:
-                wait_for(partial(has_whole, answers))
+                wait_for(partial(any_complete, answers))
                 engine = served.engine
                 engine.send_signal(signal.SIGABRT if number % 2 else signal.SIGKILL)
                 began = time.monotonic()
-                wait_for(partial(is_back, served.url, number + 1), limit_s=60)
+                wait_for(partial(has_restarted, served.url, number + 1), limit_s=60)
                 took.append((time.monotonic() - began, load_s(served.url)))
-            assert [one for one in answers if not one.clean] == []
-            assert {one.status for one in answers if not one.whole} <= {200, 429, 502, 503}
-            assert any(not one.whole for one in answers)
+            assert [one for one in answers if not one.well_formed] == []
+            assert {one.status for one in answers if not one.complete} <= {200, 429, 502, 503}
+            assert any(not one.complete for one in answers)
         with httpx.Client(base_url=served.url, timeout=60) as client:
-            assert ask(client, stream=False).whole
+            assert ask(client, stream=False).complete
     back, load, over = max(one for one, _ in took), max(one for _, one in took), max(a - b for a, b in took)
     print(
         f"{server}: killed or aborted {times} times, back after {back:.2f} s at most; a load took {load:.2f} s at most,"
@@ -165,11 +167,11 @@ def load_s(url: str) -> float:
     return float(re.findall(r"^paddock_engine_load_seconds (\S+)$", metrics, re.MULTILINE)[0])
 
 
-def test_after_three_crashes_it_stops_and_says_why(offered: ServeSpec) -> None:
+def test_after_three_crashes_it_stops_and_says_why(serve_spec: ServeSpec) -> None:
     """With the other server: test_command.py."""
-    with running(offered, LLAMA_SERVER, limits=QUICK) as served:
+    with running(serve_spec, LLAMA_SERVER, limits=QUICK) as served:
         for number in range(3):
-            wait_for(partial(is_back, served.url, number))
+            wait_for(partial(has_restarted, served.url, number))
             served.engine.send_signal(signal.SIGABRT if number == 1 else signal.SIGKILL)
         assert served.ended.wait(20)
         with pytest.raises(httpx.ConnectError):
@@ -183,22 +185,22 @@ def test_after_three_crashes_it_stops_and_says_why(offered: ServeSpec) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_hangs_is_restarted(server: ServerName, offered: ServeSpec) -> None:
-    with running(offered, server, limits=QUICK) as served:
+def test_an_engine_that_hangs_is_restarted(server: ServerName, serve_spec: ServeSpec) -> None:
+    with running(serve_spec, server, limits=QUICK) as served:
         hung = served.engine
         hung.suspend()
         with httpx.Client(base_url=served.url, timeout=60) as client:
             answer = ask(client, stream=False)
-            assert (answer.status, answer.clean) == (502, True)
-            wait_for(lambda: is_back(served.url, 1))
-            assert ask(client, stream=False).whole
+            assert (answer.status, answer.well_formed) == (502, True)
+            wait_for(lambda: has_restarted(served.url, 1))
+            assert ask(client, stream=False).complete
         assert not hung.is_running()
 
 
-def test_an_engine_that_uses_more_memory_than_planned_is_stopped(offered: ServeSpec) -> None:
+def test_an_engine_that_uses_more_memory_than_planned_is_stopped(serve_spec: ServeSpec) -> None:
     """The KV cache of 32,768 tokens is 720 MiB, which the plan does not include."""
-    parameters = replace(offered.parameters, n_ctx=32768)
-    greedy = replace(offered, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
+    parameters = replace(serve_spec.parameters, n_ctx=32768)
+    greedy = replace(serve_spec, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
     with running(greedy, LLAMA_CPP_PYTHON, limits=replace(QUICK, strikes=1)) as served:
         assert served.ended.wait(60)
     assert isinstance(served.error, EngineCrashed)
@@ -206,56 +208,56 @@ def test_an_engine_that_uses_more_memory_than_planned_is_stopped(offered: ServeS
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_model_whose_canary_fails_is_never_ready(server: ServerName, offered: ServeSpec, tmp_path: Path) -> None:
+def test_a_model_whose_canary_fails_is_never_ready(server: ServerName, serve_spec: ServeSpec, tmp_path: Path) -> None:
     """Its weights are all zero, so that every token has the same logit."""
-    silent = replace(offered, file=hollow_copy(real_model(), tmp_path / "silent.gguf"))
+    silent = replace(serve_spec, file=hollow_copy(real_model(), tmp_path / "silent.gguf"))
     with pytest.raises(ModelRejected, match="the same"), running(silent, server):
         pass
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
-    server: ServerName, offered: ServeSpec, tmp_path: Path
+    server: ServerName, serve_spec: ServeSpec, tmp_path: Path
 ) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(real_model().read_bytes()[: 8 * MIB])
     refused = pytest.raises((MalformedGguf, EngineCrashed), match="data is not within the file bounds")
-    with refused, running(replace(offered, file=cut), server):
+    with refused, running(replace(serve_spec, file=cut), server):
         pass
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_split_model_is_served_from_all_its_shards(server: ServerName, offered: ServeSpec, tmp_path: Path) -> None:
+def test_a_split_model_is_served_from_all_its_shards(server: ServerName, serve_spec: ServeSpec, tmp_path: Path) -> None:
     for number, shard in enumerate(tiny_shards(2), 1):
         (tmp_path / f"tiny-{number:05}-of-00002.gguf").write_bytes(shard.to_bytes())
     first = tmp_path / "tiny-00001-of-00002.gguf"
-    parameters = replace(offered.parameters, n_ctx=256)
+    parameters = replace(serve_spec.parameters, n_ctx=256)
     memory = measure_memory(first, context_tokens=256, parameters=parameters)
-    with running(replace(offered, file=first, parameters=parameters, memory=memory), server) as served:
+    with running(replace(serve_spec, file=first, parameters=parameters, memory=memory), server) as served:
         with httpx.Client(base_url=served.url, timeout=60) as client:
             answer = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 4})
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["completion_tokens"] > 0
 
 
-def test_a_request_to_a_full_queue_gets_429_and_a_time_to_retry(offered: ServeSpec) -> None:
-    with running(offered, LLAMA_CPP_PYTHON, queue=1) as served:
+def test_a_request_to_a_full_queue_gets_429_and_a_time_to_retry(serve_spec: ServeSpec) -> None:
+    with running(serve_spec, LLAMA_CPP_PYTHON, queue=1) as served:
         with under_load(served.url, at_once=6, max_tokens=24) as answers:
-            wait_for(lambda: sum(one.status == 429 for one in answers) > 3 and any(one.whole for one in answers))
+            wait_for(lambda: sum(one.status == 429 for one in answers) > 3 and any(one.complete for one in answers))
             refused = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"}, timeout=30)
-        assert [one for one in answers if not one.clean] == []
+        assert [one for one in answers if not one.well_formed] == []
         if refused.status_code == 429:  # a slot may have become free in between
             assert int(refused.headers["retry-after"]) >= 1
         turned = next(one for one in answers if one.status == 429)
         assert turned.error is not None
         assert (turned.error["type"], turned.error["code"]) == ("rate_limit_error", "queue_full")
         used = served
-    assert sum(one.requests for one in used.used) >= sum(one.whole for one in answers)
+    assert sum(one.requests for one in used.used) >= sum(one.complete for one in answers)
     assert sum(one.completion_tokens for one in used.used) > 0
 
 
-def test_every_path_but_health_requires_the_api_key(offered: ServeSpec) -> None:
-    with running(offered, LLAMA_CPP_PYTHON, api_key="canary-key-1") as served:
+def test_every_path_but_health_requires_the_api_key(serve_spec: ServeSpec) -> None:
+    with running(serve_spec, LLAMA_CPP_PYTHON, api_key="canary-key-1") as served:
         assert httpx.get(f"{served.url}/health").status_code == 200
         for path in ("/v1/models", "/metrics"):
             assert httpx.get(f"{served.url}{path}").status_code == 401
@@ -276,7 +278,7 @@ def test_an_address_beyond_this_machine_requires_an_api_key(host: str) -> None:
     assert "canary" not in repr(Binding(host=host, port=0, api_key="canary"))
 
 
-def test_a_port_in_use_is_an_error_before_the_model_is_loaded(offered: ServeSpec) -> None:
+def test_a_port_in_use_is_an_error_before_the_model_is_loaded(serve_spec: ServeSpec) -> None:
     with Binding(host="127.0.0.1", port=0, api_key=None).listen() as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadSetting, match=f"127.0.0.1:{port}: Address already in use"):

@@ -46,50 +46,50 @@ def callbacks(addresses: list[ServerAddress]) -> Callbacks:
 
 
 def test_an_http_server_that_does_not_start_is_an_error(
-    offered: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     binding = DatagramBinding(host="127.0.0.1", port=0, api_key=None)
     with pytest.raises(ServerUnavailable, match="the HTTP server ended: ValueError: A Stream Socket was expected"):
-        serve(offered, binding, LIMITS, callbacks, program=program)
+        serve(serve_spec, binding, LIMITS, callbacks, program=program)
     assert addresses == []
 
 
 def test_an_engine_that_is_never_ready_is_an_error(
-    offered: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\nexec sleep 600\n")
     program.chmod(0o755)
     limits = ServiceLimits(supervisor=SupervisorLimits(start_s=0.5), queue=4, grace_s=5.0)
     with pytest.raises(EngineCrashed, match=r"not ready within 0\.5 s"):
-        serve(offered, LOCAL, limits, callbacks, program=program)
+        serve(serve_spec, LOCAL, limits, callbacks, program=program)
     assert addresses == []
 
 
 def test_a_program_that_cannot_be_run_is_an_error(
-    offered: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
     program.write_text("not a program")
     with pytest.raises(EngineCrashed, match="PermissionError"):
-        serve(offered, LOCAL, LIMITS, callbacks, program=program)
+        serve(serve_spec, LOCAL, LIMITS, callbacks, program=program)
     assert addresses == []
 
 
 def test_a_stop_before_the_model_is_ready_is_an_error(
-    offered: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     stop = threading.Event()
     stop.set()
     with ThreadPoolExecutor(1) as pool:
-        serving = pool.submit(serve, offered, LOCAL, LIMITS, callbacks, program=program, stop=stop)
+        serving = pool.submit(serve, serve_spec, LOCAL, LIMITS, callbacks, program=program, stop=stop)
         with pytest.raises(ServerUnavailable, match="was stopped before its model was ready"):
             serving.result()
     assert addresses == []
 
 
 def test_a_stop_after_the_model_was_ready_is_no_error(
-    offered: ServeSpec, program: Path, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, program: Path, addresses: list[ServerAddress]
 ) -> None:
     stop = threading.Event()
 
@@ -99,13 +99,13 @@ def test_a_stop_after_the_model_was_ready_is_no_error(
 
     callbacks = Callbacks(on_ready=ready, on_usage=lambda _: None)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(serve, offered, LOCAL, LIMITS, callbacks, program=program, stop=stop).result() is None
+        assert pool.submit(serve, serve_spec, LOCAL, LIMITS, callbacks, program=program, stop=stop).result() is None
     assert len(addresses) == 1
 
 
-def test_an_exception_of_the_callback_ends_the_server(offered: ServeSpec, program: Path) -> None:
+def test_an_exception_of_the_callback_ends_the_server(serve_spec: ServeSpec, program: Path) -> None:
     def ready(_: ServerAddress) -> None:
         raise BrokenPipeError("standard output is closed")
 
     with pytest.raises(BrokenPipeError):
-        serve(offered, LOCAL, LIMITS, Callbacks(on_ready=ready, on_usage=lambda _: None), program=program)
+        serve(serve_spec, LOCAL, LIMITS, Callbacks(on_ready=ready, on_usage=lambda _: None), program=program)

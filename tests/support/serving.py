@@ -1,5 +1,4 @@
-"""The real model behind the real servers: in this process, where a test looks inside, or as the program that users
-start."""
+"""Serve the real model: in a thread of this process, or with the command `paddock serve`; and send chats to it."""
 
 from __future__ import annotations
 
@@ -43,24 +42,26 @@ from tests.support.engine import real_model
 
 SERVERS: tuple[ServerName, ...] = (LLAMA_CPP_PYTHON, LLAMA_SERVER)
 QUESTION = {"role": "user", "content": "Name three colours."}
-_BUILT = llama_tools.find_built(LLAMA_SERVER)  # before a test points the cache elsewhere
+_BUILT = llama_tools.find_built(LLAMA_SERVER)  # looked up before a test sets another cache directory
 
 
 def llama_server() -> Path:
-    """llama.cpp's own server; skips the test where it is not built."""
-    found = shutil.which(LLAMA_SERVER)
-    if found is None and _BUILT is None:
-        pytest.skip("llama-server is not here: make llama-server")
-    return Path(found) if found else cast(Path, _BUILT)
+    """The path of llama-server; skips the test if it is not built."""
+    program = shutil.which(LLAMA_SERVER)
+    if program is None and _BUILT is None:
+        pytest.skip("llama-server is not built: make llama-server")
+    return Path(program) if program else cast(Path, _BUILT)
 
 
 def program_of(server: ServerName) -> Path | None:
     return llama_server() if server == LLAMA_SERVER else None
 
 
-def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> ServeSpec:
-    """The real model as a plan would offer it, on one thread: two that wait for each other on a busy machine are
-    slower by far, and tests run beside others."""
+def make_serve_spec(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> ServeSpec:
+    """The specification of a model as a plan gives it, but with one thread.
+
+    Tests run in parallel, and two threads that wait for each other on a busy machine are much slower than one.
+    """
     parameters = Parameters(
         n_ctx=context_tokens * parallel, n_seq_max=parallel, n_threads=1, n_batch=512, n_gpu_layers=0
     )
@@ -78,17 +79,19 @@ def offer_of(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> S
 
 
 @dataclass
-class Running:
-    """A service in a thread of this process. `error` is what it ended with."""
+class RunningServer:
+    """A server in a thread of this process. `error` is the exception that it ended with."""
 
-    offer: ServeSpec
+    spec: ServeSpec
     server: ServerName
     address: ServerAddress | None = None
     error: BaseException | None = None
     used: list[Usage] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
-    others: frozenset[int] = field(default_factory=lambda: frozenset(one.pid for one in engines_of(os.getpid())))
-    """The engines of other services of this process."""
+    others: frozenset[int] = field(
+        default_factory=lambda: frozenset(process.pid for process in engines_of(os.getpid()))
+    )
+    """Pids of the engines of this process's other servers."""
 
     @property
     def url(self) -> str:
@@ -97,12 +100,12 @@ class Running:
 
     @property
     def engine(self) -> psutil.Process:
-        return next(one for one in engines_of(os.getpid()) if one.pid not in self.others)
+        return next(process for process in engines_of(os.getpid()) if process.pid not in self.others)
 
 
 @contextmanager
 def running(
-    offer: ServeSpec,
+    spec: ServeSpec,
     server: ServerName,
     *,
     limits: SupervisorLimits | None = None,
@@ -110,41 +113,41 @@ def running(
     grace_s: float = 20.0,
     api_key: str | None = None,
     program: Path | None = None,
-) -> Iterator[Running]:
-    """Serve in a thread until the block ends. What the service ends with before it is ready is raised.
+) -> Iterator[RunningServer]:
+    """Serve in a thread until the block ends. An error before the server is ready is raised.
 
-    `program` is another llama-server than the built one.
+    `program` replaces the built llama-server.
     """
-    program = program or program_of(server)  # skips here, where pytest hears it
-    stop, told, now = threading.Event(), threading.Event(), Running(offer, server)
+    program = program or program_of(server)  # a skip must be raised in the test's own thread
+    stop, started, running_server = threading.Event(), threading.Event(), RunningServer(spec, server)
 
     def ready(address: ServerAddress) -> None:
-        now.address = address
-        told.set()
+        running_server.address = address
+        started.set()
 
     def work() -> None:
         try:
             serve(
-                offer,
+                spec,
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
                 ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
-                Callbacks(on_ready=ready, on_usage=now.used.append),
+                Callbacks(on_ready=ready, on_usage=running_server.used.append),
                 program=program,
                 stop=stop,
             )
-        except BaseException as error:  # the test's thread judges it
-            now.error = error
+        except BaseException as error:  # the test's thread checks it
+            running_server.error = error
         finally:
-            now.ended.set()
-            told.set()
+            running_server.ended.set()
+            started.set()
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert told.wait(150)
-        if now.address is None and now.error is not None:
-            raise now.error
-        yield now
+        assert started.wait(150)
+        if running_server.address is None and running_server.error is not None:
+            raise running_server.error
+        yield running_server
     finally:
         stop.set()
         thread.join(60)
@@ -152,19 +155,19 @@ def running(
 
 
 def engines_of(pid: int) -> list[psutil.Process]:
-    """The engines' processes that serve below another one."""
-    found = []
+    """The engine processes below a server's process."""
+    processes = []
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):
             words = child.cmdline()
             if "paddock.serving.engine_main" in words or any(word.endswith(LLAMA_SERVER) for word in words[:2]):
-                found.append(child)
-    return found
+                processes.append(child)
+    return processes
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back. `whole`: it is a complete answer; `clean`: it is that, or a proper error."""
+class ChatResult:
+    """The result of a chat request. `complete`: a complete answer; `well_formed`: that, or a valid error response."""
 
     status: int
     text: str = ""
@@ -173,25 +176,27 @@ class Answer:
     cut: str = ""
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return self.status == 200 and self.finish in {"stop", "length"} and self.error is None and not self.cut
 
     @property
-    def unheard(self) -> bool:
-        """Nobody answered, and no answer had begun: who connects in a server's last moment meets a closed socket."""
-        told = ("Connection reset", "disconnected without sending a response")
-        return self.status == 0 and any(words in self.cut for words in told)
+    def not_accepted(self) -> bool:
+        """The request was not accepted: a connection in the moment of a server's shutdown meets a closed socket."""
+        messages = ("Connection reset", "disconnected without sending a response")
+        return self.status == 0 and any(message in self.cut for message in messages)
 
     @property
-    def clean(self) -> bool:
-        return self.whole or (self.error is not None and "message" in self.error and not self.cut)
+    def well_formed(self) -> bool:
+        return self.complete or (self.error is not None and "message" in self.error and not self.cut)
 
 
-NOBODY = Answer(0, error={"message": "nobody listens"})
+NOT_LISTENING = ChatResult(0, error={"message": "no server listens"})
 
 
-def ask(client: httpx.Client, *, stream: bool, max_tokens: int = 12, content: str = "Name three colours.") -> Answer:
-    """One chat, read to its end as a client does."""
+def ask(
+    client: httpx.Client, *, stream: bool, max_tokens: int = 12, content: str = "Name three colours."
+) -> ChatResult:
+    """Send one chat request, and read its response to the end."""
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": max_tokens, "stream": stream}
     try:
         if stream:
@@ -199,20 +204,20 @@ def ask(client: httpx.Client, *, stream: bool, max_tokens: int = 12, content: st
         answer = client.post("/v1/chat/completions", json=body)
         value = answer.json()
         if answer.status_code != 200:
-            return Answer(answer.status_code, error=value["error"])
+            return ChatResult(answer.status_code, error=value["error"])
         choice = value["choices"][0]
-        return Answer(200, choice["message"]["content"], choice["finish_reason"])
+        return ChatResult(200, choice["message"]["content"], choice["finish_reason"])
     except httpx.ConnectError:
-        return NOBODY
+        return NOT_LISTENING
     except (httpx.HTTPError, ValueError) as error:
-        return Answer(0, cut=repr(error))
+        return ChatResult(0, cut=repr(error))
 
 
-def _streamed(client: httpx.Client, body: dict[str, Any]) -> Answer:
+def _streamed(client: httpx.Client, body: dict[str, Any]) -> ChatResult:
     text, finish, error, done = "", None, None, False
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.status_code != 200:
-            return Answer(answer.status_code, error=json.loads(answer.read())["error"])
+            return ChatResult(answer.status_code, error=json.loads(answer.read())["error"])
         try:
             for line in answer.iter_lines():
                 if not line.startswith("data: "):
@@ -230,30 +235,30 @@ def _streamed(client: httpx.Client, body: dict[str, Any]) -> Answer:
                 text += choice["delta"].get("content") or ""
                 finish = choice["finish_reason"] or finish
         except httpx.HTTPError as failure:
-            return Answer(200, text, finish, cut=repr(failure))
-    return Answer(200, text, finish, error, "" if done or error else "no [DONE]")
+            return ChatResult(200, text, finish, cut=repr(failure))
+    return ChatResult(200, text, finish, error, "" if done or error else "no [DONE]")
 
 
-def ask_many(url: str, number: int, *, at_once: int = 8, max_tokens: int = 8) -> list[Answer]:
-    """Every other one streamed."""
+def ask_many(url: str, number: int, *, at_once: int = 8, max_tokens: int = 8) -> list[ChatResult]:
+    """Send `number` chat requests, every other one streamed."""
     with (
         httpx.Client(base_url=url, timeout=300, limits=httpx.Limits(max_connections=at_once)) as client,
         ThreadPoolExecutor(at_once) as pool,
     ):
-        asked = [
+        requests = [
             pool.submit(ask, client, stream=index % 2 == 0, max_tokens=max_tokens, content=f"Name {index} colours.")
             for index in range(number)
         ]
-        return [one.result() for one in asked]
+        return [request.result() for request in requests]
 
 
 @contextmanager
-def under_load(url: str, *, at_once: int = 8, max_tokens: int = 24) -> Iterator[list[Answer]]:
-    """Clients that ask again and again while the block runs; the answers are complete after it."""
-    stop, answers = threading.Event(), list[Answer]()
+def under_load(url: str, *, at_once: int = 8, max_tokens: int = 24) -> Iterator[list[ChatResult]]:
+    """Clients that send requests repeatedly while the block runs. The list has all results after the block."""
+    stop, answers = threading.Event(), list[ChatResult]()
 
     def keep_asking(number: int) -> None:
-        # A connection for each request: one that the server closes while it is idle says nothing about an answer.
+        # A connection for each request, so that the server never closes an idle one that a client then uses.
         limits = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(base_url=url, timeout=120, limits=limits) as client:
             while not stop.is_set():
@@ -271,8 +276,8 @@ def under_load(url: str, *, at_once: int = 8, max_tokens: int = 24) -> Iterator[
             thread.join(150)
 
 
-class Program:
-    """`paddock serve`, as a program of its own. `said` is the object that it printed."""
+class ServeProgram:
+    """`paddock serve` as a subprocess. `output` is the JSON object that it printed."""
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
@@ -284,16 +289,16 @@ class Program:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        self.said: dict[str, Any] = json.loads(line) if line else {}
+        self.output: dict[str, Any] = json.loads(line) if line else {}
 
     @property
     def url(self) -> str:
-        return str(self.said["address"])
+        return str(self.output["address"])
 
     @property
     def engine(self) -> psutil.Process:
-        (found,) = engines_of(self.process.pid)
-        return found
+        (engine,) = engines_of(self.process.pid)
+        return engine
 
     def end(self, number: signal.Signals = signal.SIGTERM, *, limit_s: float = 60.0) -> tuple[int, str]:
         """Send a signal, and return the exit status and standard error."""
@@ -302,10 +307,10 @@ class Program:
 
     def wait(self, *, limit_s: float = 60.0) -> tuple[int, str]:
         out, err = self.process.communicate(timeout=limit_s)
-        assert out == ""  # it had its one object
+        assert out == ""  # it has printed its one object
         return self.process.returncode, err
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> ServeProgram:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -317,57 +322,57 @@ class Program:
 
 
 def environment_of(server: ServerName) -> dict[str, str]:
-    """The PATH with llama-server on it where that is wanted, and without where not."""
-    places = [place for place in os.environ["PATH"].split(os.pathsep) if not Path(place, LLAMA_SERVER).exists()]
+    """A PATH that contains llama-server only if that is the server to use."""
+    directories = [path for path in os.environ["PATH"].split(os.pathsep) if not Path(path, LLAMA_SERVER).exists()]
     if server == LLAMA_SERVER:
-        places.insert(0, str(llama_server().parent))
-    return {"PATH": os.pathsep.join(places)}
+        directories.insert(0, str(llama_server().parent))
+    return {"PATH": os.pathsep.join(directories)}
 
 
 def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0) -> float:
-    """Wait until a function gives something true; returns the seconds that took."""
+    """Poll until a condition is true, and return how many seconds that took."""
     began = time.monotonic()
     while time.monotonic() - began < limit_s:
         if condition():
             return time.monotonic() - began
         time.sleep(0.02)
-    raise AssertionError(f"not within {limit_s} s")
+    raise AssertionError(f"the condition did not become true within {limit_s} s")
 
 
-def is_back(url: str, restarts: int) -> bool:
+def has_restarted(url: str, restarts: int) -> bool:
     """Whether the engine is ready after so many restarts."""
     with suppress(httpx.HTTPError):
-        said = httpx.get(f"{url}/health", timeout=5).json()
-        return bool(said["status"] == "ok" and said["restarts"] == restarts)
+        health = httpx.get(f"{url}/health", timeout=5).json()
+        return bool(health["status"] == "ok" and health["restarts"] == restarts)
     return False
 
 
-def has_whole(answers: list[Answer]) -> bool:
-    return any(one.whole for one in answers)
+def any_complete(answers: list[ChatResult]) -> bool:
+    return any(answer.complete for answer in answers)
 
 
 @pytest.fixture(scope="session")
-def offered() -> ServeSpec:
-    """The real model for one request at a time, planned once."""
-    return offer_of(real_model())
+def serve_spec() -> ServeSpec:
+    """The specification of the real model for one request at a time."""
+    return make_serve_spec(real_model())
 
 
 @pytest.fixture(scope="session")
-def offered_twice() -> ServeSpec:
-    """The real model for two requests at a time."""
-    return offer_of(real_model(), parallel=2)
+def parallel_serve_spec() -> ServeSpec:
+    """The specification of the real model for two parallel requests."""
+    return make_serve_spec(real_model(), parallel=2)
 
 
-SHELF_NAME = "org/smollm2-GGUF"
-SHELF_MODEL = ModelName.parse(SHELF_NAME)
+REAL_MODEL_ID = "org/smollm2-GGUF"
+REAL_MODEL_NAME = ModelName.parse(REAL_MODEL_ID)
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Clients:
-    """A volume with the real model on it, promoted; its Hub is gone."""
-    home = tmp_path_factory.mktemp("shelf")
+def promoted_model(tmp_path_factory: pytest.TempPathFactory) -> Clients:
+    """The clients of a volume with the real model, promoted. Its Hub has been stopped."""
+    home = tmp_path_factory.mktemp("promoted")
     with serve_hub(LocalHub(home / "hub")) as service:
-        service.repository(SHELF_NAME).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
+        service.repository(REAL_MODEL_ID).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
         clients = connect(Settings(volume=home / "models", hub_endpoint=service.address))
-        pull(clients, Reference(SHELF_MODEL))
+        pull(clients, Reference(REAL_MODEL_NAME))
     return clients
