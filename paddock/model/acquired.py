@@ -1,4 +1,4 @@
-"""The files of an acquisition: as they are planned, and as they are on the volume in the end."""
+"""Value types for the files of an acquisition: planned, and acquired."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from paddock.model.finding import Finding
 from paddock.model.source import Expected
 
 Origin = Literal["hub", "s3", "volume"]
-"""Where a file comes from: `s3` stands for the remote store, whichever it is, in JSON and artifacts."""
+"""Where a file comes from. `s3` stands for any remote store; JSON documents and artifacts contain it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file of a plan: what it must be, and where it will come from. `leased`: workers that share a remote store
-    fetch it from the Hub once, under a download lease."""
+    """One file of an acquisition plan: its expected content and its origin. `leased`: of the workers that share a
+    remote store, only one downloads it from the Hub, under a download lease."""
 
     file: RepositoryFile
     expected: Expected
@@ -26,11 +26,11 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """One file on the volume. `origin` is where it came from in the end; `transferred_bytes` came over the network in
-    this run, 0 when it was there.
+    """One acquired file, which is on the volume.
 
-    `weights` are the findings on a GGUF's weights, from the pass that hashed it: empty for a file that is no GGUF, or
-    that a published snapshot vouches for. None: the weights were not scanned yet.
+    `origin` is its actual origin. `transferred_bytes` came over the network in this run; 0 if the file was on the
+    volume. `weights` are the findings on a GGUF's weights, from the same pass that computed its digest: empty for other
+    files and for files of a published snapshot, None if the weights were not scanned yet.
     """
 
     file: SnapshotFile

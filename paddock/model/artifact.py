@@ -1,7 +1,7 @@
-"""What is known of a model's files: as the Hub lists them, and as a snapshot holds them.
+"""Value types for the files of a model: the Hub's listing of a revision, and the manifest of a snapshot.
 
-The manifest is the one document that says what a snapshot is. It comes back from disks and buckets that others can
-write, so reading one parses every name and digest in it again.
+The manifest defines a snapshot. It is read from disks and buckets that others can write to, so every name and digest in
+it is validated again.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ PathField = Annotated[str, AfterValidator(parse_repository_path)]
 
 @dataclass(frozen=True, slots=True)
 class RepositoryFile:
-    """A file as the Hub lists it: `sha256` where the Hub holds it in LFS or Xet, else `git_sha1`, the digest of git's
-    blob object.
+    """A file in the Hub's listing; `size` is in bytes.
 
-    `path` is as the Hub says it, and not yet safe: `parse_repository_path` is due before it names anything.
+    `sha256` is known for files in LFS or Xet, `git_sha1`, the digest of git's blob object, for all others. `path` is
+    untrusted: validate it with `parse_repository_path` before use.
     """
 
     path: str
@@ -53,9 +53,12 @@ class RepositoryFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One revision of a repository: the commit that a branch or tag was resolved to, and its files. `variants` are
-    names that snapshots of it were published with, by the first path of the model, where the Hub's own list is not at
-    hand."""
+    """The files of one revision of a repository.
+
+    `revision` is the commit that a branch or tag was resolved to. `licence` and `library` are from the model card. If
+    the listing was made from published snapshots instead of the Hub, `variants` has their variants by the first path of
+    each model.
+    """
 
     model: ModelName
     revision: Revision
@@ -66,8 +69,8 @@ class Listing:
 
 
 class SnapshotFile(BaseModel):
-    """A file of a snapshot. `segments` are the digests of its consecutive segments of `segment_bytes` (the last may be
-    shorter)."""
+    """A file of a snapshot. `size` is in bytes, and `segments` are the digests of its consecutive segments of the
+    manifest's `segment_bytes` (the last may be shorter)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,7 +81,7 @@ class SnapshotFile(BaseModel):
 
 
 class RecordedFinding(BaseModel):
-    """A finding of the audit before publication, as the manifest keeps it: the rule and its severity."""
+    """Rule and severity of a finding of the audit before publication, as stored in the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -87,15 +90,17 @@ class RecordedFinding(BaseModel):
 
 
 def record_findings(findings: Iterable[Finding]) -> tuple[RecordedFinding, ...]:
-    """The findings as a manifest holds them: each rule once with each severity, sorted."""
+    """Convert findings for a manifest: unique pairs of rule and severity, sorted."""
     pairs = sorted({(finding.rule, finding.severity) for finding in findings})
     return tuple(RecordedFinding(rule=rule, severity=severity) for rule, severity in pairs)
 
 
 class Manifest(BaseModel):
-    """The manifest of a snapshot: written last, and never changed. `files` are sorted by path; `segment_bytes` is the
-    length of a segment. `verdict` and `findings` are those of the audit before the publication; later verdicts are
-    reports, and the worst one counts."""
+    """The manifest of a snapshot. It is written last and never changed.
+
+    `files` are sorted by path. `verdict` and `findings` are from the audit before publication; later verdicts are
+    stored as reports, and the worst one counts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,7 +114,9 @@ class Manifest(BaseModel):
     split: int = Field(default=1, ge=1, description="Shards of the model; 1 when it is one file")
     licence: str | None
     source: Literal["hub", "s3", "local"] = "hub"
-    created_at: AwareDatetime  # snapshots are sorted by it, and times with and without a zone do not compare
+    created_at: (
+        AwareDatetime  # snapshots are sorted by it, and Python cannot compare times with and without a time zone
+    )
     verdict: Verdict
     findings: tuple[RecordedFinding, ...] = ()
     template_sha256: Sha256Field | None = None
@@ -136,7 +143,7 @@ class Manifest(BaseModel):
 
     @property
     def weights(self) -> frozenset[Sha256]:
-        """The digests of its GGUF files: two snapshots with the same ones have the same weights."""
+        """The digests of its GGUF files. They are equal for two snapshots exactly if the weights are."""
         return frozenset(file.sha256 for file in self.files if file.path.lower().endswith(".gguf"))
 
     def to_json(self) -> str:
@@ -146,13 +153,13 @@ class Manifest(BaseModel):
     def from_json(
         cls, text: str | bytes, *, where: str, cure: str = "remove that snapshot and pull it again"
     ) -> Manifest:
-        """Parse a manifest. Raises CorruptFile that names `where` it was found."""
+        """Parse a manifest. Raises CorruptFile with `where`, the place of the manifest, and the first error in it."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"]) or "document"
             raise CorruptFile(
-                f"the manifest {where} is not a manifest of schema {SCHEMA}: {printable(key)}: {first['msg']}",
+                f"the manifest {where} is not valid for schema {SCHEMA}: {printable(key)}: {first['msg']}",
                 cure=cure,
             ) from None

@@ -1,6 +1,6 @@
-"""What a check says: a finding, wherever it arises, and the verdict that follows from all of them.
+"""Findings of checks, and the verdict that follows from them.
 
-A check never decides. It records findings; `verdict_of` is the one gate.
+Checks record findings and do not decide; `verdict_of` alone computes a verdict.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule, and what it saw.
+    """The violation of a rule, or information about a file.
 
-    `rule` is a stable name with its families in front (`gguf.container.magic`). `where` is the byte offset (`byte
-    24`), the metadata key, or the path that the finding is about. `message` is one sentence with what came and what was
-    expected; `cure` is what to do.
+    `rule` is a stable, dotted name with the family first (`gguf.container.magic`). `where` is a byte offset (`byte
+    24`), a metadata key, or a path. `message` is one sentence with the actual and the expected value; `cure` is what to
+    do.
     """
 
     rule: str
@@ -52,7 +52,7 @@ class Finding:
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of several verdicts on one thing: looking again with less never makes it better."""
+    """The worst of several verdicts on the same subject: a later, less thorough check never improves a verdict."""
     return max(verdicts, key=list(Verdict).index)
 
 

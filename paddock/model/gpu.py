@@ -1,10 +1,10 @@
-"""NVIDIA's GPUs, as the driver's own library (NVML) tells of them: the one door to it.
+"""Detect NVIDIA GPUs and read their memory and energy through NVML. The only module that imports pynvml.
 
-A machine can be without a GPU in several ways (no package nvidia-ml-py, no driver, no device, none that this process
-may use), and each is a sentence in `Seen.unavailable_reason`. Nothing here fails for want of one.
+If no GPU is available (no package nvidia-ml-py, no driver, no device, none that this process may use), the reason is a
+sentence in `DetectedGpus.unavailable_reason`; nothing is raised.
 
-CUDA_VISIBLE_DEVICES hides GPUs from the engine, and NVML shows them all the same: here they are hidden too, so that a
-worker with one GPU of eight counts one. Numbers in it are those of the PCI bus, as in NVML and `nvidia-smi`.
+CUDA_VISIBLE_DEVICES hides GPUs from the engine but not from NVML. They are hidden here too, so that a worker with one
+GPU of eight detects one. Numbers in it follow the order of the PCI bus, as in NVML and `nvidia-smi`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ _MIG = "MIG-"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`vram_bytes` is what the driver leaves to programs. `bandwidth_bytes_per_s` is what the memory's clock and bus
-    allow at most, None where the driver does not say."""
+    """One GPU.
+
+    `vram_bytes` is its memory without the part that the driver reserves, `vram_available_bytes` its free memory.
+    `bandwidth_bytes_per_s` is the maximum from the memory's clock and bus width, None if the driver does not report
+    them.
+    """
 
     name: str
     vram_bytes: int
@@ -40,92 +44,93 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class DetectedGpus:
-    """The GPUs that this process may use; `unavailable_reason` is empty where there are any."""
+    """The GPUs that this process may use. `unavailable_reason` is empty if there is at least one."""
 
     gpus: tuple[Gpu, ...]
     unavailable_reason: str = ""
 
 
-class _Absent(Exception):
-    """Why there is none, in words."""
+class _NoGpu(Exception):
+    """No GPU is available; the message is the reason."""
 
 
 def detect_gpus() -> DetectedGpus:
-    """The GPUs of this machine that this process may use now."""
+    """Detect the GPUs of this machine that this process may use, with their free memory now."""
     try:
-        with _opened() as (nvml, handles):
+        with _open_nvml() as (nvml, handles):
             return DetectedGpus(tuple(_gpu(nvml, handle) for handle in handles))
-    except _Absent as absent:
-        return DetectedGpus((), str(absent))
+    except _NoGpu as error:
+        return DetectedGpus((), str(error))
 
 
 def energy_j() -> float | None:
-    """What the GPUs have taken since the driver was loaded, in joules; None where it is not told."""
-    with suppress(_Absent), _opened() as (nvml, handles):
+    """The energy that the GPUs have used since the driver was loaded, in joules; None if it is not reported."""
+    with suppress(_NoGpu), _open_nvml() as (nvml, handles):
         return sum(int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) for handle in handles) / 1000
     return None
 
 
 def vram_used_bytes() -> int | None:
-    """What all processes hold of the GPUs' memory; None where it is not told."""
-    with suppress(_Absent), _opened() as (nvml, handles):
+    """The GPU memory that all processes use, in bytes, summed over the GPUs; None if it is not reported."""
+    with suppress(_NoGpu), _open_nvml() as (nvml, handles):
         return sum(int(nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles)
     return None
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Any, list[Any]]]:
-    """NVML, and a handle for each GPU that may be used: one at least. Raises _Absent, also for what NVML raises."""
+def _open_nvml() -> Iterator[tuple[Any, list[Any]]]:
+    """Initialize NVML, and yield it with a handle for each usable GPU, at least one. Raises _NoGpu, also instead of
+    NVML's errors."""
     try:
         import pynvml as nvml
     except ImportError:
-        raise _Absent("the package nvidia-ml-py is not installed") from None
+        raise _NoGpu("the package nvidia-ml-py is not installed") from None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise _Absent(f"NVIDIA's driver is not there ({error})") from None
+        raise _NoGpu(f"the NVIDIA driver is not available ({error})") from None
     try:
-        handles = _visible(nvml)
+        handles = _visible_handles(nvml)
         if not handles:
-            raise _Absent("NVIDIA's driver shows no GPU that this process may use")
+            raise _NoGpu("the NVIDIA driver shows no GPU that this process may use")
         yield nvml, handles
     except nvml.NVMLError as error:
-        raise _Absent(f"NVIDIA's driver does not answer as it should ({error})") from None
+        raise _NoGpu(f"the NVIDIA driver reported an error ({error})") from None
     finally:
         with suppress(nvml.NVMLError):
             nvml.nvmlShutdown()
 
 
-def _visible(nvml: Any) -> list[Any]:
-    everyone = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
-    wanted = visible_gpus()
-    if wanted is None:
-        return everyone
+def _visible_handles(nvml: Any) -> list[Any]:
+    all_handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(nvml.nvmlDeviceGetCount())]
+    visible = visible_gpus()
+    if visible is None:
+        return all_handles
     found = []
-    for name in wanted:
-        handle = _named(nvml, everyone, name)
-        if handle is None:  # CUDA stops here too
+    for name in visible:
+        handle = _find_handle(nvml, all_handles, name)
+        if handle is None:  # CUDA ignores all GPUs after an invalid entry
             break
         found.append(handle)
     return found
 
 
-def _named(nvml: Any, everyone: list[Any], name: str) -> Any | None:
+def _find_handle(nvml: Any, handles: list[Any], name: str) -> Any | None:
     if name.isdecimal():
-        return everyone[int(name)] if int(name) < len(everyone) else None
+        return handles[int(name)] if int(name) < len(handles) else None
     if name.startswith(_MIG):
         return nvml.nvmlDeviceGetHandleByUUID(name)
-    return next((one for one in everyone if name and _text(nvml.nvmlDeviceGetUUID(one)).startswith(name)), None)
+    return next((handle for handle in handles if name and _text(nvml.nvmlDeviceGetUUID(handle)).startswith(name)), None)
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     bandwidth, reserved = None, 0
-    with suppress(nvml.NVMLError, AttributeError, TypeError):  # an older driver or package has no word for it
+    with suppress(nvml.NVMLError, AttributeError, TypeError):  # not supported by older drivers and packages
         reserved = int(nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2).reserved)
     with suppress(nvml.NVMLError):
         clock_hz = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM) * 1_000_000
-        bandwidth = 2 * clock_hz * nvml.nvmlDeviceGetMemoryBusWidth(handle) // 8  # two transfers a clock
+        bandwidth = 2 * clock_hz * nvml.nvmlDeviceGetMemoryBusWidth(handle) // 8  # two transfers per clock
     return Gpu(_text(nvml.nvmlDeviceGetName(handle)), int(memory.total) - reserved, int(memory.free), bandwidth)
 
 

@@ -1,7 +1,7 @@
-"""The machine that a model would run on.
+"""Detect the CPU, memory and GPUs of this machine that the current process may use.
 
-Counts are what this process may use, not what the box has: the cores of its affinity and its cgroup's quota, the
-memory under its cgroup's limit. Asking never fails: what cannot be learned is left out.
+Cores are limited by the process's CPU affinity and its cgroup's quota, memory by its cgroup's limit. Detection never
+fails: values that cannot be determined are left out.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from typing import Any
 
 from paddock.model.gpu import Gpu, detect_gpus
 
-_UNLIMITED = 2**60  # cgroup v1 says "no limit" with a number near 2**63
+_UNLIMITED = 2**60  # cgroup v1 represents "no limit" as a number near 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`cores` are physical ones: a second hardware thread of a core adds nothing to matrix products. `why_no_gpu` is a
-    sentence for people where there is none, and empty where there is one.
+    """A machine, as far as a process may use it.
+
+    `cores` are physical cores: the second hardware thread of a core does not speed up matrix products. `why_no_gpu` is
+    a sentence with the reason if there is no GPU, else empty.
     """
 
     cpu: str
@@ -38,7 +40,8 @@ class Machine:
 
     @property
     def identity(self) -> str:
-        """What decides how fast the engine runs here, as 12 hex digits: not the memory that happens to be free."""
+        """A hash, 12 hex digits, of the properties that determine how fast the engine runs. Free memory is not
+        included."""
         facts = (
             self.cpu,
             self.cores,
@@ -63,21 +66,21 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """This machine, as this process may use it now."""
+    """Detect this machine, with its free memory now."""
     import psutil
 
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
     for limit, used in _memory_limits():
         total, available = min(total, limit), min(available, max(limit - used, 0))
-    seen = detect_gpus()
+    detected = detect_gpus()
     return Machine(
         cpu=_cpu(),
         cores=_cores(),
         ram_bytes=total,
         ram_available_bytes=available,
-        gpus=seen.gpus,
-        why_no_gpu=seen.unavailable_reason,
+        gpus=detected.gpus,
+        why_no_gpu=detected.unavailable_reason,
     )
 
 
@@ -96,7 +99,7 @@ def _cores() -> int:
 
 
 def _siblings(number: int) -> str:
-    """The hardware threads of the core that thread `number` belongs to; itself alone where the system does not say."""
+    """The hardware threads of the core of thread `number`; `number` itself if the system does not report them."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list").read_text().strip()
     except OSError:
@@ -104,15 +107,15 @@ def _siblings(number: int) -> str:
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
-    """The directories of this process's cgroup and of those above it: a limit of any of them holds."""
+    """The directories of this process's cgroup and its parents, all of whose limits apply."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             number, controllers, name = line.split(":", 2)
             if number != "0" and controller not in controllers.split(","):
                 continue
             root = Path("/sys/fs/cgroup") if number == "0" else Path("/sys/fs/cgroup") / controller
-            here = root / name.lstrip("/")
-            yield from (place for place in (here, *here.parents) if place.is_relative_to(root))
+            own = root / name.lstrip("/")
+            yield from (directory for directory in (own, *own.parents) if directory.is_relative_to(root))
 
 
 def _number(path: Path) -> int | None:
@@ -123,30 +126,30 @@ def _number(path: Path) -> int | None:
 
 
 def _cpu_quotas() -> Iterator[int]:
-    for place in _cgroups("cpu"):
+    for directory in _cgroups("cpu"):
         with suppress(OSError, ValueError):
-            quota, period = (place / "cpu.max").read_text().split()
+            quota, period = (directory / "cpu.max").read_text().split()
             yield math.ceil(int(quota) / int(period))
-        quota_us, period_us = _number(place / "cpu.cfs_quota_us"), _number(place / "cpu.cfs_period_us")
+        quota_us, period_us = _number(directory / "cpu.cfs_quota_us"), _number(directory / "cpu.cfs_period_us")
         if quota_us and period_us and quota_us > 0:
             yield math.ceil(quota_us / period_us)
 
 
 def _memory_limits() -> Iterator[tuple[int, int]]:
-    """(limit, what is used of it and could not be freed), both in bytes."""
-    for place in _cgroups("memory"):
+    """(limit, used and not reclaimable) of each cgroup, in bytes."""
+    for directory in _cgroups("memory"):
         for limit_name, used_name in (
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
-            limit, used = _number(place / limit_name), _number(place / used_name)
+            limit, used = _number(directory / limit_name), _number(directory / used_name)
             if limit is not None and limit < _UNLIMITED:
-                yield limit, max((used or 0) - _reclaimable(place), 0)
+                yield limit, max((used or 0) - _reclaimable(directory), 0)
 
 
-def _reclaimable(place: Path) -> int:
+def _reclaimable(directory: Path) -> int:
     with suppress(OSError, ValueError):
-        for line in (place / "memory.stat").read_text().splitlines():
+        for line in (directory / "memory.stat").read_text().splitlines():
             key, _, value = line.partition(" ")
             if key in {"inactive_file", "total_inactive_file"}:
                 return int(value)

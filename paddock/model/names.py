@@ -1,11 +1,11 @@
-"""Names and digests from outside, parsed once at the boundary into types.
+"""Parse and validate untrusted names and digests: model names, revisions, digests, repository paths.
 
 A *model name* is `org/name`, or `name` alone for the Hub's oldest repositories. Its *slug*, `org--name`, is the only
-form that becomes a directory. A *revision* is a 40-hex commit; a branch or tag is a plain `str` and never names
-anything on disk. A *repository path* is the relative POSIX path of a file in a revision.
+form that is used as a directory name. A *revision* is a commit of 40 hex digits; branches and tags are plain `str` and
+are never used as file names. A *repository path* is the relative POSIX path of a file in a revision.
 
-The rules are the Hub's own (96 characters for each part, no `--`, no `..`), and tighter where a file system could be
-fooled. Nothing here touches a disk.
+The rules are those of the Hub (at most 96 characters in each part, no `--`, no `..`), and stricter where a name could
+be dangerous in a file system. This module does not access files.
 """
 
 from __future__ import annotations
@@ -25,52 +25,49 @@ Sha256 = NewType("Sha256", str)
 """A digest: 64 lower-case hexadecimal digits."""
 
 SegmentDigest = NewType("SegmentDigest", str)
-"""The digest of one segment of a file, `blake3:` and 64 lower-case hexadecimal digits; without `blake3:`, as the first
-manifests have them, a sha256."""
+"""The digest of one segment of a file: `blake3:` and 64 lower-case hexadecimal digits. Without the prefix, as in early
+manifests, it is a sha256."""
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_BEGINNING = re.compile(r"[0-9a-fA-F]{4,39}")
+_REVISION_PREFIX = re.compile(r"[0-9a-fA-F]{4,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEGMENT = re.compile(r"(?:blake3:)?[0-9a-f]{64}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 _FORBIDDEN = frozenset('\\:*?"<>|')
-_NAME_CURE = "use a name as the Hub writes it, `org/name`"
+_NAME_CURE = "use the model's name on the Hub, `org/name`"
 _PATH_MAX_BYTES = 1024
-"""A path and the directory that it goes to must stay below the 4,096 bytes that Linux takes."""
+"""A path together with its directory must stay below Linux's limit of 4,096 bytes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelName:
-    """A repository on the Hub. `str()` gives `org/name`, `slug` the directory's name."""
+    """A repository on the Hub. `str()` returns `org/name`."""
 
     org: str | None
     name: str
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Read `org/name` or `name`. Raises UnsafeName, which is a ValueError and quotes the name, for anything
-        else."""
-        printable = text if len(text) <= 120 else f"{text[:117]}..."
+        """Parse `org/name` or `name`. Raises UnsafeName (a ValueError) with the name quoted for anything else."""
+        quoted = text if len(text) <= 120 else f"{text[:117]}..."
         parts = text.split("/")
         if len(parts) > 2:
-            raise UnsafeName(f"the model name {printable!r} has more than one '/'", cure=_NAME_CURE)
+            raise UnsafeName(f"the model name {quoted!r} has more than one '/'", cure=_NAME_CURE)
         for part in parts:
             if len(part) > 96:
                 raise UnsafeName(
-                    f"the model name {printable!r} is over-long: a part has {len(part)} of at most 96 characters"
+                    f"the model name {quoted!r} is too long: a part has {len(part)} characters, and 96 are allowed"
                 )
             if not _PART.fullmatch(part) or ".." in part or "--" in part:
                 raise UnsafeName(
-                    f"the model name {printable!r} is not safe: a part has letters, digits, '_', '.' and '-', begins and"
-                    " ends with a letter, digit or '_', and holds no '..' or '--'",
+                    f"the model name {quoted!r} is not safe: a part must consist of letters, digits, '_', '.' and '-',"
+                    " begin and end with a letter, digit or '_', and not contain '..' or '--'",
                     cure=_NAME_CURE,
                 )
         if parts[-1].endswith(".git"):
-            raise UnsafeName(
-                f"the model name {printable!r} ends in '.git', as no name on the Hub does", cure=_NAME_CURE
-            )
+            raise UnsafeName(f"the model name {quoted!r} ends in '.git', which the Hub does not allow", cure=_NAME_CURE)
         return cls(parts[0] if len(parts) == 2 else None, parts[-1])
 
     @classmethod
@@ -87,15 +84,17 @@ class ModelName:
 
 
 def parse_revision(text: str) -> Revision:
-    """Read a commit. Raises UnsafeName for anything but 40 lower-case hexadecimal digits."""
+    """Parse a commit. Raises UnsafeName for anything but 40 lower-case hexadecimal digits."""
     if not _REVISION.fullmatch(text):
         raise UnsafeName(f"{text[:80]!r} is not a commit of 40 hexadecimal digits")
     return Revision(text)
 
 
 def parse_ref(text: str) -> str:
-    """Read a branch, tag or commit that a user asks for: what git allows, less what a shell or an address could
-    mistake."""
+    """Parse a branch, tag or commit from a user. Raises UnsafeName.
+
+    This allows less than git: characters with a meaning in shells or URLs are refused.
+    """
     if not _REF.fullmatch(text) or ".." in text or "//" in text or text.endswith(("/", ".", ".lock")):
         raise UnsafeName(
             f"the revision {text[:80]!r} is not a branch, tag or commit", cure="use `main`, a tag, or a commit"
@@ -107,38 +106,42 @@ def is_revision(text: str) -> bool:
     return _REVISION.fullmatch(text) is not None
 
 
-def find_by_prefix(text: str, known: Iterable[Revision]) -> Revision | None:
-    """The one commit among `known` that begins with `text`, of at least four digits; None where none does, or where it
-    is no beginning of a commit. Raises UnsafeName where several do."""
-    if not _BEGINNING.fullmatch(text):
+def find_by_prefix(text: str, revisions: Iterable[Revision]) -> Revision | None:
+    """Find the commit among `revisions` that begins with `text`, a prefix of 4 to 39 digits.
+
+    None if there is no match, or `text` is no such prefix. Raises UnsafeName if several commits match.
+    """
+    if not _REVISION_PREFIX.fullmatch(text):
         return None
-    begun = sorted({revision for revision in known if revision.startswith(text.lower())})
-    if len(begun) > 1:
-        shown_ones = ", ".join(revision[:12] for revision in begun)
-        raise UnsafeName(f"{len(begun)} commits begin with {text}: {shown_ones}", cure="write more of its digits")
-    return begun[0] if begun else None
+    matches = sorted({revision for revision in revisions if revision.startswith(text.lower())})
+    if len(matches) > 1:
+        listed = ", ".join(revision[:12] for revision in matches)
+        raise UnsafeName(f"{len(matches)} commits begin with {text}: {listed}", cure="use a longer prefix")
+    return matches[0] if matches else None
 
 
 def parse_sha256(text: str) -> Sha256:
-    """Read a digest. Raises UnsafeName for anything but 64 lower-case hexadecimal digits."""
+    """Parse a digest. Raises UnsafeName for anything but 64 lower-case hexadecimal digits."""
     if not _SHA256.fullmatch(text):
         raise UnsafeName(f"{text[:80]!r} is not a sha256 of 64 hexadecimal digits")
     return Sha256(text)
 
 
 def parse_segment_digest(text: str) -> SegmentDigest:
-    """Read the digest of a segment. Raises UnsafeName for anything else."""
+    """Parse the digest of a segment. Raises UnsafeName for anything else."""
     if not _SEGMENT.fullmatch(text):
-        raise UnsafeName(f"{text[:80]!r} is not a segment's digest, 64 hexadecimal digits with or without `blake3:`")
+        raise UnsafeName(
+            f"{text[:80]!r} is not the digest of a segment, 64 hexadecimal digits with or without the prefix `blake3:`"
+        )
     return SegmentDigest(text)
 
 
 def parse_repository_path(text: str) -> str:
-    """Check one file name from a repository, and return it unchanged.
+    """Validate the path of a file in a repository, and return it unchanged.
 
-    Relative POSIX of at most 1,024 bytes; each part of 1 to 255 bytes in NFC, without control or format characters,
-    wildcards, colon or backslash, not a device name, not `.` or `..`, no dash, dot or space before it, no dot or space
-    after it. Raises UnsafeName that quotes it.
+    A valid path is a relative POSIX path of at most 1,024 bytes. Each part has 1 to 255 bytes and is in Unicode's NFC
+    form; has no control or format characters, wildcards, colons or backslashes; is not a device name, `.` or `..`; does
+    not begin with a dash, dot or space; and does not end with a dot or space. Raises UnsafeName, which quotes the path.
     """
     problem = next(filter(None, map(_part_problem, text.split("/"))), None)
     if problem is None and len(text.encode()) > _PATH_MAX_BYTES:
@@ -151,7 +154,7 @@ def parse_repository_path(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A name from outside as a message may hold it: plain where it is short and printable, else quoted and cut."""
+    """Make an untrusted name safe for messages: unchanged if it is short and printable, else quoted and shortened."""
     return text if text.isprintable() and len(text) <= 200 else repr(text[:200])
 
 
@@ -166,18 +169,20 @@ def _part_problem(part: str) -> str | None:
         character in _FORBIDDEN or unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
         for character in part
     ):
-        return "it holds a backslash, a colon, a wildcard, or a control or format character"
+        return "it contains a backslash, a colon, a wildcard, or a control or format character"
     if part[0] in "-. " or part[-1] in ". ":
         return "a part begins with a dash, dot or space, or ends with a dot or space"
-    # Windows takes `COM¹` for `COM1`, and `nul .txt` for `nul`
+    # Windows treats `COM¹` as `COM1`, and `nul .txt` as `nul`
     if unicodedata.normalize("NFKC", part).split(".", maxsplit=1)[0].strip().casefold() in _RESERVED:
         return "a part is a reserved device name"
     return None
 
 
 def check_distinct(paths: Iterable[str]) -> None:
-    """Raise UnsafeName when two paths would meet on some file system: equal after NFKC and case folding, or a file that
-    is also a directory."""
+    """Raise UnsafeName if two paths collide on some file system.
+
+    They collide if they are equal after NFKC normalization and case folding, or if one is a directory of the other.
+    """
     seen: dict[str, str] = {}
     for path in paths:
         folded = unicodedata.normalize("NFKC", path).casefold()
@@ -187,6 +192,6 @@ def check_distinct(paths: Iterable[str]) -> None:
     for folded, path in seen.items():
         parts = folded.split("/")
         for depth in range(1, len(parts)):
-            above = "/".join(parts[:depth])
-            if above in seen:
-                raise UnsafeName(f"the name {seen[above]!r} is a file and, for {path!r}, also a directory")
+            parent = "/".join(parts[:depth])
+            if parent in seen:
+                raise UnsafeName(f"the name {seen[parent]!r} is a file and, for {path!r}, also a directory")

@@ -202,7 +202,7 @@ def test_a_hostile_manifest_is_corrupt_and_says_where_it_was_and_what_is_wrong(
     change(document)
     with pytest.raises(CorruptFile) as caught:
         Manifest.from_json(json.dumps(document), where=WHERE)
-    assert caught.value.message.startswith(f"the manifest {WHERE} is not a manifest of schema 2: ")
+    assert caught.value.message.startswith(f"the manifest {WHERE} is not valid for schema 2: ")
     assert names in caught.value.message
     assert caught.value.cure
     assert str(caught.value).isprintable()

@@ -69,7 +69,7 @@ def test_without_a_driver_there_is_none_and_it_says_why() -> None:
     assert find_spec("pynvml") is not None
     found = asked()
     assert found["machine"]["gpus"] == []
-    assert found["machine"]["why_no_gpu"] == "NVIDIA's driver is not there (NVML Shared Library Not Found)"
+    assert found["machine"]["why_no_gpu"] == "the NVIDIA driver is not available (NVML Shared Library Not Found)"
     assert (found["energy"], found["used"]) == (False, None)
 
 
@@ -108,13 +108,13 @@ def test_a_package_that_cannot_ask_what_the_driver_keeps_leaves_it_in(driver: st
 def test_a_worker_counts_the_gpus_that_it_was_given_and_no_others(driver: str, visible: str, names: list[str]) -> None:
     machine = asked(LD_LIBRARY_PATH=driver, CUDA_VISIBLE_DEVICES=visible)["machine"]
     assert [gpu["name"] for gpu in machine["gpus"]] == names
-    assert machine["why_no_gpu"] == ("" if names else "NVIDIA's driver shows no GPU that this process may use")
+    assert machine["why_no_gpu"] == ("" if names else "the NVIDIA driver shows no GPU that this process may use")
 
 
 def test_a_driver_that_does_not_answer_is_no_gpu_and_no_failure(driver: str) -> None:
     machine = asked(LD_LIBRARY_PATH=driver, PADDOCK_TEST_NVML="broken")["machine"]
     assert machine["gpus"] == []
-    assert machine["why_no_gpu"].startswith("NVIDIA's driver does not answer as it should (")
+    assert machine["why_no_gpu"].startswith("the NVIDIA driver reported an error (")
 
 
 def test_a_benchmark_on_a_machine_with_gpus_tells_energy_and_what_the_engine_cannot_use(
