@@ -1,8 +1,8 @@
-"""Chat templates: what a model's own is worth, what to use instead, and how a conversation is cut to the window.
+"""Audit and render chat templates, replace unsafe ones, and fit conversations to the context window.
 
-A *template* is Jinja source that turns messages into one prompt. It is a stranger's program: it is parsed and
-rendered in a process of its own (`child`), and judged by what it says (`static`) and by what it does (`probes`,
-`faithful`). `audit` joins the two.
+A *template* is Jinja source that renders messages into one prompt. It is untrusted code, so it is parsed and rendered
+in a sandboxed subprocess (`sandbox_process`, started by `render`). `audit` combines a static check of the syntax tree
+(`ast_audit`) with a dynamic one, which renders sample conversations (`probes`) and compares the results (`fidelity`).
 
-Jinja itself is imported in that process alone.
+Jinja is imported only in that subprocess.
 """

@@ -1,7 +1,7 @@
-"""What a chat template may be made of, as tables. `static` holds a template against them.
+"""Allowlists and blocklists for `ast_audit`: the Jinja constructs, names, filters and methods of chat templates.
 
-They allow what real templates use and what is harmless beside it. A construct, method or filter that is missing here
-has no use in a chat template, or reaches further than one may.
+The allowlists cover what real templates use, and harmless constructs like it. A construct or method that is not listed
+has no use in a chat template, or gives access to more than a template should have.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ EXPRESSIONS = (
     nodes.Name, nodes.NSRef, nodes.Const, nodes.Tuple, nodes.List, nodes.Dict, nodes.CondExpr, nodes.Filter, nodes.Test,
     nodes.Call, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Concat, nodes.Compare, nodes.BinExpr, nodes.UnaryExpr,
 )  # fmt: skip
-LOADING: dict[type[nodes.Node], str] = {
+TEMPLATE_LOADING: dict[type[nodes.Node], str] = {
     nodes.Include: "include",
     nodes.Import: "import",
     nodes.FromImport: "from … import",
     nodes.Extends: "extends",
 }
-"""What asks for another template."""
+"""Statements that load another template."""
 
 FORBIDDEN_NAMES = _names("self super lipsum cycler joiner _ gettext ngettext pgettext npgettext")
-"""Names that Jinja itself gives to a template, and that reach into it. A template may set a name of its own like
-this.
+"""Names that Jinja defines in every template and that give access to its internals. A template may assign a variable
+with such a name.
 """
 
 FORBIDDEN_FILTERS = _names("attr xmlattr urlize pprint random filesizeformat")
@@ -57,17 +57,17 @@ METHODS = _names("""
     zfill copy bit_length cycle changed
 """)
 MUTATIONS = _names("append extend insert remove pop popitem update setdefault clear sort reverse add discard")
-"""Methods that the immutable sandbox of the engine refuses at run time."""
+"""Mutating methods, which Jinja's immutable sandbox refuses at run time."""
 
-BY_ATTRIBUTE = _names("map selectattr rejectattr groupby sort unique sum min max join")
-"""Filters that take the name of an attribute or filter as text."""
+ATTRIBUTE_FILTERS = _names("map selectattr rejectattr groupby sort unique sum min max join")
+"""Filters with an argument that names an attribute or a filter."""
 
-BUILDING_FILTERS = _names("""
+TEXT_BUILDING_FILTERS = _names("""
     join replace format string lower upper reverse trim capitalize title default d center indent truncate tojson safe e
     escape
 """)
-BUILDING_METHODS = _names("""
+TEXT_BUILDING_METHODS = _names("""
     join replace format lower upper strip lstrip rstrip title capitalize swapcase removeprefix removesuffix casefold
     center zfill
 """)
-"""With the filters above: what makes a new text out of others."""
+"""Methods that, like the filters above, build a new string from others."""

@@ -1,9 +1,8 @@
-"""Judges a chat template: first what its syntax tree says (`static`), then what it does with conversations (`probes`,
-`faithful`).
+"""Audit a chat template: check its syntax tree (`ast_audit`), then its renderings of sample conversations (`probes`,
+`fidelity`).
 
-A template that refuses system messages, or speaks only when tools are given, is a legitimate one: it is probed as it
-wants to be used, and a finding says so. What it finds is `Finding`s; `paddock.model.finding.verdict_of` says what
-they come to.
+A template that refuses system messages or requires tools is legitimate: it is probed with the input that it requires,
+and a finding reports this. The result is a list of `Finding`; `paddock.model.finding.verdict_of` derives the verdict.
 """
 
 from __future__ import annotations
@@ -12,26 +11,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from paddock.chat.fidelity import judge, read
-from paddock.chat.probes import Probe, standard, triggered
-from paddock.chat.protocol import SOURCE_BYTES, Rendered
+from paddock.chat.fidelity import check_fidelity, split_rendering
+from paddock.chat.probes import Probe, standard_probes, trigger_probes
+from paddock.chat.protocol import MAX_SOURCE_BYTES, RenderResult
 from paddock.chat.render import TemplateProcess
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 
 NEEDS_MORE = "template.needs-more"
-"""The rule of a template that is sound, but renders only with what a plain conversation does not have."""
+"""The rule for a sound template that renders only with input that a plain conversation does not have."""
 
 _MODES: tuple[tuple[str, Callable[[Probe], Probe]], ...] = (
     ("", lambda probe: probe),
     ("tools", Probe.with_tools),
     ("contents that are lists of parts", Probe.with_parts),
-    ("`functions` and `datetime`, which the engine does not give", Probe.with_functions),
+    ("`functions` and `datetime`, which the engine does not provide", Probe.with_functions),
 )
 _CURE = "use the family's template instead"
 
 
 class _Rejected(Exception):
-    """What speaks against a template. It is not kept for the next time: a machine that is busy makes a part of it."""
+    """Carries the findings of a rejected template.
+
+    It is an exception so that `lru_cache` does not store it: on a busy machine, a time limit may be the reason.
+    """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__()
@@ -39,77 +41,78 @@ class _Rejected(Exception):
 
 
 def audit_template(source: str, *, bos: str = "<s>", eos: str = "</s>", name: str = "default") -> list[Finding]:
-    """Judge one template. `bos` and `eos` are the texts of the model's tokens, `name` the template's own where a
-    model has several.
+    """Audit one template and return its findings, empty for a faithful template.
 
-    Costs one process: 0.2 s for a usual template, 4 s at most on a machine that has the time. A template that was not
-    rejected is known to this process from then on. Raises EngineCrashed when that process does not start at all.
+    `bos` and `eos` are the texts of the model's begin and end tokens. `name` is the template's name if a model has
+    several; it is added to the findings.
+
+    Starts one subprocess, which takes 0.2 s for a typical template and at most 4 s on an idle machine. The results for
+    templates that are not rejected are cached. Raises EngineCrashed if the subprocess does not start.
     """
     try:
-        found = _of_size(source) or _accepted(source, bos, eos)
+        findings = _check_size(source) or _check_accepted(source, bos, eos)
     except _Rejected as rejected:
-        found = rejected.findings
+        findings = rejected.findings
     if name == "default":
-        return list(found)
-    return [replace(finding, where=f"{name}: {finding.where}" if finding.where else name) for finding in found]
+        return list(findings)
+    return [replace(finding, where=f"{name}: {finding.where}" if finding.where else name) for finding in findings]
 
 
-def _of_size(source: str) -> list[Finding]:
+def _check_size(source: str) -> Sequence[Finding]:
     size = len(source.encode(errors="surrogatepass"))
-    if size > SOURCE_BYTES:
-        return [
-            Finding("template.size", Severity.REJECT, f"it has {size} bytes, of at most {SOURCE_BYTES}", cure=_CURE)
-        ]
+    if size > MAX_SOURCE_BYTES:
+        message = f"the template has {size} bytes, allowed are at most {MAX_SOURCE_BYTES}"
+        return [Finding("template.size", Severity.REJECT, message, cure=_CURE)]
     if not source.strip():
-        return [Finding("template.empty", Severity.REJECT, "it holds nothing", cure=_CURE)]
+        return [Finding("template.empty", Severity.REJECT, "the template is empty", cure=_CURE)]
     return []
 
 
-@lru_cache(maxsize=16)  # a pull asks three times: of the header that it plans with, of the file, and for its use
-def _accepted(source: str, bos: str, eos: str) -> Sequence[Finding]:
-    """What is said of a template that is not rejected. Raises _Rejected."""
+@lru_cache(maxsize=16)  # a pull audits three times: the header at planning, the complete file, and the template to use
+def _check_accepted(source: str, bos: str, eos: str) -> Sequence[Finding]:
+    """Return the findings on a template that is not rejected. Raises _Rejected for others."""
     with TemplateProcess(source, bos=bos, eos=eos) as process:
         analysis = process.analyse()
         findings = list(analysis.findings)
         if not analysis.rejected:
-            findings += _probe(process, standard() + triggered(analysis.texts, analysis.numbers))
+            findings += _probe(process, standard_probes() + trigger_probes(analysis.texts, analysis.numbers))
     if verdict_of(findings) is Verdict.REJECT:
         raise _Rejected(findings)
     return tuple(findings)
 
 
 def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:
-    refusals = []
-    for needs, change in _MODES:
+    failures = []
+    for requirement, change in _MODES:
         first = change(probes[0])
-        rendered = process.render(first.request)
-        if rendered.status.is_limit:
-            return judge([(first, rendered)])
-        if rendered.ok and read(first, rendered.text).whole:
-            note = f"it renders only with {needs}; the family's template takes its place"
-            noted = [Finding(NEEDS_MORE, Severity.INFO, note)] if needs else []
-            return noted + judge(_render(process, [change(probe) for probe in probes]))
-        refusals.append((first, rendered))
-    first, rendered = refusals[0]
-    if rendered.ok:
-        return judge([(first, rendered)])
+        result = process.render(first.request)
+        if result.status.is_limit:
+            return check_fidelity([(first, result)])
+        if result.ok and split_rendering(first, result.text).is_complete:
+            message = f"the template renders only with {requirement}; the family's template is used instead"
+            findings = [Finding(NEEDS_MORE, Severity.INFO, message)] if requirement else []
+            return findings + check_fidelity(_render(process, [change(probe) for probe in probes]))
+        failures.append((first, result))
+    first, result = failures[0]
+    if result.ok:
+        return check_fidelity([(first, result)])
     return [
         Finding(
             "template.fails",
             Severity.REJECT,
-            f"it does not render a single question: {rendered.text}",
+            f"the template does not render a single question: {result.text}",
             f"probe: {first.name}",
             _CURE,
         )
     ]
 
 
-def _render(process: TemplateProcess, probes: Sequence[Probe]) -> list[tuple[Probe, Rendered]]:
-    """Render until a limit is met: what comes after it would only cost time."""
+def _render(process: TemplateProcess, probes: Sequence[Probe]) -> list[tuple[Probe, RenderResult]]:
+    """Render the probes up to the first exceeded limit, which rejects the template anyway."""
     results = []
     for probe in probes:
-        rendered = process.render(probe.request)
-        results.append((probe, rendered))
-        if rendered.status.is_limit:
+        result = process.render(probe.request)
+        results.append((probe, result))
+        if result.status.is_limit:
             break
     return results

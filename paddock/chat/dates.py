@@ -1,8 +1,8 @@
-"""Whether the date decides anything in a template.
+"""Find the places in a template where the output depends on the current date.
 
-A value is *dated* when it comes from `strftime_now`. It may be printed, joined to text, and kept under a name; a
-test, comparison, subscript, number, loop or search that hangs on it makes the template say one thing today and
-another next year, which no probe of today would see.
+A value is *dated* if it comes from `strftime_now`. A template may print it, concatenate it and assign it to a variable.
+Conditions, comparisons, subscripts, arithmetic, loops and searches on it are reported: the template could behave
+differently next year, and no probe that runs today would show that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _HARMLESS_TESTS = frozenset({"defined", "undefined", "none", "string"})
 
 
 def key_of(node: nodes.Node) -> str | None:
-    """The key of what can be assigned to: a name, or `namespace.attribute`."""
+    """Return the key of an assignment target, a name or `namespace.attribute`; None for other nodes."""
     if isinstance(node, nodes.Name):
         return node.name
     if isinstance(node, nodes.NSRef):
@@ -26,13 +26,13 @@ def key_of(node: nodes.Node) -> str | None:
     return None
 
 
-def decisions(everything: list[nodes.Node]) -> list[int]:
-    """The lines where a dated value decides."""
-    if not any(isinstance(node, nodes.Name) and node.name == "strftime_now" for node in everything):
+def find_date_dependencies(all_nodes: list[nodes.Node]) -> list[int]:
+    """Return the sorted line numbers where control flow or a computation depends on a dated value."""
+    if not any(isinstance(node, nodes.Name) and node.name == "strftime_now" for node in all_nodes):
         return []
-    dated = _dated_names(everything)
+    dated = _dated_names(all_nodes)
     lines = set()
-    for node in everything:
+    for node in all_nodes:
         if isinstance(node, nodes.If | nodes.CondExpr):
             suspects: list[nodes.Node] = _conditions(node.test)
         elif isinstance(node, nodes.Compare):
@@ -66,7 +66,7 @@ def _call_suspects(node: nodes.Call) -> list[nodes.Node]:
 
 
 def _conditions(test: nodes.Node) -> list[nodes.Node]:
-    """The parts of a condition, without those that ask only whether there is a date at all."""
+    """Return the parts of a condition, except for tests whether a date is defined at all."""
     if isinstance(test, nodes.Not):
         return _conditions(test.node)
     if isinstance(test, nodes.And | nodes.Or):
@@ -74,12 +74,12 @@ def _conditions(test: nodes.Node) -> list[nodes.Node]:
     return [] if isinstance(test, nodes.Test) and test.name in _HARMLESS_TESTS else [test]
 
 
-def _dated_names(everything: list[nodes.Node]) -> set[str]:
-    """The names that hold a dated value, through any number of assignments. `strftime_now` itself is one of them."""
+def _dated_names(all_nodes: list[nodes.Node]) -> set[str]:
+    """Return the names with a dated value, through any number of assignments. `strftime_now` itself is included."""
     dated = {"strftime_now"}
     while True:
         before = len(dated)
-        for node in everything:
+        for node in all_nodes:
             if isinstance(node, nodes.Assign) and _is_dated(node.node, dated):
                 targets = node.target.items if isinstance(node.target, nodes.Tuple) else [node.target]
                 dated |= {key for key in map(key_of, targets) if key}
@@ -97,7 +97,7 @@ def _dated_names(everything: list[nodes.Node]) -> set[str]:
 
 
 def _namespace_keys(node: nodes.Assign, dated: set[str]) -> set[str]:
-    """`set ns = namespace(today=strftime_now(…))` dates `ns.today`."""
+    """Return the dated attributes of a namespace: `ns.today` for `set ns = namespace(today=strftime_now(…))`."""
     name, call = key_of(node.target), node.node
     if name is None or not isinstance(call, nodes.Call):
         return set()
@@ -105,10 +105,10 @@ def _namespace_keys(node: nodes.Assign, dated: set[str]) -> set[str]:
 
 
 def _is_dated(node: nodes.Node, dated: set[str]) -> bool:
-    waiting = [node]
-    while waiting:
-        part = waiting.pop()
+    pending = [node]
+    while pending:
+        part = pending.pop()
         if key_of(part) in dated:
             return True
-        waiting.extend(part.iter_child_nodes())
+        pending.extend(part.iter_child_nodes())
     return False

@@ -1,11 +1,10 @@
-"""The templates of model families, for a model that has none of its own that is sound, and how a family is told.
+"""Chat templates of model families, used for a model without a sound template of its own, and family detection.
 
-They are made for roleplay. The character card, which is the system message, stays where it is: first. A message that
-carries a `name` is shown as `Name: text`, so that characters can be told apart. A conversation may open with the
-character's greeting, and two messages of one role may follow each other. A content may be a text, a list of parts, or
-none.
+The templates are suited to roleplay. The character card (the system message) stays first. A message with a `name` is
+rendered as `Name: text`, which distinguishes the characters. A conversation may start with the character's greeting,
+and roles need not alternate. A message's content may be a string, a list of parts, or null.
 
-They hold on to every message: cutting a conversation to the window is `roleplay.fit_messages`.
+The templates render every message; `roleplay.fit_messages` truncates a conversation to the context window.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-_SPOKEN = """\
+_MESSAGE_MACRO = """\
 {%- macro spoken(message) -%}
 {%- if message['name'] %}{{ message['name'] + ': ' }}{% endif -%}
 {%- if message['content'] is string %}{{ message['content'] }}
@@ -25,7 +24,7 @@ _SPOKEN = """\
 """
 
 _CHATML = (
-    _SPOKEN
+    _MESSAGE_MACRO
     + """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' + spoken(message) + '<|im_end|>\\n' }}
@@ -34,10 +33,9 @@ _CHATML = (
 """
 )
 
-# The format knows no system message: whatever comes before an answer goes into one turn, the card before the user's
-# words.
+# The format has no system message: all messages before an answer go into one turn, the card before the user's text.
 _MISTRAL = (
-    _SPOKEN
+    _MESSAGE_MACRO
     + """\
 {{- bos_token -}}
 {%- set turn = namespace(text='', open=false) -%}
@@ -57,7 +55,7 @@ _MISTRAL = (
 )
 
 _DIALOGPT = (
-    _SPOKEN
+    _MESSAGE_MACRO
     + """\
 {%- for message in messages -%}
 {{ spoken(message) + eos_token }}
@@ -66,7 +64,7 @@ _DIALOGPT = (
 )
 
 _HUMAN = (
-    _SPOKEN
+    _MESSAGE_MACRO
     + """\
 {{- bos_token -}}
 {%- for message in messages -%}
@@ -82,10 +80,10 @@ _HUMAN = (
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A way to write conversations, and what tells the models that were trained with it.
+    """A conversation format, and how to detect the models that use it.
 
-    `architecture` begins the names of the architectures that speak no other way, `tokens` are the special tokens that
-    such a vocabulary has, `pattern` finds the family in a model's name.
+    `source` is the Jinja template. `architecture` is the prefix of architectures that use only this format, `tokens`
+    are special tokens in the vocabularies of such models, and `pattern` finds the family in a model's name.
     """
 
     name: str
@@ -96,14 +94,14 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A family, and why a model is taken to be of it."""
+class FamilyMatch:
+    """A model's family, and the reason for the choice."""
 
     family: Family
-    why: str
+    reason: str
 
 
-# A name's letters must not go on: `Yi-34B` and `Yi1.5` are of the family, `Yield` is not.
+# No letter may follow the family's name: `Yi-34B` and `Yi1.5` match, `Yield` does not.
 FAMILIES = (
     Family("dialogpt", _DIALOGPT, re.compile(r"dialogpt", re.IGNORECASE)),
     Family(
@@ -126,23 +124,23 @@ GENERIC = Family("human-assistant", _HUMAN)
 
 
 def family_of(model_name: str, *, architecture: str | None = None, tokens: Collection[str] = ()) -> Family:
-    """As `tell_family`, without the reason."""
-    return tell_family(model_name, architecture=architecture, tokens=tokens).family
+    """Return the family of a model. Same as `detect_family`, without the reason."""
+    return detect_family(model_name, architecture=architecture, tokens=tokens).family
 
 
-def tell_family(model_name: str, *, architecture: str | None = None, tokens: Collection[str] = ()) -> Told:
-    """The family of a model: by its architecture, then by the special tokens among `tokens` (its vocabulary), then by
-    its name, of which the model's own part of `org/name` counts before the organisation's.
+def detect_family(model_name: str, *, architecture: str | None = None, tokens: Collection[str] = ()) -> FamilyMatch:
+    """Detect a model's family by its architecture, then by the special tokens in `tokens` (its vocabulary), then by its
+    name `org/name`, where the model's part has precedence over the organisation. Falls back to `GENERIC`.
     """
     for family in FAMILIES:
         if family.architecture and (architecture or "").startswith(family.architecture):
-            return Told(family, f"its architecture is {architecture}")
+            return FamilyMatch(family, f"its architecture is {architecture}")
     for family in (CHATML, *FAMILIES):
         if family.tokens and all(token in tokens for token in family.tokens):
-            return Told(family, f"its vocabulary has {' and '.join(family.tokens)}")
+            return FamilyMatch(family, f"its vocabulary has {' and '.join(family.tokens)}")
     organisation, _, own = model_name.rpartition("/")
     for part in (own, organisation):
         for family in FAMILIES:
             if family.pattern and family.pattern.search(part):
-                return Told(family, f"its name says {family.name}")
-    return Told(GENERIC, "neither its architecture, its vocabulary nor its name tells a family")
+                return FamilyMatch(family, f"its name says {family.name}")
+    return FamilyMatch(GENERIC, "neither its architecture, its vocabulary nor its name tells a family")

@@ -1,9 +1,8 @@
-"""The conversations that a template is tried with.
+"""Sample conversations (*probes*) that the audit renders with a template.
 
-Each content is a sentence that occurs nowhere else, so that a rendering shows where it went. A *probe* is a
-conversation and what is to be learned from it: `baseline` probes show what the template adds to every conversation;
-the others differ from them in one thing (length, date, what a message holds, tools), and a faithful template adds
-nothing new there.
+Each message content is a unique sentence, so that it can be located in a rendering. `baseline` probes show what the
+template adds to every conversation. The other probes differ from them in one aspect (length, date, message content,
+tools); a faithful template adds no new text for those. `fidelity` compares the renderings.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from paddock.chat.render import Request
+from paddock.chat.render import RenderRequest
 from paddock.chat.text import has_marker
 
 NOW = datetime.fromisoformat("2025-03-11T10:30")
@@ -43,127 +42,149 @@ _UNICODE = (
     "naïve \u0645\u0631\u062d\u0628\u0627 \u65e5\u672c\u8a9e "
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 e\u0301 \u1e9e \u0baa\u0bcb end"
 )
-_LONG_CHARACTERS = 12_000
-_TURNS_AT_MOST = 1100
+_LONG_CHARS = 12_000
+_MAX_MESSAGES = 1100
 
 
-class About(StrEnum):
+class Aspect(StrEnum):
+    """What distinguishes a probe from the baseline, as it appears in messages."""
+
     BASELINE = "baseline"
     SYSTEM = "a system message"
     SECOND = "a second question"
     LENGTH = "the length of the conversation"
     DATE = "the date"
-    CONTENT = "what a message holds"
+    CONTENT = "the content of messages"
     TOOLS = "tools"
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One conversation. `findable` is false where contents are too short to be found again, so that only what is
-    added is judged. `marks` says that a user's content holds what looks like a template's own marks.
+    """A sample conversation, and the aspect that it tests.
+
+    `has_unique_contents` is false if the contents are too short to be located in a rendering; then only the added text
+    is checked. `has_markers` is true if a user's message contains text that looks like a template's own markers.
+    `text_contents` overrides the contents of the request for messages that are lists of parts.
     """
 
     name: str
-    about: About
-    request: Request
-    findable: bool = True
-    said: tuple[tuple[str, str], ...] = ()
-    marks: bool = False
+    aspect: Aspect
+    request: RenderRequest
+    has_unique_contents: bool = True
+    text_contents: tuple[tuple[str, str], ...] = ()
+    has_markers: bool = False
 
     @property
     def contents(self) -> list[tuple[str, str]]:
-        """The role and the content of each message, in order."""
-        return list(self.said) or [(str(message["role"]), str(message["content"])) for message in self.request.messages]
+        """The role and the text of each message, in order."""
+        return list(self.text_contents) or [
+            (str(message["role"]), str(message["content"])) for message in self.request.messages
+        ]
 
     @property
     def has_system(self) -> bool:
         return self.contents[0][0] == "system"
 
     def with_tools(self) -> Probe:
+        """Return the probe with `TOOLS` offered to the model."""
         return replace(self, request=replace(self.request, tools=TOOLS))
 
     def with_functions(self) -> Probe:
-        """Tools as text, and the date under a name, as the first templates with tools had them."""
+        """Return the probe with the tools as text and the date in a variable, as the first templates with tools used
+        them.
+        """
         extra = {"functions": json.dumps(TOOLS), "datetime": self.request.now.strftime("%Y-%m-%d")}
         return replace(self, request=replace(self.request, extra=extra))
 
     def with_parts(self) -> Probe:
-        """Each content as a list of one part, as templates for images want it."""
+        """Return the probe with each content as a list of one part, as multimodal templates expect it."""
         parts = [
             {**message, "content": [{"type": "text", "text": message["content"]}]} for message in self.request.messages
         ]
-        return replace(self, request=replace(self.request, messages=parts), said=tuple(self.contents))
+        return replace(self, request=replace(self.request, messages=parts), text_contents=tuple(self.contents))
 
 
-def standard() -> list[Probe]:
-    """The probes that every template gets."""
-    one, five = talk(1), talk(5)
-    made = [
-        _probe("one turn", About.BASELINE, one),
-        _probe("one turn, no generation prompt", About.BASELINE, one, generate=False),
-        _probe("three messages", About.SECOND, talk(3)),
-        _probe("three messages, no generation prompt", About.SECOND, talk(3), generate=False),
-        _probe("system and user", About.SYSTEM, _system() + one),
-        _probe("system and three messages", About.LENGTH, _system() + talk(3)),
-        _probe("five messages", About.LENGTH, five),
-        _probe("five messages, no generation prompt", About.LENGTH, five, generate=False),
-        _probe("nine messages", About.LENGTH, talk(9)),
-        _probe("system and nine messages", About.LENGTH, _system() + talk(9)),
-        _probe("33 messages", About.LENGTH, talk(33)),
-        replace(_probe("markers", About.CONTENT, talk(3, extra=_MARKERS)), marks=True),
-        _probe("Unicode", About.CONTENT, talk(3, extra=_UNICODE)),
-        _probe("long messages", About.CONTENT, talk(3, extra=_filler(_LONG_CHARACTERS))),
+def standard_probes() -> list[Probe]:
+    """Return the probes that are used for every template. The first one is the simplest."""
+    one, five = _conversation(1), _conversation(5)
+    probes = [
+        _probe("one turn", Aspect.BASELINE, one),
+        _probe("one turn, no generation prompt", Aspect.BASELINE, one, generate=False),
+        _probe("three messages", Aspect.SECOND, _conversation(3)),
+        _probe("three messages, no generation prompt", Aspect.SECOND, _conversation(3), generate=False),
+        _probe("system and user", Aspect.SYSTEM, _system() + one),
+        _probe("system and three messages", Aspect.LENGTH, _system() + _conversation(3)),
+        _probe("five messages", Aspect.LENGTH, five),
+        _probe("five messages, no generation prompt", Aspect.LENGTH, five, generate=False),
+        _probe("nine messages", Aspect.LENGTH, _conversation(9)),
+        _probe("system and nine messages", Aspect.LENGTH, _system() + _conversation(9)),
+        _probe("33 messages", Aspect.LENGTH, _conversation(33)),
+        replace(_probe("markers", Aspect.CONTENT, _conversation(3, extra=_MARKERS)), has_markers=True),
+        _probe("Unicode", Aspect.CONTENT, _conversation(3, extra=_UNICODE)),
+        _probe("long messages", Aspect.CONTENT, _conversation(3, extra=_filler(_LONG_CHARS))),
     ]
-    made += [_probe(f"the date {now:%Y-%m-%d}", About.DATE, talk(3), now=now) for now in _OTHER_DATES]
-    made += [_probe(f"system on {now:%Y-%m-%d}", About.DATE, _system() + talk(3), now=now) for now in _OTHER_DATES]
-    made += [
-        _probe("tools", About.TOOLS, talk(1)).with_tools(),
-        _probe("tools and five messages", About.TOOLS, five).with_tools(),
+    probes += [_probe(f"the date {now:%Y-%m-%d}", Aspect.DATE, _conversation(3), now=now) for now in _OTHER_DATES]
+    probes += [
+        _probe(f"system on {now:%Y-%m-%d}", Aspect.DATE, _system() + _conversation(3), now=now) for now in _OTHER_DATES
     ]
-    return made
+    probes += [
+        _probe("tools", Aspect.TOOLS, _conversation(1)).with_tools(),
+        _probe("tools and five messages", Aspect.TOOLS, five).with_tools(),
+    ]
+    return probes
 
 
-def triggered(texts: Sequence[str], numbers: Sequence[int]) -> list[Probe]:
-    """Probes made of what this template compares things with: conversations that hold each text, alone and among
-    others, and have each length.
+def trigger_probes(texts: Sequence[str], numbers: Sequence[int]) -> list[Probe]:
+    """Return probes for the triggers of one template: conversations that contain each text, alone and together with the
+    others, and conversations of each length.
     """
-    made = []
+    probes = []
     plain = [text for text in texts if not has_marker(text)]
-    for chosen in [texts, plain] if len(plain) < len(texts) else [texts]:
-        if chosen:
-            made += [replace(probe, marks=any(map(has_marker, chosen))) for probe in _holding(chosen)]
-    lengths = {length for number in numbers if number < _TURNS_AT_MOST for length in (number, number + 1)}
-    made += [_probe(f"{length} messages", About.LENGTH, talk(length)) for length in sorted(lengths)]
-    large = [number for number in numbers if number > _LONG_CHARACTERS]
+    for selected in [texts, plain] if len(plain) < len(texts) else [texts]:
+        if selected:
+            has_markers = any(map(has_marker, selected))
+            probes += [replace(probe, has_markers=has_markers) for probe in _probes_containing(selected)]
+    lengths = {length for number in numbers if number < _MAX_MESSAGES for length in (number, number + 1)}
+    probes += [_probe(f"{length} messages", Aspect.LENGTH, _conversation(length)) for length in sorted(lengths)]
+    large = [number for number in numbers if number > _LONG_CHARS]
     if large:
-        made.append(_probe("very long messages", About.CONTENT, talk(1, extra=_filler(large[-1] + 1))))
-    return made
+        probes.append(_probe("very long messages", Aspect.CONTENT, _conversation(1, extra=_filler(large[-1] + 1))))
+    return probes
 
 
-def _holding(texts: Sequence[str]) -> list[Probe]:
-    """Conversations that hold texts: all together, all together and first, and each alone."""
+def _probes_containing(texts: Sequence[str]) -> list[Probe]:
+    """Return conversations that contain the texts: all in one message, all at its start, and each as a message."""
     together = " ".join(texts)
     alone: list[dict[str, object]] = []
     for text in texts:
         alone += [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
     alone.append({"role": "user", "content": "noted"})
     return [
-        _probe("the template's own words", About.CONTENT, talk(3, extra=together)),
-        _probe("the template's own words, first", About.CONTENT, talk(3, extra=together, first=True)),
-        Probe("each of the template's words alone", About.CONTENT, Request(alone, now=NOW), findable=False),
+        _probe("the template's own words", Aspect.CONTENT, _conversation(3, extra=together)),
+        _probe("the template's own words, first", Aspect.CONTENT, _conversation(3, extra=together, first=True)),
+        Probe(
+            "each of the template's words alone",
+            Aspect.CONTENT,
+            RenderRequest(alone, now=NOW),
+            has_unique_contents=False,
+        ),
     ]
 
 
-def talk(count: int, *, extra: str = "", first: bool = False) -> list[dict[str, object]]:
-    """`count` messages that alternate, the user's first. The user's ones hold `extra`, between the words that make
-    them findable or before them.
+def _conversation(count: int, *, extra: str = "", first: bool = False) -> list[dict[str, object]]:
+    """Return `count` alternating messages, starting with the user. The user's messages contain `extra` between the
+    words that make them unique, or before them with `first`.
     """
     messages: list[dict[str, object]] = []
     for number in range(count):
         role = "assistant" if number % 2 else "user"
-        mark = f"{_ANIMALS[number % len(_ANIMALS)]}{number:03d}"
+        unique = f"{_ANIMALS[number % len(_ANIMALS)]}{number:03d}"
         inner = f" {extra}" if extra and role == "user" else ""
-        content = f"{extra} {mark} ends {mark}." if inner and first else f"Probe {mark} begins{inner} and ends {mark}."
+        content = (
+            f"{extra} {unique} ends {unique}."
+            if inner and first
+            else f"Probe {unique} begins{inner} and ends {unique}."
+        )
         messages.append({"role": role, "content": content})
     return messages
 
@@ -180,6 +201,6 @@ def _filler(characters: int) -> str:
 
 
 def _probe(
-    name: str, about: About, messages: list[dict[str, object]], *, generate: bool = True, now: datetime = NOW
+    name: str, aspect: Aspect, messages: list[dict[str, object]], *, generate: bool = True, now: datetime = NOW
 ) -> Probe:
-    return Probe(name, about, Request(messages, add_generation_prompt=generate, now=now))
+    return Probe(name, aspect, RenderRequest(messages, add_generation_prompt=generate, now=now))

@@ -1,4 +1,4 @@
-"""What the two sides of the process share: what a template may take, and what goes over the pipe. It loads no Jinja."""
+"""Messages and resource limits shared by `render` and its sandboxed subprocess. This module does not import Jinja."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 from paddock.model.finding import Finding, Severity
 
-SOURCE_BYTES = 256 * 1024
+MAX_SOURCE_BYTES = 256 * 1024
 STEP_CPU_S = 1.0
-"""Processor time of one parse or one rendering. The slowest of 70 real templates takes a twentieth."""
+"""Limit on the CPU time of one parse or one rendering. The slowest of 70 real templates needs a twentieth of it."""
 
 BATCH_CPU_S = 3
-"""Processor time of one process, all steps together."""
+"""Limit on the CPU time of one process, for all steps together."""
 
 WALL_S = 10.0
-"""Clock time of one process. A template cannot wait, so this only bounds a machine that gives it no processor."""
+"""Limit on the wall time of one process. A template cannot sleep, so this only matters on an overloaded machine."""
 
 ADDRESS_SPACE_BYTES = 256 * 1024 * 1024
 
 
 def output_limit(input_size: int) -> int:
-    """The most that one rendering may give, in characters: 64 kB and four times its input."""
+    """Return the maximum output of one rendering in characters: 65,536 plus four times the input's characters."""
     return 64 * 1024 + 4 * input_size
 
 
 @dataclass(frozen=True, slots=True)
-class Analysis:
-    """What the syntax tree gives away: findings, and the *triggers*, the texts and numbers that it compares things
-    with.
+class TemplateAnalysis:
+    """The result of the static check: findings, and the triggers, which are the texts and numbers that the template
+    compares values with.
     """
 
     findings: tuple[Finding, ...]
@@ -45,17 +45,17 @@ class Analysis:
         return {"findings": findings, "texts": list(self.texts), "numbers": list(self.numbers)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Analysis:
-        """Raises KeyError, TypeError or ValueError for what is none."""
+    def from_json(cls, value: dict[str, Any]) -> TemplateAnalysis:
+        """Parse the output of `to_json`. Raises KeyError, TypeError or ValueError for other values."""
         findings = tuple(Finding.from_json(finding) for finding in value["findings"])
         return cls(
             findings, tuple(str(text) for text in value["texts"]), tuple(int(number) for number in value["numbers"])
         )
 
 
-class Status(StrEnum):
-    """How a rendering ended. `raised`: the template refused on purpose; `unsafe`: the sandbox stepped in; the last
-    five are limits.
+class RenderStatus(StrEnum):
+    """The outcome of a rendering. `raised`: the template called `raise_exception`; `error`: another exception;
+    `unsafe`: the Jinja sandbox refused an operation. The last five are exceeded limits.
     """
 
     OK = "ok"
@@ -70,24 +70,30 @@ class Status(StrEnum):
 
     @property
     def is_limit(self) -> bool:
-        return self in {Status.MEMORY, Status.OUTPUT, Status.DEPTH, Status.RANGE, Status.KILLED}
+        return self in {
+            RenderStatus.MEMORY,
+            RenderStatus.OUTPUT,
+            RenderStatus.DEPTH,
+            RenderStatus.RANGE,
+            RenderStatus.KILLED,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """One rendering: its text where the status is `ok`, and what stopped it everywhere else."""
+class RenderResult:
+    """The result of one rendering. `text` is the output if the status is `ok`, otherwise the reason of the failure."""
 
-    status: Status
+    status: RenderStatus
     text: str
 
     @property
     def ok(self) -> bool:
-        return self.status is Status.OK
+        return self.status is RenderStatus.OK
 
     def to_json(self) -> dict[str, str]:
         return {"status": self.status, "text": self.text}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Rendered:
-        """Raises KeyError or ValueError for what is none."""
-        return cls(Status(value["status"]), str(value["text"]))
+    def from_json(cls, value: dict[str, Any]) -> RenderResult:
+        """Parse the output of `to_json`. Raises KeyError or ValueError for other values."""
+        return cls(RenderStatus(value["status"]), str(value["text"]))

@@ -1,8 +1,8 @@
-"""Renders templates that nobody trusts, each in a process of its own.
+"""Render untrusted chat templates, each in a sandboxed subprocess.
 
-The process has no token and nothing else in its environment, limits its own memory, processor time and output
-(`limits`), can open no file, and is killed when the time is up. All renderings of one template go to one process: an
-audit costs one start.
+The subprocess has an empty environment (no tokens), limits its own memory, CPU time and output, cannot open files, and
+is killed when its time is up; `protocol` defines the limits and `sandbox_process` applies them. All renderings of one
+template use the same process, so an audit starts only one.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from paddock.chat.protocol import SOURCE_BYTES, WALL_S, Analysis, Rendered, Status, output_limit
+from paddock.chat.protocol import MAX_SOURCE_BYTES, WALL_S, RenderResult, RenderStatus, TemplateAnalysis, output_limit
 from paddock.errors import EngineCrashed, ModelRejected
 from paddock.model.finding import Finding, Severity
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _START = f"import sys; sys.path.insert(0, {_ROOT!r}); from paddock.chat.sandbox_process import main; main()"
-_ANSWER_BYTES = 8 * 1024 * 1024
-_NO_ANSWER = (KeyError, TypeError, ValueError, AttributeError)
-"""What reading an answer raises that our own code did not give: the template has broken the process, or taken it
-over.
+_MAX_ANALYSIS_BYTES = 8 * 1024 * 1024
+_INVALID_RESPONSE = (KeyError, TypeError, ValueError, AttributeError)
+"""Raised when parsing a response that `sandbox_process` did not produce: the template has corrupted the process or
+taken it over.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One rendering that is wanted. `tools` are in the form of OpenAI's API; `now` is what `strftime_now` will say;
-    `extra` are further names.
+class RenderRequest:
+    """The input of one rendering. `tools` has the format of OpenAI's API, `now` is the time for `strftime_now`, and
+    `extra` are additional template variables.
     """
 
     messages: Sequence[Mapping[str, object]]
@@ -51,7 +51,7 @@ class Request:
             "add_generation_prompt": self.add_generation_prompt,
             "bos_token": bos,
             "eos_token": eos,
-            "functions": None,  # llama-cpp-python always defines these three
+            "functions": None,  # llama-cpp-python always defines these three variables
             "function_call": None,
             "tool_choice": None,
             **self.extra,
@@ -60,8 +60,10 @@ class Request:
 
 
 class TemplateProcess:
-    """A process for one template: `analyse` first, then any number of `render`. A context manager; nothing starts
-    before it is entered.
+    """A sandboxed subprocess for one template. Call `analyse` once, then `render` any number of times.
+
+    A context manager: the subprocess starts on entry and is killed on exit. Entering raises EngineCrashed if it does
+    not start.
     """
 
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
@@ -82,10 +84,10 @@ class TemplateProcess:
         self._watchdog = threading.Timer(WALL_S, self._process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
-        if self._answer(1024) is None:
+        if self._read_response(1024) is None:
             self.__exit__(None, None, None)
             raise EngineCrashed(
-                "the process that renders chat templates does not start", cure="check that jinja2 is installed"
+                "the subprocess for chat templates does not start", cure="check that jinja2 is installed"
             )
         return self
 
@@ -99,42 +101,43 @@ class TemplateProcess:
         process.wait()
         watchdog.cancel()
         for stream in (process.stdin, process.stdout):
-            with suppress(OSError):  # what was not yet written is lost with the process
+            with suppress(OSError):  # unwritten data is lost with the process
                 if stream:
                     stream.close()
         self._process = None
 
-    def analyse(self) -> Analysis:
-        """Parse, judge the syntax tree, and compile what is not rejected by it."""
-        answer = self._ask(json.dumps({"source": self._source}), _ANSWER_BYTES)
-        if answer is not None:
-            with suppress(*_NO_ANSWER):
-                return Analysis.from_json(answer)
-        message = "it cannot be compiled within the time and memory that a template may have"
-        return Analysis(
+    def analyse(self) -> TemplateAnalysis:
+        """Parse the template, check its syntax tree, and compile it if it is not rejected."""
+        response = self._send(json.dumps({"source": self._source}), _MAX_ANALYSIS_BYTES)
+        if response is not None:
+            with suppress(*_INVALID_RESPONSE):
+                return TemplateAnalysis.from_json(response)
+        message = "the template cannot be compiled within the time and memory limits"
+        return TemplateAnalysis(
             (Finding("template.budget", Severity.REJECT, message, cure="use the family's template instead"),)
         )
 
-    def render(self, request: Request) -> Rendered:
+    def render(self, request: RenderRequest) -> RenderResult:
+        """Render one conversation. Never raises for the template's own failures: they are in the result's status."""
         line = request.to_json(bos=self._bos, eos=self._eos)
-        answer = self._ask(line, 12 * output_limit(len(line)) + 4096)  # a character is at most 12 bytes of JSON
-        if answer is not None:
-            with suppress(*_NO_ANSWER):
-                return Rendered.from_json(answer)
-        return Rendered(Status.KILLED, "it did not end within the time and memory that a template may have")
+        response = self._send(line, 12 * output_limit(len(line)) + 4096)  # a character takes at most 12 bytes of JSON
+        if response is not None:
+            with suppress(*_INVALID_RESPONSE):
+                return RenderResult.from_json(response)
+        return RenderResult(RenderStatus.KILLED, "rendering exceeded the time or memory limit")
 
-    def _ask(self, line: str, answer_bytes: int) -> dict[str, Any] | None:
+    def _send(self, line: str, max_response_bytes: int) -> dict[str, Any] | None:
         requests, _ = self._pipes()
         try:
             requests.write(line.encode() + b"\n")
             requests.flush()
         except BrokenPipeError:
             return None
-        return self._answer(answer_bytes)
+        return self._read_response(max_response_bytes)
 
-    def _answer(self, at_most: int) -> dict[str, Any] | None:
-        _, answers = self._pipes()
-        line = answers.readline(at_most)
+    def _read_response(self, max_bytes: int) -> dict[str, Any] | None:
+        _, responses = self._pipes()
+        line = responses.readline(max_bytes)
         if not line.endswith(b"\n"):
             return None
         try:
@@ -146,7 +149,7 @@ class TemplateProcess:
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
-            raise RuntimeError("a TemplateProcess answers inside its `with` block only")
+            raise RuntimeError("a TemplateProcess can be used only inside its `with` block")
         return process.stdin, process.stdout
 
 
@@ -159,19 +162,22 @@ def render_messages(
     tools: Sequence[Mapping[str, object]] | None = None,
     add_generation_prompt: bool = True,
 ) -> str:
-    """The prompt that a template makes of a conversation. Raises ModelRejected when it may not be rendered, or does
-    not render.
+    """Render a conversation with a template and return the prompt.
+
+    Raises ModelRejected if the static check rejects the template, or if the rendering fails.
     """
-    if len(source.encode(errors="surrogatepass")) > SOURCE_BYTES:
-        raise ModelRejected(f"the chat template is larger than {SOURCE_BYTES} bytes", cure="use the family's template")
+    if len(source.encode(errors="surrogatepass")) > MAX_SOURCE_BYTES:
+        raise ModelRejected(
+            f"the chat template is larger than {MAX_SOURCE_BYTES} bytes", cure="use the family's template"
+        )
     with TemplateProcess(source, bos=bos, eos=eos) as process:
         analysis = process.analyse()
         if analysis.rejected:
             worst = next(finding for finding in analysis.findings if finding.severity is Severity.REJECT)
-            raise ModelRejected(f"the chat template may not be rendered: {worst.message}", cure=worst.cure)
-        rendered = process.render(Request(messages, tools=tools, add_generation_prompt=add_generation_prompt))
-    if not rendered.ok:
+            raise ModelRejected(f"the chat template is unsafe: {worst.message}", cure=worst.cure)
+        result = process.render(RenderRequest(messages, tools=tools, add_generation_prompt=add_generation_prompt))
+    if not result.ok:
         raise ModelRejected(
-            f"the chat template does not render this conversation: {rendered.text}", cure="use the family's template"
+            f"the chat template cannot render this conversation: {result.text}", cure="use the family's template"
         )
-    return rendered.text
+    return result.text

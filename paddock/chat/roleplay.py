@@ -1,7 +1,7 @@
-"""Keeps a conversation inside the window: the card and the newest turns stay whole, the oldest turns go.
+"""Fit a conversation into the context window: keep the character card and the newest turns, drop the oldest turns.
 
 The *card* is the system messages at the start. A *turn* is a user's message and everything up to the next one; a
-greeting before the first user's message is a turn too. Nothing is shortened or summed up.
+greeting before the first user message is also a turn. Turns are never shortened or summarized.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ Message = Mapping[str, object]
 def fit_messages(
     messages: Sequence[Message], count_tokens: Callable[[str], int], budget: int
 ) -> list[dict[str, object]]:
-    """The card and as many of the newest turns as `budget` tokens hold, in their order.
+    """Return the card and as many of the newest turns as fit into `budget` tokens, in their original order.
 
-    `count_tokens` is asked for each message's text, `Name: content`; the marks that a template puts around a message
-    are the caller's to add there. Raises ConflictingConfiguration when the card and the newest turn alone are over
-    the budget.
+    `count_tokens` is called with each message's text (`Name: content`); it must include the tokens that the template
+    adds around a message. Raises ConflictingConfiguration if the card and the newest turn alone exceed the budget.
     """
-    card, turns = _parts(messages)
-    left = budget - _tokens(card, count_tokens)
+    card, turns = _split_turns(messages)
+    left = budget - _count(card, count_tokens)
     kept: list[Message] = []
     for turn in reversed(turns):
-        cost = _tokens(turn, count_tokens)
+        cost = _count(turn, count_tokens)
         if cost > left:
             break
         left -= cost
         kept = [*turn, *kept]
     if left < 0 or (turns and not kept):
-        needed = budget - left + (_tokens(turns[-1], count_tokens) if turns and not kept else 0)
+        needed = budget - left + (_count(turns[-1], count_tokens) if turns and not kept else 0)
         raise ConflictingConfiguration(
-            f"the character card and the newest turn take {needed} tokens, and the window has {budget} for them",
+            f"the character card and the newest turn take {needed} tokens, but the window has {budget} for them",
             cure="give the model a longer context, or shorten the card",
         )
     return [dict(message) for message in (*card, *kept)]
 
 
-def spoken_text(message: Message) -> str:
-    """What a message says, with the name of who says it: the text that the family templates write."""
+def message_text(message: Message) -> str:
+    """Return a message's text, with the speaker's name in front if it has one, as the family templates render it."""
     content, name = message.get("content"), message.get("name")
     if isinstance(content, str):
         text = content
@@ -54,7 +53,7 @@ def spoken_text(message: Message) -> str:
     return f"{name}: {text}" if name else text
 
 
-def _parts(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+def _split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
     start = 0
     while start < len(messages) and messages[start].get("role") in {"system", "developer"}:
         start += 1
@@ -66,5 +65,5 @@ def _parts(messages: Sequence[Message]) -> tuple[list[Message], list[list[Messag
     return list(messages[:start]), turns
 
 
-def _tokens(messages: Sequence[Message], count_tokens: Callable[[str], int]) -> int:
-    return sum(count_tokens(spoken_text(message)) for message in messages)
+def _count(messages: Sequence[Message], count_tokens: Callable[[str], int]) -> int:
+    return sum(count_tokens(message_text(message)) for message in messages)

@@ -1,12 +1,11 @@
-"""The Jinja environment that a chat template is parsed and rendered in: the conventions of Transformers, in Jinja's
-immutable sandbox.
+"""The Jinja environment for chat templates: Jinja's immutable sandbox with the conventions of Transformers.
 
-Block lines leave no white space (`trim_blocks`, `lstrip_blocks`), loops know `break` and `continue`, `{% generation
-%}` marks are passed through, `tojson` escapes nothing, and `raise_exception` and `strftime_now` are there.
-llama-cpp-python renders the same way, and a test holds the two together. See
-https://huggingface.co/docs/transformers/chat_templating_writing.
+Block lines leave no white space (`trim_blocks`, `lstrip_blocks`), loops support `break` and `continue`, the text in
+`{% generation %}` blocks is rendered unchanged, `tojson` does not escape HTML, and `raise_exception` and `strftime_now`
+are defined. See https://huggingface.co/docs/transformers/chat_templating_writing. llama-cpp-python renders the same
+way; a test compares the two.
 
-It sets no limits: that is for the process it runs in (`child`).
+The environment has no resource limits: `sandbox_process` sets them for its process.
 """
 
 from __future__ import annotations
@@ -22,30 +21,34 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class TemplateRaised(Exception):
-    """The template called `raise_exception`: it refuses this conversation on purpose."""
+    """Raised by the template itself with `raise_exception`, to refuse a conversation."""
 
 
 class _Generation(Extension):
-    """`{% generation %} … {% endgeneration %}` marks what the model wrote, for training. The text inside is rendered
-    as it stands.
+    """Support `{% generation %} … {% endgeneration %}`, which marks the model's own text for training. The text inside
+    is rendered unchanged.
     """
 
-    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+    tags = {"generation"}  # noqa: RUF012 - declared like this in the base class
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def environment() -> ImmutableSandboxedEnvironment:
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    made.filters["tojson"] = _tojson
-    made.globals["raise_exception"] = _raise_exception
-    return made
+def make_environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    return environment
 
 
-def clock(now: datetime) -> dict[str, Any]:
-    """The one name of a template that knows the date, stopped at `now`, so that a rendering can be repeated."""
+def date_variables(now: datetime) -> dict[str, Any]:
+    """Return the only template variable that depends on the time, `strftime_now`, fixed at `now` so that a rendering is
+    reproducible.
+    """
     return {"strftime_now": now.strftime}
 
 

@@ -1,10 +1,11 @@
-"""The process that a template is parsed and rendered in. It is started by `render`, holds no secret, and limits
-itself before it reads a byte.
+"""Main program of the sandboxed subprocess that parses and renders one template.
 
-It speaks lines of JSON: `{}` when it is ready; the source comes in, and what `static` says goes out; then one line
-for each rendering, in order. A rendering's answer is `{"status": …, "text": …}`, where the status is `ok`, `raised`
-(the template refused on purpose), `error`, `unsafe` (the sandbox stepped in), or a limit. A limit that it cannot
-survive ends the process with a signal, and the parent draws its own conclusion.
+`render` starts it without secrets in its environment. It sets its resource limits before it reads any input.
+
+The protocol is JSON, one object per line. The process writes `{}` when it is ready. It reads `{"source": …}` and writes
+the analysis of `ast_audit`. Then it reads one request per rendering, and writes `{"status": …, "text": …}` for each, in
+order; `protocol.RenderStatus` lists the statuses. A limit that the process cannot handle kills it with a signal, which
+the parent reports as `killed`.
 """
 
 from __future__ import annotations
@@ -20,36 +21,48 @@ from jinja2 import Environment, Template
 from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
 
 from paddock.chat import ast_audit
-from paddock.chat.protocol import ADDRESS_SPACE_BYTES, BATCH_CPU_S, STEP_CPU_S, Analysis, Rendered, Status, output_limit
-from paddock.chat.sandbox import TemplateRaised, clock, environment
+from paddock.chat.protocol import (
+    ADDRESS_SPACE_BYTES,
+    BATCH_CPU_S,
+    STEP_CPU_S,
+    RenderResult,
+    RenderStatus,
+    TemplateAnalysis,
+    output_limit,
+)
+from paddock.chat.sandbox import TemplateRaised, date_variables, make_environment
 
 
 def main() -> None:
-    answers = sys.stdout
-    engine = environment()
-    _warm(engine)
-    _limit()
-    _say(answers, {})
+    responses = sys.stdout
+    environment = make_environment()
+    _preload(environment)
+    _apply_limits()
+    _write(responses, {})
     source = json.loads(sys.stdin.readline())["source"]
-    _start_clock()
-    analysis, template = _analyse(engine, source)
-    _say(answers, analysis.to_json())
+    _start_cpu_timer()
+    analysis, template = _analyse(environment, source)
+    _write(responses, analysis.to_json())
     for line in sys.stdin:
-        _start_clock()
-        _say(answers, _render(template, json.loads(line), limit=output_limit(len(line))).to_json())
+        _start_cpu_timer()
+        _write(responses, _render(template, json.loads(line), limit=output_limit(len(line))).to_json())
 
 
-def _warm(engine: Environment) -> None:
-    """Load what Jinja and Python load late: soon no file can be opened."""
-    engine.from_string("{{ strftime_now('%B') ~ [1]|tojson }}").render(clock(datetime.fromisoformat("2020-01-01")))
+def _preload(environment: Environment) -> None:
+    """Trigger the lazy imports of Jinja and Python, because no file can be opened once the limits apply."""
+    environment.from_string("{{ strftime_now('%B') ~ [1]|tojson }}").render(
+        date_variables(datetime.fromisoformat("2020-01-01"))
+    )
     try:
-        engine.from_string("{{ nothing.at.all }}").render()
+        environment.from_string("{{ nothing.at.all }}").render()
     except UndefinedError:
         return
 
 
-def _limit() -> None:
-    """CPU time is counted by a timer whose signal ends the process, also inside a long operation of the interpreter."""
+def _apply_limits() -> None:
+    """Limit CPU time, memory and files. `_start_cpu_timer` limits the CPU time of each step: the signal of its timer
+    kills the process even inside a long operation of the interpreter.
+    """
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + BATCH_CPU_S + 1
     for limit, value in (
@@ -64,58 +77,56 @@ def _limit() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
 
 
-def _start_clock() -> None:
+def _start_cpu_timer() -> None:
     signal.setitimer(signal.ITIMER_PROF, STEP_CPU_S)
 
 
-def _analyse(engine: Environment, source: str) -> tuple[Analysis, Template | None]:
+def _analyse(environment: Environment, source: str) -> tuple[TemplateAnalysis, Template | None]:
     try:
-        tree = engine.parse(source)
+        tree = environment.parse(source)
         analysis = ast_audit.analyse(tree)
-        return analysis, None if analysis.rejected else engine.from_string(tree)
+        return analysis, None if analysis.rejected else environment.from_string(tree)
     except TemplateSyntaxError as error:
-        return ast_audit.unusable(
-            "template.syntax", f"it does not parse: {error.message}", f"line {error.lineno}"
-        ), None
+        return ast_audit.unusable("template.syntax", f"syntax error: {error.message}", f"line {error.lineno}"), None
     except RecursionError:
         return ast_audit.unusable("template.depth", "it is nested too deeply"), None
     except MemoryError:
-        return ast_audit.unusable("template.budget", "it takes more memory to compile than a template may have"), None
-    except Exception as error:  # a stranger's program: whatever it raises in Jinja is its own fault
-        return ast_audit.unusable("template.syntax", f"it does not compile: {_words(error)}"), None
+        return ast_audit.unusable("template.budget", "compiling it exceeds the memory limit"), None
+    except Exception as error:  # untrusted code: any exception it causes in Jinja is a defect of the template
+        return ast_audit.unusable("template.syntax", f"it does not compile: {_describe(error)}"), None
 
 
-def _render(template: Template | None, request: dict[str, Any], *, limit: int) -> Rendered:
+def _render(template: Template | None, request: dict[str, Any], *, limit: int) -> RenderResult:
     if template is None:
-        return Rendered(Status.ERROR, "the template was not compiled")
+        return RenderResult(RenderStatus.ERROR, "the template was not compiled")
     size = 0
     pieces = []
     try:
-        for piece in template.generate(**request["context"], **clock(datetime.fromisoformat(request["now"]))):
+        for piece in template.generate(**request["context"], **date_variables(datetime.fromisoformat(request["now"]))):
             size += len(piece)
             if size > limit:
-                return Rendered(Status.OUTPUT, f"more than {limit} characters")
+                return RenderResult(RenderStatus.OUTPUT, f"the output has more than {limit} characters")
             pieces.append(piece)
-        return Rendered(Status.OK, "".join(pieces))
+        return RenderResult(RenderStatus.OK, "".join(pieces))
     except TemplateRaised as error:
-        return Rendered(Status.RAISED, str(error)[:500])
+        return RenderResult(RenderStatus.RAISED, str(error)[:500])
     except SecurityError as error:
-        return Rendered(Status.UNSAFE, _words(error))
+        return RenderResult(RenderStatus.UNSAFE, _describe(error))
     except MemoryError:
         pieces.clear()
-        return Rendered(Status.MEMORY, "out of memory")
+        return RenderResult(RenderStatus.MEMORY, "out of memory")
     except RecursionError:
-        return Rendered(Status.DEPTH, "recursion without end")
+        return RenderResult(RenderStatus.DEPTH, "the recursion limit was exceeded")
     except OverflowError as error:
-        return Rendered(Status.RANGE, _words(error))
-    except Exception as error:  # as above
-        return Rendered(Status.ERROR, _words(error))
+        return RenderResult(RenderStatus.RANGE, _describe(error))
+    except Exception as error:  # untrusted code, as above
+        return RenderResult(RenderStatus.ERROR, _describe(error))
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500]
 
 
-def _say(answers: TextIO, value: object) -> None:
-    answers.write(json.dumps(value) + "\n")
-    answers.flush()
+def _write(responses: TextIO, value: object) -> None:
+    responses.write(json.dumps(value) + "\n")
+    responses.flush()

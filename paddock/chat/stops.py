@@ -1,8 +1,8 @@
-"""What ends an answer: the marks that a template puts behind it, found by rendering two questions and an answer.
+"""Find a chat template's stop sequences, by rendering two user messages with an answer between them.
 
-An engine stops by itself at the model's own end token. A *stop sequence* is text, for what the vocabulary does not end:
-the end mark of a turn, and how the next turn of a user begins, which a model without end marks writes in the user's
-place.
+The engine stops at the model's own end token. A *stop sequence* is text that also ends an answer: the template's marker
+at the end of a turn, and the start of the user's next turn, which a model without end markers would otherwise generate
+itself.
 """
 
 from __future__ import annotations
@@ -10,41 +10,45 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from paddock.chat.render import Request, TemplateProcess
+from paddock.chat.render import RenderRequest, TemplateProcess
 
-_QUESTION, _ANSWER, _AGAIN = "Probe otter begins.", "Probe heron begins.", "Probe badger begins."
-_MARK: Final = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,40}\]")
-_LONGEST = 60
+_FIRST_QUESTION, _ANSWER, _SECOND_QUESTION = "Probe otter begins.", "Probe heron begins.", "Probe badger begins."
+_MARKER: Final = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,40}\]")
+_MAX_CHARS = 60
 
 
-def stops_of(source: str, *, bos: str, eos: str) -> tuple[str, ...]:
-    """The stop sequences of a sound template, the end mark first; none where nothing tells. Runs one process."""
+def find_stop_sequences(source: str, *, bos: str, eos: str) -> tuple[str, ...]:
+    """Return the stop sequences of a template, the end marker first. Starts one subprocess.
+
+    `bos` and `eos` are the texts of the begin and end tokens. The result is empty if the template is unsafe, fails, or
+    has no recognizable markers.
+    """
     messages = [
-        {"role": "user", "content": _QUESTION},
+        {"role": "user", "content": _FIRST_QUESTION},
         {"role": "assistant", "content": _ANSWER},
-        {"role": "user", "content": _AGAIN},
+        {"role": "user", "content": _SECOND_QUESTION},
     ]
     with TemplateProcess(source, bos=bos, eos=eos) as process:
         if process.analyse().rejected:
             return ()
-        rendered = process.render(Request(messages))
-    _, found, rest = rendered.text.partition(_ANSWER)
-    between, also_found, _ = rest.partition(_AGAIN)
-    if not (rendered.ok and found and also_found):
+        result = process.render(RenderRequest(messages))
+    _, answer, rest = result.text.partition(_ANSWER)
+    between, question, _ = rest.partition(_SECOND_QUESTION)
+    if not (result.ok and answer and question):
         return ()
     return tuple(dict.fromkeys(_stops(between, eos=eos)))
 
 
 def _stops(between: str, *, eos: str) -> list[str]:
-    """What stands between an answer and the next question: the end of the one, and the beginning of the other."""
+    """Extract the end of the answer's turn and the start of the next one from the text between their contents."""
     stops, rest = [], between.strip()
     if eos and rest.startswith(eos):
         stops.append(eos)
         rest = rest.removeprefix(eos)
-    elif mark := _MARK.match(rest):
-        stops.append(mark[0])
-        rest = rest[mark.end() :]
+    elif marker := _MARKER.match(rest):
+        stops.append(marker[0])
+        rest = rest[marker.end() :]
     opening = rest.strip().rsplit("\n\n", 1)[-1].strip()
-    if len(opening) <= _LONGEST and any(character.isalpha() for character in opening):  # a dash is in any answer
+    if len(opening) <= _MAX_CHARS and any(character.isalpha() for character in opening):  # a dash occurs in any answer
         stops.append(opening)
     return stops

@@ -1,10 +1,11 @@
-"""Which chat template a model is used with, and the files that say so.
+"""Choose the chat template for a model, and read and write the files that store the choice.
 
-A model may bring *its own*: `tokenizer.chat_template` in the GGUF, `chat_template.jinja` beside it, or `chat_template`
-in `tokenizer_config.json`, in this order. The first that is sound (not rejected by the audit, and able to render a
-plain conversation) is used, else its *family's* (`families`).
+A model may have its own template: `tokenizer.chat_template` in the GGUF, `chat_template.jinja` next to it, or
+`chat_template` in `tokenizer_config.json`, in this order of precedence. The first one that is sound (not rejected by
+the audit, and able to render a plain conversation) is used; otherwise that of the model's family (`families`).
 
-`chat_of` reads a directory and decides; `setup_chat_template` also writes to it where that is allowed.
+`choose_chat_format` reads a directory and chooses; `setup_chat_template` also writes the template to the directory
+unless it is a published snapshot.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from paddock.chat.audit import NEEDS_MORE, audit_template
-from paddock.chat.families import tell_family
-from paddock.chat.protocol import SOURCE_BYTES
-from paddock.chat.stops import stops_of
+from paddock.chat.families import detect_family
+from paddock.chat.protocol import MAX_SOURCE_BYTES
+from paddock.chat.stops import find_stop_sequences
 from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
 from paddock.gguf.header import Array, Header, Value
 from paddock.gguf.reader import read_header
@@ -32,28 +33,30 @@ from paddock.model.quantization import get_gguf_file_path
 
 TEMPLATE_FILE = "chat_template.jinja"
 CHAT_FILE = "chat.paddock.json"
-"""What the engine needs beside the template: its stop sequences and the texts of its special tokens."""
-DERIVED = frozenset({TEMPLATE_FILE, CHAT_FILE})
-"""What a snapshot holds beside the repository's own files."""
+"""The chat settings besides the template: stop sequences and the texts of the special tokens."""
+DERIVED_FILES = frozenset({TEMPLATE_FILE, CHAT_FILE})
+"""Files in a snapshot that Paddock derives, in addition to the repository's own files."""
 _CONFIG_FILE = "tokenizer_config.json"
-_CONFIG_BYTES = 64 * 1024 * 1024
-_BOS, _EOS = "<s>", "</s>"
+_MAX_CONFIG_BYTES = 64 * 1024 * 1024
+_DEFAULT_BOS, _DEFAULT_EOS = "<s>", "</s>"
 
 
 @dataclass(frozen=True, slots=True)
-class OwnTemplate:
-    """A template that a model brings, the place it was read from, and the texts of the model's begin and end tokens."""
+class TemplateCandidate:
+    """A template of the model itself, where it was read from, and the texts of the begin and end tokens to use with
+    it.
+    """
 
     source: str
-    place: str
+    origin: str
     bos: str
     eos: str
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
-    """How a model is spoken with: the Jinja `template`, where it is from (`origin`: a file's name, or `family`), `why`,
-    the texts of its begin and end tokens, and the `stop` sequences that end an answer.
+class ChatFormat:
+    """A model's chat format: the Jinja `template`, its `origin` (a file's name, `the GGUF` or `family`), the reason for
+    the choice (`why`), the texts of the begin and end tokens, and the `stop` sequences that end an answer.
     """
 
     template: str
@@ -68,91 +71,93 @@ class Chat:
         return Sha256(sha256(self.template.encode(errors="surrogatepass")).hexdigest())
 
     def to_json(self) -> str:
-        """Everything but the template itself, which has a file of its own. The same for the same model."""
-        value = {key: one for key, one in asdict(self).items() if key != "template"}
-        return json.dumps({"schema": 1, "template_sha256": self.sha256, **value}, indent=2) + "\n"
+        """Serialize all fields except for the template, which has its own file. The output is deterministic."""
+        fields = {key: value for key, value in asdict(self).items() if key != "template"}
+        return json.dumps({"schema": 1, "template_sha256": self.sha256, **fields}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, template: str) -> Chat:
-        """The inverse of `to_json`, for documents of our own."""
+    def from_json(cls, text: str, template: str) -> ChatFormat:
+        """Parse the output of `to_json`. Raises ValueError, KeyError or TypeError for other documents."""
         value = json.loads(text)
         stop = tuple(value.pop("stop"))
         return cls(template, stop=stop, **{key: value[key] for key in ("origin", "why", "bos", "eos")})
 
 
 def _is_sound(findings: Sequence[Finding]) -> bool:
-    return verdict_of(findings) is not Verdict.REJECT and not any(one.rule == NEEDS_MORE for one in findings)
+    return verdict_of(findings) is not Verdict.REJECT and not any(finding.rule == NEEDS_MORE for finding in findings)
 
 
 def setup_chat_template(model_path: Path, model_name: str) -> str:
-    """The Jinja source of the chat template for the model in a directory.
+    """Return the Jinja source of the chat template for the model in a directory.
 
-    In a plain directory it also becomes that directory's `chat_template.jinja`, atomically. A published snapshot is
-    only read. Raises NoSuchFile, NoPermission, NotEnoughDisk, CorruptFile (a `tokenizer_config.json`
-    that is none), and what reading the GGUF raises.
+    In a plain directory, the template is also written to `chat_template.jinja`, atomically. A published snapshot is
+    only read. Raises NoSuchFile, NoPermission, NotEnoughDisk, CorruptFile (an invalid `tokenizer_config.json`), and the
+    errors of reading the GGUF.
     """
     if not model_path.is_dir():
-        raise NoSuchFile(f"{model_path} is not a directory", cure="give the directory of a model")
+        raise NoSuchFile(f"{model_path} is not a directory", cure="pass the directory of a model")
     if is_published(model_path):
-        written = _read(model_path / TEMPLATE_FILE, at_most=SOURCE_BYTES)
-        return written if written is not None else chat_of(model_path, model_name).template
-    source = chat_of(model_path, model_name).template
-    _write(model_path / TEMPLATE_FILE, source)
+        published = _read_text(model_path / TEMPLATE_FILE, max_bytes=MAX_SOURCE_BYTES)
+        return published if published is not None else choose_chat_format(model_path, model_name).template
+    source = choose_chat_format(model_path, model_name).template
+    _write_atomically(model_path / TEMPLATE_FILE, source)
     return source
 
 
-def chat_of(model_path: Path, model_name: str) -> Chat:
-    """How the model in a directory is spoken with: the same whenever it is asked. Raises as `setup_chat_template`."""
-    passed_over = ""
-    header, config = _header(model_path), _config(model_path / _CONFIG_FILE)
-    bos, eos = _tokens(header, config)
-    for own in _own_templates(model_path, header, config):
-        findings = audit_template(own.source, bos=own.bos, eos=own.eos)
+def choose_chat_format(model_path: Path, model_name: str) -> ChatFormat:
+    """Choose the chat format for the model in a directory. Raises the errors of `setup_chat_template`."""
+    rejected = ""
+    header, config = _read_gguf_header(model_path), _read_config(model_path / _CONFIG_FILE)
+    bos, eos = _special_tokens(header, config)
+    for candidate in _candidates(model_path, header, config):
+        findings = audit_template(candidate.source, bos=candidate.bos, eos=candidate.eos)
         if _is_sound(findings):
-            why = f"the model brings it{passed_over}"
-            stop = stops_of(own.source, bos=own.bos, eos=own.eos)
-            return Chat(own.source, own.place, why, own.bos, own.eos, stop)
-        rule = next((one.rule for one in findings if one.severity is Severity.REJECT), NEEDS_MORE)
-        passed_over += f"; that of {own.place} is passed over for {rule}"
-    told = tell_family(
-        model_name, architecture=header.architecture if header else None, tokens=_vocabulary(header) if header else ()
+            why = f"the model brings it{rejected}"
+            stop = find_stop_sequences(candidate.source, bos=candidate.bos, eos=candidate.eos)
+            return ChatFormat(candidate.source, candidate.origin, why, candidate.bos, candidate.eos, stop)
+        rule = next((finding.rule for finding in findings if finding.severity is Severity.REJECT), NEEDS_MORE)
+        rejected += f"; that of {candidate.origin} is passed over for {rule}"
+    match = detect_family(
+        model_name, architecture=header.architecture if header else None, tokens=_markers(header) if header else ()
     )
-    source = told.family.source
-    return Chat(source, "family", f"{told.why}{passed_over}", bos, eos, stops_of(source, bos=bos, eos=eos))
+    source, why = match.family.source, f"{match.reason}{rejected}"
+    return ChatFormat(source, "family", why, bos, eos, find_stop_sequences(source, bos=bos, eos=eos))
 
 
-def chat_with(template: str, model_path: Path) -> Chat:
-    """How a model is spoken with by a template that is settled: with the texts of its tokens, and what ends an answer.
-    Raises as `setup_chat_template`."""
-    bos, eos = _tokens(_header(model_path), _config(model_path / _CONFIG_FILE))
+def chat_format_for_template(template: str, model_path: Path) -> ChatFormat:
+    """Return the chat format of the model in a directory for a given template, without an audit: adds the texts of the
+    special tokens and the stop sequences. Raises the errors of `setup_chat_template`.
+    """
+    bos, eos = _special_tokens(_read_gguf_header(model_path), _read_config(model_path / _CONFIG_FILE))
     why = "it was published with the model"
-    return Chat(template, TEMPLATE_FILE, why, bos, eos, stops_of(template, bos=bos, eos=eos))
+    return ChatFormat(template, TEMPLATE_FILE, why, bos, eos, find_stop_sequences(template, bos=bos, eos=eos))
 
 
-def _own_templates(model_path: Path, header: Header | None, config: Mapping[str, object]) -> Iterator[OwnTemplate]:
-    """The templates that the files in a directory bring, in the order of preference."""
-    bos, eos = _tokens(header, config)
-    template = header.text("tokenizer.chat_template") if header else None
-    if template is not None:
-        yield OwnTemplate(template, "the GGUF", bos, eos)
-    written = _read(model_path / TEMPLATE_FILE, at_most=SOURCE_BYTES)
-    if written is not None:
-        yield OwnTemplate(written, TEMPLATE_FILE, bos, eos)
-    configured = _default_of(config.get("chat_template"))
-    if configured is not None:
-        bos, eos = _token(config.get("bos_token"), bos), _token(config.get("eos_token"), eos)
-        yield OwnTemplate(configured, _CONFIG_FILE, bos, eos)
+def _candidates(model_path: Path, header: Header | None, config: Mapping[str, object]) -> Iterator[TemplateCandidate]:
+    """Yield the model's own templates in a directory, in order of precedence."""
+    bos, eos = _special_tokens(header, config)
+    in_gguf = header.text("tokenizer.chat_template") if header else None
+    if in_gguf is not None:
+        yield TemplateCandidate(in_gguf, "the GGUF", bos, eos)
+    in_file = _read_text(model_path / TEMPLATE_FILE, max_bytes=MAX_SOURCE_BYTES)
+    if in_file is not None:
+        yield TemplateCandidate(in_file, TEMPLATE_FILE, bos, eos)
+    in_config = _default_template(config.get("chat_template"))
+    if in_config is not None:
+        bos, eos = _token_text(config.get("bos_token"), bos), _token_text(config.get("eos_token"), eos)
+        yield TemplateCandidate(in_config, _CONFIG_FILE, bos, eos)
 
 
-def _tokens(header: Header | None, config: Mapping[str, object]) -> tuple[str, str]:
-    """The texts of the begin and the end token: the GGUF's, else the configuration's, else the usual ones."""
-    bos, eos = _token(config.get("bos_token"), _BOS), _token(config.get("eos_token"), _EOS)
+def _special_tokens(header: Header | None, config: Mapping[str, object]) -> tuple[str, str]:
+    """Return the texts of the begin and end tokens: from the GGUF, else `tokenizer_config.json`, else the defaults."""
+    bos = _token_text(config.get("bos_token"), _DEFAULT_BOS)
+    eos = _token_text(config.get("eos_token"), _DEFAULT_EOS)
     if header:
         bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
     return bos, eos
 
 
-def _header(model_path: Path) -> Header | None:
+def _read_gguf_header(model_path: Path) -> Header | None:
     try:
         path = get_gguf_file_path(model_path)
     except NoGguf:
@@ -161,8 +166,8 @@ def _header(model_path: Path) -> Header | None:
         return read_header(file)
 
 
-def _vocabulary(header: Header) -> frozenset[str]:
-    """The tokens that look like marks: the others tell no family."""
+def _markers(header: Header) -> frozenset[str]:
+    """Return the tokens that may be markers of a family: those that begin with `<` or `[`."""
     tokens = header.array("tokenizer.ggml.tokens")
     if tokens is None or tokens.type.name != "STRING":
         return frozenset()
@@ -170,18 +175,21 @@ def _vocabulary(header: Header) -> frozenset[str]:
 
 
 def is_published(model_path: Path) -> bool:
-    """Whether a directory is a published snapshot, or the link that shows one: it is never written again."""
+    """Whether a directory is a published snapshot or a link to one, which must not be modified.
+
+    Raises NoPermission if it cannot be read.
+    """
     try:
         real = model_path.resolve()
         return (real / "manifest.json").exists() or any(
             (above.parent.name, above.name) == (".paddock", "snapshots") for above in (real, *real.parents)
         )
     except OSError as error:
-        raise NoPermission(f"{model_path} may not be read: {error.strerror}", cure="correct its permissions") from None
+        raise NoPermission(f"{model_path} cannot be read: {error.strerror}", cure="correct its permissions") from None
 
 
-def _config(path: Path) -> dict[str, object]:
-    text = _read(path, at_most=_CONFIG_BYTES)
+def _read_config(path: Path) -> dict[str, object]:
+    text = _read_text(path, max_bytes=_MAX_CONFIG_BYTES)
     if text is None:
         return {}
     try:
@@ -189,49 +197,51 @@ def _config(path: Path) -> dict[str, object]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        message = f"{path} is not a JSON object of at most {_CONFIG_BYTES} bytes"
+        message = f"{path} is not a JSON object of at most {_MAX_CONFIG_BYTES} bytes"
         raise CorruptFile(message, cure="pull the model again, or correct the file")
     return value
 
 
-def _default_of(value: object) -> str | None:
-    """The template of a `tokenizer_config.json`: a text, or the one named `default` in a list of `{name, template}`."""
+def _default_template(value: object) -> str | None:
+    """Return the template in `chat_template` of a `tokenizer_config.json`: the string itself, or the entry named
+    `default` in a list of `{name, template}`.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, list):
         named = {
-            one.get("name"): one.get("template")
-            for one in value
-            if isinstance(one, dict) and isinstance(one.get("name"), str)
+            entry.get("name"): entry.get("template")
+            for entry in value
+            if isinstance(entry, dict) and isinstance(entry.get("name"), str)
         }
         template = named.get("default")
         return template if isinstance(template, str) else None
     return None
 
 
-def _token(value: object, otherwise: str) -> str:
-    """A token's text: a string, or an object with its `content`."""
+def _token_text(value: object, default: str) -> str:
+    """Return a token's text from `tokenizer_config.json`: a string, or an object with the string in `content`."""
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) else otherwise
+    return value if isinstance(value, str) else default
 
 
-def _gguf_token(metadata: Mapping[str, Value], which: str, otherwise: str) -> str:
-    number, tokens = metadata.get(f"tokenizer.ggml.{which}_token_id"), metadata.get("tokenizer.ggml.tokens")
+def _gguf_token(metadata: Mapping[str, Value], name: str, default: str) -> str:
+    number, tokens = metadata.get(f"tokenizer.ggml.{name}_token_id"), metadata.get("tokenizer.ggml.tokens")
     if isinstance(number, int) and isinstance(tokens, Array) and 0 <= number < tokens.count:
         return tokens.text(number)
-    return otherwise
+    return default
 
 
-def _read(path: Path, *, at_most: int) -> str | None:
-    """The first `at_most` bytes of a text file and one more, or None where there is no file. What is not UTF-8 becomes
-    U+FFFD, and is judged as that.
+def _read_text(path: Path, *, max_bytes: int) -> str | None:
+    """Read the first `max_bytes` + 1 bytes of a text file, so that callers can detect a longer one. Invalid UTF-8
+    becomes U+FFFD. Returns None if the file does not exist.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise NoSuchFile(f"{path} is not a regular file", cure="pull the model again")
         with path.open("rb") as file:
-            return file.read(at_most + 1).decode(errors="replace")
+            return file.read(max_bytes + 1).decode(errors="replace")
     except NoSuchFile:
         raise
     except FileNotFoundError:
@@ -240,10 +250,10 @@ def _read(path: Path, *, at_most: int) -> str | None:
         raise NoPermission(f"{path} cannot be read: {error.strerror}", cure="correct its permissions") from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Put a text in place in one step: a reader sees the old file or the new one, also after a power loss."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Replace a text file atomically: readers see the old file or the new one, even after a power loss."""
     data = text.encode(errors="surrogatepass")
-    if _read(path, at_most=len(data)) == text and not path.is_symlink():
+    if _read_text(path, max_bytes=len(data)) == text and not path.is_symlink():
         return
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -258,8 +268,8 @@ def _write(path: Path, text: str) -> None:
         finally:
             os.close(descriptor)
     except PermissionError:
-        raise NoPermission(f"{path.parent} may not be written", cure="correct its permissions") from None
+        raise NoPermission(f"no permission to write to {path.parent}", cure="correct its permissions") from None
     except OSError as error:
-        raise NotEnoughDisk(f"{path} could not be written: {error.strerror}", cure="free some space") from None
+        raise NotEnoughDisk(f"{path} could not be written: {error.strerror}", cure="free some disk space") from None
     finally:
         staged.unlink(missing_ok=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from paddock.chat.audit import audit_template
-from paddock.chat.fidelity import judge
-from paddock.chat.probes import standard
-from paddock.chat.protocol import BATCH_CPU_S, Rendered, Status
+from paddock.chat.fidelity import check_fidelity
+from paddock.chat.probes import standard_probes
+from paddock.chat.protocol import BATCH_CPU_S, RenderResult, RenderStatus
 from paddock.errors import EngineCrashed
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
 
 START_CPU_S = 2.0
-"""To start the process that renders, on top of the batch."""
+"""Allowance for starting the subprocess, in addition to the limit of the batch."""
 
 
 def rules(findings: list[Finding], severity: Severity) -> set[str]:
@@ -24,20 +24,20 @@ def rules(findings: list[Finding], severity: Severity) -> set[str]:
 
 
 def _children_cpu_s() -> float:
-    """The processor time of the processes that have ended."""
+    """The CPU time of all subprocesses that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize(("source", "rule"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_template_is_rejected_within_its_budget(source: str, rule: str) -> None:
-    """The budget is processor time, however busy the machine is; `protocol.WALL_S` bounds the rest."""
+def test_a_hostile_template_is_rejected_within_the_cpu_limit(source: str, rule: str) -> None:
+    """The limit is CPU time, so it does not depend on the load of the machine; `protocol.WALL_S` limits the rest."""
     started, children_s = time.process_time(), _children_cpu_s()
     findings = audit_template(source)
     assert _children_cpu_s() - children_s < BATCH_CPU_S + START_CPU_S
     assert rule in rules(findings, Severity.REJECT), findings
     assert all(finding.cure for finding in findings if finding.severity is Severity.REJECT)
-    assert time.process_time() - started < 1, "the work belongs into the other process"
+    assert time.process_time() - started < 1, "the work must be done in the subprocess"
 
 
 @pytest.mark.parametrize(("source", "rule"), DOUBTFUL.values(), ids=DOUBTFUL.keys())
@@ -48,7 +48,7 @@ def test_a_doubtful_template_is_accepted_with_a_warning(source: str, rule: str) 
 
 
 @pytest.mark.parametrize(("source", "rule"), NOTED.values(), ids=NOTED.keys())
-def test_what_is_worth_knowing_of_a_sound_template_is_said(source: str, rule: str) -> None:
+def test_a_sound_template_with_a_peculiarity_is_accepted_with_an_info_finding(source: str, rule: str) -> None:
     findings = audit_template(source)
     assert verdict_of(findings) is Verdict.ACCEPT, findings
     assert rule in rules(findings, Severity.INFO), findings
@@ -58,7 +58,7 @@ def test_a_faithful_template_has_no_finding() -> None:
     assert audit_template(CHATML) == []
 
 
-def test_a_template_that_was_accepted_costs_no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_audit_of_an_accepted_template_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     source = CHATML + "{# asked for twice #}"
     rejected = "{% for i in range(10 ** 9) %}{% endfor %}"
     audit_template(rejected)
@@ -70,8 +70,8 @@ def test_a_template_that_was_accepted_costs_no_second_process(monkeypatch: pytes
             audit_template(other, bos=bos)
 
 
-def test_what_the_sandbox_stops_is_rejected() -> None:
-    (finding,) = judge([(standard()[0], Rendered(Status.UNSAFE, "access to an internal"))])
+def test_a_template_that_the_sandbox_stops_is_rejected() -> None:
+    (finding,) = check_fidelity([(standard_probes()[0], RenderResult(RenderStatus.UNSAFE, "access to an internal"))])
     assert (finding.rule, finding.severity) == ("template.unsafe", Severity.REJECT)
 
 
@@ -81,28 +81,28 @@ def test_a_sound_template_is_accepted(source: str) -> None:
     assert verdict_of(findings) is Verdict.ACCEPT, findings
 
 
-def test_findings_of_a_named_template_say_its_name() -> None:
+def test_findings_of_a_named_template_have_its_name() -> None:
     findings = audit_template("{{ lipsum }}", name="tool_use")
     assert [finding.where for finding in findings] == ["tool_use: line 1"]
 
 
-def test_the_tokens_of_the_model_reach_the_template() -> None:
+def test_the_template_gets_the_texts_of_the_special_tokens() -> None:
     source = "{% if eos_token != '<|end|>' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     assert verdict_of(audit_template(source, eos="<|end|>")) is Verdict.ACCEPT
     assert verdict_of(audit_template(source)) is Verdict.REJECT
 
 
-def test_a_template_with_a_lone_surrogate_is_judged_like_any_other() -> None:
+def test_a_template_with_a_lone_surrogate_is_audited_like_any_other() -> None:
     assert verdict_of(audit_template("\ud800" + CHATML)) is Verdict.WARN
 
 
-def test_an_audit_leaves_no_process_and_no_descriptor() -> None:
-    def own() -> tuple[int, str]:
+def test_an_audit_leaves_no_subprocess_and_no_open_descriptor() -> None:
+    def open_resources() -> tuple[int, str]:
         children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
         return len(list(Path("/proc/self/fd").iterdir())), children
 
     audit_template(CHATML)
-    before = own()
+    before = open_resources()
     audit_template("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
     audit_template(CHATML, eos="<|another|>")
-    assert own() == before
+    assert open_resources() == before

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from paddock.chat.audit import audit_template
-from paddock.chat.families import FAMILIES, GENERIC, Family, family_of, tell_family
-from paddock.chat.render import Request, TemplateProcess, render_messages
-from paddock.chat.stops import stops_of
+from paddock.chat.families import FAMILIES, GENERIC, Family, detect_family, family_of
+from paddock.chat.render import RenderRequest, TemplateProcess, render_messages
+from paddock.chat.stops import find_stop_sequences
 from paddock.model.finding import Severity, Verdict, verdict_of
 
 ALL = pytest.mark.parametrize("family", [*FAMILIES, GENERIC], ids=lambda family: family.name)
@@ -42,12 +42,12 @@ SCENE: list[dict[str, object]] = [
         ("", "human-assistant"),
     ],
 )
-def test_a_name_tells_the_family(name: str, family: str) -> None:
+def test_the_family_is_detected_by_the_name(name: str, family: str) -> None:
     assert family_of(name).name == family
 
 
 @ALL
-def test_the_audit_accepts_every_family_but_for_plain_turns_which_know_no_roles(family: Family) -> None:
+def test_the_audit_accepts_every_family_except_for_the_one_without_role_markers(family: Family) -> None:
     findings = audit_template(family.source)
     if family.name == "dialogpt":
         assert {finding.rule for finding in findings if finding.severity is not Severity.INFO} == {"template.roles"}
@@ -56,7 +56,7 @@ def test_the_audit_accepts_every_family_but_for_plain_turns_which_know_no_roles(
 
 
 @ALL
-def test_the_card_comes_first_and_every_character_keeps_the_name(family: Family) -> None:
+def test_the_card_comes_first_and_every_character_keeps_their_name(family: Family) -> None:
     prompt = render_messages(family.source, SCENE)
     places = [
         prompt.index(text)
@@ -90,7 +90,7 @@ def test_the_card_comes_first_and_every_character_keeps_the_name(family: Family)
         ),
     ],
 )
-def test_each_family_writes_a_scene_in_its_own_way(name: str, prompt: str) -> None:
+def test_each_family_renders_a_scene_in_its_format(name: str, prompt: str) -> None:
     assert render_messages(family_of(name).source, SCENE) == prompt
 
 
@@ -100,7 +100,7 @@ def test_mistral_puts_the_card_into_the_first_user_turn() -> None:
 
 
 @ALL
-def test_a_content_may_be_parts_or_nothing(family: Family) -> None:
+def test_a_content_may_be_a_list_of_parts_or_null(family: Family) -> None:
     messages: list[dict[str, object]] = [
         {
             "role": "user",
@@ -115,7 +115,7 @@ def test_a_content_may_be_parts_or_nothing(family: Family) -> None:
 
 
 @ALL
-def test_the_engine_renders_each_family_the_same(family: Family) -> None:
+def test_llama_cpp_python_renders_each_family_identically(family: Family) -> None:
     formatter = pytest.importorskip(
         "llama_cpp.llama_chat_format", reason="install llama-cpp-python"
     ).Jinja2ChatFormatter
@@ -124,7 +124,7 @@ def test_the_engine_renders_each_family_the_same(family: Family) -> None:
         for generate in (True, False):
             theirs = formatter(family.source, eos_token="</s>", bos_token="<s>", add_generation_prompt=generate)
             for messages in (SCENE, SCENE[:1], SCENE[2:], [*SCENE, *SCENE[2:]]):
-                ours = process.render(Request(messages, add_generation_prompt=generate))
+                ours = process.render(RenderRequest(messages, add_generation_prompt=generate))
                 assert theirs(messages=messages).prompt == ours.text
 
 
@@ -154,13 +154,13 @@ PUBLISHED = {
         "### Human: Bye.\n### Assistant:"
     ),
 }
-"""A model of each family, and five turns behind a system message as its makers publish the format: ChatML (OpenAI's
+"""A model of each family, and a system message with five turns in its published format: ChatML (OpenAI's
 chatml.md), Mistral's instruct format with the system message before the first question, DialoGPT's turns that each end
 with the end-of-text token, and the turns of Guanaco's data."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_five_turns_and_a_system_message_are_written_as_the_family_publishes_it(name: str) -> None:
+def test_a_system_message_and_five_turns_have_the_published_format_of_the_family(name: str) -> None:
     assert render_messages(family_of(name).source, FIVE_TURNS) == PUBLISHED[name]
 
 
@@ -177,12 +177,12 @@ def test_five_turns_and_a_system_message_are_written_as_the_family_publishes_it(
         ("microsoft/DialoGPT-medium", "gpt2", (), "dialogpt", "name says"),
     ],
 )
-def test_the_architecture_and_the_tokens_count_before_the_name(
+def test_the_architecture_and_the_tokens_have_precedence_over_the_name(
     name: str, architecture: str, tokens: tuple[str, ...], family: str, why: str
 ) -> None:
-    told = tell_family(name, architecture=architecture, tokens=tokens)
-    assert told.family.name == family
-    assert why in told.why
+    match = detect_family(name, architecture=architecture, tokens=tokens)
+    assert match.family.name == family
+    assert why in match.reason
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_the_architecture_and_the_tokens_count_before_the_name(
         ("somebody/unknown", ("### Human:",)),
     ],
 )
-def test_the_stop_sequences_are_what_stands_behind_an_answer(name: str, stops: tuple[str, ...]) -> None:
-    assert stops_of(family_of(name).source, bos="<s>", eos="</s>") == stops
+def test_the_stop_sequences_are_the_markers_after_an_answer(name: str, stops: tuple[str, ...]) -> None:
+    assert find_stop_sequences(family_of(name).source, bos="<s>", eos="</s>") == stops
 
 
-def test_what_is_in_any_answer_is_no_stop_sequence() -> None:
+def test_text_that_occurs_in_any_answer_is_not_a_stop_sequence() -> None:
     source = "{% for m in messages %}- {{ m.content }}\n{% endfor %}"
-    assert stops_of(source, bos="<s>", eos="</s>") == ()
+    assert find_stop_sequences(source, bos="<s>", eos="</s>") == ()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.chat.roleplay import fit_messages, spoken_text
+from paddock.chat.roleplay import fit_messages, message_text
 from paddock.errors import ConflictingConfiguration
 
 Conversation = list[dict[str, object]]
@@ -27,7 +27,7 @@ conversations = st.builds(lambda card, rest: card + rest, cards, st.lists(messag
 
 
 def cost(conversation: Conversation) -> int:
-    return sum(words(spoken_text(message)) for message in conversation)
+    return sum(words(message_text(message)) for message in conversation)
 
 
 def card_of(conversation: Conversation) -> Conversation:
@@ -40,7 +40,7 @@ def card_of(conversation: Conversation) -> Conversation:
 
 
 @given(conversations, st.integers(0, 60))
-def test_what_is_kept_is_the_card_and_the_end_and_is_within_the_budget(conversation: Conversation, budget: int) -> None:
+def test_the_card_and_the_newest_turns_are_kept_within_the_budget(conversation: Conversation, budget: int) -> None:
     try:
         kept = fit_messages(conversation, words, budget)
     except ConflictingConfiguration:
@@ -56,13 +56,13 @@ def test_what_is_kept_is_the_card_and_the_end_and_is_within_the_budget(conversat
 
 
 @given(conversations, st.integers(0, 60))
-def test_nothing_is_dropped_that_would_have_fitted(conversation: Conversation, budget: int) -> None:
+def test_a_conversation_that_fits_is_unchanged(conversation: Conversation, budget: int) -> None:
     if cost(conversation) <= budget:
         assert fit_messages(conversation, words, budget) == conversation
 
 
 @given(conversations, st.integers(0, 40), st.integers(0, 40))
-def test_more_room_never_keeps_less(conversation: Conversation, budget: int, more: int) -> None:
+def test_a_larger_budget_never_keeps_less(conversation: Conversation, budget: int, more: int) -> None:
     try:
         few = fit_messages(conversation, words, budget)
     except ConflictingConfiguration:
@@ -71,7 +71,7 @@ def test_more_room_never_keeps_less(conversation: Conversation, budget: int, mor
 
 
 @given(conversations, st.integers(0, 60))
-def test_fitting_twice_changes_nothing_more(conversation: Conversation, budget: int) -> None:
+def test_fitting_is_idempotent(conversation: Conversation, budget: int) -> None:
     try:
         once = fit_messages(conversation, words, budget)
     except ConflictingConfiguration:
@@ -79,7 +79,7 @@ def test_fitting_twice_changes_nothing_more(conversation: Conversation, budget: 
     assert fit_messages(once, words, budget) == once
 
 
-def test_the_oldest_turns_go_with_the_answers_to_them() -> None:
+def test_the_oldest_turns_are_dropped_with_their_answers() -> None:
     conversation: Conversation = [
         {"role": "system", "content": "card"},
         {"role": "assistant", "content": "greeting"},
@@ -91,13 +91,13 @@ def test_the_oldest_turns_go_with_the_answers_to_them() -> None:
     assert [message["content"] for message in fit_messages(conversation, words, 4)] == ["card", "one", "two", "three"]
 
 
-def test_a_window_too_small_for_the_card_and_the_newest_turn_is_an_error_with_both_numbers() -> None:
+def test_a_window_too_small_for_the_card_and_the_newest_turn_raises_an_error_with_both_numbers() -> None:
     conversation: Conversation = [{"role": "system", "content": "a b c"}, {"role": "user", "content": "d e"}]
-    with pytest.raises(ConflictingConfiguration, match="take 5 tokens, and the window has 4"):
+    with pytest.raises(ConflictingConfiguration, match="take 5 tokens, but the window has 4"):
         fit_messages(conversation, words, 4)
 
 
-def test_what_is_kept_can_be_changed_without_changing_the_conversation() -> None:
+def test_the_result_does_not_share_messages_with_the_conversation() -> None:
     conversation: Conversation = [{"role": "user", "content": "a"}]
     fit_messages(conversation, words, 4)[0]["content"] = "b"
     assert conversation[0]["content"] == "a"

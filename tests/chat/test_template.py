@@ -8,7 +8,7 @@ import pytest
 
 from paddock import setup_chat_template
 from paddock.chat.families import family_of
-from paddock.chat.template import Chat, chat_of, is_published
+from paddock.chat.template import ChatFormat, choose_chat_format, is_published
 from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile, NotGguf
 from tests.support.gguf import tiny_llama
 from tests.support.templates import CHATML, HOSTILE, NOTED
@@ -23,13 +23,13 @@ def config(directory: Path, **values: object) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(values))
 
 
-def test_a_model_without_a_template_gets_that_of_its_family(tmp_path: Path) -> None:
+def test_a_model_without_a_template_gets_the_template_of_its_family(tmp_path: Path) -> None:
     assert setup_chat_template(tmp_path, NAME) == FAMILY
     assert (tmp_path / "chat_template.jinja").read_text() == FAMILY
-    assert setup_chat_template(tmp_path, NAME) == FAMILY, "and the second time the same"
+    assert setup_chat_template(tmp_path, NAME) == FAMILY, "the same result the second time"
 
 
-def test_the_gguf_counts_before_the_file_and_that_before_the_configuration(tmp_path: Path) -> None:
+def test_the_gguf_has_precedence_over_the_file_and_the_file_over_the_configuration(tmp_path: Path) -> None:
     config(tmp_path, chat_template=CHATML + "{# config #}")
     assert setup_chat_template(tmp_path, NAME).endswith("{# config #}")
     (tmp_path / "chat_template.jinja").write_text(CHATML + "{# file #}")
@@ -38,7 +38,7 @@ def test_the_gguf_counts_before_the_file_and_that_before_the_configuration(tmp_p
     assert setup_chat_template(tmp_path, NAME).endswith("{# gguf #}")
 
 
-def test_of_several_templates_in_the_configuration_the_default_counts(tmp_path: Path) -> None:
+def test_the_default_template_of_a_configuration_with_several_is_used(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": BAD}, {"name": "default", "template": OWN}, 7]
     config(tmp_path, chat_template=named, bos_token={"content": "<b>"}, eos_token="<e>")
     assert setup_chat_template(tmp_path, NAME) == OWN
@@ -48,14 +48,14 @@ def test_of_several_templates_in_the_configuration_the_default_counts(tmp_path: 
     assert setup_chat_template(other, NAME) == FAMILY
 
 
-def test_a_hostile_template_is_passed_over_for_the_next_sound_one(tmp_path: Path) -> None:
+def test_a_hostile_template_is_skipped_for_the_next_sound_one(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(BAD)
     config(tmp_path, chat_template=OWN)
     assert setup_chat_template(tmp_path, NAME) == OWN
     assert (tmp_path / "chat_template.jinja").read_text() == OWN
 
 
-def test_the_texts_of_the_tokens_come_from_the_file_that_brings_the_template(tmp_path: Path) -> None:
+def test_the_special_tokens_come_from_the_file_with_the_template(tmp_path: Path) -> None:
     needs = "{% if eos_token != '<e>' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     config(tmp_path, chat_template=needs, eos_token="<e>")
     assert setup_chat_template(tmp_path, NAME) == needs
@@ -65,7 +65,7 @@ def test_the_texts_of_the_tokens_come_from_the_file_that_brings_the_template(tmp
     assert setup_chat_template(other, NAME) == needs
 
 
-@pytest.mark.parametrize("published", ["manifest", "place", "link"])
+@pytest.mark.parametrize("published", ["manifest", "path", "link"])
 def test_a_published_snapshot_is_only_read(tmp_path: Path, published: str) -> None:
     snapshot = tmp_path / ".paddock" / "snapshots" / "org--name" / ("0" * 40)
     if published == "manifest":
@@ -83,7 +83,7 @@ def test_a_published_snapshot_is_only_read(tmp_path: Path, published: str) -> No
     assert sorted(snapshot.iterdir()) == before
 
 
-def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
+def test_an_unchanged_template_is_not_written_again(tmp_path: Path) -> None:
     setup_chat_template(tmp_path, NAME)
     before = (tmp_path / "chat_template.jinja").stat()
     setup_chat_template(tmp_path, NAME)
@@ -91,7 +91,7 @@ def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_write_leaves_nothing_beside_the_template_and_follows_no_link(tmp_path: Path) -> None:
+def test_a_write_leaves_no_temporary_file_and_does_not_follow_a_link(tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("keep me")
     model = tmp_path / "model"
@@ -103,60 +103,60 @@ def test_a_write_leaves_nothing_beside_the_template_and_follows_no_link(tmp_path
     assert not (model / "chat_template.jinja").is_symlink()
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_directory_has_its_path(tmp_path: Path) -> None:
     with pytest.raises(NoSuchFile, match="nowhere"):
         setup_chat_template(tmp_path / "nowhere", NAME)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\ufeff{]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
-def test_a_configuration_that_is_none_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+def test_an_invalid_configuration_raises_an_error_with_its_path(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(CorruptFile, match=r"tokenizer_config\.json"):
         setup_chat_template(tmp_path, NAME)
 
 
-def test_a_template_that_is_no_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_template_that_is_not_a_file_raises_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").mkdir()
     with pytest.raises(NoSuchFile, match=r"chat_template\.jinja"):
         setup_chat_template(tmp_path, NAME)
 
 
 @pytest.mark.parametrize(("data", "error"), [(b"<html>", NotGguf), (b"GGUF\x03\0\0\0\xff", MalformedGguf)])
-def test_a_broken_gguf_is_an_error(tmp_path: Path, data: bytes, error: type[Exception]) -> None:
+def test_a_broken_gguf_raises_an_error(tmp_path: Path, data: bytes, error: type[Exception]) -> None:
     (tmp_path / "m.gguf").write_bytes(data)
     with pytest.raises(error):
         setup_chat_template(tmp_path, NAME)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run as a user")
-def test_a_directory_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere; run as another user")
+def test_the_error_for_a_read_only_directory_has_its_path(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(NoPermission, match="may not be written"):
+    with pytest.raises(NoPermission, match="no permission to write"):
         setup_chat_template(tmp_path, NAME)
 
 
-def test_a_template_that_is_no_text_is_judged_and_passed_over(tmp_path: Path) -> None:
+def test_a_template_that_is_not_utf8_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe{{ \x00")
     assert setup_chat_template(tmp_path, NAME) == FAMILY
 
 
-def test_a_template_file_without_end_is_passed_over(tmp_path: Path) -> None:
+def test_an_oversized_template_file_is_skipped(tmp_path: Path) -> None:
     with (tmp_path / "chat_template.jinja").open("wb") as file:
         file.truncate(1 << 40)
     assert setup_chat_template(tmp_path, NAME) == FAMILY
 
 
-def test_a_chat_says_where_its_template_is_from_and_what_was_passed_over(tmp_path: Path) -> None:
+def test_a_chat_format_has_the_origin_of_its_template_and_the_rejected_ones(tmp_path: Path) -> None:
     config(tmp_path, chat_template=BAD, eos_token="<e>")
-    chat = chat_of(tmp_path, NAME)
+    chat = choose_chat_format(tmp_path, NAME)
     assert (chat.template, chat.origin, chat.eos) == (FAMILY, "family", "<e>")
     assert chat.why == "its name says mistral; that of tokenizer_config.json is passed over for template.name"
     config(tmp_path, chat_template=OWN)
-    own = chat_of(tmp_path, NAME)
+    own = choose_chat_format(tmp_path, NAME)
     assert (own.template, own.origin, own.why) == (OWN, "tokenizer_config.json", "the model brings it")
-    assert own == Chat.from_json(own.to_json(), OWN)
+    assert own == ChatFormat.from_json(own.to_json(), OWN)
 
 
-def test_a_template_that_speaks_only_with_tools_is_no_template_for_conversations(tmp_path: Path) -> None:
+def test_a_template_that_renders_only_with_tools_is_skipped(tmp_path: Path) -> None:
     config(tmp_path, chat_template=NOTED["tools only"][0])
-    assert chat_of(tmp_path, NAME).origin == "family"
+    assert choose_chat_format(tmp_path, NAME).origin == "family"
