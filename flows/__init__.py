@@ -1,1 +1,1 @@
-"""What happens and in which order: one deployable flow a file, each a story on one screen."""
+"""Deployable Prefect flows, one use case in each file."""

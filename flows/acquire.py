@@ -1,4 +1,4 @@
-"""Fetch the chosen files of a revision onto the volume, verified, and publish them as a snapshot."""
+"""Fetch the chosen files of a revision onto the volume, verify and audit them, and publish them as a snapshot."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def acquire_model(
     projector: bool = False,
     context_tokens: ContextTokens = 4096,
 ) -> Published:
-    """Fetch the chosen files of a revision onto the volume, verified, and publish them as a snapshot.
+    """Fetch the chosen files of a revision onto the volume, verify and audit them, and publish them as a snapshot.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit. It is resolved to a commit once.
-        quantization: A variant, file or quantization, such as `Q4_K_M`; `auto` keeps the default's variant while it
-            fits the target, and `best` takes the best that does.
-        target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
-            `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
-        projector: Fetch the multimodal projector too.
-        context_tokens: The context that it must fit with, in tokens. A model trained for less is asked for that.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit. It is resolved to a commit once, at the start.
+        quantization: Variant, file or quantization, such as `Q4_K_M`. `auto` keeps the model's default variant while it
+            fits the target; `best` takes the best variant that fits.
+        target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
+            `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
+        projector: Whether to fetch the multimodal projector too.
+        context_tokens: Context that must fit, in tokens. For a model that was trained for less, its trained context.
     """
     request = AcquireRequest(
         reference(model, revision),

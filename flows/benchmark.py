@@ -1,4 +1,4 @@
-"""Load a model in the engine's own process and measure it, on the machine that has the GPU."""
+"""Benchmark a model on a worker of the GPU work pool, or in this process if no worker is online."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def benchmark_model(
     profile: Profile = "chat",
     tune: bool = False,
 ) -> Benchmark:
-    """Load a model in the engine's own process and measure prefill, decode, time to first token and memory.
+    """Load a model in an engine process, and measure prefill, decode, time to first token and memory.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit that is on the worker's volume or in S3; when not given, what is promoted.
-        context_tokens: The context that it is loaded with, in tokens. A model trained for less is loaded with that.
-        profile: With `roleplay`, how well it plays a character is measured too.
-        tune: Seek the engine's fastest settings on this worker first, for two minutes, and remember them there.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
+        context_tokens: Context to load the model with, in tokens; at most the context that it was trained for.
+        profile: Use of the model. `roleplay` also measures how well it plays a character.
+        tune: Whether to find the engine's fastest settings on this worker first, for two minutes, and to store them.
     """
     runner = PrefectRunner()
     manifest = runner.run(reach, reference(model, revision))
@@ -39,11 +39,11 @@ def benchmark_model(
     return measured
 
 
-def benchmark_where_it_serves(manifest: Manifest, context_tokens: int, profile: Profile, target: str) -> None:
-    """Measure on a worker of the GPU pool when one takes it, and in this process when there is none.
+def benchmark_on_gpu_worker(manifest: Manifest, context_tokens: int, profile: Profile, target: str) -> None:
+    """Run the benchmark on a worker of the GPU work pool, or in this process if no worker is online.
 
-    The result is read from the reports of the volume, or of S3 where that worker has a volume of its own. A model that
-    is meant for another machine and does not fit here stays unmeasured, and its dossier says so.
+    The result is in the reports of the volume, or of S3 if that worker has a volume of its own. In this process, a
+    model that is meant for another machine and does not fit this one is skipped with a warning.
     """
     model, revision = manifest.id.name, manifest.revision
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
@@ -52,6 +52,6 @@ def benchmark_where_it_serves(manifest: Manifest, context_tokens: int, profile: 
         with skip_if_too_large(manifest, target, warn=get_run_logger().warning):
             benchmark_model(model, revision, context_tokens, profile)
     else:
-        runs = 3 if profile == "roleplay" else 1  # it counts tokens, and it answers
+        runs = 3 if profile == "roleplay" else 1  # the roleplay starts the engine twice: to count tokens, and to answer
         limit_s = gpu_pool.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
         gpu_pool.await_completion(run, run_limit_s=limit_s)

@@ -14,12 +14,11 @@ from tasks.wiring import reference
 
 @flow(flow_run_name="cache {model}", **policies.FLOW)
 def cache_model(model: Model, revision: RevisionName | None = None) -> Copied | None:
-    """Copy a snapshot from the volume to S3, each file verified on the way. Without PADDOCK_S3_URI there is nothing to
-    do.
+    """Copy a snapshot from the volume to S3, and verify each file. Does nothing if PADDOCK_S3_URI is not set.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit that is on the volume; when not given, what is promoted.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit, on the volume. By default the promoted one.
     """
     _, copied = cache(PrefectRunner(), reference(model, revision))
     return copied

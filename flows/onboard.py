@@ -1,11 +1,11 @@
-"""From a name on the Hub to a promoted model: the whole life, through the flows of its phases."""
+"""Onboard a model from the Hub: run the flow of each phase, up to its promotion."""
 
 from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
 from flows.acquire import acquire_model
-from flows.benchmark import benchmark_where_it_serves
+from flows.benchmark import benchmark_on_gpu_worker
 from flows.cache import cache_model
 from flows.parameters import ContextTokens, Model, Profile, Quantization, RevisionName, Target
 from flows.promote import promote_model
@@ -30,18 +30,18 @@ def onboard_model(
     target: Target = "this-machine",
     promote: bool = True,
 ) -> Onboarded:
-    """Preflight, acquire, validate, cache, benchmark and promote a model, and write its dossier.
+    """Acquire, validate, cache, benchmark and promote a model, and write its dossier.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit. It is resolved to a commit once.
-        quantization: A variant, file or quantization, such as `Q4_K_M`; `auto` keeps the default's variant while it
-            fits the target, and `best` takes the best that does.
-        context_tokens: The context that it will serve, in tokens; by the profile when not given.
-        profile: What it will be used for: `chat` takes 4096 tokens of context, `roleplay` 8192.
-        target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
-            `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
-        promote: Whether it is promoted, and its variant becomes the model's default.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit. It is resolved to a commit once, at the start.
+        quantization: Variant, file or quantization, such as `Q4_K_M`. `auto` keeps the model's default variant while it
+            fits the target; `best` takes the best variant that fits.
+        context_tokens: Context that must fit, in tokens. By default that of the profile.
+        profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192.
+        target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
+            `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
+        promote: Whether to promote the snapshot, and make its variant the model's default.
     """
     runner = PrefectRunner(target)
     request = OnboardRequest(reference(model, revision), quantization, context_tokens, profile, target, promote)
@@ -51,7 +51,7 @@ def onboard_model(
 
 
 class Subflows(Phases):
-    """The phases of an onboarding, each as a flow run below this one."""
+    """Runs each phase of an onboarding as a subflow."""
 
     def __init__(self, runner: PrefectRunner) -> None:
         self._runner = runner
@@ -67,7 +67,7 @@ class Subflows(Phases):
         cache_model(manifest.id.name, manifest.revision)
 
     def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
-        benchmark_where_it_serves(manifest, request.context, request.profile, request.target)
+        benchmark_on_gpu_worker(manifest, request.context, request.profile, request.target)
 
     def promote(self, manifest: Manifest) -> str:
         return promote_model(manifest.id.name, manifest.revision, reason="onboarded")

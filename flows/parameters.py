@@ -1,8 +1,7 @@
-"""The types of the parameters that flows share: what the form in Prefect's UI accepts, and the server checks before a
-run exists.
+"""Define the types of the flows' parameters, which Prefect's form shows and its server validates before a run is made.
 
-A bound stands in `Annotated`, a description in the flow's docstring: Prefect loses one or the other anywhere else. The
-patterns only keep nonsense out early; the library parses each value again.
+Bounds are in `Annotated`, descriptions in the flows' docstrings: anywhere else Prefect loses one of the two. The
+patterns only reject wrong values early; the library parses each value again.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ _VARIABLE = "PREFECT_API_URL"
 
 
 def server_is_configured() -> bool:
-    """Whether PREFECT_API_URL is set: in the environment, or in a file that Prefect reads.
+    """Whether PREFECT_API_URL is set, in the environment or in a file that Prefect reads.
 
-    Prefect is imported only where such a file may set it, since that costs a second. Raises BadSetting as
+    Prefect is imported only if such a file may set it, since the import takes a second. Raises BadSetting as
     `check_prefect_settings`.
     """
     in_environment = os.environ.get(_VARIABLE)
@@ -33,17 +33,17 @@ def server_is_configured() -> bool:
 
 
 def check_prefect_settings() -> None:
-    """Import Prefect's settings, and raise BadSetting, without the value, for a setting or a profile that it
-    refuses."""
+    """Import Prefect's settings. Raises BadSetting for a setting or a profile that Prefect refuses; the message does
+    not hold the value, which may be a secret."""
     output = StringIO()
     try:
-        # Prefect prints what it refuses, with the value, and goes on to raise. Only its settings are imported here: its
-        # loggers would keep this stderr.
+        # Prefect prints a refused setting with its value before it raises. Only its settings are imported here, since
+        # its loggers would keep this stderr.
         with redirect_stderr(output):
             from prefect.settings import get_current_settings
 
             get_current_settings()
-    except ValueError as error:  # of pydantic, or of the TOML of a profile
+    except ValueError as error:  # from pydantic, or from the TOML parser of a profile
         raise BadSetting(
             f"Prefect refuses its settings: {_reason(error)}", cure="correct the variable PREFECT_..., or the profile"
         ) from None
@@ -58,7 +58,7 @@ def _settings_files() -> list[Path]:
 
 
 def _may_set_it(path: Path) -> bool:
-    """Whether a file may set the server's address. `profiles_path` may lead to another file that does."""
+    """Whether a file may set PREFECT_API_URL. `profiles_path` may name another file that does."""
     with suppress(OSError, UnicodeDecodeError):
         text = path.read_text(encoding="utf-8").lower()
         if path.name == "pyproject.toml":
@@ -72,5 +72,5 @@ def _reason(error: ValueError) -> str:
         return type(error).__name__
     first = error.errors(include_input=False, include_url=False)[0]
     field = ".".join([error.title, *map(str, first["loc"])])
-    message = first["msg"] if first["type"] != "value_error" else "not usable"  # a validator's own words may quote it
+    message = first["msg"] if first["type"] != "value_error" else "not usable"  # a validator's message may quote it
     return f"{field}: {message}"

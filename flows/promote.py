@@ -1,4 +1,4 @@
-"""Promote a snapshot, and roll back."""
+"""Promote a snapshot, and roll back a promotion."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tasks.wiring import reference
 
 @flow(flow_run_name="promote {model}", **policies.FLOW)
 def promote_model(model: Model, revision: RevisionName = "main", reason: str = "promoted by hand") -> str:
-    """Promote a snapshot of the volume, make its variant the model's default, and write its dossier anew.
+    """Promote a snapshot of the volume, make its variant the model's default, and write its dossier.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit that is on the volume.
-        reason: Why, for the model's history.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit, on the volume.
+        reason: Reason, for the model's history.
     """
     return promote(PrefectRunner(), reference(model, revision), reason=reason).dossier
 
 
 @flow(flow_run_name="rollback {model}", **policies.FLOW)
 def rollback_model(model: Model, reason: str = "rolled back by hand") -> str:
-    """Undo the last change of what a model's name stands for, or that of a variant.
+    """Undo the last change of a model's default, or of a variant's promoted revision.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        reason: Why, for the model's history.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        reason: Reason, for the model's history.
     """
     return rollback(PrefectRunner(), Reference.parse(model), reason=reason).dossier

@@ -1,4 +1,4 @@
-"""Bring a snapshot back from S3 onto the volume."""
+"""Restore a snapshot from S3 onto the volume."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from tasks.wiring import reference
 
 @flow(flow_run_name="restore {model}", **policies.FLOW)
 def restore_model(model: Model, revision: RevisionName | None = None, promote: bool = True) -> Published:
-    """Bring a snapshot from S3 onto the volume, each file verified on the way, and audited anew. The Hub is not asked.
+    """Copy a snapshot from S3 onto the volume, verify each file, and audit it again, without the Hub.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A commit that is in S3, or a branch or tag, which the Hub resolves; when not given, what is promoted
-            in S3.
-        promote: Whether it becomes the one that is served.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Commit in S3, or a branch or tag, which the Hub resolves. By default the one promoted in S3.
+        promote: Whether to promote the snapshot on the volume.
     """
     return restore(PrefectRunner(), reference(model, revision), promote=promote).published

@@ -1,4 +1,4 @@
-"""Run a flow in this process for a person at a terminal, recorded by the Prefect server of PREFECT_API_URL."""
+"""Run a flow in this process, recorded by the Prefect server of PREFECT_API_URL, and map its errors for the CLI."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from paddock.errors import BadSetting, OrchestratorUnavailable
 
 _CLIENT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError)
-"""What Prefect's client raises when its server does not answer, or answers nonsense. What a flow raises comes in its
-state."""
+"""Raised by Prefect's client if its server does not answer, or sends an invalid response. An exception of the flow is in
+its state."""
 
 
 def run_local(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
-    """Run a flow to its end; returns (the name of its last state, what the flow returned).
+    """Run a flow, and return (the name of its final state, the flow's result).
 
-    Raises what the flow failed with, BadSetting for a parameter that the flow does not accept, and
+    Raises the exception of a failed flow, BadSetting for a parameter that the flow does not accept, and
     OrchestratorUnavailable.
     """
     server = _without_credentials(PREFECT_API_URL.value() or "")
     ui = PREFECT_UI_URL.value()
-    # Prefect logs where a run is to be seen, with the password that stands in the address.
+    # Prefect logs the URL of the run, with the password in it.
     settings = {PREFECT_UI_URL: _without_credentials(ui)} if ui and "@" in ui else {}
     with temporary_settings(settings):
         _require_server(server)
         try:
-            state: State[Any] = flow(**parameters, return_state=True)  # type: ignore[assignment] # of a sync flow
+            state: State[Any] = flow(**parameters, return_state=True)  # type: ignore[assignment] # the type of an async flow
         except ParameterTypeError as error:
             raise _refused_parameter(error) from None
         except _CLIENT_ERRORS as error:
@@ -40,7 +40,7 @@ def run_local(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:
         result = state.result(raise_on_failure=False)
     if isinstance(result, ParameterTypeError):
         raise _refused_parameter(result)
-    if isinstance(result, httpx.HTTPError):  # of a task or a flow inside: the library has errors of its own for the Hub
+    if isinstance(result, httpx.HTTPError):  # raised by Prefect in a task or subflow: the library maps the Hub's
         raise _unavailable(server, result) from None
     if isinstance(result, BaseException):
         raise result
@@ -60,13 +60,13 @@ def _require_server(server: str) -> None:
 
 def _unavailable(server: str, error: Exception) -> OrchestratorUnavailable:
     return OrchestratorUnavailable(
-        f"Prefect's server {server} does not answer as it should: {_problem(error)}",
+        f"Prefect's server {server} does not answer correctly: {_reason(error)}",
         cure="start it, correct PREFECT_API_URL and the credentials, or unset it to run without Prefect",
     )
 
 
 def _without_credentials(url: str) -> str:
-    """Scheme, host and port of an address: the rest may hold a password."""
+    """The scheme, host and port of a URL. The rest may hold a password."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -77,8 +77,8 @@ def _without_credentials(url: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port is not None else ''}"
 
 
-def _problem(error: Exception) -> str:
-    """The words of the operating system or the status of the answer. The client's own words may quote the address."""
+def _reason(error: Exception) -> str:
+    """The operating system's error, or the status of the response. The client's own message may quote the URL."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, httpx.HTTPStatusError):

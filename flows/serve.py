@@ -1,4 +1,4 @@
-"""Serve a model over an OpenAI-compatible address, on the machine that has the GPU, until the run is cancelled."""
+"""Serve a model over an OpenAI-compatible API on a worker of the GPU work pool, until the run is cancelled."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def serve_model(
     host: Host = "127.0.0.1",
     port: Port = 8080,
 ) -> None:
-    """Serve a model over an OpenAI-compatible address until the run is cancelled; running answers are ended first.
+    """Serve a model over an OpenAI-compatible API until the run is cancelled. Running requests are completed first.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit that is on the worker's volume or in S3; when not given, what is promoted.
-        context_tokens: The context of each request, in tokens; by the profile when not given.
-        profile: What it is used for: `chat` takes 4096 tokens of context, `roleplay` 8192, and each its sampling.
-        parallel: Requests at once, with llama-server; when not given, 4 where the memory is there.
-        host: Where to listen. Beyond this machine the worker needs PADDOCK_API_KEY in its environment.
-        port: 0 for any free one.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
+        context_tokens: Context of each request, in tokens. By default that of the profile.
+        profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192; each has its own sampling.
+        parallel: Concurrent requests, with llama-server. By default 4 if they fit, else 1.
+        host: Address to listen on. Any but a loopback address needs PADDOCK_API_KEY in the worker's environment.
+        port: Port to listen on; 0 for any free port.
     """
     runner = PrefectRunner()
     manifest = runner.run(reach, reference(model, revision))

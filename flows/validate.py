@@ -1,4 +1,4 @@
-"""Judge a snapshot on the volume."""
+"""Validate a snapshot on the volume."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def validate_model(
     context_tokens: ContextTokens = 4096,
     target: Target = "this-machine",
 ) -> Validation:
-    """Judge a snapshot on the volume: integrity, structure and templates, configuration, how it is spoken with, the
-    laws that its tables keep, and compatibility with the engine and the memory there is.
+    """Validate a snapshot on the volume, and write its verdict.
+
+    Checks its integrity, GGUF structure, configuration and chat template, the expectations on its tables, and its
+    compatibility with the engine and the memory of the target.
 
     Args:
-        model: The repository on the Hub, `org/name`, or one variant of it, `org/name:Q4_K_M`.
-        revision: A branch, a tag or a commit that is on the volume; when not given, what is promoted.
-        context_tokens: The context that the memory is asked for, in tokens. A model trained for less is asked for that.
-        target: `this-machine`, `any`, or the machine that will serve: a card such as `rtx-4090`, `2x-a100-80gb` or
-            `24GiB-gpu`, or the memory of one without a GPU, such as `64GiB`.
+        model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
+        revision: Branch, tag or commit, on the volume. By default the promoted one.
+        context_tokens: Context that must fit, in tokens. For a model that was trained for less, its trained context.
+        target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
+            `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
     """
     return validate(PrefectRunner(target), reference(model, revision), context_tokens, target=target)

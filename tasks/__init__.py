@@ -1,2 +1,1 @@
-"""One retryable step each: the policy of its retries, the clients that it works with, and the artifact that it
-records."""
+"""Run the steps of the library's phases as Prefect tasks: retry policies, artifacts, and the GPU work pool."""

@@ -1,8 +1,8 @@
-"""Create the artifacts of Paddock's runs in Prefect, under keys that stay the same from run to run.
+"""Create the Prefect artifacts of Paddock's runs.
 
-A key is `<kind>-<slug>-<8 hex>` (`tasks.subject`), so that the UI shows the history of each. `tasks.recorders` tells
-which step leaves which artifact. Tables hold plain rows; bytes are written for people. No secret comes this far:
-addresses and tokens are not in the values that are recorded.
+A key is `<kind>-<slug>-<8 hex>` (`tasks.subject`). It stays the same from run to run, so that the UI shows the history
+of each artifact. `tasks.recorders` maps steps to artifacts. Sizes are formatted for people. No value that is recorded
+holds a secret: addresses with credentials and tokens are not among them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
 from tasks.subject import ArtifactSubject
 
-_EVERY_S = 1.0
+_UPDATE_INTERVAL_S = 1.0
 _SHOWN_CHARACTERS = 20_000
 
 
 def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
-    """The table of what will be fetched, from where, and of the quantizations that were not chosen and why."""
+    """Table of the files to fetch, with their origins, and of the variants that were not chosen, with the reasons."""
     rows: list[dict[str, Any]] = [
         {
             "file": row.file.path,
@@ -53,9 +53,15 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
         for row in plan.files
     ]
     rows += [
-        {"file": one.file, "size": human_bytes(one.size_bytes), "from": "not fetched", "why": one.reason, "sha256": ""}
-        for one in plan.choice.candidates
-        if not one.chosen
+        {
+            "file": candidate.file,
+            "size": human_bytes(candidate.size_bytes),
+            "from": "not fetched",
+            "why": candidate.reason,
+            "sha256": "",
+        }
+        for candidate in plan.choice.candidates
+        if not candidate.chosen
     ]
     create_table_artifact(
         key=subject.key("files"),
@@ -65,7 +71,7 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
 
 
 class DownloadArtifact(ProgressListener):
-    """The progress of all files of a snapshot as one artifact, updated at most once a second."""
+    """A progress artifact for all files of a snapshot, updated at most once a second."""
 
     def __init__(self, subject: ArtifactSubject) -> None:
         self._subject = subject
@@ -85,7 +91,7 @@ class DownloadArtifact(ProgressListener):
 
     def on_progress(self, progress: Progress) -> None:
         self._total.update(progress)
-        if time.monotonic() - self._last < _EVERY_S:
+        if time.monotonic() - self._last < _UPDATE_INTERVAL_S:
             return
         self._last = time.monotonic()
         done, total, left_s = self._total.done_bytes, self._total.total_bytes, self._total.left_s
@@ -96,9 +102,9 @@ class DownloadArtifact(ProgressListener):
     def on_finish(self, acquired: Sequence[Acquired]) -> None:
         self.seconds = time.monotonic() - self._began
         sources: dict[str, int] = dict.fromkeys(("hub", "s3", "volume"), 0)
-        for one in acquired:
-            sources[one.origin] += one.file.size
-        fetched = sum(one.transferred_bytes for one in acquired)
+        for item in acquired:
+            sources[item.origin] += item.file.size
+        fetched = sum(item.transferred_bytes for item in acquired)
         parts = ", ".join(f"{human_bytes(size)} from {origin}" for origin, size in sources.items() if size)
         self._write(100.0, f"{human_bytes(fetched)} fetched{_rate(fetched, self.seconds)}: {parts}")
 
@@ -107,7 +113,7 @@ class DownloadArtifact(ProgressListener):
 
 
 def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding]) -> None:
-    """The table of what the checks saw."""
+    """Table of the findings of the checks."""
     rows = [finding.to_json() for finding in found] or [
         {"rule": "all", "severity": "info", "message": "every check passed", "where": "", "cure": ""}
     ]
@@ -117,16 +123,16 @@ def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding
 
 
 def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
-    """The template, its origin, the findings on it, and what sample conversations render to."""
+    """The chat template, its origin, the findings on it, and the rendered sample conversations, as Markdown."""
     template = check.chat
-    own = [*check.audited, *check.findings]
+    found = [*check.audited, *check.findings]
     lines = [
         f"The chat template of {subject.name} is from {template.origin}: {_as_text(template.why)}.",
         "",
         f"sha256 `{template.sha256}`; an answer ends at {' or '.join(map(_code, template.stop)) or 'its end token'}.",
         "",
-        *(f"- **{one.severity}** {one.rule}: {_as_text(one.message)}" for one in own),
-        *([] if own else ["The audit found nothing to say."]),
+        *(f"- **{finding.severity}** {finding.rule}: {_as_text(finding.message)}" for finding in found),
+        *([] if found else ["The audit has no findings."]),
     ]
     for name, text in [*check.samples.items(), ("The template", template.template)]:
         lines += ["", f"### {name[0].upper()}{name[1:]}", "", _verbatim(text)]
@@ -138,34 +144,34 @@ def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
 
 
 def _as_text(text: str) -> str:
-    """A stranger's words in Markdown, as words: on one line, and every mark that means something escaped."""
+    """Untrusted text as plain text in Markdown: on one line, with every special character escaped."""
     return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:
-    """A stranger's words as code: no run of backticks in them is as long as the fence."""
+    """Untrusted text as inline code. The fence is longer than any run of backticks in it."""
     flat = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
     return f"{fence} {flat} {fence}"
 
 
 def _verbatim(text: str) -> str:
-    """A block of text as it is, up to a length; nothing in it ends the block."""
+    """Untrusted text as a code block, cut after 20 000 characters. The fence is longer than any run of backticks."""
     shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}\n… ({len(text)} characters in all)"
     fence = "`" * (3 + max(map(len, re.findall(r"`{3,}", shown)), default=0))
     return f"{fence}text\n{shown}\n{fence}"
 
 
-def expectations(subject: ArtifactSubject, documented: DataDocs) -> None:
-    """The expectations on the tables of the model, and the link to its Data Docs."""
-    location = documented.location
+def expectations(subject: ArtifactSubject, docs: DataDocs) -> None:
+    """The results of the expectations on the model's tables, and the link to its Data Docs, as Markdown."""
+    location = docs.location
     lines = [
         f"The Data Docs of {subject.name}: " + (f"[{location}]({location})" if "://" in location else f"`{location}`"),
         "",
         "| table | rows | expectations met | failed |",
         "|---|---|---|---|",
     ]
-    for checked in documented.tables:
+    for checked in docs.tables:
         table, failed = checked.table, "; ".join(expectation.description for expectation in checked.failed) or "none"
         met = len(table.expectations) - len(checked.failed)
         lines.append(f"| {table.name} | {len(table.rows)} | {met} of {len(table.expectations)} | {failed} |")
@@ -176,30 +182,30 @@ def expectations(subject: ArtifactSubject, documented: DataDocs) -> None:
     )
 
 
-def preflight(subject: ArtifactSubject, found: Preflight) -> None:
-    """The table of what each quantization would take, and which one is chosen."""
-    verdict = "fits" if found.plan.fits else f"does not fit: {found.advice}"
+def preflight(subject: ArtifactSubject, result: Preflight) -> None:
+    """Table of the memory of each variant, and of the one that is chosen."""
+    verdict = "fits" if result.plan.fits else f"does not fit: {result.advice}"
     create_table_artifact(
         key=subject.key("preflight"),
         table=[
             {
-                "variant": one.variant,
-                "quantization": one.quantization,
-                "file": one.file,
-                "size": human_bytes(one.size_bytes),
-                "memory": human_bytes(one.total_bytes),
-                "fits": "yes" if one.fits else "no",
-                "why": one.reason,
+                "variant": candidate.variant,
+                "quantization": candidate.quantization,
+                "file": candidate.file,
+                "size": human_bytes(candidate.size_bytes),
+                "memory": human_bytes(candidate.total_bytes),
+                "fits": "yes" if candidate.fits else "no",
+                "why": candidate.reason,
             }
-            for one in found.candidates
+            for candidate in result.candidates
         ],
-        description=f"{found.name}: {found.variant} with {found.plan.context_tokens} tokens of context {verdict}",
+        description=f"{result.name}: {result.variant} with {result.plan.context_tokens} tokens of context {verdict}",
     )
 
 
-def memory(subject: ArtifactSubject, found: Preflight) -> None:
-    """The table of what the engine allocates for the model, and the parameters that it is planned with."""
-    plan = found.plan
+def memory(subject: ArtifactSubject, result: Preflight) -> None:
+    """Table of the memory that the engine allocates for the model, and of the planned parameters."""
+    plan = result.plan
     rows: list[dict[str, Any]] = [
         {"part": part, "bytes": size, "size": human_bytes(size)} for part, size in plan.memory.parts()
     ]
@@ -214,7 +220,7 @@ def memory(subject: ArtifactSubject, found: Preflight) -> None:
 
 
 def copy(subject: ArtifactSubject, copied: Copied | None) -> None:
-    """The table of what was sent to S3 of the snapshot, at what rate, and what was there already."""
+    """Table of the files that were sent to S3, with the rate, and of those that S3 had."""
     rows: list[dict[str, Any]] = [
         {
             "file": file.path,
@@ -228,55 +234,55 @@ def copy(subject: ArtifactSubject, copied: Copied | None) -> None:
     summary = "not copied: no S3 is set"
     if copied:
         sent = f"{human_bytes(copied.bytes_transferred)} sent to {copied.where}"
-        there = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
-        summary = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {there}"
+        existing = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
+        summary = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {existing}"
     create_table_artifact(key=subject.key("copy"), table=rows, description=f"{subject.name}: {summary}")
 
 
 def restoration(subject: ArtifactSubject, acquired: Sequence[Acquired], *, seconds: float) -> None:
-    """The table of what came from S3 for the snapshot, at what rate, and what was on the volume already."""
+    """Table of the files that were fetched from S3, with the rate, and of those that the volume had."""
     rows: list[dict[str, Any]] = [
         {
-            "file": one.file.path,
-            "size": human_bytes(one.file.size),
-            "from": "there already" if one.origin == "volume" else one.origin,
-            "fetched": human_bytes(one.transferred_bytes),
-            "sha256": one.file.sha256,
+            "file": item.file.path,
+            "size": human_bytes(item.file.size),
+            "from": "there already" if item.origin == "volume" else item.origin,
+            "fetched": human_bytes(item.transferred_bytes),
+            "sha256": item.file.sha256,
         }
-        for one in acquired
+        for item in acquired
     ]
-    fetched = sum(one.transferred_bytes for one in acquired)
-    there = sum(one.origin == "volume" for one in acquired)
+    fetched = sum(item.transferred_bytes for item in acquired)
+    existing = sum(item.origin == "volume" for item in acquired)
     create_table_artifact(
         key=subject.key("restoration"),
         table=rows,
         description=f"{subject.name}: {human_bytes(fetched)} fetched from S3"
-        f"{_rate(fetched, seconds)}; {there} of {len(acquired)} files were there already",
+        f"{_rate(fetched, seconds)}; {existing} of {len(acquired)} files were there already",
     )
 
 
 def _rate(moved_bytes: int, seconds: float) -> str:
-    """` in 4 s, 25.0 MiB/s`; nothing where nothing moved."""
+    """Such as ` in 4 s, 25.0 MiB/s`; empty for 0 bytes."""
     if not moved_bytes or seconds <= 0:
         return ""
     return f" in {human_time(seconds)}, {human_bytes(round(moved_bytes / seconds))}/s"
 
 
-def promotion(subject: ArtifactSubject, manifest: Manifest, done: Promotion) -> None:
-    """The table of what is promoted now, and what was before."""
+def promotion(subject: ArtifactSubject, manifest: Manifest, change: Promotion) -> None:
+    """Table of the promoted revision and the default, now and before."""
     rows: list[dict[str, Any]] = [
-        {"what": manifest.variant, "promoted": done.revision, "before": done.previous or "nothing"},
-        {"what": "default", "promoted": done.default or "none", "before": done.previous_default or "none"},
+        {"what": manifest.variant, "promoted": change.revision, "before": change.previous or "nothing"},
+        {"what": "default", "promoted": change.default or "none", "before": change.previous_default or "none"},
     ]
     create_table_artifact(
         key=subject.key("promotion"),
         table=rows,
-        description=f"{manifest.id.name} shows {manifest.revision[:8]}",
+        description=f"{manifest.id.name} is promoted at {manifest.revision[:8]}",
     )
 
 
 def benchmark(subject: ArtifactSubject, measured: Benchmark) -> None:
-    """The table of speeds, first token and memory."""
+    """Table of speeds, time to first token and memory."""
     rows: list[dict[str, Any]] = [
         {"test": test, "median": median, "spread": spread} for test, median, spread in measured.rows()
     ]
@@ -287,39 +293,39 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark) -> None:
     )
 
 
-def serving(subject: ArtifactSubject, now: Serving) -> None:
-    """The table of where a model is served, by what, and with which parameters."""
-    parameters = now.spec.parameters
+def serving(subject: ArtifactSubject, served: Serving) -> None:
+    """Table of the address, server and parameters of a model that is being served."""
+    parameters = served.spec.parameters
     rows: list[dict[str, Any]] = [
-        {"what": "address", "value": f"{now.address.url}/v1"},
-        {"what": "server", "value": now.address.server},
-        {"what": "computed by", "value": now.processor},
-        {"what": "revision", "value": now.spec.revision},
-        {"what": "quantization", "value": now.spec.quantization or ""},
+        {"what": "address", "value": f"{served.address.url}/v1"},
+        {"what": "server", "value": served.address.server},
+        {"what": "computed by", "value": served.processor},
+        {"what": "revision", "value": served.spec.revision},
+        {"what": "quantization", "value": served.spec.quantization or ""},
         {"what": "context of each request", "value": f"{parameters.n_ctx // parameters.n_seq_max} tokens"},
         {"what": "requests at once", "value": str(parameters.n_seq_max)},
-        {"what": "memory planned", "value": human_bytes(now.spec.memory.total_bytes)},
-        {"what": "API key", "value": "needed" if now.needs_key else "none"},
+        {"what": "memory planned", "value": human_bytes(served.spec.memory.total_bytes)},
+        {"what": "API key", "value": "needed" if served.needs_key else "none"},
     ]
     create_table_artifact(
-        key=subject.key("serving"), table=rows, description=f"{subject.name} is served at {now.address.url}/v1"
+        key=subject.key("serving"), table=rows, description=f"{subject.name} is served at {served.address.url}/v1"
     )
 
 
-def tuning(subject: ArtifactSubject, found: Tuning) -> None:
-    """The table of what ran against the plan's own settings, and what came of it."""
+def tuning(subject: ArtifactSubject, result: Tuning) -> None:
+    """Table of the settings that were compared with the plan's own, and of the outcomes."""
     rows: list[dict[str, Any]] = [
-        {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in found.rows()
+        {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in result.rows()
     ]
     create_table_artifact(
         key=subject.key("tuning"),
         table=rows,
-        description=f"{subject.name}: {found.gain:.2f} times as fast as planned, llama-cpp-python {found.engine}",
+        description=f"{subject.name}: {result.gain:.2f} times as fast as planned, llama-cpp-python {result.engine}",
     )
 
 
 def dossier(subject: ArtifactSubject, markdown: str) -> None:
-    """Everything that is known of the snapshot."""
+    """The dossier of the snapshot, as Markdown."""
     create_markdown_artifact(
         key=subject.key("dossier"), markdown=markdown, description=f"The dossier of {subject.name}"
     )

@@ -1,4 +1,4 @@
-"""Run a flow on a worker of the GPU pool, and wait for it."""
+"""Run a deployment on the GPU work pool, and wait for its end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WAITING = frozenset({StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED})
 _QUEUE_LIMIT_S = 24 * 3600.0
 _POLL_S = 5.0
 _SLOW_BYTES_PER_S = 5e6
-_CURE = "see that run and its pool's workers"
+_CURE = "look at that run and the workers of its pool"
 
 
 def start_on_gpu(deployment: str, parameters: dict[str, Any]) -> FlowRun | None:
-    """Give a run to the GPU pool. None where nobody would take it: no worker of the pool is online, or that deployment
-    does not exist."""
+    """Schedule a run on the GPU work pool. Returns None where no worker of the pool is online, or the deployment does
+    not exist."""
     with get_client(sync_client=True) as client:
         if not _worker_is_online(client):
             return None
@@ -38,18 +38,18 @@ def start_on_gpu(deployment: str, parameters: dict[str, Any]) -> FlowRun | None:
 def await_completion(
     run: FlowRun, *, run_limit_s: float, queue_limit_s: float = _QUEUE_LIMIT_S, poll_s: float = _POLL_S
 ) -> None:
-    """Wait for a run on another worker, and raise what it ended with unless it completed.
+    """Wait for a run on another worker to complete.
 
-    It may stand in the queue for long behind another one, so its own time counts from where it begins. One that is
-    waited for no longer is cancelled: OrchestratorUnavailable says that nobody took it, EngineCrashed that it took too
-    long.
+    `queue_limit_s` bounds the wait for its start: other runs may be queued before it. `run_limit_s` counts from its
+    start. A run that exceeds a limit is cancelled. Raises OrchestratorUnavailable if no worker started it, and
+    EngineCrashed if it failed or exceeded `run_limit_s`.
     """
     with get_client(sync_client=True) as client:
         state = _await_start(client, run, limit_s=queue_limit_s, poll_s=poll_s)
         deadline = time.monotonic() + run_limit_s
         while not state.is_final():
             if time.monotonic() > deadline:
-                _give_up(client, run, EngineCrashed(f"{_name(run)} did not end within {run_limit_s:.0f} s", cure=_CURE))
+                _cancel(client, run, EngineCrashed(f"{_name(run)} did not end within {run_limit_s:.0f} s", cure=_CURE))
             time.sleep(poll_s)
             state = _state(client, run)
     if not state.is_completed():
@@ -57,30 +57,29 @@ def await_completion(
 
 
 def time_limit_s(*, engine_runs: int, fetch_bytes: int = 0) -> float:
-    """How long a run on another worker may take: the engine's own limit for each run of it, and a while to start it, to
-    fetch the model over a slow line, and to report."""
+    """The time limit of a run on another worker in seconds: that of the engine for each of its runs, the time to fetch
+    the model at 5 MB/s, and 120 s to start and report."""
     return engine_runs * connect().settings.engine_timeout_s + fetch_bytes / _SLOW_BYTES_PER_S + 120
 
 
 def _await_start(client: SyncPrefectClient, run: FlowRun, *, limit_s: float, poll_s: float) -> State[Any]:
-    """The first state of a run that is more than waiting."""
+    """Wait until a run has left the queue, and return its state."""
     deadline = time.monotonic() + limit_s
     while (state := _state(client, run)).type in _WAITING:
         if not _worker_is_online(client):
-            why = f"{_name(run)} was taken by nobody: no worker of the pool is online any more"
-            _give_up(client, run, OrchestratorUnavailable(why, cure="start a worker of that pool, and run it again"))
+            message = f"{_name(run)} was not started: no worker of the pool is online any more"
+            _cancel(client, run, OrchestratorUnavailable(message, cure="start a worker of that pool, and run it again"))
         if time.monotonic() > deadline:
-            why = f"{_name(run)} was taken by nobody within {limit_s:.0f} s"
-            _give_up(client, run, OrchestratorUnavailable(why, cure="see what the pool's workers are doing"))
+            message = f"{_name(run)} was not started by a worker within {limit_s:.0f} s"
+            _cancel(client, run, OrchestratorUnavailable(message, cure="look at the workers of the pool"))
         time.sleep(poll_s)
     return state
 
 
 def _worker_is_online(client: SyncPrefectClient) -> bool:
-    """Whether a worker of the GPU pool takes work now. A pool that does not exist has none. Prefect takes a worker that
-    was killed for online for a minute and a half."""
+    """Whether a worker of the GPU pool is online. Prefect shows a worker that was killed as online for 90 s."""
     try:
-        client.read_work_pool(GPU_POOL)  # the next call says it in a way that is no ObjectNotFound
+        client.read_work_pool(GPU_POOL)  # raises ObjectNotFound for a missing pool; the next call raises another error
         workers = client.read_workers_for_work_pool(GPU_POOL)
     except ObjectNotFound:
         return False
@@ -91,7 +90,7 @@ def _state(client: SyncPrefectClient, run: FlowRun) -> State[Any]:
     return client.read_flow_run(run.id).state or Scheduled()
 
 
-def _give_up(client: SyncPrefectClient, run: FlowRun, error: PaddockError) -> NoReturn:
+def _cancel(client: SyncPrefectClient, run: FlowRun, error: PaddockError) -> NoReturn:
     client.set_flow_run_state(run.id, Cancelling())
     raise error
 

@@ -1,7 +1,7 @@
-"""Retry policies of tasks, and what their failures look like in Prefect.
+"""Define the retry policies of tasks, and log Paddock's errors without a traceback.
 
-A transient error is tried again with growing, jittered delays; a permanent one fails at the first try. Nothing is
-cached by Prefect: the volume and S3 are the memory, and Prefect's own would try to hash clients.
+A step that raised a transient error is retried with growing, jittered delays; a permanent error fails at the first try.
+Prefect caches nothing (`NO_CACHE`): results are on the volume and in S3, and its cache would hash the clients.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class FlowPolicy(TypedDict):
     persist_result: bool
 
 
-def is_worth_another_try(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 Prefect's names
-    """Whether the failure was transient. A plain function: Prefect silently never retries with a
-    `functools.partial`."""
+def is_transient_failure(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 Prefect's names
+    """Whether the task failed with a transient error. It must be a plain function: with a `functools.partial`, Prefect
+    silently never retries."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
-    """Log an error that we raised on purpose as its sentence. Prefect adds a traceback, which tells its reader
-    nothing."""
+    """Logging filter: log a PaddockError as its message alone. Prefect would add a traceback, which does not help its
+    reader."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, PaddockError):
         record.exc_info = None
@@ -63,16 +63,16 @@ def _policy(kind: Kind) -> Policy:
         "retries": len(delays_s),
         "retry_delay_seconds": list(delays_s),
         "retry_jitter_factor": JITTER,
-        "retry_condition_fn": is_worth_another_try,
+        "retry_condition_fn": is_transient_failure,
     }
 
 
 BY_KIND: dict[Kind, Policy] = {kind: _policy(kind) for kind in Kind}
-"""The policy of a step's task, by its kind; the delays are the library's."""
+"""The policy of a step's task, by its kind, with the delays of `RETRY_DELAYS_S`."""
 
 FLOW: FlowPolicy = {"persist_result": False}
-"""Every flow."""
+"""The policy of every flow."""
 
-# At import, because every process that runs a flow imports this; Prefect's hooks would log that they ran.
+# At import, since every process that runs a flow imports this. Prefect's hooks would log a line each time they ran.
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(without_traceback)

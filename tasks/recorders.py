@@ -1,4 +1,4 @@
-"""Which step leaves which artifacts: the one place where what a step returned is recorded in Prefect."""
+"""Map each step to its artifacts: the only place where the result of a step is recorded in Prefect."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tasks.subject import ArtifactSubject
 
 @dataclass(frozen=True, slots=True)
 class StepRun:
-    """A step that ran: its arguments by name, and the target of the run that it belongs to. `fetch_seconds` is how long
-    the files of the run took to fetch."""
+    """A run of a step: its arguments by name, and the target of the flow run. `fetch_seconds` is the duration of the
+    flow run's download."""
 
     clients: Clients
     arguments: Mapping[str, Any]
@@ -47,23 +47,23 @@ class StepRun:
         return manifest
 
     def subject(self, id: SnapshotId | None = None) -> ArtifactSubject:
-        """The subject of the run's target: a snapshot, by default that of the step's manifest."""
+        """A snapshot for the run's target, by default that of the step's manifest."""
         return ArtifactSubject.of(self.clients, id or self.manifest.id, self.target)
 
     def model_subject(self) -> ArtifactSubject:
-        """The subject before a variant is chosen."""
+        """The model of the step's listing, before a variant is chosen."""
         return ArtifactSubject.of_model(self["listing"].model, self.target)
 
 
 def record(step: Step[..., Any], run: StepRun, result: Any) -> None:
-    """Record the artifacts of a step that succeeded. Most steps leave none."""
+    """Create the artifacts of a step that succeeded. Most steps have none."""
     recorder = _RECORDERS.get(step)
     if recorder is not None:
         recorder(run, result)
 
 
 def record_rejection(step: Step[..., Any], run: StepRun, error: ModelRejected) -> None:
-    """Record the findings that a step rejected a model for, before a variant was chosen."""
+    """Create the artifact of the findings of a preflight that rejected a model, before a variant was chosen."""
     if step is choose_fitting:
         artifacts.findings(run.model_subject(), Verdict.REJECT, error.findings)
 
@@ -92,7 +92,7 @@ def _restoration(run: StepRun, published: Any) -> None:
 
 
 def _promotion(run: StepRun, change: Any) -> None:
-    """The change, and what stands for the snapshot that is promoted now: its verdict and its benchmark."""
+    """The change, and the verdict and the benchmark of the snapshot that is promoted now."""
     model = run["id"].model if "id" in run.arguments else run["wanted"].model
     manifest = locate(run.clients, Reference(model, change.variant, change.revision))
     subject = run.subject(manifest.id)

@@ -1,4 +1,4 @@
-"""Run the steps of a phase as Prefect tasks: retries by kind, a row in the UI, a line in the log, and artifacts."""
+"""Run the steps of a phase as Prefect tasks, with retries by kind, log lines and artifacts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class PrefectRunner(Runner):
-    """Made inside a flow run. `target` is the machine that the run's artifacts are about."""
+    """Runs each step as a task of the current flow run. `target` is the machine that the run's artifacts are about."""
 
     def __init__(self, target: str = THIS_MACHINE) -> None:
         self._clients = connect()
@@ -44,7 +44,7 @@ class PrefectRunner(Runner):
         seconds = self._download.seconds if self._download else 0.0
         step_run = StepRun(self._clients, arguments, self._target, seconds)
 
-        # The step's arguments are not the task's: Prefect would look through clients and manifests for futures.
+        # The task has no arguments: Prefect would search the step's, such as clients and manifests, for futures.
         @task(
             name=step.name,
             description=step.__doc__,

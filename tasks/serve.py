@@ -1,4 +1,4 @@
-"""The step that serves a model, for as long as nobody tells it to stop."""
+"""Prefect task that serves a model until its flow run is cancelled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from tasks.subject import ArtifactSubject
 
 
 @task(task_run_name="serve", **policies.BY_KIND[Kind.ENGINE])
-def serve(clients: Clients, manifest: Manifest, order: ServeRequest) -> None:
-    """Serve the snapshot until the run is cancelled. Called directly, never submitted: signals come to the main thread.
+def serve(clients: Clients, manifest: Manifest, request: ServeRequest) -> None:
+    """Serve the snapshot until the run is cancelled. Call it, and never submit it: signals are received in the main
+    thread.
 
-    Prefect cancels a run with SIGTERM. While the model is served that signal is ours, so that running answers end;
-    then it is Prefect's again.
+    Prefect cancels a run with SIGTERM. While the model is served, Paddock handles that signal, so that running requests
+    are completed; afterwards it is raised again for Prefect.
     """
     logger = get_run_logger()
 
@@ -28,7 +29,7 @@ def serve(clients: Clients, manifest: Manifest, order: ServeRequest) -> None:
         logger.info("serving %s at %s/v1 by %s", manifest.id, serving.address.url, serving.address.server)
         logger.info("computed by %s", serving.processor)
 
-    heard = serve_snapshot(clients, manifest, order, on_ready=on_ready)
-    logger.info("served no longer: %s", heard.name if heard else "stopped")
-    if heard is not None:
-        signal.raise_signal(heard)
+    received = serve_snapshot(clients, manifest, request, on_ready=on_ready)
+    logger.info("the server was stopped: %s", received.name if received else "no signal")
+    if received is not None:
+        signal.raise_signal(received)

@@ -1,8 +1,9 @@
 """The subject of an artifact, and its key.
 
-What stands for a promoted snapshot has the key of its variant. A snapshot that is not promoted while another one is,
-and a judgement for another machine than the one that serves, have keys of their own: they are looked at beside what
-stands, and never replace it."""
+The artifacts of a promoted snapshot have the key of its variant. Those of a snapshot that is not promoted while another
+one is, and those of a validation for another machine, have keys of their own: they never replace the artifacts of what
+is served.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from paddock.planning.targets import THIS_MACHINE
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSubject:
-    """`name` is for people; `identity` is what the key is made of."""
+    """What an artifact is about. `name` is shown to people; `identity` is hashed into the key."""
 
     model: ModelName
     name: str
@@ -24,9 +25,9 @@ class ArtifactSubject:
 
     @classmethod
     def of(cls, clients: Clients, id: SnapshotId, target: str = THIS_MACHINE) -> ArtifactSubject:
-        """A snapshot, judged or measured for a target."""
-        stands = clients.volume.promoted(id.model).of(id.variant)
-        identity = id.name if stands in {None, id} else str(id)
+        """A snapshot that was validated or benchmarked for a target."""
+        promoted = clients.volume.promoted(id.model).of(id.variant)
+        identity = id.name if promoted in {None, id} else str(id)
         return cls(id.model, id.short, identity + _suffix(target))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Make what a flow works with from its parameters and the environment of its process. Parameters carry no secret."""
+"""Parse the parameters of flows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from paddock.model.reference import Reference
 
 
 def reference(model: str, revision: str | None) -> Reference:
-    """MODEL and the revision that a flow was given beside it. Raises UnsafeName, and BadSetting where the two name
-    different revisions; `main`, which a form fills in, gives way."""
+    """The reference of a `model` parameter and a `revision` parameter. The default `main` gives way to a revision in
+    `model`. Raises UnsafeName, and BadSetting if the two name different revisions."""
     wanted = Reference.parse(model)
     if wanted.ref is None:
         return replace(wanted, ref=revision)
     if revision not in {None, "main", wanted.ref}:
-        raise BadSetting(f"the model is {model}, and the revision {revision}", cure="give the revision once")
+        raise BadSetting(
+            f"the model {model} and the revision {revision} name different revisions", cure="give the revision once"
+        )
     return wanted

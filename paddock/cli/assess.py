@@ -17,8 +17,10 @@ def inspect(
     deep: Annotated[bool, typer.Option("--deep", help="Read the tensor data too.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Audit the header and template of a GGUF: a local file or directory, or a file on the Hub, read by range
-    requests."""
+    """Audit the header and template of a GGUF: a local file or directory, or a file on the Hub.
+
+    Of a file on the Hub, only the header is fetched, unless `--deep` is given.
+    """
     from paddock.cli.render import render_inspection
     from paddock.lifecycle.assess.inspect import inspect as inspect_source
 
@@ -47,8 +49,10 @@ def plan(
     quant: QuantOption = "auto",
     as_json: Json = False,
 ) -> int:
-    """Plan whether a model fits a machine, with which quantization and parameters. Only its header is fetched: the
-    engine predicts the memory from that."""
+    """Plan a model for a machine: whether it fits, with which quantization and parameters.
+
+    Only its header is fetched: the engine predicts the memory from that.
+    """
     from paddock.cli.render import render_preflight
     from paddock.lifecycle.assess.preflight import preflight
     from paddock.model.hardware import this_machine

@@ -87,7 +87,9 @@ def serve(
     as_json: Json = False,
 ) -> int:
     """Serve a model over an OpenAI-compatible API until it is stopped: the promoted snapshot, or that of a revision.
-    With PADDOCK_API_KEY, clients must send that key."""
+
+    If PADDOCK_API_KEY is set, clients must send that key.
+    """
     from paddock.cli.render import render_serving
     from paddock.lifecycle.locate import locate, match_variant, requested_quantization
     from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 
-from flows.benchmark import benchmark_model, benchmark_where_it_serves
+from flows.benchmark import benchmark_model, benchmark_on_gpu_worker
 from infra.local.hub import HubService
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
 from paddock.lifecycle.acquire.pull import pull
@@ -65,7 +65,7 @@ def test_without_a_deployment_the_benchmark_runs_in_this_process(
     roomy = tiny_llama().set("llama.context_length", U32, 1024).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
     manifest = pull(clients, Reference(MODEL)).manifest
-    benchmark_where_it_serves(manifest, 512, "chat", "this-machine")
+    benchmark_on_gpu_worker(manifest, 512, "chat", "this-machine")
     assert read_benchmark(clients, manifest) is not None
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_no_worker_takes_for_too_long_is_cancelled(
     client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
 ) -> None:
     run = deployment()
-    with pytest.raises(OrchestratorUnavailable, match="taken by nobody within"):
+    with pytest.raises(OrchestratorUnavailable, match="was not started by a worker within"):
         gpu_pool.await_completion(run, run_limit_s=30, queue_limit_s=0.1, poll_s=POLL_S)
     assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
