@@ -198,7 +198,7 @@ class EngineProcess:
         while data := await process.stderr.read(65536):
             self._log.add(data)
 
-    async def _log_ended(self) -> None:
+    async def _wait_for_log(self) -> None:
         if self._log_reader is not None:
             with suppress(TimeoutError):  # a grandchild may hold the pipe open
                 await asyncio.wait_for(asyncio.shield(self._log_reader), 1.0)
