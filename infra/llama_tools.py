@@ -96,7 +96,7 @@ def link(name: str) -> Path:
     target_link = Path(sys.prefix) / "bin" / name
     staged = target_link.with_name(f".{name}.{os.getpid()}")
     staged.symlink_to(program)
-    staged.retarget_link(target_link)
+    staged.replace(target_link)
     return target_link
 
 

@@ -45,7 +45,10 @@ class Stack:
         heartbeat: bool = False,
         on_line: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`heartbeat`: flow runs send one every 30 s, not every 180 s. `on_line` gets a line for each part when ready."""
+        """`heartbeat` makes flow runs send one every 30 s, not every 180 s. `on_line` gets a line for each ready part.
+
+        Raises ValueError for the part `workers` without `prefect`.
+        """
         if "workers" in parts and "prefect" not in parts:
             raise ValueError("the part `workers` needs the part `prefect`")
         self.state = state.resolve()

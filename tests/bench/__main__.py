@@ -1,4 +1,4 @@
-"""`make bench`: speed and memory, measured as ratios in one run. Ends with 1 where a bound does not hold."""
+"""Run the benchmarks of `make bench`: speed and memory, as ratios within one run. Exits with 1 if a bound is missed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ BENCHES = {"reader": reader.run, "transfer": transfer.run, "store": store.run, "
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
-    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help="which to run (default: all)")
-    given = parser.parse_args()
-    held = [BENCHES[name](given.rounds) for name in given.what or BENCHES]
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default: 5)")
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="benchmarks to run (default: all)")
+    options = parser.parse_args()
+    held = [BENCHES[name](options.rounds) for name in options.names or BENCHES]
     sys.exit(0 if all(held) else 1)

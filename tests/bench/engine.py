@@ -1,10 +1,10 @@
-"""Our benchmark beside llama.cpp's own, and a tuned plan beside llama-cpp-python as it comes, on the real model.
+"""Compare Paddock's benchmark with llama-bench, and a tuned plan with llama-cpp-python's defaults, on the real model.
 
-llama-bench runs on the libraries of the engine that is installed (`tests.bench.llama_bench`). All take turns, and of
-each its quietest turn counts: what disturbs a machine only slows it.
+llama-bench runs with the libraries of the installed engine (`tests.bench.llama_bench`). All programs alternate, and the
+best round of each counts, since other load on a machine can only slow it.
 
-How much faster a tuned plan is than llama-cpp-python as it comes rests on the machine. That computes answers with half
-of the cores, and loses little by it where one core alone takes what the memory gives, or two are threads of one core.
+The speedup of a tuned plan over llama-cpp-python's defaults depends on the machine: the defaults generate with half of
+the cores, which costs little where one core saturates the memory bandwidth, or where two are threads of one core.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.bench import llama_bench
 from tests.support.engine import real_model
 
 N_PROMPT, N_GEN = 256, 64
-OURS_TO_LLAMA_BENCH = 0.97
-TUNED_TO_DEFAULTS = 1.9
+MIN_RATIO_TO_LLAMA_BENCH = 0.97
+MIN_RATIO_TO_DEFAULTS = 1.9
 CONTEXT_TOKENS = 4096
 BUDGET_S = 120.0
 
-AS_IT_COMES = """
+DEFAULTS_SCRIPT = """
 import json, sys, time
 from llama_cpp import Llama
 model = Llama(sys.argv[1], verbose=False)
@@ -47,32 +47,32 @@ for _ in range(5):
     best["decode"] = max(best["decode"], (len(times) - 2) / (times[-1] - times[1]))
 print(json.dumps(best))
 """
-"""Its high-level object without a word about threads or batches, and its own way of choosing the next token."""
+"""llama-cpp-python's `Llama` with its default threads, batches and sampling."""
 
 
 def run(rounds: int) -> bool:
-    """Print the ratios; whether every bound holds."""
+    """Print the ratios, and return whether every bound is met."""
     path = real_model()
     machine = this_machine()
     plan = Parameters(n_ctx=CONTEXT_TOKENS, n_threads=machine.cores, n_gpu_layers=-1 if machine.gpus else 0)
-    _llama_bench(path, plan)  # which builds it, where that was not done yet
+    _llama_bench(path, plan)  # builds it, if that was not done yet
     tuning = tune(path, plan, budget_s=BUDGET_S)
     for row in tuning.rows():
         print("  ", *row)
-    ours, theirs, tuned, as_it_comes = [], [], [], []
+    ours, theirs, tuned, defaults = [], [], [], []
     for _ in range(rounds):
         ours.append(_ours(path, plan))
         theirs.append(_llama_bench(path, plan))
         tuned.append(_ours(path, tuning.applied(plan)))
-        as_it_comes.append(_as_it_comes(path))
+        defaults.append(_defaults(path))
     held = [
-        _ratio("prefill of 256: paddock to llama-bench", ours, theirs, 0, wanted=OURS_TO_LLAMA_BENCH),
-        _ratio("decode of 64: paddock to llama-bench", ours, theirs, 1, wanted=OURS_TO_LLAMA_BENCH),
-        _ratio("prefill: tuned to llama-cpp-python as it comes", tuned, as_it_comes, 0, wanted=None),
-        _ratio("decode: tuned to llama-cpp-python as it comes", tuned, as_it_comes, 1, wanted=TUNED_TO_DEFAULTS),
-        _ratio("decode: tuned to the plan's own", tuned, ours, 1, wanted=0.97),
+        _ratio("prefill of 256: paddock to llama-bench", ours, theirs, 0, bound=MIN_RATIO_TO_LLAMA_BENCH),
+        _ratio("decode of 64: paddock to llama-bench", ours, theirs, 1, bound=MIN_RATIO_TO_LLAMA_BENCH),
+        _ratio("prefill: tuned to llama-cpp-python's defaults", tuned, defaults, 0, bound=None),
+        _ratio("decode: tuned to llama-cpp-python's defaults", tuned, defaults, 1, bound=MIN_RATIO_TO_DEFAULTS),
+        _ratio("decode: tuned to the plan's own", tuned, ours, 1, bound=0.97),
     ]
-    _say_busy(tuning)
+    _warn_if_busy(tuning)
     return all(held)
 
 
@@ -82,29 +82,29 @@ def _ours(path: Path, parameters: Parameters) -> tuple[float, float]:
 
 
 def _llama_bench(path: Path, plan: Parameters) -> tuple[float, float]:
-    """The medians of its five repetitions, as ours are."""
+    """Medians of its five repetitions, like those of Paddock's benchmark."""
     layers = 99 if plan.n_gpu_layers < 0 else plan.n_gpu_layers
-    given = {"-m": path, "-p": N_PROMPT, "-n": N_GEN, "-r": 5, "-t": plan.n_threads, "-ngl": layers}
-    given |= {"-b": plan.n_batch, "-ub": plan.n_ubatch, "-fa": plan.flash_attn}
-    prefill, decode = map(median, llama_bench.measure(given))
+    arguments = {"-m": path, "-p": N_PROMPT, "-n": N_GEN, "-r": 5, "-t": plan.n_threads, "-ngl": layers}
+    arguments |= {"-b": plan.n_batch, "-ub": plan.n_ubatch, "-fa": plan.flash_attn}
+    prefill, decode = map(median, llama_bench.measure(arguments))
     return prefill, decode
 
 
-def _as_it_comes(path: Path) -> tuple[float, float]:
-    command = [sys.executable, "-c", AS_IT_COMES, str(path), str(N_PROMPT), str(N_GEN)]
-    said = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
-    return said["prefill"], said["decode"]
+def _defaults(path: Path) -> tuple[float, float]:
+    command = [sys.executable, "-c", DEFAULTS_SCRIPT, str(path), str(N_PROMPT), str(N_GEN)]
+    output = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
+    return output["prefill"], output["decode"]
 
 
 def _ratio(
-    what: str, ours: list[tuple[float, float]], theirs: list[tuple[float, float]], which: int, *, wanted: float | None
+    label: str, ours: list[tuple[float, float]], theirs: list[tuple[float, float]], index: int, *, bound: float | None
 ) -> bool:
-    mine, other = (max(figures[which] for figures in side) for side in (ours, theirs))
-    bound = "" if wanted is None else f" (wanted {wanted})"
-    print(f"{what}: {mine:.1f} to {other:.1f} tokens/s, {mine / other:.3f}{bound}")
-    return wanted is None or mine / other >= wanted
+    our_best, their_best = (max(rates[index] for rates in side) for side in (ours, theirs))
+    bound_text = "" if bound is None else f" (bound: {bound})"
+    print(f"{label}: {our_best:.1f} to {their_best:.1f} tokens/s, {our_best / their_best:.3f}{bound_text}")
+    return bound is None or our_best / their_best >= bound
 
 
-def _say_busy(tuning: Tuning) -> None:
+def _warn_if_busy(tuning: Tuning) -> None:
     if tuning.busy:
-        print(f"the machine was busy ({tuning.load:.1f} processes at the beginning): believe the ratios with caution")
+        print(f"the machine was busy ({tuning.load:.1f} running processes at the start): the ratios are unreliable")

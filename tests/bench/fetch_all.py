@@ -1,7 +1,7 @@
-"""One process that fetches the files of a revision with Paddock's engine, so many of them at once.
+"""Fetch the GGUF files of a revision in one process, with Paddock's own download backend.
 
-`python -m tests.bench.fetch_all MODEL DIRECTORY AT_ONCE`, with HF_ENDPOINT set. It prints its peak memory and its
-own time.
+`python -m tests.bench.fetch_all MODEL DIRECTORY PARALLEL_FILES`, with HF_ENDPOINT set, prints its time and its peak
+memory as JSON.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from tests.bench.peak import peak_bytes
 
 def main() -> None:
     model, directory = ModelName.parse(sys.argv[1]), Path(sys.argv[2])
-    known = settings.load()
-    hub = Hub(known)
+    configured = settings.load()
+    hub = Hub(configured)
     listing = hub.listing(model)
     files = [file for file in listing.files if file.path.endswith(".gguf")]
 
-    def bring(file: RepositoryFile) -> None:
+    def fetch_file(file: RepositoryFile) -> None:
         source = hub.file(model, listing.revision, file)
-        staged = fetch(source, staging=directory / "partial", options=Options.of(known))
+        staged = fetch(source, staging=directory / "partial", options=Options.of(configured))
         assert staged is not None
         staged.path.rename(directory / file.path)
         staged.discard()
 
     started = time.monotonic()
     with ThreadPoolExecutor(int(sys.argv[3])) as pool:
-        list(pool.map(bring, files))
+        list(pool.map(fetch_file, files))
     seconds = time.monotonic() - started
     print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}))
 

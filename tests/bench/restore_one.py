@@ -1,4 +1,4 @@
-"""One process that brings an object onto a volume, or into a file, and prints how long it took.
+"""Restore one blob from S3, with Paddock onto a volume or with boto3 into a file, and print the time and peak memory.
 
 `python -m tests.bench.restore_one paddock|boto3 SHA256 SIZE DIRECTORY`, with PADDOCK_S3_URI and the AWS variables set.
 """
@@ -21,19 +21,19 @@ from tests.bench.peak import peak_bytes
 
 
 def main() -> None:
-    how, digest, size, directory = sys.argv[1], parse_sha256(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-    known = settings.load()
-    assert known.s3_uri is not None
+    client_name, digest, size, directory = sys.argv[1], parse_sha256(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    configured = settings.load()
+    assert configured.s3_uri is not None
     began = time.monotonic()
-    if how == "paddock":
-        clients = connect(known.model_copy(update={"volume": directory}))
+    if client_name == "paddock":
+        clients = connect(configured.model_copy(update={"volume": directory}))
         row = PlannedFile(RepositoryFile("model.bin", size, digest, None), Expected(size, digest), "s3")
-        got = fetch_remote_file(clients, row, segment_bytes=known.segment_bytes)
-        assert got.transferred_bytes == size
+        result = fetch_remote_file(clients, row, segment_bytes=configured.segment_bytes)
+        assert result.transferred_bytes == size
     else:
         from boto3.session import Session
 
-        bucket, _, prefix = known.s3_uri.removeprefix("s3://").partition("/")
+        bucket, _, prefix = configured.s3_uri.removeprefix("s3://").partition("/")
         client = Session().client("s3")
         client.download_file(bucket, f"{prefix}/blobs/sha256/{digest}", str(directory / "model.bin"))
     seconds = time.monotonic() - began
