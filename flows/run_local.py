@@ -15,8 +15,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from paddock.errors import BadSetting, OrchestratorUnavailable
 
 _CLIENT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, RuntimeError, ValueError)
-"""Raised by Prefect's client if its server does not answer, or sends an invalid response. An exception of the flow is in
-its state."""
+"""Raised by Prefect's client if its server does not answer, or sends an invalid response. An exception of the flow is
+in its state."""
 
 
 def run_local(flow: Flow[..., Any], **parameters: Any) -> tuple[str, Any]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import clients
 from tests.support.hub import demo_cache, hub
 from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.stack import prefect_server, s3
+from tests.support.tiny_hub import clients
 
 __all__ = [
     "clients",

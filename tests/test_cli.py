@@ -20,9 +20,9 @@ from infra.local.s3 import S3Server
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import Revision
 from tests.support.gguf import STRING, tiny_llama
-from tests.support.house import MODEL, NAME, point_to_s3, tiny, unsound
 from tests.support.program import Paddock, paddock, program
 from tests.support.stores import id_of
+from tests.support.tiny_hub import MODEL, NAME, rejected_model, tiny_model, use_s3
 
 __all__ = ["paddock"]
 OTHER = "a" * 40
@@ -59,7 +59,7 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(
     clients: Clients, hub: HubService, paddock: Paddock
 ) -> None:
     first = paddock("pull", NAME, "--json").json["revision"]
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(3)})
     second = paddock("pull", NAME, "--no-promote", "--json").json["revision"]
 
     listed = paddock("ls", "--json").json
@@ -110,11 +110,11 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(
 
     removed = paddock("rm", f"{NAME}@{second}", "--json").json
     (row,) = removed["removed"]
-    assert row.pop("bytes") > len(tiny(3))
+    assert row.pop("bytes") > len(tiny_model(3))
     assert row == {"model": NAME, "revision": second, "variant": "Q8_0", "reason": "asked for"}
-    assert removed["freed_bytes"] == len(tiny(3))
+    assert removed["freed_bytes"] == len(tiny_model(3))
     assert removed["kept"] == []
-    assert paddock("rm", NAME, "--json").json["freed_bytes"] > len(tiny())
+    assert paddock("rm", NAME, "--json").json["freed_bytes"] > len(tiny_model())
     assert paddock("ls", "--json").json["models"] == []
 
 
@@ -124,7 +124,7 @@ def test_cache_restore_pin_and_unpin_tell_one_story(
     for command in ("cache", "restore", "ls --s3"):
         verb, *options = command.split()
         assert paddock(verb, *(options or [NAME]), "--json").status == 3, "there is no S3"
-    point_to_s3(monkeypatch, s3, f"cli-{secrets.token_hex(4)}")
+    use_s3(monkeypatch, s3, f"cli-{secrets.token_hex(4)}")
     pulled = paddock("pull", NAME, "--json").json
     cached = paddock("cache", NAME, "--json").json
     assert cached["revision"] == pulled["revision"]
@@ -195,7 +195,7 @@ def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
 ) -> None:
     local = tmp_path / "here" / "tiny-Q8_0.gguf"
     local.parent.mkdir()
-    local.write_bytes(tiny())
+    local.write_bytes(tiny_model())
     hub.reset_stats()
     remote = paddock("inspect", f"{NAME}@main:tiny-Q8_0.gguf", "--json")
     assert remote.status == 0
@@ -209,7 +209,7 @@ def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
             "context_length": 256,
             "vocab_size": 260,
             "block_count": 1,
-            "size_bytes": len(tiny()),
+            "size_bytes": len(tiny_model()),
             "shards": 1,
         }
         assert said.json["template"]["present"] is True
@@ -219,7 +219,7 @@ def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
 
 def test_inspect_reads_the_weights_when_told_to(clients: Clients, paddock: Paddock, tmp_path: Path) -> None:
     hollow = tmp_path / "hollow-Q8_0.gguf"
-    content = tiny()
+    content = tiny_model()
     hollow.write_bytes(content[: len(content) // 2] + b"\xff" * (len(content) - len(content) // 2))
     assert paddock("inspect", str(hollow), "--json").status == 0
     assert paddock("inspect", str(hollow), "--deep", "--json").status == 2
@@ -236,7 +236,7 @@ def test_a_model_that_was_judged_and_found_wanting_ends_with_2(
     clients: Clients, paddock: Paddock, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.gguf"
-    bad.write_bytes(unsound())
+    bad.write_bytes(rejected_model())
     said = paddock("inspect", str(bad), "--json")
     assert (said.status, said.json["verdict"]) == (2, "reject")
     finding = next(one for one in said.json["findings"] if one["severity"] == "reject")
@@ -326,7 +326,7 @@ BAD = {
 def test_bad_input_gets_one_sentence_and_its_exit_status(
     clients: Clients, hub: HubService, paddock: Paddock, case: str
 ) -> None:
-    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     arguments, status, error = BAD[case]
     said = paddock(*arguments, "--json")
@@ -404,12 +404,12 @@ def test_a_disk_without_room_is_told_before_the_first_weight(clients: Clients, h
     said = program("pull", NAME, "--json", before=mounted)
     assert (said.status, said.json["error"]) == (1, "not-enough-disk"), said
     assert "missing" in said.json["message"]
-    assert hub.stats().bytes_sent == {f"{NAME}/tiny-Q8_0.gguf": len(tiny())}  # its header was looked at
+    assert hub.stats().bytes_sent == {f"{NAME}/tiny-Q8_0.gguf": len(tiny_model())}  # its header was looked at
 
 
 def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary_of_the_tests")
-    point_to_s3(monkeypatch, s3, "secrets")
+    use_s3(monkeypatch, s3, "secrets")
     for session in (None, "session_canary_of_the_tests"):  # the second is one that S3 refuses
         if session:
             monkeypatch.setenv("AWS_SESSION_TOKEN", session)

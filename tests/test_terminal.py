@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from paddock.cli.render import counted, render_history, print_line, render_onboarding, visible
+from paddock.cli.render import counted, print_line, render_history, render_onboarding, visible
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
 from paddock.store.history import Promotion
-from tests.support.house import NAME, tiny
 from tests.support.stores import Q8, A
+from tests.support.tiny_hub import NAME, tiny_model
 
 MARKUP = "[/b][red]:boom:"
 CLEAR = "\x1b[2J\x1b]0;owned\x07\r\x9b1m"
@@ -83,7 +83,7 @@ def test_a_model_whose_names_look_like_markup_is_pulled_and_shown(
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "200")
     hub.repository(NAME).commit(
-        {"README.md": b'---\nlicense: "[/b]\\e[2J"\n---\n', "tiny[/b]-Q8_0.gguf": tiny(3), "tiny-Q8_0.gguf": None}
+        {"README.md": b'---\nlicense: "[/b]\\e[2J"\n---\n', "tiny[/b]-Q8_0.gguf": tiny_model(3), "tiny-Q8_0.gguf": None}
     )
     for arguments in (
         ["pull", NAME, "--file", "tiny[/b]-Q8_0.gguf"],

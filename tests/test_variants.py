@@ -14,8 +14,8 @@ import pytest
 from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.lifecycle.clients import Clients
-from tests.support.house import NAME, Q4_K_M, point_to_s3, tiny
 from tests.support.program import Paddock, paddock, program
+from tests.support.tiny_hub import NAME, Q4_K_M, tiny_model, use_s3
 
 __all__ = ["paddock"]
 LINK = "org--tiny-GGUF"
@@ -88,7 +88,7 @@ def test_two_quantizations_of_a_commit_stand_beside_each_other_until_one_is_remo
 
     removed = done("rm", f"{NAME}:Q4_K_M")
     assert [row["variant"] for row in removed["removed"]] == ["Q4_K_M"]
-    assert removed["freed_bytes"] >= len(tiny(2, file_type=15))
+    assert removed["freed_bytes"] >= len(tiny_model(2, file_type=15))
     assert variants(done("ls")) == {"Q8_0": (True, True)}
     assert whole(volume, "Q8_0")
     assert sorted(path.name for path in volume.iterdir()) == [".paddock", LINK, f"{LINK}--Q8_0"]
@@ -98,7 +98,7 @@ def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume
     monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path
 ) -> None:
     prefix = f"variants-{secrets.token_hex(4)}"
-    point_to_s3(monkeypatch, s3, prefix)
+    use_s3(monkeypatch, s3, prefix)
     for variant in FILES:
         done("pull", f"{NAME}:{variant}")
     first, second = (done("cache", f"{NAME}:{variant}") for variant in FILES)
@@ -131,7 +131,7 @@ def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume
 def test_a_variant_that_is_restored_by_itself_moves_the_default_of_nobody(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path, paddock: Paddock
 ) -> None:
-    point_to_s3(monkeypatch, s3, f"variants-{secrets.token_hex(4)}")
+    use_s3(monkeypatch, s3, f"variants-{secrets.token_hex(4)}")
     for variant in FILES:
         assert paddock("pull", f"{NAME}:{variant}").status == 0
         assert paddock("cache", NAME).status == 0
@@ -151,7 +151,7 @@ def test_what_is_printed_of_a_snapshot_is_accepted_in_every_order_and_case(
     clients: Clients, hub: HubService, paddock: Paddock
 ) -> None:
     old = paddock("pull", f"{NAME}:Q4_K_M", "--json").json["revision"]
-    hub.repository(NAME).commit({FILES["Q4_K_M"]: tiny(3, file_type=Q4_K_M)})
+    hub.repository(NAME).commit({FILES["Q4_K_M"]: tiny_model(3, file_type=Q4_K_M)})
     new = paddock("pull", f"{NAME}@main:q4_k_m", "--json").json
     assert (new["variant"], new["revision"] != old) == ("Q4_K_M", True)
     shown = next(line for line in paddock("ls").stdout.splitlines() if old[:8] in line)

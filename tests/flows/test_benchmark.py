@@ -24,7 +24,7 @@ from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.model.reference import Reference
 from tasks import gpu_pool
 from tests.support.gguf import U32, tiny_llama
-from tests.support.house import MODEL, NAME
+from tests.support.tiny_hub import MODEL, NAME
 
 DEPLOYMENT = "benchmark-model/benchmark-gpu"
 POLL_S = 0.05

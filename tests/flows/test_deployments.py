@@ -39,8 +39,8 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
 from tests.flows.test_onboard import roomy
 from tests.support.engine import real_model
-from tests.support.house import MODEL, NAME, point_to_s3
 from tests.support.serving import REAL_MODEL_ID, REAL_MODEL_NAME, has_restarted, wait_for
+from tests.support.tiny_hub import MODEL, NAME, use_s3
 
 POOL_OF = {
     "onboard-model/onboard": "paddock-io",
@@ -201,7 +201,7 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    point_to_s3(monkeypatch, s3, "deployments")
+    use_s3(monkeypatch, s3, "deployments")
     first = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("first")})
     hub.repository(REAL_MODEL_ID).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
     pull(clients, Reference(REAL_MODEL_NAME))

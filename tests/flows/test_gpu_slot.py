@@ -24,7 +24,7 @@ from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.model.names import ModelName
 from tasks.gpu_pool import GPU_POOL
 from tests.flows.test_onboard import roomy
-from tests.support.house import CARD, CONFIG
+from tests.support.tiny_hub import CARD, CONFIG
 
 NAMES = ("org/one-GGUF", "org/two-GGUF")
 

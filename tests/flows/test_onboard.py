@@ -44,8 +44,8 @@ from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
 from tests.support.gguf import STRING, U32, tiny_llama
-from tests.support.house import MODEL, NAME, Q4_K_M, point_to_s3, tiny, unsound
 from tests.support.s3_proxy import S3Fault, proxied
+from tests.support.tiny_hub import MODEL, NAME, Q4_K_M, rejected_model, tiny_model, use_s3
 
 PROMOTED = f"{NAME}:Q8_0"
 CUT = "context: 1024 tokens, which is all that it was trained for, instead of 4096"
@@ -191,7 +191,7 @@ def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
     onboard()
     before = clients.volume.promoted(MODEL)
     stood = artifact(client, "findings")
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected):
         run_local(onboard_model, model=NAME)
     assert clients.volume.promoted(MODEL) == before
@@ -272,7 +272,7 @@ def test_a_wrong_parameter_is_refused(wrong: dict[str, object]) -> None:
 def test_each_phase_is_a_flow_of_its_own(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
 ) -> None:
-    point_to_s3(monkeypatch, s3, "phases")
+    use_s3(monkeypatch, s3, "phases")
     with pytest.raises(NotOnVolume, match="pull or onboard it first"):
         run_local(validate_model, model=NAME)
     _, acquired = run_local(acquire_model, model=NAME)
@@ -304,7 +304,7 @@ def test_another_quantization_of_a_promoted_commit_is_onboarded_beside_it(
     first = pull(clients, Reference(MODEL)).manifest
     second = onboard(quantization="q4_k_m")
     assert (second.revision, second.variant, second.quantization) == (first.revision, "Q4_K_M", "Q4_K_M")
-    assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
     assert (clients.volume.model_path(MODEL, first.variant) / "tiny-Q8_0.gguf").read_bytes() == roomy()
     promoted = clients.volume.promoted(MODEL)
     assert promoted.default == "Q4_K_M"
@@ -315,12 +315,12 @@ def test_another_quantization_of_a_promoted_commit_is_onboarded_beside_it(
 def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_once(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
 ) -> None:
-    point_to_s3(monkeypatch, s3, f"rollback-{secrets.token_hex(4)}")
+    use_s3(monkeypatch, s3, f"rollback-{secrets.token_hex(4)}")
     known = connect()
     assert known.remote is not None
     promoted = []
     for layers in (1, 2, 3):
-        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(layers)})
         manifest = pull(known, Reference(MODEL)).manifest
         push(known.volume, known.remote, manifest)
         update_remote_ref(known, MODEL)

@@ -26,7 +26,7 @@ from paddock.model.reference import Reference
 from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import CUT, roomy
 from tests.support.fixed_response import fixed_response_server
-from tests.support.house import MODEL, NAME, tiny
+from tests.support.tiny_hub import MODEL, NAME, tiny_model
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -139,7 +139,7 @@ BAD = {
 def test_bad_input_gets_one_sentence_and_its_exit_status_without_a_server(
     clients: Clients, hub: HubService, unrecorded: dict[str, str], case: str
 ) -> None:
-    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     arguments, status, error = BAD[case]
     done = command(*arguments, "--json", **unrecorded)
@@ -151,7 +151,7 @@ def test_bad_input_gets_one_sentence_and_its_exit_status_without_a_server(
 def test_bad_input_gets_one_sentence_and_its_exit_status(
     clients: Clients, hub: HubService, recorded: dict[str, str], case: str
 ) -> None:
-    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     arguments, status, error = BAD[case]
     with_password = recorded["PREFECT_API_URL"].replace("//", "//user:hunter2@")

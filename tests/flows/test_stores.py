@@ -21,7 +21,7 @@ from paddock.errors import NotOnVolume
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients, connect
 from paddock.model.reference import Reference, artifact_key
-from tests.support.house import MODEL, NAME, point_to_s3, tiny
+from tests.support.tiny_hub import MODEL, NAME, tiny_model, use_s3
 
 
 def recorded(client: SyncPrefectClient, kind: str) -> tuple[str, list[dict[str, Any]]]:
@@ -37,7 +37,7 @@ def recorded(client: SyncPrefectClient, kind: str) -> tuple[str, list[dict[str, 
 def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server
 ) -> None:
-    point_to_s3(monkeypatch, s3, f"flows-{secrets.token_hex(4)}")
+    use_s3(monkeypatch, s3, f"flows-{secrets.token_hex(4)}")
     manifest = pull(clients, Reference(MODEL)).manifest
     files = len(manifest.files)
     run_local(cache_model, model=NAME, revision=manifest.revision)
@@ -72,7 +72,7 @@ def test_a_promotion_removes_what_is_older_than_what_is_kept(
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     pulled = []
     for layers in (1, 2, 3):
-        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(layers)})
         pulled.append(pull(clients, Reference(MODEL), promote=False).manifest.revision)
     run_local(promote_model, model=NAME, revision=pulled[2])
     assert [manifest.revision for manifest in clients.volume.snapshots(MODEL)] == pulled[2:]

@@ -11,7 +11,7 @@ from paddock.lifecycle.assess import validate
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run import benchmark
 from paddock.model.reference import Reference
-from tests.support.house import MODEL, NAME, judged_of
+from tests.support.tiny_hub import MODEL, NAME, validate_snapshot
 
 
 def test_before_anything_was_measured_it_says_that(clients: Clients) -> None:
@@ -37,7 +37,7 @@ def test_what_a_stranger_wrote_cannot_end_a_cell_or_bring_markup(clients: Client
 
 def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    judged = judged_of(clients, manifest)
+    judged = validate_snapshot(clients, manifest)
     assert validate.read_validation(clients, manifest) == judged
     written = dossier.write_dossier(clients, manifest)
     assert clients.volume.read_report(manifest.id, dossier.REPORT) == written.markdown
@@ -51,7 +51,7 @@ def test_a_context_beyond_the_models_own_is_asked_as_its_own(clients: Clients) -
 
 
 def test_reports_of_another_variant_of_the_same_commit_are_not_shown(clients: Clients) -> None:
-    judged_of(clients, pull(clients, Reference(MODEL)).manifest)
+    validate_snapshot(clients, pull(clients, Reference(MODEL)).manifest)
     assert "Not validated yet" in dossier.compose(clients, pull(clients, Reference.parse(f"{NAME}:Q4_K_M")).manifest)
 
 
@@ -67,7 +67,7 @@ def test_a_report_that_cannot_be_read_is_none(clients: Clients, damage: str) -> 
 
 def test_a_report_from_another_version_is_none(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    judged_of(clients, manifest)
+    validate_snapshot(clients, manifest)
     text = clients.volume.read_report(manifest.id, validate.VALIDATION_REPORT)
     assert text is not None
     clients.volume.write_report(manifest.id, validate.VALIDATION_REPORT, text.replace('"block_count"', '"of_tomorrow"'))

@@ -13,13 +13,13 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
 from tests.support.gguf import CHATML, tiny_llama
-from tests.support.house import MODEL, NAME, Q4_K_M, tiny
+from tests.support.tiny_hub import MODEL, NAME, Q4_K_M, tiny_model
 
 
 def test_a_plain_directory_gets_verified_files_and_a_chat_template(clients: Clients, tmp_path: Path) -> None:
     target = tmp_path / "somewhere" / "else"
     assert download_model_to_path(NAME, target) == target
-    assert get_gguf_file_path(target).read_bytes() == tiny()
+    assert get_gguf_file_path(target).read_bytes() == tiny_model()
     assert (target / "chat_template.jinja").read_text().startswith("{%")
     assert not (target / ".paddock-partial").exists()
     assert not clients.volume.root.exists()
@@ -42,7 +42,7 @@ def test_a_damaged_file_in_a_plain_directory_is_fetched_again_and_no_other(
     damaged.write_bytes(content)
     hub.reset_stats()
     download_model_to_path(NAME, target)
-    assert damaged.read_bytes() == tiny()
+    assert damaged.read_bytes() == tiny_model()
     assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q8_0.gguf"}
 
 
@@ -60,7 +60,7 @@ def test_a_variants_own_place_is_pulled_and_promoted(clients: Clients) -> None:
     own = get_model_path_from_name(name)
     assert own.name == "org--tiny-GGUF--Q4_K_M"
     download_model_to_path(name, own)
-    assert get_gguf_file_path(own).read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert get_gguf_file_path(own).read_bytes() == tiny_model(2, file_type=Q4_K_M)
     assert clients.volume.promoted(MODEL).default == "Q4_K_M"
     with pytest.raises(NoPermission, match="lies in the volume"):
         download_model_to_path(f"{NAME}:Q8_0", own)
@@ -68,7 +68,7 @@ def test_a_variants_own_place_is_pulled_and_promoted(clients: Clients) -> None:
 
 def test_a_plain_directory_gets_the_variant_that_the_name_says(clients: Clients, tmp_path: Path) -> None:
     target = download_model_to_path(f"{NAME}:q4_k_m", tmp_path / "plain")
-    assert get_gguf_file_path(target).read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert get_gguf_file_path(target).read_bytes() == tiny_model(2, file_type=Q4_K_M)
 
 
 def test_an_alias_of_the_models_own_place_is_that_place(
@@ -85,7 +85,7 @@ def test_an_alias_of_the_models_own_place_is_that_place(
 
 
 def test_no_other_place_in_the_volume_is_written(clients: Clients, hub: HubService) -> None:
-    hub.repository("org/other").commit({"other-Q8_0.gguf": tiny(3)})
+    hub.repository("org/other").commit({"other-Q8_0.gguf": tiny_model(3)})
     snapshot = pull(clients, Reference(MODEL)).path
     for place in (snapshot, snapshot.resolve(), clients.volume.root / "elsewhere"):
         with pytest.raises(NoPermission, match="lies in the volume"):

@@ -25,8 +25,8 @@ from paddock.planning.plan import PlanRequest
 from paddock.planning.targets import parse_target
 from tests.support.engine import let_the_engine_segfault, loaded_memory, real_model
 from tests.support.gguf import STRING, U32, tiny_llama
-from tests.support.house import MODEL, NAME, tiny, unsound
 from tests.support.llama_70b import write_llama_70b
+from tests.support.tiny_hub import MODEL, NAME, rejected_model, tiny_model
 
 MIB, GIB = 2**20, 2**30
 BUSY = 3
@@ -142,7 +142,7 @@ def test_what_cannot_be_planned_is_refused_by_its_reason(clients: Clients, hub: 
         preflight(clients, NAME, PlanRequest(256), quantization="Q2_K")
     with pytest.raises(NoGguf):
         preflight(clients, str(tmp_path), PlanRequest(256))
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected):
         preflight(clients, NAME, PlanRequest(256))
 
@@ -151,7 +151,7 @@ def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(
     clients: Clients, hub: HubService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    hub.repository("org/other-GGUF").commit({"other-Q8_0.gguf": tiny(3)})
+    hub.repository("org/other-GGUF").commit({"other-Q8_0.gguf": tiny_model(3)})
     finding = r"is rejected by compatibility\.engine: the engine was ended by SIGSEGV"
     with monkeypatch.context() as here:
         let_the_engine_segfault(here, tmp_path)

@@ -47,9 +47,19 @@ from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
 from paddock.store.history import Promoted
 from tests.support.gguf import CHATML, tiny_llama
-from tests.support.house import MODEL, NAME, Q4_K_M, point_to, point_to_s3, projector, stock, tiny, unsound
 from tests.support.segments import segment_of
 from tests.support.stores import Q4, Q8, publish
+from tests.support.tiny_hub import (
+    MODEL,
+    NAME,
+    Q4_K_M,
+    fill_repository,
+    projector,
+    rejected_model,
+    tiny_model,
+    use_hub,
+    use_s3,
+)
 
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
 
@@ -59,7 +69,7 @@ def test_a_pulled_model_is_whole_audited_and_promoted(clients: Clients) -> None:
     path = clients.settings.volume / "org--tiny-GGUF"
     assert pulled.path == path
     assert path.resolve() == clients.volume.snapshot_path(pulled.manifest.id).resolve()
-    assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
     assert sorted(file.name for file in path.iterdir()) == sorted(
         [*SMALL_FILES, "tiny-Q8_0.gguf", "chat_template.jinja", "chat.paddock.json", "manifest.json"]
     )
@@ -105,15 +115,15 @@ def test_another_quantization_of_the_same_commit_stands_beside_the_first(clients
     revision = first.manifest.revision
     assert clients.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: revision, Q4: revision})
     assert clients.volume.snapshots(MODEL) == [first.manifest, second.manifest]
-    assert (clients.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == tiny()
-    assert (clients.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny(2, file_type=Q4_K_M)
+    assert (clients.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
+    assert (clients.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
 
 
 def test_another_variant_of_the_promoted_commit_leaves_what_is_promoted(clients: Clients) -> None:
     before = pull(clients, Reference(MODEL))
     pulled = pull(clients, Reference(MODEL), quantization="Q4_K_M", promote=False)
     assert pulled.path == clients.volume.snapshot_path(pulled.manifest.id)
-    assert (before.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (before.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
     assert clients.volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: before.manifest.revision})
     assert pull(clients, Reference(MODEL), promote=False).manifest == before.manifest
 
@@ -122,7 +132,7 @@ def test_a_variant_that_is_served_stays_while_another_one_of_its_commit_is_pulle
     served = pull(clients, Reference(MODEL)).manifest
     with clients.volume.lease(served.id) as path:
         pulled = pull(clients, Reference(MODEL), quantization="Q4_K_M")
-        assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+        assert (path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
         assert clients.volume.in_use(served.id)
         assert not clients.volume.in_use(pulled.manifest.id)
 
@@ -146,16 +156,16 @@ def test_a_snapshot_of_that_name_with_other_files_is_never_replaced_and_the_cure
 ) -> None:
     revision = clients.hub.listing(MODEL).revision
     clients.volume.prepare()
-    other = publish(clients.volume, revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
+    other = publish(clients.volume, revision, {"other.gguf": tiny_model(3)}, tmp_path, model=MODEL)
     hub.reset_stats()
     with pytest.raises(SnapshotDiffers, match="never replaced") as raised:
         pull(clients, Reference(MODEL))
     assert hub.stats().bytes_sent.keys() <= {f"{NAME}/tiny-Q8_0.gguf"}, "nothing but the header of the preflight"
-    assert not clients.volume.has_blob(Sha256(sha256(tiny()).hexdigest()), len(tiny()))
+    assert not clients.volume.has_blob(Sha256(sha256(tiny_model()).hexdigest()), len(tiny_model()))
     assert clients.volume.snapshots(MODEL) == [other]
     assert f"`paddock rm {other.id}`" in raised.value.cure
     clients.volume.remove(MODEL, variant=other.variant, revision=other.revision)
-    assert (pull(clients, Reference(MODEL)).path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (pull(clients, Reference(MODEL)).path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
 
 
 def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(clients: Clients, tmp_path: Path) -> None:
@@ -165,17 +175,17 @@ def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(cli
     plan = acquisition.plan(clients, listing, choice)
     acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]
     audited = audit.audit_acquired(clients, listing, choice, acquired)
-    other = publish(clients.volume, listing.revision, {"other.gguf": tiny(3)}, tmp_path, model=MODEL)
+    other = publish(clients.volume, listing.revision, {"other.gguf": tiny_model(3)}, tmp_path, model=MODEL)
     with pytest.raises(SnapshotDiffers, match="never replaced"):
         publish_acquired(clients, plan, acquired, audited)
     assert clients.volume.snapshots(MODEL) == [other]
 
 
 def test_every_chosen_gguf_is_audited(clients: Clients, hub: HubService) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected):
         pull(clients, Reference(MODEL), files=["tiny-Q8_0.gguf"])
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(), "mmproj-F16.gguf": b"GGUF and no more"})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(), "mmproj-F16.gguf": b"GGUF and no more"})
     with pytest.raises(ModelRejected, match="mmproj"):
         pull(clients, Reference(MODEL), projector=True)
     assert clients.volume.snapshots() == []
@@ -218,7 +228,7 @@ def test_two_models_are_two_snapshots_and_not_one(clients: Clients, hub: HubServ
 
 @pytest.mark.parametrize("name", ["chat_template.jinja/m-Q8_0.gguf", "manifest.json/m-Q8_0.gguf"])
 def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(clients: Clients, hub: HubService, name: str) -> None:
-    hub.repository("org/odd").commit({name: tiny()})
+    hub.repository("org/odd").commit({name: tiny_model()})
     hub.reset_stats()
     with pytest.raises(UnsafeName, match="also a directory"):
         pull(clients, Reference.parse("org/odd"))
@@ -227,11 +237,11 @@ def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(clients: Client
 
 def test_what_is_not_promoted_lies_beside_what_is(clients: Clients, hub: HubService) -> None:
     before = pull(clients, Reference(MODEL)).manifest
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(3)})
     pulled = pull(clients, Reference(MODEL), promote=False)
     assert pulled.manifest.revision != before.revision
     assert clients.volume.promoted(MODEL).default_id == before.id
-    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny(3)
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model(3)
 
 
 def test_a_commit_and_a_tag_are_pulled_as_they_were(clients: Clients, hub: HubService) -> None:
@@ -239,7 +249,7 @@ def test_a_commit_and_a_tag_are_pulled_as_they_were(clients: Clients, hub: HubSe
     old = repository.resolve("main")
     assert old is not None
     repository.tag("v1", at=old.id)
-    repository.commit({"tiny-Q8_0.gguf": tiny(4)})
+    repository.commit({"tiny-Q8_0.gguf": tiny_model(4)})
     assert pull(clients, Reference(MODEL, ref="v1")).manifest.revision == old.id
     assert pull(clients, Reference(MODEL, ref=old.id)).manifest.revision == old.id
 
@@ -248,7 +258,7 @@ def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_pro
     clients: Clients, hub: HubService
 ) -> None:
     before = pull(clients, Reference(MODEL)).manifest
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": unsound()})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected, match="eps"):
         pull(clients, Reference(MODEL))
     assert clients.volume.promoted(MODEL).default_id == before.id
@@ -258,26 +268,26 @@ def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_pro
 def test_a_flipped_bit_costs_no_wrong_byte(clients: Clients, hub: HubService) -> None:
     hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
     pulled = pull(clients, Reference(MODEL))
-    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
 
 
 def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(clients: Clients, hub: HubService) -> None:
-    digest = Sha256(sha256(tiny()).hexdigest())
+    digest = Sha256(sha256(tiny_model()).hexdigest())
     blob = clients.volume.blob_path(digest)
     blob.parent.mkdir(parents=True)
-    blob.write_bytes(bytes(len(tiny())))
+    blob.write_bytes(bytes(len(tiny_model())))
     pulled = pull(clients, Reference(MODEL))
-    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
     assert {one.origin for one in pulled.acquired} == {"hub"}
 
 
 def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(clients: Clients, hub: HubService) -> None:
     clients.volume.prepare()
-    clients.volume.add_bytes(tiny())
+    clients.volume.add_bytes(tiny_model())
     pulled = pull(clients, Reference(MODEL))
     assert f"{NAME}/tiny-Q8_0.gguf" not in hub.stats().bytes_sent
     (model,) = (file for file in pulled.manifest.files if file.path == "tiny-Q8_0.gguf")
-    assert model.segments == (segment_of(tiny()),)
+    assert model.segments == (segment_of(tiny_model()),)
 
 
 def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visible(
@@ -293,9 +303,9 @@ def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visibl
 def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
     monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path
 ) -> None:
-    point_to(monkeypatch, hub, tmp_path / "first")
-    point_to_s3(monkeypatch, s3, "fleet")
-    stock(hub)
+    use_hub(monkeypatch, hub, tmp_path / "first")
+    use_s3(monkeypatch, s3, "fleet")
+    fill_repository(hub)
     first = connect()
     assert first.remote is not None
     push(first.volume, first.remote, pull(first, Reference(MODEL)).manifest)
@@ -305,7 +315,7 @@ def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
     pulled = pull(connect(), Reference(MODEL))
     assert {one.origin for one in pulled.acquired} == {"s3"}
     assert hub.stats().total_bytes_sent == 0
-    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
 
 
 @pytest.mark.parametrize(
@@ -313,7 +323,7 @@ def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
     [("nobody/nothing", ModelNotFound), ("org/gated", ModelGated), ("org/weights", NoGguf)],
 )
 def test_what_cannot_be_pulled_says_why(clients: Clients, hub: HubService, name: str, error: type[Exception]) -> None:
-    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny()})
+    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     with pytest.raises(error, match=name.split("/")[1]):
         pull(clients, Reference.parse(name))
@@ -382,7 +392,7 @@ def taken_bytes(clients: Clients, variant: Variant) -> int:
 def test_a_default_that_does_not_fit_gives_way_to_what_does_and_the_notes_say_so(
     clients: Clients, hub: HubService
 ) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(24), "tiny-Q4_K_M.gguf": tiny(1, file_type=Q4_K_M)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(24), "tiny-Q4_K_M.gguf": tiny_model(1, file_type=Q4_K_M)})
     before = pull(clients, Reference(MODEL, Q8), target=UNBOUNDED).manifest
     small, large = taken_bytes(clients, Q4), taken_bytes(clients, Q8)
     between = Target(MARGIN_BYTES + (small + large) // 2)
@@ -501,7 +511,7 @@ def test_a_repository_that_holds_what_a_snapshot_says_of_itself_is_pulled_withou
 ) -> None:
     other = ModelName.parse("org/copied-GGUF")
     hub.repository(str(other)).commit(
-        {"tiny-Q8_0.gguf": tiny(), "chat.paddock.json": b"{}", "manifest.json": b"{}", "config.json": b"{}"}
+        {"tiny-Q8_0.gguf": tiny_model(), "chat.paddock.json": b"{}", "manifest.json": b"{}", "config.json": b"{}"}
     )
     pulled = pull(clients, Reference(other))
     assert json.loads((pulled.path / "chat.paddock.json").read_text())["origin"] == "the GGUF"

@@ -1,7 +1,7 @@
 """Repair of a published blob that rotted: the pull that an error advises fetches the damaged segment and no other.
 
 The model is larger than what a pull reads through, so that damage behind the first segment is found only by what reads
-all of it: the validation, and a copy to S3. `paddock verify` is tested in `test_verifying.py`.
+all of it: the validation, and a copy to S3. `paddock verify` is tested in `test_verify.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
 from tests.support.damage import flip
 from tests.support.gguf import tiny_llama
-from tests.support.house import MODEL, NAME, point_to, point_to_s3
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
+from tests.support.tiny_hub import MODEL, NAME, use_hub, use_s3
 
 LARGER = ModelName.parse("org/larger-GGUF")
 FILE = "larger-F32.gguf"
@@ -45,8 +45,8 @@ LAST_BYTES = len(CONTENT) % SEGMENT_BYTES
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
     """A volume and an empty S3, beside a Hub with one larger model."""
-    point_to(monkeypatch, hub, tmp_path)
-    point_to_s3(monkeypatch, s3, f"repair-{secrets.token_hex(4)}")
+    use_hub(monkeypatch, hub, tmp_path)
+    use_s3(monkeypatch, s3, f"repair-{secrets.token_hex(4)}")
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
     hub.repository(str(LARGER)).commit({FILE: CONTENT, "config.json": b"{}"})
     assert len(CONTENT) > READ_THROUGH_BYTES

@@ -14,8 +14,8 @@ from paddock.lifecycle.promote import promote
 from paddock.lifecycle.promote.retention import RetainedSnapshot, plan, plan_for, prune
 from paddock.model.names import Revision, Sha256
 from paddock.model.reference import Reference, SnapshotId, Variant
-from tests.support.house import MODEL, NAME, Q4_K_M, Q8_0, tiny
 from tests.support.stores import Q4, Q8, id_of
+from tests.support.tiny_hub import MODEL, NAME, Q4_K_M, Q8_0, tiny_model
 
 ids = [id_of(Revision(f"{number:040x}")) for number in range(8)]
 some = st.sets(st.sampled_from(ids))
@@ -69,7 +69,7 @@ def versions(clients: Clients, hub: HubService, count: int, variant: Variant = Q
     kind = {Q8: Q8_0, Q4: Q4_K_M}[variant]
     pulled = []
     for layers in range(1, count + 1):
-        hub.repository(NAME).commit({f"tiny-{variant}.gguf": tiny(layers, file_type=kind)})
+        hub.repository(NAME).commit({f"tiny-{variant}.gguf": tiny_model(layers, file_type=kind)})
         pulled.append(pull(clients, Reference(MODEL, variant)).manifest.id)
     return pulled
 
@@ -85,12 +85,12 @@ def test_a_pull_leaves_the_newest_revisions_and_says_what_went(
     clients = connect()
     first, second, third = versions(clients, hub, 3)
     assert there(clients) == [second, third]
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(4)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(4)})
     pulled = pull(clients, Reference(MODEL))
     assert pulled.pruned.removed == (second,)
     said = pulled.to_json()
     assert said["removed"] == [{"model": NAME, "revision": second.revision, "variant": "Q8_0"}]
-    assert pulled.pruned.freed_bytes == said["freed_bytes"] == len(tiny(2))
+    assert pulled.pruned.freed_bytes == said["freed_bytes"] == len(tiny_model(2))
     assert first not in there(clients)
 
 
@@ -166,4 +166,4 @@ def test_a_pinned_revision_is_not_removed_before_it_is_unpinned(clients: Clients
     assert not clients.volume.pins.remove(id)
     removed, freed_bytes = clients.volume.remove(MODEL)
     assert removed == [id]
-    assert freed_bytes > len(tiny())
+    assert freed_bytes > len(tiny_model())

@@ -24,9 +24,9 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference
 from paddock.store.copying import push
-from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
 from tests.support.s3_proxy import S3Fault, S3Proxy, proxied
 from tests.support.segmented_model import segmented_model
+from tests.support.tiny_hub import MODEL, NAME, fill_repository, tiny_model, use_hub, use_s3
 
 Step = Callable[[Clients, Manifest], None]
 
@@ -37,11 +37,11 @@ LARGER = ModelName.parse("org/larger-GGUF")
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Iterator[S3Proxy]:
     """The environment leads to a Hub, an empty volume, and to S3 by way of the proxy."""
-    point_to(monkeypatch, hub, tmp_path)
-    point_to_s3(monkeypatch, s3, f"faults-{secrets.token_hex(4)}")
+    use_hub(monkeypatch, hub, tmp_path)
+    use_s3(monkeypatch, s3, f"faults-{secrets.token_hex(4)}")
     monkeypatch.setenv("PADDOCK_STALL_S", "2")
     monkeypatch.setenv("PADDOCK_LEASE_S", "2")
-    stock(hub)
+    fill_repository(hub)
     with proxied(s3.endpoint) as made:
         monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
         yield made
@@ -54,7 +54,7 @@ def served(proxy: S3Proxy, hub: HubService) -> tuple[Manifest, Manifest]:
     assert clients.remote is not None
     both = []
     for layers in (1, 2):
-        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(layers)})
         both.append(pull(clients, Reference(MODEL)).manifest)
         push(clients.volume, clients.remote, both[-1])
         promote.promote_snapshot(clients, both[-1].id, reason="a test")
@@ -159,13 +159,13 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     assert caught.value.cure
     volume = connect().volume
     shown = volume.promoted(MODEL).default_id
-    assert (volume.model_path(MODEL) / "tiny-Q8_0.gguf").read_bytes() == tiny(1 if shown == first.id else 2)
+    assert (volume.model_path(MODEL) / "tiny-Q8_0.gguf").read_bytes() == tiny_model(1 if shown == first.id else 2)
     proxy.faults = []
     operation(connect(), first)
     known = connect()
     assert known.remote is not None
     assert known.remote.snapshot(first.id) == known.volume.snapshot(first.id) == first
-    assert known.remote.has_blob(weights(first), len(tiny(1)))
+    assert known.remote.has_blob(weights(first), len(tiny_model(1)))
 
 
 def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:

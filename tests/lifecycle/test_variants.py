@@ -30,16 +30,16 @@ from paddock.planning.file_selection import select_files
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
 from paddock.store.volume import Volume
-from tests.support.house import MODEL, NAME, Q4_K_M, point_to, point_to_s3, stock, tiny
 from tests.support.stores import Q4, Q8, A, B, C, S3Store, id_of, publish
+from tests.support.tiny_hub import MODEL, NAME, Q4_K_M, fill_repository, tiny_model, use_hub, use_s3
 
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
     """An empty volume and an empty S3, beside a Hub with Q8_0, Q4_K_M and a split Q6_K of one commit."""
-    point_to(monkeypatch, hub, tmp_path)
-    point_to_s3(monkeypatch, s3, f"variants-{tmp_path.name}")
-    stock(hub)
+    use_hub(monkeypatch, hub, tmp_path)
+    use_s3(monkeypatch, s3, f"variants-{tmp_path.name}")
+    fill_repository(hub)
     return connect()
 
 
@@ -75,7 +75,7 @@ def test_rule_1_a_variant_is_named_by_its_quantization_else_by_its_path(fleet: C
 
 
 def test_rule_1_the_header_says_the_quantization_and_a_name_that_differs_warns(fleet: Clients, hub: HubService) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(3, file_type=Q4_K_M)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(3, file_type=Q4_K_M)})
     manifest = pulled(fleet, f"{NAME}:Q8_0").manifest
     assert (manifest.variant, manifest.quantization, manifest.verdict) == ("Q8_0", "Q4_K_M", "warn")
 
@@ -93,7 +93,7 @@ def test_rule_2_names_are_safe_unique_and_found_ignoring_case(fleet: Clients, hu
     assert kept.variant == "Q4_K_M"
     assert locate(fleet, Reference.parse(f"{NAME}:Q4_k_M")) == kept
     assert get_model_path_from_name(f"{NAME}:q4_k_m") == fleet.volume.model_path(MODEL, Q4)
-    hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny(4, file_type=Q4_K_M)})
+    hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny_model(4, file_type=Q4_K_M)})
     pulled(fleet, f"{NAME}:Q4_K_M")
     assert (
         promote.roll_back(fleet, Reference(MODEL, Variant("q4_k_m")), reason="in small letters").revision
@@ -156,7 +156,7 @@ def test_rule_5_a_line_has_both_states_and_no_operation_steps_twice(fleet: Clien
 def test_rule_6_a_rollback_undoes_the_last_change_of_the_model_or_of_a_variant(fleet: Clients, hub: HubService) -> None:
     first = pulled(fleet, f"{NAME}:Q8_0").manifest
     pulled(fleet, f"{NAME}:Q4_K_M")
-    hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny(4, file_type=Q4_K_M)})
+    hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": tiny_model(4, file_type=Q4_K_M)})
     newer = pulled(fleet, f"{NAME}:Q4_K_M").manifest
     promote.roll_back(fleet, Reference(MODEL), reason="undo the new revision")
     assert fleet.volume.promoted(MODEL).default_id == SnapshotId(MODEL, first.revision, Q4)
@@ -201,7 +201,7 @@ def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_ther
     assert locate(fleet, Reference.parse(NAME)) == second
     assert locate(fleet, Reference.parse(f"{NAME}@{first.revision[:8]}")) == second
     assert locate(fleet, Reference.parse(f"{NAME}@{first.revision}:Q8_0")) == first
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(5)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(5)})
     newer = pulled(fleet, f"{NAME}:Q8_0").manifest
     promote.promote_snapshot(fleet, second.id, reason="the default again")
     assert locate(fleet, Reference.parse(f"{NAME}@{newer.revision}")) == newer, "the only one that is there"

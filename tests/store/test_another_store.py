@@ -1,4 +1,4 @@
-"""Another object service is one package and one line of wiring: `paddock cache` and `paddock restore` work with it."""
+"""Another object service needs one package and one line of wiring for `paddock cache` and `paddock restore`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from infra.local.hub import HubService
 from paddock.lifecycle.clients import REMOTE_STORES, Clients, connect
 from tests.support import directory_store
-from tests.support.house import MODEL, NAME, tiny
 from tests.support.program import Paddock, paddock
+from tests.support.tiny_hub import MODEL, NAME, tiny_model
 
 __all__ = ["paddock"]
 
@@ -29,7 +29,7 @@ def test_cache_and_restore_work_with_a_store_on_a_directory(
     assert paddock("pull", NAME, "--json").status == 0
     cached = paddock("cache", NAME, "--json").json
     assert cached["where"] == "directory://shared/models"
-    assert cached["bytes_transferred"] == sum(file["sent_bytes"] for file in cached["files"]) > len(tiny())
+    assert cached["bytes_transferred"] == sum(file["sent_bytes"] for file in cached["files"]) > len(tiny_model())
     assert paddock("cache", NAME, "--json").json["bytes_transferred"] == 0
 
     promoted = clients.volume.promoted(MODEL)
@@ -39,6 +39,6 @@ def test_cache_and_restore_work_with_a_store_on_a_directory(
     assert {file["source"] for file in restored["files"]} == {"s3"}
     assert hub.stats().total_bytes_sent == 0
     assert connect().volume.promoted(MODEL) == promoted
-    assert (Path(restored["path"]) / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (Path(restored["path"]) / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
     listed = paddock("ls", "--s3", "--json").json
     assert [(row["model"], row["default"]) for row in listed["models"]] == [(NAME, True)]

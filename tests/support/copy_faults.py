@@ -33,14 +33,14 @@ from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference, SnapshotId
 from paddock.store.copying import push
 from paddock.store.history import Promoted
-from tests.support.house import tiny
 from tests.support.stores import MODEL, Q4, Q8, A, B, C, S3Store, id_of, manifest_of, put_blobs
+from tests.support.tiny_hub import tiny_model
 from tests.support.volume_faults import CLEAN, Pointers, at_change, half_done, in_child, on_change, problems
 
 SEGMENT_BYTES = 4 * 1024 * 1024
-BIG = {"m.gguf": tiny(1) + os.urandom(20 * 1024 * 1024), "config.json": b"{}"}
+BIG = {"m.gguf": tiny_model(1) + os.urandom(20 * 1024 * 1024), "config.json": b"{}"}
 FIRST = id_of(A)
-SMALL = {"m.gguf": tiny(2), "config.json": b"{}"}
+SMALL = {"m.gguf": tiny_model(2), "config.json": b"{}"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from paddock.model.hardware import this_machine
 from paddock.model.reference import Reference
 from paddock.planning.drift import KEPT_LOADS
 from paddock.planning.plan import PlanRequest
-from tests.support.house import MODEL
+from tests.support.tiny_hub import MODEL
 
 MIB = 2**20
 

@@ -13,7 +13,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.inventory import delete_model_from_volume
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
-from tests.support.house import MODEL, NAME, tiny
+from tests.support.tiny_hub import MODEL, NAME, tiny_model
 
 
 def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
@@ -72,7 +72,7 @@ def test_where_the_hub_cannot_be_asked_the_pages_say_so(
 
 def test_another_models_missing_file_warns(clients: Clients, hub: HubService) -> None:
     other = ModelName.parse("org/other-GGUF")
-    hub.repository(str(other)).commit({"other-Q8_0.gguf": tiny(name="other")})
+    hub.repository(str(other)).commit({"other-Q8_0.gguf": tiny_model(name="other")})
     gone = pull(clients, Reference(other)).manifest
     (clients.volume.snapshot_path(gone.id) / "other-Q8_0.gguf").unlink()
     (finding,) = write_data_docs(clients, pull(clients, Reference(MODEL)).manifest).findings

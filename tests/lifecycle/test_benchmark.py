@@ -19,7 +19,7 @@ from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from paddock.model.reference import Reference
 from paddock.store.copying import push
-from tests.support.house import MODEL, point_to_s3
+from tests.support.tiny_hub import MODEL, use_s3
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def workers(
     clients: Clients, hub: HubService, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Clients, Clients]:
     """Two with a volume each and one S3, which has the model."""
-    point_to_s3(monkeypatch, s3, tmp_path.name)
+    use_s3(monkeypatch, s3, tmp_path.name)
     one = connect()
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "another"))
     other = connect()

@@ -15,16 +15,16 @@ from paddock.lifecycle.promote import promote
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.copying import push
 from paddock.store.history import Promoted
-from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
 from tests.support.stores import Q4, Q8
+from tests.support.tiny_hub import MODEL, NAME, fill_repository, tiny_model, use_hub, use_s3
 
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
     """A volume and an S3."""
-    point_to(monkeypatch, hub, tmp_path)
-    point_to_s3(monkeypatch, s3, f"promotion-{tmp_path.name}")
-    stock(hub)
+    use_hub(monkeypatch, hub, tmp_path)
+    use_s3(monkeypatch, s3, f"promotion-{tmp_path.name}")
+    fill_repository(hub)
     return connect()
 
 
@@ -32,7 +32,7 @@ def three(clients: Clients, hub: HubService) -> list[SnapshotId]:
     """Three revisions of a variant, each pulled, pushed and promoted."""
     ids = []
     for layers in (1, 2, 3):
-        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(layers)})
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(layers)})
         manifest = pull(clients, Reference(MODEL)).manifest
         if clients.remote is not None:
             push(clients.volume, clients.remote, manifest)

@@ -31,18 +31,18 @@ from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.reference import Reference
 from paddock.store.copying import push
 from paddock.store.history import Promoted
-from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny, unsound
 from tests.support.segments import first_segments_of, segment_of
 from tests.support.stores import Q4, Q8, publish, s3_objects
+from tests.support.tiny_hub import MODEL, NAME, fill_repository, rejected_model, tiny_model, use_hub, use_s3
 
 
 @pytest.fixture
 def cached(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Manifest:
     """A model that one machine promoted and cached; the environment leads to the empty volume of another, and to a Hub
     that is switched off."""
-    point_to(monkeypatch, hub, tmp_path / "first")
-    point_to_s3(monkeypatch, s3, f"restoration-{secrets.token_hex(4)}")
-    stock(hub)
+    use_hub(monkeypatch, hub, tmp_path / "first")
+    use_s3(monkeypatch, s3, f"restoration-{secrets.token_hex(4)}")
+    fill_repository(hub)
     first = connect()
     manifest = pull(first, Reference.parse(f"{NAME}:Q6_K")).manifest
     assert first.remote is not None
@@ -167,7 +167,7 @@ def test_a_wrong_object_under_a_right_name_restores_nothing(cached: Manifest) ->
 def test_a_model_that_the_audit_rejects_is_not_restored_though_its_digest_is_right(cached: Manifest) -> None:
     second = connect()
     model = next(file.path for file in cached.files if file.path.endswith("1-of-00002.gguf"))
-    planted(second, cached, model, unsound())
+    planted(second, cached, model, rejected_model())
     with pytest.raises(ModelRejected):
         restore(PlainRunner(second), Reference(MODEL))
     assert second.volume.snapshots() == []
@@ -227,7 +227,7 @@ def test_an_s3_that_is_down_is_told_and_the_volume_goes_on(
     pulled = pull(second, Reference(MODEL), quantization="Q6_K")
     assert pulled.transferred_bytes == 0
     assert second.volume.promoted(MODEL).default_id == cached.id
-    hub.repository(NAME).commit({"big/tiny-Q6_K-00001-of-00002.gguf": b"", "next-Q8_0.gguf": tiny(3)})
+    hub.repository(NAME).commit({"big/tiny-Q6_K-00001-of-00002.gguf": b"", "next-Q8_0.gguf": tiny_model(3)})
     with pytest.raises(StoreUnavailable, match="does not answer"):
         pull(second, Reference(MODEL), files=["next-Q8_0.gguf"])
     assert second.volume.promoted(MODEL).default_id == cached.id
@@ -279,7 +279,7 @@ def test_a_commit_in_s3_is_the_default_s_variant_there_and_a_variant_is_found_ig
 def test_a_snapshot_of_the_volume_with_other_files_than_in_s3_stands(cached: Manifest, tmp_path: Path) -> None:
     second = connect()
     second.volume.prepare()
-    content = {"other.gguf": tiny(3)}
+    content = {"other.gguf": tiny_model(3)}
     other = publish(second.volume, cached.revision, content, tmp_path, model=MODEL, variant=cached.variant)
     with pytest.raises(SnapshotDiffers, match="never replaced") as raised:
         restore(PlainRunner(second), Reference(MODEL))

@@ -20,7 +20,7 @@ from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from paddock.model.quantization import get_gguf_file_path
 from paddock.model.reference import Reference
-from tests.support.house import MODEL
+from tests.support.tiny_hub import MODEL
 
 PLAN = Parameters(n_ctx=128, n_threads=1, n_gpu_layers=0)
 

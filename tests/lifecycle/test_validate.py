@@ -13,11 +13,11 @@ from paddock.lifecycle.dossier import compose
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference
 from paddock.planning.placement import Target
-from tests.support.house import CARD, CONFIG, MODEL, NAME, judged_of
+from tests.support.tiny_hub import CARD, CONFIG, MODEL, NAME, validate_snapshot
 
 
 def test_a_sound_model_that_fits_has_no_finding(clients: Clients) -> None:
-    found = judged_of(clients, pull(clients, Reference(MODEL)).manifest)
+    found = validate_snapshot(clients, pull(clients, Reference(MODEL)).manifest)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
 
 
@@ -36,7 +36,7 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
 ) -> None:
     hub.repository(NAME).commit({"config.json": CONFIG, "README.md": CARD, **files})
     manifest = pull(clients, Reference(MODEL)).manifest
-    found = judged_of(clients, manifest)
+    found = validate_snapshot(clients, manifest)
     assert [finding.rule for finding in found.findings] == [rule]
     assert found.verdict is Verdict.WARN
     assert found.findings[0].cure
@@ -45,7 +45,7 @@ def test_what_stands_beside_the_file_can_warn_and_no_more(
 
 def test_a_model_that_is_only_too_large_does_not_fit(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    found = judged_of(clients, manifest, target=Target(1024))
+    found = validate_snapshot(clients, manifest, target=Target(1024))
     assert [finding.rule for finding in found.findings] == ["compatibility.memory"]
     with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and 256\.\d MiB are missing"):
         validate.require_sound(manifest, found)
@@ -67,10 +67,10 @@ def test_a_bit_that_rotted_on_the_volume_is_found(clients: Clients) -> None:
 
 def test_a_judgement_for_another_target_never_replaces_what_stands(clients: Clients) -> None:
     manifest = pull(clients, Reference.parse(NAME)).manifest
-    elsewhere = judged_of(clients, manifest, written="rtx-4090")
+    elsewhere = validate_snapshot(clients, manifest, target_name="rtx-4090")
     assert validate.read_validation(clients, manifest) == elsewhere, "nothing stands yet"
     assert "validated for rtx-4090" in compose(clients, manifest)
-    here = judged_of(clients, manifest)
-    judged_of(clients, manifest, written="rtx-4090")
+    here = validate_snapshot(clients, manifest)
+    validate_snapshot(clients, manifest, target_name="rtx-4090")
     assert validate.read_validation(clients, manifest) == here
     assert "validated for" not in compose(clients, manifest)

@@ -13,7 +13,7 @@ from paddock.model.finding import Severity, Verdict
 from paddock.model.names import Revision
 from paddock.model.reference import Reference
 from tests.support.gguf import CHATML, tiny_llama
-from tests.support.house import MODEL, NAME
+from tests.support.tiny_hub import MODEL, NAME
 
 
 def check_chat(clients: Clients, manifest: Manifest) -> ChatTemplateCheck:

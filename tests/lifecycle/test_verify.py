@@ -12,7 +12,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.planning.targets import UNBOUNDED
 from tests.support.damage import flip
-from tests.support.house import NAME, tiny
+from tests.support.tiny_hub import NAME, tiny_model
 
 SEGMENT_BYTES = 64 * 1024
 
@@ -20,7 +20,7 @@ SEGMENT_BYTES = 64 * 1024
 @pytest.fixture
 def stored(clients: Clients, hub: HubService) -> Manifest:
     """A snapshot whose model has several segments, promoted."""
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny(12)})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(12)})
     manifest = pull(clients, Reference.parse(f"{NAME}:Q8_0"), target=UNBOUNDED).manifest
     assert len(model_of(manifest)[1]) > 2
     return manifest

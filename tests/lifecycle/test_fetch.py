@@ -25,9 +25,9 @@ from paddock.model.source import Expected
 from paddock.planning.file_selection import select_files
 from paddock.store.copying import push
 from paddock.store.volume import ORPHAN_AGE_S
-from tests.support.house import MODEL, NAME, point_to, point_to_s3, stock, tiny
+from tests.support.tiny_hub import MODEL, NAME, fill_repository, tiny_model, use_hub, use_s3
 
-WEIGHTS = Sha256(sha256(tiny()).hexdigest())
+WEIGHTS = Sha256(sha256(tiny_model()).hexdigest())
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def fleet(
     monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Manifest:
     """A model that one machine pushed to S3; the environment leads to the empty volume of a second machine."""
-    point_to(monkeypatch, hub, tmp_path / "first")
-    point_to_s3(monkeypatch, s3, f"acquisition/{request.node.name}")
-    stock(hub)
+    use_hub(monkeypatch, hub, tmp_path / "first")
+    use_s3(monkeypatch, s3, f"acquisition/{request.node.name}")
+    fill_repository(hub)
     first = connect()
     assert first.remote is not None
     manifest = pull(first, Reference(MODEL)).manifest
@@ -57,7 +57,7 @@ def key_of(clients: Clients, digest: Sha256) -> str:
 
 
 def flip(s3: S3Server, clients: Clients) -> None:
-    damaged = bytearray(tiny())
+    damaged = bytearray(tiny_model())
     damaged[20_000] ^= 1
     s3.client().put_object(Bucket=s3.bucket, Key=key_of(clients, WEIGHTS), Body=bytes(damaged))
 
@@ -76,12 +76,12 @@ def test_a_damaged_object_in_s3_is_fetched_from_the_hub_and_sent_again_by_the_ne
     with caplog.at_level(logging.WARNING, logger="paddock"):
         pulled = pull(second, Reference(MODEL))
     assert "from the Hub instead" in caplog.text
-    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny()
+    assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
     assert {one.file.path: one.origin for one in pulled.acquired}["tiny-Q8_0.gguf"] == "hub"
 
-    assert push(second.volume, second.remote, pulled.manifest).bytes_transferred == len(tiny())
+    assert push(second.volume, second.remote, pulled.manifest).bytes_transferred == len(tiny_model())
     sent = s3.client().get_object(Bucket=s3.bucket, Key=key_of(second, WEIGHTS))["Body"].read()
-    assert sent == tiny()
+    assert sent == tiny_model()
 
 
 def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(
@@ -93,7 +93,7 @@ def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(
     hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         pull(second, Reference(MODEL))
-    assert second.remote.has_blob(WEIGHTS, len(tiny()))
+    assert second.remote.has_blob(WEIGHTS, len(tiny_model()))
 
 
 def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet: Manifest) -> None:
@@ -105,7 +105,7 @@ def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet:
     second.remote.drop_blob(WEIGHTS)
     acquired = [fetch.fetch_file(second, plan.listing, row) for row in plan.files]
     assert {one.file.path: one.origin for one in acquired}["tiny-Q8_0.gguf"] == "hub"
-    assert second.volume.has_blob(WEIGHTS, len(tiny()))
+    assert second.volume.has_blob(WEIGHTS, len(tiny_model()))
 
 
 def test_a_damaged_manifest_in_s3_holds_no_pull_up(fleet: Manifest, s3: S3Server) -> None:
@@ -127,27 +127,27 @@ def test_a_damaged_manifest_on_the_volume_is_replaced_by_the_next_pull(clients: 
 
 def test_a_blob_that_is_collected_after_it_was_planned_is_fetched_again(clients: Clients) -> None:
     clients.volume.prepare()
-    clients.volume.add_bytes(tiny())
+    clients.volume.add_bytes(tiny_model())
     plan = planned(clients)
-    assert clients.volume.collect(older_than_s=0) == len(tiny())
+    assert clients.volume.collect(older_than_s=0) == len(tiny_model())
     acquired = [fetch.fetch_file(clients, plan.listing, row) for row in plan.files]
     assert {one.file.path: one.origin for one in acquired}["tiny-Q8_0.gguf"] == "hub"
 
 
 def test_an_old_blob_that_was_acquired_is_not_collected_before_it_is_published(clients: Clients) -> None:
     clients.volume.prepare()
-    clients.volume.add_bytes(tiny())
+    clients.volume.add_bytes(tiny_model())
     past = time.time() - 2 * ORPHAN_AGE_S
     os.utime(clients.volume.blob_path(WEIGHTS), (past, past))
     plan = planned(clients)
     for row in plan.files:
         fetch.fetch_file(clients, plan.listing, row)
     clients.volume.prepare()
-    assert clients.volume.has_blob(WEIGHTS, len(tiny()))
+    assert clients.volume.has_blob(WEIGHTS, len(tiny_model()))
 
 
 def test_what_a_partial_holds_is_told_though_another_process_takes_it_over(clients: Clients) -> None:
-    expected = Expected(len(tiny()), WEIGHTS)
+    expected = Expected(len(tiny_model()), WEIGHTS)
     held = clients.volume.partial / WEIGHTS / "held"
     held.mkdir(parents=True)
     (held / "data").write_bytes(bytes(8192))

@@ -1,4 +1,4 @@
-"""A Hub with small real models, and the clients that work with it: what most tests of a model's life begin with."""
+"""A repository of small models on a local Hub, and the clients and settings of a test that uses it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ Q4_K_M, Q6_K, Q8_0 = 15, 18, 7
 """Numbers of `general.file_type`."""
 
 
-def tiny(layers: int = 1, *, name: str = "tiny", file_type: int = Q8_0) -> bytes:
-    """A sound Llama that the engine loads; another for each number of layers, each name and each quantization that it
-    claims."""
+def tiny_model(layers: int = 1, *, name: str = "tiny", file_type: int = Q8_0) -> bytes:
+    """A sound Llama model that the engine loads. Its bytes differ for each of the arguments."""
     file = tiny_llama(layers=layers).set("general.name", STRING, name)
     return file.set("general.file_type", U32, file_type).to_bytes()
 
 
-def unsound() -> bytes:
-    """A Llama that every reader parses and the audit rejects: its epsilon is not a positive number."""
+def rejected_model() -> bytes:
+    """A Llama model that can be parsed, and that the audit rejects: its epsilon is negative."""
     return tiny_llama().set("llama.attention.layer_norm_rms_epsilon", F32, -1.0).to_bytes()
 
 
@@ -44,7 +43,7 @@ def projector() -> bytes:
     return tiny_llama().set("general.architecture", STRING, "clip").to_bytes()
 
 
-def stock(hub: HubService) -> str:
+def fill_repository(hub: HubService) -> str:
     """Fill a repository with two quantizations, a split one and the usual small files; returns its commit."""
     shards = tiny_shards(2)
     shards[0].set("general.file_type", U32, Q6_K)
@@ -54,26 +53,27 @@ def stock(hub: HubService) -> str:
             "config.json": CONFIG,
             "tokenizer_config.json": b'{"model_max_length": 256}',
             ".gitattributes": b"*.gguf filter=lfs\n",
-            "tiny-Q8_0.gguf": tiny(),
-            "tiny-Q4_K_M.gguf": tiny(2, file_type=Q4_K_M),
+            "tiny-Q8_0.gguf": tiny_model(),
+            "tiny-Q4_K_M.gguf": tiny_model(2, file_type=Q4_K_M),
             "big/tiny-Q6_K-00001-of-00002.gguf": shards[0].to_bytes(),
             "big/tiny-Q6_K-00002-of-00002.gguf": shards[1].to_bytes(),
         }
     )
 
 
-def point_to(monkeypatch: pytest.MonkeyPatch, hub: HubService, home: Path) -> None:
-    """Let this process's environment lead to the Hub and to a volume of its own, and to nothing else."""
+def use_hub(monkeypatch: pytest.MonkeyPatch, hub: HubService, home: Path) -> None:
+    """Set the environment to this Hub and to a new volume, without S3."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "PADDOCK_S3_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
     monkeypatch.setenv("PADDOCK_VOLUME", str(home / "models"))
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(64 * 1024))
-    monkeypatch.setenv("PADDOCK_THREADS", "1")  # threads wait for each other, and other tests have the cores too
+    monkeypatch.setenv("PADDOCK_THREADS", "1")  # other tests run at the same time
 
 
-def point_to_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> None:
+def use_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> None:
+    """Set the environment to a prefix of the bucket."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PADDOCK_S3_URI", f"s3://{s3.bucket}/{prefix}")
@@ -81,19 +81,18 @@ def point_to_s3(monkeypatch: pytest.MonkeyPatch, s3: S3Server, prefix: str) -> N
 
 @pytest.fixture
 def clients(monkeypatch: pytest.MonkeyPatch, hub: HubService, tmp_path: Path) -> Clients:
-    """The clients of a Hub with the tiny model, and of an empty volume; without S3."""
-    point_to(monkeypatch, hub, tmp_path)
-    stock(hub)
+    """The clients of a Hub with the tiny models, and of an empty volume; without S3."""
+    use_hub(monkeypatch, hub, tmp_path)
+    fill_repository(hub)
     return connect()
 
 
-def judged_of(
-    clients: Clients, manifest: Manifest, *, target: Target = UNBOUNDED, written: str = THIS_MACHINE
+def validate_snapshot(
+    clients: Clients, manifest: Manifest, *, target: Target = UNBOUNDED, target_name: str = THIS_MACHINE
 ) -> Validation:
-    """Judge a snapshot as the flow does, for a machine with so much memory; `written` is the target as people write
-    it."""
+    """Run the steps of a validation for 128 tokens of context, but for the chat template and the Data Docs."""
     stored = validate.check_integrity(clients, manifest)
     audit = validate.audit_snapshot(clients, manifest)
-    configured = validate.check_configuration(clients, manifest, audit)
-    compatible = validate.check_compatibility(clients, manifest, 128, target=target)
-    return validate.conclude(clients, manifest, audit, compatible, [*stored, *configured], target=written)
+    configuration = validate.check_configuration(clients, manifest, audit)
+    compatibility = validate.check_compatibility(clients, manifest, 128, target=target)
+    return validate.conclude(clients, manifest, audit, compatibility, [*stored, *configuration], target=target_name)

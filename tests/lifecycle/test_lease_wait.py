@@ -30,9 +30,9 @@ from paddock.model.artifact import RepositoryFile, SnapshotFile
 from paddock.model.names import ModelName, Sha256
 from paddock.planning.file_selection import select_files
 from paddock.store.remote.download_lease import ObjectLease
-from tests.support.house import point_to, point_to_s3
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 from tests.support.stores import S3Store
+from tests.support.tiny_hub import use_hub, use_s3
 
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
@@ -45,8 +45,8 @@ GIGABYTE = {"layers": 4, "width": 2048, "inner": 8192}
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> S3Store:
     """An empty place in the bucket, that the environment leads to."""
-    point_to(monkeypatch, hub, tmp_path)
-    point_to_s3(monkeypatch, s3, f"fleet-{secrets.token_hex(4)}")
+    use_hub(monkeypatch, hub, tmp_path)
+    use_s3(monkeypatch, s3, f"fleet-{secrets.token_hex(4)}")
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
     monkeypatch.setenv("PADDOCK_LEASE_S", "2")
     uri = connect().settings.s3_uri
