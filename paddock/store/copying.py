@@ -1,4 +1,4 @@
-"""Copy a snapshot from the volume to a remote store: each blob is verified on its way, the manifest goes last.
+"""Copy a snapshot from the volume to a remote store: each blob is verified while it is sent, the manifest goes last.
 
 The other direction is a fetch: a blob of a remote store is a source (`RemoteStore.source`) for `paddock.transfer`.
 """
@@ -13,14 +13,15 @@ from paddock.errors import CorruptFile
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.units import human_bytes
 from paddock.store.protocol import RemoteStore
-from paddock.store.repair import cure_of, put_aside
+from paddock.store.repair import cure_of, quarantine
 from paddock.store.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The result of a copy to the store `where`: `blobs` were sent, in `bytes_transferred`; `already` were there.
-    `files` are (file, bytes sent): of two with the same bytes the second one is there by then."""
+    """The result of a copy to the store with the label `where`: `blobs` were sent, with `bytes_transferred` in all, and
+    `already` were in the store before. `files` are (file, bytes sent): of two files with the same bytes only the first
+    is sent."""
 
     where: str = field(compare=False)
     bytes_transferred: int
@@ -36,34 +37,35 @@ class Copied:
     @property
     def line(self) -> str:
         sent, rate = human_bytes(self.bytes_transferred), human_bytes(round(self.rate_bytes_per_s))
-        there = f"{self.already} of {self.already + self.blobs} blobs were there already"
-        return f"{self.where}: {sent} sent at {rate}/s, {there}"
+        already = f"{self.already} of {self.already + self.blobs} blobs were there already"
+        return f"{self.where}: {sent} sent at {rate}/s, {already}"
 
 
 def push(
     volume: Volume, remote: RemoteStore, manifest: Manifest, *, progress: Callable[[int], None] | None = None
 ) -> Copied:
-    """Copy a snapshot. `progress` is called with the bytes of each part that arrived.
+    """Copy a snapshot. `progress` is called with the size of each part that was sent, in bytes.
 
-    Raises CorruptFile for a blob that is damaged on the volume, and BlobMissing for one that is gone; then the
-    remote store shows no new snapshot.
+    Raises CorruptFile for a blob that is damaged on the volume, and BlobMissing for one that is gone; then no new
+    snapshot is visible in the remote store.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     sent: list[tuple[SnapshotFile, int]] = []
     for file in manifest.files:
-        path, unit = volume.blob_path(file.sha256), manifest.segment_bytes
+        path = volume.blob_path(file.sha256)
         try:
-            sent.append((file, remote.put_blob(path, file, segment_bytes=unit, progress=progress)))
+            sent_bytes = remote.put_blob(path, file, segment_bytes=manifest.segment_bytes, progress=progress)
+            sent.append((file, sent_bytes))
         except CorruptFile as error:
-            put_aside(volume, file.sha256)
+            quarantine(volume, file.sha256)
             raise CorruptFile(error.message, cure=cure_of(manifest.id)) from None
     remote.publish(manifest)
-    moved = {file.sha256 for file, sent_bytes in sent if sent_bytes}
+    copied = {file.sha256 for file, sent_bytes in sent if sent_bytes}
     return Copied(
         where=remote.label,
         bytes_transferred=sum(sent_bytes for _, sent_bytes in sent),
-        blobs=len(moved),
-        already=len({file.sha256 for file in manifest.files} - moved),
-        seconds=time.monotonic() - began,
+        blobs=len(copied),
+        already=len({file.sha256 for file in manifest.files} - copied),
+        seconds=time.monotonic() - started,
         files=tuple(sent),
     )

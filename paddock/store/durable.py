@@ -1,10 +1,10 @@
-"""Changes to a directory tree that are whole or not there, whatever dies, and that survive a power loss.
+"""Atomic, durable changes to a directory tree: a crash leaves the old state or the new one, and so does a power loss.
 
-A *staging name* begins with `.staging-` and is used by one writer alone. What is made under it becomes visible by one
-rename, and the directory is fsynced after that. A staging name that a dead writer left behind means nothing; `sweep`
-removes it when it is a day old.
+A *staging name* begins with `.staging-` and is used by one writer alone. A file or directory is written under it,
+becomes visible by one rename, and its parent directory is fsynced after that. Staging names that a dead writer left
+have no meaning; `sweep` removes them when they are a day old.
 
-Nothing here knows models, blobs or manifests, and nothing follows a symbolic link.
+This module knows nothing of models, blobs or manifests, and follows no symbolic link.
 """
 
 from __future__ import annotations
@@ -39,24 +39,25 @@ _NO_HARD_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP
 
 
 def disk_error(error: OSError, where: object) -> PaddockError:
-    """The one place where an error of the operating system becomes one of ours."""
+    """Map an OSError to an error of Paddock. `where` is named when the error has no file name of its own."""
     path = error.filename2 or error.filename or where
-    said = error.strerror or str(error)
+    reason = error.strerror or str(error)
     if error.errno in _REFUSED:
-        return NoPermission(f"{path} may not be written or read ({said})", cure="correct its owner, mode or mount")
+        return NoPermission(f"{path} may not be written or read ({reason})", cure="correct its owner, mode or mount")
     if error.errno in _FULL:
         return NotEnoughDisk(
-            f"{path} could not be written ({said})", cure="free space, or raise the limit, and try again"
+            f"{path} could not be written ({reason})", cure="free space, or raise the limit, and try again"
         )
     if error.errno in _MISPLACED:
         return NoPermission(
-            f"{path} is in the way ({said})", cure="move it away, or set PADDOCK_VOLUME to another place"
+            f"{path} is in the way ({reason})", cure="move it away, or set PADDOCK_VOLUME to another place"
         )
-    return StoreUnavailable(f"{path} could not be used ({said})", cure="check the disk or the mount")
+    return StoreUnavailable(f"{path} could not be used ({reason})", cure="check the disk or the mount")
 
 
 def disk_errors(function: Callable[P, T]) -> Callable[P, T]:
-    """For a method of something that has a `root`: let no bare OSError out."""
+    """Decorate a method so that it raises no OSError, but an error of Paddock. The error names the path, or the
+    object's `root`."""
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,10 +69,10 @@ def disk_errors(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def disk_errors_in(where: object) -> Iterator[None]:
-    """Let no bare OSError out of a block."""
+    """Map each OSError that a block raises to an error of Paddock."""
     try:
         yield
-    except PaddockError:  # some of them are an OSError too
+    except PaddockError:  # some are an OSError too
         raise
     except OSError as error:
         raise disk_error(error, where) from error
@@ -82,7 +83,7 @@ def staging_name(directory: Path) -> Path:
 
 
 def names(directory: Path) -> list[str]:
-    """What is in a directory, sorted; nothing when it is not there."""
+    """The names in a directory, sorted; empty when there is no such directory."""
     try:
         return sorted(path.name for path in directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +95,7 @@ def sync_directory(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems have no such call, and make each change at once
+        if error.errno != errno.EINVAL:  # some network file systems have no such call, and write through
             raise
     finally:
         os.close(descriptor)
@@ -107,7 +108,7 @@ def sync_tree(path: Path) -> None:
 
 
 def write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file that must not exist yet, and fsync it. `mode` holds whatever the umask is."""
+    """Write a file that must not exist yet, and fsync it. `mode` is set regardless of the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(content)
@@ -117,7 +118,7 @@ def write_new(path: Path, content: bytes, *, mode: int) -> None:
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` as a whole."""
+    """Replace a file as a whole."""
     staged = staging_name(path.parent)
     try:
         write_new(staged, content, mode=mode)
@@ -130,7 +131,7 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 @contextmanager
 def staged_directory(parent: Path) -> Iterator[Path]:
-    """A new directory under a staging name. Whatever has that name at the end is removed."""
+    """Make a directory under a staging name. Whatever has that name when the block ends is removed."""
     staged = staging_name(parent)
     staged.mkdir()
     descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -143,12 +144,12 @@ def staged_directory(parent: Path) -> Iterator[Path]:
 
 
 def place_directory(staged: Path, final: Path) -> None:
-    """Make a staged directory visible at `final` in one step; what was there takes the staging name.
+    """Make a staged directory visible at `final` by one rename; a directory that was there takes the staging name.
 
-    Where the file system cannot exchange two names (some network file systems), what was there is moved away first, and
-    for that instant `final` is absent.
+    Where the file system cannot exchange two names (some network file systems), the old directory is moved away first,
+    and `final` is absent for that instant.
     """
-    for _ in range(100):  # each turn is lost to another writer who placed or moved something in between
+    for _ in range(100):  # an attempt fails only when another writer placed or moved a directory in between
         try:
             staged.rename(final)
         except OSError as error:
@@ -169,32 +170,36 @@ def place_directory(staged: Path, final: Path) -> None:
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}:
                 raise
-    raise StoreUnavailable(f"{final} is replaced by others faster than it can be written", cure="try again")
+    raise StoreUnavailable(
+        f"{final} is replaced by other processes all the time, and could not be written", cure="try again"
+    )
 
 
 def rename_noreplace(staged: Path, final: Path) -> None:
-    """Rename without replacing. FileExistsError when `final` is there: in one step where the file system has such."""
+    """Rename without replacing. Raises FileExistsError when `final` exists. Atomic where the file system supports
+    RENAME_NOREPLACE."""
     if not _rename2(staged, final, _RENAME_NOREPLACE):
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
         staged.rename(final)
 
 
-def _rename2(one: Path, other: Path, flag: int) -> bool:
-    """renameat2(2). False where the kernel, the C library or the file system does not know the flag."""
+def _rename2(source: Path, target: Path, flag: int) -> bool:
+    """Call renameat2(2). False where the kernel, the C library or the file system does not support the flag."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False
-    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(flag)) == 0:
+    if call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flag)) == 0:
         return True
     number = ctypes.get_errno()
     if number in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
         return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
+    raise OSError(number, os.strerror(number), str(source), None, str(target))
 
 
 def link(existing: Path, name: Path) -> None:
-    """A hard link; a relative symbolic one where hard links are refused. FileNotFoundError when `existing` is gone."""
+    """Make a hard link, or a relative symbolic one where hard links are refused. Raises FileNotFoundError when
+    `existing` is gone."""
     try:
         os.link(existing, name, follow_symlinks=False)
     except OSError as error:
@@ -205,8 +210,8 @@ def link(existing: Path, name: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link (not what it points at) or a tree; nothing when it is not there. Others may remove it at
-    the same time."""
+    """Remove a file, a link (not its target) or a tree. Does nothing when it is not there. Other processes may remove
+    it at the same time."""
     while True:
         try:
             if stat.S_ISDIR(path.lstat().st_mode):
@@ -221,14 +226,14 @@ def remove(path: Path) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove the staging names in `directory` that are a day old and that nobody on this machine holds."""
+    """Remove the staging names in `directory` that are older than a day, and that no process on this machine holds."""
     for name in names(directory):
         path = directory / name
         if not name.startswith(STAGING_PREFIX):
             continue
         try:
             status = path.lstat()
-            if time.time() - status.st_mtime > _STALE_S and not _held(path, status):
+            if time.time() - status.st_mtime > _STALE_S and not _is_held(path, status):
                 remove(path)
         except FileNotFoundError:
             continue
@@ -236,13 +241,14 @@ def sweep(directory: Path) -> None:
 
 @contextmanager
 def _shared(descriptor: int) -> Iterator[None]:
-    """Hold a shared flock where the file system has such: it tells `sweep` that we live, and nothing rests on it."""
+    """Hold a shared flock, where the file system supports it: it only keeps `sweep` away from a live writer's
+    directory."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     yield
 
 
-def _held(path: Path, status: os.stat_result) -> bool:
+def _is_held(path: Path, status: os.stat_result) -> bool:
     if not stat.S_ISDIR(status.st_mode):
         return False
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,8 +1,8 @@
-"""The history of one model's promotions: a file with one JSON object a line, only ever appended to.
+"""Promotions of a model: the promoted state, a change of it, and the history file, to which changes are only appended.
 
-A line is written, and fsynced, before a link moves: from then on the change counts, and whoever writes next moves the
-links that a dead process left behind (`paddock.store.promotions`). Each line has the id of its operation, and no id is
-carried out twice. A torn line, and lines of an older form, are ignored.
+The history has one JSON object a line. A line is written and fsynced before a link moves. The change counts from then
+on, and the next writer moves the links that a dead process did not (`paddock.store.volume.promotions`). Each line has
+the id of its operation, and no operation is carried out twice. A torn line, and lines of an older format, are ignored.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Promoted:
         return id.model == self.model and self.revisions.get(id.variant) == id.revision
 
     def after(self, change: Promotion) -> Promoted:
-        """The state that a change leads to."""
-        revisions = {variant: one for variant, one in self.revisions.items() if variant != change.variant}
+        """The state after a change."""
+        revisions = {variant: revision for variant, revision in self.revisions.items() if variant != change.variant}
         if change.revision is not None:
             revisions[change.variant] = change.revision
         default = change.default if change.default in revisions else None
@@ -61,9 +61,9 @@ class Promoted:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A change of what is promoted: of `variant` from `previous` to `revision`, and of the default from
-    `previous_default` to `default`. None is: nothing. `by` is `user@host`; `rollback` when it was a step back,
-    of the variant `target`, or of the model where that is None."""
+    """A change of what is promoted: of `variant` from `previous` to `revision`, and of the default variant from
+    `previous_default` to `default`; None stands for no revision, or no default. `by` is `user@host`. `rollback` is True
+    for a rollback: of the variant `target`, or of the model where `target` is None."""
 
     operation: str
     variant: Variant
@@ -104,7 +104,7 @@ class Promotion:
     def from_json(cls, value: object) -> Promotion:
         """Raises ValueError for anything but what `to_json` made."""
         if not isinstance(value, dict):
-            raise ValueError("not an object")  # noqa: TRY004 - one kind of error for one kind of reader
+            raise ValueError("not an object")  # noqa: TRY004 - callers catch one type for all malformed lines
         try:
             by = value["by"]
             return cls(
@@ -125,40 +125,41 @@ class Promotion:
 
 
 class History:
-    """The lines of one file. Nothing is made before the first `writing`."""
+    """The history file of one model. It is created by the first `writing`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Promotion]:
-        """Oldest first; lines that are no promotion are left out."""
+        """All changes, oldest first. Lines that cannot be parsed are left out."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return []
         with os.fdopen(descriptor, "rb") as lines:
-            found = []
+            changes = []
             for line in lines:
                 try:
-                    found.append(Promotion.from_json(json.loads(line)))
-                except ValueError:  # torn by a crash, damaged, or of an older form
+                    changes.append(Promotion.from_json(json.loads(line)))
+                except ValueError:  # torn by a crash, damaged, or of an older format
                     continue
-            return found
+            return changes
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other writers out. Where flock does nothing, or its holder is stopped, two changes may be written at
-        once: the later line counts, and the links follow it."""
+        """Lock the history against other writers, waiting for at most 5 s. Where flock does nothing, or its holder is
+        suspended, two changes may be written at once: the later line counts, and the links follow it."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o644)
         try:
             end = time.monotonic() + _LOCK_WAIT_S
-            while not _lock(descriptor) and time.monotonic() < end:
+            while not _try_lock(descriptor) and time.monotonic() < end:
                 time.sleep(0.01)
             yield
         finally:
             os.close(descriptor)
 
     def append(self, promotion: Promotion) -> None:
+        """Append a change, and fsync it. A torn last line is ended first."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o644)
         try:
             size = os.fstat(descriptor).st_size
@@ -171,54 +172,56 @@ class History:
 
 
 def earlier_of_variant(history: Sequence[Promotion], variant: Variant) -> list[Revision]:
-    """The revisions of a variant that a rollback may go back to, nearest first.
+    """The revisions of a variant that a rollback may go back to, latest first.
 
-    A promotion goes forward, a rollback back: after A, B, C and two rollbacks A is promoted, and nothing was before it.
+    A promotion appends to the trail, a rollback cuts it: after promoting A, B, C and two rollbacks A is promoted, and
+    there is nothing to go back to.
     """
     trail: list[Revision] = []
-    for one in history:
-        if one.variant != variant or one.revision is None:
+    for change in history:
+        if change.variant != variant or change.revision is None:
             continue
-        if one.rollback and one.revision in trail:
-            del trail[_last(trail, one.revision) + 1 :]
-        elif not trail or trail[-1] != one.revision:
-            trail.append(one.revision)
+        if change.rollback and change.revision in trail:
+            del trail[_last_index(trail, change.revision) + 1 :]
+        elif not trail or trail[-1] != change.revision:
+            trail.append(change.revision)
     return trail[-2::-1] if len(trail) > 1 else []
 
 
 def earlier_of_model(history: Sequence[Promotion], model: ModelName) -> list[SnapshotId]:
-    """The snapshots that the model's name stood for, and that a rollback may go back to, nearest first."""
+    """The snapshots that a rollback of the model's default may go back to, latest first."""
     trail: list[SnapshotId] = []
     state = Promoted(model)
-    for one in history:
-        state = state.after(one)
+    for change in history:
+        state = state.after(change)
         now = state.default_id
         if now is None:
             continue
-        if one.rollback and now in trail:
-            del trail[_last(trail, now) + 1 :]
-        elif one.rollback and now.variant in (variants := [earlier.variant for earlier in trail]):
-            # The variant went on to another revision while it was not the default.
-            del trail[_last(variants, now.variant) :]
+        if change.rollback and now in trail:
+            del trail[_last_index(trail, now) + 1 :]
+        elif change.rollback and now.variant in (variants := [earlier.variant for earlier in trail]):
+            # Another revision of the variant was promoted while it was not the default.
+            del trail[_last_index(variants, now.variant) :]
             trail.append(now)
         elif not trail or trail[-1] != now:
             trail.append(now)
     return trail[-2::-1] if len(trail) > 1 else []
 
 
-def _last(items: Sequence[object], wanted: object) -> int:
-    return len(items) - 1 - items[::-1].index(wanted)
+def _last_index(items: Sequence[object], item: object) -> int:
+    return len(items) - 1 - items[::-1].index(item)
 
 
 def new_operation() -> str:
-    """An id for a change that nobody else gave one."""
+    """A new id, for a change whose caller gave none."""
     return secrets.token_hex(8)
 
 
 def whoami() -> str:
+    """`user@host` of this process."""
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # a container's user that has no entry
+    except KeyError:  # a container's user without an entry in /etc/passwd
         user = str(os.geteuid())
     return f"{user}@{socket.gethostname()}"
 
@@ -233,15 +236,16 @@ def _variant(value: object) -> Variant | None:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("not a text")  # noqa: TRY004 - one kind of error for one kind of reader
+        raise ValueError("not a string")  # noqa: TRY004 - callers catch one type for all malformed lines
     return value
 
 
-def _lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
+    """False while another process holds the lock. True also where the file system has no flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no such locks here
+    except OSError:
         return True
     return True

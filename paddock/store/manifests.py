@@ -1,4 +1,4 @@
-"""Rules for manifests and reports that hold in every store: their names, and how a stored manifest is read."""
+"""Parse stored manifests, compare them, and check the names of manifests and reports: the same rules in every store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def parse_manifest(text: bytes, id: SnapshotId, *, where: str) -> Manifest:
 
 
 def same_files(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests of one identity name the same files. The date, the version of Paddock and the findings may
-    differ: the manifest that was published first stands."""
+    """Whether two manifests are of the same snapshot and name the same files. The date, the version of Paddock and the
+    findings may differ: the manifest that was published first is kept."""
     pairs = [{(file.path, file.sha256) for file in manifest.files} for manifest in (one, other)]
     return one.id == other.id and pairs[0] == pairs[1]
 
 
 def check_manifest_name_is_free(manifest: Manifest) -> None:
-    """Raise UnsafeName when a file of the repository would take the manifest's own name."""
+    """Check that no file of the repository has the manifest's own name. Raises UnsafeName."""
     for file in manifest.files:
         if file.path.split("/", maxsplit=1)[0].casefold() == MANIFEST_NAME:
             raise UnsafeName(
@@ -41,7 +41,7 @@ def check_manifest_name_is_free(manifest: Manifest) -> None:
 
 
 def check_report_name(name: str) -> str:
-    """Return `name` unchanged. Raises UnsafeName for anything but one safe file name."""
+    """Return `name` unchanged. Raises UnsafeName unless it is one safe file name."""
     if "/" in name:
         raise UnsafeName(f"the report name {name[:80]!r} is not one file name", cure="give a name without '/'")
     return parse_repository_path(name)

@@ -1,9 +1,9 @@
-"""A local blob as parts that are verified when they are read, for a store that takes them one by one.
+"""Read a local blob in verified parts, for a multipart upload.
 
-A *part* is one or more whole segments: at least 8 MiB (S3 takes no less than 5 MiB, but for the last), and at most
-10,000 of them. Each segment is compared with its digest before the part is handed out, so that a blob that rotted on
-the disk never becomes one elsewhere. Where a manifest knows no segments they are digested first, and the whole must be
-the blob's own digest.
+A *part* is one or more whole segments, of at least 8 MiB (S3 requires 5 MiB for all parts but the last); a blob has at
+most 10,000 parts. Each segment is compared with its digest before its part is returned, so that a blob that was damaged
+on the disk is never copied. Where the manifest has no segment digests, they are computed first, and the digest of the
+whole file must be the blob's sha256.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_PARTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`number` counts from 1; `[offset, offset + length)` are its bytes."""
+    """The bytes `[offset, offset + length)` of a blob. `number` counts from 1."""
 
     number: int
     offset: int
@@ -37,15 +37,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """The verified bytes of a part, and their sha256 in base64, as S3 wants it."""
+class PartContent:
+    """The verified bytes of a part. `checksum` is their sha256 in base64, as S3 expects it."""
 
     body: bytes
     checksum: str
 
 
 class MultipartReader:
-    """An open blob. Holds no bytes; `read` may be called from several threads."""
+    """An open blob, without any buffer. `read` may be called from several threads.
+
+    Iterating yields the blob's parts in order. The constructor raises BlobMissing, and CorruptFile for a blob with
+    another size or other bytes than `file` states.
+    """
 
     def __init__(self, path: Path, file: SnapshotFile, *, segment_bytes: int) -> None:
         self._path, self._file, self._segment_bytes = path, file, segment_bytes
@@ -62,7 +66,7 @@ class MultipartReader:
             self._segments = file.segments or self._digest()
             if len(self._segments) != -(-file.size // segment_bytes):
                 raise self._damaged(
-                    f"has {len(self._segments)} segments in its manifest, of {segment_bytes} bytes each"
+                    f"has {file.size} bytes, but its manifest {len(self._segments)} segments of {segment_bytes} bytes"
                 )
         except BaseException:
             os.close(self._descriptor)
@@ -75,20 +79,22 @@ class MultipartReader:
         os.close(self._descriptor)
 
     def __iter__(self) -> Iterator[Part]:
-        return iter(plan(self._file.size, segment_bytes=self._segment_bytes))
+        return iter(plan_parts(self._file.size, segment_bytes=self._segment_bytes))
 
-    def read(self, part: Part) -> Content:
-        """Raises CorruptFile when a segment of it does not have its digest."""
+    def read(self, part: Part) -> PartContent:
+        """Read a part. Raises CorruptFile when one of its segments has another digest."""
         body = self._read(part.offset, part.length)
         view = memoryview(body)
         for start in range(0, part.length, self._segment_bytes):
             index = (part.offset + start) // self._segment_bytes
             expected = self._segments[index]
-            seen = SegmentHash(expected)
-            seen.update(view[start : start + self._segment_bytes])
-            if seen.digest != expected:
-                raise self._damaged(f"is not what was stored, in the segment from byte {part.offset + start} on")
-        return Content(body, b64encode(hashlib.sha256(body).digest()).decode())
+            actual = SegmentHash(expected)
+            actual.update(view[start : start + self._segment_bytes])
+            if actual.digest != expected:
+                raise self._damaged(
+                    f"has another digest than its manifest states, in the segment at byte {part.offset + start}"
+                )
+        return PartContent(body, b64encode(hashlib.sha256(body).digest()).decode())
 
     def _read(self, offset: int, length: int) -> bytes:
         pieces = []
@@ -115,17 +121,18 @@ class MultipartReader:
             raise self._damaged(f"has the sha256 {digest.sha256[:12]}…, not {self._file.sha256[:12]}…")
         return digest.segments
 
-    def _damaged(self, what: str) -> CorruptFile:
+    def _damaged(self, damage: str) -> CorruptFile:
         return CorruptFile(
-            f"the blob of {self._file.path}, {self._path}, is damaged: it {what}",
+            f"the blob of {self._file.path}, {self._path}, is damaged: it {damage}",
             cure="remove that snapshot (`paddock rm`) and fetch it again (`paddock pull`)",
         )
 
 
-def plan(size: int, *, segment_bytes: int) -> list[Part]:
-    """The parts of a blob: whole segments, as few together as the limits allow. One empty part for no bytes."""
-    wanted = max(MIN_PART_BYTES, -(-size // MAX_PARTS))
-    length = -(-wanted // segment_bytes) * segment_bytes
+def plan_parts(size: int, *, segment_bytes: int) -> list[Part]:
+    """The parts of a blob of `size` bytes: each as few whole segments as the limits allow. An empty blob has one empty
+    part."""
+    minimum = max(MIN_PART_BYTES, -(-size // MAX_PARTS))
+    length = -(-minimum // segment_bytes) * segment_bytes
     return [
         Part(number, offset, min(length, size - offset))
         for number, offset in enumerate(range(0, max(size, 1), length), start=1)

@@ -26,8 +26,8 @@ from paddock.store.history import Promoted
 class Store(Protocol):
     """Every method raises the errors of `paddock.errors` and no others. None retries beyond one request.
 
-    An implementer must not trust what it reads back: others can write to a volume or a bucket, so that names and
-    digests are parsed again, and a manifest that is not where it says it belongs is CorruptFile.
+    An implementer must not trust what it reads back, since others can write to a volume or a bucket: it parses names
+    and digests again, and raises CorruptFile for a manifest that is stored under another snapshot's name.
     """
 
     @property
@@ -36,11 +36,11 @@ class Store(Protocol):
         ...
 
     def has_blob(self, sha256: Sha256, size: int) -> bool:
-        """Whether the blob is there with that size. The bytes are not read again."""
+        """Whether the store has the blob, with that size. Its bytes are not read."""
         ...
 
     def snapshot(self, id: SnapshotId) -> Manifest | None:
-        """The manifest; None when it is not there. Raises CorruptFile."""
+        """The manifest of a snapshot; None when there is no such snapshot. Raises CorruptFile."""
         ...
 
     def snapshots(self, model: ModelName | None = None) -> list[Manifest]:
@@ -53,10 +53,10 @@ class Store(Protocol):
         ...
 
     def publish(self, manifest: Manifest) -> None:
-        """Make the snapshot visible. Where one of that identity is there with the same files, it stays as it is.
+        """Make a snapshot visible. One that was published before with the same files stays as it is.
 
-        Raises BlobMissing when the store lacks a blob, and SnapshotDiffers when one with other files is there; then
-        nothing has changed.
+        Raises BlobMissing when the store lacks a blob, and SnapshotDiffers when the snapshot was published before with
+        other files; then nothing has changed.
         """
         ...
 
@@ -69,7 +69,7 @@ class Store(Protocol):
         ...
 
     def write_report(self, id: SnapshotId, name: str, text: str) -> str:
-        """Replace a report as a whole, and return where it is. `name` is one file name."""
+        """Replace a report as a whole, and return its path or URI. `name` is one file name."""
         ...
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
@@ -80,8 +80,8 @@ class Store(Protocol):
 class DownloadLease(Protocol):
     """A download lease that this process holds (`RemoteStore.take_lease`)."""
 
-    def tell(self, done_bytes: int) -> None:
-        """Set the progress that the next renewal publishes."""
+    def set_progress(self, done_bytes: int) -> None:
+        """Set the number of bytes that the next renewal publishes as fetched."""
         ...
 
     def held(self, *, lease_s: float) -> AbstractContextManager[None]:
@@ -108,8 +108,8 @@ class RemoteStore(Store, Protocol):
     """A store that several machines share, each beside a volume of its own.
 
     In addition to `Store`: blobs are sent and fetched in parts, promotions are conditional writes, and one worker of a
-    fleet at a time holds the *download lease* of a blob, so that the Hub is asked for it once. An implementer must not
-    let a lease decide correctness: it only saves bandwidth.
+    fleet at a time holds the *download lease* of a blob, so that only one of them downloads it from the Hub. An
+    implementer must not let correctness depend on a lease: it only saves bandwidth.
 
     `paddock.store.remote.ObjectStore` implements all of it for any object service that has the few calls of
     `paddock.store.remote.Objects`.
@@ -120,18 +120,19 @@ class RemoteStore(Store, Protocol):
         ...
 
     def blob_tag(self, sha256: Sha256, size: int) -> str | None:
-        """The tag of a blob that is there with that size, else None. Writing other bytes changes the tag."""
+        """The tag of a blob that the store has with that size, else None. Writing other bytes changes the tag."""
         ...
 
     def source(self, file: SnapshotFile, *, model: ModelName | None = None) -> Source:
-        """The blob as a source of bytes for `paddock.transfer`. Asks nothing."""
+        """The blob as a source of bytes for `paddock.transfer`. Makes no request."""
         ...
 
     def put_blob(
         self, path: Path, file: SnapshotFile, *, segment_bytes: int, progress: Callable[[int], None] | None = None
     ) -> int:
-        """Send a local blob, and return the bytes sent: 0 when it was there. `progress` is called with the bytes of
-        each part that is there. Raises CorruptFile when the local blob is damaged; then nothing becomes visible."""
+        """Send a local blob, and return the number of bytes sent: 0 when the store has it. `progress` is called with
+        the size of each part that the store has, in bytes. Raises CorruptFile when the local blob is damaged; then
+        nothing becomes visible."""
         ...
 
     def drop_blob(self, sha256: Sha256) -> None:

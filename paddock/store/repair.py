@@ -1,7 +1,8 @@
-"""Repair of damaged blobs: what is found to be damaged is put aside, and the next transfer fetches the damaged part.
+"""Repair damaged blobs: move them to the quarantine, and let the next transfer fetch only the damaged segments.
 
-A blob that was put aside is absent: whoever needs it fetches it from S3 or the Hub, and that transfer begins with a
-copy of the damaged bytes, of which every sound segment is kept."""
+A quarantined blob is absent: whoever needs it fetches it from a remote store or the Hub, and that transfer starts from
+a copy of the damaged bytes, of which it keeps every segment that is intact.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +26,15 @@ log = logging.getLogger(__name__)
 
 
 def cure_of(id: SnapshotId) -> str:
-    """What to do about a damaged file of a snapshot."""
+    """The cure for a damaged file of a snapshot, for an error message."""
     return f"pull it again with `paddock pull {id}`: only what is damaged is fetched"
 
 
-def put_aside(volume: Volume, sha256: Sha256, *, found_at: Path | None = None) -> None:
-    """Move a damaged blob to the quarantine. On a volume that may not be written it stays, and a warning says so.
+def quarantine(volume: Volume, sha256: Sha256, *, found_at: Path | None = None) -> None:
+    """Move a damaged blob to the quarantine. On a read-only volume it stays, with a warning.
 
-    `found_at` is the file of a snapshot that was found to be damaged: where that is no longer the blob, which was
-    repaired meanwhile, the blob stays.
+    `found_at` is the file of a snapshot in which the damage was found. Where it is no longer the same file as the blob,
+    because the blob was repaired meanwhile, the blob stays.
     """
     blob = volume.blob_path(sha256)
     try:
@@ -46,42 +47,42 @@ def put_aside(volume: Volume, sha256: Sha256, *, found_at: Path | None = None) -
 
 
 def finish(volume: Volume, sha256: Sha256) -> None:
-    """After a damaged blob was fetched again: let every snapshot that names it show the sound one, and remove the
-    damaged copies."""
+    """After a damaged blob was fetched again, link it into every snapshot that names it, and remove the damaged
+    copies."""
     if not volume.quarantined(sha256):
         return
-    for manifest, _ in list(vouching(volume, sha256)):
+    for manifest, _ in list(manifests_with(volume, sha256)):
         try:
             volume.publish(manifest)
-        except PaddockError as error:  # it lacks another blob: pulling it brings that one
+        except PaddockError as error:  # the snapshot lacks another blob too, which its next pull fetches
             log.warning("%s still shows a damaged file: %s", manifest.id.short, error.message)
     volume.drop_quarantined(sha256)
 
 
-def begin_with_damaged(volume: Volume, expected: Expected, *, segment_bytes: int) -> None:
-    """Let the next transfer of these bytes begin with a damaged copy that was put aside, where there is one whose
-    segments a manifest knows."""
+def seed_from_quarantine(volume: Volume, expected: Expected, *, segment_bytes: int) -> None:
+    """Let the next transfer of a file start from a damaged copy in the quarantine, where there is one, and a manifest
+    has its segment digests."""
     if expected.sha256 is None:
         return
     for damaged in volume.quarantined(expected.sha256):
-        for manifest, file in vouching(volume, expected.sha256):
+        for manifest, file in manifests_with(volume, expected.sha256):
             if manifest.segment_bytes != segment_bytes:
                 continue
-            with suppress(OSError):  # then all of it is fetched
+            with suppress(OSError):  # the whole file is fetched instead
                 if seed(damaged, expected, file.segments, staging=volume.partial, segment_bytes=segment_bytes):
                     return
 
 
-def vouching(volume: Volume, sha256: Sha256) -> Iterator[tuple[Manifest, SnapshotFile]]:
-    """The manifests that name a blob, and the file that it is in each."""
+def manifests_with(volume: Volume, sha256: Sha256) -> Iterator[tuple[Manifest, SnapshotFile]]:
+    """The manifests that name a blob, each with the file that has its bytes."""
     for manifest in volume.snapshots():
         for file in manifest.files:
             if file.sha256 == sha256:
                 yield manifest, file
 
 
-def check_beginning(path: Path, file: SnapshotFile, *, segment_bytes: int) -> None:
-    """Compare the first segment of a blob with its digest, and a small blob as a whole. Raises CorruptFile."""
+def check_first_segment(path: Path, file: SnapshotFile, *, segment_bytes: int) -> None:
+    """Compare the first segment of a blob with its digest, or all of a blob of at most 16 MiB. Raises CorruptFile."""
     if file.size <= _SMALL_BYTES:
         verify_file(path, Expected(file.size, file.sha256), segment_bytes)
         return
@@ -94,4 +95,6 @@ def check_beginning(path: Path, file: SnapshotFile, *, segment_bytes: int) -> No
             digest.update(block)
             left -= len(block)
     if digest.digest != file.segments[0]:
-        raise CorruptFile(f"the first segment of {path} has another digest than was stored", cure="fetch it again")
+        raise CorruptFile(
+            f"the first segment of {path} has another digest than its manifest states", cure="fetch it again"
+        )

@@ -15,9 +15,9 @@ from tests.support.stores import S3Store
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Volume:
-    made = Volume(tmp_path / "models")
-    made.prepare()
-    return made
+    volume = Volume(tmp_path / "models")
+    volume.prepare()
+    return volume
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +27,15 @@ def client(s3: S3Server) -> S3Client:
 
 @pytest.fixture
 def s3_store(s3: S3Server, client: S3Client) -> S3Store:
-    """An empty store of its own: a prefix that nobody else has."""
+    """An empty store, below a prefix of its own."""
     return S3Store(f"s3://{s3.bucket}/{secrets.token_hex(6)}/deeper", client=client)
 
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
-    made = tmp_path / "scratch"
-    made.mkdir()
-    return made
+    directory = tmp_path / "scratch"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture
@@ -46,12 +46,12 @@ def directory_store(tmp_path: Path) -> ObjectStore:
 @pytest.fixture(params=["s3", "directory"])
 def remote(request: pytest.FixtureRequest) -> ObjectStore:
     """An empty remote store."""
-    made: ObjectStore = request.getfixturevalue(f"{request.param}_store")
-    return made
+    store: ObjectStore = request.getfixturevalue(f"{request.param}_store")
+    return store
 
 
 @pytest.fixture(params=["volume", "s3_store", "directory_store"])
 def store(request: pytest.FixtureRequest) -> Volume | ObjectStore:
     """An empty store of each kind."""
-    made: Volume | ObjectStore = request.getfixturevalue(request.param)
-    return made
+    store: Volume | ObjectStore = request.getfixturevalue(request.param)
+    return store

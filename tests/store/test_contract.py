@@ -21,7 +21,7 @@ from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of, manifest_of, pub
 Either = Volume | ObjectStore
 
 
-def spoil(store: Either, id: SnapshotId, text: bytes) -> None:
+def overwrite_manifest(store: Either, id: SnapshotId, text: bytes) -> None:
     """Write a manifest behind the store's back."""
     if isinstance(store, Volume):
         path = store.snapshot_path(id) / "manifest.json"
@@ -47,7 +47,7 @@ def test_an_empty_store_has_nothing(store: Either) -> None:
     assert store.read_report(id_of(A), "audit.json") is None
 
 
-def test_a_blob_is_there_only_with_its_size(store: Either, scratch: Path) -> None:
+def test_a_blob_is_found_only_with_its_size(store: Either, scratch: Path) -> None:
     manifest = publish(store, A, {"model.gguf": b"12345"}, scratch)
     digest = manifest.files[0].sha256
     assert store.has_blob(digest, 5)
@@ -70,7 +70,7 @@ def test_a_snapshot_without_one_of_its_blobs_is_not_published(store: Either, scr
     assert store.snapshots() == []
 
 
-def test_publishing_the_same_again_keeps_the_first_with_its_verdict(store: Either, scratch: Path) -> None:
+def test_publishing_the_same_files_again_keeps_the_first_manifest(store: Either, scratch: Path) -> None:
     first = publish(store, A, {"model.gguf": b"same"}, scratch, age_s=0)
     findings = (RecordedFinding(rule="a rule", severity=Severity.WARN),)
     later = manifest_of(A, {"model.gguf": b"same"}, age_s=60)
@@ -90,7 +90,7 @@ def test_the_same_identity_with_other_files_is_refused_and_nothing_changes(store
     assert all(store.has_blob(file.sha256, file.size) for file in first.files)
 
 
-def test_several_variants_of_one_commit_stand_beside_each_other(store: Either, scratch: Path) -> None:
+def test_several_variants_of_one_commit_are_separate_snapshots(store: Either, scratch: Path) -> None:
     contents = {
         Q8: {"q8.gguf": b"eight", "config.json": b"{}"},
         Variant("Q8_0-mmproj"): {"q8.gguf": b"eight", "mmproj.gguf": b"sees", "config.json": b"{}"},
@@ -115,15 +115,15 @@ def test_variants_of_two_commits_are_four_snapshots(store: Either, scratch: Path
         for revision in (A, B)
         for variant in (Q4, Q8)
     ]
-    assert sorted(store.ids(MODEL)) == [manifest.id for manifest in sorted(made, key=lambda one: one.id)]
+    assert sorted(store.ids(MODEL)) == [manifest.id for manifest in sorted(made, key=lambda manifest: manifest.id)]
     assert all(store.snapshot(manifest.id) == manifest for manifest in made)
 
 
 def test_a_variant_that_lacks_a_blob_leaves_the_one_beside_it(store: Either, scratch: Path) -> None:
-    there = publish(store, A, {"q8.gguf": b"eight"}, scratch)
+    published = publish(store, A, {"q8.gguf": b"eight"}, scratch)
     with pytest.raises(BlobMissing, match="org/name:Q4_K_M@"):
         store.publish(manifest_of(A, {"q4.gguf": b"four"}, variant=Q4))
-    assert store.snapshots() == [there]
+    assert store.snapshots() == [published]
 
 
 def test_snapshots_are_sorted_by_repository_and_age(store: Either, scratch: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_variant_can_be_promoted_beside_the_default(store: Either, scratch: Pa
     assert store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A, Q4: A})
 
 
-def test_what_is_not_published_is_not_promoted(store: Either, scratch: Path) -> None:
+def test_a_snapshot_that_is_not_published_cannot_be_promoted(store: Either, scratch: Path) -> None:
     publish(store, A, {"m.gguf": b"a"}, scratch)
     promote(store, id_of(A))
     for id in (id_of(B), id_of(A, Q4), id_of(A, model=ModelName.parse("another/model"))):
@@ -175,7 +175,7 @@ def test_what_is_not_published_is_not_promoted(store: Either, scratch: Path) -> 
     assert store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
 
 
-def test_promotions_of_several_variants_at_once_are_all_there(store: Either, scratch: Path) -> None:
+def test_concurrent_promotions_of_several_variants_are_all_kept(store: Either, scratch: Path) -> None:
     variants = [Variant(f"Q{number}_0") for number in range(6)]
     for variant in variants:
         publish(store, A, {"m.gguf": variant.encode()}, scratch, variant=variant)
@@ -186,7 +186,7 @@ def test_promotions_of_several_variants_at_once_are_all_there(store: Either, scr
     assert promoted.default in variants
 
 
-def test_promotions_of_one_variant_at_once_end_with_one_of_them(store: Either, scratch: Path) -> None:
+def test_concurrent_promotions_of_one_variant_end_with_one_of_them(store: Either, scratch: Path) -> None:
     revisions = [Revision(f"{number:040x}") for number in range(6)]
     for revision in revisions:
         publish(store, revision, {"m.gguf": revision.encode()}, scratch)
@@ -222,21 +222,21 @@ def test_promotions_of_one_variant_at_once_end_with_one_of_them(store: Either, s
         "no text",
     ],
 )
-def test_a_manifest_that_cannot_be_believed_is_corrupt_and_left_out(
+def test_a_wrong_manifest_is_corrupt_and_left_out(
     store: Either, scratch: Path, text: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, A, {"m.gguf": b"a"}, scratch)
     beside = publish(store, A, {"m.gguf": b"a"}, scratch, variant=Q4)
     sound = publish(store, C, {"m.gguf": b"a"}, scratch, age_s=60)
-    spoil(store, id_of(A), text)
+    overwrite_manifest(store, id_of(A), text)
     with pytest.raises(CorruptFile, match="a" * 40) as caught:
         store.snapshot(id_of(A))
     assert f"`paddock rm org/name:Q8_0@{A}`" in str(caught.value.cure)
     with caplog.at_level(logging.WARNING):
         assert store.snapshots() == [beside, sound]
     assert "a" * 40 in caplog.text
-    mended = publish(store, A, {"m.gguf": b"a"}, scratch)
-    assert store.snapshot(id_of(A)) == mended
+    published_again = publish(store, A, {"m.gguf": b"a"}, scratch)
+    assert store.snapshot(id_of(A)) == published_again
 
 
 def test_a_report_is_replaced_as_a_whole(store: Either) -> None:
@@ -256,5 +256,5 @@ def test_a_report_s_name_cannot_leave_its_directory(store: Either, name: str) ->
         store.read_report(id_of(A), name)
 
 
-def test_the_label_says_which_store(store: Either) -> None:
+def test_the_label_names_the_store(store: Either) -> None:
     assert store.label == (f"the volume {store.root}" if isinstance(store, Volume) else store.objects.label)

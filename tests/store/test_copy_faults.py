@@ -1,4 +1,4 @@
-"""Deaths at the points of a copy: a sample; `make torture` has every point."""
+"""Kill a copy at each of its steps: a sample; `make torture` has every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.store.test_faults import MEMORY
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that can be had, as for the faults of the volume."""
+    """A directory in memory where possible, as in `test_faults`."""
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path
         return
@@ -27,8 +27,8 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def every(mode: str, stride: int, least: int, *, torture: bool = False) -> object:
-    """A death at each `stride`-th point, and how many that are at least."""
-    name = f"{mode}, every point" if torture else f"{mode}, a sample"
+    """Kill at each `stride`-th step; at least `least` steps in all."""
+    name = f"{mode}, every step" if torture else f"{mode}, a sample"
     return pytest.param(mode, stride, least, id=name, marks=[pytest.mark.torture] if torture else [])
 
 
@@ -44,7 +44,7 @@ def every(mode: str, stride: int, least: int, *, torture: bool = False) -> objec
         every("restore", 1, 80, torture=True),
     ],
 )
-def test_a_death_in_a_copy_is_never_seen_and_the_next_run_repairs_it(
+def test_a_killed_copy_shows_nothing_broken_and_the_next_run_completes_it(
     s3: S3Server, root: Path, mode: str, stride: int, least: int
 ) -> None:
     environment = {**os.environ, **s3.environment, "PADDOCK_S3_URI": f"s3://{s3.bucket}/{secrets.token_hex(4)}"}

@@ -1,4 +1,4 @@
-"""Snapshots of schema 1, one for each revision, as an earlier Paddock left them: ignored, and never in the way."""
+"""Snapshots of schema 1, one for each revision, which an earlier version of Paddock made: they are ignored."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ IGNORED = "an earlier version of Paddock made are ignored"
 
 def manifest_1(revision: Revision) -> str:
     value = json.loads(manifest_of(revision, OLD).to_json())
-    return json.dumps({key: one for key, one in value.items() if key != "variant"} | {"schema": 1})
+    return json.dumps({key: field for key, field in value.items() if key != "variant"} | {"schema": 1})
 
 
 def put_old(volume: Volume, revision: Revision) -> Path:
-    """Publish and promote as schema 1 had it, and return where the snapshot is."""
+    """Publish and promote a snapshot of schema 1, and return its directory."""
     place = volume.root / ".paddock" / "snapshots" / MODEL.slug / revision
     for path, content in OLD.items():
         name = place / path
@@ -47,7 +47,7 @@ def contents_of(place: Path) -> dict[str, bytes]:
     return {path: (place / path).read_bytes() for path in OLD}
 
 
-def test_they_are_ignored(volume: Volume) -> None:
+def test_old_snapshots_are_ignored(volume: Volume) -> None:
     put_old(volume, A)
     assert volume.snapshots() == []
     assert volume.entries() == []
@@ -56,26 +56,26 @@ def test_they_are_ignored(volume: Volume) -> None:
     assert volume.promoted(MODEL) == Promoted(MODEL)
     assert volume.history(MODEL) == []
     with pytest.raises(NotOnVolume):
-        volume.promote(id_of(A), reason="it is none")
+        volume.promote(id_of(A), reason="it is ignored")
     with pytest.raises(NotOnVolume):
         volume.rollback(MODEL, reason="there is none")
 
 
-def test_a_warning_says_so_once(volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_logged_once(volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         volume.ids(MODEL)
         assert IGNORED not in caplog.text
         for revision in (A, B):
             put_old(volume, revision)
-        for one in (volume, volume, Volume(volume.root)):
-            one.prepare()
-            one.entries()
-            one.ids(MODEL)
+        for opened in (volume, volume, Volume(volume.root)):
+            opened.prepare()
+            opened.entries()
+            opened.ids(MODEL)
     assert caplog.text.count(IGNORED) == 1
     assert str(volume.root) in caplog.text
 
 
-def test_their_link_counts_as_ours_and_a_promotion_replaces_it(volume: Volume) -> None:
+def test_their_link_is_replaced_by_a_promotion(volume: Volume) -> None:
     place = put_old(volume, A)
     volume.links.check_available(MODEL, Q8)
     publish(volume, A, OLD, volume.root)

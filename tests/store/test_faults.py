@@ -1,4 +1,4 @@
-"""Faults at every change to the file system, kills at random moments, and four processes at once.
+"""Inject a fault at each change to the file system, kill processes at random moments, and run four at once.
 
 A sample; `make torture` runs the program with larger counts.
 """
@@ -19,7 +19,7 @@ MEMORY = Path("/dev/shm")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that can be had: thousands of fsyncs would wait for a disk, and no power is lost here."""
+    """A directory in memory where possible: thousands of fsyncs would wait for a disk, and no power is lost here."""
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path / "models"
         return
@@ -28,14 +28,14 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(mode: str, root: Path, count: int = 0) -> int:
-    """The number of faults; fails when anything was wrong."""
+    """Run a mode of the program, and return the number of injected faults. Fails when a check failed."""
     program = [sys.executable, "-m", "tests.support.volume_faults", mode, str(root), str(count)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return int(done.stdout.split()[1].rstrip(","))
 
 
-def test_a_process_killed_before_any_of_its_changes_leaves_a_whole_volume(root: Path) -> None:
+def test_a_process_killed_before_any_of_its_changes_leaves_a_sound_volume(root: Path) -> None:
     assert run("crash", root) > 100
 
 
@@ -43,15 +43,15 @@ def test_any_change_that_fails_is_a_clean_error_and_the_next_run_succeeds(root: 
     assert run("error", root) > 100
 
 
-def test_processes_killed_at_random_leave_a_whole_volume(root: Path) -> None:
+def test_processes_killed_at_random_leave_a_sound_volume(root: Path) -> None:
     assert run("kill", root, 30) == 30
 
 
-def test_four_processes_on_one_model_leave_a_whole_volume(root: Path) -> None:
+def test_four_processes_on_one_model_leave_a_sound_volume(root: Path) -> None:
     assert run("race", root, 5) == 5
 
 
-def test_rollbacks_beside_removals_end_with_what_is_there_or_say_that_there_is_nothing(root: Path) -> None:
+def test_concurrent_rollbacks_and_removals_promote_only_snapshots_that_exist(root: Path) -> None:
     assert run("undo", root, 5) == 5
 
 

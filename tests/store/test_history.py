@@ -1,3 +1,5 @@
+"""The format of a history line, and which snapshots a rollback may go back to."""
+
 from __future__ import annotations
 
 import json
@@ -31,7 +33,7 @@ promotions = st.builds(
 
 
 @given(promotions)
-def test_a_promotion_survives_its_line(promotion: Promotion) -> None:
+def test_a_promotion_round_trips_through_json(promotion: Promotion) -> None:
     assert Promotion.from_json(json.loads(json.dumps(promotion.to_json()))) == promotion
 
 
@@ -45,7 +47,7 @@ SOUND = Promotion("1", Q8, A, None, Q8, None, datetime(2026, 1, 1, tzinfo=UTC), 
         [],
         {},
         {"revision": "main"},
-        {"revision": A, "previous": None, "at": "2026-01-01", "reason": "of an older form", "by": None},
+        {"revision": A, "previous": None, "at": "2026-01-01", "reason": "of an older format", "by": None},
         SOUND | {"revision": "main"},
         SOUND | {"previous": "../x"},
         SOUND | {"variant": "../x"},
@@ -53,10 +55,10 @@ SOUND = Promotion("1", Q8, A, None, Q8, None, datetime(2026, 1, 1, tzinfo=UTC), 
         SOUND | {"default": "a--b"},
         SOUND | {"target": "latest"},
         SOUND | {"at": "yesterday"},
-        {key: one for key, one in SOUND.items() if key != "operation"},
+        {key: value for key, value in SOUND.items() if key != "operation"},
     ],
 )
-def test_what_is_no_promotion_is_a_value_error(value: object) -> None:
+def test_a_malformed_line_raises_value_error(value: object) -> None:
     with pytest.raises(ValueError, match=r"not a|isoformat"):
         Promotion.from_json(value)
 
@@ -64,11 +66,12 @@ def test_what_is_no_promotion_is_a_value_error(value: object) -> None:
 def lines_of(moves: str) -> list[Promotion]:
     """`a8`: revision A of Q8_0 becomes the default; `+a4`: A of Q4_K_M is promoted beside it; `-8`: Q8_0 is removed;
     `<` before a move: it is a rollback."""
-    known, variants, lines, state = {"a": A, "b": B, "c": C}, {"8": Q8, "4": Q4}, list[Promotion](), Promoted(MODEL)
+    revisions, variants = {"a": A, "b": B, "c": C}, {"8": Q8, "4": Q4}
+    lines, state = list[Promotion](), Promoted(MODEL)
     for number, move in enumerate(moves.split()):
         bare = move.lstrip("<+-")
         variant = variants[bare[-1]]
-        revision = None if "-" in move else known[bare[0]]
+        revision = None if "-" in move else revisions[bare[0]]
         default = state.default if "+" in move else variant
         if revision is None:
             default = None if state.default == variant else state.default
@@ -90,7 +93,7 @@ def lines_of(moves: str) -> list[Promotion]:
 
 
 def ids_of(text: str) -> list[SnapshotId]:
-    return [SnapshotId(MODEL, {"a": A, "b": B, "c": C}[one[0]], {"8": Q8, "4": Q4}[one[1]]) for one in text.split()]
+    return [SnapshotId(MODEL, {"a": A, "b": B, "c": C}[name[0]], {"8": Q8, "4": Q4}[name[1]]) for name in text.split()]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +115,9 @@ def ids_of(text: str) -> list[SnapshotId]:
         ("a8 b8 -8 c8", "ba"),
     ],
 )
-def test_a_rollback_of_a_variant_goes_back_along_its_own_revisions(moves: str, expected: str) -> None:
-    known = {"a": A, "b": B, "c": C}
-    assert earlier_of_variant(lines_of(moves), Q8) == [known[letter] for letter in expected]
+def test_a_rollback_of_a_variant_goes_back_through_its_own_revisions(moves: str, expected: str) -> None:
+    revision_of = {"a": A, "b": B, "c": C}
+    assert earlier_of_variant(lines_of(moves), Q8) == [revision_of[letter] for letter in expected]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +144,12 @@ def test_a_rollback_of_a_variant_goes_back_along_its_own_revisions(moves: str, e
         ("a8 a4 -4 b4", "a4 a8"),
     ],
 )
-def test_a_rollback_of_a_model_goes_back_along_what_its_name_stood_for(moves: str, expected: str) -> None:
+def test_a_rollback_of_a_model_goes_back_through_its_defaults(moves: str, expected: str) -> None:
     assert earlier_of_model(lines_of(moves), MODEL) == ids_of(expected)
 
 
 @given(st.lists(promotions, max_size=8))
-def test_what_is_promoted_follows_from_the_lines_alone(lines: list[Promotion]) -> None:
+def test_the_promoted_state_follows_from_the_lines_alone(lines: list[Promotion]) -> None:
     state = Promoted(MODEL)
     for line in lines:
         state = state.after(line)

@@ -1,4 +1,4 @@
-"""What is promoted on a volume: the links, the history that comes before them, and names that two models share."""
+"""Promotions on a volume: the history, the links that follow it, and link names that two models share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def history_file(volume: Volume, model: ModelName = MODEL) -> Path:
 # promote and roll back
 
 
-def test_a_promotion_says_what_it_moved(volume: Volume) -> None:
+def test_a_promotion_records_what_it_changed(volume: Volume) -> None:
     put(volume, id_of(A), id_of(B), id_of(A, Q4))
     first = volume.promote(id_of(A), reason="first")
     assert (first.revision, first.previous, first.default, first.previous_default) == (A, None, Q8, None)
@@ -66,17 +66,17 @@ def test_promoting_what_is_promoted_writes_nothing(volume: Volume) -> None:
     assert (history_file(volume).read_bytes(), links_of(volume)) == before
 
 
-def test_promotions_at_the_same_time_follow_one_another(volume: Volume) -> None:
+def test_concurrent_promotions_are_carried_out_one_after_another(volume: Volume) -> None:
     revisions = [Revision(f"{number:040x}") for number in range(6)]
     put(volume, *(id_of(revision) for revision in revisions))
     with ThreadPoolExecutor(len(revisions)) as pool:
         done = list(pool.map(lambda revision: volume.promote(id_of(revision), reason="race"), revisions))
-    # Each but the last was somebody's predecessor, exactly once.
+    # Each revision but the last is the previous one of exactly one promotion.
     now = volume.promoted(MODEL).revisions[Q8]
-    assert sorted([*(one.previous for one in done), now], key=str) == sorted([None, *revisions], key=str)
+    assert sorted([*(promotion.previous for promotion in done), now], key=str) == sorted([None, *revisions], key=str)
 
 
-def test_rollbacks_walk_back_and_promotions_go_forward(volume: Volume) -> None:
+def test_repeated_rollbacks_go_further_back(volume: Volume) -> None:
     promote(volume, id_of(A), id_of(B), id_of(C))
 
     def back() -> tuple[Revision | None, Revision | None]:
@@ -87,10 +87,10 @@ def test_rollbacks_walk_back_and_promotions_go_forward(volume: Volume) -> None:
     assert back() == (A, B)
     with pytest.raises(NotOnVolume, match=r"org/name has nothing on .* to go back to from org/name:Q8_0@aaaaaaaa"):
         volume.rollback(MODEL, reason="and on")
-    volume.promote(id_of(C), reason="mended")
+    volume.promote(id_of(C), reason="repaired")
     assert back() == (A, C)
     assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
-    assert [one.rollback for one in volume.history(MODEL)] == [False, False, False, True, True, False, True]
+    assert [line.rollback for line in volume.history(MODEL)] == [False, False, False, True, True, False, True]
 
 
 def test_a_rollback_of_the_model_moves_the_default_back_and_keeps_the_variant(volume: Volume) -> None:
@@ -105,7 +105,7 @@ def test_a_rollback_of_the_model_moves_the_default_back_and_keeps_the_variant(vo
     assert volume.promotions.rollback_target(MODEL) is None
 
 
-def test_a_rollback_to_a_variant_that_went_on_goes_to_where_it_is_now(volume: Volume) -> None:
+def test_a_rollback_to_another_variant_keeps_its_promoted_revision(volume: Volume) -> None:
     promote(volume, id_of(A), id_of(A, Q4))
     put(volume, id_of(B))
     volume.promote(id_of(B), reason="beside", default=False)
@@ -126,14 +126,14 @@ def test_a_rollback_of_a_variant_leaves_the_default(volume: Volume) -> None:
         volume.rollback(MODEL, Variant("Q6_K"), reason="there is none")
 
 
-def test_a_rollback_passes_over_what_was_removed(volume: Volume) -> None:
+def test_a_rollback_skips_removed_snapshots(volume: Volume) -> None:
     promote(volume, id_of(A), id_of(B), id_of(C))
     volume.remove(MODEL, revision=B)
     done = volume.rollback(MODEL, reason="slow")
     assert (done.revision, done.previous) == (A, C)
 
 
-def test_nothing_promoted_is_nothing_to_roll_back(volume: Volume) -> None:
+def test_a_rollback_without_a_promotion_raises_not_on_volume(volume: Volume) -> None:
     with pytest.raises(NotOnVolume, match="nothing of org/name is promoted"):
         volume.rollback(MODEL, reason="why")
     assert not history_file(volume).exists()
@@ -156,7 +156,7 @@ def test_an_operation_is_carried_out_once(volume: Volume, default: bool) -> None
 # the history
 
 
-def test_the_history_says_who_when_and_why(volume: Volume) -> None:
+def test_the_history_records_who_when_and_why(volume: Volume) -> None:
     put(volume, id_of(A))
     volume.promote(id_of(A), reason="it is “good”\nand fast")
     (line,) = volume.history(MODEL)
@@ -171,10 +171,10 @@ def test_a_torn_last_line_of_the_history_is_ignored(volume: Volume) -> None:
     put(volume, id_of(B))
     with history_file(volume).open("a") as file:
         file.write('{"operation": "1", "variant": "Q8_0", "revision": "bbbb')
-    assert [one.revision for one in volume.history(MODEL)] == [A]
+    assert [line.revision for line in volume.history(MODEL)] == [A]
     assert volume.promoted(MODEL).default_id == id_of(A)
     volume.promote(id_of(B), reason="second")
-    assert [one.revision for one in volume.history(MODEL)] == [A, B]
+    assert [line.revision for line in volume.history(MODEL)] == [A, B]
 
 
 def test_a_line_whose_links_never_moved_counts_and_the_next_writer_moves_them(volume: Volume) -> None:
@@ -182,7 +182,7 @@ def test_a_line_whose_links_never_moved_counts_and_the_next_writer_moves_them(vo
     before = {name: volume.root / name for name in links_of(volume)}
     old = links_of(volume)
     promote(volume, id_of(B))
-    for name, link in before.items():  # as a process leaves them that dies right after its line
+    for name, link in before.items():  # as if a process had died right after it wrote its line
         link.unlink()
         link.symlink_to(old[name])
     assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: B, Q4: A})
@@ -222,7 +222,7 @@ def test_a_removal_that_died_after_its_line_leaves_no_link_behind(volume: Volume
 
 @pytest.mark.parametrize("name", ["org--name", "org--name--Q8_0"])
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_is_in_the_way_of_a_link_is_named_and_left_alone(
+def test_a_file_with_the_name_of_a_link_is_reported_and_left_alone(
     volume: Volume, tmp_path: Path, kind: str, name: str
 ) -> None:
     put(volume, id_of(A))
@@ -242,7 +242,7 @@ def test_what_is_in_the_way_of_a_link_is_named_and_left_alone(
     assert sorted(path.name for path in volume.root.iterdir()) == before
 
 
-def test_what_is_in_the_way_of_the_default_alone_lets_a_variant_pass(volume: Volume) -> None:
+def test_a_file_with_the_name_of_the_default_link_does_not_block_a_variant(volume: Volume) -> None:
     put(volume, id_of(A))
     (volume.root / "org--name").write_text("mine")
     volume.promote(id_of(A), reason="beside", default=False)
@@ -251,7 +251,7 @@ def test_what_is_in_the_way_of_the_default_alone_lets_a_variant_pass(volume: Vol
 
 
 def test_a_file_that_took_the_name_of_a_link_meanwhile_is_left_alone(volume: Volume) -> None:
-    """A process died after its line, and somebody put a file where its link belongs."""
+    """A process died after it wrote its line, and then a file was put where its link belongs."""
     promote(volume, id_of(A))
     promote(volume, id_of(B))
     for name in ("org--name", "org--name--Q8_0"):
@@ -267,7 +267,7 @@ def namesakes() -> dict[ModelName, SnapshotId]:
 
 
 @pytest.mark.parametrize(("first", "second"), [(BARE, NAMESAKE), (NAMESAKE, BARE)], ids=str)
-def test_whoever_comes_second_to_a_shared_name_is_refused(volume: Volume, first: ModelName, second: ModelName) -> None:
+def test_the_second_model_to_need_a_shared_name_is_refused(volume: Volume, first: ModelName, second: ModelName) -> None:
     ids = namesakes()
     put(volume, *ids.values())
     volume.promote(ids[first], reason="first")
@@ -284,7 +284,7 @@ def test_whoever_comes_second_to_a_shared_name_is_refused(volume: Volume, first:
     assert volume.history(second) == []
 
 
-def test_models_that_share_a_name_are_otherwise_apart(volume: Volume) -> None:
+def test_models_that_share_a_name_are_otherwise_independent(volume: Volume) -> None:
     ids = namesakes()
     put(volume, *ids.values(), SnapshotId(BARE, A, Q4))
     volume.promote(ids[NAMESAKE], reason="first", default=False)

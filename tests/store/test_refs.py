@@ -1,4 +1,4 @@
-"""`refs/org--name.json` in S3: its form, and that a worker changes only what it promoted."""
+"""The format of `refs/org--name.json` in S3, and that a worker changes only what it promoted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def put(store: S3Store, scratch: Path, *ids: SnapshotId) -> None:
 
 
 @given(refs)
-def test_a_ref_survives_its_object(ref: Ref) -> None:
+def test_a_ref_round_trips_through_json(ref: Ref) -> None:
     assert Ref.from_json(json.loads(json.dumps(ref.to_json()))) == ref
 
 
@@ -56,11 +56,11 @@ def test_a_ref_with_something_promoted_keeps_everything_else(
     after = ref.with_promoted(ids, default=ids[0].variant if default else None)
     assert after.default == (ids[0].variant if default else ref.default)
     for variant in ref.variants.keys() | promoted.keys():
-        there = ref.variants.get(variant)
-        if variant not in promoted or (there is not None and there.revision == promoted[variant]):
-            assert after.variants[variant] == there
+        current = ref.variants.get(variant)
+        if variant not in promoted or (current is not None and current.revision == promoted[variant]):
+            assert after.variants[variant] == current
         else:
-            assert after.variants[variant] == Pointer(promoted[variant], there.revision if there else None)
+            assert after.variants[variant] == Pointer(promoted[variant], current.revision if current else None)
     assert after.with_promoted(ids, default=None) == after, "the same again is no change"
 
 
@@ -81,12 +81,14 @@ def test_a_ref_with_something_promoted_keeps_everything_else(
         {"variants": {}},
     ],
 )
-def test_what_is_no_ref_is_a_value_error(value: object) -> None:
+def test_a_malformed_ref_raises_value_error(value: object) -> None:
     with pytest.raises(ValueError, match="not a ref"):
         Ref.from_json(value)
 
 
-def test_the_object_holds_the_default_and_each_variant_with_the_one_before(s3_store: S3Store, scratch: Path) -> None:
+def test_the_object_holds_the_default_and_each_variant_with_its_previous_revision(
+    s3_store: S3Store, scratch: Path
+) -> None:
     put(s3_store, scratch, id_of(A), id_of(B), id_of(A, Q4))
     s3_store.promote([id_of(A)], default=id_of(A))
     s3_store.promote([id_of(A, Q4)])
@@ -138,7 +140,7 @@ def test_promoting_what_is_promoted_writes_nothing(s3_store: S3Store, client: S3
     s3_store.promote([id_of(B)], default=id_of(B))
     after = client.head_object(Bucket=s3_store.bucket, Key=key_of(s3_store))
     assert (after["ETag"], after["LastModified"]) == (before["ETag"], before["LastModified"])
-    assert stored(s3_store)["variants"]["Q8_0"] == {"revision": B, "previous": A}, "it was not promoted anew"
+    assert stored(s3_store)["variants"]["Q8_0"] == {"revision": B, "previous": A}, "it was not promoted again"
 
 
 def test_a_default_that_the_ref_does_not_have_is_refused(s3_store: S3Store, scratch: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_default_that_the_ref_does_not_have_is_refused(s3_store: S3Store, scra
     assert s3_store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
 
 
-def test_one_snapshot_that_is_not_there_leaves_the_whole_ref(s3_store: S3Store, scratch: Path) -> None:
+def test_a_missing_snapshot_leaves_the_ref_unchanged(s3_store: S3Store, scratch: Path) -> None:
     put(s3_store, scratch, id_of(A), id_of(B))
     s3_store.promote([id_of(A)], default=id_of(A))
     with pytest.raises(NotOnVolume, match=str(id_of(C, Q4))):
@@ -168,7 +170,7 @@ def test_a_ref_that_cannot_be_read_counts_as_none_and_is_replaced(
     assert s3_store.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: A})
 
 
-def test_a_default_whose_variant_is_gone_stands_for_nothing(s3_store: S3Store) -> None:
+def test_a_default_whose_variant_is_gone_is_ignored(s3_store: S3Store) -> None:
     text = json.dumps(Ref(Q4, {Q8: Pointer(A)}).to_json()).encode()
     s3_store.client().put_object(Bucket=s3_store.bucket, Key=key_of(s3_store), Body=text)
     assert s3_store.promoted(MODEL) == Promoted(MODEL, None, {Q8: A})

@@ -21,7 +21,7 @@ from tests.support.stores import MODEL, Q4, Q8, A, B, file_of, id_of, manifest_o
 from tests.support.waiting import wait_for_value
 
 BLOB = Sha256("a" * 64)
-UNIT = 64 * 1024
+SEGMENT_BYTES = 64 * 1024
 CONTENT = bytes(range(256)) * 1024  # four segments
 
 
@@ -29,10 +29,10 @@ CONTENT = bytes(range(256)) * 1024  # four segments
 def blob(tmp_path: Path) -> tuple[Path, SnapshotFile]:
     path = tmp_path / "blob"
     path.write_bytes(CONTENT)
-    return path, file_of("deep/er/m ü.gguf", CONTENT, segment_bytes=UNIT)
+    return path, file_of("deep/er/m ü.gguf", CONTENT, segment_bytes=SEGMENT_BYTES)
 
 
-def test_it_answers_a_check(remote: RemoteStore) -> None:
+def test_a_check_of_a_reachable_store_succeeds(remote: RemoteStore) -> None:
     remote.check()
     assert "://" in remote.label
 
@@ -41,18 +41,18 @@ def test_a_blob_is_sent_once_and_progress_counts_its_bytes(
     remote: RemoteStore, blob: tuple[Path, SnapshotFile]
 ) -> None:
     path, file = blob
-    seen: list[int] = []
-    assert remote.put_blob(path, file, segment_bytes=UNIT, progress=seen.append) == len(CONTENT)
-    assert sum(seen) == len(CONTENT)
+    progress: list[int] = []
+    assert remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES, progress=progress.append) == len(CONTENT)
+    assert sum(progress) == len(CONTENT)
     assert remote.has_blob(file.sha256, file.size)
     assert not remote.has_blob(file.sha256, file.size + 1)
-    assert remote.put_blob(path, file, segment_bytes=UNIT) == 0
+    assert remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES) == 0
 
 
 def test_an_empty_blob_is_a_blob(remote: RemoteStore, tmp_path: Path) -> None:
-    path, file = tmp_path / "empty", file_of("empty", b"", segment_bytes=UNIT)
+    path, file = tmp_path / "empty", file_of("empty", b"", segment_bytes=SEGMENT_BYTES)
     path.write_bytes(b"")
-    remote.put_blob(path, file, segment_bytes=UNIT)
+    remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES)
     assert remote.has_blob(file.sha256, 0)
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_blob_is_not_sent(remote: RemoteStore, blob: tuple[Path, Snaps
     path, file = blob
     path.write_bytes(CONTENT[:-1] + b"?")
     with pytest.raises(CorruptFile, match="damaged"):
-        remote.put_blob(path, file, segment_bytes=UNIT)
+        remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES)
     assert not remote.has_blob(file.sha256, file.size)
 
 
@@ -68,17 +68,19 @@ def test_a_blob_is_fetched_from_its_source_in_ranges(
     remote: RemoteStore, blob: tuple[Path, SnapshotFile], tmp_path: Path
 ) -> None:
     path, file = blob
-    remote.put_blob(path, file, segment_bytes=UNIT)
+    remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES)
     source = remote.source(file, model=MODEL)
     assert source.label == f"{remote.label}: org/name: {file.path}"
-    staged = fetch(source, staging=tmp_path / "staging", options=Options(segment_bytes=UNIT, span_bytes=10_000))
+    staged = fetch(
+        source, staging=tmp_path / "staging", options=Options(segment_bytes=SEGMENT_BYTES, span_bytes=10_000)
+    )
     assert staged is not None
     assert (staged.path.read_bytes(), staged.sha256) == (CONTENT, file.sha256)
     assert staged.segments == file.segments
     staged.discard()
 
 
-def test_a_blob_that_is_not_there_is_refused_by_its_source(remote: RemoteStore, tmp_path: Path) -> None:
+def test_the_source_of_a_missing_blob_raises_transfer_refused(remote: RemoteStore, tmp_path: Path) -> None:
     source = remote.source(SnapshotFile(path="m.gguf", size=5, sha256=BLOB))
     with pytest.raises(TransferRefused):
         fetch(source, staging=tmp_path / "staging", options=Options())
@@ -88,13 +90,13 @@ def test_other_bytes_have_another_tag_and_a_dropped_blob_is_gone(
     remote: RemoteStore, blob: tuple[Path, SnapshotFile], tmp_path: Path
 ) -> None:
     path, file = blob
-    remote.put_blob(path, file, segment_bytes=UNIT)
+    remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES)
     first = remote.blob_tag(file.sha256, file.size)
     assert first is not None
     remote.drop_blob(file.sha256)
     remote.drop_blob(file.sha256)
     assert remote.blob_tag(file.sha256, file.size) is None
-    remote.put_blob(path, file, segment_bytes=UNIT)
+    remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES)
     assert remote.blob_tag(file.sha256, file.size) == first
 
 
@@ -133,7 +135,7 @@ def test_a_held_lease_is_renewed_with_its_progress_and_released_at_the_end(remot
         return held if held.done_bytes == 12_345 else None
 
     with lease.held(lease_s=0.6):
-        lease.tell(12_345)
+        lease.set_progress(12_345)
         held = wait_for_value(progress)
         assert not held.is_expired
         assert "process" in held.owner
@@ -160,7 +162,7 @@ def test_a_snapshot_of_the_volume_is_pushed_by_several_workers_at_once(
     remote: RemoteStore, volume: Volume, tmp_path: Path
 ) -> None:
     contents = {"m.gguf": CONTENT, "config.json": b"{}"}
-    manifest = manifest_of(A, contents, segment_bytes=UNIT)
+    manifest = manifest_of(A, contents, segment_bytes=SEGMENT_BYTES)
     put_blobs(volume, manifest, contents, tmp_path)
     volume.publish(manifest)
     together = threading.Barrier(3)

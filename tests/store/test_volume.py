@@ -1,4 +1,4 @@
-"""What only the volume has: real directories, links, leases, histories, and an unfriendly file system."""
+"""The volume in particular: paths, links, removal, leases, pins, and file systems that refuse operations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_constructor_touches_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_snapshot_lies_where_the_design_says(volume: Volume) -> None:
+def test_paths_are_those_of_the_design(volume: Volume) -> None:
     manifest = publish(volume, A, {"m.gguf": b"weights", "sub/c.json": b"{}"}, volume.root)
     publish(volume, A, {"four.gguf": b"four"}, volume.root, variant=Q4)
     volume.promote(id_of(A), reason="first")
@@ -71,7 +71,7 @@ def test_a_snapshot_lies_where_the_design_says(volume: Volume) -> None:
     assert (volume.model_path(MODEL, Q4) / "four.gguf").read_bytes() == b"four"
 
 
-def test_a_staged_file_is_taken_and_its_name_is_free_again(volume: Volume) -> None:
+def test_a_staged_file_is_moved_to_the_blobs(volume: Volume) -> None:
     for _ in range(2):
         staged = stage(volume, b"bytes")
         blob = volume.add_blob(staged, digest(b"bytes"), 5)
@@ -105,7 +105,7 @@ def test_a_blob_that_was_cut_short_is_replaced(volume: Volume) -> None:
     assert blob.read_bytes() == b"bytes"
 
 
-def test_a_mended_blob_is_linked_anew_when_its_snapshot_is_published_again(volume: Volume) -> None:
+def test_a_repaired_blob_is_linked_when_its_snapshot_is_published_again(volume: Volume) -> None:
     manifest = publish(volume, A, {"m.gguf": b"right"}, volume.root)
     blob = volume.blob_path(digest(b"right"))
     blob.chmod(0o644)
@@ -200,22 +200,22 @@ def test_a_variant_a_revision_or_both_can_be_removed(
 
 
 @pytest.mark.parametrize(
-    ("chosen", "said"),
+    ("chosen", "message"),
     [
         ({"variant": Variant("Q6_K")}, "org/name:Q6_K is not"),
         ({"revision": "c" * 40}, f"org/name@{'c' * 40} is not"),
         ({"variant": Q4, "revision": B}, f"org/name:Q4_K_M@{B} is not"),
     ],
 )
-def test_what_is_not_there_is_not_removed(volume: Volume, chosen: dict[str, Any], said: str) -> None:
+def test_removing_a_missing_snapshot_raises_not_on_volume(volume: Volume, chosen: dict[str, Any], message: str) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root, variant=Q4)
     publish(volume, B, {"m.gguf": b"b"}, volume.root)
-    with pytest.raises(NotOnVolume, match=said):
+    with pytest.raises(NotOnVolume, match=message):
         volume.remove(MODEL, **chosen)
     assert volume.ids(MODEL) == [id_of(A, Q4), id_of(B)]
 
 
-def test_what_is_promoted_and_not_in_use_is_removed_with_its_links(volume: Volume) -> None:
+def test_a_promoted_snapshot_that_is_not_in_use_is_removed_with_its_links(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
     volume.promote(id_of(A), reason="first")
     assert volume.remove(MODEL, revision=A) == ([id_of(A)], 1)
@@ -225,7 +225,7 @@ def test_what_is_promoted_and_not_in_use_is_removed_with_its_links(volume: Volum
     assert [line.reason for line in volume.history(MODEL)] == ["first", "removed"]
 
 
-def test_what_is_in_use_is_not_removed(volume: Volume) -> None:
+def test_a_snapshot_in_use_is_not_removed(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
     publish(volume, B, {"m.gguf": b"b"}, volume.root)
     volume.promote(id_of(A), reason="first")
@@ -243,7 +243,7 @@ def test_what_is_in_use_is_not_removed(volume: Volume) -> None:
     assert volume.remove(MODEL) == ([id_of(A)], 1)
 
 
-def test_a_lease_keeps_its_own_variant_alone(volume: Volume) -> None:
+def test_a_lease_protects_only_its_own_variant(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"eight"}, volume.root)
     publish(volume, A, {"m.gguf": b"four"}, volume.root, variant=Q4)
     with volume.lease(id_of(A, Q4)):
@@ -254,7 +254,7 @@ def test_a_lease_keeps_its_own_variant_alone(volume: Volume) -> None:
         assert volume.ids(MODEL) == [id_of(A, Q4)]
 
 
-def test_a_pin_keeps_its_own_variant_alone(volume: Volume) -> None:
+def test_a_pin_protects_only_its_own_variant(volume: Volume) -> None:
     four_snapshots(volume)
     volume.pins.add(id_of(A, Q4))
     assert volume.pins.of(MODEL) == {id_of(A, Q4)}
@@ -292,7 +292,7 @@ def test_a_lease_ends_with_its_holder_however_it_ends(volume: Volume) -> None:
     assert list((volume.root / ".paddock" / "leases" / "org--name").iterdir()) == []
 
 
-def test_what_is_not_there_is_not_leased(volume: Volume) -> None:
+def test_a_missing_snapshot_cannot_be_leased(volume: Volume) -> None:
     with pytest.raises(NotOnVolume), volume.lease(id_of(A)):
         pass
     assert not volume.in_use(id_of(A))
@@ -354,7 +354,7 @@ def test_a_damaged_snapshot_is_removed_and_its_blobs_are_collected(volume: Volum
     assert volume.collect(older_than_s=0) == len(b"a" + b"b")
 
 
-def test_preparing_frees_old_orphans_and_nothing_else(volume: Volume) -> None:
+def test_preparing_removes_old_orphans_and_nothing_else(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"kept"}, volume.root)
     young, old = volume.add_bytes(b"young"), volume.add_bytes(b"old")
     aside = volume.blob_path(old).parent / ".staging-dead"
@@ -369,7 +369,7 @@ def test_preparing_frees_old_orphans_and_nothing_else(volume: Volume) -> None:
     assert not aside.exists()
 
 
-def test_preparing_succeeds_though_orphans_cannot_be_freed(
+def test_preparing_succeeds_when_orphans_cannot_be_removed(
     volume: Volume, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = volume.add_bytes(b"old")
@@ -383,7 +383,7 @@ def test_preparing_succeeds_though_orphans_cannot_be_freed(
     assert (tmp_path / "fan" / old).read_bytes() == b"old"
 
 
-def test_entries_tell_what_ls_shows(volume: Volume) -> None:
+def test_entries_have_what_ls_lists(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"aa"}, volume.root)
     publish(volume, B, {"m.gguf": b"bbb"}, volume.root, age_s=60)
     publish(volume, A, {"m.gguf": b"four"}, volume.root, variant=Q4, age_s=90)
@@ -403,16 +403,16 @@ def test_entries_tell_what_ls_shows(volume: Volume) -> None:
     assert [entry.last_used is not None for entry in volume.entries()] == [False, True, False]
 
 
-# room, permissions, and links that were planted
+# disk space, permissions, and planted links
 
 
-def test_room_is_asked_for_before_the_first_byte(volume: Volume) -> None:
+def test_a_need_beyond_the_free_space_raises_not_enough_disk(volume: Volume) -> None:
     volume.disk.require(1)
     with pytest.raises(NotEnoughDisk, match=r"GiB free, and .* GiB are needed .* are missing"):
         volume.disk.require(volume.disk.free_bytes() + 1)
 
 
-def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_made_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NoPermission, match=str(tmp_path / "file")):
         Volume(tmp_path / "file" / "models").prepare()
@@ -422,7 +422,7 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     "part",
     [f"snapshots/org--name/{A}", "snapshots/org--name", "snapshots", "blobs/sha256", "history", "usage", "leases"],
 )
-def test_a_planted_link_does_not_lead_us_outside(volume: Volume, tmp_path: Path, part: str) -> None:
+def test_a_planted_link_is_not_followed_out_of_the_volume(volume: Volume, tmp_path: Path, part: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     planted = volume.root / ".paddock" / part
@@ -430,7 +430,7 @@ def test_a_planted_link_does_not_lead_us_outside(volume: Volume, tmp_path: Path,
     if planted.is_dir():
         planted.rmdir()
     planted.symlink_to(outside)
-    with pytest.raises(NoPermission, match="symbolic link"):  # noqa: PT012 - whichever comes upon the link first
+    with pytest.raises(NoPermission, match="symbolic link"):  # noqa: PT012 - the first call that meets the link raises
         publish(volume, A, {"m.gguf": b"a"}, volume.root)
         volume.promote(id_of(A), reason="first")
         volume.usage.touch(id_of(A))
@@ -439,7 +439,7 @@ def test_a_planted_link_does_not_lead_us_outside(volume: Volume, tmp_path: Path,
     assert list(outside.iterdir()) == []
 
 
-def test_a_link_in_the_place_of_a_snapshot_is_replaced_and_not_followed(volume: Volume, tmp_path: Path) -> None:
+def test_a_link_at_the_path_of_a_snapshot_is_replaced_and_not_followed(volume: Volume, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "keep").write_text("mine")
@@ -452,7 +452,7 @@ def test_a_link_in_the_place_of_a_snapshot_is_replaced_and_not_followed(volume: 
 
 
 def in_namespace(tmp_path: Path, mounts: str, program: str) -> str:
-    """Run a program where `mounts` (shell) were made for it alone."""
+    """Run a program in a mount namespace of its own, after the shell command `mounts`, and return its stdout."""
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-rm", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs `unshare -rm`: the package util-linux, and user namespaces allowed")
@@ -498,7 +498,7 @@ def test_where_hard_links_are_refused_the_links_are_symbolic(tmp_path: Path) -> 
     assert out.splitlines() == [f"../../../../../{blob} b'{{}}'", "missing", "7 (0, 0)"]
 
 
-def test_a_read_only_volume_is_named_and_can_still_be_read(tmp_path: Path, volume: Volume) -> None:
+def test_a_read_only_volume_is_named_in_errors_and_can_be_read(tmp_path: Path, volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
     out = in_namespace(
         tmp_path,
@@ -532,13 +532,13 @@ def test_a_full_disk_is_a_clean_error_that_leaves_nothing_behind(tmp_path: Path)
         try:
             volume.add_bytes(b"x" * 1_000_000)
         except NotEnoughDisk as error:
-            print("told", volume.disk.free_bytes() == free, list(volume.partial.iterdir()))
+            print("NotEnoughDisk", volume.disk.free_bytes() == free, list(volume.partial.iterdir()))
         """,
     )
-    assert out.strip() == "told True []"
+    assert out.strip() == "NotEnoughDisk True []"
 
 
-def test_four_processes_may_publish_the_same_at_once(volume: Volume) -> None:
+def test_four_processes_can_publish_the_same_snapshot_at_once(volume: Volume) -> None:
     program = textwrap.dedent(f"""
         import pathlib, sys
         from paddock.store.volume import Volume

@@ -1,4 +1,4 @@
-"""Remote stores: everything that is the same for each object service.
+"""Remote stores: what is the same for every object service.
 
 `objects` is the protocol of an object service's client, `store` implements the remote store with it, `refs` is the
 format of what is promoted, and `download_lease` lets one worker of a fleet fetch a blob from the Hub.

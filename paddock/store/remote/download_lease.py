@@ -1,12 +1,12 @@
 """Download lease: one worker of a fleet fetches a blob from the Hub, the others wait until it is in the remote store.
 
 A lease is a small object, `leases/<sha256>.json`. It is created on the condition that there is none, and its owner
-rewrites it while it works, each time on the condition that it still is what the owner wrote last. A lease that was not
-rewritten for `lease_s` seconds has expired: a worker that finds it so takes it over, on the same condition. Its age is
-told by the object service's clock alone.
+renews it by rewriting it, on the condition that it still is what the owner wrote last. A lease that was not renewed for
+`lease_s` seconds has expired: another worker may take it over, on the same condition. Its age is measured by the object
+service's clock alone.
 
-A lease only saves bandwidth. An owner that was suspended for too long finds its lease taken and goes on: what it brings
-is verified like anything else, and two workers have asked the Hub.
+A lease only saves bandwidth. An owner that was suspended for too long finds its lease taken over, and goes on: its
+bytes are verified like any others, and two workers have downloaded the blob from the Hub.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from paddock.store.history import whoami
 from paddock.store.protocol import DownloadLease, HeldLease
 from paddock.store.remote.objects import Objects
 
-_RENEWALS = 3  # in the life of a lease: one that is lost, or late, costs nothing
+_RENEWALS = 3  # in each period of `lease_s`, so that one failed or late renewal does not lose the lease
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def take_over(objects: Objects, sha256: Sha256, other: HeldLease) -> DownloadLea
 
 
 class ObjectLease(DownloadLease):
-    """A lease of this process, as an object. `tell` sets the progress that the next renewal publishes."""
+    """A download lease that this process holds, stored as an object."""
 
     def __init__(self, objects: Objects, key: str) -> None:
         self._objects = objects
@@ -61,7 +61,7 @@ class ObjectLease(DownloadLease):
         self._done_bytes = 0
         self._ended = threading.Event()
 
-    def tell(self, done_bytes: int) -> None:
+    def set_progress(self, done_bytes: int) -> None:
         self._done_bytes = done_bytes
 
     @contextmanager
@@ -72,11 +72,12 @@ class ObjectLease(DownloadLease):
             yield
         finally:
             self._ended.set()
-            thread.join(lease_s)  # a renewal that hangs comes too late: it is a conditional write
+            thread.join(lease_s)  # a renewal that hangs can do no harm later: it is a conditional write
             self.release()
 
     def write(self, tag: str | None) -> bool:
-        """Write the lease in the place of what had that tag. False when another worker was faster."""
+        """Write the lease if the object still has that tag, or with None if there is no object. False when another
+        worker was faster."""
         content = {
             "by": whoami(),
             "process": os.getpid(),
@@ -85,7 +86,7 @@ class ObjectLease(DownloadLease):
             "done_bytes": self._done_bytes,
         }
         written = self._objects.put_if(self._key, json.dumps(content).encode(), tag=tag)
-        if written is None:  # also where the write before went through, and only its answer was lost
+        if written is None:  # also when an earlier attempt was written, and only its response was lost
             found = self._objects.get(self._key)
             written = found.tag if found is not None and _token(found.content) == self._token else None
         self._tag = written
@@ -116,7 +117,7 @@ def _key(sha256: Sha256) -> str:
 
 
 def _token(content: bytes) -> str | None:
-    """The token of the process that wrote a lease."""
+    """The token of the process that wrote a lease; None where the content is no lease."""
     try:
         return str(json.loads(content)["token"])
     except (ValueError, KeyError, TypeError):
@@ -124,7 +125,7 @@ def _token(content: bytes) -> str | None:
 
 
 def _read(content: bytes) -> tuple[str, int]:
-    """(owner, bytes done). Others can write to a bucket: for content that is no lease the owner is unknown."""
+    """(owner, bytes done). Others can write to the bucket: for content that is no lease the owner is unknown."""
     try:
         lease = json.loads(content)
         owner = f"{str(lease['by'])[:100]} (process {int(lease['process'])})"

@@ -1,4 +1,4 @@
-"""The protocol of an object service's client: what a remote store needs of S3, or of a service like it."""
+"""Protocol of an object service's client: the operations that a remote store needs of S3, or of a similar service."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from paddock.store.multipart import MultipartReader
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A small object as it was read. `tag` identifies its content; `age_s` is its age by the service's own clock, so
-    that no two clocks are compared."""
+    """A small object, as it was read. `tag` identifies its content; `age_s` is its age in seconds by the service's own
+    clock, so that no two clocks are compared."""
 
     content: bytes
     tag: str
@@ -38,7 +38,7 @@ class Objects(Protocol):
 
     @property
     def label(self) -> str:
-        """The address for people: `s3://bucket/prefix`."""
+        """The bucket and prefix for messages: `s3://bucket/prefix`."""
         ...
 
     @property
@@ -52,12 +52,12 @@ class Objects(Protocol):
         ...
 
     def put(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever was there."""
+        """Write a small object, and replace one that is there."""
         ...
 
     def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
-        """Write it where the object still has that tag; with None, where there is none. Returns the new tag, or None
-        when another client wrote or removed the object meanwhile."""
+        """Write a small object if it still has that tag, or with None if there is no such object. Returns the new tag,
+        or None when another client wrote or removed the object meanwhile."""
         ...
 
     def delete(self, key: str) -> None:
@@ -65,7 +65,7 @@ class Objects(Protocol):
         ...
 
     def stat(self, key: str) -> ObjectStat | None:
-        """None when it is not there."""
+        """The size and tag of an object; None when it is not there."""
         ...
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -73,15 +73,15 @@ class Objects(Protocol):
         ...
 
     def address(self, key: str) -> Address:
-        """An HTTP address that answers range requests for the object, for an hour at least. Makes no request for the
+        """An HTTP address that serves range requests for the object, for at least an hour. Makes no request for the
         object itself."""
         ...
 
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
-        """Send a blob part by part, and return the bytes sent: less than all where an upload that died is resumed.
-        `progress` is called in the caller's thread with the bytes of each part that is there.
+        """Send a blob part by part, and return the number of bytes sent: fewer than its size when an interrupted upload
+        is resumed. `progress` is called in the caller's thread with the size of each part that is stored, in bytes.
 
-        None when another worker ended the same upload: the caller looks whether the object is there. What `reader`
-        raises goes to the caller, and no object becomes visible.
+        Returns None when another worker ended the same upload: the caller checks whether the object is there. Errors of
+        `reader` are raised unchanged, and no object becomes visible.
         """
         ...

@@ -1,8 +1,8 @@
-"""The promoted state of a model in S3: `refs/org--name.json`.
+"""Refs: the promoted state of a model in a remote store, `refs/org--name.json`.
 
     {"default": "Q8_0", "variants": {"Q8_0": {"revision": "<40 hex>", "previous": "<40 hex>" or null}}}
 
-It is written on the condition that nobody wrote it since it was read, and a worker changes only what it promoted.
+A ref is written on the condition that nobody wrote it since it was read. A worker changes only what it promoted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from paddock.store.history import Promoted
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """The promoted revision of a variant, and the one before."""
+    """The promoted revision of a variant, and the one before it."""
 
     revision: Revision
     previous: Revision | None = None
@@ -26,6 +26,8 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
+    """The default variant of a model, and the promoted revision of each variant."""
+
     default: Variant | None = None
     variants: Mapping[Variant, Pointer] = field(default_factory=dict)
 
@@ -34,12 +36,12 @@ class Ref:
         return Promoted(model, self.default if self.default in revisions else None, revisions)
 
     def with_promoted(self, ids: Sequence[SnapshotId], *, default: Variant | None) -> Ref:
-        """The ref with these snapshots promoted, and with that default unless it is None."""
+        """This ref with `ids` promoted, and with `default` as the default variant unless it is None."""
         variants = dict(self.variants)
         for id in ids:
-            there = variants.get(id.variant)
-            if there is None or there.revision != id.revision:
-                variants[id.variant] = Pointer(id.revision, there.revision if there else None)
+            current = variants.get(id.variant)
+            if current is None or current.revision != id.revision:
+                variants[id.variant] = Pointer(id.revision, current.revision if current else None)
         return Ref(default or self.default, variants)
 
     def to_json(self) -> dict[str, object]:
@@ -55,7 +57,7 @@ class Ref:
     def from_json(cls, value: object) -> Ref:
         """Raises ValueError for anything but what `to_json` made."""
         if not isinstance(value, dict) or not isinstance(value.get("variants"), dict):
-            raise ValueError("not a ref")  # noqa: TRY004 - one kind of error for one kind of reader
+            raise ValueError("not a ref")  # noqa: TRY004 - callers catch one type for all malformed refs
         try:
             variants = {
                 parse_variant(str(variant)): Pointer(

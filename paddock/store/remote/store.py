@@ -1,13 +1,13 @@
-"""A remote store over an object service: S3, or any other that implements `Objects`.
+"""Remote store over an object service: S3, or any other that implements `Objects`.
 
     blobs/sha256/<sha256>
     snapshots/org--name/<revision>/<variant>.json     the manifest, written after its blobs
-    refs/org--name.json                               what is promoted (`Ref`)
+    refs/org--name.json                               the promoted revisions (`Ref`)
     reports/org--name/<revision>/<variant>/<name>
     leases/<sha256>.json                              the download lease of a blob
 
 An object becomes visible as a whole, so a blob needs no staging. A ref is written on the condition that nobody wrote it
-since it was read, and read again when another worker was faster.
+since it was read; when another worker was faster, it is read again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from paddock.store.remote.refs import Ref
 
 log = logging.getLogger(__name__)
 _CONFLICTS = 20
-"""How often a conditional write of a ref is tried while other workers write it too."""
+"""Number of attempts at a conditional write of a ref, while other workers write it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class RemoteBlob:
     make_address: Callable[[], Address]
     hub_location: None = None
 
-    def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - each one is new, and costs no request
+    def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - every address is new, and costs no request
         return self.make_address()
 
 
@@ -74,12 +74,12 @@ class ObjectStore(RemoteStore):
         return self.blob_tag(sha256, size) is not None
 
     def blob_tag(self, sha256: Sha256, size: int) -> str | None:
-        found = self.objects.stat(_blob(sha256))
+        found = self.objects.stat(_blob_key(sha256))
         return found.tag if found is not None and found.size == size else None
 
     def source(self, file: SnapshotFile, *, model: ModelName | None = None) -> Source:
         name = f"{model}: {file.path}" if model else file.path
-        key = _blob(file.sha256)
+        key = _blob_key(file.sha256)
         expected = Expected(size=file.size, sha256=file.sha256)
         return RemoteBlob(f"{self.label}: {name}", expected, lambda: self.objects.address(key))
 
@@ -87,22 +87,22 @@ class ObjectStore(RemoteStore):
         self, path: Path, file: SnapshotFile, *, segment_bytes: int, progress: Callable[[int], None] | None = None
     ) -> int:
         """As `RemoteStore.put_blob`. The write is not conditional: an object of this name with another size is damaged,
-        and is replaced. Parts that were sent before the service stopped answering stay for the next try."""
+        and is replaced. Parts that were sent before the service stopped responding are kept for the next attempt."""
         if self.has_blob(file.sha256, file.size):
             return 0
         with MultipartReader(path, file, segment_bytes=segment_bytes) as reader:
-            sent = self.objects.upload(_blob(file.sha256), reader, progress=progress or (lambda _: None))
+            sent = self.objects.upload(_blob_key(file.sha256), reader, progress=progress or (lambda _: None))
         if sent is not None:
             return sent
-        if self.has_blob(file.sha256, file.size):  # another worker completed it, or the answer to ours was lost
+        if self.has_blob(file.sha256, file.size):  # another worker completed it, or the response to ours was lost
             return file.size
         raise StoreUnavailable(f"{self.label}: another worker ended the upload of {file.path}", cure="try again")
 
     def drop_blob(self, sha256: Sha256) -> None:
-        self.objects.delete(_blob(sha256))
+        self.objects.delete(_blob_key(sha256))
 
     def snapshot(self, id: SnapshotId) -> Manifest | None:
-        key = _manifest(id)
+        key = _manifest_key(id)
         found = self.objects.get(key)
         return parse_manifest(found.content, id, where=f"{self.label}/{key}") if found else None
 
@@ -115,11 +115,11 @@ class ObjectStore(RemoteStore):
                 return None
 
         with ThreadPoolExecutor(self.objects.connections) as pool:
-            found = [manifest for manifest in pool.map(read, self._places(model)) if manifest]
+            found = [manifest for manifest in pool.map(read, self._ids(model)) if manifest]
         return sorted(found, key=lambda manifest: (manifest.repository, manifest.created_at))
 
     def ids(self, model: ModelName) -> list[SnapshotId]:
-        return list(self._places(model))
+        return list(self._ids(model))
 
     def publish(self, manifest: Manifest) -> None:
         check_manifest_name_is_free(manifest)
@@ -132,16 +132,16 @@ class ObjectStore(RemoteStore):
                         f" {file.path} ({file.sha256[:12]}…) is not in {self.label}",
                         cure="send that file again",
                     )
-        with suppress(CorruptFile):  # what cannot be read is replaced
-            there = self.snapshot(manifest.id)
-            if there is not None and not same_files(there, manifest):
+        with suppress(CorruptFile):  # a manifest that cannot be read is replaced
+            published = self.snapshot(manifest.id)
+            if published is not None and not same_files(published, manifest):
                 raise SnapshotDiffers(
                     f"{manifest.id} is in {self.label} with other files, and a snapshot is never replaced",
-                    cure=f"remove {self.label}/{_manifest(manifest.id)}, then cache it again",
+                    cure=f"remove {self.label}/{_manifest_key(manifest.id)}, then cache it again",
                 )
-            if there is not None:
+            if published is not None:
                 return
-        self.objects.put(_manifest(manifest.id), manifest.to_json().encode())
+        self.objects.put(_manifest_key(manifest.id), manifest.to_json().encode())
 
     def promoted(self, model: ModelName) -> Promoted:
         ref, _ = self._ref(model)
@@ -172,24 +172,24 @@ class ObjectStore(RemoteStore):
         return download_lease.take_over(self.objects, sha256, other)
 
     def write_report(self, id: SnapshotId, name: str, text: str) -> str:
-        key = _report(id, name)
+        key = _report_key(id, name)
         self.objects.put(key, text.encode())
         return f"{self.label}/{key}"
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
-        found = self.objects.get(_report(id, name))
+        found = self.objects.get(_report_key(id, name))
         return found.content.decode() if found else None
 
     def sizes(self) -> tuple[int, int]:
         real = 0
         for key, size in self.objects.list("blobs/sha256/"):
-            with suppress(UnsafeName):  # nothing of ours
+            with suppress(UnsafeName):  # not an object of Paddock's
                 parse_sha256(key.rpartition("/")[2])
                 real += size
         return sum(manifest.size_bytes for manifest in self.snapshots()), real
 
     def _ref(self, model: ModelName) -> tuple[Ref, str | None]:
-        """(the ref, its tag); an empty one and None where there is none. One that cannot be read counts as empty, and
+        """(the ref, its tag); an empty ref and None where there is none. A ref that cannot be read counts as empty, and
         is replaced."""
         found = self.objects.get(_ref_key(model))
         if found is None:
@@ -201,10 +201,10 @@ class ObjectStore(RemoteStore):
             return Ref(), found.tag
 
     def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> bool:
-        """False when another worker wrote it since it was read."""
+        """Write a ref. False when another worker wrote it since it was read."""
         return self.objects.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
 
-    def _places(self, model: ModelName | None) -> Iterator[SnapshotId]:
+    def _ids(self, model: ModelName | None) -> Iterator[SnapshotId]:
         for key, _ in self.objects.list(f"snapshots/{model.slug}/" if model else "snapshots/"):
             slug, _, rest = key.removeprefix("snapshots/").partition("/")
             revision, _, name = rest.partition("/")
@@ -212,15 +212,15 @@ class ObjectStore(RemoteStore):
                 if name.endswith(".json"):
                     variant = parse_variant(name.removesuffix(".json"))
                     yield SnapshotId(ModelName.from_slug(slug), parse_revision(revision), variant)
-            except UnsafeName:  # nothing of ours
+            except UnsafeName:  # not an object of Paddock's
                 continue
 
 
-def _blob(sha256: Sha256) -> str:
+def _blob_key(sha256: Sha256) -> str:
     return f"blobs/sha256/{sha256}"
 
 
-def _manifest(id: SnapshotId) -> str:
+def _manifest_key(id: SnapshotId) -> str:
     return f"snapshots/{id.model.slug}/{id.revision}/{id.variant}.json"
 
 
@@ -228,5 +228,5 @@ def _ref_key(model: ModelName) -> str:
     return f"refs/{model.slug}.json"
 
 
-def _report(id: SnapshotId, name: str) -> str:
+def _report_key(id: SnapshotId, name: str) -> str:
     return f"reports/{id.model.slug}/{id.revision}/{id.variant}/{check_report_name(name)}"

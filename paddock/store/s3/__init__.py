@@ -1,7 +1,7 @@
 """S3 as a remote store: the only package that imports boto3.
 
 `objects` implements the object service's client, `upload` sends a blob as a multipart upload, `connection` makes
-boto3's client, and `errors` is the one place where an error of botocore becomes one of ours.
+boto3's client, and `errors` maps the errors of botocore to those of Paddock.
 """
 
 from paddock.settings import Settings

@@ -1,7 +1,7 @@
-"""How S3 is spoken with: boto3's client, and what is said with each object that is written.
+"""Make boto3's S3 client, and the request parameters of each write: encryption and storage class.
 
-The address and the keys come from the AWS environment variables and files, which boto3 reads itself. boto3 repeats a
-request; nothing above it does.
+The endpoint and the keys come from the AWS environment variables and files, which boto3 reads itself. Only boto3
+retries a request; nothing above it does.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from paddock.settings import Settings
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from paddock.settings import Settings
-
 Encryption = Literal["AES256", "aws:kms"]
 
-_CONNECT_S = 3.0  # three attempts: an S3 that is not there is told within about ten seconds
+_CONNECT_S = 3.0  # with three attempts, an unreachable S3 is reported within about ten seconds
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """`connections` is how many parts are sent at once, `stall_s` how long a request may wait for an answer.
+    """Options of the S3 client.
 
-    `path_style` None leaves it to boto3: buckets in the path for an address that is a number, else in the host name.
+    `connections` is the number of parts that are sent at once, `stall_s` the read timeout of a request in seconds.
+    `path_style` None leaves the addressing style to boto3: the bucket is in the path for an IP address, else in the
+    host name.
     """
 
     connections: int = 4
@@ -46,22 +48,23 @@ class S3Options:
 
     @property
     def for_any_object(self) -> dict[str, Any]:
-        """What every write says: a bucket's policy may refuse one that does not ask for encryption."""
-        said: dict[str, Any] = {}
+        """Request parameters of every write. A bucket's policy may refuse a write that does not ask for encryption."""
+        parameters: dict[str, Any] = {}
         if self.encryption:
-            said["ServerSideEncryption"] = self.encryption
+            parameters["ServerSideEncryption"] = self.encryption
         if self.kms_key:
-            said["SSEKMSKeyId"] = self.kms_key
-        return said
+            parameters["SSEKMSKeyId"] = self.kms_key
+        return parameters
 
     @property
     def for_blobs(self) -> dict[str, Any]:
-        """Manifests, refs and reports stay in the bucket's usual class: they are small, and read often."""
+        """Request parameters of a blob's write. Manifests, refs and reports, which are small and read often, stay in
+        the bucket's default storage class."""
         return self.for_any_object | ({"StorageClass": self.storage_class} if self.storage_class else {})
 
 
 def connect(options: S3Options) -> S3Client:
-    """Make a client. Dials nothing; raises ValueError for an AWS_ENDPOINT_URL that is no address."""
+    """Make a client. Opens no connection; raises ValueError for an AWS_ENDPOINT_URL that is no address."""
     from boto3.session import Session
     from botocore.config import Config
 
@@ -73,7 +76,7 @@ def connect(options: S3Options) -> S3Client:
         max_pool_connections=max(10, options.connections),
         signature_version="s3v4",
         s3={"addressing_style": styles[options.path_style]},
-        # We send a sha256 of our own with each blob, and check what we fetch.
+        # Paddock sends a sha256 of its own with each part, and verifies what it fetches.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )

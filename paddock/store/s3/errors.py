@@ -1,4 +1,4 @@
-"""What an error of botocore means."""
+"""Map the errors of botocore to those of Paddock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from botocore import exceptions as aws
 from paddock.errors import PaddockError, StoreRefused, StoreUnavailable
 
 _KEYS_CURE = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a server that is not Amazon's"
-_FULL_CURE = "make room in the bucket, or raise its quota"
+_FULL_CURE = "free space in the bucket, or raise its quota"
 
 _NO_ANSWER = (
     aws.HTTPClientError,
@@ -35,7 +35,7 @@ _TRANSIENT_CODES = frozenset(
     | {"ServiceUnavailable", "OperationAborted", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
 )
 _KEY_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
-# MinIO and Ceph have such codes, SeaweedFS only for a bucket with a quota; Amazon's S3 is never full.
+# MinIO and Ceph return these codes, SeaweedFS only for a bucket with a quota; Amazon's S3 is never full.
 _FULL_CODES = frozenset({"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"})
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 _LOST_RACE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412"})
@@ -43,31 +43,31 @@ _INSUFFICIENT_STORAGE = 507
 
 
 def store_error(error: Exception, label: str) -> PaddockError:
-    """The one place where an error of botocore becomes one of ours. What botocore says is not repeated where it could
-    hold a signed address."""
+    """The error of Paddock for an error of botocore. The text of botocore is left out, since it may contain a presigned
+    address."""
     kind = type(error).__name__
     if isinstance(error, aws.ClientError):
         code = error_code(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        said = f"{label} answers {status or 'an error'} ({code})"
+        message = f"{label} answers {status or 'an error'} ({code})"
         if code in _FULL_CODES or status == _INSUFFICIENT_STORAGE:
-            return StoreRefused(f"{said}: there is no room for it", cure=_FULL_CURE)
+            return StoreRefused(f"{message}: there is no space left", cure=_FULL_CURE)
         if code in _TRANSIENT_CODES or status in {408, 429} or (status >= 500 and status != 501):
-            return StoreUnavailable(said, cure="try again later")
+            return StoreUnavailable(message, cure="try again later")
         if code == "NoSuchBucket":
-            return StoreRefused(f"{said}: the bucket does not exist", cure="make it, or correct PADDOCK_S3_URI")
+            return StoreRefused(f"{message}: the bucket does not exist", cure="make it, or correct PADDOCK_S3_URI")
         if code in _KEY_CODES or status in {401, 403}:
-            return StoreRefused(f"{said}: the keys are wrong, or may not do that", cure=_KEYS_CURE)
+            return StoreRefused(f"{message}: the keys are wrong, or lack the permission", cure=_KEYS_CURE)
         if code == "RequestTimeTooSkewed":
-            return StoreRefused(f"{said}: this machine's clock is wrong", cure="correct the clock")
-        return StoreRefused(said, cure="check PADDOCK_S3_URI, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION")
+            return StoreRefused(f"{message}: this machine's clock is wrong", cure="correct the clock")
+        return StoreRefused(message, cure="check PADDOCK_S3_URI, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION")
     if isinstance(error, aws.SSLError) and "certificate" in str(error).lower():
         return StoreRefused(f"{label}: the server's certificate is not accepted", cure="set AWS_CA_BUNDLE")
     if isinstance(error, _NO_ANSWER):
         return StoreUnavailable(f"{label} does not answer ({kind})", cure="check AWS_ENDPOINT_URL and the network")
     if isinstance(error, _NO_KEYS):
         return StoreRefused(f"{label}: there are no usable keys ({kind})", cure=_KEYS_CURE)
-    return StoreRefused(f"{label} cannot be asked ({kind})", cure="check the AWS_… settings")
+    return StoreRefused(f"{label} could not be used ({kind})", cure="check the AWS_… settings")
 
 
 def error_code(error: aws.ClientError) -> str:
@@ -75,18 +75,18 @@ def error_code(error: aws.ClientError) -> str:
 
 
 def is_absent(error: aws.ClientError) -> bool:
-    """Whether it says that there is no such object."""
+    """Whether the service reports that there is no such object."""
     return error_code(error) in _ABSENT
 
 
 def is_lost_race(error: aws.ClientError) -> bool:
-    """Whether it says that the condition of a write does not hold."""
+    """Whether the service reports that the condition of a write does not hold."""
     return error_code(error) in _LOST_RACE
 
 
 @contextmanager
-def asking(label: str) -> Iterator[None]:
-    """Around every request: let no error of botocore out."""
+def mapped_errors(label: str) -> Iterator[None]:
+    """Map each error of botocore that a block raises. Every request is made inside such a block."""
     try:
         yield
     except (aws.ClientError, aws.BotoCoreError) as error:

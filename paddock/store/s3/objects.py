@@ -1,4 +1,4 @@
-"""The objects of an S3 bucket, below one prefix."""
+"""Read and write the objects of an S3 bucket below one prefix: `Objects`, with boto3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paddock.store.multipart import MultipartReader
 from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
 from paddock.store.s3 import upload
 from paddock.store.s3.connection import S3Options, connect
-from paddock.store.s3.errors import asking, is_absent, is_lost_race, store_error
+from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors, store_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,24 +29,27 @@ _ADDRESS_LIFE_S = 3600
 
 class S3Objects(Objects):
     """The bucket and prefix of `uri`, `s3://bucket[/prefix]`. boto3's client is made at the first request, unless one
-    is passed in. Raises BadSetting for another kind of address."""
+    is passed in. Raises BadSetting for any other URI."""
 
     def __init__(self, uri: str, *, client: S3Client | None = None, options: S3Options = S3Options()) -> None:
         parts = urlsplit(uri)
         prefix = parts.path.strip("/")
-        odd = (
+        is_malformed = (
             "@" in parts.netloc
             or parts.query
             or parts.fragment
             or (prefix and any(part in {"", ".", ".."} for part in prefix.split("/")))
         )
-        if parts.scheme != "s3" or not parts.netloc or odd:
-            raise BadSetting("the address of the S3 store is not usable", cure="use s3://bucket or s3://bucket/prefix")
+        if parts.scheme != "s3" or not parts.netloc or is_malformed:
+            raise BadSetting(
+                "the address of the S3 store is not of the form s3://bucket or s3://bucket/prefix",
+                cure="correct PADDOCK_S3_URI",
+            )
         self.bucket = parts.netloc
         self._prefix = f"{prefix}/" if prefix else ""
         self._options = options
-        self._made = client
-        self._making = threading.Lock()
+        self._client = client
+        self._client_lock = threading.Lock()
 
     @property
     def label(self) -> str:
@@ -58,16 +61,16 @@ class S3Objects(Objects):
 
     def client(self) -> S3Client:
         """boto3's client, made once."""
-        with self._making:
-            if self._made is None:
+        with self._client_lock:
+            if self._client is None:
                 try:
-                    self._made = connect(self._options)
+                    self._client = connect(self._options)
                 except ValueError as error:  # an AWS_ENDPOINT_URL that is no address
                     raise store_error(error, self.label) from None
-            return self._made
+            return self._client
 
     def get(self, key: str) -> StoredObject | None:
-        with self._asking():
+        with self._mapped_errors():
             try:
                 answer = self.client().get_object(Bucket=self.bucket, Key=self._key(key))
             except aws.ClientError as error:
@@ -80,7 +83,7 @@ class S3Objects(Objects):
         return StoredObject(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
 
     def put(self, key: str, content: bytes) -> None:
-        with self._asking():
+        with self._mapped_errors():
             self.client().put_object(
                 Bucket=self.bucket,
                 Key=self._key(key),
@@ -91,7 +94,7 @@ class S3Objects(Objects):
 
     def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
-        with self._asking():
+        with self._mapped_errors():
             try:
                 answer = self.client().put_object(
                     Bucket=self.bucket, Key=self._key(key), Body=content, **condition, **self._options.for_any_object
@@ -103,11 +106,11 @@ class S3Objects(Objects):
         return answer["ETag"]
 
     def delete(self, key: str) -> None:
-        with self._asking():
+        with self._mapped_errors():
             self.client().delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def stat(self, key: str) -> ObjectStat | None:
-        with self._asking():
+        with self._mapped_errors():
             try:
                 found = self.client().head_object(Bucket=self.bucket, Key=self._key(key))
             except aws.ClientError as error:
@@ -117,15 +120,15 @@ class S3Objects(Objects):
         return ObjectStat(found["ContentLength"], found["ETag"])
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        with self._asking():
+        with self._mapped_errors():
             pages = self.client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._key(prefix)):
                 for item in page.get("Contents", []):
                     yield item["Key"].removeprefix(self._prefix), item["Size"]
 
     def address(self, key: str) -> Address:
-        """A presigned address, made anew each time: signing makes no request."""
-        with self._asking():
+        """A presigned URL. Signing makes no request, so each call returns a new one."""
+        with self._mapped_errors():
             return Address(
                 self.client().generate_presigned_url(
                     "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
@@ -133,25 +136,25 @@ class S3Objects(Objects):
             )
 
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
-        """As `Objects.upload`. Each part goes with its sha256, and the server refuses what it did not receive so. Parts
-        of a process that died cost storage until the same blob is sent again, or the bucket's rule for incomplete
-        multipart uploads removes them."""
+        """As `Objects.upload`. Each part is sent with its sha256, and the server refuses a part whose bytes differ.
+        Parts of a process that died take up storage until the same blob is sent again, or until the bucket's lifecycle
+        rule for incomplete multipart uploads removes them."""
         target = upload.UploadTarget(self.client(), self.bucket, self._key(key), self._options.for_blobs)
         try:
-            with self._asking():
+            with self._mapped_errors():
                 return upload.send(target, reader, connections=self._options.connections, progress=progress)
         except upload.UploadEnded:
             return None
         except (CorruptFile, StoreRefused, BlobMissing):
-            with suppress(PaddockError), self._asking():
+            with suppress(PaddockError), self._mapped_errors():
                 upload.abandon(target)
             raise
 
     def _key(self, key: str) -> str:
         return self._prefix + key
 
-    def _asking(self) -> AbstractContextManager[None]:
-        return asking(self.label)
+    def _mapped_errors(self) -> AbstractContextManager[None]:
+        return mapped_errors(self.label)
 
 
 def _server_time(date: str) -> datetime:

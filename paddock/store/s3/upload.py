@@ -1,10 +1,10 @@
-"""One blob into S3, part by part: several at a time, and the object appears only when all of them are there.
+"""Send a blob to S3 as a multipart upload: several parts at a time; the object becomes visible when all are stored.
 
-What a process that died sent before is not sent again: the newest upload of the same object that was begun is taken up,
-and a part of it is kept where its digest (its sha256, or the md5 that is its ETag) is that of ours. The digest of each
-part is of bytes that were verified on this disk just now, so nothing that S3 says is believed.
+An interrupted upload is resumed: the newest unfinished upload of the same object is continued, and a stored part is
+kept if its digest (its sha256, or the md5 that is its ETag) is that of the local part. The local digest is of bytes
+that were just verified on this disk, so a wrong answer of S3 cannot make a wrong object.
 
-The errors of the client go to the caller as they are.
+The errors of boto3's client are raised unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as aws
 
-from paddock.store.multipart import Content, MultipartReader, Part
+from paddock.store.multipart import MultipartReader, Part, PartContent
 from paddock.store.s3.errors import error_code
 
 if TYPE_CHECKING:
@@ -30,132 +30,133 @@ _ENDED = frozenset({"NoSuchUpload", "InvalidPart"})
 
 
 class UploadEnded(Exception):
-    """The upload is no more, or not as it was: another worker that sends the same completed it, or removed it."""
+    """The upload is gone, or its parts have changed: another worker completed it, or removed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """The object that a blob becomes. `said` goes with it: encryption, storage class."""
+    """The object that a blob is sent to. `extra_args` are request parameters: encryption, storage class."""
 
     client: S3Client
     bucket: str
     key: str
-    said: Mapping[str, Any] = field(default_factory=dict)
+    extra_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 def send(target: UploadTarget, reader: MultipartReader, *, connections: int, progress: Callable[[int], None]) -> int:
-    """Send a blob, and return the bytes that were sent: less than all of them where an earlier upload is taken up.
-    `progress` is called with the bytes of each part that is there, in the caller's thread. Raises UploadEnded."""
-    planned = list(reader)
-    if len(planned) > 1:
-        return _send_parts(target, reader, planned=planned, connections=connections, progress=progress)
-    content = reader.read(planned[0])
+    """Send a blob, and return the number of bytes sent: fewer than its size when an earlier upload is resumed.
+    `progress` is called in the caller's thread with the size of each part that is stored, in bytes. Raises
+    UploadEnded."""
+    parts = list(reader)
+    if len(parts) > 1:
+        return _send_parts(target, reader, parts=parts, connections=connections, progress=progress)
+    content = reader.read(parts[0])
     target.client.put_object(
-        Bucket=target.bucket, Key=target.key, Body=content.body, ChecksumSHA256=content.checksum, **target.said
+        Bucket=target.bucket, Key=target.key, Body=content.body, ChecksumSHA256=content.checksum, **target.extra_args
     )
-    progress(planned[0].length)
-    return planned[0].length
+    progress(parts[0].length)
+    return parts[0].length
 
 
 def abandon(target: UploadTarget) -> None:
-    """Remove what uploads of this object left. Where that fails, the bucket's own rule for them has to do it."""
-    for upload in _begun(target):
-        _abort(target, upload)
+    """Abort all unfinished uploads of this object. Where that fails, the bucket's lifecycle rule removes them."""
+    for upload_id in _unfinished(target):
+        _abort(target, upload_id)
 
 
 def _send_parts(
     target: UploadTarget,
     reader: MultipartReader,
     *,
-    planned: list[Part],
+    parts: list[Part],
     connections: int,
     progress: Callable[[int], None],
 ) -> int:
-    begun = _begun(target)
-    upload, there = _taken_up(target, begun)
+    unfinished = _unfinished(target)
+    upload_id, stored = _resume_or_create(target, unfinished)
     sent_bytes = 0
 
     def send_part(part: Part) -> tuple[Part, CompletedPartTypeDef, bool]:
         content = reader.read(part)
-        earlier = there.get(part.number)
+        earlier = stored.get(part.number)
         if earlier is not None and _is_same(earlier, part, content):
             return part, _completed(part, earlier["ETag"], content), False
-        answer = target.client.upload_part(
+        response = target.client.upload_part(
             Bucket=target.bucket,
             Key=target.key,
-            UploadId=upload,
+            UploadId=upload_id,
             PartNumber=part.number,
             Body=content.body,
             ChecksumSHA256=content.checksum,
         )
-        return part, _completed(part, answer["ETag"], content), True
+        return part, _completed(part, response["ETag"], content), True
 
     pool = ThreadPoolExecutor(connections)
     try:
         completed: dict[int, CompletedPartTypeDef] = {}
-        for future in as_completed([pool.submit(send_part, part) for part in planned]):
-            part, done, was_sent = future.result()
-            completed[part.number] = done
+        for future in as_completed([pool.submit(send_part, part) for part in parts]):
+            part, completed_part, was_sent = future.result()
+            completed[part.number] = completed_part
             sent_bytes += part.length if was_sent else 0
             progress(part.length)
         target.client.complete_multipart_upload(
             Bucket=target.bucket,
             Key=target.key,
-            UploadId=upload,
+            UploadId=upload_id,
             MultipartUpload={"Parts": [completed[number] for number in sorted(completed)]},
         )
     except aws.ClientError as error:
         if error_code(error) not in _ENDED:
             raise
-        _abort(target, upload)  # where its parts are not what they were, nobody can complete it
+        _abort(target, upload_id)  # an upload whose parts have changed cannot be completed by any worker
         raise UploadEnded from None
     finally:
         pool.shutdown(cancel_futures=True)
-    for other in begun:  # the object is there: whoever still sends to one of these finds that out
-        if other != upload:
+    for other in unfinished:  # the object is there: a worker that still sends to one of these finds that out
+        if other != upload_id:
             _abort(target, other)
     return sent_bytes
 
 
-def _begun(target: UploadTarget) -> list[str]:
-    """The uploads of this object that were begun and not ended, the newest first. None where keys may not list them:
-    then nothing is taken up."""
+def _unfinished(target: UploadTarget) -> list[str]:
+    """The ids of this object's unfinished uploads, newest first. Empty where the keys may not list them: then no upload
+    is resumed."""
     try:
         pages = target.client.get_paginator("list_multipart_uploads").paginate(Bucket=target.bucket, Prefix=target.key)
-        found = [one for page in pages for one in page.get("Uploads", []) if one["Key"] == target.key]
+        uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == target.key]
     except aws.ClientError:
         return []
-    return [one["UploadId"] for one in sorted(found, key=lambda one: one["Initiated"], reverse=True)]
+    return [upload["UploadId"] for upload in sorted(uploads, key=lambda upload: upload["Initiated"], reverse=True)]
 
 
-def _taken_up(target: UploadTarget, begun: list[str]) -> tuple[str, dict[int, PartTypeDef]]:
-    """The upload to go on with, and its parts; a new one where there is none."""
-    for upload in begun[:1]:
-        with suppress(aws.ClientError):  # it ended just now
+def _resume_or_create(target: UploadTarget, unfinished: list[str]) -> tuple[str, dict[int, PartTypeDef]]:
+    """(upload id, its stored parts by number): the newest unfinished upload, or a new one where there is none."""
+    for upload_id in unfinished[:1]:
+        with suppress(aws.ClientError):  # it was completed or aborted meanwhile
             pages = target.client.get_paginator("list_parts").paginate(
-                Bucket=target.bucket, Key=target.key, UploadId=upload
+                Bucket=target.bucket, Key=target.key, UploadId=upload_id
             )
-            return upload, {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
-    answer = target.client.create_multipart_upload(
-        Bucket=target.bucket, Key=target.key, ChecksumAlgorithm="SHA256", **target.said
+            return upload_id, {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
+    response = target.client.create_multipart_upload(
+        Bucket=target.bucket, Key=target.key, ChecksumAlgorithm="SHA256", **target.extra_args
     )
-    return answer["UploadId"], {}
+    return response["UploadId"], {}
 
 
-def _is_same(earlier: PartTypeDef, part: Part, content: Content) -> bool:
+def _is_same(earlier: PartTypeDef, part: Part, content: PartContent) -> bool:
     if earlier.get("Size") != part.length:
         return False
     checksum = earlier.get("ChecksumSHA256")
     if checksum:
         return checksum == content.checksum
-    # An ETag is the md5 of the part but for some ways of encryption; where it is not, the part is sent again.
+    # An ETag is the md5 of the part, except with some kinds of encryption; then the part is sent again.
     return earlier.get("ETag", "").strip('"') == hashlib.md5(content.body, usedforsecurity=False).hexdigest()
 
 
-def _completed(part: Part, tag: str, content: Content) -> CompletedPartTypeDef:
+def _completed(part: Part, tag: str, content: PartContent) -> CompletedPartTypeDef:
     return {"PartNumber": part.number, "ETag": tag, "ChecksumSHA256": content.checksum}
 
 
-def _abort(target: UploadTarget, upload: str) -> None:
+def _abort(target: UploadTarget, upload_id: str) -> None:
     with suppress(aws.ClientError, aws.BotoCoreError):
-        target.client.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload)
+        target.client.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload_id)

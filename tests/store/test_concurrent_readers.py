@@ -1,4 +1,4 @@
-"""Readers under a pointer that flips: always a whole model, of one revision."""
+"""Readers during promotions: they always see a complete model, of one revision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLIPS = 200
 
 @contextmanager
 def reading(volume: Volume) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two programs that read the model by its name until they are told that we are done."""
+    """Two processes that read the model by its name until they get a line on stdin."""
     with ExitStack() as stack:
         yield [
             stack.enter_context(
@@ -45,10 +45,10 @@ def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: V
             else:
                 now = volume.promoted(MODEL).default_id or id_of(A)
                 volume.promote(id_of({A: B, B: C, C: A}[now.revision]), reason="on")
-        assert opened.read() == CONTENTS["a"]["m.gguf"], "who opened the old files goes on with them"
-        said = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
-    assert [one["count"] for one in said] == [0, 0], said
-    print(f"{FLIPS} flips, {sum(one['turns'] for one in said)} readings: nothing missing, nothing mixed")
+        assert opened.read() == CONTENTS["a"]["m.gguf"], "a file that was open keeps its content"
+        reports = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
+    assert [report["count"] for report in reports] == [0, 0], reports
+    print(f"{FLIPS} flips, {sum(report['turns'] for report in reports)} readings: nothing missing, nothing mixed")
     assert len(volume.history(MODEL)) == 1 + FLIPS
 
 
@@ -63,11 +63,11 @@ def test_a_default_that_moves_between_variants_is_never_seen_half_done(volume: V
                 volume.rollback(MODEL, reason="back")
             else:
                 volume.promote(ids[number % 3], reason="on")
-        said = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
-    assert [one["count"] for one in said] == [0, 0], said
+        reports = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
+    assert [report["count"] for report in reports] == [0, 0], reports
 
 
-def test_who_has_a_file_open_keeps_it_when_its_revision_goes(volume: Volume) -> None:
+def test_an_open_file_stays_readable_when_its_revision_is_removed(volume: Volume) -> None:
     publish(volume, A, CONTENTS["a"], volume.root)
     publish(volume, B, CONTENTS["b"], volume.root)
     volume.promote(id_of(A), reason="first")
@@ -77,33 +77,33 @@ def test_who_has_a_file_open_keeps_it_when_its_revision_goes(volume: Volume) -> 
         assert opened.read() == CONTENTS["a"]["m.gguf"]
 
 
-def test_two_models_that_share_a_file_have_it_once_and_one_survives_the_other(volume: Volume) -> None:
+def test_two_models_share_one_blob_until_both_are_removed(volume: Volume) -> None:
     other = ModelName.parse("another/model")
     shared, own = b"s" * 100_000, b"o" * 1000
-    one = publish(volume, A, {"m.gguf": shared, "config.json": b"{}"}, volume.root)
-    two = publish(volume, B, {"model.gguf": shared, "own.gguf": own}, volume.root, model=other)
+    first = publish(volume, A, {"m.gguf": shared, "config.json": b"{}"}, volume.root)
+    second = publish(volume, B, {"model.gguf": shared, "own.gguf": own}, volume.root, model=other)
     volume.promote(id_of(A), reason="a test")
-    volume.promote(two.id, reason="a test")
-    assert volume.sizes() == (one.size_bytes + two.size_bytes, len(shared) + len(own) + 2)
+    volume.promote(second.id, reason="a test")
+    assert volume.sizes() == (first.size_bytes + second.size_bytes, len(shared) + len(own) + 2)
     paths = (volume.model_path(MODEL) / "m.gguf", volume.model_path(other) / "model.gguf")
     assert len({path.stat().st_ino for path in paths}) == 1
 
-    assert volume.remove(MODEL) == ([one.id], 2)
-    assert volume.sizes() == (two.size_bytes, two.size_bytes)
+    assert volume.remove(MODEL) == ([first.id], 2)
+    assert volume.sizes() == (second.size_bytes, second.size_bytes)
     assert paths[1].read_bytes() == shared
-    assert [file.sha256 for file in two.files if volume.has_blob(file.sha256, file.size)] == [
-        file.sha256 for file in two.files
+    assert [file.sha256 for file in second.files if volume.has_blob(file.sha256, file.size)] == [
+        file.sha256 for file in second.files
     ]
-    assert stored_bytes(volume) == two.size_bytes
-    assert volume.remove(other) == ([two.id], two.size_bytes)
+    assert stored_bytes(volume) == second.size_bytes
+    assert volume.remove(other) == ([second.id], second.size_bytes)
     assert stored_bytes(volume) == 0
 
 
 def stored_bytes(volume: Volume) -> int:
-    """What lies on the disk below the root, each inode once, without manifests and histories."""
-    kept = {}
+    """The bytes of all files below the root, each inode once, without manifests and histories."""
+    sizes = {}
     for path in Path(volume.root).rglob("*"):
         status = path.lstat()
         if path.is_file() and not path.is_symlink() and path.suffix not in {".json", ".jsonl"}:
-            kept[status.st_ino] = status.st_size
-    return sum(kept.values())
+            sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
