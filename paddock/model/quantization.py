@@ -1,8 +1,8 @@
-"""Quantizations by their names, and which GGUF of several is the best.
+"""Recognize quantizations in file names, group shards to models, and rank the models of a repository or directory.
 
-The order of preference is fixed: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, then whatever is largest. A file is known
-by its name alone here; what its header says is the audit's to compare. Unsloth's dynamic kinds (`UD-Q8_K_XL`) are kinds
-of their own.
+The order of preference is fixed: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, then the largest. Only file names and
+sizes are used; the audit compares the name with the header. Unsloth's dynamic quantizations (`UD-Q8_K_XL`) are
+different from the plain ones.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf",
 
 @dataclass(frozen=True, slots=True)
 class GgufSet:
-    """One model as a repository or directory holds it: one GGUF, or all shards of a split one in order.
+    """The files of one model in a repository or directory: one GGUF, or the shards of a split one in order.
 
-    `first` is what the engine is given; `declared` how many shards the names declare; `size` the sum of those that are
-    there, in bytes.
+    `declared` is the number of shards that the names declare, and `size` the sum of the existing ones in bytes.
     """
 
     paths: tuple[str, ...]
@@ -41,6 +40,7 @@ class GgufSet:
 
     @property
     def first(self) -> str:
+        """The path that llama.cpp loads: the first shard, or the only file."""
         return self.paths[0]
 
     @property
@@ -53,35 +53,35 @@ class GgufSet:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The names of the shards that are declared and not there."""
+        """The paths of declared shards that do not exist."""
         match = _SPLIT.fullmatch(self.first)
         if match is None:
             return ()
-        here = {split_number(path) for path in self.paths}
+        existing = {split_number(path) for path in self.paths}
         extension = self.first[match.end("count") :]
         return tuple(
             f"{match['stem']}-{number:05d}-of-{self.declared:05d}{extension}"
             for number in range(1, self.declared + 1)
-            if number not in here
+            if number not in existing
         )
 
 
 def quantization_of(path: str) -> str | None:
-    """The quantization that a path states, in the field's spelling (`Q4_K_M`, `UD-Q8_K_XL`), or None.
+    """The quantization in a path, in its usual spelling (`Q4_K_M`, `UD-Q8_K_XL`), or None.
 
-    The last one in the file's name counts; where it has none, that of its directory: `Q8_0/model-00001-of-00002.gguf`.
+    The last one in the file's name counts, or else the one of its directory: `Q8_0/model-00001-of-00002.gguf`.
     """
     pure = PurePosixPath(path)
     for part in (pure.name, pure.parent.name):
         found = list(_QUANTIZATION.finditer(part))
         if found:
-            text = found[-1].group(0).upper()
-            return {"FP16": "F16", "FP32": "F32"}.get(text, text)
+            name = found[-1].group(0).upper()
+            return {"FP16": "F16", "FP32": "F32"}.get(name, name)
     return None
 
 
 def is_projector(path: str) -> bool:
-    """Whether the name is that of a multimodal projector, which is no language model."""
+    """Whether a path is named like a multimodal projector (`mmproj*`)."""
     return "mmproj" in PurePosixPath(path).name.lower()
 
 
@@ -90,13 +90,13 @@ def is_gguf(path: str) -> bool:
 
 
 def split_number(path: str) -> int:
-    """The number of a shard in its name, from 1; 1 for a file that is not split."""
+    """The shard number in a path, counted from 1; 1 for a file that is not split."""
     match = _SPLIT.fullmatch(path)
     return int(match["number"]) if match else 1
 
 
 def stem_of(path: str) -> str:
-    """The path without `.gguf` and without the suffix of a shard."""
+    """The path without `.gguf` and without the suffix of a shard (`-00001-of-00002`)."""
     match = _SPLIT.fullmatch(path)
     if match:
         return match["stem"]
@@ -104,59 +104,68 @@ def stem_of(path: str) -> str:
 
 
 def split_count(path: str) -> int:
-    """How many shards the name of a file declares; 1 for a file that is not split."""
+    """The number of shards that a path declares; 1 for a file that is not split."""
     match = _SPLIT.fullmatch(path)
     return int(match["count"]) if match else 1
 
 
 def group_shards(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
-    """Put (path, size in bytes) of GGUF files together into models, projectors among them; other files are left out.
-    Sorted by first path."""
+    """Group files, as (path, size in bytes), to models and projectors, sorted by first path.
+
+    Files other than GGUF are left out.
+    """
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for path, size in files:
         if not is_gguf(path):
             continue
         match = _SPLIT.fullmatch(path)
-        # the engine finds shards by the exact stem, so case matters here
+        # llama.cpp finds shards by the exact stem, so case matters
         key = (match["stem"], int(match["count"])) if match else (path, 0)
         shards.setdefault(key, []).append((path, size))
     sets = []
-    for (_, count), files_of_one in shards.items():
-        # a number that the count excludes is no shard, unless all are so: then every shard is missing
-        sound = [member for member in files_of_one if 1 <= split_number(member[0]) <= max(count, 1)]
-        members = sorted(sound or files_of_one, key=lambda member: (split_number(member[0]), member[0]))
+    for (_, count), group in shards.items():
+        # skip shards with a number beyond the count, unless all have one: then every declared shard is missing
+        sound = [member for member in group if 1 <= split_number(member[0]) <= max(count, 1)]
+        members = sorted(sound or group, key=lambda member: (split_number(member[0]), member[0]))
         sets.append(GgufSet(tuple(path for path, _ in members), sum(size for _, size in members), max(count, 1)))
-    return sorted(sets, key=lambda one: one.first)
+    return sorted(sets, key=lambda model: model.first)
 
 
 def rank_models(sets: Iterable[GgufSet]) -> list[GgufSet]:
-    """The language models among `sets`, best first. Ties go to what lies nearer the top, then to the larger, then to
-    the name."""
-    return sorted((one for one in sets if not one.is_projector), key=lambda one: rank_key(one.quantization, one)[1:])
+    """The language models among `sets`, best first: by quantization, then by depth of the path, size and name."""
+    return sorted(
+        (model for model in sets if not model.is_projector), key=lambda model: rank_key(model.quantization, model)[1:]
+    )
 
 
-def rank_key(quantization: str | None, one: GgufSet) -> tuple[bool, int, int, int, str]:
-    """The place in the order of preference of a model in a quantization, the best first; what lies at the top of a
-    directory comes before all below it."""
-    below = "/" in one.first
+def rank_key(quantization: str | None, model: GgufSet) -> tuple[bool, int, int, int, str]:
+    """The sort key of a model with a quantization, best first.
+
+    Models at the top of a directory come before all others.
+    """
+    is_nested = "/" in model.first
     if quantization in PREFERRED:
-        return (below, PREFERRED.index(quantization), one.first.count("/"), -one.size, one.first)
-    return (below, len(PREFERRED), 0, -one.size, one.first)
+        return (is_nested, PREFERRED.index(quantization), model.first.count("/"), -model.size, model.first)
+    return (is_nested, len(PREFERRED), 0, -model.size, model.first)
 
 
 def get_gguf_file_path(model_path: Path) -> Path:
-    """The best GGUF in a directory: by the order of preference, then the largest; the first shard of a split model.
+    """The best GGUF model in a directory: the first in the order of preference, or else the largest.
 
-    The top of the directory counts before its subdirectories. A projector (`mmproj*`) is never the answer. Raises
-    NoGguf (a FileNotFoundError) that names the directory when there is none, and MissingShard when the best is not
-    whole.
+    Returns the path of its first shard if it is split. Models at the top of the directory are preferred to those in
+    subdirectories. Projectors (`mmproj*`) are ignored.
+
+    Raises:
+        NoGguf: There is no GGUF model. This is a FileNotFoundError.
+        MissingShard: A shard of the best model is missing.
+        NoSuchFile, NoPermission: `model_path` is not a directory, or not readable.
     """
     files = local_files(model_path)
     best = next(iter(rank_models_top_first(files)), None)
     if best is None:
-        others = sorted({PurePosixPath(path).suffix or path for path, _ in files})[:6]
-        has = f"it has {', '.join(others)}" if others else "it is empty"
-        raise NoGguf(f"no GGUF model in {model_path}: {has}", cure="pull a repository that holds a .gguf file")
+        suffixes = sorted({PurePosixPath(path).suffix or path for path, _ in files})[:6]
+        contents = f"it has {', '.join(suffixes)}" if suffixes else "it is empty"
+        raise NoGguf(f"no GGUF model in {model_path}: {contents}", cure="pull a repository that has a .gguf file")
     if best.missing:
         raise MissingShard(
             f"the split model {best.first} in {model_path} lacks {', '.join(best.missing[:3])}"
@@ -167,25 +176,25 @@ def get_gguf_file_path(model_path: Path) -> Path:
 
 
 def rank_models_top_first(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
-    """As `ranked`, with everything at the top of a directory before everything below it."""
-    ordered = rank_models(group_shards(files))
-    return sorted(ordered, key=lambda one: "/" in one.first)
+    """Group and rank files, as (path, size in bytes), with models at the top of the directory before all others."""
+    return sorted(rank_models(group_shards(files)), key=lambda model: "/" in model.first)
 
 
 def local_files(directory: Path) -> list[tuple[str, int]]:
-    """The regular files below a directory as (relative POSIX path, size in bytes), sorted; names that begin with a dot
-    are left out.
+    """List the regular files below a directory as (relative POSIX path, size in bytes), sorted.
 
-    Raises NoSuchFile or NoPermission.
+    Files and directories whose names begin with a dot are left out. Raises NoSuchFile or NoPermission.
     """
     try:
         if not directory.is_dir():
-            raise NoSuchFile(f"{directory} is not a directory", cure="give the directory of a model")
+            raise NoSuchFile(f"{directory} is not a directory", cure="pass the directory of a model")
         found = []
         for path in directory.rglob("*"):
             relative = path.relative_to(directory)
             if not any(part.startswith(".") for part in relative.parts) and path.is_file():
                 found.append((relative.as_posix(), path.stat().st_size))
     except PermissionError as error:
-        raise NoPermission(f"{error.filename or directory} may not be read", cure="correct its permissions") from None
+        raise NoPermission(
+            f"no permission to read {error.filename or directory}", cure="correct its permissions"
+        ) from None
     return sorted(found)

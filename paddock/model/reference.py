@@ -1,8 +1,8 @@
-"""Names of snapshots: the identity (model, revision, variant), and MODEL as a person writes it.
+"""Identify snapshots by (model, revision, variant), and parse references to them as users write them.
 
-A *variant* is one GGUF model of a revision, named by its quantization or its path (`paddock.model.variants` gives the
-names). A *reference* is `org/name[:VARIANT][@REVISION]`, the last two in either order, as llama.cpp and Ollama write
-it. It says what is wanted; which snapshot that is depends on what a store holds.
+A *variant* is one GGUF model of a revision, named by its quantization or its path (see `paddock.model.variants`). A
+*reference* is `org/name[:VARIANT][@REVISION]`, with the last two in either order, as in llama.cpp and Ollama. Which
+snapshot a reference resolves to depends on the contents of a store, and is not decided here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from paddock.errors import UnsafeName
 from paddock.model.names import ModelName, Revision, parse_ref
 
 Variant = NewType("Variant", str)
-"""The name of a variant, as `parse_variant` accepts it."""
+"""The name of a variant, validated by `parse_variant`."""
 
 VARIANT_MAX_BYTES = 56
-"""`org--name--variant` has to fit into the 255 bytes of a file name."""
+"""Limit for the name of a variant: `org--name--variant` must fit into the 255 bytes of a file name."""
 RESERVED_VARIANTS = frozenset({"auto", "latest", "default", "best"})
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -27,29 +27,30 @@ _VARIANT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 
 def parse_variant(text: str) -> Variant:
-    """Read the name of a variant.
+    """Parse the name of a variant. Raises UnsafeName.
 
-    Letters, digits, `_`, `.` and `-`, at most 56 bytes, no `--` or `..`, no reserved word. Raises UnsafeName.
+    A valid name consists of letters, digits, `_`, `.` and `-`, has at most 56 bytes, does not contain `--` or `..`, and
+    is not a reserved word.
     """
     if not _VARIANT.fullmatch(text) or len(text) > VARIANT_MAX_BYTES or "--" in text or ".." in text:
         raise UnsafeName(
-            f"the variant {text[:80]!r} is not safe: it has at most {VARIANT_MAX_BYTES} letters, digits, '_', '.' and"
-            " '-', and holds no '..' or '--'",
+            f"the variant {text[:80]!r} is not safe: it must consist of at most {VARIANT_MAX_BYTES} letters, digits,"
+            " '_', '.' and '-', and not contain '..' or '--'",
             cure="use a name that `paddock plan` or `paddock ls` prints, such as Q4_K_M",
         )
     if text.casefold() in RESERVED_VARIANTS:
-        raise UnsafeName(f"{text!r} is a reserved word, and no variant", cure="leave it out, or name a variant")
+        raise UnsafeName(f"{text!r} is a reserved word and not a variant", cure="leave it out, or name a variant")
     return Variant(text)
 
 
 def same_variant(one: str, other: str) -> bool:
-    """Whether two texts name the same variant: upper and lower case do not matter."""
+    """Whether two texts name the same variant, ignoring case."""
     return one.casefold() == other.casefold()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SnapshotId:
-    """The identity of a snapshot. `str()` is a MODEL that the command line accepts."""
+    """The identity of a snapshot. `str()` returns a MODEL that the command line accepts."""
 
     model: ModelName
     revision: Revision
@@ -57,7 +58,7 @@ class SnapshotId:
 
     @property
     def short(self) -> str:
-        """For people: with the first eight digits of the commit."""
+        """`org/name:variant@revision` with the first eight digits of the commit, for display."""
         return f"{self.model}:{self.variant}@{self.revision[:8]}"
 
     @property
@@ -67,7 +68,7 @@ class SnapshotId:
 
     @property
     def reference(self) -> Reference:
-        """The reference that names exactly this snapshot."""
+        """The reference to exactly this snapshot."""
         return Reference(self.model, self.variant, self.revision)
 
     def __str__(self) -> str:
@@ -76,7 +77,7 @@ class SnapshotId:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """MODEL as it was written: `variant` and `ref` (a branch, tag, commit or the beginning of one) where they were."""
+    """A parsed MODEL. `variant` and `ref` (a branch, a tag, a commit or a prefix of one) are None if not written."""
 
     model: ModelName
     variant: Variant | None = None
@@ -89,25 +90,30 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read `org/name[:VARIANT][@REVISION]`. Raises UnsafeName, which is a ValueError and quotes the name."""
-        name, marks = _split(text)
-        if len(marks) != len({mark for mark, _ in marks}):
+        """Parse `org/name[:VARIANT][@REVISION]`. Raises UnsafeName (a ValueError) with the name quoted."""
+        name, parts = _split(text)
+        if len(parts) != len({separator for separator, _ in parts}):
             raise UnsafeName(
-                f"the model name {_cut(text)!r} has more than one variant or revision",
+                f"the model name {_shortened(text)!r} has more than one variant or revision",
                 cure="write org/name[:VARIANT][@REVISION]",
             )
-        given = dict(marks)
+        by_separator = dict(parts)
         model = ModelName.parse(name)
         try:
-            variant = parse_variant(given[":"]) if ":" in given else None
-            ref = parse_ref(given["@"]) if "@" in given else None
+            variant = parse_variant(by_separator[":"]) if ":" in by_separator else None
+            ref = parse_ref(by_separator["@"]) if "@" in by_separator else None
         except UnsafeName as error:
-            raise UnsafeName(f"the model name {_cut(text)!r} is not safe: {error.message}", cure=error.cure) from None
+            raise UnsafeName(
+                f"the model name {_shortened(text)!r} is not safe: {error.message}", cure=error.cure
+            ) from None
         if _DRIVE.match(text):
-            raise UnsafeName(f"the model name {_cut(text)!r} begins with a drive letter", cure="write org/name:VARIANT")
+            raise UnsafeName(
+                f"the model name {_shortened(text)!r} begins with a drive letter", cure="write org/name:VARIANT"
+            )
         if variant is not None and variant.lower().endswith(".gguf"):
             raise UnsafeName(
-                f"the model name {_cut(text)!r} holds a file, and no variant", cure="name the variant, or use --file"
+                f"the model name {_shortened(text)!r} has a file name in place of the variant",
+                cure="name the variant, or use --file",
             )
         return cls(model, variant, ref)
 
@@ -117,17 +123,19 @@ class Reference:
 
 
 def artifact_key(kind: str, model: ModelName, subject: str) -> str:
-    """`<kind>-<slug>-<8 hex>`: stable, of `[a-z0-9-]` alone. The digits are those of the sha256 of `subject`:
-    `org/name:variant`, or `org/name` before a variant is chosen."""
-    flat = re.sub(r"[^a-z0-9]+", "-", model.slug.lower()).strip("-")
-    return f"{kind}-{flat}-{sha256(subject.encode()).hexdigest()[:8]}"
+    """The key of a Prefect artifact, `<kind>-<slug>-<8 hex>`, of `[a-z0-9-]` only and stable between runs.
+
+    The digits are from the sha256 of `subject`: `org/name:variant`, or `org/name` before a variant is chosen.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", model.slug.lower()).strip("-")
+    return f"{kind}-{slug}-{sha256(subject.encode()).hexdigest()[:8]}"
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """The name, and what follows each `:` and `@`."""
+    """The model name, and (separator, text after it) for each `:` and `@`."""
     parts = re.split(r"([:@])", text)
     return parts[0], list(zip(parts[1::2], parts[2::2], strict=True))

@@ -1,8 +1,8 @@
-"""Whether a model in a directory is one file or several, in each of the formats that the Hub has.
+"""Determine whether a model in a directory is sharded, for GGUF, SafeTensors and PyTorch models.
 
-A *shard* is one file of several that make one model. An *index* is the JSON that lists the shards of a SafeTensors or
-PyTorch model; without one the names declare them (`model-00001-of-00003.safetensors`). What is in the files is not
-read: Paddock runs GGUF alone, and only recognises the others.
+A *shard* is one of several files that form a model. An *index* is the JSON file that lists the shards of a SafeTensors
+or PyTorch model; without it, file names declare them (`model-00001-of-00003.safetensors`). The contents of shards are
+not read: Paddock runs only GGUF models, and merely recognizes the other formats.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from paddock.errors import ConflictingConfiguration, CorruptFile, MissingShard, 
 from paddock.model.names import parse_repository_path
 from paddock.model.quantization import local_files, rank_models_top_first
 
-_FAMILIES: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
-_LARGEST_INDEX_BYTES: Final = 64 << 20
+_FORMATS: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
+_MAX_INDEX_BYTES: Final = 64 << 20
 _PULL = "pull the model again"
 
 
 def check_model_sharding(model_path: Path) -> tuple[bool, int, list]:  # type: ignore[type-arg]  # this signature is public and fixed
-    """Whether the model is sharded, how many shards it declares, and its files: sorted names relative to `model_path`.
+    """Determine whether the model is sharded, the number of its shards, and its files.
 
-    One file is `(False, 1, [file])`, no model at all `(False, 0, [])`. A GGUF counts before an index, an index before
-    numbered names, and of several GGUFs the best (`get_gguf_file_path`). Raises MissingShard, which names it, for a
-    shard that is declared and not there; UnsafeName for an index that names a file outside the directory; CorruptFile
-    for an index that is none; ConflictingConfiguration for names that declare different counts; and NoSuchFile without
-    a directory.
+    Returns:
+        (is sharded, number of declared shards, sorted file names relative to `model_path`). A model of one file gives
+        `(False, 1, [file])`, a directory without a model `(False, 0, [])`. GGUF models take precedence, and the best of
+        several counts (see `get_gguf_file_path`); next comes a model with an index, then one with numbered names.
+
+    Raises:
+        MissingShard: A declared shard does not exist; the message names it.
+        UnsafeName: The index names a file outside of the directory, or one that holds no weights.
+        CorruptFile: The index is not valid.
+        ConflictingConfiguration: The names of shards declare different counts.
+        NoSuchFile, NoPermission: `model_path` is not a directory, or not readable.
     """
     sized = local_files(model_path)
     files = [path for path, _ in sized]
@@ -36,28 +42,28 @@ def check_model_sharding(model_path: Path) -> tuple[bool, int, list]:  # type: i
     if best is not None:
         if best.missing:
             raise _missing(model_path, best.missing, best.declared)
-        # a split that declares one part is a model in one file
+        # a split model that declares one shard is a model in one file
         return best.declared > 1, best.declared, sorted(best.paths)
-    here = frozenset(files)
-    families = [declared for stem, extension in _FAMILIES if (declared := _family(model_path, here, stem, extension))]
-    # a repository may hold the index of one family, and the weights of the other
-    declared = next((names for names in families if here.intersection(names)), next(iter(families), []))
-    missing = tuple(name for name in declared if name not in here)
+    existing = frozenset(files)
+    by_format = [names for stem, extension in _FORMATS if (names := _declared(model_path, existing, stem, extension))]
+    # a repository may have the index of one format, and the weights of the other
+    declared = next((names for names in by_format if existing.intersection(names)), next(iter(by_format), []))
+    missing = tuple(name for name in declared if name not in existing)
     if missing:
         raise _missing(model_path, missing, len(declared))
     return len(declared) > 1, len(declared), sorted(declared)
 
 
-def _family(model_path: Path, files: frozenset[str], stem: str, extension: str) -> list[str]:
-    """The files that one family declares: by its index, else by the numbers in its names, else its one file."""
+def _declared(model_path: Path, files: frozenset[str], stem: str, extension: str) -> list[str]:
+    """The files of the model in one format: from its index, else from numbered file names, else its single file."""
     index = f"{stem}.{extension}.index.json"
     if index in files:
-        return sorted(_declared(model_path / index))
+        return sorted(_read_index(model_path / index))
     numbered = re.compile(rf"(?P<stem>(?:.*/)?{stem})-\d{{5}}-of-(?P<count>\d{{5}})\.{extension}")
     sets = {(match["stem"], int(match["count"])) for path in files if (match := numbered.fullmatch(path))}
     if sets:
-        start, count = min(sets, key=lambda one: (one[0].count("/"), one))
-        if len([one for one in sets if one[0] == start]) > 1:
+        start, count = min(sets, key=lambda found: (found[0].count("/"), found))
+        if len([other for other, _ in sets if other == start]) > 1:
             message = f"the shards {start}-*.{extension} in {model_path} declare different counts"
             raise ConflictingConfiguration(message, cure=f"remove the directory, and {_PULL}")
         return [f"{start}-{number:05d}-of-{count:05d}.{extension}" for number in range(1, count + 1)]
@@ -65,14 +71,14 @@ def _family(model_path: Path, files: frozenset[str], stem: str, extension: str) 
     return [whole] if whole in files else []
 
 
-def _declared(index: Path) -> set[str]:
-    """The files that an index names, each a safe name inside the directory of the index."""
+def _read_index(index: Path) -> set[str]:
+    """The files that an index names. They are validated: relative paths inside of the directory of the index."""
     try:
         with index.open("rb") as file:
-            data = file.read(_LARGEST_INDEX_BYTES + 1)
-        weight_map = json.loads(data)["weight_map"] if len(data) <= _LARGEST_INDEX_BYTES else None
+            data = file.read(_MAX_INDEX_BYTES + 1)
+        weight_map = json.loads(data)["weight_map"] if len(data) <= _MAX_INDEX_BYTES else None
     except PermissionError:
-        raise NoPermission(f"{index} may not be read", cure="correct its permissions") from None
+        raise NoPermission(f"no permission to read {index}", cure="correct its permissions") from None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         weight_map = None
     if (
@@ -80,12 +86,14 @@ def _declared(index: Path) -> set[str]:
         or not weight_map
         or not all(isinstance(path, str) for path in weight_map.values())
     ):
-        raise CorruptFile(f"{index} is no index: a weight_map of tensors and file names is expected", cure=_PULL)
+        raise CorruptFile(
+            f"{index} is not a valid index: it must have a weight_map from tensors to file names", cure=_PULL
+        )
     declared = set(weight_map.values())
     for path in declared:
         parse_repository_path(path)
         if PurePosixPath(path).suffix.lower() not in {".safetensors", ".bin"}:
-            raise UnsafeName(f"the index {index.name} names {path[:200]!r}, which holds no weights", cure=_PULL)
+            raise UnsafeName(f"the index {index.name} names {path[:200]!r}, which is not a file of weights", cure=_PULL)
     return declared
 
 

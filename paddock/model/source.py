@@ -1,7 +1,7 @@
-"""Where the bytes of one file are, and what they must be.
+"""Protocol for the source of a download: its address, its expected size and digest.
 
-A *source* gives addresses; it moves nothing. A file of the Hub and an object in S3 are both a source, so that
-everything about speed, resume and verification is written once.
+A *source* provides addresses and transfers nothing. Files on the Hub and objects in S3 are sources, so that parallel
+transfer, resume and verification are implemented once, in `paddock.transfer`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from paddock.model.names import Sha256
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address that answers range requests for the whole body, and the headers that it needs.
+    """A URL that supports range requests, and the headers to send.
 
-    Both may carry a secret (a signature, a token), so neither is in the repr. Headers belong to this address alone:
-    they never follow a redirect to another host.
+    Both may contain a secret (a signature, a token), so neither is in the repr. The headers are for this URL only: they
+    must not be sent to another host after a redirect.
     """
 
     url: str = field(repr=False)
@@ -27,11 +27,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a body must be. At least one digest, or none where the source knows none: then the digest that was seen is
-    recorded, with a warning.
+    """The expected size in bytes and digests of a file.
 
-    `git_sha1` is git's digest of a blob object, sha1 over `blob <size>\\0` and the content: the Hub's only digest of a
-    small file.
+    Without a digest the computed one is recorded, with a warning. `git_sha1` is git's digest of a blob object, the sha1
+    of `blob <size>\\0` and the content; the Hub has no other digest of small files.
     """
 
     size: int
@@ -40,7 +39,7 @@ class Expected:
 
     @property
     def key(self) -> str | None:
-        """A safe name for the staging directory: the same for the same bytes; None without a digest."""
+        """A safe name for the staging directory, the same for the same content; None without a digest."""
         if self.sha256:
             return self.sha256
         return f"git-{self.git_sha1}" if self.git_sha1 else None
@@ -48,7 +47,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class HubLocation:
-    """Which file of which Hub it is, for a client that speaks with a Hub itself. The token is not in the repr."""
+    """The location of a file on a Hub, for clients that use the Hub's API themselves. The token is not in the repr."""
 
     endpoint: str
     repository: str
@@ -58,12 +57,14 @@ class HubLocation:
 
 
 class Source(Protocol):
-    """One file somewhere. `label` says which, for people (`org/name@0123abcd: model.gguf`), and holds no secret.
-    `hub_location` is None where it is in no repository of a Hub.
+    """One file that can be downloaded.
 
-    `address` may ask the network. With `renew` the last address was refused as expired, and a new one is wanted. It
-    raises the errors of `paddock.errors` and no others, is called from several threads, and does not retry for longer
-    than one request.
+    `label` names it for display (`org/name@0123abcd: model.gguf`) and contains no secret. `hub_location` is None if the
+    file is not on a Hub.
+
+    `address` may make a network request. `renew` requests a new address, because the last one was refused as expired.
+    Implementations must be thread-safe, raise only errors of `paddock.errors`, and not retry for longer than a single
+    request takes.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Quantities for people. A GiB is 2**30 bytes, a GB 10**9; Paddock writes binary units, as `ls -h` and llama.cpp do."""
+"""Format and parse sizes and durations. Sizes are shown in binary units (1 GiB = 2**30 bytes), as llama.cpp does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGTP])(i?))?B?", re
 
 
 def human_bytes(size: int) -> str:
-    """`1536` as `1.5 KiB`."""
+    """Format a size in bytes: 1536 as `1.5 KiB`."""
     value = float(size)
     for unit in _UNITS:
-        # 1023.96 would be shown as 1024.0: it is 1.0 of the next
+        # 1023.96 would be rounded to 1024.0, so use 1.0 of the next unit
         if round(value, 1) < 1024 or unit == _UNITS[-1]:
             return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
@@ -23,7 +23,7 @@ def human_bytes(size: int) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `5 h 02 min`."""
+    """Format a duration: `42 s`, `3 min 20 s`, `5 h 02 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,11 +32,15 @@ def human_time(seconds: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """`24GiB`, `500MB`, `1.5G` or plain bytes, as bytes; a part of a byte is dropped, and case does
-    not matter. `G` alone is GiB. Raises BadSetting."""
+    """Parse a size such as `24GiB`, `500MB`, `1.5G` or plain bytes to bytes, ignoring case and rounding down.
+
+    `G` alone means GiB. Raises BadSetting.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise BadSetting(f"{text[:40]!r} is not a size", cure="write bytes, or a number with KiB, MB, GiB and the like")
+        raise BadSetting(
+            f"{text[:40]!r} is not a size", cure="use a number of bytes, or a number with a unit such as KiB, MB or GiB"
+        )
     number, prefix, binary = match.groups()
     decimal = text.strip().lower().endswith("b") and not binary
     power = " kmgtp".index((prefix or " ").lower())

@@ -1,12 +1,12 @@
-"""The names of a revision's variants.
+"""Name the variants of a revision.
 
-A variant is named by the quantization that its path states. Where several files state the same one, the shallowest and
-then the shortest path of the main model keeps it; every other is named by its path, without `.gguf` and the suffix of a
-shard. The *main model* of a repository is the one with the most parameters. At one quantization that is the largest
-file: two files with the same label whose sizes differ by more than a quarter are different models.
+A variant is named by the quantization in its path. If several models have the same quantization in their paths, the one
+of the main model with the shallowest, then the shortest path gets the name; all others are named by their path, without
+`.gguf` and the suffix of a shard. The *main model* of a repository is the one with the most parameters. At the same
+quantization that is the largest: two models with sizes that differ by more than a quarter are different models.
 
-Names are safe as a file name and in an address (`parse_variant`), and unique in a revision, ignoring case. They are a
-pure function of the paths and sizes that the Hub lists, so that every machine gives the same names.
+Names are safe in file names and URLs (see `parse_variant`), and unique in a revision, ignoring case. They are a pure
+function of the paths and sizes in the Hub's listing, so all machines use the same names.
 """
 
 from __future__ import annotations
@@ -20,75 +20,79 @@ from paddock.model.quantization import GgufSet, is_gguf, stem_of
 from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, Variant, same_variant
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_LEAST_OF_MAIN = 0.75
+_MIN_SIZE_OF_MAIN_MODEL = 0.75  # as a share of the largest model of the same quantization
 
 
 def name_variants(sets: Iterable[GgufSet], published: Mapping[str, Variant] | None = None) -> dict[GgufSet, Variant]:
-    """Name every model among `sets`; projectors have no variant of their own. `published` are names that stand already,
-    by a model's first path."""
-    models = sorted((one for one in sets if not one.is_projector), key=_nearest_first)
+    """Name every language model among `sets`; projectors are not variants.
+
+    `published` are variants that were published before, by the first path of the model. They keep their names.
+    """
+    models = sorted((model for model in sets if not model.is_projector), key=_by_depth)
     names: dict[GgufSet, Variant] = {}
     taken: set[str] = set()
-    for one in models:
-        if published and one.first in published:
-            names[one] = published[one.first]
-            taken.add(names[one].casefold())
-    for one in _keepers([one for one in models if one not in names]):
-        names[one] = _unique(one.quantization or "", one.first, taken)
-    for one in models:
-        if one not in names:
-            names[one] = _unique(stem_of(one.first), one.first, taken)
+    for model in models:
+        if published and model.first in published:
+            names[model] = published[model.first]
+            taken.add(names[model].casefold())
+    for model in _models_named_by_quantization([model for model in models if model not in names]):
+        names[model] = _unique(model.quantization or "", model.first, taken)
+    for model in models:
+        if model not in names:
+            names[model] = _unique(stem_of(model.first), model.first, taken)
     return names
 
 
 def variant_with_projector(variant: Variant, projector: GgufSet, *, is_default: bool) -> Variant:
-    """The variant of a model with its projector: `Q8_0-mmproj`, or with that projector's own path where another one
-    than the usual was asked for."""
+    """The variant of a model with its projector: `Q8_0-mmproj` with the default projector of the revision, or else with
+    the projector's path instead of `mmproj`."""
     name = "mmproj" if is_default else stem_of(projector.first)
     path = f"{variant} {projector.first}"
-    named = _safe(f"{variant}-{name}", path)
-    if not is_default and same_variant(named, f"{variant}-mmproj"):
-        return _with_digest(named, path)
-    return named
+    full_name = _safe(f"{variant}-{name}", path)
+    if not is_default and same_variant(full_name, f"{variant}-mmproj"):
+        return _with_digest(full_name, path)
+    return full_name
 
 
-def variant_from_path(one: GgufSet) -> Variant:
-    """The variant of a file that is no model among others, by its path."""
-    return _safe(stem_of(one.first), one.first)
+def variant_from_path(model: GgufSet) -> Variant:
+    """The variant of a model by its path, for models that `name_variants` does not name."""
+    return _safe(stem_of(model.first), model.first)
 
 
 def match_models(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
-    """The models that a text names, best match first: a variant, else a file, else a quantization."""
-    by_variant = [one for one, name in names.items() if same_variant(name, text)]
+    """The models that `text` names, best match first: the variant, else the file, else all of the quantization."""
+    by_variant = [model for model, name in names.items() if same_variant(name, text)]
     if by_variant:
         return by_variant
-    by_file = [one for one in names if any(text in {path, PurePosixPath(path).name} for path in one.paths)]
-    return by_file or [one for one in names if one.quantization and same_variant(one.quantization, text)]
+    by_file = [model for model in names if any(text in {path, PurePosixPath(path).name} for path in model.paths)]
+    return by_file or [model for model in names if model.quantization and same_variant(model.quantization, text)]
 
 
-def _keepers(models: Sequence[GgufSet]) -> list[GgufSet]:
-    """The one model that keeps each label: the nearest of those that are as large as the main model, and a whole one
-    before one that lacks a shard."""
-    by_label: dict[str, list[GgufSet]] = {}
-    for one in models:
-        if one.quantization:
-            by_label.setdefault(one.quantization, []).append(one)
-    keepers = []
-    for group in by_label.values():
-        whole = [one for one in group if not one.missing] or group
-        largest = max(one.size for one in whole)
-        keepers.append(next(one for one in whole if one.size >= _LEAST_OF_MAIN * largest))
-    return keepers
+def _models_named_by_quantization(models: Sequence[GgufSet]) -> list[GgufSet]:
+    """For each quantization, the model that is named by it. `models` are sorted by depth and length of their paths.
+
+    It is the first model that has the size of the main model; complete models take precedence over incomplete ones.
+    """
+    by_quantization: dict[str, list[GgufSet]] = {}
+    for model in models:
+        if model.quantization:
+            by_quantization.setdefault(model.quantization, []).append(model)
+    named = []
+    for group in by_quantization.values():
+        complete = [model for model in group if not model.missing] or group
+        largest = max(model.size for model in complete)
+        named.append(next(model for model in complete if model.size >= _MIN_SIZE_OF_MAIN_MODEL * largest))
+    return named
 
 
-def _nearest_first(one: GgufSet) -> tuple[int, int, str]:
-    return (one.first.count("/"), len(one.first), one.first)
+def _by_depth(model: GgufSet) -> tuple[int, int, str]:
+    return (model.first.count("/"), len(model.first), model.first)
 
 
 def _unique(name: str, path: str, taken: set[str]) -> Variant:
-    variant, salted = _safe(name, path), path
-    while variant.casefold() in taken:  # also a name with digits may be the plain name of a hostile path
-        variant, salted = _with_digest(variant, salted), f"{salted}\0"
+    variant, digest_input = _safe(name, path), path
+    while variant.casefold() in taken:  # a name with a digest may be taken too, by a hostile path
+        variant, digest_input = _with_digest(variant, digest_input), f"{digest_input}\0"
     taken.add(variant.casefold())
     return variant
 

@@ -125,9 +125,9 @@ def select_files(
                 f" ({len(selected.missing)} of {selected.declared} shards missing)",
                 cure="ask the repository's owner, or choose another quantization",
             )
-    if projector and not any(one.is_projector for one in chosen):
+    if projector and not any(gguf.is_projector for gguf in chosen):
         chosen = [*chosen, _require_projector(sets, repository)]
-    model = next((one for one in models if one in chosen), chosen[0])
+    model = next((gguf for gguf in models if gguf in chosen), chosen[0])
     model_paths = [path for selected in chosen for path in selected.paths]
     paths = [*sorted(_companions(listing)), *model_paths]
     for path in paths:
@@ -140,7 +140,9 @@ def select_files(
         model_files=model.paths,
         variant=_variant(model, chosen, sets, names),
         quantization=model.quantization,
-        candidates=tuple(_explain(one, names[one], chosen, by_name=by_name, fits=prefer is not None) for one in models),
+        candidates=tuple(
+            _explain(gguf, names[gguf], chosen, by_name=by_name, fits=prefer is not None) for gguf in models
+        ),
     )
 
 
@@ -162,7 +164,7 @@ def find_variant(
         return found, None
     default = _default_projector(sets)
     for model, variant in names.items():
-        for projector in (one for one in sets if one.is_projector):
+        for projector in (gguf for gguf in sets if gguf.is_projector):
             full_name = variant_with_projector(variant, projector, is_default=projector == default)
             if same_variant(full_name, text):
                 return [model], projector
@@ -179,14 +181,14 @@ def _select_best(
     repository: str,
 ) -> list[GgufSet]:
     if quantization in {AUTO, BEST}:
-        preferred = next((one for one in models if one.first == prefer), None)
-        return [preferred or next((one for one in models if not one.missing), models[0])]
+        preferred = next((gguf for gguf in models if gguf.first == prefer), None)
+        return [preferred or next((gguf for gguf in models if not gguf.missing), models[0])]
     matches, projector = find_variant(sets, names, quantization)
     if not matches:
         available = _listed(sorted(names.values()))
         raise FileNotInRevision(f"{repository} has no {printable(quantization)}", cure=f"use one of {available}")
-    best = next((one for one in matches if one.first == prefer), None)
-    best = best or next((one for one in matches if not one.missing), matches[0])
+    best = next((gguf for gguf in matches if gguf.first == prefer), None)
+    best = best or next((gguf for gguf in matches if not gguf.missing), matches[0])
     return [best, projector] if projector else [best]
 
 
@@ -195,7 +197,7 @@ def _variant(
 ) -> Variant:
     if model not in names:
         return variant_from_path(model)
-    projector = next((one for one in chosen if one.is_projector), None)
+    projector = next((gguf for gguf in chosen if gguf.is_projector), None)
     if projector is None:
         return names[model]
     return variant_with_projector(names[model], projector, is_default=projector == _default_projector(sets))
@@ -204,9 +206,9 @@ def _variant(
 def _select_named(sets: list[GgufSet], files: Sequence[str], repository: str) -> list[GgufSet]:
     chosen = []
     for name in files:
-        found = next((one for one in sets if name in one.paths), None)
+        found = next((gguf for gguf in sets if name in gguf.paths), None)
         if found is None:
-            available = _listed([one.first for one in sets[:8]])
+            available = _listed([gguf.first for gguf in sets[:8]])
             raise FileNotInRevision(
                 f"{repository} has no GGUF file {name[:200]!r}",
                 cure=f"use one of {available}" if available else "use a repository of GGUF files",
@@ -214,7 +216,7 @@ def _select_named(sets: list[GgufSet], files: Sequence[str], repository: str) ->
         if found not in chosen:
             chosen.append(found)
     for kind, is_projector in (("models", False), ("projectors", True)):
-        several = [one.first for one in chosen if one.is_projector == is_projector]
+        several = [gguf.first for gguf in chosen if gguf.is_projector == is_projector]
         if len(several) > 1:
             raise BadSetting(
                 f"the files {_listed(several)} belong to {len(several)} {kind}, and a snapshot has one at most",
@@ -231,8 +233,8 @@ def _require_projector(sets: list[GgufSet], repository: str) -> GgufSet:
 
 
 def _default_projector(sets: Sequence[GgufSet]) -> GgufSet | None:
-    projectors = [one for one in sets if one.is_projector]
-    return next((one for one in projectors if one.quantization in {"F16", "BF16"}), next(iter(projectors), None))
+    projectors = [gguf for gguf in sets if gguf.is_projector]
+    return next((gguf for gguf in projectors if gguf.quantization in {"F16", "BF16"}), next(iter(projectors), None))
 
 
 def _companions(listing: Listing) -> list[str]:
@@ -253,17 +255,17 @@ def _companions(listing: Listing) -> list[str]:
     ]
 
 
-def _explain(one: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, by_name: bool, fits: bool) -> RankedFile:
-    if one in chosen:
+def _explain(gguf: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, by_name: bool, fits: bool) -> RankedFile:
+    if gguf in chosen:
         among = "that fits, in the order of preference" if fits else "in the order of preference"
         reason = "chosen: requested by name" if by_name else f"chosen: the first {among}"
-    elif one.missing:
-        reason = f"{len(one.missing)} of {one.declared} shards are missing"
+    elif gguf.missing:
+        reason = f"{len(gguf.missing)} of {gguf.declared} shards are missing"
     elif by_name:
         reason = "another one was requested by name"
     else:
         reason = "another one was chosen"
-    return RankedFile(variant, one.quantization, one.first, one.size, one.declared, one in chosen, reason)
+    return RankedFile(variant, gguf.quantization, gguf.first, gguf.size, gguf.declared, gguf in chosen, reason)
 
 
 def _listed(names: Sequence[str]) -> str:

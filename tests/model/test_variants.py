@@ -140,7 +140,9 @@ def test_a_projector_whose_name_is_the_default_one_s_is_a_variant_of_its_own() -
     (model,) = names
     default = next(one for one in sets if one.first == "mmproj-F16.gguf")
     found = {
-        one.first: variant_with_projector(names[model], one, is_default=one == default) for one in sets if one.is_projector
+        one.first: variant_with_projector(names[model], one, is_default=one == default)
+        for one in sets
+        if one.is_projector
     }
     assert found["mmproj-F16.gguf"] == "Q8_0-mmproj"
     assert found["old/mmproj-F16.gguf"] == "Q8_0-old-mmproj-F16"
