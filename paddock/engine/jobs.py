@@ -1,13 +1,15 @@
 """Jobs of the engine's child process, by name. Each takes JSON arguments and returns a JSON result.
 
-job             arguments, beside `paths` (one for each shard) where the job needs a model
-benchmark       `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`
-race            `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
-count_tokens    `parameters`, `texts`
-generate        `parameters`, `prompts`, `n_gen`, `stop`
-memory          `parameters` (a list of them)
-architectures   `names`; no model
-quantize        `source`, `target`, `type`; no `paths`
+    job             arguments
+    benchmark       `paths`, `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`
+    race            `paths`, `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
+    count_tokens    `paths`, `parameters`, `texts`
+    generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
+    memory          `paths`, `parameters` (a list of them)
+    architectures   `names`
+    quantize        `source`, `target`, `type`
+
+`paths` holds one path for each shard of a model.
 """
 
 from __future__ import annotations
@@ -59,15 +61,15 @@ def _headers(paths: list[str]) -> list[Header]:
 
 def architectures(arguments: Arguments) -> Arguments:
     log = bindings.Log()
-    known = {}
+    supported = {}
     for name in arguments["names"]:
         descriptor = os.memfd_create("header")
         try:
             os.write(descriptor, _header_naming(name))
-            known[name] = bindings.architecture_is_known(f"/proc/self/fd/{descriptor}", log)
+            supported[name] = bindings.architecture_is_known(f"/proc/self/fd/{descriptor}", log)
         finally:
             os.close(descriptor)
-    return {"known": known}
+    return {"known": supported}
 
 
 def benchmark(arguments: Arguments) -> Arguments:

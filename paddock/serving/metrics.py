@@ -94,7 +94,9 @@ def _problem(page: str) -> str | None:
     except ValueError as error:
         return f"they do not parse ({str(error)[:100]})"
     names = Counts(family.name for family in families)
-    samples = Counts((sample.name, *sorted(sample.labels.items())) for family in families for sample in family.samples)
+    samples = Counts(
+        (str(sample.name), tuple(sorted(sample.labels.items()))) for family in families for sample in family.samples
+    )
     duplicates = [name for name, count in names.items() if count > 1]
-    duplicates += [sample[0] for sample, count in samples.items() if count > 1]
+    duplicates += [name for (name, _), count in samples.items() if count > 1]
     return f"{duplicates[0]} is there more than once" if duplicates else None

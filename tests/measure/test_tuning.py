@@ -77,7 +77,7 @@ def test_a_candidate_that_the_engine_refuses_is_excluded_and_the_others_run(slow
         trial for trial in slowed.trials if trial.changes.get("type_k")
     ]  # q8_0 does not divide heads of this size
     assert refused.rounds == 0
-    assert refused.why == "the engine refuses it"
+    assert refused.reason == "the engine refuses it"
     assert sum(trial.rounds > 0 for trial in slowed.trials) > 2
 
 
