@@ -1,6 +1,6 @@
-"""ASGI middleware for llama-cpp-python's server, in the engine's process: liveness, and detection of client
-disconnects.
+"""ASGI middleware for llama-cpp-python's server: liveness, and detection of client disconnects.
 
+It runs in the engine's own process.
 That server does not notice a disconnect while it computes an answer that is not streamed.
 """
 
