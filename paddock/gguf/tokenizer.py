@@ -270,7 +270,7 @@ def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
         is_usable[name] = default is not None and default < count
         if PREFIX + key not in header.metadata:
             if default is not None and default >= count:
-                message = f"{PREFIX}{key} is missing, but its default {default} exceeds the {count} tokens"
+                message = f"{PREFIX}{key} is missing, and the engine's default {default} is not one of {count} tokens"
                 yield _reject("gguf.tokenizer.default-id", key, message)
             continue
         value = header.integer(PREFIX + key)
