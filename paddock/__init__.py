@@ -1,6 +1,6 @@
-"""Paddock manages GGUF models for llama.cpp. These are its public functions, each imported when it is first used.
+"""Paddock manages GGUF models for llama.cpp. This package exports its public functions.
 
-Importing the package costs a few milliseconds: nothing heavy is loaded before it is needed.
+Each function is imported when it is first used, so that importing the package takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from paddock.validation.compatibility import is_model_supported
     from paddock.validation.configuration import get_model_config
 
-_HOMES = {
+_MODULES = {
     "get_model_path_from_name": "paddock.lifecycle.inventory",
     "download_model_to_path": "paddock.lifecycle.acquire.download",
     "get_gguf_file_path": "paddock.model.quantization",
@@ -48,9 +48,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

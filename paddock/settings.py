@@ -1,8 +1,7 @@
-"""The only place that reads the environment.
+"""Read Paddock's settings from environment variables. The only module that reads the environment.
 
-Names are Paddock's own (`PADDOCK_…`) where no name exists, and the ecosystem's (`HF_…`) where one does. `AWS_…` and
-`PREFECT_…` are read by boto3 and Prefect themselves. The table in the README lists every setting; a test holds the two
-together.
+Variables have the ecosystem's names (`HF_…`) where they exist, and otherwise Paddock's own (`PADDOCK_…`). `AWS_…` and
+`PREFECT_…` are read by boto3 and Prefect themselves. `docs/settings.md` lists every setting; a test compares the two.
 """
 
 from __future__ import annotations
@@ -34,13 +33,12 @@ _TOKEN = re.compile(r"[!-~]+")
 
 
 class Settings(BaseModel):
-    """What a process was told by its environment. Sizes are bytes, rates bytes per second.
+    """The settings of a process. Sizes are in bytes, times in seconds, rates in bytes per second.
 
-    Making one by the names of its fields reads no environment; `load` does.
+    Constructing an instance does not read the environment; `load` does.
     """
 
-    # validate_default: `~` in a default stands for the home directory too; allow_inf_nan: a time limit that never
-    # comes is a mistake
+    # validate_default: also expands `~` in defaults. allow_inf_nan: an infinite time limit is a mistake
     model_config = ConfigDict(
         frozen=True,
         validate_by_name=True,
@@ -50,55 +48,53 @@ class Settings(BaseModel):
         allow_inf_nan=False,
     )
 
-    volume: Path = Field(
-        default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="The root of the volume"
-    )
+    volume: Path = Field(default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="Root of the volume")
     s3_uri: str | None = Field(
         default=None, validation_alias="PADDOCK_S3_URI", description="`s3://bucket/prefix`; unset: no S3"
     )
     s3_path_style: bool | None = Field(
         default=None,
         validation_alias="PADDOCK_S3_PATH_STYLE",
-        description="`1`: the bucket stands in the path of an address, `0`: in its host name; unset: as boto3 sees fit",
+        description="`1` puts the bucket into the path of an address, `0` into the host name; unset: boto3 chooses",
     )
     s3_encryption: Literal["AES256", "aws:kms"] | None = Field(
         default=None,
         validation_alias="PADDOCK_S3_ENCRYPTION",
-        description="What the server encrypts each object with: `AES256` or `aws:kms`; unset: the bucket's default",
+        description="Server-side encryption of each object: `AES256` or `aws:kms`; unset: the bucket's default",
     )
     s3_kms_key: str | None = Field(
         default=None,
         max_length=2048,
         validation_alias="PADDOCK_S3_KMS_KEY",
-        description="The id of the key for `aws:kms`; unset: the account's own",
+        description="Id of the key for `aws:kms`; unset: the account's own",
     )
     s3_storage_class: str | None = Field(
         default=None,
         pattern=r"^[A-Z][A-Z0-9_]{1,63}$",
         validation_alias="PADDOCK_S3_STORAGE_CLASS",
-        description="The storage class of blobs, such as `INTELLIGENT_TIERING`; unset: the bucket's default",
+        description="Storage class of blobs, such as `INTELLIGENT_TIERING`; unset: the bucket's default",
     )
     lease_s: float = Field(
         default=30.0,
-        ge=2,  # S3 tells the age of an object in whole seconds
+        ge=2,  # S3 reports the age of an object in whole seconds
         le=3600,
         validation_alias="PADDOCK_LEASE_S",
-        description="A worker that fetches for the fleet and shows no sign of life for this long is taken for dead",
+        description="A worker that holds a download lease and does not renew it for this long is considered dead",
     )
     keep_revisions: int = Field(
         default=3,
         ge=0,
         le=10_000,
         validation_alias="PADDOCK_KEEP_REVISIONS",
-        description="The newest distinct weights of a variant that stay on the volume, beside what is promoted, pinned "
-        "or used; `0`: all",
+        description="How many of the newest distinct weights of a variant stay on the volume, in addition to what is "
+        "promoted, pinned or used; `0` keeps all",
     )
     segment_bytes: int = Field(
         default=64 * MIB,
         ge=64 * 1024,
         le=1024 * MIB,
         validation_alias="PADDOCK_SEGMENT_BYTES",
-        description="The unit of repair and of digests",
+        description="Size of a segment, the unit of repair and of segment digests",
     )
     connections: int = Field(
         default=16,
@@ -110,8 +106,8 @@ class Settings(BaseModel):
     transfer: Literal["paddock", "hf_transfer", "xet"] | None = Field(
         default=None,
         validation_alias="PADDOCK_TRANSFER",
-        description="What moves the bytes: `paddock`, `hf_transfer` or `xet`; unset: `paddock`, or what "
-        "`HF_HUB_ENABLE_HF_TRANSFER` says",
+        description="Download backend: `paddock`, `hf_transfer` or `xet`; unset: `paddock`, or `hf_transfer` with "
+        "`HF_HUB_ENABLE_HF_TRANSFER`",
     )
     limit_rate_bytes_per_s: int | None = Field(
         default=None,
@@ -124,7 +120,7 @@ class Settings(BaseModel):
         gt=0,
         le=600,
         validation_alias="PADDOCK_STALL_S",
-        description="A connection that sends nothing for this long is dropped and tried again",
+        description="A connection that sends nothing for this long is dropped and retried",
     )
     threads: int | None = Field(
         default=None, ge=1, le=1024, validation_alias="PADDOCK_THREADS", description="Engine threads; unset: every core"
@@ -138,46 +134,48 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(
         default=None,
         validation_alias="PADDOCK_API_KEY",
-        description="What clients of `serve` must send; needed to listen beyond this machine",
+        description="Key that clients of `paddock serve` must send; required to serve other machines",
     )
     queue: int = Field(
         default=64,
         ge=0,
         le=4096,
         validation_alias="PADDOCK_QUEUE",
-        description="How many requests may wait in front of a served model; the next one gets 429",
+        description="Maximum number of requests in the queue of a served model; further ones get status 429",
     )
     grace_s: float = Field(
         default=20.0,
         gt=0,
         le=3600,
         validation_alias="PADDOCK_GRACE_S",
-        description="How long a server that is told to stop may take to end what it answers",
+        description="How long a stopping server may take to finish running requests",
     )
     docs_url: str | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",
-        description="Where a web server of yours shows the volume's `.paddock/docs`; unset: their path is told",
+        description="URL at which a web server publishes the volume's `.paddock/docs`; unset: their path is shown",
     )
     cache: Path = Field(
         default=Path("~/.cache"),
         validation_alias="XDG_CACHE_HOME",
-        description="Where what can be made again is kept (under `paddock/`)",
+        description="Directory for files that can be recreated, in its subdirectory `paddock/`",
     )
     hub_endpoint: str = Field(
-        default="https://huggingface.co", validation_alias="HF_ENDPOINT", description="The Hub's address"
+        default="https://huggingface.co", validation_alias="HF_ENDPOINT", description="Address of the Hub"
     )
     hub_token: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
-        description="For gated and private repositories; unset: what `hf auth login` stored",
+        description="Token for gated and private repositories; unset: the token that `hf auth login` stored",
     )
     hub_transfer: bool = Field(
         default=False,
         validation_alias="HF_HUB_ENABLE_HF_TRANSFER",
-        description="`1`: hf_transfer moves the bytes, where `PADDOCK_TRANSFER` says nothing else",
+        description="`1`: download with hf_transfer, unless `PADDOCK_TRANSFER` is set",
     )
-    hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE", description="`1`: the Hub is not asked")
+    hub_offline: bool = Field(
+        default=False, validation_alias="HF_HUB_OFFLINE", description="`1`: make no requests to the Hub"
+    )
 
     @field_validator("volume", "cache")
     @classmethod
@@ -185,9 +183,9 @@ class Settings(BaseModel):
         try:
             path = value.expanduser()
         except RuntimeError:
-            raise ValueError("the home directory that `~` stands for is not known") from None
+            raise ValueError("the home directory for `~` cannot be determined") from None
         if not path.is_absolute():
-            raise ValueError("an absolute path is needed")
+            raise ValueError("expected an absolute path")
         return path
 
     @field_validator("s3_uri")
@@ -197,7 +195,9 @@ class Settings(BaseModel):
             return None
         parts = _split(value)
         if parts is None or not parts.scheme or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
-            raise ValueError("expected s3://bucket or s3://bucket/prefix")  # the scheme's store is found later
+            raise ValueError(
+                "expected s3://bucket or s3://bucket/prefix"
+            )  # whether a store supports the scheme is checked later
         return value.rstrip("/")
 
     @field_validator("hub_endpoint", "docs_url")
@@ -221,35 +221,35 @@ class Settings(BaseModel):
     @classmethod
     def _for_kms(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("s3_encryption") != "aws:kms":
-            raise ValueError("PADDOCK_S3_ENCRYPTION has to be aws:kms for it")
+            raise ValueError("it requires PADDOCK_S3_ENCRYPTION to be aws:kms")
         return value
 
     @field_validator("hub_token", "api_key")
     @classmethod
     def _header(cls, value: SecretStr | None) -> SecretStr | None:
-        # what no header can hold would fail later, in an error of the HTTP client that quotes the header
+        # an invalid header would fail later, with an error of the HTTP client that quotes the secret
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
-            raise ValueError("a token is of printable ASCII characters, without spaces")
+            raise ValueError("expected printable ASCII characters without spaces")
         return value
 
 
 def _split(address: str) -> SplitResult | None:
-    """None for what is no address: urlsplit's own error quotes it."""
+    """Split a URL; None if it is invalid. The error of urlsplit itself would quote the value."""
     try:
         parts = urlsplit(address)
-        _ = parts.port  # raises where it is no number up to 65535
+        _ = parts.port  # raises ValueError unless it is a number up to 65535
     except ValueError:
         return None
     return parts
 
 
 def load() -> Settings:
-    """The settings of this process, read anew at each call. An empty variable is an unset one.
+    """Read the settings from the environment, again at each call. Empty variables count as unset.
 
-    Raises BadSetting that names the variable and what is wrong with it, and never shows the value: it may be a secret.
+    Raises BadSetting, which names the variable and the problem but never the value, since it may be a secret.
     """
     try:
-        return Settings.model_validate(dict(_given()), by_alias=True, by_name=False)
+        return Settings.model_validate(dict(_set_variables()), by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         reason = str(first["msg"]).removeprefix("Value error, ")
@@ -258,8 +258,8 @@ def load() -> Settings:
         ) from None
 
 
-def _given() -> Iterator[tuple[str, str]]:
-    """Each setting that the environment has, under the first of its variables that is not empty."""
+def _set_variables() -> Iterator[tuple[str, str]]:
+    """(variable, value) for each setting, from the first of its variables that is not empty."""
     for field in Settings.model_fields.values():
         alias = field.validation_alias
         for variable in alias.choices if isinstance(alias, AliasChoices) else [alias]:
@@ -269,29 +269,29 @@ def _given() -> Iterator[tuple[str, str]]:
                 break
 
 
-_FOR_THE_NETWORK = tuple(
+_NETWORK_VARIABLES = tuple(
     name
     for lower in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
     for name in (lower, lower.upper())
 )
-_FOR_CHILDREN = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
+_CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
 
 
-def child_environment(**more: str) -> dict[str, str]:
-    """The environment of a process that reads untrusted bytes: no token, no key, no home directory to find one in.
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a process that reads untrusted data: no token or key, and no home directory that has one.
 
-    It counts GPUs as NVML and `visible_gpus` do; CUDA by itself puts the fastest first.
+    It makes CUDA number GPUs by PCI bus, like NVML and `visible_gpus`; by default CUDA puts the fastest first.
     """
-    kept = {name: os.environ[name] for name in _FOR_CHILDREN if name in os.environ}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **kept, **more}
+    inherited = {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **inherited, **extra}
 
 
 def visible_gpus() -> tuple[str, ...] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, by number or UUID; None where it leaves all."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if given is None else tuple(name.strip() for name in given.split(","))
+    """The numbers or UUIDs of GPUs in CUDA_VISIBLE_DEVICES; None if it is not set, and all GPUs are visible."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else tuple(name.strip() for name in value.split(","))
 
 
-def downloader_environment(**more: str) -> dict[str, str]:
-    """The environment of a process that fetches bytes: how the network is reached, and no secret but a proxy's."""
-    return child_environment(**{name: os.environ[name] for name in _FOR_THE_NETWORK if name in os.environ}, **more)
+def downloader_environment(**extra: str) -> dict[str, str]:
+    """The environment for a process that downloads: with proxies and certificates, and no secret except a proxy's."""
+    return child_environment(**{name: os.environ[name] for name in _NETWORK_VARIABLES if name in os.environ}, **extra)

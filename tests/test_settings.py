@@ -1,4 +1,4 @@
-"""What a process reads of its environment, and what it says of what it cannot use."""
+"""Settings are read from environment variables, and bad values are refused without showing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paddock.settings import MIB, Settings
 CANARY = "hf_canaryCANARYcanary"
 HOME = "/home/someone"
 
-# variable, field, what is set, what is read
+# variable, field, value of the variable, value of the field
 GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_VOLUME", "volume", "/srv/models", Path("/srv/models")),
     ("PADDOCK_VOLUME", "volume", "~/models", Path(HOME, "models")),
@@ -156,20 +156,20 @@ def test_a_bad_value_is_named_by_its_variable_and_not_shown(
     assert "canary" not in "".join([str(error), repr(error), *traceback.format_exception(error)])
 
 
-def test_a_key_goes_with_the_encryption_that_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kms_key_is_accepted_with_kms_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_S3_ENCRYPTION", "aws:kms")
     monkeypatch.setenv("PADDOCK_S3_KMS_KEY", "alias/models")
     assert settings.load().s3_kms_key == "alias/models"
 
 
 @pytest.mark.parametrize("value", ["", " ", "\n"], ids=repr)
-def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     for variable, *_ in GOOD:
         monkeypatch.setenv(variable, value)
     assert settings.load().model_dump() == DEFAULTS
 
 
-def test_an_empty_first_name_of_a_setting_leaves_the_second_to_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alias_is_read_if_the_first_variable_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", CANARY)
     token = settings.load().hub_token
@@ -177,7 +177,7 @@ def test_an_empty_first_name_of_a_setting_leaves_the_second_to_speak(monkeypatch
     assert token.get_secret_value() == CANARY
 
 
-def test_the_first_name_of_a_setting_goes_before_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_variable_of_a_setting_takes_precedence_over_its_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", CANARY)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "another")
     token = settings.load().hub_token
@@ -186,22 +186,22 @@ def test_the_first_name_of_a_setting_goes_before_the_second(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("variable", ["VOLUME", "CACHE", "THREADS", "CONNECTIONS", "paddock_volume", "hf_token"])
-def test_a_variable_of_another_program_means_nothing(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "7")
     assert settings.load().model_dump() == DEFAULTS
 
 
-def test_the_token_is_in_no_text_that_the_settings_turn_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_form_of_the_settings_contains_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", CANARY)
-    known = settings.load()
-    for text in (repr(known), str(known), known.model_dump_json(), f"{known.model_dump()}", repr(vars(known))):
+    loaded = settings.load()
+    for text in (repr(loaded), str(loaded), loaded.model_dump_json(), f"{loaded.model_dump()}", repr(vars(loaded))):
         assert CANARY not in text
 
 
-def test_settings_do_not_change_once_they_are_read() -> None:
-    known = settings.load()
+def test_settings_are_immutable() -> None:
+    loaded = settings.load()
     with pytest.raises(ValueError, match="frozen"):
-        known.threads = 3  # type: ignore[misc]  # the point
+        loaded.threads = 3  # type: ignore[misc]  # the point
 
 
 def test_a_misspelt_field_is_refused() -> None:
@@ -210,12 +210,12 @@ def test_a_misspelt_field_is_refused() -> None:
         Settings(**fields)
 
 
-def test_settings_made_by_name_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constructing_settings_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDOCK_CONNECTIONS", "3")
     assert Settings(threads=2).connections == 16
 
 
-def test_a_process_that_fetches_knows_the_way_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_downloading_process_gets_proxies_and_certificates_but_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "HOME"):
         monkeypatch.setenv(variable, CANARY)
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
@@ -227,7 +227,7 @@ def test_a_process_that_fetches_knows_the_way_and_no_secret(monkeypatch: pytest.
     assert CANARY not in child.values()
 
 
-def test_a_child_process_is_given_no_secret_and_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_gets_no_secrets_and_no_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "HOME", "PYTHONPATH", "LD_PRELOAD"):
         monkeypatch.setenv(variable, CANARY)
     monkeypatch.setenv("PATH", "/usr/bin")
