@@ -76,6 +76,6 @@ def test_warnings_of_a_step_are_logged(clients: Clients, caplog: pytest.LogCaptu
 
 def test_arguments_are_bound_by_name(clients: Clients) -> None:
     greet, _ = failing(Kind.LOCAL, 0, HubUnavailable("no"))
-    assert greet.bind("you") == greet.bind(name="you") == {"name": "you"}
+    assert greet.bind("you") == {"name": "you"}
     assert greet.title.format(**greet.bind("you")) == "greet-you"
     assert greet(clients, "you") == "hello you"
