@@ -31,7 +31,7 @@ from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
 from paddock.model.units import human_bytes, human_time
-from paddock.store.copying import Copied
+from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
 from tasks.subject import ArtifactSubject
@@ -219,7 +219,7 @@ def memory(subject: ArtifactSubject, result: Preflight) -> None:
     )
 
 
-def copy(subject: ArtifactSubject, copied: Copied | None) -> None:
+def copy(subject: ArtifactSubject, copied: CopyResult | None) -> None:
     """Table of the files that were sent to S3, with the rate, and of those that S3 had."""
     rows: list[dict[str, Any]] = [
         {

@@ -18,7 +18,7 @@ from paddock.store.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopyResult:
     """The result of a copy to the store with the label `where`: `blobs` were sent, with `bytes_transferred` in all, and
     `already` were in the store before. `files` are (file, bytes sent): of two files with the same bytes only the first
     is sent."""
@@ -43,7 +43,7 @@ class Copied:
 
 def push(
     volume: Volume, remote: RemoteStore, manifest: Manifest, *, progress: Callable[[int], None] | None = None
-) -> Copied:
+) -> CopyResult:
     """Copy a snapshot. `progress` is called with the size of each part that was sent, in bytes.
 
     Raises CorruptFile for a blob that is damaged on the volume, and BlobMissing for one that is gone; then no new
@@ -61,7 +61,7 @@ def push(
             raise CorruptFile(error.message, cure=cure_of(manifest.id)) from None
     remote.publish(manifest)
     copied = {file.sha256 for file, sent_bytes in sent if sent_bytes}
-    return Copied(
+    return CopyResult(
         where=remote.label,
         bytes_transferred=sum(sent_bytes for _, sent_bytes in sent),
         blobs=len(copied),

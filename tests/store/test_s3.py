@@ -24,7 +24,7 @@ from mypy_boto3_s3 import S3Client
 from infra.local.ports import free_ports
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, CorruptFile, PaddockError, PermanentError, StoreRefused, StoreUnavailable
-from paddock.store.copying import Copied, push
+from paddock.store.copying import CopyResult, push
 from paddock.store.s3 import S3Options
 from paddock.store.s3.errors import store_error
 from paddock.store.volume import Volume
@@ -39,7 +39,7 @@ BIG = os.urandom(20 * 1024 * 1024)
 SECRET = "do-not-show-this-secret"
 
 
-def push_big(volume: Volume, store: S3Store, *, content: bytes = BIG) -> Copied:
+def push_big(volume: Volume, store: S3Store, *, content: bytes = BIG) -> CopyResult:
     contents = {"big.gguf": content, "ünïcode.json": b"{}"}
     manifest = manifest_of(A, contents, segment_bytes=SEGMENT_BYTES)
     for content in contents.values():
@@ -69,8 +69,8 @@ def unfinished(store: S3Store) -> list[str]:
 
 
 def test_a_blob_of_many_parts_arrives_whole_and_once(volume: Volume, s3_store: S3Store) -> None:
-    assert push_big(volume, s3_store) == Copied("", bytes_transferred=len(BIG) + 2, blobs=2, already=0)
-    assert push_big(volume, s3_store) == Copied("", bytes_transferred=0, blobs=0, already=2)
+    assert push_big(volume, s3_store) == CopyResult("", bytes_transferred=len(BIG) + 2, blobs=2, already=0)
+    assert push_big(volume, s3_store) == CopyResult("", bytes_transferred=0, blobs=0, already=2)
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None
     source = s3_store.source(manifest.files[0], model=MODEL)
@@ -142,7 +142,7 @@ def test_an_upload_whose_process_was_killed_is_resumed(
     send_in_a_child(volume, s3_store, dies_after=2)
     assert len(unfinished(s3_store)) == 1
     last_part_bytes = len(BIG) - 2 * 8 * 1024 * 1024
-    assert push_big(volume, s3_store) == Copied("", bytes_transferred=last_part_bytes + 2, blobs=2, already=0)
+    assert push_big(volume, s3_store) == CopyResult("", bytes_transferred=last_part_bytes + 2, blobs=2, already=0)
     assert unfinished(s3_store) == []
     manifest = s3_store.snapshot(id_of(A))
     assert manifest is not None

@@ -8,22 +8,22 @@ from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.steps import Kind, Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
-from paddock.store.copying import Copied, push
+from paddock.store.copying import CopyResult, push
 
 
-def cache(runner: Runner, wanted: Reference) -> tuple[Manifest, Copied | None]:
+def cache(runner: Runner, wanted: Reference) -> tuple[Manifest, CopyResult | None]:
     """Copy a snapshot of the volume to the remote store, and verify each file while it is sent. Returns (the snapshot,
     what was copied; None where no remote store is set)."""
     manifest = runner.run(locate, wanted)
     return manifest, runner.run(push_snapshot, manifest)
 
 
-def _line(copied: Copied | None) -> str:
+def _line(copied: CopyResult | None) -> str:
     return copied.line if copied else "PADDOCK_S3_URI is not set: the volume is the only copy"
 
 
 @step(Kind.STORE, "push", line=_line)
-def push_snapshot(clients: Clients, manifest: Manifest) -> Copied | None:
+def push_snapshot(clients: Clients, manifest: Manifest) -> CopyResult | None:
     """Copy the blobs that the remote store lacks, then the manifest. Returns None where no remote store is set."""
     if clients.remote is None:
         return None
