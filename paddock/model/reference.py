@@ -43,9 +43,9 @@ def parse_variant(text: str) -> Variant:
     return Variant(text)
 
 
-def same_variant(one: str, other: str) -> bool:
+def same_variant(name: str, other: str) -> bool:
     """Whether two texts name the same variant, ignoring case."""
-    return one.casefold() == other.casefold()
+    return name.casefold() == other.casefold()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -24,7 +24,7 @@ RULES: Final = {
     "inventory": ("expectations.inventory", "pull the model that the Data Docs name again, or remove it"),
 }
 _EXAMPLES = 3
-# Data Docs insert values into their pages unescaped, and expand `$name`. Each character is replaced by one other one,
+# Data Docs insert values into their pages unescaped, and expand `$name`. Each character is replaced by a similar one,
 # so that lengths stay the same.
 _ESCAPES = str.maketrans("<>&$\"'`", "‹›＆＄”’ˋ")
 
@@ -75,7 +75,9 @@ def _check(context: Any, source: Any, table: Table, *, run_name: str) -> Checked
         data=source.add_dataframe_asset(table.name).add_batch_definition_whole_dataframe(table.name),
         suite=context.suites.add(
             gx.ExpectationSuite(
-                name=table.name, notes=table.description, expectations=[_native(one) for one in table.expectations]
+                name=table.name,
+                notes=table.description,
+                expectations=[_native(expectation) for expectation in table.expectations],
             )
         ),
     )

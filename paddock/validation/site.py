@@ -82,7 +82,7 @@ def rewrite_pages(docs: Path, checked: Sequence[CheckedTable], *, title: str, as
 
     `assets` is the directory of npm packages; it need not exist. `shared` may serve several Data Docs.
     """
-    introductions = {one.table.name: _table_introduction(one) for one in checked}
+    introductions = {result.table.name: _table_introduction(result) for result in checked}
     for asset in ASSETS_BY_FILE_NAME.values():
         _share(assets, shared, asset)
     for name in _UNUSED:
@@ -116,10 +116,11 @@ def without_other_hosts(html: str, *, base: str, assets: Path) -> str:
 
 
 def _index_introduction(title: str, checked: Sequence[CheckedTable]) -> str:
+    tables = [(result.table, len(result.table.expectations), len(result.failed)) for result in checked]
     rows = "".join(
-        f"<li><strong>{escape(one.table.name)}</strong>: {len(one.table.rows)} rows, "
-        f"{len(one.table.expectations) - len(one.failed)} of {len(one.table.expectations)} expectations hold</li>"
-        for one in checked
+        f"<li><strong>{escape(table.name)}</strong>: {len(table.rows)} rows, "
+        f"{count - failed} of {count} expectations hold</li>"
+        for table, count, failed in tables
     )
     return (
         f'<section class="mb-4"><h4>{escape(title)}</h4><p>Tables that describe this model, checked by '
@@ -128,13 +129,14 @@ def _index_introduction(title: str, checked: Sequence[CheckedTable]) -> str:
     )
 
 
-def _table_introduction(one: CheckedTable) -> str:
+def _table_introduction(result: CheckedTable) -> str:
+    table = result.table
     items = "".join(
-        f"<li>{'✗ failed: ' if expectation in one.failed else '✓ '}{escape(expectation.description)}</li>"
-        for expectation in one.table.expectations
+        f"<li>{'✗ failed: ' if expectation in result.failed else '✓ '}{escape(expectation.description)}</li>"
+        for expectation in table.expectations
     )
     return (
-        f'<section class="mb-4"><h4>{escape(one.table.name.capitalize())}</h4><p>{escape(one.table.description)}</p>'
+        f'<section class="mb-4"><h4>{escape(table.name.capitalize())}</h4><p>{escape(table.description)}</p>'
         f'<ul class="list-unstyled">{items}</ul></section>'
     )
 

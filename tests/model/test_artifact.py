@@ -1,4 +1,4 @@
-"""The manifest: its JSON is a contract, and one that others have written is parsed again to the last name."""
+"""The manifest of a snapshot: its JSON is a fixed contract, and every value in it is validated when it is read."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ manifests = st.builds(
 
 
 @given(manifests)
-def test_a_manifest_survives_json(manifest: Manifest) -> None:
+def test_a_manifest_is_equal_after_a_round_trip_through_json(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json(), where=WHERE) == manifest
     assert Manifest.from_json(manifest.to_json().encode(), where=WHERE) == manifest
 
@@ -121,7 +121,7 @@ def test_a_manifest_knows_its_model_and_its_size() -> None:
     assert example().weights == {Sha256("a" * 64)}
 
 
-def test_findings_are_recorded_by_rule_and_severity_each_once() -> None:
+def test_findings_are_recorded_as_unique_pairs_of_rule_and_severity() -> None:
     found = [
         Finding("b.rule", Severity.WARN, "one", "here"),
         Finding("b.rule", Severity.WARN, "two", "there"),
@@ -130,7 +130,7 @@ def test_findings_are_recorded_by_rule_and_severity_each_once() -> None:
     assert [(one.rule, one.severity) for one in record_findings(found)] == [("a.rule", "info"), ("b.rule", "warn")]
 
 
-def test_a_manifest_does_not_change() -> None:
+def test_a_manifest_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         example().quantization = "Q2_K"  # type: ignore[misc]  # the point
 
@@ -195,7 +195,7 @@ HOSTILE: dict[str, tuple[Callable[[Document], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "names"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_manifest_is_corrupt_and_says_where_it_was_and_what_is_wrong(
+def test_a_hostile_manifest_is_corrupt_with_its_place_and_the_error(
     change: Callable[[Document], object], names: str
 ) -> None:
     document = json.loads(example().to_json())
@@ -228,7 +228,7 @@ def test_a_hostile_manifest_is_corrupt_and_says_where_it_was_and_what_is_wrong(
     ],
     ids=lambda text: repr(text[:10]),
 )
-def test_bytes_that_are_no_manifest_are_corrupt(text: bytes) -> None:
+def test_other_bytes_than_a_manifest_are_corrupt(text: bytes) -> None:
     with pytest.raises(CorruptFile) as caught:
         Manifest.from_json(text, where=WHERE)
     assert WHERE in str(caught.value)
@@ -236,7 +236,7 @@ def test_bytes_that_are_no_manifest_are_corrupt(text: bytes) -> None:
 
 
 @given(st.binary(), st.integers(0, 2000))
-def test_a_damaged_manifest_is_corrupt_or_still_a_manifest(noise: bytes, at: int) -> None:
+def test_a_damaged_manifest_is_either_corrupt_or_still_valid(noise: bytes, at: int) -> None:
     text = example().to_json().encode()
     try:
         manifest = Manifest.from_json(text[:at] + noise + text[at + len(noise) :], where=WHERE)

@@ -1,4 +1,4 @@
-"""Findings keep what they say through JSON, and one gate makes a verdict of them."""
+"""Findings in JSON, and the verdict that follows from findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ findings = st.builds(
 
 
 @given(findings)
-def test_a_finding_survives_json(finding: Finding) -> None:
+def test_a_finding_is_equal_after_a_round_trip_through_json(finding: Finding) -> None:
     assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
 
 
@@ -37,13 +37,13 @@ def test_the_json_of_a_finding_has_these_keys_and_plain_text() -> None:
     assert {type(value) for value in finding.to_json().values()} == {str}
 
 
-def test_where_and_cure_may_be_left_out() -> None:
+def test_where_and_cure_are_optional() -> None:
     finding = Finding("model-licence", Severity.WARN, "no licence is named")
     assert Finding.from_json({"rule": finding.rule, "severity": "warn", "message": finding.message}) == finding
 
 
 @given(st.lists(st.sampled_from(Severity), max_size=6))
-def test_the_verdict_is_that_of_the_worst_finding_whatever_their_order(severities: list[Severity]) -> None:
+def test_the_worst_finding_decides_the_verdict_in_any_order(severities: list[Severity]) -> None:
     found = [Finding("rule", severity, "message") for severity in severities]
     verdict = verdict_of(found)
     assert verdict == verdict_of(reversed(found))

@@ -1,5 +1,7 @@
-"""GPUs as a driver tells of them. The driver's library is a real one, compiled here, below NVIDIA's own package; where
-no compiler is, and for the ways to have no GPU, there is the machine itself."""
+"""Detection of GPUs through NVIDIA's Python package, with a driver library that is compiled for the test.
+
+Without a compiler, only the cases without a GPU are tested.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "support" / "nvml.c"
-ASK = """
+PROGRAM = """
 import json
 from paddock.model import gpu
 from paddock.model.hardware import this_machine
@@ -25,15 +27,15 @@ before = gpu.energy_j()
 machine = this_machine()
 print(json.dumps({"machine": machine.to_json(), "energy": before is not None, "used": gpu.vram_used_bytes()}))
 """
-WITHOUT_THE_PACKAGE = "import sys; sys.modules['pynvml'] = None\n" + ASK
+WITHOUT_THE_PACKAGE = "import sys; sys.modules['pynvml'] = None\n" + PROGRAM
 
 
-def asked(code: str = ASK, **environment: str) -> dict[str, Any]:
-    """What a process of its own sees, without a GPU that is hidden from this one."""
-    kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+def detect(code: str = PROGRAM, **environment: str) -> dict[str, Any]:
+    """Detect GPUs in a process of its own, in which CUDA_VISIBLE_DEVICES is only set by `environment`."""
+    inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**kept, **environment},
+        env={**inherited, **environment},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -47,7 +49,7 @@ def asked(code: str = ASK, **environment: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The directory of a driver's library, for LD_LIBRARY_PATH."""
+    """The directory with the library of a driver, for LD_LIBRARY_PATH."""
     compiler = next((path for path in map(shutil.which, ("cc", "gcc", "clang")) if path), None)
     if compiler is None:
         pytest.skip("no C compiler: install gcc or clang")
@@ -57,24 +59,24 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(home)
 
 
-def test_without_the_package_there_is_none_and_it_says_why() -> None:
-    found = asked(WITHOUT_THE_PACKAGE)
+def test_without_the_package_no_gpu_is_detected_with_the_reason() -> None:
+    found = detect(WITHOUT_THE_PACKAGE)
     assert found["machine"]["gpus"] == []
     assert found["machine"]["why_no_gpu"] == "the package nvidia-ml-py is not installed"
     assert (found["energy"], found["used"]) == (False, None)
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a driver")
-def test_without_a_driver_there_is_none_and_it_says_why() -> None:
+def test_without_a_driver_no_gpu_is_detected_with_the_reason() -> None:
     assert find_spec("pynvml") is not None
-    found = asked()
+    found = detect()
     assert found["machine"]["gpus"] == []
     assert found["machine"]["why_no_gpu"] == "the NVIDIA driver is not available (NVML Shared Library Not Found)"
     assert (found["energy"], found["used"]) == (False, None)
 
 
-def test_what_a_driver_tells_is_taken_over(driver: str) -> None:
-    found = asked(LD_LIBRARY_PATH=driver)
+def test_name_memory_and_bandwidth_come_from_the_driver(driver: str) -> None:
+    found = detect(LD_LIBRARY_PATH=driver)
     first, second = found["machine"]["gpus"]
     assert first == {
         "name": "Test GPU 0",
@@ -87,8 +89,8 @@ def test_what_a_driver_tells_is_taken_over(driver: str) -> None:
     assert (found["energy"], found["used"]) == (True, 2 * 2**30)
 
 
-def test_a_package_that_cannot_ask_what_the_driver_keeps_leaves_it_in(driver: str) -> None:
-    found = asked("import pynvml\ndel pynvml.nvmlMemory_v2\n" + ASK, LD_LIBRARY_PATH=driver)
+def test_reserved_memory_is_included_if_the_package_cannot_query_it(driver: str) -> None:
+    found = detect("import pynvml\ndel pynvml.nvmlMemory_v2\n" + PROGRAM, LD_LIBRARY_PATH=driver)
     assert [gpu["vram_bytes"] for gpu in found["machine"]["gpus"]] == [80 * 2**30, 40 * 2**30]
 
 
@@ -105,19 +107,19 @@ def test_a_package_that_cannot_ask_what_the_driver_keeps_leaves_it_in(driver: st
     ],
     ids=["the first", "the second", "in its own order", "by its UUID", "up to one that is not there", "none", "empty"],
 )
-def test_a_worker_counts_the_gpus_that_it_was_given_and_no_others(driver: str, visible: str, names: list[str]) -> None:
-    machine = asked(LD_LIBRARY_PATH=driver, CUDA_VISIBLE_DEVICES=visible)["machine"]
+def test_only_the_visible_gpus_are_detected(driver: str, visible: str, names: list[str]) -> None:
+    machine = detect(LD_LIBRARY_PATH=driver, CUDA_VISIBLE_DEVICES=visible)["machine"]
     assert [gpu["name"] for gpu in machine["gpus"]] == names
     assert machine["why_no_gpu"] == ("" if names else "the NVIDIA driver shows no GPU that this process may use")
 
 
-def test_a_driver_that_does_not_answer_is_no_gpu_and_no_failure(driver: str) -> None:
-    machine = asked(LD_LIBRARY_PATH=driver, PADDOCK_TEST_NVML="broken")["machine"]
+def test_an_error_of_the_driver_means_no_gpu_and_raises_nothing(driver: str) -> None:
+    machine = detect(LD_LIBRARY_PATH=driver, PADDOCK_TEST_NVML="broken")["machine"]
     assert machine["gpus"] == []
     assert machine["why_no_gpu"].startswith("the NVIDIA driver reported an error (")
 
 
-def test_a_benchmark_on_a_machine_with_gpus_tells_energy_and_what_the_engine_cannot_use(
+def test_a_benchmark_with_gpus_reports_energy_and_the_gpus_that_the_engine_cannot_use(
     driver: str, tmp_path: Path
 ) -> None:
     from tests.support.gguf import U32, tiny_llama

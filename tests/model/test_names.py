@@ -1,4 +1,4 @@
-"""Names from outside: what is taken, what is refused and by which rule, and that nothing leaves its directory."""
+"""Untrusted names: which are accepted, which are refused by which rule, and that none leaves its directory."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_good_name_is_a_directory_directly_below_the_volume(
     assert str(ModelName.parse(name)) == name
 
 
-def test_the_volume_is_models_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_volume_is_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PADDOCK_VOLUME", raising=False)
     assert get_model_path_from_name("org/name") == Path("/models/org--name")
 
@@ -137,7 +137,7 @@ model_names = st.one_of(part, st.tuples(part, part).map("/".join))
 
 
 @given(model_names)
-def test_a_name_comes_back_from_its_text_and_from_its_slug(name: str) -> None:
+def test_a_name_is_equal_after_a_round_trip_through_text_and_slug(name: str) -> None:
     model = ModelName.parse(name)
     assert str(model) == name
     assert ModelName.parse(str(model)) == model
@@ -150,7 +150,7 @@ def test_two_names_never_share_a_slug(texts: list[str]) -> None:
 
 
 @given(st.one_of(st.text(), st.text("ab-._/~\\:\0", max_size=12)))
-def test_whatever_is_taken_as_a_name_is_one_safe_part_of_a_path(text: str) -> None:
+def test_every_accepted_name_is_one_safe_part_of_a_path(text: str) -> None:
     try:
         slug = ModelName.parse(text).slug
     except UnsafeName:
@@ -161,7 +161,7 @@ def test_whatever_is_taken_as_a_name_is_one_safe_part_of_a_path(text: str) -> No
 
 
 @pytest.mark.parametrize("slug", ["", "a--b--c", "..", "a/b/c", "--", "a--", "--a", ".paddock"])
-def test_a_directory_that_is_no_slug_is_no_model(slug: str) -> None:
+def test_directories_that_are_not_slugs_are_refused(slug: str) -> None:
     with pytest.raises(UnsafeName):
         ModelName.from_slug(slug)
 
@@ -169,7 +169,7 @@ def test_a_directory_that_is_no_slug_is_no_model(slug: str) -> None:
 COMMIT, DIGEST = "0123456789abcdef" * 2 + "01234567", "0123456789abcdef" * 4
 
 
-def test_a_commit_and_a_digest_are_taken_as_they_are() -> None:
+def test_commits_and_digests_are_returned_unchanged() -> None:
     assert parse_revision(COMMIT) == COMMIT
     assert parse_sha256(DIGEST) == DIGEST
     assert is_revision(COMMIT)
@@ -195,7 +195,7 @@ def test_a_digest_is_exactly_sixty_four_hexadecimal_digits(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [DIGEST, f"blake3:{DIGEST}"])
-def test_a_segments_digest_is_blake3_or_as_the_first_manifests_have_it(text: str) -> None:
+def test_segment_digests_are_blake3_or_sha256_as_in_early_manifests(text: str) -> None:
     assert parse_segment_digest(text) == text
 
 
@@ -204,13 +204,13 @@ def test_a_segments_digest_is_blake3_or_as_the_first_manifests_have_it(text: str
     ["", "blake3:", f"blake3:{DIGEST[:-1]}", f"BLAKE3:{DIGEST}", f"md5:{DIGEST}", f"blake3:{DIGEST}\n"],
     ids=repr,
 )
-def test_another_text_is_no_segments_digest(text: str) -> None:
+def test_other_texts_are_refused_as_segment_digests(text: str) -> None:
     with pytest.raises(UnsafeName, match="64 hexadecimal"):
         parse_segment_digest(text)
 
 
 @pytest.mark.parametrize("text", ["main", "v1.0", "refs/pr/7", "feature/a+b", COMMIT, "x" * 255])
-def test_a_branch_a_tag_and_a_pull_request_can_be_asked_for(text: str) -> None:
+def test_branches_tags_and_pull_requests_are_accepted_as_revisions(text: str) -> None:
     assert parse_ref(text) == text
 
 
@@ -237,7 +237,7 @@ def test_a_branch_a_tag_and_a_pull_request_can_be_asked_for(text: str) -> None:
     ],
     ids=repr,
 )
-def test_what_git_a_shell_or_an_address_could_mistake_is_no_revision(text: str) -> None:
+def test_revisions_that_git_shells_or_urls_could_misread_are_refused(text: str) -> None:
     with pytest.raises(UnsafeName, match="branch, tag or commit"):
         parse_ref(text)
 
@@ -305,7 +305,7 @@ UNSAFE_PATHS = {
 
 
 @pytest.mark.parametrize("path", SAFE_PATHS.values(), ids=SAFE_PATHS)
-def test_a_safe_file_name_is_returned_unchanged_and_can_be_made(tmp_path: Path, path: str) -> None:
+def test_a_safe_file_name_is_returned_unchanged_and_can_be_created(tmp_path: Path, path: str) -> None:
     assert parse_repository_path(path) == path
     target = tmp_path / path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +314,7 @@ def test_a_safe_file_name_is_returned_unchanged_and_can_be_made(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("path", "rule"), UNSAFE_PATHS.values(), ids=UNSAFE_PATHS)
-def test_each_rule_for_file_names_refuses_and_says_which_it_is(path: str, rule: str) -> None:
+def test_each_rule_for_file_names_is_enforced_and_named(path: str, rule: str) -> None:
     with pytest.raises(UnsafeName) as caught:
         parse_repository_path(path)
     message = caught.value.message
@@ -329,7 +329,7 @@ paths = st.one_of(
 
 
 @given(paths)
-def test_whatever_is_taken_as_a_file_name_stays_below_the_directory_that_it_is_joined_to(text: str) -> None:
+def test_every_accepted_file_name_stays_below_the_directory_that_it_is_joined_to(text: str) -> None:
     try:
         path = parse_repository_path(text)
     except UnsafeName:
@@ -358,19 +358,19 @@ COLLIDING = {
 
 
 @pytest.mark.parametrize("paths", COLLIDING.values(), ids=COLLIDING)
-def test_names_that_could_meet_on_some_file_system_are_refused(paths: list[str]) -> None:
+def test_names_that_collide_on_some_file_system_are_refused(paths: list[str]) -> None:
     with pytest.raises(UnsafeName) as caught:
         check_distinct(paths)
     assert sum(repr(path) in str(caught.value) for path in set(paths)) == min(2, len(set(paths)))
 
 
-def test_names_that_stay_apart_are_let_through() -> None:
+def test_distinct_names_are_accepted() -> None:
     check_distinct(["a", "b/a", "b/b", "ab", "a.b", "c/a/a"])
     check_distinct(iter(()))
 
 
 @given(st.lists(st.text("abAB/", min_size=1, max_size=5)))
-def test_what_is_let_through_can_be_made_on_a_file_system_that_folds_case(texts: list[str]) -> None:
+def test_accepted_names_can_be_created_on_a_file_system_that_ignores_case(texts: list[str]) -> None:
     accepted: list[str] = []
     for text in texts:
         try:
@@ -385,11 +385,11 @@ def test_what_is_let_through_can_be_made_on_a_file_system_that_folds_case(texts:
 
 
 @given(st.text())
-def test_a_name_that_is_shown_can_do_nothing_to_a_terminal(text: str) -> None:
+def test_a_printable_name_contains_no_terminal_control_characters(text: str) -> None:
     assert names.printable(text).isprintable()
     assert len(names.printable(text)) <= 12 * 200
 
 
-def test_a_plain_name_is_shown_plainly() -> None:
+def test_a_plain_name_is_printed_unchanged() -> None:
     assert names.printable("Q8_0/model.gguf") == "Q8_0/model.gguf"
     assert names.printable("a\x1b[2Jb") == "'a\\x1b[2Jb'"

@@ -47,7 +47,7 @@ def test_a_name_states_its_quantization(path: str, expected: str | None) -> None
     assert quantization_of(path) == expected
 
 
-def test_each_preferred_quantization_is_better_than_the_next_and_than_a_larger_other(tmp_path: Path) -> None:
+def test_each_preferred_quantization_ranks_before_the_next_and_before_larger_others(tmp_path: Path) -> None:
     for better, worse in pairwise(PREFERRED):
         sets = group_shards([(f"m-{better}.gguf", 1), (f"m-{worse}.gguf", 5), ("m-F16.gguf", 100)])
         assert rank_models(sets)[0].quantization == better
@@ -93,7 +93,7 @@ def test_a_directory_without_a_gguf_is_named_with_what_it_has(tmp_path: Path) ->
     assert str(tmp_path) in str(caught.value)
 
 
-def test_an_absent_directory_is_an_error_and_no_empty_one(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoSuchFile):
         get_gguf_file_path(tmp_path / "absent")
 
@@ -104,7 +104,7 @@ def test_a_best_model_with_a_shard_missing_is_an_error_that_names_it(tmp_path: P
         get_gguf_file_path(tmp_path)
 
 
-def test_stems_that_differ_in_case_are_two_models() -> None:
+def test_shards_whose_stems_differ_in_case_are_two_models() -> None:
     sets = group_shards([("A-00001-of-00002.gguf", 1), ("a-00002-of-00002.gguf", 1)])
     assert [one.missing for one in sets] == [("A-00002-of-00002.gguf",), ("a-00001-of-00002.gguf",)]
     assert split_count("A-00001-of-00002.gguf") == 2

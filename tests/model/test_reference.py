@@ -1,4 +1,4 @@
-"""MODEL as people write it, the identity of a snapshot, and the keys of artifacts."""
+"""References to models, the identity of snapshots, and the keys of artifacts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_variant_and_a_revision_are_read_in_either_order(text: str, variant: s
 
 
 @given(st.none() | variants, st.none() | refs)
-def test_a_reference_survives_being_printed(variant: str | None, ref: str | None) -> None:
+def test_a_reference_is_equal_after_printing_and_parsing(variant: str | None, ref: str | None) -> None:
     wanted = Reference(MODEL, Variant(variant) if variant else None, ref)
     assert Reference.parse(str(wanted)) == wanted
 
@@ -76,14 +76,14 @@ def test_a_reference_survives_being_printed(variant: str | None, ref: str | None
         "../x:Q8_0",
     ],
 )
-def test_what_is_no_model_is_refused_by_name(text: str) -> None:
+def test_an_invalid_reference_is_refused_with_the_text_quoted(text: str) -> None:
     with pytest.raises(UnsafeName) as told:
         Reference.parse(text)
     assert isinstance(told.value, ValueError)
     assert told.value.exit_status == 3
 
 
-def test_a_snapshot_is_printed_as_a_model_that_names_it() -> None:
+def test_a_printed_snapshot_parses_to_a_reference_to_it() -> None:
     snapshot = SnapshotId(MODEL, Revision(COMMIT), Variant("Q8_0"))
     assert str(snapshot) == f"org/name:Q8_0@{COMMIT}"
     assert (snapshot.short, snapshot.name) == ("org/name:Q8_0@01234567", "org/name:Q8_0")
@@ -97,7 +97,7 @@ def test_variants_are_the_same_whatever_their_case() -> None:
 
 
 @given(variants)
-def test_the_longest_link_of_a_variant_is_a_file_name(text: str) -> None:
+def test_the_longest_link_of_a_variant_fits_into_a_file_name(text: str) -> None:
     longest = ModelName.parse(f"{'o' * 96}/{'n' * 96}").slug
     assert len(f"{longest}--{'v' * VARIANT_MAX_BYTES}".encode()) <= 255
     assert parse_variant(text) == text
@@ -116,7 +116,7 @@ def test_an_artifact_key_is_of_lower_case_letters_digits_and_dashes(variant: str
 @pytest.mark.parametrize(
     ("one", "other"), [("Org/Name", "org/name"), ("org/a.b", "org/a-b"), ("org/a_b", "org/a-b"), ("a-b", "a/b")]
 )
-def test_names_that_flatten_to_the_same_text_have_keys_of_their_own(one: str, other: str) -> None:
+def test_names_with_the_same_slug_have_different_keys(one: str, other: str) -> None:
     first, second = (artifact_key("memory", ModelName.parse(name), name) for name in (one, other))
     assert first[:-9] == second[:-9]
     assert first != second

@@ -51,7 +51,7 @@ BINS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
         "+".join(value[:3]) if isinstance(value, tuple) and all(isinstance(one, str) for one in value) else ""
     ),
 )
-def test_names_say_what_the_model_is(
+def test_file_names_show_whether_a_model_is_sharded(
     tmp_path: Path, names: tuple[str, ...], expected: tuple[bool, int, list[str] | None]
 ) -> None:
     sharded, count, files = check_model_sharding(make(tmp_path, *names))
@@ -68,7 +68,7 @@ def test_an_index_declares_the_shards(tmp_path: Path, name: str, shards: tuple[s
     assert check_model_sharding(index(tmp_path, name, *shards, *shards)) == (True, 2, list(shards))
 
 
-def test_the_index_of_a_family_whose_weights_were_not_fetched_does_not_matter(tmp_path: Path) -> None:
+def test_the_index_of_a_format_without_weights_is_ignored(tmp_path: Path) -> None:
     make(tmp_path, *BINS)
     index(tmp_path, "model.safetensors.index.json", *TENSORS)
     index(tmp_path, "pytorch_model.bin.index.json", *BINS)
@@ -77,25 +77,25 @@ def test_the_index_of_a_family_whose_weights_were_not_fetched_does_not_matter(tm
 
 @pytest.mark.parametrize("names", [GGUFS, TENSORS, BINS], ids=["gguf", "safetensors", "pytorch"])
 @pytest.mark.parametrize("gone", [0, 1])
-def test_a_declared_shard_that_is_not_there_is_named(tmp_path: Path, names: tuple[str, ...], gone: int) -> None:
+def test_a_missing_shard_is_named(tmp_path: Path, names: tuple[str, ...], gone: int) -> None:
     make(tmp_path, names[1 - gone])
     with pytest.raises(MissingShard, match=names[gone]):
         check_model_sharding(tmp_path)
 
 
-def test_a_shard_that_the_index_declares_and_nobody_has_is_named(tmp_path: Path) -> None:
+def test_a_missing_shard_of_an_index_is_named(tmp_path: Path) -> None:
     make(tmp_path, TENSORS[0])
     index(tmp_path, "model.safetensors.index.json", *TENSORS)
     with pytest.raises(FileNotFoundError, match=TENSORS[1]):
         check_model_sharding(tmp_path)
 
 
-def test_a_number_beyond_its_count_is_no_shard(tmp_path: Path) -> None:
+def test_a_shard_with_a_number_beyond_its_count_is_ignored(tmp_path: Path) -> None:
     make(tmp_path, *GGUFS, "m-00000-of-00002.gguf", "m-00003-of-00002.gguf")
     assert check_model_sharding(tmp_path) == (True, 2, list(GGUFS))
 
 
-def test_only_numbers_beyond_the_count_are_a_model_with_all_shards_missing(tmp_path: Path) -> None:
+def test_if_all_numbers_are_beyond_the_count_all_shards_are_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingShard, match="00001-of-00002"):
         check_model_sharding(make(tmp_path, "m-00003-of-00002.gguf"))
 
@@ -140,12 +140,12 @@ def test_an_index_that_names_an_unsafe_file_is_refused(tmp_path: Path, name: str
     ],
     ids=["empty", "torn", "list", "no map", "map is a list", "empty map", "number", "deep", "latin"],
 )
-def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CorruptFile, match="index"):
         check_model_sharding(tmp_path)
 
 
-def test_a_directory_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoSuchFile, match="absent"):
         check_model_sharding(tmp_path / "absent")

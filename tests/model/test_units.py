@@ -1,4 +1,4 @@
-"""Sizes that people read, and sizes that they write."""
+"""Formatting and parsing of sizes and durations."""
 
 from __future__ import annotations
 
@@ -93,24 +93,24 @@ def test_a_time_is_shown_in_its_two_largest_units(seconds: float, text: str) -> 
 
 
 @given(st.integers(0, 2**60))
-def test_what_is_shown_reads_back_within_its_precision(size: int) -> None:
+def test_a_formatted_size_is_parsed_within_its_precision(size: int) -> None:
     text = human_bytes(size)
     assert abs(parse_bytes(text) - size) <= size * 0.05
     assert float(text.split()[0]) < 1024 or text.endswith("PiB")
 
 
 @pytest.mark.parametrize(("text", "size"), READ, ids=[repr(text) for text, _ in READ])
-def test_a_written_size_is_exact_to_the_byte(text: str, size: int) -> None:
+def test_a_size_is_parsed_exactly(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
 @given(st.integers(0, 10**18 - 1))
-def test_plain_bytes_are_themselves(size: int) -> None:
+def test_a_number_without_a_unit_is_bytes(size: int) -> None:
     assert parse_bytes(str(size)) == size
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:12]))
-def test_what_is_no_size_is_refused_and_quoted(text: str) -> None:
+def test_an_invalid_size_is_refused_with_the_text_quoted(text: str) -> None:
     with pytest.raises(BadSetting, match="is not a size") as caught:
         parse_bytes(text)
     assert repr(text[:40]) in str(caught.value)

@@ -1,4 +1,4 @@
-"""The names of a revision's variants: what keeps a label, what is named by its path, and that all names are usable."""
+"""The names of a revision's variants: which are named by quantization, which by path, and that all are usable."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def names_of(*files: str | tuple[str, int]) -> dict[str, str]:
         "projector",
     ],
 )
-def test_a_variant_is_named_by_its_label_else_by_its_path(files: list[str], expected: dict[str, str]) -> None:
+def test_a_variant_is_named_by_its_quantization_else_by_its_path(files: list[str], expected: dict[str, str]) -> None:
     assert names_of(*files) == expected
 
 
-def test_the_largest_model_keeps_the_label_and_a_smaller_one_of_another_size_is_named_by_its_path() -> None:
+def test_the_largest_model_is_named_by_its_quantization_and_a_smaller_model_by_its_path() -> None:
     draft, main = ("d-Q8_0.gguf", GB // 10), ("a-large-model-Q8_0.gguf", 7 * GB)
     assert names_of(draft, main) == {"a-large-model-Q8_0.gguf": "Q8_0", "d-Q8_0.gguf": "d-Q8_0"}
 
 
-def test_builds_of_one_model_differ_a_little_in_size_and_the_shortest_path_keeps_the_label() -> None:
+def test_of_builds_of_similar_size_the_one_with_the_shortest_path_is_named_by_its_quantization() -> None:
     plain, calibrated = ("m-Q8_0.gguf", 100 * GB), ("m-imat-Q8_0.gguf", 103 * GB)
     assert names_of(plain, calibrated) == {"m-Q8_0.gguf": "Q8_0", "m-imat-Q8_0.gguf": "m-imat-Q8_0"}
 
@@ -75,7 +75,7 @@ def test_builds_of_one_model_differ_a_little_in_size_and_the_shortest_path_keeps
         ("-lead.gguf", "lead"),
     ],
 )
-def test_a_path_that_is_no_safe_name_is_made_one(path: str, name: str) -> None:
+def test_an_unsafe_path_becomes_a_safe_name(path: str, name: str) -> None:
     assert names_of(path) == {path: name}
 
 
@@ -88,7 +88,7 @@ def test_a_long_reserved_or_empty_name_gets_eight_digits_of_the_path_s_sha256(pa
     assert name[-9] == "-"
 
 
-def test_names_that_differ_in_case_or_in_what_is_replaced_stay_apart() -> None:
+def test_paths_that_differ_in_case_or_in_unsafe_characters_get_different_names() -> None:
     found = names_of("Model.gguf", "model.gguf", "a b.gguf", "a-b.gguf")
     assert len({name.casefold() for name in found.values()}) == 4
 
@@ -109,7 +109,7 @@ def test_names_are_valid_unique_and_do_not_depend_on_the_order(files: list[tuple
 
 
 @given(listings)
-def test_every_name_is_found_again_whatever_its_case(files: list[tuple[str, int]]) -> None:
+def test_every_name_is_matched_in_any_case(files: list[tuple[str, int]]) -> None:
     sets = group_shards(files)
     names = name_variants(sets)
     for one, name in names.items():
@@ -117,11 +117,11 @@ def test_every_name_is_found_again_whatever_its_case(files: list[tuple[str, int]
         assert match_models(names, name) == [one]
 
 
-def test_an_empty_text_names_no_model() -> None:
+def test_an_empty_text_matches_no_model() -> None:
     assert match_models(name_variants(group_shards([("model.gguf", GB)])), "") == []
 
 
-def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_default_is_taken() -> None:
+def test_a_variant_with_another_projector_than_the_default_contains_the_projectors_name() -> None:
     sets = group_shards([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
     names = name_variants(sets)
     for text, projector in (("Q8_0-mmproj", "mmproj-F16.gguf"), ("Q8_0-mmproj-F32", "mmproj-F32.gguf")):
@@ -132,7 +132,7 @@ def test_a_projector_s_own_name_is_that_of_a_variant_where_another_than_the_defa
     assert not RESERVED_VARIANTS & {name.casefold() for name in names.values()}
 
 
-def test_a_projector_whose_name_is_the_default_one_s_is_a_variant_of_its_own() -> None:
+def test_another_projector_with_the_name_of_the_default_one_gets_a_variant_of_its_own() -> None:
     sets = group_shards(
         [("m-Q8_0.gguf", GB), ("mmproj.gguf", GB), ("mmproj-F16.gguf", GB), ("old/mmproj-F16.gguf", GB)]
     )
@@ -152,14 +152,14 @@ def test_a_projector_whose_name_is_the_default_one_s_is_a_variant_of_its_own() -
         assert (one, projector.first if projector else None) == (model, path)
 
 
-def test_a_model_that_lacks_a_shard_keeps_no_label_that_a_whole_one_has() -> None:
+def test_an_incomplete_model_never_takes_the_name_of_a_complete_one() -> None:
     torn = ["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf"]
     assert names_of(*torn, "whole/m-Q8_0.gguf") == {torn[0]: "m-Q8_0", "whole/m-Q8_0.gguf": "Q8_0"}
     assert names_of(*torn) == {torn[0]: "Q8_0"}
 
 
 @pytest.mark.parametrize("suffix", [".gguf", ".GGUF"], ids=["as it is", "in upper case"])
-def test_a_file_that_has_the_name_that_another_would_get_takes_it_from_none(suffix: str) -> None:
+def test_a_file_named_like_another_variant_gets_a_different_name(suffix: str) -> None:
     long = "a" * 70 + ".gguf"
     (name,) = names_of(long).values()
     planted = f"{name.upper() if suffix.isupper() else name}{suffix}"
@@ -169,7 +169,7 @@ def test_a_file_that_has_the_name_that_another_would_get_takes_it_from_none(suff
     assert all(parse_variant(other) == other for other in found.values())
 
 
-def test_names_that_were_published_stand_and_others_keep_out_of_their_way() -> None:
+def test_published_names_are_kept_and_not_given_to_other_models() -> None:
     sets = group_shards([("m-Q8_0.gguf", GB), ("m-Q4_K_M.gguf", GB), ("old/m-Q8_0.gguf", GB)])
     names = name_variants(sets, {"old/m-Q8_0.gguf": Variant("Q8_0")})
     found = {one.first: name for one, name in names.items()}
