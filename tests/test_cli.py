@@ -361,6 +361,7 @@ def test_a_repository_without_gguf_says_what_it_has_instead(
     ids=[
         "a Hub that is not there",
         "an S3 that is not there",
+        "an S3 address with another scheme",
         "a volume that cannot be made",
         "a relative volume",
         "a setting that is no number",

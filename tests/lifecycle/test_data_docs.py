@@ -30,7 +30,7 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
         "tokenizer_config.json": "the Hub",
     }
     pages = clients.volume.docs.path / MODEL.slug / manifest.revision / manifest.variant
-    assert found.where == str(pages / "index.html")
+    assert found.location == str(pages / "index.html")
     assert len(list(pages.glob("validations/*/*/*/*.html"))) == 4
     assert NAME in (pages / "index.html").read_text()
 
@@ -84,6 +84,6 @@ def test_an_address_is_told_where_one_is_set(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     shown = replace(clients, settings=clients.settings.model_copy(update={"docs_url": "http://docs.example"}))
     assert (
-        write_data_docs(shown, manifest).where
+        write_data_docs(shown, manifest).location
         == f"http://docs.example/org--tiny-GGUF/{manifest.revision}/Q8_0/index.html"
     )

@@ -11,7 +11,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.steps import JITTER, RETRY_DELAYS_S, Kind, PlainRunner, Step, step
 
 
-def failing(kind: Kind, times: int, error: Exception) -> tuple[Step[[str], str], list[str]]:
+def failing(kind: Kind, times: int, error: Exception) -> tuple[Step[..., str], list[str]]:
     """A step that fails so many times, and the names that it was called with."""
     calls: list[str] = []
 

@@ -31,13 +31,13 @@ def manifest(clients: Clients, hub: HubService) -> Manifest:
 
 
 @pytest.fixture
-def remembered(clients: Clients, manifest: Manifest) -> Tuning:
-    """A tuning of the house's model, as if a setting had won."""
-    found = tune.tune(clients, manifest, PLAN, budget_s=0)
-    won = replace(found, turns={"n_ubatch": 64, "flash_attn": "off"})
-    (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
-    place.write_text(json.dumps(won.to_json()))
-    return won
+def stored(clients: Clients, manifest: Manifest) -> Tuning:
+    """A stored tuning of the model with changed settings."""
+    tuning = tune.tune(clients, manifest, PLAN, budget_s=0)
+    changed = replace(tuning, changes={"n_ubatch": 64, "flash_attn": "off"})
+    (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    path.write_text(json.dumps(changed.to_json()))
+    return changed
 
 
 def test_where_nobody_tuned_the_plan_is_used(clients: Clients, manifest: Manifest) -> None:
@@ -45,14 +45,14 @@ def test_where_nobody_tuned_the_plan_is_used(clients: Clients, manifest: Manifes
     assert tune.apply_tuning(clients, manifest, PLAN) == PLAN
 
 
-def test_it_lies_under_the_digest_of_the_file(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
-    (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
-    assert place.parent.name in {file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
-    assert {remembered.engine, remembered.build, remembered.machine} <= set(place.stem.split("-"))
+def test_it_lies_under_the_digest_of_the_file(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
+    (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    assert path.parent.name in {file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
+    assert {stored.engine, stored.build, stored.machine} <= set(path.stem.split("-"))
 
 
-def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
-    assert tune.read_tuning(clients, manifest) == remembered
+def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
+    assert tune.read_tuning(clients, manifest) == stored
     assert tune.apply_tuning(clients, manifest, PLAN) == replace(PLAN, n_ubatch=64, flash_attn="off")
     measured = benchmark.benchmark(clients, manifest, 128)
     assert measured.tuned is True
@@ -60,7 +60,7 @@ def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: M
     assert benchmark.read_benchmark(clients, manifest) == measured
 
 
-def test_another_machine_or_file_has_none(clients: Clients, manifest: Manifest, remembered: Tuning) -> None:
+def test_another_machine_or_file_has_none(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
     other = replace(this_machine(), gpus=(Gpu("a gpu", 2**34, 2**34),))
     assert tune.read_tuning(clients, manifest, machine=other) is None
     assert tune.read_tuning(clients, pull(clients, Reference(MODEL), quantization="Q4_K_M").manifest) is None
@@ -80,10 +80,10 @@ def test_what_a_driver_keeps_does_not_make_another_machine(clients: Clients) -> 
 
 
 def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
-    clients: Clients, manifest: Manifest, remembered: Tuning, caplog: pytest.LogCaptureFixture
+    clients: Clients, manifest: Manifest, stored: Tuning, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    wanted = remembered.applied(PLAN)
+    wanted = stored.applied(PLAN)
     needed = measure_memory(path, context_tokens=128, parameters=wanted).total_bytes
     tight = replace(this_machine(), ram_available_bytes=needed + MARGIN_BYTES - 1)
     with caplog.at_level(logging.WARNING):
@@ -93,8 +93,8 @@ def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"turns": {"n_ctx": 1}}', "\x00"])
 def test_what_cannot_be_read_is_as_if_it_were_not_there(
-    clients: Clients, manifest: Manifest, remembered: Tuning, damage: str
+    clients: Clients, manifest: Manifest, stored: Tuning, damage: str
 ) -> None:
-    (place,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
-    place.write_text(damage)
+    (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    path.write_text(damage)
     assert tune.apply_tuning(clients, manifest, PLAN) == PLAN
