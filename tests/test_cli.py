@@ -1,4 +1,4 @@
-"""The command line as scripts see it: one JSON object on stdout, an exit status, one sentence for a failure."""
+"""The command line for scripts: one JSON object on stdout, an exit status, one sentence for an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["paddock"]
 OTHER = "a" * 40
 
 
-def test_pull_prints_what_came_from_where(clients: Clients, paddock: Paddock) -> None:
+def test_pull_prints_the_origin_of_each_file(clients: Clients, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--json")
     assert said.status == 0
     assert said.json["path"] == str(clients.settings.volume / "org--tiny-GGUF")
@@ -42,22 +42,20 @@ def test_pull_prints_what_came_from_where(clients: Clients, paddock: Paddock) ->
     assert again.json["bytes_transferred"] == 0
 
 
-def test_pull_for_people_says_it_in_a_line(clients: Clients, paddock: Paddock) -> None:
+def test_pull_prints_a_line_for_people(clients: Clients, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--quant", "q4_k_m", "--limit-rate", "50MB")
     assert said.status == 0
     assert re.search(rf"{NAME}:Q4_K_M@[0-9a-f]{{8}} at .*: promoted; .* fetched", said.stdout)
 
 
-def test_pull_takes_named_files_and_leaves_the_pointer_when_told_to(clients: Clients, paddock: Paddock) -> None:
+def test_pull_takes_named_files_and_does_not_promote_when_told_not_to(clients: Clients, paddock: Paddock) -> None:
     said = paddock("pull", NAME, "--file", "tiny-Q4_K_M.gguf", "--no-promote", "--json")
     assert said.status == 0
     assert said.json["path"].startswith(str(clients.settings.volume / ".paddock" / "snapshots"))
     assert not clients.volume.model_path(MODEL).exists()
 
 
-def test_ls_show_history_promote_rollback_and_rm_tell_one_story(
-    clients: Clients, hub: HubService, paddock: Paddock
-) -> None:
+def test_ls_show_history_promote_rollback_and_rm_agree(clients: Clients, hub: HubService, paddock: Paddock) -> None:
     first = paddock("pull", NAME, "--json").json["revision"]
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(3)})
     second = paddock("pull", NAME, "--no-promote", "--json").json["revision"]
@@ -118,7 +116,7 @@ def test_ls_show_history_promote_rollback_and_rm_tell_one_story(
     assert paddock("ls", "--json").json["models"] == []
 
 
-def test_cache_restore_pin_and_unpin_tell_one_story(
+def test_cache_restore_pin_and_unpin_agree(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, paddock: Paddock
 ) -> None:
     for command in ("cache", "restore", "ls --s3"):
@@ -190,7 +188,7 @@ def test_a_damaged_snapshot_is_removed_by_its_commit(clients: Clients, paddock: 
     assert [path.name for path in clients.settings.volume.iterdir()] == [".paddock"]
 
 
-def test_inspect_judges_a_file_a_directory_and_the_hub_alike(
+def test_inspect_audits_a_file_a_directory_and_the_hub_alike(
     clients: Clients, hub: HubService, paddock: Paddock, tmp_path: Path
 ) -> None:
     local = tmp_path / "here" / "tiny-Q8_0.gguf"
@@ -232,9 +230,7 @@ def test_inspect_reads_all_shards_of_a_split_model(clients: Clients, paddock: Pa
     assert said.json["model"]["shards"] == 2
 
 
-def test_a_model_that_was_judged_and_found_wanting_ends_with_2(
-    clients: Clients, paddock: Paddock, tmp_path: Path
-) -> None:
+def test_a_rejected_model_exits_with_2(clients: Clients, paddock: Paddock, tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(rejected_model())
     said = paddock("inspect", str(bad), "--json")
@@ -246,7 +242,7 @@ def test_a_model_that_was_judged_and_found_wanting_ends_with_2(
     assert paddock("inspect", str(html), "--json").status == 2
 
 
-def test_bench_measures_what_is_promoted(clients: Clients, hub: HubService, paddock: Paddock) -> None:
+def test_bench_measures_the_promoted_snapshot(clients: Clients, hub: HubService, paddock: Paddock) -> None:
     roomy = tiny_llama().set("general.name", STRING, "roomy")
     for key in roomy.keys:
         if key.name == "llama.context_length":
@@ -368,7 +364,7 @@ def test_a_repository_without_gguf_says_what_it_has_instead(
         "offline",
     ],
 )
-def test_surroundings_that_are_not_there_are_named(
+def test_a_missing_service_or_a_wrong_setting_is_named(
     monkeypatch: pytest.MonkeyPatch,
     clients: Clients,
     paddock: Paddock,
@@ -391,7 +387,7 @@ def test_surroundings_that_are_not_there_are_named(
     assert time.monotonic() - began < 20
 
 
-def test_a_disk_without_room_is_told_before_the_first_weight(clients: Clients, hub: HubService, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_the_first_weight(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("no unshare: install util-linux")
@@ -420,7 +416,7 @@ def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, clients: Cli
                 assert secret not in said.stdout + said.stderr, arguments
 
 
-def test_verbose_says_more_of_paddock_and_of_nobody_else() -> None:
+def test_verbose_logs_paddock_and_no_other_library() -> None:
     script = (
         "import logging, sys; sys.argv = ['paddock', '-v', 'inspect', '']\n"
         "from paddock import cli\n"
@@ -447,7 +443,7 @@ def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
 
 
 @pytest.mark.parametrize("arguments", [["ls", "--json"], ["ls"], ["--help"]])
-def test_a_reader_that_had_enough_ends_it_without_a_word(clients: Clients, arguments: list[str]) -> None:
+def test_a_closed_pipe_ends_it_without_a_message(clients: Clients, arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     line = [sys.executable, "-m", "paddock", *arguments]

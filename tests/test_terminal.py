@@ -1,4 +1,4 @@
-"""What people see of words that come from outside: shown as they are, never obeyed."""
+"""Untrusted text is printed escaped on a terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CLEAR = "\x1b[2J\x1b]0;owned\x07\r\x9b1m"
     ],
     ids=["letters", "an escape", "line ends", "a turn of direction", "C1 and DEL", "a byte that is no UTF-8"],
 )
-def test_what_controls_a_terminal_is_written_out(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 
@@ -42,7 +42,7 @@ def test_a_number_agrees_with_its_noun() -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_no_word_from_outside_is_obeyed(
+def test_untrusted_text_is_neither_markup_nor_control(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, terminal: bool
 ) -> None:
     if terminal:

@@ -55,7 +55,7 @@ def sizes(files: list[dict[str, Any]]) -> dict[str, int]:
     return {"apparent_bytes": apparent, "real_bytes": real}
 
 
-def test_two_quantizations_of_a_commit_stand_beside_each_other_until_one_is_removed(clients: Clients) -> None:
+def test_two_quantizations_of_a_commit_exist_until_one_is_removed(clients: Clients) -> None:
     volume = clients.settings.volume
     first = done("pull", f"{NAME}:Q8_0")
     assert (first["path"], first["variant"], first["promoted"]) == (str(volume / LINK), "Q8_0", True)
@@ -94,7 +94,7 @@ def test_two_quantizations_of_a_commit_stand_beside_each_other_until_one_is_remo
     assert sorted(path.name for path in volume.iterdir()) == [".paddock", LINK, f"{LINK}--Q8_0"]
 
 
-def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume(
+def test_two_quantizations_of_a_commit_are_cached_and_restored_to_an_empty_volume(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path
 ) -> None:
     prefix = f"variants-{secrets.token_hex(4)}"
@@ -128,7 +128,7 @@ def test_two_quantizations_of_a_commit_go_to_s3_and_come_back_to_an_empty_volume
     assert sizes([file for variant in FILES for file in whole(volume, variant)]).items() <= listed.items()
 
 
-def test_a_variant_that_is_restored_by_itself_moves_the_default_of_nobody(
+def test_a_variant_that_is_restored_alone_does_not_change_the_default(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path, paddock: Paddock
 ) -> None:
     use_s3(monkeypatch, s3, f"variants-{secrets.token_hex(4)}")
@@ -147,7 +147,7 @@ def objects(s3: S3Server, prefix: str) -> list[Any]:
     return list(s3.client().list_objects_v2(Bucket=s3.bucket, Prefix=prefix)["Contents"])
 
 
-def test_what_is_printed_of_a_snapshot_is_accepted_in_every_order_and_case(
+def test_every_printed_name_of_a_snapshot_is_accepted_in_any_case(
     clients: Clients, hub: HubService, paddock: Paddock
 ) -> None:
     old = paddock("pull", f"{NAME}:Q4_K_M", "--json").json["revision"]

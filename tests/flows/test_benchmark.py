@@ -73,7 +73,9 @@ def test_without_a_pool_no_run_is_made(client: SyncPrefectClient) -> None:
     assert gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
 
 
-def test_a_run_whose_pool_is_gone_is_given_up(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
+def test_a_run_whose_pool_was_deleted_is_cancelled(
+    client: SyncPrefectClient, deployment: Callable[[], FlowRun]
+) -> None:
     run = deployment()
     client.delete_work_pool(gpu_pool.GPU_POOL)
     with pytest.raises(OrchestratorUnavailable, match="no worker of the pool is online"):
@@ -84,7 +86,7 @@ def test_without_a_worker_no_run_is_made(client: SyncPrefectClient, deployment: 
     assert gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME}) is None
 
 
-def test_with_a_worker_the_run_is_given_to_the_pool(
+def test_with_a_worker_the_run_is_scheduled_on_the_pool(
     client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
 ) -> None:
     run = gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME})
@@ -104,7 +106,7 @@ def test_a_run_that_waits_while_no_worker_is_online_is_cancelled(
     assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
-def test_a_run_that_no_worker_takes_for_too_long_is_cancelled(
+def test_a_run_that_no_worker_starts_in_time_is_cancelled(
     client: SyncPrefectClient, deployment: Callable[[], FlowRun], worker: None
 ) -> None:
     run = deployment()
@@ -143,7 +145,7 @@ def test_a_run_that_takes_too_long_is_cancelled(
     assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
-def test_what_a_run_failed_with_is_told(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
+def test_the_message_of_a_failed_run_is_raised(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:
     run = deployment()
     client.set_flow_run_state(run.id, Failed(message="the engine is too old"), force=True)
     with pytest.raises(EngineCrashed, match="did not complete: the engine is too old"):

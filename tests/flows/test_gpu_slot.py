@@ -1,4 +1,4 @@
-"""One GPU and two models that want it: the pool's worker is real, and its processor stands for the GPU."""
+"""One GPU and two models: runs on the GPU pool are measured one after the other. A processor stands in for the GPU."""
 
 from __future__ import annotations
 

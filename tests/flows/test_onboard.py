@@ -1,4 +1,4 @@
-"""Onboarding and its phases, as Prefect records them: states, tries, artifacts."""
+"""Onboarding and its phases in Prefect: states, retries, artifacts."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefect
         assert CUT in warnings(client, newest(client, flow))
 
 
-def test_every_step_leaves_its_artifact_under_a_key_that_stays(client: SyncPrefectClient) -> None:
+def test_every_step_creates_its_artifact_under_a_stable_key(client: SyncPrefectClient) -> None:
     onboard()
     first = {kind: artifact(client, kind) for kind in KINDS}
     assert {kind: one.type for kind, one in first.items()} == {
@@ -178,7 +178,7 @@ def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
     assert "Traceback" not in caplog.text
 
 
-def test_a_hub_that_stumbles_is_asked_again(client: SyncPrefectClient, hub: HubService) -> None:
+def test_a_failed_request_to_the_hub_is_retried(client: SyncPrefectClient, hub: HubService) -> None:
     hub.inject("status", "/api/models/*", where="hub", status=503)
     onboard(promote=False)
     (run,) = tries(client, acquire_model, "resolve")
@@ -199,7 +199,7 @@ def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
     assert artifact(client, "findings").id == stood.id
 
 
-def test_without_promotion_what_is_promoted_stays_and_so_does_what_was_recorded_of_it(
+def test_without_promotion_the_promoted_snapshot_and_its_artifacts_stay(
     client: SyncPrefectClient, clients: Clients, hub: HubService
 ) -> None:
     first = onboard()
@@ -220,7 +220,7 @@ def test_without_promotion_what_is_promoted_stays_and_so_does_what_was_recorded_
         assert result.revision[:8] in (artifact(client, kind).description or "")
 
 
-def test_what_is_judged_for_another_target_stands_beside_what_stands_for_the_promoted_snapshot(
+def test_artifacts_for_another_target_do_not_replace_those_of_the_promoted_snapshot(
     client: SyncPrefectClient, clients: Clients
 ) -> None:
     promoted = pull(clients, Reference(MODEL)).manifest
@@ -240,7 +240,7 @@ def test_what_is_judged_for_another_target_stands_beside_what_stands_for_the_pro
         assert artifact(client, kind, f"{NAME if kind == 'preflight' else PROMOTED} for 64GiB").id not in stood.values()
 
 
-def test_a_target_too_small_is_refused_before_a_weight_with_what_each_quantization_would_take(
+def test_a_target_that_is_too_small_is_refused_before_a_weight_is_fetched(
     client: SyncPrefectClient, clients: Clients
 ) -> None:
     with pytest.raises(DoesNotFit, match=r"with 1024 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
@@ -298,7 +298,7 @@ def test_each_phase_is_a_flow_of_its_own(
     assert known.remote.promoted(MODEL).default_id == id
 
 
-def test_another_quantization_of_a_promoted_commit_is_onboarded_beside_it(
+def test_another_quantization_of_a_promoted_commit_can_be_onboarded(
     client: SyncPrefectClient, clients: Clients
 ) -> None:
     first = pull(clients, Reference(MODEL)).manifest
@@ -312,7 +312,7 @@ def test_another_quantization_of_a_promoted_commit_is_onboarded_beside_it(
     assert "Q4_K_M" in (artifact(client, "promotion", f"{NAME}:Q4_K_M").description or "")
 
 
-def test_a_rollback_whose_s3_failed_behind_the_flip_is_tried_again_and_steps_once(
+def test_a_rollback_that_failed_to_update_s3_is_retried_and_carried_out_once(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
 ) -> None:
     use_s3(monkeypatch, s3, f"rollback-{secrets.token_hex(4)}")

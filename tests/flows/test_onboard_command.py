@@ -48,9 +48,7 @@ def unrecorded(tmp_path: Path) -> dict[str, str]:
     return {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")}
 
 
-def test_it_prints_one_object_with_what_scripts_need(
-    clients: Clients, hub: HubService, recorded: dict[str, str], tmp_path: Path
-) -> None:
+def test_it_prints_one_json_object(clients: Clients, hub: HubService, recorded: dict[str, str], tmp_path: Path) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
     done = command(NAME, "--json", **recorded)
     assert done.returncode == 0, done.stderr
@@ -62,7 +60,7 @@ def test_it_prints_one_object_with_what_scripts_need(
     assert Path(said["dossier"]).read_text().startswith(f"# {NAME}")
 
 
-def test_without_a_prefect_server_it_runs_in_its_process_and_leaves_dossier_and_reports(
+def test_without_a_prefect_server_it_runs_in_its_process_and_writes_dossier_and_reports(
     clients: Clients, hub: HubService, unrecorded: dict[str, str]
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
@@ -86,7 +84,7 @@ def test_without_a_prefect_server_it_runs_in_its_process_and_leaves_dossier_and_
     assert "yes, as the default" in dossier
 
 
-def test_without_a_prefect_server_a_hub_that_stumbles_is_asked_again(
+def test_without_a_prefect_server_a_failed_request_to_the_hub_is_retried(
     clients: Clients, hub: HubService, unrecorded: dict[str, str]
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})

@@ -47,7 +47,7 @@ def environment(promoted_model: Clients, prefect_server: PrefectServer) -> dict[
     return {**os.environ, **prefect_server.environment, **own}
 
 
-def test_a_run_that_is_told_to_end_ends_what_it_answers(
+def test_a_run_that_is_signalled_completes_its_running_requests(
     promoted_model: Clients, client: SyncPrefectClient, environment: dict[str, str]
 ) -> None:
     """A worker cancels a run with SIGTERM to the process of the flow."""
@@ -75,7 +75,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_answers(
 
 
 @pytest.mark.torture
-def test_a_run_that_is_cancelled_on_its_worker_ends_what_it_answers(
+def test_a_run_that_is_cancelled_on_its_worker_completes_its_running_requests(
     promoted_model: Clients,
     client: SyncPrefectClient,
     environment: dict[str, str],

@@ -1,4 +1,4 @@
-"""To S3 and back, as Prefect records it."""
+"""Caching and restoring in Prefect: artifacts and removal of old snapshots."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recorded(client: SyncPrefectClient, kind: str) -> tuple[str, list[dict[str, 
     return found.description or "", json.loads(str(found.data))
 
 
-def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
+def test_a_model_is_cached_and_restored_and_the_artifacts_state_the_bytes(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server
 ) -> None:
     use_s3(monkeypatch, s3, f"flows-{secrets.token_hex(4)}")
@@ -66,9 +66,7 @@ def test_a_model_goes_to_s3_and_comes_back_and_each_artifact_says_what_moved(
         run_local(restore_model, model=NAME, revision="0" * 40)
 
 
-def test_a_promotion_removes_what_is_older_than_what_is_kept(
-    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
-) -> None:
+def test_a_promotion_removes_old_snapshots(monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     pulled = []
     for layers in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What was measured is kept, shared with who has another volume, and the newer of two counts."""
+"""Benchmark reports: written, shared with workers on another volume, and read back, the newest first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def workers(
     return one, other
 
 
-def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tuple[Clients, Clients]) -> None:
+def test_a_shared_report_is_read_by_a_worker_with_another_volume(workers: tuple[Clients, Clients]) -> None:
     gpu, io = workers
     manifest = pull(gpu, Reference(MODEL)).manifest
     measured = benchmark.benchmark(gpu, manifest, 128)
@@ -51,7 +51,7 @@ def test_a_result_that_is_shared_is_read_by_who_has_another_volume(workers: tupl
     assert "Not measured yet" not in dossier.compose(io, manifest)
 
 
-def test_the_newer_of_two_results_counts(workers: tuple[Clients, Clients]) -> None:
+def test_the_newer_of_two_reports_is_read(workers: tuple[Clients, Clients]) -> None:
     gpu, io = workers
     manifest = pull(gpu, Reference(MODEL)).manifest
     old = benchmark.benchmark(io, manifest, 128)
@@ -70,7 +70,7 @@ def test_without_s3_nothing_is_shared(clients: Clients) -> None:
     assert reports.share(clients, manifest, benchmark.BENCHMARK) is None
 
 
-def test_what_an_older_paddock_kept_is_still_read(clients: Clients) -> None:
+def test_a_report_of_an_older_version_is_read(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     old = json.loads((Path(__file__).parents[1] / "measure" / "benchmark-schema-1.json").read_text())
     files = {file.path: file.sha256 for file in manifest.files if file.path.endswith(".gguf")}

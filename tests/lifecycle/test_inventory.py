@@ -95,7 +95,7 @@ def test_every_file_of_every_snapshot_is_listed(volume: Volume) -> None:
     assert set(rows[0]) == {*keys, "sha256", "last_use"}
 
 
-def test_deleting_returns_the_bytes_that_came_free(volume: Volume) -> None:
+def test_deleting_returns_the_freed_bytes(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a" * 100, "config.json": b"shared"}, volume.root)
     publish(volume, B, {"m.gguf": b"b" * 10, "config.json": b"shared"}, volume.root)
     publish(volume, A, {"m4.gguf": b"4" * 30, "config.json": b"shared"}, volume.root, variant=Q4)
@@ -108,7 +108,7 @@ def test_deleting_returns_the_bytes_that_came_free(volume: Volume) -> None:
     assert paddock.list_model_files() == []
 
 
-def test_what_is_not_there_is_said_so(volume: Volume) -> None:
+def test_a_missing_model_is_named(volume: Volume) -> None:
     publish(volume, A, {"m.gguf": b"a"}, volume.root)
     with pytest.raises(NotOnVolume, match="org/other"):
         paddock.delete_model_from_volume("org/other")

@@ -1,4 +1,4 @@
-"""Workers with volumes of their own and one bucket: the Hub is asked once, whatever becomes of who asks it."""
+"""Workers with volumes of their own and a common bucket: one fetches from the Hub, even if its owner is killed."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def sizes(sample: int) -> pytest.MarkDecorator:
 
 @pytest.mark.timeout(1800)
 @sizes(5)
-def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
+def test_of_many_workers_with_volumes_of_their_own_one_fetches_from_the_hub(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
     content = segmented_model(**shape)
@@ -116,7 +116,7 @@ def test_of_many_workers_with_volumes_of_their_own_one_asks_the_hub(
 
 @pytest.mark.timeout(1800)
 @sizes(3)
-def test_when_the_one_that_asks_is_killed_another_takes_its_turn(
+def test_when_the_owner_of_a_lease_is_killed_another_worker_takes_it_over(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
     content = segmented_model(**shape)
@@ -167,7 +167,7 @@ def acquire(clients: Clients, cancel: threading.Event | None = None) -> Acquired
     return fetch.fetch_file(clients, listing, row, cancel=cancel)
 
 
-def test_a_turn_whose_owner_died_long_ago_is_taken_over(
+def test_a_lease_whose_owner_died_long_ago_is_taken_over(
     bucket: S3Store, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest = Sha256(sha256(content).hexdigest())
@@ -178,7 +178,7 @@ def test_a_turn_whose_owner_died_long_ago_is_taken_over(
     assert bucket.has_blob(digest, len(content))
 
 
-def test_an_owner_that_lives_and_gets_nowhere_is_not_waited_for_without_end(bucket: S3Store, content: bytes) -> None:
+def test_an_owner_without_progress_loses_its_lease(bucket: S3Store, content: bytes) -> None:
     digest = Sha256(sha256(content).hexdigest())
     fetched = Acquired(SnapshotFile(path=FILE, size=len(content), sha256=digest), "hub", len(content))
     stuck = bucket.take_lease(digest, lease_s=2)
@@ -202,7 +202,7 @@ def test_an_owner_that_lives_and_gets_nowhere_is_not_waited_for_without_end(buck
     assert got is fetched
 
 
-def test_a_worker_that_waits_stops_when_it_is_told_to(bucket: S3Store, content: bytes) -> None:
+def test_a_waiting_worker_can_be_cancelled(bucket: S3Store, content: bytes) -> None:
     turn = bucket.take_lease(Sha256(sha256(content).hexdigest()), lease_s=2)
     assert isinstance(turn, ObjectLease)
     cancel = threading.Event()
@@ -211,7 +211,7 @@ def test_a_worker_that_waits_stops_when_it_is_told_to(bucket: S3Store, content: 
         acquire(connect(), cancel)
 
 
-def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: HubService, content: bytes) -> None:
+def test_a_failed_download_releases_the_lease(bucket: S3Store, hub: HubService, content: bytes) -> None:
     hub.inject("flip", f"{NAME}/{FILE}", offset=20_000, times=None)
     with pytest.raises(CorruptFile):
         acquire(connect())
@@ -220,7 +220,7 @@ def test_a_failed_download_gives_the_turn_back(bucket: S3Store, hub: HubService,
     assert acquire(connect()).origin == "hub"
 
 
-def test_of_workers_that_find_a_damaged_object_one_asks_the_hub_and_mends_it(
+def test_of_workers_that_find_a_damaged_object_one_fetches_from_the_hub_and_replaces_it(
     monkeypatch: pytest.MonkeyPatch, bucket: S3Store, hub: HubService, content: bytes, tmp_path: Path
 ) -> None:
     acquire(connect())

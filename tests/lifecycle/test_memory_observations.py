@@ -1,4 +1,4 @@
-"""What a real load took is kept beside what was predicted, and later plans keep so much free."""
+"""The memory of a load is recorded, and widens the margin of later plans if it exceeds the prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def margin(clients: Clients) -> int:
     return margin_for(clients, "llama", engine, this_machine(), on_cpu=True)
 
 
-def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_next_plan(
+def test_a_benchmark_records_its_memory_and_a_drift_widens_the_margin_of_the_next_plan(
     clients: Clients, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
@@ -53,7 +53,7 @@ def test_a_benchmark_leaves_what_it_took_and_a_drift_widens_the_margin_of_the_ne
     assert len(json.loads(note.read_text())) == KEPT_LOADS
 
 
-def test_a_note_that_cannot_be_read_counts_as_none(clients: Clients) -> None:
+def test_observations_that_cannot_be_parsed_are_ignored(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     benchmark.benchmark(clients, manifest, 128)
     (note,) = (clients.settings.volume / ".paddock" / "reports" / "memory").iterdir()

@@ -1,4 +1,4 @@
-"""A plan from the header alone: the engine's own numbers, for a file that is not here."""
+"""A preflight predicts from the header alone the memory that the engine takes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_first_quantization_that_fits_is_chosen_and_the_others_have_their_re
     assert [one.reason for one in asked.candidates if one.quantization == "Q4_K_M"] == ["chosen: requested by name"]
 
 
-def test_a_name_that_lies_about_its_quantization_is_found_out_and_counts_for_what_it_is(
+def test_a_file_whose_name_states_a_wrong_quantization_is_ranked_by_its_header(
     clients: Clients, hub: HubService
 ) -> None:
     liar = tiny_llama().set("general.file_type", U32, 2).to_bytes()  # Q4_0
@@ -99,7 +99,7 @@ def test_a_name_that_lies_about_its_quantization_is_found_out_and_counts_for_wha
     )
 
 
-def test_a_gpu_that_this_engine_does_not_use_makes_no_room(clients: Clients) -> None:
+def test_the_memory_of_a_gpu_that_the_engine_does_not_use_does_not_count(clients: Clients) -> None:
     if this_machine().gpus:
         pytest.skip("there is a GPU here, which the engine may use: run it on a machine without one")
     gpu = Gpu("one that a build for the processor does not see", 80 * GIB, 80 * GIB)
@@ -109,7 +109,7 @@ def test_a_gpu_that_this_engine_does_not_use_makes_no_room(clients: Clients) -> 
     assert preflight(clients, NAME, PlanRequest(256), machine=machine, target=Target(GIB, (80 * GIB,))).plan.fits
 
 
-def test_what_does_not_fit_says_what_is_missing_and_what_would_do(clients: Clients, remote: Path) -> None:
+def test_a_model_that_does_not_fit_states_the_missing_memory_and_a_remedy(clients: Clients, remote: Path) -> None:
     small = Target(MARGIN_BYTES + 250 * MIB)
     found = preflight(clients, "org/smollm2-GGUF", PlanRequest(8192), target=small)
     assert not found.plan.fits
@@ -120,7 +120,7 @@ def test_what_does_not_fit_says_what_is_missing_and_what_would_do(clients: Clien
     assert "a machine with" in none.advice
 
 
-def test_a_directory_and_a_file_are_planned_as_well(clients: Clients, tmp_path: Path) -> None:
+def test_a_local_directory_and_a_local_file_are_planned(clients: Clients, tmp_path: Path) -> None:
     model = real_model()
     (tmp_path / model.name).symlink_to(model)
     one, other = (preflight(clients, str(path), PlanRequest(512)) for path in (tmp_path, model))
@@ -137,7 +137,9 @@ def test_a_directory_and_a_file_are_planned_as_well(clients: Clients, tmp_path: 
     }
 
 
-def test_what_cannot_be_planned_is_refused_by_its_reason(clients: Clients, hub: HubService, tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_planned_is_refused_with_the_reason(
+    clients: Clients, hub: HubService, tmp_path: Path
+) -> None:
     with pytest.raises(FileNotInRevision, match=r"has no Q2_K: use one of Q4_K_M, Q6_K, Q8_0"):
         preflight(clients, NAME, PlanRequest(256), quantization="Q2_K")
     with pytest.raises(NoGguf):
@@ -165,7 +167,7 @@ def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(
     assert validate.check_compatibility(clients, manifest, 128).findings == ()
 
 
-def test_what_does_not_fit_is_refused_by_pull_before_a_weight_is_fetched(clients: Clients, hub: HubService) -> None:
+def test_a_pull_of_a_model_that_does_not_fit_fetches_no_weight(clients: Clients, hub: HubService) -> None:
     small = Target(MARGIN_BYTES + 200 * 1024)
     with pytest.raises(
         DoesNotFit, match=r"does not fit with 256 tokens of context \(Q8_0 takes .* are missing"

@@ -1,4 +1,4 @@
-"""Promotion and the way back, on the volume and in S3, also when S3 stumbles in between."""
+"""Promotion and rollback on the volume and in S3, with failures of S3 in between."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_ref_in_s3_follows_the_pointer(fleet: Clients, hub: HubService) -> N
 
 
 @pytest.mark.parametrize("variant", [None, Q8], ids=["the model", "a variant"])
-def test_a_rollback_that_could_not_update_remote_ref_says_so_and_the_same_command_finishes_it(
+def test_a_rollback_that_could_not_update_s3_says_so_and_the_same_command_finishes_it(
     monkeypatch: pytest.MonkeyPatch, fleet: Clients, hub: HubService, variant: Variant | None
 ) -> None:
     _, second, third = three(fleet, hub)
@@ -73,7 +73,7 @@ def test_a_rollback_that_could_not_update_remote_ref_says_so_and_the_same_comman
     assert len(fleet.volume.history(MODEL)) == 4, "one line for each promotion, and one for the rollback"
 
 
-def test_a_promotion_tells_s3_of_the_rollback_that_could_not(
+def test_a_promotion_updates_s3_after_a_rollback_that_could_not(
     monkeypatch: pytest.MonkeyPatch, fleet: Clients, hub: HubService
 ) -> None:
     first, second, third = three(fleet, hub)
@@ -95,7 +95,7 @@ def test_a_snapshot_that_was_never_pushed_gets_no_ref(fleet: Clients) -> None:
     assert fleet.remote.promoted(MODEL) == Promoted(MODEL)
 
 
-def test_a_variant_that_s3_has_not_is_told_when_it_was_copied_there(fleet: Clients) -> None:
+def test_a_variant_is_added_to_the_ref_after_it_was_copied_to_s3(fleet: Clients) -> None:
     first = pull(fleet, Reference(MODEL, Q8)).manifest
     second = pull(fleet, Reference(MODEL, Q4)).manifest
     assert fleet.remote is not None
@@ -107,7 +107,7 @@ def test_a_variant_that_s3_has_not_is_told_when_it_was_copied_there(fleet: Clien
     assert fleet.remote.promoted(MODEL) == fleet.volume.promoted(MODEL)
 
 
-def test_there_is_nothing_before_the_first(clients: Clients) -> None:
+def test_the_first_promotion_cannot_be_rolled_back(clients: Clients) -> None:
     pull(clients, Reference(MODEL))
     for variant in (None, Q8):
         with pytest.raises(NotOnVolume, match="nothing"):

@@ -1,4 +1,4 @@
-"""Pulling: from the Hub's listing to a promoted snapshot, with the real transfer, volume and audit."""
+"""Pulling, from the Hub's listing to a promoted snapshot, with the real transfer, volume and audit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ from tests.support.tiny_hub import (
 SMALL_FILES = ["config.json", "tokenizer_config.json"]
 
 
-def test_a_pulled_model_is_whole_audited_and_promoted(clients: Clients) -> None:
+def test_a_pulled_model_is_complete_audited_and_promoted(clients: Clients) -> None:
     pulled = pull(clients, Reference(MODEL))
     path = clients.settings.volume / "org--tiny-GGUF"
     assert pulled.path == path
@@ -94,7 +94,7 @@ def test_only_what_is_needed_is_fetched(clients: Clients, hub: HubService) -> No
     assert sent == {*SMALL_FILES, "tiny-Q8_0.gguf"}
 
 
-def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(clients: Clients) -> None:
+def test_a_quantization_can_be_chosen_and_a_split_one_is_fetched_with_all_shards(clients: Clients) -> None:
     pulled = pull(clients, Reference(MODEL), quantization="Q6_K")
     assert pulled.manifest.split == 2
     assert [file.path for file in pulled.manifest.files if file.path.endswith(".gguf")] == [
@@ -103,7 +103,7 @@ def test_a_quantization_can_be_chosen_and_a_split_one_comes_whole(clients: Clien
     ]
 
 
-def test_another_quantization_of_the_same_commit_stands_beside_the_first(clients: Clients, hub: HubService) -> None:
+def test_two_quantizations_of_a_commit_are_two_snapshots(clients: Clients, hub: HubService) -> None:
     first = pull(clients, Reference(MODEL))
     hub.reset_stats()
     second = pull(clients, Reference(MODEL), quantization="Q4_K_M")
@@ -119,7 +119,7 @@ def test_another_quantization_of_the_same_commit_stands_beside_the_first(clients
     assert (clients.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
 
 
-def test_another_variant_of_the_promoted_commit_leaves_what_is_promoted(clients: Clients) -> None:
+def test_another_variant_of_the_promoted_commit_leaves_the_promoted_one(clients: Clients) -> None:
     before = pull(clients, Reference(MODEL))
     pulled = pull(clients, Reference(MODEL), quantization="Q4_K_M", promote=False)
     assert pulled.path == clients.volume.snapshot_path(pulled.manifest.id)
@@ -168,7 +168,7 @@ def test_a_snapshot_of_that_name_with_other_files_is_never_replaced_and_the_cure
     assert (pull(clients, Reference(MODEL)).path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
 
 
-def test_a_snapshot_of_that_name_that_came_meanwhile_with_other_files_stands(clients: Clients, tmp_path: Path) -> None:
+def test_a_snapshot_that_another_process_published_meanwhile_is_kept(clients: Clients, tmp_path: Path) -> None:
     listing = clients.hub.listing(MODEL)
     choice = select_files(listing)
     clients.volume.prepare()
@@ -191,16 +191,14 @@ def test_every_chosen_gguf_is_audited(clients: Clients, hub: HubService) -> None
     assert clients.volume.snapshots() == []
 
 
-def test_of_a_model_and_its_projector_the_manifest_names_the_one_that_will_be_loaded(
-    clients: Clients, hub: HubService
-) -> None:
+def test_the_manifest_of_a_model_with_a_projector_describes_the_model(clients: Clients, hub: HubService) -> None:
     hub.repository(NAME).commit({"mmproj-F16.gguf": projector()})
     pulled = pull(clients, Reference(MODEL), files=["mmproj-F16.gguf", "tiny-Q4_K_M.gguf"])
     assert (pulled.manifest.variant, pulled.manifest.quantization) == ("Q4_K_M-mmproj", "Q4_K_M")
     assert get_gguf_file_path(pulled.path).name == "tiny-Q4_K_M.gguf"
 
 
-def test_a_model_with_its_projector_stands_beside_it_alone_and_shares_its_blobs(
+def test_a_model_with_its_projector_is_another_snapshot_that_shares_its_blobs(
     clients: Clients, hub: HubService
 ) -> None:
     hub.repository(NAME).commit({"mmproj-F16.gguf": projector()})
@@ -227,7 +225,9 @@ def test_two_models_are_two_snapshots_and_not_one(clients: Clients, hub: HubServ
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja/m-Q8_0.gguf", "manifest.json/m-Q8_0.gguf"])
-def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(clients: Clients, hub: HubService, name: str) -> None:
+def test_a_repository_with_a_file_named_like_a_derived_one_is_refused_before_a_byte_is_fetched(
+    clients: Clients, hub: HubService, name: str
+) -> None:
     hub.repository("org/odd").commit({name: tiny_model()})
     hub.reset_stats()
     with pytest.raises(UnsafeName, match="also a directory"):
@@ -235,7 +235,7 @@ def test_a_file_in_the_place_of_our_own_is_refused_before_a_byte(clients: Client
     assert hub.stats().total_bytes_sent == 0
 
 
-def test_what_is_not_promoted_lies_beside_what_is(clients: Clients, hub: HubService) -> None:
+def test_a_snapshot_that_is_not_promoted_leaves_the_promoted_one(clients: Clients, hub: HubService) -> None:
     before = pull(clients, Reference(MODEL)).manifest
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(3)})
     pulled = pull(clients, Reference(MODEL), promote=False)
@@ -265,13 +265,13 @@ def test_a_model_that_the_audit_rejects_is_not_published_and_leaves_what_was_pro
     assert clients.volume.snapshots(MODEL) == [before]
 
 
-def test_a_flipped_bit_costs_no_wrong_byte(clients: Clients, hub: HubService) -> None:
+def test_a_flipped_bit_is_fetched_again(clients: Clients, hub: HubService) -> None:
     hub.inject("flip", f"{NAME}/tiny-Q8_0.gguf", offset=20_000)
     pulled = pull(clients, Reference(MODEL))
     assert (pulled.path / "tiny-Q8_0.gguf").read_bytes() == tiny_model()
 
 
-def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(clients: Clients, hub: HubService) -> None:
+def test_a_damaged_blob_of_a_killed_run_is_quarantined_and_fetched_again(clients: Clients, hub: HubService) -> None:
     digest = Sha256(sha256(tiny_model()).hexdigest())
     blob = clients.volume.blob_path(digest)
     blob.parent.mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_a_damaged_blob_that_a_dead_run_left_is_put_aside_and_fetched_again(clie
     assert {one.origin for one in pulled.acquired} == {"hub"}
 
 
-def test_a_sound_blob_that_a_dead_run_left_is_taken_as_it_is(clients: Clients, hub: HubService) -> None:
+def test_a_sound_blob_of_a_killed_run_is_used(clients: Clients, hub: HubService) -> None:
     clients.volume.prepare()
     clients.volume.add_bytes(tiny_model())
     pulled = pull(clients, Reference(MODEL))
@@ -300,7 +300,7 @@ def test_a_source_that_always_sends_a_wrong_bit_is_refused_and_nothing_is_visibl
     assert not (clients.settings.volume / MODEL.slug).exists()
 
 
-def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
+def test_the_second_machine_of_a_fleet_fetches_everything_from_s3(
     monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path
 ) -> None:
     use_hub(monkeypatch, hub, tmp_path / "first")
@@ -322,14 +322,16 @@ def test_the_second_machine_of_a_fleet_takes_everything_from_s3(
     ("name", "error"),
     [("nobody/nothing", ModelNotFound), ("org/gated", ModelGated), ("org/weights", NoGguf)],
 )
-def test_what_cannot_be_pulled_says_why(clients: Clients, hub: HubService, name: str, error: type[Exception]) -> None:
+def test_a_pull_that_is_not_possible_states_the_reason(
+    clients: Clients, hub: HubService, name: str, error: type[Exception]
+) -> None:
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     with pytest.raises(error, match=name.split("/")[1]):
         pull(clients, Reference.parse(name))
 
 
-def test_too_little_room_is_known_before_the_first_byte(clients: Clients, hub: HubService) -> None:
+def test_too_little_disk_space_is_reported_before_the_first_byte(clients: Clients, hub: HubService) -> None:
     free = clients.volume.disk.free_bytes()
     listing = clients.hub.listing(MODEL)
     huge = next(file for file in select_files(listing).files if file.path.endswith(".gguf"))
@@ -366,7 +368,7 @@ def test_weights_that_are_not_finite_are_never_published(clients: Clients, hub: 
     assert clients.volume.snapshots(MODEL) == []
 
 
-def test_weights_that_passed_in_disorder_are_read_again(clients: Clients) -> None:
+def test_weights_that_were_fetched_out_of_order_are_read_again(clients: Clients) -> None:
     listing = clients.hub.listing(MODEL)
     choice = select_files(listing)
     clients.volume.prepare()
@@ -389,7 +391,7 @@ def taken_bytes(clients: Clients, variant: Variant) -> int:
     return preflight(clients, f"{NAME}:{variant}", SERVED, target=UNBOUNDED).plan.memory.total_bytes
 
 
-def test_a_default_that_does_not_fit_gives_way_to_what_does_and_the_notes_say_so(
+def test_a_default_that_does_not_fit_is_replaced_by_a_variant_that_does_with_a_note(
     clients: Clients, hub: HubService
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(24), "tiny-Q4_K_M.gguf": tiny_model(1, file_type=Q4_K_M)})
@@ -408,14 +410,14 @@ def test_a_default_that_does_not_fit_gives_way_to_what_does_and_the_notes_say_so
     assert pull(clients, Reference(MODEL), quantization="best", target=UNBOUNDED).manifest == before
 
 
-def test_where_nothing_fits_the_default_is_what_is_said_not_to(clients: Clients) -> None:
+def test_where_nothing_fits_the_error_is_about_the_default(clients: Clients) -> None:
     before = pull(clients, Reference(MODEL, Q4), target=UNBOUNDED).manifest
     with pytest.raises(DoesNotFit, match=r"Q4_K_M takes .* are missing"):
         pull(clients, Reference(MODEL), target=Target(MARGIN_BYTES + 1024))
     assert clients.volume.promoted(MODEL).default_id == before.id
 
 
-def test_a_default_that_lost_a_shard_gives_way_and_the_notes_name_the_shard(clients: Clients, hub: HubService) -> None:
+def test_a_default_that_lost_a_shard_is_replaced_with_a_note_on_the_shard(clients: Clients, hub: HubService) -> None:
     pull(clients, Reference.parse(f"{NAME}:Q6_K"), target=UNBOUNDED)
     hub.repository(NAME).commit({"big/tiny-Q6_K-00002-of-00002.gguf": None})
     pulled = pull(clients, Reference(MODEL), target=UNBOUNDED)
@@ -424,7 +426,7 @@ def test_a_default_that_lost_a_shard_gives_way_and_the_notes_name_the_shard(clie
     assert "big/tiny-Q6_K-00002-of-00002.gguf" in note
 
 
-def test_a_variant_that_is_asked_for_by_name_gives_way_to_none(clients: Clients, hub: HubService) -> None:
+def test_a_variant_that_is_requested_by_name_is_never_replaced(clients: Clients, hub: HubService) -> None:
     pull(clients, Reference(MODEL, Q4), target=UNBOUNDED)
     hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": None})
     with pytest.raises(FileNotInRevision, match="has no Q4_K_M"):
@@ -440,7 +442,7 @@ def test_a_variant_and_another_quantization_beside_it_are_wrong_usage(clients: C
     assert pull(clients, Reference(MODEL, Q4), quantization="q4_k_m").manifest.variant == Q4
 
 
-def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(clients: Clients, hub: HubService) -> None:
+def test_the_chat_template_and_its_settings_are_published_with_a_model(clients: Clients, hub: HubService) -> None:
     pulled = pull(clients, Reference(MODEL))
     chat = json.loads((pulled.path / "chat.paddock.json").read_text())
     assert chat == {
@@ -454,7 +456,7 @@ def test_what_the_engine_needs_to_speak_with_a_model_is_published_with_it(client
     }
 
 
-def test_the_repositorys_own_template_is_taken_where_the_file_has_none(clients: Clients, hub: HubService) -> None:
+def test_the_repositorys_own_template_is_used_if_the_file_has_none(clients: Clients, hub: HubService) -> None:
     other = ModelName.parse("org/bare-GGUF")
     own = CHATML + "{# beside #}"
     bare = tiny_llama(template=None).to_bytes()
@@ -465,7 +467,7 @@ def test_the_repositorys_own_template_is_taken_where_the_file_has_none(clients: 
     assert {one.origin for one in pull(clients, Reference(other)).acquired} == {"volume"}
 
 
-def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(clients: Clients) -> None:
+def test_a_published_template_is_kept_even_if_another_would_be_chosen_now(clients: Clients) -> None:
     pulled = pull(clients, Reference(MODEL))
     contents = [(pulled.path / file.path).read_bytes() for file in pulled.manifest.files]
     clients.volume.remove(MODEL)
@@ -487,7 +489,7 @@ def test_a_template_that_was_published_stays_whatever_would_be_chosen_now(client
 
 
 @pytest.mark.parametrize("harm", ["a flipped bit", "gone"])
-def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(clients: Clients, harm: str) -> None:
+def test_a_damaged_derived_file_is_written_again(clients: Clients, harm: str) -> None:
     pulled = pull(clients, Reference(MODEL))
     derived = [file for file in pulled.manifest.files if "chat" in file.path]
     assert len(derived) == 2
@@ -506,7 +508,7 @@ def test_a_file_that_was_made_here_is_made_again_where_it_is_damaged(clients: Cl
         assert sha256((pulled.path / file.path).read_bytes()).hexdigest() == file.sha256
 
 
-def test_a_repository_that_holds_what_a_snapshot_says_of_itself_is_pulled_without_it(
+def test_files_of_a_repository_that_are_named_like_those_of_a_snapshot_are_not_pulled(
     clients: Clients, hub: HubService
 ) -> None:
     other = ModelName.parse("org/copied-GGUF")

@@ -89,7 +89,9 @@ def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubServ
     assert twice <= in_transfer * 1.5 * SEGMENT_BYTES
 
 
-def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(clients: Clients, hub: HubService) -> None:
+def test_a_pull_that_is_killed_after_its_blob_was_stored_leaves_no_partial_file(
+    clients: Clients, hub: HubService
+) -> None:
     content = segmented_model()
     hub.repository(NAME).commit({FILE: content})
     dies = (
@@ -108,7 +110,7 @@ def test_a_pull_that_dies_once_its_blob_is_there_leaves_nothing_for_good(clients
     assert list(clients.volume.partial.iterdir()) == []
 
 
-def test_an_interrupted_pull_stops_within_two_seconds_and_is_taken_up(clients: Clients, hub: HubService) -> None:
+def test_an_interrupted_pull_stops_within_two_seconds_and_is_resumed(clients: Clients, hub: HubService) -> None:
     content = segmented_model()
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
@@ -155,7 +157,7 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
     ],
     ids=["9 MB", "1 GB"],
 )
-def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_end_right(
+def test_of_sixteen_processes_on_one_volume_one_fetches_and_all_succeed(
     clients: Clients, hub: HubService, tmp_path: Path, shape: dict[str, int]
 ) -> None:
     content = segmented_model(**shape)

@@ -123,7 +123,7 @@ FINDERS = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     ("segment", "segment_bytes"), [(5, SEGMENT_BYTES), (LAST, LAST_BYTES)], ids=["in the middle", "the last"]
 )
-def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
+def test_one_flipped_byte_costs_one_segment_by_the_pull_that_the_error_advises(
     fleet: Clients,
     stored: Manifest,
     hub: HubService,
@@ -144,14 +144,14 @@ def test_one_flipped_byte_costs_one_segment_by_the_very_pull_that_is_advised(
     assert_whole(fleet, stored)
 
 
-def test_damage_in_two_segments_costs_two(fleet: Clients, stored: Manifest) -> None:
+def test_damage_in_two_segments_costs_two_segments(fleet: Clients, stored: Manifest) -> None:
     for offset in (3 * SEGMENT_BYTES, 3 * SEGMENT_BYTES + 1, 9 * SEGMENT_BYTES - 1):
         damage(fleet, stored, offset)
     assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == 2 * SEGMENT_BYTES
     assert_whole(fleet, stored)
 
 
-def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: Clients, stored: Manifest) -> None:
+def test_a_pull_of_a_stored_snapshot_reads_the_first_segment_only(fleet: Clients, stored: Manifest) -> None:
     damage(fleet, stored, 5 * SEGMENT_BYTES)
     assert pulled(fleet, str(LARGER)).transferred_bytes == 0
     assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == SEGMENT_BYTES
@@ -159,7 +159,7 @@ def test_a_pull_of_what_is_there_does_not_look_behind_the_first_segment(fleet: C
 
 
 @pytest.mark.parametrize("offset", [5 * SEGMENT_BYTES + 17, 40], ids=["behind the header", "in the header"])
-def test_with_the_hub_down_a_good_copy_in_s3_gives_the_segment(
+def test_with_the_hub_down_the_segment_is_fetched_from_s3(
     monkeypatch: pytest.MonkeyPatch, fleet: Clients, stored: Manifest, hub: HubService, offset: int
 ) -> None:
     assert fleet.remote is not None
@@ -230,7 +230,9 @@ def rules(manifest: Manifest) -> list[str]:
     return [one.rule for one in manifest.findings]
 
 
-def test_weights_that_warned_warn_by_every_later_pull_of_the_same_bytes(clients: Clients, hub: HubService) -> None:
+def test_a_warning_about_weights_is_repeated_by_later_pulls_of_the_same_bytes(
+    clients: Clients, hub: HubService
+) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
     first = pull(clients, Reference(MODEL)).manifest
     assert (first.verdict, rules(first)) == (Verdict.WARN, ["gguf.weights.zero"])
@@ -244,7 +246,9 @@ def test_weights_that_warned_warn_by_every_later_pull_of_the_same_bytes(clients:
     assert (later.manifest.verdict, rules(later.manifest)) == (Verdict.WARN, ["gguf.weights.zero"])
 
 
-def test_weights_that_warned_warn_in_a_snapshot_of_another_name_too(clients: Clients, hub: HubService) -> None:
+def test_a_warning_about_weights_is_repeated_for_another_snapshot_of_the_same_bytes(
+    clients: Clients, hub: HubService
+) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
     pull(clients, Reference(MODEL))
     hub.repository("org/copy-GGUF").commit({"copy-Q8_0.gguf": weak()})

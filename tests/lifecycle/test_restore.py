@@ -1,4 +1,4 @@
-"""A volume that was lost comes back from S3, without the Hub and without believing what the bucket says."""
+"""A lost volume is restored from S3, without the Hub and without trusting the bucket."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def with_segments(manifest: Manifest, segments: Callable[[SnapshotFile], tuple[S
     return manifest.model_copy(update={"files": files, "quantization": "of another"})
 
 
-def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(
+def test_the_snapshot_promoted_in_s3_is_restored_and_promoted_without_the_hub(
     cached: Manifest, hub: HubService
 ) -> None:
     second = connect()
@@ -105,7 +105,7 @@ def test_what_is_promoted_in_s3_comes_back_whole_and_promoted_without_the_hub(
     assert {one.origin for one in again.acquired} == {"volume"}
 
 
-def test_a_worker_with_a_volume_of_its_own_reaches_what_others_onboarded(cached: Manifest) -> None:
+def test_a_worker_with_a_volume_of_its_own_gets_what_others_onboarded(cached: Manifest) -> None:
     second = connect()
     assert reach(second, Reference(MODEL, ref=cached.revision)) == cached
     assert second.volume.snapshot(cached.id) == cached
@@ -127,19 +127,21 @@ def test_a_commit_is_pulled_from_s3_where_the_hub_is_switched_off(cached: Manife
     assert {one.origin for one in pull(second, Reference(MODEL, ref=cached.revision)).acquired} == {"volume"}
 
 
-def test_a_commit_that_no_store_knows_wants_the_hub(cached: Manifest) -> None:
+def test_a_commit_that_no_store_has_needs_the_hub(cached: Manifest) -> None:
     with pytest.raises(Exception, match="HF_HUB_OFFLINE is set"):
         pull(connect(), Reference(MODEL, ref="0" * 40))
 
 
-def test_without_promotion_what_is_promoted_stays(cached: Manifest) -> None:
+def test_a_restore_without_promotion_leaves_the_promoted_snapshot(cached: Manifest) -> None:
     second = connect()
     restored = restore(PlainRunner(second), Reference(MODEL, ref=cached.revision), promote=False)
     assert restored.path == second.volume.snapshot_path(cached.id)
     assert second.volume.promoted(MODEL) == Promoted(MODEL)
 
 
-def test_what_is_not_in_s3_is_said_with_what_is(cached: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_that_s3_lacks_is_named_with_those_that_it_has(
+    cached: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = rf"is not on s3://.* \(Q6_K@{cached.revision[:8]} of {NAME} is there\)"
     for wanted in (Reference(MODEL, ref="0" * 40), Reference(MODEL, Q8)):
         with pytest.raises(NotOnVolume, match=there):
@@ -149,7 +151,7 @@ def test_what_is_not_in_s3_is_said_with_what_is(cached: Manifest, monkeypatch: p
         restore(PlainRunner(connect()), Reference(MODEL))
 
 
-def test_a_wrong_object_under_a_right_name_restores_nothing(cached: Manifest) -> None:
+def test_an_object_with_wrong_bytes_is_not_restored(cached: Manifest) -> None:
     second = connect()
     assert second.remote is not None
     file = next(file for file in cached.files if file.path.endswith("2-of-00002.gguf"))
@@ -201,7 +203,7 @@ def test_a_manifest_with_wrong_digests_of_segments_is_not_published(cached: Mani
     assert second.volume.snapshots() == []
 
 
-def test_a_manifest_of_before_whose_segments_have_a_sha256_is_restored_as_it_is(
+def test_a_manifest_of_an_older_version_with_sha256_segments_is_restored_unchanged(
     cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = restore(PlainRunner(connect()), Reference(MODEL)).path
@@ -214,7 +216,7 @@ def test_a_manifest_of_before_whose_segments_have_a_sha256_is_restored_as_it_is(
     assert third.volume.snapshot(cached.id) == first
 
 
-def test_an_s3_that_is_down_is_told_and_the_volume_goes_on(
+def test_an_s3_that_is_down_is_reported_and_the_volume_still_serves(
     cached: Manifest, monkeypatch: pytest.MonkeyPatch, hub: HubService
 ) -> None:
     restore(PlainRunner(connect()), Reference(MODEL))
@@ -276,7 +278,7 @@ def test_a_commit_in_s3_is_the_default_s_variant_there_and_a_variant_is_found_ig
     assert reach(third, Reference.parse(f"{NAME}@{split.revision}:q6_k")) == split
 
 
-def test_a_snapshot_of_the_volume_with_other_files_than_in_s3_stands(cached: Manifest, tmp_path: Path) -> None:
+def test_a_snapshot_of_the_volume_with_other_files_than_in_s3_is_kept(cached: Manifest, tmp_path: Path) -> None:
     second = connect()
     second.volume.prepare()
     content = {"other.gguf": tiny_model(3)}

@@ -1,4 +1,4 @@
-"""Old revisions go, and what anybody relies on stays."""
+"""Retention removes old revisions, and keeps those that are needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stored_with(weights: list[int]) -> list[RetainedSnapshot]:
 
 
 @given(weights, st.integers(0, 5), some, some, some, some)
-def test_what_stays_has_the_newest_weights_or_is_relied_on(
+def test_a_kept_snapshot_has_the_newest_weights_or_is_needed(
     numbers: list[int],
     keep: int,
     promoted: set[SnapshotId],
@@ -78,7 +78,7 @@ def there(clients: Clients) -> list[SnapshotId]:
     return [manifest.id for manifest in clients.volume.snapshots(MODEL)]
 
 
-def test_a_pull_leaves_the_newest_revisions_and_says_what_went(
+def test_a_pull_removes_old_revisions_and_names_them(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "2")
@@ -107,7 +107,7 @@ def test_a_pull_leaves_the_other_variants_alone_whatever_their_age(
     assert plan_for(clients, MODEL, Q4).remove == (fours[0],)
 
 
-def test_commits_in_which_the_weights_stayed_cost_no_older_weights(
+def test_commits_with_unchanged_weights_do_not_push_out_older_weights(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "2")
@@ -120,7 +120,7 @@ def test_commits_in_which_the_weights_stayed_cost_no_older_weights(
     assert len(there(clients)) == 5
 
 
-def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
+def test_pinned_served_promoted_snapshots_and_rollback_targets_are_kept(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")
@@ -141,7 +141,7 @@ def test_what_is_pinned_served_promoted_or_next_for_a_rollback_stays(
     assert prune(clients, MODEL, Q8).removed == (promoted, served)
 
 
-def test_what_a_rollback_of_the_model_and_what_one_of_a_variant_goes_back_to_stay(
+def test_the_rollback_targets_of_the_model_and_of_a_variant_are_kept(
     monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService
 ) -> None:
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "0")

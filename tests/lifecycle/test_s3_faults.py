@@ -168,7 +168,7 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     assert known.remote.has_blob(weights(first), len(tiny_model(1)))
 
 
-def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:
+def test_a_request_that_fails_once_is_retried(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:
     first, _ = served
     before_restore(connect(), first)
     proxy.faults = [replace(BUSY, times=1), S3Fault("cut", *IN_BLOBS, times=2)]
@@ -176,7 +176,7 @@ def test_one_that_stumbles_once_is_asked_again(proxy: S3Proxy, served: tuple[Man
     assert connect().volume.snapshot(first.id) == first
 
 
-def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
+def test_a_complete_volume_is_pulled_and_promoted_whatever_s3_does(
     proxy: S3Proxy, served: tuple[Manifest, Manifest], caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = served
@@ -197,7 +197,7 @@ def test_what_is_on_the_volume_is_pulled_and_promoted_whatever_s3_does(
     ],
     ids=["full", "read only"],
 )
-def test_an_s3_that_cannot_be_written_costs_the_fleet_and_not_the_worker(
+def test_an_s3_that_cannot_be_written_does_not_fail_the_worker(
     proxy: S3Proxy, hub: HubService, caplog: pytest.LogCaptureFixture, fault: S3Fault, words: str
 ) -> None:
     hub.repository(str(LARGER)).commit({"larger-F32.gguf": segmented_model()})

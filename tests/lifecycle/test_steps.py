@@ -1,4 +1,4 @@
-"""Steps are tried again by their kind, and say what they did."""
+"""The runner retries steps by their kind, and reports their lines and warnings."""
 
 from __future__ import annotations
 

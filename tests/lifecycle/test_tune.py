@@ -1,4 +1,4 @@
-"""A tuning is remembered for the very file, engine and machine, and used by what loads the model."""
+"""A tuning is stored for a file, an engine and a machine, and applied when the model is loaded."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def stored(clients: Clients, manifest: Manifest) -> Tuning:
     return changed
 
 
-def test_where_nobody_tuned_the_plan_is_used(clients: Clients, manifest: Manifest) -> None:
+def test_without_a_tuning_the_plan_is_used(clients: Clients, manifest: Manifest) -> None:
     assert tune.read_tuning(clients, manifest) is None
     assert tune.apply_tuning(clients, manifest, PLAN) == PLAN
 
 
-def test_it_lies_under_the_digest_of_the_file(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
+def test_it_is_stored_under_the_digest_of_the_file(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
     (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     assert path.parent.name in {file.sha256 for file in manifest.files if file.path.endswith(".gguf")}
     assert {stored.engine, stored.build, stored.machine} <= set(path.stem.split("-"))
 
 
-def test_it_is_used_by_the_benchmark_which_says_so(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
+def test_the_benchmark_uses_it_and_says_so(clients: Clients, manifest: Manifest, stored: Tuning) -> None:
     assert tune.read_tuning(clients, manifest) == stored
     assert tune.apply_tuning(clients, manifest, PLAN) == replace(PLAN, n_ubatch=64, flash_attn="off")
     measured = benchmark.benchmark(clients, manifest, 128)
@@ -79,7 +79,7 @@ def test_what_a_driver_keeps_does_not_make_another_machine(clients: Clients) -> 
     assert replace(machine, gpus=(Gpu("a gpu", 40 * 2**30, 2**34),)).identity != machine.identity
 
 
-def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
+def test_a_tuning_for_which_there_is_no_memory_is_not_applied(
     clients: Clients, manifest: Manifest, stored: Tuning, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
@@ -92,7 +92,7 @@ def test_a_setting_for_which_there_is_no_memory_now_is_not_taken(
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"turns": {"n_ctx": 1}}', "\x00"])
-def test_what_cannot_be_read_is_as_if_it_were_not_there(
+def test_a_tuning_that_cannot_be_parsed_is_ignored(
     clients: Clients, manifest: Manifest, stored: Tuning, damage: str
 ) -> None:
     (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")

@@ -1,4 +1,4 @@
-"""What is judged beside the file itself: the repository's configuration, the memory, the licence."""
+"""Validation of the parts other than the bytes: configuration, memory, licence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_sound_model_that_fits_has_no_finding(clients: Clients) -> None:
     ],
     ids=["another vocabulary", "another context", "a model that the engine does not run", "no licence"],
 )
-def test_what_stands_beside_the_file_can_warn_and_no_more(
+def test_other_files_of_the_repository_can_only_warn(
     clients: Clients, hub: HubService, files: dict[str, bytes | None], rule: str
 ) -> None:
     hub.repository(NAME).commit({"config.json": CONFIG, "README.md": CARD, **files})
@@ -51,7 +51,7 @@ def test_a_model_that_is_only_too_large_does_not_fit(clients: Clients) -> None:
         validate.require_sound(manifest, found)
 
 
-def test_a_bit_that_rotted_on_the_volume_is_found(clients: Clients) -> None:
+def test_a_flipped_bit_on_the_volume_is_found(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
     (file,) = [file for file in manifest.files if file.path.endswith(".gguf")]
     blob = clients.volume.blob_path(file.sha256)
@@ -65,7 +65,7 @@ def test_a_bit_that_rotted_on_the_volume_is_found(clients: Clients) -> None:
     assert (finding.rule, finding.where) == ("integrity.sha256", file.path)
 
 
-def test_a_judgement_for_another_target_never_replaces_what_stands(clients: Clients) -> None:
+def test_a_validation_for_another_target_never_replaces_that_for_this_machine(clients: Clients) -> None:
     manifest = pull(clients, Reference.parse(NAME)).manifest
     elsewhere = validate_snapshot(clients, manifest, target_name="rtx-4090")
     assert validate.read_validation(clients, manifest) == elsewhere, "nothing stands yet"

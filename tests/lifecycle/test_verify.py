@@ -1,4 +1,4 @@
-"""Reading stored snapshots again: what rotted is found, put aside, and repaired from S3 or the Hub."""
+"""Verifying stored snapshots: damage is found, quarantined, and repaired from S3 or the Hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model_of(manifest: Manifest) -> tuple[str, tuple[str, ...]]:
     return file.path, file.segments
 
 
-def test_what_is_whole_is_said_to_be_whole(clients: Clients, stored: Manifest) -> None:
+def test_a_sound_snapshot_is_ok(clients: Clients, stored: Manifest) -> None:
     verified = verify(clients, [stored])
     assert verified.ok
     assert [one.path for one in verified.files] == [file.path for file in stored.files]
@@ -53,7 +53,7 @@ def test_one_flipped_byte_is_named_by_its_segment_and_that_segment_alone_is_fetc
     assert not list((clients.volume.root / ".paddock" / "quarantine").iterdir())
 
 
-def test_damage_that_cannot_be_repaired_now_stays_reported(
+def test_damage_that_cannot_be_repaired_is_reported(
     clients: Clients, stored: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, _ = model_of(stored)

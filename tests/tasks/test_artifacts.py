@@ -1,11 +1,11 @@
-"""A stranger's words in an artifact stay words."""
+"""Untrusted text is escaped in artifacts."""
 
 from __future__ import annotations
 
 from tasks.artifacts import _as_text, _code, _verbatim  # the one place where they are made harmless
 
 
-def test_text_means_nothing_in_markdown() -> None:
+def test_text_is_escaped_in_markdown() -> None:
     assert _as_text("![x](http://evil.example/x)\n# <b>`a`") == r"\!\[x\]\(http://evil.example/x\) \# \<b\>\`a\`"
 
 

@@ -1,4 +1,4 @@
-"""How a step's failure looks, and what a target means; retries themselves are shown by the flows' tests."""
+"""The log of a failed step. Retries are tested with the flows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def record_of(error: Exception) -> logging.LogRecord:
         return logging.LogRecord("prefect.task_runs", logging.ERROR, __file__, 1, "failed: %r", (raised,), trace)
 
 
-def test_an_error_of_ours_is_logged_as_its_sentence() -> None:
+def test_a_paddock_error_is_logged_as_its_message() -> None:
     record = record_of(ModelNotFound("a/b is not there", cure="check the name"))
     assert policies.without_traceback(record)
     assert record.getMessage() == "a/b is not there: check the name"
     assert record.exc_info is None
 
 
-def test_a_fault_keeps_its_traceback() -> None:
+def test_any_other_error_keeps_its_traceback() -> None:
     record = record_of(ZeroDivisionError("division by zero"))
     assert policies.without_traceback(record)
     assert record.exc_info is not None
