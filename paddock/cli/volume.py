@@ -105,8 +105,8 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
     wanted = parse_model(model)
     revision = None
     if wanted.ref is not None:  # by the ids alone: a snapshot with a damaged manifest can be removed
-        known = [id.revision for id in clients.volume.ids(wanted.model)]
-        revision = resolve_revision(clients, wanted.model, wanted.ref, known=known)
+        stored = [id.revision for id in clients.volume.ids(wanted.model)]
+        revision = resolve_revision(clients, wanted.model, wanted.ref, known=stored)
     sizes = {manifest.id: manifest.size_bytes for manifest in clients.volume.snapshots(wanted.model)}
     had_default = clients.volume.promoted(wanted.model).default is not None
     removed, freed = clients.volume.remove(wanted.model, variant=wanted.variant, revision=revision)

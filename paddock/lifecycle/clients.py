@@ -1,5 +1,7 @@
-"""Make the clients of the Hub, the volume and the remote store: once where a program starts; everything else gets them
-as an argument."""
+"""Make the clients of the Hub, the volume and the remote store.
+
+They are made once, where a program starts, and passed to everything else as an argument.
+"""
 
 from __future__ import annotations
 

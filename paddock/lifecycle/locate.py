@@ -36,9 +36,9 @@ def locate_in(store: Store, clients: Clients, wanted: Reference, *, cure: str) -
     promoted = store.promoted(model)
     if wanted.ref is None:
         id = promoted.of(_spelled(promoted.revisions, wanted.variant)) if wanted.variant else promoted.default_id
-        found = store.snapshot(id) if id else None
-        if found is not None:
-            return found
+        manifest = store.snapshot(id) if id else None
+        if manifest is not None:
+            return manifest
     ids = store.ids(model)
     revision = resolve_revision(clients, model, wanted.ref, known=[id.revision for id in ids]) if wanted.ref else None
     matching = [
@@ -63,10 +63,10 @@ def locate_in(store: Store, clients: Clients, wanted: Reference, *, cure: str) -
         if manifest is None:
             raise NotOnVolume(f"{matching[0]} was removed from {store.label} just now", cure=cure)
         return manifest
-    found = next((newest for newest in reversed(store.snapshots(model)) if newest.id in matching), None)
-    if found is None:
+    manifest = next((stored for stored in reversed(store.snapshots(model)) if stored.id in matching), None)
+    if manifest is None:
         raise NotOnVolume(f"{wanted} is not on {store.label}", cure=cure)
-    return found
+    return manifest
 
 
 def visible_path(clients: Clients, id: SnapshotId, *, promoted: bool) -> Path:

@@ -33,7 +33,7 @@ NAMES = ("org/one-GGUF", "org/two-GGUF")
 def gpu_worker(
     clients: Clients, client: SyncPrefectClient, prefect_server: PrefectServer, tmp_path: Path
 ) -> Iterator[dict[str, str]]:
-    """The pools and deployments of the house, and a worker of paddock-gpu; gives the environment of its clients."""
+    """Paddock's pools and deployments, and a worker of paddock-gpu; yields the environment of its clients."""
     environment = {**os.environ, **prefect_server.environment, "PYTHONPATH": str(CHECKOUT)}
     workers.bootstrap(tmp_path / "workers", environment)
     worker = workers.start_worker(GPU_POOL, tmp_path / "workers", environment)

@@ -1,4 +1,4 @@
-"""Benchmark reports: written, shared with workers on another volume, and read back, the newest first."""
+"""Benchmark reports: written, shared with workers on another volume, and read back, the newest one."""
 
 from __future__ import annotations
 

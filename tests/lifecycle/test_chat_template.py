@@ -21,10 +21,10 @@ def check_chat(clients: Clients, manifest: Manifest) -> ChatTemplateCheck:
 
 
 def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Clients) -> None:
-    spoken = check_chat(clients, pull(clients, Reference(MODEL)).manifest)
-    assert (spoken.chat.origin, spoken.chat.template, spoken.findings) == ("the GGUF", CHATML, ())
-    assert set(spoken.samples) == set(SAMPLES)
-    assert spoken.samples["one question"] == (
+    check = check_chat(clients, pull(clients, Reference(MODEL)).manifest)
+    assert (check.chat.origin, check.chat.template, check.findings) == ("the GGUF", CHATML, ())
+    assert set(check.samples) == set(SAMPLES)
+    assert check.samples["one question"] == (
         "<|im_start|>user\nGood evening. Is the gate still open?<|im_end|>\n<|im_start|>assistant\n"
     )
 

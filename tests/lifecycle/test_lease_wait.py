@@ -203,11 +203,11 @@ def test_an_owner_without_progress_loses_its_lease(bucket: S3Store, content: byt
 
 
 def test_a_waiting_worker_can_be_cancelled(bucket: S3Store, content: bytes) -> None:
-    turn = bucket.take_lease(Sha256(sha256(content).hexdigest()), lease_s=2)
-    assert isinstance(turn, ObjectLease)
+    lease = bucket.take_lease(Sha256(sha256(content).hexdigest()), lease_s=2)
+    assert isinstance(lease, ObjectLease)
     cancel = threading.Event()
     cancel.set()
-    with turn.held(lease_s=2), pytest.raises(TransferInterrupted, match="cancelled while another worker"):
+    with lease.held(lease_s=2), pytest.raises(TransferInterrupted, match="cancelled while another worker"):
         acquire(connect(), cancel)
 
 

@@ -63,7 +63,7 @@ def put(clients: Clients, content: bytes) -> Sha256:
 
 
 def planted(clients: Clients, manifest: Manifest, path: str, content: bytes) -> None:
-    """Let a stranger with keys put another file into the snapshot in S3."""
+    """Replace a file of the snapshot in S3, as an attacker with keys would."""
     other = SnapshotFile(path=path, size=len(content), sha256=put(clients, content))
     files = tuple(other if file.path == path else file for file in manifest.files)
     write_manifest(clients, manifest.model_copy(update={"files": files, "quantization": "planted"}))

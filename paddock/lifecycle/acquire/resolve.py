@@ -64,15 +64,15 @@ def listing_of(*manifests: Manifest) -> Listing:
 
 
 def _stored(clients: Clients, model: ModelName, revision: Revision) -> list[Manifest]:
-    """The snapshots of a revision, those of the volume if there are any, else those of the remote store."""
+    """The manifests of a revision on the volume, else in the remote store."""
     for store in (clients.volume, clients.remote):
-        found = []
+        manifests = []
         try:
             for id in store.ids(model) if store is not None else ():
                 manifest = store.snapshot(id) if store is not None and id.revision == revision else None
-                found += [manifest] if manifest is not None else []
+                manifests += [manifest] if manifest is not None else []
         except (CorruptFile, StoreUnavailable, StoreRefused) as error:
             log.warning("%s", error.message)
-        if found:
-            return found
+        if manifests:
+            return manifests
     return []

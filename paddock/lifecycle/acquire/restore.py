@@ -134,8 +134,8 @@ def restore_file(
     what = f"the manifest of {manifest.id.short} in {require_remote(clients).label}"
     cure = "pull it from the Hub, and cache it again"
     if segments and len(segments) != -(-planned.file.size // manifest.segment_bytes):
-        found = f"{len(segments)} segments for {planned.file.path}, which has {planned.file.size} bytes"
-        raise CorruptFile(f"{what} has {found}", cure=cure)
+        difference = f"{len(segments)} segments for {planned.file.path}, which has {planned.file.size} bytes"
+        raise CorruptFile(f"{what} has {difference}", cure=cure)
     acquired = fetch_remote_file(clients, planned, segment_bytes=manifest.segment_bytes, progress=progress)
     # With wrong segment digests a sound blob would later be taken for a damaged one.
     if same_algorithm(segments, acquired.file.segments) and segments != acquired.file.segments:

@@ -2,11 +2,11 @@
 
 The quantizations of a repository differ in their weights and in nothing else: one header, scaled by the size of a file,
 estimates all of them, and a file that cannot fit by that estimate is not read. On a machine with GPUs, the first
-candidate that fits there whole is chosen, since layers on the processor are slow; only where none does, the first that
-fits with the help of the host's memory.
+candidate that fits there entirely is chosen, since layers on the processor are slow; only if none does, the first that
+fits with some layers in the host's memory.
 
-A file's name may state a wrong quantization. The header of each candidate is read before it is chosen, and ranks it
-anew.
+A file's name may state a wrong quantization. The header of each candidate is read before it is chosen, and
+may change its rank.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class CandidateSearch:
         return self._headers[model]
 
     def choose(self, models: Sequence[GgufSet], target: Target) -> tuple[ModelHeader, Plan]:
-        """The first model that fits with enough context and whole on the GPUs, else the one that fits best, else the
+        """The first model that fits with enough context and entirely on the GPUs, else the one that fits best, else the
         smallest; with its plan. At least one header must have been read before.
 
         Raises ModelRejected for a rejected header. Once a model that fits was found, a rejected header only ends the
@@ -190,6 +190,6 @@ class CandidateSearch:
         return place(footprint, parameters, lower_bound, target) is not None
 
     def _merit(self, plan: Plan, target: Target) -> tuple[bool, bool]:
-        """(has enough context, is whole on the GPUs where there are any)."""
-        whole = plan.parameters.n_gpu_layers == -1 or not target.vram_bytes
-        return plan.context_tokens >= self._enough_tokens(), whole
+        """(has enough context, is entirely on the GPUs where there are any)."""
+        on_gpus = plan.parameters.n_gpu_layers == -1 or not target.vram_bytes
+        return plan.context_tokens >= self._enough_tokens(), on_gpus

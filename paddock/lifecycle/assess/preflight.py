@@ -126,7 +126,7 @@ def preflight_revision(
 
 
 def idle_machine() -> Machine:
-    """This machine with all of its memory free. A model is kept for it even if it does not fit beside what runs now."""
+    """This machine with all of its memory free: a model is acquired for it, whatever runs on it now."""
     machine = this_machine()
     gpus = tuple(replace(gpu, vram_available_bytes=gpu.vram_bytes) for gpu in machine.gpus)
     return replace(machine, ram_available_bytes=machine.ram_bytes, gpus=gpus)
