@@ -48,7 +48,7 @@ def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: V
         assert opened.read() == CONTENTS["a"]["m.gguf"], "a file that was open keeps its content"
         reports = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
     assert [report["count"] for report in reports] == [0, 0], reports
-    print(f"{FLIPS} flips, {sum(report['turns'] for report in reports)} readings: nothing missing, nothing mixed")
+    print(f"{FLIPS} flips, {sum(report['rounds'] for report in reports)} readings: nothing missing, nothing mixed")
     assert len(volume.history(MODEL)) == 1 + FLIPS
 
 

@@ -1,5 +1,5 @@
-// A driver's library (NVML) for a machine with two GPUs, as the package nvidia-ml-py calls it: 80 and 40 GiB, 1593 and
-// 1215 MHz, and 100 W each from the moment that it is loaded. PADDOCK_TEST_NVML=broken: its first device does not answer.
+// A fake of the driver's library NVML, with the functions that the package nvidia-ml-py calls. It has two GPUs of 80 and
+// 40 GiB, 1593 and 1215 MHz, and 100 W each. With PADDOCK_TEST_NVML=broken, requesting a device fails.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +11,8 @@ typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
 
 static const unsigned long long GIB = 1024ULL * 1024 * 1024;
-static char places[2];
-static int number(device_t device) { return (int)((char *)device - places); }
+static char devices[2];
+static int number(device_t device) { return (int)((char *)device - devices); }
 
 int nvmlInitWithFlags(unsigned flags) { (void)flags; return SUCCESS; }
 int nvmlInit_v2(void) { return SUCCESS; }
@@ -25,7 +25,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t *device) {
     const char *mode = getenv("PADDOCK_TEST_NVML");
     if (mode && !strcmp(mode, "broken")) return UNKNOWN;
     if (index > 1) return INVALID_ARGUMENT;
-    *device = (device_t)(places + index);
+    *device = (device_t)(devices + index);
     return SUCCESS;
 }
 
@@ -46,7 +46,7 @@ int nvmlDeviceGetMemoryInfo(device_t device, memory_t *memory) {
     return SUCCESS;
 }
 
-// Of an 80 GiB card the driver keeps 480 MiB; the other one's driver is too old to tell.
+// The driver reserves 480 MiB of the 80 GiB GPU; for the other one it is too old to have this function.
 int nvmlDeviceGetMemoryInfo_v2(device_t device, memory_v2_t *memory) {
     if (number(device)) return INVALID_ARGUMENT;
     memory->total = 80 * GIB;
@@ -57,7 +57,7 @@ int nvmlDeviceGetMemoryInfo_v2(device_t device, memory_v2_t *memory) {
 }
 
 int nvmlDeviceGetMaxClockInfo(device_t device, int type, unsigned *mhz) {
-    if (type != 2) return INVALID_ARGUMENT;  // the memory's clock
+    if (type != 2) return INVALID_ARGUMENT;  // NVML_CLOCK_MEM
     *mhz = number(device) ? 1215 : 1593;
     return SUCCESS;
 }

@@ -1,4 +1,4 @@
-"""Snapshots to put into a store: small files, and the manifest that names them."""
+"""Build small snapshots for tests of stores: files, their manifest, and the S3 store with its client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class S3Store(ObjectStore):
-    """The remote store over S3, with boto3's client in reach: for what a test does behind the store's back."""
+    """The remote store on S3, with access to boto3's client, for tests that change objects directly."""
 
     objects: S3Objects
 
@@ -35,7 +35,7 @@ class S3Store(ObjectStore):
 
     @classmethod
     def of(cls, clients: Clients) -> S3Store:
-        """The store of the clients, with the very client that they use."""
+        """The store of these clients, with the same boto3 client."""
         assert clients.settings.s3_uri
         store = cls(clients.settings.s3_uri)
         store.objects = s3_objects(clients)
@@ -50,7 +50,7 @@ class S3Store(ObjectStore):
 
 
 def s3_objects(clients: Clients) -> S3Objects:
-    """The objects of the clients' S3."""
+    """The S3 objects of these clients."""
     assert isinstance(clients.remote, ObjectStore)
     assert isinstance(clients.remote.objects, S3Objects)
     return clients.remote.objects
@@ -78,7 +78,7 @@ def manifest_of(
     age_s: float = 0,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> Manifest:
-    """Without putting the blobs anywhere. `age_s` is how much later than START it was made."""
+    """The manifest of files with these contents; no blob is stored. It was created `age_s` seconds after START."""
     return Manifest(
         schema=2,
         repository=str(model),

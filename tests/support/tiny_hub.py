@@ -28,7 +28,7 @@ Q4_K_M, Q6_K, Q8_0 = 15, 18, 7
 
 
 def tiny_model(layers: int = 1, *, name: str = "tiny", file_type: int = Q8_0) -> bytes:
-    """A sound Llama model that the engine loads. Its bytes differ for each of the arguments."""
+    """A valid Llama model that the engine loads. Its bytes differ for each of the arguments."""
     file = tiny_llama(layers=layers).set("general.name", STRING, name)
     return file.set("general.file_type", U32, file_type).to_bytes()
 

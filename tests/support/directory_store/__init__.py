@@ -1,4 +1,4 @@
-"""A remote store on a plain directory: what somebody who adds an object service to Paddock has to write.
+"""A remote store in a plain directory: the code that supporting another object store in Paddock takes.
 
 `directory://NAME/PREFIX` is the directory PREFIX below that of `ROOTS[NAME]`.
 """
@@ -17,6 +17,6 @@ ROOTS: dict[str, Path] = {}
 
 
 def open_store(uri: str, settings: Settings) -> RemoteStore:
-    """The store at an address."""
+    """The store at a `directory://` URL."""
     parts = urlsplit(uri)
     return ObjectStore(DirectoryObjects(ROOTS[parts.netloc], label=uri, prefix=parts.path.strip("/")))

@@ -34,14 +34,14 @@ class _Handler(BaseHTTPRequestHandler):
         except FileNotFoundError:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        asked = _RANGE.fullmatch(self.headers.get("Range", ""))
-        start, end = (int(asked[1]), min(int(asked[2]) + 1, len(content))) if asked else (0, len(content))
-        self.send_response(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK)
-        if asked:
+        requested = _RANGE.fullmatch(self.headers.get("Range", ""))
+        start, end = (int(requested[1]), min(int(requested[2]) + 1, len(content))) if requested else (0, len(content))
+        self.send_response(HTTPStatus.PARTIAL_CONTENT if requested else HTTPStatus.OK)
+        if requested:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
         self.wfile.write(content[start:end])
 
     def log_message(self, *_: object) -> None:
-        """Silent."""
+        """Write no log."""

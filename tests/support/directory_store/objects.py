@@ -1,4 +1,4 @@
-"""The objects of a directory: files below it, served over HTTP to those who fetch them."""
+"""Store objects as files of a directory, and serve them over HTTP for downloads."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class DirectoryObjects(Objects):
 
     def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
         with self._locked():
-            there = self.get(key)
-            if (there.tag if there else None) != tag:
+            current = self.get(key)
+            if (current.tag if current else None) != tag:
                 return None
             self.put(key, content)
         return hashlib.sha256(content).hexdigest()
@@ -82,7 +82,7 @@ class DirectoryObjects(Objects):
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
-        """A staging file, which becomes the object when the block ends well."""
+        """A staging file, which becomes the object if the block ends without an exception."""
         target = self._home / key
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = self._root.parent / f"{self._root.name}-staging"
