@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
-from paddock.lifecycle.acquire.restore import reach
+from paddock.lifecycle.acquire.restore import locate_or_restore
 from paddock.lifecycle.onboard import skip_if_too_large
 from paddock.lifecycle.run.benchmark import measure, share_benchmark
 from paddock.measure.benchmark import Benchmark
@@ -33,7 +33,7 @@ def benchmark_model(
         tune: Whether to find the engine's fastest settings on this worker first, for two minutes, and to store them.
     """
     runner = PrefectRunner()
-    manifest = runner.run(reach, reference(model, revision))
+    manifest = runner.run(locate_or_restore, reference(model, revision))
     measured, _ = measure(runner, manifest, context_tokens, roleplay=profile == "roleplay", tune_first=tune)
     runner.run(share_benchmark, manifest)  # the run that waits for it may have another volume
     return measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import ContextTokens, Host, Model, Parallel, Port, Profile, RevisionName
-from paddock.lifecycle.acquire.restore import reach
+from paddock.lifecycle.acquire.restore import locate_or_restore
 from paddock.lifecycle.run.serve import ServeRequest
 from tasks import policies, serve
 from tasks.runner import PrefectRunner
@@ -34,6 +34,6 @@ def serve_model(
         port: Port to listen on; 0 for any free port.
     """
     runner = PrefectRunner()
-    manifest = runner.run(reach, reference(model, revision))
+    manifest = runner.run(locate_or_restore, reference(model, revision))
     request = ServeRequest(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
     serve.serve(runner.clients, manifest, request)

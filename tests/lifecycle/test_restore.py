@@ -21,7 +21,7 @@ from paddock.errors import (
     TransferRefused,
 )
 from paddock.lifecycle.acquire.pull import pull
-from paddock.lifecycle.acquire.restore import reach, restore
+from paddock.lifecycle.acquire.restore import locate_or_restore, restore
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.promote import promote
 from paddock.lifecycle.run.benchmark import benchmark
@@ -107,16 +107,16 @@ def test_the_snapshot_promoted_in_s3_is_restored_and_promoted_without_the_hub(
 
 def test_a_worker_with_a_volume_of_its_own_gets_what_others_onboarded(cached: Manifest) -> None:
     second = connect()
-    assert reach(second, Reference(MODEL, ref=cached.revision)) == cached
+    assert locate_or_restore(second, Reference(MODEL, ref=cached.revision)) == cached
     assert second.volume.snapshot(cached.id) == cached
     assert second.volume.promoted(MODEL) == Promoted(MODEL)
     assert benchmark(second, cached, 128).decode_tok_per_s > 0
     unknown = Reference(MODEL, ref="f" * 40)
     with pytest.raises(NotOnVolume, match="is not on s3://"):
-        reach(second, unknown)
+        locate_or_restore(second, unknown)
     alone = Clients(second.settings, second.hub, second.volume, None)
     with pytest.raises(NotOnVolume, match="is not on the volume"):
-        reach(alone, unknown)
+        locate_or_restore(alone, unknown)
 
 
 def test_a_commit_is_pulled_from_s3_where_the_hub_is_switched_off(cached: Manifest) -> None:
@@ -275,7 +275,7 @@ def test_a_commit_in_s3_is_the_default_s_variant_there_and_a_variant_is_found_ig
     split, eight, four = several
     third = connect()
     assert restore(PlainRunner(third), Reference(MODEL, ref=eight.revision), promote=False).manifest == four
-    assert reach(third, Reference.parse(f"{NAME}@{split.revision}:q6_k")) == split
+    assert locate_or_restore(third, Reference.parse(f"{NAME}@{split.revision}:q6_k")) == split
 
 
 def test_a_snapshot_of_the_volume_with_other_files_than_in_s3_is_kept(cached: Manifest, tmp_path: Path) -> None:

@@ -208,8 +208,8 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     return Restored(path, published, promote, time.monotonic() - began)
 
 
-@step(Kind.TRANSFER, "reach", line=lambda manifest: f"{manifest.id} is on the volume")
-def reach(clients: Clients, wanted: Reference) -> Manifest:
+@step(Kind.TRANSFER, "locate-or-restore", line=lambda manifest: f"{manifest.id} is on the volume")
+def locate_or_restore(clients: Clients, wanted: Reference) -> Manifest:
     """The snapshot that a reference names, on the volume, else in the remote store; then it is restored onto the volume
     and not promoted. So a worker with a volume of its own gets what others onboarded.
 
