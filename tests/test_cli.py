@@ -29,29 +29,29 @@ OTHER = "a" * 40
 
 
 def test_pull_prints_the_origin_of_each_file(clients: Clients, paddock: Paddock) -> None:
-    said = paddock("pull", NAME, "--json")
-    assert said.status == 0
-    assert said.json["path"] == str(clients.settings.volume / "org--tiny-GGUF")
-    assert (said.json["variant"], said.json["quantization"]) == ("Q8_0", "Q8_0")
-    assert re.fullmatch("[0-9a-f]{40}", said.json["revision"])
-    assert {file["source"] for file in said.json["files"]} == {"hub"}
-    assert all({"path", "size", "sha256", "source"} <= set(file) for file in said.json["files"])
-    assert said.json["bytes_transferred"] == sum(file["size"] for file in said.json["files"])
-    assert said.json["seconds"] > 0
+    result = paddock("pull", NAME, "--json")
+    assert result.status == 0
+    assert result.json["path"] == str(clients.settings.volume / "org--tiny-GGUF")
+    assert (result.json["variant"], result.json["quantization"]) == ("Q8_0", "Q8_0")
+    assert re.fullmatch("[0-9a-f]{40}", result.json["revision"])
+    assert {file["source"] for file in result.json["files"]} == {"hub"}
+    assert all({"path", "size", "sha256", "source"} <= set(file) for file in result.json["files"])
+    assert result.json["bytes_transferred"] == sum(file["size"] for file in result.json["files"])
+    assert result.json["seconds"] > 0
     again = paddock("pull", NAME, "--json")
     assert again.json["bytes_transferred"] == 0
 
 
 def test_pull_prints_a_line_for_people(clients: Clients, paddock: Paddock) -> None:
-    said = paddock("pull", NAME, "--quant", "q4_k_m", "--limit-rate", "50MB")
-    assert said.status == 0
-    assert re.search(rf"{NAME}:Q4_K_M@[0-9a-f]{{8}} at .*: promoted; .* fetched", said.stdout)
+    result = paddock("pull", NAME, "--quant", "q4_k_m", "--limit-rate", "50MB")
+    assert result.status == 0
+    assert re.search(rf"{NAME}:Q4_K_M@[0-9a-f]{{8}} at .*: promoted; .* fetched", result.stdout)
 
 
 def test_pull_takes_named_files_and_does_not_promote_when_told_not_to(clients: Clients, paddock: Paddock) -> None:
-    said = paddock("pull", NAME, "--file", "tiny-Q4_K_M.gguf", "--no-promote", "--json")
-    assert said.status == 0
-    assert said.json["path"].startswith(str(clients.settings.volume / ".paddock" / "snapshots"))
+    result = paddock("pull", NAME, "--file", "tiny-Q4_K_M.gguf", "--no-promote", "--json")
+    assert result.status == 0
+    assert result.json["path"].startswith(str(clients.settings.volume / ".paddock" / "snapshots"))
     assert not clients.volume.model_path(MODEL).exists()
 
 
@@ -102,9 +102,9 @@ def test_ls_show_history_promote_rollback_and_rm_agree(clients: Clients, hub: Hu
 
     back = paddock("rollback", NAME, "--json").json
     assert (back["variant"], back["revision"], back["previous"]) == ("Q8_0", first, second)
-    told = paddock("history", NAME, "--json").json
-    assert (told["revision"], told["previous"]) == (first, second)
-    assert [one["reason"] for one in told["history"]] == ["pulled", "promoted by hand", "rolled back by hand"]
+    history = paddock("history", NAME, "--json").json
+    assert (history["revision"], history["previous"]) == (first, second)
+    assert [one["reason"] for one in history["history"]] == ["pulled", "promoted by hand", "rolled back by hand"]
 
     removed = paddock("rm", f"{NAME}@{second}", "--json").json
     (row,) = removed["removed"]
@@ -167,9 +167,9 @@ def test_plan_says_whether_a_model_fits_before_a_weight_is_fetched(clients: Clie
 def test_every_command_prints_for_people_too(clients: Clients, paddock: Paddock) -> None:
     revision = paddock("pull", NAME, "--json").json["revision"]
     for arguments in (["ls"], ["show", NAME], ["history", NAME], ["promote", f"{NAME}@{revision}"], ["inspect", NAME]):
-        said = paddock(*arguments)
-        assert said.status == 0, said
-        assert "tiny" in said.stdout or "pulled" in said.stdout
+        result = paddock(*arguments)
+        assert result.status == 0, result
+        assert "tiny" in result.stdout or "pulled" in result.stdout
     assert paddock("ls").stdout.rstrip().splitlines()[-1].startswith("1 snapshot, ")
     assert re.search(r"1 snapshot: [0-9.]+ KiB freed\n", paddock("rm", NAME).stdout)
 
@@ -181,9 +181,9 @@ def test_a_damaged_snapshot_is_removed_by_its_commit(clients: Clients, paddock: 
     manifest.chmod(0o644)
     manifest.write_text("{")
     assert paddock("promote", f"{NAME}@{revision}", "--json").json["error"] == "corrupt-file"
-    said = paddock("rm", f"{NAME}@{revision}", "--json")
+    result = paddock("rm", f"{NAME}@{revision}", "--json")
     gone = {"model": NAME, "revision": revision, "variant": "Q8_0", "bytes": None, "reason": "asked for"}
-    assert (said.status, said.json["removed"]) == (0, [gone]), said
+    assert (result.status, result.json["removed"]) == (0, [gone]), result
     assert not snapshot.exists()
     assert [path.name for path in clients.settings.volume.iterdir()] == [".paddock"]
 
@@ -198,11 +198,11 @@ def test_inspect_audits_a_file_a_directory_and_the_hub_alike(
     remote = paddock("inspect", f"{NAME}@main:tiny-Q8_0.gguf", "--json")
     assert remote.status == 0
     assert set(hub.stats().bytes_sent) == {f"{NAME}/tiny-Q8_0.gguf"}
-    for said in (remote, paddock("inspect", str(local), "--json"), paddock("inspect", str(local.parent), "--json")):
-        assert said.json["verdict"] in {"accept", "warn"}
-        assert said.json["model"] == {
+    for result in (remote, paddock("inspect", str(local), "--json"), paddock("inspect", str(local.parent), "--json")):
+        assert result.json["verdict"] in {"accept", "warn"}
+        assert result.json["model"] == {
             "architecture": "llama",
-            "parameters": said.json["model"]["parameters"],
+            "parameters": result.json["model"]["parameters"],
             "quantization": "Q8_0",
             "context_length": 256,
             "vocab_size": 260,
@@ -210,9 +210,9 @@ def test_inspect_audits_a_file_a_directory_and_the_hub_alike(
             "size_bytes": len(tiny_model()),
             "shards": 1,
         }
-        assert said.json["template"]["present"] is True
-        assert said.json["bytes_read"] > 0
-        assert said.json["seconds"] > 0
+        assert result.json["template"]["present"] is True
+        assert result.json["bytes_read"] > 0
+        assert result.json["seconds"] > 0
 
 
 def test_inspect_reads_the_weights_when_told_to(clients: Clients, paddock: Paddock, tmp_path: Path) -> None:
@@ -226,16 +226,16 @@ def test_inspect_reads_the_weights_when_told_to(clients: Clients, paddock: Paddo
 
 
 def test_inspect_reads_all_shards_of_a_split_model(clients: Clients, paddock: Paddock) -> None:
-    said = paddock("inspect", f"{NAME}:big/tiny-Q6_K-00001-of-00002.gguf", "--json")
-    assert said.json["model"]["shards"] == 2
+    result = paddock("inspect", f"{NAME}:big/tiny-Q6_K-00001-of-00002.gguf", "--json")
+    assert result.json["model"]["shards"] == 2
 
 
 def test_a_rejected_model_exits_with_2(clients: Clients, paddock: Paddock, tmp_path: Path) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(rejected_model())
-    said = paddock("inspect", str(bad), "--json")
-    assert (said.status, said.json["verdict"]) == (2, "reject")
-    finding = next(one for one in said.json["findings"] if one["severity"] == "reject")
+    result = paddock("inspect", str(bad), "--json")
+    assert (result.status, result.json["verdict"]) == (2, "reject")
+    finding = next(one for one in result.json["findings"] if one["severity"] == "reject")
     assert {"rule", "severity", "message"} <= set(finding)
     html = tmp_path / "page.gguf"
     html.write_text("<!doctype html><html></html>")
@@ -249,16 +249,16 @@ def test_bench_measures_the_promoted_snapshot(clients: Clients, hub: HubService,
             key.value = 1024
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy.to_bytes()})
     paddock("pull", NAME, "--json")
-    said = paddock("bench", NAME, "--json")
-    assert said.status == 0, said
-    prefill, decode, *others = said.json["results"]
+    result = paddock("bench", NAME, "--json")
+    assert result.status == 0, result
+    prefill, decode, *others = result.json["results"]
     assert (prefill["n_prompt"], decode["n_gen"]) == (256, 64)
     assert [(one["n_prompt"], one["n_gen"]) for one in others] == [(32, 0), (0, 16), (0, 256)]
     assert prefill["prefill_tok_per_s"] > 0
     assert decode["decode_tok_per_s"] > 0
     assert {"spread"} <= set(prefill)
-    assert {"machine", "engine", "parameters", "schema", "features", "build"} <= set(said.json)
-    assert (said.json["tuned"], said.json["tuning"], said.json["http"]) == (False, None, None)
+    assert {"machine", "engine", "parameters", "schema", "features", "build"} <= set(result.json)
+    assert (result.json["tuned"], result.json["tuning"], result.json["http"]) == (False, None, None)
 
 
 def test_bench_tunes_first_when_it_is_told_to_and_says_what_ran(clients: Clients, paddock: Paddock) -> None:
@@ -272,9 +272,9 @@ def test_bench_tunes_first_when_it_is_told_to_and_says_what_ran(clients: Clients
 
 def test_bench_names_a_server_that_does_not_answer(clients: Clients, paddock: Paddock) -> None:
     paddock("pull", NAME, "--json")
-    said = paddock("bench", NAME, "--server", "http://127.0.0.1:9/v1", "--json")
-    assert (said.status, said.json["error"]) == (1, "server-unavailable")
-    assert "connection refused" in said.json["message"]
+    result = paddock("bench", NAME, "--server", "http://127.0.0.1:9/v1", "--json")
+    assert (result.status, result.json["error"]) == (1, "server-unavailable")
+    assert "connection refused" in result.json["message"]
     assert paddock("bench", NAME, "--server", "http://user:hunter2@127.0.0.1:9/v1").status == 3
 
 
@@ -325,9 +325,9 @@ def test_bad_input_gets_one_sentence_and_its_exit_status(
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     arguments, status, error = BAD[case]
-    said = paddock(*arguments, "--json")
-    assert (said.status, said.json["error"]) == (status, error), said
-    assert set(said.json) == {"error", "message", "cure"}
+    result = paddock(*arguments, "--json")
+    assert (result.status, result.json["error"]) == (status, error), result
+    assert set(result.json) == {"error", "message", "cure"}
     plain = paddock(*arguments)
     assert plain.status == status
     assert plain.stdout == ""
@@ -382,8 +382,8 @@ def test_a_missing_service_or_a_wrong_setting_is_named(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv(variable, value.format(port=port, home=tmp_path))
     began = time.monotonic()
-    said = paddock(*arguments, "--json")
-    assert (said.status, said.json["error"]) == (status, error), said
+    result = paddock(*arguments, "--json")
+    assert (result.status, result.json["error"]) == (status, error), result
     assert time.monotonic() - began < 20
 
 
@@ -398,9 +398,9 @@ def test_a_full_disk_is_reported_before_the_first_weight(clients: Clients, hub: 
     if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no mount in a user namespace: allow unprivileged user namespaces")
     hub.reset_stats()
-    said = program("pull", NAME, "--json", before=mounted)
-    assert (said.status, said.json["error"]) == (1, "not-enough-disk"), said
-    assert "missing" in said.json["message"]
+    result = program("pull", NAME, "--json", before=mounted)
+    assert (result.status, result.json["error"]) == (1, "not-enough-disk"), result
+    assert "missing" in result.json["message"]
     assert hub.stats().bytes_sent == {f"{NAME}/tiny-Q8_0.gguf": len(tiny_model())}  # its header was looked at
 
 
@@ -411,9 +411,9 @@ def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, clients: Cli
         if session:
             monkeypatch.setenv("AWS_SESSION_TOKEN", session)
         for arguments in (["pull", NAME], ["-v", "pull", NAME], ["-v", "pull", "nobody/nothing", "--json"]):
-            said = program(*arguments)
+            result = program(*arguments)
             for secret in ("canary", s3.secret_access_key, "X-Amz-", "Signature", "Authorization"):
-                assert secret not in said.stdout + said.stderr, arguments
+                assert secret not in result.stdout + result.stderr, arguments
 
 
 def test_verbose_logs_paddock_and_no_other_library() -> None:
@@ -424,9 +424,9 @@ def test_verbose_logs_paddock_and_no_other_library() -> None:
         "except SystemExit: pass\n"
         "logging.getLogger('botocore').debug('of the vendor'); logging.getLogger('paddock.store').debug('of our own')"
     )
-    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "DEBUG paddock.store: of our own" in said.stderr
-    assert "of the vendor" not in said.stderr
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "DEBUG paddock.store: of our own" in result.stderr
+    assert "of the vendor" not in result.stderr
 
 
 @pytest.mark.parametrize("arguments", ["ls --json", "ls", "show nobody/nothing --json"])
@@ -454,10 +454,10 @@ def test_a_closed_pipe_ends_it_without_a_message(clients: Clients, arguments: li
 
 def test_help_is_quick_and_names_every_command() -> None:
     assert min(_processor_seconds("-m", "paddock", "--help") for _ in range(3)) < 0.5
-    said = program("--help")
-    assert said.status == 0
+    result = program("--help")
+    assert result.status == 0
     for name in ("inspect", "pull", "onboard", "ls", "show", "rm", "promote", "rollback", "history", "bench", "serve"):
-        assert re.search(rf"\b{name}\b", said.stdout)
+        assert re.search(rf"\b{name}\b", result.stdout)
 
 
 def _processor_seconds(*arguments: str) -> float:

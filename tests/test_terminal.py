@@ -67,12 +67,12 @@ def test_untrusted_text_is_neither_markup_nor_control(
             notes=(MARKUP,),
         )
     )
-    said = capfd.readouterr().out
-    assert said.count(MARKUP) == 5
-    assert said.count(r"\x1b]0;owned\x07") == 4
-    assert "elsewhere" in said
+    output = capfd.readouterr().out
+    assert output.count(MARKUP) == 5
+    assert output.count(r"\x1b]0;owned\x07") == 4
+    assert "elsewhere" in output
     for obeyed in ("\x1b[2J", "\x1b]", "\x07", "\r", "\x9b"):
-        assert obeyed not in said
+        assert obeyed not in output
 
 
 @pytest.mark.parametrize("terminal", [False, True])

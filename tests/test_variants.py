@@ -26,9 +26,9 @@ CUT = "context: 256 tokens, which is all that it was trained for, instead of 409
 
 def done(*arguments: str) -> dict[str, Any]:
     """What a command printed that could be done."""
-    said = program(*arguments, "--json")
-    assert said.status == 0, said
-    return said.json
+    result = program(*arguments, "--json")
+    assert result.status == 0, result
+    return result.json
 
 
 def variants(listed: dict[str, Any]) -> dict[str, tuple[bool, bool]]:

@@ -53,7 +53,7 @@ def worker(client: SyncPrefectClient, pool: None) -> None:
     client.send_worker_heartbeat(gpu_pool.GPU_POOL, "played", heartbeat_interval_seconds=60)
 
 
-def seen(client: SyncPrefectClient, run: FlowRun) -> StateType:
+def state_of(client: SyncPrefectClient, run: FlowRun) -> StateType:
     state = client.read_flow_run(run.id).state
     assert state is not None
     return state.type
@@ -91,7 +91,7 @@ def test_with_a_worker_the_run_is_scheduled_on_the_pool(
 ) -> None:
     run = gpu_pool.start_on_gpu(DEPLOYMENT, {"model": NAME})
     assert run is not None
-    assert seen(client, run) == StateType.SCHEDULED
+    assert state_of(client, run) == StateType.SCHEDULED
 
 
 @pytest.mark.parametrize("state", [None, Pending()], ids=["scheduled", "pending"])
@@ -103,7 +103,7 @@ def test_a_run_that_waits_while_no_worker_is_online_is_cancelled(
         client.set_flow_run_state(run.id, state)
     with pytest.raises(OrchestratorUnavailable, match=r"no worker of the pool is online.*start a worker"):
         gpu_pool.await_completion(run, run_limit_s=30)
-    assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+    assert state_of(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
 def test_a_run_that_no_worker_starts_in_time_is_cancelled(
@@ -112,7 +112,7 @@ def test_a_run_that_no_worker_starts_in_time_is_cancelled(
     run = deployment()
     with pytest.raises(OrchestratorUnavailable, match="was not started by a worker within"):
         gpu_pool.await_completion(run, run_limit_s=30, queue_limit_s=0.1, poll_s=POLL_S)
-    assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+    assert state_of(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
 def test_the_time_in_the_queue_is_not_the_engine_s(
@@ -142,7 +142,7 @@ def test_a_run_that_takes_too_long_is_cancelled(
     with pytest.raises(EngineCrashed, match="did not end within"):
         gpu_pool.await_completion(run, run_limit_s=0.3, poll_s=POLL_S)
     assert time.monotonic() - began > 0.3
-    assert seen(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
+    assert state_of(client, run) in {StateType.CANCELLING, StateType.CANCELLED}
 
 
 def test_the_message_of_a_failed_run_is_raised(client: SyncPrefectClient, deployment: Callable[[], FlowRun]) -> None:

@@ -163,7 +163,7 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
 
 def test_another_installation_has_its_own_package(python: Path, tmp_path: Path) -> None:
     places = "import flows, paddock, tasks; print(flows.__file__, paddock.__file__, tasks.__file__)"
-    told = subprocess.run(
+    completed = subprocess.run(
         [python, "-c", places],
         cwd=tmp_path,
         env=without_checkout(dict(os.environ)),
@@ -171,7 +171,7 @@ def test_another_installation_has_its_own_package(python: Path, tmp_path: Path) 
         text=True,
         check=True,
     )
-    for place in told.stdout.split():
+    for place in completed.stdout.split():
         assert Path(place).is_relative_to(python.parents[1])
 
 

@@ -279,23 +279,23 @@ def test_each_phase_is_a_flow_of_its_own(
     revision, id = acquired.manifest.revision, acquired.manifest.id
     assert clients.volume.promoted(MODEL).ids == []
 
-    _, judged = run_local(validate_model, model=NAME)
-    assert judged.verdict in {"accept", "warn"}
+    _, validation = run_local(validate_model, model=NAME)
+    assert validation.verdict in {"accept", "warn"}
     _, copied = run_local(cache_model, model=NAME, revision=revision)
     assert copied.bytes_transferred == acquired.manifest.size_bytes
     _, measured = run_local(benchmark_model, model=NAME, revision=revision)
     assert measured.decode_tok_per_s > 0
     run_local(promote_model, model=NAME, revision=revision)
     assert clients.volume.promoted(MODEL).default_id == id
-    known = connect()
-    assert known.remote is not None
-    assert known.remote.promoted(MODEL).default_id == id
+    connected = connect()
+    assert connected.remote is not None
+    assert connected.remote.promoted(MODEL).default_id == id
 
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("newer")})
     onboard()
     run_local(rollback_model, model=NAME)
     assert clients.volume.promoted(MODEL).default_id == id
-    assert known.remote.promoted(MODEL).default_id == id
+    assert connected.remote.promoted(MODEL).default_id == id
 
 
 def test_another_quantization_of_a_promoted_commit_can_be_onboarded(
@@ -316,16 +316,16 @@ def test_a_rollback_that_failed_to_update_s3_is_retried_and_carried_out_once(
     client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
 ) -> None:
     use_s3(monkeypatch, s3, f"rollback-{secrets.token_hex(4)}")
-    known = connect()
-    assert known.remote is not None
+    connected = connect()
+    assert connected.remote is not None
     promoted = []
     for layers in (1, 2, 3):
         hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(layers)})
-        manifest = pull(known, Reference(MODEL)).manifest
-        push(known.volume, known.remote, manifest)
-        update_remote_ref(known, MODEL)
+        manifest = pull(connected, Reference(MODEL)).manifest
+        push(connected.volume, connected.remote, manifest)
+        update_remote_ref(connected, MODEL)
         promoted.append(manifest.id)
-    assert known.remote.promoted(MODEL).default_id == promoted[2]
+    assert connected.remote.promoted(MODEL).default_id == promoted[2]
     with proxied(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         proxy.faults = [S3Fault("status", ("PUT",), "/refs/", times=3)]  # the client's own tries, all of them
@@ -334,7 +334,7 @@ def test_a_rollback_that_failed_to_update_s3_is_retried_and_carried_out_once(
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     (run,) = tries(client, rollback_model, "rollback")
     assert run.run_count == 2
-    assert clients.volume.promoted(MODEL).default_id == known.remote.promoted(MODEL).default_id == promoted[1]
+    assert clients.volume.promoted(MODEL).default_id == connected.remote.promoted(MODEL).default_id == promoted[1]
     history = clients.volume.history(MODEL)
     assert [one.revision for one in history] == [id.revision for id in (*promoted, promoted[1])]
     assert history[-1].operation == str(newest(client, rollback_model).id)

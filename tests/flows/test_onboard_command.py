@@ -52,12 +52,12 @@ def test_it_prints_one_json_object(clients: Clients, hub: HubService, recorded: 
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
     done = command(NAME, "--json", **recorded)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert (said["state"], said["quantization"], said["promoted"]) == ("Completed", "Q8_0", True)
-    assert said["variant"] == Path(said["path"]).resolve().name == "Q8_0"
-    assert said["revision"] == Path(said["path"]).resolve().parent.name
-    assert said["notes"] == [CUT]
-    assert Path(said["dossier"]).read_text().startswith(f"# {NAME}")
+    payload = json.loads(done.stdout)
+    assert (payload["state"], payload["quantization"], payload["promoted"]) == ("Completed", "Q8_0", True)
+    assert payload["variant"] == Path(payload["path"]).resolve().name == "Q8_0"
+    assert payload["revision"] == Path(payload["path"]).resolve().parent.name
+    assert payload["notes"] == [CUT]
+    assert Path(payload["dossier"]).read_text().startswith(f"# {NAME}")
 
 
 def test_without_a_prefect_server_it_runs_in_its_process_and_writes_dossier_and_reports(
@@ -168,9 +168,9 @@ def test_a_target_is_written_as_any_size_is(target: str) -> None:
 
 def test_a_prefect_server_that_is_not_there_is_named_without_its_password(clients: Clients) -> None:
     done = command(NAME, "--json", PREFECT_API_URL="http://user:hunter2@127.0.0.1:9/api")
-    said = json.loads(done.stdout)
-    assert (done.returncode, said["error"]) == (1, "orchestrator-unavailable")
-    assert "http://127.0.0.1:9 " in said["message"]
+    payload = json.loads(done.stdout)
+    assert (done.returncode, payload["error"]) == (1, "orchestrator-unavailable")
+    assert "http://127.0.0.1:9 " in payload["message"]
     assert "hunter2" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
@@ -185,7 +185,7 @@ def test_a_prefect_server_that_is_not_there_is_named_without_its_password(client
     ids=["nobody listens on IPv6", "a password for a port", "no scheme"],
 )
 def test_an_address_that_is_not_usable_is_named_without_its_password(url: str, words: str) -> None:
-    assert words in _unavailable(url)
+    assert words in unavailable_message(url)
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,11 @@ def test_an_address_that_is_not_usable_is_named_without_its_password(url: str, w
 )
 def test_a_server_that_is_no_prefect_is_named_without_its_password(answer: bytes, status: int) -> None:
     with fixed_response_server(answer, status=status) as address:
-        assert address in _unavailable(address.replace("//", "//user:hunter2@") + "/api")
+        assert address in unavailable_message(address.replace("//", "//user:hunter2@") + "/api")
 
 
-def _unavailable(url: str) -> str:
-    """What is said of a server at that address, which holds no password."""
+def unavailable_message(url: str) -> str:
+    """The message of the error for a server at that address; it must hold no password."""
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(OrchestratorUnavailable) as refused:
         run_local(onboard_model, model=NAME)
     assert "hunter2" not in str(refused.value)

@@ -43,12 +43,12 @@ def test_a_template_that_differs_from_the_promoted_one_is_reported_by_the_check_
     assert check_chat(clients, first).findings == ()
     changed = tiny_llama(template=CHATML + "\n{# once more #}")
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": changed.to_bytes()})
-    told = inspect(clients, NAME)
-    (finding,) = told.audit.findings
+    inspection = inspect(clients, NAME)
+    (finding,) = inspection.audit.findings
     assert (finding.rule, finding.severity) == ("template.changed", Severity.WARN)
     assert first.revision[:8] in finding.message
-    assert told.verdict is Verdict.WARN
-    assert told.to_json()["template"]["source"] == "tokenizer.chat_template"
+    assert inspection.verdict is Verdict.WARN
+    assert inspection.to_json()["template"]["source"] == "tokenizer.chat_template"
 
     second = pull(clients, Reference(MODEL), promote=False).manifest
     (finding,) = check_chat(clients, second).findings

@@ -37,8 +37,8 @@ def test_untrusted_text_cannot_end_a_cell_or_add_markup(clients: Clients, hub: H
 
 def test_it_is_written_to_the_reports_and_composed_from_them(clients: Clients) -> None:
     manifest = pull(clients, Reference(MODEL)).manifest
-    judged = validate_snapshot(clients, manifest)
-    assert validate.read_validation(clients, manifest) == judged
+    validation = validate_snapshot(clients, manifest)
+    assert validate.read_validation(clients, manifest) == validation
     written = dossier.write_dossier(clients, manifest)
     assert clients.volume.read_report(manifest.id, dossier.REPORT) == written.markdown
     assert "## Memory at 128 tokens of context" in written.markdown

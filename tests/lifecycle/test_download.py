@@ -62,7 +62,7 @@ def test_a_variants_path_on_the_volume_is_pulled_and_promoted(clients: Clients) 
     download_model_to_path(name, own)
     assert get_gguf_file_path(own).read_bytes() == tiny_model(2, file_type=Q4_K_M)
     assert clients.volume.promoted(MODEL).default == "Q4_K_M"
-    with pytest.raises(NoPermission, match="lies in the volume"):
+    with pytest.raises(NoPermission, match="is inside the volume"):
         download_model_to_path(f"{NAME}:Q8_0", own)
 
 
@@ -88,7 +88,7 @@ def test_no_other_directory_of_the_volume_is_written(clients: Clients, hub: HubS
     hub.repository("org/other").commit({"other-Q8_0.gguf": tiny_model(3)})
     snapshot = pull(clients, Reference(MODEL)).path
     for place in (snapshot, snapshot.resolve(), clients.volume.root / "elsewhere"):
-        with pytest.raises(NoPermission, match="lies in the volume"):
+        with pytest.raises(NoPermission, match="is inside the volume"):
             download_model_to_path("org/other", place)
     assert not (snapshot / "other-Q8_0.gguf").exists()
 

@@ -34,7 +34,7 @@ WEIGHTS = Sha256(sha256(tiny_model()).hexdigest())
 def fleet(
     monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Manifest:
-    """A model that one machine pushed to S3; the environment leads to the empty volume of a second machine."""
+    """A model that one machine pushed to S3; the environment names the empty volume of a second machine."""
     use_hub(monkeypatch, hub, tmp_path / "first")
     use_s3(monkeypatch, s3, f"acquisition/{request.node.name}")
     fill_repository(hub)

@@ -44,7 +44,7 @@ GIGABYTE = {"layers": 4, "width": 2048, "inner": 8192}
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> S3Store:
-    """An empty place in the bucket, that the environment leads to."""
+    """An empty prefix in the bucket, which the environment names."""
     use_hub(monkeypatch, hub, tmp_path)
     use_s3(monkeypatch, s3, f"fleet-{secrets.token_hex(4)}")
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
@@ -73,9 +73,9 @@ def workers(home: Path, count: int, **more: str) -> Iterator[list[subprocess.Pop
 
 
 def answers(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
-    said = [process.communicate(timeout=900) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return [json.loads(out) for out, _ in said]
+    outputs = [process.communicate(timeout=900) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return [json.loads(out) for out, _ in outputs]
 
 
 def owner_of(bucket: S3Store, digest: Sha256) -> int:
@@ -104,12 +104,12 @@ def test_of_many_workers_with_volumes_of_their_own_one_fetches_from_the_hub(
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
     with workers(tmp_path, count, **pace(shape)) as processes:
-        said = answers(processes)
+        outputs = answers(processes)
     sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
     print(f"{count} workers, {len(content)} bytes: the hub sent {sent / len(content):.3f} times the model")
     # Each worker's preflight reads the header by itself, where S3 has not the file yet.
     assert sent <= 1.1 * len(content) + (0 if shape else count * HEADER_BYTES)
-    assert sorted(file["source"] for one in said for file in one["files"]) == ["hub"] + ["s3"] * (count - 1)
+    assert sorted(file["source"] for one in outputs for file in one["files"]) == ["hub"] + ["s3"] * (count - 1)
     check(tmp_path, count, content)
     assert [key for key in keys(bucket) if "/leases/" in key] == []
 
@@ -129,11 +129,11 @@ def test_when_the_owner_of_a_lease_is_killed_another_worker_takes_it_over(
         killed = next(one for one in processes if one.pid == owner_of(bucket, digest))
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
-        said = answers([one for one in processes if one is not killed])
+        outputs = answers([one for one in processes if one is not killed])
     sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]
     print(f"the owner of {count} killed: the hub sent {sent / len(content):.3f} times the model")
     assert sent <= 1.6 * len(content)
-    assert sorted(file["source"] for one in said for file in one["files"]) == ["hub"] + ["s3"] * (count - 2)
+    assert sorted(file["source"] for one in outputs for file in one["files"]) == ["hub"] + ["s3"] * (count - 2)
     with workers(tmp_path / "late", 1) as late:
         answers(late)
     assert hub.stats().bytes_sent[f"{NAME}/{FILE}"] == sent
@@ -188,7 +188,7 @@ def test_an_owner_without_progress_loses_its_lease(bucket: S3Store, content: byt
         raise AssertionError("it is not in S3")
 
     with stuck.held(lease_s=2):
-        got = lease_wait.fetch_once(
+        acquired = lease_wait.fetch_once(
             bucket,
             digest,
             RepositoryFile(FILE, len(content), digest, None),
@@ -199,7 +199,7 @@ def test_an_owner_without_progress_loses_its_lease(bucket: S3Store, content: byt
             share=lambda *_: 0,
             no_progress_leases=1,
         )
-    assert got is fetched
+    assert acquired is fetched
 
 
 def test_a_waiting_worker_can_be_cancelled(bucket: S3Store, content: bytes) -> None:

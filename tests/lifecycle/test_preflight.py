@@ -92,8 +92,8 @@ def test_a_file_whose_name_states_a_wrong_quantization_is_ranked_by_its_header(
     hub.repository("org/liar-GGUF").commit({"m-Q8_0.gguf": liar, "m-Q6_K.gguf": honest})
     found = preflight(clients, "org/liar-GGUF", PlanRequest(256))
     assert (found.quantization, found.file) == ("Q6_K", "m-Q6_K.gguf")
-    told = {one.file: (one.quantization, one.reason) for one in found.candidates}
-    assert told["m-Q8_0.gguf"] == (
+    reasons = {one.file: (one.quantization, one.reason) for one in found.candidates}
+    assert reasons["m-Q8_0.gguf"] == (
         "Q4_0",
         "fits with 256 tokens of context; its name says Q8_0, and its header Q4_0",
     )

@@ -62,9 +62,9 @@ def test_a_rollback_that_could_not_update_s3_says_so_and_the_same_command_finish
     name = f"{NAME}:{variant}" if variant else NAME
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        with pytest.raises(StoreUnavailable, match=f"{name} is rolled back .*, but S3 was not updated") as told:
+        with pytest.raises(StoreUnavailable, match=f"{name} is rolled back .*, but S3 was not updated") as raised:
             promote.roll_back(connect(), Reference(MODEL, variant), reason="a test")
-    assert f"`paddock rollback {name}` again" in told.value.cure
+    assert f"`paddock rollback {name}` again" in raised.value.cure
     assert fleet.volume.promoted(MODEL).default_id == second
     assert fleet.remote.promoted(MODEL).default_id == third
     finished = promote.roll_back(connect(), Reference(MODEL, variant), reason="a test")

@@ -350,19 +350,19 @@ def test_a_volume_that_cannot_be_written_is_named(
         pulling.pull(connect(), Reference(MODEL))
 
 
-def spoilt() -> bytes:
+def model_with_nan_weights() -> bytes:
     """A model whose header is sound, and one of whose weights is no number."""
     file = tiny_llama()
     file.tensor("output_norm.weight").data = struct.pack("<32f", *([1.0] * 31), math.nan)
     return file.to_bytes()
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["fetched", "a blob that nobody vouches for"])
-def test_weights_that_are_not_finite_are_never_published(clients: Clients, hub: HubService, there: bool) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": spoilt()})
+@pytest.mark.parametrize("stored", [False, True], ids=["fetched", "a blob that no manifest lists"])
+def test_weights_that_are_not_finite_are_never_published(clients: Clients, hub: HubService, stored: bool) -> None:
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": model_with_nan_weights()})
     clients.volume.prepare()
-    if there:
-        clients.volume.add_bytes(spoilt())
+    if stored:
+        clients.volume.add_bytes(model_with_nan_weights())
     with pytest.raises(ModelRejected, match=r"gguf\.weights\.finite at byte \d+"):
         pull(clients, Reference(MODEL))
     assert clients.volume.snapshots(MODEL) == []
@@ -375,7 +375,7 @@ def test_weights_that_were_fetched_out_of_order_are_read_again(clients: Clients)
     plan = acquisition.plan(clients, listing, choice)
     acquired = [fetch.fetch_file(clients, listing, row) for row in plan.files]
     assert [one.weights for one in acquired] == [()] * len(acquired)
-    spoilt_digest = clients.volume.add_bytes(spoilt())
+    spoilt_digest = clients.volume.add_bytes(model_with_nan_weights())
     unseen = [
         replace(one, file=one.file.model_copy(update={"sha256": spoilt_digest}), weights=None)
         if one.file.path.endswith(".gguf")

@@ -93,7 +93,7 @@ def found_by_a_copy(clients: Clients, manifest: Manifest) -> str:
     return raised.value.cure
 
 
-def do(clients: Clients, cure: str) -> Pulled:
+def follow_cure(clients: Clients, cure: str) -> Pulled:
     """Do what a cure says, to the letter."""
     command = re.search(r"`paddock pull (\S+)`", cure)
     assert command is not None, cure
@@ -101,7 +101,7 @@ def do(clients: Clients, cure: str) -> Pulled:
 
 
 def assert_whole(clients: Clients, manifest: Manifest) -> None:
-    """The snapshot is what was published, its file has the right bytes and is the blob, and nothing is put aside."""
+    """The snapshot is what was published, its file has the right bytes and is the blob, and nothing is quarantined."""
     file = weights(manifest)
     path = clients.volume.snapshot_path(manifest.id) / file.path
     assert clients.volume.snapshot(manifest.id) == manifest
@@ -137,7 +137,7 @@ def test_one_flipped_byte_costs_one_segment_by_the_pull_that_the_error_advises(
     assert len(quarantine(fleet)) == 1
     assert not fleet.volume.has_blob(weights(stored).sha256, len(CONTENT))
     hub.reset_stats()
-    repaired = do(fleet, cure)
+    repaired = follow_cure(fleet, cure)
     assert repaired.transferred_bytes == segment_bytes
     assert hub.stats().bytes_sent[f"{LARGER}/{FILE}"] <= segment_bytes + SEGMENT_BYTES, "the header is read besides"
     assert repaired.manifest == stored
@@ -147,14 +147,14 @@ def test_one_flipped_byte_costs_one_segment_by_the_pull_that_the_error_advises(
 def test_damage_in_two_segments_costs_two_segments(fleet: Clients, stored: Manifest) -> None:
     for offset in (3 * SEGMENT_BYTES, 3 * SEGMENT_BYTES + 1, 9 * SEGMENT_BYTES - 1):
         damage(fleet, stored, offset)
-    assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == 2 * SEGMENT_BYTES
+    assert follow_cure(fleet, found_by_validation(fleet, stored)).transferred_bytes == 2 * SEGMENT_BYTES
     assert_whole(fleet, stored)
 
 
 def test_a_pull_of_a_stored_snapshot_reads_the_first_segment_only(fleet: Clients, stored: Manifest) -> None:
     damage(fleet, stored, 5 * SEGMENT_BYTES)
     assert pulled(fleet, str(LARGER)).transferred_bytes == 0
-    assert do(fleet, found_by_validation(fleet, stored)).transferred_bytes == SEGMENT_BYTES
+    assert follow_cure(fleet, found_by_validation(fleet, stored)).transferred_bytes == SEGMENT_BYTES
     assert_whole(fleet, stored)
 
 
@@ -169,7 +169,7 @@ def test_with_the_hub_down_the_segment_is_fetched_from_s3(
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     hub.reset_stats()
     alone = connect()
-    repaired = do(alone, cure)
+    repaired = follow_cure(alone, cure)
     assert repaired.transferred_bytes == SEGMENT_BYTES
     assert {one.file.path: one.origin for one in repaired.acquired}[FILE] == "s3"
     assert hub.stats().total_requests == 0
@@ -184,9 +184,9 @@ def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_
     with monkeypatch.context() as down:
         down.setenv("HF_ENDPOINT", NOWHERE)
         with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9 did not answer"):
-            do(connect(), cure)
+            follow_cure(connect(), cure)
     assert len(quarantine(fleet)) == 1
-    assert do(fleet, cure).transferred_bytes == SEGMENT_BYTES
+    assert follow_cure(fleet, cure).transferred_bytes == SEGMENT_BYTES
     assert_whole(fleet, stored)
 
 
@@ -199,7 +199,7 @@ def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
     damage(fleet, stored, offset)
     with caplog.at_level(logging.WARNING, logger="paddock"):
         repaired = pulled(fleet, str(LARGER))
-    assert "it is put aside, and fetched again" in caplog.text
+    assert "it is quarantined, and fetched again" in caplog.text
     assert repaired.transferred_bytes == SEGMENT_BYTES
     assert repaired.manifest == stored
     assert_whole(fleet, stored)
@@ -218,7 +218,7 @@ def test_damage_in_the_first_segment_is_repaired_from_s3_where_the_hub_is_down(
     assert_whole(alone, stored)
 
 
-def weak() -> bytes:
+def model_with_zero_weights() -> bytes:
     """A model one of whose weights is all zeros, which warns."""
     file = tiny_llama()
     tensor = file.tensor("blk.0.ffn_up.weight")
@@ -233,7 +233,7 @@ def rules(manifest: Manifest) -> list[str]:
 def test_a_warning_about_weights_is_repeated_by_later_pulls_of_the_same_bytes(
     clients: Clients, hub: HubService
 ) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": model_with_zero_weights()})
     first = pull(clients, Reference(MODEL)).manifest
     assert (first.verdict, rules(first)) == (Verdict.WARN, ["gguf.weights.zero"])
     again = pull(clients, Reference(MODEL))
@@ -249,9 +249,9 @@ def test_a_warning_about_weights_is_repeated_by_later_pulls_of_the_same_bytes(
 def test_a_warning_about_weights_is_repeated_for_another_snapshot_of_the_same_bytes(
     clients: Clients, hub: HubService
 ) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": weak()})
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": model_with_zero_weights()})
     pull(clients, Reference(MODEL))
-    hub.repository("org/copy-GGUF").commit({"copy-Q8_0.gguf": weak()})
+    hub.repository("org/copy-GGUF").commit({"copy-Q8_0.gguf": model_with_zero_weights()})
     copy = pull(clients, Reference.parse("org/copy-GGUF"))
     assert {one.origin for one in copy.acquired} == {"volume"}
     assert copy.manifest.verdict is Verdict.WARN

@@ -142,9 +142,9 @@ def test_a_restore_without_promotion_leaves_the_promoted_snapshot(cached: Manife
 def test_a_snapshot_that_s3_lacks_is_named_with_those_that_it_has(
     cached: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = rf"is not on s3://.* \(Q6_K@{cached.revision[:8]} of {NAME} is there\)"
+    pattern = rf"is not on s3://.* \(Q6_K@{cached.revision[:8]} of {NAME} is there\)"
     for wanted in (Reference(MODEL, ref="0" * 40), Reference(MODEL, Q8)):
-        with pytest.raises(NotOnVolume, match=there):
+        with pytest.raises(NotOnVolume, match=pattern):
             restore(PlainRunner(connect()), wanted)
     monkeypatch.delenv("PADDOCK_S3_URI")
     with pytest.raises(BadSetting, match="PADDOCK_S3_URI is not set"):
@@ -239,7 +239,7 @@ def test_an_s3_that_is_down_is_reported_and_the_volume_still_serves(
 
 @pytest.fixture
 def several(cached: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Manifest]:
-    """Two more variants in S3, the last one the default there; the environment leads to another empty volume."""
+    """Two more variants in S3, the last one the default there; the environment names another empty volume."""
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "first"))
     with monkeypatch.context() as online:
         online.delenv("HF_HUB_OFFLINE")

@@ -74,7 +74,7 @@ def versions(clients: Clients, hub: HubService, count: int, variant: Variant = Q
     return pulled
 
 
-def there(clients: Clients) -> list[SnapshotId]:
+def stored_ids(clients: Clients) -> list[SnapshotId]:
     return [manifest.id for manifest in clients.volume.snapshots(MODEL)]
 
 
@@ -84,14 +84,14 @@ def test_a_pull_removes_old_revisions_and_names_them(
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "2")
     clients = connect()
     first, second, third = versions(clients, hub, 3)
-    assert there(clients) == [second, third]
+    assert stored_ids(clients) == [second, third]
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(4)})
     pulled = pull(clients, Reference(MODEL))
     assert pulled.pruned.removed == (second,)
-    said = pulled.to_json()
-    assert said["removed"] == [{"model": NAME, "revision": second.revision, "variant": "Q8_0"}]
-    assert pulled.pruned.freed_bytes == said["freed_bytes"] == len(tiny_model(2))
-    assert first not in there(clients)
+    payload = pulled.to_json()
+    assert payload["removed"] == [{"model": NAME, "revision": second.revision, "variant": "Q8_0"}]
+    assert pulled.pruned.freed_bytes == payload["freed_bytes"] == len(tiny_model(2))
+    assert first not in stored_ids(clients)
 
 
 def test_a_pull_leaves_the_other_variants_alone_whatever_their_age(
@@ -102,8 +102,8 @@ def test_a_pull_leaves_the_other_variants_alone_whatever_their_age(
     monkeypatch.setenv("PADDOCK_KEEP_REVISIONS", "1")
     clients = connect()
     *older, before, newest = versions(clients, hub, 4)
-    assert there(clients) == [*fours, before, newest], "the one before is the target of a rollback"
-    assert set(older).isdisjoint(there(clients))
+    assert stored_ids(clients) == [*fours, before, newest], "the one before is the target of a rollback"
+    assert set(older).isdisjoint(stored_ids(clients))
     assert plan_for(clients, MODEL, Q4).remove == (fours[0],)
 
 
@@ -116,8 +116,8 @@ def test_commits_with_unchanged_weights_do_not_push_out_older_weights(
     for number in range(3):
         hub.repository(NAME).commit({"README.md": f"# Edited {number}".encode()})
         assert pull(clients, Reference(MODEL)).pruned.removed == ()
-    assert [old, new] == there(clients)[:2]
-    assert len(there(clients)) == 5
+    assert [old, new] == stored_ids(clients)[:2]
+    assert len(stored_ids(clients)) == 5
 
 
 def test_pinned_served_promoted_snapshots_and_rollback_targets_are_kept(
@@ -133,7 +133,7 @@ def test_pinned_served_promoted_snapshots_and_rollback_targets_are_kept(
     with clients.volume.lease(served):
         assert plan_for(clients, MODEL, Q8).remove == (old,)
         assert prune(clients, MODEL, Q8).removed == (old,)
-    assert there(clients) == [pinned, before, promoted, served, newest]
+    assert stored_ids(clients) == [pinned, before, promoted, served, newest]
     back = promote.roll_back(clients, Reference(MODEL), reason="a test")
     assert (back.revision, back.previous) == (before.revision, promoted.revision)
     # The next one goes back to what was promoted before `before` was promoted again.
@@ -154,7 +154,7 @@ def test_the_rollback_targets_of_the_model_and_of_a_variant_are_kept(
     kept = dict(plan_for(clients, MODEL, Q8).kept)
     assert kept == {second: "the target of a rollback", third: "promoted"}
     assert prune(clients, MODEL, Q8).removed == (first,)
-    assert there(clients) == [second, third, four]
+    assert stored_ids(clients) == [second, third, four]
 
 
 def test_a_pinned_revision_is_not_removed_before_it_is_unpinned(clients: Clients) -> None:

@@ -162,10 +162,10 @@ def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     assert (volume.model_path(MODEL) / "tiny-Q8_0.gguf").read_bytes() == tiny_model(1 if shown == first.id else 2)
     proxy.faults = []
     operation(connect(), first)
-    known = connect()
-    assert known.remote is not None
-    assert known.remote.snapshot(first.id) == known.volume.snapshot(first.id) == first
-    assert known.remote.has_blob(weights(first), len(tiny_model(1)))
+    connected = connect()
+    assert connected.remote is not None
+    assert connected.remote.snapshot(first.id) == connected.volume.snapshot(first.id) == first
+    assert connected.remote.has_blob(weights(first), len(tiny_model(1)))
 
 
 def test_a_request_that_fails_once_is_retried(proxy: S3Proxy, served: tuple[Manifest, Manifest]) -> None:

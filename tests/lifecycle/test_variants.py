@@ -217,9 +217,9 @@ def test_rule_9_several_variants_without_a_default_are_listed(volume: Volume, fl
     first = pull(fleet, Reference.parse(f"{NAME}:Q8_0"), promote=False).manifest
     pull(fleet, Reference.parse(f"{NAME}:Q4_K_M"), promote=False)
     for text in (NAME, f"{NAME}@{first.revision}"):
-        with pytest.raises(NotOnVolume, match="Q4_K_M, Q8_0") as told:
+        with pytest.raises(NotOnVolume, match="Q4_K_M, Q8_0") as raised:
             locate(fleet, Reference.parse(text))
-        assert f"{NAME}:Q4_K_M" in told.value.cure
+        assert f"{NAME}:Q4_K_M" in raised.value.cure
 
 
 def test_rule_10_retention_counts_weights_and_the_default_is_never_pointed_elsewhere(
