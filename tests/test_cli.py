@@ -419,8 +419,8 @@ def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, clients: Cli
 def test_verbose_logs_paddock_and_no_other_library() -> None:
     script = (
         "import logging, sys; sys.argv = ['paddock', '-v', 'inspect', '']\n"
-        "from paddock import cli\n"
-        "try: cli.main()\n"
+        "from paddock.cli.main import main\n"
+        "try: main()\n"
         "except SystemExit: pass\n"
         "logging.getLogger('botocore').debug('of the vendor'); logging.getLogger('paddock.store').debug('of our own')"
     )
