@@ -49,9 +49,13 @@ def benchmark_on_gpu_worker(manifest: Manifest, context_tokens: int, profile: Pr
     parameters = {"model": model, "revision": revision, "context_tokens": context_tokens, "profile": profile}
     run = gpu_pool.start_on_gpu("benchmark-model/benchmark-gpu", parameters)
     if run is None:
-        with skip_if_too_large(manifest, target, warn=get_run_logger().warning):
+        with skip_if_too_large(manifest, target, warn=_warn):
             benchmark_model(model, revision, context_tokens, profile)
     else:
         runs = 3 if profile == "roleplay" else 1  # the roleplay starts the engine twice: to count tokens, and to answer
         limit_s = gpu_pool.time_limit_s(engine_runs=runs, fetch_bytes=manifest.size_bytes)
         gpu_pool.await_completion(run, run_limit_s=limit_s)
+
+
+def _warn(message: str, *args: object) -> None:
+    get_run_logger().warning(message, *args)

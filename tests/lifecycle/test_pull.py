@@ -400,8 +400,8 @@ def test_a_default_that_does_not_fit_is_replaced_by_a_variant_that_does_with_a_n
     between = Target(MARGIN_BYTES + (small + large) // 2)
     pulled = pull(clients, Reference(MODEL), target=between)
     assert pulled.manifest.variant == Q4
-    (note,) = [note for note in pulled.notes if "is not taken again" in note]
-    assert note.startswith("the default variant Q8_0 is not taken again: Q8_0 of org/tiny-GGUF@")
+    (note,) = [note for note in pulled.notes if "is not kept" in note]
+    assert note.startswith("the default variant Q8_0 is not kept: Q8_0 of org/tiny-GGUF@")
     assert "does not fit" in note
     assert pulled.to_json()["notes"] == list(pulled.notes)
     assert clients.volume.promoted(MODEL) == Promoted(MODEL, Q4, {Q8: before.revision, Q4: before.revision})
@@ -422,7 +422,7 @@ def test_a_default_that_lost_a_shard_is_replaced_with_a_note_on_the_shard(client
     hub.repository(NAME).commit({"big/tiny-Q6_K-00002-of-00002.gguf": None})
     pulled = pull(clients, Reference(MODEL), target=UNBOUNDED)
     assert pulled.manifest.variant == Q8
-    (note,) = [note for note in pulled.notes if "is not taken again" in note]
+    (note,) = [note for note in pulled.notes if "is not kept" in note]
     assert "big/tiny-Q6_K-00002-of-00002.gguf" in note
 
 

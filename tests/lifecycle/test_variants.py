@@ -190,7 +190,7 @@ def test_rule_8_a_pull_keeps_the_default_s_variant_while_it_is_there(fleet: Clie
     hub.repository(NAME).commit({"tiny-Q4_K_M.gguf": None})
     switched = pulled(fleet, NAME)
     assert switched.manifest.variant == "Q8_0"
-    assert any("Q4_K_M is not taken again" in note for note in switched.notes)
+    assert any("Q4_K_M is not kept" in note for note in switched.notes)
 
 
 def test_rule_9_a_name_means_the_default_and_a_commit_the_default_s_variant_there(
