@@ -142,6 +142,12 @@ class Benchmark:
     def weights_read_bytes_per_s(self) -> int:
         return round(self.memory.weights_bytes * self.decode_tok_per_s)
 
+    @property
+    def line(self) -> str:
+        """The speeds in one line, and why no GPU was used."""
+        speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s, decode {self.decode_tok_per_s:.1f} tokens/s"
+        return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (test, median, spread) of each figure, for display."""
         rows = [
