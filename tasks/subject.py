@@ -1,4 +1,4 @@
-"""The subject of an artifact, and its key.
+"""Make the keys of artifacts, one for each model, variant or snapshot that an artifact is about.
 
 The artifacts of a promoted snapshot have the key of its variant. Those of a snapshot that is not promoted while another
 one is, and those of a validation for another machine, have keys of their own: they never replace the artifacts of what

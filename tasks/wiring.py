@@ -1,4 +1,4 @@
-"""Parse the parameters of flows."""
+"""Parse the parameters of flows into the types of the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that a template renders each message once, unchanged and in order, and adds no text that depends on them.
+"""Check that a template renders each message once, unchanged and in order, and adds no text of its own to them.
 
 A rendering is split at the contents of its messages. The text between them is the template's own; its parts are called
 *fragments*. A template is faithful if every content occurs once, complete and in order, and every fragment uses only

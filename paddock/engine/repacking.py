@@ -1,4 +1,4 @@
-"""Memory of a model's weights as this build of the engine loads them: which it repacks, and which it moves to a GPU.
+"""Compute the memory of a model's weights in this build of the engine, which keeps some tensors in another layout.
 
 The processor computes with some types faster in a layout of its own. For these tensors the engine keeps a repacked copy
 in a separate buffer instead of using the file's bytes where they are mapped. Which tensors these are depends on the

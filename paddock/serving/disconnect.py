@@ -1,4 +1,4 @@
-"""ASGI middleware for llama-cpp-python's server: liveness, and detection of client disconnects.
+"""ASGI middleware for llama-cpp-python's server: report whether the engine makes progress, and detect disconnects.
 
 It runs in the engine's own process.
 That server does not notice a disconnect while it computes an answer that is not streamed.

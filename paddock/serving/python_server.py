@@ -1,4 +1,5 @@
-"""llama-cpp-python's server, run in the engine's own process and extended:
+"""Run llama-cpp-python's server in the engine's own process, with extensions.
+
 
 - the engine's parameters are exactly the plan's, including those that it has no setting for
 - the chat template is the snapshot's, rendered in the environment that it was audited in

@@ -1,4 +1,4 @@
-"""The two servers of the engine, with one interface: how each is started, checked and probed for liveness.
+"""Start and check the engine's server: llama-server, or llama-cpp-python's, with one interface.
 
     llama-server             llama.cpp's own: `slots` requests at once
     llama-cpp-python         the Python package's: one request at a time, no log-probabilities

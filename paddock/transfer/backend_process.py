@@ -1,4 +1,6 @@
-"""Run another download backend in this process: the entry point that `paddock.transfer.backends` starts.
+"""Main program of the child process that downloads with hf_transfer or huggingface_hub.
+
+`paddock.transfer.backends` starts it.
 
 The request is JSON on standard input, with `engine` (the backend), `path`, `parent`, and the arguments of that backend;
 secrets are passed this way, and are in no argument and no environment variable. Reports go to standard output, one JSON

@@ -1,4 +1,4 @@
-"""Rewrite Data Docs so that they load nothing from other hosts and begin with an explanation of their table.
+"""Rewrite the HTML pages of great-expectations: load nothing from other hosts, and explain each table at its top.
 
 great-expectations writes pages that load styles and scripts from public hosts, show a logo from another host, and link
 to its maker's site. This module changes each page to load the same assets from a local directory, into which

@@ -1,4 +1,4 @@
-"""Download lease: of all workers that share a remote store, one fetches a blob from the Hub, and the others wait.
+"""Wait for a download lease: fetch a blob from the Hub, or wait for the worker of the fleet that does.
 
 The worker that takes the lease (`RemoteStore.take_lease`) fetches the blob onto its own volume, and sends it to the
 remote store. The others wait until the blob is in the remote store and fetch it from there, or find it on their volume,

@@ -1,4 +1,5 @@
-"""Check expectations on a snapshot's tables, and write its Data Docs to the volume."""
+"""Write the Data Docs of a snapshot: HTML pages about its files, tensors and metadata, checked by great-expectations.
+"""
 
 from __future__ import annotations
 

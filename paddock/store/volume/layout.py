@@ -1,4 +1,4 @@
-"""Paths on the volume, and how its directories are made. DESIGN.md, section 4, has the contract.
+"""Paths on the volume, and how its directories are made. `docs/operate.md` has the whole layout.
 
 Names from outside come in as SnapshotId, ModelName and Sha256 only, which are safe as file names. A directory of the
 volume that is really a symbolic link is refused: a planted link must not make Paddock write or delete outside of the

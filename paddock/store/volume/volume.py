@@ -1,4 +1,4 @@
-"""The store on a mounted directory: `Store`, and what only a volume has.
+"""Volume: the store on a mounted directory, composed of one class for each concept (blobs, snapshots, pins, ...).
 
 Correctness rests on renames and on the order in which files appear and disappear, never on a lock. The volume transfers
 no bytes, and does not verify those that it is given: whoever writes a staged file verifies it while writing.
