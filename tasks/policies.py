@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State, TaskRun
 
 from paddock.errors import PaddockError, TransientError
-from paddock.lifecycle.steps import JITTER, RETRY_DELAYS_S, Kind
+from paddock.lifecycle.retries import JITTER, RETRY_DELAYS_S, Kind
 
 
 class Policy(TypedDict, total=False):

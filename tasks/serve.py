@@ -7,8 +7,8 @@ import signal
 from prefect import get_run_logger, task
 
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
-from paddock.lifecycle.steps import Kind
 from paddock.model.artifact import Manifest
 from tasks import artifacts, policies
 from tasks.subject import ArtifactSubject

@@ -21,7 +21,7 @@ import paddock
 from infra.bootstrap import POOLS
 from paddock import errors
 from paddock.cli.main import app
-from paddock.lifecycle.steps import RETRY_DELAYS_S
+from paddock.lifecycle.retries import RETRY_DELAYS_S
 from paddock.model.quantization import PREFERRED
 from paddock.planning.placement import GPU_MARGIN_BYTES
 from paddock.planning.targets import CARDS_MIB, DRIVER_RESERVED_BYTES, parse_target

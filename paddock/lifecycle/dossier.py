@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from paddock.lifecycle.assess.validate import read_validation
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.benchmark import read_benchmark
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, worst_verdict
 from paddock.model.units import human_bytes

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from paddock.errors import BadSetting, NotOnVolume
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, find_by_prefix, is_revision, parse_ref, parse_revision
 from paddock.model.reference import Reference, SnapshotId, Variant, parse_variant, same_variant

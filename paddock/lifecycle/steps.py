@@ -12,11 +12,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from paddock.errors import TransientError
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.retries import JITTER, RETRY_DELAYS_S, Kind
 from paddock.model.acquired import Acquired
 from paddock.model.reference import SnapshotId
 from paddock.transfer.progress import Progress, ProgressListener
@@ -24,34 +24,6 @@ from paddock.transfer.progress import Progress, ProgressListener
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Kind(StrEnum):
-    """The kind of a step. It selects the delays of its retries (`RETRY_DELAYS_S`)."""
-
-    LOCAL = "local"
-    """Works on the volume alone. Its failures are permanent."""
-    HUB = "hub"
-    """Sends requests to the Hub."""
-    STORE = "store"
-    """Sends requests to the remote store."""
-    TRANSFER = "transfer"
-    """Transfers files. Each try resumes where the last one stopped, so that many tries are cheap."""
-    ENGINE = "engine"
-    """Runs the engine's process. A file that crashes it once crashes it again."""
-
-
-RETRY_DELAYS_S: dict[Kind, tuple[int, ...]] = {
-    Kind.LOCAL: (),
-    Kind.HUB: (1, 5, 15),
-    Kind.STORE: (1, 5, 15),
-    Kind.TRANSFER: (1, 5, 15, 60, 120, 300),
-    Kind.ENGINE: (),
-}
-"""Seconds before each retry of a step that raised a TransientError. A permanent error fails at the first try."""
-
-JITTER = 0.5
-"""A delay is lengthened by up to this factor, so that workers that started together do not retry together."""
 
 
 class Step(Generic[P, R]):

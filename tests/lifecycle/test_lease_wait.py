@@ -29,7 +29,9 @@ from paddock.model.acquired import Acquired
 from paddock.model.artifact import RepositoryFile, SnapshotFile
 from paddock.model.names import ModelName, Sha256
 from paddock.planning.file_selection import select_files
+from paddock.store.remote import ObjectStore
 from paddock.store.remote.download_lease import ObjectLease
+from tests.support.directory_store.objects import DirectoryObjects
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 from tests.support.stores import S3Store
 from tests.support.tiny_hub import use_hub, use_s3
@@ -209,6 +211,42 @@ def test_a_waiting_worker_can_be_cancelled(bucket: S3Store, content: bytes) -> N
     cancel.set()
     with lease.held(lease_s=2), pytest.raises(TransferInterrupted, match="cancelled while another worker"):
         acquire(connect(), cancel)
+
+
+class NoConditions(DirectoryObjects):
+    """An object service that refuses every conditional write. `attempts` counts them."""
+
+    attempts = 0
+
+    def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
+        self.attempts += 1
+        return None
+
+
+def test_a_store_that_gives_nobody_a_lease_is_not_asked_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects = NoConditions(tmp_path / "bucket", label="directory://bucket")
+    digest = Sha256(sha256(b"bytes").hexdigest())
+    fetched = Acquired(SnapshotFile(path=FILE, size=5, sha256=digest), "hub", 5)
+
+    def never() -> Acquired:
+        raise AssertionError("it is not in the store")
+
+    with caplog.at_level(logging.WARNING, logger="paddock"):
+        acquired = lease_wait.fetch_once(
+            ObjectStore(objects),
+            digest,
+            RepositoryFile(FILE, 5, digest, None),
+            lease_s=60,
+            from_volume=lambda: None,
+            from_remote=never,
+            from_hub=lambda _: fetched,
+            share=lambda *_: 0,
+        )
+    assert acquired is fetched
+    assert objects.attempts == lease_wait.MAX_REFUSALS
+    assert "gives nobody the download lease" in caplog.text
 
 
 def test_a_failed_download_releases_the_lease(bucket: S3Store, hub: HubService, content: bytes) -> None:

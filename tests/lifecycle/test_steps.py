@@ -8,7 +8,8 @@ import pytest
 
 from paddock.errors import HubUnavailable, NotOnVolume
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import JITTER, RETRY_DELAYS_S, Kind, PlainRunner, Step, step
+from paddock.lifecycle.retries import JITTER, RETRY_DELAYS_S, Kind
+from paddock.lifecycle.steps import PlainRunner, Step, step
 
 
 def failing(kind: Kind, times: int, error: Exception) -> tuple[Step[..., str], list[str]]:

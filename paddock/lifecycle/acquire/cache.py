@@ -5,7 +5,8 @@ from __future__ import annotations
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import update_remote_ref
-from paddock.lifecycle.steps import Kind, Runner, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.store.copying import CopyResult, push

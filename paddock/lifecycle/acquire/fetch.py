@@ -14,7 +14,8 @@ from paddock.gguf.streaming_scan import StreamingWeightsScan
 from paddock.lifecycle.acquire.lease_wait import fetch_once
 from paddock.lifecycle.acquire.plan import origin_beyond_volume
 from paddock.lifecycle.clients import Clients, require_remote
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired, Origin, PlannedFile
 from paddock.model.artifact import Listing, Manifest, SnapshotFile
 from paddock.model.names import Sha256

@@ -7,7 +7,7 @@ where another process on the same machine was faster.
 | failure | outcome |
 |---|---|
 | the owner stops renewing its lease, or renews it without progress | a waiting worker takes the lease over |
-| the keys may not write to the store | each worker fetches from the Hub for itself |
+| the keys may not write to the store, or it gives nobody the lease | each worker fetches from the Hub for itself |
 | the fetched blob cannot be sent to the store | a warning; this worker has the blob |
 | the store stops answering | a transient error: else a whole fleet would turn to the Hub at once |
 """
@@ -38,6 +38,10 @@ from paddock.transfer.progress import OnProgress
 _POLL_S = 1.0
 NO_PROGRESS_LEASES = 20
 """For so many lease durations, the others wait for an owner that renews its lease without a byte of progress."""
+
+MAX_REFUSALS = 5
+"""After so many refused leases in a row that nobody holds, the blob is fetched without one. A web server in the place
+of an object service, or a versioned bucket with delete markers, refuses every conditional write."""
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +110,9 @@ class _LeaseWait:
     """(the last owner, its progress in bytes)."""
     _since: float = 0.0
 
-    def run(self) -> Acquired | DownloadLease:
+    def run(self) -> Acquired | DownloadLease | None:
+        """The blob, or the lease to fetch it; None when the store gives the lease to nobody."""
+        refusals = 0
         while True:
             acquired = self.from_volume() or self._fetch_from_remote()
             if acquired:
@@ -117,13 +123,24 @@ class _LeaseWait:
                     "the download of %s is taken over from %s, which makes no progress", self.file.path, lease.owner
                 )
                 lease = self.remote.take_over_lease(self.digest, lease)
-            if isinstance(lease, HeldLease):
-                self._pause()
-            elif lease is not None:
+            if lease is not None and not isinstance(lease, HeldLease):
                 # The last owner may have sent the blob after we looked for it.
                 if self._remote_tag() is None:
                     return lease
                 lease.release()
+                continue
+            # Another worker that was faster holds it in the next round; a store whose conditional writes fail never
+            # shows a holder.
+            refusals = 0 if lease is not None else refusals + 1
+            if refusals == MAX_REFUSALS:
+                log.warning(
+                    "%s gives nobody the download lease of %s, though nobody holds it: it is fetched from the Hub, for"
+                    " this worker alone",
+                    self.remote.label,
+                    self.file.path,
+                )
+                return None
+            self._pause()
 
     def replace_or_share(self, lease: DownloadLease, share: Callable[[Callable[[int], None]], int]) -> None:
         """Send the fetched blob to the remote store, replacing a damaged object. A failure is logged: then the other

@@ -11,7 +11,8 @@ from paddock.chat.template import DERIVED_FILES
 from paddock.errors import CorruptFile, SnapshotDiffers
 from paddock.lifecycle.assess.preflight import Chosen
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.acquired import Origin, PlannedFile
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.names import Sha256

@@ -17,7 +17,8 @@ from paddock.errors import BlobMissing, CorruptFile, NotOnVolume
 from paddock.lifecycle.acquire.plan import AcquisitionPlan
 from paddock.lifecycle.assess.audit import Audited, require_accepted
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest, SnapshotFile, record_findings
 from paddock.model.reference import SnapshotId

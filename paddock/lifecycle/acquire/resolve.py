@@ -15,7 +15,8 @@ from paddock.errors import (
     StoreUnavailable,
 )
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.names import ModelName, Revision, find_by_prefix, is_revision, parse_revision
 from paddock.model.quantization import group_shards, is_projector

@@ -25,7 +25,8 @@ from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_acce
 from paddock.lifecycle.clients import Clients, require_remote
 from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
-from paddock.lifecycle.steps import Kind, PlainRunner, Runner, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import PlainRunner, Runner, step
 from paddock.model.acquired import Acquired, PlannedFile
 from paddock.model.artifact import Manifest, RepositoryFile
 from paddock.model.finding import verdict_of

@@ -13,7 +13,8 @@ from paddock.engine.facts import knows_architecture
 from paddock.errors import ModelRejected
 from paddock.gguf.reader import FileSource
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Listing
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of

@@ -13,7 +13,8 @@ from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, ChatFormat, chat_for
 from paddock.errors import CorruptFile, ModelRejected, PaddockError
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import Sha256

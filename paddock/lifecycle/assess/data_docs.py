@@ -1,5 +1,4 @@
-"""Write the Data Docs of a snapshot: HTML pages about its files, tensors and metadata, checked by great-expectations.
-"""
+"""Write the Data Docs of a snapshot: HTML pages about its files, tensors and metadata, from great-expectations."""
 
 from __future__ import annotations
 
@@ -14,7 +13,8 @@ from paddock.errors import PaddockError
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.assess.audit import shards_of
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.artifact import Listing, Manifest
 from paddock.model.finding import Finding
 from paddock.store.volume import Volume

@@ -17,7 +17,8 @@ from paddock.lifecycle.assess.candidate_search import CandidateSearch, FitCandid
 from paddock.lifecycle.assess.memory_observations import margin_for
 from paddock.lifecycle.assess.model_source import ModelHeader, ModelSource, source_from_argument, source_from_listing
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.artifact import Listing
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import printable

@@ -21,7 +21,8 @@ from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.assess.preflight import Preflight, idle_machine, preflight
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.locate import locate
-from paddock.lifecycle.steps import Kind, Runner, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.quantization import get_gguf_file_path

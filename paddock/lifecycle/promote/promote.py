@@ -15,7 +15,8 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.retention import Pruned, prune
-from paddock.lifecycle.steps import Kind, Runner, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference, SnapshotId, Variant

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from paddock.errors import InUse, NotOnVolume
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.steps import Kind, step
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId, Variant
 from paddock.model.units import human_bytes

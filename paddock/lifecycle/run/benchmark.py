@@ -15,8 +15,9 @@ from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.memory_observations import record_observation
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
-from paddock.lifecycle.steps import Kind, Runner, step
+from paddock.lifecycle.steps import Runner, step
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.benchmark import benchmark as run_benchmark
 from paddock.measure.load_test import LoadTest, run_load_test
