@@ -39,7 +39,7 @@ def pull(
     target: TargetOption = "this-machine",
     as_json: Json = False,
 ) -> int:
-    """Fetch a model that fits the target onto the volume, verify and audit it, and promote it."""
+    """Fetch, verify, audit and promote a model that fits the target."""
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_pull
     from paddock.lifecycle.acquire.acquire import SERVED
@@ -77,9 +77,10 @@ def onboard(
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Do not promote it.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Acquire, validate, cache, benchmark and promote a model, and write its dossier.
+    """Acquire, validate, cache, benchmark and promote a model.
 
-    It runs in this process. If PREFECT_API_URL is set, that Prefect server records the run.
+    Then its dossier is written. It runs in this process. If PREFECT_API_URL is set, that Prefect server records the
+    run.
     """
     from paddock.cli.render import render_onboarding
     from paddock.lifecycle.onboard import OnboardRequest
@@ -133,7 +134,10 @@ def _onboard_in_process(clients: Clients, request: OnboardRequest, *, quiet: boo
 
 
 def cache(model: ModelArgument, as_json: Json = False) -> int:
-    """Copy a snapshot to S3: the promoted one, or that of a revision. Blobs that S3 has are not sent."""
+    """Copy a snapshot from the volume to S3.
+
+    By default the promoted one is copied. Blobs that S3 has are not sent.
+    """
     from paddock.cli.render import print_line
     from paddock.lifecycle.acquire.cache import cache as cache_snapshot
     from paddock.lifecycle.clients import require_remote
@@ -169,7 +173,10 @@ def restore(
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Do not promote it.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Restore a snapshot from S3, verified and audited, without the Hub: a commit, or the one promoted in S3."""
+    """Restore a snapshot from S3, verified and audited.
+
+    By default the one that is promoted in S3 is restored. The Hub is not asked.
+    """
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_restoration
     from paddock.lifecycle.acquire.restore import restore as restore_snapshot

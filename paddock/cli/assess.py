@@ -17,9 +17,10 @@ def inspect(
     deep: Annotated[bool, typer.Option("--deep", help="Read the tensor data too.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Audit the header and template of a GGUF: a local file or directory, or a file on the Hub.
+    """Audit the header and chat template of a GGUF.
 
-    Of a file on the Hub, only the header is fetched, unless `--deep` is given.
+    It may be a local file or directory, or a file on the Hub. Of a file on the Hub, only the header is fetched, unless
+    `--deep` is given.
     """
     from paddock.cli.render import render_inspection
     from paddock.lifecycle.assess.inspect import inspect as inspect_source
@@ -49,9 +50,10 @@ def plan(
     quant: QuantOption = "auto",
     as_json: Json = False,
 ) -> int:
-    """Plan a model for a machine: whether it fits, with which quantization and parameters.
+    """Plan how a model runs on a machine, from its header alone.
 
-    Only its header is fetched: the engine predicts the memory from that.
+    The plan says whether it fits, with which quantization and parameters. Only its header is fetched: the engine
+    predicts the memory from that.
     """
     from paddock.cli.render import render_preflight
     from paddock.lifecycle.assess.preflight import preflight

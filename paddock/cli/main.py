@@ -34,6 +34,7 @@ app = typer.Typer(
     name="paddock",
     help="Manage GGUF models for llama.cpp: pull, verify, validate, benchmark, promote and serve them.",
     add_completion=False,
+    rich_markup_mode=None,  # the help in plain text: importing rich for it takes twice as long as everything else
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

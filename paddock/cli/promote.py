@@ -23,7 +23,7 @@ def promote(
     reason: Annotated[str, typer.Option(help="The reason, for the history.")] = "promoted by hand",
     as_json: Json = False,
 ) -> int:
-    """Promote a snapshot of the volume, and make its variant the model's default."""
+    """Promote a snapshot, and make its variant the default."""
     from paddock.cli.render import print_line, render_pruned
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
@@ -57,7 +57,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="The reason, for the history.")] = "rolled back by hand",
     as_json: Json = False,
 ) -> int:
-    """Undo the last change of a model's default, or of a variant's promoted revision."""
+    """Undo the last promotion of a model, or of a variant."""
     from paddock.cli.render import print_line
     from paddock.lifecycle.promote.promote import rollback as roll_back_model
     from paddock.lifecycle.steps import PlainRunner
@@ -85,7 +85,7 @@ def rollback(
 
 
 def history(model: NameArgument, as_json: Json = False) -> int:
-    """Show the promotions of a model, or of a variant, with their reasons."""
+    """Show the promotions of a model and their reasons."""
     from paddock.cli.render import render_history
     from paddock.model.reference import same_variant
 

@@ -47,7 +47,10 @@ def bench(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Benchmark a model in an engine process, with the settings that were tuned on this machine if there are any."""
+    """Benchmark a model on this machine.
+
+    Settings that were tuned on this machine are used.
+    """
     from paddock.cli.render import render_benchmark, render_tuning
     from paddock.lifecycle.run.benchmark import measure, measure_server
     from paddock.lifecycle.steps import PlainRunner
@@ -86,9 +89,9 @@ def serve(
     ] = ServerChoice.AUTO,
     as_json: Json = False,
 ) -> int:
-    """Serve a model over an OpenAI-compatible API until it is stopped: the promoted snapshot, or that of a revision.
+    """Serve a model over an OpenAI-compatible API until stopped.
 
-    If PADDOCK_API_KEY is set, clients must send that key.
+    By default the promoted snapshot is served. If PADDOCK_API_KEY is set, clients must send that key.
     """
     from paddock.cli.render import render_serving
     from paddock.lifecycle.locate import locate, match_variant, requested_quantization

@@ -14,7 +14,7 @@ from paddock.cli.output import print_result
 def list_models(
     in_s3: Annotated[bool, typer.Option("--s3", help="List S3 instead of the volume.")] = False, as_json: Json = False
 ) -> int:
-    """List the snapshots on the volume, the sum of their sizes, and the disk space that they share."""
+    """List the snapshots on the volume, and their sizes."""
     from paddock.cli.render import render_entries
 
     if in_s3:
@@ -72,7 +72,7 @@ def list_s3(as_json: bool) -> int:
 
 
 def show(model: ModelArgument, as_json: Json = False) -> int:
-    """Show a snapshot, the promoted one or that of a revision: its manifest, chat template and profiles."""
+    """Show the manifest, chat template and profiles of a snapshot."""
     from paddock.cli.render import render_manifest
     from paddock.lifecycle.assess.chat_template import chat_of_snapshot
     from paddock.planning.profile import PROFILES
@@ -96,7 +96,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 
 
 def remove(model: ModelArgument, as_json: Json = False) -> int:
-    """Remove a model, or a variant or revision of it, and print the freed bytes."""
+    """Remove a model, or a variant or revision of it."""
     from paddock.cli.render import counted, print_line
     from paddock.lifecycle.locate import resolve_revision
     from paddock.model.units import human_bytes
@@ -141,7 +141,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Fetch damaged files again.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Read stored snapshots, and compare every file with its digest."""
+    """Compare every stored file with its digest."""
     from paddock.cli.render import render_verified
     from paddock.lifecycle.upkeep.verify import verify as verify_snapshots
 
@@ -153,7 +153,7 @@ def verify(
 
 
 def pin(model: ModelArgument, as_json: Json = False) -> int:
-    """Pin a snapshot: it is not removed when newer ones are promoted."""
+    """Keep a snapshot when newer ones are promoted."""
     from paddock.cli.render import print_line
 
     clients = make_clients()
@@ -165,7 +165,7 @@ def pin(model: ModelArgument, as_json: Json = False) -> int:
 
 
 def unpin(model: ModelArgument, as_json: Json = False) -> int:
-    """Unpin a snapshot: it may be removed when newer ones are promoted."""
+    """Undo a pin: the snapshot may be removed."""
     from paddock.cli.render import print_line
 
     clients = make_clients()
