@@ -100,12 +100,12 @@ IN_BLOBS = (("GET",), "/blobs/")
 NO_BLOBS = replace(DENIED, methods=("GET",), part="/blobs/")
 
 SAMPLE = [
-    ("a push to one that is full", PUSH, FULL, StoreRefused, "there is no room"),
+    ("a push to one that is full", PUSH, FULL, StoreRefused, "there is no space left"),
     ("a promotion that is denied", PROMOTE, DENIED, StoreRefused, "lack the permission"),
     ("a restore from one that is silent", RESTORE, S3Fault("silent"), StoreUnavailable, "does not answer"),
 ]
 FULL_LIST = [
-    ("a push over a quota", PUSH, FULL_OF_WORDS, StoreRefused, "there is no room"),
+    ("a push over a quota", PUSH, FULL_OF_WORDS, StoreRefused, "there is no space left"),
     ("a restore of blobs that are denied", RESTORE, NO_BLOBS, TransferRefused, "refuses to send"),
     ("a push to one that is silent", PUSH, S3Fault("silent"), StoreUnavailable, "does not answer"),
     ("a push to one that is busy", PUSH, BUSY, StoreUnavailable, "answers 503"),
