@@ -84,3 +84,13 @@ def test_each_form_of_an_import_upward_is_found_to_close_a_cycle(tmp_path: Path,
     (package / "low.py").write_text(f"{upward}\n")
 
     assert set(find_cycle(files)) == {"package.high", "package.low"}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in modules(CHECKOUT).items():
+        for node in ast.parse(path.read_bytes()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
