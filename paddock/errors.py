@@ -26,7 +26,7 @@ The tree has two branches, since they decide what a caller does next: retry or n
         │   ├── NoPermission              a directory or bucket may not be read or written (also a PermissionError)
         │   ├── StoreRefused              S3 refuses the request
         │   ├── NotOnVolume               the volume does not hold this model or revision
-        │   ├── InUse                     promoted, served or pinned, so not removed
+        │   ├── InUse                     in use or pinned, so not removed
         │   ├── SnapshotDiffers           a snapshot of that name has other files, and is immutable
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
         │   ├── EngineCrashed             the engine's process died, or timed out
