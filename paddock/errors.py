@@ -73,7 +73,7 @@ class PaddockError(Exception):
 
 
 class TransientError(PaddockError):
-    """The same call may succeed later. `retry_after_s` is the wait that the other side asked for, or None."""
+    """Error that may not occur again if the call is retried. `retry_after_s` is the requested wait, or None."""
 
     def __init__(self, message: str, *, cure: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message, cure=cure)

@@ -77,7 +77,7 @@ class CharacterCard:
 
 @dataclass(frozen=True, slots=True)
 class TemplateCapabilities:
-    """What a template supports: a system message, a greeting before the first user message, the `name` of a message
+    """Capabilities of a template: a system message, a greeting before the first user message, the `name` of a message
     (rendered as `Name: text`), and consecutive messages of one role.
     """
 

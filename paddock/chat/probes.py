@@ -47,7 +47,7 @@ _MAX_MESSAGES = 1100
 
 
 class Aspect(StrEnum):
-    """What distinguishes a probe from the baseline, as it appears in messages."""
+    """The property in which a probe differs from the baseline, as messages name it."""
 
     BASELINE = "baseline"
     SYSTEM = "a system message"

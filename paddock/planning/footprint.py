@@ -48,7 +48,7 @@ _WINDOW_EVERY: Final = {
 """Period of the layers: the last one of each period attends to all tokens, the others to the window. A metadata key may
 override the period."""
 _FULL_FIRST: Final = {"cohere2moe": 4, "laguna": 4, "smallthinker": 4}
-"""The same for architectures in which the first layer of each period attends to all tokens."""
+"""Architectures of this kind in which the first layer of each period attends to all tokens."""
 _WINDOW_DEFAULT: Final = {"exaone4": 4096, "gemma2": 4096, "llama4": 8192}
 _WINDOW_EVERYWHERE: Final = frozenset({"lfm2"})
 _CACHED_LAYERS: Final = {"gemma3n": 20}

@@ -28,7 +28,7 @@ from paddock.model.source import Address, Source
 from paddock.settings import downloader_environment
 
 Backend = Literal["paddock", "hf_transfer", "xet"]
-"""What moves the bytes of a download: Paddock's own worker threads, hf_transfer, or huggingface_hub with Xet."""
+"""Download backend: Paddock's own worker threads, hf_transfer, or huggingface_hub with Xet."""
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from paddock.transfer.digest import SegmentHash
 from paddock.transfer.journal import Journal, Piece
 
 PIECE_BYTES = 256 * 1024
-"""What a worker that is killed can lose of the bytes that it wrote, in addition to one read."""
+"""The most that a killed worker can lose of the bytes that it wrote, in addition to one read."""
 
 
 class PieceRecorder:

@@ -98,7 +98,7 @@ _CLASS_SUFFIX = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class EngineRequirements:
-    """What a GGUF requires of an engine: support for its architecture, pre-tokenizer, tensor types and features.
+    """Requirements of a GGUF on an engine: support for its architecture, pre-tokenizer, tensor types and features.
 
     The audit and a load without tensor data have shown that the installed engine, `engine`, meets them all.
     `minimum_engine` is the oldest version that Paddock works with. `features` are in words, such as "sliding window".

@@ -23,7 +23,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class ConnectionEnd(Enum):
-    """What happens to the connection after the body."""
+    """How the connection ends after the body."""
 
     COMPLETE = auto()  # the response is complete, and the connection is kept
     CLOSED = auto()  # closed in an orderly way, before the promised length

@@ -21,7 +21,7 @@ from paddock.planning.profile import PROFILES
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
 SERVED = PlanRequest(PROFILES["chat"].context_tokens, at_most_trained=True)
-"""What a model must fit with by default."""
+"""Default plan request: the context that a model must fit with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class CandidateSearch:
     def describe(
         self, model: GgufSet, chosen: ModelHeader, plan: Plan, target: Target, *, requested_by_name: bool
     ) -> FitCandidate:
-        """What a model takes with the plan's parameters, and why it is chosen or not. Its weights are estimated from
+        """Memory of a model with the plan's parameters, and why it is chosen or not. Its weights are estimated from
         its file's size; all else is as in the plan of the chosen model."""
         footprint = self._footprint(model)
         is_chosen = model == chosen.model

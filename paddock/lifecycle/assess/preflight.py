@@ -251,7 +251,7 @@ def _on_gpu(machine: Machine, header: ModelHeader) -> bool:
 
 
 def _advice(chosen: ModelHeader, plan: Plan, target: Target) -> str:
-    """What to do about a plan that does not fit."""
+    """Advice for a plan that does not fit."""
     tokens = longest_context(chosen.predict_memory, target, plan, chosen.footprint)
     what = chosen.quantization or printable(chosen.model.first)
     if tokens:

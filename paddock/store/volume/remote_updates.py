@@ -68,7 +68,7 @@ class RemoteUpdates:
         return History(self._layout.history(model)).read()
 
     def _read(self, model: ModelName) -> PendingRemoteUpdates:
-        """What `finish` wrote last; empty where the file is missing or damaged."""
+        """The state that `finish` wrote last; empty where the file is missing or damaged."""
         try:
             value = json.loads(self._layout.remote_updates(model).read_bytes())
             variants = frozenset(parse_variant(str(variant)) for variant in value["variants"])
