@@ -24,12 +24,12 @@ from paddock.chat.families import detect_family
 from paddock.chat.protocol import MAX_SOURCE_BYTES
 from paddock.chat.stops import find_stop_sequences
 from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.header import Array, Header, Value
 from paddock.gguf.reader import read_header
 from paddock.gguf.source import FileSource
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.names import Sha256
-from paddock.model.quantization import get_gguf_file_path
 
 TEMPLATE_FILE = "chat_template.jinja"
 CHAT_FILE = "chat.paddock.json"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import Array, FileSource, Header, read_header
-from paddock.model.quantization import get_gguf_file_path
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from paddock.chat.template import TEMPLATE_FILE, is_published, setup_chat_template
 from paddock.errors import CorruptFile, NoPermission, NotEnoughDisk
 from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.assess.model_source import source_from_listing
+from paddock.lifecycle.assess.sound_models import best_sound_model
 from paddock.lifecycle.clients import Clients, connect
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.reference import Reference
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
-from paddock.planning.file_selection import BEST, select_files
+from paddock.planning.file_selection import require_gguf, select_files
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
@@ -47,7 +49,10 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
             cure=f"use {volume_path}, or a directory outside of the volume",
         )
     listing = clients.hub.listing(model, wanted.ref or "main")
-    choice = select_files(listing, quantization=wanted.variant or BEST)
+    require_gguf(listing)
+    source = source_from_listing(clients, listing, variant=wanted.variant)
+    best = best_sound_model(source)
+    choice = select_files(listing, survey=source.survey, prefer=best.first)
     _make_staging(target)
     # The template that is written is the one in the GGUF, not the repository's file of that name.
     files = [file for file in choice.files if file.path != TEMPLATE_FILE]

@@ -14,6 +14,7 @@ from typing import Any
 
 from paddock.engine.oracle import Memory
 from paddock.errors import DoesNotFit
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle import reports
 from paddock.lifecycle.assess.audit import audit_paths, require_accepted, shards_of
 from paddock.lifecycle.assess.chat_template import check_chat_template
@@ -25,7 +26,6 @@ from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import get_gguf_file_path
 from paddock.model.reference import Reference
 from paddock.model.units import human_bytes
 from paddock.planning.placement import Target
