@@ -20,7 +20,7 @@ from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf.head import Family, Head
 from paddock.gguf.kind import ModelKind
 from paddock.model.names import printable
-from paddock.model.quantization import GgufSet, rank_models, stem_of, strip_quantization
+from paddock.model.quantization import GgufSet, rank_key, rank_models, stem_of, strip_quantization
 
 MAX_HEADS = 4
 """Heads of remote files that a survey reads. Each costs two requests: one for the file's address, one for its bytes."""
@@ -213,7 +213,10 @@ def _series(sets: Iterable[GgufSet]) -> list[list[GgufSet]]:
     by_key: dict[tuple[str, ...], list[GgufSet]] = {}
     for model in sets:
         by_key.setdefault(_series_key(model.first), []).append(model)
-    series = [sorted(members, key=lambda model: (-model.size, model.first)) for members in by_key.values()]
+    series = [
+        sorted(members, key=lambda model: (-model.size, rank_key(model.quantization, model)))
+        for members in by_key.values()
+    ]
     return sorted(series, key=lambda members: (-_estimated_parameters(members[0]), members[0].first))
 
 

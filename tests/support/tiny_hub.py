@@ -55,7 +55,7 @@ def fill_repository(hub: HubService) -> str:
             "tokenizer_config.json": b'{"model_max_length": 256}',
             ".gitattributes": b"*.gguf filter=lfs\n",
             "tiny-Q8_0.gguf": tiny_model(),
-            "tiny-Q4_K_M.gguf": tiny_model(2, file_type=Q4_K_M),
+            "tiny-Q4_K_M.gguf": tiny_model(file_type=Q4_K_M),
             "big/tiny-Q6_K-00001-of-00002.gguf": shards[0].to_bytes(),
             "big/tiny-Q6_K-00002-of-00002.gguf": shards[1].to_bytes(),
         }
@@ -75,7 +75,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: HubService, home: Path) -> Non
 
 
 def own_cache(home: Path) -> Path:
-    """A cache directory without the headers that other tests read, but with all else: an engine's facts take seconds."""
+    """A cache without the headers that other tests read, but with all else: an engine's facts take seconds."""
     shared = settings.load().cache / "paddock"
     cache = home / "cache" / "paddock"
     if not cache.exists():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock.engine.parameters import Parameters
-from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, ModelRejected
+from paddock.errors import BadSetting, DoesNotFit, FileNotInRevision, MissingShard, ModelRejected
 from paddock.lifecycle.assess.candidate_search import CandidateSearch, FitCandidate
 from paddock.lifecycle.assess.memory_observations import margin_for
 from paddock.lifecycle.assess.model_header import ModelHeader
@@ -197,8 +197,7 @@ def choose_fitting(
     files are returned all the same: `Chosen.require_fit` raises. Raises as `select_files` and `preflight_revision`.
     """
 
-    survey = source_from_listing(clients, listing).survey if len(files) > 1 else None
-    named = select_files(listing, survey=survey, files=files, projector=projector) if files else None
+    named = _select_named(clients, listing, files, projector=projector) if files else None
     if named and all(is_projector(path) for path in named.model_files):
         return Chosen(named, None)
     require_gguf(listing)
@@ -224,6 +223,15 @@ def choose_fitting(
         return again
     best = choose(BEST, f"the default variant {default} is not kept: {again.preflight.line}")
     return best if best.preflight is not None and best.preflight.plan.fits else again
+
+
+def _select_named(clients: Clients, listing: Listing, files: Sequence[str], *, projector: bool) -> FileSelection:
+    """Select files by their paths. Which of several is a projector is told by the names, else by the headers."""
+    try:
+        return select_files(listing, files=files, projector=projector)
+    except BadSetting:
+        surveyed = source_from_listing(clients, listing).survey
+        return select_files(listing, survey=surveyed, files=files, projector=projector)
 
 
 def _plan_source(
