@@ -49,17 +49,23 @@ def get_gguf_file_path(model_path: Path) -> Path:
 
 def best_model(directory: Path, sets: Sequence[GgufSet]) -> GgufSet | None:
     """The best model among the GGUF files of a directory; None if there is none. Raises NoPermission."""
-    surveyed = survey_directory(directory, sets)
-    if not surveyed.heads:
-        return next(iter(surveyed.models), None)
-    complete = [model for model in surveyed.models if not model.missing]
-    return next((model for model in complete if _is_sound(directory, model)), next(iter(surveyed.models), None))
+    remaining, first = list(sets), None
+    while remaining:
+        surveyed = survey_directory(directory, remaining)
+        first = first or next(iter(surveyed.models), None)
+        complete = [model for model in surveyed.models if not model.missing]
+        if not surveyed.heads:
+            return next(iter(complete), first)
+        sound = next((model for model in complete if _is_sound(directory, model)), None)
+        if sound or not surveyed.siblings:
+            return sound or first
+        remaining = [model for model in remaining if model not in surveyed.models]
+    return first
 
 
 def survey_directory(directory: Path, sets: Sequence[GgufSet]) -> Survey:
     """Survey the GGUF files of a directory. Raises NoPermission."""
-    readable = [model for model in sets if not model.is_projector]
-    if len(readable) <= 1:
+    if len([model for model in sets if not model.is_projector]) == 1:
         return survey_names(sets)
 
     def head(model: GgufSet) -> Head:
@@ -71,7 +77,7 @@ def survey_directory(directory: Path, sets: Sequence[GgufSet]) -> Survey:
         return head_of(headers[0], parameters=sum(tensor.elements for header in headers for tensor in header.tensors))
 
     found = survey(sets, read_head=head, read_exact=exact, max_heads=_MAX_HEADS)
-    return found if found.heads else survey_names(sets)
+    return found if found.heads or len(found.broken) < len(sets) else survey_names(sets)
 
 
 def _headers(directory: Path, model: GgufSet) -> list[Header]:

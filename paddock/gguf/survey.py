@@ -223,7 +223,7 @@ def _series(sets: Iterable[GgufSet]) -> list[list[GgufSet]]:
 def _series_key(path: str) -> tuple[str, ...]:
     """The path without quantizations, in lower case: `Q8_0/Tiny-Q8_0.gguf` is of the series of `Tiny-Q4_K_M.gguf`."""
     parts = (strip_quantization(part).lower() for part in PurePosixPath(stem_of(path)).parts)
-    return tuple(part for part in parts if part)
+    return tuple(part for part in parts if part not in {"", "gguf"})
 
 
 def _estimated_parameters(model: GgufSet) -> float:

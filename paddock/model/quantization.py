@@ -86,6 +86,13 @@ def quantization_of(path: str) -> str | None:
     return None
 
 
+def likely_quantization(path: str) -> str | None:
+    """The preferred quantization with the bits of a label that is none (`Q4_K_P`: Q4_K_M); None where there is none."""
+    found = _LOOKS_QUANTIZED.search(PurePosixPath(path).name)
+    digit = re.search(r"\d", found.group()) if found else None
+    return next((name for name in PREFERRED if digit and name.startswith(f"Q{digit.group()}")), None)
+
+
 def strip_quantization(name: str) -> str:
     """A file's or directory's name without its quantization, whether that is a known one or only looks like one."""
     return _TRIMMED.sub("", _LOOKS_QUANTIZED.sub("", _QUANTIZATION.sub("", name)))
@@ -97,8 +104,8 @@ def is_projector(path: str) -> bool:
 
 
 def is_raw_part(path: str) -> bool:
-    """Whether a path is named like a piece of a GGUF (`model.gguf.part1of2`, `model.gguf-split-a`). The shards of a split
-    model are no pieces: each of them is a GGUF."""
+    """Whether a path is named like a piece of a GGUF (`model.gguf.part1of2`, `model.gguf-split-a`). The shards of a
+    split model are no pieces: each of them is a GGUF."""
     return _RAW_PART.fullmatch(PurePosixPath(path).name) is not None
 
 

@@ -19,7 +19,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import ModelRejected
 from paddock.lifecycle.assess.model_header import ModelHeader
 from paddock.lifecycle.assess.sound_models import SoundModels
-from paddock.model.quantization import GgufSet, rank_key
+from paddock.model.quantization import GgufSet
 from paddock.model.reference import Variant
 from paddock.model.units import human_bytes
 from paddock.planning.footprint import Footprint
@@ -68,7 +68,7 @@ class CandidateSearch:
         pending = list(candidates)
         best: tuple[tuple[bool, bool], ModelHeader, Plan] | None = None
         while pending:
-            model = min(pending, key=lambda model: rank_key(self._models.quantization(model), model))
+            model = min(pending, key=self._models.rank)
             is_read = model in self._models.headers
             if not self._may_fit(model, target):
                 pending.remove(model)

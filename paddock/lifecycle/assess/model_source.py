@@ -27,7 +27,7 @@ from paddock.errors import (
 )
 from paddock.gguf.head import Head, head_of, read_head
 from paddock.gguf.reader import ByteSource, FileSource, read_header
-from paddock.gguf.survey import Survey, survey, survey_names
+from paddock.gguf.survey import MAX_HEADS, Survey, survey, survey_names
 from paddock.lifecycle.assess.header_cache import HeaderCache
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
@@ -71,6 +71,7 @@ class ModelSource:
     traffic: Traffic = field(default_factory=Traffic)
     raw_parts: tuple[str, ...] = ()
     requested: bool = False
+    max_heads: int = MAX_HEADS
 
     @property
     def sets(self) -> tuple[GgufSet, ...]:
@@ -80,16 +81,17 @@ class ModelSource:
     def without(self, broken: Collection[GgufSet]) -> ModelSource:
         """This source as if it did not have some files. The names stay the same."""
         remaining = [model for model in self.all_sets if model not in broken]
-        return replace(self, survey=_survey(self.openers, remaining))
+        return replace(self, survey=_survey(self.openers, remaining, max_heads=self.max_heads))
 
     def with_projectors(self) -> ModelSource:
-        """This source with the heads of its projectors, as far as they can be read."""
+        """This source with the heads of its projectors and of a model, as far as they can be read."""
         heads = dict(self.survey.heads)
-        for projector in self.survey.projectors:
-            if projector not in heads:
+        for model in (*self.survey.projectors, *self.survey.models[:1]):
+            if model not in heads and (model in self.survey.projectors or self.survey.main is None):
                 with suppress(NotGguf, MalformedGguf):
-                    heads[projector] = _read_head(self.openers, projector)
-        return replace(self, survey=replace(self.survey, heads=heads))
+                    heads[model] = read_model_head(self.openers, model)
+        main = self.survey.main or next((heads[model].family for model in self.survey.models if model in heads), None)
+        return replace(self, survey=replace(self.survey, heads=heads, main=main))
 
 
 def passed_over_files(source: ModelSource, reasons: Mapping[GgufSet, str]) -> tuple[tuple[str, str], ...]:
@@ -99,18 +101,19 @@ def passed_over_files(source: ModelSource, reasons: Mapping[GgufSet, str]) -> tu
     return tuple(sorted(rows))
 
 
-def _read_head(openers: Sequence[ShardOpener], model: GgufSet) -> Head:
+def read_model_head(openers: Sequence[ShardOpener], model: GgufSet) -> Head:
     """The head of a model's first file. Raises NotGguf, MalformedGguf, and the errors of the Hub and the transfer."""
 
     def read(copy: ShardOpener) -> Head:
         with copy(GgufSet(model.paths[:1], model.size)) as (first,):
             return read_head(first)
 
-    return from_nearest(openers, read)
+    return from_nearest(openers, read, without_store=True)
 
 
-def from_nearest(openers: Sequence[ShardOpener], read: Callable[[ShardOpener], T]) -> T:
-    """The result of `read` for the nearest copy that is there and sound. Raises the errors of the origin."""
+def from_nearest(openers: Sequence[ShardOpener], read: Callable[[ShardOpener], T], *, without_store: bool = False) -> T:
+    """The result of `read` for the nearest copy that is there and sound. Raises the errors of the origin, and those of
+    the remote store unless it may be done without (`without_store`)."""
     *copies, origin = openers
     for number, copy in enumerate(copies):
         try:
@@ -118,13 +121,13 @@ def from_nearest(openers: Sequence[ShardOpener], read: Callable[[ShardOpener], T
         except (ModelRejected, CorruptFile, NotGguf, MalformedGguf, TransferRefused):
             continue  # a damaged copy; repairing it is not a preflight's task
         except (StoreUnavailable, StoreRefused, TransferInterrupted):
-            if number == 0:
+            if number == 0 and not without_store:
                 raise
     return read(origin)
 
 
-def _survey(openers: Sequence[ShardOpener], sets: Sequence[GgufSet]) -> Survey:
-    """Survey files by their headers, those of remote files as few as possible."""
+def _survey(openers: Sequence[ShardOpener], sets: Sequence[GgufSet], *, max_heads: int) -> Survey:
+    """Survey files by their headers, of at most `max_heads` series of files."""
 
     def exact(model: GgufSet) -> Head:
         def read(copy: ShardOpener) -> Head:
@@ -132,13 +135,14 @@ def _survey(openers: Sequence[ShardOpener], sets: Sequence[GgufSet]) -> Survey:
                 headers = [read_header(shard) for shard in shards]
             return head_of(headers[0], parameters=sum(tensor.elements for one in headers for tensor in one.tensors))
 
-        return from_nearest(openers, read)
+        return from_nearest(openers, read, without_store=True)
 
     return survey(
         sets,
-        read_head=lambda model: _read_head(openers, model),
+        read_head=lambda model: read_model_head(openers, model),
         read_exact=exact,
         knows_architecture=knows_architecture,
+        max_heads=max_heads,
     )
 
 
@@ -165,7 +169,7 @@ def source_from_listing(
     raw_parts = tuple(sorted(file.path for file in listing.files if is_raw_part(file.path)))
     if not sets:
         raise _no_gguf(name, raw_parts)
-    surveyed = survey_names(sets) if files else _survey(openers, sets)
+    surveyed = survey_names(sets) if files else _survey(openers, sets, max_heads=MAX_HEADS)
     names = name_variants(surveyed.models, surveyed.siblings, published=listing.variants)
     models = surveyed.models
     if files:
@@ -265,9 +269,9 @@ def _local_source(path: Path) -> ModelSource:
         with ExitStack() as stack:
             yield [stack.enter_context(FileSource(directory / name)) for name in model.paths]
 
-    surveyed = _survey((open_shards,), sets) if path.is_dir() else Survey(tuple(sets))
+    surveyed = _survey((open_shards,), sets, max_heads=len(sets)) if path.is_dir() else Survey(tuple(sets))
     if not surveyed.models:
         raise NoGguf(f"{directory} holds no GGUF model", cure="give a .gguf file, or the directory of one")
     names = name_variants(surveyed.models, surveyed.siblings)
     names |= {model: variant_from_path(model) for model in sets if model not in names}
-    return ModelSource(str(path), tuple(sets), surveyed, names, (open_shards,))
+    return ModelSource(str(path), tuple(sets), surveyed, names, (open_shards,), max_heads=len(sets))

@@ -22,7 +22,7 @@ from paddock.lifecycle.assess.model_source import (
     source_from_argument,
     source_from_listing,
 )
-from paddock.lifecycle.assess.sound_models import SoundModels
+from paddock.lifecycle.assess.sound_models import choose_from
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
@@ -246,25 +246,9 @@ def _plan_source(
     """Plan the best variant of `source` that `quantization` names, for `target`, by default `machine`. `seconds` of the
     result is 0."""
     by_name = source.requested or quantization not in {AUTO, BEST}
-    models = SoundModels(source)
-    named = models.named(quantization)
-    candidates = [model for model in named if not model.missing]
-    if not candidates:
-        missing = ", ".join(printable(path) for path in named[0].missing[:3])
-        raise MissingShard(
-            f"{source.name} has no model with all of its shards: {missing} is missing", cure="ask its owner"
-        )
-    try:
-        first = models.first(candidates, requested=by_name)
-    except ModelRejected:
-        others = source.without(candidates)
-        if by_name or not others.sets or not models.all_broken(candidates):
-            raise
-        rest = _plan_source(clients, others, request, quantization=quantization, target=target, machine=machine)
-        skipped = models.better_skipped(others.sets[0])
-        passed_over = dict((*rest.passed_over, *passed_over_files(source, models.passed_over)))
-        passed_over.pop(rest.file, None)
-        return replace(rest, skipped=(*skipped, *rest.skipped), passed_over=tuple(sorted(passed_over.items())))
+    models, candidates = choose_from(source, quantization)
+    source = models.source
+    first = models.first(candidates, requested=by_name)
     search = CandidateSearch(models, request, machine.cores)
     if target is None:
         on_gpu = _on_gpu(machine, first)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paddock.errors import FileNotInRevision, ModelRejected
+from paddock.errors import FileNotInRevision, MalformedGguf, MissingShard, ModelRejected, NotGguf
 from paddock.lifecycle.assess.model_header import ModelHeader, read_model_header
-from paddock.lifecycle.assess.model_source import ModelSource
+from paddock.lifecycle.assess.model_source import ModelSource, read_model_head
 from paddock.model.finding import Severity
 from paddock.model.names import printable
-from paddock.model.quantization import GgufSet, rank_key
+from paddock.model.quantization import GgufSet, likely_quantization, rank_key
 from paddock.model.reference import same_variant
 from paddock.planning.file_selection import AUTO, BEST, find_variant
 
@@ -31,6 +31,7 @@ class SoundModels:
         self.headers: dict[GgufSet, ModelHeader] = {}
         self.passed_over: dict[GgufSet, str] = dict(source.survey.passed_over)
         self._rejected: dict[GgufSet, ModelRejected] = {}
+        self._broken = set(source.survey.broken)
         self._main = source.survey.main
 
     @property
@@ -72,11 +73,13 @@ class SoundModels:
         """
         if model in self.headers:
             return model not in self.passed_over
-        if model in self._rejected:
+        if model in self._rejected or (model in self.passed_over and model in self.source.sets):
             return False
         try:
             header = read_model_header(self.source, model)
         except ModelRejected as error:
+            if not requested and self._is_of_another_family(model):
+                return False
             self._rejected[model] = error
             self.passed_over[model] = _reason(error)
             common = [rejected for rejected in self._rejected.values() if not _is_of_one_file(rejected)]
@@ -88,13 +91,19 @@ class SoundModels:
         if not requested and header.head.family != self._main:
             self.passed_over[model] = f"another model ({header.head.family})"
             return False
+        self.passed_over.pop(model, None)
         return True
+
+    def rank(self, model: GgufSet) -> tuple[bool, int, int, int, str]:
+        """The sort key of a model, best first. A label that is no quantization only suggests one until the header is
+        read."""
+        return rank_key(self.quantization(model) or likely_quantization(model.first), model)
 
     def first(self, models: Sequence[GgufSet], *, requested: bool = False) -> ModelHeader:
         """The header of the best sound model. Raises as `is_sound`, and ModelRejected where none of them is sound."""
         pending = list(models)
         while pending:
-            model = min(pending, key=lambda model: rank_key(self.quantization(model), model))
+            model = min(pending, key=self.rank)
             if model in self.headers and model not in self.passed_over:
                 return self.headers[model]
             if not self.is_sound(model, requested=requested):
@@ -111,34 +120,81 @@ class SoundModels:
         )
         return ModelRejected(f"{self.source.name} has no sound model ({reasons})", cure="name a file with --file")
 
-    def all_broken(self, models: Sequence[GgufSet]) -> bool:
-        """Whether each of these was rejected for something that is wrong with its file alone."""
-        return all(model in self._rejected and _is_of_one_file(self._rejected[model]) for model in models)
+    def without(self, broken: Sequence[GgufSet]) -> SoundModels | None:
+        """The models of the next family, where each of the main one was rejected for something that is wrong with its
+        file alone; None where they were rejected for anything else, or there is no other model."""
+        if not all(_is_of_one_file(self._rejected[model]) for model in broken if model in self._rejected):
+            return None
+        rest = SoundModels(self.source.without({*self._rejected, *self.source.survey.broken}))
+        rest.passed_over |= {model: reason for model, reason in self.passed_over.items() if model in self._rejected}
+        rest.passed_over |= {model: self.passed_over[model] for model in self.source.survey.broken}
+        rest._rejected |= self._rejected
+        rest._broken |= self._broken
+        return rest if rest.source.sets else None
 
     def better_skipped(self, chosen: GgufSet) -> tuple[str, ...]:
         """A line for each broken file that would have been preferred to the chosen one."""
-        broken = self._rejected.keys() | self.source.survey.broken
-        rank = rank_key(self.quantization(chosen), chosen)
-        better = [model for model in broken if model != chosen and rank_key(model.quantization, model) < rank]
+        broken = self._rejected.keys() | self._broken
+        better = [model for model in broken if model not in self.source.sets or self.rank(model) < self.rank(chosen)]
         return tuple(
             f"{printable(model.first)} was passed over: {self.passed_over[model]}"
-            for model in sorted(better, key=lambda model: rank_key(model.quantization, model))
+            for model in sorted(better, key=self.rank)
         )
+
+    def _is_of_another_family(self, model: GgufSet) -> bool:
+        """Whether a rejected file, which the survey did not read, is something else than the main model."""
+        if model in self.source.survey.heads or self._main is None:
+            return False
+        try:
+            head = read_model_head(self.source.openers, model)
+        except (NotGguf, MalformedGguf):
+            return False
+        if head.family != self._main:
+            self.passed_over[model] = f"another model ({head.family})" if head.family else head.kind.noun
+        return head.family != self._main
 
     def _has(self, model: GgufSet, quantization: str) -> bool:
         stated = self.quantization(model)
         return stated is not None and same_variant(stated, quantization)
 
 
+def choose_from(source: ModelSource, quantization: str = AUTO) -> tuple[SoundModels, tuple[GgufSet, ...]]:
+    """The models that can be chosen, best first by their names, and at least one of them sound: those that
+    `quantization` names, else the main family. Where all of its files are broken, those of the next family.
+
+    Raises FileNotInRevision, MissingShard where no model has all of its shards, ModelRejected where none is sound, and
+    the errors of the source.
+    """
+    models = SoundModels(source)
+    requested = source.requested or quantization not in {AUTO, BEST}
+    named = models.named(quantization)
+    while True:
+        complete = tuple(model for model in named if not model.missing)
+        if not complete:
+            missing = ", ".join(printable(path) for path in named[0].missing[:3])
+            raise MissingShard(
+                f"{source.name} has no model with all of its shards: {missing} is missing",
+                cure="ask the repository's owner, or choose another quantization",
+            )
+        try:
+            models.first(complete, requested=requested)
+        except ModelRejected:
+            rest = None if requested else models.without(complete)
+            if rest is None:
+                raise
+            models, named = rest, rest.source.sets
+        else:
+            return models, complete
+
+
 def best_sound_model(source: ModelSource) -> GgufSet:
     """The best sound model of a source by the order of preference; where none is sound, the best one, whose audit tells
     what is wrong with it. Raises the errors of the source."""
-    models = SoundModels(source)
-    candidates = [model for model in source.sets if not model.missing] or list(source.sets)
     try:
-        return models.first(candidates, requested=source.requested).model
-    except ModelRejected:
+        models, candidates = choose_from(source)
+    except (ModelRejected, MissingShard):
         return source.sets[0]
+    return models.first(candidates, requested=source.requested).model
 
 
 def _reason(error: ModelRejected) -> str:
