@@ -30,6 +30,7 @@ from paddock.store.manifests import check_manifest_name_is_free, check_report_na
 from paddock.store.multipart import MultipartReader
 from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore
 from paddock.store.remote import download_lease
+from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
 from paddock.store.remote.refs import Ref
 
@@ -59,6 +60,7 @@ class ObjectStore(RemoteStore):
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
+        self._writes = ConditionalWrites(objects)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.label!r})"
@@ -166,10 +168,10 @@ class ObjectStore(RemoteStore):
         )
 
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
-        return download_lease.take(self.objects, sha256, lease_s=lease_s)
+        return download_lease.take(self.objects, self._writes, sha256, lease_s=lease_s)
 
     def take_over_lease(self, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
-        return download_lease.take_over(self.objects, sha256, other)
+        return download_lease.take_over(self.objects, self._writes, sha256, other)
 
     def write_report(self, id: SnapshotId, name: str, text: str) -> str:
         key = _report_key(id, name)
@@ -202,7 +204,7 @@ class ObjectStore(RemoteStore):
 
     def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> bool:
         """Write a ref. False when another worker wrote it since it was read."""
-        return self.objects.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
+        return self._writes.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
 
     def _ids(self, model: ModelName | None) -> Iterator[SnapshotId]:
         for key, _ in self.objects.list(f"snapshots/{model.slug}/" if model else "snapshots/"):
