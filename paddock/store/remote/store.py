@@ -17,14 +17,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, SnapshotDiffers, StoreUnavailable, UnsafeName
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256, parse_revision, parse_sha256
 from paddock.model.reference import SnapshotId, parse_variant
-from paddock.model.source import Address, Expected, Source
+from paddock.model.source import Expected, Source
+from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
 from paddock.store.manifests import check_manifest_name_is_free, check_report_name, parse_manifest, same_files
 from paddock.store.multipart import MultipartReader
@@ -32,24 +32,13 @@ from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore
 from paddock.store.remote import download_lease
 from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
+from paddock.store.remote.probe import probe_features
 from paddock.store.remote.refs import Ref
+from paddock.store.remote.remote_blob import RemoteBlob
 
 log = logging.getLogger(__name__)
 _CONFLICTS = 20
 """Number of attempts at a conditional write of a ref, while other workers write it too."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteBlob:
-    """A blob of a remote store as a source of bytes."""
-
-    label: str
-    expected: Expected
-    make_address: Callable[[], Address]
-    hub_location: None = None
-
-    def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - every address is new, and costs no request
-        return self.make_address()
 
 
 class ObjectStore(RemoteStore):
@@ -71,6 +60,9 @@ class ObjectStore(RemoteStore):
 
     def check(self) -> None:
         next(iter(self.objects.list("refs/")), None)
+
+    def features(self) -> StoreFeatures:
+        return probe_features(self.objects)
 
     def has_blob(self, sha256: Sha256, size: int) -> bool:
         return self.blob_tag(sha256, size) is not None

@@ -16,7 +16,7 @@ from paddock.model.source import Address
 from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.multipart import MultipartReader
 from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
-from paddock.store.s3 import upload
+from paddock.store.s3 import trials, upload
 from paddock.store.s3.answers import age_s, tag_of_content, tag_of_stat
 from paddock.store.s3.checksums import Checksums
 from paddock.store.s3.connection import S3Options, connect
@@ -155,6 +155,9 @@ class S3Objects(Objects):
                     "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
                 )
             )
+
+    def trials(self, key: str) -> dict[str, Callable[[], str]]:
+        return trials.trials_of(self.client, self.bucket, self._key(key), label=self.label)
 
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
         """As `Objects.upload`. Each part is sent with its sha256, and the server refuses a part whose bytes differ.
