@@ -121,8 +121,9 @@ def read_model_header(source: ModelSource, model: GgufSet) -> ModelHeader:
             return _read_header(source.name, model, copy)
         except (ModelRejected, CorruptFile, TransferRefused):  # a damaged copy; repairing it is not a preflight's task
             continue
-        except (StoreUnavailable, StoreRefused, TransferInterrupted):
-            if number == 0:
+        except (StoreUnavailable, StoreRefused, TransferInterrupted) as error:
+            never_sends_bytes = isinstance(error, TransferInterrupted) and error.wrong_answers
+            if number == 0 and not never_sends_bytes:
                 raise
     return _read_header(source.name, model, origin)
 
