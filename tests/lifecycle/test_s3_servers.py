@@ -27,7 +27,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.file_selection import select_files
 from paddock.planning.targets import UNBOUNDED
-from tests.support.foreign_s3 import ForeignS3
+from tests.support.foreign_s3 import PROGRAMS, ForeignS3, start_installed
 from tests.support.limited_s3 import Lack, LimitedS3, limited_s3
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 from tests.support.stores import A, publish
@@ -47,6 +47,7 @@ LACKS: list[tuple[Lack, ...]] = [
     ("presigned",),
     ("bytes",),
     ("conditions",),
+    ("if-match",),
     ("accepting-conditions",),
     ("checksums",),
     ("leases-404",),
@@ -235,3 +236,26 @@ def test_a_snapshot_is_cached_and_restored_on_moto(
 ) -> None:
     use(moto)
     cache_and_restore(worker, content)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_model_is_shared_on_a_server_of_another_project(
+    worker: Worker,
+    use: Callable[[Server], None],
+    hub: HubService,
+    content: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+) -> None:
+    with start_installed(name, tmp_path_factory.mktemp(name)) as server:
+        use(server)
+        pull_on_four_volumes(worker, content)
+        print(f"the Hub sent {hub_copies(hub, content):.2f} copies")
+        if presigned_addresses_work(worker()):
+            cache_and_restore(worker, content)
+
+
+def presigned_addresses_work(clients: Clients) -> bool:
+    assert clients.remote is not None
+    return {row.name: row.ok for row in clients.remote.features().rows}["presigned addresses"]

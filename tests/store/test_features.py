@@ -19,6 +19,7 @@ LACKING: list[tuple[Lack, set[str]]] = [
     ("presigned", {"presigned addresses", "ranges"}),
     ("bytes", {"presigned addresses", "ranges"}),
     ("conditions", {"conditional writes"}),
+    ("if-match", {"conditional writes"}),
     ("accepting-conditions", {"conditional writes"}),
     ("checksums", {"checksums"}),
 ]

@@ -28,6 +28,7 @@ WORKING: list[Lack] = [
     "status-206",
     "ranges",
     "conditions",
+    "if-match",
     "accepting-conditions",
     "checksums",
     "deletion",
@@ -83,7 +84,7 @@ def test_a_lease_is_held_renewed_and_taken_again_without(
                 assert isinstance(other, HeldLease)
                 assert (other.done_bytes, other.is_expired) == (7, False)
     warnings = [record.getMessage() for record in caplog.records if "condition" in record.getMessage()]
-    assert len(warnings) == (1 if lack in {"conditions", "accepting-conditions"} else 0)
+    assert len(warnings) == (1 if lack in {"conditions", "if-match", "accepting-conditions"} else 0)
 
 
 @pytest.mark.parametrize("lack", ["leases-404", "leases-412"])

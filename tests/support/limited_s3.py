@@ -30,6 +30,7 @@ Lack = Literal[
     "presigned",  # presigned addresses are answered with 501
     "bytes",  # presigned addresses are answered with a web page
     "conditions",  # the conditions of a write are ignored
+    "if-match",  # the condition If-Match is ignored
     "accepting-conditions",  # a write with a condition is answered with 501
     "checksums",  # a request with a checksum header is answered with 400
     "leases-404",  # a write of a lease is answered with 404
@@ -192,6 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
         none, tag = self.headers.get("If-None-Match"), self.headers.get("If-Match")
         if none and (stored is not None or is_marked):
             raise _S3Error(412, "PreconditionFailed")
+        if "if-match" in self.s3.lacks:
+            return
         if tag and stored is None:
             raise _S3Error(404, "NoSuchKey")
         if tag and stored is not None and stored.tag != tag:

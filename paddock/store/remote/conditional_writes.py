@@ -1,9 +1,9 @@
 """Conditional writes of small objects: leases and refs, also on a service that ignores or refuses the conditions.
 
-Some S3 servers ignore `If-None-Match` and `If-Match`, others refuse a request that has one. Which of these a service
-does is found out once for each process, when the first condition is needed. Where it cannot be relied on, the object is
-read, written without a condition, and read back after a pause. Of two workers that write at the same moment, both then
-find the content of the last one, unless one of them is slower than that pause.
+Some S3 servers ignore `If-None-Match` and `If-Match`, or the latter alone; others refuse a request that has one. Which
+of these a service does is found out once for each process, when the first condition is needed. Where it cannot be
+relied on, the object is read, written without a condition, and read back after a pause. Of two workers that write at
+the same moment, both then find the content of the last one, unless one of them is slower than that pause.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Conditions(StrEnum):
     """What a service does with the condition of a write."""
 
     KEPT = "keeps the conditions of writes"
-    IGNORED = "ignores the conditions of writes"
-    REFUSED = "refuses writes with a condition"
+    CREATION_KEPT = "keeps no condition of writes but If-None-Match"
+    IGNORED = "ignores the conditions of writes (If-None-Match, If-Match)"
+    REFUSED = "refuses writes with a condition (If-None-Match, If-Match)"
 
 
 class ConditionalWrites:
@@ -53,16 +54,19 @@ class ConditionalWrites:
                 self._conditions = try_conditions(self._objects)
                 if self._conditions is not Conditions.KEPT:
                     log.warning(
-                        "%s %s (If-None-Match, If-Match): workers that start at the same moment may fetch the same"
-                        " file from the Hub, and of promotions at the same moment the last one may win",
+                        "%s %s: of promotions at the same moment the last one may win%s",
                         self._objects.label,
                         self._conditions,
+                        ""
+                        if self._conditions is Conditions.CREATION_KEPT
+                        else ", and workers that start at the same moment may fetch the same file from the Hub",
                     )
             return self._conditions
 
     def put_if(self, key: str, content: bytes, *, tag: str | None) -> str | None:
         """As `Objects.put_if`."""
-        if self.conditions() is Conditions.KEPT:
+        conditions = self.conditions()
+        if conditions is Conditions.KEPT or (conditions is Conditions.CREATION_KEPT and tag is None):
             written = self._objects.put_if(key, content, tag=tag)
             # A versioned bucket may refuse the condition that there is no object, because of a delete marker.
             if written is not None or tag is not None or self._objects.get(key) is not None:
@@ -90,9 +94,12 @@ def try_conditions(objects: Objects) -> Conditions:
             return Conditions.REFUSED
         if objects.put_if(key, b"2", tag=None) is not None:
             return Conditions.IGNORED
-        if _put_if(objects, key, b"3", tag=first) is None:
-            return Conditions.REFUSED
-        return Conditions.KEPT if objects.put_if(key, b"4", tag=first) is None else Conditions.IGNORED
+        try:
+            is_replaced = _put_if(objects, key, b"3", tag=first) is not None
+            is_kept = is_replaced and objects.put_if(key, b"4", tag=first) is None
+        except PaddockError:
+            is_kept = False
+        return Conditions.KEPT if is_kept else Conditions.CREATION_KEPT
 
 
 @contextmanager

@@ -101,11 +101,6 @@ def is_lost_race(error: aws.ClientError) -> bool:
     return error_code(error) in _LOST_RACE or error_status(error) in {304, 412}
 
 
-def is_unsatisfiable(error: aws.ClientError) -> bool:
-    """Whether the service reports that the object does not have the requested range."""
-    return error_status(error) == 416
-
-
 def may_refuse_a_header(error: aws.ClientError) -> bool:
     """Whether the service may have refused a request for a header that it does not know."""
     return error_status(error) in {400, 501} and error_code(error) not in _TRANSIENT_CODES | _KEY_CODES | _SIZE_CODES

@@ -20,7 +20,7 @@ from paddock.store.s3 import trials, upload
 from paddock.store.s3.answers import age_s, tag_of_content, tag_of_stat
 from paddock.store.s3.checksums import Checksums
 from paddock.store.s3.connection import S3Options, connect
-from paddock.store.s3.errors import is_absent, is_lost_race, is_unsatisfiable, mapped_errors
+from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -136,8 +136,9 @@ class S3Objects(Objects):
             if match:
                 return int(match[1])
         except aws.ClientError as error:
-            if not is_unsatisfiable(error):  # as of an empty object
+            if is_absent(error):
                 raise
+            # An empty object has no first byte: 416, or whatever the server answers.
         return next((size for listed, size in self.list(key) if listed == key), None)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
