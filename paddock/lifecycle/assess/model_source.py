@@ -120,8 +120,9 @@ def from_nearest(openers: Sequence[ShardOpener], read: Callable[[ShardOpener], T
             return read(copy)
         except (ModelRejected, CorruptFile, NotGguf, MalformedGguf, TransferRefused):
             continue  # a damaged copy; repairing it is not a preflight's task
-        except (StoreUnavailable, StoreRefused, TransferInterrupted):
-            if number == 0 and not without_store:
+        except (StoreUnavailable, StoreRefused, TransferInterrupted) as error:
+            never_sends = isinstance(error, TransferInterrupted) and error.wrong_answers
+            if number == 0 and not without_store and not never_sends:
                 raise
     return read(origin)
 
