@@ -24,6 +24,7 @@ from paddock.model.quantization import GgufSet, group_shards, is_gguf, is_raw_pa
 from paddock.model.reference import Variant, same_variant
 from paddock.model.variants import match_models, name_variants, variant_from_path, variant_with_projector
 from paddock.planning.companions import LeftOut, require_safe_paths, select_companions
+from paddock.planning.file_patterns import find_file
 
 AUTO = "auto"
 """Keep the current default variant if it exists and fits, otherwise the same as BEST."""
@@ -99,14 +100,15 @@ def select_files(
         survey: What its GGUF files are; by default, their names decide.
         quantization: The name of a variant, a file or a quantization (`Q4_K_M`). `auto` and `best` select `prefer`, or
             else the first candidate in the order of preference.
-        files: Paths of GGUF files to select instead, of one model and its projector. One shard stands for all.
+        files: Paths, names or patterns (`find_file`) of GGUF files to select instead, of one model and its projector.
+            One shard stands for all.
         projector: Whether to add the multimodal projector.
         prefer: The first file of the candidate that the preflight found to fit.
 
     Raises:
         NoGguf: The repository has no GGUF model; the message lists what it has.
         FileNotInRevision: A requested quantization, file or projector is not in the revision.
-        BadSetting: `files` belong to more than one model.
+        BadSetting: `files`, or one pattern among them, belong to more than one model.
         MissingShard: A shard of the selected model is missing.
         ModelRejected: A file of the selected model has an unsafe name.
     """
@@ -215,13 +217,7 @@ def _variant(model: GgufSet, chosen: Sequence[GgufSet], surveyed: Survey, names:
 def _select_named(sets: Sequence[GgufSet], surveyed: Survey, files: Sequence[str], repository: str) -> list[GgufSet]:
     chosen = []
     for name in files:
-        found = next((gguf for gguf in sets if name in gguf.paths), None)
-        if found is None:
-            available = _listed([gguf.first for gguf in sets[:8]])
-            raise FileNotInRevision(
-                f"{repository} has no GGUF file {name[:200]!r}",
-                cure=f"use one of {available}" if available else "use a repository of GGUF files",
-            )
+        found = find_file(sets, name, repository)
         if found not in chosen:
             chosen.append(found)
     for kind, is_projector in (("models", False), ("projectors", True)):

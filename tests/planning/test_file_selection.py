@@ -227,6 +227,13 @@ def test_every_candidate_is_chosen_by_the_variant_that_is_printed_for_it(change:
         assert (choice.variant, choice.model_files[0]) == (candidate.variant, candidate.file)
 
 
+def test_every_candidate_is_chosen_by_its_quantization_or_its_file() -> None:
+    there = listing("m-Q8_0.gguf", "m-Q4_K_M.gguf", *shards("big/m-Q6_K", 2))
+    for candidate in select_files(there).candidates:
+        for text in (candidate.quantization, candidate.file, candidate.file.rpartition("/")[2]):
+            assert select_files(there, quantization=str(text)).variant == candidate.variant
+
+
 @pytest.mark.parametrize("projector", ["mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mmproj.gguf", "deep/mmproj-F16.gguf"])
 def test_a_model_with_a_projector_is_chosen_by_the_variant_that_is_printed_for_it(projector: str) -> None:
     there = listing(
