@@ -6,14 +6,8 @@ from typing import Annotated
 
 import typer
 
-from paddock.cli.options import (
-    Json,
-    ModelArgument,
-    NameArgument,
-    make_clients,
-    parse_model,
-    parse_model_without_revision,
-)
+from paddock.cli.model_argument import parse_model_without_revision, parse_stored_model
+from paddock.cli.options import Json, ModelArgument, NameArgument, make_clients
 from paddock.cli.output import print_result
 from paddock.errors import NotOnVolume
 
@@ -28,7 +22,8 @@ def promote(
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
-    result = promote_model(PlainRunner(make_clients()), parse_model(model), reason=reason)
+    clients = make_clients()
+    result = promote_model(PlainRunner(clients), parse_stored_model(clients, model), reason=reason)
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {
         "model": manifest.repository,
@@ -62,8 +57,9 @@ def rollback(
     from paddock.lifecycle.promote.promote import rollback as roll_back_model
     from paddock.lifecycle.steps import PlainRunner
 
-    wanted = parse_model_without_revision(model)
-    change = roll_back_model(PlainRunner(make_clients()), wanted, reason=reason).change
+    clients = make_clients()
+    wanted = parse_model_without_revision(clients, model)
+    change = roll_back_model(PlainRunner(clients), wanted, reason=reason).change
     payload = {
         "model": str(wanted.model),
         "revision": change.revision,
@@ -89,8 +85,8 @@ def history(model: NameArgument, as_json: Json = False) -> int:
     from paddock.cli.render import render_history
     from paddock.model.reference import same_variant
 
-    wanted = parse_model_without_revision(model)
-    volume = make_clients().volume
+    clients = make_clients()
+    wanted, volume = parse_model_without_revision(clients, model), clients.volume
     changes = volume.history(wanted.model)
     if not changes and not volume.ids(wanted.model):
         raise NotOnVolume(f"{wanted.model} is not on {volume.label}", cure="pull or onboard it first")

@@ -1,8 +1,8 @@
 """Select the files of a repository to download: one variant, and the small files that describe the model.
 
 A *candidate* is one GGUF model of the repository, a variant: a file, or all shards of a split one. Candidates are
-ranked by the order of preference (`paddock.model.quantization`). The small files are `tokenizer*` and `*.json` at the
-top of the repository; a projector is added on request. Nothing else is downloaded.
+ranked by the order of preference (`paddock.model.quantization`). The small files are chosen by
+`paddock.planning.companions`; a projector is added on request. Nothing else is downloaded.
 
 The selection is a pure function of the Hub's listing and of a survey of its files (`paddock.gguf.survey`), so it can be
 printed before anything is downloaded. It does not know the target's memory: the preflight finds the candidate that
@@ -13,26 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import PurePosixPath
 
-from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE
 from paddock.errors import BadSetting, FileNotInRevision, MissingShard, NoGguf
 from paddock.gguf.survey import Survey, survey_names
 from paddock.model.artifact import Listing, RepositoryFile
-from paddock.model.names import check_distinct, parse_repository_path, printable
+from paddock.model.names import printable
 from paddock.model.quantization import GgufSet, group_shards, is_gguf, is_raw_part
 from paddock.model.reference import Variant, same_variant
 from paddock.model.variants import match_models, name_variants, variant_from_path, variant_with_projector
-from paddock.store.manifests import MANIFEST_NAME
+from paddock.planning.companions import LeftOut, require_safe_paths, select_companions
+from paddock.planning.file_patterns import find_file
 
 AUTO = "auto"
 """Keep the current default variant if it exists and fits, otherwise the same as BEST."""
 BEST = "best"
 """The first variant in the order of preference that fits."""
-MAX_COMPANION_BYTES = 128 * 1024 * 1024
-
 _WEIGHTS = {
     ".safetensors": "SafeTensors",
     ".bin": "PyTorch",
@@ -44,7 +41,6 @@ _WEIGHTS = {
     ".mlmodel": "Core ML",
     ".ggml": "GGML, the format before GGUF",
 }
-_INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
 _QUANTIZER_CONFIGS = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
 """Files in which AutoGPTQ and AutoAWQ describe their quantization."""
 
@@ -70,7 +66,8 @@ class FileSelection:
     `files` are in the order of the download, small ones first. `sets` are the GGUF models among them, including a
     projector, and `model_files` the shards of the language model, which `get_gguf_file_path` returns later. `variant`
     is the name of that model in the revision, with the projector if there is one. `projector` is None for a projector
-    that was chosen alone. `candidates` are sorted best first.
+    that was chosen alone. `candidates` are sorted best first. `left_out` are small files that
+    are not downloaded because of their names or sizes.
     """
 
     files: tuple[RepositoryFile, ...]
@@ -80,6 +77,7 @@ class FileSelection:
     variant: Variant
     quantization: str | None
     candidates: tuple[RankedFile, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -102,16 +100,17 @@ def select_files(
         survey: What its GGUF files are; by default, their names decide.
         quantization: The name of a variant, a file or a quantization (`Q4_K_M`). `auto` and `best` select `prefer`, or
             else the first candidate in the order of preference.
-        files: Paths of GGUF files to select instead, of one model and its projector. One shard stands for all.
+        files: Paths, names or patterns (`find_file`) of GGUF files to select instead, of one model and its projector.
+            One shard stands for all.
         projector: Whether to add the multimodal projector.
         prefer: The first file of the candidate that the preflight found to fit.
 
     Raises:
         NoGguf: The repository has no GGUF model; the message lists what it has.
         FileNotInRevision: A requested quantization, file or projector is not in the revision.
-        BadSetting: `files` belong to more than one model.
+        BadSetting: `files`, or one pattern among them, belong to more than one model.
         MissingShard: A shard of the selected model is missing.
-        UnsafeName: A selected file has an unsafe name.
+        ModelRejected: A file of the selected model has an unsafe name.
     """
     by_path = {file.path: file for file in listing.files}
     sets = group_shards((file.path, file.size) for file in listing.files)
@@ -136,13 +135,11 @@ def select_files(
     if projector and not any(gguf in surveyed.projectors for gguf in chosen):
         chosen = [*chosen, _require_projector(surveyed, model, repository)]
     model_paths = [path for selected in chosen for path in selected.paths]
-    paths = [*sorted(_companions(listing)), *model_paths]
-    for path in paths:
-        parse_repository_path(path)
-    check_distinct([*(path for path in paths if path != TEMPLATE_FILE), MANIFEST_NAME, TEMPLATE_FILE, CHAT_FILE])
+    require_safe_paths(model_paths)
+    companions = select_companions(listing.files, model_paths)
     by_name = bool(files) or quantization not in {AUTO, BEST}
     return FileSelection(
-        files=tuple(by_path[path] for path in paths),
+        files=tuple(by_path[path] for path in (*companions.paths, *model_paths)),
         sets=tuple(chosen),
         model_files=model.paths,
         projector=next((gguf for gguf in chosen if gguf in surveyed.projectors and gguf != model), None),
@@ -151,6 +148,7 @@ def select_files(
         candidates=tuple(
             _explain(gguf, names[gguf], chosen, by_name=by_name, fits=prefer is not None) for gguf in models
         ),
+        left_out=companions.left_out,
     )
 
 
@@ -219,13 +217,7 @@ def _variant(model: GgufSet, chosen: Sequence[GgufSet], surveyed: Survey, names:
 def _select_named(sets: Sequence[GgufSet], surveyed: Survey, files: Sequence[str], repository: str) -> list[GgufSet]:
     chosen = []
     for name in files:
-        found = next((gguf for gguf in sets if name in gguf.paths), None)
-        if found is None:
-            available = _listed([gguf.first for gguf in sets[:8]])
-            raise FileNotInRevision(
-                f"{repository} has no GGUF file {name[:200]!r}",
-                cure=f"use one of {available}" if available else "use a repository of GGUF files",
-            )
+        found = find_file(sets, name, repository)
         if found not in chosen:
             chosen.append(found)
     for kind, is_projector in (("models", False), ("projectors", True)):
@@ -262,24 +254,6 @@ def _projector_rank(projector: GgufSet, model: GgufSet, *, stated: bool) -> tupl
     shared = min(len(ours), len(its)) if shared is None else shared
     distance = len(ours) + len(its) - 2 * shared
     return (not stated, distance, projector.quantization not in {"F16", "BF16"}, projector.first)
-
-
-def _companions(listing: Listing) -> list[str]:
-    """The small files at the top of the repository that describe the model.
-
-    The indexes of SafeTensors and PyTorch weights are left out, since those weights are not downloaded, and so are
-    files with the names of those that Paddock writes into a snapshot.
-    """
-    return [
-        file.path
-        for file in listing.files
-        if "/" not in file.path
-        and file.size <= MAX_COMPANION_BYTES
-        and (file.path.startswith("tokenizer") or file.path.endswith(".json") or file.path == TEMPLATE_FILE)
-        and not file.path.lower().endswith(".gguf")
-        and file.path.casefold() not in {MANIFEST_NAME, CHAT_FILE}
-        and not any(fnmatchcase(file.path, index) for index in _INDEXES)
-    ]
 
 
 def _explain(gguf: GgufSet, variant: Variant, chosen: Sequence[GgufSet], *, by_name: bool, fits: bool) -> RankedFile:

@@ -23,7 +23,6 @@ from paddock.errors import (
     NoPermission,
     NotEnoughDisk,
     SnapshotDiffers,
-    UnsafeName,
 )
 from paddock.lifecycle.acquire import fetch
 from paddock.lifecycle.acquire import plan as acquisition
@@ -224,7 +223,7 @@ def test_a_repository_with_a_file_named_like_a_derived_one_is_refused_before_a_w
 ) -> None:
     hub.repository("org/odd").commit({name: tiny_model()})
     hub.reset_stats()
-    with pytest.raises(UnsafeName, match="also a directory"):
+    with pytest.raises(ModelRejected, match="also a directory"):
         pull(clients, Reference.parse("org/odd"))
     assert hub.stats().total_bytes_sent <= len(tiny_model()), "the header of the preflight"
     assert not list(clients.volume.partial.glob("*"))

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.chat.template import TEMPLATE_FILE, is_published, setup_chat_template
+from paddock.chat.template import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, is_published, setup_chat_template
 from paddock.errors import CorruptFile, NoPermission, NotEnoughDisk
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.model_source import source_from_listing
 from paddock.lifecycle.assess.sound_models import best_sound_model
 from paddock.lifecycle.clients import Clients, connect
 from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.quantization import is_gguf
 from paddock.model.reference import Reference
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
+from paddock.planning.companions import left_out_notes
 from paddock.planning.file_selection import require_gguf, select_files
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
+from paddock.validation.companions import check_companions, companion_notes
+
+log = logging.getLogger(__name__)
 
 _STAGING = ".paddock-partial"
 
@@ -53,6 +59,8 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     source = source_from_listing(clients, listing, variant=wanted.variant)
     best = best_sound_model(source)
     choice = select_files(listing, survey=source.survey, prefer=best.first)
+    for note in left_out_notes(choice.left_out):
+        log.warning("%s", note)
     _make_staging(target)
     # The template that is written is the one in the GGUF, not the repository's file of that name.
     files = [file for file in choice.files if file.path != TEMPLATE_FILE]
@@ -62,6 +70,10 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
         _download(clients, listing, file, target)
     if missing:  # an existing template is that of the replaced files
         (target / TEMPLATE_FILE).unlink(missing_ok=True)
+    # `setup_chat_template` itself warns of the tokenizer's configuration
+    others = [file.path for file in files if not is_gguf(file.path) and file.path != TOKENIZER_CONFIG_FILE]
+    for note in companion_notes(check_companions(target, others)):
+        log.warning("%s", note)
     setup_chat_template(target, str(model))
     with suppress(OSError):  # not empty: another process uses it
         (target / _STAGING).rmdir()

@@ -50,7 +50,7 @@ def inspect(clients: Clients, source: str, *, deep: bool = False) -> Inspection:
     Raises NoSuchFile for a local path that does not exist, UnsafeName, and the errors of the Hub and of the transfer.
     """
     began = time.perf_counter()
-    parsed = parse_source(source)
+    parsed = parse_source(source, clients.hub.endpoint)
     if isinstance(parsed, HubSource):
         name, audit = _audit_on_hub(clients, parsed, deep=deep)
     else:

@@ -150,7 +150,7 @@ def _survey(openers: Sequence[ShardOpener], sets: Sequence[GgufSet], *, max_head
 def source_from_argument(clients: Clients, text: str) -> ModelSource:
     """The models of a SOURCE argument (`source_argument`). Raises NoGguf, NoSuchFile, UnsafeName, FileNotInRevision and
     the Hub's errors."""
-    source = parse_source(text)
+    source = parse_source(text, clients.hub.endpoint)
     if not isinstance(source, HubSource):
         return _local_source(source)
     listing = clients.hub.listing(source.model, source.ref)

@@ -32,6 +32,7 @@ from paddock.model.names import printable
 from paddock.model.quantization import is_projector
 from paddock.model.reference import Variant
 from paddock.model.units import human_bytes
+from paddock.planning.companions import left_out_notes
 from paddock.planning.file_selection import AUTO, BEST, FileSelection, require_gguf, select_files
 from paddock.planning.fitting import machine_target
 from paddock.planning.placement import Target
@@ -164,10 +165,12 @@ class Chosen:
     @property
     def notes(self) -> tuple[str, ...]:
         """Deviations from the request: another variant than the default, a better file that is broken, a shorter
-        context, slower settings."""
+        context, slower settings, and small files that are left out."""
         plan = self.preflight.plan if self.preflight else None
         skipped = self.preflight.skipped if self.preflight else ()
-        return (*((self.note,) if self.note else ()), *skipped, *(plan.given_up if plan and plan.fits else ()))
+        given_up = plan.given_up if plan and plan.fits else ()
+        note = (self.note,) if self.note else ()
+        return (*note, *skipped, *given_up, *left_out_notes(self.choice.left_out))
 
     def require_fit(self) -> None:
         """Raise DoesNotFit as `Preflight.require_fit`."""
