@@ -19,7 +19,7 @@ _PROJECTION_DIMS = ("clip.vision.projection_dim", "clip.audio.projection_dim", "
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ModelFamily:
     """What the quantizations of one model have in common. `width` is the embedding length, `vocabulary` the number of
     tokens, None if the file does not state it."""
 
@@ -42,7 +42,7 @@ class Head:
     """
 
     kind: ModelKind
-    family: Family | None
+    family: ModelFamily | None
     parameters: int
     exact: bool
     projection_dim: int | None = None
@@ -69,16 +69,16 @@ def head_of(first: Header, *, parameters: int) -> Head:
     return Head(kind, family, parameters, exact=True, projection_dim=_projection_dim(first.metadata))
 
 
-def _family(metadata: Mapping[str, object], tokens: int | None) -> Family | None:
+def _family(metadata: Mapping[str, object], tokens: int | None) -> ModelFamily | None:
     architecture = metadata.get("general.architecture")
     layers, width = (metadata.get(f"{architecture}.{suffix}") for suffix in ("block_count", "embedding_length"))
     if not isinstance(architecture, str) or not isinstance(layers, int) or not isinstance(width, int):
         return None
     stated = metadata.get(f"{architecture}.vocab_size")
-    return Family(architecture, layers, width, tokens or (stated if isinstance(stated, int) else None))
+    return ModelFamily(architecture, layers, width, tokens or (stated if isinstance(stated, int) else None))
 
 
-def _estimate_parameters(metadata: Mapping[str, object], family: Family) -> int:
+def _estimate_parameters(metadata: Mapping[str, object], family: ModelFamily) -> int:
     """The number of weights of a transformer with these hyperparameters: embeddings, attention, and feed-forward layers
     with three matrices for each expert. It is meant for comparisons, and may be wrong by half."""
 

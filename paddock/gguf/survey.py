@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from paddock.errors import MalformedGguf, NotGguf
-from paddock.gguf.head import Family, Head
+from paddock.gguf.head import ModelFamily, Head
 from paddock.gguf.kind import ModelKind
 from paddock.model.names import printable
 from paddock.model.quantization import GgufSet, rank_key, rank_models, stem_of, strip_quantization
@@ -51,7 +51,7 @@ class Survey:
     passed_over: Mapping[GgufSet, str] = field(default_factory=dict)
     broken: frozenset[GgufSet] = frozenset()
     heads: Mapping[GgufSet, Head] = field(default_factory=dict)
-    main: Family | None = None
+    main: ModelFamily | None = None
 
     def width(self, model: GgufSet) -> int | None:
         """The embedding length of a model; None if its header was not read, and it is not of the main family."""
@@ -136,7 +136,7 @@ class _Surveyor:
                 return self._heads[model]
         return None
 
-    def _main_family(self) -> Family | None:
+    def _main_family(self) -> ModelFamily | None:
         """The family with the most parameters. Where two are near each other by their estimates, the parameters are
         counted."""
         best = self._largest()
@@ -169,7 +169,9 @@ class _Surveyor:
         unknown = architecture.endswith("-assistant") or not self._knows_architecture(architecture)
         return head.parameters * (_DRAFT_WEIGHT if named_draft else 1.0) * (_DRAFT_WEIGHT if unknown else 1.0)
 
-    def _result(self, series: Sequence[Sequence[GgufSet]], main: Family | None, projectors: list[GgufSet]) -> Survey:
+    def _result(
+        self, series: Sequence[Sequence[GgufSet]], main: ModelFamily | None, projectors: list[GgufSet]
+    ) -> Survey:
         models: list[GgufSet] = []
         siblings: list[GgufSet] = []
         passed_over = dict.fromkeys(projectors, f"named like {ModelKind.PROJECTOR.noun}")
