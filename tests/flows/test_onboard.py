@@ -54,6 +54,7 @@ from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.s3_proxy import S3Fault, proxied
+from tests.support.stores import Q8
 from tests.support.tiny_hub import (
     MODEL,
     NAME,
@@ -370,7 +371,7 @@ def test_another_quantization_of_a_promoted_commit_can_be_onboarded(
     assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
     run_local(promote_model, model=f"{NAME}:Q4_K_M", revision=second.revision)
     assert (afterwards.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
-    assert (afterwards.volume.model_path(MODEL, first.variant) / "tiny-Q8_0.gguf").read_bytes() == roomy()
+    assert (afterwards.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == roomy()
     promoted = afterwards.volume.promoted(MODEL)
     assert promoted.default == "Q4_K_M"
     assert promoted.revisions == {"Q8_0": first.revision, "Q4_K_M": first.revision}
