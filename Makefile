@@ -9,6 +9,9 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export ANONYMIZED_TELEMETRY = false
 
+# The tests start hundreds of Python processes, which would each compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup llama-server system-packages demo test check torture gpu bench up down clean
 
 # Always run: setup.py itself decides whether there is anything to do, which depends on CMAKE_ARGS too.
@@ -43,6 +46,7 @@ test: setup llama-server system-packages
 
 torture: setup llama-server system-packages
 	$(BIN)/python -m pytest -m torture --timeout 3600
+	$(BIN)/python -m pytest -m "hypothesis and not gpu" --hypothesis-profile torture --timeout 3600
 
 # Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server` before.
 gpu: setup

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support.hub import demo_cache, hub
 from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
-from tests.support.stack import moto, prefect_server, s3
-from tests.support.tiny_hub import clients
+from tests.support.stack import moto, prefect_server, s3, stop_prefect
+from tests.support.tiny_hub import clients, pulled, pulled_home
 
 __all__ = [
     "clients",
@@ -15,13 +16,32 @@ __all__ = [
     "hub",
     "moto",
     "prefect_server",
+    "pulled",
+    "pulled_home",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",
     "s3",
 ]
 
+# A sample of the examples; `make torture` has the full number. No deadline: the cores have other tests too.
+hypothesis.settings.register_profile("sample", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("torture", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile("sample")
+
 _PREFECT = ("tests/flows/", "tests/infra/test_prefect_server.py")
-_LONG = ("tests/lifecycle/test_pull_processes.py", "tests/infra/test_stack.py")
+_LONG = (
+    "tests/infra/test_stack.py",
+    "tests/lifecycle/test_pull_processes.py",
+    "tests/serving/test_service.py",
+    "tests/serving/test_command.py",
+    "tests/lifecycle/test_lease_wait.py",
+    "tests/measure/test_roleplay.py",
+    "tests/measure/test_benchmark.py",
+    "tests/engine/test_oracle.py",
+    "tests/lifecycle/",
+    "tests/chat/",
+)
+"""Files and folders in the order in which they run, so that no long file is left for the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +49,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "prefect_server" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(_PREFECT):
             raise pytest.UsageError(f"{item.nodeid} starts another Prefect server: put it below one of {_PREFECT}")
-    items.sort(key=lambda item: not item.nodeid.startswith((*_PREFECT, *_LONG)))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    """The place of a test's file: those with Prefect, which run in one worker, then `_LONG`, then all others."""
+    if item.nodeid.startswith(_PREFECT):
+        return -1
+    return next((place for place, start in enumerate(_LONG) if item.nodeid.startswith(start)), len(_LONG))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop Prefect's server and the threads of its client after the last test that uses them.
+
+    An idle server takes time from the other tests. The threads change the state of `random`, which fails property tests
+    that draw at that moment.
+    """
+    if item.nodeid.startswith(_PREFECT) and not (nextitem and nextitem.nodeid.startswith(_PREFECT)):
+        stop_prefect(item.config)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,6 +10,7 @@ from typing import Self
 
 import httpx
 
+from infra.local.loopback import loopback_client
 from infra.local.ports import LOOPBACK, start_on_free_ports
 from infra.local.service import Service, run
 from infra.local.state import CHECKOUT, private_directory, read_state, write_state
@@ -72,7 +73,7 @@ def _endpoint(port: int) -> str:
 
 def _responds(endpoint: str) -> bool:
     try:
-        with httpx.Client(trust_env=False, timeout=10) as client:
+        with loopback_client(timeout_s=10) as client:
             return client.get(f"{endpoint}/_admin/stats").is_success
     except httpx.HTTPError:
         return False

@@ -15,6 +15,7 @@ from typing import Self
 import httpx
 
 from infra.local.environment import QUIET, inherited
+from infra.local.loopback import loopback_client
 from infra.local.ports import LOOPBACK, start_on_free_ports
 from infra.local.postgres import Postgres, find_programs
 from infra.local.service import Service
@@ -105,7 +106,7 @@ def _url(port: int) -> str:
 
 def _responds(url: str) -> bool:
     try:
-        with httpx.Client(trust_env=False, timeout=5) as client:
+        with loopback_client() as client:
             return all(client.get(f"{url}/{path}").status_code == 200 for path in ("health", "ready"))
     except httpx.HTTPError:
         return False

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.ports import LOOPBACK, accepts_connections, start_on_free_ports
 from infra.local.service import Service, ServiceError
 from infra.local.state import private_directory, read_state, write_state
 
@@ -55,7 +55,7 @@ class S3Server:
         secret: str = state.get("secret_access_key") or secrets.token_urlsafe(30)
         service, ports = start_on_free_ports(
             partial(_launch, program, directory, key, secret),
-            lambda ports, _: _is_writable(ports[0], key, secret),
+            lambda ports, _: accepts_connections(ports[0]) and _is_writable(ports[0], key, secret),
             count=2 * len(_SERVERS),
             preferred=state.get("ports", ()),
             deadline_s=_READY_S,

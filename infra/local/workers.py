@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from infra.bootstrap import POOLS
+from infra.local.loopback import loopback_client
 from infra.local.service import Service, ServiceEnded
 from infra.local.state import CHECKOUT, private_directory
 
@@ -81,7 +82,7 @@ def start_worker(
 
 def delete_workers(url: str) -> None:
     """Delete the workers from the server, which would otherwise take them for online for another 90 s."""
-    with suppress(httpx.HTTPError), httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
+    with suppress(httpx.HTTPError), loopback_client(base_url=url) as api:
         for pool in POOLS:
             api.delete(f"/work_pools/{pool}/workers/{_name(pool)}")
 
@@ -92,7 +93,7 @@ def _name(pool: str) -> str:
 
 def _pools(url: str) -> set[str]:
     try:
-        with httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
+        with loopback_client(base_url=url) as api:
             found = api.post("/work_pools/filter", json={}).raise_for_status().json()
     except httpx.HTTPError:
         return set()
@@ -101,7 +102,7 @@ def _pools(url: str) -> set[str]:
 
 def _has_heartbeat_since(url: str, pool: str, name: str, moment: datetime) -> bool:
     try:
-        with httpx.Client(base_url=url, trust_env=False, timeout=5) as api:
+        with loopback_client(base_url=url) as api:
             workers = api.post(f"/work_pools/{pool}/workers/filter", json={}).raise_for_status().json()
     except httpx.HTTPError:
         return False

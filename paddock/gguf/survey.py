@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from paddock.errors import MalformedGguf, NotGguf
-from paddock.gguf.head import ModelFamily, Head
+from paddock.gguf.head import Head, ModelFamily
 from paddock.gguf.kind import ModelKind
 from paddock.model.names import printable
 from paddock.model.quantization import GgufSet, rank_key, rank_models, stem_of, strip_quantization

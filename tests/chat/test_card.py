@@ -55,9 +55,10 @@ def test_a_family_template_keeps_the_card_and_every_name(family: Family) -> None
 
 
 @pytest.mark.timeout(300)
-def test_every_real_chat_template_keeps_the_card_and_every_name() -> None:
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.torture)])
+def test_every_real_chat_template_keeps_the_card_and_every_name(step: int) -> None:
     kept, no_conversation = 0, []
-    for name, source in sorted(real_templates().items()):
+    for name, source in sorted(real_templates().items())[::step]:
         try:
             capabilities = detect_capabilities(source, bos="<s>", eos="</s>")
         except ModelRejected:
@@ -68,7 +69,7 @@ def test_every_real_chat_template_keeps_the_card_and_every_name() -> None:
         except (AssertionError, ValueError, ModelRejected) as error:
             raise AssertionError(f"{name}: {error}") from error
         kept += 1
-    assert kept > 60
+    assert kept > 60 // step
     assert all("tool" in name or "firefunction" in name for name in no_conversation), no_conversation
 
 

@@ -1,4 +1,8 @@
-"""Onboarding and its phases in Prefect: states, retries, artifacts."""
+"""Onboarding and its phases in Prefect: states, retries, artifacts.
+
+One model is onboarded twice for all tests that read what an onboarding leaves. A test that goes on from there gets a
+copy of the volume.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
@@ -33,19 +39,33 @@ from flows.onboard import onboard_model
 from flows.promote import promote_model, rollback_model
 from flows.run_local import run_local
 from flows.validate import validate_model
-from infra.local.hub import HubService
+from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, DoesNotFit, ModelNotFound, ModelRejected, NotOnVolume
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.validate import read_validation
 from paddock.lifecycle.clients import Clients, connect
-from paddock.lifecycle.onboard import Onboarded
+from paddock.lifecycle.locate import locate
+from paddock.lifecycle.onboard import InProcess, Onboarded, OnboardRequest
+from paddock.lifecycle.onboard import onboard as in_order
 from paddock.lifecycle.promote.promote import update_remote_ref
+from paddock.lifecycle.steps import PlainRunner
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.s3_proxy import S3Fault, proxied
-from tests.support.tiny_hub import MODEL, NAME, Q4_K_M, rejected_model, tiny_model, use_s3
+from tests.support.stores import Q8
+from tests.support.tiny_hub import (
+    MODEL,
+    NAME,
+    Q4_K_M,
+    copy_directory,
+    fill_repository,
+    rejected_model,
+    tiny_model,
+    use_hub,
+    use_s3,
+)
 
 PROMOTED = f"{NAME}:Q8_0"
 CUT = "context: 1024 tokens, which is all that it was trained for, instead of 4096"
@@ -64,10 +84,55 @@ KINDS = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _roomy(clients: Clients, hub: HubService) -> None:
-    """A model whose context takes the benchmark's prompt."""
+@pytest.fixture
+def roomy_hub(clients: Clients, hub: HubService) -> HubService:
+    """A Hub with a model whose context takes the benchmark's prompt; its volume is empty."""
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
+    return hub
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A model that was onboarded, and onboarded again. `artifacts` and `again_artifacts` are those of each kind."""
+
+    hub: HubService
+    clients: Clients
+    first: Onboarded
+    artifacts: dict[str, Artifact]
+    warnings: dict[str, list[str]]
+    again: Onboarded
+    again_artifacts: dict[str, Artifact]
+    again_sent_bytes: int
+
+
+@pytest.fixture(scope="module")
+def onboarded(_recorded: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+    home = tmp_path_factory.mktemp("onboarded")
+    with (
+        get_client(sync_client=True) as client,
+        serve_hub(LocalHub(home / "hub")) as hub,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        use_hub(patch, hub, home)
+        fill_repository(hub)
+        hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
+        first = onboard()
+        artifacts = {kind: artifact(client, kind) for kind in KINDS}
+        said = {flow.name: warnings(client, newest(client, flow)) for flow in (acquire_model, validate_model)}
+        hub.reset_stats()
+        again = onboard()
+        sent_bytes = hub.stats().total_bytes_sent
+        again_artifacts = {kind: artifact(client, kind) for kind in KINDS}
+        yield Twice(hub, connect(), first, artifacts, said, again, again_artifacts, sent_bytes)
+
+
+@pytest.fixture
+def afterwards(onboarded: Twice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clients:
+    """The clients of a copy of the volume with the onboarded model."""
+    use_hub(monkeypatch, onboarded.hub, tmp_path)
+    copied = connect()
+    copy_directory(onboarded.clients.volume.root, copied.volume.root)
+    return copied
 
 
 def roomy(name: str = "roomy") -> bytes:
@@ -123,8 +188,8 @@ def warnings(client: SyncPrefectClient, run: FlowRun) -> list[str]:
     return [one.message for one in found]
 
 
-def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefectClient, clients: Clients) -> None:
-    result = onboard()
+def test_onboarding_ends_with_a_promoted_model_and_a_dossier(onboarded: Twice) -> None:
+    result, clients = onboarded.first, onboarded.clients
     assert result.line.startswith(f"onboarded {NAME}:Q8_0@{result.revision[:8]} at ")
     assert result.line.endswith(f": promoted; {CUT}")
     promoted = clients.volume.promoted(MODEL).default_id
@@ -138,36 +203,33 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(client: SyncPrefect
     # A context that is cut to the trained one is said wherever one looks.
     assert (result.context_tokens, result.notes) == (1024, (CUT,))
     assert f"Not as requested: {CUT}." in dossier
-    assert CUT in (artifact(client, "memory").description or "")
+    assert CUT in (onboarded.artifacts["memory"].description or "")
     for flow in (acquire_model, validate_model):
-        assert CUT in warnings(client, newest(client, flow))
+        assert CUT in onboarded.warnings[flow.name]
 
 
-def test_every_step_creates_its_artifact_under_a_stable_key(client: SyncPrefectClient) -> None:
-    onboard()
-    first = {kind: artifact(client, kind) for kind in KINDS}
-    assert {kind: one.type for kind, one in first.items()} == {
+def test_every_step_creates_its_artifact_under_a_stable_key(onboarded: Twice) -> None:
+    assert {kind: one.type for kind, one in onboarded.artifacts.items()} == {
         **dict.fromkeys(KINDS, "table"),
         "download": "progress",
         "chat": "markdown",
         "expectations": "markdown",
         "dossier": "markdown",
     }
-    onboard()
     for kind in KINDS:
-        assert artifact(client, kind).id != first[kind].id, f"{kind} was not recorded again"
+        again = onboarded.again_artifacts[kind]
+        assert again.key == onboarded.artifacts[kind].key
+        assert again.id != onboarded.artifacts[kind].id, f"{kind} was not recorded again"
 
 
-def test_a_second_onboarding_fetches_no_byte_and_says_so(client: SyncPrefectClient, hub: HubService) -> None:
-    assert onboard().transferred_bytes > 0
-    hub.reset_stats()
-    again = onboard()
-    assert again.transferred_bytes == 0
-    assert "0 B of model data fetched" in again.line
-    assert hub.stats().total_bytes_sent == 0
-    assert "0 B fetched" in (artifact(client, "download").description or "")
+def test_a_second_onboarding_fetches_no_byte_and_says_so(onboarded: Twice) -> None:
+    assert onboarded.first.transferred_bytes > 0
+    assert onboarded.again.transferred_bytes == onboarded.again_sent_bytes == 0
+    assert "0 B of model data fetched" in onboarded.again.line
+    assert "0 B fetched" in (onboarded.again_artifacts["download"].description or "")
 
 
+@pytest.mark.usefixtures("clients")
 def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
     client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,38 +240,38 @@ def test_a_model_that_is_not_there_fails_in_one_try_with_one_sentence(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.usefixtures("clients")
 def test_a_failed_request_to_the_hub_is_retried(client: SyncPrefectClient, hub: HubService) -> None:
     hub.inject("status", "/api/models/*", where="hub", status=503)
-    onboard(promote=False)
+    run_local(acquire_model, model=NAME)
     (run,) = tries(client, acquire_model, "resolve")
     assert run.run_count == 2
 
 
 def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
-    client: SyncPrefectClient, clients: Clients, hub: HubService
+    client: SyncPrefectClient, afterwards: Clients, onboarded: Twice
 ) -> None:
-    onboard()
-    before = clients.volume.promoted(MODEL)
+    before = afterwards.volume.promoted(MODEL)
     stood = artifact(client, "findings")
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
+    onboarded.hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected):
         run_local(onboard_model, model=NAME)
-    assert clients.volume.promoted(MODEL) == before
+    assert afterwards.volume.promoted(MODEL) == before
     assert "reject" in (artifact(client, "findings", NAME).description or "")
     assert artifact(client, "findings").id == stood.id
 
 
 def test_without_promotion_the_promoted_snapshot_and_its_artifacts_stay(
-    client: SyncPrefectClient, clients: Clients, hub: HubService
+    client: SyncPrefectClient, afterwards: Clients, onboarded: Twice
 ) -> None:
-    first = onboard()
-    before = clients.volume.promoted(MODEL)
+    first = onboarded.first
+    before = afterwards.volume.promoted(MODEL)
     stood = {kind: artifact(client, kind).id for kind in KINDS if kind != "preflight"}
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("next")})
+    onboarded.hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("next")})
     result = onboard(promote=False)
     assert result.revision != first.revision
     assert f": not promoted; {CUT}" in result.line
-    assert clients.volume.promoted(MODEL) == before
+    assert afterwards.volume.promoted(MODEL) == before
     assert {kind: artifact(client, kind).id for kind in stood} == stood
     for kind in stood.keys() - {"promotion"}:
         beside = artifact(client, kind, f"{PROMOTED}@{result.revision}")
@@ -221,21 +283,18 @@ def test_without_promotion_the_promoted_snapshot_and_its_artifacts_stay(
 
 
 def test_artifacts_for_another_target_do_not_replace_those_of_the_promoted_snapshot(
-    client: SyncPrefectClient, clients: Clients
+    client: SyncPrefectClient, afterwards: Clients, onboarded: Twice
 ) -> None:
-    promoted = pull(clients, Reference(MODEL)).manifest
+    promoted = locate(afterwards, Reference(MODEL))
+    judgement = read_validation(afterwards, promoted)
     kinds = ("files", "download", "findings", "memory", "preflight")
-
-    def judge(target: str) -> None:
-        run_local(acquire_model, model=NAME, target=target)
-        run_local(validate_model, model=NAME, target=target)
-
-    judge("this-machine")
     stood = {kind: artifact(client, kind).id for kind in kinds}
-    judgement = read_validation(clients, promoted)
-    judge("64GiB")
+    revision = onboarded.first.revision
+    run_local(acquire_model, model=NAME, revision=revision, target="64GiB")
+    run_local(validate_model, model=NAME, revision=revision, target="64GiB")
     assert {kind: artifact(client, kind).id for kind in kinds} == stood
-    assert read_validation(clients, promoted) == judgement
+    assert judgement is not None
+    assert read_validation(afterwards, promoted) == judgement
     for kind in kinds:
         assert artifact(client, kind, f"{NAME if kind == 'preflight' else PROMOTED} for 64GiB").id not in stood.values()
 
@@ -243,7 +302,7 @@ def test_artifacts_for_another_target_do_not_replace_those_of_the_promoted_snaps
 def test_a_target_that_is_too_small_is_refused_before_a_weight_is_fetched(
     client: SyncPrefectClient, clients: Clients
 ) -> None:
-    with pytest.raises(DoesNotFit, match=r"with 1024 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
+    with pytest.raises(DoesNotFit, match=r"with 256 tokens of context \(Q8_0 takes .*Q4_K_M takes"):
         run_local(onboard_model, model=NAME, target="1MiB")
     table = artifact(client, "preflight", f"{NAME} for 1MiB")
     assert "does not fit" in (table.description or "")
@@ -270,7 +329,7 @@ def test_a_wrong_parameter_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_each_phase_is_a_flow_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, roomy_hub: HubService, s3: S3Server
 ) -> None:
     use_s3(monkeypatch, s3, "phases")
     with pytest.raises(NotOnVolume, match="pull or onboard it first"):
@@ -291,22 +350,29 @@ def test_each_phase_is_a_flow_of_its_own(
     assert connected.remote is not None
     assert connected.remote.promoted(MODEL).default_id == id
 
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("newer")})
-    onboard()
+    roomy_hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("newer")})
+    _, newer = run_local(acquire_model, model=NAME)
+    run_local(cache_model, model=NAME, revision=newer.manifest.revision)
+    run_local(promote_model, model=NAME, revision=newer.manifest.revision)
+    assert connected.remote.promoted(MODEL).default_id == newer.manifest.id
     run_local(rollback_model, model=NAME)
     assert clients.volume.promoted(MODEL).default_id == id
     assert connected.remote.promoted(MODEL).default_id == id
 
 
 def test_another_quantization_of_a_promoted_commit_can_be_onboarded(
-    client: SyncPrefectClient, clients: Clients
+    client: SyncPrefectClient, afterwards: Clients, onboarded: Twice
 ) -> None:
-    first = pull(clients, Reference(MODEL)).manifest
-    second = onboard(quantization="q4_k_m")
+    first = onboarded.first
+    wanted = Reference(MODEL, ref=first.revision)
+    request = OnboardRequest(wanted, "q4_k_m", None, "chat", "this-machine", promote=False)
+    second = in_order(afterwards, InProcess(PlainRunner(afterwards)), request)
     assert (second.revision, second.variant, second.quantization) == (first.revision, "Q4_K_M", "Q4_K_M")
     assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(file_type=Q4_K_M)
-    assert (clients.volume.model_path(MODEL, first.variant) / "tiny-Q8_0.gguf").read_bytes() == roomy()
-    promoted = clients.volume.promoted(MODEL)
+    run_local(promote_model, model=f"{NAME}:Q4_K_M", revision=second.revision)
+    assert (afterwards.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(file_type=Q4_K_M)
+    assert (afterwards.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == roomy()
+    promoted = afterwards.volume.promoted(MODEL)
     assert promoted.default == "Q4_K_M"
     assert promoted.revisions == {"Q8_0": first.revision, "Q4_K_M": first.revision}
     assert "Q4_K_M" in (artifact(client, "promotion", f"{NAME}:Q4_K_M").description or "")

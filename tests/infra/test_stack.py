@@ -18,10 +18,13 @@ import pytest
 
 from infra.bootstrap import GPU_POOL, POOLS
 from infra.local import supervisor
+from infra.local.quantize import FILE_TYPES, NAME
 from infra.local.s3 import S3Server
 from infra.local.service import ServiceError
 from infra.local.stack import Stack
 from infra.local.state import CHECKOUT
+from tests.support.gguf import U32, tiny_llama
+from tests.support.tiny_hub import CONFIG
 
 
 def command(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +39,16 @@ def tree_of(pid: int) -> list[psutil.Process]:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state directory whose Hub has tiny models, under the names of the demonstration's."""
     monkeypatch.setenv("PADDOCK_THREADS", "1")  # other tests have the cores too
+    cache = tmp_path / "hub" / "cache"
+    cache.mkdir(parents=True)
+    for layers, (quantization, file_type) in enumerate(FILE_TYPES.items(), 1):
+        model = tiny_llama(layers=layers).set("general.file_type", U32, file_type)
+        model.set("llama.context_length", U32, 1024).write(cache / f"{NAME}-{quantization}.gguf")
+    (cache / "config.json").write_bytes(CONFIG)
+    (cache / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    (cache / "generation_config.json").write_text("{}")
     yield tmp_path
     supervisor.stop(tmp_path)
 
@@ -50,23 +62,45 @@ def test_down_status_and_env_report_that_nothing_is_running(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(1200)
-def test_the_stack_starts_once_restarts_after_a_kill_and_stops_completely(state: Path) -> None:
+def test_the_stack_starts_once_onboards_and_stops_completely(state: Path) -> None:
     first = command(state, "up")
     assert first.returncode == 0, first.stdout + first.stderr
     stack = supervisor.running(state)
     assert stack is not None
     assert (state / "stack.json").stat().st_mode & 0o777 == 0o600
     api = stack.environment["PREFECT_API_URL"]
-    httpx.post(f"{api}/flows/", json={"name": "of-the-first-run"}, trust_env=False)
     assert {name for name in stack.services if "worker" in name} == {f"the worker of {pool}" for pool in POOLS}
-    deployments = _deployments(api)
-    limited = {"concurrency_limit": 2}  # an operator's own
-    httpx.patch(f"{api}/work_pools/{GPU_POOL}", json=limited, trust_env=False).raise_for_status()
 
     again = command(state, "up")
     assert again.returncode == 0
     assert again.stdout.startswith("The stack is already running.\n")
     assert stack == supervisor.running(state)
+    assert stack.environment["HF_ENDPOINT"] in command(state, "status").stdout
+
+    shell = "\n".join(
+        ["set -eu", "HF_TOKEN=secret", command(state, "env").stdout, "echo ${HF_TOKEN-unset} $HF_ENDPOINT"]
+    )
+    output = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
+
+    (line,) = re.findall(r"^PREFECT_API_URL=.*$", first.stdout, re.MULTILINE)
+    program = shlex.split(line)[1]
+    assert (CHECKOUT / program).exists()
+    _check_onboarding(line, api)
+    _check_stop(state, stack.pid)
+
+
+@pytest.mark.torture  # its parts: test_s3.py, test_prefect_server.py, test_subreaper.py
+@pytest.mark.timeout(1200)
+def test_the_stack_restarts_after_a_kill_with_what_it_had(state: Path) -> None:
+    assert command(state, "up").returncode == 0
+    stack = supervisor.running(state)
+    assert stack is not None
+    api = stack.environment["PREFECT_API_URL"]
+    httpx.post(f"{api}/flows/", json={"name": "of-the-first-run"}, trust_env=False)
+    deployments = _deployments(api)
+    limited = {"concurrency_limit": 2}  # an operator's own
+    httpx.patch(f"{api}/work_pools/{GPU_POOL}", json=limited, trust_env=False).raise_for_status()
 
     tree = tree_of(stack.pid)
     assert len(tree) > 10
@@ -82,20 +116,11 @@ def test_the_stack_starts_once_restarts_after_a_kill_and_stops_completely(state:
     assert "of-the-first-run" in httpx.post(f"{api}/flows/filter", json={}).text
     assert _deployments(api) == deployments
     assert httpx.get(f"{api}/work_pools/{GPU_POOL}", trust_env=False).json()["concurrency_limit"] == 2
-    assert stack.environment["HF_ENDPOINT"] in command(state, "status").stdout
+    _check_stop(state, stack.pid)
 
-    shell = "\n".join(
-        ["set -eu", "HF_TOKEN=secret", command(state, "env").stdout, "echo ${HF_TOKEN-unset} $HF_ENDPOINT"]
-    )
-    output = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
-    assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
-    (line,) = re.findall(r"^PREFECT_API_URL=.*$", second.stdout, re.MULTILINE)
-    program = shlex.split(line)[1]
-    assert (CHECKOUT / program).exists()
-    _check_onboarding(line, api)
-
-    tree = tree_of(stack.pid)
+def _check_stop(state: Path, pid: int) -> None:
+    tree = tree_of(pid)
     down = command(state, "down")
     assert (down.returncode, down.stdout) == (0, "Stopped\n")
     # The supervisor is the child of a command that has ended: init may take its time to collect it.

@@ -20,8 +20,8 @@ def check_chat(clients: Clients, manifest: Manifest) -> ChatTemplateCheck:
     return check_chat_template(clients, manifest, audit_snapshot(clients, manifest))
 
 
-def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Clients) -> None:
-    check = check_chat(clients, pull(clients, Reference(MODEL)).manifest)
+def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Clients, pulled: Manifest) -> None:
+    check = check_chat(clients, pulled)
     assert (check.chat.origin, check.chat.template, check.findings) == ("the GGUF", CHATML, ())
     assert set(check.samples) == set(SAMPLES)
     assert check.samples["one question"] == (
@@ -29,24 +29,22 @@ def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Cl
     )
 
 
-def test_the_published_chat_settings_are_read_back_unchanged(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    chat = chat_of_snapshot(clients, manifest)
-    assert chat.sha256 == manifest.template_sha256
+def test_the_published_chat_settings_are_read_back_unchanged(clients: Clients, pulled: Manifest) -> None:
+    chat = chat_of_snapshot(clients, pulled)
+    assert chat.sha256 == pulled.template_sha256
     assert chat.stop == ("<|im_end|>", "<|im_start|>user")
 
 
 def test_a_template_that_differs_from_the_promoted_one_is_reported_by_the_check_and_by_inspect(
-    clients: Clients, hub: HubService
+    clients: Clients, pulled: Manifest, hub: HubService
 ) -> None:
-    first = pull(clients, Reference(MODEL)).manifest
-    assert check_chat(clients, first).findings == ()
+    assert check_chat(clients, pulled).findings == ()
     changed = tiny_llama(template=CHATML + "\n{# once more #}")
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": changed.to_bytes()})
     inspection = inspect(clients, NAME)
     (finding,) = inspection.audit.findings
     assert (finding.rule, finding.severity) == ("template.changed", Severity.WARN)
-    assert first.revision[:8] in finding.message
+    assert pulled.revision[:8] in finding.message
     assert inspection.verdict is Verdict.WARN
     assert inspection.to_json()["template"]["source"] == "tokenizer.chat_template"
 
@@ -55,26 +53,24 @@ def test_a_template_that_differs_from_the_promoted_one_is_reported_by_the_check_
     assert finding.message.endswith("which is promoted: 1 lines added, 0 removed")
 
 
-def test_a_new_revision_with_the_same_template_has_no_finding(clients: Clients, hub: HubService) -> None:
-    pull(clients, Reference(MODEL))
+def test_a_new_revision_with_the_same_template_has_no_finding(
+    clients: Clients, pulled: Manifest, hub: HubService
+) -> None:
     hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\nAgain\n"})
     assert inspect(clients, NAME).audit.findings == ()
 
 
-def test_an_older_snapshot_keeps_the_template_that_it_was_published_with(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
+def test_an_older_snapshot_keeps_the_template_that_it_was_published_with(clients: Clients, pulled: Manifest) -> None:
     template = CHATML.replace("im_", "older_")
     digest = clients.volume.add_bytes(template.encode())
     files = [
         file.model_copy(update={"sha256": digest, "size": len(template), "segments": ()})
         if file.path == "chat_template.jinja"
         else file
-        for file in manifest.files
+        for file in pulled.files
         if file.path != "chat.paddock.json"
     ]
-    older = manifest.model_copy(
-        update={"revision": Revision("0" * 40), "files": tuple(files), "template_sha256": digest}
-    )
+    older = pulled.model_copy(update={"revision": Revision("0" * 40), "files": tuple(files), "template_sha256": digest})
     clients.volume.publish(older)
     chat = chat_of_snapshot(clients, older)
     assert (chat.template, chat.sha256) == (template, older.template_sha256)

@@ -11,14 +11,14 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.inventory import delete_model_from_volume
+from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from tests.support.tiny_hub import MODEL, NAME, tiny_model
 
 
-def test_a_pulled_model_meets_every_expectation_and_has_pages(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    found = write_data_docs(clients, manifest)
+def test_a_pulled_model_meets_every_expectation_and_has_pages(clients: Clients, pulled: Manifest) -> None:
+    found = write_data_docs(clients, pulled)
     assert found.findings == ()
     assert [one.table.name for one in found.tables] == ["files", "tensors", "metadata", "inventory"]
     files = found.tables[0].table
@@ -29,23 +29,22 @@ def test_a_pulled_model_meets_every_expectation_and_has_pages(clients: Clients) 
         "tiny-Q8_0.gguf": "the Hub",
         "tokenizer_config.json": "the Hub",
     }
-    pages = clients.volume.docs.path / MODEL.slug / manifest.revision / manifest.variant
+    pages = clients.volume.docs.path / MODEL.slug / pulled.revision / pulled.variant
     assert found.location == str(pages / "index.html")
     assert len(list(pages.glob("validations/*/*/*/*.html"))) == 4
     assert NAME in (pages / "index.html").read_text()
 
 
-def test_pages_are_replaced_and_are_removed_with_the_snapshot(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    pages = clients.volume.docs.path / MODEL.slug / manifest.revision / manifest.variant
-    write_data_docs(clients, manifest)
+def test_pages_are_replaced_and_are_removed_with_the_snapshot(clients: Clients, pulled: Manifest) -> None:
+    pages = clients.volume.docs.path / MODEL.slug / pulled.revision / pulled.variant
+    write_data_docs(clients, pulled)
     first = set(pages.rglob("*.html"))
-    write_data_docs(clients, manifest)
+    write_data_docs(clients, pulled)
     second = set(pages.rglob("*.html"))
     assert len(first) == len(second)
     assert first != second, "they carry the time of their run"
-    assert [path.name for path in pages.parent.iterdir()] == [manifest.variant]
-    delete_model_from_volume(NAME, manifest.revision)
+    assert [path.name for path in pages.parent.iterdir()] == [pulled.variant]
+    delete_model_from_volume(NAME, pulled.revision)
     assert not pages.exists()
 
 
@@ -60,11 +59,10 @@ def test_the_tables_of_a_split_model_have_all_of_its_shards(clients: Clients) ->
 
 
 def test_without_the_hub_the_pages_say_that_files_were_not_compared(
-    clients: Clients, hub: HubService, caplog: pytest.LogCaptureFixture
+    clients: Clients, pulled: Manifest, hub: HubService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
     hub.inject("status", "*", where="hub", status=404, times=None)
-    found = write_data_docs(clients, manifest)
+    found = write_data_docs(clients, pulled)
     assert found.findings == ()
     assert {row[2] for row in found.tables[0].table.rows} == {"Paddock", "not compared"}
     assert "not compared with the Hub's list" in caplog.text
@@ -80,10 +78,9 @@ def test_another_models_missing_file_warns(clients: Clients, hub: HubService) ->
     assert "1 of" in finding.message
 
 
-def test_the_location_is_a_url_if_one_is_set(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
+def test_the_location_is_a_url_if_one_is_set(clients: Clients, pulled: Manifest) -> None:
     shown = replace(clients, settings=clients.settings.model_copy(update={"docs_url": "http://docs.example"}))
     assert (
-        write_data_docs(shown, manifest).location
-        == f"http://docs.example/org--tiny-GGUF/{manifest.revision}/Q8_0/index.html"
+        write_data_docs(shown, pulled).location
+        == f"http://docs.example/org--tiny-GGUF/{pulled.revision}/Q8_0/index.html"
     )

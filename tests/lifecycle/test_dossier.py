@@ -10,16 +10,16 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess import validate
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run import benchmark
+from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from tests.support.tiny_hub import MODEL, NAME, validate_snapshot
 
 
-def test_missing_reports_are_stated(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    text = dossier.compose(clients, manifest)
+def test_missing_reports_are_stated(clients: Clients, pulled: Manifest) -> None:
+    text = dossier.compose(clients, pulled)
     assert "Not validated yet" in text
     assert "Not measured yet" in text
-    assert f"`{manifest.revision}`" in text
+    assert f"`{pulled.revision}`" in text
     assert "| licence | mit |" in text
 
 
@@ -35,40 +35,36 @@ def test_untrusted_text_cannot_end_a_cell_or_add_markup(clients: Clients, hub: H
     assert "\n# own heading" not in text
 
 
-def test_it_is_written_to_the_reports_and_composed_from_them(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    validation = validate_snapshot(clients, manifest)
-    assert validate.read_validation(clients, manifest) == validation
-    written = dossier.write_dossier(clients, manifest)
-    assert clients.volume.read_report(manifest.id, dossier.REPORT) == written.markdown
+def test_it_is_written_to_the_reports_and_composed_from_them(clients: Clients, pulled: Manifest) -> None:
+    validation = validate_snapshot(clients, pulled)
+    assert validate.read_validation(clients, pulled) == validation
+    written = dossier.write_dossier(clients, pulled)
+    assert clients.volume.read_report(pulled.id, dossier.REPORT) == written.markdown
     assert "## Memory at 128 tokens of context" in written.markdown
 
 
-def test_a_context_beyond_the_trained_one_is_reduced_to_it(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    found = validate.check_compatibility(clients, manifest, 1_000_000)
+def test_a_context_beyond_the_trained_one_is_reduced_to_it(clients: Clients, pulled: Manifest) -> None:
+    found = validate.check_compatibility(clients, pulled, 1_000_000)
     assert found.preflight.plan.context_tokens == 256
 
 
-def test_reports_of_another_variant_of_the_same_commit_are_not_shown(clients: Clients) -> None:
-    validate_snapshot(clients, pull(clients, Reference(MODEL)).manifest)
+def test_reports_of_another_variant_of_the_same_commit_are_not_shown(clients: Clients, pulled: Manifest) -> None:
+    validate_snapshot(clients, pulled)
     assert "Not validated yet" in dossier.compose(clients, pull(clients, Reference.parse(f"{NAME}:Q4_K_M")).manifest)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"verdict": "accept"}', '{"files": {}, "report": 1}', "\x00"])
-def test_a_report_that_cannot_be_parsed_is_ignored(clients: Clients, damage: str) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
+def test_a_report_that_cannot_be_parsed_is_ignored(clients: Clients, pulled: Manifest, damage: str) -> None:
     for name in (validate.VALIDATION_REPORT, benchmark.BENCHMARK):
-        clients.volume.write_report(manifest.id, name, damage)
-    text = dossier.compose(clients, manifest)
+        clients.volume.write_report(pulled.id, name, damage)
+    text = dossier.compose(clients, pulled)
     assert "Not validated yet" in text
     assert "Not measured yet" in text
 
 
-def test_a_report_of_another_version_is_ignored(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    validate_snapshot(clients, manifest)
-    text = clients.volume.read_report(manifest.id, validate.VALIDATION_REPORT)
+def test_a_report_of_another_version_is_ignored(clients: Clients, pulled: Manifest) -> None:
+    validate_snapshot(clients, pulled)
+    text = clients.volume.read_report(pulled.id, validate.VALIDATION_REPORT)
     assert text is not None
-    clients.volume.write_report(manifest.id, validate.VALIDATION_REPORT, text.replace('"block_count"', '"of_tomorrow"'))
-    assert validate.read_validation(clients, manifest) is None
+    clients.volume.write_report(pulled.id, validate.VALIDATION_REPORT, text.replace('"block_count"', '"of_tomorrow"'))
+    assert validate.read_validation(clients, pulled) is None

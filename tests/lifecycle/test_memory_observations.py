@@ -8,16 +8,14 @@ import pytest
 
 from paddock.engine.facts import engine_version
 from paddock.engine.oracle import MARGIN_BYTES
-from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.memory_observations import margin_for
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run import benchmark
+from paddock.model.artifact import Manifest
 from paddock.model.hardware import this_machine
-from paddock.model.reference import Reference
 from paddock.planning.drift import KEPT_LOADS
 from paddock.planning.plan import PlanRequest
-from tests.support.tiny_hub import MODEL
 
 MIB = 2**20
 
@@ -28,11 +26,10 @@ def margin(clients: Clients) -> int:
 
 
 def test_a_benchmark_records_its_memory_and_a_drift_widens_the_margin_of_the_next_plan(
-    clients: Clients, caplog: pytest.LogCaptureFixture
+    clients: Clients, pulled: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
     caplog.clear()  # the pull notes that the model was trained for less context than the default
-    benchmark.benchmark(clients, manifest, 128)
+    benchmark.benchmark(clients, pulled, 128)
     (note,) = (clients.settings.volume / ".paddock" / "reports" / "memory").iterdir()
     assert note.name.startswith("llama.llama-cpp-python-")
     (load,) = json.loads(note.read_text())
@@ -41,7 +38,7 @@ def test_a_benchmark_records_its_memory_and_a_drift_widens_the_margin_of_the_nex
     assert margin(clients) == MARGIN_BYTES
     assert caplog.records == []
 
-    path = str(clients.volume.snapshot_path(manifest.id))
+    path = str(clients.volume.snapshot_path(pulled.id))
     before = preflight(clients, path, PlanRequest(128)).plan
     note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**40}] * 50))
     assert margin(clients) == round(1.25 * 2**40)
@@ -49,15 +46,14 @@ def test_a_benchmark_records_its_memory_and_a_drift_widens_the_margin_of_the_nex
     assert before.fits
     assert not after.fits
     note.write_text(json.dumps([load] * 50))
-    benchmark.benchmark(clients, manifest, 128)
+    benchmark.benchmark(clients, pulled, 128)
     assert len(json.loads(note.read_text())) == KEPT_LOADS
 
 
-def test_observations_that_cannot_be_parsed_are_ignored(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    benchmark.benchmark(clients, manifest, 128)
+def test_observations_that_cannot_be_parsed_are_ignored(clients: Clients, pulled: Manifest) -> None:
+    benchmark.benchmark(clients, pulled, 128)
     (note,) = (clients.settings.volume / ".paddock" / "reports" / "memory").iterdir()
     note.write_text("{")
     assert margin(clients) == MARGIN_BYTES
-    benchmark.benchmark(clients, manifest, 128)
+    benchmark.benchmark(clients, pulled, 128)
     assert len(json.loads(note.read_text())) == 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from mypy_boto3_s3 import S3Client
 
-from infra.local.hub import HubService
+from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.s3 import S3Server
 from paddock.errors import (
     BadSetting,
@@ -33,21 +35,57 @@ from paddock.store.copying import push
 from paddock.store.history import Promoted
 from tests.support.segments import first_segments_of, segment_of
 from tests.support.stores import Q4, Q8, publish, s3_objects
-from tests.support.tiny_hub import MODEL, NAME, fill_repository, rejected_model, tiny_model, use_hub, use_s3
+from tests.support.tiny_hub import (
+    MODEL,
+    NAME,
+    copy_directory,
+    fill_repository,
+    rejected_model,
+    tiny_model,
+    use_hub,
+    use_s3,
+)
+
+PREFIX = f"restoration-{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="module")
+def cached_home(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Manifest, S3Client]]:
+    """A directory with a Hub, and a volume with a model that was promoted, and cached below PREFIX in the bucket; and a
+    client of the bucket."""
+    home = tmp_path_factory.mktemp("cached")
+    with pytest.MonkeyPatch.context() as patch, serve_hub(LocalHub(home / "hub")) as hub:
+        use_hub(patch, hub, home)
+        use_s3(patch, s3, PREFIX)
+        fill_repository(hub)
+        first = connect()
+        manifest = pull(first, Reference.parse(f"{NAME}:Q6_K")).manifest
+        assert first.remote is not None
+        push(first.volume, first.remote, manifest)
+        promote.promote_snapshot(first, manifest.id, reason="a test")
+    with closing(s3.client()) as client:
+        yield home, manifest, client
 
 
 @pytest.fixture
-def cached(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Manifest:
+def cached(
+    monkeypatch: pytest.MonkeyPatch,
+    hub: HubService,
+    s3: S3Server,
+    cached_home: tuple[Path, Manifest, S3Client],
+    tmp_path: Path,
+) -> Manifest:
     """A model that one machine promoted and cached; the environment leads to the empty volume of another, and to a Hub
     that is switched off."""
+    home, manifest, client = cached_home
+    copy_directory(home / "hub", tmp_path / "hub")
+    copy_directory(home / "models", tmp_path / "first" / "models")
+    own = f"{PREFIX}-{secrets.token_hex(4)}"
+    for row in client.list_objects_v2(Bucket=s3.bucket, Prefix=f"{PREFIX}/")["Contents"]:
+        source = {"Bucket": s3.bucket, "Key": row["Key"]}
+        client.copy_object(Bucket=s3.bucket, Key=row["Key"].replace(PREFIX, own, 1), CopySource=source)  # type: ignore[arg-type] # of a type with optional keys
     use_hub(monkeypatch, hub, tmp_path / "first")
-    use_s3(monkeypatch, s3, f"restoration-{secrets.token_hex(4)}")
-    fill_repository(hub)
-    first = connect()
-    manifest = pull(first, Reference.parse(f"{NAME}:Q6_K")).manifest
-    assert first.remote is not None
-    push(first.volume, first.remote, manifest)
-    promote.promote_snapshot(first, manifest.id, reason="a test")
+    use_s3(monkeypatch, s3, own)
     monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return manifest

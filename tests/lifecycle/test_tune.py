@@ -5,35 +5,51 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from infra.local.hub import HubService
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.acquire.pull import pull
-from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.run import benchmark, tune
 from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from paddock.model.reference import Reference
-from tests.support.tiny_hub import MODEL
+from tests.support.tiny_hub import MODEL, copy_directory
 
 PLAN = Parameters(n_ctx=128, n_threads=1, n_gpu_layers=0)
 
 
 @pytest.fixture
-def manifest(clients: Clients, hub: HubService) -> Manifest:
-    return pull(clients, Reference(MODEL)).manifest
+def manifest(pulled: Manifest) -> Manifest:
+    return pulled
+
+
+@pytest.fixture(scope="module")
+def tuned_home(pulled_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume with the model and its tuning, which takes two seconds of processor time."""
+    home = tmp_path_factory.mktemp("tuned")
+    copy_directory(pulled_home / "models", home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PADDOCK_VOLUME", str(home))
+        patch.setenv("PADDOCK_THREADS", "1")  # as for the tests: another number is another machine
+        clients = connect()
+        (manifest,) = clients.volume.snapshots(MODEL)
+        tune.tune(clients, manifest, PLAN, budget_s=0)
+    return home
 
 
 @pytest.fixture
-def stored(clients: Clients, manifest: Manifest) -> Tuning:
+def stored(clients: Clients, manifest: Manifest, tuned_home: Path) -> Tuning:
     """A stored tuning of the model with changed settings."""
-    tuning = tune.tune(clients, manifest, PLAN, budget_s=0)
+    copy_directory(tuned_home / ".paddock" / "tuning", clients.settings.volume / ".paddock" / "tuning")
+    tuning = tune.read_tuning(clients, manifest)
+    assert tuning is not None
     changed = replace(tuning, changes={"n_ubatch": 64, "flash_attn": "off"})
     (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     path.write_text(json.dumps(changed.to_json()))

@@ -10,14 +10,15 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess import validate
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import compose
+from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference
 from paddock.planning.placement import Target
 from tests.support.tiny_hub import CARD, CONFIG, MODEL, NAME, validate_snapshot
 
 
-def test_a_sound_model_that_fits_has_no_finding(clients: Clients) -> None:
-    found = validate_snapshot(clients, pull(clients, Reference(MODEL)).manifest)
+def test_a_sound_model_that_fits_has_no_finding(clients: Clients, pulled: Manifest) -> None:
+    found = validate_snapshot(clients, pulled)
     assert (found.verdict, found.findings) == (Verdict.ACCEPT, ())
 
 
@@ -43,17 +44,15 @@ def test_other_files_of_the_repository_can_only_warn(
     validate.require_sound(manifest, found)
 
 
-def test_a_model_that_is_only_too_large_does_not_fit(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    found = validate_snapshot(clients, manifest, target=Target(1024))
+def test_a_model_that_is_only_too_large_does_not_fit(clients: Clients, pulled: Manifest) -> None:
+    found = validate_snapshot(clients, pulled, target=Target(1024))
     assert [finding.rule for finding in found.findings] == ["compatibility.memory"]
     with pytest.raises(DoesNotFit, match=r"at 128 tokens of context, and 256\.\d MiB are missing"):
-        validate.require_sound(manifest, found)
+        validate.require_sound(pulled, found)
 
 
-def test_a_flipped_bit_on_the_volume_is_found(clients: Clients) -> None:
-    manifest = pull(clients, Reference(MODEL)).manifest
-    (file,) = [file for file in manifest.files if file.path.endswith(".gguf")]
+def test_a_flipped_bit_on_the_volume_is_found(clients: Clients, pulled: Manifest) -> None:
+    (file,) = [file for file in pulled.files if file.path.endswith(".gguf")]
     blob = clients.volume.blob_path(file.sha256)
     blob.chmod(0o644)
     with blob.open("r+b") as data:
@@ -61,16 +60,17 @@ def test_a_flipped_bit_on_the_volume_is_found(clients: Clients) -> None:
         byte = data.read(1)
         data.seek(file.size - 5)
         data.write(bytes([byte[0] ^ 1]))
-    (finding,) = validate.check_integrity(clients, manifest)
+    (finding,) = validate.check_integrity(clients, pulled)
     assert (finding.rule, finding.where) == ("integrity.sha256", file.path)
 
 
-def test_a_validation_for_another_target_never_replaces_that_for_this_machine(clients: Clients) -> None:
-    manifest = pull(clients, Reference.parse(NAME)).manifest
-    elsewhere = validate_snapshot(clients, manifest, target_name="rtx-4090")
-    assert validate.read_validation(clients, manifest) == elsewhere, "nothing stands yet"
-    assert "validated for rtx-4090" in compose(clients, manifest)
-    here = validate_snapshot(clients, manifest)
-    validate_snapshot(clients, manifest, target_name="rtx-4090")
-    assert validate.read_validation(clients, manifest) == here
-    assert "validated for" not in compose(clients, manifest)
+def test_a_validation_for_another_target_never_replaces_that_for_this_machine(
+    clients: Clients, pulled: Manifest
+) -> None:
+    elsewhere = validate_snapshot(clients, pulled, target_name="rtx-4090")
+    assert validate.read_validation(clients, pulled) == elsewhere, "nothing stands yet"
+    assert "validated for rtx-4090" in compose(clients, pulled)
+    here = validate_snapshot(clients, pulled)
+    validate_snapshot(clients, pulled, target_name="rtx-4090")
+    assert validate.read_validation(clients, pulled) == here
+    assert "validated for" not in compose(clients, pulled)

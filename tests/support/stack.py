@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+_RUNNING = pytest.StashKey[PrefectServer]()
+
+
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForeignS3]:
     """moto's server, with an empty bucket."""
@@ -28,7 +32,18 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForeignS3]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[PrefectServer]:
     """A real, new Prefect server, started in 10 to 20 s: `url`, and `environment` for its clients."""
     with PrefectServer.start(tmp_path_factory.mktemp("prefect")) as server:
+        pytestconfig.stash[_RUNNING] = server
         yield server
+
+
+def stop_prefect(config: pytest.Config) -> None:
+    """Stop the server, and before it the threads that Prefect's client keeps to send events and logs to it."""
+    if "prefect.events.worker" in sys.modules:
+        from prefect.events.worker import EventsWorker
+
+        EventsWorker.drain_all(timeout=10, at_exit=False)  # of services of every kind
+    if _RUNNING in config.stash:
+        config.stash[_RUNNING].stop()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from infra.local.hub import HubService
+from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.s3 import S3Server
 from paddock import settings
+from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess import validate
 from paddock.lifecycle.assess.validate import Validation
 from paddock.lifecycle.clients import Clients, connect
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
+from paddock.model.reference import Reference
 from paddock.planning.placement import Target
 from paddock.planning.targets import THIS_MACHINE, UNBOUNDED
 from tests.support.gguf import F32, STRING, U32, tiny_llama, tiny_shards
@@ -99,6 +102,32 @@ def clients(monkeypatch: pytest.MonkeyPatch, hub: HubService, tmp_path: Path) ->
     use_hub(monkeypatch, hub, tmp_path)
     fill_repository(hub)
     return connect()
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy the content of a directory into another one; links stay links, and hard links are shared by the copies."""
+    target.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
+
+
+@pytest.fixture(scope="session")
+def pulled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the Hub of the tiny models, and a volume to which the default variant was pulled."""
+    home = tmp_path_factory.mktemp("pulled")
+    with pytest.MonkeyPatch.context() as patch, serve_hub(LocalHub(home / "hub")) as hub:
+        use_hub(patch, hub, home)
+        fill_repository(hub)
+        pull(connect(), Reference(MODEL))
+    return home
+
+
+@pytest.fixture
+def pulled(clients: Clients, pulled_home: Path, tmp_path: Path) -> Manifest:
+    """The default variant, promoted on the volume of `clients`, as a pull leaves it. A pull starts two processes."""
+    copy_directory(pulled_home / "hub", tmp_path / "hub")
+    copy_directory(pulled_home / "models", clients.volume.root)
+    (manifest,) = clients.volume.snapshots(MODEL)
+    return manifest
 
 
 def validate_snapshot(

@@ -1,13 +1,14 @@
 """Inject faults into operations on a volume, and check the volume afterwards.
 
-    python -m tests.support.volume_faults crash|error|kill|race|undo ROOT COUNT
+    python -m tests.support.volume_faults crash|error ROOT STRIDE
+    python -m tests.support.volume_faults kill|race|undo ROOT COUNT
 
 `crash` kills the process (SIGKILL) before each change that an operation makes to the file system; `error` makes each
-change, and each opening of a file for reading, fail once with an errno; `kill` kills at a random moment, COUNT times;
-`race` runs four processes on one model, COUNT times; in `undo` two processes roll back while two others remove. After
-each fault the volume must be consistent, the promoted snapshots must be those of before or after the operation, and the
-operation must succeed when it is repeated, and take effect once. The program prints one line of totals, and exits with
-status 1 if any check failed.
+change, and each opening of a file for reading, fail once with an errno; with a STRIDE of 3, every third. `kill` kills
+at a random moment, COUNT times; `race` runs four processes on one model, COUNT times; in `undo` two processes roll back
+while two others remove. After each fault the volume must be consistent, the promoted snapshots must be those of before
+or after the operation, and the operation must succeed when it is repeated, and take effect once. The program prints one
+line of totals, and exits with status 1 if any check failed.
 
 The faults are injected by an audit hook (`sys.addaudithook`) in a forked child, so that the code under test is
 unchanged. Calls without an audit event (write, fsync) cannot be made to fail that way.
@@ -145,14 +146,19 @@ def _empty(root: Path) -> None:
     Volume(root).prepare()
 
 
-def inject_at_every_change(root: Path, inject: Callable[[int, str], None], *, reads: bool) -> Iterator[str]:
-    """Call `inject` at each change of each operation. Yields each problem, and a `.` for each fault."""
-    for operation in OPERATIONS:
+def inject_at_every_change(
+    root: Path, inject: Callable[[int, str], None], *, stride: int, reads: bool
+) -> Iterator[str]:
+    """Call `inject` at each `stride`-th change of each operation, starting at another one for each operation.
+
+    Yields each problem, and a `.` for each fault.
+    """
+    for index, operation in enumerate(OPERATIONS):
         complete = fresh(root, operation)
         old = Pointers.of(root) if operation.moves else None
         operation.run(complete)
         new = Pointers.of(root) if operation.moves else None
-        for number in range(1, 1000):
+        for number in range(1 + index % stride, 1000, stride):
             volume = fresh(root, operation)
 
             def work(volume: Volume = volume, number: int = number, operation: Operation = operation) -> None:
@@ -180,11 +186,14 @@ def inject_at_every_change(root: Path, inject: Callable[[int, str], None], *, re
             yield "."
 
 
-def crash(root: Path, _: int) -> Iterator[str]:
-    yield from inject_at_every_change(root, lambda _number, _event: os.kill(os.getpid(), signal.SIGKILL), reads=False)
+def crash(root: Path, stride: int) -> Iterator[str]:
+    def die(_number: int, _event: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    yield from inject_at_every_change(root, die, stride=stride, reads=False)
 
 
-def error(root: Path, _: int) -> Iterator[str]:
+def error(root: Path, stride: int) -> Iterator[str]:
     def fail(number: int, event: str) -> None:
         if root.exists():
             os.close(os.open(root / ".injected", os.O_CREAT))
@@ -192,7 +201,7 @@ def error(root: Path, _: int) -> Iterator[str]:
             code = ERRORS[number % len(ERRORS)]
             raise OSError(code, os.strerror(code), str(root))
 
-    yield from inject_at_every_change(root, fail, reads=True)
+    yield from inject_at_every_change(root, fail, stride=stride, reads=True)
 
 
 def _random_operations(root: Path, seed: int, *, steps: int) -> None:
