@@ -12,7 +12,7 @@ from paddock.gguf.reader import FileSource
 from paddock.model.finding import Severity, Verdict
 from paddock.validation.audit import Audit, audit_file, audit_set
 from tests.support import gguf as g
-from tests.support.gguf import tiny_llama, tiny_shards
+from tests.support.gguf import Gguf, tiny_llama, tiny_shards
 from tests.support.hostile import BROKEN, NOT_GGUF
 from tests.support.memory import MemorySource
 
@@ -70,6 +70,47 @@ def test_a_sound_file_is_accepted_with_its_facts() -> None:
 @pytest.mark.parametrize("layers", [1, 3])
 def test_sound_files_of_other_shapes_are_accepted(kind: int, layers: int) -> None:
     assert audit(tiny_llama(kind=kind, layers=layers, width=64, heads=4).to_bytes()).findings == ()
+
+
+def _with_control_token(text: str) -> Gguf:
+    tokens = g.array(g.STRING, [*g.byte_vocabulary()[:-1], text])
+    types = g.array(g.I32, [2, 3, 3, *[6] * 256, 3])
+    return tiny_llama().set("tokenizer.ggml.tokens", g.ARRAY, tokens).set("tokenizer.ggml.token_type", g.ARRAY, types)
+
+
+def _phi_3() -> Gguf:
+    return _with_control_token("<|endoftext|>").set("general.name", g.STRING, "Phi-3 Mini")
+
+
+def _ids(name: str, *ids: int) -> Gguf:
+    return tiny_llama().set(f"tokenizer.ggml.{name}", g.ARRAY, g.array(g.I32, list(ids)))
+
+
+SOUND = {
+    "a marker with full-width bars": lambda: _with_control_token("<｜User｜>"),
+    "a marker with block characters": lambda: _with_control_token("<｜begin▁of▁sentence｜>"),
+    "a marker with a Cyrillic word": lambda: _with_control_token("<|москва|>"),
+    "a control token without a marker": lambda: _with_control_token("\u200b"),
+    "a token of 4096 bytes": lambda: _with_control_token(" " * 4096),
+    "several end tokens": lambda: _ids("eos_token_ids", 2, 0),
+    "suppressed tokens": lambda: _ids("suppress_tokens", 3, 4),
+    "special tokens in range": lambda: tiny_llama().set("tokenizer.ggml.eot_token_id", g.U32, 2),
+    "the name of Phi-3 with its tokens": _phi_3,
+    "no vocabulary size": lambda: tiny_llama().drop("llama.vocab_size"),
+}
+"""Files that a rule for defects is close to, and must not reject."""
+
+
+@pytest.mark.parametrize("build", SOUND.values(), ids=SOUND)
+def test_a_sound_file_that_is_close_to_a_defect_is_accepted(build: Callable[[], Gguf]) -> None:
+    assert audit(build().to_bytes()).findings == ()
+
+
+def test_a_file_with_a_tensor_for_each_expert_has_one_verdict_with_a_cure() -> None:
+    rule, build = BROKEN["expert-layout"]
+    rejecting = [finding for finding in audit(build()).findings if finding.severity is Severity.REJECT]
+    assert rejecting[0].rule == rule, "it is the one that a refused pull names"
+    assert "quantize it again" in rejecting[0].cure
 
 
 def test_a_real_model_is_accepted_from_its_header(smollm: Path) -> None:
