@@ -81,6 +81,17 @@ _BYTE_TYPE = 6
 _CURE = "use a file that was converted with a current llama.cpp"
 
 
+def special_token(header: Header, name: str) -> str:
+    """Return the text of the special token `bos` or `eos`: that of the file, or the engine's default of a SentencePiece
+    vocabulary. Empty if there is none."""
+    tokens, index = header.array(PREFIX + "tokens"), header.integer(f"{PREFIX}{name}_token_id")
+    if index is None and header.text(PREFIX + "model") == _SPM:
+        index = _DEFAULT_IDS[_SPM][name]
+    if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type is not ValueType.STRING:
+        return ""
+    return tokens.text(index)
+
+
 def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
     """Check the tokenizer. `embedding_rows` is the number of rows of the token embedding, or None if the embedding is
     not in this file.

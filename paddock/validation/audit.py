@@ -8,7 +8,7 @@ is read on request (`deep`). Digests are not checked here but in `paddock.valida
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
 from time import perf_counter
@@ -50,8 +50,8 @@ class ModelFacts:
 class TemplateFacts:
     """The default chat template of the GGUF.
 
-    `sha256` is the digest of its UTF-8 source, `verdict` covers it and all named templates, and `source` is the
-    metadata key of the template.
+    `sha256` is the digest of its UTF-8 source, and `source` its metadata key. A template with the `verdict` reject is
+    never rendered for a user: another one is used instead.
     """
 
     present: bool
@@ -273,41 +273,54 @@ def _check_architecture(architecture: str, knows_architecture: KnowsArchitecture
 
 
 def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
+    """Audit all chat templates. A rejected one is never used, so that its findings are only warnings of the model."""
     keys = [key for key in header.metadata if key == TEMPLATE or key.startswith(f"{TEMPLATE}.")]
     default = header.text(TEMPLATE)
     if not keys:
         return [], TemplateFacts(present=False, sha256=None, verdict=None)
     findings: list[Finding] = []
+    verdict = None
     if len(keys) > _MAX_TEMPLATES:
         # each template is rendered in a process of its own; the file is rejected anyway, so none is rendered
         message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are allowed"
         findings.append(Finding("template.count", Severity.REJECT, message, TEMPLATE, "use another file"))
-        keys = []
+        verdict, keys = Verdict.REJECT, []
     for key in keys:
         source = header.text(key)
         if source is None:
             message = f"the chat template at {key[:80]} is of type {header.types[key].name}, not STRING"
             findings.append(Finding("template.type", Severity.REJECT, message, key[:80], "use another file"))
-        else:
-            findings += _audit_template(header, source, name=key.removeprefix(TEMPLATE).removeprefix(".") or "default")
+            continue
+        name = key.removeprefix(TEMPLATE).removeprefix(".") or "default"
+        found = _audit_template(header, source, name=name)
+        if key == TEMPLATE:
+            verdict = verdict_of(found)
+        findings += _passed_over(found, name) if verdict_of(found) is Verdict.REJECT else found
     digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
     source = TEMPLATE if default is not None else None
-    return findings, TemplateFacts(digest is not None, digest, verdict_of(findings), source)
+    return findings, TemplateFacts(digest is not None, digest, verdict, source)
+
+
+def _passed_over(findings: Sequence[Finding], name: str) -> Iterator[Finding]:
+    """The findings of a rejected template as warnings, after one that says what is used instead."""
+    rule = next(finding.rule for finding in findings if finding.severity is Severity.REJECT)
+    if name == "default":
+        message = f"the chat template is rejected by {rule}: another one of the model, or that of its family, is used"
+        cure = "none is needed to chat with the model; for its own format use a file with a sound template"
+    else:
+        message = f"the chat template {name[:40]!r} is rejected by {rule}: it is never used"
+        cure = "none is needed"
+    yield Finding("template.passed-over", Severity.WARN, message, name, cure)
+    for finding in findings:
+        is_rejecting = finding.severity is Severity.REJECT
+        yield replace(finding, severity=Severity.WARN) if is_rejecting else finding
 
 
 def _audit_template(header: Header, source: str, *, name: str) -> list[Finding]:
     from paddock.chat.audit import audit_template
 
-    return list(audit_template(source, bos=_special_token(header, "bos"), eos=_special_token(header, "eos"), name=name))
-
-
-def _special_token(header: Header, name: str) -> str:
-    """The text of a special token for the template; empty if the model has none."""
-    tokens = header.array(f"{tokenizer.PREFIX}tokens")
-    index = header.integer(f"{tokenizer.PREFIX}{name}_token_id")
-    if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type.name != "STRING":
-        return ""
-    return tokens.text(index)
+    bos, eos = tokenizer.special_token(header, "bos"), tokenizer.special_token(header, "eos")
+    return list(audit_template(source, bos=bos, eos=eos, name=name))
 
 
 def _model_facts(headers: Sequence[Header]) -> ModelFacts:

@@ -91,6 +91,19 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "a method without use": ("{{ messages[0].content.encode() }}", "template.call"),
     "an unknown test": (before("{% if messages is nobodys %}{% endif %}"), "template.test"),
     "a call of a computed value": ("{{ [range][0](3) }}", "template.call"),
+    "a call of a function in a list": ("{% set f = [range, lipsum] %}{{ f[1]() }}", "template.call"),
+    "a call of a list that may hold other things": (
+        "{% macro m() %}{% endmacro %}{% set f = [m] %}{% set f = f + messages %}{{ f[1]() }}",
+        "template.call",
+    ),
+    "a call of a namespace's attribute that is no macro": (
+        "{% macro m() %}{% endmacro %}{% set n = namespace(f=m) %}{% set n = messages[0] %}{{ n.f() }}",
+        "template.call",
+    ),
+    "a call of a loop's variable's item": (
+        "{% macro m() %}{% endmacro %}{% set f = [m] %}{% for f in messages %}{{ f['content']() }}{% endfor %}",
+        "template.call",
+    ),
     "random": ("{{ ['a', 'b']|random }}", "template.filter"),
     # other templates
     "include": ("{% include '/etc/passwd' %}", "template.loads"),
@@ -271,5 +284,21 @@ SOUND: dict[str, str] = {
         "{% if messages[0].role != 'system' %}You are Qwen, a kind and helpful helper.{% endif %}"
     ),
     "underscored names of its own": before("{% set _n = 1 %}{{ _n }}"),
+    "macros from a list": (
+        "{% macro hint() %}{{ 'You may call tools.\\n' }}{% endmacro %}{% set parts = [] %}"
+        "{% if tools %}{% set parts = parts + [hint] %}{% endif %}"
+        "{% for n in range(parts|length) %}{{ parts[n]() }}{% endfor %}" + CHATML
+    ),
+    "a macro from a mapping": (
+        "{% macro mark(m) %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endmacro %}"
+        "{% set by_role = {'user': mark, 'assistant': mark, 'system': mark} %}"
+        "{% for m in messages %}{{ by_role[m.role](m) }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
+    "a macro from a namespace": (
+        "{% macro mark(m) %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endmacro %}"
+        "{% set use = namespace(mark=mark) %}{% for m in messages %}{{ use.mark(m) }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
     "a subscript by number": before("{% set i = messages|length - 1 %}{{ '' if messages[i].role else '' }}"),
 }

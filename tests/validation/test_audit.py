@@ -148,16 +148,23 @@ def test_without_an_engine_a_finding_says_that_the_architecture_was_not_checked(
     assert result.verdict is Verdict.ACCEPT
 
 
-def test_a_hostile_template_is_rejected() -> None:
-    data = tiny_llama(template="{{ ''.__class__.__mro__ }}").to_bytes()
-    result = audit(data)
-    assert result.verdict is Verdict.REJECT
-    assert result.template.verdict is Verdict.REJECT
+HOSTILE = "{{ ''.__class__ }}"
 
 
-def test_named_templates_are_audited_like_the_default_one() -> None:
-    file = tiny_llama().set("tokenizer.chat_template.tool_use", g.STRING, "{{ ''.__class__ }}")
-    assert audit(file.to_bytes()).verdict is Verdict.REJECT
+def test_a_hostile_template_is_rejected_and_the_model_gets_a_warning() -> None:
+    result = audit(tiny_llama(template=HOSTILE).to_bytes())
+    assert (result.verdict, result.template.verdict) == (Verdict.WARN, Verdict.REJECT)
+    first, second = result.findings
+    assert (first.rule, first.severity) == ("template.passed-over", Severity.WARN)
+    assert "that of its family, is used" in first.message
+    assert (second.rule, second.severity) == ("template.underscore", Severity.WARN)
+
+
+def test_a_hostile_named_template_gives_a_warning() -> None:
+    file = tiny_llama().set("tokenizer.chat_template.tool_use", g.STRING, HOSTILE)
+    result = audit(file.to_bytes())
+    assert (result.verdict, result.template.verdict) == (Verdict.WARN, Verdict.ACCEPT)
+    assert result.findings[0].message.endswith("is rejected by template.underscore: it is never used")
 
 
 def test_a_model_without_a_template_is_reported_as_such() -> None:
