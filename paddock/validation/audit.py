@@ -17,6 +17,7 @@ from typing import Any, Final
 from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf import rules, split, tokenizer
 from paddock.gguf.format import file_type_name
+from paddock.gguf.kind import ModelKind, kind_of
 from paddock.gguf.reader import Array, ByteSource, Header, Tensor, read_header
 from paddock.model import quantization
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
@@ -36,6 +37,7 @@ class ModelFacts:
     `parameters` is the number of weights, `context_length` is in tokens, and `size_bytes` is the sum over all shards.
     """
 
+    kind: ModelKind
     architecture: str | None
     parameters: int
     quantization: str | None
@@ -44,6 +46,11 @@ class ModelFacts:
     block_count: int | None
     size_bytes: int
     shards: int
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModelFacts:
+        """The inverse of `asdict`; a document without a kind is of a language model."""
+        return cls(**{**value, "kind": ModelKind(value.get("kind", ModelKind.TEXT))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class Audit:
         return cls(
             verdict=Verdict(value["verdict"]),
             findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
-            model=ModelFacts(**value["model"]) if value["model"] else None,
+            model=ModelFacts.from_json(value["model"]) if value["model"] else None,
             template=TemplateFacts(**{**template, "verdict": Verdict(verdict) if verdict else None}),
             bytes_read=value["bytes_read"],
             seconds=value["seconds"],
@@ -188,9 +195,9 @@ def _audit(
         if whole:
             findings += split.check_set(headers, names)
         findings += _check_model(headers, whole=whole, knows_architecture=knows_architecture)
-        template_findings, template = _check_templates(headers[0])
-        findings += template_findings
         model = _model_facts(headers)
+        template_findings, template = _check_templates(headers[0], model.kind)
+        findings += template_findings
         is_stated = headers[0].integer("general.file_type") is not None
         findings += _check_quantization(names[0], model.quantization, is_stated=is_stated)
     return Audit(
@@ -272,14 +279,20 @@ def _check_architecture(architecture: str, knows_architecture: KnowsArchitecture
         )
 
 
-def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
-    """Audit all chat templates. A rejected one is never used, so that its findings are only warnings of the model."""
+def _check_templates(header: Header, kind: ModelKind) -> tuple[list[Finding], TemplateFacts]:
+    """Audit all chat templates. A rejected one is never used, so that its findings are only warnings of the model. Those
+    of a model without text are never used either, and are not rendered at all."""
     keys = [key for key in header.metadata if key == TEMPLATE or key.startswith(f"{TEMPLATE}.")]
     default = header.text(TEMPLATE)
     if not keys:
         return [], TemplateFacts(present=False, sha256=None, verdict=None)
     findings: list[Finding] = []
     verdict = None
+    if kind.is_model and not kind.generates_text:
+        message = f"the chat template was not checked, since nobody chats with {kind.noun}: it is never used"
+        digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
+        unused = Finding("template.unused", Severity.INFO, message, TEMPLATE)
+        return [unused], TemplateFacts(digest is not None, digest, None, TEMPLATE if digest else None)
     if len(keys) > _MAX_TEMPLATES:
         # each template is rendered in a process of its own; the file is rejected anyway, so none is rendered
         message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are allowed"
@@ -330,6 +343,7 @@ def _model_facts(headers: Sequence[Header]) -> ModelFacts:
     part = split.shard_info(first)
     file_type = first.integer("general.file_type")
     return ModelFacts(
+        kind=kind_of(first, all_tensors=tensors if part is None or len(headers) == part.count else None),
         architecture=first.architecture,
         parameters=sum(tensor.elements for tensor in tensors),
         quantization=(file_type_name(file_type) if file_type is not None else None) or _most_common_type(tensors),
