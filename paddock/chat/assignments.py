@@ -43,7 +43,7 @@ class Assignments:
                 name = dates.key_of(node.target)
                 if name:
                     values.setdefault(name, []).append(node.node)
-                    if _is_namespace(node.node):
+                    if isinstance(node.node, nodes.Call) and _is_namespace(node.node):
                         for keyword in node.node.kwargs:
                             values.setdefault(f"{name}.{keyword.key}", []).append(keyword.value)
             elif isinstance(node, nodes.AssignBlock):

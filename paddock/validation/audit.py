@@ -280,8 +280,8 @@ def _check_architecture(architecture: str, knows_architecture: KnowsArchitecture
 
 
 def _check_templates(header: Header, kind: ModelKind) -> tuple[list[Finding], TemplateFacts]:
-    """Audit all chat templates. A rejected one is never used, so that its findings are only warnings of the model. Those
-    of a model without text are never used either, and are not rendered at all."""
+    """Audit all chat templates. A rejected one is never used, so that its findings are only warnings of the model. The
+    templates of a model without text are never used either, and are not rendered at all."""
     keys = [key for key in header.metadata if key == TEMPLATE or key.startswith(f"{TEMPLATE}.")]
     default = header.text(TEMPLATE)
     if not keys:
