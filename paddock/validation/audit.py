@@ -7,6 +7,7 @@ is read on request (`deep`). Digests are not checked here but in `paddock.valida
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf import rules, split, tokenizer
-from paddock.gguf.format import file_type_name
+from paddock.gguf.format import ValueType, file_type_name
 from paddock.gguf.kind import ModelKind, kind_of
 from paddock.gguf.reader import Array, ByteSource, Header, Tensor, read_header
 from paddock.model import quantization
@@ -25,6 +26,8 @@ from paddock.model.names import Sha256
 
 TEMPLATE: Final = "tokenizer.chat_template"
 _MAX_TEMPLATES: Final = 16
+_NO_TURN_MARKERS: Final = frozenset({"<|endoftext|>", "<|startoftext|>", "<|padding|>", "<|pad|>", "<|unk|>"})
+_CONTROL_MARKER: Final = re.compile(r"<[|｜][^<>\s|｜]{1,60}[|｜]>")
 
 KnowsArchitecture = Callable[[str], bool]
 """Whether the engine supports a value of `general.architecture`."""
@@ -307,11 +310,26 @@ def _check_templates(header: Header, kind: ModelKind) -> tuple[list[Finding], Te
         name = key.removeprefix(TEMPLATE).removeprefix(".") or "default"
         found = _audit_template(header, source, name=name)
         if key == TEMPLATE:
+            found += _check_markers(header, source)
             verdict = verdict_of(found)
         findings += _passed_over(found, name) if verdict_of(found) is Verdict.REJECT else found
     digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
     source = TEMPLATE if default is not None else None
     return findings, TemplateFacts(digest is not None, digest, verdict, source)
+
+
+def _check_markers(header: Header, source: str) -> Iterator[Finding]:
+    """Warn if the vocabulary has control tokens for the turns of a conversation, and the template uses other ones: the
+    engine would split those into pieces of text."""
+    used = set(_CONTROL_MARKER.findall(source))
+    tokens = header.array(f"{tokenizer.PREFIX}tokens")
+    if not used or tokens is None or tokens.type is not ValueType.STRING:
+        return
+    known = {text for token in tokens.iter_raw() if _CONTROL_MARKER.fullmatch(text := token.decode(errors="replace"))}
+    if known - _NO_TURN_MARKERS and not used & known:
+        message = f"none of the template's markers is a token of the vocabulary, the first is {min(used)[:40]!r}"
+        cure = "compare the template with that of the model's publisher"
+        yield Finding("template.unknown-marker", Severity.WARN, message, TEMPLATE, cure)
 
 
 def _passed_over(findings: Sequence[Finding], name: str) -> Iterator[Finding]:

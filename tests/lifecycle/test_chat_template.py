@@ -24,6 +24,7 @@ def check_chat(clients: Clients, manifest: Manifest) -> ChatTemplateCheck:
 
 def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Clients) -> None:
     check = check_chat(clients, pull(clients, Reference(MODEL)).manifest)
+    assert check.chat is not None
     assert (check.chat.origin, check.chat.template, check.findings) == ("the GGUF", CHATML, ())
     assert set(check.samples) == set(SAMPLES)
     assert check.samples["one question"] == (
@@ -38,6 +39,7 @@ def test_a_rejected_template_leads_to_the_familys_and_is_never_rendered(clients:
     manifest = pull(clients, Reference(MODEL)).manifest
     assert manifest.verdict is Verdict.WARN
     check = check_chat(clients, manifest)
+    assert check.chat is not None
     assert (check.chat.origin, check.chat.template) == ("family", GENERIC.source)
     assert check.chat.why.endswith("that of the GGUF is passed over for template.underscore")
     assert check.samples["one question"].endswith("### Human: Good evening. Is the gate still open?\n### Assistant:")

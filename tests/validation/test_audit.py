@@ -72,10 +72,11 @@ def test_sound_files_of_other_shapes_are_accepted(kind: int, layers: int) -> Non
     assert audit(tiny_llama(kind=kind, layers=layers, width=64, heads=4).to_bytes()).findings == ()
 
 
-def _with_control_token(text: str) -> Gguf:
+def _with_control_token(text: str, *, template: str | None = None) -> Gguf:
     tokens = g.array(g.STRING, [*g.byte_vocabulary()[:-1], text])
     types = g.array(g.I32, [2, 3, 3, *[6] * 256, 3])
-    return tiny_llama().set("tokenizer.ggml.tokens", g.ARRAY, tokens).set("tokenizer.ggml.token_type", g.ARRAY, types)
+    file = tiny_llama(template=template).set("tokenizer.ggml.tokens", g.ARRAY, tokens)
+    return file.set("tokenizer.ggml.token_type", g.ARRAY, types)
 
 
 def _phi_3() -> Gguf:
@@ -165,6 +166,14 @@ def test_a_hostile_named_template_gives_a_warning() -> None:
     result = audit(file.to_bytes())
     assert (result.verdict, result.template.verdict) == (Verdict.WARN, Verdict.ACCEPT)
     assert result.findings[0].message.endswith("is rejected by template.underscore: it is never used")
+
+
+@pytest.mark.parametrize(
+    ("token", "rules"), [("<|eot_id|>", ["template.unknown-marker"]), ("<|im_end|>", []), ("<|endoftext|>", [])]
+)
+def test_a_template_whose_markers_are_no_tokens_of_the_vocabulary_gets_a_warning(token: str, rules: list[str]) -> None:
+    result = audit(_with_control_token(token, template=g.CHATML).to_bytes())
+    assert [finding.rule for finding in result.findings] == rules
 
 
 def test_a_model_without_a_template_is_reported_as_such() -> None:
