@@ -25,8 +25,9 @@ from paddock.chat.families import detect_family
 from paddock.chat.protocol import MAX_SOURCE_BYTES
 from paddock.chat.stops import find_stop_sequences
 from paddock.errors import NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
+from paddock.gguf import tokenizer
 from paddock.gguf.directory import get_gguf_file_path
-from paddock.gguf.header import Array, Header, Value
+from paddock.gguf.header import Header
 from paddock.gguf.reader import read_header
 from paddock.gguf.source import FileSource
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
@@ -40,7 +41,6 @@ DERIVED_FILES = frozenset({TEMPLATE_FILE, CHAT_FILE})
 """Files in a snapshot that Paddock derives, in addition to the repository's own files."""
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _LOG = logging.getLogger(__name__)
-_DEFAULT_BOS, _DEFAULT_EOS = "<s>", "</s>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +152,15 @@ def _candidates(model_path: Path, header: Header | None, config: Mapping[str, ob
         yield TemplateCandidate(in_file, TEMPLATE_FILE, bos, eos)
     in_config = _default_template(config.get("chat_template"))
     if in_config is not None:
-        bos, eos = _token_text(config.get("bos_token"), bos), _token_text(config.get("eos_token"), eos)
         yield TemplateCandidate(in_config, TOKENIZER_CONFIG_FILE, bos, eos)
 
 
 def _special_tokens(header: Header | None, config: Mapping[str, object]) -> tuple[str, str]:
-    """Return the texts of the begin and end tokens: from the GGUF, else `tokenizer_config.json`, else the defaults."""
-    bos = _token_text(config.get("bos_token"), _DEFAULT_BOS)
-    eos = _token_text(config.get("eos_token"), _DEFAULT_EOS)
+    """Return the texts of the begin and end tokens: those of the GGUF, or without one those of `tokenizer_config.json`.
+    Empty for a token that the model does not have."""
     if header:
-        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
-    return bos, eos
+        return tokenizer.special_token(header, "bos"), tokenizer.special_token(header, "eos")
+    return _token_text(config.get("bos_token")), _token_text(config.get("eos_token"))
 
 
 def _read_gguf_header(model_path: Path) -> Header | None:
@@ -213,18 +211,11 @@ def _default_template(value: object) -> str | None:
     return None
 
 
-def _token_text(value: object, default: str) -> str:
+def _token_text(value: object) -> str:
     """Return a token's text from `tokenizer_config.json`: a string, or an object with the string in `content`."""
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) else default
-
-
-def _gguf_token(metadata: Mapping[str, Value], name: str, default: str) -> str:
-    number, tokens = metadata.get(f"tokenizer.ggml.{name}_token_id"), metadata.get("tokenizer.ggml.tokens")
-    if isinstance(number, int) and isinstance(tokens, Array) and 0 <= number < tokens.count:
-        return tokens.text(number)
-    return default
+    return value if isinstance(value, str) else ""
 
 
 def _read_text(path: Path, *, max_bytes: int) -> str | None:

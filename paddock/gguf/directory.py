@@ -10,6 +10,7 @@ from paddock.errors import MalformedGguf, MissingShard, NoGguf, NotGguf
 from paddock.gguf import split
 from paddock.gguf.head import Head, head_of, read_head
 from paddock.gguf.header import Header
+from paddock.gguf.kind import ModelKind, kind_of
 from paddock.gguf.reader import FileSource, read_header
 from paddock.gguf.rules import check_file
 from paddock.gguf.survey import Survey, survey, survey_names
@@ -78,6 +79,13 @@ def survey_directory(directory: Path, sets: Sequence[GgufSet]) -> Survey:
 
     found = survey(sets, read_head=head, read_exact=exact, max_heads=_MAX_HEADS)
     return found if found.heads or len(found.broken) < len(sets) else survey_names(sets)
+
+
+def local_kind(path: Path) -> ModelKind:
+    """The kind of a local model, or of a split one by its first shard. Raises NotGguf, MalformedGguf, NoSuchFile and
+    NoPermission."""
+    with FileSource(path) as source:
+        return kind_of(read_header(source))
 
 
 def _headers(directory: Path, model: GgufSet) -> list[Header]:

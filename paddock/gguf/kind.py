@@ -22,6 +22,9 @@ class ModelKind(StrEnum):
     EMBEDDING = "embedding"
     RERANKER = "reranker"
     ENCODER_DECODER = "encoder-decoder"
+    DIFFUSION = "diffusion"
+    SPEECH = "speech"
+    DRAFT = "draft"
     PROJECTOR = "projector"
     ADAPTER = "adapter"
     CONTROL_VECTOR = "control-vector"
@@ -33,17 +36,32 @@ class ModelKind(StrEnum):
         return self in _MODELS
 
     @property
+    def generates_text(self) -> bool:
+        """Whether the engine generates text with it, token by token."""
+        return self is ModelKind.TEXT
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the engine turns a prompt into embeddings or scores with it. Of an encoder-decoder model that is the
+        encoder's part."""
+        return self in _EMBEDDING_KINDS
+
+    @property
     def noun(self) -> str:
         """The kind with an article, for sentences: `an importance matrix`."""
         return _NOUNS[self]
 
 
-_MODELS: Final = frozenset({ModelKind.TEXT, ModelKind.EMBEDDING, ModelKind.RERANKER, ModelKind.ENCODER_DECODER})
+_EMBEDDING_KINDS: Final = frozenset({ModelKind.EMBEDDING, ModelKind.RERANKER, ModelKind.ENCODER_DECODER})
+_MODELS: Final = frozenset({ModelKind.TEXT, *_EMBEDDING_KINDS, ModelKind.DIFFUSION, ModelKind.SPEECH, ModelKind.DRAFT})
 _NOUNS: Final = {
     ModelKind.TEXT: "a language model",
     ModelKind.EMBEDDING: "an embedding model",
     ModelKind.RERANKER: "a reranker",
     ModelKind.ENCODER_DECODER: "an encoder-decoder model",
+    ModelKind.DIFFUSION: "a diffusion language model",
+    ModelKind.SPEECH: "a speech model",
+    ModelKind.DRAFT: "a draft head of another model",
     ModelKind.PROJECTOR: "a multimodal projector",
     ModelKind.ADAPTER: "an adapter",
     ModelKind.CONTROL_VECTOR: "a control vector",
@@ -72,6 +90,9 @@ _ARCHITECTURES: Final = {
     "jina-bert-v3": ModelKind.EMBEDDING,
     "gemma-embedding": ModelKind.EMBEDDING,
     "llama-embed": ModelKind.EMBEDDING,
+    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), ModelKind.DIFFUSION),
+    **dict.fromkeys(("wavtokenizer-dec", "qwen3tts", "pockettts"), ModelKind.SPEECH),
+    **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), ModelKind.DRAFT),
 }
 _POOLING_NONE: Final = 0
 _POOLING_RANK: Final = 4  # enum llama_pooling_type

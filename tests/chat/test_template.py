@@ -8,9 +8,10 @@ import pytest
 
 from paddock import setup_chat_template
 from paddock.chat.families import family_of
+from paddock.chat.render import render_messages
 from paddock.chat.template import ChatFormat, choose_chat_format, is_published
 from paddock.errors import MalformedGguf, NoPermission, NoSuchFile, NotGguf
-from tests.support.gguf import tiny_llama
+from tests.support.gguf import ARRAY, STRING, array, tiny_llama
 from tests.support.templates import CHATML, HOSTILE, NOTED
 
 NAME = "mistralai/Mistral-7B"
@@ -63,6 +64,21 @@ def test_the_special_tokens_come_from_the_file_with_the_template(tmp_path: Path)
     needs = needs.replace("'<e>'", "'</s>'")
     tiny_llama(template=needs).write(other / "m.gguf")
     assert setup_chat_template(other, NAME) == needs
+
+
+def _without_begin_token(kind: str, directory: Path) -> None:
+    file = tiny_llama(template=None).drop("tokenizer.ggml.bos_token_id").set("tokenizer.ggml.model", STRING, kind)
+    file.set("tokenizer.ggml.merges", ARRAY, array(STRING, ["a b"])).write(directory / "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "bos"), [("gpt2", ""), ("llama", "<s>")])
+def test_a_model_without_a_begin_token_gets_none_but_the_engines_default(tmp_path: Path, kind: str, bos: str) -> None:
+    _without_begin_token(kind, tmp_path)
+    config(tmp_path, bos_token="<made-up>")
+    chat = choose_chat_format(tmp_path, NAME)
+    assert (chat.origin, chat.bos, chat.eos) == ("family", bos, "</s>")
+    question: list[dict[str, object]] = [{"role": "user", "content": "Hello."}]
+    assert render_messages(chat.template, question, bos=chat.bos, eos=chat.eos) == f"{bos}[INST] Hello. [/INST]"
 
 
 @pytest.mark.parametrize("published", ["manifest", "path", "link"])

@@ -150,7 +150,7 @@ def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[A
     fetched = [item for item in acquired if item.file.path not in DERIVED_FILES]
     audited = audit_acquired(clients, plan.listing, plan.choice, fetched)
     template = next((item.file for item in acquired if item.file.path == TEMPLATE_FILE), None)
-    if template is not None and template.sha256 != audited.chat.sha256:
+    if template is not None and audited.chat is not None and template.sha256 != audited.chat.sha256:
         source = clients.volume.blob_path(template.sha256).read_text(encoding="utf-8", errors="replace")
         findings = audit_template(source, bos=audited.chat.bos, eos=audited.chat.eos)
         what = f"{TEMPLATE_FILE} of {plan.id.short} in {require_remote(clients).label}"

@@ -27,10 +27,11 @@ from paddock.validation.companions import check_companions, companion_notes
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The audit of a model's GGUF, and the chat template that it is published with."""
+    """The audit of a model's GGUF, and the chat template that it is published with; None for a model that nobody chats
+    with."""
 
     audit: Audit
-    chat: ChatFormat
+    chat: ChatFormat | None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -71,7 +72,8 @@ def audit_acquired(clients: Clients, listing: Listing, choice: FileSelection, ac
         small_files = [item.file.path for item in acquired if not is_gguf(item.file.path)]
         findings += check_companions(view, small_files)
         audit = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
-        return Audited(audit, choose_chat_format(view, str(listing.model)))
+        has_chat = audit.model is None or audit.model.kind.generates_text
+        return Audited(audit, choose_chat_format(view, str(listing.model)) if has_chat else None)
 
 
 def _models(choice: FileSelection) -> list[GgufSet]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit, FileNotInRevision, MissingShard, ModelRejected
+from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.assess.candidate_search import CandidateSearch, FitCandidate
 from paddock.lifecycle.assess.memory_observations import margin_for
 from paddock.lifecycle.assess.model_header import ModelHeader
@@ -52,6 +53,7 @@ class Preflight:
     variant: Variant
     quantization: str | None
     file: str
+    kind: ModelKind
     plan: Plan
     needs: EngineRequirements
     candidates: tuple[FitCandidate, ...]
@@ -68,6 +70,7 @@ class Preflight:
             "variant": self.variant,
             "quantization": self.quantization,
             "file": self.file,
+            "kind": self.kind,
             "memory": self.plan.memory.to_json(),
             "parameters": self.plan.parameters.to_json(),
             "given_up": list(self.plan.given_up),
@@ -266,6 +269,7 @@ def _plan_source(
         variant=source.names[chosen.model],
         quantization=chosen.quantization,
         file=chosen.model.first,
+        kind=chosen.facts.kind,
         plan=plan,
         needs=chosen.needs,
         candidates=described,

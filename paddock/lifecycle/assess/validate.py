@@ -74,7 +74,7 @@ class Validation:
         return cls(
             verdict=Verdict(value["verdict"]),
             findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
-            model=ModelFacts(**value["model"]) if value["model"] else None,
+            model=ModelFacts.from_json(value["model"]) if value["model"] else None,
             memory=Memory.from_json(value["memory"]),
             context_tokens=value["context_tokens"],
             given_up=tuple(value.get("given_up", ())),
