@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paddock.model.names import Sha256
+from paddock.network import DIRECT, Network
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL that supports range requests, and the headers to send.
+    """A URL that supports range requests, the headers to send, and the network by which to reach it.
 
     Both may contain a secret (a signature, a token), so neither is in the repr. The headers are for this URL only: they
     must not be sent to another host after a redirect.
@@ -23,6 +24,7 @@ class Address:
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    network: Network = DIRECT
 
 
 @dataclass(frozen=True, slots=True)

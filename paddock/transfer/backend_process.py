@@ -73,12 +73,14 @@ def _download_with_hf_transfer(request: dict[str, Any]) -> None:
 
 
 def _download_with_huggingface_hub(request: dict[str, Any]) -> None:
+    from paddock import settings
     from paddock.hub import download_file
     from paddock.model.source import HubLocation
 
     directory = Path(request["directory"])
     threading.Thread(target=_report_size, args=[directory], daemon=True).start()
-    download_file(HubLocation(**request["place"]), directory).replace(request["path"])
+    network = settings.load().network  # from the variables that the parent made of its own
+    download_file(HubLocation(**request["place"]), directory, network=network).replace(request["path"])
 
 
 def _report_size(directory: Path) -> None:

@@ -18,7 +18,7 @@ from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.multipart import MultipartReader
 from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
 from paddock.store.s3 import upload
-from paddock.store.s3.connection import S3Options, connect
+from paddock.store.s3.connection import S3Connection, S3Options, connect
 from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors, store_error
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class S3Objects(Objects):
         self.bucket = parts.netloc
         self._prefix = f"{prefix}/" if prefix else ""
         self._options = options
-        self._client = client
+        self._connection = S3Connection(client) if client is not None else None
         self._client_lock = threading.Lock()
 
     @property
@@ -61,13 +61,19 @@ class S3Objects(Objects):
 
     def client(self) -> S3Client:
         """boto3's client, made once."""
+        return self._connected().client
+
+    def _connected(self) -> S3Connection:
         with self._client_lock:
-            if self._client is None:
+            if self._connection is None:
                 try:
-                    self._client = connect(self._options)
+                    with mapped_errors(self.label):
+                        self._connection = connect(self._options)
+                except BadSetting:
+                    raise
                 except ValueError as error:  # an AWS_ENDPOINT_URL that is no address
                     raise store_error(error, self.label) from None
-            return self._client
+            return self._connection
 
     def get(self, key: str) -> StoredObject | None:
         with self._mapped_errors():
@@ -129,11 +135,10 @@ class S3Objects(Objects):
     def address(self, key: str) -> Address:
         """A presigned URL. Signing makes no request, so each call returns a new one."""
         with self._mapped_errors():
-            return Address(
-                self.client().generate_presigned_url(
-                    "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
-                )
+            url = self.client().generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
             )
+        return Address(url, network=self._connected().network)
 
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
         """As `Objects.upload`. Each part is sent with its sha256, and the server refuses a part whose bytes differ.
@@ -154,7 +159,7 @@ class S3Objects(Objects):
         return self._prefix + key
 
     def _mapped_errors(self) -> AbstractContextManager[None]:
-        return mapped_errors(self.label)
+        return mapped_errors(self.label, self._connected().proxy)
 
 
 def _server_time(date: str) -> datetime:
