@@ -231,7 +231,7 @@ def _stored_token() -> str | None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
     else:
-        token = token.removeprefix(_BYTE_ORDER_MARK) if token else None
+        token = (token or "").removeprefix(_BYTE_ORDER_MARK).strip() or None
         if token is None or _TOKEN.fullmatch(token):
             return token
         reason = "it contains characters that no token has"
