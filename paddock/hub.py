@@ -48,6 +48,7 @@ warnings.filterwarnings("ignore", message="The `HF_HUB_ENABLE_HF_TRANSFER`", cat
 _TIMEOUT_S = 20.0
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_USER_AGENT = {"User-Agent": f"paddock/{VERSION}"}
 _TOKEN = re.compile(r"[!-~]+")
 _BYTE_ORDER_MARK = "\ufeff"
 _PORTS = {"http": 80, "https": 443}
@@ -169,8 +170,24 @@ class Hub:
         """One file of a revision as a source for `paddock.transfer`. Sends no request yet."""
         return HubFile(hub=self, model=model, revision=revision, file=file)
 
+    def address(self, model: ModelName, revision: Revision, path: str) -> Address:
+        """The Hub's own URL of a file, which it answers with the bytes, or with a redirect to them. Sends no request.
+
+        Raises HubRefused if the Hub may not be contacted, and BadSetting.
+        """
+        from huggingface_hub import hf_hub_url
+
+        subject = f"{model}@{revision[:8]}: {path}"
+        self._require_online(subject)
+        with map_hub_errors(self.endpoint, subject):
+            url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
+        token = self.token()
+        headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if token else {})
+        return Address(url, headers, self.network, commit=revision)
+
     def locate(self, model: ModelName, revision: Revision, path: str) -> Address:
-        """Request the current URL of a file. Its headers hold the token only for the Hub's own scheme, host and port.
+        """Request the current URL of a file's bytes, to which the Hub redirects. Its headers hold the token only for
+        the Hub's own scheme, host and port.
 
         Raises ModelNotFound, ModelGated, RevisionNotFound, FileNotInRevision, HubRefused, and HubUnavailable.
         """
@@ -192,9 +209,7 @@ class Hub:
             raise _not_a_hub(
                 self.endpoint, subject, f"it redirects from {hub.scheme} to {printable(target.scheme) or 'nowhere'}"
             )
-        headers = {"User-Agent": f"paddock/{VERSION}"}
-        if same_origin and token:
-            headers["Authorization"] = f"Bearer {token}"
+        headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if same_origin and token else {})
         return Address(metadata.location, headers, self.network)
 
     def token(self) -> str | None:
@@ -204,11 +219,14 @@ class Hub:
         """
         return self._token.get_secret_value() if self._token else _stored_token()
 
-    def _api(self, subject: str) -> HfApi:
+    def _require_online(self, subject: str) -> None:
         if self._offline:
             raise HubRefused(
                 f"the Hub was not contacted for {subject}: HF_HUB_OFFLINE is set", cure="unset it to reach the Hub"
             )
+
+    def _api(self, subject: str) -> HfApi:
+        self._require_online(subject)
         from huggingface_hub import HfApi
 
         _SHARED_CLIENT.use(self.network)
@@ -337,7 +355,11 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 
 @dataclass
 class HubFile:
-    """A file of the Hub as a source of bytes. Its address is requested once, and again when it has expired."""
+    """A file of the Hub as a source of bytes.
+
+    Its address is the Hub's own, so that no request is needed before the first one for bytes. Once it was refused, the
+    Hub is asked for the address of the bytes, and its answer says why it refuses.
+    """
 
     hub: Hub
     model: ModelName
@@ -362,6 +384,8 @@ class HubFile:
 
     def address(self, *, renew: bool = False) -> Address:
         with self._lock:
-            if self._address is None or renew:
+            if renew:
                 self._address = self.hub.locate(self.model, self.revision, self.file.path)
+            elif self._address is None:
+                self._address = self.hub.address(self.model, self.revision, self.file.path)
             return self._address

@@ -77,16 +77,16 @@ def download(
     request: dict[str, object] = {"engine": backend, "path": str(path), "parent": os.getpid()}
     if backend == "xet" and source.hub_location:
         place = {"place": asdict(source.hub_location), "directory": str(_working_directory(path))}
-        network = _address(source, renew=False, on_received=on_received).network
+        network = _address(source, on_received=on_received).network
         return _run(request | place, network.environment(), source, stall_s=stall_s, on_received=on_received)
-    for renew in (False, True):
-        address = _address(source, renew=renew, on_received=on_received)
+    for is_last in (False, True):
+        address = _address(source, on_received=on_received)
         target = {"connections": connections, "url": address.url, "headers": dict(address.headers)}
         try:
             environment = address.network.environment(address.url)
             return _run(request | target, environment, source, stall_s=stall_s, on_received=on_received)
         except TransferRefused as refusal:
-            if renew:
+            if is_last:
                 raise
             log.info("%s; renewing its URL", refusal.message)
     raise AssertionError("the second attempt returns or raises")
@@ -97,13 +97,16 @@ def clean(path: Path) -> None:
     shutil.rmtree(_working_directory(path), ignore_errors=True)
 
 
-def _address(source: Source, *, renew: bool, on_received: Callable[[int], None]) -> Address:
-    """Resolve the address in a thread, so that the calling thread can be cancelled while it waits."""
+def _address(source: Source, *, on_received: Callable[[int], None]) -> Address:
+    """Request a new address of the bytes, in a thread, so that the calling thread can be cancelled while it waits.
+
+    Its errors are more precise than those of another program.
+    """
     result: list[Address | BaseException] = []
 
     def resolve() -> None:
         try:
-            result.append(source.address(renew=renew))
+            result.append(source.address(renew=True))
         except BaseException as error:  # raised again in the calling thread
             result.append(error)
 

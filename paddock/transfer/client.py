@@ -59,7 +59,9 @@ class RangeClient:
             return self._open(start, end, whole=whole)
         # The first response resolves the redirects for all threads, so that they are requested once.
         with self._resolving:
-            return self._open(start, end, whole=whole)
+            if not self._resolved:
+                return self._open(start, end, whole=whole)
+        return self._open(start, end, whole=whole)
 
     def _open(self, start: int, end: int, *, whole: bool) -> ResponseBody:
         address, generation = self._current_address(refused=None)
@@ -140,6 +142,7 @@ class RangeClient:
             if proxy is not None and response.status == _PROXY_AUTHENTICATION_REQUIRED:
                 response.close()
                 raise proxy.refusal(response.status, _host(address), TransferInterrupted)
+            self._check_commit(response, address)
             location = response.headers.get("Location")
             if response.status not in _REDIRECT_STATUS or not location:
                 return response, address
@@ -186,7 +189,9 @@ class RangeClient:
                 "which is not followed",
                 cure="check which server answers at its URL",
             )
-        return replace(address, url=target_url, headers=address.headers if same_origin else {})
+        if same_origin:
+            return replace(address, url=target_url)
+        return Address(target_url, network=address.network)
 
     def _refusal(self, status: int, start: int, end: int) -> TransferRefused:
         label = self._source.label
@@ -203,6 +208,15 @@ class RangeClient:
             f"the source refuses to send {label} (status {status}), also after its URL was renewed",
             cure="check the token or the access key, and the terms of the repository",
         )
+
+    def _check_commit(self, response: urllib3.BaseHTTPResponse, address: Address) -> None:
+        commit = response.headers.get("X-Repo-Commit")
+        if address.commit and commit and commit != address.commit:
+            response.close()
+            raise TransferRefused(
+                f"the Hub answered with commit {commit[:40]!r} for {self._source.label}",
+                cure="try again; if it stays so, check HF_ENDPOINT",
+            )
 
     def _check_etag(self, response: urllib3.BaseHTTPResponse, address: Address) -> None:
         """Raise if the ETag changed: ranges of two versions do not make one file.
