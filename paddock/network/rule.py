@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,6 +52,15 @@ class Network:
 
     def with_ca(self, path: Path, setting: str) -> Network:
         return replace(self, ca_path=path, ca_setting=setting)
+
+    def to_json(self) -> dict[str, str | None]:
+        """All fields, with the passwords of proxies, for a process of our own."""
+        return asdict(self) | {"ca_path": str(self.ca_path) if self.ca_path is not None else None}
+
+    @staticmethod
+    def from_json(fields: Mapping[str, str | None]) -> Network:
+        path = fields["ca_path"]
+        return Network(**{**fields, "ca_path": Path(path) if path is not None else None})  # type: ignore[arg-type] # one type for each field
 
     @property
     def untrusted_cure(self) -> str:

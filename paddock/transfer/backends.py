@@ -76,8 +76,9 @@ def download(
     """
     request: dict[str, object] = {"engine": backend, "path": str(path), "parent": os.getpid()}
     if backend == "xet" and source.hub_location:
-        place = {"place": asdict(source.hub_location), "directory": str(_working_directory(path))}
+        place: dict[str, object] = {"place": asdict(source.hub_location), "directory": str(_working_directory(path))}
         network = _address(source, on_received=on_received).network
+        place["network"] = network.to_json()
         return _run(request | place, network.environment(), source, stall_s=stall_s, on_received=on_received)
     for is_last in (False, True):
         address = _address(source, on_received=on_received)

@@ -170,7 +170,9 @@ class RangeClient:
             )
         # A server at its connection limit refuses the next connection, or leaves it unanswered.
         refused = isinstance(error, (NewConnectionError, ConnectTimeoutError))
-        return RetryableResponseError(describe_error(error, self._stall_s), busy=refused)
+        server = "{}://{}:{}".format(*_origin(urlsplit(address.url)))
+        message = f"{server} did not answer: {describe_error(error, self._stall_s)}"
+        return RetryableResponseError(message, busy=refused)
 
     def _redirected(self, address: Address, location: str) -> Address:
         try:

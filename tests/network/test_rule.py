@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,11 @@ def test_the_first_setting_of_certificates_counts(monkeypatch: pytest.MonkeyPatc
     (trusted,) = network.ssl_context().get_ca_certs()
     assert "Authority of the tests" in str(trusted["subject"])
     assert network.ca_bundle() == str(ca)
+
+
+def test_a_network_is_the_same_after_a_round_trip_through_json(tmp_path: Path) -> None:
+    for network in (Network(), Network("a:1", None, f"u:{SECRET}@b:2", "c", tmp_path / "ca.pem", "AWS_CA_BUNDLE")):
+        assert Network.from_json(json.loads(json.dumps(network.to_json()))) == network
 
 
 def test_another_program_gets_the_rule_as_variables(tmp_path: Path) -> None:
