@@ -118,6 +118,7 @@ class Assembler:
 
         def on_received(received: int) -> None:
             nonlocal last, peak
+            received = min(received, self._expected.size)  # huggingface_hub also writes files of its own
             # A second attempt starts at 0 again, but the bytes of the first one were transferred, too.
             self.meter.count(max(0, received - last), max(0, received - peak))
             last, peak = received, max(peak, received)

@@ -9,6 +9,7 @@ from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
 
 from paddock.errors import PaddockError, StoreRefused, StoreUnavailable
+from paddock.network import HttpProxy
 from paddock.store.s3.answers import NotS3Answer
 
 _KEYS_CURE = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for a server that is not Amazon's"
@@ -44,11 +45,14 @@ _SIZE_CODES = frozenset({"EntityTooLarge", "EntityTooSmall"})
 _OTHER_ABSENCES = frozenset({"NoSuchBucket", "NoSuchUpload"})
 _LOST_RACE = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _INSUFFICIENT_STORAGE = 507
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
-def store_error(error: Exception, label: str) -> PaddockError:
-    """The error of Paddock for an error of botocore. The text of botocore is left out, since it may contain a presigned
-    address."""
+def store_error(error: Exception, label: str, proxy: HttpProxy | None = None) -> PaddockError:
+    """The error of Paddock for an error of botocore, whose requests went through `proxy`. The text of botocore is left
+    out, since it may contain a presigned address."""
+    if proxy is not None and (failure := _proxy_error(error, label, proxy)):
+        return failure
     kind = type(error).__name__
     if isinstance(error, aws.ClientError):
         code = error_code(error)
@@ -82,6 +86,17 @@ def store_error(error: Exception, label: str) -> PaddockError:
     return StoreRefused(f"{label} could not be used ({kind})", cure="check the AWS_… settings")
 
 
+def _proxy_error(error: Exception, label: str, proxy: HttpProxy) -> PaddockError | None:
+    """The error for a request that failed at the proxy; None for any other error."""
+    if isinstance(error, aws.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return proxy.refusal(status, label, StoreUnavailable) if status == _PROXY_AUTHENTICATION_REQUIRED else None
+    failure = proxy.tunnel_refusal(error, label, StoreUnavailable)
+    if failure is None and isinstance(error, aws.ProxyConnectionError):
+        return proxy.unreachable(label, StoreUnavailable)
+    return failure
+
+
 def error_code(error: aws.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code") or "unknown")
 
@@ -107,11 +122,12 @@ def may_refuse_a_header(error: aws.ClientError) -> bool:
 
 
 @contextmanager
-def mapped_errors(label: str) -> Iterator[None]:
-    """Map each error of botocore that a block raises. Every request is made inside such a block."""
+def mapped_errors(label: str, proxy: HttpProxy | None = None) -> Iterator[None]:
+    """Map each error of botocore that a block raises. Every request is made inside such a block, and sent through
+    `proxy`."""
     try:
         yield
     except PaddockError:
         raise
     except (aws.ClientError, aws.BotoCoreError, ResponseParserError, ValueError) as error:  # a malformed number or date
-        raise store_error(error, label) from None
+        raise store_error(error, label, proxy) from None

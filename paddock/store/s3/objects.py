@@ -19,8 +19,8 @@ from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
 from paddock.store.s3 import trials, upload
 from paddock.store.s3.answers import age_s, tag_of_content, tag_of_stat
 from paddock.store.s3.checksums import Checksums
-from paddock.store.s3.connection import S3Options, connect
-from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors
+from paddock.store.s3.connection import S3Connection, S3Options, connect
+from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors, store_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -50,7 +50,7 @@ class S3Objects(Objects):
         self.bucket = parts.netloc
         self._prefix = f"{prefix}/" if prefix else ""
         self._options = options
-        self._client = client
+        self._connection = S3Connection(client) if client is not None else None
         self._client_lock = threading.Lock()
         self._checksums = Checksums(self.label)
 
@@ -64,16 +64,23 @@ class S3Objects(Objects):
 
     def client(self) -> S3Client:
         """boto3's client, made once."""
+        return self._connected().client
+
+    def _connected(self) -> S3Connection:
         with self._client_lock:
-            if self._client is None:
+            if self._connection is None:
                 try:
-                    self._client = connect(self._options)
+                    self._connection = connect(self._options)
+                except BadSetting:
+                    raise
+                except aws.BotoCoreError as error:
+                    raise store_error(error, self.label) from None
                 except ValueError:
                     raise StoreRefused(
                         f"{self.label} could not be used: AWS_ENDPOINT_URL is no address",
                         cure="set AWS_ENDPOINT_URL to https://host or http://host:port, or unset it for Amazon's S3",
                     ) from None
-            return self._client
+            return self._connection
 
     def get(self, key: str) -> StoredObject | None:
         with self._mapped_errors():
@@ -151,11 +158,10 @@ class S3Objects(Objects):
     def address(self, key: str) -> Address:
         """A presigned URL. Signing makes no request, so each call returns a new one."""
         with self._mapped_errors():
-            return Address(
-                self.client().generate_presigned_url(
-                    "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
-                )
+            url = self.client().generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
             )
+        return Address(url, network=self._connected().network)
 
     def trials(self, key: str) -> dict[str, Callable[[], str]]:
         return trials.trials_of(self.client, self.bucket, self._key(key), label=self.label)
@@ -181,4 +187,4 @@ class S3Objects(Objects):
         return self._prefix + key
 
     def _mapped_errors(self) -> AbstractContextManager[None]:
-        return mapped_errors(self.label)
+        return mapped_errors(self.label, self._connected().proxy)
