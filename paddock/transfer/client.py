@@ -170,8 +170,8 @@ class RangeClient:
             )
         # A server at its connection limit refuses the next connection, or leaves it unanswered.
         refused = isinstance(error, (NewConnectionError, ConnectTimeoutError))
-        server = "{}://{}:{}".format(*_origin(urlsplit(address.url)))
-        message = f"{server} did not answer: {describe_error(error, self._stall_s)}"
+        _, host, port = _origin(urlsplit(address.url))
+        message = f"{host}:{port} did not answer: {describe_error(error, self._stall_s)}"
         return RetryableResponseError(message, busy=refused)
 
     def _redirected(self, address: Address, location: str) -> Address:
