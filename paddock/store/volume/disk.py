@@ -27,7 +27,7 @@ class Disk:
             self._layout.make_directory(directory)
         probe = durable.staging_name(self._layout.private)
         try:
-            durable.write_new(probe, b"", mode=0o600)
+            durable.write_new(probe, b"")
         finally:
             probe.unlink(missing_ok=True)
 

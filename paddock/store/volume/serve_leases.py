@@ -76,7 +76,7 @@ def _held(directory: Path, snapshot: SnapshotId) -> Iterator[None]:
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        write_new(staged, json.dumps(content).encode(), mode=0o644)
+        write_new(staged, json.dumps(content).encode())
         descriptor = os.open(staged, os.O_RDWR | os.O_NOFOLLOW)
     except OSError as error:
         raise disk_error(error, directory) from error

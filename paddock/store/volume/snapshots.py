@@ -212,7 +212,7 @@ class Snapshots:
                 raise self._missing(manifest, file.path, file.sha256) from None
             if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
                 raise self._missing(manifest, file.path, file.sha256)
-        durable.write_new(staged / MANIFEST_NAME, manifest.to_json().encode(), mode=0o444)
+        durable.write_new(staged / MANIFEST_NAME, manifest.to_json().encode(), read_only=True)
         durable.sync_tree(staged)
 
     def _recheck_blobs(self, final: Path, manifest: Manifest) -> None:
