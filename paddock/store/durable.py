@@ -54,8 +54,11 @@ def disk_error(error: OSError, where: object) -> PaddockError:
             cure="mount it writable, or set PADDOCK_VOLUME to another volume",
         )
     if error.errno in _REFUSED:
+        message = f"{path} may not be written or read by user {os.geteuid()} ({reason})"
+        if isinstance(where, Path) and os.access(where, os.R_OK) and not os.access(where, os.W_OK):
+            message = f"{where} is read-only for user {os.geteuid()}: {path} cannot be written ({reason})"
         return NoPermission(
-            f"{path} may not be written or read by user {os.geteuid()} ({reason})",
+            message,
             cure="give this user access, or set PADDOCK_VOLUME to another place; users who share a volume need umask"
             " 002 and a common group, and for what is there already its owner runs"
             f" `chgrp -R GROUP {where}` and `chmod -R g=u {where}`",

@@ -11,6 +11,7 @@
 | `promotions` | promote, roll back, and the history of both |
 | `remote_updates` | the promotions that the remote store does not have yet |
 | `pins`, `serve_leases`, `usage` | snapshots that are kept, that are served now, and how much they were used |
+| `recording` | what reading leaves behind, where the volume can be written |
 | `documents` | reports, notes, tuning records, Data Docs |
 | `removal` | remove snapshots, collect orphaned blobs, sweep what dead writers left |
 | `disk` | free space |

@@ -25,6 +25,7 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.recording import recording
 from paddock.store.volume.remote_updates import RemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
@@ -244,12 +245,17 @@ class Volume(Store):
 
     def lease(self, id: SnapshotId) -> AbstractContextManager[Path]:
         """Hold a serve lease: the snapshot is in use, and is not removed, until the block ends. Yields its directory.
-        Raises NotOnVolume."""
+        On a volume that cannot be written, there is no lease. Raises NotOnVolume."""
         return self._leases.hold(id)
 
     def in_use(self, id: SnapshotId) -> bool:
         """Whether a process holds a serve lease on the snapshot."""
         return bool(self._leases.holders(id))
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Run a block that records something about reading the volume, such as usage. Where the volume cannot be
+        written, nothing is recorded, which is said once."""
+        return recording(self.root)
 
     def write_report(self, id: SnapshotId, name: str, text: str) -> str:
         return self.reports.write(id, name, text)
