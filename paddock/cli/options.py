@@ -18,7 +18,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT][@REVISION]; a branch, tag or commit.")
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT].")]
 ContextOption = Annotated[
     int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that must fit.")
 ]
@@ -71,14 +70,6 @@ def parse_model(text: str) -> Reference:
     from paddock.model.reference import Reference
 
     return Reference.parse(text)
-
-
-def parse_model_without_revision(text: str) -> Reference:
-    """Parse a MODEL argument without a revision. Raises UnsafeName, and BadParameter for one with a revision."""
-    wanted = parse_model(text)
-    if wanted.ref is not None:
-        raise typer.BadParameter(f"{text[:200]} has a revision: expected org/name[:VARIANT]")
-    return wanted
 
 
 def find_snapshot(clients: Clients, text: str) -> Manifest:

@@ -13,6 +13,7 @@ from paddock.lifecycle.assess.audit import audit_paths
 from paddock.lifecycle.assess.chat_template import gguf_template_change
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.revisions import list_revision, open_file
 from paddock.model.finding import Verdict, verdict_of
 from paddock.model.quantization import get_gguf_file_path, group_shards, local_files, split_count
 from paddock.model.reference import SnapshotId
@@ -67,22 +68,15 @@ def _audit_local(path: Path, *, deep: bool) -> Audit:
 
 def _audit_on_hub(clients: Clients, source: HubSource, *, deep: bool) -> tuple[str, Audit]:
     """(name of the source, audit of the best GGUF that the source names)."""
-    listing = clients.hub.listing(source.model, source.ref)
+    listing = list_revision(clients, source.model, source.ref, variant=source.variant)
     files = () if source.file is None else (source.file,)
     choice = select_files(listing, quantization=source.variant or BEST, files=files)
     by_path = {file.path: file for file in listing.files}
     with ExitStack() as stack:
-        readers = [
-            stack.enter_context(
-                RangeReader(
-                    clients.hub.file(source.model, listing.revision, by_path[name]), stall_s=clients.settings.stall_s
-                )
-            )
-            for name in choice.model_files
-        ]
+        readers = [stack.enter_context(open_file(clients, listing, by_path[name])) for name in choice.model_files]
         audit = audit_set(readers, names=choice.model_files, knows_architecture=knows_architecture, deep=deep)
-        bytes_read = sum(reader.bytes_read for reader in readers)
-    id = SnapshotId(source.model, listing.revision, choice.variant)
+        bytes_read = sum(reader.bytes_read for reader in readers if isinstance(reader, RangeReader))
+    id = SnapshotId(listing.model, listing.revision, choice.variant)
     findings = audit.findings + tuple(gguf_template_change(clients, id, audit.template.sha256))
     audit = replace(audit, findings=findings, verdict=verdict_of(findings), bytes_read=bytes_read)
-    return f"{source.model}@{listing.revision}:{choice.model_files[0]}", audit
+    return f"{listing.model}@{listing.revision}:{choice.model_files[0]}", audit

@@ -29,6 +29,7 @@ from paddock.gguf.reader import ByteSource, FileSource, read_header
 from paddock.lifecycle.assess.audit import require_accepted
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.revisions import list_revision
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import printable
@@ -154,7 +155,7 @@ def source_from_argument(clients: Clients, text: str) -> ModelSource:
     source = parse_source(text)
     if not isinstance(source, HubSource):
         return _local_source(source)
-    listing = clients.hub.listing(source.model, source.ref)
+    listing = list_revision(clients, source.model, source.ref, variant=source.variant)
     files = () if source.file is None else (source.file,)
     return source_from_listing(clients, listing, files=files, variant=source.variant)
 

@@ -91,6 +91,14 @@ class Snapshots:
                     if directory.is_dir() and not (is_old and not (directory / MANIFEST_NAME).exists()):
                         yield id
 
+    def models(self) -> Iterator[ModelName]:
+        """Every model that has a visible snapshot."""
+        for slug in durable.names(self._layout.snapshots):
+            with suppress(UnsafeName):  # not a directory of Paddock's
+                model = ModelName.from_slug(slug)
+                if next(self.ids(model), None) is not None:
+                    yield model
+
     def old(self, model: ModelName) -> list[Path]:
         """The directories of a model's revisions that hold a snapshot of schema 1."""
         parent = self._layout.snapshots / model.slug
