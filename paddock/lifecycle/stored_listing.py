@@ -19,7 +19,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.names import ModelName, Revision, is_commit_prefix
 from paddock.model.quantization import group_shards, is_projector
-from paddock.model.reference import same_variant
+from paddock.model.reference import Reference, same_variant
 
 MAIN = "main"
 
@@ -59,7 +59,7 @@ def list_stored(
             if stored and (wanted is None or _has_variant(stored, wanted)):
                 log.warning("%s; %s@%s is used, %s", error.message, name, revision[:8], why)
                 return listing_of(*stored)
-    raise _with_stored(clients, name, ref, error)
+    raise _with_stored(clients, Reference(name, ref=None if ref == MAIN else ref), variant, error)
 
 
 def listing_of(*manifests: Manifest) -> Listing:
@@ -100,14 +100,17 @@ def _has_variant(manifests: Sequence[Manifest], variant: str) -> bool:
     )
 
 
-def _with_stored(clients: Clients, model: ModelName, ref: str, error: PaddockError) -> PaddockError:
+def _with_stored(clients: Clients, wanted: Reference, variant: str | None, error: PaddockError) -> PaddockError:
     """The Hub's error, with what the volume has of the model."""
-    ids = sorted({f"{id.variant}@{id.revision[:8]}" for id in clients.volume.ids(model)})
-    there = f"{', '.join(ids)} is there" if ids else "nothing of it is there"
-    if not (hub_is_out(clients, error) or (isinstance(error, RevisionNotFound) and is_commit_prefix(ref))):
+    ids = sorted({f"{id.variant}@{id.revision[:8]}" for id in clients.volume.ids(wanted.model)})
+    there = f"{clients.volume.label}, which has {', '.join(ids) or 'nothing'} of it"
+    if isinstance(error, RevisionNotFound) and wanted.ref and is_commit_prefix(wanted.ref):
+        message = f"{error.message}, and is the beginning of no commit on {there}"
+    elif hub_is_out(clients, error):
+        name = f"{wanted.model}{f':{variant}' if variant else ''}{f'@{wanted.ref}' if wanted.ref else ''}"
+        message = f"{error.message}, and {name} is not on {there}"
+    else:
         return error
-    wanted = str(model) if ref == MAIN else f"{model}@{ref}"
-    message = f"{error.message}, and {wanted} is not on {clients.volume.label} ({there})"
     if isinstance(error, HubUnavailable):
         return HubUnavailable(message, cure=error.cure, retry_after_s=error.retry_after_s)
     return type(error)(message, cure=error.cure)
