@@ -85,7 +85,9 @@ class HubUnavailable(TransientError):
 
 
 class TransferInterrupted(TransientError):
-    pass
+    """`wrong_answers`: the server answered each request, and never with the bytes that were requested."""
+
+    wrong_answers = False
 
 
 class OrchestratorUnavailable(TransientError):

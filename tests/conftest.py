@@ -6,13 +6,14 @@ import pytest
 
 from tests.support.hub import demo_cache, hub
 from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
-from tests.support.stack import prefect_server, s3
+from tests.support.stack import moto, prefect_server, s3
 from tests.support.tiny_hub import clients
 
 __all__ = [
     "clients",
     "demo_cache",
     "hub",
+    "moto",
     "prefect_server",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",

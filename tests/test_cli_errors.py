@@ -59,6 +59,13 @@ BAD = {
     "two revisions": (["pull", f"{NAME}@main@main"], 3, "unsafe-name"),
     "a variant and another quantization": (["pull", f"{NAME}:Q8_0", "--quant", "Q4_K_M"], 3, "bad-setting"),
     "a variant and a file": (["pull", f"{NAME}:Q8_0", "--file", "tiny-Q8_0.gguf"], 3, "wrong-usage"),
+    "a file and a quantization": (["pull", f"{NAME}:tiny-Q8_0.gguf", "--quant", "Q8_0"], 3, "wrong-usage"),
+    "the file of another to onboard": (["onboard", f"{NAME}:tiny-Q8_0.gguf", "--quant", "Q8_0"], 3, "wrong-usage"),
+    "a pattern for several models": (["pull", NAME, "--file", "*"], 3, "bad-setting"),
+    "a pattern for nothing": (["pull", NAME, "--file", "*Q2_K*"], 1, "file-not-in-revision"),
+    "an address of another host": (["pull", f"https://example.com/{NAME}"], 3, "unsafe-name"),
+    "an address of a dataset": (["plan", "https://huggingface.co/datasets/org/name"], 3, "unsafe-name"),
+    "a path outside of the volume": (["show", "/etc/hostname"], 3, "unsafe-name"),
     "nothing to measure": (["bench", NAME], 1, "not-on-volume"),
     "no history": (["history", NAME], 1, "not-on-volume"),
 }
@@ -180,6 +187,7 @@ def test_verbose_logs_paddock_and_no_other_library() -> None:
 def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
     clients: Clients, target: str, words: str, arguments: str
 ) -> None:
+    clients.settings.volume.mkdir()
     line = f'exec "$0" -m paddock {arguments} {target}'
     done = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -190,6 +198,7 @@ def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
 
 @pytest.mark.parametrize("arguments", [["ls", "--json"], ["ls"], ["--help"]])
 def test_a_closed_pipe_ends_it_without_a_message(clients: Clients, arguments: list[str]) -> None:
+    clients.settings.volume.mkdir()
     reader, writer = os.pipe()
     os.close(reader)
     line = [sys.executable, "-m", "paddock", *arguments]

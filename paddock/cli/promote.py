@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-from paddock.cli.options import (
-    Json,
-    ModelArgument,
-    make_clients,
-    parse_model,
-)
+from paddock.cli.model_argument import parse_stored_model
+from paddock.cli.options import Json, ModelArgument, make_clients
 from paddock.cli.output import print_result
 from paddock.errors import NotOnVolume
 
@@ -27,7 +23,8 @@ def promote(
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
-    result = promote_model(PlainRunner(make_clients()), parse_model(model), reason=reason)
+    clients = make_clients()
+    result = promote_model(PlainRunner(clients), parse_stored_model(clients, model), reason=reason)
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {
         "model": manifest.repository,
@@ -61,8 +58,9 @@ def rollback(
     from paddock.lifecycle.promote.promote import rollback as roll_back_model
     from paddock.lifecycle.steps import PlainRunner
 
-    wanted = parse_model(model)
-    change = roll_back_model(PlainRunner(make_clients()), wanted, reason=reason).change
+    clients = make_clients()
+    wanted = parse_stored_model(clients, model)
+    change = roll_back_model(PlainRunner(clients), wanted, reason=reason).change
     payload = {
         "model": str(wanted.model),
         "revision": change.revision,
@@ -89,9 +87,8 @@ def history(model: ModelArgument, as_json: Json = False) -> int:
     from paddock.lifecycle.revisions import resolve_commit
     from paddock.model.reference import same_variant
 
-    wanted = parse_model(model)
     clients = make_clients()
-    volume = clients.volume
+    wanted, volume = parse_stored_model(clients, model), clients.volume
     wanted = replace(wanted, model=volume.spelled(wanted.model))
     changes = volume.history(wanted.model)
     if not changes and not volume.ids(wanted.model):

@@ -181,7 +181,7 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
             row["revision"][:8],
             row["quantization"] or "",
             human_bytes(row["size_bytes"]),
-            "default" if row["default"] else "yes" if row["promoted"] else "",
+            "yes, default" if row["default"] else "yes" if row["promoted"] else "",
             (row["last_used"] or "")[:16],
             "yes" if row["pinned"] else "",
         )

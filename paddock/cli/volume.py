@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from paddock.cli.options import Json, ModelArgument, find_snapshot, make_clients, parse_model
+from paddock.cli.model_argument import find_snapshot, parse_exact_model
+from paddock.cli.options import Json, ModelArgument, make_clients, require_volume
 from paddock.cli.output import print_result
 
 
@@ -20,7 +21,9 @@ def list_models(
 
     if in_s3:
         return list_s3(as_json)
-    volume = make_clients().volume
+    clients = make_clients()
+    require_volume(clients)
+    volume = clients.volume
     entries = volume.entries()
     apparent, real = volume.sizes()
     rows = [
@@ -103,7 +106,7 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
     from paddock.model.units import human_bytes
 
     clients = make_clients()
-    wanted = parse_model(model)
+    wanted = parse_exact_model(clients, model)
     wanted = replace(wanted, model=clients.volume.spelled(wanted.model))
     revision = None
     if wanted.ref is not None:  # by the ids alone: a snapshot with a damaged manifest can be removed
@@ -148,6 +151,7 @@ def verify(
     from paddock.lifecycle.upkeep.verify import verify as verify_snapshots
 
     clients = make_clients()
+    require_volume(clients)
     manifests = [find_snapshot(clients, model) for model in models] if models else clients.volume.snapshots()
     verified = verify_snapshots(clients, manifests, repair_damage=repair)
     print_result(as_json, verified.to_json(), lambda: render_verified(verified))

@@ -12,23 +12,21 @@ from collections.abc import Iterator, Sequence
 from paddock.gguf import hyperparameters, split, tensors, tokenizer
 from paddock.gguf.format import ValueType
 from paddock.gguf.header import Array, Header, Tensor
+from paddock.gguf.kind import ModelKind, kind_of
 from paddock.model.finding import Finding, Severity
 
 _NOT_A_MODEL = {
-    "adapter": (
+    ModelKind.ADAPTER: (
         "gguf.model.is-adapter",
-        "an adapter",
         "use the base model, and pass the adapter to the engine separately",
     ),
-    "mmproj": (
+    ModelKind.PROJECTOR: (
         "gguf.model.is-projector",
-        "a multimodal projector",
         "use the language model; the projector is loaded in addition to it",
     ),
-    "imatrix": ("gguf.model.is-imatrix", "an importance matrix for quantization", "use the model itself"),
-    "controlvector": ("gguf.model.is-control-vector", "a control vector", "use the model that it was made for"),
+    ModelKind.IMPORTANCE_MATRIX: ("gguf.model.is-imatrix", "use the model itself"),
+    ModelKind.CONTROL_VECTOR: ("gguf.model.is-control-vector", "use the model that it was made for"),
 }
-_ARCHITECTURES = {"clip": "mmproj", "controlvector": "controlvector", "imatrix": "imatrix"}
 _TYPES = {
     "general.architecture": ValueType.STRING,
     "general.type": ValueType.STRING,
@@ -100,11 +98,8 @@ def _check_strings(header: Header) -> Iterator[Finding]:
 
 
 def _check_is_model(header: Header) -> Finding | None:
-    kind = (header.text("general.type") or "").lower()
-    if "adapter.type" in header.metadata:
-        kind = "adapter"
-    kind = _ARCHITECTURES.get(header.architecture or "", kind)
+    kind = kind_of(header)
     if kind not in _NOT_A_MODEL:
         return None
-    rule, description, cure = _NOT_A_MODEL[kind]
-    return Finding(rule, Severity.REJECT, f"the file is {description}, not a model", "general.type", cure)
+    rule, cure = _NOT_A_MODEL[kind]
+    return Finding(rule, Severity.REJECT, f"the file is {kind.noun}, not a model", "general.type", cure)

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 
 from paddock.errors import HubRefused, HubUnavailable, ModelNotFound, RevisionNotFound
-from paddock.gguf.reader import FileSource
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.stored_listing import MAIN, list_stored
-from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.artifact import Listing
 from paddock.model.names import ModelName, Revision, find_by_prefix, is_commit_prefix, parse_ref
-from paddock.transfer.ranges import RangeReader
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +71,3 @@ def known_commit(clients: Clients, model: ModelName, ref: str, *, others: Iterab
 def resolve_commit(clients: Clients, model: ModelName, ref: str, *, others: Iterable[Revision] = ()) -> Revision:
     """The commit that `ref` names. The Hub is asked for a branch or tag, and its errors are raised."""
     return known_commit(clients, model, ref, others=others) or list_revision(clients, model, parse_ref(ref)).revision
-
-
-def open_file(
-    clients: Clients, listing: Listing, file: RepositoryFile
-) -> AbstractContextManager[FileSource | RangeReader]:
-    """Open one file of a listing for reading: on the Hub; on the volume, if the listing was made from its snapshots."""
-    if listing.variants and file.sha256 and clients.volume.has_blob(file.sha256, file.size):
-        return FileSource(clients.volume.blob_path(file.sha256))
-    return RangeReader(clients.hub.file(listing.model, listing.revision, file), stall_s=clients.settings.stall_s)

@@ -152,14 +152,25 @@ def parse_repository_path(text: str) -> str:
     form; has no control or format characters, wildcards, colons or backslashes; is not a device name, `.` or `..`; does
     not begin with a dash, dot or space; and does not end with a dot or space. Raises UnsafeName, which quotes the path.
     """
-    problem = next(filter(None, map(_part_problem, text.split("/"))), None)
-    if problem is None and len(text.encode()) > _PATH_MAX_BYTES:
-        problem = f"it is longer than {_PATH_MAX_BYTES} bytes"
+    problem = path_problem(text)
     if problem:
         raise UnsafeName(
             f"the file name {text[:200]!r} is not safe: {problem}", cure="the repository's owner must rename it"
         )
     return text
+
+
+def path_problem(text: str) -> str | None:
+    """The reason why `parse_repository_path` refuses a path, or None."""
+    problem = next(filter(None, map(_part_problem, text.split("/"))), None)
+    if problem is None and len(text.encode()) > _PATH_MAX_BYTES:
+        problem = f"it is longer than {_PATH_MAX_BYTES} bytes"
+    return problem
+
+
+def fold_path(text: str) -> str:
+    """The path as a file system may compare it: after NFKC normalization and case folding."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def printable(text: str) -> str:
@@ -194,7 +205,7 @@ def check_distinct(paths: Iterable[str]) -> None:
     """
     seen: dict[str, str] = {}
     for path in paths:
-        folded = unicodedata.normalize("NFKC", path).casefold()
+        folded = fold_path(path)
         if folded in seen:
             raise UnsafeName(f"the file names {seen[folded]!r} and {path!r} are the same on some file systems")
         seen[folded] = path

@@ -21,7 +21,7 @@ from paddock.transfer.response import ResponseBody, RetryableResponseError, desc
 _MAX_REDIRECTS = 5
 _CONNECT_S = 10.0
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
-_REFUSED_STATUS = frozenset({400, 401, 403, 404, 405, 410, 416})  # 400: how S3 refuses some expired signatures
+_REFUSED_STATUS = frozenset({400, 401, 403, 404, 405, 410, 416, 501})  # 400: how S3 refuses some expired signatures
 _PORTS = {"http": 80, "https": 443}
 
 

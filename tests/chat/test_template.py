@@ -9,7 +9,7 @@ import pytest
 from paddock import setup_chat_template
 from paddock.chat.families import family_of
 from paddock.chat.template import ChatFormat, choose_chat_format, is_published
-from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile, NotGguf
+from paddock.errors import MalformedGguf, NoPermission, NoSuchFile, NotGguf
 from tests.support.gguf import tiny_llama
 from tests.support.templates import CHATML, HOSTILE, NOTED
 
@@ -109,10 +109,13 @@ def test_the_error_for_a_missing_directory_has_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\ufeff{]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
-def test_an_invalid_configuration_raises_an_error_with_its_path(tmp_path: Path, text: str) -> None:
+def test_an_invalid_configuration_is_ignored_with_a_warning_that_has_its_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
     (tmp_path / "tokenizer_config.json").write_text(text)
-    with pytest.raises(CorruptFile, match=r"tokenizer_config\.json"):
-        setup_chat_template(tmp_path, NAME)
+    assert setup_chat_template(tmp_path, NAME) == FAMILY
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{tmp_path / 'tokenizer_config.json'} is ignored: ")
 
 
 def test_a_template_that_is_not_a_file_raises_an_error_with_its_path(tmp_path: Path) -> None:

@@ -71,4 +71,4 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     acquired = tuple(runner.run(fetch_file, listing, planned, progress=listener.on_progress) for planned in plan.files)
     listener.on_finish(acquired)
     audited = runner.run(audit_acquired, listing, plan.choice, acquired)
-    return runner.run(publish, plan, acquired, audited, notes=chosen.notes)
+    return runner.run(publish, plan, acquired, audited, notes=(*chosen.notes, *audited.notes))

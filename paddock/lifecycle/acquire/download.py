@@ -8,25 +8,32 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.chat.template import TEMPLATE_FILE, is_published, setup_chat_template
+from paddock.chat.template import TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, is_published, setup_chat_template
 from paddock.errors import CorruptFile, HubRefused, HubUnavailable, NoPermission, NotEnoughDisk, PaddockError
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.audit import audit_paths
+from paddock.lifecycle.assess.model_source import source_from_listing
+from paddock.lifecycle.assess.sound_models import best_sound_model
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.revisions import list_revision
 from paddock.lifecycle.stored_listing import MAIN, hub_is_out
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.finding import Verdict
-from paddock.model.quantization import get_gguf_file_path, group_shards, local_files
+from paddock.model.quantization import group_shards, is_gguf, local_files
 from paddock.model.reference import Reference, Variant
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
-from paddock.model.variants import name_variants
-from paddock.planning.file_selection import BEST, find_variant, select_files
+from paddock.model.variants import match_models, name_variants
+from paddock.planning.companions import left_out_notes
+from paddock.planning.file_selection import require_gguf, select_files
 from paddock.store import durable
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
+from paddock.validation.companions import check_companions, companion_notes
+
+log = logging.getLogger(__name__)
 
 _STAGING = ".paddock-partial"
 
@@ -53,8 +60,8 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
     target = Path(model_path)
     names = [model, clients.volume.spelled(model)]
     variant = clients.volume.resolve_variant(names[1], wanted.variant) if wanted.variant else None
-    volume_path, *others = [clients.volume.model_path(name, variant) for name in reversed(names)]
-    if _resolve_parent(target) in map(_resolve_parent, (volume_path, *others)):
+    volume_path, typed_path = [clients.volume.model_path(name, variant) for name in reversed(names)]
+    if _resolve_parent(target) in map(_resolve_parent, (volume_path, typed_path)):
         pulled = pull(clients, wanted)
         return model_path if target.exists() else pulled.path
     if is_published(target) or target.resolve().is_relative_to(clients.volume.root.resolve()):
@@ -70,7 +77,12 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
         log.warning("%s; the model in %s is complete, and is used as it is", error.message, target)
         setup_chat_template(target, str(model))
         return model_path
-    choice = select_files(listing, quantization=wanted.variant or BEST)
+    require_gguf(listing)
+    source = source_from_listing(clients, listing, variant=wanted.variant)
+    best = best_sound_model(source)
+    choice = select_files(listing, survey=source.survey, prefer=best.first)
+    for note in left_out_notes(choice.left_out):
+        log.warning("%s", note)
     _make_staging(target)
     # The template that is written is the one in the GGUF, not the repository's file of that name.
     files = [file for file in choice.files if file.path != TEMPLATE_FILE]
@@ -81,6 +93,10 @@ def download_model_to_path(model_name: str, model_path: Path) -> Path:
             _download(clients, listing, file, target)
     if missing:  # an existing template is that of the replaced files
         (target / TEMPLATE_FILE).unlink(missing_ok=True)
+    # `setup_chat_template` itself warns of the tokenizer's configuration
+    others = [file.path for file in files if not is_gguf(file.path) and file.path != TOKENIZER_CONFIG_FILE]
+    for note in companion_notes(check_companions(target, others)):
+        log.warning("%s", note)
     setup_chat_template(target, str(model))
     with suppress(OSError):  # not empty: another process uses it
         (target / _STAGING).rmdir()
@@ -122,7 +138,7 @@ def _is_complete(target: Path, variant: Variant | None) -> bool:
     names = name_variants(sets)
     try:
         best = get_gguf_file_path(target).relative_to(target).as_posix()
-        found = find_variant(sets, names, variant)[0] if variant else [gguf for gguf in sets if best in gguf.paths]
+        found = match_models(names, variant) if variant else [gguf for gguf in sets if best in gguf.paths]
         return any(
             not gguf.missing and audit_paths([(name, target / name) for name in gguf.paths]).verdict != Verdict.REJECT
             for gguf in found

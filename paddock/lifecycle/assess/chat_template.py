@@ -11,6 +11,7 @@ from pathlib import Path
 from paddock.chat.render import render_messages
 from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, ChatFormat, chat_format_for_template, choose_chat_format
 from paddock.errors import CorruptFile, ModelRejected, PaddockError
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
@@ -18,7 +19,6 @@ from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import Sha256
-from paddock.model.quantization import get_gguf_file_path
 from paddock.model.reference import SnapshotId
 from paddock.validation.audit import TEMPLATE, Audit
 

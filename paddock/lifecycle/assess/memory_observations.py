@@ -13,12 +13,12 @@ import re
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
-from paddock.model.quantization import get_gguf_file_path
 from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
 

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle import reports
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.memory_observations import record_observation
@@ -25,7 +26,6 @@ from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
-from paddock.model.quantization import get_gguf_file_path
 from paddock.planning.plan import PlanRequest
 
 _LOG = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from paddock.settings import Settings
+from paddock.store.s3.answers import refuse_other_answers
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -80,4 +81,6 @@ def connect(options: S3Options) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return Session().client("s3", config=config)
+    client = Session().client("s3", config=config)
+    client.meta.events.register("before-parse.s3", refuse_other_answers)
+    return client

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,14 +16,17 @@ from paddock.model.source import Address
 from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.multipart import MultipartReader
 from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
-from paddock.store.s3 import upload
+from paddock.store.s3 import trials, upload
+from paddock.store.s3.answers import age_s, tag_of_content, tag_of_stat
+from paddock.store.s3.checksums import Checksums
 from paddock.store.s3.connection import S3Options, connect
-from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors, store_error
+from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ADDRESS_LIFE_S = 3600
+_CONTENT_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
 
 
 class S3Objects(Objects):
@@ -50,6 +52,7 @@ class S3Objects(Objects):
         self._options = options
         self._client = client
         self._client_lock = threading.Lock()
+        self._checksums = Checksums(self.label)
 
     @property
     def label(self) -> str:
@@ -65,8 +68,11 @@ class S3Objects(Objects):
             if self._client is None:
                 try:
                     self._client = connect(self._options)
-                except ValueError as error:  # an AWS_ENDPOINT_URL that is no address
-                    raise store_error(error, self.label) from None
+                except ValueError:
+                    raise StoreRefused(
+                        f"{self.label} could not be used: AWS_ENDPOINT_URL is no address",
+                        cure="set AWS_ENDPOINT_URL to https://host or http://host:port, or unset it for Amazon's S3",
+                    ) from None
             return self._client
 
     def get(self, key: str) -> StoredObject | None:
@@ -79,8 +85,7 @@ class S3Objects(Objects):
                 raise
             with answer["Body"] as body:
                 content = body.read(MANIFEST_MAX_BYTES + 1)
-        now = _server_time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
-        return StoredObject(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
+        return StoredObject(content, answer.get("ETag") or tag_of_content(content), age_s(answer))
 
     def put(self, key: str, content: bytes) -> None:
         with self._mapped_errors():
@@ -103,7 +108,7 @@ class S3Objects(Objects):
                 if is_lost_race(error) or is_absent(error):
                     return None
                 raise
-        return answer["ETag"]
+        return answer.get("ETag") or tag_of_content(content)
 
     def delete(self, key: str) -> None:
         with self._mapped_errors():
@@ -113,11 +118,28 @@ class S3Objects(Objects):
         with self._mapped_errors():
             try:
                 found = self.client().head_object(Bucket=self.bucket, Key=self._key(key))
+                # Proxies that compress or stream leave the length out, or set it to 0.
+                size = found.get("ContentLength") or self._size(key)
             except aws.ClientError as error:
                 if is_absent(error):
                     return None
                 raise
-        return ObjectStat(found["ContentLength"], found["ETag"])
+        return None if size is None else ObjectStat(size, tag_of_stat(found, size))
+
+    def _size(self, key: str) -> int | None:
+        """The size of an object without HEAD: from the Content-Range of its first byte, else from the listing. None
+        when it is not there."""
+        try:
+            answer = self.client().get_object(Bucket=self.bucket, Key=self._key(key), Range="bytes=0-0")
+            answer["Body"].close()
+            match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+            if match:
+                return int(match[1])
+        except aws.ClientError as error:
+            if is_absent(error):
+                raise
+            # An empty object has no first byte: 416, or whatever the server answers.
+        return next((size for listed, size in self.list(key) if listed == key), None)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self._mapped_errors():
@@ -135,11 +157,16 @@ class S3Objects(Objects):
                 )
             )
 
+    def trials(self, key: str) -> dict[str, Callable[[], str]]:
+        return trials.trials_of(self.client, self.bucket, self._key(key), label=self.label)
+
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
         """As `Objects.upload`. Each part is sent with its sha256, and the server refuses a part whose bytes differ.
         Parts of a process that died take up storage until the same blob is sent again, or until the bucket's lifecycle
         rule for incomplete multipart uploads removes them."""
-        target = upload.UploadTarget(self.client(), self.bucket, self._key(key), self._options.for_blobs)
+        target = upload.UploadTarget(
+            self.client(), self.bucket, self._key(key), self._checksums, self._options.for_blobs
+        )
         try:
             with self._mapped_errors():
                 return upload.send(target, reader, connections=self._options.connections, progress=progress)
@@ -155,10 +182,3 @@ class S3Objects(Objects):
 
     def _mapped_errors(self) -> AbstractContextManager[None]:
         return mapped_errors(self.label)
-
-
-def _server_time(date: str) -> datetime:
-    try:
-        return parsedate_to_datetime(date).astimezone(UTC)
-    except ValueError:
-        return datetime.now(UTC)

@@ -1,0 +1,110 @@
+"""Tell from a header what a GGUF is: a language model, an embedding model, a projector, an importance matrix, ...
+
+The kind is told by `general.type` and `general.architecture`, by the keys that only one kind has (`adapter.type`,
+pooling, causal attention), and by the tensors. The file's name is never used. Whether the model is sound, and whether
+the engine supports its architecture, is checked in `paddock.gguf.rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Final
+
+from paddock.gguf.header import Header, Tensor
+from paddock.gguf.split import shard_info
+
+
+class ModelKind(StrEnum):
+    """What a GGUF is. `is_model` kinds can be loaded by themselves; all others accompany a model."""
+
+    TEXT = "text"
+    EMBEDDING = "embedding"
+    RERANKER = "reranker"
+    ENCODER_DECODER = "encoder-decoder"
+    PROJECTOR = "projector"
+    ADAPTER = "adapter"
+    CONTROL_VECTOR = "control-vector"
+    IMPORTANCE_MATRIX = "importance-matrix"
+    VOCABULARY = "vocabulary"
+
+    @property
+    def is_model(self) -> bool:
+        return self in _MODELS
+
+    @property
+    def noun(self) -> str:
+        """The kind with an article, for sentences: `an importance matrix`."""
+        return _NOUNS[self]
+
+
+_MODELS: Final = frozenset({ModelKind.TEXT, ModelKind.EMBEDDING, ModelKind.RERANKER, ModelKind.ENCODER_DECODER})
+_NOUNS: Final = {
+    ModelKind.TEXT: "a language model",
+    ModelKind.EMBEDDING: "an embedding model",
+    ModelKind.RERANKER: "a reranker",
+    ModelKind.ENCODER_DECODER: "an encoder-decoder model",
+    ModelKind.PROJECTOR: "a multimodal projector",
+    ModelKind.ADAPTER: "an adapter",
+    ModelKind.CONTROL_VECTOR: "a control vector",
+    ModelKind.IMPORTANCE_MATRIX: "an importance matrix for quantization",
+    ModelKind.VOCABULARY: "a vocabulary without weights",
+}
+_TYPES: Final = {
+    "adapter": ModelKind.ADAPTER,
+    "mmproj": ModelKind.PROJECTOR,
+    "imatrix": ModelKind.IMPORTANCE_MATRIX,
+    "controlvector": ModelKind.CONTROL_VECTOR,
+}
+_ARCHITECTURES: Final = {
+    "clip": ModelKind.PROJECTOR,
+    "imatrix": ModelKind.IMPORTANCE_MATRIX,
+    "controlvector": ModelKind.CONTROL_VECTOR,
+    "t5": ModelKind.ENCODER_DECODER,
+    "t5encoder": ModelKind.EMBEDDING,
+    "bert": ModelKind.EMBEDDING,
+    "modern-bert": ModelKind.EMBEDDING,
+    "neo-bert": ModelKind.EMBEDDING,
+    "eurobert": ModelKind.EMBEDDING,
+    "nomic-bert": ModelKind.EMBEDDING,
+    "nomic-bert-moe": ModelKind.EMBEDDING,
+    "jina-bert-v2": ModelKind.EMBEDDING,
+    "jina-bert-v3": ModelKind.EMBEDDING,
+    "gemma-embedding": ModelKind.EMBEDDING,
+    "llama-embed": ModelKind.EMBEDDING,
+}
+_POOLING_NONE: Final = 0
+_POOLING_RANK: Final = 4  # enum llama_pooling_type
+_CLASSIFIER: Final = frozenset({"cls.weight", "cls.output.weight"})
+
+
+def kind_of(header: Header, *, all_tensors: Sequence[Tensor] | None = None) -> ModelKind:
+    """The kind of the file with this header, or of the split model with this first header and `all_tensors`."""
+    tensors = header.tensors if all_tensors is None else all_tensors
+    count = len(tensors) if all_tensors is not None or shard_info(header) is None else None
+    kind = kind_of_metadata(header.metadata, tensors=count)
+    is_classifier = kind.is_model and any(tensor.name in _CLASSIFIER for tensor in tensors)
+    return ModelKind.RERANKER if is_classifier else kind
+
+
+def kind_of_metadata(metadata: Mapping[str, object], *, tensors: int | None) -> ModelKind:
+    """The kind of a file with these keys, as far as the keys tell it. `tensors` is the number of tensors, None if it is
+    not known."""
+    if "adapter.type" in metadata:
+        return ModelKind.ADAPTER
+    stated, architecture = metadata.get("general.type"), metadata.get("general.architecture")
+    kind = _TYPES.get(stated.lower()) if isinstance(stated, str) else None
+    kind = _ARCHITECTURES.get(architecture, kind) if isinstance(architecture, str) else kind
+    if kind is not None and not kind.is_model:
+        return kind
+    if tensors == 0:
+        return ModelKind.VOCABULARY
+    pooling = metadata.get(f"{architecture}.pooling_type")
+    if pooling == _POOLING_RANK:
+        return ModelKind.RERANKER
+    if kind is not None:
+        return kind
+    is_pooled = isinstance(pooling, int) and pooling > _POOLING_NONE
+    if is_pooled or metadata.get(f"{architecture}.attention.causal") is False:
+        return ModelKind.EMBEDDING
+    return ModelKind.TEXT
