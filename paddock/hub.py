@@ -319,12 +319,21 @@ def _listing(model: ModelName, info: ModelInfo) -> Listing:
     """Validate what huggingface_hub parsed, since it checks no types. Raises TypeError or UnsafeName."""
     licence = info.card_data.get("license") if info.card_data else None
     return Listing(
-        model=model,
+        model=_name(model, info.id),
         revision=parse_revision(_text(info.sha, "the commit")),
         files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
         licence=licence if isinstance(licence, str) else None,
         library=info.library_name if isinstance(info.library_name, str) else None,
     )
+
+
+def _name(requested: ModelName, id: object) -> ModelName:
+    """The Hub's own name of the repository, which is another than the requested one for a renamed repository, and may
+    differ in case. A mirror may send none."""
+    try:
+        return ModelName.parse(_text(id, "the id"))
+    except (TypeError, UnsafeName):
+        return requested
 
 
 def _file(sibling: RepoSibling) -> RepositoryFile:

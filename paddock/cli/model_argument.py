@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from paddock.cli.options import require_volume
 from paddock.errors import NoPermission, NotOnVolume, UnsafeName
 from paddock.model.names import ModelName, parse_revision, printable
@@ -47,7 +45,9 @@ def parse_stored_model(clients: Clients, text: str, store: Store | None = None) 
         require_volume(clients)
     if requested.file is None:
         return requested.reference
-    return replace(requested.reference, variant=_variant_with(store or clients.volume, requested, requested.file))
+    return replace(
+        requested.reference, variant=_variant_with(clients, store or clients.volume, requested, requested.file)
+    )
 
 
 def parse_exact_model(clients: Clients, text: str) -> Reference:
@@ -58,14 +58,6 @@ def parse_exact_model(clients: Clients, text: str) -> Reference:
     return parse_stored_model(clients, text)
 
 
-def parse_model_without_revision(clients: Clients, text: str) -> Reference:
-    """As `parse_stored_model`. Raises BadParameter for one with a revision."""
-    wanted = parse_model(clients, text).reference
-    if wanted.ref is not None:
-        raise typer.BadParameter(f"{text[:200]} has a revision: write {wanted.name}")
-    return parse_stored_model(clients, text)
-
-
 def find_snapshot(clients: Clients, text: str) -> Manifest:
     """The snapshot on the volume that a MODEL argument names. Raises as `locate`."""
     from paddock.lifecycle.locate import locate
@@ -73,12 +65,12 @@ def find_snapshot(clients: Clients, text: str) -> Manifest:
     return locate(clients, parse_stored_model(clients, text))
 
 
-def _variant_with(store: Store, requested: RequestedModel, file: str) -> Variant:
+def _variant_with(clients: Clients, store: Store, requested: RequestedModel, file: str) -> Variant:
     """The variant of the newest stored snapshot that has a file, in the revision that was requested if there is one."""
-    reference = requested.reference
+    reference, model = requested.reference, clients.volume.spelled(requested.reference.model)
     having = [
         manifest
-        for manifest in store.snapshots(reference.model)
+        for manifest in store.snapshots(model)
         if any(file in {stored.path, stored.path.rpartition("/")[2]} for stored in manifest.files)
     ]
     at_revision = [manifest for manifest in having if reference.ref and manifest.revision.startswith(reference.ref)]

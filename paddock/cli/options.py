@@ -19,7 +19,6 @@ ModelArgument = Annotated[
         metavar="MODEL", help="org/name[:VARIANT][@REVISION], an address of the Hub, or a path on the volume."
     ),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT].")]
 ContextOption = Annotated[
     int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that must fit.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -106,6 +107,7 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
 
     clients = make_clients()
     wanted = parse_exact_model(clients, model)
+    wanted = replace(wanted, model=clients.volume.spelled(wanted.model))
     revision = None
     if wanted.ref is not None:  # by the ids alone: a snapshot with a damaged manifest can be removed
         stored = [id.revision for id in clients.volume.ids(wanted.model)]

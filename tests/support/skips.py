@@ -14,6 +14,7 @@ import pytest
 
 ALLOWED = (
     r"root (may|can) write everywhere",  # root ignores file modes
+    r"only root may run a test as other users",
     r"only root is mapped",  # only root needs a user namespace
     r"user namespaces",  # the policy of the kernel or the container
     r"this machine has (a|an NVIDIA) (driver|GPU)",  # needed where there is none

@@ -15,6 +15,7 @@ from paddock.lifecycle.assess.model_source import source_from_listing
 from paddock.lifecycle.assess.sound_models import best_sound_model
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.revisions import list_revision
 from paddock.model.finding import Verdict, verdict_of
 from paddock.model.quantization import group_shards, local_files, split_count
 from paddock.model.reference import SnapshotId
@@ -68,7 +69,7 @@ def _audit_local(path: Path, *, deep: bool) -> Audit:
 
 def _audit_on_hub(clients: Clients, source: HubSource, *, deep: bool) -> tuple[str, Audit]:
     """(name of the source, audit of the best GGUF that the source names)."""
-    listing = clients.hub.listing(source.model, source.ref)
+    listing = list_revision(clients, source.model, source.ref, variant=source.variant)
     require_gguf(listing)
     files = () if source.file is None else (source.file,)
     models = source_from_listing(clients, listing, files=files, variant=source.variant)
@@ -79,7 +80,7 @@ def _audit_on_hub(clients: Clients, source: HubSource, *, deep: bool) -> tuple[s
         if audit.verdict is not Verdict.REJECT:
             break  # else it may be a damaged copy of ours, and the last one is not ours
     bytes_read = models.traffic.received_bytes or audit.bytes_read
-    id = SnapshotId(source.model, listing.revision, models.names[model])
+    id = SnapshotId(listing.model, listing.revision, models.names[model])
     findings = audit.findings + tuple(gguf_template_change(clients, id, audit.template.sha256))
     audit = replace(audit, findings=findings, verdict=verdict_of(findings), bytes_read=bytes_read)
-    return f"{source.model}@{listing.revision}:{model.first}", audit
+    return f"{listing.model}@{listing.revision}:{model.first}", audit

@@ -52,7 +52,8 @@ def _record(clients: Clients, manifest: Manifest, measured: Benchmark) -> Measur
         architecture = read_header(source).architecture
     name = _file_name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
     loads = [*_read(clients, name), load][-KEPT_LOADS:]
-    clients.volume.notes.write(name, json.dumps([load.to_json() for load in loads]))
+    with clients.volume.recording():
+        clients.volume.notes.write(name, json.dumps([load.to_json() for load in loads]))
     if load.drift:
         margin = human_bytes(margin_bytes(loads))
         _LOG.warning("%s: %s; plans for it leave a margin of %s", manifest.repository, load.drift, margin)

@@ -31,6 +31,7 @@ from paddock.gguf.survey import MAX_HEADS, Survey, survey, survey_names
 from paddock.lifecycle.assess.header_cache import HeaderCache
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.revisions import list_revision
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.names import printable
 from paddock.model.quantization import GgufSet, group_shards, is_raw_part, local_files, split_count
@@ -153,7 +154,7 @@ def source_from_argument(clients: Clients, text: str) -> ModelSource:
     source = parse_source(text, clients.hub.endpoint)
     if not isinstance(source, HubSource):
         return _local_source(source)
-    listing = clients.hub.listing(source.model, source.ref)
+    listing = list_revision(clients, source.model, source.ref, variant=source.variant)
     files = () if source.file is None else (source.file,)
     return source_from_listing(clients, listing, files=files, variant=source.variant)
 

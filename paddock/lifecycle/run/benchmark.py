@@ -1,4 +1,4 @@
-"""Benchmark and tune a snapshot of the volume, and write the results to the volume's reports."""
+"""Benchmark and tune a snapshot of the volume, and write the results to the volume's reports, if it can be written."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
             machine=machine,
         )
         result = replace(result, tuned=parameters != plan)
-        reports.write(clients, manifest, BENCHMARK, result.to_json())
+        reports.record(clients, manifest, BENCHMARK, result.to_json())
         record_observation(clients, manifest, result)
         if roleplay:
             result = replace(result, roleplay=_measure_roleplay(clients, manifest, path, context))
-            reports.write(clients, manifest, BENCHMARK, result.to_json())
+            reports.record(clients, manifest, BENCHMARK, result.to_json())
     return result
 
 
@@ -119,7 +119,7 @@ def measure_server(
     """Run a load test against a server of the model, and add its result to the report of the benchmark."""
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
-    reports.write(clients, manifest, BENCHMARK, measured.to_json())
+    reports.record(clients, manifest, BENCHMARK, measured.to_json())
     return measured
 
 

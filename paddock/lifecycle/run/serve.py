@@ -117,8 +117,9 @@ def serve_snapshot(
 
         def record_usage(usage: Usage) -> None:
             try:
-                clients.volume.usage.add(manifest.id, usage)
-            except PaddockError as error:  # the server goes on, for example with a full disk
+                with clients.volume.recording():
+                    clients.volume.usage.add(manifest.id, usage)
+            except PaddockError as error:  # the server goes on
                 _LOG.warning("the usage of %s was not recorded: %s", manifest.repository, error)
 
         limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)

@@ -32,9 +32,10 @@ def tune(clients: Clients, manifest: Manifest, plan: Parameters, *, budget_s: fl
     path = _path(clients, manifest)
     with clients.volume.lease(manifest.id):
         tuning = measure_tuning(path, plan, budget_s=budget_s, machine=machine)
-    clients.volume.tuning.write(
-        _blob(clients, manifest, path), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
-    )
+    with clients.volume.recording():
+        clients.volume.tuning.write(
+            _blob(clients, manifest, path), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
+        )
     return tuning
 
 
