@@ -10,7 +10,6 @@ import pytest
 
 from infra.local.hub import HubService
 from paddock.errors import ConflictingConfiguration
-from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.inspect import inspect
 from paddock.lifecycle.assess.preflight import preflight
@@ -51,7 +50,7 @@ def test_a_model_that_embeds_is_benchmarked_with_prefill_alone(clients: Clients,
     manifest = manifest_of(clients, put(hub, EMBEDDING_KINDS[kind]()))
     assert (manifest.verdict, manifest.template_sha256) == (Verdict.ACCEPT, None)
     measured = benchmark.benchmark(clients, manifest, 128)
-    assert measured.kind == kind.split(" of ")[0]
+    assert measured.kind == kind.split(" of ", maxsplit=1)[0]
     assert all(length.n_prompt and length.prefill_tok_per_s for length in measured.results)
     assert measured.canary == ()
     assert "decode" not in measured.line
