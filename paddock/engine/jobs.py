@@ -26,6 +26,7 @@ from typing import Any
 from paddock.engine import bindings, generation
 from paddock.engine.parameters import Parameters
 from paddock.engine.timing import measure_embedding, measure_speed, time_requests
+from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf.header import Header
 from paddock.gguf.kind import kind_of
 from paddock.gguf.reader import FileSource, read_header
@@ -42,19 +43,27 @@ def memory(arguments: Arguments) -> Arguments:
 
     requested = [Parameters.from_json(value) for value in arguments["parameters"]]
     answers: dict[int, Arguments] = {}
-    headers = _headers(arguments["paths"])
-    kind = kind_of(headers[0], all_tensors=[tensor for header in headers for tensor in header.tensors])
+    embeds = _embeds(arguments["paths"])
     order = sorted(range(len(requested)), key=lambda index: repr(requested[index].no_alloc_load_key()))
     for _, alike in groupby(order, key=lambda index: requested[index].no_alloc_load_key()):
         first, *others = alike
         log = bindings.Log()
-        with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True, embeds=kind.embeds) as session:
+        with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True, embeds=embeds) as session:
+            headers = _headers(arguments["paths"])
             for index in (first, *others):
                 if index != first:
                     session.replace_context(requested[index], log)
                 weights = weights_as_loaded(headers, requested[index]) or session.weights_bytes
                 answers[index] = {"weights_bytes": weights, "lines": log.memory}
     return {"answers": [answers[index] for index in range(len(requested))]}
+
+
+def _embeds(paths: list[str]) -> bool:
+    try:
+        headers = _headers(paths)
+    except (NotGguf, MalformedGguf):
+        return False  # the engine refuses the file, and says why
+    return kind_of(headers[0], all_tensors=[tensor for header in headers for tensor in header.tensors]).embeds
 
 
 def _headers(paths: list[str]) -> list[Header]:
