@@ -85,7 +85,7 @@ class Promotions:
                 earlier = ", ".join(goal.short for goal in goals) or "nothing"
                 raise NotOnVolume(
                     f"{name} cannot go back to {to[:8]} on {label}: before {current.short}, {earlier} was promoted",
-                    cure=f"promote it, if it is there (`paddock promote {name}@{to[:8]}`)",
+                    cure="promote it by its variant and revision, if it is on the volume",
                 )
             if goal is None:
                 raise NotOnVolume(
