@@ -29,6 +29,7 @@ hypothesis.settings.register_profile("torture", max_examples=1000, deadline=None
 hypothesis.settings.load_profile("sample")
 
 _PREFECT = ("tests/flows/", "tests/infra/test_prefect_server.py")
+_GREAT_EXPECTATIONS = ("tests/lifecycle/test_data_docs.py", "tests/validation/test_expectations.py")
 _LONG = (
     "tests/infra/test_stack.py",
     "tests/lifecycle/test_pull_processes.py",
@@ -72,10 +73,10 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run all tests that use the Prefect server in one xdist worker.
+    """Run all tests that use the Prefect server in one xdist worker, and those that import great_expectations.
 
     `--dist loadfile` keeps the tests of a file in one worker; without this hook, several workers would each start a
-    server, and an idle server uses as much CPU time as many tests.
+    server, and an idle server uses as much CPU time as many tests. The import takes 7 s of CPU time.
     """
     if config.getvalue("dist") != "loadfile":
         return None
@@ -83,5 +84,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     scheduler: Any = LoadFileScheduling(config, log)
     by_file = scheduler._split_scope
-    scheduler._split_scope = lambda nodeid: "prefect" if nodeid.startswith(_PREFECT) else by_file(nodeid)
+
+    def scope(nodeid: str) -> str:
+        if nodeid.startswith(_PREFECT):
+            return "prefect"
+        return "great_expectations" if nodeid.startswith(_GREAT_EXPECTATIONS) else by_file(nodeid)
+
+    scheduler._split_scope = scope
     return scheduler

@@ -1,5 +1,5 @@
-"""Quantizations of one commit beside each other, as somebody at a terminal has them: the command line, for whole
-sequences in processes of its own, the local Hub and a real S3."""
+"""Quantizations of one commit beside each other, as somebody at a terminal has them: the command line, for one whole
+sequence in processes of its own, the local Hub and a real S3."""
 
 from __future__ import annotations
 
@@ -95,8 +95,13 @@ def test_two_quantizations_of_a_commit_exist_until_one_is_removed(clients: Clien
 
 
 def test_two_quantizations_of_a_commit_are_cached_and_restored_to_an_empty_volume(
-    monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server, tmp_path: Path, paddock: Paddock
 ) -> None:
+    def done(*arguments: str) -> dict[str, Any]:
+        result = paddock(*arguments, "--json")
+        assert result.status == 0, result
+        return result.json
+
     prefix = f"variants-{secrets.token_hex(4)}"
     use_s3(monkeypatch, s3, prefix)
     for variant in FILES:

@@ -98,7 +98,7 @@ def sizes(sample: int) -> pytest.MarkDecorator:
 
 
 @pytest.mark.timeout(1800)
-@sizes(5)
+@sizes(3)
 def test_of_many_workers_with_volumes_of_their_own_one_fetches_from_the_hub(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:

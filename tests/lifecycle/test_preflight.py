@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +28,6 @@ from tests.support.llama_70b import write_llama_70b
 from tests.support.tiny_hub import MODEL, NAME, rejected_model, tiny_model
 
 MIB, GIB = 2**20, 2**30
-BUSY = 3
-"""How many times as long something may take where other tests run beside it."""
 
 
 @pytest.fixture
@@ -186,14 +183,16 @@ def test_an_architecture_that_the_engine_does_not_know_is_refused_from_the_heade
 ) -> None:
     strange = tiny_llama().set("general.architecture", STRING, "nonesuch").to_bytes()
     hub.repository("org/strange-GGUF").commit({"m-Q8_0.gguf": strange})
-    began = time.monotonic()
     with pytest.raises(ModelRejected, match=r"nonesuch"):
         pull(clients, Reference.parse("org/strange-GGUF"))
-    assert time.monotonic() - began < 5 * BUSY
     assert list(clients.volume.snapshots()) == []
+    assert list(clients.volume.partial.glob("*")) == []
+    # Its commit, the list of its files, and the header: the file's address, and its bytes.
+    asked = {path: number for path, number in hub.stats().requests.items() if "strange" in path}
+    assert sum(asked.values()) <= 6, asked
 
 
-def test_seventy_billion_weights_cost_a_header_and_a_second(clients: Clients, hub: HubService, tmp_path: Path) -> None:
+def test_seventy_billion_weights_cost_their_header(clients: Clients, hub: HubService, tmp_path: Path) -> None:
     path = write_llama_70b(tmp_path / "seventy-Q4_K_M.gguf")
     with FileSource(path) as source:
         header_bytes = read_header(source).data_offset
@@ -203,7 +202,7 @@ def test_seventy_billion_weights_cost_a_header_and_a_second(clients: Clients, hu
     weights = path.stat().st_size - header_bytes
     assert memory.kv_cache_bytes == 40 * GIB
     assert memory.weights_bytes > 1.5 * weights  # this build repacks Q4_K beside the mapped file
-    assert found.seconds < 1.5 * BUSY
+    assert found.bytes_read <= header_bytes + MIB
     tight = preflight(clients, str(path), PlanRequest(131_072), target=Target(88 * GIB))
     assert (tight.plan.fits, tight.plan.parameters.use_mmap) == (True, False)
     assert tight.plan.memory.weights_bytes == weights

@@ -12,10 +12,11 @@ from paddock.errors import NotOnVolume, StoreUnavailable
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.promote import promote
+from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.copying import push
 from paddock.store.history import Promoted
-from tests.support.stores import Q4, Q8
+from tests.support.stores import Q4, Q8, publish
 from tests.support.tiny_hub import MODEL, NAME, fill_repository, tiny_model, use_hub, use_s3
 
 
@@ -29,11 +30,13 @@ def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_pa
 
 
 def three(clients: Clients, hub: HubService) -> list[SnapshotId]:
-    """Three revisions of a variant, each pulled, pushed and promoted."""
+    """Three revisions of a variant, each published, pushed and promoted."""
     ids = []
+    clients.volume.prepare()
     for layers in (1, 2, 3):
-        hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(layers)})
-        manifest = pull(clients, Reference(MODEL)).manifest
+        content = {"tiny-Q8_0.gguf": tiny_model(layers)}
+        revision = Revision(hub.repository(NAME).commit(dict(content)))
+        manifest = publish(clients.volume, revision, content, Path(), model=MODEL, age_s=layers)
         if clients.remote is not None:
             push(clients.volume, clients.remote, manifest)
         promote.promote_snapshot(clients, manifest.id, reason="a test")

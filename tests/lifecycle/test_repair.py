@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.hub import HubService
+from infra.local.hub import HubService, LocalHub, serve_hub
 from infra.local.s3 import S3Server
 from paddock.errors import CorruptFile, TransientError
 from paddock.lifecycle.acquire.pull import Pulled, pull
@@ -30,7 +30,7 @@ from paddock.store.copying import push
 from tests.support.damage import flip
 from tests.support.gguf import tiny_llama
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
-from tests.support.tiny_hub import MODEL, NAME, use_hub, use_s3
+from tests.support.tiny_hub import MODEL, NAME, copy_directory, use_hub, use_s3
 
 LARGER = ModelName.parse("org/larger-GGUF")
 FILE = "larger-F32.gguf"
@@ -42,23 +42,36 @@ LAST = len(CONTENT) // SEGMENT_BYTES
 LAST_BYTES = len(CONTENT) % SEGMENT_BYTES
 
 
+@pytest.fixture(scope="module")
+def stored_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a Hub that has one larger model, and a volume to which it was pulled."""
+    assert len(CONTENT) > READ_THROUGH_BYTES
+    assert 0 < LAST_BYTES < SEGMENT_BYTES
+    home = tmp_path_factory.mktemp("stored")
+    with pytest.MonkeyPatch.context() as patch, serve_hub(LocalHub(home / "hub")) as hub:
+        use_hub(patch, hub, home)
+        patch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
+        hub.repository(str(LARGER)).commit({FILE: CONTENT, "config.json": b"{}"})
+        pulled(connect(), str(LARGER))
+    return home
+
+
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_path: Path) -> Clients:
+def fleet(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, stored_home: Path, tmp_path: Path) -> Clients:
     """A volume and an empty S3, beside a Hub with one larger model."""
     use_hub(monkeypatch, hub, tmp_path)
     use_s3(monkeypatch, s3, f"repair-{secrets.token_hex(4)}")
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(SEGMENT_BYTES))
-    hub.repository(str(LARGER)).commit({FILE: CONTENT, "config.json": b"{}"})
-    assert len(CONTENT) > READ_THROUGH_BYTES
-    assert 0 < LAST_BYTES < SEGMENT_BYTES
+    copy_directory(stored_home / "hub", tmp_path / "hub")
     return connect()
 
 
 @pytest.fixture
-def stored(fleet: Clients) -> Manifest:
+def stored(fleet: Clients, stored_home: Path) -> Manifest:
     """The model, published and promoted on the volume alone."""
-    clients = Clients(fleet.settings, fleet.hub, fleet.volume, None)
-    return pulled(clients, str(LARGER)).manifest
+    copy_directory(stored_home / "models", fleet.volume.root)
+    (manifest,) = fleet.volume.snapshots(LARGER)
+    return manifest
 
 
 def pulled(clients: Clients, text: str) -> Pulled:
@@ -114,14 +127,18 @@ def assert_whole(clients: Clients, manifest: Manifest) -> None:
     assert clients.volume.promoted(LARGER).default_id == manifest.id
 
 
-FINDERS = pytest.mark.parametrize(
-    "find", [found_by_validation, found_by_a_copy], ids=["found by the validation", "found by a copy to S3"]
-)
-
-
-@FINDERS
 @pytest.mark.parametrize(
-    ("segment", "segment_bytes"), [(5, SEGMENT_BYTES), (LAST, LAST_BYTES)], ids=["in the middle", "the last"]
+    ("segment", "segment_bytes", "find"),
+    [
+        pytest.param(5, SEGMENT_BYTES, found_by_validation, id="in the middle, found by the validation"),
+        pytest.param(LAST, LAST_BYTES, found_by_a_copy, id="the last, found by a copy to S3"),
+        pytest.param(
+            5, SEGMENT_BYTES, found_by_a_copy, id="in the middle, found by a copy to S3", marks=pytest.mark.torture
+        ),
+        pytest.param(
+            LAST, LAST_BYTES, found_by_validation, id="the last, found by the validation", marks=pytest.mark.torture
+        ),
+    ],
 )
 def test_one_flipped_byte_costs_one_segment_by_the_pull_that_the_error_advises(
     fleet: Clients,
@@ -158,7 +175,13 @@ def test_a_pull_of_a_stored_snapshot_reads_the_first_segment_only(fleet: Clients
     assert_whole(fleet, stored)
 
 
-@pytest.mark.parametrize("offset", [5 * SEGMENT_BYTES + 17, 40], ids=["behind the header", "in the header"])
+@pytest.mark.parametrize(
+    "offset",
+    [
+        pytest.param(5 * SEGMENT_BYTES + 17, id="behind the header"),
+        pytest.param(40, id="in the header", marks=pytest.mark.torture),
+    ],
+)
 def test_with_the_hub_down_the_segment_is_fetched_from_s3(
     monkeypatch: pytest.MonkeyPatch, fleet: Clients, stored: Manifest, hub: HubService, offset: int
 ) -> None:
@@ -191,7 +214,12 @@ def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_
 
 
 @pytest.mark.parametrize(
-    "offset", [0, 40, SEGMENT_BYTES - 1], ids=["in the magic", "in the metadata", "in the first weights"]
+    "offset",
+    [
+        pytest.param(0, id="in the magic", marks=pytest.mark.torture),
+        pytest.param(40, id="in the metadata"),
+        pytest.param(SEGMENT_BYTES - 1, id="in the first weights", marks=pytest.mark.torture),
+    ],
 )
 def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
     fleet: Clients, stored: Manifest, caplog: pytest.LogCaptureFixture, offset: int
@@ -205,7 +233,13 @@ def test_damage_in_the_first_segment_is_found_and_repaired_by_any_pull(
     assert_whole(fleet, stored)
 
 
-@pytest.mark.parametrize("offset", [0, SEGMENT_BYTES - 1], ids=["in the magic", "in the first weights"])
+@pytest.mark.parametrize(
+    "offset",
+    [
+        pytest.param(0, id="in the magic"),
+        pytest.param(SEGMENT_BYTES - 1, id="in the first weights", marks=pytest.mark.torture),
+    ],
+)
 def test_damage_in_the_first_segment_is_repaired_from_s3_where_the_hub_is_down(
     monkeypatch: pytest.MonkeyPatch, fleet: Clients, stored: Manifest, offset: int
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count as counted
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from paddock.lifecycle.promote import promote
 from paddock.lifecycle.promote.retention import RetainedSnapshot, plan, plan_for, prune
 from paddock.model.names import Revision, Sha256
 from paddock.model.reference import Reference, SnapshotId, Variant
-from tests.support.stores import Q4, Q8, id_of
+from tests.support.stores import Q4, Q8, id_of, publish
 from tests.support.tiny_hub import MODEL, NAME, Q4_K_M, Q8_0, tiny_model
 
 ids = [id_of(Revision(f"{number:040x}")) for number in range(8)]
@@ -64,14 +67,23 @@ def test_commits_with_the_same_weights_count_once(numbers: list[int], kept: list
     assert {reason for _, reason in planned.kept} == {"one of the 2 newest"}
 
 
+SECONDS = counted()
+
+
 def versions(clients: Clients, hub: HubService, count: int, variant: Variant = Q8) -> list[SnapshotId]:
-    """So many revisions of a variant, each pulled and promoted."""
+    """So many revisions of a variant, each published and promoted, and the old ones pruned, as by a pull: that would
+    start two processes for each."""
     kind = {Q8: Q8_0, Q4: Q4_K_M}[variant]
-    pulled = []
+    clients.volume.prepare()
+    made = []
     for layers in range(1, count + 1):
-        hub.repository(NAME).commit({f"tiny-{variant}.gguf": tiny_model(layers, file_type=kind)})
-        pulled.append(pull(clients, Reference(MODEL, variant)).manifest.id)
-    return pulled
+        content = {f"tiny-{variant}.gguf": tiny_model(layers, file_type=kind)}
+        revision = Revision(hub.repository(NAME).commit(dict(content)))
+        manifest = publish(clients.volume, revision, content, Path(), model=MODEL, variant=variant, age_s=next(SECONDS))
+        clients.volume.promote(manifest.id, reason="a test")
+        prune(clients, MODEL, variant)
+        made.append(manifest.id)
+    return made
 
 
 def stored_ids(clients: Clients) -> list[SnapshotId]:

@@ -155,6 +155,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model: Path) -> None:
         benchmark(model, context_tokens=128)
 
 
+@pytest.mark.torture  # of the same kind as the real model itself
 def test_a_quantized_copy_of_the_real_model_is_measured_too(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.Q8_0.gguf"
     arguments = {"source": str(model), "target": str(target), "type": "Q8_0"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from paddock.chat.families import GENERIC
 from paddock.chat.stops import find_stop_sequences
 from paddock.chat.template import ChatFormat, choose_chat_format
 from paddock.errors import ConflictingConfiguration
-from paddock.measure.roleplay import SCENES, Roleplay, Trait, measure_roleplay
+from paddock.measure.roleplay import SCENES, Roleplay, Scene, Trait, measure_roleplay
 from tests.support.architectures import sound
 from tests.support.gguf import CHATML, U32, tiny_llama
 
@@ -30,12 +31,24 @@ def with_wrong_template(chat: ChatFormat) -> ChatFormat:
     )
 
 
+SHORT = (replace(SCENES[0], facts=SCENES[0].facts[:1]),)
+"""One scene with one fact, played in a window of 256 tokens."""
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.torture)])
-def test_a_wrong_template_scores_clearly_worse(model: Path, right: ChatFormat, count: int) -> None:
+@pytest.mark.parametrize(
+    ("scenes", "window"),
+    [
+        pytest.param(SHORT, 256, id="short"),
+        pytest.param(SCENES[:2], 2048, id="2", marks=pytest.mark.torture),
+    ],
+)
+def test_a_wrong_template_scores_clearly_worse(
+    model: Path, right: ChatFormat, scenes: tuple[Scene, ...], window: int
+) -> None:
     scores = {}
     for name, chat in (("right", right), ("wrong", with_wrong_template(right))):
-        scores[name] = measure_roleplay(model, chat, scenes=SCENES[:count], threads=1)
+        scores[name] = measure_roleplay(model, chat, context_tokens=window, scenes=scenes, threads=1)
         print(f"\n{name}: {chat.origin}")
         for row in scores[name].rows():
             print("  ", *row)

@@ -66,7 +66,7 @@ def load(served: RunningServer, number: int) -> None:
 
 
 def test_every_answer_under_load_is_whole_and_memory_does_not_grow(served: RunningServer) -> None:
-    load(served, 24)
+    load(served, 12)
 
 
 @pytest.mark.torture
@@ -119,7 +119,7 @@ def test_a_request_ends_when_its_client_disconnects(served: RunningServer) -> No
         next(answer.iter_lines())  # it has begun; the rest takes far longer than a wait for it may
     with suppress(httpx.ReadTimeout):
         httpx.post(address, json=body, timeout=0.5)
-    wait_for(lambda: httpx.get(f"{served.url}/health").json()["running"] == 0)
+    wait_for(lambda: httpx.get(f"{served.url}/health", verify=False).json()["running"] == 0)
     engine = served.engine
     wait_for(lambda: engine.cpu_percent(interval=0.3) < 20)
 

@@ -37,8 +37,8 @@ def every(mode: str, stride: int, least: int, *, torture: bool = False) -> objec
     ("mode", "stride", "least"),
     [
         every("push", 6, 2),
-        every("change", 5, 9),
-        every("restore", 45, 2),
+        every("change", 13, 3),
+        every("restore", 60, 1),
         every("push", 1, 10, torture=True),
         every("change", 1, 50, torture=True),
         every("restore", 1, 80, torture=True),

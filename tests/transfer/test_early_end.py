@@ -48,8 +48,8 @@ def check_resume(source: Remote, staging: Path, data: bytes, *, done_bytes: int)
     ("megabytes", "number"),
     [
         (1, signal.SIGKILL),
-        (60, signal.SIGKILL),
-        (200, signal.SIGKILL),
+        pytest.param(60, signal.SIGKILL, marks=pytest.mark.torture),
+        pytest.param(200, signal.SIGKILL, marks=pytest.mark.torture),
         (20, signal.SIGTERM),
         (60, signal.SIGINT),
     ],

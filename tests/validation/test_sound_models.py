@@ -66,9 +66,12 @@ EXPLAINED = {
 
 
 @pytest.mark.timeout(600)
-def test_no_real_template_is_rejected_inside_a_sound_file_and_each_warning_is_explained() -> None:
-    templates = real_templates()
-    assert len(templates) >= 60
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.torture)])
+def test_no_real_template_is_rejected_inside_a_sound_file_and_each_warning_is_explained(step: int) -> None:
+    every = real_templates()
+    assert len(every) >= 60
+    assert len(EXPLAINED) <= 0.05 * len(every), "a warning that many models carry warns of nothing"
+    templates = {name: every[name] for name in {*sorted(every)[step // 2 :: step], *EXPLAINED} & set(every)}
     found = {name: audit(tiny_llama(template=text)) for name, text in templates.items()}
     assert [name for name, one in found.items() if Verdict.REJECT in {one.verdict, one.template.verdict}] == []
     warned = {
@@ -77,4 +80,3 @@ def test_no_real_template_is_rejected_inside_a_sound_file_and_each_warning_is_ex
         if one.verdict is Verdict.WARN
     }
     assert warned == {name: rules for name, (rules, _) in EXPLAINED.items() if name in found}
-    assert len(warned) <= 0.05 * len(found), "a warning that many models carry warns of nothing"
