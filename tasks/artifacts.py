@@ -200,6 +200,18 @@ def preflight(subject: ArtifactSubject, result: Preflight) -> None:
                 "why": candidate.reason,
             }
             for candidate in result.candidates
+        ]
+        + [
+            {
+                "variant": "",
+                "quantization": "",
+                "file": file,
+                "size": "",
+                "memory": "",
+                "fits": "no",
+                "why": f"passed over: {reason}",
+            }
+            for file, reason in result.passed_over
         ],
         description=f"{result.name}: {result.variant} with {result.plan.context_tokens} tokens of context {verdict}",
     )

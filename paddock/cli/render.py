@@ -150,6 +150,8 @@ def render_preflight(result: Preflight) -> None:
         )
         _row(table, *cells, "yes" if candidate.fits else "no", candidate.reason)
     out.print(table)
+    for file, reason in result.passed_over:
+        out.print(_cell(f"passed over: {file}: {reason}"))
     plan = result.plan
     for name, size in plan.memory.parts():
         out.print(_cell(f"{name}: {human_bytes(size)}"))
