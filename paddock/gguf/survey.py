@@ -72,6 +72,16 @@ def survey_names(sets: Sequence[GgufSet]) -> Survey:
     return Survey(tuple(rank_models(set(sets) - set(projectors))), projectors=projectors, passed_over=reasons)
 
 
+def survey_snapshot(sets: Sequence[GgufSet]) -> Survey:
+    """Survey the GGUF files of a snapshot, which has one model, and one projector at most: the smaller of the two where
+    neither is named like one."""
+    found = survey_names(sets)
+    if len(found.models) != 2 or found.projectors:
+        return found
+    model, projector = sorted(found.models, key=lambda one: (-one.size, one.first))
+    return Survey((model,), projectors=(projector,), passed_over={projector: ModelKind.PROJECTOR.noun})
+
+
 def survey(
     sets: Sequence[GgufSet],
     *,

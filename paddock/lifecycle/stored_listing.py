@@ -15,10 +15,11 @@ from paddock.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from paddock.gguf.survey import survey_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.names import ModelName, Revision, is_commit_prefix
-from paddock.model.quantization import group_shards, is_projector
+from paddock.model.quantization import group_shards
 from paddock.model.reference import Reference, same_variant
 
 MAIN = "main"
@@ -73,8 +74,9 @@ def listing_of(*manifests: Manifest) -> Listing:
         variants={
             gguf.first: manifest.variant
             for manifest in manifests
-            for gguf in group_shards((file.path, file.size) for file in manifest.files)
-            if not any(is_projector(file.path) for file in manifest.files)
+            for sets in [group_shards((file.path, file.size) for file in manifest.files)]
+            for gguf in sets
+            if not survey_snapshot(sets).projectors
         },
     )
 

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
+from infra.local.s3 import S3Server
 from paddock.errors import FileNotInRevision, NoGguf
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.acquire.acquire import SERVED
+from paddock.lifecycle.acquire.cache import push_snapshot
 from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.acquire.restore import restore
 from paddock.lifecycle.assess.inspect import inspect
 from paddock.lifecycle.assess.model_source import source_from_argument, source_from_listing
 from paddock.lifecycle.assess.preflight import choose_fitting, preflight
 from paddock.lifecycle.assess.sound_models import best_sound_model
-from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.steps import PlainRunner
 from paddock.model.names import ModelName
 from paddock.model.quantization import PREFERRED, quantization_of
 from paddock.model.reference import Reference
@@ -26,6 +30,7 @@ from paddock.planning.plan import PlanRequest
 from paddock.validation.sharding import check_model_sharding
 from tests.support import side_files
 from tests.support.gguf import STRING, U32, tiny_llama, tiny_shards
+from tests.support.tiny_hub import use_s3
 
 FILE_TYPES = {"Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15, "Q4_K_S": 14, "Q2_K": 10, "F16": 1}
 
@@ -325,3 +330,19 @@ def test_the_model_of_random_repositories_is_the_one_that_an_oracle_names(
 ) -> None:
     for seed in seeds:
         check_random_repository(clients, hub, tmp_path / str(seed), seed)
+
+
+def test_a_projector_with_another_name_is_stored_sent_and_restored_beside_its_model(
+    monkeypatch: pytest.MonkeyPatch, clients: Clients, hub: HubService, s3: S3Server, tmp_path: Path
+) -> None:
+    hub.repository("org/case").commit({"m-Q8_0.gguf": Q8, "eyes-F16.gguf": side_files.projector()})
+    use_s3(monkeypatch, s3, tmp_path.name)
+    first = connect()
+    pulled = pull(first, Reference.parse("org/case"), projector=True).manifest
+    assert {file.path for file in pulled.files if file.path.endswith(".gguf")} == {"m-Q8_0.gguf", "eyes-F16.gguf"}
+    assert pulled.variant == "Q8_0-mmproj"
+    assert get_gguf_file_path(first.volume.snapshot_path(pulled.id)).name == "m-Q8_0.gguf"
+    push_snapshot(first, pulled)
+    monkeypatch.setenv("PADDOCK_VOLUME", str(tmp_path / "second"))
+    second = connect()
+    assert restore(PlainRunner(second), Reference.parse("org/case")).manifest == pulled

@@ -17,6 +17,7 @@ from typing import Any
 from paddock.chat.audit import audit_template
 from paddock.chat.template import DERIVED_FILES, TEMPLATE_FILE
 from paddock.errors import CorruptFile, NotOnVolume, SnapshotDiffers
+from paddock.gguf.survey import survey_snapshot
 from paddock.lifecycle.acquire.fetch import fetch_remote_file
 from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes
 from paddock.lifecycle.acquire.publish import Published
@@ -30,7 +31,7 @@ from paddock.lifecycle.stored_listing import listing_of
 from paddock.model.acquired import Acquired, PlannedFile
 from paddock.model.artifact import Manifest, RepositoryFile
 from paddock.model.finding import verdict_of
-from paddock.model.quantization import is_gguf
+from paddock.model.quantization import group_shards
 from paddock.model.reference import Reference, SnapshotId
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
@@ -106,7 +107,8 @@ def plan(clients: Clients, manifest: Manifest) -> AcquisitionPlan:
                 cure=f"remove it with `paddock rm {manifest.id}`, then restore it again",
             )
     listing = listing_of(manifest)
-    choice = select_files(listing, files=[file.path for file in listing.files if is_gguf(file.path)])
+    sets = group_shards((file.path, file.size) for file in listing.files)
+    choice = select_files(listing, survey=survey_snapshot(sets), files=[path for one in sets for path in one.paths])
     rows = tuple(
         PlannedFile(
             RepositoryFile(file.path, file.size, file.sha256, None),
