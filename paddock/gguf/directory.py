@@ -56,7 +56,7 @@ def best_model(directory: Path, sets: Sequence[GgufSet]) -> GgufSet | None:
         first = first or next(iter(surveyed.models), None)
         complete = [model for model in surveyed.models if not model.missing]
         if not surveyed.heads:
-            return first
+            return next(iter(surveyed.models), first)
         sound = next((model for model in complete if _is_sound(directory, model)), None)
         if sound or not surveyed.siblings:
             return sound or first
