@@ -14,19 +14,19 @@ __version__ = version.VERSION
 
 if TYPE_CHECKING:
     from paddock.chat.template import setup_chat_template
+    from paddock.gguf.directory import get_gguf_file_path
     from paddock.lifecycle.acquire.download import download_model_to_path
     from paddock.lifecycle.inventory import delete_model_from_volume, get_model_path_from_name, list_model_files
-    from paddock.model.quantization import get_gguf_file_path
-    from paddock.model.sharding import check_model_sharding
     from paddock.validation.compatibility import is_model_supported
     from paddock.validation.configuration import get_model_config
+    from paddock.validation.sharding import check_model_sharding
 
 _MODULES = {
     "get_model_path_from_name": "paddock.lifecycle.inventory",
     "download_model_to_path": "paddock.lifecycle.acquire.download",
-    "get_gguf_file_path": "paddock.model.quantization",
+    "get_gguf_file_path": "paddock.gguf.directory",
     "get_model_config": "paddock.validation.configuration",
-    "check_model_sharding": "paddock.model.sharding",
+    "check_model_sharding": "paddock.validation.sharding",
     "setup_chat_template": "paddock.chat.template",
     "is_model_supported": "paddock.validation.compatibility",
     "list_model_files": "paddock.lifecycle.inventory",

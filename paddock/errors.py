@@ -21,6 +21,7 @@ The tree has two branches, since they decide what a caller does next: retry or n
         │   ├── RevisionNotFound          no such branch, tag or commit
         │   ├── FileNotInRevision         the revision has no such file
         │   ├── HubRefused                the Hub refused for another reason, or HF_HUB_OFFLINE is set
+        │   ├── ProxyRefused              a proxy requires other credentials, or refuses to connect
         │   ├── TransferRefused           the source of a file's bytes refuses to send them
         │   ├── NotEnoughDisk             found before the first byte, or while writing
         │   ├── NoPermission              a directory or bucket may not be read or written (also a PermissionError)
@@ -85,7 +86,9 @@ class HubUnavailable(TransientError):
 
 
 class TransferInterrupted(TransientError):
-    pass
+    """`wrong_answers`: the server answered each request, and never with the bytes that were requested."""
+
+    wrong_answers = False
 
 
 class OrchestratorUnavailable(TransientError):
@@ -145,6 +148,10 @@ class FileNotInRevision(OperationError):
 
 
 class HubRefused(OperationError):
+    pass
+
+
+class ProxyRefused(OperationError):
     pass
 
 

@@ -31,9 +31,11 @@ from paddock.errors import (
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, parse_revision, parse_sha256, printable
 from paddock.model.source import Address, Expected, HubLocation
+from paddock.network import DIRECT, Network, is_untrusted
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
+    import httpx2
     from huggingface_hub import HfApi, ModelInfo
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoSibling
@@ -46,12 +48,18 @@ warnings.filterwarnings("ignore", message="The `HF_HUB_ENABLE_HF_TRANSFER`", cat
 _TIMEOUT_S = 20.0
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_USER_AGENT = {"User-Agent": f"paddock/{VERSION}"}
+_TOKEN = re.compile(r"[!-~]+")
+_BYTE_ORDER_MARK = "\ufeff"
 _PORTS = {"http": 80, "https": 443}
 
 
 @contextmanager
-def map_hub_errors(endpoint: str, subject: str) -> Iterator[None]:
-    """Raise the errors of huggingface_hub and of its HTTP client as Paddock's, with `subject` in the message.
+def map_hub_errors(  # noqa: PLR0912 - a branch for each kind of error
+    endpoint: str, subject: str, *, network: Network = DIRECT
+) -> Iterator[None]:
+    """Raise the errors of huggingface_hub and of its HTTP client as Paddock's, with `subject` in the message. Those of
+    the transport are Paddock's already.
 
     `LocalEntryNotFoundError` is caught before its parent `EntryNotFoundError`: it means that a connection failed, and
     the parent is permanent. Python's own errors come from huggingface_hub parsing a response: ValueError if it is not
@@ -62,6 +70,8 @@ def map_hub_errors(endpoint: str, subject: str) -> Iterator[None]:
 
     try:
         yield
+    except PaddockError:
+        raise
     except (vendor.OfflineModeIsEnabled, vendor.LocalTokenNotFoundError) as error:
         raise HubRefused(f"the Hub was not contacted for {subject}: {_first_line(error)}") from None
     except vendor.GatedRepoError:
@@ -98,6 +108,10 @@ def map_hub_errors(endpoint: str, subject: str) -> Iterator[None]:
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise _not_a_hub(endpoint, subject, "the JSON of its response has another form") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+        if is_untrusted(error):
+            raise HubRefused(
+                f"the certificate of {endpoint} is not trusted ({_first_line(error)})", cure=network.untrusted_cure
+            ) from None
         raise HubUnavailable(
             f"{endpoint} did not answer for {subject}: {_first_line(error) or type(error).__name__}",
             cure="check the network and HF_ENDPOINT, then try again",
@@ -135,6 +149,7 @@ class Hub:
         self.endpoint = settings.hub_endpoint
         self._offline = settings.hub_offline
         self._token = settings.hub_token
+        self.network = settings.network
 
     def listing(self, model: ModelName, ref: str = "main") -> Listing:
         """Resolve `ref` (a branch, tag or commit) and list all files of that commit, in one request.
@@ -144,7 +159,7 @@ class Hub:
         """
         subject = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
         api = self._api(subject)
-        with map_hub_errors(self.endpoint, subject):
+        with map_hub_errors(self.endpoint, subject, network=self.network):
             info = api.model_info(str(model), revision=ref, files_metadata=True, timeout=_TIMEOUT_S)
         try:
             return _listing(model, info)
@@ -155,8 +170,24 @@ class Hub:
         """One file of a revision as a source for `paddock.transfer`. Sends no request yet."""
         return HubFile(hub=self, model=model, revision=revision, file=file)
 
+    def address(self, model: ModelName, revision: Revision, path: str) -> Address:
+        """The Hub's own URL of a file, which it answers with the bytes, or with a redirect to them. Sends no request.
+
+        Raises HubRefused if the Hub may not be contacted, and BadSetting.
+        """
+        from huggingface_hub import hf_hub_url
+
+        subject = f"{model}@{revision[:8]}: {path}"
+        self._require_online(subject)
+        with map_hub_errors(self.endpoint, subject):
+            url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
+        token = self.token()
+        headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if token else {})
+        return Address(url, headers, self.network, commit=revision)
+
     def locate(self, model: ModelName, revision: Revision, path: str) -> Address:
-        """Request the current URL of a file. Its headers hold the token only for the Hub's own scheme, host and port.
+        """Request the current URL of a file's bytes, to which the Hub redirects. Its headers hold the token only for
+        the Hub's own scheme, host and port.
 
         Raises ModelNotFound, ModelGated, RevisionNotFound, FileNotInRevision, HubRefused, and HubUnavailable.
         """
@@ -165,7 +196,7 @@ class Hub:
         subject = f"{model}@{revision[:8]}: {path}"
         self._api(subject)
         token = self.token()
-        with map_hub_errors(self.endpoint, subject):
+        with map_hub_errors(self.endpoint, subject, network=self.network):
             url = hf_hub_url(str(model), path, revision=revision, endpoint=self.endpoint)
             metadata = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=self.endpoint)
             target, hub = urlsplit(metadata.location), urlsplit(self.endpoint)
@@ -178,40 +209,100 @@ class Hub:
             raise _not_a_hub(
                 self.endpoint, subject, f"it redirects from {hub.scheme} to {printable(target.scheme) or 'nowhere'}"
             )
-        headers = {"User-Agent": f"paddock/{VERSION}"}
-        if same_origin and token:
-            headers["Authorization"] = f"Bearer {token}"
-        return Address(metadata.location, headers)
+        headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if same_origin and token else {})
+        return Address(metadata.location, headers, self.network)
 
     def token(self) -> str | None:
-        """The token of the settings, else the one that `hf auth login` stored; None without either."""
-        from huggingface_hub import get_token
+        """The token of the settings, else the one that `hf auth login` stored; None without either.
 
-        return self._token.get_secret_value() if self._token else get_token()
+        Raises BadSetting for a stored token that cannot be used.
+        """
+        return self._token.get_secret_value() if self._token else _stored_token()
 
-    def _api(self, subject: str) -> HfApi:
+    def _require_online(self, subject: str) -> None:
         if self._offline:
             raise HubRefused(
                 f"the Hub was not contacted for {subject}: HF_HUB_OFFLINE is set", cure="unset it to reach the Hub"
             )
+
+    def _api(self, subject: str) -> HfApi:
+        self._require_online(subject)
         from huggingface_hub import HfApi
 
+        _SHARED_CLIENT.use(self.network)
         return HfApi(
             endpoint=self.endpoint,
-            token=self._token.get_secret_value() if self._token else None,
+            token=self.token() or False,  # False: huggingface_hub does not look for one itself
             library_name="paddock",
             library_version=VERSION,
         )
 
 
-def download_file(location: HubLocation, directory: Path) -> Path:
+def _stored_token() -> str | None:
+    """The token that huggingface_hub finds: that of `hf auth login`, or of a CI provider. Raises BadSetting."""
+    from huggingface_hub import constants, get_token
+
+    try:
+        token = get_token()
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    else:
+        token = (token or "").removeprefix(_BYTE_ORDER_MARK).strip() or None
+        if token is None or _TOKEN.fullmatch(token):
+            return token
+        reason = "it contains characters that no token has"
+    raise BadSetting(
+        f"the token file {constants.HF_TOKEN_PATH} is not usable: {reason}",
+        cure="remove it and run `hf auth login`, or set HF_TOKEN",
+    )
+
+
+class _SharedClient:
+    """huggingface_hub's HTTP client, of which the process has one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._network: Network | None = None
+
+    def use(self, network: Network) -> None:
+        """Send the next requests by the rule of this network."""
+        from huggingface_hub import set_client_factory
+
+        with self._lock:
+            if network != self._network:
+                set_client_factory(lambda: _http_client(network))
+                self._network = network
+
+
+_SHARED_CLIENT = _SharedClient()
+
+
+def _http_client(network: Network) -> httpx2.Client:
+    """A client like huggingface_hub's own, except for proxies and certificates."""
+    import httpx2
+
+    from paddock.network.transport import ProxiedTransport
+
+    return httpx2.Client(
+        transport=ProxiedTransport(network),
+        follow_redirects=True,
+        timeout=None,
+        trust_env=False,
+    )
+
+
+def download_file(location: HubLocation, directory: Path, *, network: Network) -> Path:
     """Download a file into a directory with huggingface_hub, by Xet if the Hub stores it there; return its path.
 
     huggingface_hub verifies nothing but the size, and does not resume. Raises the errors of `map_hub_errors`.
     """
     from huggingface_hub import hf_hub_download
 
-    with map_hub_errors(location.endpoint, f"{location.repository}@{location.revision[:8]}: {location.path}"):
+    _SHARED_CLIENT.use(network)
+    subject = f"{location.repository}@{location.revision[:8]}: {location.path}"
+    with map_hub_errors(location.endpoint, subject, network=network):
         return Path(
             hf_hub_download(
                 location.repository,
@@ -228,12 +319,21 @@ def _listing(model: ModelName, info: ModelInfo) -> Listing:
     """Validate what huggingface_hub parsed, since it checks no types. Raises TypeError or UnsafeName."""
     licence = info.card_data.get("license") if info.card_data else None
     return Listing(
-        model=model,
+        model=_name(model, info.id),
         revision=parse_revision(_text(info.sha, "the commit")),
         files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
         licence=licence if isinstance(licence, str) else None,
         library=info.library_name if isinstance(info.library_name, str) else None,
     )
+
+
+def _name(requested: ModelName, id: object) -> ModelName:
+    """The Hub's own name of the repository, which is another than the requested one for a renamed repository, and may
+    differ in case. A mirror may send none."""
+    try:
+        return ModelName.parse(_text(id, "the id"))
+    except (TypeError, UnsafeName):
+        return requested
 
 
 def _file(sibling: RepoSibling) -> RepositoryFile:
@@ -264,7 +364,11 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
 
 @dataclass
 class HubFile:
-    """A file of the Hub as a source of bytes. Its address is requested once, and again when it has expired."""
+    """A file of the Hub as a source of bytes.
+
+    Its address is the Hub's own, so that no request is needed before the first one for bytes. Once it was refused, the
+    Hub is asked for the address of the bytes, and its answer says why it refuses.
+    """
 
     hub: Hub
     model: ModelName
@@ -289,6 +393,8 @@ class HubFile:
 
     def address(self, *, renew: bool = False) -> Address:
         with self._lock:
-            if self._address is None or renew:
+            if renew:
                 self._address = self.hub.locate(self.model, self.revision, self.file.path)
+            elif self._address is None:
+                self._address = self.hub.address(self.model, self.revision, self.file.path)
             return self._address

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from paddock.errors import BadSetting
+from paddock.network import Network
 
 MIB = 1024 * 1024
 
@@ -176,6 +177,57 @@ class Settings(BaseModel):
     hub_offline: bool = Field(
         default=False, validation_alias="HF_HUB_OFFLINE", description="`1`: make no requests to the Hub"
     )
+    https_proxy: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("https_proxy", "HTTPS_PROXY"),
+        description="Proxy for `https://` addresses; unset: `all_proxy`",
+    )
+    http_proxy: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("http_proxy", "HTTP_PROXY"),
+        description="Proxy for `http://` addresses; unset: `all_proxy`",
+    )
+    all_proxy: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("all_proxy", "ALL_PROXY"),
+        description="Proxy for all addresses; unset: none",
+    )
+    no_proxy: str = Field(
+        default="",
+        validation_alias=AliasChoices("no_proxy", "NO_PROXY"),
+        description="Hosts that are reached without a proxy",
+    )
+    ssl_cert_file: Path | None = Field(
+        default=None,
+        validation_alias="SSL_CERT_FILE",
+        description="PEM file with the certificate authorities to trust; unset: the system's",
+    )
+    requests_ca_bundle: Path | None = Field(
+        default=None,
+        validation_alias="REQUESTS_CA_BUNDLE",
+        description="The same, where `SSL_CERT_FILE` is unset",
+    )
+    ssl_cert_dir: Path | None = Field(
+        default=None,
+        validation_alias="SSL_CERT_DIR",
+        description="Directory with the certificate authorities to trust, where neither file is set",
+    )
+
+    @property
+    def network(self) -> Network:
+        """Proxies and certificates, for every HTTP client of the process."""
+        http, https, both = (
+            proxy.get_secret_value() if proxy else None for proxy in (self.http_proxy, self.https_proxy, self.all_proxy)
+        )
+        network = Network(http, https, both, self.no_proxy)
+        for path, setting in (
+            (self.ssl_cert_file, "SSL_CERT_FILE"),
+            (self.requests_ca_bundle, "REQUESTS_CA_BUNDLE"),
+            (self.ssl_cert_dir, "SSL_CERT_DIR"),
+        ):
+            if path is not None:
+                return network.with_ca(path.absolute(), setting)
+        return network
 
     @field_validator("volume", "cache")
     @classmethod
@@ -269,11 +321,6 @@ def _set_variables() -> Iterator[tuple[str, str]]:
                 break
 
 
-_NETWORK_VARIABLES = tuple(
-    name
-    for lower in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
-    for name in (lower, lower.upper())
-)
 _CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
 
 
@@ -290,8 +337,3 @@ def visible_gpus() -> tuple[str, ...] | None:
     """The numbers or UUIDs of GPUs in CUDA_VISIBLE_DEVICES; None if it is not set, and all GPUs are visible."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     return None if value is None else tuple(name.strip() for name in value.split(","))
-
-
-def downloader_environment(**extra: str) -> dict[str, str]:
-    """The environment for a process that downloads: with proxies and certificates, and no secret except a proxy's."""
-    return child_environment(**{name: os.environ[name] for name in _NETWORK_VARIABLES if name in os.environ}, **extra)

@@ -125,6 +125,8 @@ def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding
 def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
     """The chat template, its origin, the findings on it, and the rendered sample conversations, as Markdown."""
     template = check.chat
+    if template is None:  # nobody chats with such a model
+        return
     found = [*check.audited, *check.findings]
     lines = [
         f"The chat template of {subject.name} is from {template.origin}: {_as_text(template.why)}.",
@@ -198,6 +200,18 @@ def preflight(subject: ArtifactSubject, result: Preflight) -> None:
                 "why": candidate.reason,
             }
             for candidate in result.candidates
+        ]
+        + [
+            {
+                "variant": "",
+                "quantization": "",
+                "file": file,
+                "size": "",
+                "memory": "",
+                "fits": "no",
+                "why": f"passed over: {reason}",
+            }
+            for file, reason in result.passed_over
         ],
         description=f"{result.name}: {result.variant} with {result.plan.context_tokens} tokens of context {verdict}",
     )

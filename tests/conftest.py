@@ -7,13 +7,14 @@ import pytest
 
 from tests.support.hub import demo_cache, hub
 from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
-from tests.support.stack import prefect_server, s3, stop_prefect
+from tests.support.stack import moto, prefect_server, s3, stop_prefect
 from tests.support.tiny_hub import clients, pulled, pulled_home
 
 __all__ = [
     "clients",
     "demo_cache",
     "hub",
+    "moto",
     "prefect_server",
     "pulled",
     "pulled_home",

@@ -51,14 +51,21 @@ BAD = {
     "nothing to promote": (["promote", f"{NAME}@{OTHER}"], 1, "not-on-volume"),
     "nothing of it to promote": (["promote", NAME], 1, "not-on-volume"),
     "a variant that is not there": (["show", f"{NAME}:Q4_K_M"], 1, "not-on-volume"),
-    "a rollback to a revision": (["rollback", f"{NAME}@{OTHER}"], 3, "wrong-usage"),
-    "the history of a revision": (["history", f"{NAME}@{OTHER}"], 3, "wrong-usage"),
+    "a rollback to a revision that is not there": (["rollback", f"{NAME}@{OTHER}"], 1, "not-on-volume"),
+    "the history of a revision that is not there": (["history", f"{NAME}@{OTHER}"], 1, "not-on-volume"),
     "an unsafe variant": (["pull", f"{NAME}:a--b"], 3, "unsafe-name"),
     "a reserved variant": (["pull", f"{NAME}:latest"], 3, "unsafe-name"),
     "two variants": (["pull", f"{NAME}:Q8_0:Q4_K_M"], 3, "unsafe-name"),
     "two revisions": (["pull", f"{NAME}@main@main"], 3, "unsafe-name"),
     "a variant and another quantization": (["pull", f"{NAME}:Q8_0", "--quant", "Q4_K_M"], 3, "bad-setting"),
     "a variant and a file": (["pull", f"{NAME}:Q8_0", "--file", "tiny-Q8_0.gguf"], 3, "wrong-usage"),
+    "a file and a quantization": (["pull", f"{NAME}:tiny-Q8_0.gguf", "--quant", "Q8_0"], 3, "wrong-usage"),
+    "the file of another to onboard": (["onboard", f"{NAME}:tiny-Q8_0.gguf", "--quant", "Q8_0"], 3, "wrong-usage"),
+    "a pattern for several models": (["pull", NAME, "--file", "*"], 3, "bad-setting"),
+    "a pattern for nothing": (["pull", NAME, "--file", "*Q2_K*"], 1, "file-not-in-revision"),
+    "an address of another host": (["pull", f"https://example.com/{NAME}"], 3, "unsafe-name"),
+    "an address of a dataset": (["plan", "https://huggingface.co/datasets/org/name"], 3, "unsafe-name"),
+    "a path outside of the volume": (["show", "/etc/hostname"], 3, "unsafe-name"),
     "nothing to measure": (["bench", NAME], 1, "not-on-volume"),
     "no history": (["history", NAME], 1, "not-on-volume"),
 }
@@ -147,7 +154,9 @@ def test_a_full_disk_is_reported_before_the_first_weight(clients: Clients, hub: 
     result = program("pull", NAME, "--json", before=mounted)
     assert (result.status, result.json["error"]) == (1, "not-enough-disk"), result
     assert "missing" in result.json["message"]
-    assert hub.stats().bytes_sent == {f"{NAME}/tiny-Q8_0.gguf": len(tiny_model())}  # its header was looked at
+    sent = hub.stats().bytes_sent
+    assert sent[f"{NAME}/tiny-Q8_0.gguf"] == len(tiny_model()), "its header was looked at, and no byte fetched twice"
+    assert all(path.endswith(".gguf") for path in sent), "nothing but headers"
 
 
 def test_no_secret_is_ever_printed(monkeypatch: pytest.MonkeyPatch, clients: Clients, s3: S3Server) -> None:
@@ -180,6 +189,7 @@ def test_verbose_logs_paddock_and_no_other_library() -> None:
 def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
     clients: Clients, target: str, words: str, arguments: str
 ) -> None:
+    clients.settings.volume.mkdir()
     line = f'exec "$0" -m paddock {arguments} {target}'
     done = subprocess.run(["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -190,6 +200,7 @@ def test_a_stdout_that_cannot_be_written_is_a_failure_in_a_sentence(
 
 @pytest.mark.parametrize("arguments", [["ls", "--json"], ["ls"], ["--help"]])
 def test_a_closed_pipe_ends_it_without_a_message(clients: Clients, arguments: list[str]) -> None:
+    clients.settings.volume.mkdir()
     reader, writer = os.pipe()
     os.close(reader)
     line = [sys.executable, "-m", "paddock", *arguments]

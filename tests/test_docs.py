@@ -26,6 +26,7 @@ from paddock.model.quantization import PREFERRED
 from paddock.planning.placement import GPU_MARGIN_BYTES
 from paddock.planning.targets import CARDS_MIB, DRIVER_RESERVED_BYTES, parse_target
 from paddock.settings import Settings
+from paddock.store.features import FEATURES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -327,6 +328,11 @@ def test_a_flow_is_documented_with_its_parameters_and_defaults(entrypoint: str) 
 def test_the_pools_tables_list_every_pool(page: str) -> None:
     heading = "## Pools" if page == "flows.md" else "## Work pools"
     assert {code(cells[0]) for cells in rows(section(text_of(page), heading))} == set(POOLS)
+
+
+def test_the_table_of_s3_features_is_what_the_code_needs() -> None:
+    documented = rows(section(text_of("store-in-s3.md"), "## Features of the server"))
+    assert documented == [[feature.name, "yes" if feature.is_needed else "no", feature.lost] for feature in FEATURES]
 
 
 def test_a_deployment_that_is_named_exists() -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from jinja2 import nodes
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
 from paddock.chat import allowlist, dates
+from paddock.chat.assignments import Assignments
 from paddock.chat.protocol import TemplateAnalysis
 from paddock.chat.text import find_urls, invisible_characters
 from paddock.model.finding import Finding, Severity
@@ -36,7 +36,7 @@ def unusable(rule: str, reason: str, where: str = "") -> TemplateAnalysis:
 def analyse(tree: nodes.Template) -> TemplateAnalysis:
     """Check a parsed template, and collect its triggers."""
     all_nodes = list(_walk(tree))
-    assignments = _Assignments.of(all_nodes)
+    assignments = Assignments.of(all_nodes)
     findings: dict[tuple[str, str], Finding] = {}
     for node in all_nodes:
         for finding in _check_node(node, assignments):
@@ -62,63 +62,7 @@ def _walk(tree: nodes.Node) -> Iterator[nodes.Node]:
         pending.extend(node.iter_child_nodes())
 
 
-@dataclass(frozen=True, slots=True)
-class _Assignments:
-    """The assignments of a template: all names that it binds, and for each name (or `namespace.attribute`) the values
-    assigned to it.
-    """
-
-    bound: frozenset[str]
-    values: dict[str, list[nodes.Node]]
-
-    @classmethod
-    def of(cls, all_nodes: list[nodes.Node]) -> _Assignments:
-        bound: set[str] = set()
-        values: dict[str, list[nodes.Node]] = {}
-        for node in all_nodes:
-            if isinstance(node, nodes.Macro) or (isinstance(node, nodes.Name) and node.ctx in {"store", "param"}):
-                bound.add(node.name)
-            elif isinstance(node, nodes.Assign):
-                name = dates.key_of(node.target)
-                if name:
-                    values.setdefault(name, []).append(node.node)
-            elif isinstance(node, nodes.AssignBlock):
-                name = dates.key_of(node.target)
-                if name:
-                    values.setdefault(name, []).append(nodes.Concat([]))  # rendered text counts as built
-        return cls(frozenset(bound), values)
-
-    def builds_text(self, node: nodes.Node, *, seen: frozenset[str] = frozenset()) -> bool:
-        """Whether a value may be text that the template builds, which could spell a forbidden name."""
-        if isinstance(node, nodes.Concat | nodes.Mod):
-            return True
-        if isinstance(node, nodes.Add | nodes.Mul | nodes.CondExpr | nodes.Or | nodes.And):
-            parts = list(node.iter_child_nodes())
-            textual = isinstance(node, nodes.Add | nodes.Mul) and any(
-                isinstance(part, nodes.Const) and isinstance(part.value, str) for part in parts
-            )
-            return textual or any(self.builds_text(part, seen=seen) for part in parts)
-        if isinstance(node, nodes.Filter):
-            return node.name in allowlist.TEXT_BUILDING_FILTERS
-        if isinstance(node, nodes.Call):
-            return isinstance(node.node, nodes.Getattr) and node.node.attr in allowlist.TEXT_BUILDING_METHODS
-        if isinstance(node, nodes.Getitem):
-            return isinstance(node.arg, nodes.Slice) and isinstance(node.node, nodes.Const)
-        name = dates.key_of(node)
-        if name is None or name in seen:
-            return False
-        return any(self.builds_text(value, seen=seen | {name}) for value in self.values.get(name, ()))
-
-    def is_literal_text(self, node: nodes.Node) -> bool:
-        """Whether a value can only be a string literal of the template."""
-        if isinstance(node, nodes.Const):
-            return isinstance(node.value, str)
-        name = dates.key_of(node)
-        values = self.values.get(name, []) if name else []
-        return bool(values) and all(isinstance(value, nodes.Const) and isinstance(value.value, str) for value in values)
-
-
-def _check_node(node: nodes.Node, assignments: _Assignments) -> Iterator[Finding]:
+def _check_node(node: nodes.Node, assignments: Assignments) -> Iterator[Finding]:
     where = f"line {node.lineno}"
     loading = allowlist.TEMPLATE_LOADING.get(type(node))
     if loading:
@@ -142,7 +86,7 @@ def _check_node(node: nodes.Node, assignments: _Assignments) -> Iterator[Finding
         yield from _check_literal(node, where)
 
 
-def _check_name(node: nodes.Name, assignments: _Assignments, where: str) -> Iterator[Finding]:
+def _check_name(node: nodes.Name, assignments: Assignments, where: str) -> Iterator[Finding]:
     if node.name in assignments.bound and not node.name.startswith("__"):
         return
     if node.name in allowlist.FORBIDDEN_NAMES:
@@ -168,7 +112,7 @@ def _check_attribute(name: object, where: str) -> Iterator[Finding]:
         yield _reject("template.internals", f"`{name}` gives access to Python's internals", where)
 
 
-def _check_subscript(node: nodes.Getitem, assignments: _Assignments, where: str) -> Iterator[Finding]:
+def _check_subscript(node: nodes.Getitem, assignments: Assignments, where: str) -> Iterator[Finding]:
     if isinstance(node.arg, nodes.Const):
         yield from _check_attribute(node.arg.value, where)
     elif not isinstance(node.arg, nodes.Slice) and assignments.builds_text(node.arg):
@@ -179,7 +123,7 @@ def _check_subscript(node: nodes.Getitem, assignments: _Assignments, where: str)
         )
 
 
-def _check_filter(node: nodes.Filter, assignments: _Assignments, where: str) -> Iterator[Finding]:
+def _check_filter(node: nodes.Filter, assignments: Assignments, where: str) -> Iterator[Finding]:
     if node.name in allowlist.FORBIDDEN_FILTERS:
         yield _reject("template.filter", f"the filter `{node.name}` is not allowed in a chat template", where)
     elif node.name not in FILTERS:
@@ -221,7 +165,9 @@ def _check_named_arguments(node: nodes.Filter, where: str) -> Iterator[Finding]:
             yield _reject("template.filter", f"the filter `{argument.value}` is not allowed in a chat template", where)
 
 
-def _check_call(node: nodes.Call, assignments: _Assignments, where: str) -> Iterator[Finding]:
+def _check_call(node: nodes.Call, assignments: Assignments, where: str) -> Iterator[Finding]:
+    if assignments.is_macro(node.node):
+        return
     if not isinstance(node.node, nodes.Getattr):
         if not isinstance(node.node, nodes.Name):
             yield _reject("template.call", "the called function is computed", where)
@@ -273,7 +219,7 @@ def _triggers(all_nodes: list[nodes.Node]) -> tuple[tuple[str, ...], tuple[int, 
         sides: list[nodes.Node] = []
         if isinstance(node, nodes.Compare):
             sides = [node.expr, *(operand.expr for operand in node.ops)]
-        elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr | nodes.Name):
+        elif isinstance(node, nodes.Call):
             sides = list(node.args)
         elif isinstance(node, nodes.Filter | nodes.Test):
             sides = [*(node.args or ()), *(keyword.value for keyword in node.kwargs or ())]

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from paddock.chat.fidelity import check_fidelity, split_rendering
+from paddock.chat.fidelity import check_fidelity
 from paddock.chat.probes import Probe, standard_probes, trigger_probes
 from paddock.chat.protocol import MAX_SOURCE_BYTES, RenderResult
 from paddock.chat.render import TemplateProcess
+from paddock.chat.split import split_rendering
+from paddock.chat.tool_calls import check_tool_calls, tool_call_probes
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 
 NEEDS_MORE = "template.needs-more"
@@ -76,6 +78,8 @@ def _check_accepted(source: str, bos: str, eos: str) -> Sequence[Finding]:
         findings = list(analysis.findings)
         if not analysis.rejected:
             findings += _probe(process, standard_probes() + trigger_probes(analysis.texts, analysis.numbers))
+            if verdict_of(findings) is not Verdict.REJECT:
+                findings += _probe_tool_calls(process, analysis.texts)
     if verdict_of(findings) is Verdict.REJECT:
         raise _Rejected(findings)
     return tuple(findings)
@@ -105,6 +109,16 @@ def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:
             _CURE,
         )
     ]
+
+
+def _probe_tool_calls(process: TemplateProcess, texts: Sequence[str]) -> list[Finding]:
+    first = standard_probes()[0]
+    question = process.render(first.with_tools().request)
+    if not question.ok:
+        return []
+    probes = tool_call_probes(first, texts)
+    results = [(name, value, probe, process.render(probe.request)) for name, value, probe in probes]
+    return list(check_tool_calls(question, results))
 
 
 def _render(process: TemplateProcess, probes: Sequence[Probe]) -> list[tuple[Probe, RenderResult]]:

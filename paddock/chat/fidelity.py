@@ -10,89 +10,20 @@ length, its contents, and the date.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from paddock.chat.probes import TOOLS, Aspect, Probe
+from paddock.chat.added_text import check_added_text
+from paddock.chat.probes import Aspect, Probe
 from paddock.chat.protocol import RenderResult, RenderStatus
-from paddock.chat.text import DATE_WORDS, find_urls, invisible_characters, sentences, words
+from paddock.chat.split import SplitRendering, split_rendering
+from paddock.chat.text import find_markers, find_urls, invisible_characters
+from paddock.chat.turns import check_turns
+from paddock.gguf.imitation import imitated_marker
 from paddock.model.finding import Finding, Severity
 
 _CURE = "use the family's template instead"
 _CURE_REVIEW = "review the template"
-_MIN_HIDDEN_WORDS = 3
-"""Conditional text with at least this many new words counts as an instruction, not as a marker."""
-
-_MIN_TEXT_WORDS = 5
-"""Added text with at least this many words (except for role names) counts as text of its own."""
-
-_ROLE_WORDS = frozenset(
-    words("""
-    system user assistant model human bot gpt developer message role end start begin of turn inst sys
-    """)
-)
-_TOOL_WORDS = frozenset(
-    words("""
-    tool tools function functions call calls calling called json xml argument arguments parameter parameters schema
-    schemas api apis format formatted invoke invoked invoking invocation result results response output outputs python
-    code query queries tag tags object name names environment notebook browser computer block namespace param params
-    value values string strings responses narzędzi narzędzia herramientas outils werkzeuge 工 具
-    """)
-)
-_IDENTITY = re.compile(r"you are [\w-]+, an? (?:helpful )?(?:ai )?assistant", re.IGNORECASE)
-_TOOL_TEXT = frozenset(words(str(TOOLS)))
-
-
-@dataclass(frozen=True, slots=True)
-class SplitRendering:
-    """A rendering, split at the contents of its messages.
-
-    `fragments` is the template's own text, in order. `missing` and `repeated` are the roles of messages that do not
-    occur completely, or occur more than once. `in_order` ignores system messages.
-    """
-
-    probe: Probe
-    fragments: tuple[str, ...]
-    missing: tuple[str, ...]
-    repeated: tuple[str, ...]
-    in_order: bool
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every message occurs completely."""
-        return not self.missing
-
-
-def split_rendering(probe: Probe, text: str) -> SplitRendering:
-    """Locate the content of every message in a rendering, and split it there."""
-    if not probe.has_unique_contents:
-        return SplitRendering(probe, (text,), (), (), in_order=True)
-    missing, repeated, spans, order = [], [], [], []
-    for role, content in probe.contents:
-        offsets = _find_all(text, content)
-        if not offsets:
-            missing.append(role)
-            continue
-        spans += [(offset, offset + len(content)) for offset in offsets]
-        if role != "system":
-            order.append(offsets[0])
-        if len(offsets) > 1:
-            repeated.append(role)
-    fragments, end = [], 0
-    for start, stop in sorted(spans):
-        fragments.append(text[end:start])
-        end = max(end, stop)
-    fragments.append(text[end:])
-    return SplitRendering(probe, tuple(fragments), tuple(missing), tuple(repeated), order == sorted(order))
-
-
-def _find_all(text: str, content: str) -> list[int]:
-    offsets, offset = [], text.find(content)
-    while offset >= 0:
-        offsets.append(offset)
-        offset = text.find(content, offset + len(content))
-    return offsets
 
 
 def check_fidelity(results: Sequence[tuple[Probe, RenderResult]]) -> list[Finding]:
@@ -106,7 +37,12 @@ def check_fidelity(results: Sequence[tuple[Probe, RenderResult]]) -> list[Findin
     for rendering in renderings:
         for finding in _check_contents(rendering):
             found.setdefault((finding.rule, rendering.probe.aspect), finding)
-    for finding in [*_check_added_text(renderings), *_check_roles(renderings), *_check_characters(renderings)]:
+    for finding in [
+        *check_added_text(renderings),
+        *check_turns(renderings),
+        *_check_roles(renderings),
+        *_check_characters(renderings),
+    ]:
         found.setdefault((finding.rule, finding.message), finding)
     return list(found.values())
 
@@ -166,8 +102,11 @@ def _check_contents(rendering: SplitRendering) -> Iterator[Finding]:
         )
     lost = [role for role in rendering.missing if role != "system"]
     if lost:
-        special = probe.name.startswith(("markers", "the template's own words"))
+        word = _dropped_word(rendering)
+        special = word is None and probe.name.startswith(("markers", "the template's own words"))
         message = f"a message of the role {lost[0]} is not rendered completely"
+        if word is not None:
+            message += f": the word {word[:40]!r} is missing"
         yield Finding(
             "template.alters" if special else "template.drops",
             Severity.WARN if special else Severity.REJECT,
@@ -187,92 +126,13 @@ def _check_contents(rendering: SplitRendering) -> Iterator[Finding]:
         yield Finding("template.order", Severity.REJECT, "the messages are rendered in another order", where, _CURE)
 
 
-def _check_added_text(renderings: Sequence[SplitRendering]) -> Iterator[Finding]:
-    """Check the text that the template adds: always, with a system message, with tools, and in the other probes, where
-    it should add nothing new.
-    """
-    baseline = [rendering for rendering in renderings if rendering.probe.aspect is Aspect.BASELINE]
-    with_system = [rendering for rendering in renderings if rendering.probe.aspect is Aspect.SYSTEM]
-    baseline_text = _added_text(baseline)
-    if len(baseline_text.vocabulary - _ROLE_WORDS) >= _MIN_TEXT_WORDS:
-        quote = _quote(_longest_fragment(baseline))
-        message = f"the template adds its own text to every conversation without a system message: {quote}"
-        yield Finding("template.default-text", Severity.INFO, message)
-    system_text = _added_text(with_system)
-    if len(system_text.vocabulary - _ROLE_WORDS) >= _MIN_TEXT_WORDS:
-        quote = _quote(_longest_fragment(with_system))
-        message = f"the template adds its own text to a system message: {quote}"
-        yield Finding("template.adds-text", Severity.INFO, message)
-    second = [rendering for rendering in renderings if rendering.probe.aspect is Aspect.SECOND]
-    for rendering in second:
-        yield from _check_new_text(rendering, baseline_text)
-    expected = baseline_text.union(system_text).union(_added_text(second))
-    has_repeats = any(rendering.repeated for rendering in renderings)
-    for rendering in renderings:
-        aspect = rendering.probe.aspect
-        if aspect is Aspect.TOOLS:
-            yield from _check_tool_text(rendering, expected)
-        elif aspect in {Aspect.LENGTH, Aspect.DATE, Aspect.CONTENT} and (
-            rendering.probe.has_unique_contents or not has_repeats
-        ):
-            yield from _check_new_text(rendering, expected)
-
-
-def _longest_fragment(renderings: Iterable[SplitRendering]) -> str:
-    fragments = (fragment for rendering in renderings for fragment in rendering.fragments)
-    return max(fragments, key=lambda fragment: len(words(fragment)))
-
-
-@dataclass(frozen=True, slots=True)
-class _AddedText:
-    """The words of fragments: `phrases` has the words of each fragment in order, `vocabulary` all words."""
-
-    phrases: frozenset[tuple[str, ...]]
-    vocabulary: frozenset[str]
-
-    def union(self, other: _AddedText) -> _AddedText:
-        return _AddedText(self.phrases | other.phrases, self.vocabulary | other.vocabulary)
-
-
-def _added_text(renderings: Iterable[SplitRendering]) -> _AddedText:
-    phrases = frozenset(_phrase(fragment) for rendering in renderings for fragment in rendering.fragments)
-    return _AddedText(phrases, frozenset(word for phrase in phrases for word in phrase))
-
-
-def _phrase(fragment: str) -> tuple[str, ...]:
-    return tuple(word for word in words(fragment) if word not in DATE_WORDS)
-
-
-def _check_new_text(rendering: SplitRendering, expected: _AddedText) -> Iterator[Finding]:
-    """Report fragments with text that does not occur in the shortest conversations."""
-    probe, where = rendering.probe, f"probe: {rendering.probe.name}"
-    exact = probe.has_unique_contents and rendering.is_complete
-    from_messages = set() if exact else {word for _, content in probe.contents for word in words(content, markers=True)}
-    for fragment in rendering.fragments:
-        phrase = _phrase(fragment)
-        if phrase in expected.phrases:
-            continue
-        new = set(phrase) - expected.vocabulary - from_messages - _ROLE_WORDS
-        is_reworded = exact and len(set(phrase) - _ROLE_WORDS) >= _MIN_TEXT_WORDS
-        if len(new) >= _MIN_HIDDEN_WORDS:
-            message = f"the template adds hidden text that depends on {probe.aspect}: {_quote(fragment, new)}"
-            yield Finding("template.hidden-text", Severity.REJECT, message, where, _CURE)
-        elif probe.aspect is not Aspect.SECOND and (new or is_reworded):
-            message = f"the text that the template adds depends on {probe.aspect}: {_quote(fragment, new)}"
-            yield Finding("template.changing-text", Severity.WARN, message, where, _CURE_REVIEW)
-
-
-def _check_tool_text(rendering: SplitRendering, expected: _AddedText) -> Iterator[Finding]:
-    for fragment in rendering.fragments:
-        for sentence in sentences(fragment):
-            if _IDENTITY.fullmatch(sentence.strip(" .\n")):
-                continue
-            new = set(words(sentence)) - expected.vocabulary - _TOOL_TEXT
-            if len(new) >= _MIN_TEXT_WORDS and not _TOOL_WORDS & set(words(sentence)):
-                message = f"with tools, the template adds text that is not about tools: {_quote(sentence)}"
-                where = f"probe: {rendering.probe.name}"
-                yield Finding("template.tools-text", Severity.WARN, message, where, _CURE_REVIEW)
-                return
+def _dropped_word(rendering: SplitRendering) -> str | None:
+    """An ordinary word of a message that is not in the rendering as often as in the messages. Switches and markers,
+    such as `/think`, are no ordinary words."""
+    text = "".join(rendering.fragments)
+    missing = [content for role, content in rendering.probe.contents if role in rendering.missing]
+    counts = Counter(word for content in missing for word in content.split() if word.isalpha())
+    return next((word for word, count in counts.items() if text.count(word) < count), None)
 
 
 def _check_roles(renderings: Sequence[SplitRendering]) -> Iterator[Finding]:
@@ -310,6 +170,10 @@ def _check_characters(renderings: Sequence[SplitRendering]) -> Iterator[Finding]
             continue
         for fragment in rendering.fragments:
             invisible, urls = invisible_characters(fragment), find_urls(fragment)
+            imitation = next((marker for marker in find_markers(fragment) if imitated_marker(marker)), None)
+            if imitation:
+                message = f"the template's marker {imitation!a} imitates {imitated_marker(imitation)!r}"
+                yield Finding("template.imitation", Severity.REJECT, message, "rendered", _CURE)
             if invisible:
                 message = f"the template renders invisible characters: {', '.join(invisible)}"
                 yield Finding("template.invisible", Severity.WARN, message, "rendered", _CURE_REVIEW)
@@ -317,11 +181,3 @@ def _check_characters(renderings: Sequence[SplitRendering]) -> Iterator[Finding]
                 message = f"the template renders the URL {urls[0]}"
                 cure = "check whether the model should see this URL"
                 yield Finding("template.url", Severity.WARN, message, "rendered", cure)
-
-
-def _quote(fragment: str, new: Iterable[str] = ()) -> str:
-    """Quote up to 160 characters of a fragment, starting near the first new word."""
-    flat = " ".join(fragment.split())
-    offsets = [offset for word in new if (offset := flat.lower().find(word)) >= 0]
-    start = max(min(offsets, default=0) - 20, 0)
-    return repr(flat[start : start + 160])

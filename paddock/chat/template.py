@@ -11,6 +11,7 @@ unless it is a published snapshot.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,22 +24,23 @@ from paddock.chat.audit import NEEDS_MORE, audit_template
 from paddock.chat.families import detect_family
 from paddock.chat.protocol import MAX_SOURCE_BYTES
 from paddock.chat.stops import find_stop_sequences
-from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
-from paddock.gguf.header import Array, Header, Value
+from paddock.errors import NoGguf, NoPermission, NoSuchFile, NotEnoughDisk
+from paddock.gguf import tokenizer
+from paddock.gguf.directory import get_gguf_file_path
+from paddock.gguf.header import Header
 from paddock.gguf.reader import read_header
 from paddock.gguf.source import FileSource
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
+from paddock.model.json_file import read_json_object
 from paddock.model.names import Sha256
-from paddock.model.quantization import get_gguf_file_path
 
 TEMPLATE_FILE = "chat_template.jinja"
 CHAT_FILE = "chat.paddock.json"
 """The chat settings besides the template: stop sequences and the texts of the special tokens."""
 DERIVED_FILES = frozenset({TEMPLATE_FILE, CHAT_FILE})
 """Files in a snapshot that Paddock derives, in addition to the repository's own files."""
-_CONFIG_FILE = "tokenizer_config.json"
-_MAX_CONFIG_BYTES = 64 * 1024 * 1024
-_DEFAULT_BOS, _DEFAULT_EOS = "<s>", "</s>"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ def setup_chat_template(model_path: Path, model_name: str) -> str:
     """Return the Jinja source of the chat template for the model in a directory.
 
     In a plain directory, the template is also written to `chat_template.jinja`, atomically. A published snapshot is
-    only read. Raises NoSuchFile, NoPermission, NotEnoughDisk, CorruptFile (an invalid `tokenizer_config.json`), and the
-    errors of reading the GGUF.
+    only read. A `tokenizer_config.json` that cannot be used is ignored with a warning. Raises NoSuchFile, NoPermission,
+    NotEnoughDisk, and the errors of reading the GGUF.
     """
     if not model_path.is_dir():
         raise NoSuchFile(f"{model_path} is not a directory", cure="pass the directory of a model")
@@ -100,14 +102,19 @@ def setup_chat_template(model_path: Path, model_name: str) -> str:
         published = _read_text(model_path / TEMPLATE_FILE, max_bytes=MAX_SOURCE_BYTES)
         return published if published is not None else choose_chat_format(model_path, model_name).template
     source = choose_chat_format(model_path, model_name).template
+    _, problem = read_json_object(model_path / TOKENIZER_CONFIG_FILE)
+    if problem is not None:
+        _LOG.warning("%s is ignored: %s", model_path / TOKENIZER_CONFIG_FILE, problem)
     _write_atomically(model_path / TEMPLATE_FILE, source)
     return source
 
 
 def choose_chat_format(model_path: Path, model_name: str) -> ChatFormat:
-    """Choose the chat format for the model in a directory. Raises the errors of `setup_chat_template`."""
+    """Choose the chat format for the model in a directory. A `tokenizer_config.json` that cannot be used is ignored.
+    Raises the errors of `setup_chat_template`."""
     rejected = ""
-    header, config = _read_gguf_header(model_path), _read_config(model_path / _CONFIG_FILE)
+    header = _read_gguf_header(model_path)
+    config, _ = read_json_object(model_path / TOKENIZER_CONFIG_FILE)
     bos, eos = _special_tokens(header, config)
     for candidate in _candidates(model_path, header, config):
         findings = audit_template(candidate.source, bos=candidate.bos, eos=candidate.eos)
@@ -128,7 +135,8 @@ def chat_format_for_template(template: str, model_path: Path) -> ChatFormat:
     """Return the chat format of the model in a directory for a given template, without an audit: adds the texts of the
     special tokens and the stop sequences. Raises the errors of `setup_chat_template`.
     """
-    bos, eos = _special_tokens(_read_gguf_header(model_path), _read_config(model_path / _CONFIG_FILE))
+    config, _ = read_json_object(model_path / TOKENIZER_CONFIG_FILE)
+    bos, eos = _special_tokens(_read_gguf_header(model_path), config)
     why = "it was published with the model"
     return ChatFormat(template, TEMPLATE_FILE, why, bos, eos, find_stop_sequences(template, bos=bos, eos=eos))
 
@@ -144,17 +152,15 @@ def _candidates(model_path: Path, header: Header | None, config: Mapping[str, ob
         yield TemplateCandidate(in_file, TEMPLATE_FILE, bos, eos)
     in_config = _default_template(config.get("chat_template"))
     if in_config is not None:
-        bos, eos = _token_text(config.get("bos_token"), bos), _token_text(config.get("eos_token"), eos)
-        yield TemplateCandidate(in_config, _CONFIG_FILE, bos, eos)
+        yield TemplateCandidate(in_config, TOKENIZER_CONFIG_FILE, bos, eos)
 
 
 def _special_tokens(header: Header | None, config: Mapping[str, object]) -> tuple[str, str]:
-    """Return the texts of the begin and end tokens: from the GGUF, else `tokenizer_config.json`, else the defaults."""
-    bos = _token_text(config.get("bos_token"), _DEFAULT_BOS)
-    eos = _token_text(config.get("eos_token"), _DEFAULT_EOS)
+    """Return the texts of the begin and end tokens: those of the GGUF, or without one those of `tokenizer_config.json`.
+    Empty for a token that the model does not have."""
     if header:
-        bos, eos = _gguf_token(header.metadata, "bos", bos), _gguf_token(header.metadata, "eos", eos)
-    return bos, eos
+        return tokenizer.special_token(header, "bos"), tokenizer.special_token(header, "eos")
+    return _token_text(config.get("bos_token")), _token_text(config.get("eos_token"))
 
 
 def _read_gguf_header(model_path: Path) -> Header | None:
@@ -188,20 +194,6 @@ def is_published(model_path: Path) -> bool:
         raise NoPermission(f"{model_path} cannot be read: {error.strerror}", cure="correct its permissions") from None
 
 
-def _read_config(path: Path) -> dict[str, object]:
-    text = _read_text(path, max_bytes=_MAX_CONFIG_BYTES)
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text.removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        message = f"{path} is not a JSON object of at most {_MAX_CONFIG_BYTES} bytes"
-        raise CorruptFile(message, cure="pull the model again, or correct the file")
-    return value
-
-
 def _default_template(value: object) -> str | None:
     """Return the template in `chat_template` of a `tokenizer_config.json`: the string itself, or the entry named
     `default` in a list of `{name, template}`.
@@ -219,18 +211,11 @@ def _default_template(value: object) -> str | None:
     return None
 
 
-def _token_text(value: object, default: str) -> str:
+def _token_text(value: object) -> str:
     """Return a token's text from `tokenizer_config.json`: a string, or an object with the string in `content`."""
     if isinstance(value, dict):
         value = value.get("content")
-    return value if isinstance(value, str) else default
-
-
-def _gguf_token(metadata: Mapping[str, Value], name: str, default: str) -> str:
-    number, tokens = metadata.get(f"tokenizer.ggml.{name}_token_id"), metadata.get("tokenizer.ggml.tokens")
-    if isinstance(number, int) and isinstance(tokens, Array) and 0 <= number < tokens.count:
-        return tokens.text(number)
-    return default
+    return value if isinstance(value, str) else ""
 
 
 def _read_text(path: Path, *, max_bytes: int) -> str | None:

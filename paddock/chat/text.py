@@ -54,9 +54,18 @@ def has_marker(text: str) -> bool:
     return _MARKER.search(text) is not None
 
 
+def find_markers(text: str) -> list[str]:
+    """Return the distinct markers of a text, in order."""
+    return list(dict.fromkeys(_MARKER.findall(text)))
+
+
 def find_urls(text: str) -> list[str]:
     """Return the distinct URLs of a text, at most 4."""
     return list(dict.fromkeys(_URL.findall(text)))[:4]
+
+
+def without_urls(text: str) -> str:
+    return _URL.sub(" ", text)
 
 
 def words(text: str, *, markers: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paddock.cli.model_argument import parse_model, parse_stored_model
 from paddock.cli.options import (
     ContextOption,
     Json,
@@ -15,7 +16,6 @@ from paddock.cli.options import (
     TargetOption,
     check_quant,
     make_clients,
-    parse_model,
 )
 from paddock.cli.output import print_result
 
@@ -28,7 +28,8 @@ def pull(
     model: ModelArgument,
     quant: QuantOption = "auto",
     file: Annotated[
-        list[str] | None, typer.Option("--file", metavar="F", help="A GGUF file of the repository; repeat for more.")
+        list[str] | None,
+        typer.Option("--file", metavar="F", help="A GGUF file, or a pattern such as '*Q4_K_M*'; repeat for more."),
     ] = None,
     projector: Annotated[bool, typer.Option("--projector", help="Fetch the multimodal projector too.")] = False,
     limit_rate: Annotated[
@@ -47,17 +48,18 @@ def pull(
     from paddock.planning.plan import PlanRequest
     from paddock.planning.targets import parse_target
 
-    wanted = parse_model(model)
     check_quant(quant)
-    if file and (quant != "auto" or wanted.variant):
-        raise typer.BadParameter("--file excludes --quant and a variant")
     clients = make_clients(limit_rate=limit_rate)
+    requested = parse_model(clients, model)
+    files = [*([requested.file] if requested.file else []), *(file or [])]
+    if files and (quant != "auto" or requested.reference.variant):
+        raise typer.BadParameter("--file, or a file in MODEL, excludes --quant and a variant")
     with ProgressBars(quiet=as_json) as bars:
         pulled = pull_model(
             clients,
-            wanted,
+            requested.reference,
             quantization=quant,
-            files=file or (),
+            files=files,
             projector=projector,
             promote=not no_promote,
             plan_request=PlanRequest(ctx, at_most_trained=True) if ctx else SERVED,
@@ -86,8 +88,12 @@ def onboard(
     from paddock.lifecycle.onboard import OnboardRequest
 
     check_quant(quant)
-    request = OnboardRequest(parse_model(model), quant, ctx, profile.value, target, promote=not no_promote)
     clients = make_clients()
+    requested = parse_model(clients, model)
+    if requested.file and quant != "auto":
+        raise typer.BadParameter("a file in MODEL excludes --quant")
+    quant = requested.file or quant
+    request = OnboardRequest(requested.reference, quant, ctx, profile.value, target, promote=not no_promote)
     # The only place where the library calls a flow, and only if a Prefect server is configured.
     from flows.prefect_settings import server_is_configured
 
@@ -146,7 +152,7 @@ def cache(model: ModelArgument, as_json: Json = False) -> int:
 
     clients = make_clients()
     require_remote(clients)
-    manifest, copied = cache_snapshot(PlainRunner(clients), parse_model(model))
+    manifest, copied = cache_snapshot(PlainRunner(clients), parse_stored_model(clients, model))
     if copied is None:
         raise AssertionError("there is a remote store")
     payload = {
@@ -180,10 +186,11 @@ def restore(
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import render_restoration
     from paddock.lifecycle.acquire.restore import restore as restore_snapshot
+    from paddock.lifecycle.clients import require_remote
     from paddock.lifecycle.steps import PlainRunner
 
-    wanted = parse_model(model)
     clients = make_clients()
+    wanted = parse_stored_model(clients, model, require_remote(clients))
     with ProgressBars(quiet=as_json) as bars:
         restored = restore_snapshot(PlainRunner(clients, listener=bars), wanted, promote=not no_promote)
     print_result(as_json, restored.to_json(), lambda: render_restoration(restored))

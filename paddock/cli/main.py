@@ -12,8 +12,8 @@ No input makes it print a traceback, and a stdout that cannot be written is an e
 | 3 | wrong usage |
 | 130 | interrupted |
 
-A MODEL is `org/name[:VARIANT][@REVISION]`; a SOURCE is that, `org/name[@REVISION]:path.gguf` for one file, or a local
-`.gguf` file or directory.
+A MODEL is `org/name[:VARIANT][@REVISION]`, `org/name[@REVISION]:path.gguf` for one file, an address of the Hub, or a
+path on the volume (`paddock.cli.model_argument`); a SOURCE is one of these, or a local `.gguf` file or directory.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from importlib import metadata
 from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
 
 from paddock.cli import acquire, assess, promote, run, volume
-from paddock.cli.output import report_failure
+from paddock.cli.output import print_result, report_failure
+from paddock.cli.suggestions import CommandGroup, cure_of, message_of
 from paddock.errors import PaddockError, UsageError
+from paddock.version import VERSION
 
 app = typer.Typer(
     name="paddock",
+    cls=CommandGroup,
+    suggest_commands=False,
     help="Manage GGUF models for llama.cpp: pull, verify, validate, benchmark, promote and serve them.",
     add_completion=False,
     rich_markup_mode=None,  # the help in plain text: importing rich for it takes twice as long as everything else
@@ -40,6 +45,7 @@ app = typer.Typer(
 )
 
 _LOG = logging.getLogger("paddock")
+_ENGINE = "llama-cpp-python"
 _INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -61,8 +67,7 @@ def main() -> NoReturn:
             as_json, "interrupted", "interrupted", "run it again: a transfer is resumed", _INTERRUPTED
         )
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        status = report_failure(as_json, "wrong-usage", message, "see --help", UsageError.exit_status)
+        status = report_failure(as_json, "wrong-usage", message_of(error), cure_of(error), UsageError.exit_status)
     except Exception as error:
         _LOG.debug("internal error", exc_info=True)
         message = f"internal error: {type(error).__name__}: {error}"
@@ -72,9 +77,32 @@ def main() -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _print_version(requested: bool) -> None:
+    """Print the versions of Paddock and of the engine, and end. The engine is not imported."""
+    if not requested:
+        return
+    try:
+        engine = metadata.version(_ENGINE)
+    except metadata.PackageNotFoundError:
+        engine = None
+    line = f"paddock {VERSION}, {_ENGINE} {engine or 'is not installed'}"
+    payload = {"paddock": VERSION, "engine": engine}
+    print_result("--json" in sys.argv[1:], payload, lambda: typer.echo(line))
+    raise typer.Exit
+
+
 @app.callback()
 def _main_options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback prints it
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print Paddock's and the engine's version."
+        ),
+    ] = False,
+    as_json: Annotated[  # noqa: ARG001 - read by CommandGroup
+        bool, typer.Option("--json", help="Print one JSON object on stdout.")
+    ] = False,
 ) -> None:
     if verbose:
         handler = logging.StreamHandler(sys.stderr)

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paddock.errors import BadSetting
+from paddock.errors import BadSetting, NoPermission, NotOnVolume
 
 if TYPE_CHECKING:
     from paddock.lifecycle.clients import Clients
-    from paddock.model.artifact import Manifest
-    from paddock.model.reference import Reference
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT][@REVISION]; a branch, tag or commit.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="org/name[:VARIANT][@REVISION], an address of the Hub, or a path on the volume."
+    ),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:VARIANT].")]
 ContextOption = Annotated[
     int | None, typer.Option("--ctx", metavar="N", min=256, help="Tokens of context that must fit.")
 ]
@@ -60,29 +60,22 @@ def make_clients(*, limit_rate: str | None = None) -> Clients:
     return connect(loaded)
 
 
+def require_volume(clients: Clients) -> None:
+    """Check that there is a volume, so that a mistyped PADDOCK_VOLUME is not taken for an empty one. Raises
+    NotOnVolume."""
+    root = clients.volume.root
+    try:
+        exists, is_directory = root.exists(), root.is_dir()
+    except OSError as error:
+        raise NoPermission(f"{root} cannot be read: {error.strerror}", cure="correct its permissions") from None
+    if not is_directory:
+        raise NotOnVolume(
+            f"{root} is not a directory" if exists else f"there is no {root}",
+            cure="set PADDOCK_VOLUME to the volume's directory; `paddock pull MODEL` makes a new one",
+        )
+
+
 def check_quant(text: str) -> None:
     """Raise BadParameter for an empty `--quant`."""
     if not text.strip():
         raise typer.BadParameter("--quant is empty: name a quantization, or leave it out")
-
-
-def parse_model(text: str) -> Reference:
-    """Parse a MODEL argument. Raises UnsafeName."""
-    from paddock.model.reference import Reference
-
-    return Reference.parse(text)
-
-
-def parse_model_without_revision(text: str) -> Reference:
-    """Parse a MODEL argument without a revision. Raises UnsafeName, and BadParameter for one with a revision."""
-    wanted = parse_model(text)
-    if wanted.ref is not None:
-        raise typer.BadParameter(f"{text[:200]} has a revision: expected org/name[:VARIANT]")
-    return wanted
-
-
-def find_snapshot(clients: Clients, text: str) -> Manifest:
-    """The snapshot on the volume that a MODEL argument names. Raises as `locate`."""
-    from paddock.lifecycle.locate import locate
-
-    return locate(clients, parse_model(text))

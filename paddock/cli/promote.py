@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from paddock.cli.options import (
-    Json,
-    ModelArgument,
-    NameArgument,
-    make_clients,
-    parse_model,
-    parse_model_without_revision,
-)
+from paddock.cli.model_argument import parse_stored_model
+from paddock.cli.options import Json, ModelArgument, make_clients
 from paddock.cli.output import print_result
 from paddock.errors import NotOnVolume
 
@@ -28,7 +23,8 @@ def promote(
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
-    result = promote_model(PlainRunner(make_clients()), parse_model(model), reason=reason)
+    clients = make_clients()
+    result = promote_model(PlainRunner(clients), parse_stored_model(clients, model), reason=reason)
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {
         "model": manifest.repository,
@@ -53,17 +49,18 @@ def promote(
 
 
 def rollback(
-    model: NameArgument,
+    model: ModelArgument,
     reason: Annotated[str, typer.Option(help="The reason, for the history.")] = "rolled back by hand",
     as_json: Json = False,
 ) -> int:
-    """Undo the last promotion of a model, or of a variant."""
+    """Undo the last promotion of a model, or of a variant; with a revision, go back to that one."""
     from paddock.cli.render import print_line
     from paddock.lifecycle.promote.promote import rollback as roll_back_model
     from paddock.lifecycle.steps import PlainRunner
 
-    wanted = parse_model_without_revision(model)
-    change = roll_back_model(PlainRunner(make_clients()), wanted, reason=reason).change
+    clients = make_clients()
+    wanted = parse_stored_model(clients, model)
+    change = roll_back_model(PlainRunner(clients), wanted, reason=reason).change
     payload = {
         "model": str(wanted.model),
         "revision": change.revision,
@@ -84,18 +81,23 @@ def rollback(
     return 0
 
 
-def history(model: NameArgument, as_json: Json = False) -> int:
-    """Show the promotions of a model and their reasons."""
+def history(model: ModelArgument, as_json: Json = False) -> int:
+    """Show the promotions of a model and their reasons; with a revision, those from or to that one."""
     from paddock.cli.render import render_history
+    from paddock.lifecycle.revisions import resolve_commit
     from paddock.model.reference import same_variant
 
-    wanted = parse_model_without_revision(model)
-    volume = make_clients().volume
+    clients = make_clients()
+    wanted, volume = parse_stored_model(clients, model), clients.volume
+    wanted = replace(wanted, model=volume.spelled(wanted.model))
     changes = volume.history(wanted.model)
     if not changes and not volume.ids(wanted.model):
         raise NotOnVolume(f"{wanted.model} is not on {volume.label}", cure="pull or onboard it first")
     if wanted.variant:
         changes = [change for change in changes if same_variant(change.variant, wanted.variant)]
+    if wanted.ref:
+        commit = resolve_commit(clients, wanted.model, wanted.ref)
+        changes = [change for change in changes if commit in {change.revision, change.previous}]
     promoted = volume.promoted(wanted.model)
     last = changes[-1] if changes else None
     current = promoted.of(last.variant) if wanted.variant and last else promoted.default_id

@@ -150,6 +150,8 @@ def render_preflight(result: Preflight) -> None:
         )
         _row(table, *cells, "yes" if candidate.fits else "no", candidate.reason)
     out.print(table)
+    for file, reason in result.passed_over:
+        out.print(_cell(f"passed over: {file}: {reason}"))
     plan = result.plan
     for name, size in plan.memory.parts():
         out.print(_cell(f"{name}: {human_bytes(size)}"))
@@ -181,7 +183,7 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
             row["revision"][:8],
             row["quantization"] or "",
             human_bytes(row["size_bytes"]),
-            "default" if row["default"] else "yes" if row["promoted"] else "",
+            "yes, default" if row["default"] else "yes" if row["promoted"] else "",
             (row["last_used"] or "")[:16],
             "yes" if row["pinned"] else "",
         )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from paddock.cli.options import Json, ModelArgument, ProfileName, QuantOption, find_snapshot, make_clients, parse_model
+from paddock.cli.model_argument import find_snapshot, parse_stored_model
+from paddock.cli.options import Json, ModelArgument, ProfileName, QuantOption, make_clients
 from paddock.cli.output import print_result, report_failure
 from paddock.errors import PaddockError
 
@@ -98,7 +99,7 @@ def serve(
     from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
 
     clients = make_clients()
-    wanted = parse_model(model)
+    wanted = parse_stored_model(clients, model)
     variant = match_variant(clients, wanted.model, quant)
     if variant is not None:
         requested_quantization(wanted.variant, variant)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from paddock.cli.options import Json, ModelArgument, find_snapshot, make_clients, parse_model
+from paddock.cli.model_argument import find_snapshot, parse_exact_model
+from paddock.cli.options import Json, ModelArgument, make_clients, require_volume
 from paddock.cli.output import print_result
 
 
@@ -19,7 +21,9 @@ def list_models(
 
     if in_s3:
         return list_s3(as_json)
-    volume = make_clients().volume
+    clients = make_clients()
+    require_volume(clients)
+    volume = clients.volume
     entries = volume.entries()
     apparent, real = volume.sizes()
     rows = [
@@ -102,7 +106,8 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
     from paddock.model.units import human_bytes
 
     clients = make_clients()
-    wanted = parse_model(model)
+    wanted = parse_exact_model(clients, model)
+    wanted = replace(wanted, model=clients.volume.spelled(wanted.model))
     revision = None
     if wanted.ref is not None:  # by the ids alone: a snapshot with a damaged manifest can be removed
         stored = [id.revision for id in clients.volume.ids(wanted.model)]
@@ -146,6 +151,7 @@ def verify(
     from paddock.lifecycle.upkeep.verify import verify as verify_snapshots
 
     clients = make_clients()
+    require_volume(clients)
     manifests = [find_snapshot(clients, model) for model in models] if models else clients.volume.snapshots()
     verified = verify_snapshots(clients, manifests, repair_damage=repair)
     print_result(as_json, verified.to_json(), lambda: render_verified(verified))

@@ -134,14 +134,18 @@ class Session:
     """A loaded model and a context for it.
 
     `no_alloc` is for a file without its tensor data: the engine computes sizes, and neither allocates nor reads
-    weights.
+    weights. `embeds` is for a model that gives embeddings instead of generating text: then `embed` is used, and not
+    `decode` and `logits`.
 
     Raises IncompatibleModel, MalformedGguf, EngineOutOfMemory, ConflictingConfiguration.
     """
 
-    def __init__(self, paths: Sequence[str], parameters: Parameters, log: Log, *, no_alloc: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[str], parameters: Parameters, log: Log, *, no_alloc: bool = False, embeds: bool = False
+    ) -> None:
         self._model: Any = None
         self._context: Any = None
+        self._embeds = embeds
         llama.llama_backend_init()
         names = (ctypes.c_char_p * len(paths))(*[path.encode() for path in paths])
         self._model = llama.llama_model_load_from_splits(
@@ -149,7 +153,8 @@ class Session:
         )
         if not self._model:
             raise log.refusal("the file")
-        if not llama.llama_model_has_decoder(self._model) or llama.llama_model_has_encoder(self._model):
+        self._has_encoder: bool = llama.llama_model_has_encoder(self._model)
+        if not embeds and (self._has_encoder or not llama.llama_model_has_decoder(self._model)):
             self.close()
             raise ConflictingConfiguration(
                 "the model is not a decoder: it embeds or encodes, and cannot generate text by itself",
@@ -174,13 +179,14 @@ class Session:
         if self._context:
             llama.llama_free(self._context)
         log.forget_context()
-        self._context = llama.llama_init_from_model(self._model, _context_params(parameters))
+        self._context = llama.llama_init_from_model(self._model, _context_params(parameters, embeds=self._embeds))
         if not self._context:
             raise log.refusal("a context for the file")
         self._memory = llama.llama_get_memory(self._context)
         self._cached: list[int] = []
         self.context_tokens: int = llama.llama_n_ctx_seq(self._context)
         self._n_batch: int = llama.llama_n_batch(self._context)
+        self._n_ubatch: int = llama.llama_n_ubatch(self._context)
 
     def decode(self, tokens: Sequence[int]) -> None:
         """Append tokens to the context and wait until they are computed; the logits of the last one are kept.
@@ -232,9 +238,40 @@ class Session:
             return np.empty(0, dtype=np.float32)
         return np.ctypeslib.as_array(pointer, shape=(self.vocab_size,))
 
+    def embed(self, tokens: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Compute a prompt from an empty context, and return a copy of its embedding, or of a reranker's scores.
+
+        Without pooling that is the last token's embedding. Empty if the model gives none. Raises
+        ConflictingConfiguration for more tokens than `n_ubatch`: a prompt is encoded as a whole.
+        """
+        if len(tokens) > self._n_ubatch:
+            raise ConflictingConfiguration(
+                f"{len(tokens)} tokens are more than the {self._n_ubatch} that the engine encodes at once",
+                cure="use a larger n_ubatch, or a shorter prompt",
+            )
+        self.clear()
+        array = (llama.llama_token * len(tokens))(*tokens)
+        compute = llama.llama_encode if self._has_encoder or not self._memory else llama.llama_decode
+        status = compute(self._context, llama.llama_batch_get_one(array, len(tokens)))
+        if status != 0:
+            raise EngineOutOfMemory(
+                f"the engine could not encode {len(tokens)} tokens (status {status})",
+                cure="use a smaller n_ubatch or context, or free memory",
+            )
+        llama.llama_synchronize(self._context)
+        pooling = llama.llama_pooling_type(self._context)
+        if pooling in {llama.LLAMA_POOLING_TYPE_NONE, llama.LLAMA_POOLING_TYPE_UNSPECIFIED}:
+            pointer = llama.llama_get_embeddings_ith(self._context, -1)
+        else:
+            pointer = llama.llama_get_embeddings_seq(self._context, 0)
+        scores = pooling == llama.LLAMA_POOLING_TYPE_RANK
+        size = llama.llama_model_n_cls_out(self._model) if scores else llama.llama_model_n_embd_out(self._model)
+        return np.ctypeslib.as_array(pointer, shape=(size,)).copy() if pointer else np.empty(0, dtype=np.float32)
+
     def clear(self) -> None:
         """Drop all tokens from the context."""
-        llama.llama_memory_clear(self._memory, True)
+        if self._memory:  # an encoder keeps none
+            llama.llama_memory_clear(self._memory, True)
         self._cached.clear()
 
     def close(self) -> None:
@@ -268,9 +305,10 @@ def _model_params(parameters: Parameters, *, no_alloc: bool) -> Any:
     return params
 
 
-def _context_params(parameters: Parameters) -> Any:
+def _context_params(parameters: Parameters, *, embeds: bool) -> Any:
     params = llama.llama_context_default_params()
     set_context_params(params, parameters)
+    params.embeddings = embeds
     return params
 
 

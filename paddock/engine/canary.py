@@ -1,6 +1,7 @@
-"""Canary check of a freshly loaded model: generate eight greedy tokens and validate the logits behind each.
+"""Canary check of a freshly loaded model: whether the engine computes numbers with it.
 
-The logits must be finite and must not all be equal.
+With a language model eight greedy tokens are generated: the logits behind each must be finite and must not all be
+equal. With a model that embeds two prompts are embedded: the embeddings must be finite, not all zero, and different.
 """
 
 from __future__ import annotations
@@ -27,6 +28,32 @@ class LoadedModel(Protocol):
     def clear(self) -> None: ...
     def decode(self, tokens: Sequence[int]) -> None: ...
     def logits(self) -> np.ndarray[Any, np.dtype[np.float32]]: ...
+
+
+class EmbeddingModel(Protocol):
+    """A loaded model that embeds; `bindings.Session` is one."""
+
+    vocab_size: int
+
+    def embed(self, tokens: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]: ...
+
+
+def embedding_canary(model: EmbeddingModel) -> None:
+    """Embed two prompts of three tokens. Raises ModelRejected if an embedding is missing, not finite or zero, or both
+    are equal."""
+    middle = model.vocab_size // 2
+    first, second = (model.embed(tokens) for tokens in ([0, 1, 2], [middle, middle + 1, middle + 2]))
+    if first.size == 0 or second.size == 0:
+        problem = "gives no embedding"
+    elif not (np.isfinite(first).all() and np.isfinite(second).all()):
+        problem = "gives embeddings that are not finite"
+    elif not (first.any() and second.any()):
+        problem = "gives embeddings of zeros"
+    elif np.array_equal(first, second):
+        problem = "gives the same embedding to different prompts"
+    else:
+        return
+    raise ModelRejected(f"the model was loaded, but {problem}", cure=CURE)
 
 
 def canary(model: LoadedModel) -> list[int]:

@@ -2,6 +2,7 @@
 
     job             arguments
     benchmark       `paths`, `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`
+    embed           `paths`, `parameters`, `prompts`, `limit_s`
     race            `paths`, `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
     count_tokens    `paths`, `parameters`, `texts`
     generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
@@ -24,8 +25,10 @@ from typing import Any
 
 from paddock.engine import bindings, generation
 from paddock.engine.parameters import Parameters
-from paddock.engine.timing import measure_speed, time_requests
+from paddock.engine.timing import measure_embedding, measure_speed, time_requests
+from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf.header import Header
+from paddock.gguf.kind import kind_of
 from paddock.gguf.reader import FileSource, read_header
 
 Arguments = dict[str, Any]
@@ -40,11 +43,12 @@ def memory(arguments: Arguments) -> Arguments:
 
     requested = [Parameters.from_json(value) for value in arguments["parameters"]]
     answers: dict[int, Arguments] = {}
+    embeds = _embeds(arguments["paths"])
     order = sorted(range(len(requested)), key=lambda index: repr(requested[index].no_alloc_load_key()))
     for _, alike in groupby(order, key=lambda index: requested[index].no_alloc_load_key()):
         first, *others = alike
         log = bindings.Log()
-        with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True) as session:
+        with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True, embeds=embeds) as session:
             headers = _headers(arguments["paths"])
             for index in (first, *others):
                 if index != first:
@@ -52,6 +56,14 @@ def memory(arguments: Arguments) -> Arguments:
                 weights = weights_as_loaded(headers, requested[index]) or session.weights_bytes
                 answers[index] = {"weights_bytes": weights, "lines": log.memory}
     return {"answers": [answers[index] for index in range(len(requested))]}
+
+
+def _embeds(paths: list[str]) -> bool:
+    try:
+        headers = _headers(paths)
+    except (NotGguf, MalformedGguf):
+        return False  # the engine refuses the file, and says why
+    return kind_of(headers[0], all_tensors=[tensor for header in headers for tensor in header.tensors]).embeds
 
 
 def _headers(paths: list[str]) -> list[Header]:
@@ -78,6 +90,15 @@ def benchmark(arguments: Arguments) -> Arguments:
         Parameters.from_json(arguments["parameters"]),
         prompts=arguments["prompts"],
         generations=arguments["generations"],
+        limit_s=arguments["limit_s"],
+    )
+
+
+def embed(arguments: Arguments) -> Arguments:
+    return measure_embedding(
+        arguments["paths"],
+        Parameters.from_json(arguments["parameters"]),
+        prompts=arguments["prompts"],
         limit_s=arguments["limit_s"],
     )
 
@@ -134,6 +155,7 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "memory": memory,
     "architectures": architectures,
     "benchmark": benchmark,
+    "embed": embed,
     "race": race,
     "count_tokens": count_tokens,
     "generate": generate,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.engine.bindings import Log, Session, features, uses_gpus
-from paddock.engine.canary import canary
+from paddock.engine.canary import canary, embedding_canary
 from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
 from paddock.model.gpu import energy_j, vram_used_bytes
@@ -42,19 +42,43 @@ def measure_speed(
         session.decode(tokens[:1])
         prefill = _lengths(prompts, lambda length: _prefill(session, tokens[:length]), deadline)
         decode = _lengths(generations, lambda length: _decode(session, tokens[:length]), deadline)
-        vram = vram_used_bytes()
-        return {
-            "load_s": load_s,
-            "canary": canary_tokens,
-            "prefill": prefill,
-            "decode": decode,
-            "weights_bytes": session.weights_bytes,
-            "lines": log.memory,
-            "peak_rss_bytes": _peak_rss_bytes(),
-            "vram_bytes": None if vram is None or vram_before is None else max(vram - vram_before, 0),
-            "features": features(),
-            "uses_gpus": uses_gpus(),
-        }
+        measured = _measured(session, log, load_s, prefill=prefill, vram_before=vram_before)
+        return {**measured, "canary": canary_tokens, "decode": decode}
+
+
+def _measured(
+    session: Session, log: Log, load_s: float, *, prefill: list[dict[str, Any]], vram_before: int | None
+) -> dict[str, Any]:
+    vram = vram_used_bytes()
+    return {
+        "load_s": load_s,
+        "canary": [],
+        "prefill": prefill,
+        "decode": [],
+        "weights_bytes": session.weights_bytes,
+        "lines": log.memory,
+        "peak_rss_bytes": _peak_rss_bytes(),
+        "vram_bytes": None if vram is None or vram_before is None else max(vram - vram_before, 0),
+        "features": features(),
+        "uses_gpus": uses_gpus(),
+    }
+
+
+def measure_embedding(
+    paths: Sequence[str], parameters: Parameters, *, prompts: Sequence[int], limit_s: float
+) -> dict[str, Any]:
+    """Variant of `measure_speed` for a model that embeds: no canary tokens, and nothing is decoded."""
+    log = Log()
+    vram_before = vram_used_bytes()
+    started = time.perf_counter()
+    with Session(paths, parameters, log, embeds=True) as session:
+        load_s = time.perf_counter() - started
+        deadline = time.perf_counter() + limit_s
+        embedding_canary(session)
+        tokens = _tokens(session, max(prompts))
+        session.embed(tokens[: prompts[0]])
+        prefill = _lengths(prompts, lambda length: _embed(session, tokens[:length]), deadline)
+        return _measured(session, log, load_s, prefill=prefill, vram_before=vram_before)
 
 
 def time_requests(
@@ -128,6 +152,14 @@ def _prefill(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     computed = time.perf_counter()
     session.logits().argmax()
     return computed - started, time.perf_counter() - started
+
+
+def _embed(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
+    """Return the seconds until the embedding is there, twice to match `_prefill`."""
+    started = time.perf_counter()
+    session.embed(tokens)
+    elapsed = time.perf_counter() - started
+    return elapsed, elapsed
 
 
 def _decode(session: Session, tokens: Sequence[int]) -> tuple[float, float]:

@@ -29,7 +29,8 @@ _REQUIRED_SUFFIXES: Final = (
     "attention.layer_norm_rms_epsilon",
 )
 _ROTATES_WHOLE_HEAD: Final = frozenset({"llama", "deci", "falcon", "llama-embed"})
-_SINGLE_EXPERT_MEANS_DENSE: Final = frozenset({"hunyuan_vl", "hunyuan-dense"})  # the engine treats 1 expert as none
+SINGLE_EXPERT_MEANS_DENSE: Final = frozenset({"hunyuan_vl", "hunyuan-dense"})
+"""Architectures of which the engine treats 1 expert as none."""
 _CURE = "use a file that was converted with a current llama.cpp"
 
 
@@ -288,7 +289,7 @@ def _check_heads(header: Header, shape: ModelShape) -> Iterator[Finding]:
 
 def _check_experts(header: Header, shape: ModelShape) -> Iterator[Finding]:
     experts, layers = shape.experts, shape.layers
-    if experts <= 1 and header.architecture in _SINGLE_EXPERT_MEANS_DENSE:
+    if experts <= 1 and header.architecture in SINGLE_EXPERT_MEANS_DENSE:
         return
     used = max(_layers(header, "expert_used_count", layers, (0,)))
     if used > experts or (experts and not used):

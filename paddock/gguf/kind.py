@@ -7,7 +7,7 @@ the engine supports its architecture, is checked in `paddock.gguf.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -22,6 +22,9 @@ class ModelKind(StrEnum):
     EMBEDDING = "embedding"
     RERANKER = "reranker"
     ENCODER_DECODER = "encoder-decoder"
+    DIFFUSION = "diffusion"
+    SPEECH = "speech"
+    DRAFT = "draft"
     PROJECTOR = "projector"
     ADAPTER = "adapter"
     CONTROL_VECTOR = "control-vector"
@@ -33,17 +36,32 @@ class ModelKind(StrEnum):
         return self in _MODELS
 
     @property
+    def generates_text(self) -> bool:
+        """Whether the engine generates text with it, token by token."""
+        return self is ModelKind.TEXT
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the engine turns a prompt into embeddings or scores with it. Of an encoder-decoder model that is the
+        encoder's part."""
+        return self in _EMBEDDING_KINDS
+
+    @property
     def noun(self) -> str:
         """The kind with an article, for sentences: `an importance matrix`."""
         return _NOUNS[self]
 
 
-_MODELS: Final = frozenset({ModelKind.TEXT, ModelKind.EMBEDDING, ModelKind.RERANKER, ModelKind.ENCODER_DECODER})
+_EMBEDDING_KINDS: Final = frozenset({ModelKind.EMBEDDING, ModelKind.RERANKER, ModelKind.ENCODER_DECODER})
+_MODELS: Final = frozenset({ModelKind.TEXT, *_EMBEDDING_KINDS, ModelKind.DIFFUSION, ModelKind.SPEECH, ModelKind.DRAFT})
 _NOUNS: Final = {
     ModelKind.TEXT: "a language model",
     ModelKind.EMBEDDING: "an embedding model",
     ModelKind.RERANKER: "a reranker",
     ModelKind.ENCODER_DECODER: "an encoder-decoder model",
+    ModelKind.DIFFUSION: "a diffusion language model",
+    ModelKind.SPEECH: "a speech model",
+    ModelKind.DRAFT: "a draft head of another model",
     ModelKind.PROJECTOR: "a multimodal projector",
     ModelKind.ADAPTER: "an adapter",
     ModelKind.CONTROL_VECTOR: "a control vector",
@@ -72,6 +90,9 @@ _ARCHITECTURES: Final = {
     "jina-bert-v3": ModelKind.EMBEDDING,
     "gemma-embedding": ModelKind.EMBEDDING,
     "llama-embed": ModelKind.EMBEDDING,
+    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), ModelKind.DIFFUSION),
+    **dict.fromkeys(("wavtokenizer-dec", "qwen3tts", "pockettts"), ModelKind.SPEECH),
+    **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), ModelKind.DRAFT),
 }
 _POOLING_NONE: Final = 0
 _POOLING_RANK: Final = 4  # enum llama_pooling_type
@@ -80,21 +101,31 @@ _CLASSIFIER: Final = frozenset({"cls.weight", "cls.output.weight"})
 
 def kind_of(header: Header, *, all_tensors: Sequence[Tensor] | None = None) -> ModelKind:
     """The kind of the file with this header, or of the split model with this first header and `all_tensors`."""
-    stated = _TYPES.get((header.text("general.type") or "").lower())
-    if "adapter.type" in header.metadata:
-        return ModelKind.ADAPTER
-    by_architecture = _ARCHITECTURES.get(header.architecture or "", stated)
-    if by_architecture is not None and not by_architecture.is_model:
-        return by_architecture
     tensors = header.tensors if all_tensors is None else all_tensors
-    if not tensors and (all_tensors is not None or shard_info(header) is None):
+    count = len(tensors) if all_tensors is not None or shard_info(header) is None else None
+    kind = kind_of_metadata(header.metadata, tensors=count)
+    is_classifier = kind.is_model and any(tensor.name in _CLASSIFIER for tensor in tensors)
+    return ModelKind.RERANKER if is_classifier else kind
+
+
+def kind_of_metadata(metadata: Mapping[str, object], *, tensors: int | None) -> ModelKind:
+    """The kind of a file with these keys, as far as the keys tell it. `tensors` is the number of tensors, None if it is
+    not known."""
+    if "adapter.type" in metadata:
+        return ModelKind.ADAPTER
+    stated, architecture = metadata.get("general.type"), metadata.get("general.architecture")
+    kind = _TYPES.get(stated.lower()) if isinstance(stated, str) else None
+    kind = _ARCHITECTURES.get(architecture, kind) if isinstance(architecture, str) else kind
+    if kind is not None and not kind.is_model:
+        return kind
+    if tensors == 0:
         return ModelKind.VOCABULARY
-    pooling = header.architecture_value("pooling_type")
-    if pooling == _POOLING_RANK or any(tensor.name in _CLASSIFIER for tensor in tensors):
+    pooling = metadata.get(f"{architecture}.pooling_type")
+    if pooling == _POOLING_RANK:
         return ModelKind.RERANKER
-    if by_architecture is not None:
-        return by_architecture
+    if kind is not None:
+        return kind
     is_pooled = isinstance(pooling, int) and pooling > _POOLING_NONE
-    if is_pooled or header.architecture_value("attention.causal") is False:
+    if is_pooled or metadata.get(f"{architecture}.attention.causal") is False:
         return ModelKind.EMBEDDING
     return ModelKind.TEXT

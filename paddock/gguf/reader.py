@@ -7,6 +7,8 @@ model makes sense is checked in `rules`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from paddock.errors import MalformedGguf, NotGguf
@@ -15,11 +17,22 @@ from paddock.gguf.format import GgmlType, ValueType
 from paddock.gguf.header import Array, Header, Tensor, Value
 from paddock.gguf.source import CURE_DOWNLOAD_AGAIN, CURE_OTHER_FILE, ByteSource, Cursor, FileSource, raise_malformed
 
-__all__ = ["Array", "ByteSource", "FileSource", "Header", "Tensor", "Value", "read_header"]
+__all__ = ["Array", "ByteSource", "FileSource", "Header", "Tensor", "Value", "read_first_pairs", "read_header"]
 
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, one character, type, the smallest value
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length, one character, dimensions, one of them, type, offset
+_FIRST_PAIRS_BYTES = 64 << 10
 _SCALARS = {kind: struct.Struct("<" + code) for kind, code in gguf.SCALARS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPairs:
+    """The first pairs of the metadata: `scalars` by key, and the number of items of each array. `tensor_count` is that
+    of the file."""
+
+    tensor_count: int
+    scalars: Mapping[str, Value]
+    counts: Mapping[str, int]
 
 
 def read_header(source: ByteSource) -> Header:
@@ -53,6 +66,35 @@ def read_header(source: ByteSource) -> Header:
         bytes_read=len(cursor.data),
         prefix=prefix,
     )
+
+
+def read_first_pairs(source: ByteSource, *, until: Callable[[Mapping[str, Value]], bool]) -> FirstPairs:
+    """Read the metadata from its start up to the tokens of the vocabulary, and not beyond if `until` is true of the
+    scalars so far; else all of it. Usually the first 64 KiB of the file.
+
+    Raises NotGguf or MalformedGguf at the first violation of the format in what was read.
+    """
+    cursor = Cursor(source, first_read_bytes=_FIRST_PAIRS_BYTES)
+    _, tensor_count, key_count = _read_counts(cursor)
+    values: dict[str, Value | _Span] = {}
+    types: dict[str, ValueType] = {}
+    scalars: dict[str, Value] = {}
+    counts: dict[str, int] = {}
+    for _ in range(key_count):
+        start = cursor.position
+        name = cursor.read_string("a key")
+        if name == b"tokenizer.ggml.tokens" and until(scalars):
+            if cursor.read_u32("a type") == ValueType.ARRAY and cursor.read_u32("a type") == ValueType.STRING:
+                counts[name.decode()] = cursor.read_u64("the number of tokens")
+            break
+        cursor.position = start
+        _read_pair(cursor, values, types)
+        key, value = next(reversed(values.items()))
+        if isinstance(value, _Span):
+            counts[key] = value.count
+        else:
+            scalars[key] = value
+    return FirstPairs(tensor_count, MappingProxyType(scalars), MappingProxyType(counts))
 
 
 def _round_up(number: int, alignment: int) -> int:

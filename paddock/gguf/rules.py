@@ -78,6 +78,7 @@ def check_model(header: Header, *, all_tensors: Sequence[Tensor] | None = None) 
         yield Finding("gguf.model.is-vocabulary", Severity.REJECT, message, "byte 8", "use the model itself")
         complete = False
     if known_tensors or not complete:
+        yield from tensors.check_names(known_tensors)
         findings = list(hyperparameters.check(header)) if known_tensors else []
         yield from findings
         if complete and not any(finding.severity is Severity.REJECT for finding in findings):

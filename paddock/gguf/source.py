@@ -102,10 +102,11 @@ def raise_malformed(rule: str, offset: int, message: str, *, cure: str = CURE_OT
 class Cursor:
     """A read position in a source. `data` buffers the bytes from offset 0 to at least `position`."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, *, first_read_bytes: int = _FIRST_READ_BYTES) -> None:
         self.source = source
         self.size = source.size
         self.data = bytearray()
+        self._first_read_bytes = first_read_bytes
         self.position = 0
         self._average_string_bytes = 16.0  # measured on the last long array
 
@@ -203,7 +204,7 @@ class Cursor:
         """
         buffered = len(self.data)
         ahead = min(read_ahead_to, buffered + _MAX_READ_AHEAD_BYTES)
-        target = max(end, ahead) + _MARGIN_BYTES if buffered else max(end, _FIRST_READ_BYTES)
+        target = max(end, ahead) + _MARGIN_BYTES if buffered else max(end, self._first_read_bytes)
         target = min(target, self.size, max(end, MAX_HEADER_BYTES))
         while len(self.data) < end:
             buffered = len(self.data)

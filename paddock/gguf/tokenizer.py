@@ -16,6 +16,7 @@ from typing import Final
 
 from paddock.gguf.format import MAX_MERGES, MAX_TOKENS, ValueType
 from paddock.gguf.header import Array, Header
+from paddock.gguf.imitation import imitated_marker
 from paddock.model.finding import Finding, Severity
 
 PREFIX: Final = "tokenizer.ggml."
@@ -60,10 +61,35 @@ _TYPES: Final = {
         ValueType.BOOL,
     ),
 }
-_REJECTED_IF_OUT_OF_RANGE: Final = frozenset({"bos", "eos", "unknown"})
+_WARNED_IF_OUT_OF_RANGE: Final = frozenset({"padding", "mask", "seperator"})
+_WITHOUT_BOS: Final = frozenset({"chatglm-bpe", "glm4", "glm5"})
+"""Pre-tokenizers for which the engine has no default begin token, unlike for others of their kind."""
+_ID_TYPES: Final = frozenset(
+    {ValueType.UINT8, ValueType.INT8, ValueType.UINT16, ValueType.INT16, ValueType.UINT32, ValueType.INT32}
+    | {ValueType.UINT64, ValueType.INT64}
+)
+_SUPPRESSED: Final = "suppress_tokens"
+_WITH_MASK_TOKEN: Final = frozenset({"nomic-bert-moe", "jina-bert-v3"})
+_PRE_WITH_MASK_TOKEN: Final = ("jina-v2-de", "jina-v2-es", "jina-v2-code")
+_PHI3_TOKENS: Final = (b"</s>", b"<unk>", b"<s>", b"<|endoftext|>")
+_MAX_TOKEN_BYTES: Final = 4096
+"""The longest tokens of published vocabularies, runs of spaces and dashes, have some hundred bytes. The engine's work
+grows with the square of the length for some tokenizers."""
+_CONTROL_TYPES: Final = frozenset({3, 4})  # control, and user-defined: the engine finds both in any text
 _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _BYTE_TYPE = 6
 _CURE = "use a file that was converted with a current llama.cpp"
+
+
+def special_token(header: Header, name: str) -> str:
+    """Return the text of the special token `bos` or `eos`: that of the file, or the engine's default of a SentencePiece
+    vocabulary. Empty if there is none."""
+    tokens, index = header.array(PREFIX + "tokens"), header.integer(f"{PREFIX}{name}_token_id")
+    if index is None and header.text(PREFIX + "model") == _SPM:
+        index = _DEFAULT_IDS[_SPM][name]
+    if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type is not ValueType.STRING:
+        return ""
+    return tokens.text(index)
 
 
 def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
@@ -115,6 +141,8 @@ def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:
     yield from _check_token_types(header, vocabulary)
     yield from _check_merges(header, vocabulary)
     yield from _check_ids(header, vocabulary)
+    yield from _check_id_lists(header, vocabulary)
+    yield from _check_named_tokens(header, vocabulary)
     yield from _check_charsmap(header, vocabulary)
 
 
@@ -149,6 +177,10 @@ def _check_tokens(vocabulary: _Vocabulary) -> Iterator[Finding]:
             "tokens",
             f"token {index} contains a NUL character, where the engine truncates it",
         )
+    longest = max(range(len(tokens)), key=lambda index: len(tokens[index]))
+    if len(tokens[longest]) > _MAX_TOKEN_BYTES:
+        message = f"token {longest} has {len(tokens[longest])} bytes, allowed are at most {_MAX_TOKEN_BYTES}"
+        yield _reject("gguf.tokenizer.token-length", "tokens", message)
     try:
         joined.decode()
     except UnicodeDecodeError:
@@ -211,6 +243,7 @@ def _check_token_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Find
         if wrong:
             message = f"the byte token {wrong[0]} is {tokens[wrong[0]][:40]!r}, expected <0x00> to <0xFF>"
             yield _reject("gguf.tokenizer.byte-token", "tokens", message)
+        yield from _check_imitations(tokens, kinds)
     if vocabulary.kind in {_SPM, "plamo2"}:
         # the engine throws at the first prompt that contains a byte without a token
         texts = set(tokens)
@@ -226,6 +259,19 @@ def _check_token_types(header: Header, vocabulary: _Vocabulary) -> Iterator[Find
                 f"{len(missing)} of 256 byte tokens are missing, the first is {first}: the engine fails on such text"
             )
             yield _reject("gguf.tokenizer.byte-missing", "tokens", message)
+
+
+def _check_imitations(tokens: list[bytes], kinds: tuple[int | float | bool, ...]) -> Iterator[Finding]:
+    for token, kind in zip(tokens, kinds, strict=True):
+        if (
+            kind in _CONTROL_TYPES
+            and not token.isascii()
+            and (marker := imitated_marker(token.decode(errors="replace")))
+        ):
+            message = f"the control token {token.decode(errors='replace')!a} imitates the marker {marker!r}"
+            cure = "use another file: whoever made this one wants the two to be confused"
+            yield _reject("gguf.tokenizer.imitation", "tokens", message, cure=cure)
+            return
 
 
 def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
@@ -262,7 +308,9 @@ def _check_merges(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
 
 def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
     count = len(vocabulary.tokens)
-    defaults = _DEFAULT_IDS.get(vocabulary.kind, {})
+    defaults = dict(_DEFAULT_IDS.get(vocabulary.kind, {}))
+    if vocabulary.kind in _BPE and vocabulary.pre in _WITHOUT_BOS:
+        del defaults["bos"]
     is_usable: dict[str, bool] = {}
     for name in _IDS:
         key = f"{name}_token_id"
@@ -281,7 +329,7 @@ def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
                 f"{PREFIX}{key} has type {header.types[PREFIX + key].name}, expected UINT32",
             )
         elif value >= count:
-            severity = Severity.REJECT if name in _REJECTED_IF_OUT_OF_RANGE else Severity.WARN
+            severity = Severity.WARN if name in _WARNED_IF_OUT_OF_RANGE else Severity.REJECT
             message = f"{PREFIX}{key} is {value}, but the vocabulary has {count} tokens"
             yield Finding("gguf.tokenizer.id-range", severity, message, PREFIX + key, _CURE)
         else:
@@ -293,6 +341,38 @@ def _check_ids(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
                 f"add_{name}_token",
                 f"{PREFIX}add_{name}_token is set, but there is no {name} token",
             )
+
+
+def _check_id_lists(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    """Check the keys with several token ids, such as `tokenizer.ggml.eos_token_ids`."""
+    count = len(vocabulary.tokens)
+    for key, value in header.metadata.items():
+        name = key.removeprefix(PREFIX)
+        if name == key or not (name.endswith("_token_ids") or name == _SUPPRESSED):
+            continue
+        if not isinstance(value, Array) or value.type not in _ID_TYPES:
+            yield _reject("gguf.tokenizer.key-type", name, f"{key[:80]} is not an array of token ids")
+        elif name == _SUPPRESSED and value.type is not ValueType.INT32:
+            message = f"{key} is an array of {value.type.name}, expected INT32"
+            yield _reject("gguf.tokenizer.key-type", name, message)
+        elif wrong := [number for number in value.numbers() if not 0 <= number < count]:
+            message = f"{key[:80]} has the id {wrong[0]}, but the vocabulary has {count} tokens"
+            yield _reject("gguf.tokenizer.id-range", name, message)
+
+
+def _check_named_tokens(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:
+    """Check the tokens that the engine looks up because of the model's name: it fails where one is not there."""
+    name = (header.text("general.name") or "").lower()
+    if not any(part in name for part in ("phi-3", "phi3")) or header.architecture in _WITH_MASK_TOKEN:
+        return
+    if any(part in (vocabulary.pre or "") for part in _PRE_WITH_MASK_TOKEN):
+        return
+    texts = set(vocabulary.tokens)
+    missing = [token.decode() for token in _PHI3_TOKENS if token not in texts]
+    if missing:
+        message = f"the engine treats a model named {name[:40]!r} as Phi-3, and needs its token {missing[0]!r}"
+        cure = "use a file with another general.name, or with all tokens of Phi-3"
+        yield Finding("gguf.tokenizer.named-token", Severity.REJECT, message, "general.name", cure)
 
 
 def _check_charsmap(header: Header, vocabulary: _Vocabulary) -> Iterator[Finding]:

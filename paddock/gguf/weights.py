@@ -4,6 +4,9 @@ A *scale* is the number by which the integers of a quantized block are multiplie
 is the model's output; the same happens if one weight is large enough to overflow in the layers after it. A *hole* is a
 long run of zero bytes, as in a file that was preallocated and never fully written.
 
+All-zero *residual outputs* (`attn_output`, `ffn_down`, ...), the last matrices of a layer's branches, are a warning:
+with them a layer passes its input on unchanged. Depth-upscaled models are published with such layers.
+
 The data is read once, in order, in chunks, so memory use does not depend on the file size. Numbers are tested by their
 bit patterns, as in ggml_validate_row_data. Whether the weights are those that the author published is verified by the
 file's digest, not here.
@@ -11,6 +14,7 @@ file's digest, not here.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -21,6 +25,7 @@ import numpy.typing as npt
 from paddock.gguf.format import GgmlType
 from paddock.gguf.header import Header, Tensor
 from paddock.gguf.source import CURE_DOWNLOAD_AGAIN, ByteSource
+from paddock.gguf.split import shard_info
 from paddock.model.finding import Finding, Severity
 
 HOLE_BYTES: Final = 1 << 20
@@ -55,6 +60,10 @@ _SCALE_OFFSETS: Final = {
 }
 """Byte offsets of the F16 scales in a block. IQ1_M and MXFP4 store theirs differently; NVFP4 accepts every byte."""
 
+_RESIDUAL_OUTPUT: Final = re.compile(
+    r"(?:(?:enc|dec)\.)?blk\.\d+\.(?:attn_output|(?:cross_)?attn_o|ffn_down(?:\.\d+|_exps|_shexp|_chexps)?|ssm_out"
+    r"|time_mix_output|channel_mix_value|shortconv\.out_proj)\.weight"
+)
 # with zeros in one of these, every prompt gives the same output
 _ESSENTIAL_TENSORS: Final = frozenset({"token_embd.weight", "output.weight"})
 
@@ -95,6 +104,7 @@ class WeightsScan:
         self._tensors = deque(header.tensors)
         self._current = _TensorScan(self._tensors[0], header) if self._tensors else None
         self._findings: list[Finding] = []
+        self._zero_outputs: list[_TensorScan] = []
         self._position = header.data_offset
 
     @property
@@ -114,12 +124,16 @@ class WeightsScan:
             scan.feed(block[max(0, scan.start - offset) : scan.end - offset])
             if end < scan.end:
                 return
-            self._findings += scan.findings()
+            if scan.is_zero and _RESIDUAL_OUTPUT.fullmatch(scan.tensor.name):
+                self._zero_outputs.append(scan)
+            else:
+                self._findings += scan.findings()
             self._tensors.popleft()
             self._current = _TensorScan(self._tensors[0], self._header) if self._tensors else None
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings so far, and one for truncated data if the last tensor is incomplete."""
+        yield from self._check_zero_outputs()
         yield from self._findings
         if self.is_limit_reached:
             message = f"{len(self._findings)} tensors have bad data; the rest of the file was not checked"
@@ -128,6 +142,23 @@ class WeightsScan:
             at = self._position
             message = f"the data of {self._current.tensor.name!r} ends at byte {at}, expected {self._current.end}"
             yield Finding("gguf.weights.truncated", Severity.REJECT, message, f"byte {at}", CURE_DOWNLOAD_AGAIN)
+
+    def _check_zero_outputs(self) -> Iterator[Finding]:
+        """Yield one finding for all residual outputs of zeros: a rejection if no layer of a whole model has another."""
+        if not self._zero_outputs:
+            return
+        first, count = self._zero_outputs[0], len(self._zero_outputs)
+        all_outputs = sum(1 for tensor in self._header.tensors if _RESIDUAL_OUTPUT.fullmatch(tensor.name))
+        if count == all_outputs > 1 and shard_info(self._header) is None:
+            message = f"all {count} outputs of the layers are zero, so that no layer has an effect"
+            yield Finding("gguf.weights.zero", Severity.REJECT, message, f"byte {first.start}", CURE_DOWNLOAD_AGAIN)
+            return
+        message = (
+            f"{count} outputs of layers are zero, the first is {first.tensor.name!r}: these layers pass on their input"
+            " unchanged, as the added layers of depth-upscaled models do"
+        )
+        cure = "compare the file's sha256 with its publisher's, if the model is not meant to have such layers"
+        yield Finding("gguf.weights.zero-layer", Severity.WARN, message, f"byte {first.start}", cure)
 
 
 class _TensorScan:
@@ -156,9 +187,15 @@ class _TensorScan:
         self._scan(piece[:whole])
         self._pending += piece[whole:]
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether every byte is zero. All of the data must have been fed."""
+        self._flush()
+        return self._first_bad_offset is None and all(pages.all() for pages in self._zero_pages)
+
     def findings(self) -> Iterator[Finding]:
-        """Yield the findings on this tensor. Call once, after all of its data was fed."""
-        self._scan(memoryview(self._pending))
+        """Yield the findings on this tensor, after all of its data was fed."""
+        self._flush()
         if self._first_bad_offset is not None:
             message = f"a value or scale of {self.tensor.name!r} is infinite, NaN, or so large that it overflows"
             yield Finding(
@@ -166,6 +203,10 @@ class _TensorScan:
             )
         else:
             yield from _check_zeros(self.tensor, np.concatenate(self._zero_pages), self.start)
+
+    def _flush(self) -> None:
+        self._scan(memoryview(self._pending))
+        self._pending = bytearray()
 
     def _scan(self, data: memoryview) -> None:
         if data and self._first_bad_offset is None:

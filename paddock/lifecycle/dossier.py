@@ -140,9 +140,9 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _finding(finding: Finding) -> str:
     """A list item: in a table the sentence would be cut off."""
-    where = f" at {finding.where}" if finding.where else ""
+    where = f" at {_cell(finding.where)}" if finding.where else ""
     cure = f": {finding.cure}" if finding.cure else ""
-    return f"- **{finding.severity}** {finding.rule}{_cell(where)}: {_cell(finding.message + cure)}"
+    return f"- **{finding.severity}** {finding.rule}{where}: {_cell(finding.message + cure)}"
 
 
 def _cell(text: str) -> str:

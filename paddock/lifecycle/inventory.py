@@ -13,15 +13,15 @@ from paddock.store.volume import Volume
 
 def get_model_path_from_name(model_name: str) -> Path:
     """The path of a model on the volume, which need not exist: `/models/org--name` for `org/name`, a link to its
-    default variant, and `/models/org--name--Q4_K_M` for `org/name:Q4_K_M`.
+    default variant, and `/models/org--name--Q4_K_M` for `org/name:Q4_K_M`. A model on the volume is found
+    ignoring case.
 
     Raises UnsafeName (a ValueError).
     """
     wanted = _reference(model_name)
     volume = Volume(settings.load().volume)
-    return volume.model_path(
-        wanted.model, volume.resolve_variant(wanted.model, wanted.variant) if wanted.variant else None
-    )
+    model = volume.spelled(wanted.model)
+    return volume.model_path(model, volume.resolve_variant(model, wanted.variant) if wanted.variant else None)
 
 
 def list_model_files(model_name: str | None = None) -> list[dict]:  # type: ignore[type-arg]  # this signature is public and fixed
@@ -34,6 +34,7 @@ def list_model_files(model_name: str | None = None) -> list[dict]:  # type: igno
     UnsafeName, NoPermission.
     """
     wanted = None if model_name is None else _reference(model_name)
+    volume = Volume(settings.load().volume)
     return [
         {
             "model": entry.manifest.repository,
@@ -46,7 +47,7 @@ def list_model_files(model_name: str | None = None) -> list[dict]:  # type: igno
             "default": entry.default,
             "last_use": entry.last_used.isoformat() if entry.last_used else None,
         }
-        for entry in Volume(settings.load().volume).entries(wanted.model if wanted else None)
+        for entry in volume.entries(volume.spelled(wanted.model) if wanted else None)
         if wanted is None or wanted.variant is None or same_variant(entry.manifest.variant, wanted.variant)
         for file in sorted(entry.manifest.files, key=lambda file: file.path)
     ]
@@ -60,7 +61,8 @@ def delete_model_from_volume(model_name: str, revision: str | None = None) -> in
     """
     wanted = _reference(model_name)
     commit = None if revision is None else parse_revision(revision)
-    _, freed_bytes = Volume(settings.load().volume).remove(wanted.model, variant=wanted.variant, revision=commit)
+    volume = Volume(settings.load().volume)
+    _, freed_bytes = volume.remove(volume.spelled(wanted.model), variant=wanted.variant, revision=commit)
     return freed_bytes
 
 

@@ -5,8 +5,9 @@
     org/name@R            the default variant at R, else the only variant that the store has at R
     org/name:V@R          V at R
 
-The name of a model without a default means its only variant in the store. R is a commit, the beginning of a commit in
-the store, or a branch or tag, which the Hub resolves.
+The name of a model without a default means its only variant in the store. R is a commit, the beginning of a commit
+that the store or the volume knows, or a branch or tag, which the Hub resolves. A model is found ignoring case, and by a
+name that it had before it was renamed on the Hub.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from paddock.errors import BadSetting, NotOnVolume
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.revisions import resolve_commit
 from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision, find_by_prefix, is_revision, parse_ref, parse_revision
+from paddock.model.names import ModelName, Revision
 from paddock.model.reference import Reference, SnapshotId, Variant, parse_variant, same_variant
 from paddock.store.protocol import Store
 
@@ -33,7 +35,7 @@ def locate(clients: Clients, wanted: Reference) -> Manifest:
 
 def locate_in(store: Store, clients: Clients, wanted: Reference, *, cure: str) -> Manifest:
     """As `locate`, in any store. `cure` is that of NotOnVolume."""
-    model = wanted.model
+    model = clients.volume.spelled(wanted.model)
     promoted = store.promoted(model)
     if wanted.ref is None:
         id = promoted.of(_spelled(promoted.revisions, wanted.variant)) if wanted.variant else promoted.default_id
@@ -80,11 +82,9 @@ def visible_path(clients: Clients, id: SnapshotId, *, promoted: bool) -> Path:
 
 
 def resolve_revision(clients: Clients, model: ModelName, ref: str, *, known: Sequence[Revision]) -> Revision:
-    """The commit that `ref` names: a commit, the beginning of one of the `known` commits, a branch or a tag. Raises the
-    Hub's errors for the last two."""
-    if is_revision(ref):
-        return parse_revision(ref)
-    return find_by_prefix(ref, known) or clients.hub.listing(model, parse_ref(ref)).revision
+    """The commit that `ref` names: a commit, the beginning of one that the volume knows or of one of the `known`
+    commits, a branch or a tag. Raises the Hub's errors for the last two."""
+    return resolve_commit(clients, model, ref, others=known)
 
 
 def requested_quantization(variant: Variant | None, quantization: str) -> str:
@@ -105,7 +105,7 @@ def match_variant(clients: Clients, model: ModelName, text: str) -> Variant | No
     `best`. Where none matches, `text` is taken as a variant's name. Raises UnsafeName."""
     if text in {"auto", "best"}:
         return None
-    stored = clients.volume.snapshots(model)
+    stored = clients.volume.snapshots(clients.volume.spelled(model))
     for manifest in stored:
         if same_variant(manifest.variant, text):
             return manifest.variant

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from paddock.errors import DoesNotFit
+from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.acquire.acquire import AcquireRequest, acquire
 from paddock.lifecycle.acquire.cache import cache
 from paddock.lifecycle.acquire.publish import Published
@@ -113,7 +114,10 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
     manifest = published.manifest
     validation = phases.validate(manifest, request)
     phases.cache(manifest)
-    phases.benchmark(manifest, request)
+    kind = validation.model.kind if validation.model else ModelKind.TEXT
+    notes = _unmeasured(kind, request)
+    if kind.generates_text or kind.embeds:
+        phases.benchmark(manifest, request if kind.generates_text else replace(request, profile="chat"))
     dossier = phases.promote(manifest) if request.promote else phases.write_dossier(manifest)
     return Onboarded(
         model=manifest.repository,
@@ -125,8 +129,17 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
         promoted=request.promote,
         transferred_bytes=published.transferred_bytes,
         context_tokens=validation.context_tokens,
-        notes=validation.given_up,
+        notes=(*validation.given_up, *notes),
     )
+
+
+def _unmeasured(kind: ModelKind, request: OnboardRequest) -> tuple[str, ...]:
+    """A note for what is not measured because of the model's kind."""
+    if not (kind.generates_text or kind.embeds):
+        return (f"it was not benchmarked, since it is {kind.noun}",)
+    if request.profile == "roleplay" and not kind.generates_text:
+        return (f"its roleplay was not measured, since it is {kind.noun}",)
+    return ()
 
 
 @contextmanager

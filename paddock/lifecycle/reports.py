@@ -31,6 +31,12 @@ def write(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]
     clients.volume.write_report(manifest.id, name, json.dumps(document, indent=2))
 
 
+def record(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
+    """As `write`; on a volume that cannot be written, nothing is recorded, which is said once."""
+    with clients.volume.recording():
+        write(clients, manifest, name, value)
+
+
 def file_name(name: str, target: str) -> str:
     """The file name of a report for a target. Each other machine has its own, beside the one for this machine."""
     if target == THIS_MACHINE:

@@ -21,6 +21,9 @@ Decode is shown beside its upper limit: it reads the weights' bytes times tokens
 memory bandwidth. For a processor the bandwidth is measured (`paddock.measure.bandwidth`), for a GPU it is computed from
 the clock and bus that its driver reports.
 
+A model that embeds instead of generating text has prefill alone: the time until the embedding of a prompt is there. Its
+prompts are at most as long as what the engine encodes at once (`n_ubatch`).
+
 Before the load, the engine estimates the memory (`engine.oracle`), and a model that does not fit is refused. After the
 load, a canary checks that eight greedy tokens have finite logits that differ, since a benchmark of garbage is not a
 result. The quality of the answers is not judged here.
@@ -39,7 +42,9 @@ from paddock.engine import process
 from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import Memory, measure_descriptors, memory_from_log
 from paddock.engine.parameters import Parameters
-from paddock.errors import BadSetting
+from paddock.errors import BadSetting, ConflictingConfiguration
+from paddock.gguf.directory import local_kind
+from paddock.gguf.kind import ModelKind
 from paddock.measure.bandwidth import read_bandwidth
 from paddock.measure.load_test import LoadTest
 from paddock.measure.roleplay import Roleplay
@@ -97,7 +102,8 @@ class LengthResult:
 class Benchmark:
     """Results of a benchmark, with the machine, engine and parameters that they were measured with.
 
-    `canary`            the eight greedy tokens of the canary
+    `kind`              the model's kind (`paddock.gguf.kind`); one that embeds has no decode
+    `canary`            the eight greedy tokens of the canary; none for a model that embeds
     `memory`            what the engine reported after the load
     `peak_rss_bytes`    peak resident memory of the engine's process
     `vram_bytes`        GPU memory in use after the measurement minus before the load
@@ -129,6 +135,7 @@ class Benchmark:
     bandwidth_source: Literal["measured", "driver"] | None = None
     tuned: bool | None = None
     http: LoadTest | None = None
+    kind: ModelKind = ModelKind.TEXT
 
     @property
     def prefill_tok_per_s(self) -> float:
@@ -136,6 +143,7 @@ class Benchmark:
 
     @property
     def decode_tok_per_s(self) -> float:
+        """Raises StopIteration for a model that embeds."""
         return next(result.decode_tok_per_s for result in self.results if result.decode_tok_per_s is not None)
 
     @property
@@ -145,7 +153,9 @@ class Benchmark:
     @property
     def line(self) -> str:
         """The speeds in one line, and why no GPU was used."""
-        speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s, decode {self.decode_tok_per_s:.1f} tokens/s"
+        speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s"
+        if not self.kind.embeds:
+            speeds += f", decode {self.decode_tok_per_s:.1f} tokens/s"
         return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -160,8 +170,12 @@ class Benchmark:
         ]
         return [
             *rows,
-            ("time to first token", f"{self.time_to_first_token_s * 1000:.0f} ms", ""),
-            ("weights read by decode", self._bandwidth_text(), ""),
+            (
+                "time to the embedding" if self.kind.embeds else "time to first token",
+                f"{self.time_to_first_token_s * 1000:.0f} ms",
+                "",
+            ),
+            *([] if self.kind.embeds else [("weights read by decode", self._bandwidth_text(), "")]),
             ("load", f"{self.load_s:.2f} s", ""),
             ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
             ("GPU", self._gpu_text(), ""),
@@ -192,6 +206,7 @@ class Benchmark:
     def to_json(self) -> dict[str, Any]:
         return {
             "schema": self.schema,
+            "kind": self.kind,
             "measured_at": self.measured_at,
             "results": [result.to_json() for result in self.results],
             "time_to_first_token_s": self.time_to_first_token_s,
@@ -199,7 +214,7 @@ class Benchmark:
             "memory": self.memory.to_json(),
             "peak_rss_bytes": self.peak_rss_bytes,
             "vram_bytes": self.vram_bytes,
-            "weights_read_bytes_per_s": self.weights_read_bytes_per_s,
+            "weights_read_bytes_per_s": None if self.kind.embeds else self.weights_read_bytes_per_s,
             "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
             "bandwidth_source": self.bandwidth_source,
             "canary": list(self.canary),
@@ -223,6 +238,7 @@ class Benchmark:
                 **{key: value[key] for key in value if key in names},
                 "results": tuple(LengthResult.from_json(result) for result in value["results"]),
                 "memory": Memory.from_json(value["memory"]),
+                "kind": ModelKind(value.get("kind", ModelKind.TEXT)),
                 "canary": tuple(value["canary"]),
                 "machine": Machine.from_json(value["machine"]),
                 "roleplay": Roleplay.from_json(value["roleplay"]) if value.get("roleplay") else None,
@@ -251,8 +267,9 @@ def benchmark(
     `more_gens` are further lengths to measure within `limit_s` seconds; those longer than the context are left out.
     `machine` is this machine, passed only to avoid detecting it again.
 
-    Raises BadSetting for lengths beyond the context, DoesNotFit before the file is loaded, ModelRejected if the canary
-    fails, and the errors of `process.run`.
+    Raises BadSetting for lengths beyond the context, ConflictingConfiguration for a kind of model that the engine
+    neither generates text nor embeds with, DoesNotFit before the file is loaded, ModelRejected if the canary fails, and
+    the errors of `process.run`.
     """
     engine = f"llama-cpp-python {engine_version()}"
     machine = machine or this_machine()
@@ -261,19 +278,23 @@ def benchmark(
         raise BadSetting(
             f"n_prompt {n_prompt} and n_gen {n_gen} must each be from 1 to n_ctx, which is {parameters.n_ctx}"
         )
-    prompts = (n_prompt, *(length for length in more_prompts if length != n_prompt and length <= parameters.n_ctx))
+    kind = local_kind(path)
+    require_measurable(path.name, kind)
+    longest = min(parameters.n_ctx, parameters.n_ubatch) if kind.embeds else parameters.n_ctx
+    n_prompt = min(n_prompt, longest)
+    prompts = (n_prompt, *(length for length in more_prompts if length != n_prompt and length <= longest))
     generations = (n_gen, *(length for length in more_gens if length != n_gen and length <= parameters.n_ctx))
+    lengths = {"prompts": prompts} if kind.embeds else {"prompts": prompts, "generations": generations}
     with process.open_shards(path) as descriptors:
         # The same descriptors for the estimate and the load, so that both read the same bytes.
         estimate = measure_descriptors(descriptors, parameters)
         check_fits(path, parameters, estimate, machine)
         measured: Mapping[str, Any] = process.run(
-            "benchmark",
+            "embed" if kind.embeds else "benchmark",
             {
                 "paths": process.paths_of(descriptors),
                 "parameters": parameters.to_json(),
-                "prompts": prompts,
-                "generations": generations,
+                **lengths,
                 "limit_s": min(limit_s, timeout_s / 2),
             },
             timeout_s=timeout_s,
@@ -282,9 +303,10 @@ def benchmark(
     memory = memory_from_log(measured["weights_bytes"], measured["lines"])
     bandwidth, source = _bandwidth(memory, machine, parameters)
     prefill = [_prefill(length, runs) for length, runs in zip(prompts, measured["prefill"], strict=True)]
-    decode = [_decode(length, runs) for length, runs in zip(generations, measured["decode"], strict=True)]
+    decoded = zip(() if kind.embeds else generations, measured["decode"], strict=True)
+    decode = [_decode(length, runs) for length, runs in decoded]
     return Benchmark(
-        results=(prefill[0], decode[0], *prefill[1:], *decode[1:]),
+        results=(*prefill[:1], *decode[:1], *prefill[1:], *decode[1:]),
         time_to_first_token_s=round(median(measured["prefill"][0]["until_chosen_s"]), 4),
         load_s=round(measured["load_s"], 3),
         memory=memory,
@@ -301,7 +323,17 @@ def benchmark(
         vram_bytes=measured["vram_bytes"],
         bandwidth_bytes_per_s=bandwidth,
         bandwidth_source=source,
+        kind=kind,
     )
+
+
+def require_measurable(name: str, kind: ModelKind) -> None:
+    """Raise ConflictingConfiguration for a kind of model that the engine neither generates text nor embeds with."""
+    if not (kind.generates_text or kind.embeds):
+        raise ConflictingConfiguration(
+            f"{name} is {kind.noun}, and there is no benchmark for it: the engine does not generate text with it",
+            cure="choose a language model or an embedding model",
+        )
 
 
 def _bandwidth(

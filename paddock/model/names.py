@@ -30,7 +30,7 @@ manifests, it is a sha256."""
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_REVISION_PREFIX = re.compile(r"[0-9a-fA-F]{4,39}")
+_REVISION_PREFIX = re.compile(r"[0-9a-fA-F]{4,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SEGMENT = re.compile(r"(?:blake3:)?[0-9a-f]{64}")
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,254}")
@@ -106,16 +106,25 @@ def is_revision(text: str) -> bool:
     return _REVISION.fullmatch(text) is not None
 
 
+def is_commit_prefix(text: str) -> bool:
+    """Whether a text can be a commit, or the beginning of one: 4 to 40 hexadecimal digits, in either case."""
+    return _REVISION_PREFIX.fullmatch(text) is not None
+
+
 def find_by_prefix(text: str, revisions: Iterable[Revision]) -> Revision | None:
-    """Find the commit among `revisions` that begins with `text`, a prefix of 4 to 39 digits.
+    """Find the commit among `revisions` that begins with `text`, a prefix of 4 or more digits. A whole commit need not
+    be among them.
 
     None if there is no match, or `text` is no such prefix. Raises UnsafeName if several commits match.
     """
-    if not _REVISION_PREFIX.fullmatch(text):
+    if not is_commit_prefix(text):
         return None
+    if is_revision(text.lower()):
+        return Revision(text.lower())
     matches = sorted({revision for revision in revisions if revision.startswith(text.lower())})
     if len(matches) > 1:
-        listed = ", ".join(revision[:12] for revision in matches)
+        length = next(n for n in range(12, 41) if len({revision[:n] for revision in matches}) == len(matches))
+        listed = ", ".join(revision[:length] for revision in matches)
         raise UnsafeName(f"{len(matches)} commits begin with {text}: {listed}", cure="use a longer prefix")
     return matches[0] if matches else None
 
@@ -143,14 +152,25 @@ def parse_repository_path(text: str) -> str:
     form; has no control or format characters, wildcards, colons or backslashes; is not a device name, `.` or `..`; does
     not begin with a dash, dot or space; and does not end with a dot or space. Raises UnsafeName, which quotes the path.
     """
-    problem = next(filter(None, map(_part_problem, text.split("/"))), None)
-    if problem is None and len(text.encode()) > _PATH_MAX_BYTES:
-        problem = f"it is longer than {_PATH_MAX_BYTES} bytes"
+    problem = path_problem(text)
     if problem:
         raise UnsafeName(
             f"the file name {text[:200]!r} is not safe: {problem}", cure="the repository's owner must rename it"
         )
     return text
+
+
+def path_problem(text: str) -> str | None:
+    """The reason why `parse_repository_path` refuses a path, or None."""
+    problem = next(filter(None, map(_part_problem, text.split("/"))), None)
+    if problem is None and len(text.encode()) > _PATH_MAX_BYTES:
+        problem = f"it is longer than {_PATH_MAX_BYTES} bytes"
+    return problem
+
+
+def fold_path(text: str) -> str:
+    """The path as a file system may compare it: after NFKC normalization and case folding."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def printable(text: str) -> str:
@@ -185,7 +205,7 @@ def check_distinct(paths: Iterable[str]) -> None:
     """
     seen: dict[str, str] = {}
     for path in paths:
-        folded = unicodedata.normalize("NFKC", path).casefold()
+        folded = fold_path(path)
         if folded in seen:
             raise UnsafeName(f"the file names {seen[folded]!r} and {path!r} are the same on some file systems")
         seen[folded] = path

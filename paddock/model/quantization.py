@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paddock.errors import MissingShard, NoGguf, NoPermission, NoSuchFile
+from paddock.errors import NoPermission, NoSuchFile
 
 PREFERRED = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S")
 
@@ -22,6 +22,12 @@ _QUANTIZATION = re.compile(
     r"Q[2-8]_K_(?:XXL|XL|L|M|S)|Q[2-8]_K|Q[45]_[01]|Q8_0|Q1_0|Q2_0|"
     r"BF16|F16|F32|FP16|FP32"
     r")(?![A-Za-z0-9]|_[A-Za-z0-9])",
+    re.IGNORECASE,
+)
+_LOOKS_QUANTIZED = re.compile(r"(?<![A-Za-z0-9])(?:UD-)?I?Q\d[A-Za-z0-9_]*(?![A-Za-z0-9])", re.IGNORECASE)
+_TRIMMED = re.compile(r"^[-_. ]+|[-_. ]+$|(?<=[-_. ])[-_. ]+")
+_RAW_PART = re.compile(
+    r".+\.gguf[-_.](?:(?:part|split|chunk|piece)[-_.]?[a-z0-9]{1,6}|\d{1,4}|[a-z]{2})(?:[-_.]?of[-_.]?\d+)?",
     re.IGNORECASE,
 )
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -80,9 +86,27 @@ def quantization_of(path: str) -> str | None:
     return None
 
 
+def likely_quantization(path: str) -> str | None:
+    """The preferred quantization with the bits of a label that is none (`Q4_K_P`: Q4_K_M); None where there is none."""
+    found = _LOOKS_QUANTIZED.search(PurePosixPath(path).name)
+    digit = re.search(r"\d", found.group()) if found else None
+    return next((name for name in PREFERRED if digit and name.startswith(f"Q{digit.group()}")), None)
+
+
+def strip_quantization(name: str) -> str:
+    """A file's or directory's name without its quantization, whether that is a known one or only looks like one."""
+    return _TRIMMED.sub("", _LOOKS_QUANTIZED.sub("", _QUANTIZATION.sub("", name)))
+
+
 def is_projector(path: str) -> bool:
     """Whether a path is named like a multimodal projector (`mmproj*`)."""
     return "mmproj" in PurePosixPath(path).name.lower()
+
+
+def is_raw_part(path: str) -> bool:
+    """Whether a path is named like a piece of a GGUF (`model.gguf.part1of2`, `model.gguf-split-a`). The shards of a
+    split model are no pieces: each of them is a GGUF."""
+    return _RAW_PART.fullmatch(PurePosixPath(path).name) is not None
 
 
 def is_gguf(path: str) -> bool:
@@ -131,11 +155,9 @@ def group_shards(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
     return sorted(sets, key=lambda model: model.first)
 
 
-def rank_models(sets: Iterable[GgufSet]) -> list[GgufSet]:
-    """The language models among `sets`, best first: by quantization, then by depth of the path, size and name."""
-    return sorted(
-        (model for model in sets if not model.is_projector), key=lambda model: rank_key(model.quantization, model)[1:]
-    )
+def rank_models(models: Iterable[GgufSet]) -> list[GgufSet]:
+    """Sort models, best first: those at the top of a directory, then by quantization, depth of the path, size, name."""
+    return sorted(models, key=lambda model: rank_key(model.quantization, model))
 
 
 def rank_key(quantization: str | None, model: GgufSet) -> tuple[bool, int, int, int, str]:
@@ -147,37 +169,6 @@ def rank_key(quantization: str | None, model: GgufSet) -> tuple[bool, int, int, 
     if quantization in PREFERRED:
         return (is_nested, PREFERRED.index(quantization), model.first.count("/"), -model.size, model.first)
     return (is_nested, len(PREFERRED), 0, -model.size, model.first)
-
-
-def get_gguf_file_path(model_path: Path) -> Path:
-    """The best GGUF model in a directory: the first in the order of preference, or else the largest.
-
-    Returns the path of its first shard if it is split. Models at the top of the directory are preferred to those in
-    subdirectories. Projectors (`mmproj*`) are ignored.
-
-    Raises:
-        NoGguf: There is no GGUF model. This is a FileNotFoundError.
-        MissingShard: A shard of the best model is missing.
-        NoSuchFile, NoPermission: `model_path` is not a directory, or not readable.
-    """
-    files = local_files(model_path)
-    best = next(iter(rank_models_top_first(files)), None)
-    if best is None:
-        suffixes = sorted({PurePosixPath(path).suffix or path for path, _ in files})[:6]
-        contents = f"it has {', '.join(suffixes)}" if suffixes else "it is empty"
-        raise NoGguf(f"no GGUF model in {model_path}: {contents}", cure="pull a repository that has a .gguf file")
-    if best.missing:
-        raise MissingShard(
-            f"the split model {best.first} in {model_path} lacks {', '.join(best.missing[:3])}"
-            f" ({len(best.missing)} of {best.declared} shards missing)",
-            cure="pull the model again",
-        )
-    return model_path / best.first
-
-
-def rank_models_top_first(files: Iterable[tuple[str, int]]) -> list[GgufSet]:
-    """Group and rank files, as (path, size in bytes), with models at the top of the directory before all others."""
-    return sorted(rank_models(group_shards(files)), key=lambda model: "/" in model.first)
 
 
 def local_files(directory: Path) -> list[tuple[str, int]]:

@@ -2,17 +2,19 @@
 
 A *variant* is one GGUF model of a revision, named by its quantization or its path (see `paddock.model.variants`). A
 *reference* is `org/name[:VARIANT][@REVISION]`, with the last two in either order, as in llama.cpp and Ollama. Which
-snapshot a reference resolves to depends on the contents of a store, and is not decided here.
+snapshot a reference resolves to depends on the contents of a store, and is not decided here. `parse_requested` also
+reads `org/name[@REVISION]:path.gguf` and addresses of the Hub.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NewType
 
 from paddock.errors import UnsafeName
+from paddock.model.hub_address import split_address
 from paddock.model.names import ModelName, Revision, parse_ref
 
 Variant = NewType("Variant", str)
@@ -23,6 +25,9 @@ VARIANT_MAX_BYTES = 56
 RESERVED_VARIANTS = frozenset({"auto", "latest", "default", "best"})
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+_FILE = re.compile(
+    r"(?P<model>[^:@]+)(?:@(?P<ref>[^:@]+))?:(?P<file>.+\.gguf)(?:@(?P<last_ref>[^:@]+))?", re.IGNORECASE | re.DOTALL
+)
 _VARIANT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 
@@ -91,6 +96,9 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Reference:
         """Parse `org/name[:VARIANT][@REVISION]`. Raises UnsafeName (a ValueError) with the name quoted."""
+        if "://" in text:
+            wanted = parse_requested(text).reference
+            raise UnsafeName(f"the model name {_shortened(text)!r} is an address", cure=f"write {wanted}")
         name, parts = _split(text)
         if len(parts) != len({separator for separator, _ in parts}):
             raise UnsafeName(
@@ -113,13 +121,61 @@ class Reference:
         if variant is not None and variant.lower().endswith(".gguf"):
             raise UnsafeName(
                 f"the model name {_shortened(text)!r} has a file name in place of the variant",
-                cure="name the variant, or use --file",
+                cure=f"name the variant, as `paddock plan {model}` prints it",
             )
         return cls(model, variant, ref)
 
     def __str__(self) -> str:
         variant = f":{self.variant}" if self.variant else ""
         return f"{self.model}{variant}{f'@{self.ref}' if self.ref else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedModel:
+    """A model as a user names it on the command line: a reference, or one GGUF file of it (`file`, a path in the
+    repository). With a file, the reference has no variant."""
+
+    reference: Reference
+    file: str | None = None
+
+
+def parse_requested(text: str, endpoint: str = "") -> RequestedModel:
+    """Parse a reference, `org/name[@REVISION]:path.gguf`, or an address of the Hub, `endpoint` among them.
+
+    Raises UnsafeName with the text quoted.
+    """
+    address = split_address(text, endpoint)
+    name = text if address is None else address.model
+    requested = _parse_file(name) or RequestedModel(Reference.parse(name))
+    if address is None:
+        return requested
+    if address.ref is not None:
+        requested = RequestedModel(replace(requested.reference, ref=parse_ref(address.ref)), requested.file)
+    if address.path is None:
+        return requested
+    model = str(requested.reference)
+    if address.path.lower().endswith(".gguf") and requested.file is None and requested.reference.variant is None:
+        return replace(requested, file=address.path)
+    if "." in address.path.rpartition("/")[2]:
+        raise UnsafeName(f"{_shortened(address.path)!r} of {model} is not a GGUF file", cure=f"write {model}")
+    raise UnsafeName(
+        f"{_shortened(address.path)!r} of {model} is a folder",
+        cure=f"name a file of it, as {model}:{address.path}/FILE.gguf, or `paddock pull {model} --file"
+        f" '{address.path}/*'`",
+    )
+
+
+def _parse_file(text: str) -> RequestedModel | None:
+    """Parse `org/name[@REVISION]:path.gguf`, also with the revision at the end; None for anything else."""
+    match = _FILE.fullmatch(text)
+    if match is None or _DRIVE.match(text):
+        return None
+    if match["ref"] and match["last_ref"]:
+        raise UnsafeName(f"{_shortened(text)!r} has two revisions", cure="write org/name[@REVISION]:path.gguf")
+    ref = match["ref"] or match["last_ref"]
+    return RequestedModel(
+        Reference(ModelName.parse(match["model"]), None, parse_ref(ref) if ref else None), match["file"]
+    )
 
 
 def artifact_key(kind: str, model: ModelName, subject: str) -> str:

@@ -11,18 +11,21 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paddock.model.names import Sha256
+from paddock.network import DIRECT, Network
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL that supports range requests, and the headers to send.
+    """A URL that supports range requests, the headers to send, and the network by which to reach it.
 
     Both may contain a secret (a signature, a token), so neither is in the repr. The headers are for this URL only: they
-    must not be sent to another host after a redirect.
+    must not be sent to another host after a redirect. `commit`: a Hub's answer that names another commit is refused.
     """
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    network: Network = DIRECT
+    commit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Source(Protocol):
     `label` names it for display (`org/name@0123abcd: model.gguf`) and contains no secret. `hub_location` is None if the
     file is not on a Hub.
 
-    `address` may make a network request. `renew` requests a new address, because the last one was refused as expired.
+    `address` may make a network request, and may be answered with a redirect. `renew` requests a new address, at which
+    the bytes themselves are: the last one was refused, or the client cannot follow redirects.
     Implementations must be thread-safe, raise only errors of `paddock.errors`, and not retry for longer than a single
     request takes.
     """

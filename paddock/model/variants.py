@@ -1,12 +1,12 @@
 """Name the variants of a revision.
 
-A variant is named by the quantization in its path. If several models have the same quantization in their paths, the one
-of the main model with the shallowest, then the shortest path gets the name; all others are named by their path, without
-`.gguf` and the suffix of a shard. The *main model* of a repository is the one with the most parameters. At the same
-quantization that is the largest: two models with sizes that differ by more than a quarter are different models.
+A variant of the main family (`paddock.gguf.survey`) is named by the quantization in its path. If several have the same
+quantization in their paths, the one with the shallowest, then the shortest path gets the name; all others, and other
+models, are named by their path, without `.gguf` and the suffix of a shard. A file with less than three quarters of the
+size of another one with its quantization is taken for another model.
 
 Names are safe in file names and URLs (see `parse_variant`), and unique in a revision, ignoring case. They are a pure
-function of the paths and sizes in the Hub's listing, so all machines use the same names.
+function of the files, so all machines use the same names.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MIN_SIZE_OF_MAIN_MODEL = 0.75  # as a share of the largest model of the same quantization
 
 
-def name_variants(sets: Iterable[GgufSet], published: Mapping[str, Variant] | None = None) -> dict[GgufSet, Variant]:
-    """Name every language model among `sets`; projectors are not variants.
+def name_variants(
+    models: Iterable[GgufSet], others: Iterable[GgufSet] = (), *, published: Mapping[str, Variant] | None = None
+) -> dict[GgufSet, Variant]:
+    """Name every model: `models` are those of the main family, and `others` further models that can be named.
 
     `published` are variants that were published before, by the first path of the model. They keep their names.
     """
-    models = sorted((model for model in sets if not model.is_projector), key=_by_depth)
+    models, others = sorted(models, key=_by_depth), sorted(others, key=_by_depth)
     names: dict[GgufSet, Variant] = {}
     taken: set[str] = set()
-    for model in models:
+    for model in (*models, *others):
         if published and model.first in published:
             names[model] = published[model.first]
             taken.add(names[model].casefold())
     for model in _models_named_by_quantization([model for model in models if model not in names]):
         names[model] = _unique(model.quantization or "", model.first, taken)
-    for model in models:
+    for model in (*models, *others):
         if model not in names:
             names[model] = _unique(stem_of(model.first), model.first, taken)
     return names
@@ -60,12 +62,29 @@ def variant_from_path(model: GgufSet) -> Variant:
 
 
 def match_models(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
-    """The models that `text` names, best match first: the variant, else the file, else all of the quantization."""
+    """The models that `text` names, best match first: the variant, else the file, else all of the quantization, else
+    the one whose name ends with `text` as a part of its own (`I-Compact` for `Step-I-Compact`)."""
+    text = {"FP16": "F16", "FP32": "F32"}.get(text.upper(), text)
     by_variant = [model for model, name in names.items() if same_variant(name, text)]
     if by_variant:
         return by_variant
     by_file = [model for model in names if any(text in {path, PurePosixPath(path).name} for path in model.paths)]
-    return by_file or [model for model in names if model.quantization and same_variant(model.quantization, text)]
+    if by_file:
+        return by_file
+    by_quantization = [model for model in names if model.quantization and same_variant(model.quantization, text)]
+    return by_quantization or _match_label(names, text)
+
+
+def _match_label(names: Mapping[GgufSet, Variant], text: str) -> list[GgufSet]:
+    """The model whose name ends with `text`. Of several the one whose rest is a beginning that they share: of `A-Fast`
+    and `A-Very-Fast`, `Fast` names the first."""
+    ends = re.compile(rf"(.*)[-._]{re.escape(text)}", re.IGNORECASE)
+    found = sorted(
+        (len(match[1]), model.first, model) for model, name in names.items() if (match := ends.fullmatch(name))
+    )
+    if len(found) > 1 and found[0][0] == found[1][0]:
+        return []
+    return [model for _, _, model in found[:1]]
 
 
 def _models_named_by_quantization(models: Sequence[GgufSet]) -> list[GgufSet]:

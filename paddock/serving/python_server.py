@@ -118,6 +118,11 @@ def load(path: str, parameters: Parameters, heartbeat: Heartbeat, *, template: s
             params.use_extra_bufts = parameters.use_extra_bufts
             super().__init__(params=params, **kwargs)
 
+        def metadata(self) -> dict[str, str]:
+            """Without the GGUF's own templates: `Llama` compiles each, also those that the audit has rejected."""
+            every = super().metadata()
+            return {key: value for key, value in every.items() if not key.startswith("tokenizer.chat_template")}
+
     class Context(internals.LlamaContext):  # type: ignore[misc] # llama_cpp has no types
         def __init__(self, *, params: Any, **kwargs: Any) -> None:
             nonlocal loading

@@ -4,6 +4,9 @@ A *staging name* begins with `.staging-` and is used by one writer alone. A file
 becomes visible by one rename, and its parent directory is fsynced after that. Staging names that a dead writer left
 have no meaning; `sweep` removes them when they are a day old.
 
+Several users may share the tree: files that change are made under the umask, so that with umask 002 and a common group
+each of them can change what another made.
+
 This module knows nothing of models, blobs or manifests, and follows no symbolic link.
 """
 
@@ -29,10 +32,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 STAGING_PREFIX = ".staging-"
+READ_ONLY = 0o444
+UNDER_UMASK = 0o666
+"""The mode to create a file with: the umask decides who else may read and write it."""
 _STALE_S = 24 * 3600
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _AT_FDCWD = -100
-_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MISPLACED = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG})
 _NO_HARD_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
@@ -42,9 +48,27 @@ def disk_error(error: OSError, where: object) -> PaddockError:
     """Map an OSError to an error of Paddock. `where` is named when the error has no file name of its own."""
     path = error.filename2 or error.filename or where
     reason = error.strerror or str(error)
+    if error.errno == errno.EROFS:
+        return NoPermission(
+            f"{where} is read-only: {path} cannot be written ({reason})",
+            cure="mount it writable, or set PADDOCK_VOLUME to another volume",
+        )
     if error.errno in _REFUSED:
-        return NoPermission(f"{path} may not be written or read ({reason})", cure="correct its owner, mode or mount")
+        message = f"{path} may not be written or read by user {os.geteuid()} ({reason})"
+        if isinstance(where, Path) and os.access(where, os.R_OK) and not os.access(where, os.W_OK):
+            message = f"{where} is read-only for user {os.geteuid()}: {path} cannot be written ({reason})"
+        return NoPermission(
+            message,
+            cure="give this user access, or set PADDOCK_VOLUME to another place; users who share a volume need umask"
+            " 002 and a common group, and for what is there already its owner runs"
+            f" `chgrp -R GROUP {where}` and `chmod -R g=u {where}`",
+        )
     if error.errno in _FULL:
+        if error.errno == errno.ENOSPC and has_no_inodes(where):
+            return NotEnoughDisk(
+                f"{path} could not be written: its file system has no free inodes",
+                cure="remove files there, or make the file system with more inodes",
+            )
         return NotEnoughDisk(
             f"{path} could not be written ({reason})", cure="free space, or raise the limit, and try again"
         )
@@ -53,6 +77,22 @@ def disk_error(error: OSError, where: object) -> PaddockError:
             f"{path} is in the way ({reason})", cure="move it away, or set PADDOCK_VOLUME to another place"
         )
     return StoreUnavailable(f"{path} could not be used ({reason})", cure="check the disk or the mount")
+
+
+def was_refused(error: PaddockError) -> bool:
+    """Whether an error means that nothing can be written: the file system is read-only or full, or this user may not.
+    What is only refused by Paddock itself, such as a planted link, is not meant."""
+    refused = _REFUSED | _FULL | {errno.EROFS}
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in refused
+
+
+def has_no_inodes(path: object) -> bool:
+    """Whether the file system of an existing path has no free inode for a process without privileges."""
+    try:
+        status = os.statvfs(str(path))
+    except OSError:
+        return False
+    return status.f_files > 0 and status.f_favail == 0  # no number of files: they are not limited
 
 
 def disk_errors(function: Callable[P, T]) -> Callable[P, T]:
@@ -101,27 +141,36 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_tree(path: Path) -> None:
     """Fsync every directory of a tree, the deepest first."""
     for directory, _, _ in os.walk(path, topdown=False):
         sync_directory(Path(directory))
 
 
-def write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file that must not exist yet, and fsync it. `mode` is set regardless of the umask."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+def write_new(path: Path, content: bytes, *, read_only: bool = False) -> None:
+    """Write a file that must not exist yet, and fsync it. `read_only`: nobody may write it afterwards."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, UNDER_UMASK)
     with os.fdopen(descriptor, "wb") as out:
         out.write(content)
         out.flush()
-        os.fchmod(descriptor, mode)
+        if read_only:
+            os.fchmod(descriptor, READ_ONLY)
         os.fsync(descriptor)
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file as a whole."""
     staged = staging_name(path.parent)
     try:
-        write_new(staged, content, mode=mode)
+        write_new(staged, content)
         staged.replace(path)
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -235,7 +284,7 @@ def sweep(directory: Path) -> None:
             status = path.lstat()
             if time.time() - status.st_mtime > _STALE_S and not _is_held(path, status):
                 remove(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # another user's
             continue
 
 

@@ -24,6 +24,7 @@ from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.model.reference import SnapshotId, Variant, parse_variant
 
 _LOCK_WAIT_S = 5.0
+_UNDER_UMASK = 0o666  # another user of the volume appends to it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class History:
     def writing(self) -> Iterator[None]:
         """Lock the history against other writers, waiting for at most 5 s. Where flock does nothing, or its holder is
         suspended, two changes may be written at once: the later line counts, and the links follow it."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, _UNDER_UMASK)
         try:
             end = time.monotonic() + _LOCK_WAIT_S
             while not _try_lock(descriptor) and time.monotonic() < end:
@@ -160,7 +161,7 @@ class History:
 
     def append(self, promotion: Promotion) -> None:
         """Append a change, and fsync it. A torn last line is ended first."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, _UNDER_UMASK)
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"

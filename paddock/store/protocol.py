@@ -20,6 +20,7 @@ from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Source
+from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
 
 
@@ -117,6 +118,10 @@ class RemoteStore(Store, Protocol):
 
     def check(self) -> None:
         """Make one cheap request. Raises StoreUnavailable or StoreRefused."""
+        ...
+
+    def features(self) -> StoreFeatures:
+        """Try each feature of the service with small objects, which are removed again. Raises nothing."""
         ...
 
     def blob_tag(self, sha256: Sha256, size: int) -> str | None:

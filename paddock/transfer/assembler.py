@@ -21,7 +21,7 @@ from paddock.transfer.digest import BLOCK_BYTES, OnBlock, RunningDigest, digest_
 from paddock.transfer.meter import Meter
 from paddock.transfer.options import Options
 from paddock.transfer.pieces import verified_pieces
-from paddock.transfer.preallocation import disk_error, preallocate, require_space, write_at
+from paddock.transfer.preallocation import UNDER_UMASK, disk_error, preallocate, require_space, write_at
 from paddock.transfer.progress import OnProgress, Progress, VerificationSpeed
 from paddock.transfer.range_scheduler import RangeScheduler
 from paddock.transfer.retry_budget import RetryBudget
@@ -118,6 +118,7 @@ class Assembler:
 
         def on_received(received: int) -> None:
             nonlocal last, peak
+            received = min(received, self._expected.size)  # huggingface_hub also writes files of its own
             # A second attempt starts at 0 again, but the bytes of the first one were transferred, too.
             self.meter.count(max(0, received - last), max(0, received - peak))
             last, peak = received, max(peak, received)
@@ -136,7 +137,7 @@ class Assembler:
 
     @contextmanager
     def _open_data(self) -> Iterator[int]:
-        fd = os.open(self._staging.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(self._staging.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, UNDER_UMASK)
         try:
             yield fd
         finally:
@@ -252,7 +253,7 @@ class Assembler:
     def _replace_if_different(self, fd: int, start: int, end: int, digest: SegmentDigest) -> bool:
         """Fetch one segment into a file beside the data, and copy it over the data if its digest differs."""
         path = self._staging.directory / "segment"
-        segment_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        segment_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, UNDER_UMASK)
         try:
             preallocate(segment_fd, path, end - start)
             new = RunningDigest(end - start, segment_bytes=end - start)

@@ -75,10 +75,12 @@ def _download_with_hf_transfer(request: dict[str, Any]) -> None:
 def _download_with_huggingface_hub(request: dict[str, Any]) -> None:
     from paddock.hub import download_file
     from paddock.model.source import HubLocation
+    from paddock.network import Network
 
     directory = Path(request["directory"])
     threading.Thread(target=_report_size, args=[directory], daemon=True).start()
-    download_file(HubLocation(**request["place"]), directory).replace(request["path"])
+    network = Network.from_json(request["network"])
+    download_file(HubLocation(**request["place"]), directory, network=network).replace(request["path"])
 
 
 def _report_size(directory: Path) -> None:

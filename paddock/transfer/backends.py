@@ -25,7 +25,7 @@ from typing import IO, Literal
 
 from paddock.errors import TransferInterrupted, TransferRefused
 from paddock.model.source import Address, Source
-from paddock.settings import downloader_environment
+from paddock.settings import child_environment
 
 Backend = Literal["paddock", "hf_transfer", "xet"]
 """Download backend: Paddock's own worker threads, hf_transfer, or huggingface_hub with Xet."""
@@ -76,15 +76,18 @@ def download(
     """
     request: dict[str, object] = {"engine": backend, "path": str(path), "parent": os.getpid()}
     if backend == "xet" and source.hub_location:
-        place = {"place": asdict(source.hub_location), "directory": str(_working_directory(path))}
-        return _run(request | place, source, stall_s=stall_s, on_received=on_received)
-    for renew in (False, True):
-        address = _address(source, renew=renew, on_received=on_received)
+        place: dict[str, object] = {"place": asdict(source.hub_location), "directory": str(_working_directory(path))}
+        network = _address(source, on_received=on_received).network
+        place["network"] = network.to_json()
+        return _run(request | place, network.environment(), source, stall_s=stall_s, on_received=on_received)
+    for is_last in (False, True):
+        address = _address(source, on_received=on_received)
         target = {"connections": connections, "url": address.url, "headers": dict(address.headers)}
         try:
-            return _run(request | target, source, stall_s=stall_s, on_received=on_received)
+            environment = address.network.environment(address.url)
+            return _run(request | target, environment, source, stall_s=stall_s, on_received=on_received)
         except TransferRefused as refusal:
-            if renew:
+            if is_last:
                 raise
             log.info("%s; renewing its URL", refusal.message)
     raise AssertionError("the second attempt returns or raises")
@@ -95,13 +98,16 @@ def clean(path: Path) -> None:
     shutil.rmtree(_working_directory(path), ignore_errors=True)
 
 
-def _address(source: Source, *, renew: bool, on_received: Callable[[int], None]) -> Address:
-    """Resolve the address in a thread, so that the calling thread can be cancelled while it waits."""
+def _address(source: Source, *, on_received: Callable[[int], None]) -> Address:
+    """Request a new address of the bytes, in a thread, so that the calling thread can be cancelled while it waits.
+
+    Its errors are more precise than those of another program.
+    """
     result: list[Address | BaseException] = []
 
     def resolve() -> None:
         try:
-            result.append(source.address(renew=renew))
+            result.append(source.address(renew=True))
         except BaseException as error:  # raised again in the calling thread
             result.append(error)
 
@@ -115,7 +121,15 @@ def _address(source: Source, *, renew: bool, on_received: Callable[[int], None])
     return result[0]
 
 
-def _run(request: Mapping[str, object], source: Source, *, stall_s: float, on_received: Callable[[int], None]) -> int:
+def _run(
+    request: Mapping[str, object],
+    environment: Mapping[str, str],
+    source: Source,
+    *,
+    stall_s: float,
+    on_received: Callable[[int], None],
+) -> int:
+    """Run one download in a child process, with the variables of `environment`."""
     name = _NAMES[str(request["engine"])]
     path = Path(str(request["path"]))
     process = subprocess.Popen(
@@ -124,7 +138,8 @@ def _run(request: Mapping[str, object], source: Source, *, stall_s: float, on_re
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # a vendor may print signed URLs there
         cwd=_ROOT,
-        env=downloader_environment(
+        env=child_environment(
+            **environment,
             HF_HUB_DISABLE_PROGRESS_BARS="1",
             HF_HUB_DISABLE_TELEMETRY="1",
             HF_HOME=str(_working_directory(path) / "home"),

@@ -8,21 +8,24 @@ then the source is asked for a new one.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
 
-from paddock.errors import TransferRefused, TransientError
+from paddock.errors import BadSetting, TransferInterrupted, TransferRefused, TransientError
 from paddock.model.source import Address, Source
+from paddock.network import HttpProxy, is_untrusted
 from paddock.transfer.connections import AbortablePools
 from paddock.transfer.response import ResponseBody, RetryableResponseError, describe_error, open_body
 
 _MAX_REDIRECTS = 5
 _CONNECT_S = 10.0
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
-_REFUSED_STATUS = frozenset({400, 401, 403, 404, 405, 410, 416})  # 400: how S3 refuses some expired signatures
+_REFUSED_STATUS = frozenset({400, 401, 403, 404, 405, 410, 416, 501})  # 400: how S3 refuses some expired signatures
 _PORTS = {"http": 80, "https": 443}
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class RangeClient:
@@ -56,7 +59,9 @@ class RangeClient:
             return self._open(start, end, whole=whole)
         # The first response resolves the redirects for all threads, so that they are requested once.
         with self._resolving:
-            return self._open(start, end, whole=whole)
+            if not self._resolved:
+                return self._open(start, end, whole=whole)
+        return self._open(start, end, whole=whole)
 
     def _open(self, start: int, end: int, *, whole: bool) -> ResponseBody:
         address, generation = self._current_address(refused=None)
@@ -119,8 +124,9 @@ class RangeClient:
             headers = {**address.headers, "Accept-Encoding": "identity"}
             if not whole:
                 headers["Range"] = f"bytes={start}-{end - 1}"
+            proxy = address.network.proxy_for(address.url)
             try:
-                response = self._pools.pool_for(address.url).request(
+                response = self._pools.pool_for(address.url, address.network, proxy).request(
                     "GET",
                     address.url,
                     headers=headers,
@@ -129,10 +135,14 @@ class RangeClient:
                     retries=False,
                     timeout=urllib3.Timeout(connect=min(_CONNECT_S, self._stall_s), read=self._stall_s),
                 )
+            except BadSetting:
+                raise
             except (HTTPError, OSError, ValueError) as error:  # ValueError: a response that is not HTTP
-                # A server at its connection limit refuses the next connection, or leaves it unanswered.
-                refused = isinstance(error, (NewConnectionError, ConnectTimeoutError))
-                raise RetryableResponseError(describe_error(error, self._stall_s), busy=refused) from None
+                raise self._failure(error, address, proxy) from None
+            if proxy is not None and response.status == _PROXY_AUTHENTICATION_REQUIRED:
+                response.close()
+                raise proxy.refusal(response.status, _host(address), TransferInterrupted)
+            self._check_commit(response, address)
             location = response.headers.get("Location")
             if response.status not in _REDIRECT_STATUS or not location:
                 return response, address
@@ -142,6 +152,27 @@ class RangeClient:
             f"{self._source.label} is redirected more than {_MAX_REDIRECTS} times",
             cure="check which server answers at its URL",
         )
+
+    def _failure(self, error: Exception, address: Address, proxy: HttpProxy | None) -> Exception:
+        """The error for a request without a response."""
+        if proxy is not None:
+            failure = proxy.tunnel_refusal(error, _host(address), TransferInterrupted)
+            if failure is None and isinstance(error, ProxyError):
+                failure = proxy.unreachable(_host(address), TransferInterrupted)
+            if isinstance(failure, TransientError):
+                return RetryableResponseError(failure.message, busy=True)
+            if failure is not None:
+                return failure
+        if is_untrusted(error):
+            return TransferRefused(
+                f"the certificate of {_host(address)} is not trusted, which has {self._source.label}",
+                cure=address.network.untrusted_cure,
+            )
+        # A server at its connection limit refuses the next connection, or leaves it unanswered.
+        refused = isinstance(error, (NewConnectionError, ConnectTimeoutError))
+        _, host, port = _origin(urlsplit(address.url))
+        message = f"{host}:{port} did not answer: {describe_error(error, self._stall_s)}"
+        return RetryableResponseError(message, busy=refused)
 
     def _redirected(self, address: Address, location: str) -> Address:
         try:
@@ -160,7 +191,9 @@ class RangeClient:
                 "which is not followed",
                 cure="check which server answers at its URL",
             )
-        return Address(target_url, address.headers if same_origin else {})
+        if same_origin:
+            return replace(address, url=target_url)
+        return Address(target_url, network=address.network)
 
     def _refusal(self, status: int, start: int, end: int) -> TransferRefused:
         label = self._source.label
@@ -178,6 +211,15 @@ class RangeClient:
             cure="check the token or the access key, and the terms of the repository",
         )
 
+    def _check_commit(self, response: urllib3.BaseHTTPResponse, address: Address) -> None:
+        commit = response.headers.get("X-Repo-Commit")
+        if address.commit and commit and commit != address.commit:
+            response.close()
+            raise TransferRefused(
+                f"the Hub answered with commit {commit[:40]!r} for {self._source.label}",
+                cure="try again; if it stays so, check HF_ENDPOINT",
+            )
+
     def _check_etag(self, response: urllib3.BaseHTTPResponse, address: Address) -> None:
         """Raise if the ETag changed: ranges of two versions do not make one file.
 
@@ -190,6 +232,10 @@ class RangeClient:
             first = self._etags.setdefault(_origin(urlsplit(address.url)), etag)
         if first != etag:
             raise RetryableResponseError("the file changed at its source while it was fetched: its ETag differs")
+
+
+def _host(address: Address) -> str:
+    return urlsplit(address.url).hostname or ""
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

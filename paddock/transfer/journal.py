@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from paddock.model.names import SegmentDigest
+from paddock.transfer.preallocation import UNDER_UMASK
 
 _SCHEMA = 2
 _MAX_BYTES = 256 * 1024 * 1024
@@ -65,7 +66,7 @@ class Journal:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644)
+        self.fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), UNDER_UMASK)
         # A caller that drops a staged file without publishing it must not keep the lock: its next try needs it.
         self._close = weakref.finalize(self, os.close, self.fd)
         self._lock = threading.Lock()
@@ -103,11 +104,15 @@ class Journal:
 
     def start(self, header: JournalHeader, checkpoints: dict[int, SegmentDigest], pieces: Sequence[Piece] = ()) -> None:
         """Write the header, and the checkpoints and pieces of an earlier journal, into an empty one."""
-        lines = [json.dumps(asdict(header))]
-        lines += [_checkpoint_line(end, digest) for end, digest in checkpoints.items()]
+        self._append(json.dumps(asdict(header)) + "\n")
+        self.add(checkpoints, pieces)
+
+    def add(self, checkpoints: dict[int, SegmentDigest], pieces: Sequence[Piece]) -> None:
+        """Add the checkpoints and pieces of an earlier journal."""
+        lines = [_checkpoint_line(end, digest) for end, digest in checkpoints.items()]
         lines += [_piece_line(piece) for piece in pieces]
-        self._append("\n".join(lines) + "\n")
-        self.is_empty = not (checkpoints or pieces)
+        self._append("".join(f"{line}\n" for line in lines))
+        self.is_empty = self.is_empty and not lines
 
     def add_checkpoint(self, end: int, digest: SegmentDigest) -> None:
         self._append(_checkpoint_line(end, digest) + "\n")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from paddock.errors import NoPermission, NotEnoughDisk, PaddockError, TransferInterrupted
 
+UNDER_UMASK = 0o666
+"""The mode to create a file with: the umask decides whether another user may resume it."""
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ELOOP})
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV})
@@ -55,7 +57,8 @@ def disk_error(error: OSError, path: Path, size: int, *, kept: bool = True) -> P
     if error.errno in _FORBIDDEN:
         return NoPermission(
             f"{path} cannot be written ({size} bytes): {error.strerror}",
-            cure="check what is at that path and its permissions, or mount it writable",
+            cure="check what is at that path, its mount and its permissions; users who share a volume need umask 002"
+            " and a common group",
         )
     return TransferInterrupted(
         f"{path} cannot be written or read ({size} bytes): {error.strerror}", cure="check the disk, then try again"

@@ -7,6 +7,8 @@ within a window after the reader's position, so that the bytes it reads are stil
 The transfers of one process share its connections: each of four concurrent transfers has a quarter of them, and spans
 that are four times as long, so that together they load the server and this machine no more than one transfer does.
 
+If spans may grow (`RequestSize`), the first request is sent alone: how long it takes decides how long the others are.
+
 Nothing here touches a file or a socket.
 """
 
@@ -18,6 +20,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from paddock.transfer.request_size import RequestSize
 
 _BACK_OFF_EVERY_S = 1.0
 _SPEED_UP_EVERY_S = 5.0
@@ -62,7 +66,8 @@ class RangeScheduler:
     """Schedules the spans from `start` up to `end` (exclusive) for several workers and one reader.
 
     The bytes before `written_to` are in the file already, and so are those of the `pieces`: (start, end), in order, not
-    overlapping, and behind `written_to`. `invalidate` says which of them turned out to be wrong.
+    overlapping, and behind `written_to`. `invalidate` says which of them turned out to be wrong. The window may grow up
+    to `max_window_bytes` where requests are slow.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class RangeScheduler:
         written_to: int,
         span_bytes: int,
         window_bytes: int,
+        max_window_bytes: int = 0,
         workers: int,
         share: ConnectionShare | None = None,
         pieces: Sequence[tuple[int, int]] = (),
@@ -82,6 +88,8 @@ class RangeScheduler:
         self._end = end
         self._span_bytes = span_bytes
         self._window_bytes = window_bytes
+        self._size = RequestSize(span_bytes, window_bytes, max_window_bytes=max_window_bytes)
+        self._is_first = self._size.can_grow
         self._workers = self._max_workers = workers
         self._share = share or ConnectionShare()
         self._busy = 0
@@ -126,6 +134,15 @@ class RangeScheduler:
                     return span
                 self._work_available.wait(pause_s if pause_s > 0 else None)
             return None
+
+    def responded(self, request_s: float) -> None:
+        """The response to a request began after `request_s`. For workers."""
+        with self._work_available:
+            connections = max(1, self._max_workers // self._share.transfers)
+            self._size.measured(request_s, left_bytes=self._end - self._next, connections=connections)
+            if self._is_first:
+                self._is_first = False
+                self._work_available.notify_all()
 
     def advance(self, span: Span, count: int) -> bool:
         """`count` more bytes of the span were written. False: release the span, another one has to be fetched first.
@@ -196,7 +213,7 @@ class RangeScheduler:
                 self._work_available.notify_all()
             elif (available := self._window_end() - self._next) > 0:
                 # Wake no more workers than there are spans: the others would only delay these.
-                self._work_available.notify(-(-available // self._span_bytes))
+                self._work_available.notify(-(-available // self._size.bytes))
             if self._contiguous_end(position) == position and not self._error:
                 self._bytes_written.wait(timeout_s)
             if self._error:
@@ -225,17 +242,19 @@ class RangeScheduler:
                 return span
         if self._next >= self._window_end():
             return None
-        length = min(self._span_bytes * self._share.transfers, self._window_bytes)
+        length = min(self._size.bytes * self._share.transfers, self._size.window_bytes)
         span = Span(self._next, min(self._end, self._next + length), self._next)
         self._next = span.end
         self._spans.append(span)
         return span
 
     def _allowed(self) -> int:
+        if self._is_first:
+            return 1
         return max(1, min(self._workers, self._max_workers // self._share.transfers))
 
     def _window_end(self) -> int:
-        return min(self._end, max(self._position, self._written_before) + self._window_bytes)
+        return min(self._end, max(self._position, self._written_before) + self._size.window_bytes)
 
     def _pick_whole(self) -> Span | None:
         """One span from the first missing byte to the end. Bytes that were written behind it are fetched again."""

@@ -27,14 +27,16 @@ class RangeReader:
     """Random access to a remote file by range requests. For one thread.
 
     A request is for at least `block_bytes`; a caller that reads on in small steps does its own read-ahead.
-    `bytes_read` counts the bytes received over the network. Raises the errors of `fetch` for the network and for
-    refusals.
+    `head` are the first bytes of the file where they are known. `bytes_read` counts the bytes received over the
+    network. Raises the errors of `fetch` for the network and for refusals.
     """
 
-    def __init__(self, source: Source, *, block_bytes: int = 64 * 1024, stall_s: float = 30.0) -> None:
+    def __init__(
+        self, source: Source, *, head: bytes = b"", block_bytes: int = 64 * 1024, stall_s: float = 30.0
+    ) -> None:
         self._size = source.expected.size
         self._block_bytes = block_bytes
-        self._head = bytearray()
+        self._head = bytearray(head)
         self._last_block = (0, b"")
         self._whole = False
         self._meter = Meter()
@@ -49,6 +51,11 @@ class RangeReader:
     @property
     def bytes_read(self) -> int:
         return self._meter.transferred_bytes
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the file, as far as they are known."""
+        return bytes(self._head)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """The bytes from `offset` on: `length` of them, or fewer at the end of the file. Raises ValueError if one of

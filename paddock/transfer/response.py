@@ -20,18 +20,23 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 _MIN_BYTES_PER_S = 1024
 _MIN_PARTIAL_RANGE_BYTES = 64 * 1024
 _BUSY_STATUS = frozenset({429, 503})
+_NO_ANSWER_STATUS = frozenset({407, 408, 429})  # a proxy's or a gateway's own
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class RetryableResponseError(Exception):
     """One request failed; the next may succeed.
 
-    `busy`: the server wants fewer parallel requests. `retry_after_s`: the wait that it asked for, or None.
+    `busy`: the server wants fewer parallel requests. `wrong`: the server answered, with something else than the
+    requested bytes. `retry_after_s`: the wait that it asked for, or None.
     """
 
-    def __init__(self, message: str, *, busy: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, busy: bool = False, wrong: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.busy = busy
+        self.wrong = wrong
         self.retry_after_s = retry_after_s
 
 
@@ -72,10 +77,11 @@ class ResponseBody:
         while self._left:
             chunk = self._read(min(read_bytes, self._left))
             if not chunk:
-                raise RetryableResponseError(f"the response ended {self._left} bytes early")
+                # Without a length, the body ended as the server wanted.
+                raise RetryableResponseError(f"the response ended {self._left} bytes early", wrong=self._check_end)
             # Without a length, the last bytes count only if the body ends with them: a longer body is another file.
             if len(chunk) == self._left and self._check_end and self._read(1):
-                raise RetryableResponseError("the response is longer than the file")
+                raise _wrong("the response is longer than the file")
             self._left -= len(chunk)
             skipped = min(self._skip, len(chunk))
             self._skip -= skipped
@@ -113,38 +119,21 @@ def open_body(
 ) -> ResponseBody:
     """Validate the headers of a response and return its body: bytes `start` to `end` (exclusive) of a file of `size`.
 
-    With `whole`, the request had no range. Raises RetryableResponseError, and RangesNotSupported if the response is a
-    valid one to a request without a range.
+    With `whole`, the request had no range. A Content-Range decides which bytes the response holds, with status 200 as
+    well as 206; without one, 200 is the whole file. Raises RetryableResponseError, and RangesNotSupported if the
+    response is a valid one to a request without a range.
     """
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise RetryableResponseError(f"the response is encoded with {encoding[:40]!r}, expected no encoding")
+        raise _wrong(f"the response is encoded with {encoding[:40]!r}, expected no encoding")
     length = _content_length(response)
-    if response.status == 206 and not whole:
-        content_range = response.headers.get("Content-Range", "")
-        match = _CONTENT_RANGE.fullmatch(content_range.strip())
-        requested = f"bytes {start}-{end - 1}/{size}"
-        if not match or int(match[1]) != start or match[3] not in {str(size), "*"}:
-            raise RetryableResponseError(
-                f"the response holds {content_range[:80] or 'no Content-Range'!r}, expected {requested!r}"
-            )
-        last = int(match[2])
-        # A server may send less than the requested range (RFC 9110, 14.2); the rest is requested next. A tiny part
-        # does not count as progress.
-        if last != end - 1 and not start + _MIN_PARTIAL_RANGE_BYTES <= last + 1 < end:
-            raise RetryableResponseError(f"the response holds {content_range[:80]!r}, expected {requested!r}")
-        end = last + 1
-        if length not in {None, end - start}:
-            raise RetryableResponseError(f"the response has {length} bytes, expected {end - start}")
-        has_length = length is not None
-        return ResponseBody(
-            response, skip=0, length=end - start, check_end=not has_length, reusable=has_length, stall_s=stall_s
-        )
+    if not whole and (response.status == 206 or _is_partial(response, length, size)):
+        return _open_partial(response, length, start=start, end=end, size=size, stall_s=stall_s)
     if response.status == 200:
         if length not in {None, size}:
-            raise RetryableResponseError(f"the response is a whole body of {length} bytes, expected {size}")
+            raise _wrong(f"the response is a whole body of {length} bytes, expected {size}")
         if length is None and response.headers.get("Content-Type", "").startswith("text/html"):
-            raise RetryableResponseError("the response is an HTML page, expected the file")
+            raise _wrong("the response is an HTML page, expected the file")
         if not whole and (start, end) != (0, size):
             raise RangesNotSupported
         to_end = end == size
@@ -159,8 +148,43 @@ def open_body(
     raise RetryableResponseError(
         f"the response has status {response.status}",
         busy=response.status in _BUSY_STATUS,
+        wrong=response.status < 500 and response.status not in _NO_ANSWER_STATUS,
         retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
     )
+
+
+def _open_partial(
+    response: urllib3.BaseHTTPResponse, length: int | None, *, start: int, end: int, size: int, stall_s: float
+) -> ResponseBody:
+    """The body of a response with a Content-Range, which decides what it holds."""
+    content_range = response.headers.get("Content-Range", "")
+    match = _CONTENT_RANGE.fullmatch(content_range.strip())
+    requested = f"bytes {start}-{end - 1}/{size}"
+    if not match or int(match[1]) != start or match[3] not in {str(size), "*"}:
+        raise _wrong(f"the response holds {content_range[:80] or 'no Content-Range'!r}, expected {requested!r}")
+    last = int(match[2])
+    # A server may send less than the requested range (RFC 9110, 14.2); the rest is requested next. A tiny part does not
+    # count as progress.
+    if last != end - 1 and not start + _MIN_PARTIAL_RANGE_BYTES <= last + 1 < end:
+        raise _wrong(f"the response holds {content_range[:80]!r}, expected {requested!r}")
+    end = last + 1
+    if length not in {None, end - start}:
+        raise _wrong(f"the response has {length} bytes, expected {end - start}")
+    has_length = length is not None
+    return ResponseBody(
+        response, skip=0, length=end - start, check_end=not has_length, reusable=has_length, stall_s=stall_s
+    )
+
+
+def _is_partial(response: urllib3.BaseHTTPResponse, length: int | None, size: int) -> bool:
+    """Whether a response with status 200 holds a range: some S3 servers answer so, with a right Content-Range. One with
+    the length of the file is the whole file, whatever its Content-Range says."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    return response.status == 200 and match is not None and length != size
+
+
+def _wrong(message: str) -> RetryableResponseError:
+    return RetryableResponseError(message, wrong=True)
 
 
 def describe_error(error: Exception, stall_s: float) -> str:
@@ -183,7 +207,7 @@ def _content_length(response: urllib3.BaseHTTPResponse) -> int | None:
     if text is None or "chunked" in response.headers.get("Transfer-Encoding", "").lower():
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise RetryableResponseError(f"the response's Content-Length is {text[:40]!r}, expected a number")
+        raise _wrong(f"the response's Content-Length is {text[:40]!r}, expected a number")
     return int(text)
 
 

@@ -30,6 +30,7 @@ class RetryBudget:
         self._cure = cure
         self._lock = threading.Lock()
         self._failures = 0
+        self._only_wrong = True
         self._quiet_until = 0.0
         self._useful_bytes_before = 0
 
@@ -42,18 +43,21 @@ class RetryBudget:
             now = time.monotonic()
             if now >= self._quiet_until:
                 if self._meter.useful_bytes - self._useful_bytes_before >= _PROGRESS_BYTES:
-                    self._failures = 0
+                    self._failures, self._only_wrong = 0, True
                 self._useful_bytes_before = self._meter.useful_bytes
                 self._failures += 1
                 # Jitter, so that a fleet that was disconnected at once does not reconnect at once.
                 pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self._failures - 1)) * random.uniform(0.5, 1)  # noqa: S311 (no secret)
                 self._quiet_until = now + pause
+            self._only_wrong = self._only_wrong and failure.wrong
             retry_after_s = failure.retry_after_s or 0.0
             if self._failures >= _MAX_FAILURES or retry_after_s > _MAX_RETRY_AFTER_S:
-                raise TransferInterrupted(
+                error = TransferInterrupted(
                     f"{self._label} was interrupted after {self._failures} tries without progress: {failure}",
                     cure=self._cure,
                     retry_after_s=failure.retry_after_s,
                 )
+                error.wrong_answers = self._only_wrong and self._failures >= _MAX_FAILURES
+                raise error
             self._quiet_until = max(self._quiet_until, now + retry_after_s)
             return self._quiet_until - now

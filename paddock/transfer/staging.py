@@ -12,6 +12,7 @@ resumes, two processes may write one inode. Correctness rests on this:
   process ever pauses;
 - adoption renames the directory, so that a process that lost it finds nothing at its path: it checks before each
   request (`StagingDirectory.is_owned`), and can publish nothing;
+- the data of another user is copied, since only its owner may make it read-only once it is complete;
 - all that it can still write is the rest of one range, of the bytes that the same digest names. Readers of the
   published file compare it with that digest later (the audit before a load, and the scrub).
 
@@ -21,6 +22,7 @@ Bytes without a digest have no name that two processes could agree on, so their 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -36,12 +38,15 @@ from typing import Final, Literal
 from paddock.errors import TransferInterrupted, UnsafeName
 from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
+from paddock.transfer.copy_spans import copy_spans, is_of_another_user
 from paddock.transfer.journal import Journal, JournalHeader, Piece
 
 _UNDIGESTED = "undigested"
 _KEY = re.compile(r"[0-9a-z-]{1,80}")
 _POLL_S = 0.1
 _ALIVE: Final = "alive"
+
+log = logging.getLogger(__name__)
 
 
 class StagingDirectory:
@@ -215,7 +220,13 @@ def _examine(path: Path, header: JournalHeader, *, quiet_before: float) -> Stagi
         if _modified_at(path) < quiet_before:
             shutil.rmtree(path, ignore_errors=True)
         return None
-    except OSError:  # not readable for this user
+    except OSError as error:
+        log.warning(
+            "%s, which another user left, cannot be resumed (%s): its bytes are fetched again. Users who share a volume"
+            " need umask 002 and a common group",
+            path,
+            error.strerror,
+        )
         return None
     quiet = max(_modified_at(path / name) for name in ("journal", "data")) < quiet_before
     locked = _try_lock(journal.fd)
@@ -232,11 +243,13 @@ def _examine(path: Path, header: JournalHeader, *, quiet_before: float) -> Stagi
 
 
 def _take_ownership(directory: Path, header: JournalHeader, orphan: StagingDirectory | None) -> StagingDirectory:
-    """Create a directory with a new token and a journal of this process; with `orphan`, rename it and keep its data."""
+    """Create a directory with a new token and a journal of this process; with `orphan`, rename it and keep its data.
+    The data of another user is copied, and then removed."""
     path = directory / uuid.uuid4().hex
     checkpoints: dict[int, SegmentDigest] = {}
     pieces: Sequence[Piece] = ()
-    if orphan:
+    is_copied = orphan is not None and is_of_another_user(orphan.data)
+    if orphan and not is_copied:
         checkpoints, pieces = orphan.checkpoints, orphan.pieces
         orphan.directory.rename(path)
     else:
@@ -247,7 +260,13 @@ def _take_ownership(directory: Path, header: JournalHeader, orphan: StagingDirec
     _try_lock(journal.fd)
     journal.start(header, checkpoints, pieces)
     (path / "journal.new").replace(path / "journal")
-    if orphan:
+    if orphan and is_copied:
+        spans = [(0, orphan.checkpoint_bytes), *((piece.start, piece.end) for piece in orphan.pieces)]
+        if copy_spans(orphan.data, path / "data", spans):  # else the disk is full: the bytes are fetched again
+            checkpoints, pieces = orphan.checkpoints, orphan.pieces
+            journal.add(checkpoints, pieces)
+        orphan.discard()
+    elif orphan:
         orphan.journal.close()
     return StagingDirectory(path, journal, header, checkpoints, pieces)
 

@@ -30,6 +30,7 @@ from paddock.transfer.retry_budget import RetryBudget
 
 _STOP_S = 2.0
 _MIN_SPAN_BYTES = 256 * 1024
+_MAX_WINDOW_SEGMENTS = 4
 _SHARE = ConnectionShare()
 
 
@@ -99,6 +100,7 @@ class WorkerPool:
             written_to=written_to,
             span_bytes=context.span_bytes,
             window_bytes=context.window_bytes,
+            max_window_bytes=_MAX_WINDOW_SEGMENTS * context.segment_bytes,
             workers=workers,
             share=_SHARE,
             pieces=pieces,
@@ -167,11 +169,12 @@ class WorkerPool:
                 f"another process took over {self._context.source.label}, since this one wrote nothing for too long",
                 cure="try again: the received bytes are kept",
             )
-        position = span.written_to
+        position, began = span.written_to, time.monotonic()
         with (
             self._client.open(position, span.end, whole=span.whole) as body,
             self._piece_recorder(position) as record,
         ):
+            self.scheduler.responded(time.monotonic() - began)
             for received, requested in body.chunks(self._limit.read_bytes):
                 self._context.meter.count(received, len(requested))
                 if self.scheduler.stopped.is_set():

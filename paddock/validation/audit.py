@@ -7,8 +7,9 @@ is read on request (`deep`). Digests are not checked here but in `paddock.valida
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
 from time import perf_counter
@@ -16,7 +17,8 @@ from typing import Any, Final
 
 from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf import rules, split, tokenizer
-from paddock.gguf.format import file_type_name
+from paddock.gguf.format import ValueType, file_type_name
+from paddock.gguf.kind import ModelKind, kind_of
 from paddock.gguf.reader import Array, ByteSource, Header, Tensor, read_header
 from paddock.model import quantization
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
@@ -24,6 +26,8 @@ from paddock.model.names import Sha256
 
 TEMPLATE: Final = "tokenizer.chat_template"
 _MAX_TEMPLATES: Final = 16
+_NO_TURN_MARKERS: Final = frozenset({"<|endoftext|>", "<|startoftext|>", "<|padding|>", "<|pad|>", "<|unk|>"})
+_CONTROL_MARKER: Final = re.compile(r"<[|｜][^<>\s|｜]{1,60}[|｜]>")
 
 KnowsArchitecture = Callable[[str], bool]
 """Whether the engine supports a value of `general.architecture`."""
@@ -36,6 +40,7 @@ class ModelFacts:
     `parameters` is the number of weights, `context_length` is in tokens, and `size_bytes` is the sum over all shards.
     """
 
+    kind: ModelKind
     architecture: str | None
     parameters: int
     quantization: str | None
@@ -45,13 +50,18 @@ class ModelFacts:
     size_bytes: int
     shards: int
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ModelFacts:
+        """The inverse of `asdict`; a document without a kind is of a language model."""
+        return cls(**{**value, "kind": ModelKind(value.get("kind", ModelKind.TEXT))})
+
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
     """The default chat template of the GGUF.
 
-    `sha256` is the digest of its UTF-8 source, `verdict` covers it and all named templates, and `source` is the
-    metadata key of the template.
+    `sha256` is the digest of its UTF-8 source, and `source` its metadata key. A template with the `verdict` reject is
+    never rendered for a user: another one is used instead.
     """
 
     present: bool
@@ -95,7 +105,7 @@ class Audit:
         return cls(
             verdict=Verdict(value["verdict"]),
             findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
-            model=ModelFacts(**value["model"]) if value["model"] else None,
+            model=ModelFacts.from_json(value["model"]) if value["model"] else None,
             template=TemplateFacts(**{**template, "verdict": Verdict(verdict) if verdict else None}),
             bytes_read=value["bytes_read"],
             seconds=value["seconds"],
@@ -188,9 +198,9 @@ def _audit(
         if whole:
             findings += split.check_set(headers, names)
         findings += _check_model(headers, whole=whole, knows_architecture=knows_architecture)
-        template_findings, template = _check_templates(headers[0])
-        findings += template_findings
         model = _model_facts(headers)
+        template_findings, template = _check_templates(headers[0], model.kind)
+        findings += template_findings
         is_stated = headers[0].integer("general.file_type") is not None
         findings += _check_quantization(names[0], model.quantization, is_stated=is_stated)
     return Audit(
@@ -272,42 +282,76 @@ def _check_architecture(architecture: str, knows_architecture: KnowsArchitecture
         )
 
 
-def _check_templates(header: Header) -> tuple[list[Finding], TemplateFacts]:
+def _check_templates(header: Header, kind: ModelKind) -> tuple[list[Finding], TemplateFacts]:
+    """Audit all chat templates. A rejected one is never used, so that its findings are only warnings of the model. The
+    templates of a model without text are never used either, and are not rendered at all."""
     keys = [key for key in header.metadata if key == TEMPLATE or key.startswith(f"{TEMPLATE}.")]
     default = header.text(TEMPLATE)
     if not keys:
         return [], TemplateFacts(present=False, sha256=None, verdict=None)
     findings: list[Finding] = []
+    verdict = None
+    if kind.is_model and not kind.generates_text:
+        message = f"the chat template was not checked, since nobody chats with {kind.noun}: it is never used"
+        digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
+        unused = Finding("template.unused", Severity.INFO, message, TEMPLATE)
+        return [unused], TemplateFacts(digest is not None, digest, None, TEMPLATE if digest else None)
     if len(keys) > _MAX_TEMPLATES:
         # each template is rendered in a process of its own; the file is rejected anyway, so none is rendered
         message = f"the file has {len(keys)} chat templates, and {_MAX_TEMPLATES} at most are allowed"
         findings.append(Finding("template.count", Severity.REJECT, message, TEMPLATE, "use another file"))
-        keys = []
+        verdict, keys = Verdict.REJECT, []
     for key in keys:
         source = header.text(key)
         if source is None:
             message = f"the chat template at {key[:80]} is of type {header.types[key].name}, not STRING"
             findings.append(Finding("template.type", Severity.REJECT, message, key[:80], "use another file"))
-        else:
-            findings += _audit_template(header, source, name=key.removeprefix(TEMPLATE).removeprefix(".") or "default")
+            continue
+        name = key.removeprefix(TEMPLATE).removeprefix(".") or "default"
+        found = _audit_template(header, source, name=name)
+        if key == TEMPLATE:
+            found += _check_markers(header, source)
+            verdict = verdict_of(found)
+        findings += _passed_over(found, name) if verdict_of(found) is Verdict.REJECT else found
     digest = Sha256(sha256(default.encode()).hexdigest()) if default is not None else None
     source = TEMPLATE if default is not None else None
-    return findings, TemplateFacts(digest is not None, digest, verdict_of(findings), source)
+    return findings, TemplateFacts(digest is not None, digest, verdict, source)
+
+
+def _check_markers(header: Header, source: str) -> Iterator[Finding]:
+    """Warn if the vocabulary has control tokens for the turns of a conversation, and the template uses other ones: the
+    engine would split those into pieces of text."""
+    used = set(_CONTROL_MARKER.findall(source))
+    tokens = header.array(f"{tokenizer.PREFIX}tokens")
+    if not used or tokens is None or tokens.type is not ValueType.STRING:
+        return
+    known = {text for token in tokens.iter_raw() if _CONTROL_MARKER.fullmatch(text := token.decode(errors="replace"))}
+    if known - _NO_TURN_MARKERS and not used & known:
+        message = f"none of the template's markers is a token of the vocabulary, the first is {min(used)[:40]!r}"
+        cure = "compare the template with that of the model's publisher"
+        yield Finding("template.unknown-marker", Severity.WARN, message, TEMPLATE, cure)
+
+
+def _passed_over(findings: Sequence[Finding], name: str) -> Iterator[Finding]:
+    """The findings of a rejected template as warnings, after one that says what is used instead."""
+    rule = next(finding.rule for finding in findings if finding.severity is Severity.REJECT)
+    if name == "default":
+        message = f"the chat template is rejected by {rule}: another one of the model, or that of its family, is used"
+        cure = "none is needed to chat with the model; for its own format use a file with a sound template"
+    else:
+        message = f"the chat template {name[:40]!r} is rejected by {rule}: it is never used"
+        cure = "none is needed"
+    yield Finding("template.passed-over", Severity.WARN, message, name, cure)
+    for finding in findings:
+        is_rejecting = finding.severity is Severity.REJECT
+        yield replace(finding, severity=Severity.WARN) if is_rejecting else finding
 
 
 def _audit_template(header: Header, source: str, *, name: str) -> list[Finding]:
     from paddock.chat.audit import audit_template
 
-    return list(audit_template(source, bos=_special_token(header, "bos"), eos=_special_token(header, "eos"), name=name))
-
-
-def _special_token(header: Header, name: str) -> str:
-    """The text of a special token for the template; empty if the model has none."""
-    tokens = header.array(f"{tokenizer.PREFIX}tokens")
-    index = header.integer(f"{tokenizer.PREFIX}{name}_token_id")
-    if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type.name != "STRING":
-        return ""
-    return tokens.text(index)
+    bos, eos = tokenizer.special_token(header, "bos"), tokenizer.special_token(header, "eos")
+    return list(audit_template(source, bos=bos, eos=eos, name=name))
 
 
 def _model_facts(headers: Sequence[Header]) -> ModelFacts:
@@ -317,6 +361,7 @@ def _model_facts(headers: Sequence[Header]) -> ModelFacts:
     part = split.shard_info(first)
     file_type = first.integer("general.file_type")
     return ModelFacts(
+        kind=kind_of(first, all_tensors=tensors if part is None or len(headers) == part.count else None),
         architecture=first.architecture,
         parameters=sum(tensor.elements for tensor in tensors),
         quantization=(file_type_name(file_type) if file_type is not None else None) or _most_common_type(tensors),

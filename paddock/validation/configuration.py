@@ -6,15 +6,16 @@ supports the model is decided in `paddock.validation.compatibility`.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from paddock.errors import CorruptFile, NoGguf, NoPermission, NoSuchFile
+from paddock.errors import NoGguf, NoSuchFile
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import Array, FileSource, Header, read_header
-from paddock.model.quantization import get_gguf_file_path
+from paddock.model.json_file import read_json_object
+from paddock.validation.companions import CONFIG_FILES
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ _INTEGERS: Final = {
 _TEXT_CONFIGS: Final = ("text_config", "llm_config", "language_config")
 _COMPATIBILITY_KEYS: Final = ("auto_map", "partial_rotary_factor", "layer_norm_eps", "use_qkv_bias", "rope_parameters")
 _MAX_COUNT: Final = 2**31 - 1  # Transformers writes int(1e30) for a length that is not set
-_MAX_JSON_BYTES: Final = 64 << 20
 
 
 def get_model_config(model_path: Path) -> dict:  # type: ignore[type-arg]  # this signature is public and fixed
@@ -43,20 +43,17 @@ def get_model_config(model_path: Path) -> dict:  # type: ignore[type-arg]  # thi
     (int), `model_type` (str), `architectures` (list of str). For a multimodal model they describe the text model. An
     implausible `model_max_length` (Transformers writes 1e30 for "not set") becomes `max_position_embeddings`. If
     present, `auto_map` and the keys that distinguish the versions of StableLM are included, because
-    `is_model_supported` needs them.
+    `is_model_supported` needs them. A configuration that cannot be used is ignored with a warning.
 
     Raises:
         NoSuchFile: `model_path` does not exist.
-        NoGguf: The directory has neither a configuration nor a GGUF.
-        CorruptFile: A configuration is not valid JSON.
+        NoGguf: The directory has neither a usable configuration nor a GGUF.
         MalformedGguf, NotGguf: The configuration is incomplete, and the GGUF is broken.
     """
-    directory = model_path if model_path.is_dir() else model_path.parent
     is_file = model_path.is_file()
     if not is_file and not model_path.is_dir():
         raise NoSuchFile(f"there is no model at {model_path}", cure="pass the directory of a model, or a .gguf file")
-    config = {} if is_file else _read_json(directory / "config.json")
-    tokenizer = {} if is_file else _read_json(directory / "tokenizer_config.json")
+    config, tokenizer = ({} if is_file else _read(model_path / name) for name in CONFIG_FILES)
     result = _from_config(config)
     result["model_max_length"] = _integer(tokenizer.get("model_max_length"), "model_max_length")
     missing = any(result[key] is None for key in ("max_position_embeddings", "vocab_size", "hidden_size", "model_type"))
@@ -69,35 +66,12 @@ def get_model_config(model_path: Path) -> dict:  # type: ignore[type-arg]  # thi
     return result
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file; empty if there is no file. Raises NoPermission, CorruptFile."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
-    except FileNotFoundError:
-        return {}
-    except PermissionError:
-        raise NoPermission(f"no permission to read {path}", cure="correct its permissions") from None
-    except OSError as error:
-        raise CorruptFile(f"{path} cannot be read: {error.strerror}", cure="pull the model again") from None
-    problem = f"it is longer than {_MAX_JSON_BYTES} bytes"
-    if len(data) <= _MAX_JSON_BYTES:
-        try:
-            value = json.loads(data.decode("utf-8-sig"))
-        except json.JSONDecodeError as error:
-            problem = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # not UTF-8, a number with thousands of digits, or nested too deeply
-            problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-        else:
-            if isinstance(value, dict):
-                return value
-            problem = f"an object was expected, and it holds {type(value).__name__}"
-    raise CorruptFile(
-        f"{path} is not a valid configuration: {problem}", cure="pull the model again, or correct the file"
-    )
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a configuration file; empty for one that does not exist, or that cannot be used."""
+    config, problem = read_json_object(path)
+    if problem is not None:
+        _LOG.warning("%s is ignored: %s", path, problem)
+    return config
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +126,7 @@ def _header(model_path: Path, *, required: bool) -> Header | None:
         path = model_path if model_path.is_file() else get_gguf_file_path(model_path)
     except NoGguf as error:
         if required:
-            message = f"{model_path} contains neither config.json nor a GGUF"
+            message = f"{model_path} contains neither a usable config.json nor a GGUF"
             raise NoGguf(message, cure="pull the model, or pass its directory") from error
         return None
     with FileSource(path) as source:

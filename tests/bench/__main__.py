@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import engine, reader, store, transfer
+from tests.bench import engine, mirror, reader, store, transfer
 
-BENCHES = {"reader": reader.run, "transfer": transfer.run, "store": store.run, "engine": engine.run}
+BENCHES = {
+    "reader": reader.run,
+    "transfer": transfer.run,
+    "mirror": mirror.run,
+    "store": store.run,
+    "engine": engine.run,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)

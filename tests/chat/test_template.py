@@ -8,9 +8,10 @@ import pytest
 
 from paddock import setup_chat_template
 from paddock.chat.families import family_of
+from paddock.chat.render import render_messages
 from paddock.chat.template import ChatFormat, choose_chat_format, is_published
-from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile, NotGguf
-from tests.support.gguf import tiny_llama
+from paddock.errors import MalformedGguf, NoPermission, NoSuchFile, NotGguf
+from tests.support.gguf import ARRAY, STRING, array, tiny_llama
 from tests.support.templates import CHATML, HOSTILE, NOTED
 
 NAME = "mistralai/Mistral-7B"
@@ -65,6 +66,21 @@ def test_the_special_tokens_come_from_the_file_with_the_template(tmp_path: Path)
     assert setup_chat_template(other, NAME) == needs
 
 
+def _without_begin_token(kind: str, directory: Path) -> None:
+    file = tiny_llama(template=None).drop("tokenizer.ggml.bos_token_id").set("tokenizer.ggml.model", STRING, kind)
+    file.set("tokenizer.ggml.merges", ARRAY, array(STRING, ["a b"])).write(directory / "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "bos"), [("gpt2", ""), ("llama", "<s>")])
+def test_a_model_without_a_begin_token_gets_none_but_the_engines_default(tmp_path: Path, kind: str, bos: str) -> None:
+    _without_begin_token(kind, tmp_path)
+    config(tmp_path, bos_token="<made-up>")
+    chat = choose_chat_format(tmp_path, NAME)
+    assert (chat.origin, chat.bos, chat.eos) == ("family", bos, "</s>")
+    question: list[dict[str, object]] = [{"role": "user", "content": "Hello."}]
+    assert render_messages(chat.template, question, bos=chat.bos, eos=chat.eos) == f"{bos}[INST] Hello. [/INST]"
+
+
 @pytest.mark.parametrize("published", ["manifest", "path", "link"])
 def test_a_published_snapshot_is_only_read(tmp_path: Path, published: str) -> None:
     snapshot = tmp_path / ".paddock" / "snapshots" / "org--name" / ("0" * 40)
@@ -109,10 +125,13 @@ def test_the_error_for_a_missing_directory_has_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\ufeff{]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
-def test_an_invalid_configuration_raises_an_error_with_its_path(tmp_path: Path, text: str) -> None:
+def test_an_invalid_configuration_is_ignored_with_a_warning_that_has_its_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
     (tmp_path / "tokenizer_config.json").write_text(text)
-    with pytest.raises(CorruptFile, match=r"tokenizer_config\.json"):
-        setup_chat_template(tmp_path, NAME)
+    assert setup_chat_template(tmp_path, NAME) == FAMILY
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{tmp_path / 'tokenizer_config.json'} is ignored: ")
 
 
 def test_a_template_that_is_not_a_file_raises_an_error_with_its_path(tmp_path: Path) -> None:

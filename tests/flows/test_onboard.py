@@ -357,9 +357,9 @@ def test_another_quantization_of_a_promoted_commit_can_be_onboarded(
     request = OnboardRequest(wanted, "q4_k_m", None, "chat", "this-machine", promote=False)
     second = in_order(afterwards, InProcess(PlainRunner(afterwards)), request)
     assert (second.revision, second.variant, second.quantization) == (first.revision, "Q4_K_M", "Q4_K_M")
-    assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
+    assert (Path(second.path) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(file_type=Q4_K_M)
     run_local(promote_model, model=f"{NAME}:Q4_K_M", revision=second.revision)
-    assert (afterwards.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(2, file_type=Q4_K_M)
+    assert (afterwards.volume.model_path(MODEL) / "tiny-Q4_K_M.gguf").read_bytes() == tiny_model(file_type=Q4_K_M)
     assert (afterwards.volume.model_path(MODEL, Q8) / "tiny-Q8_0.gguf").read_bytes() == roomy()
     promoted = afterwards.volume.promoted(MODEL)
     assert promoted.default == "Q4_K_M"

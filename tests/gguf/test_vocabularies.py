@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from paddock.gguf import tokenizer
+from paddock.gguf import tensor_names, tokenizer
 from paddock.gguf.reader import read_header
 from paddock.gguf.rules import check
 from paddock.model.finding import Severity
@@ -17,14 +18,16 @@ from tests.support.memory import MemorySource
 
 SMALL_BYTES = 4 << 20  # the checks take a second for each larger one, and cover nothing new there
 MIB = 1 << 20
+CODE = ("llama-vocab.cpp", "llama-arch.cpp")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Extracts of the source package: the vocabularies by name, and the text of llama-vocab.cpp."""
+    """Extracts of the source package: the vocabularies by name, and the texts of llama-vocab.cpp and llama-arch.cpp."""
 
     vocabularies: dict[str, bytes]
     code: str
+    architectures: str
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +38,17 @@ def sources() -> Sources:
         pytest.skip(
             "no source package in ~/.cache/paddock/engine: pip download --no-binary :all: llama-cpp-python there"
         )
-    vocabularies, code = {}, ""
+    vocabularies, code = {}, {}
     with tarfile.open(package) as archive:
         for member in archive:
             path = Path(member.name)
             wanted = path.suffix == ".gguf" and path.parent.name == "models"
-            file = archive.extractfile(member) if wanted or path.name == "llama-vocab.cpp" else None
+            file = archive.extractfile(member) if wanted or path.name in CODE else None
             if file is not None and wanted:
                 vocabularies[path.name] = file.read()
             elif file is not None:
-                code = file.read().decode()
-    return Sources(vocabularies, code)
+                code[path.name] = file.read().decode()
+    return Sources(vocabularies, *(code[name] for name in CODE))
 
 
 @pytest.mark.timeout(120)
@@ -62,6 +65,13 @@ def test_the_supported_tokenizers_match_the_engine(sources: Sources) -> None:
     for key, ours in (("tokenizer_pre", tokenizer.PRE_TOKENIZERS), ("tokenizer_model", tokenizer.KINDS)):
         theirs = {part.split('"')[1] for part in sources.code.split(f"{key} == ")[1:] if part.startswith('"')}
         assert theirs == ours
+
+
+def test_the_known_tensor_names_are_those_of_the_engine(sources: Sources) -> None:
+    table = sources.architectures.split("LLM_TENSOR_NAMES = {")[1].split("\n};")[0]
+    theirs = set(re.findall(r'"([^"]+)"', table))
+    of_experts = {f"blk.%d.ffn_{part}.%d" for part in ("gate", "up", "down")}
+    assert theirs - of_experts == tensor_names.KNOWN
 
 
 class Remote:

@@ -193,3 +193,48 @@ def test_a_scale_that_overflows_in_the_kv_cache_is_rejected() -> None:
         "gguf.weights.finite"
     ]
     assert check_row(GgmlType.MXFP4, bytes([131]) + bytes([1]) * 16) == []
+
+
+def _upscaled(*zero: str, layers: int = 8) -> Gguf:
+    """A model whose tensors named in `zero` (`layer.name`) are zeros."""
+    file = tiny_llama(layers=layers, kind=g.TYPE_Q8_0)
+    for name in zero:
+        row = file.tensor(f"blk.{name}.weight")
+        row.data = bytes(len(row.content()))
+    return file
+
+
+ADDED_LAYERS = [f"{layer}.{name}" for layer in range(2, 8) for name in ("attn_output", "ffn_down")]
+
+
+def test_zero_outputs_of_the_added_layers_of_a_depth_upscaled_model_get_one_warning() -> None:
+    (finding,) = check(_upscaled(*ADDED_LAYERS))
+    assert (finding.rule, finding.severity) == ("gguf.weights.zero-layer", Severity.WARN)
+    assert "12 outputs" in finding.message
+
+
+@pytest.mark.parametrize(
+    "name", ["attn_output", "ffn_down", "ffn_down_exps", "ffn_down_shexp", "ssm_out", "time_mix_output", "attn_o"]
+)
+def test_a_large_residual_output_of_zeros_gets_a_warning(name: str) -> None:
+    data = bytes(weights.HOLE_BYTES)
+    (finding,) = check_row(GgmlType.F16, data, name=f"blk.0.{name}.weight")
+    assert (finding.rule, finding.severity) == ("gguf.weights.zero-layer", Severity.WARN)
+
+
+@pytest.mark.parametrize("name", ["attn_q", "ffn_up", "ffn_gate_exps", "ssm_in", "attn_output_norm"])
+def test_another_large_tensor_of_zeros_is_rejected(name: str) -> None:
+    (finding,) = check_row(GgmlType.F16, bytes(weights.HOLE_BYTES), name=f"blk.0.{name}.weight")
+    assert (finding.rule, finding.severity) == ("gguf.weights.zero", Severity.REJECT)
+
+
+def test_a_model_without_a_layer_that_has_an_effect_is_rejected() -> None:
+    every = [f"{layer}.{name}" for layer in range(2) for name in ("attn_output", "ffn_down")]
+    (finding,) = check(_upscaled(*every, layers=2))
+    assert (finding.rule, finding.severity) == ("gguf.weights.zero", Severity.REJECT)
+
+
+def test_a_residual_output_that_is_zero_in_part_has_a_hole() -> None:
+    data = bytes(weights.HOLE_BYTES) + b"\1" * 4096
+    (finding,) = check_row(GgmlType.F16, data, name="blk.0.ffn_down.weight")
+    assert (finding.rule, finding.severity) == ("gguf.weights.hole", Severity.REJECT)

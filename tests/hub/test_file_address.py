@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -17,10 +18,12 @@ from paddock.errors import (
     ModelNotFound,
     PaddockError,
     RevisionNotFound,
+    TransferRefused,
 )
 from paddock.hub import HubFile
 from paddock.model.artifact import RepositoryFile
 from paddock.model.names import ModelName, Revision
+from paddock.transfer.fetch import fetch
 from tests.hub.conftest import TOKEN, client
 from tests.support.fixed_response import fixed_response_server
 
@@ -43,7 +46,7 @@ def commit(hub: HubService) -> str:
 
 
 def test_the_address_of_a_large_file_is_signed_on_another_host_and_has_no_token(hub: HubService, commit: str) -> None:
-    address = file_of(hub, "dir/model.gguf", token=TOKEN).address()
+    address = file_of(hub, "dir/model.gguf", token=TOKEN).address(renew=True)
     assert address.url.startswith(f"{hub.bytes_address}/")
     assert "authorization" not in {name.lower() for name in address.headers}
     assert urllib3.request("GET", address.url, headers=dict(address.headers)).data == WEIGHTS
@@ -79,20 +82,48 @@ def test_a_file_has_a_label_and_its_expected_size_and_digest(hub: HubService, co
     assert (small.expected.sha256, small.expected.git_sha1) == (None, small.file.git_sha1)
 
 
-def test_an_address_is_requested_once_and_again_for_a_renewal(hub: HubService, commit: str) -> None:
-    file = file_of(hub, "dir/model.gguf")
+def test_the_first_address_costs_no_request_and_a_renewed_one_has_the_bytes(hub: HubService, commit: str) -> None:
+    file = file_of(hub, "dir/model.gguf", token=TOKEN)
     hub.reset_stats()
-    assert hub.stats().total_requests == 0, "a file sends no request before its address is needed"
     first = file.address()
     assert file.address() is first
+    assert hub.stats().total_requests == 0
+    assert first.url == f"{hub.address}/org/name/resolve/{commit}/dir/model.gguf"
+    assert first.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert first.commit == commit
+    signed = file.address(renew=True)
     assert hub.stats().total_requests == 1
     hub.inject("expire", "org/name/*")
-    assert urllib3.request("GET", first.url).status == 403
+    assert urllib3.request("GET", signed.url).status == 403
     renewed = file.address(renew=True)
-    assert renewed.url != first.url
+    assert renewed.url != signed.url
     assert urllib3.request("GET", renewed.url).data == WEIGHTS
     assert file.address() is renewed
     assert hub.stats().total_bytes_sent == len(WEIGHTS)
+
+
+def test_a_file_of_another_commit_is_refused(tmp_path: Path) -> None:
+    file = RepositoryFile("m.gguf", 4, None, None)
+    for status, headers in ((206, {"Content-Range": "bytes 0-3/4"}), (302, {"Location": "/elsewhere"})):
+        answer = {"X-Repo-Commit": "d" * 40, **headers}
+        with (
+            fixed_response_server(b"GGUF", status=status, headers=answer) as address,
+            pytest.raises(TransferRefused, match=f"answered with commit '{'d' * 40}'"),
+        ):
+            fetch(client(address).file(MODEL, COMMIT, file), staging=tmp_path)
+
+
+@pytest.mark.parametrize("path", ["config.json", "dir/model.gguf"])
+def test_a_refused_file_has_the_error_of_the_hub(hub: HubService, path: str, tmp_path: Path) -> None:
+    gated = ModelName.parse(GATED)
+    hub.repository(GATED, gated=True).commit({"dir/model.gguf": WEIGHTS, "config.json": CONFIG})
+    with pytest.raises(ModelGated, match="accept its terms"):
+        fetch(file_of(hub, path, model=gated), staging=tmp_path)
+
+
+def test_an_offline_client_gives_no_address() -> None:
+    with pytest.raises(HubRefused, match="HF_HUB_OFFLINE is set"):
+        client("http://127.0.0.1:9", offline=True).file(MODEL, COMMIT, ANY).address()
 
 
 def test_a_name_with_special_characters_is_quoted_in_its_address(hub: HubService) -> None:
@@ -111,7 +142,7 @@ def test_a_gated_model_is_listed_for_all_and_read_only_with_access(hub: HubServi
         assert file_of(hub, path, token=DEMO_TOKEN, model=gated).address().url
         for token in (None, UNAUTHORIZED_TOKEN):
             with pytest.raises(ModelGated, match="accept its terms") as caught:
-                file_of(hub, path, token=token, model=gated).address()
+                file_of(hub, path, token=token, model=gated).address(renew=True)
             assert "HF_TOKEN" in caught.value.cure
             assert UNAUTHORIZED_TOKEN not in str(caught.value)
 
@@ -132,9 +163,9 @@ def test_a_busy_hub_is_a_transient_error_with_its_retry_after(hub: HubService, c
     file = file_of(hub, "dir/model.gguf")
     hub.inject("status", "/org/name/resolve/*", where="hub", status=status, headers={"Retry-After": "5"})
     with pytest.raises(HubUnavailable) as caught:
-        file.address()
+        file.address(renew=True)
     assert caught.value.retry_after_s == 5
-    assert file.address().url
+    assert file.address(renew=True).url
 
 
 def test_a_response_for_another_commit_is_refused() -> None:

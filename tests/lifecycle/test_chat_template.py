@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from infra.local.hub import HubService
+from paddock.chat.families import GENERIC
+from paddock.chat.template import TEMPLATE_FILE
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.chat_template import SAMPLES, ChatTemplateCheck, chat_of_snapshot, check_chat_template
 from paddock.lifecycle.assess.inspect import inspect
@@ -12,7 +14,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.finding import Severity, Verdict
 from paddock.model.names import Revision
 from paddock.model.reference import Reference
-from tests.support.gguf import CHATML, tiny_llama
+from tests.support.gguf import CHATML, STRING, tiny_llama
 from tests.support.tiny_hub import MODEL, NAME
 
 
@@ -22,11 +24,27 @@ def check_chat(clients: Clients, manifest: Manifest) -> ChatTemplateCheck:
 
 def test_the_samples_are_rendered_by_the_template_that_was_published(clients: Clients, pulled: Manifest) -> None:
     check = check_chat(clients, pulled)
+    assert check.chat is not None
     assert (check.chat.origin, check.chat.template, check.findings) == ("the GGUF", CHATML, ())
     assert set(check.samples) == set(SAMPLES)
     assert check.samples["one question"] == (
         "<|im_start|>user\nGood evening. Is the gate still open?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_rejected_template_leads_to_the_familys_and_is_never_rendered(clients: Clients, hub: HubService) -> None:
+    hostile = "{{ ''.__class__ }}" + CHATML
+    file = tiny_llama(template=hostile).set("tokenizer.chat_template.rag", STRING, hostile)
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": file.to_bytes()})
+    manifest = pull(clients, Reference(MODEL)).manifest
+    assert manifest.verdict is Verdict.WARN
+    check = check_chat(clients, manifest)
+    assert check.chat is not None
+    assert (check.chat.origin, check.chat.template) == ("family", GENERIC.source)
+    assert check.chat.why.endswith("that of the GGUF is passed over for template.underscore")
+    assert check.samples["one question"].endswith("### Human: Good evening. Is the gate still open?\n### Assistant:")
+    assert "__class__" not in (clients.volume.snapshot_path(manifest.id) / TEMPLATE_FILE).read_text()
+    assert {finding.severity for finding in check.audited} == {Severity.WARN}
 
 
 def test_the_published_chat_settings_are_read_back_unchanged(clients: Clients, pulled: Manifest) -> None:

@@ -60,7 +60,7 @@ def test_a_variants_path_on_the_volume_is_pulled_and_promoted(clients: Clients) 
     own = get_model_path_from_name(name)
     assert own.name == "org--tiny-GGUF--Q4_K_M"
     download_model_to_path(name, own)
-    assert get_gguf_file_path(own).read_bytes() == tiny_model(2, file_type=Q4_K_M)
+    assert get_gguf_file_path(own).read_bytes() == tiny_model(file_type=Q4_K_M)
     assert clients.volume.promoted(MODEL).default == "Q4_K_M"
     with pytest.raises(NoPermission, match="is inside the volume"):
         download_model_to_path(f"{NAME}:Q8_0", own)
@@ -68,7 +68,7 @@ def test_a_variants_path_on_the_volume_is_pulled_and_promoted(clients: Clients) 
 
 def test_a_plain_directory_gets_the_named_variant(clients: Clients, tmp_path: Path) -> None:
     target = download_model_to_path(f"{NAME}:q4_k_m", tmp_path / "plain")
-    assert get_gguf_file_path(target).read_bytes() == tiny_model(2, file_type=Q4_K_M)
+    assert get_gguf_file_path(target).read_bytes() == tiny_model(file_type=Q4_K_M)
 
 
 def test_an_alias_of_the_models_path_is_pulled_and_promoted(

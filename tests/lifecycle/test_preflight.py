@@ -85,7 +85,7 @@ def test_a_file_whose_name_states_a_wrong_quantization_is_ranked_by_its_header(
     clients: Clients, hub: HubService
 ) -> None:
     liar = tiny_llama().set("general.file_type", U32, 2).to_bytes()  # Q4_0
-    honest = tiny_llama(layers=2).set("general.file_type", U32, 18).to_bytes()
+    honest = tiny_llama().set("general.file_type", U32, 18).to_bytes()
     hub.repository("org/liar-GGUF").commit({"m-Q8_0.gguf": liar, "m-Q6_K.gguf": honest})
     found = preflight(clients, "org/liar-GGUF", PlanRequest(256))
     assert (found.quantization, found.file) == ("Q6_K", "m-Q6_K.gguf")
@@ -143,7 +143,7 @@ def test_a_source_that_cannot_be_planned_is_refused_with_the_reason(
         preflight(clients, str(tmp_path), PlanRequest(256))
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected):
-        preflight(clients, NAME, PlanRequest(256))
+        preflight(clients, NAME, PlanRequest(256), quantization="Q8_0")
 
 
 def test_an_engine_that_segfaults_on_a_model_is_a_finding_that_names_the_signal(

@@ -151,8 +151,9 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
     assert "Warning" not in done.stderr
     assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
     asked = {path: count for path, count in hub.stats().requests.items() if path.endswith(f"/{FILE}") and "GET" in path}
-    # One for the header; then ranges of 256 KiB; chunks of 1 MiB, and one for the size; one body.
-    assert max(asked.values()) == 1 + requests, asked
+    # One for the header; then ranges of 256 KiB; chunks of 1 MiB, and one for the size; one body. Ranges are up to four
+    # times as long where this machine answers slowly.
+    assert 1 + requests // 4 <= max(asked.values()) <= 1 + requests, asked
 
 
 @pytest.mark.timeout(900)

@@ -206,7 +206,7 @@ def test_with_the_hub_down_and_no_other_copy_the_damaged_bytes_are_kept_for_the_
     cure = found_by_validation(fleet, stored)
     with monkeypatch.context() as down:
         down.setenv("HF_ENDPOINT", NOWHERE)
-        with pytest.raises(TransientError, match=r"http://127\.0\.0\.1:9 did not answer"):
+        with pytest.raises(TransientError, match=r"127\.0\.0\.1:9 did not answer"):
             follow_cure(connect(), cure)
     assert len(quarantine(fleet)) == 1
     assert follow_cure(fleet, cure).transferred_bytes == SEGMENT_BYTES

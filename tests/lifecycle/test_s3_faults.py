@@ -193,7 +193,7 @@ def test_a_complete_volume_is_pulled_and_promoted_whatever_s3_does(
     ("fault", "words"),
     [
         (replace(FULL, part="/blobs/"), "is not shared with the fleet"),
-        (replace(DENIED, methods=("PUT",)), "for this worker alone"),
+        (replace(DENIED, methods=("PUT",)), "without a download lease"),
     ],
     ids=["full", "read only"],
 )

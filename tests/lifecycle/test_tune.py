@@ -11,6 +11,7 @@ import pytest
 
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.run import benchmark, tune
@@ -18,7 +19,6 @@ from paddock.measure.tuning import Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
-from paddock.model.quantization import get_gguf_file_path
 from paddock.model.reference import Reference
 from tests.support.tiny_hub import MODEL, copy_directory
 

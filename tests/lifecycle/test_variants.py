@@ -15,6 +15,7 @@ from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock import get_model_path_from_name
 from paddock.errors import BadSetting, NoPermission, NotOnVolume, UnsafeName
+from paddock.gguf.survey import survey_names
 from paddock.lifecycle.acquire import restore
 from paddock.lifecycle.acquire.pull import Pulled, pull
 from paddock.lifecycle.clients import Clients, connect
@@ -60,7 +61,7 @@ def pulled(clients: Clients, text: str, quantization: str = "auto") -> Pulled:
 
 def names_of(*paths: str, size: int = 100) -> dict[str, str]:
     sets = group_shards((path, size) for path in paths)
-    return {one.first: name for one, name in name_variants(sets).items()}
+    return {one.first: name for one, name in name_variants(survey_names(sets).models).items()}
 
 
 def test_rule_1_a_variant_is_named_by_its_quantization_else_by_its_path(fleet: Clients) -> None:

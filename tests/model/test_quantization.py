@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from paddock.errors import MissingShard, NoGguf, NoSuchFile
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.model.quantization import (
     PREFERRED,
-    get_gguf_file_path,
     group_shards,
     quantization_of,
     rank_models,

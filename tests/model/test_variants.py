@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.model.quantization import group_shards
+from paddock.gguf.survey import survey_names
+from paddock.model.quantization import GgufSet, group_shards
 from paddock.model.reference import RESERVED_VARIANTS, VARIANT_MAX_BYTES, Variant, parse_variant
 from paddock.model.variants import match_models, name_variants, variant_with_projector
 from paddock.planning.file_selection import find_variant
@@ -17,10 +18,14 @@ from paddock.planning.file_selection import find_variant
 GB = 10**9
 
 
+def named(sets: list[GgufSet], published: dict[str, Variant] | None = None) -> dict[GgufSet, Variant]:
+    return name_variants(survey_names(sets).models, published=published)
+
+
 def names_of(*files: str | tuple[str, int]) -> dict[str, str]:
     """The variant of each model, by its first path."""
     listed = [(one, GB) if isinstance(one, str) else one for one in files]
-    return {one.first: str(name) for one, name in name_variants(group_shards(listed)).items()}
+    return {one.first: str(name) for one, name in named(group_shards(listed)).items()}
 
 
 @pytest.mark.parametrize(
@@ -100,32 +105,32 @@ listings = st.lists(st.tuples(paths, st.integers(1, 10**10)), min_size=1, max_si
 
 @given(listings, st.integers(0, 2**32))
 def test_names_are_valid_unique_and_do_not_depend_on_the_order(files: list[tuple[str, int]], seed: int) -> None:
-    names = name_variants(group_shards(files))
+    names = named(group_shards(files))
     assert all(parse_variant(name) == name for name in names.values())
     assert len({name.casefold() for name in names.values()}) == len(names)
     shuffled = files.copy()
     random.Random(seed).shuffle(shuffled)
-    assert name_variants(group_shards(shuffled)) == names
+    assert named(group_shards(shuffled)) == names
 
 
 @given(listings)
 def test_every_name_is_matched_in_any_case(files: list[tuple[str, int]]) -> None:
     sets = group_shards(files)
-    names = name_variants(sets)
+    names = named(sets)
     for one, name in names.items():
-        assert find_variant(sets, names, name.swapcase())[0] == [one]
+        assert find_variant(survey_names(sets), names, name.swapcase())[0] == [one]
         assert match_models(names, name) == [one]
 
 
 def test_an_empty_text_matches_no_model() -> None:
-    assert match_models(name_variants(group_shards([("model.gguf", GB)])), "") == []
+    assert match_models(named(group_shards([("model.gguf", GB)])), "") == []
 
 
 def test_a_variant_with_another_projector_than_the_default_contains_the_projectors_name() -> None:
     sets = group_shards([("m-Q8_0.gguf", GB), ("mmproj-F16.gguf", GB), ("mmproj-F32.gguf", GB)])
-    names = name_variants(sets)
+    names = named(sets)
     for text, projector in (("Q8_0-mmproj", "mmproj-F16.gguf"), ("Q8_0-mmproj-F32", "mmproj-F32.gguf")):
-        found, beside = find_variant(sets, names, text)
+        found, beside = find_variant(survey_names(sets), names, text)
         assert [one.first for one in found] == ["m-Q8_0.gguf"]
         assert beside is not None
         assert beside.first == projector
@@ -136,7 +141,7 @@ def test_another_projector_with_the_name_of_the_default_one_gets_a_variant_of_it
     sets = group_shards(
         [("m-Q8_0.gguf", GB), ("mmproj.gguf", GB), ("mmproj-F16.gguf", GB), ("old/mmproj-F16.gguf", GB)]
     )
-    names = name_variants(sets)
+    names = named(sets)
     (model,) = names
     default = next(one for one in sets if one.first == "mmproj-F16.gguf")
     found = {
@@ -148,7 +153,7 @@ def test_another_projector_with_the_name_of_the_default_one_gets_a_variant_of_it
     assert found["old/mmproj-F16.gguf"] == "Q8_0-old-mmproj-F16"
     assert re.fullmatch(r"Q8_0-mmproj-[0-9a-f]{8}", found["mmproj.gguf"])
     for path, name in found.items():
-        [one], projector = find_variant(sets, names, name)
+        [one], projector = find_variant(survey_names(sets), names, name)
         assert (one, projector.first if projector else None) == (model, path)
 
 
@@ -171,7 +176,7 @@ def test_a_file_named_like_another_variant_gets_a_different_name(suffix: str) ->
 
 def test_published_names_are_kept_and_not_given_to_other_models() -> None:
     sets = group_shards([("m-Q8_0.gguf", GB), ("m-Q4_K_M.gguf", GB), ("old/m-Q8_0.gguf", GB)])
-    names = name_variants(sets, {"old/m-Q8_0.gguf": Variant("Q8_0")})
+    names = named(sets, {"old/m-Q8_0.gguf": Variant("Q8_0")})
     found = {one.first: name for one, name in names.items()}
     assert found["old/m-Q8_0.gguf"] == "Q8_0"
     assert found["m-Q4_K_M.gguf"] == "Q4_K_M"

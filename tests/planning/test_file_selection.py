@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddock.errors import FileNotInRevision, MissingShard, NoGguf, PaddockError, UnsafeName
+from paddock.errors import FileNotInRevision, MissingShard, ModelRejected, NoGguf, PaddockError
 from paddock.model.artifact import Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, Sha256, check_distinct, parse_repository_path
 from paddock.model.quantization import PREFERRED
-from paddock.planning.file_selection import MAX_COMPANION_BYTES, FileSelection, select_files
+from paddock.planning.companions import MAX_COMPANION_BYTES
+from paddock.planning.file_selection import FileSelection, select_files
 
 GIB = 2**30
 REPOSITORY = "org/model-GGUF"
@@ -226,6 +227,13 @@ def test_every_candidate_is_chosen_by_the_variant_that_is_printed_for_it(change:
         assert (choice.variant, choice.model_files[0]) == (candidate.variant, candidate.file)
 
 
+def test_every_candidate_is_chosen_by_its_quantization_or_its_file() -> None:
+    there = listing("m-Q8_0.gguf", "m-Q4_K_M.gguf", *shards("big/m-Q6_K", 2))
+    for candidate in select_files(there).candidates:
+        for text in (candidate.quantization, candidate.file, candidate.file.rpartition("/")[2]):
+            assert select_files(there, quantization=str(text)).variant == candidate.variant
+
+
 @pytest.mark.parametrize("projector", ["mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mmproj.gguf", "deep/mmproj-F16.gguf"])
 def test_a_model_with_a_projector_is_chosen_by_the_variant_that_is_printed_for_it(projector: str) -> None:
     there = listing(
@@ -301,21 +309,8 @@ def test_a_hostile_name_among_the_files_that_are_not_fetched_does_no_harm(name: 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:20]))
 def test_a_hostile_name_of_the_model_itself_is_refused(name: str) -> None:
-    with pytest.raises(UnsafeName, match=r"the file name .* is not safe"):
+    with pytest.raises(ModelRejected, match=r"the file name .* is not safe"):
         select_files(listing(f"{name}-Q8_0.gguf"))
-
-
-@pytest.mark.parametrize(
-    "name", ["a\\b.json", "tokenizer\x1b[2J", "nul.json", "tokenizer:x", "\u202enosj.json"], ids=repr
-)
-def test_a_hostile_name_among_the_small_files_is_refused(name: str) -> None:
-    with pytest.raises(UnsafeName, match=r"the file name .* is not safe"):
-        select_files(listing(name, "m-Q8_0.gguf"))
-
-
-def test_small_files_whose_names_collide_on_some_file_system_are_refused() -> None:
-    with pytest.raises(UnsafeName, match="same on some file systems"):
-        select_files(listing("config.json", "CONFIG.json", "m-Q8_0.gguf"))
 
 
 NASTY = "a\x1b[31m\n"
@@ -352,7 +347,7 @@ def test_every_selection_has_safe_files_of_the_listing_a_complete_model_and_a_re
     there = listing(*paths)
     try:
         choice = select_files(there, projector=projector)
-    except (NoGguf, MissingShard, FileNotInRevision, UnsafeName):
+    except (NoGguf, MissingShard, FileNotInRevision, ModelRejected):
         return
     assert set(choice.files) <= set(there.files)
     check_distinct(parse_repository_path(path) for path in paths_of(choice))

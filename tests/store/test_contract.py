@@ -1,4 +1,4 @@
-"""The contract of every store: the same tests over the volume, a real S3 server, and a store on a directory."""
+"""The contract of every store: the same tests over the volume, two S3 servers, and a store on a directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a remote store: the same tests over a real S3 server and over a store on a plain directory."""
+"""The contract of a remote store: the same tests over three S3 servers and over a store on a plain directory."""
 
 from __future__ import annotations
 

@@ -77,8 +77,9 @@ def in_namespace(tmp_path: Path, mounts: str, program: str) -> str:
         pytest.skip("needs `unshare -rm`: the package util-linux, and user namespaces allowed")
     script = tmp_path / "program.py"
     script.write_text(
-        "import pathlib, sys\nfrom paddock.errors import *\nfrom paddock.store.volume import Volume\n"
-        "from tests.support.stores import *\nroot = pathlib.Path(sys.argv[1])\n" + textwrap.dedent(program)
+        "import pathlib, sys\nfrom contextlib import suppress\nfrom paddock.errors import *\n"
+        "from paddock.store.volume import Volume\nfrom tests.support.stores import *\n"
+        "root = pathlib.Path(sys.argv[1])\n" + textwrap.dedent(program)
     )
     shell = f'set -e; root="$1"; {mounts}; exec "{sys.executable}" "$2" "$1"'
     done = subprocess.run(
@@ -155,3 +156,81 @@ def test_a_full_disk_is_a_clean_error_that_leaves_nothing_behind(tmp_path: Path)
         """,
     )
     assert out.strip() == "NotEnoughDisk True []"
+
+
+APART = "models/.paddock/partial and models/.paddock/blobs/sha256"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "apart"),
+    [
+        (
+            'mkdir -p "$root/.paddock" && mount -t tmpfs none "$root/.paddock"',
+            "models/.paddock/blobs/sha256 and models",
+        ),
+        ('mkdir -p "$root/.paddock/partial" && mount -t tmpfs none "$root/.paddock/partial"', APART),
+        ('mkdir -p "$root/.paddock/blobs" && mount -t tmpfs none "$root/.paddock/blobs"', APART),
+        # The same file system, bound to another place: only a rename tells.
+        ('mkdir -p "$root/.paddock/blobs" && cd "$root" && mount --bind .paddock/blobs .paddock/blobs', APART),
+    ],
+    ids=["private", "partial", "blobs", "bind"],
+)
+def test_another_mount_inside_the_volume_is_found_before_a_download(tmp_path: Path, mounts: str, apart: str) -> None:
+    out = in_namespace(
+        tmp_path,
+        mounts,
+        """
+        try:
+            Volume(root).prepare()
+        except NoPermission as error:
+            print(str(error).replace(str(root.parent) + "/", ""))
+        print([path.name for path in root.rglob(".staging*")])
+        """,
+    )
+    message, left = out.splitlines()
+    assert message.startswith(f"{apart} are on different mounts")
+    assert message.endswith("mount the whole volume as one file system")
+    assert left == "[]"
+
+
+def test_a_volume_without_free_inodes_is_found_before_a_download(tmp_path: Path) -> None:
+    out = in_namespace(
+        tmp_path,
+        'mkdir -p "$root" && mount -t tmpfs -o nr_inodes=40 none "$root"',
+        """
+        volume = Volume(root)
+        volume.prepare()
+        volume.disk.require(1)
+        try:
+            volume.disk.require(1, files=3)
+        except NotEnoughDisk as error:
+            print(error)
+        try:
+            for number in range(100):
+                volume.write_report(id_of(A), f"{number}.json", "1")
+        except NotEnoughDisk as error:
+            print(error)
+        """,
+    )
+    first, second = out.splitlines()
+    assert first.startswith(f"{tmp_path}/models has ")
+    assert "free inodes, and 42 are needed: remove files there" in first
+    assert "could not be written: its file system has no free inodes: remove files there" in second
+
+
+def test_a_full_volume_is_served_without_a_lease(tmp_path: Path) -> None:
+    out = in_namespace(
+        tmp_path,
+        'mkdir -p "$root" && mount -t tmpfs -o size=256k none "$root"',
+        """
+        volume = Volume(root)
+        volume.prepare()
+        publish(volume, A, {"m.gguf": b"a"}, root)
+        with suppress(OSError), (root / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with volume.lease(id_of(A)) as snapshot:
+            print((snapshot / "m.gguf").read_bytes())
+        """,
+    )
+    assert out.strip() == "b'a'"

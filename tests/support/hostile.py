@@ -85,6 +85,50 @@ def _key_twice(file: Gguf) -> None:
     file.keys.append(g.Key("general.name", g.STRING, "again"))
 
 
+def _one_tensor_for_each_expert(file: Gguf) -> None:
+    file.set("llama.expert_count", g.U32, 2).set("llama.expert_used_count", g.U32, 1)
+    file.drop(*(f"blk.0.ffn_{part}.weight" for part in ("gate", "up", "down")))
+    file.tensors.append(TensorRow("blk.0.ffn_gate_inp.weight", (32, 2)))
+    for expert in range(2):
+        file.tensors += [
+            TensorRow(f"blk.0.ffn_gate.{expert}.weight", (32, 64)),
+            TensorRow(f"blk.0.ffn_up.{expert}.weight", (32, 64)),
+            TensorRow(f"blk.0.ffn_down.{expert}.weight", (64, 32)),
+        ]
+
+
+def _experts(in_tensors: int, in_keys: int) -> Callable[[], bytes]:
+    def change(file: Gguf) -> None:
+        _one_tensor_for_each_expert(file)
+        file.tensors = [row for row in file.tensors if ".ffn_g" not in str(row.name) and ".ffn_" not in str(row.name)]
+        file.set("llama.expert_count", g.U32, in_keys)
+        file.tensors += [
+            TensorRow("blk.0.ffn_norm.weight", (32,)),
+            TensorRow("blk.0.ffn_gate_inp.weight", (32, in_tensors)),
+            TensorRow("blk.0.ffn_gate_exps.weight", (32, 64, in_tensors)),
+            TensorRow("blk.0.ffn_up_exps.weight", (32, 64, in_tensors)),
+            TensorRow("blk.0.ffn_down_exps.weight", (64, 32, in_tensors)),
+        ]
+
+    return _changed(change)
+
+
+def _control_token(text: str) -> Callable[[], bytes]:
+    """A model with a control token of this text at the end of its vocabulary."""
+
+    def change(file: Gguf) -> None:
+        file.set("tokenizer.ggml.tokens", g.ARRAY, array(g.STRING, [*g.byte_vocabulary()[:-1], text]))
+        file.set("tokenizer.ggml.token_type", g.ARRAY, array(g.I32, [2, 3, 3, *[6] * 256, 3]))
+
+    return _changed(change)
+
+
+def _glm_with_bos(file: Gguf) -> None:
+    file.set("tokenizer.ggml.model", g.STRING, "gpt2").set("tokenizer.ggml.pre", g.STRING, "glm4")
+    file.set("tokenizer.ggml.merges", g.ARRAY, array(g.STRING, ["a b"])).drop("tokenizer.ggml.bos_token_id")
+    file.set("tokenizer.ggml.add_bos_token", g.BOOL, True)
+
+
 def _layer_beyond(file: Gguf) -> None:
     file.tensors.append(TensorRow("blk.7.attn_norm.weight", (32,)))
 
@@ -254,6 +298,14 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "layer-missing": ("gguf.model.layers", _set("llama.block_count", g.U32, 2)),
     "layer-beyond": ("gguf.model.layers", _changed(_layer_beyond)),
+    "expert-layout": ("gguf.model.expert-layout", _changed(_one_tensor_for_each_expert)),
+    "experts-fewer-tensors": ("gguf.model.experts", _experts(in_tensors=4, in_keys=8)),
+    "experts-more-tensors": ("gguf.model.experts", _experts(in_tensors=8, in_keys=4)),
+    "tensor-unknown": ("gguf.model.tensor-unknown", _extra("blk.0.attn_backdoor.weight", 32)),
+    "tensor-unknown-without-layer": ("gguf.model.tensor-unknown", _extra("payload", 32)),
+    "vocabulary-larger": ("gguf.model.vocabulary-size", _set("llama.vocab_size", g.U32, 261)),
+    "vocabulary-smaller": ("gguf.model.vocabulary-size", _set("llama.vocab_size", g.U32, 100)),
+    "positions": ("gguf.model.tensor-shape", _extra("position_embd.weight", 32, 100)),
     # tokenizer
     "no-tokenizer": ("gguf.tokenizer.model", _changed(lambda file: file.drop("tokenizer.ggml.model"))),
     "tokenizer-unknown": ("gguf.tokenizer.model", _set("tokenizer.ggml.model", g.STRING, "mystery")),
@@ -281,6 +333,31 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     "merge-without-space": ("gguf.tokenizer.merges", _bpe(["ab"])),
     "merge-of-one-part": ("gguf.tokenizer.merges", _bpe(["a "])),
     "bos-out-of-range": ("gguf.tokenizer.id-range", _set("tokenizer.ggml.bos_token_id", g.U32, 260)),
+    **{
+        f"{name}-out-of-range": ("gguf.tokenizer.id-range", _set(f"tokenizer.ggml.{name}_token_id", g.U32, 260))
+        for name in ("eos", "unknown", "eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep")
+    },
+    **{
+        f"{name}-out-of-range": ("gguf.tokenizer.id-range", _set(f"tokenizer.ggml.{name}", g.ARRAY, array(g.I32, ids)))
+        for name, ids in (("eos_token_ids", [2, 260]), ("eog_token_ids", [-1]), ("suppress_tokens", [0, 1, 999_999]))
+    },
+    "eog-ids-are-texts": (
+        "gguf.tokenizer.key-type",
+        _set("tokenizer.ggml.eog_token_ids", g.ARRAY, array(g.STRING, ["</s>"])),
+    ),
+    "suppressed-ids-unsigned": (
+        "gguf.tokenizer.key-type",
+        _set("tokenizer.ggml.suppress_tokens", g.ARRAY, array(g.U32, [1])),
+    ),
+    "token-300-kB": ("gguf.tokenizer.token-length", _tokens("a" * 300_000)),
+    "named-phi-3-without-its-tokens": ("gguf.tokenizer.named-token", _set("general.name", g.STRING, "My Phi-3 Mini")),
+    "bos-added-where-the-pre-tokenizer-has-none": ("gguf.tokenizer.id-missing", _changed(_glm_with_bos)),
+    "marker-with-a-cyrillic-letter": ("gguf.tokenizer.imitation", _control_token("<|\u0456m_start|>")),
+    "marker-in-cyrillic": ("gguf.tokenizer.imitation", _control_token("<|\u0455\u0443\u0455tem|>")),
+    "marker-with-a-greek-letter": ("gguf.tokenizer.imitation", _control_token("[\u0399NST]")),
+    "marker-with-an-invisible-character": ("gguf.tokenizer.imitation", _control_token("<|im\u200b_start|>")),
+    "marker-in-full-width-letters": ("gguf.tokenizer.imitation", _control_token("<|\uff49\uff4d_end|>")),
+    "marker-with-an-accent": ("gguf.tokenizer.imitation", _control_token("<|assist\u00e1nt|>")),
     "eos-signed": ("gguf.tokenizer.key-type", _set("tokenizer.ggml.eos_token_id", g.I32, -1)),
     "add-bos-number": ("gguf.tokenizer.key-type", _set("tokenizer.ggml.add_bos_token", g.U32, 1)),
     "tokens-without-end": (

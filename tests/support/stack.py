@@ -9,6 +9,7 @@ import pytest
 
 from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server, find_weed
+from tests.support.foreign_s3 import ForeignS3, start_moto
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 _RUNNING = pytest.StashKey[PrefectServer]()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForeignS3]:
+    """moto's server, with an empty bucket."""
+    with start_moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,7 @@ class S3Store(ObjectStore):
     def of(cls, clients: Clients) -> S3Store:
         """The store of these clients, with the same boto3 client."""
         assert clients.settings.s3_uri
-        store = cls(clients.settings.s3_uri)
-        store.objects = s3_objects(clients)
-        return store
+        return cls(clients.settings.s3_uri, client=s3_objects(clients).client())
 
     @property
     def bucket(self) -> str:

@@ -117,6 +117,7 @@ def test_a_permanent_fault_ends_after_a_few_tries_with_a_message(hub: HubService
         for kind, error in zip(messages, executor.map(attempt, messages), strict=True):
             assert messages[kind] in error.message
             assert "without progress" in error.message
+            assert error.wrong_answers == (kind in {"html", "shift", "endless", "gzip"})
     # Of the endless body all bytes but the last were received.
     assert {path.relative_to(staging).parts[0] for path in staging.rglob("*") if path.is_file()} == {"endless"}
 

@@ -56,8 +56,9 @@ def test_ranges_are_fetched_in_parallel_and_each_byte_once(hub: HubService, tmp_
     stats = hub.stats()
     assert stats.total_bytes_sent == len(data)
     requests = [count for request, count in stats.requests.items() if "/resolve/" not in request]
-    assert requests == [32]
-    assert stats.total_requests == 33, "the redirect is followed once, not for each range"
+    assert len(requests) == 1
+    assert 8 <= requests[0] <= 32, "of 256 KiB, and longer where this machine is slow"
+    assert stats.total_requests == 1 + requests[0], "the redirect is followed once, not for each range"
     assert worker_threads() == []
 
 

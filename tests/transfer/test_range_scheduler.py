@@ -196,3 +196,27 @@ def test_however_many_transfers_there_are_each_has_one_connection() -> None:
         share.join()
     scheduler = RangeScheduler(0, 1000, written_to=0, span_bytes=10, window_bytes=80, workers=8, share=share)
     assert acquire(scheduler).end == 80, "no span is longer than the window"
+
+
+def test_the_first_request_goes_alone_where_its_time_decides_how_long_the_others_are() -> None:
+    scheduler = RangeScheduler(0, 1000, written_to=0, span_bytes=10, window_bytes=40, max_window_bytes=160, workers=4)
+    first = acquire(scheduler)
+    assert (first.start, first.end) == (0, 10)
+    second: list[Span] = []
+    thread = threading.Thread(target=lambda: second.append(acquire(scheduler)))
+    thread.start()
+    thread.join(0.05)
+    assert second == [], "it waits for the first response"
+    scheduler.responded(0.4)
+    thread.join(10)
+    third, fourth = acquire(scheduler), acquire(scheduler)
+    assert [(span.start, span.end) for span in (*second, third, fourth)] == [(10, 50), (50, 90), (90, 130)]
+    for span in (first, *second, third, fourth):
+        complete(scheduler, span)
+    assert scheduler.frontier(0, timeout_s=0) == 130
+
+
+def test_a_first_request_that_failed_is_repeated_before_the_others_start() -> None:
+    scheduler = RangeScheduler(0, 1000, written_to=0, span_bytes=10, window_bytes=40, max_window_bytes=160, workers=4)
+    scheduler.release(acquire(scheduler))
+    assert acquire(scheduler).start == 0

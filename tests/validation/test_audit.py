@@ -12,7 +12,7 @@ from paddock.gguf.reader import FileSource
 from paddock.model.finding import Severity, Verdict
 from paddock.validation.audit import Audit, audit_file, audit_set
 from tests.support import gguf as g
-from tests.support.gguf import tiny_llama, tiny_shards
+from tests.support.gguf import Gguf, tiny_llama, tiny_shards
 from tests.support.hostile import BROKEN, NOT_GGUF
 from tests.support.memory import MemorySource
 
@@ -72,6 +72,48 @@ def test_sound_files_of_other_shapes_are_accepted(kind: int, layers: int) -> Non
     assert audit(tiny_llama(kind=kind, layers=layers, width=64, heads=4).to_bytes()).findings == ()
 
 
+def _with_control_token(text: str, *, template: str | None = None) -> Gguf:
+    tokens = g.array(g.STRING, [*g.byte_vocabulary()[:-1], text])
+    types = g.array(g.I32, [2, 3, 3, *[6] * 256, 3])
+    file = tiny_llama(template=template).set("tokenizer.ggml.tokens", g.ARRAY, tokens)
+    return file.set("tokenizer.ggml.token_type", g.ARRAY, types)
+
+
+def _phi_3() -> Gguf:
+    return _with_control_token("<|endoftext|>").set("general.name", g.STRING, "Phi-3 Mini")
+
+
+def _ids(name: str, *ids: int) -> Gguf:
+    return tiny_llama().set(f"tokenizer.ggml.{name}", g.ARRAY, g.array(g.I32, list(ids)))
+
+
+SOUND = {
+    "a marker with full-width bars": lambda: _with_control_token("<｜User｜>"),
+    "a marker with block characters": lambda: _with_control_token("<｜begin▁of▁sentence｜>"),
+    "a marker with a Cyrillic word": lambda: _with_control_token("<|москва|>"),
+    "a control token without a marker": lambda: _with_control_token("\u200b"),
+    "a token of 4096 bytes": lambda: _with_control_token(" " * 4096),
+    "several end tokens": lambda: _ids("eos_token_ids", 2, 0),
+    "suppressed tokens": lambda: _ids("suppress_tokens", 3, 4),
+    "special tokens in range": lambda: tiny_llama().set("tokenizer.ggml.eot_token_id", g.U32, 2),
+    "the name of Phi-3 with its tokens": _phi_3,
+    "no vocabulary size": lambda: tiny_llama().drop("llama.vocab_size"),
+}
+"""Files that a rule for defects is close to, and must not reject."""
+
+
+@pytest.mark.parametrize("build", SOUND.values(), ids=SOUND)
+def test_a_sound_file_that_is_close_to_a_defect_is_accepted(build: Callable[[], Gguf]) -> None:
+    assert audit(build().to_bytes()).findings == ()
+
+
+def test_a_file_with_a_tensor_for_each_expert_has_one_verdict_with_a_cure() -> None:
+    rule, build = BROKEN["expert-layout"]
+    rejecting = [finding for finding in audit(build()).findings if finding.severity is Severity.REJECT]
+    assert rejecting[0].rule == rule, "it is the one that a refused pull names"
+    assert "quantize it again" in rejecting[0].cure
+
+
 def test_a_real_model_is_accepted_from_its_header(smollm: Path) -> None:
     with FileSource(smollm) as source:
         result = audit_file(source, name=smollm.name, size=smollm.stat().st_size, knows_architecture=lambda name: True)
@@ -107,16 +149,31 @@ def test_without_an_engine_a_finding_says_that_the_architecture_was_not_checked(
     assert result.verdict is Verdict.ACCEPT
 
 
-def test_a_hostile_template_is_rejected() -> None:
-    data = tiny_llama(template="{{ ''.__class__.__mro__ }}").to_bytes()
-    result = audit(data)
-    assert result.verdict is Verdict.REJECT
-    assert result.template.verdict is Verdict.REJECT
+HOSTILE = "{{ ''.__class__ }}"
 
 
-def test_named_templates_are_audited_like_the_default_one() -> None:
-    file = tiny_llama().set("tokenizer.chat_template.tool_use", g.STRING, "{{ ''.__class__ }}")
-    assert audit(file.to_bytes()).verdict is Verdict.REJECT
+def test_a_hostile_template_is_rejected_and_the_model_gets_a_warning() -> None:
+    result = audit(tiny_llama(template=HOSTILE).to_bytes())
+    assert (result.verdict, result.template.verdict) == (Verdict.WARN, Verdict.REJECT)
+    first, second = result.findings
+    assert (first.rule, first.severity) == ("template.passed-over", Severity.WARN)
+    assert "that of its family, is used" in first.message
+    assert (second.rule, second.severity) == ("template.underscore", Severity.WARN)
+
+
+def test_a_hostile_named_template_gives_a_warning() -> None:
+    file = tiny_llama().set("tokenizer.chat_template.tool_use", g.STRING, HOSTILE)
+    result = audit(file.to_bytes())
+    assert (result.verdict, result.template.verdict) == (Verdict.WARN, Verdict.ACCEPT)
+    assert result.findings[0].message.endswith("is rejected by template.underscore: it is never used")
+
+
+@pytest.mark.parametrize(
+    ("token", "rules"), [("<|eot_id|>", ["template.unknown-marker"]), ("<|im_end|>", []), ("<|endoftext|>", [])]
+)
+def test_a_template_whose_markers_are_no_tokens_of_the_vocabulary_gets_a_warning(token: str, rules: list[str]) -> None:
+    result = audit(_with_control_token(token, template=g.CHATML).to_bytes())
+    assert [finding.rule for finding in result.findings] == rules
 
 
 def test_a_model_without_a_template_is_reported_as_such() -> None:

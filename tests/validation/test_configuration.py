@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paddock.errors import CorruptFile, MalformedGguf, NoGguf, NoSuchFile
+from paddock.errors import MalformedGguf, NoGguf, NoSuchFile
 from paddock.validation.configuration import get_model_config
 from tests.support import gguf as g
 from tests.support.gguf import tiny_llama
@@ -99,10 +99,15 @@ def test_an_unset_length_is_unknown_without_positions(tmp_path: Path) -> None:
     ids=["empty", "torn", "list", "null", "not utf-8", "deep", "long number"],
 )
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_broken_json_is_an_error_that_names_the_file(tmp_path: Path, name: str, data: bytes) -> None:
+def test_broken_json_is_ignored_with_a_warning_that_names_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, data: bytes
+) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(CorruptFile, match=name):
+    with pytest.raises(NoGguf, match=r"neither a usable config\.json nor a GGUF"):
         get_model_config(tmp_path)
+    tiny_llama().write(tmp_path / "tiny-Q8_0.gguf")
+    assert get_model_config(tmp_path)["hidden_size"] == 32
+    assert {message.partition(": ")[0] for message in caplog.messages} == {f"{tmp_path / name} is ignored"}
 
 
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:

@@ -50,19 +50,19 @@ def test_a_sound_model_of_any_tensor_type_is_accepted_and_runs(engine: Canary, t
 
 EXPLAINED = {
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use.jinja": (
-        "template.tools-text",
-        "with tools it asks for a plan in steps, in a sentence that does not speak of tools",
+        {"template.tools-text", "template.instructions"},
+        "with tools it asks for a plan in steps, in a sentence that does not speak of tools; rules of style for all",
     ),
     "NVIDIA-Nemotron-Nano-v2.jinja": (
-        "template.alters",
+        {"template.alters"},
         "it takes its own switches out of what a user says",
     ),
     "llama-cpp-deepseek-r1.jinja": (
-        "template.no-tools",
+        {"template.no-tools"},
         "it writes a generator as JSON, which Jinja in Python cannot: with tools nothing is rendered",
     ),
 }
-"""The real templates with a warning: its rule, and the reason."""
+"""The real templates with a warning: its rules, and the reason."""
 
 
 @pytest.mark.timeout(600)
@@ -73,10 +73,10 @@ def test_no_real_template_is_rejected_inside_a_sound_file_and_each_warning_is_ex
     assert len(EXPLAINED) <= 0.05 * len(every), "a warning that many models carry warns of nothing"
     templates = {name: every[name] for name in {*sorted(every)[step // 2 :: step], *EXPLAINED} & set(every)}
     found = {name: audit(tiny_llama(template=text)) for name, text in templates.items()}
-    assert [name for name, one in found.items() if one.verdict is Verdict.REJECT] == []
+    assert [name for name, one in found.items() if Verdict.REJECT in {one.verdict, one.template.verdict}] == []
     warned = {
         name: {finding.rule for finding in one.findings if finding.severity is Severity.WARN}
         for name, one in found.items()
         if one.verdict is Verdict.WARN
     }
-    assert warned == {name: {rule} for name, (rule, _) in EXPLAINED.items() if name in found}
+    assert warned == {name: rules for name, (rules, _) in EXPLAINED.items() if name in found}

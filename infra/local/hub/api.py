@@ -5,6 +5,7 @@ The wire format is that of huggingface.co in 2026, as observed in its responses 
 - errors carry `X-Error-Code` and `X-Error-Message`;
 - a private repository looks to an anonymous client like one that does not exist (401); a registered token gets 404;
 - the metadata of a gated repository is public, its files are not;
+- an earlier name of a repository, and its name in another case, is a 307 to its own;
 - a file in LFS is a 302 to a signed URL on another host; any other file is a 307 to a relative URL that holds the
   commit.
 
@@ -43,6 +44,15 @@ class ApiError(Exception):
         self.response = json_response({"error": message}, own, status=status)
 
 
+class Moved(Exception):
+    """The repository has another name now, or another case: a redirect to it."""
+
+    def __init__(self, name: str, current: str) -> None:
+        super().__init__(f"{name} is {current}")
+        self.name = name
+        self.current = current
+
+
 @dataclass(frozen=True)
 class Caller:
     """The client of a request: its token (None for an anonymous one), and the repositories that it may read."""
@@ -77,6 +87,10 @@ class HubApi:
             raise ApiError(404, None, "Sorry, we can't find the page you are looking for.")
         except ApiError as error:
             return error.response
+        except Moved as moved:
+            query = f"?{request.url.query}" if request.url.query else ""
+            location = raw_path.decode().replace(moved.name, moved.current, 1) + query
+            return text_response(307, f"Temporary Redirect. Redirecting to {location}", {"Location": location})
 
     async def _metadata(self, request: Request, repository: Repository, rest: list[str], caller: Caller) -> HubResponse:
         match rest:
@@ -109,6 +123,9 @@ class HubApi:
 
     def _repository(self, name: str, caller: Caller) -> Repository:
         repository = self._hub.find(name)
+        current = self._hub.current_name(name) if repository is None else None
+        if current is not None:
+            raise Moved(name, current)
         if repository is None or (repository.private and name not in caller.granted):
             if caller.token is None:
                 raise ApiError(401, "RepoNotFound", "Invalid username or password.")

@@ -7,6 +7,7 @@ the same commits, and one process may commit while another serves; only one may 
     <root>/blobs/ab/abcd…                         bytes, by sha256; hard links to the given files where possible
     <root>/repositories/<org>/<name>/state.json   branches, tags, gated, private
     <root>/repositories/<org>/<name>/commits/<id>.json
+    <root>/renames.json                           the new name of each repository by its old one
     <root>/tokens.json                            the repositories that each token may read
 
 Paths in a repository are data and never become paths on disk, so tests can commit hostile file names.
@@ -92,6 +93,19 @@ class LocalHub:
         repository = Repository(self, name)
         return repository if _NAME.fullmatch(name) and repository.state() else None
 
+    def rename(self, old: str, new: str) -> None:
+        """Let `old` be an earlier name of the repository `new`."""
+        _write_atomically(self.root / "renames.json", {**self._renames(), old: new})
+
+    def current_name(self, name: str) -> str | None:
+        """The name of the repository that had another name before, or whose name differs from `name` only in case."""
+        folded = name.casefold()
+        names = {
+            path.parent.relative_to(self.root / "repositories").as_posix()
+            for path in self.root.glob("repositories/*/*/state.json")
+        }
+        return self._renames().get(name) or next((other for other in names if other.casefold() == folded), None)
+
     def grant(self, token: str, *repositories: str) -> None:
         """Register a token, and grant it access to these gated or private repositories.
 
@@ -135,6 +149,12 @@ class LocalHub:
             except OSError:  # another file system, or one without hard links
                 shutil.copyfile(source, temporary)
         temporary.replace(blob)
+
+    def _renames(self) -> dict[str, str]:
+        try:
+            return dict(json.loads((self.root / "renames.json").read_text()))
+        except FileNotFoundError:
+            return {}
 
     def _tokens(self) -> dict[str, list[str]]:
         path = self.root / "tokens.json"

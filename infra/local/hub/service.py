@@ -63,6 +63,9 @@ class HubService:
     def repository(self, name: str, *, gated: bool | None = None, private: bool | None = None) -> Repository:
         return self.hub.repository(name, gated=gated, private=private)
 
+    def rename(self, old: str, new: str) -> None:
+        self.hub.rename(old, new)
+
     def stats(self) -> Stats:
         return self._counters.stats()
 

@@ -13,8 +13,9 @@ from paddock.lifecycle.assess.audit import audit_acquired
 from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.locate import requested_quantization
 from paddock.lifecycle.steps import Runner
+from paddock.lifecycle.stored_listing import MAIN
 from paddock.model.reference import Reference
-from paddock.planning.file_selection import AUTO
+from paddock.planning.file_selection import AUTO, BEST
 from paddock.planning.placement import Target
 from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES
@@ -52,7 +53,8 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     """
     quantization = requested_quantization(request.wanted.variant, request.quantization)
     machine = request.machine or parse_target(request.target)
-    listing = runner.run(resolve, request.wanted.model, request.wanted.ref or "main")
+    variant = quantization if quantization not in {AUTO, BEST} else None
+    listing = runner.run(resolve, request.wanted.model, request.wanted.ref or MAIN, variant=variant)
     chosen = runner.run(
         choose_fitting,
         listing,
@@ -69,4 +71,4 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     acquired = tuple(runner.run(fetch_file, listing, planned, progress=listener.on_progress) for planned in plan.files)
     listener.on_finish(acquired)
     audited = runner.run(audit_acquired, listing, plan.choice, acquired)
-    return runner.run(publish, plan, acquired, audited, notes=chosen.notes)
+    return runner.run(publish, plan, acquired, audited, notes=(*chosen.notes, *audited.notes))

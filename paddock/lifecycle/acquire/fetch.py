@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
-from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferRefused
+from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferInterrupted, TransferRefused
 from paddock.gguf.streaming_scan import StreamingWeightsScan
 from paddock.lifecycle.acquire.lease_wait import fetch_once
 from paddock.lifecycle.acquire.plan import origin_beyond_volume
@@ -66,8 +67,8 @@ def fetch_file(
     """Fetch one file onto the volume as a verified blob, unless it has it. A later try resumes an earlier one.
 
     A blob on the volume that no manifest lists is read as a whole; a damaged one is quarantined and fetched again.
-    Where the remote store has wrong bytes, or refuses the request, the file is fetched from the Hub, and replaces the
-    wrong bytes in the remote store.
+    Where the remote store has wrong bytes, or never sends any, the file is fetched from the Hub, and replaces the wrong
+    bytes in the remote store.
     """
     context = _FetchContext(clients, planned, clients.settings.segment_bytes, progress, cancel)
     digest = planned.expected.sha256
@@ -98,14 +99,14 @@ def fetch_remote_file(
     """Fetch one file onto the volume from the remote store alone, unless the volume has it.
 
     Its sha256 is verified; the segment digests of the snapshot's manifest are not used. Raises CorruptFile where the
-    remote store has other bytes, and TransferRefused where it has none.
+    remote store has other bytes, and TransferRefused where it sends none.
     """
     context = _FetchContext(clients, planned, segment_bytes, progress, cancel)
     digest = planned.expected.sha256
     if digest is None:
         raise AssertionError("a file of a manifest has a digest")
     acquired = _stored_if_sound(context, digest) if planned.origin == "volume" else None
-    return acquired or _fetched(context, _remote_source(require_remote(clients), planned, digest), "s3")
+    return acquired or _sent_by_remote(context, require_remote(clients), digest)
 
 
 def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:
@@ -119,7 +120,7 @@ def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, dige
         from_volume=lambda: (
             _stored_if_sound(context, digest) if clients.volume.has_blob(digest, planned.file.size) else None
         ),
-        from_remote=lambda: _fetched(context, _remote_source(remote, planned, digest), "s3"),
+        from_remote=lambda: _sent_by_remote(context, remote, digest),
         from_hub=lambda on_progress: _fetched(
             replace(context, progress=_both(on_progress, context.progress)), hub, "hub"
         ),
@@ -131,9 +132,9 @@ def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, dige
 
 
 def _fetched_from_remote(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:
-    """Fetch a file from the remote store; from the Hub if the store has wrong bytes or refuses the request."""
+    """Fetch a file from the remote store; from the Hub if the store has wrong bytes or never sends any."""
     try:
-        return _fetched(context, _remote_source(remote, context.planned, digest), "s3")
+        return _sent_by_remote(context, remote, digest)
     except (CorruptFile, TransferRefused) as error:
         log.warning("%s; it is fetched from the Hub instead", error.message)
         wrong_bytes = isinstance(error, CorruptFile)
@@ -141,6 +142,28 @@ def _fetched_from_remote(context: _FetchContext, remote: RemoteStore, hub: Sourc
     if wrong_bytes:  # only now: until the file was fetched, a damaged object may be its last copy
         _drop(remote, digest)
     return acquired
+
+
+def _sent_by_remote(context: _FetchContext, remote: RemoteStore, digest: Sha256) -> Acquired:
+    """Fetch a file from the remote store alone. Raises TransferRefused also where each request was answered, and never
+    with the requested bytes."""
+    source = _remote_source(remote, context.planned, digest)
+    try:
+        return _fetched(context, source, "s3")
+    except TransferInterrupted as error:
+        if not error.wrong_answers:
+            raise
+        message = error.message
+    except TransferRefused as error:
+        if not remote.has_blob(digest, context.planned.file.size):
+            raise
+        message = error.message
+    server = urlsplit(source.address().url).netloc
+    raise TransferRefused(
+        f"{message}; the server {server} has the file, and does not send ranges of it",
+        cure="pull it from the Hub (`paddock pull`), or use an S3 server that answers range requests at presigned"
+        " addresses",
+    )
 
 
 def _stored_if_sound(context: _FetchContext, digest: Sha256) -> Acquired | None:

@@ -7,7 +7,8 @@ where another process on the same machine was faster.
 | failure | outcome |
 |---|---|
 | the owner stops renewing its lease, or renews it without progress | a waiting worker takes the lease over |
-| the keys may not write to the store, or it gives nobody the lease | each worker fetches from the Hub for itself |
+| nobody gets a lease: the keys may not write it, or it is not stored | each worker fetches, and sends the blob |
+| the store has the blob, and never sends its bytes | each worker fetches from the Hub for itself |
 | the fetched blob cannot be sent to the store | a warning; this worker has the blob |
 | the store stops answering | a transient error: else a whole fleet would turn to the Hub at once |
 """
@@ -40,8 +41,8 @@ NO_PROGRESS_LEASES = 20
 """For so many lease durations, the others wait for an owner that renews its lease without a byte of progress."""
 
 MAX_REFUSALS = 5
-"""After so many refused leases in a row that nobody holds, the blob is fetched without one. A web server in the place
-of an object service, or a versioned bucket with delete markers, refuses every conditional write."""
+"""After so many refused leases in a row that nobody holds, the blob is fetched without one: the store may answer writes
+that it does not keep."""
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,10 @@ def fetch_once(
             return outcome
         lease = outcome
     except StoreRefused as error:
-        log.warning("%s; %s is fetched from the Hub, for this worker alone", error.message, file.path)
+        log.warning("%s; %s is fetched from the Hub without a download lease", error.message, file.path)
     with lease.held(lease_s=lease_s) if lease else nullcontext():
         acquired = from_hub(lambda progress: lease.set_progress(progress.done_bytes) if lease else None)
-        if lease:
-            wait.replace_or_share(lease, lambda on_sent: share(acquired, on_sent))
+        wait.replace_or_share(lease, lambda on_sent: share(acquired, on_sent))
     return acquired
 
 
@@ -106,17 +106,21 @@ class _LeaseWait:
     _refused_tag: str | None = None
     """The tag of an object that has wrong bytes, or that the store refuses to send."""
     _is_damaged: bool = False
+    _is_never_sent: bool = False
     _seen: tuple[str, int] | None = None
     """(the last owner, its progress in bytes)."""
     _since: float = 0.0
 
     def run(self) -> Acquired | DownloadLease | None:
-        """The blob, or the lease to fetch it; None when the store gives the lease to nobody."""
+        """The blob, or the lease to fetch it; None when a lease is no use, since the store gives it to nobody or never
+        sends the blob."""
         refusals = 0
         while True:
             acquired = self.from_volume() or self._fetch_from_remote()
             if acquired:
                 return acquired
+            if self._is_never_sent and self.remote.blob_tag(self.digest, self.file.size) == self._refused_tag:
+                return None  # and not another worker's replacement of a damaged object
             lease = self.remote.take_lease(self.digest, lease_s=self.lease_s)
             if isinstance(lease, HeldLease) and (lease.is_expired or self._makes_no_progress(lease)):
                 log.warning(
@@ -134,15 +138,15 @@ class _LeaseWait:
             refusals = 0 if lease is not None else refusals + 1
             if refusals == MAX_REFUSALS:
                 log.warning(
-                    "%s gives nobody the download lease of %s, though nobody holds it: it is fetched from the Hub, for"
-                    " this worker alone",
+                    "%s gives nobody the download lease of %s, though nobody holds it: it is fetched from the Hub"
+                    " without one",
                     self.remote.label,
                     self.file.path,
                 )
                 return None
             self._pause()
 
-    def replace_or_share(self, lease: DownloadLease, share: Callable[[Callable[[int], None]], int]) -> None:
+    def replace_or_share(self, lease: DownloadLease | None, share: Callable[[Callable[[int], None]], int]) -> None:
         """Send the fetched blob to the remote store, replacing a damaged object. A failure is logged: then the other
         workers fetch from the Hub themselves."""
         sent_bytes = 0
@@ -150,7 +154,8 @@ class _LeaseWait:
         def on_sent(part_bytes: int) -> None:
             nonlocal sent_bytes
             sent_bytes += part_bytes
-            lease.set_progress(self.file.size + sent_bytes)
+            if lease:
+                lease.set_progress(self.file.size + sent_bytes)
 
         try:
             if self._is_damaged:
@@ -172,7 +177,9 @@ class _LeaseWait:
             return self.from_remote()
         except (CorruptFile, TransferRefused) as error:
             log.warning("%s; it is fetched from the Hub instead", error.message)
-            self._refused_tag, self._is_damaged = tag, isinstance(error, CorruptFile)
+            self._refused_tag = tag
+            self._is_damaged = isinstance(error, CorruptFile)
+            self._is_never_sent = not self._is_damaged
             return None
 
     def _makes_no_progress(self, held: HeldLease) -> bool:

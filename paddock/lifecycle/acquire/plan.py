@@ -43,6 +43,10 @@ class AcquisitionPlan:
     def fetch_bytes(self) -> int:
         return sum(planned.file.size for planned in self.files if planned.origin != "volume")
 
+    @property
+    def fetch_files(self) -> int:
+        return sum(planned.origin != "volume" for planned in self.files)
+
 
 @step(Kind.STORE, "plan")
 def plan_files(clients: Clients, listing: Listing, chosen: Chosen, *, for_promotion: bool) -> AcquisitionPlan:
@@ -55,7 +59,7 @@ def plan_files(clients: Clients, listing: Listing, chosen: Chosen, *, for_promot
     planned = plan(clients, listing, chosen.choice)
     if for_promotion:
         clients.volume.links.check_available(listing.model, planned.id.variant)
-    clients.volume.disk.require(planned.need_bytes)
+    clients.volume.disk.require(planned.need_bytes, files=planned.fetch_files)
     return planned
 
 

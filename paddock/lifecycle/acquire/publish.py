@@ -98,7 +98,7 @@ def publish(
         created_at=datetime.now(UTC),
         verdict=audit.verdict,
         findings=record_findings(audit.findings),
-        template_sha256=next(file.sha256 for file in derived if file.path == TEMPLATE_FILE),
+        template_sha256=next((file.sha256 for file in derived if file.path == TEMPLATE_FILE), None),
         paddock_version=VERSION,
         engine_version=engine_version(),
     )
@@ -119,7 +119,8 @@ def _published_with(clients: Clients, id: SnapshotId, fetched: Sequence[Snapshot
 
 
 def _derived_texts(audited: Audited) -> dict[str, str]:
-    return {TEMPLATE_FILE: audited.chat.template, CHAT_FILE: audited.chat.to_json()}
+    chat = audited.chat
+    return {TEMPLATE_FILE: chat.template, CHAT_FILE: chat.to_json()} if chat else {}
 
 
 def _repair_derived(clients: Clients, manifest: Manifest, path: str, text: str) -> None:

@@ -20,13 +20,13 @@ from paddock.errors import CorruptFile, NotOnVolume, SnapshotDiffers
 from paddock.lifecycle.acquire.fetch import fetch_remote_file
 from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes
 from paddock.lifecycle.acquire.publish import Published
-from paddock.lifecycle.acquire.resolve import listing_of
 from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_accepted
 from paddock.lifecycle.clients import Clients, require_remote
 from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import PlainRunner, Runner, step
+from paddock.lifecycle.stored_listing import listing_of
 from paddock.model.acquired import Acquired, PlannedFile
 from paddock.model.artifact import Manifest, RepositoryFile
 from paddock.model.finding import verdict_of
@@ -90,7 +90,7 @@ def plan_restore(clients: Clients, manifest: Manifest, *, default: bool | None) 
     planned = plan(clients, manifest)
     if default is not None:
         clients.volume.links.check_available(manifest.model, manifest.variant, default=default)
-    clients.volume.disk.require(planned.need_bytes)
+    clients.volume.disk.require(planned.need_bytes, files=planned.fetch_files)
     return planned
 
 
@@ -150,7 +150,7 @@ def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[A
     fetched = [item for item in acquired if item.file.path not in DERIVED_FILES]
     audited = audit_acquired(clients, plan.listing, plan.choice, fetched)
     template = next((item.file for item in acquired if item.file.path == TEMPLATE_FILE), None)
-    if template is not None and template.sha256 != audited.chat.sha256:
+    if template is not None and audited.chat is not None and template.sha256 != audited.chat.sha256:
         source = clients.volume.blob_path(template.sha256).read_text(encoding="utf-8", errors="replace")
         findings = audit_template(source, bos=audited.chat.bos, eos=audited.chat.eos)
         what = f"{TEMPLATE_FILE} of {plan.id.short} in {require_remote(clients).label}"
@@ -216,7 +216,7 @@ def locate_or_restore(clients: Clients, wanted: Reference) -> Manifest:
 
     Raises NotOnVolume where neither store has it, and as `restore`.
     """
-    promoted = clients.volume.promoted(wanted.model)
+    promoted = clients.volume.promoted(clients.volume.spelled(wanted.model))
     if wanted.ref is None and clients.remote is not None:
         promoted_id = promoted.default_id if wanted.variant is None else promoted.of(wanted.variant)
         if promoted_id is None:  # a promoted snapshot in the remote store precedes one here that is not promoted

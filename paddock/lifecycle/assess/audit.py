@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from paddock.chat.template import ChatFormat, choose_chat_format
 from paddock.engine.facts import knows_architecture
 from paddock.errors import ModelRejected
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
@@ -18,20 +19,27 @@ from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Listing
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import GgufSet, get_gguf_file_path, group_shards, local_files
+from paddock.model.quantization import GgufSet, group_shards, is_gguf, local_files
 from paddock.planning.file_selection import FileSelection
 from paddock.validation.audit import Audit, audit_set, check_projector
+from paddock.validation.companions import check_companions, companion_notes
 
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The audit of a model's GGUF, and the chat template that it is published with."""
+    """The audit of a model's GGUF, and the chat template that it is published with; None for a model that nobody chats
+    with."""
 
     audit: Audit
-    chat: ChatFormat
+    chat: ChatFormat | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The small files that are ignored, each with its reason."""
+        return companion_notes(self.audit.findings)
 
 
-@step(Kind.LOCAL, "audit")
+@step(Kind.LOCAL, "audit", warnings=lambda audited: audited.notes)
 def audit_acquired(clients: Clients, listing: Listing, choice: FileSelection, acquired: Sequence[Acquired]) -> Audited:
     """Audit every chosen GGUF among the acquired files, and choose the model's chat template.
 
@@ -58,16 +66,19 @@ def audit_acquired(clients: Clients, listing: Listing, choice: FileSelection, ac
             findings += [replace(finding, where=prefix + finding.where) for finding in item.weights or ()]
         for name, other in audits.items():
             findings += [replace(finding, where=f"{name}: {finding.where}") for finding in other.findings]
-        for path in (path for gguf in choice.sets if gguf.is_projector for path in gguf.paths):
+        for path in choice.projector.paths if choice.projector else ():
             with FileSource(view / path) as source:
                 findings += check_projector(source, name=path)
+        small_files = [item.file.path for item in acquired if not is_gguf(item.file.path)]
+        findings += check_companions(view, small_files)
         audit = replace(audit, findings=tuple(findings), verdict=verdict_of(findings))
-        return Audited(audit, choose_chat_format(view, str(listing.model)))
+        has_chat = audit.model is None or audit.model.kind.generates_text
+        return Audited(audit, choose_chat_format(view, str(listing.model)) if has_chat else None)
 
 
 def _models(choice: FileSelection) -> list[GgufSet]:
     """The files that are audited as models. A projector that was chosen alone is audited as one, and fails."""
-    return [gguf for gguf in choice.sets if not gguf.is_projector or gguf.paths == choice.model_files]
+    return [gguf for gguf in choice.sets if gguf != choice.projector]
 
 
 def audit_paths(shards: Iterable[tuple[str, Path]], *, deep: bool = False) -> Audit:

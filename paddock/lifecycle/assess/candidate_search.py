@@ -17,8 +17,9 @@ from typing import Any
 
 from paddock.engine.parameters import Parameters
 from paddock.errors import ModelRejected
-from paddock.lifecycle.assess.model_source import ModelHeader, ModelSource, read_model_header
-from paddock.model.quantization import GgufSet, rank_key
+from paddock.lifecycle.assess.model_header import ModelHeader
+from paddock.lifecycle.assess.sound_models import SoundModels
+from paddock.model.quantization import GgufSet
 from paddock.model.reference import Variant
 from paddock.model.units import human_bytes
 from paddock.planning.footprint import Footprint
@@ -51,39 +52,32 @@ class FitCandidate:
 
 
 class CandidateSearch:
-    """A search in one source. It keeps the headers that were read, so that each is read once."""
+    """A search among the models of one source, whose headers are read once."""
 
-    def __init__(self, source: ModelSource, request: PlanRequest, threads: int) -> None:
-        self._source, self._request, self._threads = source, request, threads
-        self._headers: dict[GgufSet, ModelHeader] = {}
+    def __init__(self, models: SoundModels, request: PlanRequest, threads: int) -> None:
+        self._models, self._request, self._threads = models, request, threads
 
-    @property
-    def bytes_read(self) -> int:
-        return sum(header.bytes_read for header in self._headers.values())
+    def choose(
+        self, candidates: Sequence[GgufSet], target: Target, *, requested: bool = False
+    ) -> tuple[ModelHeader, Plan]:
+        """The first sound model that fits with enough context and entirely on the GPUs, else the one that fits best,
+        else the smallest; with its plan. At least one header must have been read before.
 
-    def header(self, model: GgufSet) -> ModelHeader:
-        """The header of a model, read at the first call. Raises as `read_model_header`."""
-        if model not in self._headers:
-            self._headers[model] = read_model_header(self._source, model)
-        return self._headers[model]
-
-    def choose(self, models: Sequence[GgufSet], target: Target) -> tuple[ModelHeader, Plan]:
-        """The first model that fits with enough context and entirely on the GPUs, else the one that fits best, else the
-        smallest; with its plan. At least one header must have been read before.
-
-        Raises ModelRejected for a rejected header. Once a model that fits was found, a rejected header only ends the
-        search.
+        `requested`: the candidates were requested by name. Raises ModelRejected where none is sound.
         """
-        pending = list(models)
+        pending = list(candidates)
         best: tuple[tuple[bool, bool], ModelHeader, Plan] | None = None
         while pending:
-            model = min(pending, key=lambda model: rank_key(self.quantization(model), model))
+            model = min(pending, key=self._models.rank)
+            is_read = model in self._models.headers
             if not self._may_fit(model, target):
                 pending.remove(model)
                 continue
             try:
-                if model not in self._headers:
-                    self.header(model)
+                if not self._models.is_sound(model, requested=requested):
+                    pending.remove(model)
+                    continue
+                if not is_read:
                     continue  # its header may change its rank
                 pending.remove(model)
                 plan = self._plan(model, target)
@@ -94,17 +88,15 @@ class CandidateSearch:
             if plan.fits:
                 merit = self._merit(plan, target)
                 if best is None or merit > best[0]:
-                    best = (merit, self._headers[model], plan)
+                    best = (merit, self._models.headers[model], plan)
                 if all(merit):
                     break
         if best:
             return best[1], best[2]
-        smallest = min(models, key=lambda model: model.size)
-        return self.header(smallest), self._plan(smallest, target)
-
-    def quantization(self, model: GgufSet) -> str | None:
-        """By the header where that was read, else by the file's name."""
-        return self._headers[model].quantization if model in self._headers else model.quantization
+        for smallest in sorted(candidates, key=lambda model: model.size):
+            if self._models.is_sound(smallest, requested=requested):
+                return self._models.headers[smallest], self._plan(smallest, target)
+        raise self._models.rejection(candidates)
 
     def describe(
         self, model: GgufSet, chosen: ModelHeader, plan: Plan, target: Target, *, requested_by_name: bool
@@ -132,11 +124,11 @@ class CandidateSearch:
             reason = f"fits {context}, but with {placement.n_gpu_layers} layers on the GPU only"
         else:
             reason = f"fits {context}"
-        if model in self._headers and self._headers[model].misnamed:
-            reason += f"; its name says {model.quantization}, and its header {self.quantization(model)}"
+        if model in self._models.headers and self._models.headers[model].misnamed:
+            reason += f"; its name says {model.quantization}, and its header {self._models.quantization(model)}"
         return FitCandidate(
-            variant=self._source.names[model],
-            quantization=self.quantization(model),
+            variant=self._models.source.names[model],
+            quantization=self._models.quantization(model),
             file=model.first,
             size_bytes=model.size,
             total_bytes=memory.total_bytes,
@@ -146,11 +138,11 @@ class CandidateSearch:
 
     def _footprint(self, model: GgufSet) -> Footprint:
         """The footprint of a model, or that of another one whose header was read, scaled to its size."""
-        header = self._headers.get(model) or next(iter(self._headers.values()))
+        header = self._models.headers.get(model) or next(iter(self._models.headers.values()))
         return header.footprint.scaled(model.size / header.model.size)
 
     def _plan(self, model: GgufSet, target: Target) -> Plan:
-        header = self._headers[model]
+        header = self._models.headers[model]
         trained_tokens = header.facts.context_length
         requested_tokens, request = self._request.context_tokens, self._request.for_model(trained_tokens)
         plan = make_plan(
@@ -172,7 +164,7 @@ class CandidateSearch:
     def _enough_tokens(self) -> int:
         """The requested context, by default DEFAULT_CONTEXT_TOKENS: a better quantization with less context is of less
         use than a smaller one with this."""
-        trained_tokens = next(iter(self._headers.values())).facts.context_length
+        trained_tokens = next(iter(self._models.headers.values())).facts.context_length
         requested_tokens = self._request.for_model(trained_tokens).context_tokens
         return requested_tokens or min(trained_tokens or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from paddock.chat.render import render_messages
 from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, ChatFormat, chat_format_for_template, choose_chat_format
 from paddock.errors import CorruptFile, ModelRejected, PaddockError
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
@@ -18,7 +19,6 @@ from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import Sha256
-from paddock.model.quantization import get_gguf_file_path
 from paddock.model.reference import SnapshotId
 from paddock.validation.audit import TEMPLATE, Audit
 
@@ -41,10 +41,11 @@ SAMPLES: dict[str, list[dict[str, object]]] = {
 class ChatTemplateCheck:
     """A snapshot's chat template, and the text that each sample renders to, or the reason why it does not.
 
-    `findings` are those of this check, `audited` those of the audit on the templates.
+    `findings` are those of this check, `audited` those of the audit on the templates. `chat` is None for a model that
+    nobody chats with, such as an embedding model: then nothing was checked.
     """
 
-    chat: ChatFormat
+    chat: ChatFormat | None
     samples: dict[str, str]
     findings: tuple[Finding, ...]
     audited: tuple[Finding, ...] = ()
@@ -54,9 +55,11 @@ class ChatTemplateCheck:
 def check_chat_template(clients: Clients, manifest: Manifest, audit: Audit) -> ChatTemplateCheck:
     """Render the samples, and compare the template with that of the promoted revision. `audit` is the audit of the
     snapshot's model."""
+    audited = tuple(finding for finding in audit.findings if finding.rule.startswith("template."))
+    if audit.model is not None and not audit.model.kind.generates_text:
+        return ChatTemplateCheck(None, {}, (), audited)
     chat = chat_of_snapshot(clients, manifest)
     samples = {name: _sample(chat, messages) for name, messages in SAMPLES.items()}
-    audited = tuple(finding for finding in audit.findings if finding.rule.startswith("template."))
     return ChatTemplateCheck(chat, samples, tuple(template_change(clients, manifest, chat)), audited)
 
 

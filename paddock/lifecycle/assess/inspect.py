@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from paddock.engine.facts import knows_architecture
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.assess.audit import audit_paths
 from paddock.lifecycle.assess.chat_template import gguf_template_change
+from paddock.lifecycle.assess.model_source import source_from_listing
+from paddock.lifecycle.assess.sound_models import best_sound_model
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.revisions import list_revision
 from paddock.model.finding import Verdict, verdict_of
-from paddock.model.quantization import get_gguf_file_path, group_shards, local_files, split_count
+from paddock.model.quantization import group_shards, local_files, split_count
 from paddock.model.reference import SnapshotId
-from paddock.planning.file_selection import BEST, select_files
-from paddock.transfer.ranges import RangeReader
+from paddock.planning.file_selection import require_gguf
 from paddock.validation.audit import Audit, audit_set
 
 
@@ -49,7 +51,7 @@ def inspect(clients: Clients, source: str, *, deep: bool = False) -> Inspection:
     Raises NoSuchFile for a local path that does not exist, UnsafeName, and the errors of the Hub and of the transfer.
     """
     began = time.perf_counter()
-    parsed = parse_source(source)
+    parsed = parse_source(source, clients.hub.endpoint)
     if isinstance(parsed, HubSource):
         name, audit = _audit_on_hub(clients, parsed, deep=deep)
     else:
@@ -67,22 +69,18 @@ def _audit_local(path: Path, *, deep: bool) -> Audit:
 
 def _audit_on_hub(clients: Clients, source: HubSource, *, deep: bool) -> tuple[str, Audit]:
     """(name of the source, audit of the best GGUF that the source names)."""
-    listing = clients.hub.listing(source.model, source.ref)
+    listing = list_revision(clients, source.model, source.ref, variant=source.variant)
+    require_gguf(listing)
     files = () if source.file is None else (source.file,)
-    choice = select_files(listing, quantization=source.variant or BEST, files=files)
-    by_path = {file.path: file for file in listing.files}
-    with ExitStack() as stack:
-        readers = [
-            stack.enter_context(
-                RangeReader(
-                    clients.hub.file(source.model, listing.revision, by_path[name]), stall_s=clients.settings.stall_s
-                )
-            )
-            for name in choice.model_files
-        ]
-        audit = audit_set(readers, names=choice.model_files, knows_architecture=knows_architecture, deep=deep)
-        bytes_read = sum(reader.bytes_read for reader in readers)
-    id = SnapshotId(source.model, listing.revision, choice.variant)
+    models = source_from_listing(clients, listing, files=files, variant=source.variant)
+    model = best_sound_model(models)
+    for open_shards in models.openers:
+        with open_shards(model) as shards:
+            audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture, deep=deep)
+        if audit.verdict is not Verdict.REJECT:
+            break  # else it may be a damaged copy of ours, and the last one is not ours
+    bytes_read = models.traffic.received_bytes or audit.bytes_read
+    id = SnapshotId(listing.model, listing.revision, models.names[model])
     findings = audit.findings + tuple(gguf_template_change(clients, id, audit.template.sha256))
     audit = replace(audit, findings=findings, verdict=verdict_of(findings), bytes_read=bytes_read)
-    return f"{source.model}@{listing.revision}:{choice.model_files[0]}", audit
+    return f"{listing.model}@{listing.revision}:{model.first}", audit

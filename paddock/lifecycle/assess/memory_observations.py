@@ -13,12 +13,12 @@ import re
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
-from paddock.model.quantization import get_gguf_file_path
 from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
 
@@ -52,7 +52,8 @@ def _record(clients: Clients, manifest: Manifest, measured: Benchmark) -> Measur
         architecture = read_header(source).architecture
     name = _file_name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
     loads = [*_read(clients, name), load][-KEPT_LOADS:]
-    clients.volume.notes.write(name, json.dumps([load.to_json() for load in loads]))
+    with clients.volume.recording():
+        clients.volume.notes.write(name, json.dumps([load.to_json() for load in loads]))
     if load.drift:
         margin = human_bytes(margin_bytes(loads))
         _LOG.warning("%s: %s; plans for it leave a margin of %s", manifest.repository, load.drift, margin)

@@ -1,4 +1,4 @@
-"""List the GGUF models of a source, and read the audited header of one of them.
+"""List the GGUF models of a source, and open them at the nearest place that has them.
 
 A source is a local file or directory, or a revision on the Hub. The header of a file is read from the nearest copy: the
 volume, else the remote store, else the Hub, of which only the first megabytes are requested.
@@ -6,155 +6,155 @@ volume, else the remote store, else the Hub, of which only the first megabytes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from paddock.engine.facts import knows_architecture
-from paddock.engine.oracle import Memory, measure_header
-from paddock.engine.parameters import Parameters
 from paddock.errors import (
     CorruptFile,
-    EngineCrashed,
     FileNotInRevision,
+    MalformedGguf,
     ModelRejected,
     NoGguf,
+    NotGguf,
     StoreRefused,
     StoreUnavailable,
     TransferInterrupted,
     TransferRefused,
 )
+from paddock.gguf.head import Head, head_of, read_head
 from paddock.gguf.reader import ByteSource, FileSource, read_header
-from paddock.lifecycle.assess.audit import require_accepted
+from paddock.gguf.survey import MAX_HEADS, Survey, survey, survey_names
+from paddock.lifecycle.assess.header_cache import HeaderCache
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.revisions import list_revision
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
-from paddock.model.finding import Finding, Severity
 from paddock.model.names import printable
-from paddock.model.quantization import GgufSet, group_shards, local_files, rank_models_top_first, split_count
+from paddock.model.quantization import GgufSet, group_shards, is_raw_part, local_files, split_count
 from paddock.model.reference import Variant
-from paddock.model.variants import name_variants
-from paddock.planning.file_selection import AUTO, BEST, find_variant
-from paddock.planning.footprint import Footprint, footprint
+from paddock.model.source import Source
+from paddock.model.variants import name_variants, variant_from_path
+from paddock.planning.file_selection import find_variant
 from paddock.transfer.ranges import RangeReader
-from paddock.validation.audit import ModelFacts, audit_set
-from paddock.validation.compatibility import EngineRequirements, engine_requirements
 
+T = TypeVar("T")
 ShardOpener = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
 """Opens all shards of a model, in order."""
 _FileOpener = Callable[[RepositoryFile], AbstractContextManager[ByteSource]]
 
 
+@dataclass(slots=True)
+class Traffic:
+    """The bytes that came over the network for a source's headers so far."""
+
+    received_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The GGUF models of a source, best first by their names, and the names of their variants.
+    """The GGUF models of a source, and the names of their variants.
 
-    `all_sets` are all GGUF files of the source, projectors among them. `openers` open a model at each place that may
+    `survey` tells the models of the main family from everything else. `openers` open a model at each place that may
     have it, the nearest first. The last one is the origin: a copy of ours may be damaged, and that one is not ours.
+    `raw_parts` are files that would have to be joined before they are a model. `requested`: the models were requested
+    by name, and no others will do.
     """
 
     name: str
-    sets: tuple[GgufSet, ...]
     all_sets: tuple[GgufSet, ...]
+    survey: Survey
     names: Mapping[GgufSet, Variant]
     openers: tuple[ShardOpener, ...]
-
-    def matching(self, quantization: str) -> tuple[GgufSet, ...]:
-        """The models that a variant, a file or a quantization names, or all for `auto` and `best`. Raises
-        FileNotInRevision where there are none."""
-        if quantization in {AUTO, BEST}:
-            return self.sets
-        found, _ = find_variant(self.all_sets, self.names, quantization)
-        models = tuple(model for model in self.sets if model in found)
-        if not models:
-            variants = ", ".join(sorted(self.names[model] for model in self.sets))
-            raise FileNotInRevision(f"{self.name} has no {printable(quantization)}", cure=f"use one of {variants}")
-        return models
-
-
-@dataclass(frozen=True, slots=True)
-class ModelHeader:
-    """The audited headers of a model's shards, and the facts in them.
-
-    `shards` are (the bytes up to the tensor data, the file's size in bytes). `misnamed`: the file's name states another
-    quantization than its header. `bytes_read` is how much of the files was read for all of this.
-    """
-
-    model: GgufSet
-    facts: ModelFacts
-    misnamed: bool
-    needs: EngineRequirements
-    footprint: Footprint
-    shards: tuple[tuple[bytes, int], ...]
-    bytes_read: int
+    traffic: Traffic = field(default_factory=Traffic)
+    raw_parts: tuple[str, ...] = ()
+    requested: bool = False
+    max_heads: int = MAX_HEADS
 
     @property
-    def quantization(self) -> str | None:
-        """As the name states it; as the header does where the name is wrong or states none."""
-        return self.facts.quantization if self.misnamed else self.model.quantization or self.facts.quantization
+    def sets(self) -> tuple[GgufSet, ...]:
+        """The models of the main family, best first by their names; or those that were requested by name."""
+        return self.survey.models
 
-    def predict_memory(self, parameters: Sequence[Parameters]) -> list[Memory]:
-        """The memory that the engine would allocate with each of the parameters.
+    def without(self, broken: Collection[GgufSet]) -> ModelSource:
+        """This source as if it did not have some files. The names stay the same."""
+        remaining = [model for model in self.all_sets if model not in broken]
+        return replace(self, survey=_survey(self.openers, remaining, max_heads=self.max_heads))
 
-        Raises as `engine.oracle.measure_header`, and ModelRejected for a header that kills the engine by a signal.
-        """
-        try:
-            return measure_header(self.shards, parameters)
-        except EngineCrashed as error:
-            if not error.by_signal:
-                raise
-            cure = "use another file, or a newer llama-cpp-python; where sound models fail too, its build is faulty"
-            rejected = ModelRejected(
-                f"{printable(self.model.first)} is rejected by compatibility.engine: {error.message}", cure=cure
-            )
-            where = self.model.first
-            rejected.findings = (Finding("compatibility.engine", Severity.REJECT, error.message, where, cure),)
-            raise rejected from error
+    def with_projectors(self) -> ModelSource:
+        """This source with the heads of its projectors and of a model, as far as they can be read."""
+        heads = dict(self.survey.heads)
+        for model in (*self.survey.projectors, *self.survey.models[:1]):
+            if model not in heads and (model in self.survey.projectors or self.survey.main is None):
+                with suppress(NotGguf, MalformedGguf):
+                    heads[model] = read_model_head(self.openers, model)
+        main = self.survey.main or next((heads[model].family for model in self.survey.models if model in heads), None)
+        return replace(self, survey=replace(self.survey, heads=heads, main=main))
 
 
-def read_model_header(source: ModelSource, model: GgufSet) -> ModelHeader:
-    """Read and audit the headers of a model. Raises ModelRejected, and the errors of the Hub and the transfer."""
-    *copies, origin = source.openers
+def passed_over_files(source: ModelSource, reasons: Mapping[GgufSet, str]) -> tuple[tuple[str, str], ...]:
+    """(file, reason) for each file of a source that is no candidate, sorted by file."""
+    rows = [(model.first, reason) for model, reason in reasons.items()]
+    rows += [(path, "a raw part of a file: join the parts first") for path in source.raw_parts]
+    return tuple(sorted(rows))
+
+
+def read_model_head(openers: Sequence[ShardOpener], model: GgufSet) -> Head:
+    """The head of a model's first file. Raises NotGguf, MalformedGguf, and the errors of the Hub and the transfer."""
+
+    def read(copy: ShardOpener) -> Head:
+        with copy(GgufSet(model.paths[:1], model.size)) as (first,):
+            return read_head(first)
+
+    return from_nearest(openers, read, without_store=True)
+
+
+def from_nearest(openers: Sequence[ShardOpener], read: Callable[[ShardOpener], T], *, without_store: bool = False) -> T:
+    """The result of `read` for the nearest copy that is there and sound. Raises the errors of the origin, and those of
+    the remote store unless it may be done without (`without_store`)."""
+    *copies, origin = openers
     for number, copy in enumerate(copies):
         try:
-            return _read_header(source.name, model, copy)
-        except (ModelRejected, CorruptFile, TransferRefused):  # a damaged copy; repairing it is not a preflight's task
-            continue
-        except (StoreUnavailable, StoreRefused, TransferInterrupted):
-            if number == 0:
+            return read(copy)
+        except (ModelRejected, CorruptFile, NotGguf, MalformedGguf, TransferRefused):
+            continue  # a damaged copy; repairing it is not a preflight's task
+        except (StoreUnavailable, StoreRefused, TransferInterrupted) as error:
+            never_sends = isinstance(error, TransferInterrupted) and error.wrong_answers
+            if number == 0 and not without_store and not never_sends:
                 raise
-    return _read_header(source.name, model, origin)
+    return read(origin)
 
 
-def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHeader:
-    with open_shards(model) as shards:
-        audit = audit_set(shards, names=model.paths, knows_architecture=knows_architecture)
-        require_accepted(name, audit.verdict, audit.findings)
-        headers = [read_header(shard) for shard in shards]
-        bytes_read = sum(shard.bytes_read if isinstance(shard, RangeReader) else 0 for shard in shards)
-    if audit.model is None:
-        raise AssertionError("an accepted audit has a model")
-    tensors = [tensor for header in headers for tensor in header.tensors]
-    return ModelHeader(
-        model=model,
-        facts=audit.model,
-        misnamed=headers[0].integer("general.file_type") is not None
-        and any(finding.rule == "gguf.model.quantization-name" for finding in audit.findings),
-        needs=engine_requirements(headers[0], tensors),
-        footprint=footprint(headers[0], tensors),
-        shards=tuple((header.prefix[: header.data_offset], header.size) for header in headers),
-        bytes_read=bytes_read or audit.bytes_read,
+def _survey(openers: Sequence[ShardOpener], sets: Sequence[GgufSet], *, max_heads: int) -> Survey:
+    """Survey files by their headers, of at most `max_heads` series of files."""
+
+    def exact(model: GgufSet) -> Head:
+        def read(copy: ShardOpener) -> Head:
+            with copy(model) as shards:
+                headers = [read_header(shard) for shard in shards]
+            return head_of(headers[0], parameters=sum(tensor.elements for one in headers for tensor in one.tensors))
+
+        return from_nearest(openers, read, without_store=True)
+
+    return survey(
+        sets,
+        read_head=lambda model: read_model_head(openers, model),
+        read_exact=exact,
+        knows_architecture=knows_architecture,
+        max_heads=max_heads,
     )
 
 
 def source_from_argument(clients: Clients, text: str) -> ModelSource:
     """The models of a SOURCE argument (`source_argument`). Raises NoGguf, NoSuchFile, UnsafeName, FileNotInRevision and
     the Hub's errors."""
-    source = parse_source(text)
+    source = parse_source(text, clients.hub.endpoint)
     if not isinstance(source, HubSource):
         return _local_source(source)
-    listing = clients.hub.listing(source.model, source.ref)
+    listing = list_revision(clients, source.model, source.ref, variant=source.variant)
     files = () if source.file is None else (source.file,)
     return source_from_listing(clients, listing, files=files, variant=source.variant)
 
@@ -165,28 +165,73 @@ def source_from_listing(
     """The models of a resolved revision; with `files` those that hold one of them, with `variant` that one. Raises
     NoGguf and FileNotInRevision."""
     name = f"{listing.model}@{listing.revision[:8]}"
-    all_sets = group_shards((file.path, file.size) for file in listing.files)
-    names = name_variants(all_sets, listing.variants)
-    models = rank_models_top_first((file.path, file.size) for file in listing.files)
+    sets = group_shards((file.path, file.size) for file in listing.files)
+    traffic = Traffic()
+    openers = _openers(clients, listing, traffic)
+    raw_parts = tuple(sorted(file.path for file in listing.files if is_raw_part(file.path)))
+    if not sets:
+        raise _no_gguf(name, raw_parts)
+    surveyed = survey_names(sets) if files else _survey(openers, sets, max_heads=MAX_HEADS)
+    names = name_variants(surveyed.models, surveyed.siblings, published=listing.variants)
+    models = surveyed.models
     if files:
-        models = [model for model in models if any(path in files for path in model.paths)]
-    if not models:
-        what = f" {printable(files[0])}" if files else ""
-        raise NoGguf(f"{name} has no GGUF model{what}", cure="see its files")
-    if variant:
-        found, _ = find_variant(all_sets, names, variant)
-        models = [model for model in models if model in found]
+        models = tuple(model for model in sets if any(path in files for path in model.paths))
+    elif variant:
+        found, _ = find_variant(surveyed, names, variant)
+        models = tuple(found)
         if not models:
-            variants = ", ".join(sorted(names.values()))
+            variants = ", ".join(sorted(names[model] for model in surveyed.models))
             raise FileNotInRevision(f"{name} has no {printable(variant)}", cure=f"use one of {variants}")
+    if not models:
+        raise NoGguf(f"{name} has no GGUF model{f' {printable(files[0])}' if files else ''}", cure="see its files")
+    names |= {model: variant_from_path(model) for model in sets if model not in names}
+    return ModelSource(
+        name=f"{listing.model}@{listing.revision}",
+        all_sets=tuple(sets),
+        survey=replace(surveyed, models=models),
+        names=names,
+        openers=openers,
+        traffic=traffic,
+        raw_parts=raw_parts,
+        requested=bool(files) or variant is not None,
+    )
+
+
+def _no_gguf(name: str, raw_parts: Sequence[str]) -> NoGguf:
+    if not raw_parts:
+        return NoGguf(f"{name} has no GGUF model", cure="see its files")
+    return NoGguf(
+        f"{name} has no GGUF model, only raw parts of one: {', '.join(map(printable, raw_parts[:4]))}",
+        cure="download the parts with `hf download`, join them in order (`cat PART1 PART2 > model.gguf`), then use"
+        " `paddock inspect model.gguf`",
+    )
+
+
+def _openers(clients: Clients, listing: Listing, traffic: Traffic) -> tuple[ShardOpener, ...]:
+    cache = HeaderCache(clients.settings.cache / "paddock" / "headers")
+    on_hub: dict[str, Source] = {}
+
+    @contextmanager
+    def remote(file: RepositoryFile, source: Source) -> Iterator[ByteSource]:
+        key = file.sha256 or file.git_sha1
+        head = cache.get(key) if key else b""
+        with RangeReader(source, head=head, stall_s=clients.settings.stall_s) as reader:
+            try:
+                yield reader
+            finally:
+                traffic.received_bytes += reader.bytes_read
+            if key and len(reader.head) > len(head):
+                cache.put(key, reader.head)
 
     def from_hub(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
-        return RangeReader(clients.hub.file(listing.model, listing.revision, file), stall_s=clients.settings.stall_s)
+        if file.path not in on_hub:  # it keeps the file's address
+            on_hub[file.path] = clients.hub.file(listing.model, listing.revision, file)
+        return remote(file, on_hub[file.path])
 
     def from_remote(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
         if file.sha256 and clients.remote is not None and clients.remote.has_blob(file.sha256, file.size):
             stored = SnapshotFile(path=file.path, size=file.size, sha256=file.sha256)
-            return RangeReader(clients.remote.source(stored), stall_s=clients.settings.stall_s)
+            return remote(file, clients.remote.source(stored))
         return from_hub(file)
 
     def from_volume(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
@@ -195,8 +240,7 @@ def source_from_listing(
         return from_remote(file)
 
     places = (from_volume, from_hub) if clients.remote is None else (from_volume, from_remote, from_hub)
-    openers = tuple(_shard_opener(listing, open_file) for open_file in places)
-    return ModelSource(f"{listing.model}@{listing.revision}", tuple(models), tuple(all_sets), names, openers)
+    return tuple(_shard_opener(listing, open_file) for open_file in places)
 
 
 def _shard_opener(listing: Listing, open_file: _FileOpener) -> ShardOpener:
@@ -213,13 +257,13 @@ def _shard_opener(listing: Listing, open_file: _FileOpener) -> ShardOpener:
 def _local_source(path: Path) -> ModelSource:
     directory = path if path.is_dir() else path.parent
     if path.is_dir():
-        models = rank_models_top_first(local_files(directory))
+        sets = group_shards(local_files(directory))
     elif split_count(path.name) > 1:
         siblings = ((file.name, file.stat().st_size) for file in directory.iterdir() if file.is_file())
-        models = [model for model in rank_models_top_first(siblings) if path.name in model.paths]
+        sets = [model for model in group_shards(siblings) if path.name in model.paths]
     else:  # the directory may be large, and holds no other part of the model
-        models = [GgufSet((path.name,), path.stat().st_size)]
-    if not models:
+        sets = [GgufSet((path.name,), path.stat().st_size)]
+    if not sets:
         raise NoGguf(f"{directory} holds no GGUF", cure="give a .gguf file, or the directory of one")
 
     @contextmanager
@@ -227,4 +271,9 @@ def _local_source(path: Path) -> ModelSource:
         with ExitStack() as stack:
             yield [stack.enter_context(FileSource(directory / name)) for name in model.paths]
 
-    return ModelSource(str(path), tuple(models), tuple(models), name_variants(models), (open_shards,))
+    surveyed = _survey((open_shards,), sets, max_heads=len(sets)) if path.is_dir() else Survey(tuple(sets))
+    if not surveyed.models:
+        raise NoGguf(f"{directory} holds no GGUF model", cure="give a .gguf file, or the directory of one")
+    names = name_variants(surveyed.models, surveyed.siblings)
+    names |= {model: variant_from_path(model) for model in sets if model not in names}
+    return ModelSource(str(path), tuple(sets), surveyed, names, (open_shards,), max_heads=len(sets))

@@ -12,10 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock.engine.parameters import Parameters
-from paddock.errors import DoesNotFit, FileNotInRevision, MissingShard, NoGguf
+from paddock.errors import BadSetting, DoesNotFit, FileNotInRevision, MissingShard, ModelRejected
+from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.assess.candidate_search import CandidateSearch, FitCandidate
 from paddock.lifecycle.assess.memory_observations import margin_for
-from paddock.lifecycle.assess.model_source import ModelHeader, ModelSource, source_from_argument, source_from_listing
+from paddock.lifecycle.assess.model_header import ModelHeader
+from paddock.lifecycle.assess.model_source import (
+    ModelSource,
+    passed_over_files,
+    source_from_argument,
+    source_from_listing,
+)
+from paddock.lifecycle.assess.sound_models import choose_from
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
@@ -25,7 +33,8 @@ from paddock.model.names import printable
 from paddock.model.quantization import is_projector
 from paddock.model.reference import Variant
 from paddock.model.units import human_bytes
-from paddock.planning.file_selection import AUTO, BEST, FileSelection, select_files
+from paddock.planning.companions import left_out_notes
+from paddock.planning.file_selection import AUTO, BEST, FileSelection, require_gguf, select_files
 from paddock.planning.fitting import machine_target
 from paddock.planning.placement import Target
 from paddock.planning.plan import MIN_CONTEXT_TOKENS, Plan, PlanRequest, longest_context
@@ -34,16 +43,22 @@ from paddock.validation.compatibility import EngineRequirements
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The plan for the chosen variant, its requirements on the engine, and the memory of the other variants. `advice`
-    says what to do when nothing fits; it is empty otherwise."""
+    """The plan for the chosen variant, its requirements on the engine, and the memory of the other variants.
+
+    `passed_over` are (file, reason) of the files that are no candidates, and `skipped` has a line for each of them that
+    would have been preferred if it were not broken. `advice` says what to do when nothing fits; it is empty otherwise.
+    """
 
     name: str
     variant: Variant
     quantization: str | None
     file: str
+    kind: ModelKind
     plan: Plan
     needs: EngineRequirements
     candidates: tuple[FitCandidate, ...]
+    passed_over: tuple[tuple[str, str], ...]
+    skipped: tuple[str, ...]
     advice: str
     bytes_read: int
     seconds: float
@@ -55,11 +70,13 @@ class Preflight:
             "variant": self.variant,
             "quantization": self.quantization,
             "file": self.file,
+            "kind": self.kind,
             "memory": self.plan.memory.to_json(),
             "parameters": self.plan.parameters.to_json(),
             "given_up": list(self.plan.given_up),
             "needs": self.needs.to_json(),
             "candidates": [candidate.to_json() for candidate in self.candidates],
+            "passed_over": [{"file": file, "reason": reason} for file, reason in self.passed_over],
             "advice": self.advice,
             "bytes_read": self.bytes_read,
             "seconds": round(self.seconds, 3),
@@ -120,9 +137,15 @@ def preflight_revision(
 
     `files` names the model's files instead of a quantization. Raises as `preflight`.
     """
-    began = time.perf_counter()
     models = source_from_listing(clients, listing, files=files)
-    result = _plan_source(clients, models, request, quantization=quantization, target=target, machine=idle_machine())
+    return _preflight_source(clients, models, request, target=target, quantization=quantization)
+
+
+def _preflight_source(
+    clients: Clients, source: ModelSource, request: PlanRequest, *, target: Target | None, quantization: str
+) -> Preflight:
+    began = time.perf_counter()
+    result = _plan_source(clients, source, request, quantization=quantization, target=target, machine=idle_machine())
     return replace(result, seconds=time.perf_counter() - began)
 
 
@@ -144,9 +167,13 @@ class Chosen:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Deviations from the request: another variant than the default, a shorter context, slower settings."""
+        """Deviations from the request: another variant than the default, a better file that is broken, a shorter
+        context, slower settings, and small files that are left out."""
         plan = self.preflight.plan if self.preflight else None
-        return (*((self.note,) if self.note else ()), *(plan.given_up if plan and plan.fits else ()))
+        skipped = self.preflight.skipped if self.preflight else ()
+        given_up = plan.given_up if plan and plan.fits else ()
+        note = (self.note,) if self.note else ()
+        return (*note, *skipped, *given_up, *left_out_notes(self.choice.left_out))
 
     def require_fit(self) -> None:
         """Raise DoesNotFit as `Preflight.require_fit`."""
@@ -176,20 +203,19 @@ def choose_fitting(
     files are returned all the same: `Chosen.require_fit` raises. Raises as `select_files` and `preflight_revision`.
     """
 
+    named = _select_named(clients, listing, files, projector=projector) if files else None
+    if named and all(is_projector(path) for path in named.model_files):
+        return Chosen(named, None)
+    require_gguf(listing)
+    source = source_from_listing(clients, listing, files=named.model_files if named else ())
+    if projector and not named:
+        source = source.with_projectors()
+
     def choose(quantization: str, note: str = "") -> Chosen:
-        choice = select_files(listing, quantization=quantization, files=files, projector=projector)
-        if is_projector(choice.model_files[0]):
-            return Chosen(choice, None)
-        result = preflight_revision(
-            clients,
-            listing,
-            request,
-            target=target,
-            quantization=quantization,
-            files=choice.model_files if files else (),
+        result = _preflight_source(clients, source, request, target=target, quantization=quantization)
+        choice = named or select_files(
+            listing, survey=source.survey, quantization=quantization, projector=projector, prefer=result.file
         )
-        if not files and result.plan.fits and result.file != choice.model_files[0]:
-            choice = select_files(listing, quantization=quantization, projector=projector, prefer=result.file)
         return Chosen(choice, result, note)
 
     default = clients.volume.promoted(listing.model).default if quantization == AUTO and not files else None
@@ -197,12 +223,21 @@ def choose_fitting(
         return choose(quantization)
     try:
         again = choose(default)
-    except (FileNotInRevision, MissingShard) as error:
+    except (FileNotInRevision, MissingShard, ModelRejected) as error:
         return choose(BEST, f"the default variant {default} is not kept: {error.message}")
     if again.preflight is None or again.preflight.plan.fits:
         return again
     best = choose(BEST, f"the default variant {default} is not kept: {again.preflight.line}")
     return best if best.preflight is not None and best.preflight.plan.fits else again
+
+
+def _select_named(clients: Clients, listing: Listing, files: Sequence[str], *, projector: bool) -> FileSelection:
+    """Select files by their paths. Which of several is a projector is told by the names, else by the headers."""
+    try:
+        return select_files(listing, files=files, projector=projector)
+    except BadSetting:
+        surveyed = source_from_listing(clients, listing).survey
+        return select_files(listing, survey=surveyed, files=files, projector=projector)
 
 
 def _plan_source(
@@ -216,28 +251,34 @@ def _plan_source(
 ) -> Preflight:
     """Plan the best variant of `source` that `quantization` names, for `target`, by default `machine`. `seconds` of the
     result is 0."""
-    requested = [model for model in source.matching(quantization) if not model.missing]
-    if not requested:
-        raise NoGguf(f"{source.name} has no model with all of its shards", cure="ask its owner")
-    search = CandidateSearch(source, request, machine.cores)
-    first = search.header(requested[0])
+    by_name = source.requested or quantization not in {AUTO, BEST}
+    models, candidates = choose_from(source, quantization)
+    source = models.source
+    first = models.first(candidates, requested=by_name)
+    search = CandidateSearch(models, request, machine.cores)
     if target is None:
         on_gpu = _on_gpu(machine, first)
         margin = margin_for(clients, first.needs.architecture, first.needs.engine, machine, on_cpu=not on_gpu)
         target = machine_target(machine, on_gpu=on_gpu, margin_bytes=margin)
-    chosen, plan = search.choose(requested, target)
-    by_name = quantization not in {AUTO, BEST}
-    candidates = tuple(search.describe(model, chosen, plan, target, requested_by_name=by_name) for model in source.sets)
+    chosen, plan = search.choose(candidates, target, requested=by_name)
+    shown = [model for model in source.sets if model not in models.passed_over or model == chosen.model]
+    shown += [] if chosen.model in shown else [chosen.model]
+    described = tuple(search.describe(model, chosen, plan, target, requested_by_name=by_name) for model in shown)
     return Preflight(
         name=source.name,
         variant=source.names[chosen.model],
         quantization=chosen.quantization,
         file=chosen.model.first,
+        kind=chosen.facts.kind,
         plan=plan,
         needs=chosen.needs,
-        candidates=candidates,
+        candidates=described,
+        passed_over=passed_over_files(
+            source, {model: reason for model, reason in models.passed_over.items() if model != chosen.model}
+        ),
+        skipped=() if by_name else models.better_skipped(chosen.model),
         advice="" if plan.fits else _advice(chosen, plan, target),
-        bytes_read=search.bytes_read,
+        bytes_read=models.bytes_read,
         seconds=0.0,
     )
 

@@ -3,6 +3,7 @@
     model.gguf, ./dir, /dir, ~/dir          a local file or directory
     org/name[:VARIANT][@REVISION]           a model on the Hub, or one variant of it
     org/name[@REVISION]:path/model.gguf     one file on the Hub
+    https://huggingface.co/org/name/...     any of the three (`paddock.model.hub_address`)
 
 A path that exists is local, and so is text that begins like a path, or ends in `.gguf` without a repository before it.
 """
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.errors import NoSuchFile
-from paddock.model.names import ModelName, parse_ref
-from paddock.model.reference import Reference, Variant
+from paddock.model.hub_address import split_address
+from paddock.model.names import ModelName
+from paddock.model.reference import Variant, parse_requested
 
 _LOCAL_PREFIXES = ("/", "./", "../", "~")
 
@@ -29,22 +31,21 @@ class HubSource:
     file: str | None
 
 
-def parse_source(text: str) -> Path | HubSource:
-    """The path of a local SOURCE, which exists, or the parts of one on the Hub.
+def parse_source(text: str, endpoint: str = "") -> Path | HubSource:
+    """The path of a local SOURCE, which exists, or the parts of one on the Hub, `endpoint` or any of its addresses.
 
     Raises NoSuchFile for a local path that does not exist, and UnsafeName.
     """
     path = _path(text)
-    return path if _is_local(text, path) else _parse_hub_source(text)
-
-
-def _parse_hub_source(text: str) -> HubSource:
-    head, colon, file = text.partition(":")
-    if colon and file.lower().endswith(".gguf"):
-        model, at, ref = head.partition("@")
-        return HubSource(ModelName.parse(model), parse_ref(ref) if at else "main", None, file)
-    reference = Reference.parse(text)
-    return HubSource(reference.model, reference.ref or "main", reference.variant, None)
+    if _exists(text, path):
+        return path
+    if split_address(text, endpoint) is None and _is_like_a_path(text):
+        raise NoSuchFile(
+            f"there is no file {text}", cure="give the path of a .gguf file, or org/name[:VARIANT][@REVISION]"
+        )
+    requested = parse_requested(text, endpoint)
+    reference = requested.reference
+    return HubSource(reference.model, reference.ref or "main", reference.variant, requested.file)
 
 
 def _path(text: str) -> Path:
@@ -58,16 +59,14 @@ def _path(text: str) -> Path:
         ) from None
 
 
-def _is_local(text: str, path: Path) -> bool:
+def _exists(text: str, path: Path) -> bool:
     try:
-        if path.exists():
-            return True
+        return path.exists()
     except (OSError, ValueError):
         raise NoSuchFile(
             f"{text[:200]!r} is not a path that can exist", cure="give a .gguf file, or org/name"
         ) from None
-    if text.startswith(_LOCAL_PREFIXES) or (text.lower().endswith(".gguf") and ":" not in text):
-        raise NoSuchFile(
-            f"there is no file {text}", cure="give the path of a .gguf file, or org/name[:VARIANT][@REVISION]"
-        )
-    return False
+
+
+def _is_like_a_path(text: str) -> bool:
+    return text.startswith(_LOCAL_PREFIXES) or (text.lower().endswith(".gguf") and ":" not in text)

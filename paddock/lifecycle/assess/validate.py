@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from paddock.chat.template import DERIVED_FILES
 from paddock.engine.oracle import Memory
 from paddock.errors import DoesNotFit
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle import reports
 from paddock.lifecycle.assess.audit import audit_paths, require_accepted, shards_of
 from paddock.lifecycle.assess.chat_template import check_chat_template
@@ -25,7 +27,7 @@ from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from paddock.model.quantization import get_gguf_file_path
+from paddock.model.quantization import is_gguf
 from paddock.model.reference import Reference
 from paddock.model.units import human_bytes
 from paddock.planning.placement import Target
@@ -33,6 +35,7 @@ from paddock.planning.plan import PlanRequest
 from paddock.planning.targets import THIS_MACHINE, parse_target
 from paddock.store import repair
 from paddock.validation.audit import Audit, ModelFacts
+from paddock.validation.companions import check_companions
 from paddock.validation.compatibility import why_unsupported
 from paddock.validation.configuration import get_model_config
 from paddock.validation.integrity import DAMAGED, check_stored
@@ -71,7 +74,7 @@ class Validation:
         return cls(
             verdict=Verdict(value["verdict"]),
             findings=tuple(Finding.from_json(finding) for finding in value["findings"]),
-            model=ModelFacts(**value["model"]) if value["model"] else None,
+            model=ModelFacts.from_json(value["model"]) if value["model"] else None,
             memory=Memory.from_json(value["memory"]),
             context_tokens=value["context_tokens"],
             given_up=tuple(value.get("given_up", ())),
@@ -154,9 +157,15 @@ def audit_snapshot(clients: Clients, manifest: Manifest) -> Audit:
 
 @step(Kind.LOCAL, "configuration")
 def check_configuration(clients: Clients, manifest: Manifest, audit: Audit) -> tuple[Finding, ...]:
-    """Compare the repository's `config.json` with the GGUF's header, and require that a licence is stated."""
+    """Compare the repository's `config.json` with the GGUF's header, and require that a licence is stated. The small
+    files beside the GGUF are warned of at most: the engine never reads them."""
     path = clients.volume.snapshot_path(manifest.id)
-    return (*_configuration(path, manifest, audit.model), *_licence(manifest))
+    small_files = [file.path for file in manifest.files if not is_gguf(file.path) and file.path not in DERIVED_FILES]
+    return (
+        *check_companions(path, small_files),
+        *_configuration(path, manifest, audit.model),
+        *_licence(manifest),
+    )
 
 
 @step(Kind.ENGINE, "compatibility", warnings=lambda found: found.preflight.plan.given_up)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from paddock.errors import BadSetting, CorruptFile, StoreRefused, StoreUnavailable
+from paddock.errors import CorruptFile, StoreRefused, StoreUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.retention import Pruned, prune
 from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.revisions import resolve_commit
 from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName
+from paddock.model.names import ModelName, Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.history import Promotion
 from paddock.store.protocol import RemoteStore
@@ -57,9 +58,11 @@ def promote(runner: Runner, wanted: Reference, *, reason: str) -> PromoteResult:
 
 
 def rollback(runner: Runner, wanted: Reference, *, reason: str) -> RolledBack:
-    """Undo the last change of the model's default, or of a variant's promoted revision, and write the dossier."""
+    """Undo the last change of the model's default, or of a variant's promoted revision, and write the dossier. A
+    reference with a revision goes back to that one."""
     change = runner.run(roll_back, wanted, reason, operation=runner.operation)
-    manifest = runner.run(locate, Reference(wanted.model, change.variant, change.revision))
+    model = runner.clients.volume.spelled(wanted.model)
+    manifest = runner.run(locate, Reference(model, change.variant, change.revision))
     dossier = runner.run(write_dossier, manifest)
     return RolledBack(manifest, change, dossier.path)
 
@@ -99,18 +102,16 @@ def promote_snapshot(
 @step(Kind.STORE, "rollback", line=lambda change: f"rolled back to {change.variant}@{change.revision}")
 def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None) -> Promotion:
     """Undo the last change of the model's default, or of a variant's promoted revision, on the volume and in the remote
-    store.
+    store; for a reference with a revision, go back to that one.
 
     A rollback that was killed or did not reach the remote store is finished by the same call, and not followed by a
-    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to, and
-    BadSetting for a reference with a revision.
+    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to.
     """
-    if wanted.ref is not None:
-        raise BadSetting(f"{wanted} names a revision", cure="roll back org/name, or a variant of it, org/name:VARIANT")
-    model = wanted.model
+    model = clients.volume.spelled(wanted.model)
     variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
-    operation = operation or _unfinished_rollback(clients, model, variant)
-    change = clients.volume.rollback(model, variant, reason=reason, operation=operation)
+    to = resolve_commit(clients, model, wanted.ref) if wanted.ref else None
+    operation = operation or _unfinished_rollback(clients, model, variant, to)
+    change = clients.volume.rollback(model, variant, reason=reason, to=to, operation=operation)
     try:
         update_remote_ref(clients, model)
     except (StoreUnavailable, StoreRefused) as error:
@@ -159,10 +160,12 @@ def _has(remote: RemoteStore, id: SnapshotId) -> bool:
         return False
 
 
-def _unfinished_rollback(clients: Clients, model: ModelName, variant: Variant | None) -> str | None:
-    """The operation of an unfinished rollback of the same model or variant."""
+def _unfinished_rollback(
+    clients: Clients, model: ModelName, variant: Variant | None, to: Revision | None
+) -> str | None:
+    """The operation of an unfinished rollback of the same model or variant, to the same revision if one is named."""
     last = clients.volume.remote_updates.unfinished(model)
-    if last is None or not last.rollback or last.target != variant:
+    if last is None or not last.rollback or last.target != variant or to not in {None, last.revision}:
         return None
     log.warning("the rollback of %s from %s is finished", model, last.at.isoformat(timespec="seconds"))
     return last.operation

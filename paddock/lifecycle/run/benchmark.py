@@ -1,4 +1,4 @@
-"""Benchmark and tune a snapshot of the volume, and write the results to the volume's reports."""
+"""Benchmark and tune a snapshot of the volume, and write the results to the volume's reports, if it can be written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pydantic import SecretStr
 
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
+from paddock.gguf.directory import get_gguf_file_path, local_kind
+from paddock.gguf.kind import ModelKind
 from paddock.lifecycle import reports
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.memory_observations import record_observation
@@ -18,14 +20,13 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
 from paddock.lifecycle.steps import Runner, step
-from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark import Benchmark, require_measurable
 from paddock.measure.benchmark import benchmark as run_benchmark
 from paddock.measure.load_test import LoadTest, run_load_test
 from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
-from paddock.model.quantization import get_gguf_file_path
 from paddock.planning.plan import PlanRequest
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ def measure(
     tune_first: bool = False,
     budget_s: float = BUDGET_S,
 ) -> tuple[Benchmark, Tuning | None]:
-    """Benchmark a snapshot; with `tune_first`, tune the engine's settings before. Returns (benchmark, tuning)."""
+    """Benchmark a snapshot; with `tune_first`, tune the engine's settings before. Returns (benchmark, tuning).
+
+    Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
     return runner.run(benchmark, manifest, context_tokens, roleplay=roleplay), tuned
 
@@ -53,9 +56,14 @@ def measure(
 @step(Kind.ENGINE, "benchmark", line=lambda measured: measured.line)
 def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, roleplay: bool = False) -> Benchmark:
     """Load the model of a snapshot in an engine process, measure it, and write the report; with `roleplay`, measure
-    also how well it plays a character, which takes a minute or more."""
-    machine = this_machine()
+    also how well it plays a character, which takes a minute or more. Raises ConflictingConfiguration for what cannot be
+    done with the model's kind."""
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
+    kind = local_kind(path)
+    require_measurable(manifest.id.name, kind)
+    if roleplay:
+        require_text(manifest, kind, "plays no character", "benchmark it without --roleplay")
+    machine = this_machine()
     plan = plan_of(clients, manifest, context_tokens, machine=machine)
     context = plan.n_ctx
     with clients.volume.lease(manifest.id):
@@ -71,17 +79,25 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
             machine=machine,
         )
         result = replace(result, tuned=parameters != plan)
-        reports.write(clients, manifest, BENCHMARK, result.to_json())
+        reports.record(clients, manifest, BENCHMARK, result.to_json())
         record_observation(clients, manifest, result)
         if roleplay:
             result = replace(result, roleplay=_measure_roleplay(clients, manifest, path, context))
-            reports.write(clients, manifest, BENCHMARK, result.to_json())
+            reports.record(clients, manifest, BENCHMARK, result.to_json())
     return result
 
 
 @step(Kind.ENGINE, "tune", line=lambda found: f"tuned in {found.seconds:.0f} s: {found.rows()[-1][1]}")
 def tune(clients: Clients, manifest: Manifest, context_tokens: int, *, budget_s: float = BUDGET_S) -> Tuning:
-    """Find the fastest settings for a snapshot on this machine, and store them for later benchmarks and servers."""
+    """Find the fastest settings for a snapshot on this machine, and store them for later benchmarks and servers. Raises
+    ConflictingConfiguration for a model that generates no text."""
+    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
+    require_text(
+        manifest,
+        local_kind(path),
+        "is not tuned, since the requests that are timed generate text",
+        "leave out --tune",
+    )
     plan = plan_of(clients, manifest, context_tokens, machine=this_machine())
     return tuning.tune(clients, manifest, plan, budget_s=budget_s)
 
@@ -103,8 +119,14 @@ def measure_server(
     """Run a load test against a server of the model, and add its result to the report of the benchmark."""
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
-    reports.write(clients, manifest, BENCHMARK, measured.to_json())
+    reports.record(clients, manifest, BENCHMARK, measured.to_json())
     return measured
+
+
+def require_text(manifest: Manifest, kind: ModelKind, consequence: str, cure: str) -> None:
+    """Raise ConflictingConfiguration for a model that generates no text. `consequence` continues the sentence."""
+    if not kind.generates_text:
+        raise ConflictingConfiguration(f"{manifest.id.name} is {kind.noun}: it {consequence}", cure=cure)
 
 
 def plan_of(clients: Clients, manifest: Manifest, context_tokens: int, *, machine: Machine) -> Parameters:

@@ -17,11 +17,13 @@ from typing import Any
 
 from paddock.engine.oracle import measure_memory
 from paddock.errors import DoesNotFit, PaddockError
+from paddock.gguf.directory import get_gguf_file_path, local_kind
+from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.validate import audit_snapshot
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.run.benchmark import with_threads
+from paddock.lifecycle.run.benchmark import require_text, with_threads
 from paddock.lifecycle.run.tune import apply_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import detect_gpus
@@ -38,6 +40,9 @@ from paddock.store.volume.usage import Usage
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
 """The number of concurrent requests of llama-server by default, if the memory suffices; else 1."""
+
+
+_SERVER_OPTIONS = {ModelKind.EMBEDDING: "--embedding", ModelKind.RERANKER: "--reranking"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +110,16 @@ def serve_snapshot(
     binding = Binding(host=request.host, port=request.port, api_key=api_key)
     program = choose_server(request.server)
     machine = this_machine()
+    _require_chat(clients, manifest)
     with clients.volume.lease(manifest.id) as snapshot:
         spec = make_spec(clients, manifest, snapshot.resolve(), request, has_slots=program is not None, machine=machine)
         processor = describe_processor(machine, spec)
 
         def record_usage(usage: Usage) -> None:
             try:
-                clients.volume.usage.add(manifest.id, usage)
-            except PaddockError as error:  # the server goes on, for example with a full disk
+                with clients.volume.recording():
+                    clients.volume.usage.add(manifest.id, usage)
+            except PaddockError as error:  # the server goes on
                 _LOG.warning("the usage of %s was not recorded: %s", manifest.repository, error)
 
         limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
@@ -127,6 +134,15 @@ def serve_snapshot(
             program=program,
             stop=stop,
         )
+
+
+def _require_chat(clients: Clients, manifest: Manifest) -> None:
+    """Raise ConflictingConfiguration for a model that nobody chats with: others are not served yet."""
+    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
+    kind = local_kind(path)
+    option = _SERVER_OPTIONS.get(kind)
+    cure = f"run `llama-server {option} --model {path}`" if option else "serve a language model"
+    require_text(manifest, kind, "answers no chats, and Paddock serves nothing else yet", cure)
 
 
 def make_spec(

@@ -14,13 +14,13 @@ from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
+from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.clients import Clients
 from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.measure.tuning import tune as measure_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import Sha256
-from paddock.model.quantization import get_gguf_file_path
 from paddock.planning.fitting import check_fits
 
 _LOG = logging.getLogger(__name__)
@@ -32,9 +32,10 @@ def tune(clients: Clients, manifest: Manifest, plan: Parameters, *, budget_s: fl
     path = _path(clients, manifest)
     with clients.volume.lease(manifest.id):
         tuning = measure_tuning(path, plan, budget_s=budget_s, machine=machine)
-    clients.volume.tuning.write(
-        _blob(clients, manifest, path), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
-    )
+    with clients.volume.recording():
+        clients.volume.tuning.write(
+            _blob(clients, manifest, path), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
+        )
     return tuning
 
 

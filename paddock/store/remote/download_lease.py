@@ -3,7 +3,7 @@
 A lease is a small object, `leases/<sha256>.json`. It is created on the condition that there is none, and its owner
 renews it by rewriting it, on the condition that it still is what the owner wrote last. A lease that was not renewed for
 `lease_s` seconds has expired: another worker may take it over, on the same condition. Its age is measured by the object
-service's clock alone.
+service's clock alone. A lease counts only after it was read back: a service may answer a write that it did not store.
 
 A lease only saves bandwidth. An owner that was suspended for too long finds its lease taken over, and goes on: its
 bytes are verified like any others, and two workers have downloaded the blob from the Hub.
@@ -24,6 +24,7 @@ from paddock.errors import PaddockError
 from paddock.model.names import Sha256
 from paddock.store.history import whoami
 from paddock.store.protocol import DownloadLease, HeldLease
+from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
 
 _RENEWALS = 3  # in each period of `lease_s`, so that one failed or late renewal does not lose the lease
@@ -31,29 +32,32 @@ _RENEWALS = 3  # in each period of `lease_s`, so that one failed or late renewal
 log = logging.getLogger(__name__)
 
 
-def take(objects: Objects, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
-    """Take the lease of a blob, or return who holds it; None when another worker took it at this moment. Raises
-    StoreUnavailable, StoreRefused."""
+def take(
+    objects: Objects, writes: ConditionalWrites, sha256: Sha256, *, lease_s: float
+) -> DownloadLease | HeldLease | None:
+    """Take the lease of a blob, or return who holds it; None when another worker took it at this moment, or the service
+    does not store it. Raises StoreUnavailable, StoreRefused."""
     key = _key(sha256)
     found = objects.get(key)
     if found is not None:
         owner, done_bytes = _read(found.content)
         return HeldLease(owner, done_bytes, found.age_s > lease_s, found.tag)
-    lease = ObjectLease(objects, key)
-    return lease if lease.write(None) else None
+    lease = ObjectLease(objects, writes, key)
+    return lease if lease.write(None) and lease.is_stored() else None
 
 
-def take_over(objects: Objects, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
+def take_over(objects: Objects, writes: ConditionalWrites, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
     """Take the lease of a worker that is dead or makes no progress. None when it changed meanwhile."""
-    lease = ObjectLease(objects, _key(sha256))
-    return lease if lease.write(other.tag) else None
+    lease = ObjectLease(objects, writes, _key(sha256))
+    return lease if lease.write(other.tag) and lease.is_stored() else None
 
 
 class ObjectLease(DownloadLease):
     """A download lease that this process holds, stored as an object."""
 
-    def __init__(self, objects: Objects, key: str) -> None:
+    def __init__(self, objects: Objects, writes: ConditionalWrites, key: str) -> None:
         self._objects = objects
+        self._writes = writes
         self._key = key
         self._token = secrets.token_hex(8)
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -85,17 +89,23 @@ class ObjectLease(DownloadLease):
             "since": self._since,
             "done_bytes": self._done_bytes,
         }
-        written = self._objects.put_if(self._key, json.dumps(content).encode(), tag=tag)
+        written = self._writes.put_if(self._key, json.dumps(content).encode(), tag=tag)
         if written is None:  # also when an earlier attempt was written, and only its response was lost
-            found = self._objects.get(self._key)
-            written = found.tag if found is not None and _token(found.content) == self._token else None
+            written = self._stored_tag()
         self._tag = written
         return written is not None
 
+    def is_stored(self) -> bool:
+        """Whether the service has this lease: read back, since another worker may have written it too."""
+        return self._stored_tag() is not None
+
+    def _stored_tag(self) -> str | None:
+        found = self._objects.get(self._key)
+        return found.tag if found is not None and _token(found.content) == self._token else None
+
     def release(self) -> None:
         try:
-            found = self._objects.get(self._key)
-            if found is not None and _token(found.content) == self._token:
+            if self.is_stored():
                 self._objects.delete(self._key)
         except PaddockError as error:
             log.debug("the lease %s is not removed, and expires: %s", self._key, error)

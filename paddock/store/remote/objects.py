@@ -77,6 +77,11 @@ class Objects(Protocol):
         object itself."""
         ...
 
+    def trials(self, key: str) -> dict[str, Callable[[], str]]:
+        """The trials of the features of `paddock.store.features` that the other methods do not show, by name, with an
+        object at `key`. Each returns what is wrong, or "", and raises as the other methods do."""
+        ...
+
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
         """Send a blob part by part, and return the number of bytes sent: fewer than its size when an interrupted upload
         is resumed. `progress` is called in the caller's thread with the size of each part that is stored, in bytes.

@@ -17,38 +17,28 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, SnapshotDiffers, StoreUnavailable, UnsafeName
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256, parse_revision, parse_sha256
 from paddock.model.reference import SnapshotId, parse_variant
-from paddock.model.source import Address, Expected, Source
+from paddock.model.source import Expected, Source
+from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
 from paddock.store.manifests import check_manifest_name_is_free, check_report_name, parse_manifest, same_files
 from paddock.store.multipart import MultipartReader
 from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore
 from paddock.store.remote import download_lease
+from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
+from paddock.store.remote.probe import probe_features
 from paddock.store.remote.refs import Ref
+from paddock.store.remote.remote_blob import RemoteBlob
 
 log = logging.getLogger(__name__)
 _CONFLICTS = 20
 """Number of attempts at a conditional write of a ref, while other workers write it too."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteBlob:
-    """A blob of a remote store as a source of bytes."""
-
-    label: str
-    expected: Expected
-    make_address: Callable[[], Address]
-    hub_location: None = None
-
-    def address(self, *, renew: bool = False) -> Address:  # noqa: ARG002 - every address is new, and costs no request
-        return self.make_address()
 
 
 class ObjectStore(RemoteStore):
@@ -59,6 +49,7 @@ class ObjectStore(RemoteStore):
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
+        self._writes = ConditionalWrites(objects)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.label!r})"
@@ -69,6 +60,9 @@ class ObjectStore(RemoteStore):
 
     def check(self) -> None:
         next(iter(self.objects.list("refs/")), None)
+
+    def features(self) -> StoreFeatures:
+        return probe_features(self.objects)
 
     def has_blob(self, sha256: Sha256, size: int) -> bool:
         return self.blob_tag(sha256, size) is not None
@@ -166,10 +160,10 @@ class ObjectStore(RemoteStore):
         )
 
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
-        return download_lease.take(self.objects, sha256, lease_s=lease_s)
+        return download_lease.take(self.objects, self._writes, sha256, lease_s=lease_s)
 
     def take_over_lease(self, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
-        return download_lease.take_over(self.objects, sha256, other)
+        return download_lease.take_over(self.objects, self._writes, sha256, other)
 
     def write_report(self, id: SnapshotId, name: str, text: str) -> str:
         key = _report_key(id, name)
@@ -202,7 +196,7 @@ class ObjectStore(RemoteStore):
 
     def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> bool:
         """Write a ref. False when another worker wrote it since it was read."""
-        return self.objects.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
+        return self._writes.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
 
     def _ids(self, model: ModelName | None) -> Iterator[SnapshotId]:
         for key, _ in self.objects.list(f"snapshots/{model.slug}/" if model else "snapshots/"):

@@ -1,17 +1,23 @@
 """Make boto3's S3 client, and the request parameters of each write: encryption and storage class.
 
-The endpoint and the keys come from the AWS environment variables and files, which boto3 reads itself. Only boto3
-retries a request; nothing above it does.
+The endpoint and the keys come from the AWS environment variables and files, which boto3 reads itself. Proxies and
+certificates do not, except for AWS's own setting of a CA bundle. Only boto3 retries a request; nothing above it does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from paddock.errors import BadSetting
+from paddock.network import DIRECT, HttpProxy, Network
+from paddock.network.certificates import system_bundle
 from paddock.settings import Settings
+from paddock.store.s3.answers import refuse_other_answers
 
 if TYPE_CHECKING:
+    from botocore.config import _ProxiesConfigDict
     from mypy_boto3_s3 import S3Client
 
 Encryption = Literal["AES256", "aws:kms"]
@@ -35,6 +41,7 @@ class S3Options:
     encryption: Encryption | None = None
     kms_key: str | None = None
     storage_class: str | None = None
+    network: Network = DIRECT
 
     @staticmethod
     def of(settings: Settings) -> S3Options:
@@ -44,6 +51,7 @@ class S3Options:
             encryption=settings.s3_encryption,
             kms_key=settings.s3_kms_key,
             storage_class=settings.s3_storage_class,
+            network=settings.network,
         )
 
     @property
@@ -63,11 +71,28 @@ class S3Options:
         return self.for_any_object | ({"StorageClass": self.storage_class} if self.storage_class else {})
 
 
-def connect(options: S3Options) -> S3Client:
-    """Make a client. Opens no connection; raises ValueError for an AWS_ENDPOINT_URL that is no address."""
+@dataclass(frozen=True, slots=True)
+class S3Connection:
+    """A client, the network by which it reaches S3, and the proxy that it uses, if any."""
+
+    client: S3Client
+    network: Network = DIRECT
+    proxy: HttpProxy | None = None
+
+
+def connect(options: S3Options) -> S3Connection:
+    """Make a client. Opens no connection; raises ValueError for an AWS_ENDPOINT_URL that is no address, and BadSetting
+    for a proxy or certificates that cannot be used."""
+    import botocore.session
     from boto3.session import Session
     from botocore.config import Config
 
+    aws = botocore.session.get_session()
+    network, bundle = options.network, aws.get_config_variable("ca_bundle")
+    if bundle:
+        network = network.with_ca(Path(bundle).absolute(), "AWS_CA_BUNDLE")
+    session = Session(botocore_session=aws)
+    verify = str(network.ca_path or system_bundle())
     styles: dict[bool | None, Literal["auto", "path", "virtual"]] = {None: "auto", True: "path", False: "virtual"}
     config = Config(
         connect_timeout=_CONNECT_S,
@@ -79,5 +104,37 @@ def connect(options: S3Options) -> S3Client:
         # Paddock sends a sha256 of its own with each part, and verifies what it fetches.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        proxies={},  # None: botocore would read the environment
     )
-    return Session().client("s3", config=config)
+    client = session.client("s3", config=config, verify=verify)
+    endpoint = client.meta.endpoint_url
+    proxy = network.proxy_for(endpoint)
+    if endpoint.startswith("https") or (proxy and proxy.scheme == "https"):
+        _check_certificates(network)
+    if proxy is not None:  # only the client tells which endpoint it uses
+        proxied = config.merge(Config(proxies=_proxies(proxy), proxies_config=_proxies_config(proxy, verify)))
+        client = session.client("s3", config=proxied, verify=verify)
+    client.meta.events.register("before-parse.s3", refuse_other_answers)
+    return S3Connection(client, network, proxy)
+
+
+def _proxies(proxy: HttpProxy) -> dict[str, str]:
+    if proxy.user is not None and not (proxy.user and proxy.password and (proxy.user + proxy.password).isascii()):
+        raise BadSetting(
+            f"boto3 cannot send the user name and password of {proxy.label}: it requires both, in ASCII",
+            cure=f"use other credentials in {proxy.setting}, or add the endpoint of S3 to NO_PROXY",
+        )
+    return dict.fromkeys(("http", "https"), proxy.secret_url)
+
+
+def _proxies_config(proxy: HttpProxy, verify: str) -> _ProxiesConfigDict | None:
+    return {"proxy_ca_bundle": verify} if proxy.scheme == "https" else None
+
+
+def _check_certificates(network: Network) -> None:
+    network.ssl_context()
+    if network.ca_path is not None and network.ca_path.is_dir():
+        raise BadSetting(
+            f"boto3 cannot use a directory of certificates, which {network.ca_setting} is",
+            cure="set AWS_CA_BUNDLE to a PEM file",
+        )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,14 +16,17 @@ from paddock.model.source import Address
 from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.multipart import MultipartReader
 from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
-from paddock.store.s3 import upload
-from paddock.store.s3.connection import S3Options, connect
+from paddock.store.s3 import trials, upload
+from paddock.store.s3.answers import age_s, tag_of_content, tag_of_stat
+from paddock.store.s3.checksums import Checksums
+from paddock.store.s3.connection import S3Connection, S3Options, connect
 from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors, store_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ADDRESS_LIFE_S = 3600
+_CONTENT_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
 
 
 class S3Objects(Objects):
@@ -48,8 +50,9 @@ class S3Objects(Objects):
         self.bucket = parts.netloc
         self._prefix = f"{prefix}/" if prefix else ""
         self._options = options
-        self._client = client
+        self._connection = S3Connection(client) if client is not None else None
         self._client_lock = threading.Lock()
+        self._checksums = Checksums(self.label)
 
     @property
     def label(self) -> str:
@@ -61,13 +64,23 @@ class S3Objects(Objects):
 
     def client(self) -> S3Client:
         """boto3's client, made once."""
+        return self._connected().client
+
+    def _connected(self) -> S3Connection:
         with self._client_lock:
-            if self._client is None:
+            if self._connection is None:
                 try:
-                    self._client = connect(self._options)
-                except ValueError as error:  # an AWS_ENDPOINT_URL that is no address
+                    self._connection = connect(self._options)
+                except BadSetting:
+                    raise
+                except aws.BotoCoreError as error:
                     raise store_error(error, self.label) from None
-            return self._client
+                except ValueError:
+                    raise StoreRefused(
+                        f"{self.label} could not be used: AWS_ENDPOINT_URL is no address",
+                        cure="set AWS_ENDPOINT_URL to https://host or http://host:port, or unset it for Amazon's S3",
+                    ) from None
+            return self._connection
 
     def get(self, key: str) -> StoredObject | None:
         with self._mapped_errors():
@@ -79,8 +92,7 @@ class S3Objects(Objects):
                 raise
             with answer["Body"] as body:
                 content = body.read(MANIFEST_MAX_BYTES + 1)
-        now = _server_time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
-        return StoredObject(content, answer["ETag"], (now - answer["LastModified"]).total_seconds())
+        return StoredObject(content, answer.get("ETag") or tag_of_content(content), age_s(answer))
 
     def put(self, key: str, content: bytes) -> None:
         with self._mapped_errors():
@@ -103,7 +115,7 @@ class S3Objects(Objects):
                 if is_lost_race(error) or is_absent(error):
                     return None
                 raise
-        return answer["ETag"]
+        return answer.get("ETag") or tag_of_content(content)
 
     def delete(self, key: str) -> None:
         with self._mapped_errors():
@@ -113,11 +125,28 @@ class S3Objects(Objects):
         with self._mapped_errors():
             try:
                 found = self.client().head_object(Bucket=self.bucket, Key=self._key(key))
+                # Proxies that compress or stream leave the length out, or set it to 0.
+                size = found.get("ContentLength") or self._size(key)
             except aws.ClientError as error:
                 if is_absent(error):
                     return None
                 raise
-        return ObjectStat(found["ContentLength"], found["ETag"])
+        return None if size is None else ObjectStat(size, tag_of_stat(found, size))
+
+    def _size(self, key: str) -> int | None:
+        """The size of an object without HEAD: from the Content-Range of its first byte, else from the listing. None
+        when it is not there."""
+        try:
+            answer = self.client().get_object(Bucket=self.bucket, Key=self._key(key), Range="bytes=0-0")
+            answer["Body"].close()
+            match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+            if match:
+                return int(match[1])
+        except aws.ClientError as error:
+            if is_absent(error):
+                raise
+            # An empty object has no first byte: 416, or whatever the server answers.
+        return next((size for listed, size in self.list(key) if listed == key), None)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self._mapped_errors():
@@ -129,17 +158,21 @@ class S3Objects(Objects):
     def address(self, key: str) -> Address:
         """A presigned URL. Signing makes no request, so each call returns a new one."""
         with self._mapped_errors():
-            return Address(
-                self.client().generate_presigned_url(
-                    "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
-                )
+            url = self.client().generate_presigned_url(
+                "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_ADDRESS_LIFE_S
             )
+        return Address(url, network=self._connected().network)
+
+    def trials(self, key: str) -> dict[str, Callable[[], str]]:
+        return trials.trials_of(self.client, self.bucket, self._key(key), label=self.label)
 
     def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
         """As `Objects.upload`. Each part is sent with its sha256, and the server refuses a part whose bytes differ.
         Parts of a process that died take up storage until the same blob is sent again, or until the bucket's lifecycle
         rule for incomplete multipart uploads removes them."""
-        target = upload.UploadTarget(self.client(), self.bucket, self._key(key), self._options.for_blobs)
+        target = upload.UploadTarget(
+            self.client(), self.bucket, self._key(key), self._checksums, self._options.for_blobs
+        )
         try:
             with self._mapped_errors():
                 return upload.send(target, reader, connections=self._options.connections, progress=progress)
@@ -154,11 +187,4 @@ class S3Objects(Objects):
         return self._prefix + key
 
     def _mapped_errors(self) -> AbstractContextManager[None]:
-        return mapped_errors(self.label)
-
-
-def _server_time(date: str) -> datetime:
-    try:
-        return parsedate_to_datetime(date).astimezone(UTC)
-    except ValueError:
-        return datetime.now(UTC)
+        return mapped_errors(self.label, self._connected().proxy)

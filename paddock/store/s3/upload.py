@@ -9,16 +9,18 @@ The errors of boto3's client are raised unchanged.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as aws
 
 from paddock.store.multipart import MultipartReader, Part, PartContent
+from paddock.store.s3.answers import NotS3Answer, tag_of_content
+from paddock.store.s3.checksums import Checksums
 from paddock.store.s3.errors import error_code
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class UploadTarget:
     client: S3Client
     bucket: str
     key: str
+    checksums: Checksums
     extra_args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,9 +54,10 @@ def send(target: UploadTarget, reader: MultipartReader, *, connections: int, pro
     if len(parts) > 1:
         return _send_parts(target, reader, parts=parts, connections=connections, progress=progress)
     content = reader.read(parts[0])
-    target.client.put_object(
-        Bucket=target.bucket, Key=target.key, Body=content.body, ChecksumSHA256=content.checksum, **target.extra_args
+    put = partial(
+        target.client.put_object, Bucket=target.bucket, Key=target.key, Body=content.body, **target.extra_args
     )
+    target.checksums.send(put, ChecksumSHA256=content.checksum)
     progress(parts[0].length)
     return parts[0].length
 
@@ -80,16 +84,17 @@ def _send_parts(
         content = reader.read(part)
         earlier = stored.get(part.number)
         if earlier is not None and _is_same(earlier, part, content):
-            return part, _completed(part, earlier["ETag"], content), False
-        response = target.client.upload_part(
+            return part, _completed(target, part, content, earlier.get("ETag")), False
+        upload_part = partial(
+            target.client.upload_part,
             Bucket=target.bucket,
             Key=target.key,
             UploadId=upload_id,
             PartNumber=part.number,
             Body=content.body,
-            ChecksumSHA256=content.checksum,
         )
-        return part, _completed(part, response["ETag"], content), True
+        response = target.checksums.send(upload_part, ChecksumSHA256=content.checksum)
+        return part, _completed(target, part, content, response.get("ETag")), True
 
     pool = ThreadPoolExecutor(connections)
     try:
@@ -119,27 +124,29 @@ def _send_parts(
 
 
 def _unfinished(target: UploadTarget) -> list[str]:
-    """The ids of this object's unfinished uploads, newest first. Empty where the keys may not list them: then no upload
-    is resumed."""
+    """The ids of this object's unfinished uploads, newest first. Empty where the keys may not list them, or the server
+    cannot: then no upload is resumed."""
     try:
         pages = target.client.get_paginator("list_multipart_uploads").paginate(Bucket=target.bucket, Prefix=target.key)
         uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == target.key]
-    except aws.ClientError:
+    except (aws.ClientError, NotS3Answer):
         return []
-    return [upload["UploadId"] for upload in sorted(uploads, key=lambda upload: upload["Initiated"], reverse=True)]
+    newest_first = sorted(uploads, key=lambda upload: str(upload.get("Initiated", "")), reverse=True)
+    return [upload["UploadId"] for upload in newest_first]
 
 
 def _resume_or_create(target: UploadTarget, unfinished: list[str]) -> tuple[str, dict[int, PartTypeDef]]:
     """(upload id, its stored parts by number): the newest unfinished upload, or a new one where there is none."""
     for upload_id in unfinished[:1]:
-        with suppress(aws.ClientError):  # it was completed or aborted meanwhile
+        with suppress(aws.ClientError, NotS3Answer):  # it was completed or aborted meanwhile
             pages = target.client.get_paginator("list_parts").paginate(
                 Bucket=target.bucket, Key=target.key, UploadId=upload_id
             )
             return upload_id, {part["PartNumber"]: part for page in pages for part in page.get("Parts", [])}
-    response = target.client.create_multipart_upload(
-        Bucket=target.bucket, Key=target.key, ChecksumAlgorithm="SHA256", **target.extra_args
-    )
+    create = partial(target.client.create_multipart_upload, Bucket=target.bucket, Key=target.key, **target.extra_args)
+    response = target.checksums.send(create, ChecksumAlgorithm="SHA256")
+    if not response.get("UploadId"):
+        raise NotS3Answer("without the id of the upload")
     return response["UploadId"], {}
 
 
@@ -150,11 +157,14 @@ def _is_same(earlier: PartTypeDef, part: Part, content: PartContent) -> bool:
     if checksum:
         return checksum == content.checksum
     # An ETag is the md5 of the part, except with some kinds of encryption; then the part is sent again.
-    return earlier.get("ETag", "").strip('"') == hashlib.md5(content.body, usedforsecurity=False).hexdigest()
+    return earlier.get("ETag", "").strip('"') == tag_of_content(content.body).strip('"')
 
 
-def _completed(part: Part, tag: str, content: PartContent) -> CompletedPartTypeDef:
-    return {"PartNumber": part.number, "ETag": tag, "ChecksumSHA256": content.checksum}
+def _completed(target: UploadTarget, part: Part, content: PartContent, tag: str | None) -> CompletedPartTypeDef:
+    completed: CompletedPartTypeDef = {"PartNumber": part.number, "ETag": tag or tag_of_content(content.body)}
+    if target.checksums.are_accepted:
+        completed["ChecksumSHA256"] = content.checksum
+    return completed
 
 
 def _abort(target: UploadTarget, upload_id: str) -> None:

@@ -9,8 +9,10 @@
 | `snapshots` | published snapshots: links to blobs, and a manifest |
 | `links` | the symbolic links in the root that show what is promoted |
 | `promotions` | promote, roll back, and the history of both |
+| `refs` | the commits of branches and tags when the Hub last answered, and the Hub's names of models |
 | `remote_updates` | the promotions that the remote store does not have yet |
 | `pins`, `serve_leases`, `usage` | snapshots that are kept, that are served now, and how much they were used |
+| `recording` | what reading leaves behind, where the volume can be written |
 | `documents` | reports, notes, tuning records, Data Docs |
 | `removal` | remove snapshots, collect orphaned blobs, sweep what dead writers left |
 | `disk` | free space |

@@ -3,6 +3,10 @@
 A blob that no snapshot names is an *orphan*: its publication is still under way, or died, or its snapshot was replaced
 or removed.
 
+Several users may share the volume. What only the owner of a blob may do, another user does in another way: where the
+blob's age cannot be set, an empty file under a staging name stands for its last renewal; where its mode cannot be set,
+a copy replaces it.
+
 Methods raise OSError as it comes; `Volume` maps it.
 """
 
@@ -10,19 +14,27 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import suppress
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, UnsafeName
 from paddock.model.names import Sha256, parse_sha256
-from paddock.store.durable import names, remove, rename_noreplace, staging_name, sweep, sync_directory, write_new
+from paddock.store.durable import (
+    READ_ONLY,
+    STAGING_PREFIX,
+    names,
+    rename_noreplace,
+    staged_directory,
+    staging_name,
+    sweep,
+    sync_directory,
+    write_new,
+)
 from paddock.store.volume.layout import Layout
-
-_READ_ONLY = 0o444
 
 
 class Blobs:
@@ -55,7 +67,7 @@ class Blobs:
         # After the rename, so that the next process can still write a staged file whose owner died here. Also when the
         # blob existed, since the process that added it may have died before this line.
         try:
-            blob.chmod(_READ_ONLY)
+            _make_read_only(blob)
         except FileNotFoundError:
             raise self._missing(sha256) from None
         sync_directory(blob.parent)
@@ -67,7 +79,7 @@ class Blobs:
         if not self.has(sha256, len(content)):
             staged = staging_name(self._layout.make_directory(self._layout.partial))
             try:
-                write_new(staged, content, mode=0o600)
+                write_new(staged, content)
                 self.add(staged, sha256, len(content))
             finally:
                 staged.unlink(missing_ok=True)
@@ -75,10 +87,15 @@ class Blobs:
 
     def renew(self, sha256: Sha256) -> None:
         """Set a blob's age to zero, so that it is not collected before it is published. Raises BlobMissing."""
+        blob = self._layout.blob(sha256)
         try:
-            _touch(self._layout.blob(sha256))
+            os.utime(blob, follow_symlinks=False)
         except FileNotFoundError:
             raise self._missing(sha256) from None
+        except PermissionError:
+            renewed = _renewal(blob)
+            renewed.unlink(missing_ok=True)
+            write_new(renewed, b"")
 
     def quarantine(self, sha256: Sha256) -> Path:
         """As `Volume.quarantine`."""
@@ -112,10 +129,12 @@ class Blobs:
         """Blobs that may be orphans: without a second hard link, which is a snapshot's or would keep the bytes anyway,
         and older than `older_than_s` seconds, since younger ones may be about to be published."""
         before = time.time() - older_than_s
-        return {sha256 for sha256, status in self.all() if status.st_nlink == 1 and status.st_mtime <= before}
+        unlinked = (sha256 for sha256, status in self.all() if status.st_nlink == 1 and status.st_mtime <= before)
+        return {sha256 for sha256 in unlinked if _renewed_at(self._layout.blob(sha256)) <= before}
 
     def sweep(self) -> None:
-        """Remove blobs that a `free` that died a day ago left under staging names."""
+        """Remove what a `free` that died a day ago left under staging names, and old renewals."""
+        sweep(self._layout.blobs)
         for prefix in names(self._layout.blobs):
             sweep(self._layout.blobs / prefix)
 
@@ -124,33 +143,37 @@ class Blobs:
 
         `blobs_in_use` returns the blobs that all snapshots name, or None when a manifest cannot be read; then nothing
         is removed. It is called twice, since another process may publish a snapshot with one of the blobs in between.
-        The order protects such a publication. Here a blob is renamed first, then `blobs_in_use` is read again, and a
-        blob that is in use by then is renamed back. `Snapshots.publish` first makes the snapshot visible, then looks
-        for each blob again. So one of the two always sees the other.
+        The order protects such a publication. Here a blob is moved to a staged directory first, then `blobs_in_use` is
+        read again, and a blob that is in use by then is moved back. `Snapshots.publish` first makes the snapshot
+        visible, then looks for each blob again. So one of the two always sees the other.
         """
         in_use = blobs_in_use()
-        moved: list[tuple[Path, Path, Sha256]] = []
-        for sha256 in sorted(set(candidates) - in_use) if in_use is not None else ():
-            blob = self._layout.blob(sha256)
-            try:
-                self._layout.check_directory(blob.parent)
-                hidden = staging_name(blob.parent)
-                _touch(blob)  # `sweep` goes by age, and a blob may be old
-                blob.rename(hidden)
-            except FileNotFoundError:
-                continue
-            moved.append((blob, hidden, sha256))
-        in_use = blobs_in_use() if moved else in_use
+        unused = sorted(set(candidates) - in_use) if in_use is not None else []
+        if not unused:
+            return 0
         freed_bytes = 0
-        for blob, hidden, sha256 in moved:
-            if in_use is None or sha256 in in_use:
-                hidden.rename(blob)
-            else:
-                status = hidden.lstat()
-                freed_bytes += status.st_size if status.st_nlink == 1 else 0
-            remove(hidden)  # also after the rename: rename(2) keeps both names where they are links to the same file
-            sync_directory(blob.parent)
+        # A directory, since `sweep` goes by age: a blob may be old, and that of another user keeps its age.
+        with staged_directory(self._layout.check_directory(self._layout.blobs)) as hidden:
+            moved = [sha256 for sha256 in unused if self._move(sha256, hidden)]
+            in_use = blobs_in_use() if moved else in_use
+            for sha256 in moved:
+                blob, status = self._layout.blob(sha256), (hidden / sha256).lstat()
+                if in_use is None or sha256 in in_use:
+                    (hidden / sha256).rename(blob)
+                else:
+                    freed_bytes += status.st_size if status.st_nlink == 1 else 0
+                sync_directory(blob.parent)
         return freed_bytes
+
+    def _move(self, sha256: Sha256, directory: Path) -> bool:
+        """Move a blob to a staged directory. False where it is not there."""
+        blob = self._layout.blob(sha256)
+        try:
+            self._layout.check_directory(blob.parent)
+            blob.rename(directory / sha256)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _missing(self, sha256: Sha256) -> BlobMissing:
         return BlobMissing(
@@ -158,9 +181,33 @@ class Blobs:
         )
 
 
-def _touch(blob: Path) -> None:
-    with suppress(PermissionError):  # another user's blob keeps its age
-        os.utime(blob, follow_symlinks=False)
+def _renewal(blob: Path) -> Path:
+    """The file that stands for the renewal of another user's blob. `Blobs.sweep` removes it after a day."""
+    return blob.with_name(f"{STAGING_PREFIX}{blob.name}")
+
+
+def _renewed_at(blob: Path) -> float:
+    try:
+        return _renewal(blob).lstat().st_mtime
+    except FileNotFoundError:
+        return float("-inf")
+
+
+def _make_read_only(blob: Path) -> None:
+    """Let nobody write a blob. That of another user, who died before this, is replaced by a copy."""
+    if stat.S_IMODE(blob.lstat().st_mode) == READ_ONLY:
+        return
+    try:
+        blob.chmod(READ_ONLY)
+    except PermissionError:
+        copy = staging_name(blob.parent)
+        try:
+            shutil.copyfile(blob, copy, follow_symlinks=False)
+            _sync_regular(copy, blob.stat().st_size)
+            copy.chmod(READ_ONLY)
+            copy.replace(blob)
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def _sync_regular(path: Path, size: int) -> None:

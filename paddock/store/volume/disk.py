@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
-from paddock.errors import NotEnoughDisk
+from paddock.errors import NoPermission, NotEnoughDisk
 from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.volume.layout import Layout
 
 _GIB = 1024**3
+_IS_DIRECTORY = frozenset({errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY})
+_INODES_PER_FILE = 6  # the blob, its directory, its link, and the directories and the journal of its transfer
+_INODES = 24  # directories, the manifest, derived files, the history, and links
 _RESERVE_BYTES = 256 * 1024 * 1024  # for journals, manifests and reports; at most a hundredth of a small disk
 
 
@@ -20,16 +25,41 @@ class Disk:
 
     @disk_errors
     def prepare(self) -> None:
-        """Make the directories that are missing, and write a file to see that the volume can be written. Raises
-        NoPermission with the path."""
+        """Make the directories that are missing, and check that the volume can be written, and is one file system as
+        far as files are renamed. Raises NoPermission with the path."""
+        self.make_directories()
+        staged = durable.staging_name(self._layout.partial)
+        blob = durable.staging_name(self._layout.blobs)
+        try:
+            durable.write_new(staged, b"")
+            self._check_rename(staged, blob)
+            self._check_rename(blob, self._layout.private)
+        finally:
+            staged.unlink(missing_ok=True)
+            blob.unlink(missing_ok=True)
+
+    @disk_errors
+    def make_directories(self) -> None:
+        """Make the root, and the directories that every volume has, where they are missing."""
         self.root.mkdir(parents=True, exist_ok=True)
         for directory in (self._layout.partial, self._layout.blobs, self._layout.snapshots):
             self._layout.make_directory(directory)
-        probe = durable.staging_name(self._layout.private)
+
+    @staticmethod
+    def _check_rename(file: Path, target: Path) -> None:
+        """Check that a file can be renamed to `target`, which may be an existing directory: it stays as it is, and only
+        a rename to another mount is refused before that."""
         try:
-            durable.write_new(probe, b"", mode=0o600)
-        finally:
-            probe.unlink(missing_ok=True)
+            file.rename(target)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise NoPermission(
+                    f"{file.parent} and {target.parent} are on different mounts, and files are renamed from one to the"
+                    " other",
+                    cure="mount the whole volume as one file system",
+                ) from None
+            if error.errno not in _IS_DIRECTORY:
+                raise
 
     @disk_errors
     def free_bytes(self) -> int:
@@ -37,8 +67,10 @@ class Disk:
         return self._sizes()[0]
 
     @disk_errors
-    def require(self, need_bytes: int) -> None:
-        """Raise NotEnoughDisk unless `need_bytes` fit beside a reserve."""
+    def require(self, need_bytes: int, *, files: int = 0) -> None:
+        """Raise NotEnoughDisk unless `need_bytes` fit beside a reserve, and there are inodes for so many new files of a
+        snapshot."""
+        self._require_inodes(_INODES + files * _INODES_PER_FILE if files else 0)
         free, total = self._sizes()
         reserve = min(_RESERVE_BYTES, total // 100)
         missing = need_bytes + reserve - free
@@ -49,10 +81,22 @@ class Disk:
                 cure="free space there (`paddock rm`), or choose a smaller quantization",
             )
 
+    def _require_inodes(self, needed: int) -> None:
+        status = self._status()
+        if status.f_files and status.f_favail < needed:  # without a number of files there is no limit
+            raise NotEnoughDisk(
+                f"{self.root} has {status.f_favail} free inodes, and {needed} are needed",
+                cure="remove files there, or make the file system with more inodes",
+            )
+
     def _sizes(self) -> tuple[int, int]:
         """(free, total) bytes."""
+        status = self._status()
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+    def _status(self) -> os.statvfs_result:
+        """The status of the file system where the root is or will be."""
         path = self.root
         while not path.exists() and path != path.parent:
             path = path.parent
-        status = os.statvfs(path)
-        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        return os.statvfs(path)

@@ -53,6 +53,9 @@ class Layout:
         """Beside the history: the last finished operation, and the updates that the remote store lacks."""
         return self.private / "history" / f"{model.slug}.state.json"
 
+    def refs(self, model: ModelName) -> Path:
+        return self.private / "refs" / f"{model.slug}.json"
+
     def leases(self, model: ModelName) -> Path:
         return self.private / "leases" / model.slug
 

@@ -30,7 +30,7 @@ class Pins:
             raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it first")
         mark = self._layout.pin(id)
         self._layout.make_directory(mark.parent)
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, durable.UNDER_UMASK))
         durable.sync_directory(mark.parent)
 
     @disk_errors

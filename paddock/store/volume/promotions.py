@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from paddock.errors import NotOnVolume
-from paddock.model.names import ModelName
+from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.durable import disk_errors
 from paddock.store.history import (
@@ -61,7 +61,13 @@ class Promotions:
 
     @disk_errors
     def rollback(
-        self, model: ModelName, variant: Variant | None, *, reason: str, operation: str | None = None
+        self,
+        model: ModelName,
+        variant: Variant | None,
+        *,
+        reason: str,
+        to: Revision | None = None,
+        operation: str | None = None,
     ) -> Promotion:
         """As `Volume.rollback`."""
         label = self._layout.label
@@ -70,10 +76,17 @@ class Promotions:
 
         def change(now: Promoted, history: list[Promotion]) -> Promotion:
             name = f"{model}:{variant}" if variant else str(model)
-            goal = self._rollback_target(now, history, variant)
+            goals = self._rollback_targets(now, history, variant)
+            goal = next((goal for goal in goals if to in {None, goal.revision}), None)
             current = now.of(variant) if variant else now.default_id
             if current is None:
                 raise NotOnVolume(f"{name} is not promoted on {label}", cure="promote it by its variant and revision")
+            if goal is None and to is not None:
+                earlier = ", ".join(goal.short for goal in goals) or "nothing"
+                raise NotOnVolume(
+                    f"{name} cannot go back to {to[:8]} on {label}: before {current.short}, {earlier} was promoted",
+                    cure="promote it by its variant and revision, if it is on the volume",
+                )
             if goal is None:
                 raise NotOnVolume(
                     f"{name} has nothing on {label} to go back to from {current.short}",
@@ -89,7 +102,7 @@ class Promotions:
     def rollback_target(self, model: ModelName, variant: Variant | None = None) -> SnapshotId | None:
         """The snapshot that a rollback of the model, or of a variant, would promote; None when there is none."""
         history = self._history(model).read()
-        return self._rollback_target(self._state(model, history), history, variant)
+        return next(iter(self._rollback_targets(self._state(model, history), history, variant)), None)
 
     @disk_errors
     def remove(self, ids: Collection[SnapshotId]) -> None:
@@ -167,7 +180,8 @@ class Promotions:
             return linked
         return linked.after(last)
 
-    def _rollback_target(self, now: Promoted, history: list[Promotion], variant: Variant | None) -> SnapshotId | None:
+    def _rollback_targets(self, now: Promoted, history: list[Promotion], variant: Variant | None) -> list[SnapshotId]:
+        """The snapshots that a rollback may promote, the latest first."""
         if variant is not None:
             revisions = earlier_of_variant(history, variant)
             goals = [SnapshotId(now.model, revision, variant) for revision in revisions]
@@ -179,7 +193,7 @@ class Promotions:
                 for id in earlier_of_model(history, now.model)
             ]
             current = now.default_id
-        return next((goal for goal in goals if goal != current and self._snapshots.exists(goal)), None)
+        return [goal for goal in goals if goal != current and self._snapshots.exists(goal)]
 
     def _history(self, model: ModelName) -> History:
         return History(self._layout.history(model))

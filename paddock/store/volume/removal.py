@@ -108,7 +108,8 @@ class Removal:
 
     def _check_not_pinned(self, id: SnapshotId) -> None:
         if id in self._pins.of(id.model):
-            raise InUse(f"{id.short} is pinned", cure=f"unpin it first (`paddock unpin {id}`)")
+            promoted = "is promoted, and " if self._promotions.current(id.model).holds(id) else ""
+            raise InUse(f"{id.short} {promoted}is pinned", cure=f"unpin it first (`paddock unpin {id}`)")
 
     def _remove_snapshot(self, id: SnapshotId, before: Promoted) -> set[Sha256]:
         """Remove one snapshot, and return the blobs that it named. `before` is what was promoted before the links were

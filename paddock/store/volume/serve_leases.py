@@ -5,7 +5,7 @@ holder, however it ends, so a lease never outlives its holder. Its JSON (revisio
 snapshot. A lease whose lock can be taken belongs to a dead process, and is removed.
 
 On a file system where flock is only local, the leases of other machines are not seen. A lease protects from a mistake;
-the correctness of bytes never depends on it.
+the correctness of bytes never depends on it. Where no lease can be written, the snapshot is read without one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
 from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, names, write_new
 from paddock.store.volume.layout import Layout
+from paddock.store.volume.recording import recording
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
 
@@ -39,13 +40,16 @@ class ServeLeases:
     @contextmanager
     def hold(self, id: SnapshotId) -> Iterator[Path]:
         """Keep a snapshot from being removed until the block ends, and record a use. Yields the snapshot's directory.
-        Raises NotOnVolume."""
-        with _held(self._make_directory(id.model), id):
+        On a volume that cannot be written, both are left out. Raises NotOnVolume."""
+        with ExitStack() as stack:
+            with recording(self.root):
+                stack.enter_context(_held(self._make_directory(id.model), id))
             # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
             # snapshot invisible, so one of the two always sees the other.
             if not self._snapshots.exists(id):
                 raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
-            self._usage.touch(id)
+            with recording(self.root):
+                self._usage.touch(id)
             yield self._layout.snapshot(id)
 
     @disk_errors
@@ -76,7 +80,7 @@ def _held(directory: Path, snapshot: SnapshotId) -> Iterator[None]:
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        write_new(staged, json.dumps(content).encode(), mode=0o644)
+        write_new(staged, json.dumps(content).encode())
         descriptor = os.open(staged, os.O_RDWR | os.O_NOFOLLOW)
     except OSError as error:
         raise disk_error(error, directory) from error
@@ -109,7 +113,8 @@ def _read(path: Path) -> tuple[tuple[str, str] | None, str] | None:
         except (ValueError, KeyError, TypeError):
             return None, str(path)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it stays on a volume that cannot be written
+            path.unlink()
         return None
     finally:
         os.close(descriptor)

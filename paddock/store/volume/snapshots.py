@@ -91,6 +91,14 @@ class Snapshots:
                     if directory.is_dir() and not (is_old and not (directory / MANIFEST_NAME).exists()):
                         yield id
 
+    def models(self) -> Iterator[ModelName]:
+        """Every model that has a visible snapshot."""
+        for slug in durable.names(self._layout.snapshots):
+            with suppress(UnsafeName):  # not a directory of Paddock's
+                model = ModelName.from_slug(slug)
+                if next(self.ids(model), None) is not None:
+                    yield model
+
     def old(self, model: ModelName) -> list[Path]:
         """The directories of a model's revisions that hold a snapshot of schema 1."""
         parent = self._layout.snapshots / model.slug
@@ -212,7 +220,7 @@ class Snapshots:
                 raise self._missing(manifest, file.path, file.sha256) from None
             if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
                 raise self._missing(manifest, file.path, file.sha256)
-        durable.write_new(staged / MANIFEST_NAME, manifest.to_json().encode(), mode=0o444)
+        durable.write_new(staged / MANIFEST_NAME, manifest.to_json().encode(), read_only=True)
         durable.sync_tree(staged)
 
     def _recheck_blobs(self, final: Path, manifest: Manifest) -> None:

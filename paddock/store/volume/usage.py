@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from paddock.model.reference import SnapshotId
-from paddock.store.durable import disk_errors
+from paddock.store.durable import UNDER_UMASK, disk_errors
 from paddock.store.volume.layout import Layout
 
 _MAX_BYTES = 4096
@@ -54,7 +54,7 @@ class UsageRecords:
         """Set the time of the last use to now."""
         record = self._layout.usage(id)
         self._layout.make_directory(record.parent)
-        os.close(os.open(record, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+        os.close(os.open(record, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, UNDER_UMASK))
         os.utime(record, follow_symlinks=False)
 
     @disk_errors
@@ -62,7 +62,7 @@ class UsageRecords:
         """Add to the sum, set the time of the last use to now, and return the new sum."""
         record = self._layout.usage(id)
         self._layout.make_directory(record.parent)
-        descriptor = os.open(record, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(record, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, UNDER_UMASK)
         try:
             with suppress(OSError):  # no flock on this file system
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -25,6 +25,8 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.recording import recording
+from paddock.store.volume.refs import RememberedRefs
 from paddock.store.volume.remote_updates import RemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
@@ -60,6 +62,7 @@ class Volume(Store):
         self.promotions = Promotions(self._layout, self._snapshots, self.links)
         self.remote_updates = RemoteUpdates(self._layout)
         self.pins = Pins(self._layout, self._snapshots)
+        self.refs = RememberedRefs(self._layout)
         self.usage = UsageRecords(self._layout)
         self.reports = Reports(self._layout)
         self.notes = Notes(self._layout)
@@ -98,6 +101,11 @@ class Volume(Store):
     def model_path(self, model: ModelName, variant: Variant | None = None) -> Path:
         """The link to the promoted snapshot of a variant, or to the model's default variant."""
         return self._layout.variant_link(model, variant) if variant else self._layout.default_link(model)
+
+    @property
+    def exists(self) -> bool:
+        """Whether something was ever stored on the volume."""
+        return self._layout.private.is_dir()
 
     def prepare(self) -> None:
         """Make the directories that are missing, check that the volume can be written, and remove staging names that
@@ -205,6 +213,18 @@ class Volume(Store):
         """
         return self._removal.collect(older_than_s=older_than_s)
 
+    @disk_errors
+    def spelled(self, model: ModelName) -> ModelName:
+        """The name of a model on the volume: the Hub's own for one that the Hub renamed, and found ignoring case;
+        unchanged where the volume has no such model."""
+        if next(self._snapshots.ids(model), None) is not None:
+            return model
+        renamed = self.refs.renamed(model)
+        if renamed is not None:
+            return renamed
+        same = [name for name in self._snapshots.models() if name.slug.casefold() == model.slug.casefold()]
+        return same[0] if len(same) == 1 else model
+
     # Promotions
 
     @disk_errors
@@ -227,14 +247,21 @@ class Volume(Store):
         return self.promotions.promote(id, reason=reason, default=default, operation=operation)
 
     def rollback(
-        self, model: ModelName, variant: Variant | None = None, *, reason: str, operation: str | None = None
+        self,
+        model: ModelName,
+        variant: Variant | None = None,
+        *,
+        reason: str,
+        to: Revision | None = None,
+        operation: str | None = None,
     ) -> Promotion:
-        """Undo the last change of what the model's name stands for, or that of a variant.
+        """Undo the last change of what the model's name stands for, or that of a variant; with `to`, go back to that
+        revision, over the changes in between.
 
         The same `operation` is carried out once. Snapshots that were removed meanwhile are skipped. Raises NotOnVolume
         when there is nothing to go back to.
         """
-        return self.promotions.rollback(model, variant, reason=reason, operation=operation)
+        return self.promotions.rollback(model, variant, reason=reason, to=to, operation=operation)
 
     def history(self, model: ModelName) -> list[Promotion]:
         """All changes of what is promoted, oldest first. The last one of a variant is its promoted revision."""
@@ -244,12 +271,17 @@ class Volume(Store):
 
     def lease(self, id: SnapshotId) -> AbstractContextManager[Path]:
         """Hold a serve lease: the snapshot is in use, and is not removed, until the block ends. Yields its directory.
-        Raises NotOnVolume."""
+        On a volume that cannot be written, there is no lease. Raises NotOnVolume."""
         return self._leases.hold(id)
 
     def in_use(self, id: SnapshotId) -> bool:
         """Whether a process holds a serve lease on the snapshot."""
         return bool(self._leases.holders(id))
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Run a block that records something about reading the volume, such as usage. Where the volume cannot be
+        written, nothing is recorded, which is said once."""
+        return recording(self.root)
 
     def write_report(self, id: SnapshotId, name: str, text: str) -> str:
         return self.reports.write(id, name, text)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paddock.errors import ConflictingConfiguration, CorruptFile, MissingShard, NoSuchFile, UnsafeName
-from paddock.model.sharding import check_model_sharding
+from paddock.validation.sharding import check_model_sharding
 
 
 def make(directory: Path, *names: str) -> Path:

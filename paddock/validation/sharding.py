@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from paddock.errors import ConflictingConfiguration, CorruptFile, MissingShard, NoPermission, UnsafeName
+from paddock.gguf.directory import best_model
 from paddock.model.names import parse_repository_path
-from paddock.model.quantization import local_files, rank_models_top_first
+from paddock.model.quantization import group_shards, local_files
 
 _FORMATS: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
 _MAX_INDEX_BYTES: Final = 64 << 20
@@ -38,7 +39,7 @@ def check_model_sharding(model_path: Path) -> tuple[bool, int, list]:  # type: i
     """
     sized = local_files(model_path)
     files = [path for path, _ in sized]
-    best = next(iter(rank_models_top_first(sized)), None)
+    best = best_model(model_path, group_shards(sized))
     if best is not None:
         if best.missing:
             raise _missing(model_path, best.missing, best.declared)

@@ -1,0 +1,88 @@
+"""Suggest what to type where a command or an option is mistyped."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+OTHER_NAMES = {
+    "add": "pull",
+    "download": "pull",
+    "fetch": "pull",
+    "get": "pull",
+    "install": "pull",
+    "run": "serve",
+    "start": "serve",
+    "list": "ls",
+    "models": "ls",
+    "delete": "rm",
+    "del": "rm",
+    "remove": "rm",
+    "uninstall": "rm",
+    "info": "show",
+    "describe": "show",
+    "benchmark": "bench",
+    "check": "verify",
+    "scrub": "verify",
+    "log": "history",
+    "upload": "cache",
+    "revert": "rollback",
+    "undo": "rollback",
+    "validate": "inspect",
+    "audit": "inspect",
+    "estimate": "plan",
+}
+"""Names of commands in other tools, and Paddock's command for the same."""
+
+
+class UnknownCommand(typer.TyperException):
+    """A command that does not exist. `cure` says what to type."""
+
+    def __init__(self, message: str, cure: str) -> None:
+        super().__init__(message)
+        self.cure = cure
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands. It raises UnknownCommand, and takes `--json` before a command as after it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, *rest = args
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise UnknownCommand(f"no such command: {name[:80]}", _suggest_command(name, rest, self.commands))
+        name_, command, rest = super().resolve_command(ctx, args)
+        return name_, command, ["--json", *rest] if ctx.params.get("as_json") else rest
+
+
+def _suggest_command(name: str, arguments: Sequence[str], commands: Collection[str]) -> str:
+    folded = name.casefold()
+    close = [folded] if folded in commands else get_close_matches(folded, [*commands, *OTHER_NAMES], n=1)
+    meant = OTHER_NAMES.get(folded) or (OTHER_NAMES.get(close[0], close[0]) if close else None)
+    if meant is None:
+        return "see `paddock --help`"
+    return f"use `{shlex.join(['paddock', meant, *arguments])}`"
+
+
+def cure_of(error: typer.TyperException) -> str:
+    """What to do about an error of the command line."""
+    if isinstance(error, UnknownCommand):
+        return error.cure
+    context: Any = getattr(error, "ctx", None)
+    command = context.info_name if context is not None and context.parent is not None else None
+    option = getattr(error, "option_name", None)
+    if command and option in {opt for param in context.parent.command.params for opt in param.opts}:
+        return f"write it before the command: `paddock {option} {command}`"
+    possible = sorted(getattr(error, "possibilities", None) or ())
+    if possible:
+        return f"use {' or '.join(possible)}"
+    return f"see `paddock {command} --help`" if command else "see `paddock --help`"
+
+
+def message_of(error: typer.TyperException) -> str:
+    """The error in one sentence. Options to use instead belong to its cure."""
+    return (error.message if getattr(error, "possibilities", None) else error.format_message()).rstrip(".")

@@ -1,0 +1,61 @@
+"""Keep the first bytes of remote files on this machine, so that a header is fetched once.
+
+The bytes are kept by the digest of the whole file: its sha256, or the id of its git blob. They are only a hint, as all
+bytes of a header are until the whole file was verified; damaged ones are noticed and fetched again. The cache is below
+`XDG_CACHE_HOME`, not on the volume: reading a volume never needs a write.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+_MAX_FILE_BYTES: Final = 64 << 20
+_MAX_CACHE_BYTES: Final = 512 << 20
+
+
+class HeaderCache:
+    """The cache in a directory, which is made when something is kept. Nothing in it is needed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def get(self, digest: str) -> bytes:
+        """The first bytes of the file with this digest; empty where none are kept."""
+        try:
+            content = self._path(digest).read_bytes()
+        except OSError:
+            return b""
+        check, head = content[:32], content[32:]
+        return head if sha256(head).digest() == check else b""
+
+    def put(self, digest: str, head: bytes) -> None:
+        """Keep the first bytes of a file. Drops the oldest entries beyond 512 MiB. Never raises."""
+        if len(head) > _MAX_FILE_BYTES:
+            return
+        path = self._path(digest)
+        staged = path.with_name(f"{path.name}.{os.getpid()}")
+        with suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            staged.write_bytes(sha256(head).digest() + head)
+            staged.replace(path)
+            self._drop_oldest()
+
+    def _path(self, digest: str) -> Path:
+        return self._directory / digest
+
+    def _drop_oldest(self) -> None:
+        entries = []
+        for path in self._directory.iterdir():
+            with suppress(OSError):  # another process dropped it
+                status = path.stat()
+                entries.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= _MAX_CACHE_BYTES:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
