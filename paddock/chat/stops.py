@@ -8,6 +8,7 @@ itself.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from paddock.chat.render import RenderRequest, TemplateProcess
@@ -17,8 +18,9 @@ _MARKER: Final = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,40}\]")
 _MAX_CHARS = 60
 
 
+@lru_cache(maxsize=16)  # the variants of a model, and its revisions, mostly have one template
 def find_stop_sequences(source: str, *, bos: str, eos: str) -> tuple[str, ...]:
-    """Return the stop sequences of a template, the end marker first. Starts one subprocess.
+    """Return the stop sequences of a template, the end marker first. Starts one subprocess, once for each template.
 
     `bos` and `eos` are the texts of the begin and end tokens. The result is empty if the template is unsafe, fails, or
     has no recognizable markers.

@@ -98,7 +98,7 @@ def sizes(sample: int) -> pytest.MarkDecorator:
 
 
 @pytest.mark.timeout(1800)
-@sizes(3)
+@sizes(2)
 def test_of_many_workers_with_volumes_of_their_own_one_fetches_from_the_hub(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:
@@ -117,7 +117,7 @@ def test_of_many_workers_with_volumes_of_their_own_one_fetches_from_the_hub(
 
 
 @pytest.mark.timeout(1800)
-@sizes(3)
+@sizes(2)
 def test_when_the_owner_of_a_lease_is_killed_another_worker_takes_it_over(
     bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
 ) -> None:

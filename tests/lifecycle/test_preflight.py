@@ -206,12 +206,17 @@ def test_seventy_billion_weights_cost_their_header(clients: Clients, hub: HubSer
     tight = preflight(clients, str(path), PlanRequest(131_072), target=Target(88 * GIB))
     assert (tight.plan.fits, tight.plan.parameters.use_mmap) == (True, False)
     assert tight.plan.memory.weights_bytes == weights
-    short = preflight(clients, str(path), PlanRequest(None), target=Target(64 * GIB))
-    assert 40_000 < short.plan.parameters.n_ctx < 131_072
-    assert short.plan.memory.total_bytes + MARGIN_BYTES <= 64 * GIB
     on_cards = preflight(clients, str(path), PlanRequest(8192), target=parse_target("2x-rtx-4090"))
     assert (on_cards.plan.fits, on_cards.plan.parameters.n_gpu_layers) == (True, -1)
     assert sum(on_cards.plan.parameters.tensor_split) == 81  # the output counts as one
+
+
+@pytest.mark.torture
+def test_seventy_billion_weights_are_cut_to_what_fits(clients: Clients, tmp_path: Path) -> None:
+    path = write_llama_70b(tmp_path / "seventy-Q4_K_M.gguf")
+    short = preflight(clients, str(path), PlanRequest(None), target=Target(64 * GIB))
+    assert 40_000 < short.plan.parameters.n_ctx < 131_072
+    assert short.plan.memory.total_bytes + MARGIN_BYTES <= 64 * GIB
     on_one = preflight(clients, str(path), PlanRequest(8192), target=parse_target("rtx-4090+64GiB")).plan
     assert on_one.fits
     assert 30 < on_one.parameters.n_gpu_layers < 60
