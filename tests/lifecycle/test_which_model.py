@@ -117,6 +117,7 @@ def test_a_pull_says_which_better_file_it_passed_over_and_a_plan_names_every_one
     clients: Clients, hub: HubService
 ) -> None:
     files = {"m-Q8_0.gguf": Q8[:-64], "m-Q4_K_M.gguf": Q4, "imatrix.gguf": side_files.importance_matrix()}
+    files |= {"m-Q2_K.gguf": b""}
     hub.repository("org/case").commit(files)
     planned = preflight(clients, "org/case", PlanRequest(256))
     reasons = dict(planned.passed_over)

@@ -32,6 +32,7 @@ class SoundModels:
         self.passed_over: dict[GgufSet, str] = dict(source.survey.passed_over)
         self._rejected: dict[GgufSet, ModelRejected] = {}
         self._broken = set(source.survey.broken)
+        self._larger: set[GgufSet] = set()  # the rejected files of models with more parameters
         self._main = source.survey.main
 
     @property
@@ -130,12 +131,13 @@ class SoundModels:
         rest.passed_over |= {model: self.passed_over[model] for model in self.source.survey.broken}
         rest._rejected |= self._rejected
         rest._broken |= self._broken
+        rest._larger |= self._larger | self._rejected.keys()
         return rest if rest.source.sets else None
 
     def better_skipped(self, chosen: GgufSet) -> tuple[str, ...]:
         """A line for each broken file that would have been preferred to the chosen one."""
         broken = self._rejected.keys() | self._broken
-        better = [model for model in broken if model not in self.source.sets or self.rank(model) < self.rank(chosen)]
+        better = [model for model in broken if model in self._larger or self.rank(model) < self.rank(chosen)]
         return tuple(
             f"{printable(model.first)} was passed over: {self.passed_over[model]}"
             for model in sorted(better, key=self.rank)
