@@ -193,6 +193,7 @@ def test_inspect_audits_a_file_a_directory_and_the_hub_alike(
     for result in (remote, paddock("inspect", str(local), "--json"), paddock("inspect", str(local.parent), "--json")):
         assert result.json["verdict"] in {"accept", "warn"}
         assert result.json["model"] == {
+            "kind": "text",
             "architecture": "llama",
             "parameters": result.json["model"]["parameters"],
             "quantization": "Q8_0",

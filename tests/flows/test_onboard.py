@@ -254,7 +254,7 @@ def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
     stood = artifact(client, "findings")
     onboarded.hub.repository(NAME).commit({"tiny-Q8_0.gguf": rejected_model()})
     with pytest.raises(ModelRejected):
-        run_local(onboard_model, model=NAME)
+        run_local(onboard_model, model=NAME, quantization="Q8_0")
     assert afterwards.volume.promoted(MODEL) == before
     assert "reject" in (artifact(client, "findings", NAME).description or "")
     assert artifact(client, "findings").id == stood.id

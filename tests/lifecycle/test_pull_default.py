@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,13 @@ from paddock.model.reference import Reference, Variant
 from paddock.planning.placement import Target
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.history import Promoted
-from tests.support.gguf import CHATML, tiny_llama
+from tests.support.gguf import CHATML, TYPE_F32, U32, tiny_llama
 from tests.support.stores import Q4, Q8
 from tests.support.tiny_hub import (
     MODEL,
     NAME,
     Q4_K_M,
+    Q8_0,
     tiny_model,
 )
 
@@ -43,7 +45,10 @@ def taken_bytes(clients: Clients, variant: Variant) -> int:
 def test_a_default_that_does_not_fit_is_replaced_by_a_variant_that_does_with_a_note(
     clients: Clients, hub: HubService
 ) -> None:
-    hub.repository(NAME).commit({"tiny-Q8_0.gguf": tiny_model(24), "tiny-Q4_K_M.gguf": tiny_model(1, file_type=Q4_K_M)})
+    shape: dict[str, Any] = {"layers": 8, "width": 128, "inner": 512}
+    large_file = tiny_llama(kind=TYPE_F32, **shape).set("general.file_type", U32, Q8_0)
+    small_file = tiny_llama(**shape).set("general.file_type", U32, Q4_K_M)
+    hub.repository(NAME).commit({"tiny-Q8_0.gguf": large_file.to_bytes(), "tiny-Q4_K_M.gguf": small_file.to_bytes()})
     before = pull(clients, Reference(MODEL, Q8), target=UNBOUNDED).manifest
     small, large = taken_bytes(clients, Q4), taken_bytes(clients, Q8)
     between = Target(MARGIN_BYTES + (small + large) // 2)

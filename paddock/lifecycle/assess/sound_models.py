@@ -74,7 +74,7 @@ class SoundModels:
         """
         if model in self.headers:
             return model not in self.passed_over
-        if model in self._rejected or (model in self.passed_over and model in self.source.sets):
+        if model in self._rejected or (model in self.passed_over and model in self.source.sets and not requested):
             return False
         try:
             header = read_model_header(self.source, model)
