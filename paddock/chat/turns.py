@@ -1,4 +1,4 @@
-"""Check the turns of a conversation in its renderings: no turn is made up, no answer is begun, no role is changed.
+"""Check that a chat template renders turns faithfully: none is made up, no answer begun, no role changed.
 
 A *marker* is the text by which a template opens the turn of a role, such as `<|im_start|>user`. It is found by
 comparing the text before two messages of one role.

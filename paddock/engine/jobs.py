@@ -1,4 +1,4 @@
-"""Jobs of the engine's child process, by name. Each takes JSON arguments and returns a JSON result.
+"""Define the jobs that run in llama.cpp's child process (benchmark, embed, generate, ...): JSON in, JSON out.
 
     job             arguments
     benchmark       `paths`, `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`

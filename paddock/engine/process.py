@@ -1,4 +1,4 @@
-"""Run one job in the engine's child process and return its answer.
+"""Start llama.cpp's child process, send it one job as JSON, and return the result.
 
 A *job* is one request to llama.cpp, named in `paddock.engine.jobs`. A bad file or a bad build may end the child with a
 signal, make it run forever or use all memory. In each case the caller gets an error of `paddock.errors`, and no process

@@ -1,4 +1,4 @@
-"""List a revision from its stored snapshots, without the Hub."""
+"""List the files of a revision from its stored snapshots, without asking the Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parse the address of a proxy, and describe what a proxy refuses.
+"""Parse the address of a proxy, and turn its refusals, such as status 407, into errors.
 
 The address may hold a user name and a password, which are in no message and no repr.
 """

@@ -1,4 +1,4 @@
-"""Options of a download, whatever the file and its source."""
+"""Define the options of a file download: connections, rate limit, segment size, backend."""
 
 from __future__ import annotations
 

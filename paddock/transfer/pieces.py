@@ -1,6 +1,6 @@
-"""Record and verify *pieces*: parts of the data file that were written at any offset, also behind a gap.
+"""Record and verify the parts of a partial download that were written out of order, with gaps between them.
 
-A checkpoint ends at the first gap. With several connections most of the received bytes lie behind it, and up to a
+Such a part is a *piece*. A checkpoint ends at the first gap. With several connections most of the received bytes lie behind it, and up to a
 window of them would be lost when a transfer ends early. So each worker records in the journal what it wrote, with a
 digest, and the next process keeps the pieces whose digest matches.
 """

@@ -1,4 +1,4 @@
-"""Wait for a download lease: fetch a blob from the Hub, or wait for the worker of the fleet that does.
+"""Let one worker of a fleet fetch a blob from the Hub under a lease, while the others wait for it.
 
 The worker that takes the lease (`RemoteStore.take_lease`) fetches the blob onto its own volume, and sends it to the
 remote store. The others wait until the blob is in the remote store and fetch it from there, or find it on their volume,

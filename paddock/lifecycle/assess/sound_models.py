@@ -1,4 +1,4 @@
-"""Read the headers of a source's models, each once, and pass over those that are broken or another model.
+"""Read the GGUF headers of a source, each once, and skip files that are broken or of another model.
 
 A survey tells from names and a few heads what the files are (`paddock.gguf.survey`). Here the whole header of each
 model that might be chosen is read and audited, which decides.

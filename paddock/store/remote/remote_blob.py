@@ -1,4 +1,4 @@
-"""A blob of a remote store as a source of bytes."""
+"""Read a blob of a remote store by byte ranges, as every download does."""
 
 from __future__ import annotations
 

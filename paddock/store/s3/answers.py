@@ -1,4 +1,4 @@
-"""Read S3's answers: headers that some servers leave out, and answers that no S3 server gives.
+"""Read S3 responses: do without headers that some servers leave out, and reject what is no S3 response.
 
 A server that is not Amazon's, or a proxy in front of it, may send no ETag, no Last-Modified, or no length of an object
 to HEAD. At the address there may also be no S3 server at all, but a web page, a console or another API; boto3 would

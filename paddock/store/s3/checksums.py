@@ -1,4 +1,4 @@
-"""Send a request with its sha256, or without it to a server that refuses checksum headers.
+"""Upload to S3 with a sha256 checksum header, or without it where the server refuses such headers.
 
 With the checksum, the server refuses bytes that were damaged in transit. Some servers that are not Amazon's answer
 such a request with 400 or 501. What is fetched is verified by its sha256 anyway, so it is then sent without.

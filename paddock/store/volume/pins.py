@@ -1,4 +1,4 @@
-"""Pins: snapshots that are kept until they are unpinned.
+"""Pin and unpin snapshots: a pinned one is kept by every clean-up.
 
 A pin is an empty file, `.paddock/pins/org--name/<revision>/<variant>`. Removal and retention refuse a pinned snapshot.
 """

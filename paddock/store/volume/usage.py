@@ -1,4 +1,4 @@
-"""Usage of each snapshot: when it was last used, and the requests and tokens that were served from it.
+"""Record when each snapshot was last used, and how many requests and tokens were served from it.
 
 A usage record is a file, `.paddock/usage/org--name/<revision>/<variant>`. Its modification time is the last use, and
 its content the sum:
