@@ -1,4 +1,4 @@
-"""Define the options of a file download: connections, rate limit, segment size, backend."""
+"""Define the options of a file download: connections, segment size, rate limit, stall time, backend."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Record and verify the parts of a partial download that were written out of order, with gaps between them.
 
-Such a part is a *piece*. A checkpoint ends at the first gap. With several connections most of the received bytes lie behind it, and up to a
-window of them would be lost when a transfer ends early. So each worker records in the journal what it wrote, with a
-digest, and the next process keeps the pieces whose digest matches.
+Such a part is a *piece*. A checkpoint ends at the first gap. With several connections most of the received bytes lie
+behind it, and up to a window of them would be lost when a transfer ends early. So each worker records in the journal
+what it wrote, with a digest, and the next process keeps the pieces whose digest matches.
 """
 
 from __future__ import annotations
