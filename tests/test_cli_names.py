@@ -1,4 +1,4 @@
-"""What is printed is accepted: names, files, paths and addresses work when they are typed back."""
+"""Names, files, paths and addresses that commands print are accepted as arguments."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ SAMPLES = {
     "command": "pull",
     "option": "--verbose",
 }
-"""What the placeholders in messages stand for, by their expressions."""
+"""Sample values for the placeholders in messages, by their expressions."""
 ARGUMENTS = {"MODEL": "org/name", "SOURCE": "org/name:Q8_0"}
 PLACEHOLDERS = {"COMMAND": "ls", "...": "", "…": ""}
 GROUP = typer.main.get_command(app)

@@ -69,7 +69,7 @@ def _suggest_command(name: str, arguments: Sequence[str], commands: Collection[s
 
 
 def cure_of(error: typer.TyperException) -> str:
-    """What to do about an error of the command line."""
+    """The cure of an error of the command line: the command or option that was probably meant."""
     if isinstance(error, UnknownCommand):
         return error.cure
     context: Any = getattr(error, "ctx", None)

@@ -20,8 +20,8 @@ _PROJECTION_DIMS = ("clip.vision.projection_dim", "clip.audio.projection_dim", "
 
 @dataclass(frozen=True, slots=True)
 class ModelFamily:
-    """What the quantizations of one model have in common. `width` is the embedding length, `vocabulary` the number of
-    tokens, None if the file does not state it."""
+    """The properties that all quantizations of a model share. `width` is the embedding length, `vocabulary` the number
+    of tokens, None if the file does not state it."""
 
     architecture: str
     layers: int

@@ -16,7 +16,7 @@ from paddock.gguf.split import shard_info
 
 
 class ModelKind(StrEnum):
-    """What a GGUF is. `is_model` kinds can be loaded by themselves; all others accompany a model."""
+    """The kind of a GGUF. `is_model` kinds can be loaded by themselves; all others accompany a model."""
 
     TEXT = "text"
     EMBEDDING = "embedding"

@@ -38,7 +38,7 @@ HeadReader = Callable[[GgufSet], Head]
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the GGUF files of a source are.
+    """The GGUF files of a source, classified.
 
     `models` are the files of the main family, best first by their names; `siblings` are other models, which are chosen
     only by name. `passed_over` has the reason for every file that is not in `models`, among them those that are
@@ -132,19 +132,18 @@ class _Surveyor:
                 series, named_projectors = [*series, *more], []
         return self._result(series, main, named_projectors)
 
-    def _read_one(self, members: Sequence[GgufSet]) -> Head | None:
-        """The head of the first readable member; None if none is, or if enough heads were read."""
+    def _read_one(self, members: Sequence[GgufSet]) -> None:
+        """Read the head of the first readable member, while fewer than `max_heads` were read."""
         for model in members:
             if self._left <= 0:
-                return None
+                return
             self._left -= 1
             try:
                 self._heads[model] = self._read_head(model)
             except (NotGguf, MalformedGguf) as error:
                 self._broken[model] = error.message
             else:
-                return self._heads[model]
-        return None
+                return
 
     def _main_family(self) -> ModelFamily | None:
         """The family with the most parameters. Where two are near each other by their estimates, the parameters are

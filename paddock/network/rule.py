@@ -64,7 +64,7 @@ class Network:
 
     @property
     def untrusted_cure(self) -> str:
-        """What to do about a server certificate that is not trusted."""
+        """The cure of an error about a server certificate that is not trusted."""
         if self.ca_path is None:
             return "set SSL_CERT_FILE to a PEM file with the certificate of the authority (CA) that signed it"
         return f"add the certificate of the authority (CA) that signed it to {self.ca_path} ({self.ca_setting})"

@@ -1,4 +1,4 @@
-"""What a remote store can do, feature by feature: what Paddock needs, and what is lost where another one is missing."""
+"""Features of a remote store: those that Paddock needs, and what is lost without each of the others."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
 FILE = "larger-F32.gguf"
 HEADER_BYTES = 1024 * 1024
-"""What a preflight reads of a file with a small header."""
+"""Bytes that a preflight reads of a file with a small header."""
 GIGABYTE = {"layers": 4, "width": 2048, "inner": 8192}
 
 

@@ -24,7 +24,7 @@ MODEL = ModelName.parse(NAME)
 FILE = "larger-F32.gguf"
 RATE = 10 * 1024 * 1024
 HEADER_BYTES = 1024 * 1024
-"""What a preflight reads of a file with a small header."""
+"""Bytes that a preflight reads of a file with a small header."""
 
 
 def command(*options: str) -> list[str]:

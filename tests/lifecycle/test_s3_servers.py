@@ -56,7 +56,7 @@ LACKS: list[tuple[Lack, ...]] = [
 ]
 WITHOUT_LEASES = {"presigned", "bytes", "conditions", "accepting-conditions", "leases-404", "leases-412"}
 HEADER_BYTES = 1024 * 1024
-"""What a preflight reads of the file."""
+"""Bytes that a preflight reads of the file."""
 EVERY_PAIR = [(first[0], second[0]) for first, second in itertools.combinations(LACKS[1:], 2)]
 
 Server = LimitedS3 | ForeignS3 | S3Server

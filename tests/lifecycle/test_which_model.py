@@ -178,6 +178,7 @@ def test_the_projector_of_the_models_width_in_the_nearest_directory_is_chosen(
 ) -> None:
     files = {
         "mmproj-F16.gguf": side_files.projector(64),
+        "2b/eyes-BF16.gguf": side_files.projector(64),
         "2b/mmproj-F16.gguf": side_files.projector(32),
         "2b/m-Q8_0.gguf": Q8,
         "other/eyes-F16.gguf": side_files.projector(32) + bytes(32),
@@ -187,7 +188,11 @@ def test_the_projector_of_the_models_width_in_the_nearest_directory_is_chosen(
     chosen = choose_fitting(clients, listing, SERVED, projector=True)
     assert chosen.choice.projector is not None
     assert chosen.choice.projector.first == "2b/mmproj-F16.gguf"
-    hub.repository("org/case").commit({"2b/mmproj-F16.gguf": None, "other/eyes-F16.gguf": None})
+    named = choose_fitting(clients, listing, SERVED, files=["2b/m-Q8_0.gguf"], projector=True)
+    assert named.choice.projector == chosen.choice.projector
+    hub.repository("org/case").commit(
+        {"2b/mmproj-F16.gguf": None, "other/eyes-F16.gguf": None, "2b/eyes-BF16.gguf": None}
+    )
     listing = clients.hub.listing(ModelName.parse("org/case"))
     with pytest.raises(FileNotInRevision, match=r"has no projector for 2b/m-Q8_0.gguf: mmproj-F16.gguf .* width"):
         choose_fitting(clients, listing, SERVED, projector=True)

@@ -1,4 +1,4 @@
-"""What a response to a range request holds, by its status, Content-Range and length."""
+"""The content of a response to a range request is told by its status, Content-Range and length."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,26 +125,10 @@ def preflight(
     return replace(result, seconds=time.perf_counter() - began)
 
 
-def preflight_revision(
-    clients: Clients,
-    listing: Listing,
-    request: PlanRequest,
-    *,
-    target: Target | None = None,
-    quantization: str = AUTO,
-    files: Sequence[str] = (),
-) -> Preflight:
-    """Plan a resolved revision for `target`, by default all the memory of this machine, free or not.
-
-    `files` names the model's files instead of a quantization. Raises as `preflight`.
-    """
-    models = source_from_listing(clients, listing, files=files)
-    return _preflight_source(clients, models, request, target=target, quantization=quantization)
-
-
 def _preflight_source(
     clients: Clients, source: ModelSource, request: PlanRequest, *, target: Target | None, quantization: str
 ) -> Preflight:
+    """Plan a source for `target`, by default all the memory of this machine, free or not. Raises as `preflight`."""
     began = time.perf_counter()
     result = _plan_source(clients, source, request, quantization=quantization, target=target, machine=idle_machine())
     return replace(result, seconds=time.perf_counter() - began)
@@ -200,9 +185,8 @@ def choose_fitting(
     """Choose the files of a revision that fit `target`, by default this machine.
 
     With `auto`, the model's default variant is kept while the revision has it and it fits. Where nothing fits, the
-    files are returned all the same: `Chosen.require_fit` raises. Raises as `select_files` and `preflight_revision`.
+    files are returned all the same: `Chosen.require_fit` raises. Raises as `select_files` and `preflight`.
     """
-
     named = _select_named(clients, listing, files, projector=projector) if files else None
     if named and all(is_projector(path) for path in named.model_files):
         return Chosen(named, None)
@@ -232,12 +216,13 @@ def choose_fitting(
 
 
 def _select_named(clients: Clients, listing: Listing, files: Sequence[str], *, projector: bool) -> FileSelection:
-    """Select files by their paths. Which of several is a projector is told by the names, else by the headers."""
-    try:
-        return select_files(listing, files=files, projector=projector)
-    except BadSetting:
-        surveyed = source_from_listing(clients, listing).survey
-        return select_files(listing, survey=surveyed, files=files, projector=projector)
+    """Select files by their paths. Which of several is a projector is told by the names, else by the headers; and a
+    projector that is to be added, by its width."""
+    if not projector:
+        with suppress(BadSetting):
+            return select_files(listing, files=files)
+    surveyed = source_from_listing(clients, listing).with_projectors().survey
+    return select_files(listing, survey=surveyed, files=files, projector=projector)
 
 
 def _plan_source(

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Conditions(StrEnum):
-    """What a service does with the condition of a write."""
+    """Support of a service for conditional writes."""
 
     KEPT = "keeps the conditions of writes"
     CREATION_KEPT = "keeps no condition of writes but If-None-Match"
@@ -45,7 +45,7 @@ class ConditionalWrites:
         self._conditions: Conditions | None = None
 
     def conditions(self) -> Conditions:
-        """What the service does with conditions, tried with an object of its own at the first call.
+        """The support of this service for conditional writes, tried with an object of its own at the first call.
 
         Raises StoreUnavailable, and StoreRefused where it takes no write at all.
         """
