@@ -12,15 +12,11 @@ export ANONYMIZED_TELEMETRY = false
 # The tests start hundreds of Python processes, which would each compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup llama-server system-packages demo test check torture gpu bench up down clean
+.PHONY: setup system-packages demo test check torture gpu bench up down clean
 
-# Always run: setup.py itself decides whether there is anything to do, which depends on CMAKE_ARGS too.
+# Always run: infra/setup.py itself decides whether there is anything to do, which depends on CMAKE_ARGS too.
 setup:
-	@$(PYTHON) infra/setup.py $(VENV)
-
-# Build llama-server from the engine's source package, and link it into .venv/bin: `paddock serve` prefers it if present.
-llama-server: setup
-	@$(BIN)/python -m infra.llama_tools llama-server
+	@$(PYTHON) -m infra.setup $(VENV)
 
 # Install the programs that tests need from Debian, as root. A test that misses one fails, and prints how to install it.
 system-packages: setup
@@ -41,14 +37,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup llama-server system-packages
+test: setup system-packages
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-torture: setup llama-server system-packages
+torture: setup system-packages
 	$(BIN)/python -m pytest -m torture --timeout 3600
 	$(BIN)/python -m pytest -m "hypothesis and not gpu" --hypothesis-profile torture --timeout 3600
 
-# Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup llama-server` before.
+# Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup` before.
 gpu: setup
 	$(BIN)/python -m pytest -m gpu --timeout 600 tests/gpu
 

@@ -1,11 +1,9 @@
-"""Build llama.cpp's programs from the engine's source package, once for all checkouts.
+"""Build llama.cpp's measuring programs from the engine's source package, once for all checkouts.
 
-`python -m infra.llama_tools llama-server` builds the program with the flags of the engine installed in this virtual
+`python -m infra.llama_tools llama-bench` builds the program with the flags of the engine installed in this virtual
 environment, stores it in the engine's cache beside the wheel, and links it into the environment's `bin`, so that it is
 on the PATH when the environment is active. It is the same llama.cpp as the wheel's, so the two can be compared. CMake
 and Ninja are those of the environment (extra `dev`), else the system's.
-
-The web interface is left out, since its build downloads files from other hosts.
 """
 
 from __future__ import annotations
@@ -15,23 +13,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
-from infra import setup
+from infra import build_engine, setup
 
-PROGRAMS = ("llama-server", "llama-bench", "llama-perplexity")
-_OPTIONS = {
-    "CMAKE_BUILD_TYPE": "Release",
-    "BUILD_SHARED_LIBS": "OFF",
-    "LLAMA_BUILD_UI": "OFF",
-    "LLAMA_USE_PREBUILT_UI": "OFF",
-    "LLAMA_OPENSSL": "OFF",
-    "LLAMA_BUILD_TESTS": "OFF",
-    "LLAMA_BUILD_EXAMPLES": "OFF",
-    "LLAMA_BUILD_APP": "OFF",
-}
+PROGRAMS = ("llama-bench", "llama-perplexity")
 
 
 def main(arguments: list[str]) -> int:
@@ -73,17 +60,15 @@ def build(names: list[str]) -> None:
             return
         print(f"building {', '.join(missing_programs)} with {flags} (once, several minutes)", flush=True)
         with tempfile.TemporaryDirectory(dir=home.parent) as work:
-            with tarfile.open(next(home.glob("*.tar.gz"))) as archive:
-                archive.extractall(work, filter="data")
-            source = next(Path(work).glob("*/vendor/llama.cpp"))
-            options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
+            source = build_engine.unpack(home, Path(work)) / "vendor" / "llama.cpp"
+            options = build_engine.compile_options({**build_engine.OPTIONS, "BUILD_SHARED_LIBS": "OFF"}, flags)
             path = _path()
             cmake: list[object] = [shutil.which("cmake", path=path)]
             generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
-            configure = [*generator, "-S", source, "-B", f"{work}/build", *options, *flags.split()]
+            configure = [*generator, "-S", source, "-B", f"{work}/build", *options]
             compilation = ["--build", f"{work}/build", "--parallel", os.cpu_count(), "--target", *missing_programs]
-            setup.run([*cmake, *configure], environment={"PATH": path})
-            setup.run([*cmake, *compilation], environment={"PATH": path})
+            build_engine.run([*cmake, *configure], environment={"PATH": path})
+            build_engine.run([*cmake, *compilation], environment={"PATH": path})
             for name in missing_programs:
                 Path(work, "build", "bin", name).rename(target / name)
 
@@ -106,11 +91,11 @@ def _path() -> str:
 
 
 def _flags() -> str:
-    return setup.requested_flags(os.environ.get("CMAKE_ARGS"), installed=setup.installed_flags(Path(sys.prefix)))
+    return build_engine.requested_flags(os.environ.get("CMAKE_ARGS"), installed=setup.installed_flags(Path(sys.prefix)))
 
 
 def _home() -> Path:
-    version = setup.pinned_version(setup.ENGINE)
+    version = build_engine.pinned_version(build_engine.ENGINE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock" / "engine"
     return cache / setup.engine_key(version, _flags())
 

