@@ -29,7 +29,7 @@ def serve_model(
         revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
         context_tokens: Context of each request, in tokens. By default that of the profile.
         profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192; each has its own sampling.
-        parallel: Concurrent requests, with llama-server. By default 4 if they fit, else 1.
+        parallel: Concurrent requests. By default 4 if they fit, else 1.
         host: Address to listen on. Any but a loopback address needs PADDOCK_API_KEY in the worker's environment.
         port: Port to listen on; 0 for any free port.
     """

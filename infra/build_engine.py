@@ -4,9 +4,9 @@
 standard library alone. CMake and Ninja are installed with pip into a temporary environment; a C++ compiler must be
 there. CMAKE_ARGS adds build flags, such as `-DGGML_CUDA=ON`.
 
-llama.cpp is built from the copy in the source package, with shared libraries that find each other beside themselves. They
-and llama-server go into the wheel's `llama_cpp/lib`, so that planning and serving run the same library files. The
-package's own build cannot make both: it installs llama-server without a library that it needs.
+llama.cpp is built from the copy in the source package, with shared libraries that find each other in their own
+directory. They and llama-server go into the wheel's `llama_cpp/lib`, so that planning and serving run the same library
+files. The package's own build cannot make both: it installs llama-server without a library that it needs.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ _SHARED = {
     "CMAKE_INSTALL_RPATH": "$ORIGIN",
     # One file for each library: a wheel has no symbolic links, so a versioned name would be a second copy in memory.
     "CMAKE_PLATFORM_NO_VERSIONED_SONAME": "ON",
+    # A machine that builds for CUDA may have no driver, whose library llama-server would otherwise not link without.
+    "CMAKE_EXE_LINKER_FLAGS": "-Wl,--allow-shlib-undefined",
 }
 
 

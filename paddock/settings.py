@@ -132,6 +132,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_ENGINE_TIMEOUT_S",
         description="Time limit of one engine process",
     )
+    llama_server: Path | None = Field(
+        default=None,
+        validation_alias="PADDOCK_LLAMA_SERVER",
+        description="Another `llama-server` for `paddock serve`; unset: the one built with the engine",
+    )
     api_key: SecretStr | None = Field(
         default=None,
         validation_alias="PADDOCK_API_KEY",

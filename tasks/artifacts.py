@@ -312,7 +312,7 @@ def serving(subject: ArtifactSubject, served: Serving) -> None:
     parameters = served.spec.parameters
     rows: list[dict[str, Any]] = [
         {"what": "address", "value": f"{served.address.url}/v1"},
-        {"what": "server", "value": served.address.server},
+        {"what": "server", "value": f"llama-server {served.address.server_version}"},
         {"what": "computed by", "value": served.processor},
         {"what": "revision", "value": served.spec.revision},
         {"what": "quantization", "value": served.spec.quantization or ""},

@@ -26,8 +26,10 @@ def serve(clients: Clients, manifest: Manifest, request: ServeRequest) -> None:
 
     def on_ready(serving: Serving) -> None:
         artifacts.serving(ArtifactSubject.of(clients, manifest.id), serving)
-        logger.info("serving %s at %s/v1 by %s", manifest.id, serving.address.url, serving.address.server)
-        logger.info("computed by %s", serving.processor)
+        logger.info(
+            "serving %s at %s/v1 by llama-server %s", manifest.id, serving.address.url, serving.address.server_version
+        )
+        logger.info("computed by llama-server %s", serving.processor)
 
     received = serve_snapshot(clients, manifest, request, on_ready=on_ready)
     logger.info("the server was stopped: %s", received.name if received else "no signal")

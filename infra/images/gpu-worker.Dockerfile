@@ -24,7 +24,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
-      build-essential cmake git ninja-build \
+      build-essential git \
       "python${PYTHON_VERSION}" "python${PYTHON_VERSION}-dev" "python${PYTHON_VERSION}-venv" \
  && rm -rf /var/lib/apt/lists/*
 
@@ -35,8 +35,10 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The engine first, since it changes least and takes longest. There is no GPU during an image build, so the architectures
 # are named; GGML_NATIVE would build for the processor of the build machine.
 COPY constraints.txt ./
+COPY infra/__init__.py infra/build_engine.py infra/
 RUN CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=OFF -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}" \
-    pip install --constraint constraints.txt --no-binary llama-cpp-python llama-cpp-python
+    python -m infra.build_engine /opt/engine \
+ && pip install --constraint constraints.txt /opt/engine/*.whl
 
 COPY pyproject.toml README.md LICENSE ./
 COPY paddock paddock

@@ -270,7 +270,8 @@ def render_tuning(tuning: Tuning) -> None:
 def render_serving(serving: Serving) -> None:
     spec, parameters = serving.spec, serving.spec.parameters
     context_tokens = parameters.n_ctx // parameters.n_seq_max
-    print_line(f"{spec.name}:{spec.variant}@{spec.revision[:8]} by {serving.address.server}, {serving.processor}")
+    server = f"llama-server {serving.address.server_version}"
+    print_line(f"{spec.name}:{spec.variant}@{spec.revision[:8]} by {server}, {serving.processor}")
     print_line(
         f"{context_tokens} tokens of context for each of {counted(parameters.n_seq_max, 'request')} at once; "
         f"{human_bytes(spec.memory.total_bytes)} of memory planned; loaded in {serving.address.load_s:.1f} s"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,22 +11,6 @@ from paddock.cli.model_argument import find_snapshot, parse_stored_model
 from paddock.cli.options import Json, ModelArgument, ProfileName, QuantOption, make_clients
 from paddock.cli.output import print_result, report_failure
 from paddock.errors import PaddockError
-
-if TYPE_CHECKING:
-    from paddock.serving.servers import ServerName
-
-
-class ServerChoice(StrEnum):
-    AUTO = "auto"
-    LLAMA_SERVER = "llama-server"
-    LLAMA_CPP_PYTHON = "llama-cpp-python"
-
-
-_SERVERS: dict[ServerChoice, ServerName | None] = {
-    ServerChoice.AUTO: None,
-    ServerChoice.LLAMA_SERVER: "llama-server",
-    ServerChoice.LLAMA_CPP_PYTHON: "llama-cpp-python",
-}
 
 
 def bench(
@@ -80,14 +63,11 @@ def serve(
     ] = None,
     parallel: Annotated[
         int | None,
-        typer.Option("--parallel", metavar="N", min=1, max=64, help="Concurrent requests; llama-server only."),
+        typer.Option("--parallel", metavar="N", min=1, max=64, help="Concurrent requests."),
     ] = None,
     profile: Annotated[ProfileName, typer.Option(help="The use of the model.")] = ProfileName.CHAT,
     quant: QuantOption = "auto",
     kv_type: Annotated[str, typer.Option("--kv-type", metavar="T", help="f16, q8_0, q4_0, …")] = "f16",
-    server: Annotated[
-        ServerChoice, typer.Option(help="auto is llama-server if it is on the PATH.")
-    ] = ServerChoice.AUTO,
     as_json: Json = False,
 ) -> int:
     """Serve a model over an OpenAI-compatible API until stopped.
@@ -111,7 +91,6 @@ def serve(
         parallel=parallel,
         profile=profile.value,
         kv_type=kv_type,
-        server=_SERVERS[server],
     )
     is_ready = False
 

@@ -97,6 +97,11 @@ def _parts(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text.split("+", maxsplit=1)[0])[:3])
 
 
+def library_directory() -> Path:
+    """Return the directory of the engine's libraries and programs. Raises EngineTooOld if it has none."""
+    return _library().parent
+
+
 @cache
 def _library() -> Path:
     spec = find_spec("llama_cpp")  # of a top-level package: does not import it

@@ -26,8 +26,8 @@ class Parameters:
     `flash_attn`       `auto` leaves the choice to the engine
     `use_extra_bufts`  lets the engine repack weights into the layout that the processor computes fastest with; the
                        repacked tensors are held besides a mapped file
-    `swa_full`         gives layers with a sliding window a cache of the whole context: the default of llama.h and of
-                       llama-cpp-python's server, which has no switch for it; llama-server's default is off
+    `swa_full`         gives layers with a sliding window a cache of the whole context: the default of llama.h and
+                       of llama-cpp-python; llama-server's default is off
 
     Raises BadSetting for a value out of range.
     """

@@ -1,12 +1,12 @@
 """Supervised server: a model behind an OpenAI-compatible HTTP API.
 
     spec                          what is served: the model's files, chat template and planned parameters
-    servers                       how llama-server and llama-cpp-python's server are started and checked
+    llama_server                  how llama-server is found, started and checked
     process, supervisor           one engine process; keeping one running
     api, requests                 the HTTP API; validation of its requests
     admission, proxy, metrics     the queue, the proxy to the engine, Prometheus metrics
     binding                       the listening address
     service                       puts all of these together
 
-`engine_main`, `python_server` and `disconnect` run in the engine's own process.
+`engine_main` runs in the engine's own process.
 """

@@ -1,4 +1,4 @@
-"""The HTTP API of the server: OpenAI's chat completions and completions, the same with either engine server.
+"""The HTTP API of the server: OpenAI's chat completions and completions.
 
     POST /v1/chat/completions, /v1/completions     answers, streamed or not
     GET  /v1/models, /v1/models/NAME               the one model that is served
@@ -54,7 +54,6 @@ class OpenAIApi:
         queue: AdmissionQueue,
         metrics: Metrics,
         *,
-        has_logprobs: bool,
         api_key: str | None,
     ) -> None:
         self._spec = spec
@@ -62,7 +61,6 @@ class OpenAIApi:
         self._proxy = proxy
         self._queue = queue
         self._metrics = metrics
-        self._has_logprobs = has_logprobs
         self._api_key = api_key
 
     def app(self) -> Starlette:
@@ -87,7 +85,7 @@ class OpenAIApi:
         self._authorize(request)
         if self._supervisor.state is not State.READY:
             raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
-        return parse(request.url.path, await _body(request), self._spec, has_logprobs=self._has_logprobs)
+        return parse(request.url.path, await _body(request), self._spec)
 
     async def answer(self, engine_request: EngineRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""

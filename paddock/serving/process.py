@@ -20,12 +20,10 @@ from typing import Any
 import httpx
 import psutil
 
-from paddock.engine.process import BoundedLog, error_from_json
-from paddock.errors import EngineCrashed, PaddockError
-from paddock.serving.engine_main import ERROR_FILE, ERROR_STATUS
-from paddock.serving.servers import SOCKET, EngineServer
+from paddock.engine.process import BoundedLog
+from paddock.errors import EngineCrashed
+from paddock.serving.llama_server import SOCKET, LlamaServer
 from paddock.serving.spec import OpenModel
-from paddock.settings import child_environment
 
 _ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.05
@@ -35,12 +33,12 @@ _STOP_S = 2.0
 
 
 class EngineProcess:
-    """One run of the engine's server.
+    """One run of llama-server.
 
     `start` returns once the canary has passed; `stop` ends the process and removes its files from `home`.
     """
 
-    def __init__(self, server: EngineServer, model: OpenModel, home: Path) -> None:
+    def __init__(self, server: LlamaServer, model: OpenModel, home: Path) -> None:
         self._server = server
         self._model = model
         self._home = home
@@ -58,8 +56,7 @@ class EngineProcess:
     async def start(self, *, timeout_s: float) -> None:
         """Start the process, and wait until the model is loaded and has passed the canary.
 
-        Raises EngineCrashed if it dies or is not ready within `timeout_s`, and IncompatibleModel, MalformedGguf,
-        EngineOutOfMemory or ModelRejected if it refuses the model.
+        Raises EngineCrashed if it dies or is not ready within `timeout_s`, and ModelRejected if the canary fails.
         """
         began = time.monotonic()
         request = {
@@ -76,7 +73,7 @@ class EngineProcess:
             stderr=asyncio.subprocess.PIPE,
             pass_fds=self._model.descriptors,
             cwd=_ROOT,
-            env=child_environment(GGML_NO_BACKTRACE="1", OPENBLAS_NUM_THREADS="1"),
+            env=self._server.program.environment(),
             process_group=0,
         )
         self._log_reader = asyncio.create_task(self._read_log(self._process))
@@ -102,9 +99,9 @@ class EngineProcess:
         await self._wait_for_log()
         return self._crash(status)
 
-    async def stalled_s(self) -> float:
-        """See `EngineServer.stalled_s`."""
-        return await self._server.stalled_s(self._client)
+    async def check_progress(self) -> None:
+        """See `LlamaServer.check_progress`."""
+        await self._server.check_progress(self._client)
 
     async def own_metrics(self) -> str:
         return await self._server.own_metrics(self._client)
@@ -174,13 +171,7 @@ class EngineProcess:
         finally:
             ended.cancel()
         await self._wait_for_log()
-        raise self._refusal(self._process.returncode or 0)
-
-    def _refusal(self, status: int) -> PaddockError:
-        if status == ERROR_STATUS:
-            with suppress(OSError, ValueError):
-                return error_from_json(json.loads((self._home / ERROR_FILE).read_text()))
-        return self._crash(status)
+        raise self._crash(self._process.returncode or 0)
 
     def _crash(self, status: int) -> EngineCrashed:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -1,6 +1,6 @@
 """Validate the clients' requests and complete them for the engine.
 
-Both servers then get the same fields and reject the same requests with the same errors. A chat request gets the
+A chat request gets the
 snapshot's stop sequences; sampling parameters that the client omits get the profile's values (temperature, top_p,
 min_p, repeat_penalty). Parameters that llama.cpp has beyond OpenAI's API (`grammar`, `top_k`, `repeat_penalty`, …) pass
 through.
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from paddock.serving.spec import ServeSpec
 
-_COMPLETION_TOKENS: Final = 16  # OpenAI's default, and llama-cpp-python's
+_COMPLETION_TOKENS: Final = 16  # OpenAI's default
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -135,7 +135,7 @@ class EngineRequest:
     include_usage: bool
 
 
-def parse(path: str, content: bytes, spec: ServeSpec, *, has_logprobs: bool) -> EngineRequest:
+def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
     """Validate the body `content` of a request to `path`, and complete it for the engine. Raises RequestRefused."""
     is_chat = path == "/v1/chat/completions"
     kind: type[_Chat | _Completion] = _Chat if is_chat else _Completion
@@ -153,14 +153,6 @@ def parse(path: str, content: bytes, spec: ServeSpec, *, has_logprobs: bool) -> 
             code="model_not_found",
             param="model",
         )
-    if request.logprobs and not has_logprobs:
-        raise RequestRefused(
-            HTTPStatus.BAD_REQUEST,
-            "llama-cpp-python's server gives no log-probabilities: serve with llama-server",
-            code="unsupported_parameter",
-            param="logprobs",
-        )
-    # Nulls are dropped: llama-cpp-python does not treat a null as the default.
     body = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
     body |= {name: value for name, value in _profile_sampling(spec).items() if name not in body}
     body["model"] = spec.name

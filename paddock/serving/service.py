@@ -27,10 +27,10 @@ from paddock.errors import ServerUnavailable
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.api import UNAVAILABLE_REASONS, OpenAIApi
 from paddock.serving.binding import Binding
+from paddock.serving.llama_server import SOCKET, LlamaServer, LlamaServerProgram
 from paddock.serving.metrics import Metrics
 from paddock.serving.process import EngineProcess
 from paddock.serving.proxy import Proxy, UsageCounter
-from paddock.serving.servers import SOCKET, EngineServer, ServerName, server_for
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
 from paddock.store.volume.usage import Usage
@@ -46,10 +46,10 @@ _REPORT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Address of a running server, the engine server behind it, and how long the model took to load, in seconds."""
+    """Address of a running server, the version of its llama-server, and how long the model took to load, in seconds."""
 
     url: str
-    server: ServerName
+    server_version: str
     load_s: float
 
 
@@ -80,18 +80,18 @@ def serve(
     limits: ServiceLimits,
     callbacks: Callbacks,
     *,
-    program: Path | None = None,
+    program: LlamaServerProgram,
     stop: threading.Event | None = None,
 ) -> signal.Signals | None:
     """Serve until SIGTERM or SIGINT, and return the signal; outside the main thread, until `stop` is set.
 
-    `program` is the path of llama-server; without it llama-cpp-python's server is used. A signal is also returned if it
-    arrives before `on_ready` was called: a caller that derives an exit status must check that.
+    A signal is also returned if it arrives before `on_ready` was called: a caller that derives an exit status must
+    check that.
 
     Raises NoSuchFile, BadSetting, NoPermission, EngineCrashed after three strikes, the errors of `EngineProcess.start`,
     and ServerUnavailable if the HTTP server ends by itself, or `stop` is set before `on_ready` was called.
     """
-    return asyncio.run(_Service(spec, binding, limits, callbacks, server_for(spec, program)).run(stop))
+    return asyncio.run(_Service(spec, binding, limits, callbacks, LlamaServer(spec, program)).run(stop))
 
 
 class _Service:
@@ -101,7 +101,7 @@ class _Service:
         binding: Binding,
         limits: ServiceLimits,
         callbacks: Callbacks,
-        engine_server: EngineServer,
+        engine_server: LlamaServer,
     ) -> None:
         self._spec = spec
         self._binding = binding
@@ -140,14 +140,13 @@ class _Service:
         return self._signal
 
     def _http_server(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
-        metrics = Metrics(model=self._spec.name, server=self._engine_server.name)
+        metrics = Metrics(model=self._spec.name, server=self._engine_server.program.version)
         api = OpenAIApi(
             self._spec,
             supervisor,
             Proxy(client, self._queue, metrics, self._usage),
             self._queue,
             metrics,
-            has_logprobs=self._engine_server.has_logprobs,
             api_key=self._binding.api_key,
         )
         config = uvicorn.Config(
@@ -191,7 +190,9 @@ class _Service:
         engine = supervisor.engine
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self._callbacks.on_ready(ServerAddress(url, self._engine_server.name, engine.load_s if engine else 0.0))
+        self._callbacks.on_ready(
+            ServerAddress(url, self._engine_server.program.version, engine.load_s if engine else 0.0)
+        )
         await supervisor.run()
 
     async def _drain(self, supervisor: Supervisor, supervising: asyncio.Task[None]) -> None:

@@ -199,19 +199,20 @@ class Supervisor:
         limit_s = self._limits.stalled_s
         try:
             async with asyncio.timeout(limit_s):
-                stalled_s = await engine.stalled_s()
+                await engine.check_progress()
+            answered = True
         except (TimeoutError, httpx.TimeoutException):
-            stalled_s = limit_s
+            answered = False
         except httpx.HTTPError:  # it is dying; `EngineProcess.wait` reports how
             return None
         now, used_s = time.monotonic(), engine.processor_s()
         before, used_before_s = self._last_check
         self._last_check = now, used_s
-        if stalled_s < limit_s:
+        if answered:
             self._last_progress = now
             return None
         computes = used_s - used_before_s > _BUSY_SHARE * (now - before)
-        stalled_s = max(stalled_s, now - self._last_progress)
+        stalled_s = max(limit_s, now - self._last_progress)
         if computes and stalled_s < self._limits.busy_s:
             return None
         return EngineCrashed(

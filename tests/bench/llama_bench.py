@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from infra import setup
+from infra import build_engine, setup
 
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",  # as scikit-build does for a wheel
@@ -45,7 +45,7 @@ def measure(arguments: Mapping[str, object]) -> list[list[float]]:
 
 def _program() -> Path:
     """The program, built first if it is missing. A file lock keeps two checkouts from building it twice."""
-    flags = setup.installed_flags(Path(sys.prefix)) or setup.PORTABLE
+    flags = setup.installed_flags(Path(sys.prefix)) or build_engine.PORTABLE
     home = setup.engine_wheel(Path(sys.executable), flags).parent  # the source package is stored there too
     target = home / "llama-bench"
     with (home.parent / f"{home.name}.llama-bench.lock").open("w") as lock:
@@ -65,8 +65,8 @@ def _build(package: Path, work: Path, flags: str) -> None:
     with tarfile.open(package) as archive:
         archive.extractall(work, filter="data")
     (source,) = (path.parent for path in work.glob("*/CMakeLists.txt"))
-    setup.run(["cmake", "-S", source, "-B", work / "build", *_OPTIONS, *flags.split()])
-    setup.run(["cmake", "--build", work / "build", "--target", "llama-bench", "--parallel", os.cpu_count() or 1])
+    build_engine.run(["cmake", "-S", source, "-B", work / "build", *_OPTIONS, *flags.split()])
+    build_engine.run(["cmake", "--build", work / "build", "--target", "llama-bench", "--parallel", os.cpu_count() or 1])
     (work / "out").mkdir()
     for pattern in _ARTIFACTS:
         for path in sorted((work / "build" / "bin").glob(pattern)):

@@ -18,15 +18,12 @@ from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark import benchmark
 from paddock.measure.tuning import tune
 from paddock.model.hardware import Machine
-from paddock.serving.servers import ServerName
 from tests.bench import llama_bench
 from tests.support.serving import (
     REAL_MODEL_ID,
     REAL_MODEL_NAME,
-    SERVERS,
     ServeProgram,
     ask_many,
-    environment_of,
     has_restarted,
     wait_for,
 )
@@ -73,14 +70,10 @@ def test_a_tuned_plan_is_never_slower(machine: Machine, llama: Path) -> None:
     assert sum(trial.rounds > 0 for trial in tuning.trials) > 4
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_server_answers_from_the_gpu_and_restarts_after_a_crash(
-    machine: Machine, promoted_model: Clients, server: ServerName
-) -> None:
+def test_a_server_answers_from_the_gpu_and_restarts_after_a_crash(machine: Machine, promoted_model: Clients) -> None:
     (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
     settings = promoted_model.settings
     environment = {
-        **environment_of(server),
         "PADDOCK_VOLUME": str(settings.volume),
         "HF_ENDPOINT": settings.hub_endpoint,
     }
@@ -94,7 +87,7 @@ def test_a_server_answers_from_the_gpu_and_restarts_after_a_crash(
         whole = sum(one.complete for one in answers)
         engine = program.engine if whole == 400 else None
         held = engine.memory_info().rss / 2**20 if engine else 0
-        print(f"{server}: {whole} of 400 whole in {took_s:.1f} s, {held:.0f} MiB resident")
+        print(f"{whole} of 400 whole in {took_s:.1f} s, {held:.0f} MiB resident")
         if whole < 400:
             bad = next(one for one in answers if not one.complete)
             raise AssertionError(f"{bad}: {program.end()}")
@@ -102,7 +95,7 @@ def test_a_server_answers_from_the_gpu_and_restarts_after_a_crash(
         engine.kill()
         killed = time.monotonic()
         wait_for(partial(has_restarted, program.url, 1), limit_s=60)
-        print(f"{server}: back after {time.monotonic() - killed:.2f} s; a load took {program.output['load_seconds']} s")
+        print(f"back after {time.monotonic() - killed:.2f} s; a load took {program.output['load_seconds']} s")
         assert time.monotonic() - killed < 5 + program.output["load_seconds"]
         assert httpx.get(f"{program.url}/health").json()["status"] == "ok"
         assert promoted_model.volume.in_use(manifest.id)

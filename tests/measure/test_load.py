@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
 from paddock.measure.load_test import LoadTest, Percentiles, run_load_test
+from paddock.serving.llama_server import find_program
 from tests.support.fixed_response import fixed_response_server
 
 KEY = SecretStr("canaryCANARYcanary")
@@ -30,20 +29,16 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     log = tmp_path_factory.mktemp("server") / "log"
 
     def launch(ports: list[int]) -> Service:
-        given = {
-            "model": model,
-            "port": ports[0],
-            "n_threads": 1,
-            "n_threads_batch": 1,
-            "interrupt_requests": "false",
-            "api_key": KEY.get_secret_value(),
-        }
-        command = [sys.executable, "-m", "llama_cpp.server", *(f"--{name}={value}" for name, value in given.items())]
-        return Service("llama-cpp-python's server", command, log=log, environment=os.environ)
+        program = find_program(None)
+        command = [
+            *(str(program.path), "--model", str(model), "--port", str(ports[0]), "--api-key", KEY.get_secret_value()),
+            *("--threads", "1", "--ctx-size", "2048", "--parallel", "1", "--no-ui"),
+        ]
+        return Service("llama-server", command, log=log, environment=program.environment())
 
     def ready(ports: list[int], _: Service) -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{ports[0]}/docs", trust_env=False, timeout=2).is_success
+            return httpx.get(f"http://127.0.0.1:{ports[0]}/health", trust_env=False, timeout=2).is_success
         except httpx.HTTPError:
             return False
 

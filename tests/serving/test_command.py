@@ -20,16 +20,13 @@ import pytest
 
 from paddock.cli.main import main
 from paddock.lifecycle.clients import Clients
-from paddock.serving.servers import LLAMA_CPP_PYTHON, ServerName
 from tests.support.serving import (
     REAL_MODEL_ID,
     REAL_MODEL_NAME,
-    SERVERS,
     ServeProgram,
     any_complete,
     ask,
     engines_of,
-    environment_of,
     has_restarted,
     under_load,
     wait_for,
@@ -60,18 +57,14 @@ def command(_use_promoted_model: None, monkeypatch: pytest.MonkeyPatch, capfd: p
 
 
 @pytest.mark.usefixtures("_use_promoted_model")
-@pytest.mark.parametrize("server", SERVERS)
-def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(
-    promoted_model: Clients, server: ServerName
-) -> None:
-    ended_under_load(promoted_model, server, times=1)
+def test_sigterm_under_load_ends_every_started_answer_within_the_grace_period(promoted_model: Clients) -> None:
+    ended_under_load(promoted_model, times=1)
 
 
 @pytest.mark.torture
 @pytest.mark.usefixtures("_use_promoted_model")
-@pytest.mark.parametrize("server", SERVERS)
-def test_sigterm_under_load_ends_every_started_answer_twenty_times(promoted_model: Clients, server: ServerName) -> None:
-    ended_under_load(promoted_model, server, times=20)
+def test_sigterm_under_load_ends_every_started_answer_twenty_times(promoted_model: Clients) -> None:
+    ended_under_load(promoted_model, times=20)
 
 
 @pytest.mark.usefixtures("_use_promoted_model")
@@ -79,19 +72,8 @@ def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None
     slow = tmp_path / "llama-server"  # starts, but never answers
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = [
-        sys.executable,
-        "-m",
-        "paddock",
-        "serve",
-        str(REAL_MODEL_NAME),
-        "--server",
-        "llama-server",
-        "--port",
-        "0",
-        "--json",
-    ]
+    environment = {**os.environ, "PADDOCK_LLAMA_SERVER": str(slow)}
+    command = [sys.executable, "-m", "paddock", "serve", str(REAL_MODEL_NAME), "--port", "0", "--json"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: engines_of(process.pid))
         process.send_signal(signal.SIGTERM)
@@ -100,17 +82,14 @@ def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None
     assert json.loads(out)["error"] == "server-unavailable"
 
 
-def ended_under_load(promoted_model: Clients, server: ServerName, *, times: int) -> None:
+def ended_under_load(promoted_model: Clients, *, times: int) -> None:
     manifest = promoted_model.volume.snapshots(REAL_MODEL_NAME)[0]
     slowest, whole = 0.0, 0
     for _ in range(times):
-        with ServeProgram(REAL_MODEL_ID, environment=environment_of(server)) as program:
+        with ServeProgram(REAL_MODEL_ID) as program:
             printed = program.output
-            assert (printed["server"], printed["model"], printed["revision"]) == (
-                server,
-                REAL_MODEL_ID,
-                manifest.revision,
-            )
+            assert printed["server"].startswith("llama-server ")
+            assert (printed["model"], printed["revision"]) == (REAL_MODEL_ID, manifest.revision)
             assert printed["base_url"] == f"{program.url}/v1"
             assert printed["processor"].startswith(("CPU: ", "GPU: "))
             assert promoted_model.volume.in_use(manifest.id)
@@ -130,14 +109,13 @@ def ended_under_load(promoted_model: Clients, server: ServerName, *, times: int)
         assert after.requests - before.requests == sum(one.complete for one in answers)
         assert after.completion_tokens > before.completion_tokens
         whole += sum(one.complete for one in answers)
-    print(f"{server}: SIGTERM {times} times under load, {whole} whole answers, {slowest:.2f} s at most to the exit")
+    print(f"SIGTERM {times} times under load, {whole} whole answers, {slowest:.2f} s at most to the exit")
 
 
 @pytest.mark.usefixtures("_use_promoted_model")
 def test_requests_still_running_after_the_grace_period_get_a_clean_error() -> None:
-    environment = {**environment_of(LLAMA_CPP_PYTHON), "PADDOCK_GRACE_S": "1"}
     with (
-        ServeProgram(REAL_MODEL_ID, environment=environment) as program,
+        ServeProgram(REAL_MODEL_ID, "--parallel", "1", environment={"PADDOCK_GRACE_S": "1"}) as program,
         under_load(program.url, at_once=2, max_tokens=4000) as answers,
     ):
         wait_for(
@@ -159,8 +137,8 @@ def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_not
     """And without nvidia-ml-py it says so, and serves."""
     (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
     (tmp_path / "pynvml.py").write_text("raise ImportError")
-    environment = {**environment_of(LLAMA_CPP_PYTHON), "PYTHONPATH": str(tmp_path)}
-    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", environment=environment) as program:
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", "--parallel", "1", environment=environment) as program:
         assert program.output["processor"] == "CPU: the package nvidia-ml-py is not installed"
         assert program.output["parameters"]["n_ctx"] == 512
         promoted_model.volume.model_path(REAL_MODEL_NAME).unlink()  # as a promotion replaces it
@@ -179,7 +157,7 @@ def test_a_killed_engine_leaves_the_lease_and_a_promotion_in_between_changes_not
 
 @pytest.mark.usefixtures("_use_promoted_model")
 def test_after_three_crashes_it_ends_with_one_line_that_lists_them() -> None:
-    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", environment=environment_of(LLAMA_CPP_PYTHON)) as program:
+    with ServeProgram(REAL_MODEL_ID, "--ctx", "512") as program:
         for number in range(3):
             wait_for(partial(has_restarted, program.url, number))
             program.engine.send_signal(signal.SIGKILL)
@@ -222,13 +200,14 @@ def test_a_quantization_that_is_not_on_the_volume_is_an_error(command: Command) 
     assert f"`paddock pull {REAL_MODEL_ID}:Q8_0`" in printed["cure"]
 
 
-def test_a_requested_llama_server_that_is_not_installed_is_an_error(
+def test_a_llama_server_that_the_settings_name_but_is_not_there_is_an_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", environment_of(LLAMA_CPP_PYTHON)["PATH"])
-    status, printed = command(REAL_MODEL_ID, "--server", "llama-server")
+    monkeypatch.setenv("PADDOCK_LLAMA_SERVER", "/nowhere/llama-server")
+    status, printed = command(REAL_MODEL_ID)
     assert (status, printed["error"]) == (3, "no-such-file")
-    assert "make llama-server" in printed["cure"]
+    assert "PADDOCK_LLAMA_SERVER is /nowhere/llama-server" in printed["message"]
+    assert "unset it" in printed["cure"]
 
 
 def test_a_llama_server_of_another_version_is_an_error(
@@ -237,11 +216,11 @@ def test_a_llama_server_of_another_version_is_an_error(
     stranger = tmp_path / "llama-server"
     stranger.write_text('#!/bin/sh\necho "error: invalid argument: $1" >&2\nexit 1\n')
     stranger.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{environment_of(LLAMA_CPP_PYTHON)['PATH']}")
+    monkeypatch.setenv("PADDOCK_LLAMA_SERVER", str(stranger))
     status, printed = command(REAL_MODEL_ID, "--port", "0", "--ctx", "512", "--parallel", "1")
     assert (status, printed["error"]) == (1, "engine-crashed")
     assert "ended with status 1 (error: invalid argument: --model)" in printed["message"]
-    assert "make llama-server" in printed["cure"]
+    assert "unset PADDOCK_LLAMA_SERVER" in printed["cure"]
 
 
 GPU_WORDS = """

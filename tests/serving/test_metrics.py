@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
-from paddock.serving.servers import LLAMA_SERVER
 from paddock.serving.spec import ServeSpec
 from tests.support.llama_server import llama_server_with
 from tests.support.prometheus_text import read_metrics
@@ -19,7 +18,7 @@ SOUND = "# HELP llamacpp:prompt_tokens_total Tokens.\n# TYPE llamacpp:prompt_tok
 
 def page_with(serve_spec: ServeSpec, tmp_path: Path, *, status: int, content_type: str, body: str) -> str:
     program = llama_server_with(tmp_path / "llama-server", status=status, content_type=content_type, body=body)
-    with running(serve_spec, LLAMA_SERVER, program=program) as served:
+    with running(serve_spec, program=program) as served:
         answer = httpx.get(f"{served.url}/metrics", timeout=30)
     assert (answer.status_code, answer.headers["content-type"]) == (200, CONTENT_TYPE)
     return answer.text
@@ -54,7 +53,7 @@ def test_the_engines_metrics_follow_ours(serve_spec: ServeSpec, tmp_path: Path) 
 
 def test_restarts_are_a_counter(serve_spec: ServeSpec, tmp_path: Path) -> None:
     program = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
-    with running(serve_spec, LLAMA_SERVER, program=program) as served:
+    with running(serve_spec, program=program) as served:
         before = read_metrics(httpx.get(f"{served.url}/metrics").text)["paddock_engine_restarts"]
         served.engine.kill()
         wait_for(lambda: has_restarted(served.url, 1))
@@ -66,5 +65,5 @@ def test_restarts_are_a_counter(serve_spec: ServeSpec, tmp_path: Path) -> None:
 
 
 def test_names_and_labels_of_a_model_cannot_break_the_page() -> None:
-    metrics = Metrics(model='org/"name"\n\\x', server=LLAMA_SERVER)
+    metrics = Metrics(model='org/"name"\n\\x', server="0.5.0")
     assert read_metrics(metrics.text())["paddock_info"].samples[0].labels["model"] == 'org/"name"\n\\x'

@@ -1,4 +1,4 @@
-"""OpenAI's own client with either server: chats, streams, stop sequences, and errors of the client's classes."""
+"""OpenAI's own client: chats, streams, stop sequences, and errors of the client's classes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageParam
 
-from paddock.serving.servers import LLAMA_CPP_PYTHON, ServerName
 from paddock.serving.spec import ServeSpec
-from tests.support.serving import SERVERS, RunningServer, running
+from tests.support.serving import RunningServer, running
 
 CHAT: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -19,10 +18,9 @@ CHAT: list[ChatCompletionMessageParam] = [
 ]
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module")
 def served(request: pytest.FixtureRequest, serve_spec: ServeSpec) -> Iterator[RunningServer]:
-    server: ServerName = request.param
-    with running(serve_spec, server) as now:
+    with running(serve_spec) as now:
         yield now
 
 
@@ -39,7 +37,7 @@ def test_a_chat_is_answered(client: openai.OpenAI, served: RunningServer) -> Non
     assert answer.model == served.spec.name
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert answer.usage.prompt_tokens == 27  # with the chat template, which both servers render alike
+    assert answer.usage.prompt_tokens == 27  # with the chat template
 
 
 def test_a_stream_has_the_same_text_and_ends_with_its_token_usage(client: openai.OpenAI, served: RunningServer) -> None:
@@ -164,17 +162,14 @@ def test_a_malformed_body_is_a_bad_request(client: openai.OpenAI, body: bytes) -
         )
 
 
-def test_log_probabilities_are_given_or_refused(client: openai.OpenAI, served: RunningServer) -> None:
-    def ask() -> ChatCompletion:
-        return client.chat.completions.create(
-            model=served.spec.name, messages=CHAT, max_tokens=2, logprobs=True, top_logprobs=2
-        )
-
-    if served.server == LLAMA_CPP_PYTHON:
-        with pytest.raises(openai.BadRequestError, match="serve with llama-server"):
-            ask()
-    else:
-        assert ask().choices[0].logprobs is not None
+def test_log_probabilities_are_given(client: openai.OpenAI, served: RunningServer) -> None:
+    answer = client.chat.completions.create(
+        model=served.spec.name, messages=CHAT, max_tokens=2, logprobs=True, top_logprobs=2
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert [len(token.top_logprobs) for token in logprobs.content] == [2, 2]
 
 
 def test_an_unknown_path_and_method_have_openais_form(client: openai.OpenAI) -> None:

@@ -13,8 +13,8 @@ from paddock.chat.template import ChatFormat
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.planning.profile import PROFILES
+from paddock.serving.llama_server import llama_server_arguments
 from paddock.serving.requests import EngineRequest, RequestRefused, parse
-from paddock.serving.servers import llama_server_arguments
 from paddock.serving.spec import ServeSpec
 
 SPEC = ServeSpec(
@@ -33,11 +33,11 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 def chat(**fields: Any) -> EngineRequest:
     body = {"messages": HELLO, **fields}
-    return parse("/v1/chat/completions", json.dumps(body).encode(), SPEC, has_logprobs=True)
+    return parse("/v1/chat/completions", json.dumps(body).encode(), SPEC)
 
 
 def completion(**fields: Any) -> EngineRequest:
-    return parse("/v1/completions", json.dumps({"prompt": "Hello", **fields}).encode(), SPEC, has_logprobs=True)
+    return parse("/v1/completions", json.dumps({"prompt": "Hello", **fields}).encode(), SPEC)
 
 
 def test_sampling_parameters_that_a_client_omits_are_the_profiles() -> None:

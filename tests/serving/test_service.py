@@ -1,4 +1,4 @@
-"""The real model behind either server: complete answers under load, clean errors when the engine dies, shutdown."""
+"""The real model behind the server: complete answers under load, clean errors when the engine dies, shutdown."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ import pytest
 from paddock.engine.oracle import Memory, measure_memory
 from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
 from paddock.serving.binding import Binding
-from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import SupervisorLimits
 from tests.support.engine import hollow_copy, real_model
 from tests.support.gguf import tiny_shards
 from tests.support.prometheus_text import read_metrics
 from tests.support.serving import (
-    SERVERS,
     RunningServer,
     any_complete,
     ask,
@@ -40,12 +38,9 @@ QUICK = SupervisorLimits(start_s=120.0, check_interval_s=0.2, stalled_s=1.0, bus
 MIB = 2**20
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def served(
-    request: pytest.FixtureRequest, serve_spec: ServeSpec, parallel_serve_spec: ServeSpec
-) -> Iterator[RunningServer]:
-    server: ServerName = request.param
-    with running(parallel_serve_spec if server == LLAMA_SERVER else serve_spec, server) as now:
+@pytest.fixture(scope="module")
+def served(parallel_serve_spec: ServeSpec) -> Iterator[RunningServer]:
+    with running(parallel_serve_spec) as now:
         yield now
 
 
@@ -57,7 +52,7 @@ def load(served: RunningServer, number: int) -> None:
     answers = ask_many(served.url, number)
     grown = [process.memory_info().rss - was for process, was in zip((engine, server), before, strict=True)]
     print(
-        f"{served.server}: {number} requests, 8 at a time: {sum(one.complete for one in answers)} whole;"
+        f"{number} requests, 8 at a time: {sum(one.complete for one in answers)} whole;"
         f" engine {grown[0] / MIB:+.1f} MiB, server {grown[1] / MIB:+.1f} MiB"
     )
     assert [one for one in answers if not one.complete] == []
@@ -100,7 +95,7 @@ def test_health_models_and_metrics_describe_what_is_served(served: RunningServer
     assert float(values["paddock_prompt_tokens_total"]) > 0
     assert float(values["paddock_time_to_first_token_seconds_count"]) >= 1
     assert 0 < float(values["paddock_engine_held_bytes"]) < float(values["paddock_engine_planned_bytes"]) + 256 * MIB
-    assert ("llamacpp:prompt_tokens_total" in values) == (served.server == LLAMA_SERVER)
+    assert "llamacpp:prompt_tokens_total" in values
 
 
 def test_the_engine_has_no_secret_in_its_environment(served: RunningServer) -> None:
@@ -124,23 +119,19 @@ def test_a_request_ends_when_its_client_disconnects(served: RunningServer) -> No
     wait_for(lambda: engine.cpu_percent(interval=0.3) < 20)
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_requests_of_a_killed_engine_get_a_clean_error_and_the_engine_restarts(
-    server: ServerName, serve_spec: ServeSpec
-) -> None:
-    killed(server, serve_spec, times=1)
+def test_requests_of_a_killed_engine_get_a_clean_error_and_the_engine_restarts(serve_spec: ServeSpec) -> None:
+    killed(serve_spec, times=1)
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(server: ServerName, serve_spec: ServeSpec) -> None:
-    killed(server, serve_spec, times=100)
+def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(serve_spec: ServeSpec) -> None:
+    killed(serve_spec, times=100)
 
 
-def killed(server: ServerName, serve_spec: ServeSpec, *, times: int) -> None:
+def killed(serve_spec: ServeSpec, *, times: int) -> None:
     limits = replace(QUICK, stalled_s=60.0, strikes=times + 1, pauses_s=(0.1,))
     took: list[tuple[float, float]] = []
-    with running(serve_spec, server, limits=limits) as served:
+    with running(serve_spec, limits=limits) as served:
         for number in range(times):
             with under_load(served.url) as answers:
                 wait_for(partial(any_complete, answers))
@@ -156,7 +147,7 @@ def killed(server: ServerName, serve_spec: ServeSpec, *, times: int) -> None:
             assert ask(client, stream=False).complete
     back, load, over = max(one for one, _ in took), max(one for _, one in took), max(a - b for a, b in took)
     print(
-        f"{server}: killed or aborted {times} times, back after {back:.2f} s at most; a load took {load:.2f} s at most,"
+        f"killed or aborted {times} times, back after {back:.2f} s at most; a load took {load:.2f} s at most,"
         f" and the rest {over:.2f} s"
     )
 
@@ -168,8 +159,7 @@ def load_s(url: str) -> float:
 
 
 def test_after_three_crashes_it_stops_and_says_why(serve_spec: ServeSpec) -> None:
-    """With the other server: test_command.py."""
-    with running(serve_spec, LLAMA_SERVER, limits=QUICK) as served:
+    with running(serve_spec, limits=QUICK) as served:
         for number in range(3):
             wait_for(partial(has_restarted, served.url, number))
             served.engine.send_signal(signal.SIGABRT if number == 1 else signal.SIGKILL)
@@ -184,9 +174,8 @@ def test_after_three_crashes_it_stops_and_says_why(serve_spec: ServeSpec) -> Non
     assert message.count("SIGABRT") == 1
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_an_engine_that_hangs_is_restarted(server: ServerName, serve_spec: ServeSpec) -> None:
-    with running(serve_spec, server, limits=QUICK) as served:
+def test_an_engine_that_hangs_is_restarted(serve_spec: ServeSpec) -> None:
+    with running(serve_spec, limits=QUICK) as served:
         hung = served.engine
         hung.suspend()
         with httpx.Client(base_url=served.url, timeout=60) as client:
@@ -201,39 +190,34 @@ def test_an_engine_that_uses_more_memory_than_planned_is_stopped(serve_spec: Ser
     """The KV cache of 32,768 tokens is 720 MiB, which the plan does not include."""
     parameters = replace(serve_spec.parameters, n_ctx=32768)
     greedy = replace(serve_spec, parameters=parameters, memory=Memory(MIB, 0, 0, 0, "engine"))
-    with running(greedy, LLAMA_CPP_PYTHON, limits=replace(QUICK, strikes=1)) as served:
+    with running(greedy, limits=replace(QUICK, strikes=1)) as served:
         assert served.ended.wait(60)
     assert isinstance(served.error, EngineCrashed)
     assert "1.0 MiB were planned" in served.error.message
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_model_whose_canary_fails_is_never_ready(server: ServerName, serve_spec: ServeSpec, tmp_path: Path) -> None:
+def test_a_model_whose_canary_fails_is_never_ready(serve_spec: ServeSpec, tmp_path: Path) -> None:
     """Its weights are all zero, so that every token has the same logit."""
     silent = replace(serve_spec, file=hollow_copy(real_model(), tmp_path / "silent.gguf"))
-    with pytest.raises(ModelRejected, match="the same"), running(silent, server):
+    with pytest.raises(ModelRejected, match="the same"), running(silent):
         pass
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(
-    server: ServerName, serve_spec: ServeSpec, tmp_path: Path
-) -> None:
+def test_a_file_that_the_engine_refuses_is_an_error_with_its_reason(serve_spec: ServeSpec, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(real_model().read_bytes()[: 8 * MIB])
     refused = pytest.raises((MalformedGguf, EngineCrashed), match="data is not within the file bounds")
-    with refused, running(replace(serve_spec, file=cut), server):
+    with refused, running(replace(serve_spec, file=cut)):
         pass
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_split_model_is_served_from_all_its_shards(server: ServerName, serve_spec: ServeSpec, tmp_path: Path) -> None:
+def test_a_split_model_is_served_from_all_its_shards(serve_spec: ServeSpec, tmp_path: Path) -> None:
     for number, shard in enumerate(tiny_shards(2), 1):
         (tmp_path / f"tiny-{number:05}-of-00002.gguf").write_bytes(shard.to_bytes())
     first = tmp_path / "tiny-00001-of-00002.gguf"
     parameters = replace(serve_spec.parameters, n_ctx=256)
     memory = measure_memory(first, context_tokens=256, parameters=parameters)
-    with running(replace(serve_spec, file=first, parameters=parameters, memory=memory), server) as served:
+    with running(replace(serve_spec, file=first, parameters=parameters, memory=memory)) as served:
         with httpx.Client(base_url=served.url, timeout=60) as client:
             answer = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 4})
         assert answer.status_code == 200, answer.text
@@ -241,7 +225,7 @@ def test_a_split_model_is_served_from_all_its_shards(server: ServerName, serve_s
 
 
 def test_a_request_to_a_full_queue_gets_429_and_a_time_to_retry(serve_spec: ServeSpec) -> None:
-    with running(serve_spec, LLAMA_CPP_PYTHON, queue=1) as served:
+    with running(serve_spec, queue=1) as served:
         with under_load(served.url, at_once=6, max_tokens=24) as answers:
             wait_for(lambda: sum(one.status == 429 for one in answers) > 3 and any(one.complete for one in answers))
             refused = httpx.post(f"{served.url}/v1/completions", json={"prompt": "a"}, timeout=30)
@@ -257,7 +241,7 @@ def test_a_request_to_a_full_queue_gets_429_and_a_time_to_retry(serve_spec: Serv
 
 
 def test_every_path_but_health_requires_the_api_key(serve_spec: ServeSpec) -> None:
-    with running(serve_spec, LLAMA_CPP_PYTHON, api_key="canary-key-1") as served:
+    with running(serve_spec, api_key="canary-key-1") as served:
         assert httpx.get(f"{served.url}/health").status_code == 200
         for path in ("/v1/models", "/metrics"):
             assert httpx.get(f"{served.url}{path}").status_code == 401

@@ -11,6 +11,7 @@ import pytest
 
 from paddock.errors import EngineCrashed, ServerUnavailable
 from paddock.serving.binding import Binding
+from paddock.serving.llama_server import LlamaServerProgram
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import SupervisorLimits
@@ -30,8 +31,9 @@ class DatagramBinding(Binding):
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Path:
-    return llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
+def program(tmp_path: Path) -> LlamaServerProgram:
+    path = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
+    return LlamaServerProgram(path, is_own=False)
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def callbacks(addresses: list[ServerAddress]) -> Callbacks:
 
 
 def test_an_http_server_that_does_not_start_is_an_error(
-    serve_spec: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, program: LlamaServerProgram, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     binding = DatagramBinding(host="127.0.0.1", port=0, api_key=None)
     with pytest.raises(ServerUnavailable, match="the HTTP server ended: ValueError: A Stream Socket was expected"):
@@ -62,7 +64,7 @@ def test_an_engine_that_is_never_ready_is_an_error(
     program.chmod(0o755)
     limits = ServiceLimits(supervisor=SupervisorLimits(start_s=0.5), queue=4, grace_s=5.0)
     with pytest.raises(EngineCrashed, match=r"not ready within 0\.5 s"):
-        serve(serve_spec, LOCAL, limits, callbacks, program=program)
+        serve(serve_spec, LOCAL, limits, callbacks, program=LlamaServerProgram(program, is_own=False))
     assert addresses == []
 
 
@@ -72,12 +74,12 @@ def test_a_program_that_cannot_be_run_is_an_error(
     program = tmp_path / "llama-server"
     program.write_text("not a program")
     with pytest.raises(EngineCrashed, match="PermissionError"):
-        serve(serve_spec, LOCAL, LIMITS, callbacks, program=program)
+        serve(serve_spec, LOCAL, LIMITS, callbacks, program=LlamaServerProgram(program, is_own=False))
     assert addresses == []
 
 
 def test_a_stop_before_the_model_is_ready_is_an_error(
-    serve_spec: ServeSpec, program: Path, callbacks: Callbacks, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, program: LlamaServerProgram, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     stop = threading.Event()
     stop.set()
@@ -89,7 +91,7 @@ def test_a_stop_before_the_model_is_ready_is_an_error(
 
 
 def test_a_stop_after_the_model_was_ready_is_no_error(
-    serve_spec: ServeSpec, program: Path, addresses: list[ServerAddress]
+    serve_spec: ServeSpec, program: LlamaServerProgram, addresses: list[ServerAddress]
 ) -> None:
     stop = threading.Event()
 
@@ -103,7 +105,7 @@ def test_a_stop_after_the_model_was_ready_is_no_error(
     assert len(addresses) == 1
 
 
-def test_an_exception_of_the_callback_ends_the_server(serve_spec: ServeSpec, program: Path) -> None:
+def test_an_exception_of_the_callback_ends_the_server(serve_spec: ServeSpec, program: LlamaServerProgram) -> None:
     def ready(_: ServerAddress) -> None:
         raise BrokenPipeError("standard output is closed")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from infra import llama_tools
 from infra.local.hub import LocalHub, serve_hub
 from paddock.chat.template import choose_chat_format
 from paddock.engine.oracle import measure_memory
@@ -32,7 +30,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
-from paddock.serving.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, ServerName
+from paddock.serving.llama_server import LlamaServerProgram, find_program
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import SupervisorLimits
@@ -40,21 +38,7 @@ from paddock.settings import Settings
 from paddock.store.volume.usage import Usage
 from tests.support.engine import real_model
 
-SERVERS: tuple[ServerName, ...] = (LLAMA_CPP_PYTHON, LLAMA_SERVER)
 QUESTION = {"role": "user", "content": "Name three colours."}
-_BUILT = llama_tools.find_built(LLAMA_SERVER)  # looked up before a test sets another cache directory
-
-
-def llama_server() -> Path:
-    """The path of llama-server; skips the test if it is not built."""
-    program = shutil.which(LLAMA_SERVER)
-    if program is None and _BUILT is None:
-        pytest.skip("llama-server is not built: make llama-server")
-    return Path(program) if program else cast(Path, _BUILT)
-
-
-def program_of(server: ServerName) -> Path | None:
-    return llama_server() if server == LLAMA_SERVER else None
 
 
 def make_serve_spec(model: Path, *, context_tokens: int = 2048, parallel: int = 1) -> ServeSpec:
@@ -83,7 +67,6 @@ class RunningServer:
     """A server in a thread of this process. `error` is the exception that it ended with."""
 
     spec: ServeSpec
-    server: ServerName
     address: ServerAddress | None = None
     error: BaseException | None = None
     used: list[Usage] = field(default_factory=list)
@@ -106,7 +89,6 @@ class RunningServer:
 @contextmanager
 def running(
     spec: ServeSpec,
-    server: ServerName,
     *,
     limits: SupervisorLimits | None = None,
     queue: int = 64,
@@ -116,10 +98,9 @@ def running(
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
 
-    `program` replaces the built llama-server.
+    `program` replaces the engine's own llama-server.
     """
-    program = program or program_of(server)  # a skip must be raised in the test's own thread
-    stop, started, running_server = threading.Event(), threading.Event(), RunningServer(spec, server)
+    stop, started, running_server = threading.Event(), threading.Event(), RunningServer(spec)
 
     def ready(address: ServerAddress) -> None:
         running_server.address = address
@@ -132,7 +113,7 @@ def running(
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
                 ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
                 Callbacks(on_ready=ready, on_usage=running_server.used.append),
-                program=program,
+                program=LlamaServerProgram(program, is_own=False) if program else find_program(None),
                 stop=stop,
             )
         except BaseException as error:  # the test's thread checks it
@@ -160,7 +141,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):
             words = child.cmdline()
-            if "paddock.serving.engine_main" in words or any(word.endswith(LLAMA_SERVER) for word in words[:2]):
+            if "paddock.serving.engine_main" in words or any(word.endswith("/llama-server") for word in words[:2]):
                 processes.append(child)
     return processes
 
@@ -322,14 +303,6 @@ class ServeProgram:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-
-
-def environment_of(server: ServerName) -> dict[str, str]:
-    """A PATH that contains llama-server only if that is the server to use."""
-    directories = [path for path in os.environ["PATH"].split(os.pathsep) if not Path(path, LLAMA_SERVER).exists()]
-    if server == LLAMA_SERVER:
-        directories.insert(0, str(llama_server().parent))
-    return {"PATH": os.pathsep.join(directories)}
 
 
 def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0) -> float:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddock.engine.facts import engine_version
 from paddock.engine.oracle import measure_memory
-from paddock.errors import DoesNotFit, PaddockError
+from paddock.errors import DoesNotFit, NoSuchFile, PaddockError
 from paddock.gguf.directory import get_gguf_file_path, local_kind
 from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
@@ -31,7 +32,7 @@ from paddock.model.hardware import Machine, this_machine
 from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES, ProfileName
 from paddock.serving.binding import Binding
-from paddock.serving.servers import ServerName, choose_server
+from paddock.serving.llama_server import LlamaServerProgram, find_program
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import SupervisorLimits
@@ -39,7 +40,7 @@ from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
-"""The number of concurrent requests of llama-server by default, if the memory suffices; else 1."""
+"""The number of concurrent requests by default, if the memory suffices; else 1."""
 
 
 _SERVER_OPTIONS = {ModelKind.EMBEDDING: "--embedding", ModelKind.RERANKER: "--reranking"}
@@ -52,8 +53,7 @@ class ServeRequest:
     | field | None means |
     |---|---|
     | `context_tokens`, for each request | the profile's context |
-    | `parallel`, concurrent requests | PARALLEL with llama-server if they fit, else 1 |
-    | `server` | llama-server if it is on the PATH, else llama-cpp-python |
+    | `parallel`, concurrent requests | PARALLEL if they fit, else 1 |
     """
 
     host: str = "127.0.0.1"
@@ -62,7 +62,6 @@ class ServeRequest:
     parallel: int | None = None
     profile: ProfileName = "chat"
     kv_type: str = "f16"
-    server: ServerName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Serving:
             "revision": self.spec.revision,
             "variant": self.spec.variant,
             "quantization": self.spec.quantization,
-            "server": self.address.server,
+            "server": f"llama-server {self.address.server_version}",
             "processor": self.processor,
             "needs_key": self.needs_key,
             "load_seconds": round(self.address.load_s, 3),
@@ -108,11 +107,12 @@ def serve_snapshot(
     settings = clients.settings
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
     binding = Binding(host=request.host, port=request.port, api_key=api_key)
-    program = choose_server(request.server)
+    program = find_program(settings.llama_server)
+    _warn_of_another_version(program)
     machine = this_machine()
     _require_chat(clients, manifest)
     with clients.volume.lease(manifest.id) as snapshot:
-        spec = make_spec(clients, manifest, snapshot.resolve(), request, has_slots=program is not None, machine=machine)
+        spec = make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
         processor = describe_processor(machine, spec)
 
         def record_usage(usage: Usage) -> None:
@@ -146,15 +146,15 @@ def _require_chat(clients: Clients, manifest: Manifest) -> None:
 
 
 def make_spec(
-    clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, has_slots: bool, machine: Machine
+    clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, machine: Machine
 ) -> ServeSpec:
-    """Plan a snapshot for this machine, with tuned parameters where it was tuned. `has_slots`: the server answers
-    several requests at once. Raises DoesNotFit, and as `preflight`."""
+    """Plan a snapshot for this machine, with tuned parameters where it was tuned. Raises DoesNotFit, and as
+    `preflight`."""
     profile = PROFILES[request.profile]
     facts = audit_snapshot(clients, manifest).model
     trained = facts.context_length if facts else None
     context = request.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
-    for parallel in _parallel_candidates(request.parallel, has_slots=has_slots):
+    for parallel in (request.parallel,) if request.parallel is not None else (PARALLEL, 1):
         plan_request = PlanRequest(context, parallel, request.kv_type)
         result = preflight(clients, str(snapshot), plan_request, machine=machine)
         if result.plan.fits:
@@ -183,14 +183,18 @@ def make_spec(
     )
 
 
-def _parallel_candidates(requested: int | None, *, has_slots: bool) -> tuple[int, ...]:
-    """The numbers of concurrent requests to try, best first. llama-cpp-python's server answers one request at a time:
-    a context for more would waste memory."""
-    if not has_slots:
-        if requested is not None and requested > 1:
-            _LOG.warning("llama-cpp-python's server answers one request at a time: --parallel needs llama-server")
-        return (1,)
-    return (requested,) if requested is not None else (PARALLEL, 1)
+def _warn_of_another_version(program: LlamaServerProgram) -> None:
+    """Warn if a llama-server that the settings name is not the engine's own version, for which the plan is made."""
+    if program.is_own:
+        return
+    try:
+        own = find_program(None).version
+    except NoSuchFile:
+        own = f"llama-cpp-python {engine_version()}"
+    if program.version != own:
+        _LOG.warning(
+            "%s is version %s, but the plan is made with %s: memory may differ", program.path, program.version, own
+        )
 
 
 def describe_processor(machine: Machine, spec: ServeSpec) -> str:

@@ -1,9 +1,8 @@
-"""Start and check the engine's server: llama-server, or llama-cpp-python's, with one interface.
+"""Start and check llama-server, llama.cpp's own server.
 
-    llama-server             llama.cpp's own: `slots` requests at once
-    llama-cpp-python         the Python package's: one request at a time, no log-probabilities
-
-Both listen on a UNIX socket, so that only our own HTTP API reaches them and no port is needed.
+By default it is the one that was built together with the installed engine and lies beside its libraries, so that the
+plan and the server run the same code. It listens on a UNIX socket, so that only our own HTTP API reaches it and no port
+is needed.
 """
 
 from __future__ import annotations
@@ -11,83 +10,98 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from abc import ABC, abstractmethod
+import subprocess
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import httpx
 
 from paddock.chat.template import TEMPLATE_FILE
 from paddock.engine.canary import CANARY_TOKENS, CURE
+from paddock.engine.facts import library_directory
 from paddock.engine.parameters import Parameters
 from paddock.engine.process import last_error_line
 from paddock.errors import ModelRejected, NoSuchFile
 from paddock.serving.spec import ServeSpec
+from paddock.settings import child_environment
 
+PROGRAM = "llama-server"
 SOCKET = "engine.sock"
 _METRICS_S = 2.0
 """Timeout: a scrape of our metrics must not wait for a long batch."""
-LLAMA_SERVER: Final = "llama-server"
-LLAMA_CPP_PYTHON: Final = "llama-cpp-python"
+_VERSION_S = 20.0
 _ERROR_LINE = re.compile(r"^[\d.]+ E (.+)$", re.MULTILINE)
 """An error line of llama-server's log: time since its start, level, message."""
-ServerName = Literal["llama-server", "llama-cpp-python"]
+_VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
-class EngineServer(ABC):
-    """One of the two servers, configured for a spec."""
+class LlamaServerProgram:
+    """The file of a llama-server. `is_own` says whether it was built with the installed engine."""
 
-    name: ServerName
-    has_logprobs: bool
+    def __init__(self, path: Path, *, is_own: bool) -> None:
+        self.path = path
+        self.is_own = is_own
 
-    def __init__(self, spec: ServeSpec) -> None:
+    @cached_property
+    def version(self) -> str:
+        """What it prints as its version, or "unknown"."""
+        try:
+            done = subprocess.run(
+                [self.path, "--version"],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_VERSION_S,
+                check=False,
+                env=self.environment(),
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return "unknown"
+        found = _VERSION.search(done.stdout + done.stderr)
+        return found[1].strip()[:200] if found else "unknown"
+
+    def environment(self) -> dict[str, str]:
+        """Environment of its process. Its own directory comes first where libraries are looked for, since
+        LD_LIBRARY_PATH has precedence over what the program itself names, and may name another llama.cpp."""
+        inherited = child_environment(GGML_NO_BACKTRACE="1", OPENBLAS_NUM_THREADS="1")
+        paths = [str(self.path.parent), *filter(None, [inherited.get("LD_LIBRARY_PATH")])]
+        return {**inherited, "LD_LIBRARY_PATH": ":".join(paths)}
+
+
+def find_program(setting: Path | None) -> LlamaServerProgram:
+    """Return the llama-server that the setting PADDOCK_LLAMA_SERVER names, else the engine's own. Raises NoSuchFile."""
+    if setting is None:
+        own = library_directory() / PROGRAM
+        if not own.exists():
+            raise NoSuchFile(
+                f"the installed engine has no {PROGRAM}: {own} is not there",
+                cure=f"install it with `make setup`, or name another {PROGRAM} in PADDOCK_LLAMA_SERVER",
+            )
+        return LlamaServerProgram(own, is_own=True)
+    found = shutil.which(setting)
+    if found is None:
+        raise NoSuchFile(
+            f"PADDOCK_LLAMA_SERVER is {setting}, which is no program",
+            cure=f"correct PADDOCK_LLAMA_SERVER, or unset it to use the engine's own {PROGRAM}",
+        )
+    return LlamaServerProgram(Path(found).resolve(), is_own=False)
+
+
+class LlamaServer:
+    """A llama-server, configured for a spec."""
+
+    def __init__(self, spec: ServeSpec, program: LlamaServerProgram) -> None:
         self.spec = spec
+        self.program = program
 
     @property
-    @abstractmethod
     def slots(self) -> int:
         """Number of requests that it answers at once."""
-
-    @abstractmethod
-    def start_request(self, home: Path, model: Path) -> dict[str, Any]:
-        """Return the request for `engine_main` that starts the server on the file `model`, with `home` as its
-        directory."""
-
-    @abstractmethod
-    async def check_canary(self, client: httpx.AsyncClient) -> None:
-        """Generate eight tokens and check their probabilities. Raises ModelRejected."""
-
-    @abstractmethod
-    async def stalled_s(self, client: httpx.AsyncClient) -> float:
-        """Return the seconds without progress on a request, 0 if there is none. Raises httpx.HTTPError if it does not
-        answer."""
-
-    async def own_metrics(self, _client: httpx.AsyncClient) -> str:
-        """Return its own metrics in Prometheus's text format, or "". Raises httpx.HTTPError if it cannot give them."""
-        return ""
-
-    def error_line(self, log: str) -> str:
-        """Return the line of its log that best explains why it ended."""
-        return last_error_line(log)
-
-    def cure(self, _error_line: str) -> str:
-        """Return what to do after it ended with that error line."""
-        return "run `paddock inspect --deep` on the model, and look at the engine's last log lines"
-
-
-class LlamaServer(EngineServer):
-    name = LLAMA_SERVER
-    has_logprobs = True
-
-    def __init__(self, spec: ServeSpec, program: Path) -> None:
-        super().__init__(spec)
-        self._program = program
-
-    @property
-    def slots(self) -> int:
         return self.spec.parameters.n_seq_max
 
     def start_request(self, home: Path, model: Path) -> dict[str, Any]:
+        """Return the request for `engine_main` that starts it on the file `model`, with `home` as its directory."""
         template = home / TEMPLATE_FILE
         template.write_text(self.spec.chat.template, encoding="utf-8", errors="surrogatepass")
         arguments = [
@@ -98,9 +112,10 @@ class LlamaServer(EngineServer):
             *("--fit", "off", "--cache-ram", "0", "--ctx-checkpoints", "0", "--no-kv-unified"),
             *llama_server_arguments(self.spec.parameters),
         ]
-        return {"program": str(self._program), "arguments": arguments}
+        return {"program": str(self.program.path), "arguments": arguments}
 
     async def check_canary(self, client: httpx.AsyncClient) -> None:
+        """Generate eight tokens and check their probabilities. Raises ModelRejected."""
         body = {"prompt": "Hello", "n_predict": CANARY_TOKENS, "temperature": 0, "ignore_eos": True, "n_probs": 2}
         answer = await client.post("/completion", json=body, timeout=None)
         answer.raise_for_status()
@@ -121,51 +136,29 @@ class LlamaServer(EngineServer):
         if all(len({choice["logprob"] for choice in token["top_logprobs"]}) == 1 for token in tokens):
             raise ModelRejected("the model was loaded, but gives the same probability to every token", cure=CURE)
 
-    async def stalled_s(self, client: httpx.AsyncClient) -> float:
-        # Unlike `/health`, `/slots` goes through the queue of its main loop: it is answered between two batches.
+    async def check_progress(self, client: httpx.AsyncClient) -> None:
+        """Return as soon as its main loop answers. Raises httpx.HTTPError if it does not answer.
+
+        Unlike `/health`, `/slots` goes through the queue of the main loop: it is answered between two batches.
+        """
         (await client.get("/slots", timeout=None)).raise_for_status()
-        return 0.0
 
     async def own_metrics(self, client: httpx.AsyncClient) -> str:
+        """Return its own metrics in Prometheus's text format. Raises httpx.HTTPError if it cannot give them."""
         answer = await client.get("/metrics", timeout=_METRICS_S)
         answer.raise_for_status()  # 501 if it was built or started without metrics, 503 while it loads
         return answer.text
 
-    def cure(self, error_line: str) -> str:
-        if "invalid argument" in error_line:
-            return (
-                "that llama-server has another version than the engine: build the matching one with `make llama-server`"
-            )
-        return super().cure(error_line)
-
     def error_line(self, log: str) -> str:
+        """Return the line of its log that best explains why it ended."""
         first = _ERROR_LINE.search(log)  # the later ones are consequences of the first
         return first[1][:300] if first else last_error_line(log)
 
-
-class PythonServer(EngineServer):
-    name = LLAMA_CPP_PYTHON
-    has_logprobs = False
-    slots = 1
-
-    def start_request(self, home: Path, model: Path) -> dict[str, Any]:
-        return {
-            "home": str(home),
-            "socket": SOCKET,
-            "model": str(model),
-            "name": self.spec.name,
-            "template": self.spec.chat.template,
-            "bos": self.spec.chat.bos,
-            "parameters": self.spec.parameters.to_json(),
-        }
-
-    async def check_canary(self, client: httpx.AsyncClient) -> None:
-        """Nothing to do: `python_server` runs the canary before it listens."""
-
-    async def stalled_s(self, client: httpx.AsyncClient) -> float:
-        answer = await client.get("/health")
-        answer.raise_for_status()
-        return float(answer.json()["stalled_s"])
+    def cure(self, error_line: str) -> str:
+        """Return what to do after it ended with that error line."""
+        if "invalid argument" in error_line and not self.program.is_own:
+            return f"{self.program.path} has another version than the engine: unset PADDOCK_LLAMA_SERVER"
+        return "run `paddock inspect --deep` on the model, and look at the engine's last log lines"
 
 
 def llama_server_arguments(parameters: Parameters) -> list[str]:
@@ -191,20 +184,3 @@ def llama_server_arguments(parameters: Parameters) -> list[str]:
         *(["--swa-full"] if parameters.swa_full else []),
     ]
     return [*(text for name, value in arguments.items() for text in (name, str(value))), *switches]
-
-
-def choose_server(requested: ServerName | None) -> Path | None:
-    """Return the path of llama-server, or None to use llama-cpp-python's server.
-
-    Without a request llama-server is chosen if it is on the PATH. Raises NoSuchFile if it is requested but absent.
-    """
-    found = shutil.which(LLAMA_SERVER) if requested != LLAMA_CPP_PYTHON else None
-    if requested == LLAMA_SERVER and found is None:
-        raise NoSuchFile(
-            "llama-server is not on the PATH", cure="run `make llama-server`, or serve with llama-cpp-python"
-        )
-    return Path(found).resolve() if found else None
-
-
-def server_for(spec: ServeSpec, program: Path | None) -> EngineServer:
-    return LlamaServer(spec, program) if program else PythonServer(spec)
