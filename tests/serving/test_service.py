@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +20,7 @@ import pytest
 from paddock.engine.oracle import Memory, measure_memory
 from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
 from paddock.serving.binding import Binding
+from paddock.serving.llama_server import find_program
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import SupervisorLimits
 from tests.support.engine import hollow_copy, real_model
@@ -104,6 +107,42 @@ def test_the_engine_has_no_secret_in_its_environment(served: RunningServer) -> N
         *("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ"),
         *("GGML_NO_BACKTRACE", "OPENBLAS_NUM_THREADS", "CUDA_DEVICE_ORDER"),
     }
+
+
+LOADED = """
+import llama_cpp
+from llama_cpp import mtmd_cpp
+print(llama_cpp.llama_version().decode())
+print(open("/proc/self/maps").read())
+"""
+
+
+def libraries(maps: str) -> dict[str, tuple[str, str]]:
+    """(device, inode) of each mapped library of the engine, by its name."""
+    rows = [line.split(maxsplit=5) for line in maps.splitlines()]
+    names = {Path(row[5]).name: (row[3], row[4]) for row in rows if len(row) == 6}
+    return {name: file for name, file in names.items() if name.startswith(("libllama.", "libggml", "libmtmd."))}
+
+
+def test_the_server_runs_the_library_files_that_plans_are_made_with(served: RunningServer) -> None:
+    printed = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True).stdout
+    version, maps = printed.split("\n", 1)
+    planning = libraries(maps)
+    serving = libraries(Path(f"/proc/{served.engine.pid}/maps").read_text())
+    assert {"libllama.so", "libggml.so", "libggml-base.so", "libggml-cpu.so", "libmtmd.so"} <= planning.keys()
+    assert serving == planning
+    assert served.address is not None
+    assert served.address.server_version.startswith(f"{version} ")
+
+
+def test_libraries_of_another_llama_cpp_on_the_search_path_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "libllama.so").write_bytes(b"another llama.cpp")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    own = find_program(None)
+    assert own.environment()["LD_LIBRARY_PATH"] == f"{own.path.parent}:{tmp_path}"
+    assert own.version != "unknown"
 
 
 def test_a_request_ends_when_its_client_disconnects(served: RunningServer) -> None:
