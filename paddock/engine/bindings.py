@@ -15,13 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
 
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration, EngineOutOfMemory, IncompatibleModel, MalformedGguf, PaddockError
+
+if TYPE_CHECKING:
+    import numpy as np  # takes longer to import than most jobs, which do not use it
 
 _INFO, _ERROR, _CONTINUED = 2, 4, 5  # enum ggml_log_level
 _METADATA_DUMP = re.compile(r"llama_model_loader: - kv|llama_model_loader: Dumping metadata")
@@ -233,6 +235,8 @@ class Session:
 
         Empty if the model gives none.
         """
+        import numpy as np
+
         pointer = llama.llama_get_logits_ith(self._context, -1)
         if not pointer:
             return np.empty(0, dtype=np.float32)
@@ -244,6 +248,8 @@ class Session:
         Without pooling that is the last token's embedding. Empty if the model gives none. Raises
         ConflictingConfiguration for more tokens than `n_ubatch`: a prompt is encoded as a whole.
         """
+        import numpy as np
+
         if len(tokens) > self._n_ubatch:
             raise ConflictingConfiguration(
                 f"{len(tokens)} tokens are more than the {self._n_ubatch} that the engine encodes at once",

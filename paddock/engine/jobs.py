@@ -25,7 +25,6 @@ from typing import Any
 
 from paddock.engine import bindings, generation
 from paddock.engine.parameters import Parameters
-from paddock.engine.timing import measure_embedding, measure_speed, time_requests
 from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf.header import Header
 from paddock.gguf.kind import kind_of
@@ -85,6 +84,8 @@ def architectures(arguments: Arguments) -> Arguments:
 
 
 def benchmark(arguments: Arguments) -> Arguments:
+    from paddock.engine.timing import measure_speed  # imports numpy and the settings
+
     return measure_speed(
         arguments["paths"],
         Parameters.from_json(arguments["parameters"]),
@@ -95,6 +96,8 @@ def benchmark(arguments: Arguments) -> Arguments:
 
 
 def embed(arguments: Arguments) -> Arguments:
+    from paddock.engine.timing import measure_embedding  # imports numpy and the settings
+
     return measure_embedding(
         arguments["paths"],
         Parameters.from_json(arguments["parameters"]),
@@ -104,6 +107,8 @@ def embed(arguments: Arguments) -> Arguments:
 
 
 def race(arguments: Arguments) -> Arguments:
+    from paddock.engine.timing import time_requests  # imports numpy and the settings
+
     return time_requests(
         arguments["paths"],
         [Parameters.from_json(value) for value in arguments["candidates"]],

@@ -130,7 +130,7 @@ def test_an_engine_that_aborts_without_memory_is_out_of_memory(model: Path) -> N
             "memory",
             {"paths": process.paths_of(descriptors), "parameters": [parameters]},
             timeout_s=30,
-            memory_limit_bytes=90 * 2**20,
+            memory_limit_bytes=50 * 2**20,
             descriptors=descriptors,
         )
     assert "free memory" in caught.value.cure
