@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -19,6 +18,7 @@ from paddock.errors import BadSetting, ServerUnavailable
 from paddock.measure.load_test import LoadTest, Percentiles, run_load_test
 from paddock.serving.llama_server import find_program
 from tests.support.fixed_response import fixed_response_server
+from tests.support.http_server import QuietHandler, QuietServer, serving
 
 KEY = SecretStr("canaryCANARYcanary")
 
@@ -162,11 +162,13 @@ def scripted(answer: Callable[[int], tuple[int, bytes, dict[str, str]]]) -> Iter
     counted = iter(range(1_000))
     awake = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        protocol_version = "HTTP/1.0"  # the end of a connection ends a body
+
+        def do_GET(self) -> None:  # noqa: N802 - the names are http.server's
             self._send(200, b'{"data": [{"id": "a model"}]}', {})
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802
             self.rfile.read(int(self.headers["Content-Length"]))
             status, body, headers = answer(next(counted))
             if "X-Silent" in headers:
@@ -180,16 +182,9 @@ def scripted(answer: Callable[[int], tuple[int, bytes, dict[str, str]]]) -> Iter
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="scripted")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        awake.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    server = QuietServer(("127.0.0.1", 0), Handler)
+    with serving(server):
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            awake.set()

@@ -14,9 +14,10 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from urllib.parse import urlsplit
+
+from tests.support.http_server import QuietHandler, QuietServer, serving
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "proxy-authorization", "proxy-connection"}
 _BUFFER_BYTES = 256 * 1024
@@ -42,9 +43,7 @@ class ForwardProxy:
 def forward_proxy(*, credentials: str | None = None, context: ssl.SSLContext | None = None) -> Iterator[ForwardProxy]:
     """Run a proxy until the context ends; with `context`, it is reached by TLS."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def _is_allowed(self) -> bool:
             expected = None if proxy.credentials is None else b64encode(proxy.credentials.encode()).decode()
             if expected is None or self.headers.get("Proxy-Authorization") == f"Basic {expected}":
@@ -59,7 +58,7 @@ def forward_proxy(*, credentials: str | None = None, context: ssl.SSLContext | N
                 self.send_header(name, value)
             self.end_headers()
 
-        def do_CONNECT(self) -> None:
+        def do_CONNECT(self) -> None:  # noqa: N802 - the name is http.server's
             if not self._is_allowed():
                 return
             if proxy.tunnel_status is not None:
@@ -104,16 +103,7 @@ def forward_proxy(*, credentials: str | None = None, context: ssl.SSLContext | N
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815 - the names are http.server's
 
-        def handle(self) -> None:
-            with suppress(OSError):  # the client disconnected
-                super().handle()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 64
-
+    class Server(QuietServer):
         def finish_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
             with suppress(OSError):
                 if context is not None:
@@ -123,7 +113,7 @@ def forward_proxy(*, credentials: str | None = None, context: ssl.SSLContext | N
 
     server = Server(("127.0.0.1", 0), Handler)
     proxy = ForwardProxy(f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}", credentials)
-    with _serving(server):
+    with serving(server):
         yield proxy
 
 
@@ -147,7 +137,7 @@ def tls_server(context: ssl.SSLContext, upstream: Callable[[], int]) -> Iterator
         daemon_threads = True
         request_queue_size = 64
 
-    with Server(("127.0.0.1", 0), Handler) as server, _serving(server):
+    with Server(("127.0.0.1", 0), Handler) as server, serving(server):
         yield f"https://127.0.0.1:{server.server_address[1]}"
 
 
@@ -166,16 +156,3 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
     for side in (source, target):
         with suppress(OSError):
             socket.socket.shutdown(side, socket.SHUT_RDWR)
-
-
-@contextmanager
-def _serving(server: ThreadingTCPServer | ThreadingHTTPServer) -> Iterator[None]:
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="forward-proxy")
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -12,14 +12,16 @@ import re
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.support.http_server import QuietHandler, QuietServer, serving
 
 Lack = Literal[
     "etag",  # no response has an ETag
@@ -94,8 +96,7 @@ class LimitedS3:
         return [stored.content for key, stored in sorted(self.objects.items()) if part in key]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
     s3: LimitedS3
 
     def handle_request(self) -> None:
@@ -247,13 +248,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def handle(self) -> None:
-        with suppress(OSError):  # the client disconnected
-            super().handle()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-        pass
-
 
 def _object(content: bytes) -> _Object:
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -281,22 +275,11 @@ def _listed_part(number: int, part: _Object) -> str:
     return f"<Part><PartNumber>{number}</PartNumber><Size>{len(part.content)}</Size><ETag>{part.tag}</ETag></Part>"
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-
 @contextmanager
 def limited_s3(*lacks: Lack) -> Iterator[LimitedS3]:
     """Run a server that lacks these features, until the context ends."""
-    server = _Server(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server = QuietServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     s3 = LimitedS3(f"http://127.0.0.1:{server.server_port}", frozenset(lacks))
     server.RequestHandlerClass = type("Handler", (_Handler,), {"s3": s3})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="limited-s3")
-    thread.start()
-    try:
+    with serving(server):
         yield s3
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -10,10 +10,11 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urljoin, urlsplit
+
+from tests.support.http_server import QuietHandler, QuietServer, serving
 
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 _PASSED_ON = ("Range", "Authorization", "User-Agent", "Accept-Encoding", "If-Range")
@@ -53,8 +54,7 @@ class Mirror:
 def mirror_of(upstream: str, *, delay_s: float) -> Iterator[Mirror]:
     """Run a mirror of the Hub at `upstream` until the context ends."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(QuietHandler):
         disable_nagle_algorithm = True
 
         def _forward(self) -> None:
@@ -95,23 +95,12 @@ def mirror_of(upstream: str, *, delay_s: float) -> Iterator[Mirror]:
 
         def handle(self) -> None:
             mirror.connections += 1
-            with suppress(OSError):  # the client disconnected
-                super().handle()
+            super().handle()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 64
-
-    server, closed = Server(("127.0.0.1", 0), Handler), threading.Event()
+    server, closed = QuietServer(("127.0.0.1", 0), Handler), threading.Event()
     mirror = Mirror(f"http://127.0.0.1:{server.server_port}", delay_s)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="mirror")
-    thread.start()
-    try:
-        yield mirror
-    finally:
-        closed.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server):
+        try:
+            yield mirror
+        finally:
+            closed.set()

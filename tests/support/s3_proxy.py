@@ -16,11 +16,12 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
+
+from tests.support.http_server import QuietHandler, QuietServer, serving
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "expect", "keep-alive"}
 
@@ -60,9 +61,7 @@ def proxied(endpoint: str) -> Iterator[S3Proxy]:
     """Run the proxy in front of the server at `endpoint` until the context ends."""
     upstream = urlsplit(endpoint).netloc
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def _forward(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else b""
@@ -115,28 +114,13 @@ def proxied(endpoint: str) -> Iterator[S3Proxy]:
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815 - the names are http.server's
 
-        def handle(self) -> None:
-            with suppress(OSError):  # the client disconnected
-                super().handle()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 64
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     proxy = S3Proxy(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="s3-proxy")
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.closed.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server):
+        try:
+            yield proxy
+        finally:
+            proxy.closed.set()
 
 
 def _error(code: str) -> bytes:
