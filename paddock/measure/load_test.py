@@ -14,6 +14,7 @@ it computed for the one before. Requests are never retried.
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections import Counter
@@ -221,7 +222,14 @@ def _send(pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], number:
     request = {**body, "messages": [{"role": "user", "content": f"Story {number}. {_PROMPT}"}]}
     began = time.perf_counter()
     try:
-        response = pool.request("POST", f"{base}/chat/completions", json=request, preload_content=False)
+        try:
+            response = pool.request("POST", f"{base}/chat/completions", json=request, preload_content=False)
+        except urllib3.exceptions.ProtocolError as error:
+            # A server may close a kept connection at the moment when it is used again, as llama-server often does.
+            if not isinstance(error.args[-1], http.client.RemoteDisconnected):
+                raise
+            began = time.perf_counter()
+            response = pool.request("POST", f"{base}/chat/completions", json=request, preload_content=False)
         try:
             if response.status != 200:
                 response.drain_conn()
