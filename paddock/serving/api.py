@@ -87,6 +87,7 @@ class OpenAIApi:
         handlers: dict[type[Exception] | int, Callable[[Request, Exception], Awaitable[Response]]] = {
             RequestRefused: _refused,
             HTTPException: _http_error,
+            Exception: _failed,
         }
         return Starlette(
             routes=[
@@ -281,6 +282,11 @@ def as_response(error: RequestRefused) -> Response:
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)  # noqa: S101 - as registered in `app`
     return as_response(error)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """Answer after a fault of this server, which Starlette then raises."""
+    return as_response(RequestRefused(HTTPStatus.BAD_GATEWAY, "this server failed to answer", code="server_error"))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

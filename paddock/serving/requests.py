@@ -40,8 +40,9 @@ _MODELS: Final[dict[str, type[ChatRequest | CompletionRequest | EmbeddingRequest
 ENDPOINTS: Final = {CHAT: CHAT, COMPLETION: COMPLETION, EMBEDDING: EMBEDDING, RERANK: RERANK, "/rerank": RERANK}
 """The paths that clients use, and the engine's path for each."""
 _ALL_FIELDS: Final = frozenset().union(*(model.model_fields for model in _MODELS.values()))
+_TOOL_VARIABLES: Final = ("tools", "tool_calls")
 _EFFORT_VARIABLES: Final = ("reasoning_effort", "reasoning_strength")
-"""Template variables that llama-server sets from `reasoning_effort`."""
+"""Names that a template which uses tools or `reasoning_effort` holds; llama-server sets the last two alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +117,21 @@ def _require_model(model: str | None, spec: ServeSpec) -> None:
 
 
 def _complete_chat(request: ChatRequest, body: dict[str, Any], spec: ServeSpec) -> None:
-    body["stop"] = list(dict.fromkeys([*(request.stop or []), *spec.chat.stop]))
+    """Add the snapshot's stop sequences, and fit the chat to its template. Raises RequestRefused for what the template
+    would leave out."""
+    for param, is_used, words in (
+        ("tools", "tools" in body and request.tool_choice != "none", _TOOL_VARIABLES),
+        ("messages", any(message.tool_calls for message in request.messages), _TOOL_VARIABLES),
+        ("reasoning_effort", request.reasoning_effort not in {None, "none"}, _EFFORT_VARIABLES),
+    ):
+        if is_used and not any(word in spec.chat.template for word in words):
+            what = "tool calls" if param == "messages" else param
+            reason = f"{what} would be lost: the chat template of {spec.name} does not use them"
+            raise bad_request(reason, param=param, code=UNSUPPORTED)
     has_system = any(message.role in {"system", "developer"} for message in request.messages)
     if has_system and not knows_system_messages(spec.chat):
         body["messages"] = fold_system_messages(body["messages"])
-    effort = request.reasoning_effort
-    if effort not in {None, "none"} and not any(name in spec.chat.template for name in _EFFORT_VARIABLES):
-        raise bad_request(
-            "reasoning_effort has no effect: the model's chat template does not use it",
-            param="reasoning_effort",
-            code=UNSUPPORTED,
-        )
+    body["stop"] = list(dict.fromkeys([*(request.stop or []), *spec.chat.stop]))
 
 
 @lru_cache(maxsize=8)

@@ -105,6 +105,8 @@ class ChatRequest(SamplingFields):
     def _continuation_agrees(self) -> Self:
         """llama-server always continues a last message that is the assistant's."""
         last_is_assistant = self.messages[-1].role == "assistant"
+        if last_is_assistant and self.messages[-1].tool_calls:
+            raise invalid("the last message calls tools: their results have to follow", param="messages")
         if last_is_assistant and self.continue_final_message is False:
             reason = "the last message is the assistant's, which is always continued"
             raise unsupported(reason, param="continue_final_message")

@@ -42,9 +42,9 @@ class NamedFunction(Fields):
 
 
 def _check_choice(value: Any) -> Any:
-    if isinstance(value, dict) and value.get("type") not in {"function", None}:
+    if isinstance(value, dict) and value.get("type") not in ("function", None):
         raise unsupported("the only object that is supported is one that names a function")
-    if not isinstance(value, dict) and value not in {"none", "auto", "required"}:
+    if not isinstance(value, dict) and value not in ("none", "auto", "required"):
         raise invalid("it has to be 'none', 'auto', 'required', or an object that names a function")
     return value
 
