@@ -142,6 +142,12 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_API_KEY",
         description="Key that clients of `paddock serve` must send; required to serve other machines",
     )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        validation_alias="PADDOCK_CORS_ORIGINS",
+        description="Origins of web pages that may use a served model, such as `https://chat.example`, separated by "
+        "commas; `*` for any; unset: none",
+    )
     queue: int = Field(
         default=64,
         ge=0,
@@ -273,6 +279,24 @@ class Settings(BaseModel):
         ):
             raise ValueError("expected an http:// or https:// address without credentials")
         return value.rstrip("/")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(part.strip() for part in value.split(","))
+        for origin in origins:
+            parts = _split(origin)
+            if origin != "*" and (
+                parts is None
+                or not parts.scheme
+                or not parts.hostname
+                or "@" in parts.netloc
+                or origin != f"{parts.scheme}://{parts.netloc}".lower()
+            ):
+                raise ValueError("expected * or origins such as https://chat.example, separated by commas")
+        return origins
 
     @field_validator("s3_kms_key")
     @classmethod

@@ -1,12 +1,13 @@
-"""The HTTP API of the server: OpenAI's chat completions and completions.
+"""The HTTP API of the server: OpenAI's chat completions, completions and embeddings, and reranking.
 
     POST /v1/chat/completions, /v1/completions     answers, streamed or not
+    POST /v1/embeddings, /v1/rerank, /rerank       of models of that kind
     GET  /v1/models, /v1/models/NAME               the one model that is served
     GET  /health                                   200 while the engine is ready, else 503; needs no key
     GET  /metrics                                  Prometheus metrics
 
-Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. No CORS headers are sent, so that web
-pages of other origins cannot read answers.
+Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. CORS headers are sent for the origins that
+a setting names, by default for none, so that web pages cannot use the model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -29,12 +32,27 @@ from starlette.types import Message, Receive, Scope, Send
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.proxy import Proxy, unavailable
-from paddock.serving.requests import EngineRequest, RequestRefused, parse
+from paddock.serving.refusal import RequestRefused
+from paddock.serving.requests import ENDPOINTS, EngineRequest, parse
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import State, Supervisor
 
 _LOG = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 8 * 2**20
+_CORS_AGE_S = 600
+ELSEWHERE = {
+    "/v1/responses": "/v1/chat/completions",
+    "/v1/messages": "/v1/chat/completions",
+    "/v1/audio": "",
+    "/v1/images": "",
+    "/v1/moderations": "",
+    "/v1/files": "",
+    "/v1/batches": "",
+    "/v1/assistants": "/v1/chat/completions",
+    "/v1/threads": "/v1/chat/completions",
+    "/v1/fine_tuning": "",
+}
+"""Endpoints of OpenAI's and Anthropic's APIs that are not served, and the one to use instead."""
 UNAVAILABLE_REASONS = {
     State.STARTING: "the model is being loaded",
     State.RESTARTING: "the engine is being restarted",
@@ -55,6 +73,7 @@ class OpenAIApi:
         metrics: Metrics,
         *,
         api_key: str | None,
+        cors_origins: tuple[str, ...] = (),
     ) -> None:
         self._spec = spec
         self._supervisor = supervisor
@@ -62,30 +81,48 @@ class OpenAIApi:
         self._queue = queue
         self._metrics = metrics
         self._api_key = api_key
+        self._cors_origins = cors_origins
 
     def app(self) -> Starlette:
         handlers: dict[type[Exception] | int, Callable[[Request, Exception], Awaitable[Response]]] = {
             RequestRefused: _refused,
             HTTPException: _http_error,
+            Exception: _failed,
         }
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", _CompletionEndpoint(self), methods=["POST"]),
-                Route("/v1/completions", _CompletionEndpoint(self), methods=["POST"]),
+                *(Route(path, _CompletionEndpoint(self), methods=["POST"]) for path in ENDPOINTS),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", self._health),
                 Route("/metrics", self._get_metrics),
             ],
             exception_handlers=handlers,
+            middleware=self._middleware(),
         )
+
+    def _middleware(self) -> list[Middleware]:
+        """CORS for the origins of the setting. Credentials are not allowed: a key is sent in a header, not a cookie."""
+        if not self._cors_origins:
+            return []
+        return [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=self._cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["retry-after"],
+                max_age=_CORS_AGE_S,
+            )
+        ]
 
     async def admit(self, request: Request) -> EngineRequest:
         """Authenticate and validate a request. Raises RequestRefused."""
         self._authorize(request)
+        _require_json(request)
         if self._supervisor.state is not State.READY:
             raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
-        return parse(request.url.path, await _body(request), self._spec)
+        return await asyncio.to_thread(parse, request.url.path, await _body(request), self._spec)
 
     async def answer(self, engine_request: EngineRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""
@@ -117,7 +154,8 @@ class OpenAIApi:
             "revision": spec.revision,
             "variant": spec.variant,
             "quantization": spec.quantization,
-            "context_tokens": spec.parameters.n_ctx // spec.parameters.n_seq_max,
+            "kind": spec.kind,
+            "context_tokens": spec.context_tokens,
         }
 
     async def _health(self, _request: Request) -> Response:
@@ -246,7 +284,38 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return as_response(error)
 
 
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """Answer after a fault of this server, which Starlette then raises."""
+    return as_response(RequestRefused(HTTPStatus.BAD_GATEWAY, "this server failed to answer", code="server_error"))
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     """Convert the router's own errors (unknown path or method) to OpenAI's form."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered in `app`
-    return as_response(RequestRefused(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}"))
+    path = request.url.path
+    message, code = f"{request.method} {path[:200]}: {error.detail}", None
+    known = next((one for one in ELSEWHERE if path == one or path.startswith(f"{one}/")), None)
+    if known is not None:
+        use = ELSEWHERE[known]
+        message, code = f"{path[:200]} is not served here" + (f": use {use}" if use else ""), "unsupported_endpoint"
+    response = as_response(RequestRefused(error.status_code, message, code=code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _require_json(request: Request) -> None:
+    """Raise RequestRefused unless the body is said to be JSON, as it is.
+
+    Browsers send other content types to any address without asking it, so that any web page could use the model.
+    """
+    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "').lower()
+    if content_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+        raise RequestRefused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON in UTF-8: send content-type: application/json"
+        )
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise RequestRefused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content-encoding {encoding[:40]!r} is not supported: send none"
+        )

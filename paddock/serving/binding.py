@@ -13,7 +13,8 @@ _BACKLOG = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Host, port (0 for any free one) and API key of the server.
+    """Host, port (0 for any free one) and API key of the server, and the origins of web pages that may use it (`*` is
+    any).
 
     Raises BadSetting if `host` is reachable from other machines and there is no API key.
     """
@@ -21,6 +22,7 @@ class Binding:
     host: str
     port: int
     api_key: str | None = field(repr=False)
+    cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.api_key is None and not _is_loopback(self.host):

@@ -19,8 +19,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
+from paddock.serving.engine_errors import engine_refusal, error_refusal
 from paddock.serving.metrics import Metrics
-from paddock.serving.requests import EngineRequest, RequestRefused
+from paddock.serving.refusal import RequestRefused
+from paddock.serving.requests import EngineRequest
 from paddock.store.volume.usage import Usage
 
 RETRY_AFTER_S = 5
@@ -81,7 +83,7 @@ class Proxy:
         try:
             async with self._client.stream("POST", request.path, json=request.body) as answer:
                 if answer.status_code != HTTPStatus.OK:
-                    raise _refusal(answer.status_code, await answer.aread())
+                    raise engine_refusal(answer.status_code, await answer.aread(), request.body)
                 if request.stream:
                     await self._stream(request, answer, send, began)
                 else:
@@ -105,9 +107,9 @@ class Proxy:
         if first is None:
             raise engine_died()
         if isinstance(first, dict) and "error" in first:
-            raise _refusal(_status_of(first["error"]), json.dumps(first))
+            raise error_refusal(first["error"], request.body)
         await _start(send, _EVENTS)
-        stream = _ClientStream(send, include_usage=request.include_usage)
+        stream = _ClientStream(send, request)
         try:
             await stream.forward(first)
             async for event in events:
@@ -133,9 +135,9 @@ class Proxy:
 class _ClientStream:
     """The client's side of a stream whose headers were sent."""
 
-    def __init__(self, send: Send, *, include_usage: bool) -> None:
+    def __init__(self, send: Send, request: EngineRequest) -> None:
         self._send = send
-        self._include_usage = include_usage
+        self._request = request
         self.usage: Any = None
         self.is_complete = False
         self.failed = False
@@ -150,9 +152,7 @@ class _ClientStream:
             self.is_complete = event == _DONE
             await self._send_event(event)
         elif "error" in event:
-            error = event["error"] if isinstance(event["error"], dict) else {}
-            message = str(error.get("message", "the engine reported an error"))
-            await self.fail(RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, message, code="engine_error"))
+            await self.fail(error_refusal(event["error"], self._request.body))
         else:
             await self._chunk(event)
 
@@ -165,7 +165,7 @@ class _ClientStream:
         if event.get("usage"):
             self.usage = event["usage"]
         if not event.get("choices"):  # the chunk with token usage
-            if not self._include_usage or not event.get("usage"):
+            if not self._request.include_usage or not event.get("usage"):
                 return
         elif _has_text(event):
             self.last_text = time.perf_counter()
@@ -218,35 +218,6 @@ def engine_died() -> RequestRefused:
 
 def unavailable(reason: str) -> RequestRefused:
     return RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, reason, code="not_ready", retry_after_s=RETRY_AFTER_S)
-
-
-def _refusal(status: int, content: bytes | str) -> RequestRefused:
-    """Convert an error answer of the engine to OpenAI's form.
-
-    A body that the engine's server cannot parse is a 400, whichever server it is.
-    """
-    try:
-        value = json.loads(content)
-    except ValueError:
-        value = {}
-    error = value.get("error", value) if isinstance(value, dict) else {}
-    detail = error.get("message", error.get("detail")) if isinstance(error, dict) else error
-    message = detail if isinstance(detail, str) else json.dumps(detail) if detail else f"the engine answered {status}"
-    code = error.get("code") if isinstance(error, dict) else None
-    kind = error.get("type") if isinstance(error, dict) else None
-    if kind == "exceed_context_size_error":  # llama-server's name for it
-        code = "context_length_exceeded"
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        status = HTTPStatus.BAD_REQUEST
-    if not HTTPStatus.BAD_REQUEST <= status <= 599:
-        status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return RequestRefused(status, message[:2000], code=code if isinstance(code, str) else None)
-
-
-def _status_of(error: Any) -> int:
-    """Return the HTTP status of an error event; llama-server calls it `code`."""
-    candidates = [error.get("status"), error.get("code")] if isinstance(error, dict) else []
-    return next((status for status in candidates if isinstance(status, int)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _has_text(event: _Event) -> bool:

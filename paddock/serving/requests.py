@@ -1,125 +1,48 @@
 """Validate the clients' requests and complete them for the engine.
 
-A chat request gets the
-snapshot's stop sequences; sampling parameters that the client omits get the profile's values (temperature, top_p,
-min_p, repeat_penalty). Parameters that llama.cpp has beyond OpenAI's API (`grammar`, `top_k`, `repeat_penalty`, …) pass
-through.
+Every field is honoured, refused by name, or on the list of fields without effect (`fields.policy`). What the engine
+gets is built from the validated fields. A chat request gets the snapshot's stop sequences; sampling parameters that the
+client omits get the profile's values (temperature, top_p, min_p, repeat_penalty).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
+from paddock.chat.card import detect_capabilities
+from paddock.chat.template import ChatFormat
+from paddock.errors import PaddockError
+from paddock.gguf.kind import ModelKind
+from paddock.serving.fields.chat import ChatRequest
+from paddock.serving.fields.completion import CompletionRequest
+from paddock.serving.fields.embedding import EmbeddingRequest, RerankRequest
+from paddock.serving.fields.messages import CONTENT_TAGS, fold_system_messages
+from paddock.serving.fields.policy import take_fields
+from paddock.serving.json_body import parse_body
+from paddock.serving.refusal import INVALID, UNSUPPORTED, RequestRefused, bad_request
 from paddock.serving.spec import ServeSpec
 
-_COMPLETION_TOKENS: Final = 16  # OpenAI's default
-Text = Annotated[str, Field(min_length=1)]
+__all__ = ["ENDPOINTS", "EngineRequest", "RequestRefused", "parse"]
 
-
-class RequestRefused(Exception):
-    """A request that is answered with an error, in OpenAI's form (`to_json`).
-
-    `retry_after_s` becomes the `Retry-After` header.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        retry_after_s: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
-        self.param = param
-        self.retry_after_s = retry_after_s
-
-    @property
-    def kind(self) -> str:
-        """The error's `type` in OpenAI's form."""
-        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
-            return "rate_limit_error"
-        return "server_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-
-    def to_json(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
-
-
-class _StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    include_usage: bool = False
-
-
-class _CommonFields(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    model: str | None = None
-    stream: bool = False
-    stream_options: _StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    n: Literal[1] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=32)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _normalize_max_tokens(cls, value: Any) -> Any:
-        """Accept OpenAI's newer name `max_completion_tokens`, and llama.cpp's -1 for no limit."""
-        if isinstance(value, dict):
-            newer = value.pop("max_completion_tokens", None)
-            if value.get("max_tokens") is None and newer is not None:
-                value["max_tokens"] = newer
-            if value.get("max_tokens") == -1:
-                value["max_tokens"] = None
-        return value
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
-
-    @field_validator("content")
-    @classmethod
-    def _join_text_parts(cls, value: str | list[dict[str, Any]] | None) -> str | None:
-        if not isinstance(value, list):
-            return value
-        other = next((part.get("type") for part in value if part.get("type") != "text"), None)
-        if other is not None or not all(isinstance(part.get("text"), str) for part in value):
-            raise ValueError(f"only parts of type 'text' are supported, but one is {other!r}")
-        return "".join(part["text"] for part in value)
-
-    @field_validator("role")
-    @classmethod
-    def _rename_developer(cls, value: str) -> str:
-        return "system" if value == "developer" else value  # OpenAI's newer name, which no chat template knows
-
-
-class _Chat(_CommonFields):
-    messages: Annotated[list[_Message], Field(min_length=1)]
-    logprobs: bool | None = None
-
-
-class _Completion(_CommonFields):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
-    best_of: Literal[1] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+EMBEDDING, RERANK = "/v1/embeddings", "/v1/rerank"
+_MODELS: Final[dict[str, type[ChatRequest | CompletionRequest | EmbeddingRequest | RerankRequest]]] = {
+    CHAT: ChatRequest,
+    COMPLETION: CompletionRequest,
+    EMBEDDING: EmbeddingRequest,
+    RERANK: RerankRequest,
+}
+ENDPOINTS: Final = {CHAT: CHAT, COMPLETION: COMPLETION, EMBEDDING: EMBEDDING, RERANK: RERANK, "/rerank": RERANK}
+"""The paths that clients use, and the engine's path for each."""
+_ALL_FIELDS: Final = frozenset().union(*(model.model_fields for model in _MODELS.values()))
+_TOOL_VARIABLES: Final = ("tools", "tool_calls")
+_EFFORT_VARIABLES: Final = ("reasoning_effort", "reasoning_strength")
+"""Names that a template which uses tools or `reasoning_effort` holds; llama-server sets the last two alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +52,7 @@ class EngineRequest:
     `include_usage` is whether the client wants a final chunk with token usage in its stream.
     """
 
-    path: Literal["/v1/chat/completions", "/v1/completions"]
+    path: str
     body: dict[str, Any]
     stream: bool
     include_usage: bool
@@ -137,36 +60,88 @@ class EngineRequest:
 
 def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
     """Validate the body `content` of a request to `path`, and complete it for the engine. Raises RequestRefused."""
-    is_chat = path == "/v1/chat/completions"
-    kind: type[_Chat | _Completion] = _Chat if is_chat else _Completion
+    engine_path = ENDPOINTS[path]
+    require_kind(engine_path, spec)
+    model = _MODELS[engine_path]
+    fields = take_fields(parse_body(content), model.model_fields, elsewhere=_ALL_FIELDS)
+    context = {"has_vision": spec.has_vision, "vocabulary_tokens": spec.vocabulary_tokens}
     try:
-        request = kind.model_validate_json(content)
+        request = model.model_validate(fields, context=context)
     except ValidationError as error:
         raise _refusal(error) from None
-    except RecursionError:
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the body is nested too deeply") from None
-    names = (spec.name, f"{spec.name}@{spec.revision}")
-    if request.model is not None and request.model not in names:
+    _require_model(request.model, spec)
+    if isinstance(request, EmbeddingRequest | RerankRequest):
+        return EngineRequest(engine_path, {"model": spec.name, **request.engine_fields()}, False, False)
+    body = _profile_sampling(spec) | request.engine_fields(spec.context_tokens) | {"model": spec.name}
+    if request.n is not None and request.n > spec.parameters.n_seq_max:
+        at_once = spec.parameters.n_seq_max
+        raise bad_request(f"n is {request.n}, but {at_once} answers at once are the maximum here", param="n")
+    if isinstance(request, ChatRequest):
+        _complete_chat(request, body, spec)
+    stream = bool(request.stream)
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}  # our own counters always need it
+    options = request.stream_options
+    return EngineRequest(engine_path, body, stream, bool(options and options.include_usage))
+
+
+def require_kind(path: str, spec: ServeSpec) -> None:
+    """Raise RequestRefused if the served model is of a kind that the endpoint is not for."""
+    suitable = _suitable_endpoints(spec.kind)
+    if path not in suitable:
+        use = f": use {' or '.join(suitable)}" if suitable else ""
         raise RequestRefused(
             HTTPStatus.NOT_FOUND,
-            f"the model {request.model[:200]!r} is not served here: this is {spec.name}",
+            f"{spec.name} is {spec.kind.noun}, which does not answer {path}{use}",
+            code="unsupported_endpoint",
+            param="model",
+        )
+
+
+def _suitable_endpoints(kind: ModelKind) -> tuple[str, ...]:
+    if kind.generates_text:
+        return CHAT, COMPLETION
+    if kind is ModelKind.RERANKER:
+        return (RERANK,)
+    return (EMBEDDING,) if kind.embeds else ()
+
+
+def _require_model(model: str | None, spec: ServeSpec) -> None:
+    if model is not None and model not in spec.names:
+        raise RequestRefused(
+            HTTPStatus.NOT_FOUND,
+            f"the model {model[:200]!r} is not served here: this is {spec.name}",
             code="model_not_found",
             param="model",
         )
-    body = {name: value for name, value in request.model_dump(mode="json").items() if value is not None}
-    body |= {name: value for name, value in _profile_sampling(spec).items() if name not in body}
-    body["model"] = spec.name
-    if is_chat:
-        body["stop"] = _with_stops(request.stop, spec.chat.stop)
-    else:
-        body.setdefault("max_tokens", _COMPLETION_TOKENS)
-        if isinstance(body["prompt"], list):
-            body["prompt"] = body["prompt"][0]
-    include_usage = request.stream_options is not None and request.stream_options.include_usage
-    body.pop("stream_options", None)
-    if request.stream:
-        body["stream_options"] = {"include_usage": True}  # our own counters always need it
-    return EngineRequest("/v1/chat/completions" if is_chat else "/v1/completions", body, request.stream, include_usage)
+
+
+def _complete_chat(request: ChatRequest, body: dict[str, Any], spec: ServeSpec) -> None:
+    """Add the snapshot's stop sequences, and fit the chat to its template. Raises RequestRefused for what the template
+    would leave out."""
+    for param, is_used, words in (
+        ("tools", "tools" in body and request.tool_choice != "none", _TOOL_VARIABLES),
+        ("messages", any(message.tool_calls for message in request.messages), _TOOL_VARIABLES),
+        ("reasoning_effort", request.reasoning_effort not in {None, "none"}, _EFFORT_VARIABLES),
+    ):
+        if is_used and not any(word in spec.chat.template for word in words):
+            what = "tool calls" if param == "messages" else param
+            reason = f"{what} would be lost: the chat template of {spec.name} does not use them"
+            raise bad_request(reason, param=param, code=UNSUPPORTED)
+    has_system = any(message.role in {"system", "developer"} for message in request.messages)
+    if has_system and not knows_system_messages(spec.chat):
+        body["messages"] = fold_system_messages(body["messages"])
+    body["stop"] = list(dict.fromkeys([*(request.stop or []), *spec.chat.stop]))
+
+
+@lru_cache(maxsize=8)
+def knows_system_messages(chat: ChatFormat) -> bool:
+    """Whether the chat template renders a system message; it takes some tenths of a second, once. True if the template
+    cannot be tried: then the engine decides."""
+    try:
+        return detect_capabilities(chat.template, bos=chat.bos, eos=chat.eos).system
+    except PaddockError:
+        return True
 
 
 def _profile_sampling(spec: ServeSpec) -> dict[str, float]:
@@ -179,14 +154,14 @@ def _profile_sampling(spec: ServeSpec) -> dict[str, float]:
     }
 
 
-def _with_stops(requested: str | list[str] | None, own: tuple[str, ...]) -> list[str]:
-    sequences = [requested] if isinstance(requested, str) else requested or []
-    return list(dict.fromkeys([*sequences, *own]))
-
-
 def _refusal(error: ValidationError) -> RequestRefused:
+    """Convert the first error of a validation; `param` is the path of the field, with dots."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]"))
-    reason = str(first["msg"]).removeprefix("Value error, ")
+    own_param = (first.get("ctx") or {}).get("param")
+    parts = [str(part) for part in [*first["loc"], *([own_param] if own_param else [])] if part not in CONTENT_TAGS]
+    where = ".".join(parts)
+    if first["type"] == "extra_forbidden":
+        return bad_request(f"{where} is not a supported parameter here", param=where, code=UNSUPPORTED)
+    reason = str(first["msg"])
     message = f"{where}: {reason}" if where else reason
-    return RequestRefused(HTTPStatus.BAD_REQUEST, message[:500], code="invalid_value", param=where or None)
+    return bad_request(message, param=where or None, code=UNSUPPORTED if first["type"] == UNSUPPORTED else INVALID)

@@ -148,6 +148,7 @@ class _Service:
             self._queue,
             metrics,
             api_key=self._binding.api_key,
+            cors_origins=self._binding.cors_origins,
         )
         config = uvicorn.Config(
             api.app(), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30

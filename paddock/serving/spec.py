@@ -11,6 +11,7 @@ from paddock.chat.template import ChatFormat
 from paddock.engine import process
 from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
+from paddock.gguf.kind import ModelKind
 from paddock.planning.profile import Profile
 
 _CUDA_BYTES = 2**30
@@ -22,7 +23,8 @@ class ServeSpec:
     """A model to serve, and how.
 
     `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
-    `memory` the planned memory of the engine with `parameters`.
+    `memory` the planned memory of the engine with `parameters`. `has_vision` is whether a projector for images is
+    loaded with it, `vocabulary_tokens` the number of its tokens, None if it is not known.
     """
 
     name: str
@@ -34,6 +36,14 @@ class ServeSpec:
     parameters: Parameters
     memory: Memory
     profile: Profile
+    kind: ModelKind = ModelKind.TEXT
+    has_vision: bool = False
+    vocabulary_tokens: int | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        """Context of one request."""
+        return self.parameters.n_ctx // self.parameters.n_seq_max
 
     @property
     def names(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
@@ -152,6 +153,17 @@ def test_an_invalid_parameter_is_a_bad_request_that_names_it(
         client.post("/chat/completions", body=fields, cast_to=object)
     assert str(raised.value.param).startswith(param)
     assert raised.value.type == "invalid_request_error"
+
+
+def test_without_a_setting_no_web_page_may_use_the_model(served: RunningServer) -> None:
+    origin = {"origin": "https://chat.example"}
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    preflight = httpx.options(f"{served.url}/v1/chat/completions", headers=origin | asked)
+    assert preflight.status_code == 405
+    assert preflight.json()["error"]["type"] == "invalid_request_error"
+    listed = httpx.get(f"{served.url}/v1/models", headers=origin)
+    for answer in (preflight, listed):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": 1e999}', b"\xff", b"[" * 100_000])

@@ -38,6 +38,7 @@ from paddock.settings import Settings
 from paddock.store.volume.usage import Usage
 from tests.support.engine import real_model
 
+VOCABULARY_TOKENS = 49152  # of SmolLM2
 QUESTION = {"role": "user", "content": "Name three colours."}
 
 
@@ -59,6 +60,7 @@ def make_serve_spec(model: Path, *, context_tokens: int = 2048, parallel: int = 
         parameters=parameters,
         memory=measure_memory(model, context_tokens=parameters.n_ctx, parameters=parameters),
         profile=PROFILES["chat"],
+        vocabulary_tokens=VOCABULARY_TOKENS,
     )
 
 
@@ -94,6 +96,7 @@ def running(
     queue: int = 64,
     grace_s: float = 20.0,
     api_key: str | None = None,
+    cors_origins: tuple[str, ...] = (),
     program: Path | None = None,
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
@@ -110,7 +113,7 @@ def running(
         try:
             serve(
                 spec,
-                Binding(host="127.0.0.1", port=0, api_key=api_key),
+                Binding(host="127.0.0.1", port=0, api_key=api_key, cors_origins=cors_origins),
                 ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
                 Callbacks(on_ready=ready, on_usage=running_server.used.append),
                 program=LlamaServerProgram(program, is_own=False) if program else find_program(None),

@@ -106,7 +106,7 @@ def serve_snapshot(
     """
     settings = clients.settings
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
-    binding = Binding(host=request.host, port=request.port, api_key=api_key)
+    binding = Binding(host=request.host, port=request.port, api_key=api_key, cors_origins=settings.cors_origins)
     program = find_program(settings.llama_server)
     _warn_of_another_version(program)
     machine = this_machine()
@@ -180,6 +180,7 @@ def make_spec(
         parameters=parameters,
         memory=memory,
         profile=profile,
+        vocabulary_tokens=facts.vocab_size if facts else None,
     )
 
 

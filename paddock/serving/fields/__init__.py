@@ -1,0 +1,1 @@
+"""Fields of the requests that clients send: types, bounds, and what each is for the engine."""
