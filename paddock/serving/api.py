@@ -72,6 +72,8 @@ class OpenAIApi:
             routes=[
                 Route("/v1/chat/completions", _CompletionEndpoint(self), methods=["POST"]),
                 Route("/v1/completions", _CompletionEndpoint(self), methods=["POST"]),
+                Route("/v1/embeddings", _CompletionEndpoint(self), methods=["POST"]),
+                Route("/v1/rerank", _CompletionEndpoint(self), methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", self._health),

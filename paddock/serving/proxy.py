@@ -236,6 +236,8 @@ def _refusal(status: int, content: bytes | str) -> RequestRefused:
     kind = error.get("type") if isinstance(error, dict) else None
     if kind == "exceed_context_size_error":  # llama-server's name for it
         code = "context_length_exceeded"
+    if "is too large to process" in message:  # llama-server's 500 for a text that an encoder cannot hold
+        status, code = HTTPStatus.BAD_REQUEST, "context_length_exceeded"
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
     if not HTTPStatus.BAD_REQUEST <= status <= 599:

@@ -8,16 +8,19 @@ through.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from paddock.gguf.kind import ModelKind
 from paddock.serving.spec import ServeSpec
 
 _COMPLETION_TOKENS: Final = 16  # OpenAI's default
 Text = Annotated[str, Field(min_length=1)]
+_KIND_OF_PATH: Final = {"/v1/embeddings": ModelKind.EMBEDDING, "/v1/rerank": ModelKind.RERANKER}
 
 
 class RequestRefused(Exception):
@@ -97,8 +100,16 @@ class _Message(BaseModel):
 
     @field_validator("content")
     @classmethod
-    def _join_text_parts(cls, value: str | list[dict[str, Any]] | None) -> str | None:
+    def _join_text_parts(
+        cls, value: str | list[dict[str, Any]] | None, info: ValidationInfo
+    ) -> str | list[dict[str, Any]] | None:
         if not isinstance(value, list):
+            return value
+        if any(part.get("type") == "image_url" for part in value):
+            spec = info.context
+            assert isinstance(spec, ServeSpec)  # noqa: S101 - as `parse` passes it
+            if not spec.has_vision:
+                raise ValueError(f"{spec.name} is served without a projector, so messages may hold no images")
             return value
         other = next((part.get("type") for part in value if part.get("type") != "text"), None)
         if other is not None or not all(isinstance(part.get("text"), str) for part in value):
@@ -129,7 +140,7 @@ class EngineRequest:
     `include_usage` is whether the client wants a final chunk with token usage in its stream.
     """
 
-    path: Literal["/v1/chat/completions", "/v1/completions"]
+    path: str
     body: dict[str, Any]
     stream: bool
     include_usage: bool
@@ -137,10 +148,12 @@ class EngineRequest:
 
 def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
     """Validate the body `content` of a request to `path`, and complete it for the engine. Raises RequestRefused."""
+    if path in _KIND_OF_PATH or spec.kind is not ModelKind.TEXT:
+        return _parse_other(path, content, spec)
     is_chat = path == "/v1/chat/completions"
     kind: type[_Chat | _Completion] = _Chat if is_chat else _Completion
     try:
-        request = kind.model_validate_json(content)
+        request = kind.model_validate_json(content, context=spec)
     except ValidationError as error:
         raise _refusal(error) from None
     except RecursionError:
@@ -167,6 +180,20 @@ def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
     if request.stream:
         body["stream_options"] = {"include_usage": True}  # our own counters always need it
     return EngineRequest("/v1/chat/completions" if is_chat else "/v1/completions", body, request.stream, include_usage)
+
+
+def _parse_other(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
+    """Pass a request to a path that models of one kind have, and refuse it for a model of another kind."""
+    if _KIND_OF_PATH.get(path) is not spec.kind:
+        message = f"{spec.name} is {spec.kind.noun}: it does not answer {path}"
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, message, code="not_supported")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the body is not a JSON object", code="invalid_value")
+    return EngineRequest(path, {**body, "model": spec.name}, stream=False, include_usage=False)
 
 
 def _profile_sampling(spec: ServeSpec) -> dict[str, float]:

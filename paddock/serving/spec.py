@@ -11,8 +11,11 @@ from paddock.chat.template import ChatFormat
 from paddock.engine import process
 from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
+from paddock.gguf.kind import ModelKind
 from paddock.planning.profile import Profile
 
+_PROJECTOR_LINK = "projector"
+"""Name of the link to the projector. No shard has it: their names end in `.gguf`."""
 _CUDA_BYTES = 2**30
 """Host memory that CUDA's libraries hold, with a reserve."""
 
@@ -22,7 +25,9 @@ class ServeSpec:
     """A model to serve, and how.
 
     `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
-    `memory` the planned memory of the engine with `parameters`.
+    `memory` the planned memory of the engine with `parameters`. `projector` is the GGUF that turns images into tokens,
+    and `pooling` how an embedding model's token vectors become one, as llama-server's option, where its header does
+    not say it.
     """
 
     name: str
@@ -34,6 +39,14 @@ class ServeSpec:
     parameters: Parameters
     memory: Memory
     profile: Profile
+    kind: ModelKind = ModelKind.TEXT
+    projector: Path | None = None
+    pooling: str | None = None
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether messages may hold images."""
+        return self.projector is not None
 
     @property
     def names(self) -> frozenset[str]:
@@ -56,17 +69,20 @@ class ServeSpec:
 class OpenModel:
     """The files of a model, held open, so that every start of the engine reads the same bytes even if they are renamed.
 
-    `names` are the files' own names: the engine derives the names of a split model's other shards from the first.
+    `names` are the files' own names: the engine derives the names of a split model's other shards from the first. The
+    projector, if there is one, is the last of the descriptors.
     """
 
     names: tuple[str, ...]
     descriptors: tuple[int, ...]
+    has_projector: bool = False
 
-    def link_into(self, directory: Path) -> Path:
-        """Link the files into a directory, for a child that inherits the descriptors; returns the first link."""
+    def link_into(self, directory: Path) -> tuple[Path, Path | None]:
+        """Link the files into a directory, for a child that inherits the descriptors; returns the links of the first
+        shard and of the projector."""
         for name, path in zip(self.names, process.paths_of(self.descriptors), strict=True):
             (directory / name).symlink_to(path)
-        return directory / self.names[0]
+        return directory / self.names[0], directory / self.names[-1] if self.has_projector else None
 
 
 @contextmanager
@@ -74,4 +90,8 @@ def open_model(spec: ServeSpec) -> Iterator[OpenModel]:
     """Open the files of a model, as a context manager. Raises NoSuchFile, NoPermission, MissingShard."""
     with ExitStack() as stack:
         descriptors = stack.enter_context(process.open_shards(spec.file))
-        yield OpenModel(tuple(path.name for path in process.shards(spec.file)), descriptors)
+        names = [path.name for path in process.shards(spec.file)]
+        if spec.projector is not None:
+            descriptors += stack.enter_context(process.open_shards(spec.projector))
+            names.append(_PROJECTOR_LINK)
+        yield OpenModel(tuple(names), descriptors, spec.has_vision)
