@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
+from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
 from paddock.serving.metrics import Metrics
 from paddock.serving.requests import EngineRequest, RequestRefused
 from paddock.store.volume.usage import Usage
@@ -94,6 +95,8 @@ class Proxy:
             value = json.loads(content)
         except ValueError:
             raise engine_died() from None
+        if drop_cut_character(value):
+            content = json.dumps(value, ensure_ascii=False).encode()
         self._count(value.get("usage"))
         await _start(send, _JSON, length=len(content))
         await send({"type": "http.response.body", "body": content})
@@ -136,6 +139,7 @@ class _ClientStream:
     def __init__(self, send: Send, *, include_usage: bool) -> None:
         self._send = send
         self._include_usage = include_usage
+        self._cut_characters = CutCharacterFilter()
         self.usage: Any = None
         self.is_complete = False
         self.failed = False
@@ -162,6 +166,7 @@ class _ClientStream:
             await self._send_event(json.dumps(error.to_json()))
 
     async def _chunk(self, event: _Event) -> None:
+        self._cut_characters.apply(event)
         if event.get("usage"):
             self.usage = event["usage"]
         if not event.get("choices"):  # the chunk with token usage
