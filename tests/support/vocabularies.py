@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 
 from paddock import settings
+from paddock.engine.oracle import Memory
+from paddock.engine.parameters import Parameters
+from paddock.lifecycle.run.servable import NO_CHAT
+from paddock.planning.profile import PROFILES
+from paddock.serving.spec import ServeSpec
 from tests.support import gguf as g
 from tests.support.gguf import ARRAY, STRING, Gguf, Key, TensorRow, tiny_llama
 
@@ -73,6 +78,21 @@ def model_with_vocabulary(data: bytes) -> Gguf:
     rows = [("token_embd.weight", 1), ("output.weight", 2)]  # a tied matrix would repeat each token for ever
     file.tensors[:1] = [TensorRow(name, (_WIDTH, count), g.TYPE_Q8_0, _random_rows(count, seed)) for name, seed in rows]
     return file
+
+
+def random_spec(path: Path, *, parallel: int = 1) -> ServeSpec:
+    """A specification of such a model. The engine's memory is bounded from above, since it is of no interest."""
+    return ServeSpec(
+        name="org/random",
+        revision="a" * 40,
+        variant="Q8_0",
+        quantization="Q8_0",
+        file=path,
+        chat=NO_CHAT,
+        parameters=Parameters(n_ctx=512 * parallel, n_seq_max=parallel, n_threads=1, n_batch=512, n_gpu_layers=0),
+        memory=Memory(2**30, 0, 0, 0, "analytic"),
+        profile=PROFILES["chat"],
+    )
 
 
 def _random_rows(count: int, seed: int) -> bytes:
