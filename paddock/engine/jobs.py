@@ -7,6 +7,7 @@
     count_tokens    `paths`, `parameters`, `texts`
     generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
     memory          `paths`, `parameters` (a list of them)
+    projector       `path`, `threads`, `use_gpu`
     architectures   `names`
     quantize        `source`, `target`, `type`
 
@@ -68,6 +69,13 @@ def _embeds(paths: list[str]) -> bool:
 def _headers(paths: list[str]) -> list[Header]:
     with ExitStack() as files:
         return [read_header(files.enter_context(FileSource(Path(path)))) for path in paths]
+
+
+def projector(arguments: Arguments) -> Arguments:
+    from paddock.engine.multimodal import projector_buffers
+
+    buffers = projector_buffers(arguments["path"], threads=arguments["threads"], use_gpu=arguments["use_gpu"])
+    return {"compute_bytes": sum(size for _, size in buffers)}
 
 
 def architectures(arguments: Arguments) -> Arguments:
@@ -158,6 +166,7 @@ def _header_naming(architecture: str) -> bytes:
 
 JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "memory": memory,
+    "projector": projector,
     "architectures": architectures,
     "benchmark": benchmark,
     "embed": embed,

@@ -37,6 +37,7 @@ _ROUNDING_BYTES = 2**20 // 100
 class Memory:
     """Memory of a loaded model in bytes, by part.
 
+    `projector_bytes` are those of a multimodal projector beside the model, with its own compute buffers.
     `source` is `engine` if llama.cpp reported it, `analytic` if it was computed from the header. `devices` are the
     engine's names of the devices that compute (`CPU`, `CUDA0`), empty if unknown.
     """
@@ -47,6 +48,7 @@ class Memory:
     output_bytes: int
     source: Literal["engine", "analytic"]
     devices: tuple[str, ...] = field(default=(), compare=False)
+    projector_bytes: int = 0
 
     @property
     def on_gpu(self) -> bool:
@@ -55,7 +57,8 @@ class Memory:
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.output_bytes
+        model_bytes = self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.output_bytes
+        return model_bytes + self.projector_bytes
 
     def parts(self) -> tuple[tuple[str, int], ...]:
         """Return (label, bytes) of each part and of the total, for display."""
@@ -64,6 +67,7 @@ class Memory:
             ("KV cache", self.kv_cache_bytes),
             ("compute buffers", self.compute_bytes),
             ("output buffer", self.output_bytes),
+            *([("projector", self.projector_bytes)] if self.projector_bytes else []),
             ("total", self.total_bytes),
         )
 
@@ -73,6 +77,7 @@ class Memory:
             "kv_cache_bytes": self.kv_cache_bytes,
             "compute_bytes": self.compute_bytes,
             "output_bytes": self.output_bytes,
+            **({"projector_bytes": self.projector_bytes} if self.projector_bytes else {}),
             "total_bytes": self.total_bytes,
             "source": self.source,
         }

@@ -95,6 +95,7 @@ _ARCHITECTURES: Final = {
     **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), ModelKind.DRAFT),
 }
 _POOLING_NONE: Final = 0
+_POOLING_LAST: Final = 3
 _POOLING_RANK: Final = 4  # enum llama_pooling_type
 _CLASSIFIER: Final = frozenset({"cls.weight", "cls.output.weight"})
 
@@ -129,3 +130,24 @@ def kind_of_metadata(metadata: Mapping[str, object], *, tensors: int | None) -> 
     if is_pooled or metadata.get(f"{architecture}.attention.causal") is False:
         return ModelKind.EMBEDDING
     return ModelKind.TEXT
+
+
+def states_pooling(header: Header) -> bool:
+    """Whether the header says how token vectors become the embedding of a text."""
+    pooling = header.metadata.get(f"{header.architecture}.pooling_type")
+    return isinstance(pooling, int) and pooling > _POOLING_NONE
+
+
+def computes_whole_prompts(header: Header, kind: ModelKind) -> bool:
+    """Whether the engine computes a prompt of such a model in one batch only.
+
+    It splits prompts where a token is computed from earlier tokens alone, and the last token's vector is the result.
+    """
+    if not kind.embeds:
+        return False
+    causal = (
+        header.architecture not in _ARCHITECTURES
+        and header.metadata.get(f"{header.architecture}.attention.causal") is not False
+    )
+    pooling = header.metadata.get(f"{header.architecture}.pooling_type")
+    return not (causal and pooling in {_POOLING_LAST, _POOLING_RANK})

@@ -46,6 +46,8 @@ class PlanRequest:
     kv_type: str = "f16"
     at_most_trained: bool = False
     """Whether `context_tokens` is reduced to the trained context of a model that was trained for less."""
+    with_images: bool = False
+    """Whether requests hold images, which some models compute in one batch: the size of a batch is not given up."""
 
     def __post_init__(self) -> None:
         tokens = (self.context_tokens or 0) * self.parallel
@@ -99,16 +101,20 @@ def make_plan(
     trained_tokens: int | None,
     model: Footprint,
     threads: int,
+    whole_prompts: bool = False,
 ) -> Plan:
     """Plan the parameters of a model with a trained context of `trained_tokens` (None if unknown) on `target`.
+
+    `whole_prompts`: the model computes a prompt in one batch only, which then has the size of the context.
 
     Raises ConflictingConfiguration if the requested context exceeds the trained one or what llama.cpp supports,
     BadSetting for an unknown type of the KV cache, and whatever `predict` raises.
     """
     tokens = _initial_context(request, trained_tokens)
-    attempts = _attempts(_initial_parameters(request, tokens, threads))
+    requested = _initial_parameters(request, tokens, threads, whole_prompts=whole_prompts)
+    attempts = _attempts(requested, smaller_batch=not request.with_images)
     contexts = dict.fromkeys((tokens, min(MIN_CONTEXT_TOKENS, tokens)) if request.context_tokens is None else (tokens,))
-    batch = [replace(one.parameters, n_ctx=each * request.parallel) for each in contexts for one in attempts]
+    batch = [_with_context(one.parameters, each * request.parallel) for each in contexts for one in attempts]
     predicted = dict(zip(batch, predict(batch), strict=True))
     for attempt in attempts:
         placement = place(model, attempt.parameters, predicted[attempt.parameters], target)
@@ -131,7 +137,7 @@ def make_plan(
 def longest_context(predict: PredictMemory, target: Target, plan: Plan, model: Footprint) -> int | None:
     """The longest context, in tokens for each request, with which a plan that does not fit would fit; None if none."""
     large = _attempts(plan.parameters)[-1].parameters
-    small = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
+    small = _with_context(large, min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
     predicted = dict(zip((large, small), predict((large, small)), strict=True))
     longest = _longest(predict, target, model, large, predicted)
     return longest[0].n_ctx // large.n_seq_max if longest else None
@@ -146,9 +152,9 @@ def _initial_context(request: PlanRequest, trained_tokens: int | None) -> int:
     return request.context_tokens or min(trained_tokens or DEFAULT_CONTEXT_TOKENS, _MAX_TOKENS // request.parallel)
 
 
-def _initial_parameters(request: PlanRequest, tokens: int, threads: int) -> Parameters:
+def _initial_parameters(request: PlanRequest, tokens: int, threads: int, *, whole_prompts: bool) -> Parameters:
     quantized = request.kv_type not in {"f16", "f32", "bf16"}
-    return Parameters(
+    parameters = Parameters(
         n_ctx=tokens * request.parallel,
         n_threads=threads,
         n_threads_batch=threads,
@@ -157,13 +163,28 @@ def _initial_parameters(request: PlanRequest, tokens: int, threads: int) -> Para
         type_k=request.kv_type,
         type_v=request.kv_type,
     )
+    return replace(parameters, n_batch=tokens, n_ubatch=tokens) if whole_prompts else parameters
 
 
-def _attempts(requested: Parameters) -> tuple[_Attempt, ...]:
+def _computes_whole_prompts(parameters: Parameters) -> bool:
+    return parameters.n_batch == parameters.n_ubatch == parameters.n_ctx // parameters.n_seq_max
+
+
+def _with_context(parameters: Parameters, n_ctx: int) -> Parameters:
+    """The parameters with another context, and a batch of that size where a batch holds a whole prompt."""
+    if not _computes_whole_prompts(parameters):
+        return replace(parameters, n_ctx=n_ctx)
+    tokens = n_ctx // parameters.n_seq_max
+    return replace(parameters, n_ctx=n_ctx, n_batch=tokens, n_ubatch=tokens)
+
+
+def _attempts(requested: Parameters, *, smaller_batch: bool = True) -> tuple[_Attempt, ...]:
     """Parameters to try in order, from the requested ones to those that take the least memory."""
     read = replace(requested, use_mmap=False)
     small = replace(read, n_ubatch=_SMALL_UBATCH)
     no_mapping = "use_mmap: the file is read into memory, so that repacked weights take memory once and not twice"
+    if not smaller_batch or _computes_whole_prompts(requested):
+        return (_Attempt(requested, ()), _Attempt(read, (no_mapping,)))
     slower = f"n_ubatch: {_SMALL_UBATCH} rather than {requested.n_ubatch}, which makes long prompts slower"
     return (_Attempt(requested, ()), _Attempt(read, (no_mapping,)), _Attempt(small, (no_mapping, slower)))
 
@@ -180,7 +201,7 @@ def _longest(
     """Search the longest context below that of `large` that fits. `predicted` has the memory of `large` and of the same
     parameters with the smallest context."""
     step = _CONTEXT_STEP * large.n_seq_max
-    best = replace(large, n_ctx=min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
+    best = _with_context(large, min(MIN_CONTEXT_TOKENS * large.n_seq_max, large.n_ctx))
     memory = predicted[best]
     placement = place(model, best, memory, target)
     if best.n_ctx == large.n_ctx or not placement:
@@ -188,7 +209,7 @@ def _longest(
     too_large = large.n_ctx
     while too_large - best.n_ctx > step:
         stride = -(-(too_large - best.n_ctx) // ((_CONTEXTS_PER_CALL + 1) * step)) * step
-        batch = [replace(large, n_ctx=tokens) for tokens in range(best.n_ctx + stride, too_large, stride)]
+        batch = [_with_context(large, tokens) for tokens in range(best.n_ctx + stride, too_large, stride)]
         for tried, tried_memory in zip(batch, predict(batch), strict=True):
             tried_placement = place(model, tried, tried_memory, target)
             if not tried_placement:

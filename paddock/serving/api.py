@@ -304,13 +304,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _require_json(request: Request) -> None:
-    """Raise RequestRefused unless the body is said to be JSON, as it is.
+    """Raise RequestRefused for a body that is said to be something else than JSON in UTF-8.
 
-    Browsers send other content types to any address without asking it, so that any web page could use the model.
+    Programs may leave out the content type, or send the one that curl sends. A request of a web page, which has an
+    origin, must say it: browsers send other content types to any address without a preflight request.
     """
-    content_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    headers = request.headers
+    content_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.partition("charset=")[2].strip(' "').lower()
-    if content_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
+    kinds = {"application/json"} if "origin" in headers else {"application/json", "application/x-www-form-urlencoded", ""}
+    if content_type.strip().lower() not in kinds or charset not in {"", "utf-8", "utf8"}:
         raise RequestRefused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON in UTF-8: send content-type: application/json"
         )

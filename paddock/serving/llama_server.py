@@ -7,7 +7,6 @@ is needed.
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
@@ -18,11 +17,12 @@ from typing import Any
 import httpx
 
 from paddock.chat.template import TEMPLATE_FILE
-from paddock.engine.canary import CANARY_TOKENS, CURE
 from paddock.engine.facts import library_directory
 from paddock.engine.parameters import Parameters
 from paddock.engine.process import last_error_line
-from paddock.errors import ModelRejected, NoSuchFile
+from paddock.errors import NoSuchFile
+from paddock.gguf.kind import ModelKind
+from paddock.serving.canary import check_canary
 from paddock.serving.spec import ServeSpec
 from paddock.settings import child_environment
 
@@ -33,6 +33,8 @@ _METRICS_S = 2.0
 _VERSION_S = 20.0
 _ERROR_LINE = re.compile(r"^[\d.]+ E (.+)$", re.MULTILINE)
 """An error line of llama-server's log: time since its start, level, message."""
+_OTHER_PROJECTOR = re.compile(r"mmproj|multimodal|clip", re.IGNORECASE)
+"""What the error lines about a projector that does not suit its model have in common."""
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
@@ -100,8 +102,9 @@ class LlamaServer:
         """Number of requests that it answers at once."""
         return self.spec.parameters.n_seq_max
 
-    def start_request(self, home: Path, model: Path) -> dict[str, Any]:
-        """Return the request for `engine_main` that starts it on the file `model`, with `home` as its directory."""
+    def start_request(self, home: Path, model: Path, projector: Path | None = None) -> dict[str, Any]:
+        """Return the request for `engine_main` that starts it on the files `model` and `projector`, with `home` as its
+        directory."""
         template = home / TEMPLATE_FILE
         template.write_text(self.spec.chat.template, encoding="utf-8", errors="surrogatepass")
         arguments = [
@@ -111,30 +114,14 @@ class LlamaServer:
             # No feature that uses more memory than planned, or changes planned parameters.
             *("--fit", "off", "--cache-ram", "0", "--ctx-checkpoints", "0", "--no-kv-unified"),
             *llama_server_arguments(self.spec.parameters),
+            *_kind_arguments(self.spec),
+            *(_projector_arguments(self.spec, projector) if projector else []),
         ]
         return {"program": str(self.program.path), "arguments": arguments}
 
     async def check_canary(self, client: httpx.AsyncClient) -> None:
-        """Generate eight tokens and check their probabilities. Raises ModelRejected."""
-        body = {"prompt": "Hello", "n_predict": CANARY_TOKENS, "temperature": 0, "ignore_eos": True, "n_probs": 2}
-        answer = await client.post("/completion", json=body, timeout=None)
-        answer.raise_for_status()
-        tokens = answer.json().get("completion_probabilities") or []
-        for position in range(CANARY_TOKENS):
-            top = (
-                [choice.get("logprob") for choice in tokens[position]["top_logprobs"]] if position < len(tokens) else []
-            )
-            problem = None
-            if not top:
-                problem = "gives no log-probabilities"
-            elif not all(isinstance(logprob, int | float) and math.isfinite(logprob) for logprob in top):
-                problem = "gives log-probabilities that are not finite"
-            if problem:
-                raise ModelRejected(
-                    f"the model was loaded, but {problem} for token {position + 1} of {CANARY_TOKENS}", cure=CURE
-                )
-        if all(len({choice["logprob"] for choice in token["top_logprobs"]}) == 1 for token in tokens):
-            raise ModelRejected("the model was loaded, but gives the same probability to every token", cure=CURE)
+        """See `canary.check_canary`."""
+        await check_canary(client, self.spec.kind)
 
     async def check_progress(self, client: httpx.AsyncClient) -> None:
         """Return as soon as its main loop answers. Raises httpx.HTTPError if it does not answer.
@@ -158,6 +145,8 @@ class LlamaServer:
         """Return what to do after it ended with that error line."""
         if "invalid argument" in error_line and not self.program.is_own:
             return f"{self.program.path} has another version than the engine: unset PADDOCK_LLAMA_SERVER"
+        if _OTHER_PROJECTOR.search(error_line):
+            return "serve the model's variant without a projector, or pull it with its own one"
         return "run `paddock inspect --deep` on the model, and look at the engine's last log lines"
 
 
@@ -184,3 +173,13 @@ def llama_server_arguments(parameters: Parameters) -> list[str]:
         *(["--swa-full"] if parameters.swa_full else []),
     ]
     return [*(text for name, value in arguments.items() for text in (name, str(value))), *switches]
+
+
+def _kind_arguments(spec: ServeSpec) -> list[str]:
+    if spec.kind is ModelKind.EMBEDDING:
+        return ["--embedding", *(["--pooling", spec.pooling] if spec.pooling else [])]
+    return ["--reranking"] if spec.kind is ModelKind.RERANKER else []
+
+
+def _projector_arguments(spec: ServeSpec, projector: Path) -> list[str]:
+    return ["--mmproj", str(projector), *([] if spec.on_gpu else ["--no-mmproj-offload"])]

@@ -62,7 +62,7 @@ class EngineProcess:
         request = {
             "parent": os.getpid(),
             "network": self._server.spec.on_gpu,  # a GPU driver may need it; the server itself listens on a UNIX socket
-            **self._server.start_request(self._home, self._model.link_into(self._home)),
+            **self._server.start_request(self._home, *self._model.link_into(self._home)),
         }
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
+from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
 from paddock.serving.engine_errors import engine_refusal, error_refusal
 from paddock.serving.metrics import Metrics
 from paddock.serving.refusal import RequestRefused
@@ -96,6 +97,8 @@ class Proxy:
             value = json.loads(content)
         except ValueError:
             raise engine_died() from None
+        if drop_cut_character(value):
+            content = json.dumps(value, ensure_ascii=False).encode()
         self._count(value.get("usage"))
         await _start(send, _JSON, length=len(content))
         await send({"type": "http.response.body", "body": content})
@@ -138,6 +141,7 @@ class _ClientStream:
     def __init__(self, send: Send, request: EngineRequest) -> None:
         self._send = send
         self._request = request
+        self._cut_characters = CutCharacterFilter()
         self.usage: Any = None
         self.is_complete = False
         self.failed = False
@@ -162,6 +166,7 @@ class _ClientStream:
             await self._send_event(json.dumps(error.to_json()))
 
     async def _chunk(self, event: _Event) -> None:
+        self._cut_characters.apply(event)
         if event.get("usage"):
             self.usage = event["usage"]
         if not event.get("choices"):  # the chunk with token usage

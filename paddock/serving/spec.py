@@ -14,6 +14,8 @@ from paddock.engine.parameters import Parameters
 from paddock.gguf.kind import ModelKind
 from paddock.planning.profile import Profile
 
+_PROJECTOR_LINK = "projector"
+"""Name of the link to the projector. No shard has it: their names end in `.gguf`."""
 _CUDA_BYTES = 2**30
 """Host memory that CUDA's libraries hold, with a reserve."""
 
@@ -23,8 +25,9 @@ class ServeSpec:
     """A model to serve, and how.
 
     `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
-    `memory` the planned memory of the engine with `parameters`. `has_vision` is whether a projector for images is
-    loaded with it, `vocabulary_tokens` the number of its tokens, None if it is not known.
+    `memory` the planned memory of the engine with `parameters`. `projector` is the GGUF that turns images into tokens,
+    `pooling` how an embedding model's token vectors become one, as llama-server's option, where its header does not say
+    it, and `vocabulary_tokens` the number of its tokens, None if it is not known.
     """
 
     name: str
@@ -37,13 +40,19 @@ class ServeSpec:
     memory: Memory
     profile: Profile
     kind: ModelKind = ModelKind.TEXT
-    has_vision: bool = False
+    projector: Path | None = None
+    pooling: str | None = None
     vocabulary_tokens: int | None = None
 
     @property
     def context_tokens(self) -> int:
         """Context of one request."""
         return self.parameters.n_ctx // self.parameters.n_seq_max
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether messages may hold images."""
+        return self.projector is not None
 
     @property
     def names(self) -> frozenset[str]:
@@ -66,17 +75,20 @@ class ServeSpec:
 class OpenModel:
     """The files of a model, held open, so that every start of the engine reads the same bytes even if they are renamed.
 
-    `names` are the files' own names: the engine derives the names of a split model's other shards from the first.
+    `names` are the files' own names: the engine derives the names of a split model's other shards from the first. The
+    projector, if there is one, is the last of the descriptors.
     """
 
     names: tuple[str, ...]
     descriptors: tuple[int, ...]
+    has_projector: bool = False
 
-    def link_into(self, directory: Path) -> Path:
-        """Link the files into a directory, for a child that inherits the descriptors; returns the first link."""
+    def link_into(self, directory: Path) -> tuple[Path, Path | None]:
+        """Link the files into a directory, for a child that inherits the descriptors; returns the links of the first
+        shard and of the projector."""
         for name, path in zip(self.names, process.paths_of(self.descriptors), strict=True):
             (directory / name).symlink_to(path)
-        return directory / self.names[0]
+        return directory / self.names[0], directory / self.names[-1] if self.has_projector else None
 
 
 @contextmanager
@@ -84,4 +96,8 @@ def open_model(spec: ServeSpec) -> Iterator[OpenModel]:
     """Open the files of a model, as a context manager. Raises NoSuchFile, NoPermission, MissingShard."""
     with ExitStack() as stack:
         descriptors = stack.enter_context(process.open_shards(spec.file))
-        yield OpenModel(tuple(path.name for path in process.shards(spec.file)), descriptors)
+        names = [path.name for path in process.shards(spec.file)]
+        if spec.projector is not None:
+            descriptors += stack.enter_context(process.open_shards(spec.projector))
+            names.append(_PROJECTOR_LINK)
+        yield OpenModel(tuple(names), descriptors, spec.has_vision)

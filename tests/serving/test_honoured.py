@@ -283,8 +283,9 @@ def test_a_path_that_is_not_served_is_refused_by_name(client: httpx.Client, path
     "headers",
     [
         {"content-type": "text/plain"},
-        {"content-type": ""},
-        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "", "origin": "https://example.org"},
+        {"content-type": "application/x-www-form-urlencoded", "origin": "https://example.org"},
+        {"content-type": "application/x-www-form-urlencoded", "origin": "null"},
         {"content-type": "multipart/form-data; boundary=application/json"},
         {"content-type": "application/json; charset=utf-16"},
         {"content-type": "application/json", "content-encoding": "gzip"},

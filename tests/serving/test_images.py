@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from paddock.serving.fields.images import image_size
 from paddock.serving.requests import RequestRefused, parse
 from tests.serving.test_requests import SPEC
 
-VISION = replace(SPEC, has_vision=True)
+VISION = replace(SPEC, projector=Path("/nowhere-mmproj.gguf"))
 
 
 def png(width: int, height: int) -> bytes:

@@ -152,6 +152,7 @@ class CandidateSearch:
             trained_tokens=trained_tokens,
             model=header.footprint,
             threads=self._threads,
+            whole_prompts=header.whole_prompts,
         )
         if requested_tokens == request.context_tokens:
             return plan

@@ -10,6 +10,7 @@ from paddock.engine.oracle import Memory, measure_header
 from paddock.engine.parameters import Parameters
 from paddock.errors import EngineCrashed, ModelRejected
 from paddock.gguf.head import Head, head_of
+from paddock.gguf.kind import computes_whole_prompts
 from paddock.gguf.reader import read_header
 from paddock.lifecycle.assess.audit import require_accepted
 from paddock.lifecycle.assess.model_source import ModelSource, ShardOpener, from_nearest
@@ -27,14 +28,15 @@ class ModelHeader:
     """The audited headers of a model's shards, and the facts in them.
 
     `head` is the kind and family of the model. `shards` are (the bytes up to the tensor data, the file's size in
-    bytes). `misnamed`: the file's name states another quantization than its header. `local_bytes_read` is how much of
-    local files was read for all of this.
+    bytes). `misnamed`: the file's name states another quantization than its header. `whole_prompts`: the engine
+    computes a prompt in one batch only. `local_bytes_read` is how much of local files was read for all of this.
     """
 
     model: GgufSet
     head: Head
     facts: ModelFacts
     misnamed: bool
+    whole_prompts: bool
     needs: EngineRequirements
     footprint: Footprint
     shards: tuple[tuple[bytes, int], ...]
@@ -84,6 +86,7 @@ def _read_header(name: str, model: GgufSet, open_shards: ShardOpener) -> ModelHe
         facts=audit.model,
         misnamed=headers[0].integer("general.file_type") is not None
         and any(finding.rule == "gguf.model.quantization-name" for finding in audit.findings),
+        whole_prompts=computes_whole_prompts(headers[0], audit.model.kind),
         needs=engine_requirements(headers[0], tensors),
         footprint=footprint(headers[0], tensors),
         shards=tuple((header.prefix[: header.data_offset], header.size) for header in headers),

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from paddock.engine.facts import engine_version
 from paddock.engine.oracle import measure_memory
 from paddock.errors import DoesNotFit, NoSuchFile, PaddockError
 from paddock.gguf.directory import get_gguf_file_path, local_kind
-from paddock.gguf.kind import ModelKind
+from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.validate import audit_snapshot
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.run.benchmark import require_text, with_threads
+from paddock.lifecycle.run.benchmark import with_threads
+from paddock.lifecycle.run.servable import NO_CHAT, added_pooling, projector_of, require_servable
 from paddock.lifecycle.run.tune import apply_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import detect_gpus
@@ -41,9 +42,6 @@ from paddock.store.volume.usage import Usage
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
 """The number of concurrent requests by default, if the memory suffices; else 1."""
-
-
-_SERVER_OPTIONS = {ModelKind.EMBEDDING: "--embedding", ModelKind.RERANKER: "--reranking"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +108,7 @@ def serve_snapshot(
     program = find_program(settings.llama_server)
     _warn_of_another_version(program)
     machine = this_machine()
-    _require_chat(clients, manifest)
+    require_servable(manifest, local_kind(get_gguf_file_path(clients.volume.snapshot_path(manifest.id))))
     with clients.volume.lease(manifest.id) as snapshot:
         spec = make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
         processor = describe_processor(machine, spec)
@@ -136,15 +134,6 @@ def serve_snapshot(
         )
 
 
-def _require_chat(clients: Clients, manifest: Manifest) -> None:
-    """Raise ConflictingConfiguration for a model that nobody chats with: others are not served yet."""
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    kind = local_kind(path)
-    option = _SERVER_OPTIONS.get(kind)
-    cure = f"run `llama-server {option} --model {path}`" if option else "serve a language model"
-    require_text(manifest, kind, "answers no chats, and Paddock serves nothing else yet", cure)
-
-
 def make_spec(
     clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, machine: Machine
 ) -> ServeSpec:
@@ -154,8 +143,11 @@ def make_spec(
     facts = audit_snapshot(clients, manifest).model
     trained = facts.context_length if facts else None
     context = request.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
+    model = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
+    projector = projector_of(manifest, snapshot, model, machine)
+    machine = projector.left_by(machine) if projector else machine
     for parallel in (request.parallel,) if request.parallel is not None else (PARALLEL, 1):
-        plan_request = PlanRequest(context, parallel, request.kv_type)
+        plan_request = PlanRequest(context, parallel, request.kv_type, with_images=projector is not None)
         result = preflight(clients, str(snapshot), plan_request, machine=machine)
         if result.plan.fits:
             break
@@ -168,19 +160,28 @@ def make_spec(
     path = snapshot / result.file
     planned, memory = with_threads(result.plan.parameters, clients.settings.threads), result.plan.memory
     parameters = apply_tuning(clients, manifest, planned, machine=machine, path=path)
+    if projector:  # as planned with images
+        parameters = replace(parameters, n_ubatch=max(parameters.n_ubatch, planned.n_ubatch))
     if parameters != planned:
         memory = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
+    with FileSource(path) as source:
+        pooling = added_pooling(read_header(source), result.kind)
+    if pooling:
+        _LOG.warning("%s does not state its pooling: its embeddings are means", manifest.repository)
     return ServeSpec(
         name=manifest.repository,
         revision=manifest.revision,
         variant=manifest.variant,
         quantization=result.quantization,
         file=path,
-        chat=chat_of_snapshot(clients, manifest),
+        chat=chat_of_snapshot(clients, manifest) if result.kind.generates_text else NO_CHAT,
         parameters=parameters,
-        memory=memory,
+        memory=replace(memory, projector_bytes=projector.total_bytes) if projector else memory,
         profile=profile,
         vocabulary_tokens=facts.vocab_size if facts else None,
+        kind=result.kind,
+        projector=projector.path if projector else None,
+        pooling=pooling,
     )
 
 
