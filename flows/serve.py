@@ -34,6 +34,7 @@ def serve_model(
         port: Port to listen on; 0 for any free port.
     """
     runner = PrefectRunner()
-    manifest = runner.run(locate_or_restore, reference(model, revision))
+    wanted = reference(model, revision)
+    manifest = runner.run(locate_or_restore, wanted)
     request = ServeRequest(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
-    serve.serve(runner.clients, manifest, request)
+    serve.serve(runner.clients, manifest, wanted, request)

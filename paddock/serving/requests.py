@@ -41,6 +41,7 @@ class RequestRefused(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.revision: str | None = None  # that of the engine that answered so
 
     @property
     def kind(self) -> str:
@@ -133,6 +134,24 @@ class EngineRequest:
     body: dict[str, Any]
     stream: bool
     include_usage: bool
+
+
+class AdmittedRequest:
+    """A valid request that waits for its engine. It is completed for the revision that answers it, which may be another
+    than the one that was served when it came.
+
+    Raises RequestRefused as `parse`.
+    """
+
+    def __init__(self, path: str, content: bytes, spec: ServeSpec) -> None:
+        self._path = path
+        self._content = content
+        self._spec = spec
+        self._parsed = parse(path, content, spec)
+
+    def for_spec(self, spec: ServeSpec) -> EngineRequest:
+        """The request for the engine of this revision. Raises RequestRefused if it names another revision."""
+        return self._parsed if spec is self._spec else parse(self._path, self._content, spec)
 
 
 def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:

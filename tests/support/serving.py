@@ -30,6 +30,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
+from paddock.serving.follow import FollowedName
 from paddock.serving.llama_server import LlamaServerProgram, find_program
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
@@ -64,12 +65,15 @@ def make_serve_spec(model: Path, *, context_tokens: int = 2048, parallel: int = 
 
 @dataclass
 class RunningServer:
-    """A server in a thread of this process. `error` is the exception that it ended with."""
+    """A server in a thread of this process. `error` is the exception that it ended with. `used_by` is the usage by
+    revision, and `switched` names the revision after each switch."""
 
     spec: ServeSpec
     address: ServerAddress | None = None
     error: BaseException | None = None
     used: list[Usage] = field(default_factory=list)
+    used_by: dict[str, Usage] = field(default_factory=dict)
+    switched: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
     others: frozenset[int] = field(
         default_factory=lambda: frozenset(process.pid for process in engines_of(os.getpid()))
@@ -95,10 +99,11 @@ def running(
     grace_s: float = 20.0,
     api_key: str | None = None,
     program: Path | None = None,
+    follows: FollowedName | None = None,
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
 
-    `program` replaces the engine's own llama-server.
+    `program` replaces the engine's own llama-server. `follows` is looked at twenty times a second.
     """
     stop, started, running_server = threading.Event(), threading.Event(), RunningServer(spec)
 
@@ -106,15 +111,24 @@ def running(
         running_server.address = address
         started.set()
 
+    def used(revision: ServeSpec, usage: Usage) -> None:
+        running_server.used.append(usage)
+        running_server.used_by[revision.label] = running_server.used_by.get(revision.label, Usage()) + usage
+
     def work() -> None:
         try:
             serve(
                 spec,
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
-                ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
-                Callbacks(on_ready=ready, on_usage=running_server.used.append),
+                ServiceLimits(
+                    supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s, follow_s=0.05
+                ),
+                Callbacks(
+                    on_ready=ready, on_usage=used, on_switch=lambda spec: running_server.switched.append(spec.label)
+                ),
                 program=LlamaServerProgram(program, is_own=False) if program else find_program(None),
                 stop=stop,
+                follows=follows,
             )
         except BaseException as error:  # the test's thread checks it
             running_server.error = error

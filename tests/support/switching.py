@@ -1,0 +1,150 @@
+"""A volume with several revisions of a tiny model, a server that follows it, and clients that tell who answered them.
+
+Each revision has other weights, so that the text of an answer at temperature 0 tells which model gave it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.run.follow import PromotedName
+from paddock.lifecycle.run.serve import ServeRequest, make_spec
+from paddock.model.artifact import Manifest
+from paddock.model.hardware import Machine, this_machine
+from paddock.model.names import Revision
+from paddock.model.reference import Reference, SnapshotId
+from paddock.serving.spec import ServeSpec
+from paddock.settings import Settings
+from tests.support.gguf import STRING, TYPE_Q8_0, U32, tiny_llama
+from tests.support.stores import MODEL, publish
+
+SILENT = Revision("f" * 40)
+"""A revision whose weights are all zero: it loads, and its canary fails."""
+CONTEXT_TOKENS = 2048
+
+
+def model_bytes(layers: int, *, silent: bool = False) -> bytes:
+    file = tiny_llama(layers=layers, kind=TYPE_Q8_0)
+    file.set("llama.context_length", U32, CONTEXT_TOKENS).set("general.name", STRING, f"tiny {layers}")
+    if silent:
+        for tensor in file.tensors:
+            tensor.data = bytes(len(tensor.content()))
+    return file.to_bytes()
+
+
+@dataclass
+class SwitchingVolume:
+    """A volume with revisions `a…`, `b…`, … of one model, the first of which is promoted, and a silent one."""
+
+    clients: Clients
+    manifests: dict[str, Manifest]
+    parallel: int = 2
+    planned: list[SnapshotId] = field(default_factory=list)
+
+    def promote(self, letter: str) -> None:
+        self.clients.volume.promote(self.manifests[letter].id, reason="test")
+
+    def rollback(self) -> None:
+        self.clients.volume.rollback(MODEL, reason="test")
+
+    def label(self, letter: str) -> str:
+        id = self.manifests[letter].id
+        return f"{id.variant}@{id.revision}"
+
+    def plan(self, manifest: Manifest, snapshot: Path, machine: Machine) -> ServeSpec:
+        self.planned.append(manifest.id)
+        request = ServeRequest(context_tokens=CONTEXT_TOKENS // 2, parallel=self.parallel)
+        return make_spec(self.clients, manifest, snapshot.resolve(), request, machine=machine)
+
+    def spec(self, letter: str) -> ServeSpec:
+        manifest = self.manifests[letter]
+        return self.plan(manifest, self.clients.volume.snapshot_path(manifest.id), this_machine())
+
+    def followed(self, *, machine: Callable[[], Machine] = this_machine, name: str = str(MODEL)) -> PromotedName:
+        return PromotedName(self.clients.volume, Reference.parse(name), self.plan, machine=machine)
+
+
+def make_switching_volume(root: Path, *, letters: str = "ab") -> SwitchingVolume:
+    clients = connect(Settings(volume=root / "models", cache=root / "cache", threads=1))
+    clients.volume.prepare()
+    manifests = {
+        letter: publish(
+            clients.volume, Revision(letter * 40), {"tiny-Q8_0.gguf": model_bytes(number)}, root / f"scratch-{letter}"
+        )
+        for number, letter in enumerate(letters, 1)
+    }
+    silent = {"tiny-Q8_0.gguf": model_bytes(1, silent=True)}
+    manifests["f"] = publish(clients.volume, SILENT, silent, root / "scratch-f")
+    volume = SwitchingVolume(clients, manifests)
+    volume.promote(letters[0])
+    return volume
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """A streamed completion. `problem` is empty for one that is complete."""
+
+    revision: str
+    text: str
+    problem: str = ""
+
+
+def stream(client: httpx.Client, *, max_tokens: int = 32, on_start: Callable[[], None] = lambda: None) -> StreamResult:
+    """Stream one completion at temperature 0; `on_start` is called after its first chunk."""
+    body = {"prompt": "Once", "max_tokens": max_tokens, "temperature": 0, "stream": True}
+    revision, text, done, started = "", "", False, False
+    try:
+        with client.stream("POST", "/v1/completions", json=body) as answer:
+            revision = answer.headers.get("x-paddock-revision", "")
+            if answer.status_code != 200:
+                return StreamResult(revision, "", f"{answer.status_code} {answer.read().decode()}")
+            for line in answer.iter_lines():
+                data = line.removeprefix("data: ")
+                if data == "[DONE]":
+                    done = True
+                elif data:
+                    event = json.loads(data)
+                    if "error" in event:
+                        return StreamResult(revision, text, str(event["error"]))
+                    text += event["choices"][0]["text"]
+                    if not started:
+                        started = True
+                        on_start()
+    except httpx.HTTPError as error:
+        return StreamResult(revision, text, repr(error))
+    return StreamResult(revision, text, "" if done else "no [DONE]")
+
+
+@contextmanager
+def streaming(url: str, *, clients: int = 4, max_tokens: int = 32) -> Iterator[list[StreamResult]]:
+    """Clients that stream completions one after another while the block runs. The list is complete after the block."""
+    stop, results = threading.Event(), list[StreamResult]()
+
+    def work() -> None:
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=url, timeout=120, limits=limits, verify=False) as client:
+            while not stop.is_set():
+                results.append(stream(client, max_tokens=max_tokens))
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(150)
+
+
+def unexpected(results: Sequence[StreamResult], texts: dict[str, str]) -> list[StreamResult]:
+    """The streams that are not complete, or whose text is not that of the revision that they name (`texts`)."""
+    return [one for one in results if one.problem or texts.get(one.revision) != one.text]
