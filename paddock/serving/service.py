@@ -39,6 +39,8 @@ _LOG = logging.getLogger(__name__)
 _STOP_RESERVE_S = 4.0
 """Part of the grace period that is reserved for stopping the engine, the connections and this process."""
 _LAST_REQUESTS_S = 0.2
+_RELEASE_S = 5.0
+"""How long the volume may take at the end to record the usage and to release the snapshot."""
 _POLL_S = 0.01
 _REPORT_S = 60.0
 
@@ -183,7 +185,10 @@ class _Service:
             await asyncio.wait({serving}, timeout=1.0)  # time to send the error to requests that were cut off
             server.force_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            await switch.close()
+            try:
+                await asyncio.wait_for(switch.close(), _RELEASE_S)
+            except TimeoutError:
+                _LOG.warning("the volume does not answer: the last usage may not be recorded")
 
     async def _supervise(self, switch: RevisionSwitch, server: uvicorn.Server, listener: socket.socket) -> None:
         await switch.start()

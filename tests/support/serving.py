@@ -75,6 +75,7 @@ class RunningServer:
     used_by: dict[str, Usage] = field(default_factory=dict)
     switched: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
     others: frozenset[int] = field(
         default_factory=lambda: frozenset(process.pid for process in engines_of(os.getpid()))
     )
@@ -86,8 +87,12 @@ class RunningServer:
         return self.address.url
 
     @property
+    def engines(self) -> list[psutil.Process]:
+        return [process for process in engines_of(os.getpid()) if process.pid not in self.others]
+
+    @property
     def engine(self) -> psutil.Process:
-        return next(process for process in engines_of(os.getpid()) if process.pid not in self.others)
+        return self.engines[0]
 
 
 @contextmanager
@@ -105,7 +110,7 @@ def running(
 
     `program` replaces the engine's own llama-server. `follows` is looked at twenty times a second.
     """
-    stop, started, running_server = threading.Event(), threading.Event(), RunningServer(spec)
+    started, running_server = threading.Event(), RunningServer(spec)
 
     def ready(address: ServerAddress) -> None:
         running_server.address = address
@@ -127,7 +132,7 @@ def running(
                     on_ready=ready, on_usage=used, on_switch=lambda spec: running_server.switched.append(spec.label)
                 ),
                 program=LlamaServerProgram(program, is_own=False) if program else find_program(None),
-                stop=stop,
+                stop=running_server.stop,
                 follows=follows,
             )
         except BaseException as error:  # the test's thread checks it
@@ -144,7 +149,7 @@ def running(
             raise running_server.error
         yield running_server
     finally:
-        stop.set()
+        running_server.stop.set()
         thread.join(60)
         assert not thread.is_alive()
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paddock.errors import DoesNotFit, NotOnVolume
+from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.reference import Reference, SnapshotId, same_variant
@@ -26,17 +27,25 @@ _CUDA_CONTEXT_BYTES = 600 * 2**20
 """GPU memory that an engine holds on each GPU that it uses, beside its buffers; at least that much was measured."""
 
 
-class PromotedName:
-    """The snapshot that `org/name` or `org/name:VARIANT` stands for on a volume.
+Plan = Callable[[Manifest, Path, Machine], ServeSpec]
+"""Plans a snapshot in a directory for a machine. Raises PaddockError."""
 
-    `plan` plans a snapshot in a directory for a machine. It raises PaddockError.
-    """
+
+def followed_name(clients: Clients, wanted: Reference, plan: Plan) -> PromotedName | None:
+    """What a server follows that serves `wanted`: None with a revision in it, or with PADDOCK_FOLLOW_PROMOTION=0."""
+    if wanted.ref is not None or not clients.settings.follow_promotion:
+        return None
+    return PromotedName(clients.volume, replace(wanted, model=clients.volume.spelled(wanted.model)), plan)
+
+
+class PromotedName:
+    """The snapshot that `org/name` or `org/name:VARIANT` stands for on a volume."""
 
     def __init__(
         self,
         volume: Volume,
         wanted: Reference,
-        plan: Callable[[Manifest, Path, Machine], ServeSpec],
+        plan: Plan,
         *,
         machine: Callable[[], Machine] = this_machine,
     ) -> None:

@@ -26,7 +26,7 @@ from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.validate import audit_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import require_text, with_threads
-from paddock.lifecycle.run.follow import PromotedName
+from paddock.lifecycle.run.follow import followed_name
 from paddock.lifecycle.run.tune import apply_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import detect_gpus
@@ -151,17 +151,8 @@ def serve_snapshot(
             program=program,
             stop=stop,
             release=lease.close,
-            follows=_followed(clients, name, plan),
+            follows=followed_name(clients, name, plan) if name else None,
         )
-
-
-def _followed(
-    clients: Clients, name: Reference | None, plan: Callable[[Manifest, Path, Machine], ServeSpec]
-) -> PromotedName | None:
-    """The name that the server follows; None if it follows nothing."""
-    if name is None or name.ref is not None or not clients.settings.follow_promotion:
-        return None
-    return PromotedName(clients.volume, replace(name, model=clients.volume.spelled(name.model)), plan)
 
 
 def _require_chat(clients: Clients, manifest: Manifest) -> None:
