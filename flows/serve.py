@@ -26,7 +26,8 @@ def serve_model(
 
     Args:
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
-        revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
+        revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one; then the
+            server follows later promotions.
         context_tokens: Context of each request, in tokens. By default that of the profile.
         profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192; each has its own sampling.
         parallel: Concurrent requests. By default 4 if they fit, else 1.

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PreparedRevision:
     """A revision to switch to. `beside`: it fits beside the engines that are loaded. `release` ends its lease."""
 
     spec: ServeSpec
@@ -40,13 +40,13 @@ class FollowedName(Protocol):
 
     def promoted(self) -> SnapshotId | None: ...
 
-    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> Candidate: ...
+    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision: ...
 
 
 class Follower:
     """Keep a switch on the revision that a name stands for, until `run` is cancelled.
 
-    `open_revision` makes a revision of a candidate. `on_result` is called after each attempt, with the revision that is
+    `open_revision` opens a prepared revision. `on_result` is called after each attempt, with the revision that is
     served now; None if it failed.
     """
 
@@ -54,7 +54,7 @@ class Follower:
         self,
         name: FollowedName,
         switch: RevisionSwitch,
-        open_revision: Callable[[Candidate], ServedRevision],
+        open_revision: Callable[[PreparedRevision], ServedRevision],
         *,
         every_s: float,
         on_result: Callable[[ServeSpec | None], Awaitable[None]],
@@ -101,7 +101,7 @@ class Follower:
         changed = asyncio.create_task(self._changed.wait())
         try:
             await asyncio.wait({switching, changed}, return_when=asyncio.FIRST_COMPLETED)
-            if not switching.done():
+            if not switching.done() and self._switch.current.spec.id != id:
                 _LOG.info("the switch to %s is given up: %s is promoted now", id, self._wanted)
         finally:
             for task in (switching, changed):
@@ -127,15 +127,15 @@ class Follower:
             self._switch.take_over(earlier)
             return
         _LOG.info("%s is promoted: preparing the switch from %s", id, self._switch.current.spec.id)
-        candidate = await self._prepare(id)
-        while not candidate.beside and len(self._switch.memory) > 1:
-            await in_thread(candidate.release)
+        prepared = await self._prepare(id)
+        while not prepared.beside and len(self._switch.memory) > 1:
+            await in_thread(prepared.release)
             _LOG.info("%s does not fit beside the loaded engines: waiting for the last answers of one", id)
             await self._switch.wait_drained()
-            candidate = await self._prepare(id)
-        revision = await in_thread(lambda: self._open(candidate), discard=ServedRevision.close_files)
+            prepared = await self._prepare(id)
+        revision = await in_thread(lambda: self._open(prepared), discard=ServedRevision.close_files)
         try:
-            if candidate.beside:
+            if prepared.beside:
                 _LOG.info("%s is loaded beside %s", id, self._switch.current.spec.id)
                 await self._switch.load_beside(revision)
             else:
@@ -146,9 +146,9 @@ class Follower:
                 await revision.close()
             raise
 
-    async def _prepare(self, id: SnapshotId) -> Candidate:
+    async def _prepare(self, id: SnapshotId) -> PreparedRevision:
         loaded = self._switch.memory
-        return await in_thread(lambda: self._name.prepare(id, loaded), discard=lambda candidate: candidate.release())
+        return await in_thread(lambda: self._name.prepare(id, loaded), discard=lambda prepared: prepared.release())
 
 
 def _reason(error: Exception) -> str:

@@ -213,12 +213,15 @@ class _Service:
         async def on_result(switched_to: ServeSpec | None) -> None:
             self._metrics.switches.labels("done" if switched_to else "failed").inc()
             if switched_to is not None:
-                await in_thread(lambda: self._callbacks.on_switch(switched_to))
+                try:
+                    await in_thread(lambda: self._callbacks.on_switch(switched_to))
+                except Exception as error:
+                    _LOG.warning("the switch could not be reported: %s: %s", type(error).__name__, error)
 
         follower = Follower(
             self._follows,
             switch,
-            lambda candidate: self._revision(candidate.spec, candidate.release),
+            lambda prepared: self._revision(prepared.spec, prepared.release),
             every_s=self._limits.follow_s,
             on_result=on_result,
         )

@@ -5,106 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from paddock.model.hardware import this_machine
 from paddock.model.reference import SnapshotId
-from paddock.serving.follow import Candidate
+from paddock.serving.follow import PreparedRevision
 from paddock.serving.revision import EngineMemory
-from tests.support.serving import RunningServer, ServeProgram, engines_of, running, wait_for
+from tests.support.serving import ServeProgram, engines_of, running, wait_for
 from tests.support.stores import MODEL
 from tests.support.switching import (
-    StreamResult,
-    SwitchingVolume,
+    LONG,
+    SHORT,
+    FollowingServer,
+    following_server,
     machine_for_one_engine,
     make_switching_volume,
     stream,
     streaming,
     unexpected,
 )
-from tests.support.waiting import wait_for_value
-
-LONG = 900
-"""Tokens of an answer that does not end before its engine is suspended."""
-SHORT = 100
-
-
-class FollowingServer:
-    """The server of this module's tests, its volume, and the texts of its revisions."""
-
-    def __init__(self, volume: SwitchingVolume, served: RunningServer, client: httpx.Client) -> None:
-        self.volume = volume
-        self.served = served
-        self.client = client
-        self.texts: set[tuple[str, str]] = set()
-
-    @property
-    def health(self) -> dict[str, object]:
-        value: dict[str, object] = self.client.get("/health").json()
-        return value
-
-    def serves(self, letter: str) -> bool:
-        return (self.health["revision"], self.health["status"]) == (letter * 40, "ok")
-
-    def switch(self, letter: str) -> None:
-        self.volume.promote(letter)
-        wait_for(lambda: self.serves(letter))
-
-    def learn_texts(self) -> None:
-        """Remember the texts that `a` and `b` answer, long and short."""
-        for letter in "ba":
-            self.switch(letter)
-            for max_tokens in (LONG, SHORT):
-                answer = stream(self.client, max_tokens=max_tokens)
-                assert (answer.revision, answer.problem) == (self.volume.label(letter), "")
-                self.texts.add((answer.revision, answer.text))
-        assert len({text for _, text in self.texts}) == 4
-
-    def failures(self) -> float:
-        lines = self.client.get("/metrics").text.splitlines()
-        return next((float(line.split()[-1]) for line in lines if 'switches_total{result="failed"}' in line), 0.0)
-
-    def new_engine(self, old: Sequence[psutil.Process]) -> psutil.Process:
-        """Wait until another engine is started."""
-        pids = {process.pid for process in old}
-        return wait_for_value(
-            lambda: next((process for process in self.served.engines if process.pid not in pids), None), every_s=0.002
-        )
-
-    @contextmanager
-    def suspended_stream(self) -> Iterator[tuple[psutil.Process, Future[StreamResult]]]:
-        """A stream of the current engine, which is suspended after the first chunk, and resumed after the block."""
-        (engine,) = self.served.engines
-        began = threading.Event()
-
-        def suspend() -> None:
-            engine.suspend()
-            began.set()
-
-        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=self.served.url, timeout=60) as client:
-            result = pool.submit(stream, client, max_tokens=LONG, on_start=suspend)
-            try:
-                assert began.wait(30)
-                yield engine, result
-            finally:
-                with suppress(psutil.NoSuchProcess):
-                    engine.resume()
-
-
-@contextmanager
-def following_server(volume: SwitchingVolume) -> Iterator[FollowingServer]:
-    with (
-        running(volume.spec("a"), follows=volume.followed()) as served,
-        httpx.Client(base_url=served.url, timeout=60) as client,
-    ):
-        yield FollowingServer(volume, served, client)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +220,7 @@ class UnreachableVolume:
         threading.Event().wait()
         return None
 
-    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> Candidate:
+    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision:
         raise AssertionError(f"{id} is never seen, with {len(loaded)} engines")
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
+import psutil
 
 from paddock.engine.oracle import MARGIN_BYTES
 from paddock.lifecycle.clients import Clients, connect
@@ -25,9 +27,13 @@ from paddock.model.reference import Reference, SnapshotId
 from paddock.serving.spec import ServeSpec
 from paddock.settings import Settings
 from tests.support.gguf import STRING, TYPE_Q8_0, U32, tiny_llama
+from tests.support.serving import RunningServer, running, wait_for
 from tests.support.stores import MODEL, publish
+from tests.support.waiting import wait_for_value
 
 CONTEXT_TOKENS = 2048
+LONG, SHORT = 900, 100
+"""Tokens of answers. A long one does not end before its engine is suspended."""
 
 
 def model_bytes(layers: int, *, silent: bool = False) -> bytes:
@@ -169,3 +175,74 @@ def streaming(url: str, *, clients: int = 4, max_tokens: int = 32) -> Iterator[l
 def unexpected(results: Sequence[StreamResult], texts: Collection[tuple[str, str]]) -> list[StreamResult]:
     """The streams that are not complete, or have not the text of the revision that they name (`texts` has both)."""
     return [one for one in results if one.problem or (one.revision, one.text) not in texts]
+
+
+class FollowingServer:
+    """A server that follows a volume. `texts` has (revision, text) of each answer that its revisions can give."""
+
+    def __init__(self, volume: SwitchingVolume, served: RunningServer, client: httpx.Client) -> None:
+        self.volume = volume
+        self.served = served
+        self.client = client
+        self.texts: set[tuple[str, str]] = set()
+
+    @property
+    def health(self) -> dict[str, object]:
+        value: dict[str, object] = self.client.get("/health").json()
+        return value
+
+    def serves(self, letter: str) -> bool:
+        return (self.health["revision"], self.health["status"]) == (letter * 40, "ok")
+
+    def switch(self, letter: str) -> None:
+        self.volume.promote(letter)
+        wait_for(lambda: self.serves(letter))
+
+    def learn_texts(self) -> None:
+        """Remember the texts that `a` and `b` answer, long and short."""
+        for letter in "ba":
+            self.switch(letter)
+            for max_tokens in (LONG, SHORT):
+                answer = stream(self.client, max_tokens=max_tokens)
+                assert (answer.revision, answer.problem) == (self.volume.label(letter), "")
+                self.texts.add((answer.revision, answer.text))
+        assert len({text for _, text in self.texts}) == 4
+
+    def failures(self) -> float:
+        lines = self.client.get("/metrics").text.splitlines()
+        return next((float(line.split()[-1]) for line in lines if 'switches_total{result="failed"}' in line), 0.0)
+
+    def new_engine(self, old: Sequence[psutil.Process]) -> psutil.Process:
+        """Wait until another engine is started."""
+        pids = {process.pid for process in old}
+        return wait_for_value(
+            lambda: next((process for process in self.served.engines if process.pid not in pids), None), every_s=0.002
+        )
+
+    @contextmanager
+    def suspended_stream(self) -> Iterator[tuple[psutil.Process, Future[StreamResult]]]:
+        """A stream of the current engine, which is suspended after the first chunk, and resumed after the block."""
+        (engine,) = self.served.engines
+        began = threading.Event()
+
+        def suspend() -> None:
+            engine.suspend()
+            began.set()
+
+        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=self.served.url, timeout=60) as client:
+            result = pool.submit(stream, client, max_tokens=LONG, on_start=suspend)
+            try:
+                assert began.wait(30)
+                yield engine, result
+            finally:
+                with suppress(psutil.NoSuchProcess):
+                    engine.resume()
+
+
+@contextmanager
+def following_server(volume: SwitchingVolume) -> Iterator[FollowingServer]:
+    with (
+        running(volume.spec("a"), follows=volume.followed()) as served,
+        httpx.Client(base_url=served.url, timeout=60) as client,
+    ):
+        yield FollowingServer(volume, served, client)

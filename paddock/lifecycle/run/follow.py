@@ -18,7 +18,7 @@ from paddock.model.hardware import Machine, this_machine
 from paddock.model.reference import Reference, SnapshotId, same_variant
 from paddock.planning.fitting import check_fits, read_footprint
 from paddock.planning.placement import gpu_bytes
-from paddock.serving.follow import Candidate
+from paddock.serving.follow import PreparedRevision
 from paddock.serving.revision import EngineMemory
 from paddock.serving.spec import ServeSpec
 from paddock.store.volume import Volume
@@ -27,11 +27,11 @@ _CUDA_CONTEXT_BYTES = 600 * 2**20
 """GPU memory that an engine holds on each GPU that it uses, beside its buffers; at least that much was measured."""
 
 
-Plan = Callable[[Manifest, Path, Machine], ServeSpec]
+MakeSpec = Callable[[Manifest, Path, Machine], ServeSpec]
 """Plans a snapshot in a directory for a machine. Raises PaddockError."""
 
 
-def followed_name(clients: Clients, wanted: Reference, plan: Plan) -> PromotedName | None:
+def followed_name(clients: Clients, wanted: Reference, plan: MakeSpec) -> PromotedName | None:
     """What a server follows that serves `wanted`: None with a revision in it, or with PADDOCK_FOLLOW_PROMOTION=0."""
     if wanted.ref is not None or not clients.settings.follow_promotion:
         return None
@@ -45,7 +45,7 @@ class PromotedName:
         self,
         volume: Volume,
         wanted: Reference,
-        plan: Plan,
+        plan: MakeSpec,
         *,
         machine: Callable[[], Machine] = this_machine,
     ) -> None:
@@ -68,7 +68,7 @@ class PromotedName:
             return promoted.default_id
         return next((id for id in promoted.ids if same_variant(id.variant, wanted)), None)
 
-    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> Candidate:
+    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision:
         """Lease and plan a snapshot. Raises NotOnVolume, DoesNotFit, and as `plan`."""
         with ExitStack() as lease:
             snapshot = lease.enter_context(self._volume.lease(id))
@@ -78,7 +78,7 @@ class PromotedName:
             machine = self._machine()
             spec = self._plan(manifest, snapshot, without_engines(machine, loaded))
             beside = _fits(spec, beside_engines(machine, loaded))
-            return Candidate(spec, beside, lease.pop_all().close)
+            return PreparedRevision(spec, beside, lease.pop_all().close)
 
 
 def without_engines(machine: Machine, loaded: Sequence[EngineMemory]) -> Machine:
