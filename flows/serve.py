@@ -26,7 +26,8 @@ def serve_model(
 
     Args:
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
-        revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one.
+        revision: Branch, tag or commit, on the worker's volume or in S3. By default the promoted one; then the
+            server follows later promotions.
         context_tokens: Context of each request, in tokens. By default that of the profile.
         profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192; each has its own sampling.
         parallel: Concurrent requests. By default 4 if they fit, else 1.
@@ -34,6 +35,7 @@ def serve_model(
         port: Port to listen on; 0 for any free port.
     """
     runner = PrefectRunner()
-    manifest = runner.run(locate_or_restore, reference(model, revision))
+    wanted = reference(model, revision)
+    manifest = runner.run(locate_or_restore, wanted)
     request = ServeRequest(host=host, port=port, context_tokens=context_tokens, parallel=parallel, profile=profile)
-    serve.serve(runner.clients, manifest, request)
+    serve.serve(runner.clients, manifest, wanted, request)

@@ -162,6 +162,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_GRACE_S",
         description="How long a stopping server may take to finish running requests",
     )
+    follow_promotion: bool = Field(
+        default=True,
+        validation_alias="PADDOCK_FOLLOW_PROMOTION",
+        description="`0`: a running server keeps its revision when another one is promoted",
+    )
     docs_url: str | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",

@@ -10,14 +10,15 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
 from paddock.model.artifact import Manifest
+from paddock.model.reference import Reference
 from tasks import artifacts, policies
 from tasks.subject import ArtifactSubject
 
 
 @task(task_run_name="serve", **policies.BY_KIND[Kind.ENGINE])
-def serve(clients: Clients, manifest: Manifest, request: ServeRequest) -> None:
-    """Serve the snapshot until the run is cancelled. Call it, and never submit it: signals are received in the main
-    thread.
+def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: ServeRequest) -> None:
+    """Serve the snapshot until the run is cancelled, and follow the name by which it was wanted. Call it, and never
+    submit it: signals are received in the main thread.
 
     Prefect cancels a run with SIGTERM. While the model is served, Paddock handles that signal, so that running requests
     are completed; afterwards it is raised again for Prefect.
@@ -31,7 +32,11 @@ def serve(clients: Clients, manifest: Manifest, request: ServeRequest) -> None:
         )
         logger.info("computed by llama-server %s", serving.processor)
 
-    received = serve_snapshot(clients, manifest, request, on_ready=on_ready)
+    def on_switch(serving: Serving) -> None:
+        artifacts.serving(ArtifactSubject.of(clients, serving.spec.id), serving)
+        logger.info("serving %s now", serving.spec.id)
+
+    received = serve_snapshot(clients, manifest, request, name=wanted, on_ready=on_ready, on_switch=on_switch)
     logger.info("the server was stopped: %s", received.name if received else "no signal")
     if received is not None:
         signal.raise_signal(received)

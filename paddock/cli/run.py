@@ -72,7 +72,8 @@ def serve(
 ) -> int:
     """Serve a model over an OpenAI-compatible API until stopped.
 
-    By default the promoted snapshot is served. If PADDOCK_API_KEY is set, clients must send that key.
+    By default the promoted snapshot is served, and the server follows later promotions. If PADDOCK_API_KEY is set,
+    clients must send that key.
     """
     from paddock.cli.render import render_serving
     from paddock.lifecycle.locate import locate, match_variant, requested_quantization
@@ -100,7 +101,7 @@ def serve(
         is_ready = True
 
     try:
-        received = serve_snapshot(clients, locate(clients, wanted), request, on_ready=on_ready)
+        received = serve_snapshot(clients, locate(clients, wanted), request, name=wanted, on_ready=on_ready)
     except PaddockError as error:
         if not is_ready:
             raise

@@ -89,22 +89,30 @@ def memory_shortfall(model: Footprint, parameters: Parameters, memory: Memory, t
     free memory of the GPUs) to 1. Layer i goes to the first GPU whose cumulative share is greater than i / n.
     """
     costs = _Costs.of(model, parameters, memory)
-    count = len(costs.items)
-    offloaded = count if parameters.n_gpu_layers < 0 else min(parameters.n_gpu_layers, count)
-    if not target.vram_bytes:
-        offloaded = 0
-    host = costs.host(count - offloaded) + target.margin_bytes - target.ram_bytes
-    layer_bytes = [0] * len(target.vram_bytes)
-    ends = list(accumulate((parameters.tensor_split or target.vram_bytes)[: len(layer_bytes)]))
-    for number, item in enumerate(costs.items[count - offloaded :]):
-        gpu = min(bisect_right(ends, number * ends[-1] / offloaded), len(layer_bytes) - 1)
-        layer_bytes[gpu] += item
+    offloaded = costs.offloaded(parameters) if target.vram_bytes else 0
+    host = costs.host(len(costs.items) - offloaded) + target.margin_bytes - target.ram_bytes
     missing = [
-        size + costs.compute_bytes + target.gpu_margin_bytes - available
-        for size, available in zip(layer_bytes, target.vram_bytes, strict=True)
+        size + target.gpu_margin_bytes - available
+        for size, available in zip(
+            gpu_bytes(model, parameters, memory, target.vram_bytes), target.vram_bytes, strict=True
+        )
         if size
     ]
     return MemoryShortfall(max(host, 0), sum(max(size, 0) for size in missing))
+
+
+def gpu_bytes(model: Footprint, parameters: Parameters, memory: Memory, vram_bytes: tuple[int, ...]) -> tuple[int, ...]:
+    """The memory of the engine's buffers on each GPU, by the rule of `memory_shortfall`; 0 where no layer is."""
+    if not vram_bytes:
+        return ()
+    costs = _Costs.of(model, parameters, memory)
+    offloaded = costs.offloaded(parameters)
+    layer_bytes = [0] * len(vram_bytes)
+    ends = list(accumulate((parameters.tensor_split or vram_bytes)[: len(layer_bytes)]))
+    for number, item in enumerate(costs.items[len(costs.items) - offloaded :]):
+        gpu = min(bisect_right(ends, number * ends[-1] / offloaded), len(layer_bytes) - 1)
+        layer_bytes[gpu] += item
+    return tuple(size + costs.compute_bytes if size else 0 for size in layer_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,11 @@ class _Costs:
             fixed_bytes=model.input_bytes + memory.output_bytes + memory.compute_bytes,
             compute_bytes=memory.compute_bytes,
         )
+
+    def offloaded(self, parameters: Parameters) -> int:
+        """Number of the last items that `parameters` put on GPUs."""
+        count = len(self.items)
+        return count if parameters.n_gpu_layers < 0 else min(parameters.n_gpu_layers, count)
 
     def host(self, layers: int) -> int:
         """Host memory in bytes if the first `layers` of the items stay there."""

@@ -3,7 +3,7 @@
     POST /v1/chat/completions, /v1/completions     answers, streamed or not
     POST /v1/embeddings, /v1/rerank, /rerank       of models of that kind
     GET  /v1/models, /v1/models/NAME               the one model that is served
-    GET  /health                                   200 while the engine is ready, else 503; needs no key
+    GET  /health                                   200 while requests are accepted, else 503; needs no key
     GET  /metrics                                  Prometheus metrics
 
 Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. CORS headers are sent for the origins that
@@ -31,15 +31,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
-from paddock.serving.proxy import Proxy, unavailable
+from paddock.serving.proxy import REVISION_HEADER, Proxy, unavailable
 from paddock.serving.refusal import RequestRefused
-from paddock.serving.requests import ENDPOINTS, EngineRequest, parse
+from paddock.serving.requests import ENDPOINTS, AdmittedRequest
+from paddock.serving.revision import ServedRevision
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import State, Supervisor
+from paddock.serving.supervisor import State
+from paddock.serving.switch import RevisionSwitch
 
 _LOG = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 8 * 2**20
 _CORS_AGE_S = 600
+_KINDS_OF_PROGRAMS = {"application/json", "application/x-www-form-urlencoded", ""}
 ELSEWHERE = {
     "/v1/responses": "/v1/chat/completions",
     "/v1/messages": "/v1/chat/completions",
@@ -66,22 +69,24 @@ class OpenAIApi:
 
     def __init__(
         self,
-        spec: ServeSpec,
-        supervisor: Supervisor,
+        switch: RevisionSwitch,
         proxy: Proxy,
-        queue: AdmissionQueue,
+        queue: AdmissionQueue[ServedRevision],
         metrics: Metrics,
         *,
         api_key: str | None,
         cors_origins: tuple[str, ...] = (),
     ) -> None:
-        self._spec = spec
-        self._supervisor = supervisor
+        self._switch = switch
         self._proxy = proxy
         self._queue = queue
         self._metrics = metrics
         self._api_key = api_key
         self._cors_origins = cors_origins
+
+    @property
+    def _spec(self) -> ServeSpec:
+        return self._switch.current.spec
 
     def app(self) -> Starlette:
         handlers: dict[type[Exception] | int, Callable[[Request, Exception], Awaitable[Response]]] = {
@@ -111,20 +116,21 @@ class OpenAIApi:
                 allow_origins=self._cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["retry-after"],
+                expose_headers=["retry-after", REVISION_HEADER],
                 max_age=_CORS_AGE_S,
             )
         ]
 
-    async def admit(self, request: Request) -> EngineRequest:
+    async def admit(self, request: Request) -> AdmittedRequest:
         """Authenticate and validate a request. Raises RequestRefused."""
         self._authorize(request)
         _require_json(request)
-        if self._supervisor.state is not State.READY:
-            raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
-        return await asyncio.to_thread(parse, request.url.path, await _body(request), self._spec)
+        self._require_available()
+        content = await _body(request)
+        self._require_available()
+        return await asyncio.to_thread(AdmittedRequest, request.url.path, content, self._spec)
 
-    async def answer(self, engine_request: EngineRequest, send: Send) -> None:
+    async def answer(self, engine_request: AdmittedRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""
         await self._proxy.answer(engine_request, send)
 
@@ -159,25 +165,27 @@ class OpenAIApi:
         }
 
     async def _health(self, _request: Request) -> Response:
-        state = self._supervisor.state
-        ready = state is State.READY
+        state, spec = self._switch.state, self._spec
         body = {
-            "status": "ok" if ready else str(state),
-            "model": self._spec.name,
-            "revision": self._spec.revision,
-            "restarts": self._supervisor.restarts,
+            "status": "ok" if state is State.READY else str(state),
+            "model": spec.name,
+            "variant": spec.variant,
+            "revision": spec.revision,
+            "restarts": self._switch.restarts,
             "running": self._queue.running,
             "waiting": self._queue.waiting,
         }
-        return JSONResponse(body, HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+        available = self._switch.accepts_requests
+        return JSONResponse(body, HTTPStatus.OK if available else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _get_metrics(self, request: Request) -> Response:
         self._authorize(request)
-        supervisor, metrics, engine = self._supervisor, self._metrics, self._supervisor.engine
-        ready = supervisor.state is State.READY
+        supervisor, metrics = self._switch.current.supervisor, self._metrics
+        engine, ready = supervisor.engine, self._switch.state is State.READY
         resident, held = engine.resident_bytes() if engine else (0, 0)
         metrics.up.set(ready)
-        metrics.set_restarts(supervisor.restarts)
+        metrics.set_revision(self._spec.variant, self._spec.revision)
+        metrics.set_restarts(self._switch.restarts)
         metrics.running.set(self._queue.running)
         metrics.waiting.set(self._queue.waiting)
         metrics.resident_bytes.set(resident)
@@ -191,6 +199,10 @@ class OpenAIApi:
             except httpx.HTTPError as error:
                 _LOG.info("the engine's own metrics are not available: %s", error)
         return PlainTextResponse(metrics.text(engine_metrics), media_type=CONTENT_TYPE)
+
+    def _require_available(self) -> None:
+        if not self._switch.accepts_requests:
+            raise unavailable(UNAVAILABLE_REASONS[self._switch.state])
 
     def _authorize(self, request: Request) -> None:
         if self._api_key is None:
@@ -276,6 +288,8 @@ def as_response(error: RequestRefused) -> Response:
         headers["retry-after"] = str(error.retry_after_s)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    if error.revision is not None:
+        headers[REVISION_HEADER] = error.revision
     return JSONResponse(error.to_json(), error.status, headers)
 
 
@@ -312,7 +326,9 @@ def _require_json(request: Request) -> None:
     headers = request.headers
     content_type, _, parameters = headers.get("content-type", "").partition(";")
     charset = parameters.partition("charset=")[2].strip(' "').lower()
-    kinds = {"application/json"} if "origin" in headers else {"application/json", "application/x-www-form-urlencoded", ""}
+    kinds = (
+        {"application/json"} if "origin" in headers else {"application/json", "application/x-www-form-urlencoded", ""}
+    )
     if content_type.strip().lower() not in kinds or charset not in {"", "utf-8", "utf8"}:
         raise RequestRefused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON in UTF-8: send content-type: application/json"

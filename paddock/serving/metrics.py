@@ -25,10 +25,10 @@ class Metrics:
     """Metrics of one server. Times are in seconds."""
 
     def __init__(self, *, model: str, server: str) -> None:
+        self._model, self._server = model, server
         self._registry = registry = CollectorRegistry()
-        Gauge("paddock_info", "Model and server that serve", ["model", "server"], registry=registry).labels(
-            model, server
-        ).set(1)
+        names = ["model", "variant", "revision", "server"]
+        self._info = Gauge("paddock_info", "Model and server that serve", names, registry=registry)
         self.running = Gauge("paddock_num_requests_running", "Requests that the engine is answering", registry=registry)
         self.waiting = Gauge("paddock_num_requests_waiting", "Requests in the queue", registry=registry)
         self.requests = Counter("paddock_requests", "Requests by path and status", ["path", "code"], registry=registry)
@@ -58,12 +58,20 @@ class Metrics:
         self.up = Gauge("paddock_engine_up", "1 while the engine is ready", registry=registry)
         self._restarts = Counter("paddock_engine_restarts", "Restarts of the engine", registry=registry)
         self._counted_restarts = 0
+        self.switches = Counter(
+            "paddock_switches", "Switches to another revision by result (done, failed)", ["result"], registry=registry
+        )
         self.resident_bytes = Gauge("paddock_engine_resident_bytes", "Resident memory of the engine", registry=registry)
         self.held_bytes = Gauge(
             "paddock_engine_held_bytes", "Resident memory of the engine, without mapped files", registry=registry
         )
         self.planned_bytes = Gauge("paddock_engine_planned_bytes", "Memory that the plan expects", registry=registry)
         self.load_s = Gauge("paddock_engine_load_seconds", "Duration of the last load of the model", registry=registry)
+
+    def set_revision(self, variant: str, revision: str) -> None:
+        """Set the variant and revision that are served now."""
+        self._info.clear()
+        self._info.labels(self._model, variant, revision, self._server).set(1)
 
     def set_restarts(self, total: int) -> None:
         """Set the number of restarts since the server started; it must never decrease."""

@@ -23,9 +23,12 @@ from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
 from paddock.serving.engine_errors import engine_refusal, error_refusal
 from paddock.serving.metrics import Metrics
 from paddock.serving.refusal import RequestRefused
-from paddock.serving.requests import EngineRequest
-from paddock.store.volume.usage import Usage
+from paddock.serving.requests import AdmittedRequest, EngineRequest
+from paddock.serving.revision import ServedRevision
+from paddock.serving.usage import token_count
 
+REVISION_HEADER = "x-paddock-revision"
+"""Header of every answer of an engine: `<variant>@<revision>` of what gave it."""
 RETRY_AFTER_S = 5
 """`Retry-After` while the engine is being restarted."""
 _SEND_TIMEOUT_S = 60.0
@@ -36,39 +39,24 @@ _EVENTS = b"text/event-stream; charset=utf-8"
 _Event = dict[str, Any]
 
 
-class UsageCounter:
-    """Requests and tokens since the last `take`."""
-
-    def __init__(self) -> None:
-        self._sum = Usage()
-
-    def add(self, usage: Any) -> None:
-        """Add one request with the `usage` object of its answer; anything but an object counts no tokens."""
-        fields = usage if isinstance(usage, dict) else {}
-        self._sum += Usage(1, _count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens")))
-
-    def take(self) -> Usage:
-        """Return the sum and reset it."""
-        taken, self._sum = self._sum, Usage()
-        return taken
-
-
 class Proxy:
     """Forward requests to the engine, each in its turn of the queue, and record metrics and usage."""
 
-    def __init__(self, client: httpx.AsyncClient, queue: AdmissionQueue, metrics: Metrics, usage: UsageCounter) -> None:
-        self._client = client
+    def __init__(self, queue: AdmissionQueue[ServedRevision], metrics: Metrics) -> None:
         self._queue = queue
         self._metrics = metrics
-        self._usage = usage
 
-    async def answer(self, request: EngineRequest, send: Send) -> None:
+    async def answer(self, request: AdmittedRequest, send: Send) -> None:
         """Wait for a slot, forward the request, and send the answer. Raises RequestRefused if nothing was sent yet."""
         began = time.perf_counter()
         try:
-            async with self._queue.slot():
+            async with self._queue.slot() as revision:
                 self._metrics.queue_s.observe(time.perf_counter() - began)
-                await self._answer(request, send, began)
+                try:
+                    await self._answer(request.for_spec(revision.spec), revision, send, began)
+                except RequestRefused as error:
+                    error.revision = revision.label
+                    raise
         except QueueFull as error:
             raise RequestRefused(
                 HTTPStatus.TOO_MANY_REQUESTS,
@@ -80,30 +68,32 @@ class Proxy:
             raise unavailable(str(error)) from None
         self._metrics.request_s.observe(time.perf_counter() - began)
 
-    async def _answer(self, request: EngineRequest, send: Send, began: float) -> None:
+    async def _answer(self, request: EngineRequest, revision: ServedRevision, send: Send, began: float) -> None:
         try:
-            async with self._client.stream("POST", request.path, json=request.body) as answer:
+            async with revision.client.stream("POST", request.path, json=request.body) as answer:
                 if answer.status_code != HTTPStatus.OK:
                     raise engine_refusal(answer.status_code, await answer.aread(), request.body)
                 if request.stream:
-                    await self._stream(request, answer, send, began)
+                    await self._stream(request, answer, revision, send, began)
                 else:
-                    await self._send_complete(await answer.aread(), send)
+                    await self._send_complete(await answer.aread(), revision, send)
         except (httpx.TransportError, httpx.StreamError):  # before anything was sent to the client
             raise engine_died() from None
 
-    async def _send_complete(self, content: bytes, send: Send) -> None:
+    async def _send_complete(self, content: bytes, revision: ServedRevision, send: Send) -> None:
         try:
             value = json.loads(content)
         except ValueError:
             raise engine_died() from None
         if drop_cut_character(value):
             content = json.dumps(value, ensure_ascii=False).encode()
-        self._count(value.get("usage"))
-        await _start(send, _JSON, length=len(content))
+        self._count(revision, value.get("usage"))
+        await _start(send, revision, _JSON, length=len(content))
         await send({"type": "http.response.body", "body": content})
 
-    async def _stream(self, request: EngineRequest, answer: httpx.Response, send: Send, began: float) -> None:
+    async def _stream(
+        self, request: EngineRequest, answer: httpx.Response, revision: ServedRevision, send: Send, began: float
+    ) -> None:
         """Forward events as they arrive; the first one decides whether the answer is a stream or an error."""
         events = _events(answer)
         first = await anext(events, None)
@@ -111,7 +101,7 @@ class Proxy:
             raise engine_died()
         if isinstance(first, dict) and "error" in first:
             raise error_refusal(first["error"], request.body)
-        await _start(send, _EVENTS)
+        await _start(send, revision, _EVENTS)
         stream = _ClientStream(send, request)
         try:
             await stream.forward(first)
@@ -122,17 +112,17 @@ class Proxy:
         if not stream.is_complete:
             await stream.fail(engine_died())
         await send({"type": "http.response.body", "body": b""})
-        self._count(stream.usage)
+        self._count(revision, stream.usage)
         if stream.first_text is not None:
             self._metrics.first_token_s.observe(stream.first_text - began)
             if stream.texts > 1:
                 self._metrics.per_token_s.observe((stream.last_text - stream.first_text) / (stream.texts - 1))
 
-    def _count(self, usage: Any) -> None:
-        self._usage.add(usage)
+    def _count(self, revision: ServedRevision, usage: Any) -> None:
+        revision.usage.add(usage)
         if isinstance(usage, dict):
-            self._metrics.prompt_tokens.inc(_count(usage.get("prompt_tokens")))
-            self._metrics.generation_tokens.inc(_count(usage.get("completion_tokens")))
+            self._metrics.prompt_tokens.inc(token_count(usage.get("prompt_tokens")))
+            self._metrics.generation_tokens.inc(token_count(usage.get("completion_tokens")))
 
 
 class _ClientStream:
@@ -205,8 +195,9 @@ async def _events(answer: httpx.Response) -> AsyncIterator[_Event | str]:
             yield value
 
 
-async def _start(send: Send, content_type: bytes, *, length: int | None = None) -> None:
+async def _start(send: Send, revision: ServedRevision, content_type: bytes, *, length: int | None = None) -> None:
     headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
+    headers.append((REVISION_HEADER.encode(), revision.label.encode()))
     if length is not None:
         headers.append((b"content-length", str(length).encode()))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -229,7 +220,3 @@ def _has_text(event: _Event) -> bool:
     choice = event["choices"][0]
     delta = choice.get("delta", choice)
     return any(delta.get(name) for name in ("content", "text", "reasoning_content", "tool_calls"))
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0

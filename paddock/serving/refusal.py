@@ -33,6 +33,7 @@ class RequestRefused(Exception):
         self.code = code
         self.param = param[:200] if param else None
         self.retry_after_s = retry_after_s
+        self.revision: str | None = None  # that of the engine that answered so
 
     @property
     def kind(self) -> str:

@@ -27,7 +27,7 @@ from paddock.serving.json_body import parse_body
 from paddock.serving.refusal import INVALID, UNSUPPORTED, RequestRefused, bad_request
 from paddock.serving.spec import ServeSpec
 
-__all__ = ["ENDPOINTS", "EngineRequest", "RequestRefused", "parse"]
+__all__ = ["ENDPOINTS", "AdmittedRequest", "EngineRequest", "RequestRefused", "parse"]
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 EMBEDDING, RERANK = "/v1/embeddings", "/v1/rerank"
@@ -56,6 +56,24 @@ class EngineRequest:
     body: dict[str, Any]
     stream: bool
     include_usage: bool
+
+
+class AdmittedRequest:
+    """A valid request that waits for its engine. It is completed for the revision that answers it, which may be another
+    than the one that was served when it came.
+
+    Raises RequestRefused as `parse`.
+    """
+
+    def __init__(self, path: str, content: bytes, spec: ServeSpec) -> None:
+        self._path = path
+        self._content = content
+        self._spec = spec
+        self._parsed = parse(path, content, spec)
+
+    def for_spec(self, spec: ServeSpec) -> EngineRequest:
+        """The request for the engine of this revision. Raises RequestRefused if it names another revision."""
+        return self._parsed if spec is self._spec else parse(self._path, self._content, spec)
 
 
 def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:

@@ -15,32 +15,33 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-import httpx
 import uvicorn
 
 from paddock.errors import ServerUnavailable
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.api import UNAVAILABLE_REASONS, OpenAIApi
 from paddock.serving.binding import Binding
-from paddock.serving.llama_server import SOCKET, LlamaServer, LlamaServerProgram
+from paddock.serving.follow import FollowedName, Follower
+from paddock.serving.llama_server import LlamaServerProgram
 from paddock.serving.metrics import Metrics
-from paddock.serving.process import EngineProcess
-from paddock.serving.proxy import Proxy, UsageCounter
-from paddock.serving.spec import ServeSpec, open_model
-from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.proxy import Proxy
+from paddock.serving.revision import ServedRevision
+from paddock.serving.spec import ServeSpec
+from paddock.serving.supervisor import State, SupervisorLimits
+from paddock.serving.switch import RevisionSwitch
+from paddock.serving.threads import in_thread
 from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 _STOP_RESERVE_S = 4.0
 """Part of the grace period that is reserved for stopping the engine, the connections and this process."""
 _LAST_REQUESTS_S = 0.2
+_RELEASE_S = 5.0
+"""How long the volume may take at the end to record the usage and to release the snapshot."""
 _POLL_S = 0.01
-_ENGINE_TIMEOUT = httpx.Timeout(10.0, read=None)  # no read timeout: the supervisor detects a hang
 _REPORT_S = 60.0
 
 
@@ -55,11 +56,13 @@ class ServerAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLimits:
-    """Limits of a server: `queue` is how many requests may wait, `grace_s` the grace period of a shutdown."""
+    """Limits of a server: `queue` is how many requests may wait, `grace_s` the grace period of a shutdown, and
+    `follow_s` the time between two looks at what is promoted."""
 
     supervisor: SupervisorLimits
     queue: int
     grace_s: float
+    follow_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +70,13 @@ class Callbacks:
     """Callbacks of a server.
 
     `on_ready` is called once, after the canary has passed and the HTTP server listens. `on_usage` is called in a worker
-    thread every minute with the usage since its last call, and once at the end; never without requests.
+    thread every minute with the usage of a revision since its last call, and once at the end; never without requests.
+    `on_switch` is called in a worker thread with the revision that is served now, after each switch to it.
     """
 
     on_ready: Callable[[ServerAddress], None]
-    on_usage: Callable[[Usage], None]
+    on_usage: Callable[[ServeSpec, Usage], None]
+    on_switch: Callable[[ServeSpec], None] = lambda _: None
 
 
 def serve(
@@ -82,8 +87,13 @@ def serve(
     *,
     program: LlamaServerProgram,
     stop: threading.Event | None = None,
+    release: Callable[[], None] = lambda: None,
+    follows: FollowedName | None = None,
 ) -> signal.Signals | None:
     """Serve until SIGTERM or SIGINT, and return the signal; outside the main thread, until `stop` is set.
+
+    `release` is called when the engine of `spec` has ended: at the end, or after a switch to another revision. With
+    `follows`, the server switches to the revision that this name stands for, whenever that changes.
 
     A signal is also returned if it arrives before `on_ready` was called: a caller that derives an exit status must
     check that.
@@ -91,7 +101,7 @@ def serve(
     Raises NoSuchFile, BadSetting, NoPermission, EngineCrashed after three strikes, the errors of `EngineProcess.start`,
     and ServerUnavailable if the HTTP server ends by itself, or `stop` is set before `on_ready` was called.
     """
-    return asyncio.run(_Service(spec, binding, limits, callbacks, LlamaServer(spec, program)).run(stop))
+    return asyncio.run(_Service(spec, binding, limits, callbacks, program, release=release, follows=follows).run(stop))
 
 
 class _Service:
@@ -101,52 +111,50 @@ class _Service:
         binding: Binding,
         limits: ServiceLimits,
         callbacks: Callbacks,
-        engine_server: LlamaServer,
+        program: LlamaServerProgram,
+        *,
+        release: Callable[[], None],
+        follows: FollowedName | None,
     ) -> None:
         self._spec = spec
+        self._release = release
         self._binding = binding
         self._limits = limits
         self._callbacks = callbacks
-        self._engine_server = engine_server
-        self._usage = UsageCounter()
-        self._queue = AdmissionQueue(engine_server.slots, max_waiting=limits.queue)
+        self._program = program
+        self._follows = follows
+        self._queue = AdmissionQueue[ServedRevision](max_waiting=limits.queue)
+        self._metrics = Metrics(model=spec.name, server=program.version)
         self._signal: signal.Signals | None = None
         self._was_ready = False
 
     async def run(self, stop: threading.Event | None) -> signal.Signals | None:
-        with (
-            open_model(self._spec) as model,
-            TemporaryDirectory(prefix="paddock-", ignore_cleanup_errors=True) as home,
-            self._binding.listen() as listener,
-        ):
-            supervisor = Supervisor(
-                lambda: EngineProcess(self._engine_server, model, Path(home)),
-                limits=self._limits.supervisor,
-                planned_bytes=self._spec.memory.total_bytes,
-                margin_bytes=self._spec.margin_bytes,
-                on_lost=lambda: self._queue.abort_waiting(UNAVAILABLE_REASONS[State.RESTARTING]),
+        with self._binding.listen() as listener:
+            switch = RevisionSwitch(
+                self._revision(self._spec, self._release), self._queue, on_closed=self._report_usage
             )
-            transport = httpx.AsyncHTTPTransport(
-                uds=str(Path(home, SOCKET)), limits=httpx.Limits(max_keepalive_connections=0)
-            )
-            async with httpx.AsyncClient(
-                transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT
-            ) as client:
-                server = self._http_server(supervisor, client)
-                with self._stop_requested(stop) as stopping:
-                    await self._run_until_stopped(supervisor, server, listener, stopping)
+            server = self._http_server(switch)
+            with self._stop_requested(stop) as stopping:
+                await self._run_until_stopped(switch, server, listener, stopping)
         if self._signal is None and not self._was_ready:
             raise ServerUnavailable(f"the server of {self._spec.name} was stopped before its model was ready")
         return self._signal
 
-    def _http_server(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
-        metrics = Metrics(model=self._spec.name, server=self._engine_server.program.version)
+    def _revision(self, spec: ServeSpec, release: Callable[[], None]) -> ServedRevision:
+        return ServedRevision(
+            spec,
+            self._program,
+            self._limits.supervisor,
+            on_lost=lambda: self._queue.abort_waiting(UNAVAILABLE_REASONS[State.RESTARTING]),
+            release=release,
+        )
+
+    def _http_server(self, switch: RevisionSwitch) -> uvicorn.Server:
         api = OpenAIApi(
-            self._spec,
-            supervisor,
-            Proxy(client, self._queue, metrics, self._usage),
+            switch,
+            Proxy(self._queue, self._metrics),
             self._queue,
-            metrics,
+            self._metrics,
             api_key=self._binding.api_key,
             cors_origins=self._binding.cors_origins,
         )
@@ -156,11 +164,11 @@ class _Service:
         return _Server(config)
 
     async def _run_until_stopped(
-        self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket, stopping: asyncio.Event
+        self, switch: RevisionSwitch, server: uvicorn.Server, listener: socket.socket, stopping: asyncio.Event
     ) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        supervising = asyncio.create_task(self._supervise(supervisor, server, listener))
-        reporting = asyncio.create_task(self._report())
+        supervising = asyncio.create_task(self._supervise(switch, server, listener))
+        reporting = asyncio.create_task(self._report(switch))
         stop_wait = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait({serving, supervising, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,8 +176,9 @@ class _Service:
                 supervising.result()  # raises the error that the engine failed with
             if serving.done():
                 raise _http_server_ended(serving) from serving.exception()
-            await self._drain(supervisor, supervising)
+            await self._drain(switch, supervising)
         finally:
+            switch.begin_shutdown()
             for task in (supervising, reporting, stop_wait):
                 task.cancel()
             await asyncio.gather(supervising, reporting, stop_wait, return_exceptions=True)
@@ -177,31 +186,58 @@ class _Service:
                 http_listener.close()
             await asyncio.sleep(_LAST_REQUESTS_S)  # accepted connections still get a 503 instead of a reset
             server.should_exit = True
-            await supervisor.stop(now=self._queue.running > 0)
+            await switch.stop_engines(now=self._queue.running > 0)
             await asyncio.wait({serving}, timeout=1.0)  # time to send the error to requests that were cut off
             server.force_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            await self._report_usage()
+            try:
+                await asyncio.wait_for(switch.close(), _RELEASE_S)
+            except TimeoutError:
+                _LOG.warning("the volume does not answer: the last usage may not be recorded")
 
-    async def _supervise(self, supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket) -> None:
-        await supervisor.start()
+    async def _supervise(self, switch: RevisionSwitch, server: uvicorn.Server, listener: socket.socket) -> None:
+        await switch.start()
         while not server.started:  # if it never starts, `_run_until_stopped` sees it end and cancels this task
             await asyncio.sleep(_POLL_S)
         self._was_ready = True
-        engine = supervisor.engine
+        engine = switch.current.supervisor.engine
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self._callbacks.on_ready(
-            ServerAddress(url, self._engine_server.program.version, engine.load_s if engine else 0.0)
-        )
-        await supervisor.run()
+        self._callbacks.on_ready(ServerAddress(url, self._program.version, engine.load_s if engine else 0.0))
+        following = asyncio.create_task(self._follow(switch))
+        try:
+            await switch.run()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
-    async def _drain(self, supervisor: Supervisor, supervising: asyncio.Task[None]) -> None:
+    async def _follow(self, switch: RevisionSwitch) -> None:
+        if self._follows is None:
+            return
+
+        async def on_result(switched_to: ServeSpec | None) -> None:
+            self._metrics.switches.labels("done" if switched_to else "failed").inc()
+            if switched_to is not None:
+                try:
+                    await in_thread(lambda: self._callbacks.on_switch(switched_to))
+                except Exception as error:
+                    _LOG.warning("the switch could not be reported: %s: %s", type(error).__name__, error)
+
+        follower = Follower(
+            self._follows,
+            switch,
+            lambda prepared: self._revision(prepared.spec, prepared.release),
+            every_s=self._limits.follow_s,
+            on_result=on_result,
+        )
+        await follower.run()
+
+    async def _drain(self, switch: RevisionSwitch, supervising: asyncio.Task[None]) -> None:
         """Wait for the running answers. The listener stays open, so that new requests get a 503 instead of a reset."""
         _LOG.info("shutting down: %d requests are being answered", self._queue.running)
-        supervising.cancel()  # an engine that dies from now on is not restarted
+        switch.begin_shutdown()  # an engine that dies from now on is not restarted, and no switch begins
+        supervising.cancel()
         await asyncio.gather(supervising, return_exceptions=True)
-        supervisor.begin_shutdown()
         self._queue.abort_waiting(UNAVAILABLE_REASONS[State.STOPPING])
         with suppress(TimeoutError):
             async with asyncio.timeout(max(self._limits.grace_s - _STOP_RESERVE_S, 0.1)):
@@ -209,16 +245,17 @@ class _Service:
         if self._queue.running:
             _LOG.warning("the grace period is over: %d answers are cut off", self._queue.running)
 
-    async def _report(self) -> None:
+    async def _report(self, switch: RevisionSwitch) -> None:
         while True:
             await asyncio.sleep(_REPORT_S)
-            await self._report_usage()
+            for revision in switch.loaded:
+                await self._report_usage(revision)
 
-    async def _report_usage(self) -> None:
-        usage = self._usage.take()
+    async def _report_usage(self, revision: ServedRevision) -> None:
+        usage = revision.usage.take()
         if usage.requests:
             # In a thread: the callback may write to a slow shared disk, and answers must go on meanwhile.
-            await asyncio.to_thread(self._callbacks.on_usage, usage)
+            await in_thread(lambda: self._callbacks.on_usage(revision.spec, usage))
 
     @contextmanager
     def _stop_requested(self, stop: threading.Event | None) -> Iterator[asyncio.Event]:

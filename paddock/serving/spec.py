@@ -12,6 +12,8 @@ from paddock.engine import process
 from paddock.engine.oracle import MARGIN_BYTES, Memory
 from paddock.engine.parameters import Parameters
 from paddock.gguf.kind import ModelKind
+from paddock.model.names import ModelName, Revision
+from paddock.model.reference import SnapshotId, Variant
 from paddock.planning.profile import Profile
 
 _PROJECTOR_LINK = "projector"
@@ -59,6 +61,15 @@ class ServeSpec:
         """Model names that clients may send: with or without variant and revision."""
         full = f"{self.name}:{self.variant}"
         return frozenset({self.name, full, f"{self.name}@{self.revision}", f"{full}@{self.revision}"})
+
+    @property
+    def id(self) -> SnapshotId:
+        return SnapshotId(ModelName.parse(self.name), Revision(self.revision), Variant(self.variant))
+
+    @property
+    def label(self) -> str:
+        """`<variant>@<revision>`."""
+        return f"{self.variant}@{self.revision}"
 
     @property
     def on_gpu(self) -> bool:

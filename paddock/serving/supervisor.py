@@ -32,6 +32,7 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+    SWITCHING = "switching"
     STOPPING = "stopping"
     FAILED = "failed"
 
@@ -107,6 +108,25 @@ class Supervisor:
             cause = await self._watch()
             self.state = State.RESTARTING
             await self._restart(cause)
+
+    async def drain(self) -> None:
+        """Watch an engine that gets no new requests, until cancelled. If it fails, it is not started again."""
+        if self.state is not State.READY:
+            return
+        cause = await self._watch()
+        self.state = State.FAILED
+        _LOG.warning("%s, while it gave its last answers", cause.message)
+        assert self.engine is not None  # noqa: S101 - it was started
+        await self.engine.stop(now=True)
+
+    async def resume(self) -> None:
+        """Start the engine again after `stop` or `drain`. A failure counts as a strike. Raises EngineCrashed after the
+        last strike."""
+        self.state = State.RESTARTING
+        try:
+            await self._start()
+        except PaddockError as error:
+            await self._restart(error)
 
     def begin_shutdown(self) -> None:
         """Enter the state `stopping`; the engine keeps answering its running requests."""

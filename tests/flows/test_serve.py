@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -25,13 +24,15 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.reference import artifact_key
 from tests.support.serving import (
     REAL_MODEL_ID,
-    REAL_MODEL_NAME,
     any_complete,
+    engines_of,
     has_restarted,
     promoted_model,
     under_load,
     wait_for,
 )
+from tests.support.stores import MODEL
+from tests.support.switching import make_switching_volume
 
 __all__ = ["promoted_model"]
 RUN = """
@@ -47,20 +48,24 @@ def environment(promoted_model: Clients, prefect_server: PrefectServer) -> dict[
     return {**os.environ, **prefect_server.environment, **own}
 
 
-def test_a_run_that_is_signalled_completes_its_running_requests(
-    promoted_model: Clients, client: SyncPrefectClient, environment: dict[str, str]
+def test_a_signalled_run_that_has_followed_a_promotion_completes_its_running_requests(
+    client: SyncPrefectClient, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """A worker cancels a run with SIGTERM to the process of the flow."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    (manifest,) = promoted_model.volume.snapshots(REAL_MODEL_NAME)
-    process = subprocess.Popen([sys.executable, "-c", RUN, REAL_MODEL_ID, str(port)], env=environment)
+    volume = make_switching_volume(tmp_path)
+    environment = {**environment, "PADDOCK_VOLUME": str(volume.clients.volume.root)}
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(MODEL), str(port)], env=environment)
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("serving", MODEL, volume.manifests["a"].id.name)]))
     try:
         wait_for(partial(has_restarted, url, 0), limit_s=90)
-        assert promoted_model.volume.in_use(manifest.id)
+        assert volume.in_use("a")
+        volume.promote("b")
+        wait_for(lambda: any("b" * 40 in str(one.data) for one in client.read_artifacts(artifact_filter=key)))
         with under_load(url) as answers:
             wait_for(partial(any_complete, answers))
-            engines = [one for one in psutil.Process(process.pid).children(recursive=True) if "paddock" in one.name()]
+            engines = engines_of(process.pid)
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     finally:
@@ -68,10 +73,13 @@ def test_a_run_that_is_signalled_completes_its_running_requests(
         process.wait()
     assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
     assert {one.status for one in answers if not one.complete} <= {0, 503}
+    assert engines
     assert not any(one.is_running() for one in engines)
-    assert not promoted_model.volume.in_use(manifest.id)
-    key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("serving", REAL_MODEL_NAME, manifest.id.name)]))
-    assert url in (client.read_artifacts(artifact_filter=key)[0].description or "")
+    assert not volume.in_use("a")
+    assert not volume.in_use("b")
+    found = client.read_artifacts(artifact_filter=key)
+    assert all(url in (one.description or "") for one in found)
+    assert any("a" * 40 in str(one.data) for one in found)
 
 
 @pytest.mark.torture

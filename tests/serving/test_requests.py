@@ -38,7 +38,7 @@ SPEC = ServeSpec(
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def chat(*, spec: ServeSpec = SPEC, **fields: Any) -> EngineRequest:
+def chat(spec: ServeSpec = SPEC, /, **fields: Any) -> EngineRequest:
     body = {"messages": HELLO, **fields}
     return parse("/v1/chat/completions", json.dumps(body).encode(), spec)
 

@@ -44,7 +44,7 @@ def addresses() -> list[ServerAddress]:
 
 @pytest.fixture
 def callbacks(addresses: list[ServerAddress]) -> Callbacks:
-    return Callbacks(on_ready=addresses.append, on_usage=lambda _: None)
+    return Callbacks(on_ready=addresses.append, on_usage=lambda *_: None)
 
 
 def test_an_http_server_that_does_not_start_is_an_error(
@@ -99,7 +99,7 @@ def test_a_stop_after_the_model_was_ready_is_no_error(
         addresses.append(address)
         stop.set()
 
-    callbacks = Callbacks(on_ready=ready, on_usage=lambda _: None)
+    callbacks = Callbacks(on_ready=ready, on_usage=lambda *_: None)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(serve, serve_spec, LOCAL, LIMITS, callbacks, program=program, stop=stop).result() is None
     assert len(addresses) == 1
@@ -110,4 +110,4 @@ def test_an_exception_of_the_callback_ends_the_server(serve_spec: ServeSpec, pro
         raise BrokenPipeError("standard output is closed")
 
     with pytest.raises(BrokenPipeError):
-        serve(serve_spec, LOCAL, LIMITS, Callbacks(on_ready=ready, on_usage=lambda _: None), program=program)
+        serve(serve_spec, LOCAL, LIMITS, Callbacks(on_ready=ready, on_usage=lambda *_: None), program=program)

@@ -30,6 +30,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
+from paddock.serving.follow import FollowedName
 from paddock.serving.llama_server import LlamaServerProgram, find_program
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
@@ -66,13 +67,17 @@ def make_serve_spec(model: Path, *, context_tokens: int = 2048, parallel: int = 
 
 @dataclass
 class RunningServer:
-    """A server in a thread of this process. `error` is the exception that it ended with."""
+    """A server in a thread of this process. `error` is the exception that it ended with. `used_by` is the usage by
+    revision, and `switched` names the revision after each switch."""
 
     spec: ServeSpec
     address: ServerAddress | None = None
     error: BaseException | None = None
     used: list[Usage] = field(default_factory=list)
+    used_by: dict[str, Usage] = field(default_factory=dict)
+    switched: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
     others: frozenset[int] = field(
         default_factory=lambda: frozenset(process.pid for process in engines_of(os.getpid()))
     )
@@ -84,8 +89,12 @@ class RunningServer:
         return self.address.url
 
     @property
+    def engines(self) -> list[psutil.Process]:
+        return [process for process in engines_of(os.getpid()) if process.pid not in self.others]
+
+    @property
     def engine(self) -> psutil.Process:
-        return next(process for process in engines_of(os.getpid()) if process.pid not in self.others)
+        return self.engines[0]
 
 
 @contextmanager
@@ -98,26 +107,36 @@ def running(
     api_key: str | None = None,
     cors_origins: tuple[str, ...] = (),
     program: Path | None = None,
+    follows: FollowedName | None = None,
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
 
-    `program` replaces the engine's own llama-server.
+    `program` replaces the engine's own llama-server. `follows` is looked at twenty times a second.
     """
-    stop, started, running_server = threading.Event(), threading.Event(), RunningServer(spec)
+    started, running_server = threading.Event(), RunningServer(spec)
 
     def ready(address: ServerAddress) -> None:
         running_server.address = address
         started.set()
+
+    def used(revision: ServeSpec, usage: Usage) -> None:
+        running_server.used.append(usage)
+        running_server.used_by[revision.label] = running_server.used_by.get(revision.label, Usage()) + usage
 
     def work() -> None:
         try:
             serve(
                 spec,
                 Binding(host="127.0.0.1", port=0, api_key=api_key, cors_origins=cors_origins),
-                ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
-                Callbacks(on_ready=ready, on_usage=running_server.used.append),
+                ServiceLimits(
+                    supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s, follow_s=0.05
+                ),
+                Callbacks(
+                    on_ready=ready, on_usage=used, on_switch=lambda spec: running_server.switched.append(spec.label)
+                ),
                 program=LlamaServerProgram(program, is_own=False) if program else find_program(None),
-                stop=stop,
+                stop=running_server.stop,
+                follows=follows,
             )
         except BaseException as error:  # the test's thread checks it
             running_server.error = error
@@ -133,7 +152,7 @@ def running(
             raise running_server.error
         yield running_server
     finally:
-        stop.set()
+        running_server.stop.set()
         thread.join(60)
         assert not thread.is_alive()
 

@@ -1,7 +1,7 @@
 """Serve a snapshot of the volume: plan its parameters, lease it while it is served, and record its usage.
 
-The snapshot is resolved once, at the start. A later promotion takes effect with the next start. The server itself is
-`paddock.serving`.
+The snapshot is resolved at the start. Then the server follows the name that it was given, unless that names a revision
+(`paddock.lifecycle.run.follow`). The server itself is `paddock.serving`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.validate import audit_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import with_threads
+from paddock.lifecycle.run.follow import followed_name
 from paddock.lifecycle.run.servable import NO_CHAT, added_pooling, projector_of, require_servable
 from paddock.lifecycle.run.tune import apply_tuning
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import detect_gpus
 from paddock.model.hardware import Machine, this_machine
+from paddock.model.reference import Reference
 from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES, ProfileName
 from paddock.serving.binding import Binding
@@ -93,11 +96,16 @@ def serve_snapshot(
     manifest: Manifest,
     request: ServeRequest,
     *,
+    name: Reference | None = None,
     on_ready: Callable[[Serving], None],
+    on_switch: Callable[[Serving], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> signal.Signals | None:
     """Serve until a signal is received or `stop` is set, and return the signal (see `service.serve`). `on_ready` is
     called once, when the server is ready; a signal may come before that.
+
+    `name` is the reference that the snapshot was found by. Without a revision in it, the server switches to what is
+    promoted for it, and calls `on_switch` in a worker thread after each switch.
 
     Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration,
     ServerUnavailable for a server that ended before it was ready, and as `service.serve`.
@@ -109,28 +117,39 @@ def serve_snapshot(
     _warn_of_another_version(program)
     machine = this_machine()
     require_servable(manifest, local_kind(get_gguf_file_path(clients.volume.snapshot_path(manifest.id))))
-    with clients.volume.lease(manifest.id) as snapshot:
+    servings: list[Serving] = []
+
+    def plan(manifest: Manifest, snapshot: Path, machine: Machine) -> ServeSpec:
+        require_servable(manifest, local_kind(get_gguf_file_path(snapshot)))
+        return make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
+
+    def record_usage(spec: ServeSpec, usage: Usage) -> None:
+        try:
+            with clients.volume.recording():
+                clients.volume.usage.add(spec.id, usage)
+        except PaddockError as error:  # the server goes on
+            _LOG.warning("the usage of %s was not recorded: %s", spec.id, error)
+
+    def ready(address: ServerAddress) -> None:
+        servings.append(Serving(address, spec, describe_processor(machine, spec), api_key is not None))
+        on_ready(servings[0])
+
+    def switched(spec: ServeSpec) -> None:
+        on_switch(replace(servings[0], spec=spec, processor=describe_processor(machine, spec)))
+
+    limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
+    with ExitStack() as lease:
+        snapshot = lease.enter_context(clients.volume.lease(manifest.id))
         spec = make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
-        processor = describe_processor(machine, spec)
-
-        def record_usage(usage: Usage) -> None:
-            try:
-                with clients.volume.recording():
-                    clients.volume.usage.add(manifest.id, usage)
-            except PaddockError as error:  # the server goes on
-                _LOG.warning("the usage of %s was not recorded: %s", manifest.repository, error)
-
-        limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
         return serve(
             spec,
             binding,
             ServiceLimits(supervisor=limits, queue=settings.queue, grace_s=settings.grace_s),
-            Callbacks(
-                on_ready=lambda address: on_ready(Serving(address, spec, processor, api_key is not None)),
-                on_usage=record_usage,
-            ),
+            Callbacks(on_ready=ready, on_usage=record_usage, on_switch=switched),
             program=program,
             stop=stop,
+            release=lease.close,
+            follows=followed_name(clients, name, plan) if name else None,
         )
 
 

@@ -43,6 +43,16 @@ class Promotions:
         return self._state(model, self._history(model).read())
 
     @disk_errors
+    def fingerprint(self, model: ModelName) -> tuple[int, ...]:
+        """A value that differs after each change of what is promoted; it costs two calls of the system."""
+        root, path = self._layout.root.stat(), self._layout.history(model)
+        try:
+            history = path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return (root.st_mtime_ns,)
+        return root.st_mtime_ns, history.st_ino, history.st_size, history.st_mtime_ns
+
+    @disk_errors
     def history(self, model: ModelName) -> list[Promotion]:
         """All changes of a model, oldest first."""
         return self._history(model).read()

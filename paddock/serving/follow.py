@@ -1,0 +1,157 @@
+"""Follow the promotions of the served model: look what its name stands for, and switch to it.
+
+A look, the plan and the lease touch the volume, and so run in threads. A promotion that comes during a switch cancels
+it: the last one wins. A revision that failed is tried again when the name has stood for another one in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from paddock.errors import PaddockError
+from paddock.model.reference import SnapshotId
+from paddock.serving.revision import EngineMemory, ServedRevision
+from paddock.serving.spec import ServeSpec
+from paddock.serving.switch import RevisionSwitch
+from paddock.serving.threads import in_thread
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRevision:
+    """A revision to switch to. `beside`: it fits beside the engines that are loaded. `release` ends its lease."""
+
+    spec: ServeSpec
+    beside: bool
+    release: Callable[[], None]
+
+
+class FollowedName(Protocol):
+    """The name that a server follows. Its methods may block for long, and are called in threads.
+
+    `promoted` returns what the name stands for, None for nothing. `prepare` leases and plans a snapshot for this
+    machine, on which these engines are loaded. Both raise PaddockError.
+    """
+
+    def promoted(self) -> SnapshotId | None: ...
+
+    def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision: ...
+
+
+class Follower:
+    """Keep a switch on the revision that a name stands for, until `run` is cancelled.
+
+    `open_revision` opens a prepared revision. `on_result` is called after each attempt, with the revision that is
+    served now; None if it failed.
+    """
+
+    def __init__(
+        self,
+        name: FollowedName,
+        switch: RevisionSwitch,
+        open_revision: Callable[[PreparedRevision], ServedRevision],
+        *,
+        every_s: float,
+        on_result: Callable[[ServeSpec | None], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._switch = switch
+        self._open = open_revision
+        self._every_s = every_s
+        self._on_result = on_result
+        self._wanted = switch.current.spec.id
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        looking = asyncio.create_task(self._look())
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if self._wanted != self._switch.current.spec.id:
+                    await self._switch_until_changed(self._wanted)
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Look again and again what the name stands for. A look that fails says so once."""
+        failure = ""
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                wanted = await in_thread(self._name.promoted)
+            except Exception as error:  # whatever fails, the server goes on
+                if (reason := _reason(error)) != failure:
+                    failure = reason
+                    _LOG.warning("the promoted revision cannot be read: %s", reason)
+                continue
+            failure = ""
+            if wanted is not None and wanted != self._wanted:
+                self._wanted = wanted
+                self._changed.set()
+
+    async def _switch_until_changed(self, id: SnapshotId) -> None:
+        switching = asyncio.create_task(self._try_to_switch(id))
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({switching, changed}, return_when=asyncio.FIRST_COMPLETED)
+            if not switching.done() and self._switch.current.spec.id != id:
+                _LOG.info("the switch to %s is given up: %s is promoted now", id, self._wanted)
+        finally:
+            for task in (switching, changed):
+                task.cancel()
+            await asyncio.gather(switching, changed, return_exceptions=True)
+
+    async def _try_to_switch(self, id: SnapshotId) -> None:
+        began = asyncio.get_running_loop().time()
+        try:
+            await self._switch_to(id)
+        except Exception as error:  # whatever fails, the server goes on
+            current = self._switch.current.spec.id
+            _LOG.warning("the switch to %s failed, and %s is served still: %s", id, current, _reason(error))
+            await self._on_result(None)
+        else:
+            took_s = asyncio.get_running_loop().time() - began
+            _LOG.info("%s is served now, %.1f s after its promotion was seen", id, took_s)
+            await self._on_result(self._switch.current.spec)
+
+    async def _switch_to(self, id: SnapshotId) -> None:
+        earlier = self._switch.is_draining(f"{id.variant}@{id.revision}")
+        if earlier is not None:
+            self._switch.take_over(earlier)
+            return
+        _LOG.info("%s is promoted: preparing the switch from %s", id, self._switch.current.spec.id)
+        prepared = await self._prepare(id)
+        while not prepared.beside and len(self._switch.memory) > 1:
+            await in_thread(prepared.release)
+            _LOG.info("%s does not fit beside the loaded engines: waiting for the last answers of one", id)
+            await self._switch.wait_drained()
+            prepared = await self._prepare(id)
+        revision = await in_thread(lambda: self._open(prepared), discard=ServedRevision.close_files)
+        try:
+            if prepared.beside:
+                _LOG.info("%s is loaded beside %s", id, self._switch.current.spec.id)
+                await self._switch.load_beside(revision)
+            else:
+                _LOG.info("%s is loaded once %s has ended its answers", id, self._switch.current.spec.id)
+                await self._switch.load_alone(revision)
+        except BaseException:
+            if revision is not self._switch.current:
+                await revision.close()
+            raise
+
+    async def _prepare(self, id: SnapshotId) -> PreparedRevision:
+        loaded = self._switch.memory
+        return await in_thread(lambda: self._name.prepare(id, loaded), discard=lambda prepared: prepared.release())
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, PaddockError):
+        return f"{type(error).__name__}: {error}"
+    return f"{error.message} ({error.cure})" if error.cure else error.message

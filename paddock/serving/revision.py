@@ -1,0 +1,98 @@
+"""One served revision: its open files, its engine under supervision, and the client to that engine's socket.
+
+A server has one of these, and two while it switches to another revision (`paddock.serving.switch`). Strikes and usage
+belong to a revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from paddock.serving.llama_server import SOCKET, LlamaServer, LlamaServerProgram
+from paddock.serving.process import EngineProcess
+from paddock.serving.spec import ServeSpec, open_model
+from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.threads import in_thread
+from paddock.serving.usage import UsageCounter
+
+_ENGINE_TIMEOUT = httpx.Timeout(10.0, read=None)  # no read timeout: the supervisor detects a hang
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """Memory of the engine of a revision: `resident_bytes` with mapped files, and `held_bytes` without them."""
+
+    spec: ServeSpec
+    resident_bytes: int
+    held_bytes: int
+
+
+class ServedRevision:
+    """A revision with its supervisor and client. The constructor opens the model's files, and starts nothing.
+
+    `on_lost` is called when its engine is lost while it serves. `release` is called once, by `close`.
+
+    Raises NoSuchFile, NoPermission, MissingShard.
+    """
+
+    def __init__(
+        self,
+        spec: ServeSpec,
+        program: LlamaServerProgram,
+        limits: SupervisorLimits,
+        *,
+        on_lost: Callable[[], None],
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec = spec
+        self.program = program
+        self.usage = UsageCounter()
+        server = LlamaServer(spec, program)
+        self.slots = server.slots
+        with ExitStack() as resources:
+            resources.callback(release)
+            model = resources.enter_context(open_model(spec))
+            home = Path(resources.enter_context(TemporaryDirectory(prefix="paddock-", ignore_cleanup_errors=True)))
+            self.supervisor = Supervisor(
+                lambda: EngineProcess(server, model, home),
+                limits=limits,
+                planned_bytes=spec.memory.total_bytes,
+                margin_bytes=spec.margin_bytes,
+                on_lost=on_lost,
+            )
+            transport = httpx.AsyncHTTPTransport(
+                uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0)
+            )
+            self.client = httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT)
+            self._resources = resources.pop_all()
+
+    @property
+    def label(self) -> str:
+        """`<variant>@<revision>`, as answers name it."""
+        return self.spec.label
+
+    @property
+    def is_ready(self) -> bool:
+        return self.supervisor.state is State.READY
+
+    @property
+    def memory(self) -> EngineMemory:
+        engine = self.supervisor.engine
+        resident, held = engine.resident_bytes() if engine else (0, 0)
+        return EngineMemory(self.spec, resident, held)
+
+    async def close(self) -> None:
+        """Stop the engine, and release the files and the snapshot."""
+        await self.supervisor.stop()
+        await self.client.aclose()
+        await in_thread(self.close_files)
+
+    def close_files(self) -> None:
+        """Release the files and the snapshot of a revision whose engine is not running."""
+        self._resources.close()
