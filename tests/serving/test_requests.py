@@ -169,7 +169,7 @@ def test_log_probabilities_without_alternatives_are_those_of_the_chosen_tokens()
 def test_a_named_function_is_the_only_tool_and_has_to_be_called() -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in ("look", "ping")]
     choice = {"type": "function", "function": {"name": "ping"}}
-    body = chat(tools=tools, tool_choice=choice, spec=with_demanding_template(SPEC)).body
+    body = chat(with_demanding_template(SPEC), tools=tools, tool_choice=choice).body
     assert body["tools"] == tools[1:]
     assert (body["tool_choice"], body["parallel_tool_calls"]) == ("required", False)
 
@@ -178,7 +178,7 @@ def test_a_named_function_is_the_only_tool_and_has_to_be_called() -> None:
 def test_arguments_of_a_tool_call_are_json_text(arguments: Any) -> None:
     call = {"id": "1", "type": None, "function": {"name": "ping", "arguments": arguments}, "index": 0}
     messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}, *HELLO]
-    sent = chat(messages=messages, spec=with_demanding_template(SPEC)).body["messages"][1]
+    sent = chat(with_demanding_template(SPEC), messages=messages).body["messages"][1]
     assert sent == {
         "role": "assistant",
         "content": "",
@@ -216,7 +216,7 @@ def message(role: str, content: Any) -> dict[str, Any]:
 def test_system_messages_become_the_users_where_the_template_knows_none(
     messages: list[dict[str, Any]], folded: list[dict[str, Any]]
 ) -> None:
-    assert chat(messages=messages, spec=with_demanding_template(SPEC)).body["messages"] == folded
+    assert chat(with_demanding_template(SPEC), messages=messages).body["messages"] == folded
 
 
 def test_what_a_template_would_leave_out_is_refused_by_name() -> None:
@@ -228,7 +228,7 @@ def test_what_a_template_would_leave_out_is_refused_by_name() -> None:
         ("messages", {"messages": called}),
         ("reasoning_effort", {"reasoning_effort": "low"}),
     ):
-        assert chat(**fields, spec=with_demanding_template(SPEC)).body[param] == fields[param] or param == "messages"
+        assert chat(with_demanding_template(SPEC), **fields).body[param] == fields[param] or param == "messages"
         with pytest.raises(RequestRefused, match="the chat template of org/name does not use them") as refused:
             chat(**fields)
         assert (refused.value.code, refused.value.param) == ("unsupported_parameter", param)
