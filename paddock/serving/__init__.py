@@ -4,6 +4,8 @@
     llama_server                  how llama-server is found, started and checked
     process, supervisor           one engine process; keeping one running
     api, requests                 the HTTP API; validation of its requests
+    schema_bounds, trial          what a request asks the engine to compile: fixed bounds; tried before
+    trial_engine, trial_model     the process that tries it; its model of a few megabytes
     admission, proxy, metrics     the queue, the proxy to the engine, Prometheus metrics
     binding                       the listening address
     service                       puts all of these together

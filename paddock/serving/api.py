@@ -32,6 +32,7 @@ from paddock.serving.proxy import Proxy, unavailable
 from paddock.serving.requests import EngineRequest, RequestRefused, parse
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import State, Supervisor
+from paddock.serving.trial import RequestTrial
 
 _LOG = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 8 * 2**20
@@ -54,6 +55,7 @@ class OpenAIApi:
         queue: AdmissionQueue,
         metrics: Metrics,
         *,
+        trial: RequestTrial,
         api_key: str | None,
     ) -> None:
         self._spec = spec
@@ -61,6 +63,7 @@ class OpenAIApi:
         self._proxy = proxy
         self._queue = queue
         self._metrics = metrics
+        self._trial = trial
         self._api_key = api_key
 
     def app(self) -> Starlette:
@@ -85,7 +88,9 @@ class OpenAIApi:
         self._authorize(request)
         if self._supervisor.state is not State.READY:
             raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
-        return parse(request.url.path, await _body(request), self._spec)
+        engine_request = parse(request.url.path, await _body(request), self._spec)
+        await self._trial.check(engine_request)
+        return engine_request
 
     async def answer(self, engine_request: EngineRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""

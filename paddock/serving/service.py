@@ -33,6 +33,7 @@ from paddock.serving.process import EngineProcess
 from paddock.serving.proxy import Proxy, UsageCounter
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.trial import RequestTrial
 from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
@@ -129,17 +130,18 @@ class _Service:
             transport = httpx.AsyncHTTPTransport(
                 uds=str(Path(home, SOCKET)), limits=httpx.Limits(max_keepalive_connections=0)
             )
-            async with httpx.AsyncClient(
-                transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT
-            ) as client:
-                server = self._http_server(supervisor, client)
+            async with (
+                httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT) as client,
+                RequestTrial(self._spec, self._engine_server.program, Path(home, "trial")) as trial,
+            ):
+                server = self._http_server(supervisor, client, trial)
                 with self._stop_requested(stop) as stopping:
                     await self._run_until_stopped(supervisor, server, listener, stopping)
         if self._signal is None and not self._was_ready:
             raise ServerUnavailable(f"the server of {self._spec.name} was stopped before its model was ready")
         return self._signal
 
-    def _http_server(self, supervisor: Supervisor, client: httpx.AsyncClient) -> uvicorn.Server:
+    def _http_server(self, supervisor: Supervisor, client: httpx.AsyncClient, trial: RequestTrial) -> uvicorn.Server:
         metrics = Metrics(model=self._spec.name, server=self._engine_server.program.version)
         api = OpenAIApi(
             self._spec,
@@ -147,6 +149,7 @@ class _Service:
             Proxy(client, self._queue, metrics, self._usage),
             self._queue,
             metrics,
+            trial=trial,
             api_key=self._binding.api_key,
         )
         config = uvicorn.Config(
