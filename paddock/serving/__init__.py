@@ -6,6 +6,7 @@
     api, requests                 the HTTP API; validation of its requests
     schema_bounds, trial          what a request asks the engine to compile: fixed bounds; tried before
     trial_engine, trial_model     the process that tries it; its model of a few megabytes
+    suspects                      requests that ended the engine are not tried again
     admission, proxy, metrics     the queue, the proxy to the engine, Prometheus metrics
     binding                       the listening address
     service                       puts all of these together

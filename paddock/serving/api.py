@@ -32,6 +32,7 @@ from paddock.serving.proxy import Proxy, unavailable
 from paddock.serving.requests import EngineRequest, RequestRefused, parse
 from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import State, Supervisor
+from paddock.serving.suspects import Suspects
 from paddock.serving.trial import RequestTrial
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class OpenAIApi:
         metrics: Metrics,
         *,
         trial: RequestTrial,
+        suspects: Suspects,
         api_key: str | None,
     ) -> None:
         self._spec = spec
@@ -64,6 +66,7 @@ class OpenAIApi:
         self._queue = queue
         self._metrics = metrics
         self._trial = trial
+        self._suspects = suspects
         self._api_key = api_key
 
     def app(self) -> Starlette:
@@ -89,6 +92,7 @@ class OpenAIApi:
         if self._supervisor.state is not State.READY:
             raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
         engine_request = parse(request.url.path, await _body(request), self._spec)
+        self._suspects.check(engine_request)
         await self._trial.check(engine_request)
         return engine_request
 

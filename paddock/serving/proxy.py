@@ -21,6 +21,7 @@ from starlette.types import Send
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
 from paddock.serving.metrics import Metrics
 from paddock.serving.requests import EngineRequest, RequestRefused
+from paddock.serving.suspects import Suspects
 from paddock.store.volume.usage import Usage
 
 RETRY_AFTER_S = 5
@@ -53,7 +54,15 @@ class UsageCounter:
 class Proxy:
     """Forward requests to the engine, each in its turn of the queue, and record metrics and usage."""
 
-    def __init__(self, client: httpx.AsyncClient, queue: AdmissionQueue, metrics: Metrics, usage: UsageCounter) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        queue: AdmissionQueue,
+        metrics: Metrics,
+        usage: UsageCounter,
+        suspects: Suspects,
+    ) -> None:
+        self._suspects = suspects
         self._client = client
         self._queue = queue
         self._metrics = metrics
@@ -79,13 +88,20 @@ class Proxy:
 
     async def _answer(self, request: EngineRequest, send: Send, began: float) -> None:
         try:
-            async with self._client.stream("POST", request.path, json=request.body) as answer:
+            async with (
+                self._suspects.running(request) as run,
+                self._client.stream("POST", request.path, json=request.body) as answer,
+            ):
                 if answer.status_code != HTTPStatus.OK:
-                    raise _refusal(answer.status_code, await answer.aread())
+                    content = await answer.aread()
+                    run.answered = True
+                    raise _refusal(answer.status_code, content)
                 if request.stream:
-                    await self._stream(request, answer, send, began)
+                    run.answered = await self._stream(request, answer, send, began)
                 else:
-                    await self._send_complete(await answer.aread(), send)
+                    content = await answer.aread()
+                    run.answered = True
+                    await self._send_complete(content, send)
         except (httpx.TransportError, httpx.StreamError):  # before anything was sent to the client
             raise engine_died() from None
 
@@ -98,8 +114,9 @@ class Proxy:
         await _start(send, _JSON, length=len(content))
         await send({"type": "http.response.body", "body": content})
 
-    async def _stream(self, request: EngineRequest, answer: httpx.Response, send: Send, began: float) -> None:
-        """Forward events as they arrive; the first one decides whether the answer is a stream or an error."""
+    async def _stream(self, request: EngineRequest, answer: httpx.Response, send: Send, began: float) -> bool:
+        """Forward events as they arrive; the first one decides whether the answer is a stream or an error. Returns
+        whether the engine has sent all of it."""
         events = _events(answer)
         first = await anext(events, None)
         if first is None:
@@ -114,7 +131,8 @@ class Proxy:
                 await stream.forward(event)
         except (httpx.TransportError, httpx.StreamError):
             pass
-        if not stream.is_complete:
+        is_whole = stream.is_complete
+        if not is_whole:
             await stream.fail(engine_died())
         await send({"type": "http.response.body", "body": b""})
         self._count(stream.usage)
@@ -122,6 +140,7 @@ class Proxy:
             self._metrics.first_token_s.observe(stream.first_text - began)
             if stream.texts > 1:
                 self._metrics.per_token_s.observe((stream.last_text - stream.first_text) / (stream.texts - 1))
+        return is_whole
 
     def _count(self, usage: Any) -> None:
         self._usage.add(usage)
@@ -238,8 +257,8 @@ def _refusal(status: int, content: bytes | str) -> RequestRefused:
         code = "context_length_exceeded"
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         status = HTTPStatus.BAD_REQUEST
-    if not HTTPStatus.BAD_REQUEST <= status <= 599:
-        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    if not HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        status = HTTPStatus.BAD_GATEWAY
     return RequestRefused(status, message[:2000], code=code if isinstance(code, str) else None)
 
 

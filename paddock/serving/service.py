@@ -33,6 +33,7 @@ from paddock.serving.process import EngineProcess
 from paddock.serving.proxy import Proxy, UsageCounter
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.suspects import Suspects
 from paddock.serving.trial import RequestTrial
 from paddock.store.volume.usage import Usage
 
@@ -111,6 +112,7 @@ class _Service:
         self._engine_server = engine_server
         self._usage = UsageCounter()
         self._queue = AdmissionQueue(engine_server.slots, max_waiting=limits.queue)
+        self._suspects = Suspects(usual_stops=spec.chat.stop)
         self._signal: signal.Signals | None = None
         self._was_ready = False
 
@@ -125,7 +127,7 @@ class _Service:
                 limits=self._limits.supervisor,
                 planned_bytes=self._spec.memory.total_bytes,
                 margin_bytes=self._spec.margin_bytes,
-                on_lost=lambda: self._queue.abort_waiting(UNAVAILABLE_REASONS[State.RESTARTING]),
+                on_lost=self._on_lost,
             )
             transport = httpx.AsyncHTTPTransport(
                 uds=str(Path(home, SOCKET)), limits=httpx.Limits(max_keepalive_connections=0)
@@ -141,15 +143,20 @@ class _Service:
             raise ServerUnavailable(f"the server of {self._spec.name} was stopped before its model was ready")
         return self._signal
 
+    def _on_lost(self) -> bool:
+        self._queue.abort_waiting(UNAVAILABLE_REASONS[State.RESTARTING])
+        return self._suspects.engine_lost()
+
     def _http_server(self, supervisor: Supervisor, client: httpx.AsyncClient, trial: RequestTrial) -> uvicorn.Server:
         metrics = Metrics(model=self._spec.name, server=self._engine_server.program.version)
         api = OpenAIApi(
             self._spec,
             supervisor,
-            Proxy(client, self._queue, metrics, self._usage),
+            Proxy(client, self._queue, metrics, self._usage, self._suspects),
             self._queue,
             metrics,
             trial=trial,
+            suspects=self._suspects,
             api_key=self._binding.api_key,
         )
         config = uvicorn.Config(

@@ -24,7 +24,7 @@ from paddock.serving.process import EngineProcess
 from paddock.serving.requests import EngineRequest, RequestRefused
 from paddock.serving.schema_bounds import check_constraints
 from paddock.serving.spec import ServeSpec
-from paddock.serving.trial_engine import TrialAnswer, Outcome, TrialEngine, TrialLimits
+from paddock.serving.trial_engine import Outcome, TrialAnswer, TrialEngine, TrialLimits
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINTS: Final = ("grammar", "json_schema", "response_format", "tools")
