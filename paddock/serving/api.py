@@ -128,7 +128,10 @@ class OpenAIApi:
         self._require_available()
         content = await _body(request)
         self._require_available()
-        return await asyncio.to_thread(AdmittedRequest, request.url.path, content, self._spec)
+        revision = self._switch.current
+        admitted = await asyncio.to_thread(AdmittedRequest, request.url.path, content, revision.spec)
+        await revision.check(admitted.for_spec(revision.spec))
+        return admitted
 
     async def answer(self, engine_request: AdmittedRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""

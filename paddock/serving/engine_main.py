@@ -1,6 +1,7 @@
 """Entry point of the server's engine process: harden it, then become llama-server.
 
-Started only by `paddock.serving.process`. The request on standard input is `{parent, network, program, arguments}`.
+Started only by `paddock.serving.process`. The request on standard input is `{parent, network, program, arguments}`,
+and for a limited process `memory_limit_bytes`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from paddock.engine.hardening import harden_process
 
 def main() -> NoReturn:
     request = json.loads(sys.stdin.buffer.read())
-    harden_process(parent=request["parent"], network=request["network"])
+    harden_process(
+        parent=request["parent"], memory_limit_bytes=request.get("memory_limit_bytes"), network=request["network"]
+    )
     program = request["program"]
     os.execv(program, [program, *request["arguments"]])  # noqa: S606 there is no shell on purpose
 

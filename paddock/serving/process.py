@@ -92,6 +92,14 @@ class EngineProcess:
             raise
         self.load_s = time.monotonic() - began
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def log_text(self) -> str:
+        """Return the beginning and end of its standard error so far."""
+        return self._log.text()
+
     async def wait(self) -> EngineCrashed:
         """Wait until the process ends by itself, and return the error that describes how."""
         assert self._process is not None  # noqa: S101 - it was started

@@ -53,7 +53,10 @@ class Proxy:
             async with self._queue.slot() as revision:
                 self._metrics.queue_s.observe(time.perf_counter() - began)
                 try:
-                    await self._answer(request.for_spec(revision.spec), revision, send, began)
+                    engine_request = request.for_spec(revision.spec)
+                    if revision.spec is not request.spec:  # the server has switched since it was admitted
+                        await revision.check(engine_request)
+                    await self._answer(engine_request, revision, send, began)
                 except RequestRefused as error:
                     error.revision = revision.label
                     raise
@@ -70,13 +73,20 @@ class Proxy:
 
     async def _answer(self, request: EngineRequest, revision: ServedRevision, send: Send, began: float) -> None:
         try:
-            async with revision.client.stream("POST", request.path, json=request.body) as answer:
+            async with (
+                revision.suspects.running(request) as run,
+                revision.client.stream("POST", request.path, json=request.body) as answer,
+            ):
                 if answer.status_code != HTTPStatus.OK:
-                    raise engine_refusal(answer.status_code, await answer.aread(), request.body)
+                    content = await answer.aread()
+                    run.answered = True
+                    raise engine_refusal(answer.status_code, content, request.body)
                 if request.stream:
-                    await self._stream(request, answer, revision, send, began)
+                    run.answered = await self._stream(request, answer, revision, send, began)
                 else:
-                    await self._send_complete(await answer.aread(), revision, send)
+                    content = await answer.aread()
+                    run.answered = True
+                    await self._send_complete(content, revision, send)
         except (httpx.TransportError, httpx.StreamError):  # before anything was sent to the client
             raise engine_died() from None
 
@@ -93,8 +103,9 @@ class Proxy:
 
     async def _stream(
         self, request: EngineRequest, answer: httpx.Response, revision: ServedRevision, send: Send, began: float
-    ) -> None:
-        """Forward events as they arrive; the first one decides whether the answer is a stream or an error."""
+    ) -> bool:
+        """Forward events as they arrive; the first one decides whether the answer is a stream or an error. Returns
+        whether the engine has sent all of it."""
         events = _events(answer)
         first = await anext(events, None)
         if first is None:
@@ -109,7 +120,8 @@ class Proxy:
                 await stream.forward(event)
         except (httpx.TransportError, httpx.StreamError):
             pass
-        if not stream.is_complete:
+        is_whole = stream.is_complete
+        if not is_whole:
             await stream.fail(engine_died())
         await send({"type": "http.response.body", "body": b""})
         self._count(revision, stream.usage)
@@ -117,6 +129,7 @@ class Proxy:
             self._metrics.first_token_s.observe(stream.first_text - began)
             if stream.texts > 1:
                 self._metrics.per_token_s.observe((stream.last_text - stream.first_text) / (stream.texts - 1))
+        return is_whole
 
     def _count(self, revision: ServedRevision, usage: Any) -> None:
         revision.usage.add(usage)

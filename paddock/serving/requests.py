@@ -68,12 +68,12 @@ class AdmittedRequest:
     def __init__(self, path: str, content: bytes, spec: ServeSpec) -> None:
         self._path = path
         self._content = content
-        self._spec = spec
+        self.spec = spec
         self._parsed = parse(path, content, spec)
 
     def for_spec(self, spec: ServeSpec) -> EngineRequest:
         """The request for the engine of this revision. Raises RequestRefused if it names another revision."""
-        return self._parsed if spec is self._spec else parse(self._path, self._content, spec)
+        return self._parsed if spec is self.spec else parse(self._path, self._content, spec)
 
 
 def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:

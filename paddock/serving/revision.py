@@ -1,4 +1,4 @@
-"""One served revision: its open files, its engine under supervision, and the client to that engine's socket.
+"""One served revision: its open files, its engine under supervision, the client to it, and the checks of its requests.
 
 A server has one of these, and two while it switches to another revision (`paddock.serving.switch`). Strikes and usage
 belong to a revision.
@@ -16,9 +16,12 @@ import httpx
 
 from paddock.serving.llama_server import SOCKET, LlamaServer, LlamaServerProgram
 from paddock.serving.process import EngineProcess
+from paddock.serving.requests import EngineRequest
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.suspects import Suspects
 from paddock.serving.threads import in_thread
+from paddock.serving.trial import RequestTrial
 from paddock.serving.usage import UsageCounter
 
 _ENGINE_TIMEOUT = httpx.Timeout(10.0, read=None)  # no read timeout: the supervisor detects a hang
@@ -53,6 +56,8 @@ class ServedRevision:
         self.spec = spec
         self.program = program
         self.usage = UsageCounter()
+        self.suspects = Suspects(usual_stops=spec.chat.stop)
+        self._on_lost = on_lost
         server = LlamaServer(spec, program)
         self.slots = server.slots
         with ExitStack() as resources:
@@ -64,8 +69,9 @@ class ServedRevision:
                 limits=limits,
                 planned_bytes=spec.memory.total_bytes,
                 margin_bytes=spec.margin_bytes,
-                on_lost=on_lost,
+                on_lost=self._engine_lost,
             )
+            self.trial = RequestTrial(spec, program, home / "trial")
             transport = httpx.AsyncHTTPTransport(
                 uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0)
             )
@@ -87,11 +93,21 @@ class ServedRevision:
         resident, held = engine.resident_bytes() if engine else (0, 0)
         return EngineMemory(self.spec, resident, held)
 
+    async def check(self, request: EngineRequest) -> None:
+        """Check that the engine can compile a request, and survives it as far as is known. Raises RequestRefused."""
+        self.suspects.check(request)
+        await self.trial.check(request)
+
     async def close(self) -> None:
-        """Stop the engine, and release the files and the snapshot."""
+        """Stop the engine and the trial engine, and release the files and the snapshot."""
         await self.supervisor.stop()
+        await self.trial.close()
         await self.client.aclose()
         await in_thread(self.close_files)
+
+    def _engine_lost(self) -> bool:
+        self._on_lost()
+        return self.suspects.engine_lost()
 
     def close_files(self) -> None:
         """Release the files and the snapshot of a revision whose engine is not running."""

@@ -1,8 +1,9 @@
 """Supervisor of the engine process: starts it, watches it, restarts it after a failure, and gives up in the end.
 
-A *strike* is an engine that died, hung, or used more memory than planned, or a restart that failed. After a strike the
-engine is restarted, at once the first time and with a growing pause after that. After three strikes within ten minutes
-the supervisor stops and reports all of them: a failure that repeats so fast has a cause that a restart does not remove.
+A *strike* is an engine that died, hung, or used more memory than planned, or a restart that failed, unless requests
+explain it that are refused from now on. After a strike the engine is restarted, at once the first time and with a
+growing pause after that. After three strikes within ten minutes the supervisor stops and reports all of them: a failure
+that repeats so fast has a cause that a restart does not remove.
 
     starting -> ready -> restarting -> ready -> … -> failed
 """
@@ -61,8 +62,9 @@ class SupervisorLimits:
 class Supervisor:
     """Keep one engine process running.
 
-    `make_process` returns a new process that was not started yet. `on_lost` is called whenever the running one is lost.
-    The process may hold at most `planned_bytes` plus `margin_bytes`.
+    `make_process` returns a new process that was not started yet. `on_lost` is called whenever the running one is lost,
+    and returns whether requests explain the loss that are refused from now on: then it is no strike. The process may
+    hold at most `planned_bytes` plus `margin_bytes`.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Supervisor:
         limits: SupervisorLimits,
         planned_bytes: int,
         margin_bytes: int,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[], bool],
     ) -> None:
         self._make_process = make_process
         self._limits = limits
@@ -147,13 +149,15 @@ class Supervisor:
 
     async def _restart(self, cause: PaddockError) -> None:
         while True:
-            self._on_lost()
+            is_explained = self._on_lost()
             if self.engine is not None:
                 await self.engine.stop(now=True)
-            self._strike(cause)
+            if not is_explained:
+                self._strike(cause)
             self.restarts += 1
-            pause = self._limits.pauses_s[min(len(self._strikes), len(self._limits.pauses_s)) - 1]
-            _LOG.warning("%s: strike %d, restart in %.1f s", cause.message, len(self._strikes), pause)
+            pause = self._limits.pauses_s[min(max(len(self._strikes), 1), len(self._limits.pauses_s)) - 1]
+            counted = "requests refused from now on" if is_explained else f"strike {len(self._strikes)}"
+            _LOG.warning("%s: %s, restart in %.1f s", cause.message, counted, pause)
             await asyncio.sleep(pause)
             try:
                 await self._start()

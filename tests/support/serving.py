@@ -158,11 +158,13 @@ def running(
 
 
 def engines_of(pid: int) -> list[psutil.Process]:
-    """The engine processes below a server's process."""
+    """The engine processes below a server's process, without its trial engine."""
     processes = []
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):
             words = child.cmdline()
+            if any("/trial/" in word for word in words):
+                continue
             if "paddock.serving.engine_main" in words or any(word.endswith("/llama-server") for word in words[:2]):
                 processes.append(child)
     return processes
