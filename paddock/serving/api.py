@@ -27,6 +27,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from paddock.serving.admission import AdmissionQueue
+from paddock.serving.bodies import BodyReader
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.proxy import Proxy, unavailable
 from paddock.serving.requests import EngineRequest, RequestRefused, parse
@@ -34,7 +35,6 @@ from paddock.serving.spec import ServeSpec
 from paddock.serving.supervisor import State, Supervisor
 
 _LOG = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 8 * 2**20
 UNAVAILABLE_REASONS = {
     State.STARTING: "the model is being loaded",
     State.RESTARTING: "the engine is being restarted",
@@ -55,6 +55,7 @@ class OpenAIApi:
         metrics: Metrics,
         *,
         api_key: str | None,
+        bodies: BodyReader,
     ) -> None:
         self._spec = spec
         self._supervisor = supervisor
@@ -62,6 +63,7 @@ class OpenAIApi:
         self._queue = queue
         self._metrics = metrics
         self._api_key = api_key
+        self._bodies = bodies
 
     def app(self) -> Starlette:
         handlers: dict[type[Exception] | int, Callable[[Request, Exception], Awaitable[Response]]] = {
@@ -85,7 +87,7 @@ class OpenAIApi:
         self._authorize(request)
         if self._supervisor.state is not State.READY:
             raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
-        return parse(request.url.path, await _body(request), self._spec)
+        return parse(request.scope["path"], await self._bodies.read(request), self._spec)
 
     async def answer(self, engine_request: EngineRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""
@@ -198,7 +200,7 @@ class _CompletionEndpoint:
         except ClientDisconnect:
             pass
         finally:
-            self._api.count(request.url.path, status or 499)  # nginx's status for a client that disconnected
+            self._api.count(scope["path"], status or 499)  # nginx's status for a client that disconnected
 
 
 async def _answer_until_disconnect(
@@ -221,17 +223,6 @@ async def _answer_until_disconnect(
         await asyncio.gather(disconnect, work, return_exceptions=True)
 
 
-async def _body(request: Request) -> bytes:
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > _MAX_BODY_BYTES:
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {_MAX_BODY_BYTES} bytes"
-            )
-    return bytes(content)
-
-
 def as_response(error: RequestRefused) -> Response:
     headers = {}
     if error.retry_after_s is not None:
@@ -249,4 +240,6 @@ async def _refused(_request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Convert the router's own errors (unknown path or method) to OpenAI's form."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered in `app`
-    return as_response(RequestRefused(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}"))
+    return as_response(
+        RequestRefused(error.status_code, f"{request.method} {request.scope['path'][:200]}: {error.detail}")
+    )

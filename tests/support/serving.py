@@ -30,6 +30,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
+from paddock.serving.bodies import BodyLimits
 from paddock.serving.llama_server import LlamaServerProgram, find_program
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
@@ -95,6 +96,7 @@ def running(
     grace_s: float = 20.0,
     api_key: str | None = None,
     program: Path | None = None,
+    bodies: BodyLimits | None = None,
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
 
@@ -111,7 +113,12 @@ def running(
             serve(
                 spec,
                 Binding(host="127.0.0.1", port=0, api_key=api_key),
-                ServiceLimits(supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s),
+                ServiceLimits(
+                    supervisor=limits or SupervisorLimits(start_s=120.0),
+                    queue=queue,
+                    grace_s=grace_s,
+                    bodies=bodies or BodyLimits(),
+                ),
                 Callbacks(on_ready=ready, on_usage=running_server.used.append),
                 program=LlamaServerProgram(program, is_own=False) if program else find_program(None),
                 stop=stop,
