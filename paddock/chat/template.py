@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -40,6 +40,7 @@ CHAT_FILE = "chat.paddock.json"
 DERIVED_FILES = frozenset({TEMPLATE_FILE, CHAT_FILE})
 """Files in a snapshot that Paddock derives, in addition to the repository's own files."""
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_SCHEMA = 2
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,7 +76,7 @@ class ChatFormat:
     def to_json(self) -> str:
         """Serialize all fields except for the template, which has its own file. The output is deterministic."""
         fields = {key: value for key, value in asdict(self).items() if key != "template"}
-        return json.dumps({"schema": 1, "template_sha256": self.sha256, **fields}, indent=2) + "\n"
+        return json.dumps({"schema": _SCHEMA, "template_sha256": self.sha256, **fields}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, template: str) -> ChatFormat:
@@ -120,7 +121,7 @@ def choose_chat_format(model_path: Path, model_name: str) -> ChatFormat:
         findings = audit_template(candidate.source, bos=candidate.bos, eos=candidate.eos)
         if _is_sound(findings):
             why = f"the model brings it{rejected}"
-            stop = find_stop_sequences(candidate.source, bos=candidate.bos, eos=candidate.eos)
+            stop = _find_stops(candidate.source, header, candidate.bos, candidate.eos)
             return ChatFormat(candidate.source, candidate.origin, why, candidate.bos, candidate.eos, stop)
         rule = next((finding.rule for finding in findings if finding.severity is Severity.REJECT), NEEDS_MORE)
         rejected += f"; that of {candidate.origin} is passed over for {rule}"
@@ -128,17 +129,35 @@ def choose_chat_format(model_path: Path, model_name: str) -> ChatFormat:
         model_name, architecture=header.architecture if header else None, tokens=_markers(header) if header else ()
     )
     source, why = match.family.source, f"{match.reason}{rejected}"
-    return ChatFormat(source, "family", why, bos, eos, find_stop_sequences(source, bos=bos, eos=eos))
+    return ChatFormat(source, "family", why, bos, eos, _find_stops(source, header, bos, eos))
 
 
 def chat_format_for_template(template: str, model_path: Path) -> ChatFormat:
     """Return the chat format of the model in a directory for a given template, without an audit: adds the texts of the
     special tokens and the stop sequences. Raises the errors of `setup_chat_template`.
     """
+    header = _read_gguf_header(model_path)
     config, _ = read_json_object(model_path / TOKENIZER_CONFIG_FILE)
-    bos, eos = _special_tokens(_read_gguf_header(model_path), config)
+    bos, eos = _special_tokens(header, config)
     why = "it was published with the model"
-    return ChatFormat(template, TEMPLATE_FILE, why, bos, eos, find_stop_sequences(template, bos=bos, eos=eos))
+    return ChatFormat(template, TEMPLATE_FILE, why, bos, eos, _find_stops(template, header, bos, eos))
+
+
+def read_chat_format(text: str, template: str, model_path: Path) -> ChatFormat:
+    """Read the chat format of the model in a directory from `text`, the content of its CHAT_FILE.
+
+    Older versions of Paddock wrote stop sequences that also stand inside an answer: those are derived anew. Raises
+    ValueError, KeyError or TypeError for another content, and the errors of `setup_chat_template`.
+    """
+    chat = ChatFormat.from_json(text, template)
+    if json.loads(text).get("schema", 1) >= _SCHEMA:
+        return chat
+    return replace(chat, stop=_find_stops(template, _read_gguf_header(model_path), chat.bos, chat.eos))
+
+
+def _find_stops(template: str, header: Header | None, bos: str, eos: str) -> tuple[str, ...]:
+    control = tokenizer.control_tokens(header) if header else frozenset[str]()
+    return find_stop_sequences(template, bos=bos, eos=eos, control=control)
 
 
 def _candidates(model_path: Path, header: Header | None, config: Mapping[str, object]) -> Iterator[TemplateCandidate]:

@@ -203,7 +203,7 @@ def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat)
         ("licence", manifest.licence or "not stated"),
         ("verdict", manifest.verdict.value),
         ("chat template", f"from {chat.origin}: {chat.why}"),
-        ("an answer ends at", " or ".join(chat.stop) or "the model's end token"),
+        ("an answer ends at", " or ".join(["the model's end token", *map(repr, chat.stop)])),
         ("published", manifest.created_at.isoformat(timespec="seconds")),
         ("made by", f"Paddock {manifest.paddock_version}, llama-cpp-python {manifest.engine_version}"),
     ):

@@ -75,7 +75,8 @@ _PHI3_TOKENS: Final = (b"</s>", b"<unk>", b"<s>", b"<|endoftext|>")
 _MAX_TOKEN_BYTES: Final = 4096
 """The longest tokens of published vocabularies, runs of spaces and dashes, have some hundred bytes. The engine's work
 grows with the square of the length for some tokenizers."""
-_CONTROL_TYPES: Final = frozenset({3, 4})  # control, and user-defined: the engine finds both in any text
+_CONTROL_TYPE: Final = 3
+_CONTROL_TYPES: Final = frozenset({_CONTROL_TYPE, 4})  # control, and user-defined: the engine finds both in any text
 _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _BYTE_TYPE = 6
 _CURE = "use a file that was converted with a current llama.cpp"
@@ -90,6 +91,15 @@ def special_token(header: Header, name: str) -> str:
     if tokens is None or index is None or not 0 <= index < tokens.count or tokens.type is not ValueType.STRING:
         return ""
     return tokens.text(index)
+
+
+def control_tokens(header: Header) -> frozenset[str]:
+    """Return the texts of the control tokens, which the engine does not print."""
+    tokens, types = header.array(PREFIX + "tokens"), header.array(PREFIX + "token_type")
+    if tokens is None or types is None or tokens.type is not ValueType.STRING or types.type is not ValueType.INT32:
+        return frozenset()
+    pairs = zip(tokens.iter_raw(), types.numbers(), strict=False)
+    return frozenset(token.decode(errors="replace") for token, kind in pairs if kind == _CONTROL_TYPE)
 
 
 def check(header: Header, *, embedding_rows: int | None) -> Iterator[Finding]:

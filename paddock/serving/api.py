@@ -30,6 +30,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from paddock.serving.admission import AdmissionQueue
+from paddock.serving.bodies import BodyReader, require_json
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.proxy import REVISION_HEADER, Proxy, unavailable
 from paddock.serving.refusal import RequestRefused
@@ -40,9 +41,7 @@ from paddock.serving.supervisor import State
 from paddock.serving.switch import RevisionSwitch
 
 _LOG = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 8 * 2**20
 _CORS_AGE_S = 600
-_KINDS_OF_PROGRAMS = {"application/json", "application/x-www-form-urlencoded", ""}
 ELSEWHERE = {
     "/v1/responses": "/v1/chat/completions",
     "/v1/messages": "/v1/chat/completions",
@@ -75,6 +74,7 @@ class OpenAIApi:
         metrics: Metrics,
         *,
         api_key: str | None,
+        bodies: BodyReader,
         cors_origins: tuple[str, ...] = (),
     ) -> None:
         self._switch = switch
@@ -82,6 +82,7 @@ class OpenAIApi:
         self._queue = queue
         self._metrics = metrics
         self._api_key = api_key
+        self._bodies = bodies
         self._cors_origins = cors_origins
 
     @property
@@ -124,12 +125,12 @@ class OpenAIApi:
     async def admit(self, request: Request) -> AdmittedRequest:
         """Authenticate and validate a request. Raises RequestRefused."""
         self._authorize(request)
-        _require_json(request)
+        require_json(request)
         self._require_available()
-        content = await _body(request)
+        content = await self._bodies.read(request)
         self._require_available()
         revision = self._switch.current
-        admitted = await asyncio.to_thread(AdmittedRequest, request.url.path, content, revision.spec)
+        admitted = await asyncio.to_thread(AdmittedRequest, request.scope["path"], content, revision.spec)
         await revision.check(admitted.for_spec(revision.spec))
         return admitted
 
@@ -251,7 +252,7 @@ class _CompletionEndpoint:
         except ClientDisconnect:
             pass
         finally:
-            self._api.count(request.url.path, status or 499)  # nginx's status for a client that disconnected
+            self._api.count(scope["path"], status or 499)  # nginx's status for a client that disconnected
 
 
 async def _answer_until_disconnect(
@@ -272,17 +273,6 @@ async def _answer_until_disconnect(
         disconnect.cancel()
         work.cancel()
         await asyncio.gather(disconnect, work, return_exceptions=True)
-
-
-async def _body(request: Request) -> bytes:
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > _MAX_BODY_BYTES:
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {_MAX_BODY_BYTES} bytes"
-            )
-    return bytes(content)
 
 
 def as_response(error: RequestRefused) -> Response:
@@ -309,7 +299,7 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Convert the router's own errors (unknown path or method) to OpenAI's form."""
     assert isinstance(error, HTTPException)  # noqa: S101 - as registered in `app`
-    path = request.url.path
+    path = str(request.scope["path"])
     message, code = f"{request.method} {path[:200]}: {error.detail}", None
     known = next((one for one in ELSEWHERE if path == one or path.startswith(f"{one}/")), None)
     if known is not None:
@@ -318,26 +308,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = as_response(RequestRefused(error.status_code, message, code=code))
     response.headers.update(error.headers or {})
     return response
-
-
-def _require_json(request: Request) -> None:
-    """Raise RequestRefused for a body that is said to be something else than JSON in UTF-8.
-
-    Programs may leave out the content type, or send the one that curl sends. A request of a web page, which has an
-    origin, must say it: browsers send other content types to any address without a preflight request.
-    """
-    headers = request.headers
-    content_type, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.partition("charset=")[2].strip(' "').lower()
-    kinds = (
-        {"application/json"} if "origin" in headers else {"application/json", "application/x-www-form-urlencoded", ""}
-    )
-    if content_type.strip().lower() not in kinds or charset not in {"", "utf-8", "utf8"}:
-        raise RequestRefused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON in UTF-8: send content-type: application/json"
-        )
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise RequestRefused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content-encoding {encoding[:40]!r} is not supported: send none"
-        )

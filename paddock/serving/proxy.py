@@ -11,10 +11,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
 import httpx
+from httpx_sse import EventSource
 from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
@@ -192,20 +194,19 @@ class _ClientStream:
 
 
 async def _events(answer: httpx.Response) -> AsyncIterator[_Event | str]:
-    """Yield the data of each server-sent event, parsed as JSON, or the text `[DONE]`; comments are skipped."""
-    async for line in answer.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
-        if data == _DONE:
-            yield data
-            return
-        try:
-            value = json.loads(data)
-        except ValueError:
-            return
-        if isinstance(value, dict):
-            yield value
+    """Yield the data of each server-sent event, parsed as JSON, or the text `[DONE]`. Ends at an event that is neither.
+    Raises httpx.TransportError."""
+    async with aclosing(EventSource(answer).aiter_sse()) as events:
+        async for event in events:
+            if event.data == _DONE:
+                yield event.data
+                return
+            try:
+                value = json.loads(event.data)
+            except ValueError:
+                return
+            if isinstance(value, dict):
+                yield value
 
 
 async def _start(send: Send, revision: ServedRevision, content_type: bytes, *, length: int | None = None) -> None:

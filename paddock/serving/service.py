@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,8 @@ from paddock.errors import ServerUnavailable
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.api import UNAVAILABLE_REASONS, OpenAIApi
 from paddock.serving.binding import Binding
+from paddock.serving.bodies import BodyLimits, BodyReader
+from paddock.serving.connections import BoundedConfig, BoundedServer, ConnectionLimits, log_loop_error
 from paddock.serving.follow import FollowedName, Follower
 from paddock.serving.llama_server import LlamaServerProgram
 from paddock.serving.metrics import Metrics
@@ -63,6 +65,8 @@ class ServiceLimits:
     queue: int
     grace_s: float
     follow_s: float = 1.0
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits.of_process)
+    bodies: BodyLimits = field(default_factory=BodyLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,11 +161,10 @@ class _Service:
             self._metrics,
             api_key=self._binding.api_key,
             cors_origins=self._binding.cors_origins,
+            bodies=BodyReader(self._limits.bodies),
         )
-        config = uvicorn.Config(
-            api.app(), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
-        )
-        return _Server(config)
+        asyncio.get_running_loop().set_exception_handler(log_loop_error)
+        return BoundedServer(BoundedConfig(api.app(), self._limits.connections))
 
     async def _run_until_stopped(
         self, switch: RevisionSwitch, server: uvicorn.Server, listener: socket.socket, stopping: asyncio.Event
@@ -284,13 +287,6 @@ class _Service:
                 yield stopping
             finally:
                 watching.cancel()
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signal handling to `_Service`."""
-        yield
 
 
 def _http_server_ended(serving: asyncio.Task[None]) -> ServerUnavailable:

@@ -189,8 +189,8 @@ def test_the_architecture_and_the_tokens_have_precedence_over_the_name(
     ("name", "stops"),
     [
         ("Qwen/Qwen2-7B", ("<|im_end|>", "<|im_start|>user")),
-        ("mistralai/Mistral-7B", ("</s>", "[INST]")),
-        ("microsoft/DialoGPT-medium", ("</s>",)),
+        ("mistralai/Mistral-7B", ()),  # the end token closes a turn
+        ("microsoft/DialoGPT-medium", ()),
         ("somebody/unknown", ("### Human:",)),
     ],
 )

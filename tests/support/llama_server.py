@@ -1,7 +1,8 @@
 """Write a fake llama-server, whose `/metrics` returns what a test needs.
 
-The program listens on the UNIX socket given by `--host`, is ready at once, and returns the eight tokens of the canary.
-It serves what the real llama-server cannot be made to serve: metrics of another version, or of a proxy.
+The program listens on the UNIX socket given by `--host`, is ready at once, returns the eight tokens of the canary, and
+answers every chat at once with the same word. It serves what the real llama-server cannot be made to serve: metrics of
+another version, or of a proxy; and it is fast where a test is about the server in front of it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import json, socketserver, sys
 from http.server import BaseHTTPRequestHandler
 
 METRICS = {metrics}
+MESSAGE = {{"role": "assistant", "content": "Hello."}}
+ANSWER = {{"choices": [{{"index": 0, "message": MESSAGE, "finish_reason": "stop"}}]}}
 TOKEN = {{"top_logprobs": [{{"logprob": -0.5}}, {{"logprob": -2.0}}]}}
 ANSWERS = {{
     "/health": (200, "application/json", json.dumps({{"status": "ok"}})),
     "/slots": (200, "application/json", "[]"),
     "/completion": (200, "application/json", json.dumps({{"completion_probabilities": [TOKEN] * 8}})),
+    "/v1/chat/completions": (200, "application/json", json.dumps(ANSWER)),
     "/metrics": METRICS,
 }}
 

@@ -30,6 +30,7 @@ from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
 from paddock.serving.binding import Binding
+from paddock.serving.bodies import BodyLimits
 from paddock.serving.follow import FollowedName
 from paddock.serving.llama_server import LlamaServerProgram, find_program
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
@@ -108,6 +109,7 @@ def running(
     cors_origins: tuple[str, ...] = (),
     program: Path | None = None,
     follows: FollowedName | None = None,
+    bodies: BodyLimits | None = None,
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
 
@@ -129,7 +131,11 @@ def running(
                 spec,
                 Binding(host="127.0.0.1", port=0, api_key=api_key, cors_origins=cors_origins),
                 ServiceLimits(
-                    supervisor=limits or SupervisorLimits(start_s=120.0), queue=queue, grace_s=grace_s, follow_s=0.05
+                    supervisor=limits or SupervisorLimits(start_s=120.0),
+                    queue=queue,
+                    grace_s=grace_s,
+                    follow_s=0.05,
+                    bodies=bodies or BodyLimits(),
                 ),
                 Callbacks(
                     on_ready=ready, on_usage=used, on_switch=lambda spec: running_server.switched.append(spec.label)

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.chat.render import render_messages
-from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, ChatFormat, chat_format_for_template, choose_chat_format
+from paddock.chat.template import (
+    CHAT_FILE,
+    TEMPLATE_FILE,
+    ChatFormat,
+    chat_format_for_template,
+    choose_chat_format,
+    read_chat_format,
+)
 from paddock.errors import CorruptFile, ModelRejected, PaddockError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
@@ -73,7 +80,7 @@ def chat_of_snapshot(clients: Clients, manifest: Manifest) -> ChatFormat:
     if settings is None:
         return chat_format_for_template(template, snapshot)
     try:
-        return ChatFormat.from_json(settings, template)
+        return read_chat_format(settings, template, snapshot)
     except (ValueError, KeyError, TypeError):
         raise CorruptFile(
             f"{snapshot / CHAT_FILE} is damaged: it cannot be parsed",
