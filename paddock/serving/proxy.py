@@ -75,6 +75,7 @@ class Proxy:
 
     async def _answer(self, request: EngineRequest, revision: ServedRevision, send: Send, began: float) -> None:
         try:
+            request = await revision.tool_format.fit(request)
             async with (
                 revision.suspects.running(request) as run,
                 revision.client.stream("POST", request.path, json=request.body) as answer,

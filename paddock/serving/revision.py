@@ -21,6 +21,7 @@ from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
 from paddock.serving.suspects import Suspects
 from paddock.serving.threads import in_thread
+from paddock.serving.tool_format import ToolFormat
 from paddock.serving.trial import RequestTrial
 from paddock.serving.usage import UsageCounter
 
@@ -76,6 +77,7 @@ class ServedRevision:
                 uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0)
             )
             self.client = httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT)
+            self.tool_format = ToolFormat(self.client)
             self._resources = resources.pop_all()
 
     @property

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from paddock.serving.spec import ServeSpec
-from tests.support.chat_template import with_demanding_template
+from tests.support.chat_template import UNRECOGNIZED_CALLS, with_demanding_template
 from tests.support.serving import RunningServer, running
 
 ASK: dict[str, Any] = {"role": "user", "content": "Name two colours."}
@@ -66,7 +67,7 @@ def prompt_tokens(client: httpx.Client, *messages: dict[str, Any], **fields: Any
 
 def refused(client: httpx.Client, **fields: Any) -> tuple[int, dict[str, Any]]:
     answer = client.post("/v1/chat/completions", json={"messages": [ASK], "max_tokens": 1, **fields})
-    return answer.status_code, answer.json()["error"]
+    return answer.status_code, answer.json().get("error", {})
 
 
 # Tools
@@ -108,6 +109,16 @@ def test_the_second_step_of_an_agent_is_answered(client: httpx.Client, content: 
     shown = prompt_tokens(client, ASK, called, FOUND, tools=[LOOK])
     quiet = prompt_tokens(client, ASK, {"role": "assistant", "content": ""}, FOUND, tools=[LOOK])
     assert shown > quiet + 10  # the template goes through the arguments as a mapping
+
+
+def test_tool_calls_that_the_engine_does_not_recognize_come_as_text(serve_spec: ServeSpec) -> None:
+    spec = replace(serve_spec, chat=replace(serve_spec.chat, template=UNRECOGNIZED_CALLS))
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    with running(spec) as served, httpx.Client(base_url=served.url, timeout=60) as client:
+        assert message(client, messages=[ASK, called, FOUND], tools=[LOOK], max_tokens=2)["content"]
+        assert refused(client, tools=[LOOK], tool_choice="none")[0] == 200
+        status, error = refused(client, tools=[LOOK], tool_choice="required")
+    assert (status, error["code"], error["param"]) == (400, "unsupported_parameter", "tool_choice")
 
 
 # The form of the output

@@ -19,6 +19,7 @@ from paddock.serving.requests import AdmittedRequest, RequestRefused
 from paddock.serving.revision import ServedRevision
 from paddock.serving.spec import ServeSpec
 from paddock.serving.suspects import Suspects
+from paddock.serving.tool_format import ToolFormat
 from paddock.serving.usage import UsageCounter
 from tests.serving.test_requests import SPEC
 
@@ -51,6 +52,10 @@ class StreamingRevision:
     label: str = SPEC.label
     usage: UsageCounter = field(default_factory=UsageCounter)
     suspects: Suspects = field(default_factory=Suspects)
+
+    @property
+    def tool_format(self) -> ToolFormat:
+        return ToolFormat(self.client)
 
 
 def forwarded(content: bytes, *, size: int = 1 << 16, content_type: str = "text/event-stream") -> list[str]:

@@ -1,4 +1,4 @@
-"""A chat template that refuses system messages and uses everything else that a request can bring."""
+"""Chat templates for tests of requests: one that uses all of a request but system messages, and one with odd calls."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ DEMANDING = """\
 {%- if reasoning_effort is defined %}{{ 'effort ' + reasoning_effort + '\\n' }}{% endif -%}
 {%- endif -%}
 """
+
+UNRECOGNIZED_CALLS = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['content'] %}{{ message['content'] }}{% endif -%}
+{%- for call in message['tool_calls'] or [] -%}
+{{ call['function']['name'] }}({% for name, value in call['function']['arguments'] | items %}{{ name }}={{ value }}{% endfor %})
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+"""
+"""A chat template whose tool calls llama-server does not recognize in answers."""
 
 
 def with_demanding_template(spec: ServeSpec) -> ServeSpec:
