@@ -142,8 +142,8 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_API_KEY",
         description="Key that clients of `paddock serve` must send; required to serve other machines",
     )
-    cors_origins: tuple[str, ...] = Field(
-        default=(),
+    cors_origins: tuple[str, ...] | None = Field(
+        default=None,
         validation_alias="PADDOCK_CORS_ORIGINS",
         description="Origins of web pages that may use a served model, such as `https://chat.example`, separated by "
         "commas; `*` for any; unset: none",

@@ -80,7 +80,7 @@ DEFAULTS = {
     "threads": None,
     "engine_timeout_s": 1800.0,
     "llama_server": None,
-    "cors_origins": (),
+    "cors_origins": None,
     "queue": 64,
     "grace_s": 20.0,
     "docs_url": None,

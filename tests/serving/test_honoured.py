@@ -81,12 +81,11 @@ SHOWN = [BARN, {"role": "assistant", "content": None, "tool_calls": [CALL]}, BAR
     ("choice", "name"),
     [
         ("auto", "look"),
-        (None, "look"),
         ("required", "look"),
         ({"type": "function", "function": {"name": "ping"}}, "ping"),
         ("none", None),
     ],
-    ids=["auto", "null", "required", "named", "none"],
+    ids=["auto", "required", "named", "none"],
 )
 def test_a_tool_is_called_as_tool_choice_says(client: httpx.Client, choice: Any, name: str | None) -> None:
     answer = message(client, messages=SHOWN, tools=[PING, LOOK], tool_choice=choice, max_tokens=40)
@@ -94,8 +93,7 @@ def test_a_tool_is_called_as_tool_choice_says(client: httpx.Client, choice: Any,
     assert [call["name"] for call in calls] == ([name] if name else [])
     if name == "look":
         assert json.loads(calls[0]["arguments"]) == {"place": "barn"}
-        result = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": "a horse"}
-        assert chat(client, messages=[BARN, answer, result], tools=[LOOK], max_tokens=1)["choices"]
+        assert answer["tool_calls"][0]["id"]
 
 
 def test_an_answer_without_the_call_that_is_required_never_ends_by_itself(client: httpx.Client) -> None:

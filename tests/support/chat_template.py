@@ -8,7 +8,7 @@ from paddock.serving.spec import ServeSpec
 
 DEMANDING = """\
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('there are no system messages here') }}{% endif -%}
-{%- if tools %}{{ '<|im_start|>tools\\nCall a tool as <tool_call>{"name": ..., "arguments": ...}</tool_call>\\n' }}
+{%- if tools %}{{ '<|im_start|>tools\\n' }}
 {%- for tool in tools %}{{ tool | tojson ~ '\\n' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endif -%}
 {%- for message in messages -%}
 {%- if not loop.first and message['role'] == 'user' and messages[loop.index0 - 1]['role'] == 'user' -%}
@@ -33,7 +33,9 @@ UNRECOGNIZED_CALLS = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['content'] %}{{ message['content'] }}{% endif -%}
 {%- for call in message['tool_calls'] or [] -%}
-{{ call['function']['name'] }}({% for name, value in call['function']['arguments'] | items %}{{ name }}={{ value }}{% endfor %})
+{{ call['function']['name'] }}(
+{%- for name, value in call['function']['arguments'] | items %}{{ name }}={{ value }}{% endfor -%}
+)
 {%- endfor -%}
 {{ '<|im_end|>\\n' }}
 {%- endfor -%}

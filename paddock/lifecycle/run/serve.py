@@ -112,7 +112,8 @@ def serve_snapshot(
     """
     settings = clients.settings
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
-    binding = Binding(host=request.host, port=request.port, api_key=api_key, cors_origins=settings.cors_origins)
+    origins = settings.cors_origins or ()
+    binding = Binding(host=request.host, port=request.port, api_key=api_key, cors_origins=origins)
     program = find_program(settings.llama_server)
     _warn_of_another_version(program)
     machine = this_machine()

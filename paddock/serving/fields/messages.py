@@ -31,7 +31,7 @@ class ImageUrl(Fields):
         return check_image_url(value)
 
 
-class Part(Fields):
+class ContentPart(Fields):
     """A part of a message's content: a text or an image."""
 
     type: Literal["text", "image_url"]
@@ -68,7 +68,8 @@ def _tag(value: Any) -> str:
 
 
 Content = Annotated[
-    Annotated[str, Tag(CONTENT_TAGS[0])] | Annotated[list[Part], Field(max_length=_MAX_PARTS), Tag(CONTENT_TAGS[1])],
+    Annotated[str, Tag(CONTENT_TAGS[0])]
+    | Annotated[list[ContentPart], Field(max_length=_MAX_PARTS), Tag(CONTENT_TAGS[1])],
     Discriminator(_tag),
 ]
 
@@ -114,7 +115,7 @@ class ChatMessage(Fields):
             raise unsupported("only a user's message may hold images", param="content")
         return self
 
-    def _parts(self) -> Sequence[Part]:
+    def _parts(self) -> Sequence[ContentPart]:
         return self.content if isinstance(self.content, list) else ()
 
     def for_engine(self) -> dict[str, Any]:
