@@ -221,7 +221,7 @@ class OpenAIApi:
 
 
 class _CompletionEndpoint:
-    """ASGI endpoint of both completion paths.
+    """ASGI endpoint of the paths that the engine answers.
 
     It is an ASGI application rather than a function, since the engine's slot, the answer's bytes and the client's
     disconnect must end together.

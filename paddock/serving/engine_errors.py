@@ -89,5 +89,5 @@ def _field_of(message: str, fields: Collection[str]) -> str | None:
         return found[1]
     if "While executing" in message or "Jinja Exception" in message:
         return "messages"
-    words = re.findall(r"\w+", message)
+    words = re.findall(r"\w+", message.lower())
     return next((word for word in words if word in fields and word not in {"n", "stop", "model"}), None)

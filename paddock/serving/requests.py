@@ -91,9 +91,7 @@ def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
     if isinstance(request, EmbeddingRequest | RerankRequest):
         return EngineRequest(engine_path, {"model": spec.name, **request.engine_fields()}, False, False)
     body = _profile_sampling(spec) | request.engine_fields(spec.context_tokens) | {"model": spec.name}
-    if request.n is not None and request.n > spec.parameters.n_seq_max:
-        at_once = spec.parameters.n_seq_max
-        raise bad_request(f"n is {request.n}, but {at_once} answers at once are the maximum here", param="n")
+    _check_number(request, spec)
     if isinstance(request, ChatRequest):
         _complete_chat(request, body, spec)
     stream = bool(request.stream)
@@ -132,6 +130,16 @@ def _require_model(model: str | None, spec: ServeSpec) -> None:
             code="model_not_found",
             param="model",
         )
+
+
+def _check_number(request: ChatRequest | CompletionRequest, spec: ServeSpec) -> None:
+    """Raise RequestRefused for more answers than the engine gives at once, and for several to an empty prompt: there
+    llama-server completes the first answer alone and never sends the others."""
+    number, at_once = request.n or 1, spec.parameters.n_seq_max
+    if number > at_once:
+        raise bad_request(f"n is {number}, but {at_once} answers at once are the maximum here", param="n")
+    if number > 1 and not request.has_text:
+        raise bad_request(f"n is {number}, but the prompt is empty", param="n", code=UNSUPPORTED)
 
 
 def _complete_chat(request: ChatRequest, body: dict[str, Any], spec: ServeSpec) -> None:

@@ -29,6 +29,7 @@ def llama_error(code: int, message: str, kind: str = "server_error") -> bytes:
         (500, "Failed to parse tools: [json.exception.type_error.302]", (400, "invalid_value", "tools")),
         (500, "input (900 tokens) is too large to process. increase", (400, "context_length_exceeded", "messages")),
         (501, "This server does not support embeddings.", (400, "invalid_value", None)),
+        (400, "Cannot have 2 assistant Messages at the end", (400, "invalid_value", "messages")),
         (422, "no", (422, "invalid_value", None)),
         (500, "Compute error.", (502, "engine_error", None)),
         (500, "Context size has been exceeded.", (502, "engine_error", None)),

@@ -118,7 +118,7 @@ def encode(body: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(requests())
 def test_a_request_is_complete_for_the_engine_or_refused(request: tuple[str, dict[str, Any]]) -> None:
     path, body = request
@@ -135,7 +135,7 @@ def test_a_request_is_complete_for_the_engine_or_refused(request: tuple[str, dic
         json.dumps(refused.to_json(), ensure_ascii=False).encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.binary(max_size=40)
     | st.text(max_size=40).map(lambda text: text.encode(errors="surrogatepass"))
@@ -155,7 +155,7 @@ def served(parallel_serve_spec: ServeSpec) -> Iterator[RunningServer]:
 
 def survives(served: RunningServer, *, examples: int) -> None:
     engine, counts = served.engine.pid, dict[int, int]()
-    with httpx.Client(base_url=served.url, timeout=120, headers={"content-type": "application/json"}) as client:
+    with httpx.Client(base_url=served.url, timeout=30, headers={"content-type": "application/json"}) as client:
 
         @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(requests())

@@ -153,6 +153,20 @@ def test_windows_that_the_engine_would_allocate_are_at_most_the_context() -> Non
     assert body["repeat_last_n"] == body["dry_penalty_last_n"] == 2048
 
 
+def test_several_answers_to_an_empty_prompt_are_refused() -> None:
+    """llama-server would never complete them."""
+    two = replace(SPEC, parameters=replace(SPEC.parameters, n_seq_max=2))
+    empty = [{"role": "user", "content": [{"type": "text", "text": " "}]}, {"role": "assistant", "content": None}]
+    for path, body in (("/v1/completions", {"prompt": " "}), ("/v1/chat/completions", {"messages": empty})):
+        with pytest.raises(RequestRefused, match="the prompt is empty") as refused:
+            parse(path, json.dumps({**body, "n": 2}).encode(), two)
+        assert refused.value.param == "n"
+        assert "n" not in parse(path, json.dumps(body).encode(), two).body
+    for prompt in ("a", [0]):
+        assert parse("/v1/completions", json.dumps({"prompt": prompt, "n": 2}).encode(), two).body["n"] == 2
+    assert chat(two, n=2).body["n"] == 2
+
+
 @pytest.mark.parametrize("field", ["repeat_last_n", "dry_penalty_last_n", "top_k", "seed"])
 def test_whole_numbers_may_be_written_with_a_point(field: str) -> None:
     sent = chat(**{field: 100.0}).body[field]

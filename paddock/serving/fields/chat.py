@@ -117,6 +117,11 @@ class ChatRequest(SamplingFields):
             raise invalid("the last message is not the assistant's", param="continue_final_message")
         return self
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the prompt has any token, whatever the template adds."""
+        return any(message.has_text for message in self.messages)
+
     def engine_fields(self, context_tokens: int) -> dict[str, Any]:
         fields = super().engine_fields(context_tokens)
         fields["messages"] = [message.for_engine() for message in self.messages]

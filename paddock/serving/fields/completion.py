@@ -38,6 +38,11 @@ class CompletionRequest(SamplingFields):
             check_token_ids(value, info)
         return value
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the prompt has any token, whatever the vocabulary."""
+        return bool(self.prompt.strip() if isinstance(self.prompt, str) else self.prompt)
+
     def engine_fields(self, context_tokens: int) -> dict[str, Any]:
         fields = super().engine_fields(context_tokens) | {"prompt": self.prompt}
         if self.logprobs is not None:

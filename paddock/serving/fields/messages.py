@@ -115,6 +115,12 @@ class ChatMessage(Fields):
             raise unsupported("only a user's message may hold images", param="content")
         return self
 
+    @property
+    def has_text(self) -> bool:
+        if isinstance(self.content, str):
+            return bool(self.content.strip())
+        return any(part.image_url or (part.text or "").strip() for part in self._parts())
+
     def _parts(self) -> Sequence[ContentPart]:
         return self.content if isinstance(self.content, list) else ()
 
