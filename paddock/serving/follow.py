@@ -122,7 +122,7 @@ class Follower:
             await self._on_result(self._switch.current.spec)
 
     async def _switch_to(self, id: SnapshotId) -> None:
-        earlier = self._switch.is_draining(f"{id.variant}@{id.revision}")
+        earlier = self._switch.find_draining(f"{id.variant}@{id.revision}")
         if earlier is not None:
             self._switch.take_over(earlier)
             return

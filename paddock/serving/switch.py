@@ -85,7 +85,7 @@ class RevisionSwitch:
         assert self._failure is not None  # noqa: S101 - it is set first
         raise self._failure
 
-    def is_draining(self, label: str) -> ServedRevision | None:
+    def find_draining(self, label: str) -> ServedRevision | None:
         """The revision with this label, if its engine still ends its answers and could serve again."""
         return next((one for one in self._draining if one.label == label and one.is_ready), None)
 

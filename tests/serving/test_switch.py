@@ -287,7 +287,7 @@ def with_a_killed_engine(server: FollowingServer, number: int) -> None:
 
 def with_memory_for_one(server: FollowingServer, number: int) -> None:
     server.volume.machine = machine_for_one_engine
-    (with_a_failing_revision if number % 4 == 3 else plainly)(server, number)
+    (plainly, with_a_killed_engine, plainly, with_a_failing_revision)[number % 4](server, number)
 
 
 _WAYS = (plainly, with_a_failing_revision, with_a_killed_engine, with_memory_for_one)
