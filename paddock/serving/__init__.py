@@ -4,7 +4,8 @@
     llama_server                  how llama-server is found, started and checked
     process, supervisor           one engine process; keeping one running
     api, requests                 the HTTP API; validation of its requests
-    schema_bounds, trial          what a request asks the engine to compile: fixed bounds; tried before
+    schema_bounds, alternatives   fixed bounds of what a request asks the engine to compile
+    trial                         the same, compiled by another process first
     trial_engine, trial_model     the process that tries it; its model of a few megabytes
     suspects                      requests that ended the engine are not tried again
     admission, proxy, metrics     the queue, the proxy to the engine, Prometheus metrics

@@ -89,11 +89,11 @@ class OpenAIApi:
     async def admit(self, request: Request) -> EngineRequest:
         """Authenticate and validate a request. Raises RequestRefused."""
         self._authorize(request)
-        if self._supervisor.state is not State.READY:
-            raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
+        self._require_ready()
         engine_request = parse(request.url.path, await _body(request), self._spec)
         self._suspects.check(engine_request)
         await self._trial.check(engine_request)
+        self._require_ready()
         return engine_request
 
     async def answer(self, engine_request: EngineRequest, send: Send) -> None:
@@ -162,6 +162,10 @@ class OpenAIApi:
             except httpx.HTTPError as error:
                 _LOG.info("the engine's own metrics are not available: %s", error)
         return PlainTextResponse(metrics.text(engine_metrics), media_type=CONTENT_TYPE)
+
+    def _require_ready(self) -> None:
+        if self._supervisor.state is not State.READY:
+            raise unavailable(UNAVAILABLE_REASONS[self._supervisor.state])
 
     def _authorize(self, request: Request) -> None:
         if self._api_key is None:

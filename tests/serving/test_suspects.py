@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -188,7 +189,7 @@ def test_a_request_that_ends_the_engine_again_is_refused_and_is_no_second_strike
     with running(serve_spec, limits=replace(QUICK, strikes=2)) as served:
         for restarts in (1, 2):
             abort_during(served, "Count to a thousand.")
-            wait_for(lambda restarts=restarts: has_restarted(served.url, restarts))
+            wait_for(partial(has_restarted, served.url, restarts))
         with httpx.Client(base_url=served.url, timeout=60) as client:
             refused = ask(client, stream=False, content="Count to a thousand.")
             assert (refused.status, (refused.error or {})["code"]) == (400, "ended_engine")
