@@ -6,7 +6,8 @@
     revision                      a served revision: its files, its supervised engine, and the client to it
     switch, follow                switching between revisions; following the promoted one
     api, requests                 the HTTP API; validation of its requests
-    schema_bounds, trial          what a request asks the engine to compile: fixed bounds; tried before
+    schema_bounds, alternatives   fixed bounds of what a request asks the engine to compile
+    trial                         the same, compiled by another process first
     trial_engine, trial_model     the process that tries it; its model of a few megabytes
     suspects                      requests that ended the engine are not tried again
     admission, proxy, metrics     the queue, the proxy to the engine, Prometheus metrics

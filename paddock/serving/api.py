@@ -132,6 +132,7 @@ class OpenAIApi:
         revision = self._switch.current
         admitted = await asyncio.to_thread(AdmittedRequest, request.scope["path"], content, revision.spec)
         await revision.check(admitted.for_spec(revision.spec))
+        self._require_available()  # a trial may take seconds
         return admitted
 
     async def answer(self, engine_request: AdmittedRequest, send: Send) -> None:

@@ -133,6 +133,19 @@ class EngineProcess:
             return float(used.user + used.system)
         return 0.0
 
+    def threads_s(self) -> tuple[float, float]:
+        """Return the processor time of its main loop's thread, and of all others."""
+        with suppress(psutil.Error):
+            used = {thread.id: thread.user_time + thread.system_time for thread in psutil.Process(self.pid).threads()}
+            main = float(used.pop(self.pid or 0, 0.0))
+            return main, float(sum(used.values()))
+        return 0.0, 0.0
+
+    @property
+    def computes_in_parallel(self) -> bool:
+        """Whether it computes a batch with several threads."""
+        return self._server.spec.parameters.n_threads > 1
+
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):

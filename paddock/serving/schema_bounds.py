@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from paddock.serving.alternatives import grammar_alternatives, schema_alternatives
 from paddock.serving.requests import RequestRefused
 
 MAX_GRAMMAR_BYTES: Final = 256 << 10
@@ -20,6 +21,7 @@ MAX_PATTERN_CHARACTERS: Final = 4096
 MAX_REPETITIONS: Final = 2000
 """llama.cpp's MAX_REPETITION_THRESHOLD: the least count that its grammars cannot demand is one more. A larger maximum
 is possible: it becomes no maximum."""
+MAX_ALTERNATIVES: Final = 2000
 _LITERAL_KEYS: Final = frozenset({"const", "enum", "default", "examples"})
 """Keys whose values are data and not schemas."""
 
@@ -45,6 +47,8 @@ def check_grammar(grammar: object) -> None:
         raise _refused("grammar", f"it has more than {MAX_GRAMMAR_BYTES} bytes")
     if "\0" in grammar:
         raise _refused("grammar", "it contains a NUL character, where the engine would stop reading it")
+    if grammar_alternatives(grammar) > MAX_ALTERNATIVES:
+        raise _refused("grammar", f"it has more than {MAX_ALTERNATIVES} alternatives at one place")
 
 
 def schemas_of(body: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
@@ -92,6 +96,8 @@ def check_schema(field: str, schema: object) -> None:
             ]
         if characters > MAX_SCHEMA_CHARACTERS:
             raise _refused(field, f"its schema has more than {MAX_SCHEMA_CHARACTERS} characters")
+    if schema_alternatives(schema) > MAX_ALTERNATIVES:
+        raise _refused(field, f"its schema has more than {MAX_ALTERNATIVES} alternatives at one place")
 
 
 def _of_response_format(response_format: object) -> Iterator[tuple[str, object]]:

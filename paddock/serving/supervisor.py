@@ -44,7 +44,8 @@ class SupervisorLimits:
 
     `start_s`           for a load of the model
     `check_interval_s`  between two health checks
-    `stalled_s`         without progress on a request or a health check while the engine uses no processor time
+    `stalled_s`         without progress on a request or a health check while the engine uses no processor time, or one
+                        of several threads only
     `busy_s`            the same while it computes: a large batch on a slow machine is not a hang
     `strikes`           failures within `forgiven_after_s` after which the supervisor gives up
     `pauses_s`          before the first, second, … restart; the last one repeats
@@ -83,7 +84,7 @@ class Supervisor:
         self._on_lost = on_lost
         self._strikes: list[tuple[float, str]] = []
         self._warned_memory = False
-        self._last_check = time.monotonic(), 0.0
+        self._last_check = time.monotonic(), 0.0, 0.0
         self._last_progress = time.monotonic()
         self.state = State.STARTING
         self.engine: EngineProcess | None = None
@@ -144,7 +145,7 @@ class Supervisor:
         self.engine = self._make_process()
         await self.engine.start(timeout_s=self._limits.start_s)
         self._last_progress = time.monotonic()
-        self._last_check = self._last_progress, self.engine.processor_s()
+        self._last_check = self._last_progress, *self.engine.threads_s()
         self.state = State.READY
 
     async def _restart(self, cause: PaddockError) -> None:
@@ -229,15 +230,18 @@ class Supervisor:
             answered = False
         except httpx.HTTPError:  # it is dying; `EngineProcess.wait` reports how
             return None
-        now, used_s = time.monotonic(), engine.processor_s()
-        before, used_before_s = self._last_check
-        self._last_check = now, used_s
+        now, (main_s, others_s) = time.monotonic(), engine.threads_s()
+        before, main_before_s, others_before_s = self._last_check
+        self._last_check = now, main_s, others_s
         if answered:
             self._last_progress = now
             return None
-        computes = used_s - used_before_s > _BUSY_SHARE * (now - before)
+        main_s, others_s = main_s - main_before_s, others_s - others_before_s
+        computes = main_s + others_s > _BUSY_SHARE * (now - before)
         stalled_s = max(limit_s, now - self._last_progress)
-        if computes and stalled_s < self._limits.busy_s:
+        # A batch keeps all threads busy; a grammar that has grown beyond measure only the thread of the main loop.
+        samples = engine.computes_in_parallel and others_s < _BUSY_SHARE * main_s
+        if computes and not samples and stalled_s < self._limits.busy_s:
             return None
         return EngineCrashed(
             f"the engine hangs: no progress for {stalled_s:.0f} s",

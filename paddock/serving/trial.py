@@ -28,7 +28,10 @@ from paddock.serving.trial_engine import Outcome, TrialAnswer, TrialEngine, Tria
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINTS: Final = ("grammar", "json_schema", "response_format", "tools")
+_INTERNAL: Final = ("grammar_lazy", "grammar_triggers", "grammar_type")
 _MODIFIERS: Final = ("tool_choice", "parallel_tool_calls", "chat_template_kwargs")
+_NOTHING: Final[tuple[Any, ...]] = ("", [], {"type": "text"})
+"""Values of these fields that ask for nothing."""
 _TOKENS: Final = 8
 _ATTEMPTS: Final = 3
 """Of a grammar in which random tokens led nowhere."""
@@ -73,7 +76,6 @@ class RequestTrial:
 
     async def check(self, request: EngineRequest) -> None:
         """Return if the engine can compile what the request has. Raises RequestRefused, with the field's name."""
-        check_constraints(request.body)
         tried = _tried_fields(request.body)
         if not tried:
             return
@@ -109,6 +111,10 @@ class RequestTrial:
             self._turn.release()
 
     async def _try(self, path: str, tried: Mapping[str, Any]) -> RequestRefused | None:
+        try:
+            await asyncio.to_thread(check_constraints, tried)
+        except RequestRefused as refused:
+            return refused
         refusal = await self._attempt(path, tried)
         if refusal is None and tried.get("tools") and tried.get("tool_choice") in (None, "auto"):
             # The grammar of tools that a model may call begins with the first call: so let it begin at once.
@@ -153,11 +159,10 @@ def _refusal(answer: TrialAnswer, tried: Mapping[str, Any]) -> RequestRefused:
 def _tried_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request that the engine compiles, with those that change how; none if there are none."""
     found = {name: body[name] for name in (*_CONSTRAINTS, *_MODIFIERS) if body.get(name) is not None}
-    response_format = found.get("response_format")
-    has_format = isinstance(response_format, dict) and response_format.get("type") != "text"
-    constrained = has_format or any(found.get(name) for name in _CONSTRAINTS if name != "response_format")
-    arguments = found.get("chat_template_kwargs", {})
-    return found if constrained or not _is_simple(arguments) else {}
+    found = {name: value for name, value in found.items() if value not in _NOTHING}
+    found |= {name: body[name] for name in _INTERNAL if body.get(name)}
+    is_constrained = any(name in found for name in (*_CONSTRAINTS, *_INTERNAL))
+    return found if is_constrained or not _is_simple(found.get("chat_template_kwargs", {})) else {}
 
 
 def _is_simple(arguments: object) -> bool:

@@ -78,9 +78,14 @@ class TrialLimits:
     start_s: float = 60.0
 
 
+class _ProgramWithoutGpu(LlamaServerProgram):
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "CUDA_VISIBLE_DEVICES": ""}
+
+
 class _TrialServer(LlamaServer):
     def __init__(self, spec: ServeSpec, program: LlamaServerProgram, *, memory_bytes: int) -> None:
-        super().__init__(spec, program)
+        super().__init__(spec, _ProgramWithoutGpu(program.path, is_own=program.is_own))
         self._memory_bytes = memory_bytes
 
     def start_request(self, home: Path, model: Path, projector: Path | None = None) -> dict[str, Any]:

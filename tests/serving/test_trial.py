@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 from paddock.serving.spec import ServeSpec
 from tests.serving.test_schema_bounds import with_parameters, with_schema
-from tests.support.serving import QUESTION, RunningServer, running
+from tests.serving.test_service import QUICK
+from tests.support.constraints import constrained_bodies
+from tests.support.serving import QUESTION, RunningServer, ask, has_restarted, running, wait_for
 from tests.support.trial import TOOL_TEMPLATE, TrialThread, trial_thread
 
 LINKED_LIST = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}}}
@@ -36,6 +43,11 @@ DOES_NOT_COMPILE = {
     "fewer repetitions than none": ({"grammar": 'root ::= "a"{5,2}'}, "grammar", "cannot compile it"),
     "left corners in powers of two": (
         {"grammar": "root ::= r0\n" + "".join(f"r{n} ::= r{n + 1} | r{n + 1}\n" for n in range(40)) + 'r40 ::= "a"'},
+        "grammar",
+        "alternatives",
+    ),
+    "texts that grow into each other": (
+        {"grammar": "root ::= s\ns ::= . s | . s s | . s s s | ."},
         "grammar",
         "in time",
     ),
@@ -115,13 +127,13 @@ def test_the_trial_engine_is_small_and_ends_with_its_trial(serve_spec: ServeSpec
 
 
 @pytest.fixture(scope="module")
-def served(serve_spec: ServeSpec) -> Iterator[RunningServer]:
-    with running(serve_spec) as now:
+def tool_server(serve_spec: ServeSpec) -> Iterator[RunningServer]:
+    with running(replace(serve_spec, chat=replace(serve_spec.chat, template=TOOL_TEMPLATE))) as now:
         yield now
 
 
-def test_no_grammar_or_schema_ends_the_engine_of_a_server(served: RunningServer) -> None:
-    engine = served.engine.pid
+def test_no_grammar_or_schema_ends_the_engine_of_a_server(tool_server: RunningServer) -> None:
+    served, engine = tool_server, tool_server.engine.pid
     tried = [
         (with_schema({"type": "object", "properties": {"q": {"type": "string", "maxLength": 4000}}}), 200),
         ({"response_format": {"type": "json_object", "schema": {"type": "string", "pattern": "^\\w+$"}}}, 200),
@@ -133,3 +145,47 @@ def test_no_grammar_or_schema_ends_the_engine_of_a_server(served: RunningServer)
             answer = client.post("/v1/chat/completions", json={"messages": [QUESTION], "max_tokens": 8, **body})
             assert answer.status_code == status, answer.text
     assert served.engine.pid == engine
+
+
+def test_a_grammar_that_grows_beyond_measure_only_later_is_lost_with_one_restart(serve_spec: ServeSpec) -> None:
+    spec = replace(serve_spec, parameters=replace(serve_spec.parameters, n_threads=2))
+    grammar = "root ::= [a-z ]{50} s\ns ::= . s | . s s | . s s s | ."
+    with running(spec, limits=QUICK) as served, httpx.Client(base_url=served.url, timeout=60) as client:
+        answer = client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 200, "grammar": grammar})
+        assert answer.status_code == 502
+        wait_for(partial(has_restarted, served.url, 1))
+        assert ask(client, stream=False).complete
+
+
+def try_generated(served: RunningServer, *, examples: int) -> None:
+    """Send generated grammars, schemas and tools to a server: its engine survives, and answers well."""
+    engine, statuses = served.engine.pid, Counter[int]()
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @seed(1)
+    @given(body=constrained_bodies(), is_chat=st.booleans(), stream=st.booleans())
+    def send(body: dict[str, Any], is_chat: bool, stream: bool) -> None:
+        path, prompt = "/v1/completions", dict[str, Any](prompt="Hello")
+        if is_chat or "tools" in body:
+            path, prompt = "/v1/chat/completions", {"messages": [QUESTION]}
+        answer = client.post(path, json={**prompt, "max_tokens": 6, "stream": stream, **body})
+        statuses[answer.status_code] += 1
+        assert answer.status_code in {200, 400, 502, 503}, answer.text
+        assert served.engine.pid == engine
+
+    with httpx.Client(base_url=served.url, timeout=120) as client:
+        send()
+        assert ask(client, stream=False).complete
+    print(f"{examples} generated grammars, schemas and tools: {dict(statuses)}; the engine lives")
+    assert statuses[200] >= examples // 10
+    assert statuses[400] >= examples // 10
+
+
+def test_no_generated_grammar_schema_or_tool_ends_the_engine(tool_server: RunningServer) -> None:
+    try_generated(tool_server, examples=60)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7200)
+def test_no_generated_grammar_schema_or_tool_of_2000_ends_the_engine(tool_server: RunningServer) -> None:
+    try_generated(tool_server, examples=2000)
