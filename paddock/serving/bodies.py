@@ -1,21 +1,28 @@
 """Read the bodies of requests, with bounds on the size of each, on the time that it takes, and on the sum of all.
 
-When the bodies that are being read are too large together, the largest is refused: so clients with large bodies, or
-with many, do not keep out those with small ones.
+A few large bodies are read at once, in turns, and the others wait in the clients' sockets; so bodies that are many and
+large take neither the processor from answers, nor the memory. When the bodies that are being read are too large
+together, the largest is refused: clients with large bodies do not keep out those with small ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from paddock.serving.refusal import RequestRefused
 
 _RETRY_AFTER_S = 5
 _KINDS_OF_PROGRAMS = {"application/json", "application/x-www-form-urlencoded", ""}
+_TURNS = 8
+_TURN_S = 0.5
+_TURN_BYTES = 2**20
+_SMALL_BYTES = 64 * 1024
+"""So much of a body is read without a turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,7 @@ class BodyReader:
         self._limits = limits
         self._reading: set[_Body] = set()
         self._total_bytes = 0
+        self._turns = asyncio.Semaphore(_TURNS)
 
     async def read(self, request: Request) -> bytes:
         """Return the body. Raises RequestRefused, and ClientDisconnect if the client disconnects."""
@@ -50,15 +58,7 @@ class BodyReader:
         try:
             async with body.timeout:
                 self._reading.add(body)
-                async for part in request.stream():
-                    body.content += part
-                    self._total_bytes += len(part)
-                    if len(body.content) > limits.body_bytes:
-                        raise RequestRefused(
-                            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {limits.body_bytes} bytes"
-                        )
-                    if self._total_bytes > limits.total_bytes:
-                        self._refuse_largest()
+                await self._read(request, body)
             return bytes(body.content)
         except TimeoutError:
             if body.is_refused:
@@ -74,6 +74,34 @@ class BodyReader:
         finally:
             self._reading.discard(body)
             self._total_bytes -= len(body.content)
+
+    async def _read(self, request: Request, body: _Body) -> None:
+        more = True
+        while more and len(body.content) < _SMALL_BYTES:
+            more = await self._read_part(request, body)
+        while more:
+            async with self._turns:
+                end = len(body.content) + _TURN_BYTES
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TURN_S):
+                        while more and len(body.content) < end:
+                            more = await self._read_part(request, body)
+
+    async def _read_part(self, request: Request, body: _Body) -> bool:
+        """Read what has arrived. Returns whether more comes."""
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
+        body.content += part
+        self._total_bytes += len(part)
+        if len(body.content) > self._limits.body_bytes:
+            raise RequestRefused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {self._limits.body_bytes} bytes"
+            )
+        if self._total_bytes > self._limits.total_bytes:
+            self._refuse_largest()
+        return bool(message.get("more_body", False))
 
     def _refuse_largest(self) -> None:
         largest = max(self._reading, key=lambda body: len(body.content))

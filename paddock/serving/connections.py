@@ -1,9 +1,10 @@
 """Bound the connections of the HTTP server: their number, and how long a client may keep one without using it.
 
 What uvicorn lacks. A connection is *idle* until the head of a request has arrived, *reading* until its body has, and
-*busy* until it is answered. When the number of connections is at its bound, the one that is idle for the longest is
-closed in favour of a new one, else the one that is reading for the longest; so clients that open connections and leave
-them cannot keep out others. Connections are closed such that a client that still sends can read the answer before.
+*busy* until it is answered. When the number of connections is at its bound, one is closed in favour of a new one: of
+the idle or of the reading ones, whichever are more, the one that is it for the longest. So clients that open
+connections and leave them, in whatever state, cannot keep out others, whose requests arrive sooner. Connections are
+closed such that a client that still sends can read the answer before.
 
 The deadline of a request's body is in `bodies`, that of a client that does not read its answer in `proxy`.
 """
@@ -35,7 +36,7 @@ _MAX_HEAD_BYTES: Final = 16 * 1024
 _SLICE_BYTES: Final = 4096
 """A head is parsed in slices, since h11 checks the size of what is incomplete alone."""
 _MAX_PIPELINED_BYTES: Final = 64 * 1024
-_MAX_DISCARDED_BYTES: Final = 16 * 2**20
+_MAX_DISCARDED_BYTES: Final = 8 * 2**20
 _WAITING: Final = 4096
 """So many connections wait in the kernel until they are accepted; it forgets others, and their clients try again after
 a second."""
@@ -108,6 +109,12 @@ class BoundedServer(uvicorn.Server):
         for listener in sockets or ():
             listener.listen(_WAITING)  # asyncio accepts `backlog` connections at once, which should be few
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            cast(_BoundedProtocol, connection).abort()
+        await asyncio.sleep(0)  # the sockets are closed in the loop's next iteration
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -122,7 +129,8 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 class LogRate(logging.Filter):
-    """Let through at most `number` messages in `period_s`, so that no client fills the log."""
+    """Let through at most `number` messages in `period_s`, so that no client fills the log, and none of a task that
+    was cancelled."""
 
     def __init__(self, number: int = 10, period_s: float = 60.0) -> None:
         super().__init__()
@@ -131,6 +139,8 @@ class LogRate(logging.Filter):
         self._began, self._seen = -period_s, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            return False  # a server that is stopped at once cancels what it does
         now = time.monotonic()
         if now - self._began >= self._period_s:
             if self._seen > self._number:
@@ -155,7 +165,8 @@ class _ConnectionTable:
     def add(self, connection: _BoundedProtocol) -> bool:
         """Add a new connection, if need be in place of another. Returns False if all others are busy."""
         if len(self._open) >= self._maximum:
-            victim = next(iter(self._idle or self._reading), None)
+            larger = self._idle if len(self._idle) >= len(self._reading) else self._reading
+            victim = next(iter(larger), None)
             if victim is None:
                 return False
             self.discard(victim)
@@ -238,6 +249,8 @@ class _BoundedProtocol(H11Protocol):
     def shutdown(self) -> None:
         if self._transport.is_closing():
             self._transport.abort()
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "this server is shutting down")
         else:
             with suppress(h11.LocalProtocolError):  # a state in which h11 cannot end the connection
                 super().shutdown()

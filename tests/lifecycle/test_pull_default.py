@@ -100,7 +100,7 @@ def test_the_chat_template_and_its_settings_are_published_with_a_model(clients: 
     pulled = pull(clients, Reference(MODEL))
     chat = json.loads((pulled.path / "chat.paddock.json").read_text())
     assert chat == {
-        "schema": 1,
+        "schema": 2,
         "template_sha256": pulled.manifest.template_sha256,
         "origin": "the GGUF",
         "why": "the model brings it",

@@ -229,6 +229,18 @@ def test_a_server_that_runs_out_of_file_descriptors_goes_on(caplog: pytest.LogCa
     assert not any(record.exc_info for record in lines)
 
 
+def test_a_server_that_ends_while_bodies_are_read_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack:
+        with serving(PATIENT) as app:
+            clients = [stack.enter_context(connect(app.port)) for _ in range(4)]
+            for client in clients:
+                client.sendall(post(b"Content-Length: 1000000", body=b"a" * 100_000, has_length=False, path=b"/body"))
+            while len(app.server.server_state.tasks if app.server else ()) < len(clients):
+                time.sleep(0.005)
+        assert [read(client).statuses for client in clients] == [[503]] * len(clients)
+    assert not any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize(("files", "connections"), [(64, 8), (256, 128), (1024, 832), (1 << 20, 1000)])
 def test_the_bound_follows_from_the_file_descriptors_of_the_process(files: int, connections: int) -> None:
     assert ConnectionLimits.for_files(files).connections == connections

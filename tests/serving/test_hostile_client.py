@@ -5,16 +5,22 @@ from __future__ import annotations
 import logging
 import socket
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from paddock.lifecycle.clients import Clients
 from paddock.serving.bodies import BodyLimits
 from paddock.serving.spec import ServeSpec
 from tests.support.llama_server import llama_server_with
-from tests.support.raw_http import CHAT, chunks, connect, exchange, get, post, post_chunked, read
-from tests.support.serving import RunningServer, running, wait_for
+from tests.support.raw_http import CHAT, RawAnswer, chunks, connect, exchange, get, post, post_chunked, read
+from tests.support.serving import REAL_MODEL_ID, RunningServer, ServeProgram, running, wait_for
 
 MODELS = get(b"/v1/models")
 UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
@@ -160,3 +166,34 @@ def test_hostile_requests_do_not_fill_the_log(port: int, caplog: pytest.LogCaptu
     ours = [record for record in caplog.records if not record.name.startswith("httpx")]
     assert len(ours) <= 11
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.torture
+def test_ten_thousand_connections_and_two_hundred_endless_bodies_harm_no_other_client(
+    promoted_model: Clients, tmp_path: Path
+) -> None:
+    program = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
+    environment = {"PADDOCK_VOLUME": str(promoted_model.settings.volume), "PADDOCK_LLAMA_SERVER": str(program)}
+    with ServeProgram(REAL_MODEL_ID, environment=environment) as server:
+        port = int(server.url.rpartition(":")[2])
+        process = psutil.Process(server.process.pid)
+        before, most, times, failed = process.memory_info().rss, 0, list[float](), list[RawAnswer]()
+        command = ["prlimit", "--nofile=12000", sys.executable, "-m", "tests.support.flood", str(port), "10000", "200"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as flood:
+            while flood.poll() is None:
+                began = time.monotonic()
+                answer = exchange(port, post(), timeout_s=60)
+                times.append(time.monotonic() - began)
+                if answer.statuses != [200]:
+                    failed.append(answer)
+                most = max(most, process.memory_info().rss)
+            attack, _ = flood.communicate()
+        ordered = sorted(times)
+        print(f"attack: {attack.splitlines()}; memory before {before >> 20} MiB, most {most >> 20} MiB")
+        print(f"client: {len(times)} answers, median {ordered[len(times) // 2]:.3f} s, slowest {ordered[-1]:.2f} s")
+        assert failed == []
+        assert most - before < 200 * 2**20
+        status, log = server.end()
+    assert status == 0
+    assert "Traceback" not in log
+    assert len(log.splitlines()) < 50
