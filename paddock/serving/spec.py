@@ -28,8 +28,9 @@ class ServeSpec:
 
     `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
     `memory` the planned memory of the engine with `parameters`. `projector` is the GGUF that turns images into tokens,
-    `pooling` how an embedding model's token vectors become one, as llama-server's option, where its header does not say
-    it, and `vocabulary_tokens` the number of its tokens, None if it is not known.
+    `image_max_tokens` bounds an image where the projector's own bound is too large, `pooling` is how an embedding
+    model's token vectors become one, as llama-server's option, where its header does not say it, and
+    `vocabulary_tokens` the number of its tokens, None if it is not known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ServeSpec:
     profile: Profile
     kind: ModelKind = ModelKind.TEXT
     projector: Path | None = None
+    image_max_tokens: int | None = None
     pooling: str | None = None
     vocabulary_tokens: int | None = None
 

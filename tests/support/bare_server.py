@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import openai
 
-from paddock.serving.llama_server import SOCKET, find_program, llama_server_arguments
+from infra.local.ports import LOOPBACK, start_on_free_ports
+from infra.local.service import Service
+from paddock.serving.llama_server import find_program, llama_server_arguments
 from paddock.serving.spec import ServeSpec
-from tests.support.serving import wait_for
 
 
 @contextmanager
-def bare_server(spec: ServeSpec, *options: str) -> Iterator[openai.OpenAI]:
-    """OpenAI's client of a llama-server with the model, template and parameters of a specification."""
+def bare_server(spec: ServeSpec, *options: str) -> Iterator[str]:
+    """The base URL of a llama-server with the model, template and parameters of a specification."""
     program = find_program(None)
     with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
-        template = home / "template.jinja"
+        template = Path(name, "template.jinja")
         template.write_text(spec.chat.template)
-        arguments = ["--model", str(spec.file), "--host", str(home / SOCKET), "--jinja"]
-        arguments += ["--chat-template-file", str(template), "--no-kv-unified", "--no-ui", "--fit", "off", "--offline"]
-        arguments += ["--no-warmup", *llama_server_arguments(spec.parameters), *options]
-        with (home / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(program.path), *arguments], stdout=log, stderr=log, env=program.environment(), cwd=home
+        arguments = ["--model", str(spec.file), "--jinja", "--chat-template-file", str(template), "--no-kv-unified"]
+        arguments += ["--no-ui", "--fit", "off", "--offline", "--no-warmup"]
+        arguments += [*llama_server_arguments(spec.parameters), *options]
+
+        def launch(ports: list[int]) -> Service:
+            return Service(
+                "llama-server",
+                [str(program.path), "--host", LOOPBACK, "--port", str(ports[0]), *arguments],
+                log=Path(name, "log"),
+                environment=program.environment(),
             )
-        transport = httpx.HTTPTransport(uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0))
+
+        service, (port,) = start_on_free_ports(launch, lambda ports, _: _is_ready(ports[0]), deadline_s=30)
         try:
-            with httpx.Client(transport=transport, base_url="http://bare", timeout=60) as http:
-
-                def is_ready() -> bool:
-                    assert process.poll() is None, (home / "log").read_text()[-2000:]
-                    with suppress(httpx.TransportError):
-                        return http.get("/health").status_code == httpx.codes.OK
-                    return False
-
-                wait_for(is_ready)
-                yield openai.OpenAI(base_url="http://bare/v1", api_key="unused", max_retries=0, http_client=http)
+            yield f"http://{LOOPBACK}:{port}/v1"
         finally:
-            process.terminate()
-            process.wait(10)
+            service.stop()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://{LOOPBACK}:{port}/health", verify=False).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False

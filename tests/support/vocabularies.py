@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import tarfile
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,11 @@ def model_with_vocabulary(data: bytes) -> Gguf:
     tokens = next(key.value for key in tokenizer if key.name == "tokenizer.ggml.tokens")
     count = struct.unpack_from("<Q", tokens, 4)[0]
     file.set("llama.vocab_size", g.U32, count).set("llama.context_length", g.U32, 1024)
-    rows = [("token_embd.weight", 1), ("output.weight", 2)]  # a tied matrix would repeat each token for ever
-    file.tensors[:1] = [TensorRow(name, (_WIDTH, count), g.TYPE_Q8_0, _random_rows(count, seed)) for name, seed in rows]
+    shapes = {"token_embd.weight": count, "output.weight": count}  # a tied matrix would repeat each token for ever
+    file.tensors[:1] = [TensorRow(name, (_WIDTH, rows), g.TYPE_Q8_0) for name, rows in shapes.items()]
+    for seed, tensor in enumerate(file.tensors):
+        if tensor.kind == g.TYPE_Q8_0:
+            tensor.data = _random_blocks(prod(tensor.shape) // 32, seed)
     return file
 
 
@@ -95,8 +99,8 @@ def random_spec(path: Path, *, parallel: int = 1) -> ServeSpec:
     )
 
 
-def _random_rows(count: int, seed: int) -> bytes:
-    """Rows of one Q8_0 block each: a scale in F16, and 32 random bytes."""
+def _random_blocks(count: int, seed: int) -> bytes:
+    """Q8_0 blocks: a scale in F16, and 32 random bytes. They are large, so that all of a prompt has an effect."""
     blocks = np.random.default_rng(seed).integers(0, 256, size=(count, _Q8_0_BLOCK), dtype=np.uint8)
     blocks[:, :2] = np.frombuffer(np.float16(0.005).tobytes(), dtype=np.uint8)
     return blocks.tobytes()

@@ -201,6 +201,7 @@ def make_spec(
         vocabulary_tokens=facts.vocab_size if facts else None,
         kind=result.kind,
         projector=projector.path if projector else None,
+        image_max_tokens=parameters.n_ubatch if projector and projector.computes_whole_images else None,
         pooling=pooling,
     )
 

@@ -5,8 +5,29 @@ A model with random weights answers them: what it says makes no sense, but it sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+TEMPLATE = """
+{%- if tools -%}
+<|im_start|>system
+To call a function, write [[{"name": "...", "arguments": {...}}]]. The functions are {{ tools | tojson }}<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif -%}
+{{ message.content or '' }}
+{%- for call in message.tool_calls or [] -%}
+[[{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}]]
+{%- endfor -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}
+{%- endif -%}
+"""
+"""A chat template that knows tools and thoughts. Its marks of a call are no ones that a model was trained with."""
 
 NOT_COMPARED = {
     "id": "is drawn at random by the engine, for answers and tool calls",
@@ -24,6 +45,8 @@ DIFFERENCES = {
     "cut character": "what is left of a character that max_tokens cut is dropped; llama-server writes it as U+FFFD in"
     " a whole answer, and drops it in a stream",
     "usage": "an answer streamed without include_usage has no token usage; llama-server is asked for it all the same",
+    "tool_choice": "of a function by its name is honoured; llama-server ignores it, and is asked for that tool alone",
+    "logprobs": "without top_logprobs list one token for each position; llama-server lists 20",
     "error": "has OpenAI's form and names the field; llama-server's code is a number, and its status may be a 500",
     "models": "describe the snapshot: revision, variant, quantization, context",
 }
@@ -32,12 +55,13 @@ DIFFERENCES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A request to an endpoint of OpenAI's package. The status of an error is compared with `bare_status` as well, where
-    llama-server's is another one."""
+    """A request to an endpoint of OpenAI's package. `bare` are the fields that say the same to llama-server where it
+    takes others, and `bare_status` is its status where that is another one."""
 
     name: str
     body: dict[str, Any]
     endpoint: str = "chat"
+    bare: dict[str, Any] | None = None
     status: int = 200
     bare_status: int | None = None
 
@@ -48,7 +72,7 @@ def user(content: object) -> dict[str, Any]:
 
 QUESTION = user("Name three colours.")
 _GREEDY = {"temperature": 0, "max_tokens": 12}
-_SAMPLED = {"temperature": 0.9, "top_p": 0.9, "top_k": 30, "min_p": 0.01, "max_tokens": 12}
+_SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9, "top_k": 30, "min_p": 0.01, "max_tokens": 12}
 WEATHER = {
     "type": "function",
     "function": {
@@ -82,8 +106,10 @@ _SCHEMA = {
 _GRAMMAR = 'root ::= "yes" | "no"'
 
 
-def chat(name: str, *messages: dict[str, Any], **fields: Any) -> Case:
-    return Case(name, {"messages": list(messages) or [QUESTION], **_GREEDY, **fields})
+def chat(name: str, *messages: dict[str, Any], bare: dict[str, Any] | None = None, **fields: Any) -> Case:
+    """A chat without thoughts, unless it asks for them: llama-server's default is to ask."""
+    body = {"messages": list(messages) or [QUESTION], "chat_template_kwargs": {"enable_thinking": False}}
+    return Case(name, {**body, **_GREEDY, **fields}, bare=bare)
 
 
 def completion(name: str, prompt: object = "One, two,", **fields: Any) -> Case:
@@ -93,10 +119,20 @@ def completion(name: str, prompt: object = "One, two,", **fields: Any) -> Case:
 def streamed(case: Case) -> Case:
     """The same request, streamed with its token usage."""
     body = {**case.body, "stream": True, "stream_options": {"include_usage": True}}
-    return Case(f"{case.name}, streamed", body, case.endpoint)
+    return replace(case, name=f"{case.name}, streamed", body=body)
 
 
-_CALL = {"tools": [WEATHER, TIME], "max_tokens": 80}
+_TOKENS = {"[[": 30109, "{": 90, "{}": 23884, "I": 40}
+"""Tokens of GPT-2's vocabulary."""
+
+
+def _bias(token: str) -> dict[str, int]:
+    """Prefer a token wherever the grammar allows it. An answer that has to be JSON or a call begins with its first
+    token then, where a model without a thought of its own would generate one for ever."""
+    return {str(_TOKENS[token]): 100}
+
+
+_CALL: dict[str, Any] = {"tools": [WEATHER, TIME], "max_tokens": 40, "logit_bias": _bias("[[")}
 WHOLE = [
     chat("chat"),
     chat("a system message", {"role": "system", "content": "Be brief."}, QUESTION),
@@ -113,35 +149,42 @@ WHOLE = [
     chat("a seed", **_SAMPLED, seed=7),
     chat("another seed", **_SAMPLED, seed=8),
     chat("penalties", presence_penalty=0.5, frequency_penalty=0.5),
-    chat("logit_bias", logit_bias={"40": 100}),
+    chat("logit_bias", logit_bias=_bias("I")),
     chat("logprobs", logprobs=True, top_logprobs=3),
-    chat("logprobs alone", logprobs=True),
+    chat("logprobs alone", logprobs=True, bare={"top_logprobs": 1}),
     chat("n", n=2, **_SAMPLED, seed=3),
     chat("tools that are not called", tools=[WEATHER], tool_choice="none"),
-    chat("tools, by choice", **_CALL, tool_choice="auto"),
-    chat("a required call", **_CALL, tool_choice="required"),
-    chat("a call of one tool", **_CALL, tool_choice={"type": "function", "function": {"name": "time"}}),
+    chat("tools, by choice", tools=[WEATHER, TIME], tool_choice="auto"),
+    chat("a required call", **_CALL, tool_choice="required", parallel_tool_calls=False),
+    chat(
+        "a call of one tool",
+        **_CALL,
+        tool_choice={"type": "function", "function": {"name": "time"}},
+        parallel_tool_calls=False,
+        bare={"tools": [TIME], "tool_choice": "required"},
+    ),
     chat("parallel calls", **_CALL, tool_choice="required", parallel_tool_calls=True),
-    chat("json_object", response_format={"type": "json_object"}, max_tokens=24),
+    chat("json_object", response_format={"type": "json_object"}, logit_bias=_bias("{}"), max_tokens=24),
     chat(
         "json_schema",
         response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA, "strict": True}},
+        logit_bias=_bias("{"),
         max_tokens=40,
     ),
     chat("a grammar", grammar=_GRAMMAR),
     chat("thinking", chat_template_kwargs={"enable_thinking": True}),
-    chat("no thinking", chat_template_kwargs={"enable_thinking": False}),
+    chat("thinking by default", chat_template_kwargs=None),
     completion("completion"),
     completion("a prompt in a list", ["One, two,"]),
     completion("a completion's stop sequence", stop=["e"]),
     completion("a completion's seed", **_SAMPLED, seed=5),
     completion("a completion's logprobs", logprobs=2),
     completion("a completion's grammar", grammar=_GRAMMAR),
-    completion("a completion's logit_bias", logit_bias={"40": 100}),
+    completion("a completion's logit_bias", logit_bias=_bias("I")),
 ]
 STREAMED = [streamed(case) for case in WHOLE]
 ERRORS = [
-    Case("no messages", {"messages": []}, status=400),
+    Case("no messages", {"messages": []}, status=400, bare_status=200),
     Case("an unknown role's content", {"messages": [{"role": "user", "content": 5}]}, status=400),
     Case("a grammar that is none", {"messages": [QUESTION], "grammar": "root ::= ("}, status=400),
     Case("too many tokens", {"messages": [user("word " * 3000)]}, status=400),
@@ -149,10 +192,10 @@ ERRORS = [
 ]
 TEXTS = ["w5 w6 w7", "w9"]
 EMBEDDINGS = [
-    Case("one text", {"input": TEXTS[0], "encoding_format": "float"}, "embedding"),
-    Case("two texts", {"input": TEXTS, "encoding_format": "float"}, "embedding"),
-    Case("tokens", {"input": [5, 6, 7], "encoding_format": "float"}, "embedding"),
-    Case("base64", {"input": TEXTS, "encoding_format": "base64"}, "embedding"),
+    Case("one text", {"input": TEXTS[0], "encoding_format": "float"}, "embeddings"),
+    Case("two texts", {"input": TEXTS, "encoding_format": "float"}, "embeddings"),
+    Case("tokens", {"input": [5, 6, 7], "encoding_format": "float"}, "embeddings"),
+    Case("base64", {"input": TEXTS, "encoding_format": "base64"}, "embeddings"),
 ]
 RANKS = [
     Case("rank", {"query": "What?", "documents": ["a b", "c", "d e f"]}, "rerank"),
