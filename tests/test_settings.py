@@ -81,7 +81,6 @@ DEFAULTS = {
     "stall_s": 30.0,
     "threads": None,
     "engine_timeout_s": 1800.0,
-    "llama_server": None,
     "cors_origins": None,
     "queue": 64,
     "grace_s": 20.0,
