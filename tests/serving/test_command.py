@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,23 @@ def test_sigterm_under_load_ends_every_started_answer_twenty_times(promoted_mode
 @pytest.mark.usefixtures("_use_promoted_model")
 def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None:
     slow = tmp_path / "llama-server"  # starts, but never answers
-    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nwhile :; do sleep 0.1; done\n')
     slow.chmod(0o755)
     environment = {**os.environ, "PADDOCK_LLAMA_SERVER": str(slow)}
     command = [sys.executable, "-m", "paddock", "serve", str(REAL_MODEL_NAME), "--port", "0", "--json"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: engines_of(process.pid))
+        wait_for(lambda: _loads(process.pid))
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert json.loads(out)["error"] == "server-unavailable"
+
+
+def _loads(pid: int) -> bool:
+    """Whether a server's process has started an engine."""
+    with suppress(psutil.Error):
+        return any("--model" in engine.cmdline() for engine in engines_of(pid))
+    return False
 
 
 def ended_under_load(promoted_model: Clients, *, times: int) -> None:

@@ -66,4 +66,5 @@ def test_restarts_are_a_counter(serve_spec: ServeSpec, tmp_path: Path) -> None:
 
 def test_names_and_labels_of_a_model_cannot_break_the_page() -> None:
     metrics = Metrics(model='org/"name"\n\\x', server="0.5.0")
+    metrics.set_revision("Q8_0", "a" * 40)
     assert read_metrics(metrics.text())["paddock_info"].samples[0].labels["model"] == 'org/"name"\n\\x'
