@@ -37,7 +37,7 @@ _SLICE_BYTES: Final = 4096
 """A head is parsed in slices, since h11 checks the size of what is incomplete alone."""
 _MAX_PIPELINED_BYTES: Final = 64 * 1024
 _MAX_DISCARDED_BYTES: Final = 8 * 2**20
-_WAITING: Final = 4096
+_WAITING: Final = 1024
 """So many connections wait in the kernel until they are accepted; it forgets others, and their clients try again after
 a second."""
 _OTHER_FILES: Final = 64

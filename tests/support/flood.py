@@ -6,6 +6,7 @@ so many endless bodies at once, for ten seconds. Prints a line after each of the
 
 from __future__ import annotations
 
+import resource
 import selectors
 import socket
 import sys
@@ -20,6 +21,8 @@ _SECONDS = 10.0
 
 def main() -> None:
     port, connections, bodies = map(int, sys.argv[1:])
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     left = list[socket.socket]()
     for number in range(connections):
         left.append(connect(port, timeout_s=60))
