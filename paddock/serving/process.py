@@ -143,8 +143,9 @@ class EngineProcess:
 
     @property
     def computes_in_parallel(self) -> bool:
-        """Whether it computes a batch with several threads."""
-        return self._server.spec.parameters.n_threads > 1
+        """Whether it computes prompts with several threads. A step that takes long is always one of a prompt."""
+        parameters = self._server.spec.parameters
+        return (parameters.n_threads_batch or parameters.n_threads) > 1
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -118,20 +118,14 @@ class RequestTrial:
         refusal = await self._attempt(path, tried)
         if refusal is None and tried.get("tools") and tried.get("tool_choice") in (None, "auto"):
             # The grammar of tools that a model may call begins with the first call: so let it begin at once.
-            try:
-                answer = await self._engine.attempt(path, _body(path, {**tried, "tool_choice": "required"}))
-            except PaddockError as error:
-                raise _not_started(error) from None
+            answer = await self._send(path, {**tried, "tool_choice": "required"})
             if answer.outcome in {Outcome.DIED, Outcome.SLOW}:
                 refusal = _refusal(answer, tried)
         return refusal
 
     async def _attempt(self, path: str, tried: Mapping[str, Any]) -> RequestRefused | None:
         for _ in range(_ATTEMPTS):
-            try:
-                answer = await self._engine.attempt(path, _body(path, tried))
-            except PaddockError as error:
-                raise _not_started(error) from None
+            answer = await self._send(path, tried)
             if answer.outcome is Outcome.LATE:
                 raise _unavailable("the machine is too busy to check the request's grammar, schema or tools")
             if answer.outcome is Outcome.GENERATED or _NOT_FINISHED in answer.message:
@@ -139,6 +133,13 @@ class RequestTrial:
             if _DEAD_END not in answer.message:
                 break
         return _refusal(answer, tried)
+
+    async def _send(self, path: str, tried: Mapping[str, Any]) -> TrialAnswer:
+        try:
+            return await self._engine.attempt(path, _body(path, tried))
+        except (PaddockError, OSError) as error:
+            _LOG.warning("requests with a grammar, schema or tools cannot be checked: %s", error)
+            raise _unavailable("requests with a grammar, schema or tools cannot be checked at the moment") from None
 
 
 def _refusal(answer: TrialAnswer, tried: Mapping[str, Any]) -> RequestRefused:
@@ -199,12 +200,9 @@ def _field(message: str, tried: Mapping[str, Any]) -> str:
 def _shortened(message: str) -> str:
     first = message.removeprefix("Failed to initialize samplers: ").split("; tools = ")[0]
     first = first.removeprefix("Unable to generate parser for this template. Automatic parser generation failed: ")
+    if first == "std::exception":  # it begins with the answer's first words, which the vocabulary spells otherwise
+        return "it cannot be combined with this model's chat template"
     return " ".join(first.split())[:300] or "without a reason"
-
-
-def _not_started(error: PaddockError) -> RequestRefused:
-    _LOG.warning("requests with a grammar, schema or tools cannot be checked: %s", error.message)
-    return _unavailable("requests with a grammar, schema or tools cannot be checked at the moment")
 
 
 def _unavailable(reason: str) -> RequestRefused:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from paddock.serving.spec import ServeSpec
+from paddock.serving.trial import TrialQueue
 from tests.serving.test_schema_bounds import with_parameters, with_schema
 from tests.serving.test_service import QUICK
 from tests.support.constraints import constrained_bodies
@@ -23,6 +24,7 @@ from tests.support.serving import QUESTION, RunningServer, ask, has_restarted, r
 from tests.support.trial import TOOL_TEMPLATE, TrialThread, trial_thread
 
 LINKED_LIST = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}}}
+GROWING = "root ::= s\ns ::= . s | . s s | . s s s | ."
 COMPILES = {
     "a maxLength of 4000": with_schema({"type": "object", "properties": {"q": {"type": "string", "maxLength": 4000}}}),
     "a pattern with a class": with_schema({"type": "string", "pattern": "^\\w+$"}),
@@ -118,6 +120,15 @@ def test_a_trial_engine_that_died_is_started_again(trial: TrialThread) -> None:
     assert trial.pid not in {before, None}
 
 
+def test_few_requests_wait_for_the_trial_engine_and_none_for_ever(serve_spec: ServeSpec, tmp_path: Path) -> None:
+    queue = TrialQueue(waiting=1, timeout_s=0.1)
+    with trial_thread(serve_spec, tmp_path, processor_s=0.5, queue=queue) as made:
+        results = [made.begin({"grammar": f'{GROWING} | "{name}"'}) for name in "abc"]
+        statuses = [refused.status if refused else 200 for refused in (one.result(60) for one in results)]
+        assert statuses == [400, 503, 503]  # it takes too long, waited too long, and found the queue full
+        assert made.check({"grammar": 'root ::= "d"'}) is None
+
+
 def test_the_trial_engine_is_small_and_ends_with_its_trial(serve_spec: ServeSpec, tmp_path: Path) -> None:
     with trial_thread(serve_spec, tmp_path) as made:
         assert made.check({"grammar": 'root ::= "a"'}) is None
@@ -147,9 +158,10 @@ def test_no_grammar_or_schema_ends_the_engine_of_a_server(tool_server: RunningSe
     assert served.engine.pid == engine
 
 
+@pytest.mark.torture
 def test_a_grammar_that_grows_beyond_measure_only_later_is_lost_with_one_restart(serve_spec: ServeSpec) -> None:
-    spec = replace(serve_spec, parameters=replace(serve_spec.parameters, n_threads=2))
-    grammar = "root ::= [a-z ]{50} s\ns ::= . s | . s s | . s s s | ."
+    spec = replace(serve_spec, parameters=replace(serve_spec.parameters, n_threads_batch=2))
+    grammar = GROWING.replace("root ::= s", "root ::= [a-z ]{50} s")
     with running(spec, limits=QUICK) as served, httpx.Client(base_url=served.url, timeout=60) as client:
         answer = client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 200, "grammar": grammar})
         assert answer.status_code == 502

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from paddock.serving.llama_server import find_program
 from paddock.serving.requests import EngineRequest, RequestRefused
 from paddock.serving.spec import ServeSpec
-from paddock.serving.trial import RequestTrial
+from paddock.serving.trial import RequestTrial, TrialQueue
 from paddock.serving.trial_engine import TrialLimits
 
 TOOL_TEMPLATE = """\
@@ -36,12 +37,20 @@ class TrialThread:
 
     def check(self, body: dict[str, Any], *, path: str = "/v1/chat/completions") -> RequestRefused | None:
         """Return how a request is refused, or None."""
+        return self.begin(body, path=path).result(120)
+
+    def begin(self, body: dict[str, Any], *, path: str = "/v1/chat/completions") -> Future[RequestRefused | None]:
+        """Check a request without waiting for the result."""
         request = EngineRequest(path, body, stream=False, include_usage=False)
-        try:
-            asyncio.run_coroutine_threadsafe(self.trial.check(request), self.loop).result(120)
-        except RequestRefused as refused:
-            return refused
-        return None
+
+        async def check() -> RequestRefused | None:
+            try:
+                await self.trial.check(request)
+            except RequestRefused as refused:
+                return refused
+            return None
+
+        return asyncio.run_coroutine_threadsafe(check(), self.loop)
 
     @property
     def pid(self) -> int | None:
@@ -50,7 +59,12 @@ class TrialThread:
 
 @contextmanager
 def trial_thread(
-    spec: ServeSpec, home: Path, *, template: str | None = None, processor_s: float = 8.0
+    spec: ServeSpec,
+    home: Path,
+    *,
+    template: str | None = None,
+    processor_s: float = 8.0,
+    queue: TrialQueue | None = None,
 ) -> Iterator[TrialThread]:
     """A trial for a spec, with another chat template if one is given."""
     if template is not None:
@@ -59,7 +73,7 @@ def trial_thread(
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     limits = TrialLimits(processor_s=processor_s)
-    trial = RequestTrial(spec, find_program(None), home, limits=limits)
+    trial = RequestTrial(spec, find_program(None), home, limits=limits, queue=queue)
     try:
         yield TrialThread(trial, loop)
     finally:
