@@ -42,8 +42,8 @@ DIFFERENCES = {
     "sampling": "what a request leaves out is set by the profile, and by llama-server's own defaults otherwise",
     "max_tokens": "a completion has OpenAI's default of 16 tokens; llama-server's has no limit",
     "stop": "a chat also ends at the stop sequences of the snapshot",
-    "cut character": "what is left of a character that max_tokens cut is dropped; llama-server writes it as U+FFFD in"
-    " a whole answer, and drops it in a stream",
+    "cut character": "what is left of a character that max_tokens cut is dropped, with the space before it;"
+    " llama-server keeps it in a whole answer, and drops it in a stream",
     "usage": "an answer streamed without include_usage has no token usage; llama-server is asked for it all the same",
     "tool_choice": "of a function by its name is honoured; llama-server ignores it, and is asked for that tool alone",
     "logprobs": "without top_logprobs list one token for each position; llama-server lists 20",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -117,7 +118,7 @@ def without_cut_characters(value: Any) -> Any:
         holder = choice.get("message", choice)
         for name in ("content", "text"):
             if choice.get("finish_reason") == "length" and isinstance(holder.get(name), str):
-                holder[name] = holder[name].rstrip("\ufffd")
+                holder[name] = re.sub(" ?\ufffd+$" if name == "text" else " ?\ufffd*$", "", holder[name])
     return value
 
 
