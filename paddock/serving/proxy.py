@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
+from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
 from paddock.serving.metrics import Metrics
 from paddock.serving.requests import EngineRequest, RequestRefused
 from paddock.store.volume.usage import Usage
@@ -79,7 +80,8 @@ class Proxy:
 
     async def _answer(self, request: EngineRequest, send: Send, began: float) -> None:
         try:
-            async with self._client.stream("POST", request.path, json=request.body) as answer:
+            body = {**request.body, "timings_per_token": True} if request.stream else request.body
+            async with self._client.stream("POST", request.path, json=body) as answer:
                 if answer.status_code != HTTPStatus.OK:
                     raise _refusal(answer.status_code, await answer.aread())
                 if request.stream:
@@ -94,6 +96,8 @@ class Proxy:
             value = json.loads(content)
         except ValueError:
             raise engine_died() from None
+        if drop_cut_character(value):
+            content = json.dumps(value, ensure_ascii=False).encode()
         self._count(value.get("usage"))
         await _start(send, _JSON, length=len(content))
         await send({"type": "http.response.body", "body": content})
@@ -107,7 +111,10 @@ class Proxy:
         if isinstance(first, dict) and "error" in first:
             raise _refusal(_status_of(first["error"]), json.dumps(first))
         await _start(send, _EVENTS)
-        stream = _ClientStream(send, include_usage=request.include_usage)
+        cut_characters = CutCharacterFilter(
+            max_tokens=request.body.get("max_tokens"), with_timings=bool(request.body.get("timings_per_token"))
+        )
+        stream = _ClientStream(send, cut_characters, include_usage=request.include_usage)
         try:
             await stream.forward(first)
             async for event in events:
@@ -133,9 +140,10 @@ class Proxy:
 class _ClientStream:
     """The client's side of a stream whose headers were sent."""
 
-    def __init__(self, send: Send, *, include_usage: bool) -> None:
+    def __init__(self, send: Send, cut_characters: CutCharacterFilter, *, include_usage: bool) -> None:
         self._send = send
         self._include_usage = include_usage
+        self._cut_characters = cut_characters
         self.usage: Any = None
         self.is_complete = False
         self.failed = False
@@ -162,6 +170,7 @@ class _ClientStream:
             await self._send_event(json.dumps(error.to_json()))
 
     async def _chunk(self, event: _Event) -> None:
+        self._cut_characters.apply(event)
         if event.get("usage"):
             self.usage = event["usage"]
         if not event.get("choices"):  # the chunk with token usage

@@ -174,5 +174,5 @@ def test_log_probabilities_are_given(client: openai.OpenAI, served: RunningServe
 
 def test_an_unknown_path_and_method_have_openais_form(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
-        client.embeddings.create(model="any", input="text")
+        client.moderations.create(input="text")
     assert json.loads(raised.value.response.text)["error"]["message"]
