@@ -185,8 +185,8 @@ def parse(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
 def _parse_other(path: str, content: bytes, spec: ServeSpec) -> EngineRequest:
     """Pass a request to a path that models of one kind have, and refuse it for a model of another kind."""
     if _KIND_OF_PATH.get(path) is not spec.kind:
-        message = f"{spec.name} is {spec.kind.noun}: it does not answer {path}"
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, message, code="not_supported")
+        message = f"{spec.name} is {spec.kind.noun}, which does not answer {path}"
+        raise RequestRefused(HTTPStatus.NOT_FOUND, message, code="unsupported_endpoint")
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from paddock.chat.template import ChatFormat
-from paddock.engine.oracle import Memory
-from paddock.engine.parameters import Parameters
-from paddock.planning.profile import PROFILES
 from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
-from paddock.serving.spec import ServeSpec
 from tests.support.serving import running
-from tests.support.vocabularies import VOCABULARIES, model_with_vocabulary, real_vocabulary, tokens_of
+from tests.support.vocabularies import VOCABULARIES, model_with_vocabulary, random_spec, real_vocabulary, tokens_of
 
 SAMPLE = ("gpt-2", "llama-spm", "qwen2")
-TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 LENGTHS, LENGTHS_IN_FULL = (1, 3, 24), tuple(range(1, 41))
 CUT = "\ufffd"
-
-
-def spec_of(path: Path) -> ServeSpec:
-    """A specification whose engine's memory is bounded from above, since it is of no interest here."""
-    return ServeSpec(
-        name="org/random",
-        revision="a" * 40,
-        variant="Q8_0",
-        quantization="Q8_0",
-        file=path,
-        chat=ChatFormat(TEMPLATE, "none", "", "", "", ()),
-        parameters=Parameters(n_ctx=512, n_threads=1, n_batch=512, n_gpu_layers=0),
-        memory=Memory(2**30, 0, 0, 0, "analytic"),
-        profile=replace(PROFILES["chat"], repeat_penalty=1.0),
-    )
 
 
 def body_of(path: str, **fields: object) -> dict[str, object]:
@@ -74,7 +52,7 @@ def compare(name: str, directory: Path, lengths: tuple[int, ...]) -> tuple[int, 
     data = real_vocabulary(name)
     path = model_with_vocabulary(data).write(directory / f"{name}.gguf")
     answers = invalid = cut = 0
-    with running(spec_of(path)) as server, httpx.Client(base_url=server.url, timeout=60, verify=False) as client:
+    with running(random_spec(path)) as server, httpx.Client(base_url=server.url, timeout=60, verify=False) as client:
         for route in ("/v1/completions", "/v1/chat/completions"):
             for length in lengths:
                 for sampling in ({"temperature": 0}, {"temperature": 1.0, "seed": length, "top_p": 1.0, "min_p": 0.0}):

@@ -5,12 +5,18 @@ from __future__ import annotations
 import struct
 import tarfile
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paddock import settings
+from paddock.engine.oracle import Memory
+from paddock.engine.parameters import Parameters
+from paddock.lifecycle.run.servable import NO_CHAT
+from paddock.planning.profile import PROFILES
+from paddock.serving.spec import ServeSpec
 from tests.support import gguf as g
 from tests.support.gguf import ARRAY, STRING, Gguf, Key, TensorRow, tiny_llama
 
@@ -70,13 +76,31 @@ def model_with_vocabulary(data: bytes) -> Gguf:
     tokens = next(key.value for key in tokenizer if key.name == "tokenizer.ggml.tokens")
     count = struct.unpack_from("<Q", tokens, 4)[0]
     file.set("llama.vocab_size", g.U32, count).set("llama.context_length", g.U32, 1024)
-    rows = [("token_embd.weight", 1), ("output.weight", 2)]  # a tied matrix would repeat each token for ever
-    file.tensors[:1] = [TensorRow(name, (_WIDTH, count), g.TYPE_Q8_0, _random_rows(count, seed)) for name, seed in rows]
+    shapes = {"token_embd.weight": count, "output.weight": count}  # a tied matrix would repeat each token for ever
+    file.tensors[:1] = [TensorRow(name, (_WIDTH, rows), g.TYPE_Q8_0) for name, rows in shapes.items()]
+    for seed, tensor in enumerate(file.tensors):
+        if tensor.kind == g.TYPE_Q8_0:
+            tensor.data = _random_blocks(prod(tensor.shape) // 32, seed)
     return file
 
 
-def _random_rows(count: int, seed: int) -> bytes:
-    """Rows of one Q8_0 block each: a scale in F16, and 32 random bytes."""
+def random_spec(path: Path, *, parallel: int = 1) -> ServeSpec:
+    """A specification of such a model. The engine's memory is bounded from above, since it is of no interest."""
+    return ServeSpec(
+        name="org/random",
+        revision="a" * 40,
+        variant="Q8_0",
+        quantization="Q8_0",
+        file=path,
+        chat=NO_CHAT,
+        parameters=Parameters(n_ctx=512 * parallel, n_seq_max=parallel, n_threads=1, n_batch=512, n_gpu_layers=0),
+        memory=Memory(2**30, 0, 0, 0, "analytic"),
+        profile=PROFILES["chat"],
+    )
+
+
+def _random_blocks(count: int, seed: int) -> bytes:
+    """Q8_0 blocks: a scale in F16, and 32 random bytes. They are large, so that all of a prompt has an effect."""
     blocks = np.random.default_rng(seed).integers(0, 256, size=(count, _Q8_0_BLOCK), dtype=np.uint8)
     blocks[:, :2] = np.frombuffer(np.float16(0.005).tobytes(), dtype=np.uint8)
     return blocks.tobytes()
