@@ -182,4 +182,6 @@ def _kind_arguments(spec: ServeSpec) -> list[str]:
 
 
 def _projector_arguments(spec: ServeSpec, projector: Path) -> list[str]:
-    return ["--mmproj", str(projector), *([] if spec.on_gpu else ["--no-mmproj-offload"])]
+    arguments = ["--mmproj", str(projector)]
+    arguments += [] if spec.on_gpu else ["--no-mmproj-offload"]
+    return arguments + (["--image-max-tokens", str(spec.image_max_tokens)] if spec.image_max_tokens else [])

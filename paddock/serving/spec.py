@@ -26,8 +26,8 @@ class ServeSpec:
 
     `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
     `memory` the planned memory of the engine with `parameters`. `projector` is the GGUF that turns images into tokens,
-    and `pooling` how an embedding model's token vectors become one, as llama-server's option, where its header does
-    not say it.
+    `image_max_tokens` bounds an image where the projector's own bound is too large, and `pooling` is how an embedding
+    model's token vectors become one, as llama-server's option, where its header does not say it.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ServeSpec:
     profile: Profile
     kind: ModelKind = ModelKind.TEXT
     projector: Path | None = None
+    image_max_tokens: int | None = None
     pooling: str | None = None
 
     @property

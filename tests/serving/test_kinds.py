@@ -21,7 +21,7 @@ from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.locate import locate
-from paddock.lifecycle.run.servable import SERVED, added_pooling, require_servable
+from paddock.lifecycle.run.servable import SERVED, added_pooling, computes_whole_images, require_servable
 from paddock.lifecycle.run.serve import ServeRequest, make_spec
 from paddock.model.hardware import this_machine
 from paddock.model.names import ModelName
@@ -29,6 +29,7 @@ from paddock.model.reference import Reference
 from paddock.serving.spec import ServeSpec
 from paddock.settings import Settings
 from tests.support.engine import run_engine
+from tests.support.gguf import STRING
 from tests.support.other_kinds import bert, pooled_llama, reranker
 from tests.support.serving import RunningServer, running, wait_for
 from tests.support.vision import data_url, llava_projector, png, vision_llama
@@ -177,7 +178,8 @@ def test_another_image_gives_another_answer_and_a_restarted_engine_the_same(visi
     assert vision_spec.projector is not None
     assert vision_spec.memory.projector_bytes > vision_spec.projector.stat().st_size * 0.9
     kept = vision_spec.projector.read_bytes()
-    with running(vision_spec) as server, client_of(server) as client:
+    spec = replace(vision_spec, image_max_tokens=vision_spec.parameters.n_ubatch)  # more than these images have
+    with running(spec) as server, client_of(server) as client:
 
         def answer(image: bytes) -> tuple[str | None, int]:
             made = client.chat.completions.create(
@@ -207,6 +209,12 @@ def test_a_model_without_a_projector_refuses_images_by_name(vision_spec: ServeSp
         with pytest.raises(openai.BadRequestError, match="image") as refused:
             client.chat.completions.create(model=vision_spec.name, messages=image_message(RED))  # type: ignore[arg-type]
         assert str(refused.value.param).startswith("messages.0.content")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("gemma4v", True), ("mlp", False)])
+def test_images_that_are_computed_whole_are_bounded_by_the_batch(tmp_path: Path, kind: str, expected: bool) -> None:
+    projector = llava_projector().set("clip.projector_type", STRING, kind).write(tmp_path / "mmproj.gguf")
+    assert computes_whole_images(projector) == expected
 
 
 def test_a_projector_that_the_engine_refuses_is_an_error_with_its_reason(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from paddock.errors import ConflictingConfiguration
 from paddock.gguf.directory import local_kind
 from paddock.gguf.header import Header
 from paddock.gguf.kind import ModelKind, states_pooling
+from paddock.gguf.reader import FileSource, read_header
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.quantization import group_shards
@@ -27,6 +28,9 @@ _REASONS: Final[Mapping[ModelKind, str]] = MappingProxyType(
         ModelKind.SPEECH: "llama-server generates text only",
     }
 )
+_WHOLE_IMAGES: Final = frozenset({"gemma4v", "gemma4uv", "deepseek4v"})
+"""Types of projectors whose models compute an image in one batch, and end the engine if it is larger. Gemma 3's images
+have 256 tokens, which is never too large."""
 NO_CHAT: Final = ChatFormat(
     template="{% for message in messages %}{{ message.content }}{% endfor %}",
     origin="none",
@@ -59,6 +63,7 @@ class ServedProjector:
 
     path: Path
     total_bytes: int
+    computes_whole_images: bool
 
     def left_by(self, machine: Machine) -> Machine:
         """The machine without the memory of the projector: of its host, and of the first GPU, which computes it."""
@@ -83,5 +88,13 @@ def projector_of(manifest: Manifest, snapshot: Path, model: str, machine: Machin
         path = snapshot / other.first
         if model not in other.paths and local_kind(path) is ModelKind.PROJECTOR:
             memory = measure_projector(path, threads=machine.cores, use_gpu=bool(machine.gpus))
-            return ServedProjector(path, memory.total_bytes)
+            return ServedProjector(path, memory.total_bytes, computes_whole_images(path))
     return None
+
+
+def computes_whole_images(projector: Path) -> bool:
+    """Whether the model of a projector computes an image in one batch, of which the projector decides the size."""
+    with FileSource(projector) as source:
+        metadata = read_header(source).metadata
+    types = {metadata.get(key) for key in ("clip.projector_type", "clip.vision.projector_type")}
+    return not types.isdisjoint(_WHOLE_IMAGES)

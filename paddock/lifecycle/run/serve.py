@@ -180,6 +180,7 @@ def make_spec(
         profile=profile,
         kind=result.kind,
         projector=projector.path if projector else None,
+        image_max_tokens=parameters.n_ubatch if projector and projector.computes_whole_images else None,
         pooling=pooling,
     )
 
