@@ -274,6 +274,15 @@ class Session:
         size = llama.llama_model_n_cls_out(self._model) if scores else llama.llama_model_n_embd_out(self._model)
         return np.ctypeslib.as_array(pointer, shape=(size,)).copy() if pointer else np.empty(0, dtype=np.float32)
 
+    def embedding_output_bytes(self) -> int:
+        """Return the size that the output buffer has once a full batch was embedded.
+
+        Each token of it is an output, and llama.cpp reserves logits for each, though it computes none. The buffer is
+        smaller until then.
+        """
+        width = self.vocab_size + llama.llama_model_n_embd_out(self._model)
+        return int(min(self._n_ubatch, self._n_batch) * width * ctypes.sizeof(ctypes.c_float))
+
     def clear(self) -> None:
         """Drop all tokens from the context."""
         if self._memory:  # an encoder keeps none

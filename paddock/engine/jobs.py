@@ -54,7 +54,8 @@ def memory(arguments: Arguments) -> Arguments:
                 if index != first:
                     session.replace_context(requested[index], log)
                 weights = weights_as_loaded(headers, requested[index]) or session.weights_bytes
-                answers[index] = {"weights_bytes": weights, "lines": log.memory}
+                output = session.embedding_output_bytes() if embeds else 0
+                answers[index] = {"weights_bytes": weights, "lines": log.memory, "output_bytes": output}
     return {"answers": [answers[index] for index in range(len(requested))]}
 
 

@@ -7,7 +7,7 @@ load, in under a second for a model of any size.
     weights   the tensors as the file stores them, plus a copy of those that this build repacks (`engine.repacking`)
     KV cache  keys and values of every token of context (or a recurrent model's state)
     compute   the engine's scratch buffers for a batch
-    output    logits
+    output    logits, and embeddings: those of a whole batch for a model that embeds
 
 The engine logs hundredths of a MiB, so every figure except the weights is accurate to about 5 kB for each buffer.
 Whether a machine has that much memory is left to `planning.fitting`.
@@ -132,7 +132,7 @@ def _measure(descriptors: Sequence[int], requested: Sequence[Parameters], *, tim
     )
     answers = answer.result.get("answers")
     estimates = (
-        [memory_from_log(answer["weights_bytes"], answer["lines"]) for answer in answers]
+        [_with_output(memory_from_log(one["weights_bytes"], one["lines"]), one["output_bytes"]) for one in answers]
         if isinstance(answers, list)
         else []
     )
@@ -142,6 +142,11 @@ def _measure(descriptors: Sequence[int], requested: Sequence[Parameters], *, tim
             cure="install the llama-cpp-python that Paddock pins",
         )
     return estimates
+
+
+def _with_output(memory: Memory, output_bytes: int) -> Memory:
+    """The memory with at least that size of the output buffer."""
+    return replace(memory, output_bytes=max(memory.output_bytes, output_bytes))
 
 
 def memory_from_log(weights_bytes: int, lines: Mapping[str, Sequence[tuple[str, int]]]) -> Memory:

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import openai
+import psutil
 import pytest
 
 from infra.local.hub import LocalHub, serve_hub
+from paddock.engine.oracle import measure_memory
 from paddock.engine.projector import measure_projector
 from paddock.errors import ConflictingConfiguration, EngineCrashed, MalformedGguf, ModelRejected
 from paddock.gguf.kind import ModelKind
@@ -29,7 +32,7 @@ from paddock.model.reference import Reference
 from paddock.serving.spec import ServeSpec
 from paddock.settings import Settings
 from tests.support.engine import run_engine
-from tests.support.gguf import STRING
+from tests.support.gguf import ARRAY, STRING, array
 from tests.support.other_kinds import bert, pooled_llama, reranker
 from tests.support.serving import RunningServer, running, wait_for
 from tests.support.vision import data_url, llava_projector, png, vision_llama
@@ -134,6 +137,22 @@ def test_an_embedding_model_that_states_no_pooling_gives_means(vision_spec: Serv
             found.append([one.embedding for one in client.embeddings.create(model=spec.name, input=TEXTS).data])
     assert pooling == "mean"
     assert found[0] == found[1]
+
+
+def test_the_memory_of_a_full_batch_is_planned(vision_spec: ServeSpec, tmp_path: Path) -> None:
+    file, count = bert(), 60_000
+    file.set("tokenizer.ggml.tokens", ARRAY, array(STRING, [*(f"▁w{number}" for number in range(count))]))
+    embedding = file.tensor("token_embd.weight")
+    embedding.shape = (32, count)
+    embedding.data = np.random.default_rng(1).random((count, 32), dtype=np.float32).tobytes()
+    spec = other_spec(vision_spec, file.write(tmp_path / "model-F32.gguf"), ModelKind.EMBEDDING)
+    parameters = replace(spec.parameters, n_threads=1, n_gpu_layers=0)
+    memory = measure_memory(spec.file, context_tokens=128, parameters=parameters)
+    assert memory.output_bytes == 128 * (count + 32) * 4  # the engine reserves logits for each token of the batch
+    with running(replace(spec, parameters=parameters, memory=memory)) as server, client_of(server) as client:
+        client.embeddings.create(model=spec.name, input=" ".join(["w5"] * 126))
+        held = psutil.Process(server.engine.pid).memory_info()
+    assert held.rss - held.shared < memory.total_bytes + 32 * 2**20
 
 
 def test_a_reranker_ranks_and_does_nothing_else(volume: Clients) -> None:
