@@ -76,9 +76,10 @@ class Proxy:
     async def _answer(self, request: EngineRequest, revision: ServedRevision, send: Send, began: float) -> None:
         try:
             request = await revision.tool_format.fit(request)
+            body = {**request.body, "timings_per_token": True} if request.stream else request.body
             async with (
                 revision.suspects.running(request) as run,
-                revision.client.stream("POST", request.path, json=request.body) as answer,
+                revision.client.stream("POST", request.path, json=body) as answer,
             ):
                 if answer.status_code != HTTPStatus.OK:
                     content = await answer.aread()
@@ -147,7 +148,9 @@ class _ClientStream:
     def __init__(self, send: Send, request: EngineRequest) -> None:
         self._send = send
         self._request = request
-        self._cut_characters = CutCharacterFilter()
+        self._cut_characters = CutCharacterFilter(
+            max_tokens=request.body.get("max_tokens"), with_timings=bool(request.body.get("timings_per_token"))
+        )
         self.usage: Any = None
         self.is_complete = False
         self.failed = False
