@@ -402,7 +402,7 @@ def test_every_metric_that_is_documented_is_exported() -> None:
 
 
 def test_every_error_code_of_a_server_is_in_its_code() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "paddock" / "serving").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "paddock" / "serving").rglob("*.py"))
     documented = rows(section(text_of("serving.md"), "## Errors"))
     assert len(documented) > 5
     for cells in documented:

@@ -22,18 +22,18 @@ import uvicorn
 
 from paddock.errors import ServerUnavailable
 from paddock.serving.admission import AdmissionQueue
-from paddock.serving.api import UNAVAILABLE_REASONS, OpenAIApi
-from paddock.serving.binding import Binding
-from paddock.serving.bodies import BodyLimits, BodyReader
-from paddock.serving.connections import BoundedConfig, BoundedServer, ConnectionLimits, log_loop_error
-from paddock.serving.follow import FollowedName, Follower
-from paddock.serving.llama_server import LlamaServerProgram
+from paddock.serving.engine.llama_server import LlamaServerProgram
+from paddock.serving.engine.supervisor import State, SupervisorLimits
+from paddock.serving.http.api import UNAVAILABLE_REASONS, OpenAIApi
+from paddock.serving.http.binding import Binding
+from paddock.serving.http.bodies import BodyLimits, BodyReader
+from paddock.serving.http.connections import BoundedConfig, BoundedServer, ConnectionLimits, log_loop_error
+from paddock.serving.http.proxy import Proxy
 from paddock.serving.metrics import Metrics
-from paddock.serving.proxy import Proxy
-from paddock.serving.revision import ServedRevision
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import State, SupervisorLimits
-from paddock.serving.switch import RevisionSwitch
+from paddock.serving.switch.follow import FollowedName, Follower
+from paddock.serving.switch.revision import ServedRevision
+from paddock.serving.switch.revision_switch import RevisionSwitch
 from paddock.serving.threads import in_thread
 from paddock.store.volume.usage import Usage
 

@@ -16,8 +16,8 @@ from paddock.model.gpu import Gpu
 from paddock.model.hardware import Machine
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference, SnapshotId
-from paddock.serving.revision import EngineMemory
 from paddock.serving.spec import ServeSpec
+from paddock.serving.switch.revision import EngineMemory
 from paddock.settings import Settings
 from paddock.store.history import Promoted
 from paddock.store.volume import Volume

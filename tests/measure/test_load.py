@@ -16,7 +16,7 @@ from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
 from paddock.measure.load_test import LoadTest, Percentiles, run_load_test
-from paddock.serving.llama_server import find_program
+from paddock.serving.engine.llama_server import find_program
 from tests.support.fixed_response import fixed_response_server
 from tests.support.http_server import QuietHandler, QuietServer, serving
 

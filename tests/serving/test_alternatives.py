@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paddock.serving.alternatives import grammar_alternatives, schema_alternatives
+from paddock.serving.trial.alternatives import grammar_alternatives, schema_alternatives
 
 DOUBLING = "".join(f'r{n} ::= r{n + 1} "a" | r{n + 1} "b"\n' for n in range(60)) + 'r60 ::= "c"'
 GRAMMARS = {

@@ -19,9 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from paddock.serving.bodies import BodyLimits, BodyReader
-from paddock.serving.connections import BoundedConfig, BoundedServer, ConnectionLimits, LogRate, log_loop_error
-from paddock.serving.requests import RequestRefused
+from paddock.serving.http.bodies import BodyLimits, BodyReader
+from paddock.serving.http.connections import BoundedConfig, BoundedServer, ConnectionLimits, LogRate, log_loop_error
+from paddock.serving.requests.parse import RequestRefused
 from tests.support.raw_http import chunks, connect, exchange, get, post, post_chunked, read
 
 QUICK = ConnectionLimits(connections=6, accepted=4, head_s=0.2, idle_s=0.2, discard_s=0.2, flush_s=0.2)

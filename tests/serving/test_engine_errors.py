@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paddock.serving.engine_errors import engine_refusal, error_refusal
+from paddock.serving.http.engine_errors import engine_refusal, error_refusal
 
 CHAT = {"messages": [], "tools": [], "grammar": "a", "model": "a", "n": 1}
 TEMPLATE_ERROR = (

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from paddock.lifecycle.clients import Clients
-from paddock.serving.bodies import BodyLimits
+from paddock.serving.http.bodies import BodyLimits
 from paddock.serving.spec import ServeSpec
 from tests.support.llama_server import llama_server_with
 from tests.support.raw_http import CHAT, RawAnswer, chunks, connect, exchange, get, post, post_chunked, read

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddock.serving.fields import policy
-from paddock.serving.fields.chat import ChatRequest
-from paddock.serving.fields.completion import CompletionRequest
-from paddock.serving.requests import RequestRefused, parse
+from paddock.serving.requests.fields import policy
+from paddock.serving.requests.fields.chat import ChatRequest
+from paddock.serving.requests.fields.completion import CompletionRequest
+from paddock.serving.requests.parse import RequestRefused, parse
 from paddock.serving.spec import ServeSpec
 from tests.serving.test_requests import SPEC
 from tests.support.chat_template import with_demanding_template

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from paddock.serving.fields.images import image_size
-from paddock.serving.requests import RequestRefused, parse
+from paddock.serving.requests.fields.images import image_size
+from paddock.serving.requests.parse import RequestRefused, parse
 from tests.serving.test_requests import SPEC
 
 VISION = replace(SPEC, projector=Path("/nowhere-mmproj.gguf"))

@@ -13,13 +13,13 @@ import pytest
 from starlette.types import Message
 
 from paddock.serving.admission import AdmissionQueue
+from paddock.serving.http.proxy import Proxy
 from paddock.serving.metrics import Metrics
-from paddock.serving.proxy import Proxy
-from paddock.serving.requests import AdmittedRequest, RequestRefused
-from paddock.serving.revision import ServedRevision
+from paddock.serving.requests.parse import AdmittedRequest, RequestRefused
+from paddock.serving.requests.tool_format import ToolFormat
 from paddock.serving.spec import ServeSpec
-from paddock.serving.suspects import Suspects
-from paddock.serving.tool_format import ToolFormat
+from paddock.serving.switch.revision import ServedRevision
+from paddock.serving.trial.suspects import Suspects
 from paddock.serving.usage import UsageCounter
 from tests.serving.test_requests import SPEC
 

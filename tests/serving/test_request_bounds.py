@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from paddock.serving.fields import policy
-from paddock.serving.json_body import InvalidJson, parse_json
-from paddock.serving.requests import RequestRefused, parse
+from paddock.serving.requests.fields import policy
+from paddock.serving.requests.json_body import InvalidJson, parse_json
+from paddock.serving.requests.parse import RequestRefused, parse
 from tests.serving.test_requests import HELLO, SPEC
 
 CHAT = "/v1/chat/completions"

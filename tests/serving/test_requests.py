@@ -14,12 +14,12 @@ from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.gguf.kind import ModelKind
 from paddock.planning.profile import PROFILES
-from paddock.serving.fields import policy
-from paddock.serving.fields.chat import ChatRequest
-from paddock.serving.fields.completion import CompletionRequest
-from paddock.serving.llama_server import llama_server_arguments
+from paddock.serving.engine.llama_server import llama_server_arguments
 from paddock.serving.refusal import RequestRefused
-from paddock.serving.requests import ENDPOINTS, EngineRequest, parse
+from paddock.serving.requests.fields import policy
+from paddock.serving.requests.fields.chat import ChatRequest
+from paddock.serving.requests.fields.completion import CompletionRequest
+from paddock.serving.requests.parse import ENDPOINTS, EngineRequest, parse
 from paddock.serving.spec import ServeSpec
 from tests.support.chat_template import with_demanding_template
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from paddock.serving.requests import RequestRefused
-from paddock.serving.schema_bounds import MAX_GRAMMAR_BYTES, check_constraints
+from paddock.serving.requests.parse import RequestRefused
+from paddock.serving.trial.schema_bounds import MAX_GRAMMAR_BYTES, check_constraints
 
 
 def nested(levels: int) -> dict[str, Any]:

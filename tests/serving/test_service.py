@@ -19,10 +19,10 @@ import pytest
 
 from paddock.engine.oracle import Memory, measure_memory
 from paddock.errors import BadSetting, EngineCrashed, MalformedGguf, ModelRejected
-from paddock.serving.binding import Binding
-from paddock.serving.llama_server import find_program
+from paddock.serving.engine.llama_server import find_program
+from paddock.serving.engine.supervisor import SupervisorLimits
+from paddock.serving.http.binding import Binding
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import SupervisorLimits
 from tests.support.engine import hollow_copy, real_model
 from tests.support.gguf import tiny_shards
 from tests.support.prometheus_text import read_metrics

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from paddock.errors import EngineCrashed, ServerUnavailable
-from paddock.serving.binding import Binding
-from paddock.serving.llama_server import LlamaServerProgram
+from paddock.serving.engine.llama_server import LlamaServerProgram
+from paddock.serving.engine.supervisor import SupervisorLimits
+from paddock.serving.http.binding import Binding
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import SupervisorLimits
 from tests.support.llama_server import llama_server_with
 
 LOCAL = Binding(host="127.0.0.1", port=0, api_key=None)
@@ -60,7 +60,7 @@ def test_an_engine_that_is_never_ready_is_an_error(
     serve_spec: ServeSpec, tmp_path: Path, callbacks: Callbacks, addresses: list[ServerAddress]
 ) -> None:
     program = tmp_path / "llama-server"
-    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] || exec sleep 600\n')
     program.chmod(0o755)
     limits = ServiceLimits(supervisor=SupervisorLimits(start_s=0.5), queue=4, grace_s=5.0)
     with pytest.raises(EngineCrashed, match=r"not ready within 0\.5 s"):

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from paddock.serving.requests import EngineRequest, RequestRefused
+from paddock.serving.requests.parse import EngineRequest, RequestRefused
 from paddock.serving.spec import ServeSpec
-from paddock.serving.suspects import Suspects, fingerprints
+from paddock.serving.trial.suspects import Suspects, fingerprints
 from tests.serving.test_service import QUICK
 from tests.support.clock import FakeClock
 from tests.support.serving import RunningServer, ask, has_restarted, running, wait_for
@@ -122,6 +122,14 @@ async def test_a_request_whose_client_left_is_suspect_until_another_is_answered(
     await engine.answer(chat("b"))
     assert not engine.suspects.engine_lost()
     assert not await engine.die_of(chat("left"))
+
+
+@scenario
+async def test_different_requests_explain_losses_of_an_engine_that_had_answered_others(engine: Engine) -> None:
+    for number in range(5):
+        await engine.answer(chat("harmless"))
+        assert await engine.die_of(chat(f"killer {number}"))
+    assert not await engine.die_of(chat("another"))  # an engine that never answers has another cause
 
 
 @scenario

@@ -14,8 +14,8 @@ import pytest
 
 from paddock.model.hardware import this_machine
 from paddock.model.reference import SnapshotId
-from paddock.serving.follow import PreparedRevision
-from paddock.serving.revision import EngineMemory
+from paddock.serving.switch.follow import PreparedRevision
+from paddock.serving.switch.revision import EngineMemory
 from tests.support.serving import ServeProgram, engines_of, running, wait_for
 from tests.support.stores import MODEL
 from tests.support.switching import (

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from paddock.serving.spec import ServeSpec
-from paddock.serving.trial import TrialQueue
+from paddock.serving.trial.request_trial import TrialQueue
 from tests.serving.test_schema_bounds import with_parameters, with_schema
 from tests.serving.test_service import QUICK
 from tests.support.constraints import constrained_bodies

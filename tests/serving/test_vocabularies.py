@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
+from paddock.serving.http.cut_text import CutCharacterFilter, drop_cut_character
 from tests.support.serving import running
 from tests.support.vocabularies import VOCABULARIES, model_with_vocabulary, random_spec, real_vocabulary, tokens_of
 

@@ -11,7 +11,7 @@ import httpx
 
 from infra.local.ports import LOOPBACK, start_on_free_ports
 from infra.local.service import Service
-from paddock.serving.llama_server import find_program, llama_server_arguments
+from paddock.serving.engine.llama_server import find_program, llama_server_arguments
 from paddock.serving.spec import ServeSpec
 
 

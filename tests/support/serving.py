@@ -29,13 +29,13 @@ from paddock.lifecycle.clients import Clients, connect
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.planning.profile import PROFILES
-from paddock.serving.binding import Binding
-from paddock.serving.bodies import BodyLimits
-from paddock.serving.follow import FollowedName
-from paddock.serving.llama_server import LlamaServerProgram, find_program
+from paddock.serving.engine.llama_server import LlamaServerProgram, find_program
+from paddock.serving.engine.supervisor import SupervisorLimits
+from paddock.serving.http.binding import Binding
+from paddock.serving.http.bodies import BodyLimits
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import SupervisorLimits
+from paddock.serving.switch.follow import FollowedName
 from paddock.settings import Settings
 from paddock.store.volume.usage import Usage
 from tests.support.engine import real_model
@@ -171,7 +171,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
             words = child.cmdline()
             if any("/trial/" in word for word in words):
                 continue
-            if "paddock.serving.engine_main" in words or any(word.endswith("/llama-server") for word in words[:2]):
+            if "paddock.serving.engine.main" in words or any(word.endswith("/llama-server") for word in words[:2]):
                 processes.append(child)
     return processes
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paddock.serving.llama_server import find_program
-from paddock.serving.requests import EngineRequest, RequestRefused
+from paddock.serving.engine.llama_server import find_program
+from paddock.serving.requests.parse import EngineRequest, RequestRefused
 from paddock.serving.spec import ServeSpec
-from paddock.serving.trial import RequestTrial, TrialQueue
-from paddock.serving.trial_engine import TrialLimits
+from paddock.serving.trial.request_trial import RequestTrial, TrialQueue
+from paddock.serving.trial.trial_engine import TrialLimits
 
 TOOL_TEMPLATE = """\
 {%- if tools %}{{ '<|im_start|>system\\n' }}

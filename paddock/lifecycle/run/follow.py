@@ -18,9 +18,9 @@ from paddock.model.hardware import Machine, this_machine
 from paddock.model.reference import Reference, SnapshotId, same_variant
 from paddock.planning.fitting import check_fits, read_footprint
 from paddock.planning.placement import gpu_bytes
-from paddock.serving.follow import PreparedRevision
-from paddock.serving.revision import EngineMemory
 from paddock.serving.spec import ServeSpec
+from paddock.serving.switch.follow import PreparedRevision
+from paddock.serving.switch.revision import EngineMemory
 from paddock.store.volume import Volume
 
 _CUDA_CONTEXT_BYTES = 600 * 2**20

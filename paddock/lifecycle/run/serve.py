@@ -35,11 +35,11 @@ from paddock.model.hardware import Machine, this_machine
 from paddock.model.reference import Reference
 from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES, ProfileName
-from paddock.serving.binding import Binding
-from paddock.serving.llama_server import LlamaServerProgram, find_program
+from paddock.serving.engine.llama_server import LlamaServerProgram, find_program
+from paddock.serving.engine.supervisor import SupervisorLimits
+from paddock.serving.http.binding import Binding
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import SupervisorLimits
 from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)

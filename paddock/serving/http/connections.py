@@ -28,8 +28,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from paddock.serving.requests import RequestRefused
-from paddock.serving.strict_http import StrictConnection
+from paddock.serving.http.strict_http import StrictConnection
+from paddock.serving.requests.parse import RequestRefused
 
 _LOG = logging.getLogger(__name__)
 _MAX_HEAD_BYTES: Final = 16 * 1024

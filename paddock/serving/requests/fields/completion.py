@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from paddock.serving.fields.base import TokenId, Whole, invalid
-from paddock.serving.fields.sampling import MAX_LOGPROBS, SamplingFields, check_token_ids
+from paddock.serving.requests.fields.base import TokenId, Whole, invalid
+from paddock.serving.requests.fields.sampling import MAX_LOGPROBS, SamplingFields, check_token_ids
 
 DEFAULT_TOKENS: Final = 16
 """OpenAI's default limit."""

@@ -1,8 +1,8 @@
 """Supervisor of the engine process: starts it, watches it, restarts it after a failure, and gives up in the end.
 
-A *strike* is an engine that died, hung, or used more memory than planned, or a restart that failed, unless requests
-explain it that are refused from now on. After a strike the engine is restarted, at once the first time and with a
-growing pause after that. After three strikes within ten minutes the supervisor stops and reports all of them: a failure
+A *strike* is an engine that died, hung, or used more memory than planned, or a restart that failed, unless the requests
+that it had explain it. After a strike the engine is restarted, at once the first time and with a growing pause after
+that. After three strikes within ten minutes the supervisor stops and reports all of them: a failure
 that repeats so fast has a cause that a restart does not remove.
 
     starting -> ready -> restarting -> ready -> … -> failed
@@ -22,7 +22,7 @@ import httpx
 
 from paddock.errors import EngineCrashed, EngineOutOfMemory, PaddockError
 from paddock.model.units import human_bytes
-from paddock.serving.process import EngineProcess
+from paddock.serving.engine.process import EngineProcess
 
 _LOG = logging.getLogger(__name__)
 _BUSY_SHARE = 0.05
@@ -64,8 +64,8 @@ class Supervisor:
     """Keep one engine process running.
 
     `make_process` returns a new process that was not started yet. `on_lost` is called whenever the running one is lost,
-    and returns whether requests explain the loss that are refused from now on: then it is no strike. The process may
-    hold at most `planned_bytes` plus `margin_bytes`.
+    and returns whether the requests that it had explain the loss: then it is no strike. The process may hold at most
+    `planned_bytes` plus `margin_bytes`.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Supervisor:
                 self._strike(cause)
             self.restarts += 1
             pause = self._limits.pauses_s[min(max(len(self._strikes), 1), len(self._limits.pauses_s)) - 1]
-            counted = "requests refused from now on" if is_explained else f"strike {len(self._strikes)}"
+            counted = "its requests are suspected" if is_explained else f"strike {len(self._strikes)}"
             _LOG.warning("%s: %s, restart in %.1f s", cause.message, counted, pause)
             await asyncio.sleep(pause)
             try:

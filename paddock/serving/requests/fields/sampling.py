@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from paddock.serving.fields.base import MAX_INT32, Fields, Fraction, Whole, invalid
+from paddock.serving.requests.fields.base import MAX_INT32, Fields, Fraction, Whole, invalid
 
 MAX_STOPS: Final = 32
 MAX_STOP_CHARS: Final = 1000

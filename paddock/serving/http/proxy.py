@@ -21,12 +21,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
-from paddock.serving.cut_text import CutCharacterFilter, drop_cut_character
-from paddock.serving.engine_errors import engine_refusal, error_refusal
+from paddock.serving.http.cut_text import CutCharacterFilter, drop_cut_character
+from paddock.serving.http.engine_errors import engine_refusal, error_refusal
 from paddock.serving.metrics import Metrics
 from paddock.serving.refusal import RequestRefused
-from paddock.serving.requests import AdmittedRequest, EngineRequest
-from paddock.serving.revision import ServedRevision
+from paddock.serving.requests.parse import AdmittedRequest, EngineRequest
+from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.usage import token_count
 
 REVISION_HEADER = "x-paddock-revision"

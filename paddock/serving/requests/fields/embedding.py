@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from paddock.serving.fields.base import MAX_INT32, Fields, TokenId, Whole, invalid, unsupported
-from paddock.serving.fields.sampling import check_token_ids
+from paddock.serving.requests.fields.base import MAX_INT32, Fields, TokenId, Whole, invalid, unsupported
+from paddock.serving.requests.fields.sampling import check_token_ids
 
 MAX_INPUTS: Final = 2048
 ModelField = Annotated[str, Field(max_length=500)] | None

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from paddock.errors import PaddockError
-from paddock.serving.llama_server import LlamaServerProgram
-from paddock.serving.process import EngineProcess
-from paddock.serving.requests import EngineRequest, RequestRefused
-from paddock.serving.schema_bounds import check_constraints
+from paddock.serving.engine.llama_server import LlamaServerProgram
+from paddock.serving.engine.process import EngineProcess
+from paddock.serving.requests.parse import EngineRequest, RequestRefused
 from paddock.serving.spec import ServeSpec
-from paddock.serving.trial_engine import Outcome, TrialAnswer, TrialEngine, TrialLimits
+from paddock.serving.trial.schema_bounds import check_constraints
+from paddock.serving.trial.trial_engine import Outcome, TrialAnswer, TrialEngine, TrialLimits
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINTS: Final = ("grammar", "json_schema", "response_format", "tools")

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from paddock.errors import PaddockError
 from paddock.model.reference import SnapshotId
-from paddock.serving.revision import EngineMemory, ServedRevision
 from paddock.serving.spec import ServeSpec
-from paddock.serving.switch import RevisionSwitch
+from paddock.serving.switch.revision import EngineMemory, ServedRevision
+from paddock.serving.switch.revision_switch import RevisionSwitch
 from paddock.serving.threads import in_thread
 
 _LOG = logging.getLogger(__name__)

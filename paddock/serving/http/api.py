@@ -30,15 +30,15 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from paddock.serving.admission import AdmissionQueue
-from paddock.serving.bodies import BodyReader, require_json
+from paddock.serving.engine.supervisor import State
+from paddock.serving.http.bodies import BodyReader, require_json
+from paddock.serving.http.proxy import REVISION_HEADER, Proxy, unavailable
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
-from paddock.serving.proxy import REVISION_HEADER, Proxy, unavailable
 from paddock.serving.refusal import RequestRefused
-from paddock.serving.requests import ENDPOINTS, AdmittedRequest
-from paddock.serving.revision import ServedRevision
+from paddock.serving.requests.parse import ENDPOINTS, AdmittedRequest
 from paddock.serving.spec import ServeSpec
-from paddock.serving.supervisor import State
-from paddock.serving.switch import RevisionSwitch
+from paddock.serving.switch.revision import ServedRevision
+from paddock.serving.switch.revision_switch import RevisionSwitch
 
 _LOG = logging.getLogger(__name__)
 _CORS_AGE_S = 600

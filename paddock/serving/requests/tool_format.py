@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 
 from paddock.serving.refusal import UNSUPPORTED, bad_request
-from paddock.serving.requests import CHAT, EngineRequest
+from paddock.serving.requests.parse import CHAT, EngineRequest
 
 UNRECOGNIZED: Final = "The model produced output that does not match the expected"
 """Begin of llama-server's message for an answer that it cannot parse."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from paddock.serving.fields.base import Fields, Name, Whole, invalid, unsupported
-from paddock.serving.json_body import InvalidJson, parse_json
+from paddock.serving.requests.fields.base import Fields, Name, Whole, invalid, unsupported
+from paddock.serving.requests.json_body import InvalidJson, parse_json
 
 MAX_TOOLS: Final = 128
 MAX_CALLS: Final = 128

@@ -18,13 +18,13 @@ from paddock.chat.card import detect_capabilities
 from paddock.chat.template import ChatFormat
 from paddock.errors import PaddockError
 from paddock.gguf.kind import ModelKind
-from paddock.serving.fields.chat import ChatRequest
-from paddock.serving.fields.completion import CompletionRequest
-from paddock.serving.fields.embedding import EmbeddingRequest, RerankRequest
-from paddock.serving.fields.messages import CONTENT_TAGS, fold_system_messages
-from paddock.serving.fields.policy import take_fields
-from paddock.serving.json_body import parse_body
 from paddock.serving.refusal import INVALID, UNSUPPORTED, RequestRefused, bad_request
+from paddock.serving.requests.fields.chat import ChatRequest
+from paddock.serving.requests.fields.completion import CompletionRequest
+from paddock.serving.requests.fields.embedding import EmbeddingRequest, RerankRequest
+from paddock.serving.requests.fields.messages import CONTENT_TAGS, fold_system_messages
+from paddock.serving.requests.fields.policy import take_fields
+from paddock.serving.requests.json_body import parse_body
 from paddock.serving.spec import ServeSpec
 
 __all__ = ["ENDPOINTS", "AdmittedRequest", "EngineRequest", "RequestRefused", "parse"]

@@ -1,7 +1,7 @@
 """One served revision: its open files, its engine under supervision, the client to it, and the checks of its requests.
 
-A server has one of these, and two while it switches to another revision (`paddock.serving.switch`). Strikes and usage
-belong to a revision.
+A server has one of these, and two while it switches to another revision (`revision_switch`). Strikes and usage belong
+to a revision.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
-from paddock.serving.llama_server import SOCKET, LlamaServer, LlamaServerProgram
-from paddock.serving.process import EngineProcess
-from paddock.serving.requests import EngineRequest
+from paddock.serving.engine.llama_server import SOCKET, LlamaServer, LlamaServerProgram
+from paddock.serving.engine.process import EngineProcess
+from paddock.serving.engine.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.requests.parse import EngineRequest
+from paddock.serving.requests.tool_format import ToolFormat
 from paddock.serving.spec import ServeSpec, open_model
-from paddock.serving.supervisor import State, Supervisor, SupervisorLimits
-from paddock.serving.suspects import Suspects
 from paddock.serving.threads import in_thread
-from paddock.serving.tool_format import ToolFormat
-from paddock.serving.trial import RequestTrial
+from paddock.serving.trial.request_trial import RequestTrial
+from paddock.serving.trial.suspects import Suspects
 from paddock.serving.usage import UsageCounter
 
 _ENGINE_TIMEOUT = httpx.Timeout(10.0, read=None)  # no read timeout: the supervisor detects a hang

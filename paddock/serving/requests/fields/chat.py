@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from paddock.serving.fields.base import Fields, Name, Whole, invalid, unsupported
-from paddock.serving.fields.messages import MAX_MESSAGES, ChatMessage
-from paddock.serving.fields.sampling import MAX_LOGPROBS, SamplingFields
-from paddock.serving.fields.tools import MAX_TOOLS, NamedFunction, Tool, ToolChoice
+from paddock.serving.requests.fields.base import Fields, Name, Whole, invalid, unsupported
+from paddock.serving.requests.fields.messages import MAX_MESSAGES, ChatMessage
+from paddock.serving.requests.fields.sampling import MAX_LOGPROBS, SamplingFields
+from paddock.serving.requests.fields.tools import MAX_TOOLS, NamedFunction, Tool, ToolChoice
 
 _MAX_TEMPLATE_VARIABLES: Final = 32
 _VARIABLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
-from paddock.serving.fields.base import Fields, Name, invalid, unsupported
-from paddock.serving.fields.images import check_image_url
-from paddock.serving.fields.tools import MAX_CALLS, ToolCall
+from paddock.serving.requests.fields.base import Fields, Name, invalid, unsupported
+from paddock.serving.requests.fields.images import check_image_url
+from paddock.serving.requests.fields.tools import MAX_CALLS, ToolCall
 
 MAX_MESSAGES: Final = 4096
 _MAX_PARTS: Final = 1024

@@ -4,6 +4,9 @@ A request has two fingerprints: of what native code parses or compiles, such as 
 prompt. When the engine is lost, those of all requests that had reached it become suspects. A suspect that is answered
 is cleared; a second loss makes it refused for an hour. Suspects run one at a time, so that a request which merely ran
 beside the cause is cleared before it could be there again.
+
+A loss is explained by its requests, and is no strike against the model, if one of them is refused from now on, or if
+the engine had answered others since it started: so different requests that end it cannot end the server.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any, Final
 
 import httpx
 
-from paddock.serving.requests import EngineRequest, RequestRefused
+from paddock.serving.requests.parse import EngineRequest, RequestRefused
 
 _LOSSES: Final = 2
 _EXPIRES_S: Final = 3600.0
@@ -55,6 +58,7 @@ class Suspects:
         self._running: list[RunningRequest] = []
         self._unanswered: list[RunningRequest] = []
         self._alone = asyncio.Lock()
+        self._has_answered = False
 
     def __len__(self) -> int:
         """Number of fingerprints that are remembered."""
@@ -78,8 +82,7 @@ class Suspects:
                 yield run
 
     def engine_lost(self) -> bool:
-        """Make suspects of the requests that the lost engine had. Returns whether one of them is refused from now on,
-        which explains the loss."""
+        """Make suspects of the requests that the lost engine had. Returns whether they explain the loss."""
         involved = {one for run in (*self._running, *self._unanswered) for one in run.fingerprints if not run.answered}
         self._running, self._unanswered = [], []
         now = self._clock()
@@ -88,7 +91,9 @@ class Suspects:
             self._losses.move_to_end(one)
         while len(self._losses) > _REMEMBERED:
             self._losses.popitem(last=False)
-        return any(self._losses[one][0] >= _LOSSES for one in involved if one in self._losses)
+        had_answered, self._has_answered = self._has_answered, False
+        refused = any(self._losses[one][0] >= _LOSSES for one in involved if one in self._losses)
+        return refused or (had_answered and bool(involved))
 
     @asynccontextmanager
     async def _watch(self, run: RunningRequest) -> AsyncIterator[None]:
@@ -109,6 +114,7 @@ class Suspects:
                 self._unanswered.append(run)
 
     def _clear(self, run: RunningRequest) -> None:
+        self._has_answered = True
         for one in run.fingerprints:
             self._losses.pop(one, None)
         self._unanswered.clear()  # the engine has gone on since they ended

@@ -22,10 +22,10 @@ import psutil
 
 from paddock.engine.process import BoundedLog
 from paddock.errors import EngineCrashed
-from paddock.serving.llama_server import SOCKET, LlamaServer
+from paddock.serving.engine.llama_server import SOCKET, LlamaServer
 from paddock.serving.spec import OpenModel
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _POLL_S = 0.05
 _ANSWER_S = 10.0
 _STOP_S = 2.0
@@ -67,7 +67,7 @@ class EngineProcess:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "paddock.serving.engine_main",
+            "paddock.serving.engine.main",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

@@ -22,7 +22,7 @@ from paddock.engine.parameters import Parameters
 from paddock.engine.process import last_error_line
 from paddock.errors import NoSuchFile
 from paddock.gguf.kind import ModelKind
-from paddock.serving.canary import check_canary
+from paddock.serving.engine.canary import check_canary
 from paddock.serving.spec import ServeSpec
 from paddock.settings import child_environment
 

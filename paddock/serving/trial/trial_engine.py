@@ -21,10 +21,10 @@ from typing import Any, Final
 import httpx
 
 from paddock.engine.parameters import Parameters
-from paddock.serving.llama_server import SOCKET, LlamaServer, LlamaServerProgram
-from paddock.serving.process import EngineProcess
+from paddock.serving.engine.llama_server import SOCKET, LlamaServer, LlamaServerProgram
+from paddock.serving.engine.process import EngineProcess
 from paddock.serving.spec import ServeSpec, open_model
-from paddock.serving.trial_model import write_trial_model
+from paddock.serving.trial.trial_model import write_trial_model
 
 _MEMORY_BYTES: Final = 256 * 2**20
 _MEMORY_BYTES_PER_TOKEN: Final = 1024

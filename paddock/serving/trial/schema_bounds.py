@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from paddock.serving.alternatives import grammar_alternatives, schema_alternatives
-from paddock.serving.requests import RequestRefused
+from paddock.serving.requests.parse import RequestRefused
+from paddock.serving.trial.alternatives import grammar_alternatives, schema_alternatives
 
 MAX_GRAMMAR_BYTES: Final = 256 << 10
 MAX_SCHEMA_DEPTH: Final = 128

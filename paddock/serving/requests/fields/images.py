@@ -13,7 +13,7 @@ import re
 import struct
 from typing import Final
 
-from paddock.serving.fields.base import invalid, unsupported
+from paddock.serving.requests.fields.base import invalid, unsupported
 
 MAX_PIXELS: Final = 16 * 2**20
 MAX_SIDE: Final = 16384

@@ -1,7 +1,7 @@
 """Entry point of the server's engine process: harden it, then become llama-server.
 
-Started only by `paddock.serving.process`. The request on standard input is `{parent, network, program, arguments}`,
-and for a limited process `memory_limit_bytes`.
+Started only by `paddock.serving.engine.process`. The request on standard input is `{parent, network, program,
+arguments}`, and for a limited process `memory_limit_bytes`.
 """
 
 from __future__ import annotations

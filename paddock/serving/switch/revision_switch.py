@@ -16,8 +16,8 @@ from functools import partial
 
 from paddock.errors import PaddockError
 from paddock.serving.admission import AdmissionQueue
-from paddock.serving.revision import EngineMemory, ServedRevision
-from paddock.serving.supervisor import State
+from paddock.serving.engine.supervisor import State
+from paddock.serving.switch.revision import EngineMemory, ServedRevision
 
 _LOG = logging.getLogger(__name__)
 
