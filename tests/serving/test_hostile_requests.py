@@ -18,6 +18,7 @@ from paddock.serving.requests.parse import RequestRefused, parse
 from paddock.serving.spec import ServeSpec
 from tests.serving.test_requests import SPEC
 from tests.support.chat_template import with_demanding_template
+from tests.support.constraints import constrained_bodies
 from tests.support.serving import RunningServer, running
 
 TEXTS = st.sampled_from(["", "a", "Hello", "\U0001f600", "<|im_end|>", "{{ x }}", "é" * 300, "a\nb"]) | st.text(
@@ -83,7 +84,6 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
     "n": st.sampled_from([1, 2]),
     "stop": st.lists(TEXTS.filter(bool), max_size=3),
     "logit_bias": BIASES | BIASES.map(lambda value: [list(pair) for pair in value.items()]),
-    # what is in a grammar or a schema is not generated here
     "grammar": st.sampled_from(['root ::= "a"', "", "root ::= ("]),
     "json_schema": st.sampled_from([{}, {"type": "boolean"}, None]),
 }
@@ -109,6 +109,8 @@ def requests(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     names = draw(st.lists(st.sampled_from(sorted(good)), max_size=4, unique=True))
     fields = {name: draw(mostly(good[name])) for name in names}
     fields |= draw(mostly(st.just({}), st.dictionaries(st.sampled_from(OTHER), JSON, max_size=1)))
+    if draw(st.integers(0, 4)) == 0:
+        fields |= draw(constrained_bodies())
     prompts = mostly(TEXTS | st.lists(st.integers(0, 49_151), min_size=1, max_size=3))
     main = {"messages": draw(MESSAGES)} if is_chat else {"prompt": draw(prompts)}
     return "/v1/chat/completions" if is_chat else "/v1/completions", {"max_tokens": 1, **fields, **main}
@@ -155,7 +157,7 @@ def served(parallel_serve_spec: ServeSpec) -> Iterator[RunningServer]:
 
 def survives(served: RunningServer, *, examples: int) -> None:
     engine, counts = served.engine.pid, dict[int, int]()
-    with httpx.Client(base_url=served.url, timeout=30, headers={"content-type": "application/json"}) as client:
+    with httpx.Client(base_url=served.url, timeout=120, headers={"content-type": "application/json"}) as client:
 
         @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(requests())
@@ -175,9 +177,11 @@ def survives(served: RunningServer, *, examples: int) -> None:
 
 
 def test_generated_requests_leave_the_engine_running(served: RunningServer) -> None:
-    survives(served, examples=100)
+    survives(served, examples=60)
 
 
 @pytest.mark.torture
-def test_two_thousand_generated_requests_leave_the_engine_running(served: RunningServer) -> None:
-    survives(served, examples=2000)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("examples", [2_000, 10_000])
+def test_thousands_of_generated_requests_leave_the_engine_running(served: RunningServer, examples: int) -> None:
+    survives(served, examples=examples)
