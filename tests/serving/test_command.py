@@ -21,6 +21,7 @@ import pytest
 
 from paddock.cli.main import main
 from paddock.lifecycle.clients import Clients
+from paddock.serving.engine.llama_server import find_program
 from tests.support.serving import (
     REAL_MODEL_ID,
     REAL_MODEL_NAME,
@@ -229,6 +230,22 @@ def test_a_llama_server_of_another_version_is_an_error(
     assert (status, printed["error"]) == (1, "engine-crashed")
     assert "ended with status 1 (error: invalid argument: --model)" in printed["message"]
     assert "unset PADDOCK_LLAMA_SERVER" in printed["cure"]
+
+
+@pytest.mark.usefixtures("_use_promoted_model")
+def test_another_llama_server_serves_and_its_version_is_said(tmp_path: Path) -> None:
+    other = tmp_path / "llama-server"
+    real = find_program(None).path
+    other.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "version: 9.9" && exit\nexec {real} "$@"\n')
+    other.chmod(0o755)
+    environment = {"PADDOCK_LLAMA_SERVER": str(other)}
+    with ServeProgram(REAL_MODEL_ID, "--ctx", "512", environment=environment) as program:
+        assert program.output["server"] == "llama-server 9.9"
+        with httpx.Client(base_url=program.url, timeout=60) as client:
+            assert ask(client, stream=False).complete
+        status, err = program.end()
+    assert status == 0
+    assert f"{other} is version 9.9, but the plan is made with {find_program(None).version}" in err
 
 
 GPU_WORDS = """
