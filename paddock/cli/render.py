@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -169,7 +168,12 @@ def render_preflight(result: Preflight) -> None:
 def render_onboarding(result: Onboarded) -> None:
     out = _out()
     dossier = "\n".join(map(visible, Path(result.dossier).read_text(encoding="utf-8").split("\n")))
-    out.print(Markdown(dossier, hyperlinks=False) if out.is_terminal else Text(dossier))
+    if out.is_terminal:
+        from rich.markdown import Markdown  # takes a twentieth of a second, and nothing else needs it
+
+        out.print(Markdown(dossier, hyperlinks=False))
+    else:
+        out.print(Text(dossier))
     print_line(result.line)
 
 
