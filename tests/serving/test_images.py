@@ -104,3 +104,16 @@ def test_a_model_without_a_projector_takes_no_images() -> None:
     with pytest.raises(RequestRefused, match="no projector") as refused:
         parse("/v1/chat/completions", json.dumps(body).encode(), SPEC)
     assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "messages.0.content.0.type")
+
+
+@pytest.mark.parametrize(("text", "is_refused"), [("", True), (" \n", True), ("What is it?", False)])
+def test_a_prompt_that_would_end_with_an_image_is_refused(text: str, is_refused: bool) -> None:
+    """llama-server aborts on it."""
+    content = [{"type": "image_url", "image_url": {"url": data_url(png(8, 8))}}, {"type": "text", "text": text}]
+    body = {"messages": [{"role": "user", "content": content}], "add_generation_prompt": False}
+    if not is_refused:
+        parse("/v1/chat/completions", json.dumps(body).encode(), VISION)
+        return
+    with pytest.raises(RequestRefused) as refused:
+        parse("/v1/chat/completions", json.dumps(body).encode(), VISION)
+    assert refused.value.param == "add_generation_prompt"

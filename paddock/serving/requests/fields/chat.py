@@ -113,6 +113,9 @@ class ChatRequest(SamplingFields):
         if last_is_assistant and self.add_generation_prompt:
             reason = "the last message is the assistant's, which is continued instead"
             raise unsupported(reason, param="add_generation_prompt")
+        if self.add_generation_prompt is False and not last_is_assistant and self.messages[-1].ends_with_image:
+            reason = "the engine needs a text after an image, which this would leave out"
+            raise unsupported(reason, param="add_generation_prompt")
         if self.continue_final_message and not last_is_assistant:
             raise invalid("the last message is not the assistant's", param="continue_final_message")
         return self

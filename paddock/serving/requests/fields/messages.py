@@ -121,6 +121,12 @@ class ChatMessage(Fields):
             return bool(self.content.strip())
         return any(part.image_url or (part.text or "").strip() for part in self._parts())
 
+    @property
+    def ends_with_image(self) -> bool:
+        """Whether no text follows its last image."""
+        texts = [part for part in self._parts() if part.image_url or (part.text or "").strip()]
+        return bool(texts) and texts[-1].image_url is not None
+
     def _parts(self) -> Sequence[ContentPart]:
         return self.content if isinstance(self.content, list) else ()
 
