@@ -74,7 +74,7 @@ DOES_NOT_COMPILE = {
 @pytest.fixture(scope="module")
 def trial(serve_spec: ServeSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialThread]:
     home = tmp_path_factory.mktemp("trial")
-    with trial_thread(serve_spec, home, template=TOOL_TEMPLATE, processor_s=0.5) as made:
+    with trial_thread(serve_spec, home, template=TOOL_TEMPLATE, processor_s=1.0) as made:
         yield made
 
 
@@ -122,7 +122,7 @@ def test_a_trial_engine_that_died_is_started_again(trial: TrialThread) -> None:
 
 def test_few_requests_wait_for_the_trial_engine_and_none_for_ever(serve_spec: ServeSpec, tmp_path: Path) -> None:
     queue = TrialQueue(waiting=1, timeout_s=0.1)
-    with trial_thread(serve_spec, tmp_path, processor_s=0.5, queue=queue) as made:
+    with trial_thread(serve_spec, tmp_path, processor_s=1.0, queue=queue) as made:
         results = [made.begin({"grammar": f'{GROWING} | "{name}"'}) for name in "abc"]
         statuses = [refused.status if refused else 200 for refused in (one.result(60) for one in results)]
         assert statuses == [400, 503, 503]  # it takes too long, waited too long, and found the queue full

@@ -63,7 +63,7 @@ def trial_thread(
     home: Path,
     *,
     template: str | None = None,
-    processor_s: float = 8.0,
+    processor_s: float = 12.0,
     queue: TrialQueue | None = None,
 ) -> Iterator[TrialThread]:
     """A trial for a spec, with another chat template if one is given."""

@@ -33,6 +33,9 @@ _MODIFIERS: Final = ("tool_choice", "parallel_tool_calls", "chat_template_kwargs
 _NOTHING: Final[tuple[Any, ...]] = ("", [], {"type": "text"})
 """Values of these fields that ask for nothing."""
 _TOKENS: Final = 8
+_ANY_TOKEN: Final = {"temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0}
+"""Without weights all tokens are equally likely, and the usual sampling keeps the first forty, some of which end a
+text."""
 _ATTEMPTS: Final = 3
 """Of a grammar in which random tokens led nowhere."""
 _DEAD_END: Final = "empty grammar stack"
@@ -179,7 +182,7 @@ def _body(path: str, tried: Mapping[str, Any]) -> dict[str, Any]:
     prompt: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
     if path == "/v1/completions":
         prompt = {"prompt": "Hello"}
-    return {**prompt, **tried, "max_tokens": _TOKENS, "temperature": 1}
+    return {**prompt, **tried, "max_tokens": _TOKENS, **_ANY_TOKEN}
 
 
 def _field(message: str, tried: Mapping[str, Any]) -> str:
