@@ -15,6 +15,8 @@ def fixed_response_server(
     """Serve until the context ends, and yield the server's URL. HEAD gets the headers alone."""
 
     class Handler(QuietHandler):
+        protocol_version = "HTTP/1.0"  # the connection ends with the response, so that clients keep none
+
         def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
