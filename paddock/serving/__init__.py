@@ -8,8 +8,8 @@
     admission    the queue in front of the engine: llama-server has none with a bound
     switch       from one served revision to the next
     refusal      errors in OpenAI's form
-    metrics      Prometheus metrics
-    usage        requests and tokens, for the volume
+    metrics      Prometheus metrics of the queue and the supervision, which llama-server does not know
+    usage        requests and tokens, for the volume, which llama-server does not know
     threads      blocking calls, in threads that hold up nothing
     service      puts all of these together, and shuts them down
 

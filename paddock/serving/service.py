@@ -223,7 +223,7 @@ class _Service:
             if switched_to is not None:
                 try:
                     await in_thread(lambda: self._callbacks.on_switch(switched_to))
-                except Exception as error:
+                except Exception as error:  # whatever the callback raises, the server goes on
                     _LOG.warning("the switch could not be reported: %s: %s", type(error).__name__, error)
 
         follower = Follower(

@@ -39,8 +39,9 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
 from tests.flows.test_onboard import roomy
 from tests.support.engine import real_model
-from tests.support.serving import REAL_MODEL_ID, REAL_MODEL_NAME, has_restarted, wait_for
+from tests.support.serving import REAL_MODEL_ID, REAL_MODEL_NAME, has_restarted
 from tests.support.tiny_hub import MODEL, NAME, use_s3
+from tests.support.waiting import wait_for
 
 POOL_OF = {
     "onboard-model/onboard": "paddock-io",

@@ -29,10 +29,10 @@ from tests.support.serving import (
     has_restarted,
     promoted_model,
     under_load,
-    wait_for,
 )
 from tests.support.stores import MODEL
 from tests.support.switching import make_switching_volume
+from tests.support.waiting import wait_for
 
 __all__ = ["promoted_model"]
 RUN = """

@@ -25,8 +25,8 @@ from tests.support.serving import (
     ServeProgram,
     ask_many,
     has_restarted,
-    wait_for,
 )
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.gpu
 

@@ -168,7 +168,7 @@ def scripted(answer: Callable[[int], tuple[int, bytes, dict[str, str]]]) -> Iter
         def do_GET(self) -> None:  # noqa: N802 - the names are http.server's
             self._send(200, b'{"data": [{"id": "a model"}]}', {})
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:  # noqa: N802 - the names are http.server's
             self.rfile.read(int(self.headers["Content-Length"]))
             status, body, headers = answer(next(counted))
             if "X-Silent" in headers:

@@ -31,8 +31,8 @@ from tests.support.serving import (
     engines_of,
     has_restarted,
     under_load,
-    wait_for,
 )
+from tests.support.waiting import wait_for
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 

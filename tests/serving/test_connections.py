@@ -23,6 +23,7 @@ from paddock.serving.http.bodies import BodyLimits, BodyReader
 from paddock.serving.http.connections import BoundedConfig, BoundedServer, ConnectionLimits, LogRate, log_loop_error
 from paddock.serving.requests.parse import RequestRefused
 from tests.support.raw_http import chunks, connect, exchange, get, post, post_chunked, read
+from tests.support.waiting import wait_for
 
 QUICK = ConnectionLimits(connections=6, accepted=4, head_s=0.2, idle_s=0.2, discard_s=0.2, flush_s=0.2)
 PATIENT = ConnectionLimits(connections=6, accepted=4)
@@ -33,7 +34,8 @@ ANSWER = b"a" * (8 * 2**20)
 
 @dataclass
 class App:
-    """What is served: `/body` reads the request's body, `/wait` answers when `go` is set, `/long` answers at length."""
+    """Application behind the server: `/body` reads the request's body, `/wait` answers when `go` is set, and `/long`
+    answers at length."""
 
     bodies: BodyReader
     port: int = 0
@@ -47,6 +49,11 @@ class App:
     def open_connections(self) -> int:
         assert self.server is not None
         return len(self.server.server_state.connections)
+
+    @property
+    def answering(self) -> int:
+        """Number of requests that are being answered."""
+        return len(self.server.server_state.tasks) if self.server else 0
 
     def proceed(self) -> None:
         assert self.loop is not None
@@ -123,7 +130,7 @@ def test_a_connection_without_a_request_is_closed() -> None:
 def test_a_head_that_comes_byte_by_byte_is_late() -> None:
     with serving(QUICK) as app, connect(app.port) as client:
         for byte in get(b"/wait"):
-            time.sleep(0.01)
+            time.sleep(0.01)  # slower than the deadline allows for all bytes
             client.sendall(bytes([byte]))
             if byte == ord("/"):
                 break
@@ -172,8 +179,7 @@ def test_bodies_that_are_too_large_together_do_not_keep_out_a_small_one() -> Non
             client.sendall(post(b"Content-Length: 1000000", body=b"a" * 900_000, has_length=False, path=b"/body"))
         answer = exchange(app.port, post(path=b"/body"))
         assert answer.statuses == [200]
-        while len(app.received) < 2:
-            time.sleep(0.005)
+        wait_for(lambda: len(app.received) >= 2)
         assert app.received == ["503", "503"]
         for client in clients:
             client.settimeout(0.05)
@@ -200,8 +206,7 @@ def test_a_connection_whose_request_is_being_answered_is_never_closed_for_anothe
         clients = [stack.enter_context(connect(app.port)) for _ in range(PATIENT.connections)]
         for client in clients:
             client.sendall(get(b"/wait"))
-        while len(app.server.server_state.tasks if app.server else ()) < len(clients):
-            time.sleep(0.005)
+        wait_for(lambda: app.answering >= len(clients))
         refused = exchange(app.port, b"")
         assert (refused.statuses, refused.end) == ([503], "closed")
         app.proceed()
@@ -211,9 +216,8 @@ def test_a_connection_whose_request_is_being_answered_is_never_closed_for_anothe
 def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
     with serving(QUICK) as app, connect(app.port) as client:
         client.sendall(get(b"/long", b"Connection: close"))
-        for number in (1, 0):
-            while app.open_connections != number:
-                time.sleep(0.005)
+        wait_for(lambda: app.open_connections == 1)
+        wait_for(lambda: app.open_connections == 0)
         assert len(read(client).content) < len(ANSWER)
 
 
@@ -243,8 +247,7 @@ def test_a_server_that_ends_while_bodies_are_read_says_so(caplog: pytest.LogCapt
             clients = [stack.enter_context(connect(app.port)) for _ in range(4)]
             for client in clients:
                 client.sendall(post(b"Content-Length: 1000000", body=b"a" * 100_000, has_length=False, path=b"/body"))
-            while len(app.server.server_state.tasks if app.server else ()) < len(clients):
-                time.sleep(0.005)
+            wait_for(lambda: app.answering >= len(clients))
         assert [read(client).statuses for client in clients] == [[503]] * len(clients)
     assert not any(record.exc_info for record in caplog.records)
 
@@ -258,6 +261,6 @@ def test_the_log_names_how_many_messages_were_left_out() -> None:
     rate = LogRate(2, period_s=0.01)
     records = [logging.LogRecord("name", logging.WARNING, "file", 1, "bad request", (), None) for _ in range(6)]
     assert [rate.filter(record) for record in records[:5]] == [True, True, False, False, False]
-    time.sleep(0.02)
+    time.sleep(0.02)  # the period is over
     assert rate.filter(records[5])
     assert records[5].getMessage() == "bad request (3 messages before were left out)"

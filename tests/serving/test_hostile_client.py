@@ -21,7 +21,8 @@ from paddock.serving.http.bodies import BodyLimits
 from paddock.serving.spec import ServeSpec
 from tests.support.llama_server import llama_server_with
 from tests.support.raw_http import CHAT, RawAnswer, chunks, connect, exchange, get, post, post_chunked, read
-from tests.support.serving import REAL_MODEL_ID, RunningServer, ServeProgram, running, wait_for
+from tests.support.serving import REAL_MODEL_ID, RunningServer, ServeProgram, running
+from tests.support.waiting import wait_for
 
 MODELS = get(b"/v1/models")
 UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")

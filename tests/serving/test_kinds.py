@@ -34,8 +34,9 @@ from paddock.settings import Settings
 from tests.support.engine import run_engine
 from tests.support.gguf import ARRAY, STRING, array
 from tests.support.other_kinds import bert, pooled_llama, reranker
-from tests.support.serving import RunningServer, running, wait_for
+from tests.support.serving import RunningServer, running
 from tests.support.vision import data_url, llava_projector, png, vision_llama
+from tests.support.waiting import wait_for
 
 TEXTS = ["w5 w6 w7", "w9", "w200 w201 w5 w130 w131"]
 RED, STRIPES = png((255, 0, 0)), png((0, 0, 255), (0, 255, 0))
@@ -226,7 +227,7 @@ def test_another_image_gives_another_answer_and_a_restarted_engine_the_same(visi
 def test_a_model_without_a_projector_refuses_images_by_name(vision_spec: ServeSpec) -> None:
     with running(replace(vision_spec, projector=None)) as server, client_of(server) as client:
         with pytest.raises(openai.BadRequestError, match="image") as refused:
-            client.chat.completions.create(model=vision_spec.name, messages=image_message(RED))  # type: ignore[arg-type]
+            client.chat.completions.create(model=vision_spec.name, messages=image_message(RED))  # type: ignore[arg-type]  # plain dicts
         assert str(refused.value.param).startswith("messages.0.content")
 
 

@@ -11,7 +11,8 @@ from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.spec import ServeSpec
 from tests.support.llama_server import llama_server_with
 from tests.support.prometheus_text import read_metrics
-from tests.support.serving import has_restarted, running, wait_for
+from tests.support.serving import has_restarted, running
+from tests.support.waiting import wait_for
 
 SOUND = "# HELP llamacpp:prompt_tokens_total Tokens.\n# TYPE llamacpp:prompt_tokens_total counter\n"
 

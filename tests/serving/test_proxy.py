@@ -44,7 +44,7 @@ class Pieces(httpx.AsyncByteStream):
 
 @dataclass(eq=False)
 class StreamingRevision:
-    """What the proxy uses of a revision, with an engine that is a function."""
+    """The part of a served revision that the proxy uses, with a function as its engine."""
 
     client: httpx.AsyncClient
     spec: ServeSpec = SPEC

@@ -1,4 +1,4 @@
-"""What a request may hold: JSON, sizes, types and names of fields, before the engine gets anything."""
+"""Bounds of requests: JSON, sizes, types and names of fields, before the engine gets anything."""
 
 from __future__ import annotations
 

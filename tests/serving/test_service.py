@@ -34,8 +34,8 @@ from tests.support.serving import (
     has_restarted,
     running,
     under_load,
-    wait_for,
 )
+from tests.support.waiting import wait_for
 
 QUICK = SupervisorLimits(start_s=120.0, check_interval_s=0.2, stalled_s=1.0, busy_s=60.0, pauses_s=(0.1, 0.2))
 MIB = 2**20

@@ -18,7 +18,8 @@ from paddock.serving.spec import ServeSpec
 from paddock.serving.trial.suspects import Suspects, fingerprints
 from tests.serving.test_service import QUICK
 from tests.support.clock import FakeClock
-from tests.support.serving import RunningServer, ask, has_restarted, running, wait_for
+from tests.support.serving import RunningServer, ask, has_restarted, running
+from tests.support.waiting import wait_for
 
 
 def chat(text: str, **fields: Any) -> EngineRequest:

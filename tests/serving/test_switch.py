@@ -16,7 +16,7 @@ from paddock.model.hardware import this_machine
 from paddock.model.reference import SnapshotId
 from paddock.serving.switch.follow import PreparedRevision
 from paddock.serving.switch.revision import EngineMemory
-from tests.support.serving import ServeProgram, engines_of, running, wait_for
+from tests.support.serving import ServeProgram, engines_of, running
 from tests.support.stores import MODEL
 from tests.support.switching import (
     LONG,
@@ -29,6 +29,7 @@ from tests.support.switching import (
     streaming,
     unexpected,
 )
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ class UnreachableVolume:
 
 def test_a_volume_that_blocks_holds_up_neither_answers_nor_the_end(server: FollowingServer) -> None:
     with running(server.volume.spec("a"), follows=UnreachableVolume()) as served:
-        time.sleep(0.1)
+        time.sleep(0.1)  # the server looks at the volume in this time, and its look never ends
         with httpx.Client(base_url=served.url, timeout=30) as client:
             assert stream(client).problem == ""
         began = time.monotonic()

@@ -20,8 +20,9 @@ from paddock.serving.trial.request_trial import TrialQueue
 from tests.serving.test_schema_bounds import with_parameters, with_schema
 from tests.serving.test_service import QUICK
 from tests.support.constraints import constrained_bodies
-from tests.support.serving import QUESTION, RunningServer, ask, has_restarted, running, wait_for
+from tests.support.serving import QUESTION, RunningServer, ask, has_restarted, running
 from tests.support.trial import TOOL_TEMPLATE, TrialThread, trial_thread
+from tests.support.waiting import wait_for
 
 LINKED_LIST = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}}}
 GROWING = "root ::= s\ns ::= . s | . s s | . s s s | ."

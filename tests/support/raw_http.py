@@ -14,7 +14,7 @@ CHAT = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """What a server sent until it closed the connection or paused. `end` is `closed`, `open` or `reset`."""
+    """The bytes that a server sent until it closed the connection or paused. `end` is `closed`, `open` or `reset`."""
 
     content: bytes
     end: str

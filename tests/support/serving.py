@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -333,16 +332,6 @@ class ServeProgram:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-
-
-def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0) -> float:
-    """Poll until a condition is true, and return how many seconds that took."""
-    began = time.monotonic()
-    while time.monotonic() - began < limit_s:
-        if condition():
-            return time.monotonic() - began
-        time.sleep(0.05)
-    raise AssertionError(f"the condition did not become true within {limit_s} s")
 
 
 def has_restarted(url: str, restarts: int) -> bool:

@@ -27,9 +27,9 @@ from paddock.model.reference import Reference, SnapshotId
 from paddock.serving.spec import ServeSpec
 from paddock.settings import Settings
 from tests.support.gguf import STRING, TYPE_Q8_0, U32, tiny_llama
-from tests.support.serving import RunningServer, running, wait_for
+from tests.support.serving import RunningServer, running
 from tests.support.stores import MODEL, publish
-from tests.support.waiting import wait_for_value
+from tests.support.waiting import wait_for, wait_for_value
 
 CONTEXT_TOKENS = 2048
 LONG, SHORT = 900, 100

@@ -32,7 +32,8 @@ MakeSpec = Callable[[Manifest, Path, Machine], ServeSpec]
 
 
 def followed_name(clients: Clients, wanted: Reference, plan: MakeSpec) -> PromotedName | None:
-    """What a server follows that serves `wanted`: None with a revision in it, or with PADDOCK_FOLLOW_PROMOTION=0."""
+    """Return the name that a server of `wanted` follows: None if `wanted` has a revision, or with
+    PADDOCK_FOLLOW_PROMOTION=0."""
     if wanted.ref is not None or not clients.settings.follow_promotion:
         return None
     return PromotedName(clients.volume, replace(wanted, model=clients.volume.spelled(wanted.model)), plan)
@@ -56,7 +57,7 @@ class PromotedName:
         self._state: tuple[object, SnapshotId | None] | None = None
 
     def promoted(self) -> SnapshotId | None:
-        """What the name stands for; None for nothing. The links and the history are only read after a change."""
+        """Return the snapshot that the name stands for, or None. Links and history are read only after a change."""
         fingerprint = self._volume.promotions.fingerprint(self._wanted.model)
         if self._state is None or self._state[0] != fingerprint:
             self._state = fingerprint, self._read()

@@ -117,11 +117,9 @@ def serve_snapshot(
     program = find_program(settings.llama_server)
     _warn_of_another_version(program)
     machine = this_machine()
-    require_servable(manifest, local_kind(get_gguf_file_path(clients.volume.snapshot_path(manifest.id))))
     servings: list[Serving] = []
 
     def plan(manifest: Manifest, snapshot: Path, machine: Machine) -> ServeSpec:
-        require_servable(manifest, local_kind(get_gguf_file_path(snapshot)))
         return make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
 
     def record_usage(spec: ServeSpec, usage: Usage) -> None:
@@ -141,7 +139,7 @@ def serve_snapshot(
     limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
     with ExitStack() as lease:
         snapshot = lease.enter_context(clients.volume.lease(manifest.id))
-        spec = make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
+        spec = plan(manifest, snapshot, machine)
         return serve(
             spec,
             binding,
@@ -157,14 +155,15 @@ def serve_snapshot(
 def make_spec(
     clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, machine: Machine
 ) -> ServeSpec:
-    """Plan a snapshot for this machine, with tuned parameters where it was tuned. Raises DoesNotFit, and as
-    `preflight`."""
+    """Plan a snapshot for this machine, with tuned parameters where it was tuned. Raises DoesNotFit,
+    ConflictingConfiguration for a model that is not served, and as `preflight`."""
+    file = get_gguf_file_path(snapshot)
+    require_servable(manifest, local_kind(file))
     profile = PROFILES[request.profile]
     facts = audit_snapshot(clients, manifest).model
     trained = facts.context_length if facts else None
     context = request.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
-    model = get_gguf_file_path(snapshot).relative_to(snapshot).as_posix()
-    projector = projector_of(manifest, snapshot, model, machine)
+    projector = projector_of(manifest, snapshot, file.relative_to(snapshot).as_posix(), machine)
     machine = projector.left_by(machine) if projector else machine
     for parallel in (request.parallel,) if request.parallel is not None else (PARALLEL, 1):
         plan_request = PlanRequest(context, parallel, request.kv_type, with_images=projector is not None)

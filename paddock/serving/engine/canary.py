@@ -21,7 +21,7 @@ from paddock.errors import ModelRejected
 from paddock.gguf.kind import ModelKind
 
 _NO_SCORE = -1e6
-"""What llama-server answers as the score where the engine gave none."""
+"""Score in llama-server's answer where the engine gave none."""
 
 
 async def check_canary(client: httpx.AsyncClient, kind: ModelKind) -> None:

@@ -34,7 +34,7 @@ _VERSION_S = 20.0
 _ERROR_LINE = re.compile(r"^[\d.]+ E (.+)$", re.MULTILINE)
 """An error line of llama-server's log: time since its start, level, message."""
 _OTHER_PROJECTOR = re.compile(r"mmproj|multimodal|clip", re.IGNORECASE)
-"""What the error lines about a projector that does not suit its model have in common."""
+"""Text of every error line about a projector that does not suit its model."""
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
@@ -47,7 +47,7 @@ class LlamaServerProgram:
 
     @cached_property
     def version(self) -> str:
-        """What it prints as its version, or "unknown"."""
+        """The version that `--version` prints, or "unknown"."""
         try:
             done = subprocess.run(
                 [self.path, "--version"],

@@ -37,7 +37,7 @@ def drop_cut_character(answer: _Json) -> bool:
 
 
 class CutCharacterFilter:
-    """The same for a stream: the end of a chunk that may have to be dropped is withheld until the next chunk."""
+    """Drop cut characters from a stream: text that may have to be dropped is withheld until the next chunk."""
 
     def __init__(self, *, max_tokens: int | None, with_timings: bool) -> None:
         """`max_tokens` is the limit of each answer, and `with_timings` whether the client wants the timings of each
@@ -83,7 +83,7 @@ def _generated_tokens(chunk: _Json) -> int | None:
 
 
 def _end(holder: _Json, choice: _Json) -> re.Pattern[str]:
-    """What is dropped at the end of a text that ends by its length."""
+    """Pattern of the text to drop at the end of an answer that ends by its length."""
     return _CUT_COMPLETION if holder is choice else _CUT_CHAT
 
 

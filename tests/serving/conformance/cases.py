@@ -50,7 +50,8 @@ DIFFERENCES = {
     "error": "has OpenAI's form and names the field; llama-server's code is a number, and its status may be a 500",
     "models": "describe the snapshot: revision, variant, quantization, context",
 }
-"""What differs on purpose. The cases set sampling and lengths themselves, so that their answers can be equal."""
+"""Differences that are on purpose, with their reasons. The cases set sampling and lengths themselves, so that their
+answers can be equal."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def completion(name: str, prompt: object = "One, two,", **fields: Any) -> Case:
 
 
 def streamed(case: Case) -> Case:
-    """The same request, streamed with its token usage."""
+    """The case with a streamed answer and its token usage."""
     body = {**case.body, "stream": True, "stream_options": {"include_usage": True}}
     return replace(case, name=f"{case.name}, streamed", body=body)
 
