@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ENGINE = "llama-cpp-python"
@@ -28,7 +29,7 @@ PROGRAM = "llama-server"
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 
-OPTIONS = {
+_OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "LLAMA_BUILD_UI": "OFF",  # its build downloads files from other hosts
     "LLAMA_USE_PREBUILT_UI": "OFF",
@@ -36,9 +37,6 @@ OPTIONS = {
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_BUILD_APP": "OFF",
-}
-"""CMake's options for any program of llama.cpp."""
-_SHARED = {
     "BUILD_SHARED_LIBS": "ON",
     "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
     "CMAKE_INSTALL_RPATH": "$ORIGIN",
@@ -69,9 +67,9 @@ def build(python: Path, out: Path, flags: str) -> Path:
     pip = [python, "-m", "pip", "-qq"]
     run([*pip, "download", "--no-deps", "--no-binary", ENGINE, "--dest", out, f"{ENGINE}=={version}"])
     with tempfile.TemporaryDirectory(dir=out) as work:
-        path = _install_tools(python, Path(work))
+        path = install_tools(python, Path(work))
         source = unpack(out, Path(work))
-        binaries = _compile(source / "vendor" / "llama.cpp", Path(work, "build"), version, flags, path)
+        binaries = compile_targets(source, flags, path, [PROGRAM, "mtmd"])
         library = source / "llama_cpp" / "lib"
         library.mkdir(exist_ok=True)
         for file in [*binaries.glob("*.so"), binaries / PROGRAM]:
@@ -87,11 +85,6 @@ def unpack(packages: Path, work: Path) -> Path:
     with tarfile.open(next(packages.glob("*.tar.gz"))) as archive:
         archive.extractall(work, filter="data")
     return next(work.glob("*/vendor")).parent
-
-
-def compile_options(options: dict[str, str], flags: str) -> list[str]:
-    """CMake's arguments for options and build flags. The flags come last, so that they win."""
-    return [*(f"-D{name}={value}" for name, value in options.items()), *flags.split()]
 
 
 def requested_flags(cmake_args: str | None, *, installed: str | None) -> str:
@@ -119,7 +112,7 @@ def run(command: list[object], *, environment: dict[str, str] | None = None) -> 
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=os.environ | (environment or {}))
 
 
-def _install_tools(python: Path, work: Path) -> str:
+def install_tools(python: Path, work: Path) -> str:
     """Install CMake and Ninja into an environment below `work`, and return a PATH with them first."""
     tools = work / "tools"
     run([python, "-m", "venv", tools])
@@ -127,17 +120,25 @@ def _install_tools(python: Path, work: Path) -> str:
     return os.pathsep.join([str(tools / "bin"), os.environ.get("PATH", os.defpath)])
 
 
-def _compile(source: Path, target: Path, version: str, flags: str, path: str) -> Path:
-    """Compile llama.cpp, and return the directory of its libraries and programs."""
+def compile_targets(package: Path, flags: str, path: str, targets: Sequence[str]) -> Path:
+    """Compile targets of the llama.cpp in an unpacked source package, and return the directory of what was built.
+
+    The libraries have the names of those in the wheel, and can take each other's place. `path` is a PATH with CMake.
+    """
+    source, build_directory = package / "vendor" / "llama.cpp", package / "build"
+    version = pinned_version(ENGINE)
     named = {"LLAMA_BUILD_NUMBER": str(build_number(version)), "LLAMA_BUILD_COMMIT": f"{ENGINE}-{version}"}
-    options = compile_options({**OPTIONS, **_SHARED, **named}, flags)
-    run(["cmake", "-G", "Ninja", "-S", source, "-B", target, *options], environment={"PATH": path})
-    targets = [PROGRAM, "mtmd"]
+    options = [f"-D{name}={value}" for name, value in {**_OPTIONS, **named}.items()]
+    # The flags come last, so that they win.
     run(
-        ["cmake", "--build", target, "--parallel", os.cpu_count(), "--target", *targets],
+        ["cmake", "-G", "Ninja", "-S", source, "-B", build_directory, *options, *flags.split()],
+        environment={"PATH": path},
+    )
+    run(
+        ["cmake", "--build", build_directory, "--parallel", os.cpu_count(), "--target", *targets],
         environment={"PATH": path, "NINJA_STATUS": "[%f/%t] "},
     )
-    return target / "bin"
+    return build_directory / "bin"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Build llama-bench from the engine's source package, and run it with the libraries of the installed engine.
 
 So it has the same version, build and flags. It is built once and kept in the engine's cache beside the wheel, keyed by
-version and flags. Only the program and its own libraries are kept: libllama and libggml are those of the installed
-package, found through LD_LIBRARY_PATH.
+version and flags. Only the program and its own library are kept: the others are those of the installed package, found
+through LD_LIBRARY_PATH.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -21,15 +19,7 @@ from pathlib import Path
 
 from infra import build_engine, setup
 
-_OPTIONS = (
-    "-DCMAKE_BUILD_TYPE=Release",  # as scikit-build does for a wheel
-    "-DLLAMA_BUILD_TOOLS=ON",
-    "-DLLAMA_BUILD_SERVER=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAVA_BUILD=OFF",
-)
-_ARTIFACTS = ("llama-bench", "libllama-bench-impl.so*", "libllama-common.so*")
+_ARTIFACTS = ("llama-bench", "libllama-bench-impl.so")
 
 
 def measure(arguments: Mapping[str, object]) -> list[list[float]]:
@@ -51,23 +41,17 @@ def _program() -> Path:
     with (home.parent / f"{home.name}.llama-bench.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            if shutil.which("cmake") is None:
-                raise SystemExit("building llama-bench needs cmake: install it")
             print(f"building llama-bench with {flags} (once, several minutes)", flush=True)
             with tempfile.TemporaryDirectory(dir=home.parent) as work:
-                _build(next(home.glob("*.tar.gz")), Path(work), flags)
+                _build(home, Path(work), flags)
                 Path(work, "out").rename(target)
     return target / "llama-bench"
 
 
-def _build(package: Path, work: Path, flags: str) -> None:
-    """Build the program into `work/out`, from the package's own CMakeLists.txt, as for the wheel."""
-    with tarfile.open(package) as archive:
-        archive.extractall(work, filter="data")
-    (source,) = (path.parent for path in work.glob("*/CMakeLists.txt"))
-    build_engine.run(["cmake", "-S", source, "-B", work / "build", *_OPTIONS, *flags.split()])
-    build_engine.run(["cmake", "--build", work / "build", "--target", "llama-bench", "--parallel", os.cpu_count() or 1])
+def _build(packages: Path, work: Path, flags: str) -> None:
+    """Build the program into `work/out`, as the wheel's libraries are built."""
+    path = build_engine.install_tools(Path(sys.executable), work)
+    built = build_engine.compile_targets(build_engine.unpack(packages, work), flags, path, ["llama-bench"])
     (work / "out").mkdir()
-    for pattern in _ARTIFACTS:
-        for path in sorted((work / "build" / "bin").glob(pattern)):
-            shutil.copy2(path, work / "out", follow_symlinks=False)
+    for name in _ARTIFACTS:
+        (built / name).rename(work / "out" / name)
