@@ -38,6 +38,13 @@ _OTHER_PROJECTOR = re.compile(r"mmproj|multimodal|clip", re.IGNORECASE)
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
+def engine_client(home: Path, timeout: httpx.Timeout | float) -> httpx.AsyncClient:
+    """Make a client to the llama-server whose socket is in the directory `home`. It keeps no connection: llama-server
+    may close a kept one at the moment when it is used again."""
+    transport = httpx.AsyncHTTPTransport(uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0))
+    return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout)
+
+
 class LlamaServerProgram:
     """The file of a llama-server. `is_own` says whether it was built with the installed engine."""
 

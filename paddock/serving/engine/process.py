@@ -22,7 +22,7 @@ import psutil
 
 from paddock.engine.process import BoundedLog
 from paddock.errors import EngineCrashed
-from paddock.serving.engine.llama_server import SOCKET, LlamaServer
+from paddock.serving.engine.llama_server import SOCKET, LlamaServer, engine_client
 from paddock.serving.spec import OpenModel
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -46,8 +46,7 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
         self.load_s = 0.0
-        transport = httpx.AsyncHTTPTransport(uds=str(home / SOCKET))
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=_ANSWER_S)
+        self._client = engine_client(home, _ANSWER_S)
 
     @property
     def pid(self) -> int | None:

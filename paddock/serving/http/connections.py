@@ -17,7 +17,7 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -348,16 +348,16 @@ class _BoundedProtocol(H11Protocol):
         if self._discarded_bytes > _MAX_DISCARDED_BYTES:
             self._transport.abort()
 
-    def _set_timer(self, seconds: float | None, callback: Any = None) -> None:
+    def _set_timer(self, seconds: float | None, callback: Callable[[], None] | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, callback) if seconds is not None else None
+        self._timer = self.loop.call_later(seconds, callback) if seconds is not None and callback else None
 
 
 class _GentleTransport:
     """A transport of which `close` calls `end`, which closes it in one of two ways."""
 
-    def __init__(self, transport: asyncio.Transport, end: Any) -> None:
+    def __init__(self, transport: asyncio.Transport, end: Callable[[], None]) -> None:
         self._inner = transport
         self._end = end
         self._is_ending = False

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
-from paddock.serving.engine.llama_server import SOCKET, LlamaServer, LlamaServerProgram
+from paddock.serving.engine.llama_server import LlamaServer, LlamaServerProgram, engine_client
 from paddock.serving.engine.process import EngineProcess
 from paddock.serving.engine.supervisor import State, Supervisor, SupervisorLimits
 from paddock.serving.requests.parse import EngineRequest
@@ -73,10 +73,7 @@ class ServedRevision:
                 on_lost=self._engine_lost,
             )
             self.trial = RequestTrial(spec, program, home / "trial")
-            transport = httpx.AsyncHTTPTransport(
-                uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0)
-            )
-            self.client = httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=_ENGINE_TIMEOUT)
+            self.client = engine_client(home, _ENGINE_TIMEOUT)
             self.tool_format = ToolFormat(self.client)
             self._resources = resources.pop_all()
 

@@ -28,7 +28,6 @@ from paddock.serving.trial.trial_engine import Outcome, TrialAnswer, TrialEngine
 
 _LOG = logging.getLogger(__name__)
 _CONSTRAINTS: Final = ("grammar", "json_schema", "response_format", "tools")
-_INTERNAL: Final = ("grammar_lazy", "grammar_triggers", "grammar_type")
 _MODIFIERS: Final = ("tool_choice", "parallel_tool_calls", "chat_template_kwargs")
 _NOTHING: Final[tuple[Any, ...]] = ("", [], {"type": "text"})
 """Values of these fields that ask for nothing."""
@@ -164,8 +163,7 @@ def _tried_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request that the engine compiles, with those that change how; none if there are none."""
     found = {name: body[name] for name in (*_CONSTRAINTS, *_MODIFIERS) if body.get(name) is not None}
     found = {name: value for name, value in found.items() if value not in _NOTHING}
-    found |= {name: body[name] for name in _INTERNAL if body.get(name)}
-    is_constrained = any(name in found for name in (*_CONSTRAINTS, *_INTERNAL))
+    is_constrained = any(name in found for name in _CONSTRAINTS)
     return found if is_constrained or not _is_simple(found.get("chat_template_kwargs", {})) else {}
 
 

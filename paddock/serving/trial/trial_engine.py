@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 
 from paddock.engine.parameters import Parameters
-from paddock.serving.engine.llama_server import SOCKET, LlamaServer, LlamaServerProgram
+from paddock.serving.engine.llama_server import LlamaServer, LlamaServerProgram, engine_client
 from paddock.serving.engine.process import EngineProcess
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.trial.trial_model import write_trial_model
@@ -189,11 +189,7 @@ class TrialEngine:
         self._open.close()
         process = EngineProcess(server, self._open.enter_context(open_model(spec)), self._home)
         await process.start(timeout_s=self._limits.start_s)
-        transport = httpx.AsyncHTTPTransport(
-            uds=str(self._home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0)
-        )
-        timeout = httpx.Timeout(self._limits.wall_s + 10)  # `_attempt` ends it before
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://trial", timeout=timeout)
+        self._client = engine_client(self._home, self._limits.wall_s + 10)  # `_attempt` ends it before
         self._process = process
         return process
 
