@@ -16,8 +16,9 @@ from paddock.gguf.format import ALIGNMENTS, ValueType
 from paddock.gguf.reader import Array, read_header
 from tests.support import gguf as g
 from tests.support.gguf import Gguf, TensorRow, array, tiny_llama
-from tests.support.hostile import BROKEN, NOT_GGUF
+from tests.support.hostile import BROKEN
 from tests.support.memory import MemorySource
+from tests.support.not_gguf import NOT_GGUF
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=63)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)

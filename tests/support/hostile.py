@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tests.support import gguf as g
 from tests.support.gguf import Gguf, TensorRow, array, string, tiny_llama
+from tests.support.hyperparameters import broken_hyperparameters
 
 _BIG = 2**64 - 1
 
@@ -150,24 +151,6 @@ def _charsmap(file: Gguf) -> None:
 
 _HEAD = b"GGUF" + struct.pack("<I", 3)
 _STRINGS = struct.pack("<IQ", g.STRING, 3)
-HTML = b"<!DOCTYPE html>\n<html><body>503</body></html>"
-
-NOT_GGUF: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "empty"),
-    "html": (HTML, "HTML"),
-    "lfs-pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "LFS"),
-    "json": (b'{"error": "Repository not found"}', "JSON"),
-    "safetensors": (struct.pack("<Q", 64) + b'{"__metadata__":{}}' + bytes(64), "SafeTensors"),
-    "zip": (b"PK\x03\x04" + bytes(30), "zip"),
-    "gzip": (b"\x1f\x8b\x08" + bytes(30), "gzip"),
-    "pickle": (b"\x80\x02}q\x00." + bytes(30), "pickle"),
-    "elf": (b"\x7fELF\x02\x01\x01" + bytes(30), "ELF"),
-    "old-ggml": (b"tjgg" + bytes(30), "GGJT"),
-    "zeros": (bytes(64), "zeros"),
-    "text": (b"hello world", "begins with"),
-    "two-bytes": (b"GG", "begins with"),
-}
-"""Files that are not GGUF: their bytes, and the word that the error message must contain."""
 
 BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
     # container
@@ -391,39 +374,6 @@ BROKEN: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 """Broken files by their defect: the rule that must reject the file, and a function that builds it."""
 
-_TOO_MUCH = {
-    "context_length": 2**31,
-    "embedding_length": 2**24 + 1,
-    "block_count": 513,
-    "feed_forward_length": 2**28 + 1,
-    "attention.head_count": 2**16 + 1,
-    "attention.head_count_kv": 2**16 + 1,
-    "attention.key_length": 2**20 + 1,
-    "attention.value_length": 2**20 + 1,
-    "rope.dimension_count": 2**20 + 1,
-    "vocab_size": 2**28 + 1,
-    "expert_count": 1025,
-    "expert_used_count": 1025,
-    "expert_group_count": 1025,
-    "expert_group_used_count": 1025,
-}
-_UINT32 = (
-    *_TOO_MUCH,
-    *("nextn_predict_layers", "leading_dense_block_count", "expert_feed_forward_length", "expert_shared_count"),
-    *("expert_gating_func", "rope.scaling.original_context_length", "attention.q_lora_rank"),
-    *("attention.kv_lora_rank", "attention.sliding_window", "ssm.conv_kernel", "ssm.inner_size", "ssm.state_size"),
-    *("ssm.time_step_rank", "ssm.group_count", "pooling_type"),
-)
-_FLOAT32 = (
-    *("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon"),
-    *("rope.freq_base", "rope.freq_base_swa", "rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"),
-    *("attention.scale", "attention.clamp_kqv", "attention.max_alibi_bias", "logit_scale", "residual_scale"),
-    *("embedding_scale", "attn_logit_softcapping", "final_logit_softcapping", "expert_weights_scale"),
-)
-_NOT_NEGATIVE = _FLOAT32[:8]
-_NOT_ZERO = _FLOAT32[:5]
-_BOOL = ("expert_weights_norm", "attention.causal", "use_parallel_residual", "rope.scaling.finetuned")
-
 
 def _cut(bytes_left: float) -> Callable[[], bytes]:
     """A truncated file, which has only this fraction of its bytes."""
@@ -435,27 +385,6 @@ def _cut(bytes_left: float) -> Callable[[], bytes]:
     return build
 
 
-def _broken_hyperparameters() -> dict[str, tuple[str, Callable[[], bytes]]]:
-    """Each hyperparameter with one defect at a time."""
-    broken: dict[str, tuple[str, Callable[[], bytes]]] = {}
-    for key, value in _TOO_MUCH.items():
-        broken[f"{key}-too-much"] = ("gguf.model.key-range", _set(f"llama.{key}", g.U32, value))
-    for key in _UINT32:
-        broken[f"{key}-float"] = ("gguf.model.key-type", _set(f"llama.{key}", g.F32, 1.0))
-        broken[f"{key}-text"] = ("gguf.model.key-type", _set(f"llama.{key}", g.STRING, "1"))
-    for key in _FLOAT32:
-        broken[f"{key}-integer"] = ("gguf.model.key-type", _set(f"llama.{key}", g.U32, 1))
-        broken[f"{key}-nan"] = ("gguf.model.key-finite", _set(f"llama.{key}", g.F32, math.nan))
-        broken[f"{key}-infinite"] = ("gguf.model.key-finite", _set(f"llama.{key}", g.F32, math.inf))
-    for key in _NOT_NEGATIVE:
-        broken[f"{key}-below-0"] = ("gguf.model.key-range", _set(f"llama.{key}", g.F32, -0.5))
-    for key in _NOT_ZERO:
-        broken[f"{key}-0"] = ("gguf.model.key-range", _set(f"llama.{key}", g.F32, 0.0))
-    for key in _BOOL:
-        broken[f"{key}-number"] = ("gguf.model.key-type", _set(f"llama.{key}", g.U8, 1))
-    return broken
-
-
-BROKEN |= _broken_hyperparameters()
+BROKEN |= broken_hyperparameters()
 BROKEN |= {f"cut-at-{part}-percent": ("gguf.container.truncated", _cut(part / 100)) for part in (5, 10, 15, 20)}
 BROKEN |= {f"cut-at-{part}-percent": ("gguf.tensor.past-end", _cut(part / 100)) for part in (35, 50, 75, 90, 99)}

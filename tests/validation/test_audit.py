@@ -13,8 +13,9 @@ from paddock.model.finding import Severity, Verdict
 from paddock.validation.audit import Audit, audit_file, audit_set
 from tests.support import gguf as g
 from tests.support.gguf import Gguf, tiny_llama, tiny_shards
-from tests.support.hostile import BROKEN, NOT_GGUF
+from tests.support.hostile import BROKEN
 from tests.support.memory import MemorySource
+from tests.support.not_gguf import NOT_GGUF
 
 
 def audit(data: bytes, name: str = "model.gguf") -> Audit:

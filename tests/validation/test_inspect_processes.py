@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hostile import BROKEN, NOT_GGUF
+from tests.support.hostile import BROKEN
+from tests.support.not_gguf import NOT_GGUF
 
 PEAK_BYTES = 256 * 1024 * 1024
 CPU_S = 2.0
