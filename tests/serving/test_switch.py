@@ -134,7 +134,7 @@ def test_a_revision_whose_canary_fails_is_tried_once_and_the_old_one_serves(
         planned = len(server.volume.planned)
         server.volume.promote("f")  # nothing changes
         wait_for(lambda: server.serves("a"))
-        time.sleep(0.2)  # a few looks at what is promoted
+        server.volume.wait_until_seen("f")
     assert unexpected(results, server.texts) == []
     assert {one.revision for one in results} == {server.volume.label("a")}
     assert (len(server.volume.planned), server.failures()) == (planned, failed + 1)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -51,13 +52,15 @@ class SwitchingVolume:
     whose weights are all zero: it loads, and its canary fails.
 
     `machine` is what the plans are made for, and `planned` the snapshots that were planned. A plan takes a second, so
-    each is made once for a machine with much free memory and once for one with little.
+    each is made once for a machine with much free memory and once for one with little. `seen` has what a server that
+    follows the volume saw at each look.
     """
 
     clients: Clients
     manifests: dict[str, Manifest]
     machine: Callable[[], Machine] = this_machine
     planned: list[SnapshotId] = field(default_factory=list)
+    seen: list[SnapshotId | None] = field(default_factory=list)
     _specs: dict[tuple[SnapshotId, bool], ServeSpec] = field(default_factory=dict)
 
     def promote(self, letter: str) -> None:
@@ -89,7 +92,25 @@ class SwitchingVolume:
         def machine() -> Machine:
             return self.machine()
 
-        return PromotedName(self.clients.volume, Reference.parse(name), self.plan, machine=machine)
+        return _SeenName(self.clients.volume, Reference.parse(name), self.plan, machine=machine, seen=self.seen)
+
+    def wait_until_seen(self, letter: str) -> None:
+        """Wait until a server that follows has seen a revision, and acted on that: it looks again only then."""
+        looks = len(self.seen)
+        wait_for(lambda: self.seen[looks:].count(self.manifests[letter].id) >= 2)
+
+
+class _SeenName(PromotedName):
+    """A name that records what a server saw at each look."""
+
+    def __init__(self, *arguments: Any, seen: list[SnapshotId | None], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._seen = seen
+
+    def promoted(self) -> SnapshotId | None:
+        found = super().promoted()
+        self._seen.append(found)
+        return found
 
 
 def machine_for_one_engine() -> Machine:
@@ -196,6 +217,7 @@ class FollowingServer:
 
     def switch(self, letter: str) -> None:
         self.volume.promote(letter)
+        self.volume.wait_until_seen(letter)  # a revision that failed is tried again only after another was seen
         wait_for(lambda: self.serves(letter))
 
     def learn_texts(self) -> None:
