@@ -12,6 +12,7 @@
 | `refs` | the commits of branches and tags when the Hub last answered, and the Hub's names of models |
 | `remote_updates` | the promotions that the remote store does not have yet |
 | `pins`, `serve_leases`, `usage` | snapshots that are kept, that are served now, and how much they were used |
+| `verifications` | when each blob was last compared with its digest, here and in remote stores |
 | `recording` | what reading leaves behind, where the volume can be written |
 | `documents` | reports, notes, tuning records, Data Docs |
 | `removal` | remove snapshots, collect orphaned blobs, sweep what dead writers left |

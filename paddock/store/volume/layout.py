@@ -68,6 +68,9 @@ class Layout:
     def usage(self, id: SnapshotId) -> Path:
         return self.private / "usage" / _relative(id)
 
+    def verification(self, sha256: Sha256, where: str) -> Path:
+        return self.private / "verified" / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
+
     def report(self, id: SnapshotId, name: str) -> Path:
         return self.private / "reports" / _relative(id) / name
 

@@ -32,6 +32,7 @@ from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
+from paddock.store.volume.verifications import Verifications
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Volume(Store):
         self.pins = Pins(self._layout, self._snapshots)
         self.refs = RememberedRefs(self._layout)
         self.usage = UsageRecords(self._layout)
+        self.verifications = Verifications(self._layout)
         self.reports = Reports(self._layout)
         self.notes = Notes(self._layout)
         self.tuning = TuningRecords(self._layout)

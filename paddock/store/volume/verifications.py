@@ -1,0 +1,72 @@
+"""Record when the bytes of each blob were last compared with their digest, on the volume and in remote stores.
+
+A record is a file, `.paddock/verified/<ab>/<sha256>-<where>.json`. `<where>` is `volume`, or names a remote store:
+
+    {"at": "2026-05-01T03:00:00+00:00", "tag": "..."}
+
+`tag` is that of the object that was verified: another one says that other bytes were written since. Each record is
+replaced as a whole, so that several writers leave the record of one of them. Nothing about bytes rests on a record
+alone: it says what to verify next, and which copy may be relied on when another one is removed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256 as sha256_of
+
+from paddock.model.names import Sha256
+from paddock.store.durable import disk_errors, names, write_atomically
+from paddock.store.volume.layout import Layout
+
+ON_VOLUME = "volume"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """A successful comparison of a blob with its digest. `tag`: of the object in a remote store, None on the volume."""
+
+    at: datetime
+    tag: str | None = None
+
+
+def in_remote(label: str) -> str:
+    """The name under which the verifications in a remote store are recorded. `label` is the store's."""
+    return f"remote-{sha256_of(label.encode()).hexdigest()[:16]}"
+
+
+class Verifications:
+    def __init__(self, layout: Layout) -> None:
+        self.root = layout.root
+        self._layout = layout
+
+    @disk_errors
+    def record(self, sha256: Sha256, where: str = ON_VOLUME, *, tag: str | None = None) -> None:
+        """Record that the blob was verified now."""
+        path = self._layout.verification(sha256, where)
+        self._layout.make_directory(path.parent)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomically(path, json.dumps({"at": at, "tag": tag}).encode())
+
+    @disk_errors
+    def last(self, sha256: Sha256, where: str = ON_VOLUME) -> Verification | None:
+        """The last verification of the blob; None where there was none, or its record cannot be read."""
+        try:
+            value = json.loads(self._layout.verification(sha256, where).read_bytes())
+            at, tag = datetime.fromisoformat(value["at"]), value["tag"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return None
+        if at.tzinfo is None or not isinstance(tag, str | None):
+            return None
+        return Verification(at, tag)
+
+    @disk_errors
+    def forget(self, sha256: Sha256, where: str | None = None) -> None:
+        """Remove the record for one store, or with None for all: the bytes are gone, or were found damaged."""
+        directory = self._layout.verification(sha256, ON_VOLUME).parent
+        for name in names(directory):
+            if name.startswith(f"{sha256}-") and where in {None, name.removeprefix(f"{sha256}-").removesuffix(".json")}:
+                (directory / name).unlink(missing_ok=True)
