@@ -232,24 +232,25 @@ def render_history(history: Sequence[Promotion]) -> None:
     _out().print(table)
 
 
-def render_verified(verified: Verified) -> None:
+def render_verified(verified: Verified, *, repaired: bool = False) -> None:
+    """`repaired`: repairs were tried."""
     table = Table("snapshot", "file", "size", "state", box=None)
     for file in verified.files:
-        state = "sound" if file.ok else "damaged"
-        if file.bad_segments:
-            state += f" in segment {', '.join(map(str, file.bad_segments[:8]))} (from 0)"
-        if file.repaired_bytes:
-            state = f"repaired, {human_bytes(file.repaired_bytes)} fetched"
-        if not file.ok or file.repaired_bytes:
-            _row(table, file.id.short, file.path, human_bytes(file.size_bytes), state)
+        if not file.damage:
+            continue
+        state = file.damage
+        if file.ok:
+            state += f"; repaired, {human_bytes(file.repaired_bytes)} transferred"
+        _row(table, file.id.short, file.path, human_bytes(file.size_bytes), state)
     if table.row_count:
         _out().print(table)
     for problem in verified.problems:
         print_line(problem)
-    damaged = {file.id for file in verified.files if not file.ok}
-    print_line(f"{counted(len(verified.files), 'file')} read, {counted(len(damaged), 'snapshot')} damaged")
-    for id in sorted(damaged):
-        print_line(f"`paddock pull {id}` or `paddock verify {id} --repair` repairs it")
+    damaged = {file.id for file in verified.files if not file.ok} | set(verified.unreadable)
+    read = f"{counted(len(verified.files), 'file')} of {verified.where}"
+    print_line(f"{read}: {human_bytes(verified.read_bytes)} read, {counted(len(damaged), 'snapshot')} damaged")
+    for id in sorted(damaged) if not repaired else ():
+        print_line(f"`paddock verify {id} --repair` repairs it")
 
 
 def render_benchmark(measured: Benchmark) -> None:

@@ -1,4 +1,4 @@
-"""Commands on stored snapshots: ls, show, rm, verify, pin, unpin."""
+"""Commands on stored snapshots: ls, show, rm, pin, unpin."""
 
 from __future__ import annotations
 
@@ -141,23 +141,6 @@ def remove(model: ModelArgument, as_json: Json = False) -> int:
     return 0
 
 
-def verify(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="By default all snapshots.")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Fetch damaged files again.")] = False,
-    as_json: Json = False,
-) -> int:
-    """Compare every stored file with its digest."""
-    from paddock.cli.render import render_verified
-    from paddock.lifecycle.upkeep.verify import verify as verify_snapshots
-
-    clients = make_clients()
-    require_volume(clients)
-    manifests = [find_snapshot(clients, model) for model in models] if models else clients.volume.snapshots()
-    verified = verify_snapshots(clients, manifests, repair_damage=repair)
-    print_result(as_json, verified.to_json(), lambda: render_verified(verified))
-    return 0 if verified.ok else 2
-
-
 def pin(model: ModelArgument, as_json: Json = False) -> int:
     """Keep a snapshot when newer ones are promoted."""
     from paddock.cli.render import print_line
@@ -188,5 +171,5 @@ def unpin(model: ModelArgument, as_json: Json = False) -> int:
     return 0
 
 
-COMMANDS = {"ls": list_models, "show": show, "rm": remove, "verify": verify, "pin": pin, "unpin": unpin}
+COMMANDS = {"ls": list_models, "show": show, "rm": remove, "pin": pin, "unpin": unpin}
 """The commands by their names."""

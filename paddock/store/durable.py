@@ -155,7 +155,7 @@ def sync_tree(path: Path) -> None:
         sync_directory(Path(directory))
 
 
-def write_new(path: Path, content: bytes, *, read_only: bool = False) -> None:
+def write_new(path: Path, content: bytes, *, read_only: bool = False, sync: bool = True) -> None:
     """Write a file that must not exist yet, and fsync it. `read_only`: nobody may write it afterwards."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, UNDER_UMASK)
     with os.fdopen(descriptor, "wb") as out:
@@ -163,19 +163,21 @@ def write_new(path: Path, content: bytes, *, read_only: bool = False) -> None:
         out.flush()
         if read_only:
             os.fchmod(descriptor, READ_ONLY)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole."""
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Replace a file as a whole. Without `sync`, a power loss may leave an earlier content, or none."""
     staged = staging_name(path.parent)
     try:
-        write_new(staged, content)
+        write_new(staged, content, sync=sync)
         staged.replace(path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if sync:
+        sync_directory(path.parent)
 
 
 @contextmanager

@@ -7,13 +7,13 @@ a copy of the damaged bytes, of which it keeps every segment that is intact.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from paddock.errors import CorruptFile, NoPermission, NotOnVolume, PaddockError
 from paddock.model.artifact import Manifest, SnapshotFile
-from paddock.model.names import Sha256
+from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.store.volume import Volume
@@ -62,15 +62,25 @@ def finish(volume: Volume, sha256: Sha256) -> None:
 def seed_from_quarantine(volume: Volume, expected: Expected, *, segment_bytes: int) -> None:
     """Let the next transfer of a file start from a damaged copy in the quarantine, where there is one, and a manifest
     has its segment digests."""
-    if expected.sha256 is None:
+    if expected.sha256 is None or not volume.quarantined(expected.sha256):
         return
+    for manifest, file in manifests_with(volume, expected.sha256):
+        if manifest.segment_bytes == segment_bytes and seed_with(
+            volume, expected, file.segments, segment_bytes=segment_bytes
+        ):
+            return
+
+
+def seed_with(volume: Volume, expected: Expected, segments: Sequence[SegmentDigest], *, segment_bytes: int) -> bool:
+    """As `seed_from_quarantine`, with the digests of the file's segments. Returns whether there was a copy to start
+    from."""
+    if expected.sha256 is None:
+        return False
     for damaged in volume.quarantined(expected.sha256):
-        for manifest, file in manifests_with(volume, expected.sha256):
-            if manifest.segment_bytes != segment_bytes:
-                continue
-            with suppress(OSError):  # the whole file is fetched instead
-                if seed(damaged, expected, file.segments, staging=volume.partial, segment_bytes=segment_bytes):
-                    return
+        with suppress(OSError):  # the whole file is fetched instead
+            if seed(damaged, expected, segments, staging=volume.partial, segment_bytes=segment_bytes):
+                return True
+    return False
 
 
 def manifests_with(volume: Volume, sha256: Sha256) -> Iterator[tuple[Manifest, SnapshotFile]]:

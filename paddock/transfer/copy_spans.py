@@ -33,7 +33,7 @@ def copy_spans(source: Path, target: Path, spans: Iterable[tuple[int, int]]) -> 
         target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, UNDER_UMASK)
         try:
             for start, end in spans:
-                _copy_span(source_fd, target_fd, start, end)
+                copy_span(source_fd, target_fd, start, end)
         finally:
             os.close(target_fd)
     except OSError as error:
@@ -46,7 +46,8 @@ def copy_spans(source: Path, target: Path, spans: Iterable[tuple[int, int]]) -> 
     return True
 
 
-def _copy_span(source_fd: int, target_fd: int, start: int, end: int) -> None:
+def copy_span(source_fd: int, target_fd: int, start: int, end: int) -> None:
+    """Copy the bytes from `start` up to `end`, as far as the source has them, to the same offset. Raises OSError."""
     while start < end and (block := os.pread(source_fd, min(end - start, _BLOCK_BYTES), start)):
         write_at(target_fd, block, start)
         start += len(block)

@@ -1,37 +1,32 @@
-"""Verify stored snapshots: read every file, compare it with its digest, and repair damaged ones.
+"""Verify stored snapshots: compare every byte with its digest, and repair what is damaged.
 
-A damaged blob is quarantined. The repair is a pull of the same snapshot, which fetches the damaged segments from the
-remote store or the Hub.
+Each blob is read once, however many snapshots have it. A damaged one is quarantined; its repair fetches the damaged
+segments alone (`blob_repair`). The snapshots of the remote store are verified by `verify_remote`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from paddock.errors import PaddockError
-from paddock.lifecycle.acquire.pull import pull
+from paddock.chat.template import DERIVED_FILES
+from paddock.errors import CorruptFile, PaddockError
 from paddock.lifecycle.clients import Clients
-from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
+from paddock.lifecycle.upkeep.volume_check import CheckedBlob, CheckedUse, check_blob
+from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
-from paddock.model.reference import Reference, SnapshotId
-from paddock.model.source import Expected
-from paddock.planning.targets import UNBOUNDED
-from paddock.store import repair
-from paddock.transfer.digest import digest_file
-
-_Inode = tuple[int, int]
-_ReadResult = tuple[bool, tuple[int, ...]]
-"""(whether the digest is right, the numbers of the damaged segments from 0)."""
+from paddock.model.reference import SnapshotId
+from paddock.store.blob_check import Pace, describe_segments
+from paddock.store.named_blobs import NamedBlob, named_blobs
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """A file of a snapshot, as it was read. `bad_segments` are numbers from 0, empty where the manifest has no segment
-    digests; `repaired_bytes` were fetched to repair the file."""
+    """A file of a snapshot, as it was read. `ok`: it is sound now. `bad_segments` are numbers from 0, empty where the
+    manifest has no segment digests; `damage` says for people what was found, "" for a sound file; `repaired_bytes` were
+    transferred to repair it."""
 
     id: SnapshotId
     path: str
@@ -39,6 +34,7 @@ class VerifiedFile:
     sha256: Sha256
     ok: bool
     bad_segments: tuple[int, ...] = ()
+    damage: str = ""
     repaired_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -50,20 +46,25 @@ class VerifiedFile:
             "sha256": self.sha256,
             "ok": self.ok,
             "bad_segments": list(self.bad_segments),
+            "damage": self.damage,
             "repaired_bytes": self.repaired_bytes,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The result of a verification. `problems` are the reasons of failed repairs; `ok` if no damage is left."""
+    """The result of a verification in the store with the label `where`. `problems` are the reasons of failed repairs,
+    and manifests that cannot be read; `ok` if no damage is left. `read_bytes` were read."""
 
     files: tuple[VerifiedFile, ...]
     problems: tuple[str, ...] = field(default=())
+    unreadable: tuple[SnapshotId, ...] = ()
+    where: str = ""
+    read_bytes: int = 0
 
     @property
     def ok(self) -> bool:
-        return all(file.ok for file in self.files)
+        return all(file.ok for file in self.files) and not self.unreadable
 
     @property
     def transferred_bytes(self) -> int:
@@ -71,85 +72,110 @@ class Verified:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "where": self.where,
             "files": [file.to_json() for file in self.files],
             "ok": self.ok,
             "problems": list(self.problems),
+            "bytes_read": self.read_bytes,
             "bytes_transferred": self.transferred_bytes,
         }
 
 
-def verify(clients: Clients, manifests: Sequence[Manifest], *, repair_damage: bool = False) -> Verified:
-    """Read every file of the snapshots, each blob once, and quarantine damaged blobs; with `repair_damage`, pull the
-    damaged snapshots again. A repair that fails is reported in `problems`, and not raised."""
-    results: dict[_Inode, _ReadResult] = {}
-    files: list[VerifiedFile] = []
+def verify(
+    clients: Clients, manifests: Sequence[Manifest], *, repair_damage: bool = False, pace: Pace | None = None
+) -> Verified:
+    """Read every file of the snapshots, each blob once, and quarantine damaged blobs; with `repair_damage`, repair
+    them. A repair that fails is reported in `problems`, and not raised."""
+    pace = pace or Pace()
+    checked: list[CheckedBlob] = []
+    for blob in named_blobs(manifests).values():
+        checked.append(check_blob(clients.volume, blob, pace))
+        with clients.volume.recording():
+            record(clients, checked[-1])
+    files, problems = conclude(clients, checked, repair_damage=repair_damage)
+    in_order = [files[manifest.id, file.path] for manifest in manifests for file in manifest.files]
+    return Verified(tuple(in_order), problems, where=clients.volume.label, read_bytes=pace.read_bytes)
+
+
+def verify_volume(clients: Clients, *, repair_damage: bool = False, pace: Pace | None = None) -> Verified:
+    """As `verify`, for all snapshots of the volume, also those whose manifest cannot be read: with `repair_damage`, it
+    is taken from the remote store."""
+    unreadable: list[SnapshotId] = []
     problems: list[str] = []
-    for manifest in manifests:
-        of_snapshot = [_verify_file(clients, manifest, file, results) for file in manifest.files]
-        if repair_damage and not all(file.ok for file in of_snapshot):
-            of_snapshot, problem = _pull_again(clients, manifest, of_snapshot)
-            problems += [problem] if problem else []
-        files += of_snapshot
-    return Verified(tuple(files), tuple(problems))
+    for id in clients.volume.ids():
+        try:
+            if clients.volume.snapshot(id) is not None:
+                continue
+            damage = f"{id.short} has lost its manifest: pull it again (`paddock pull {id}`)"
+        except CorruptFile as error:
+            damage = str(error)
+        try:
+            is_restored = repair_damage and _restore_manifest(clients, id)
+        except PaddockError as error:
+            damage, is_restored = f"{damage}; {error.message}", False
+        if not is_restored:
+            unreadable.append(id)
+            problems.append(damage)
+    verified = verify(clients, clients.volume.snapshots(), repair_damage=repair_damage, pace=pace)
+    return replace(verified, problems=(*problems, *verified.problems), unreadable=tuple(unreadable))
 
 
-def _verify_file(
-    clients: Clients, manifest: Manifest, file: SnapshotFile, results: dict[_Inode, _ReadResult]
-) -> VerifiedFile:
-    """`results` holds the result of each inode that was read: snapshots share blobs."""
-    path = clients.volume.snapshot_path(manifest.id) / file.path
-    inode = _inode_of(path)
-    result = results.get(inode) if inode else None
-    if result is None:
-        result = _read(path, file, segment_bytes=manifest.segment_bytes)
-        if not result[0]:
-            repair.quarantine(clients.volume, file.sha256, found_at=path)
-        if inode:
-            results[inode] = result
-    return VerifiedFile(manifest.id, file.path, file.size, file.sha256, *result)
+def _restore_manifest(clients: Clients, id: SnapshotId) -> bool:
+    """Publish a snapshot again with its manifest in the remote store. False where that has none."""
+    manifest = clients.remote.snapshot(id) if clients.remote is not None else None
+    if manifest is None:
+        return False
+    clients.volume.publish(manifest)
+    return True
 
 
-def _inode_of(path: Path) -> _Inode | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _read(path: Path, file: SnapshotFile, *, segment_bytes: int) -> _ReadResult:
-    expected = Expected(file.size, file.sha256)
-    try:
-        with path.open("rb", buffering=0) as stored:
-            digest = digest_file(
-                stored.fileno(), expected, segment_bytes=segment_bytes, like=next(iter(file.segments), None)
+def conclude(
+    clients: Clients, checked: Sequence[CheckedBlob], *, repair_damage: bool
+) -> tuple[dict[tuple[SnapshotId, str], VerifiedFile], tuple[str, ...]]:
+    """Repair the damaged ones of the checked blobs if that is wanted. Returns (each file of a snapshot by id and path,
+    the problems)."""
+    files: dict[tuple[SnapshotId, str], VerifiedFile] = {}
+    problems: list[str] = []
+    repairs = BlobRepairs(clients)
+    # Derived files last, since they are made of the others.
+    for one in sorted(checked, key=lambda one: one.blob.path in DERIVED_FILES):
+        problems += [use.check.problem for use in one.uses if use.check.problem]
+        repaired_bytes, is_repaired = 0, False
+        if repair_damage and not one.ok and not one.check.problem:
+            try:
+                repaired_bytes = repairs.repair(one.blob, sound_copy=one.sound_copy).transferred_bytes
+                is_repaired = True
+            except PaddockError as error:
+                problems.append(str(error))
+        for number, use in enumerate(one.uses):
+            files[use.manifest.id, use.file.path] = VerifiedFile(
+                id=use.manifest.id,
+                path=use.file.path,
+                size_bytes=use.file.size,
+                sha256=use.file.sha256,
+                ok=use.ok or is_repaired,
+                bad_segments=use.check.bad_segments,
+                damage=damage_of(one.blob, use),
+                repaired_bytes=0 if number else repaired_bytes,
             )
-            size = os.fstat(stored.fileno()).st_size
-    except OSError:
-        return False, ()
-    pairs = zip(digest.segments, file.segments, strict=False)
-    bad = tuple(number for number, (actual, recorded) in enumerate(pairs) if actual != recorded)
-    return digest.position == size == file.size and not digest.mismatch(expected), bad
+    return files, tuple(dict.fromkeys(problems))
 
 
-def _pull_again(
-    clients: Clients, manifest: Manifest, before: Sequence[VerifiedFile]
-) -> tuple[list[VerifiedFile], str | None]:
-    """Repair a snapshot. Returns (its files after the pull, the reason of a failure or None)."""
-    wanted = Reference(manifest.model, manifest.variant, manifest.revision)
-    try:
-        pulled = pull(clients, wanted, promote=False, target=UNBOUNDED)
-    except PaddockError as error:
-        return list(before), str(error)
-    fetched_bytes = {item.file.sha256: item.transferred_bytes for item in pulled.acquired}
-    after: list[VerifiedFile] = []
-    for verified, file in zip(before, manifest.files, strict=True):
-        if verified.ok:
-            after.append(verified)
-            continue
-        path = clients.volume.snapshot_path(manifest.id) / file.path
-        ok, bad = _read(path, file, segment_bytes=manifest.segment_bytes)
-        bad_segments = bad or verified.bad_segments
-        repaired_bytes = fetched_bytes.pop(file.sha256, 0)
-        after.append(replace(verified, ok=ok, bad_segments=bad_segments, repaired_bytes=repaired_bytes))
-    return after, None
+def record(clients: Clients, checked: CheckedBlob) -> None:
+    """Record the time of a comparison that found a blob sound; forget it for another one."""
+    verifications = clients.volume.verifications
+    if checked.check.ok:
+        verifications.record(checked.blob.sha256)
+    elif checked.check.damage:
+        verifications.forget(checked.blob.sha256)
+
+
+def damage_of(blob: NamedBlob, use: CheckedUse) -> str:
+    """What was found of a snapshot's file, for people: "" for a sound one."""
+    if use.ok:
+        return ""
+    if use.check.bad_segments:
+        return f"damaged in {describe_segments(blob, use.check.bad_segments)}"
+    if use.check.ok:
+        return "is sound, and not the blob that it should be a link to"
+    return use.check.damage or "cannot be read"

@@ -109,6 +109,20 @@ class Blobs:
         sync_directory(blob.parent)
         return target
 
+    def keep_damaged(self, path: Path, sha256: Sha256) -> None:
+        """Link a snapshot's damaged file into the quarantine, where its blob is gone."""
+        target = self._layout.make_directory(self._layout.quarantine) / f"{sha256}-{secrets.token_hex(4)}"
+        os.link(path, target, follow_symlinks=False)
+
+    def add_link(self, path: Path, sha256: Sha256, size: int) -> None:
+        """Make the blob of a snapshot's sound file again, which is gone."""
+        staged = staging_name(self._layout.make_directory(self._layout.partial))
+        try:
+            os.link(path, staged, follow_symlinks=False)
+            self.add(staged, sha256, size)
+        finally:
+            staged.unlink(missing_ok=True)
+
     def quarantined(self, sha256: Sha256) -> list[Path]:
         """The damaged copies of a blob in the quarantine."""
         directory = self._layout.quarantine

@@ -20,10 +20,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from paddock.errors import NotOnVolume
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
-from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, names, write_new
+from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, disk_errors_in, names, write_new
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 from paddock.store.volume.snapshots import Snapshots
@@ -40,14 +39,15 @@ class ServeLeases:
     @contextmanager
     def hold(self, id: SnapshotId) -> Iterator[Path]:
         """Keep a snapshot from being removed until the block ends, and record a use. Yields the snapshot's directory.
-        On a volume that cannot be written, both are left out. Raises NotOnVolume."""
+        On a volume that cannot be written, both are left out. Raises NotOnVolume, and CorruptFile for one that was
+        found damaged."""
         with ExitStack() as stack:
             with recording(self.root):
                 stack.enter_context(_held(self._make_directory(id.model), id))
             # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
             # snapshot invisible, so one of the two always sees the other.
-            if not self._snapshots.exists(id):
-                raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
+            with disk_errors_in(self.root):
+                self._snapshots.require_whole(id)
             with recording(self.root):
                 self._usage.touch(id)
             yield self._layout.snapshot(id)

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.errors import BlobMissing, CorruptFile, PaddockError, SnapshotDiffers, UnsafeName
-from paddock.model.artifact import Manifest
+from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, PaddockError, SnapshotDiffers, UnsafeName
+from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256, parse_revision
 from paddock.model.reference import SnapshotId, parse_variant
 from paddock.store import durable
@@ -60,6 +60,25 @@ class Snapshots:
             return self.read(id) is not None
         except CorruptFile:
             return True
+
+    def require_whole(self, id: SnapshotId) -> None:
+        """Check that each file of a snapshot is its blob, before its bytes are used: a damaged blob was quarantined, so
+        that it is not. Raises NotOnVolume, and CorruptFile."""
+        manifest = self.read(id)
+        if manifest is None:
+            raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
+        for file in manifest.files:
+            if self._is_blob(self._layout.snapshot(id) / file.path, file):
+                continue
+            reason = "is another file than its blob"
+            if self._blobs.quarantined(file.sha256):
+                reason = "was found damaged"
+            elif not self._blobs.has(file.sha256, file.size):
+                reason = "has lost its blob"
+            raise CorruptFile(
+                f"{file.path} of {id.short} on {self._layout.label} {reason}",
+                cure=f"repair it with `paddock verify {id} --repair`",
+            )
 
     def all(self, model: ModelName | None = None) -> list[Manifest]:
         """The manifests of one model or of all, sorted by repository and creation. One that cannot be read is left out,
@@ -200,13 +219,16 @@ class Snapshots:
             published = self.read(manifest.id)
             if published is None or not same_files(published, manifest):
                 return False
-            return all(
-                (blob := self._blobs.status(file.sha256)) is not None
-                and blob.st_size == file.size
-                and os.path.samestat((final / file.path).stat(), blob)
-                for file in manifest.files
-            )
+            return all(self._is_blob(final / file.path, file) for file in manifest.files)
         except (CorruptFile, OSError):
+            return False
+
+    def _is_blob(self, path: Path, file: SnapshotFile) -> bool:
+        """Whether a snapshot's file is the blob itself, by a hard link or a symbolic one."""
+        blob = self._blobs.status(file.sha256)
+        try:
+            return blob is not None and blob.st_size == file.size and os.path.samestat(path.stat(), blob)
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _build(self, staged: Path, manifest: Manifest) -> None:

@@ -43,11 +43,11 @@ class Verifications:
 
     @disk_errors
     def record(self, sha256: Sha256, where: str = ON_VOLUME, *, tag: str | None = None) -> None:
-        """Record that the blob was verified now."""
+        """Record that the blob was verified now. It is not fsynced: a record that a power loss takes is made again."""
         path = self._layout.verification(sha256, where)
         self._layout.make_directory(path.parent)
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        write_atomically(path, json.dumps({"at": at, "tag": tag}).encode())
+        write_atomically(path, json.dumps({"at": at, "tag": tag}).encode(), sync=False)
 
     @disk_errors
     def last(self, sha256: Sha256, where: str = ON_VOLUME) -> Verification | None:

@@ -32,7 +32,7 @@ from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
-from paddock.store.volume.verifications import Verifications
+from paddock.store.volume.verifications import ON_VOLUME, Verifications
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,22 @@ class Volume(Store):
     @disk_errors
     def quarantine(self, sha256: Sha256) -> Path:
         """Move a damaged blob to the quarantine, and return its path there. Snapshots keep their links to the damaged
-        bytes until they are published again with the repaired blob. Raises NotOnVolume."""
-        return self._blobs.quarantine(sha256)
+        bytes until they are published again with the repaired blob, and cannot be leased or promoted until then. Raises
+        NotOnVolume."""
+        path = self._blobs.quarantine(sha256)
+        self.verifications.forget(sha256, ON_VOLUME)
+        return path
+
+    @disk_errors
+    def keep_damaged(self, path: Path, sha256: Sha256) -> None:
+        """Link a snapshot's damaged file into the quarantine, where its blob is gone: a repair takes what is sound of
+        it."""
+        self._blobs.keep_damaged(path, sha256)
+
+    @disk_errors
+    def add_link(self, path: Path, sha256: Sha256, size: int) -> None:
+        """Make a blob again of a snapshot's file, whose bytes the caller has verified."""
+        self._blobs.add_link(path, sha256, size)
 
     @disk_errors
     def quarantined(self, sha256: Sha256) -> list[Path]:
@@ -150,9 +164,10 @@ class Volume(Store):
 
     @disk_errors
     def drop_quarantined(self, sha256: Sha256) -> None:
-        """Remove the damaged copies of a blob, once it is repaired."""
+        """Remove the damaged copies of a blob, once it is repaired. What was no file in its place stays."""
         for path in self._blobs.quarantined(sha256):
-            durable.remove(path)
+            if path.is_symlink() or not path.is_dir():
+                durable.remove(path)
 
     # Snapshots
 
@@ -165,7 +180,8 @@ class Volume(Store):
         return self._snapshots.all(model)
 
     @disk_errors
-    def ids(self, model: ModelName) -> list[SnapshotId]:
+    def ids(self, model: ModelName | None = None) -> list[SnapshotId]:
+        """As `Store.ids`; without a model, those of all."""
         return list(self._snapshots.ids(model))
 
     @disk_errors
@@ -243,8 +259,8 @@ class Volume(Store):
     def promote(self, id: SnapshotId, *, reason: str, default: bool = True, operation: str | None = None) -> Promotion:
         """Promote a published snapshot, and make its variant the model's default unless `default` is False.
 
-        The same `operation` is carried out once. Promoting what is promoted writes nothing. Raises NotOnVolume, and
-        NoPermission for a name in the root that something else has.
+        The same `operation` is carried out once. Promoting what is promoted writes nothing. Raises NotOnVolume,
+        CorruptFile for a damaged snapshot, and NoPermission for a name in the root that something else has.
         """
         return self.promotions.promote(id, reason=reason, default=default, operation=operation)
 
@@ -273,7 +289,8 @@ class Volume(Store):
 
     def lease(self, id: SnapshotId) -> AbstractContextManager[Path]:
         """Hold a serve lease: the snapshot is in use, and is not removed, until the block ends. Yields its directory.
-        On a volume that cannot be written, there is no lease. Raises NotOnVolume."""
+        On a volume that cannot be written, there is no lease. Raises NotOnVolume, and CorruptFile for a snapshot that
+        was found damaged and not repaired yet."""
         return self._leases.hold(id)
 
     def in_use(self, id: SnapshotId) -> bool:

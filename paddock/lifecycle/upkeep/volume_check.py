@@ -1,0 +1,114 @@
+"""Check one blob of the volume: the blob itself, and the files of snapshots that should be links to it.
+
+A damaged blob is quarantined at once, so that no snapshot with it is served. The bytes of each file are read once,
+however many snapshots link it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddock.errors import PaddockError
+from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.store import repair
+from paddock.store.blob_check import BlobCheck, Pace, check_file
+from paddock.store.named_blobs import NamedBlob
+from paddock.store.volume import Volume
+
+_Inode = tuple[int, int]
+OnSegment = Callable[[int, tuple[int, ...]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedUse:
+    """A file of a snapshot: `check` is of its own bytes, and `is_blob` says whether it is the blob itself."""
+
+    manifest: Manifest
+    file: SnapshotFile
+    path: Path
+    check: BlobCheck
+    is_blob: bool
+
+    @property
+    def ok(self) -> bool:
+        return self.check.ok and self.is_blob
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBlob:
+    """A blob as it was found: `check` is of the blob's own file."""
+
+    blob: NamedBlob
+    check: BlobCheck
+    uses: tuple[CheckedUse, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.check.ok and all(use.ok for use in self.uses)
+
+    @property
+    def sound_copy(self) -> Path | None:
+        """A file of a snapshot with the blob's bytes, where the blob itself has lost them."""
+        return next((use.path for use in self.uses if use.check.ok and not use.is_blob), None)
+
+
+def check_blob(
+    volume: Volume,
+    blob: NamedBlob,
+    pace: Pace,
+    *,
+    first: int = 0,
+    bad: tuple[int, ...] = (),
+    on_segment: OnSegment = lambda *_: None,
+) -> CheckedBlob:
+    """Read a blob, and each file of a snapshot that should be a link to it and is not; quarantine a damaged blob.
+
+    `first`, `bad` and `on_segment` are those of `blob_check.compare`, for the blob. Raises OutOfTime.
+    """
+    path = volume.blob_path(blob.sha256)
+    check, status = check_file(path, blob, pace, first=first, bad=bad, on_segment=on_segment)
+    results: dict[_Inode, BlobCheck] = {} if status is None else {_inode(status): check}
+    if check.damage and os.path.lexists(path):
+        _quarantine(volume, blob, status)
+    uses: list[CheckedUse] = []
+    for manifest, file in blob.uses:
+        at = volume.snapshot_path(manifest.id) / file.path
+        inode = _inode_of(at)
+        found = results.get(inode) if inode else None
+        if found is None:
+            found, read = check_file(at, blob, pace, follow=True)
+            if read is not None:
+                results[_inode(read)] = found
+                if found.damage and not check.ok:
+                    _keep(volume, at, blob)
+        uses.append(CheckedUse(manifest, file, at, found, status is not None and inode == _inode(status)))
+    return CheckedBlob(blob, check, tuple(uses))
+
+
+def _quarantine(volume: Volume, blob: NamedBlob, status: os.stat_result | None) -> None:
+    """Quarantine the file that was read, or what is no file in a blob's place. A blob that was repaired since stays."""
+    now = _inode_of(volume.blob_path(blob.sha256))
+    if status is None or now == _inode(status):
+        repair.quarantine(volume, blob.sha256)
+
+
+def _keep(volume: Volume, path: Path, blob: NamedBlob) -> None:
+    """Keep a snapshot's damaged file for the repair, and tell a server that has it loaded."""
+    if not volume.quarantined(blob.sha256):
+        with suppress(PaddockError):  # the whole file is fetched instead
+            volume.keep_damaged(path, blob.sha256)
+
+
+def _inode(status: os.stat_result) -> _Inode:
+    return status.st_dev, status.st_ino
+
+
+def _inode_of(path: Path) -> _Inode | None:
+    try:
+        return _inode(path.stat())
+    except OSError:
+        return None
