@@ -97,7 +97,8 @@ def serve(
     """Serve until SIGTERM or SIGINT, and return the signal; outside the main thread, until `stop` is set.
 
     `release` is called when the engine of `spec` has ended: at the end, or after a switch to another revision. With
-    `follows`, the server switches to the revision that this name stands for, whenever that changes.
+    `follows`, the server switches to the revision that this name stands for, whenever that changes, and refuses
+    requests while its files are damaged.
 
     A signal is also returned if it arrives before `on_ready` was called: a caller that derives an exit status must
     check that.
@@ -232,6 +233,7 @@ class _Service:
             lambda prepared: self._revision(prepared.spec, prepared.release),
             every_s=self._limits.follow_s,
             on_result=on_result,
+            damaged_reason=UNAVAILABLE_REASONS[State.DAMAGED],
         )
         await follower.run()
 

@@ -14,9 +14,10 @@ from paddock.lifecycle.run.follow import PromotedName, beside_engines, followed_
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import Machine
-from paddock.model.names import ModelName
+from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference, SnapshotId
 from paddock.serving.spec import ServeSpec
+from paddock.serving.switch.follow import Stored
 from paddock.serving.switch.revision import EngineMemory
 from paddock.settings import Settings
 from paddock.store.history import Promoted
@@ -60,8 +61,7 @@ def test_a_server_follows_the_name_that_it_was_given(
     clients: Clients, name: str, seen: list[tuple[str, str] | None]
 ) -> None:
     volume = clients.volume
-    followed = followed_name(clients, Reference.parse(name), no_plan)
-    assert followed is not None
+    followed = followed_name(clients, Reference.parse(name), SnapshotId(MODEL, A, Q8), no_plan)
     found = [followed.promoted()]
     for revision, variant in ((A, Q4), (B, Q4)):
         volume.promote(SnapshotId(MODEL, revision, variant), reason="test")
@@ -76,12 +76,59 @@ def test_a_server_follows_the_name_that_it_was_given(
 
 @pytest.mark.parametrize("name", [f"org/name@{A}", f"org/name:Q8_0@{A[:8]}"])
 def test_a_revision_in_the_name_follows_nothing(clients: Clients, name: str) -> None:
-    assert followed_name(clients, Reference.parse(name), no_plan) is None
+    served = SnapshotId(MODEL, A, Q8)
+    followed = followed_name(clients, Reference.parse(name), served, no_plan)
+    clients.volume.promote(SnapshotId(MODEL, B, Q8), reason="test")
+    assert followed.promoted() == served
+    clients.volume.promote(served, reason="test")
 
 
 def test_a_setting_switches_it_off(clients: Clients) -> None:
     fixed = replace(clients, settings=clients.settings.model_copy(update={"follow_promotion": False}))
-    assert followed_name(fixed, Reference.parse("org/name"), no_plan) is None
+    served = SnapshotId(MODEL, A, Q8)
+    followed = followed_name(fixed, Reference.parse("org/name"), served, no_plan)
+    clients.volume.promote(SnapshotId(MODEL, B, Q8), reason="test")
+    assert followed.promoted() == served
+    clients.volume.promote(served, reason="test")
+
+
+def inodes(volume: Volume, sha256: Sha256) -> set[tuple[int, int]]:
+    inode = volume.blob_inode(sha256)
+    return {inode} if inode else set()
+
+
+@pytest.mark.parametrize("name", ["org/name", f"org/name@{A}", None])
+def test_a_server_learns_that_its_files_were_damaged_and_repaired(clients: Clients, name: str | None) -> None:
+    volume, served = clients.volume, SnapshotId(MODEL, A, Q8)
+    manifest = volume.snapshot(served)
+    assert manifest is not None
+    (file,) = manifest.files
+    content = volume.blob_path(file.sha256).read_bytes()
+    followed = followed_name(clients, Reference.parse(name) if name else None, served, no_plan)
+    loaded = inodes(volume, file.sha256)
+    assert followed.stored(served, loaded) is Stored.SOUND
+    volume.quarantine(file.sha256)
+    assert followed.stored(served, loaded) is Stored.DAMAGED
+    volume.add_bytes(content)
+    assert followed.stored(served, loaded) is Stored.DAMAGED, "its snapshot has the damaged file still"
+    volume.publish(manifest)
+    assert followed.stored(served, loaded) is Stored.REPAIRED
+    volume.drop_quarantined(file.sha256)
+    assert followed.stored(served, inodes(volume, file.sha256)) is Stored.SOUND
+
+
+def test_a_blob_that_a_person_deleted_does_not_stop_a_server(clients: Clients) -> None:
+    served = SnapshotId(MODEL, A, Q8)
+    manifest = clients.volume.snapshot(served)
+    assert manifest is not None
+    (file,) = manifest.files
+    followed = followed_name(clients, None, served, no_plan)
+    loaded = inodes(clients.volume, file.sha256)
+    blob = clients.volume.blob_path(file.sha256)
+    blob.unlink()
+    assert followed.stored(served, loaded) is Stored.SOUND
+    clients.volume.add_link(clients.volume.snapshot_path(served) / file.path, file.sha256, file.size)
+    assert clients.volume.is_whole(manifest)
 
 
 class CountingVolume(Volume):

@@ -6,7 +6,7 @@ engines, the server needs no pause; it is never reduced for that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,12 @@ from paddock.errors import DoesNotFit, NotOnVolume
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
+from paddock.model.quantization import is_gguf
 from paddock.model.reference import Reference, SnapshotId, same_variant
 from paddock.planning.fitting import check_fits, read_footprint
 from paddock.planning.placement import gpu_bytes
 from paddock.serving.spec import ServeSpec
-from paddock.serving.switch.follow import PreparedRevision
+from paddock.serving.switch.follow import FollowedName, PreparedRevision, Stored
 from paddock.serving.switch.revision import EngineMemory
 from paddock.store.volume import Volume
 
@@ -31,16 +32,16 @@ MakeSpec = Callable[[Manifest, Path, Machine], ServeSpec]
 """Plans a snapshot in a directory for a machine. Raises PaddockError."""
 
 
-def followed_name(clients: Clients, wanted: Reference, plan: MakeSpec) -> PromotedName | None:
-    """Return the name that a server of `wanted` follows: None if `wanted` has a revision, or with
-    PADDOCK_FOLLOW_PROMOTION=0."""
-    if wanted.ref is not None or not clients.settings.follow_promotion:
-        return None
+def followed_name(clients: Clients, wanted: Reference | None, served: SnapshotId, plan: MakeSpec) -> FollowedName:
+    """Return the name that a server of the snapshot `served` follows. It stands for that snapshot for ever if `wanted`
+    has a revision or is None, or with PADDOCK_FOLLOW_PROMOTION=0."""
+    if wanted is None or wanted.ref is not None or not clients.settings.follow_promotion:
+        return PromotedName(clients.volume, served.reference, plan, fixed=served)
     return PromotedName(clients.volume, replace(wanted, model=clients.volume.spelled(wanted.model)), plan)
 
 
-class PromotedName:
-    """The snapshot that `org/name` or `org/name:VARIANT` stands for on a volume."""
+class PromotedName(FollowedName):
+    """The snapshot that `org/name` or `org/name:VARIANT` stands for on a volume; always `fixed` if that is given."""
 
     def __init__(
         self,
@@ -49,19 +50,42 @@ class PromotedName:
         plan: MakeSpec,
         *,
         machine: Callable[[], Machine] = this_machine,
+        fixed: SnapshotId | None = None,
     ) -> None:
         self._volume = volume
         self._wanted = wanted
         self._plan = plan
         self._machine = machine
+        self._fixed = fixed
         self._state: tuple[object, SnapshotId | None] | None = None
+        self._manifests: dict[SnapshotId, Manifest | None] = {}
 
     def promoted(self) -> SnapshotId | None:
         """Return the snapshot that the name stands for, or None. Links and history are read only after a change."""
+        if self._fixed is not None:
+            return self._fixed
         fingerprint = self._volume.promotions.fingerprint(self._wanted.model)
         if self._state is None or self._state[0] != fingerprint:
             self._state = fingerprint, self._read()
         return self._state[1]
+
+    def stored(self, id: SnapshotId, inodes: Collection[tuple[int, int]]) -> Stored:
+        """Compare the loaded files with the blobs. A blob that is gone without a damaged copy was deleted by a person:
+        what is loaded is sound."""
+        if id not in self._manifests:
+            self._manifests[id] = self._volume.snapshot(id)
+        manifest = self._manifests[id]
+        if manifest is None:
+            return Stored.SOUND
+        blobs = {file: self._volume.blob_inode(file.sha256) for file in manifest.files if is_gguf(file.path)}
+        if set(inodes) <= set(blobs.values()):
+            return Stored.SOUND
+        missing = [file for file, inode in blobs.items() if inode is None]
+        if any(self._volume.quarantined(file.sha256) for file in missing):
+            return Stored.DAMAGED
+        if missing:
+            return Stored.SOUND
+        return Stored.REPAIRED if self._volume.is_whole(manifest) else Stored.DAMAGED
 
     def _read(self) -> SnapshotId | None:
         promoted, wanted = self._volume.promoted(self._wanted.model), self._wanted.variant

@@ -148,7 +148,7 @@ def serve_snapshot(
             program=program,
             stop=stop,
             release=lease.close,
-            follows=followed_name(clients, name, plan) if name else None,
+            follows=followed_name(clients, name, manifest.id, plan),
         )
 
 

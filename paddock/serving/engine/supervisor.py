@@ -34,6 +34,7 @@ class State(StrEnum):
     READY = "ready"
     RESTARTING = "restarting"
     SWITCHING = "switching"
+    DAMAGED = "damaged"
     STOPPING = "stopping"
     FAILED = "failed"
 

@@ -58,6 +58,7 @@ ELSEWHERE = {
 UNAVAILABLE_REASONS = {
     State.STARTING: "the model is being loaded",
     State.RESTARTING: "the engine is being restarted",
+    State.DAMAGED: "the stored files of the model were found damaged: repair them with `paddock verify --repair`",
     State.STOPPING: "this server is shutting down",
     State.FAILED: "the engine failed, and this server is shutting down",
 }

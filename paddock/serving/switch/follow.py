@@ -1,5 +1,8 @@
 """Follow the promotions of the served model: look what its name stands for, and switch to it.
 
+A look also finds out whether the loaded files were found damaged. Then the server refuses requests, until it has loaded
+the repaired files of the same snapshot, or another one.
+
 A look, the plan and the lease touch the volume, and so run in threads. A promotion that comes during a switch cancels
 it: the last one wins. A revision that failed is tried again when the name has stood for another one in between.
 """
@@ -8,18 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from paddock.errors import PaddockError
 from paddock.model.reference import SnapshotId
+from paddock.serving.engine.supervisor import State
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.revision import EngineMemory, ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
 from paddock.serving.threads import in_thread
 
 _LOG = logging.getLogger(__name__)
+_RELOAD_AGAIN_S = 30.0
+
+
+class Stored(Enum):
+    """The state of loaded files on the volume: as they were loaded, found damaged, or repaired, which gives a file
+    another inode."""
+
+    SOUND = auto()
+    DAMAGED = auto()
+    REPAIRED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +49,14 @@ class PreparedRevision:
 class FollowedName(Protocol):
     """The name that a server follows. Its methods may block for long, and are called in threads.
 
-    `promoted` returns what the name stands for, None for nothing. `prepare` leases and plans a snapshot for this
-    machine, on which these engines are loaded. Both raise PaddockError.
+    `promoted` returns what the name stands for, None for nothing. `stored` is the state of files of a snapshot that are
+    loaded, by their inodes. `prepare` leases and plans a snapshot for this machine, on which these engines are loaded.
+    All raise PaddockError.
     """
 
     def promoted(self) -> SnapshotId | None: ...
+
+    def stored(self, id: SnapshotId, inodes: Collection[tuple[int, int]]) -> Stored: ...
 
     def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision: ...
 
@@ -46,7 +64,8 @@ class FollowedName(Protocol):
 class Follower:
     """Keep a switch on the revision that a name stands for, until `run` is cancelled.
 
-    `open_revision` opens a prepared revision. `on_result` is called after each attempt, with the revision that is
+    `open_revision` opens a prepared revision. Requests that wait for a damaged one are refused with `damaged_reason`.
+    `on_result` is called after each attempt, with the revision that is
     served now; None if it failed.
     """
 
@@ -58,6 +77,7 @@ class Follower:
         *,
         every_s: float,
         on_result: Callable[[ServeSpec | None], Awaitable[None]],
+        damaged_reason: str,
     ) -> None:
         self._name = name
         self._switch = switch
@@ -66,6 +86,9 @@ class Follower:
         self._on_result = on_result
         self._wanted = switch.current.spec.id
         self._changed = asyncio.Event()
+        self._damaged_reason = damaged_reason
+        self._repaired: ServedRevision | None = None
+        self._reload_after = 0.0
 
     async def run(self) -> None:
         looking = asyncio.create_task(self._look())
@@ -73,8 +96,12 @@ class Follower:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if self._wanted != self._switch.current.spec.id:
-                    await self._switch_until_changed(self._wanted)
+                current, wanted = self._switch.current, self._wanted
+                if wanted != current.spec.id or current is self._repaired:
+                    await self._switch_until_changed(wanted)
+                if current is self._repaired is self._switch.current and wanted == self._wanted != current.spec.id:
+                    await self._switch_until_changed(current.spec.id)
+                self._repaired = None
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -85,6 +112,8 @@ class Follower:
         while True:
             await asyncio.sleep(self._every_s)
             try:
+                for revision in self._switch.loaded:
+                    await self._check_stored(revision)
                 wanted = await in_thread(self._name.promoted)
             except Exception as error:  # whatever fails, the server goes on
                 if (reason := _reason(error)) != failure:
@@ -95,6 +124,20 @@ class Follower:
             if wanted is not None and wanted != self._wanted:
                 self._wanted = wanted
                 self._changed.set()
+
+    async def _check_stored(self, revision: ServedRevision) -> None:
+        """Withdraw a revision whose files were found damaged, and load it again once they are repaired."""
+        stored = await in_thread(lambda: self._name.stored(revision.spec.id, revision.inodes))
+        if stored is Stored.SOUND:
+            return
+        if self._switch.state is not State.DAMAGED:
+            _LOG.warning("files of %s were found damaged: no request is answered from them", revision.spec.id)
+        await self._switch.withdraw(revision, self._damaged_reason)
+        now = asyncio.get_running_loop().time()
+        if stored is Stored.REPAIRED and revision is self._switch.current and now >= self._reload_after:
+            self._reload_after = now + _RELOAD_AGAIN_S
+            self._repaired = revision
+            self._changed.set()
 
     async def _switch_until_changed(self, id: SnapshotId) -> None:
         switching = asyncio.create_task(self._try_to_switch(id))
@@ -122,11 +165,15 @@ class Follower:
             await self._on_result(self._switch.current.spec)
 
     async def _switch_to(self, id: SnapshotId) -> None:
-        earlier = self._switch.find_draining(f"{id.variant}@{id.revision}")
+        current = self._switch.current.spec.id
+        earlier = self._switch.find_draining(f"{id.variant}@{id.revision}") if id != current else None
         if earlier is not None:
             self._switch.take_over(earlier)
             return
-        _LOG.info("%s is promoted: preparing the switch from %s", id, self._switch.current.spec.id)
+        if id == current:
+            _LOG.info("the files of %s are repaired: preparing to load them", id)
+        else:
+            _LOG.info("%s is promoted: preparing the switch from %s", id, current)
         prepared = await self._prepare(id)
         while not prepared.beside and len(self._switch.memory) > 1:
             await in_thread(prepared.release)

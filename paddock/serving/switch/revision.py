@@ -6,6 +6,7 @@ to a revision.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class EngineMemory:
 class ServedRevision:
     """A revision with its supervisor and client. The constructor opens the model's files, and starts nothing.
 
-    `on_lost` is called when its engine is lost while it serves. `release` is called once, by `close`.
+    `inodes` are (device, inode) of the open files: every start of the engine reads the same bytes. `on_lost` is called
+    when its engine is lost while it serves. `release` is called once, by `close`.
 
     Raises NoSuchFile, NoPermission, MissingShard.
     """
@@ -64,6 +66,7 @@ class ServedRevision:
         with ExitStack() as resources:
             resources.callback(release)
             model = resources.enter_context(open_model(spec))
+            self.inodes = frozenset((one.st_dev, one.st_ino) for one in map(os.fstat, model.descriptors))
             home = Path(resources.enter_context(TemporaryDirectory(prefix="paddock-", ignore_cleanup_errors=True)))
             self.supervisor = Supervisor(
                 lambda: EngineProcess(server, model, home),

@@ -3,6 +3,8 @@
     beside   load the new engine -> new requests go to it -> the old one ends its answers, and is stopped
     alone    hold the queue -> the old engine ends its answers, and is stopped -> load the new one -> release the queue
 
+    damaged  stop the engine -> refuse requests -> load the repaired files, beside or alone
+
 A new engine that fails changes nothing *beside*: the old one still serves. *Alone*, the old one is loaded again, and
 requests wait in the queue meanwhile. An answer is given by one engine from its beginning to its end.
 """
@@ -46,12 +48,15 @@ class RevisionSwitch:
         self._holding = False
         self._stopping = False
         self._earlier_restarts = 0
+        self._withdrawn: ServedRevision | None = None
 
     @property
     def state(self) -> State:
         state = self.current.supervisor.state
         if self._stopping:
             return State.FAILED if state is State.FAILED else State.STOPPING
+        if self._withdrawn is self.current:
+            return State.DAMAGED
         return State.SWITCHING if self._holding else state
 
     @property
@@ -67,7 +72,7 @@ class RevisionSwitch:
     @property
     def memory(self) -> list[EngineMemory]:
         """The memory of each loaded engine."""
-        return [revision.memory for revision in self.loaded]
+        return [revision.memory for revision in self.loaded if revision is not self._withdrawn]
 
     @property
     def loaded(self) -> list[ServedRevision]:
@@ -137,6 +142,16 @@ class RevisionSwitch:
             self._holding = False
         self.take_over(revision)
 
+    async def withdraw(self, revision: ServedRevision, reason: str) -> None:
+        """Give no further answer from a revision: its stored files were found damaged. Its engine is stopped at once,
+        which cuts off the answers that it gives; requests that wait are refused with `reason`."""
+        if revision is self.current and revision is not self._withdrawn and not self._stopping:
+            self._withdrawn = revision
+            self._queue.hold()
+            self._queue.abort_waiting(reason)
+            await self._stop_supervising()
+        await revision.supervisor.stop(now=True)
+
     def begin_shutdown(self) -> None:
         """Enter the state `stopping`: engines end their answers, and one that dies is not started again."""
         self._stopping = True
@@ -205,7 +220,9 @@ class RevisionSwitch:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _return_to(self, previous: ServedRevision) -> None:
-        """Serve the revision again that a new one was to replace."""
+        """Serve the revision again that a new one was to replace, unless it is damaged."""
+        if previous is self._withdrawn:
+            return
         if not previous.is_ready:
             _LOG.info("%s is loaded again", previous.spec.id)
             await previous.supervisor.stop(now=True)  # the stop before may have been cancelled

@@ -80,6 +80,18 @@ class Snapshots:
                 cure=f"repair it with `paddock verify {id} --repair`",
             )
 
+    def is_whole(self, manifest: Manifest) -> bool:
+        """Whether the snapshot is visible, and each of its files is the blob itself. A damaged blob that was replaced
+        needs a new link."""
+        try:
+            published = self.read(manifest.id)
+            if published is None or not same_files(published, manifest):
+                return False
+            final = self._layout.snapshot(manifest.id)
+            return all(self._is_blob(final / file.path, file) for file in manifest.files)
+        except (CorruptFile, OSError):
+            return False
+
     def all(self, model: ModelName | None = None) -> list[Manifest]:
         """The manifests of one model or of all, sorted by repository and creation. One that cannot be read is left out,
         with a warning."""
@@ -146,7 +158,7 @@ class Snapshots:
                 cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
             )
         manifest = published or manifest  # the manifest that was published first stays
-        while not self._is_linked(final, manifest):
+        while not self.is_whole(manifest):
             parent = self._layout.make_directory(final.parent)
             try:
                 self._build_and_place(final, manifest)
@@ -188,7 +200,7 @@ class Snapshots:
     def _build_and_place(self, final: Path, manifest: Manifest) -> None:
         with durable.staged_directory(final.parent) as staged:
             self._build(staged, manifest)
-            if not self._is_linked(final, manifest):  # another process may have published it meanwhile
+            if not self.is_whole(manifest):  # another process may have published it meanwhile
                 durable.place_directory(staged, final)
             durable.sync_directory(final.parent)
 
@@ -211,17 +223,6 @@ class Snapshots:
             return self.read(id)
         except CorruptFile:
             return None
-
-    def _is_linked(self, final: Path, manifest: Manifest) -> bool:
-        """Whether the snapshot is visible, and each of its files is the blob itself. A damaged blob that was replaced
-        needs a new link."""
-        try:
-            published = self.read(manifest.id)
-            if published is None or not same_files(published, manifest):
-                return False
-            return all(self._is_blob(final / file.path, file) for file in manifest.files)
-        except (CorruptFile, OSError):
-            return False
 
     def _is_blob(self, path: Path, file: SnapshotFile) -> bool:
         """Whether a snapshot's file is the blob itself, by a hard link or a symbolic one."""

@@ -128,6 +128,12 @@ class Volume(Store):
         return self._blobs.add(staged, sha256, size)
 
     @disk_errors
+    def blob_inode(self, sha256: Sha256) -> tuple[int, int] | None:
+        """(device, inode) of a blob's file: another one after a repair. None where it is not there."""
+        status = self._blobs.status(sha256)
+        return None if status is None else (status.st_dev, status.st_ino)
+
+    @disk_errors
     def renew_blob(self, sha256: Sha256) -> None:
         """Set a blob's age to zero, so that `collect` does not remove it before it is published. Raises BlobMissing."""
         self._blobs.renew(sha256)
@@ -183,6 +189,12 @@ class Volume(Store):
     def ids(self, model: ModelName | None = None) -> list[SnapshotId]:
         """As `Store.ids`; without a model, those of all."""
         return list(self._snapshots.ids(model))
+
+    @disk_errors
+    def is_whole(self, manifest: Manifest) -> bool:
+        """Whether the snapshot is visible, and each of its files is the blob itself: else it was found damaged, and is
+        not repaired yet."""
+        return self._snapshots.is_whole(manifest)
 
     @disk_errors
     def publish(self, manifest: Manifest) -> None:
