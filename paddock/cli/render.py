@@ -109,6 +109,8 @@ def render_restoration(result: Pulled | Restored) -> None:
     for item in result.acquired:
         _row(table, item.file.path, human_bytes(item.file.size), item.origin, item.file.sha256[:16])
     _out().print(table)
+    for evicted in result.published.evicted:
+        print_line(evicted.line)
     state = "promoted" if result.promoted else "not promoted"
     manifest = result.manifest
     print_line(

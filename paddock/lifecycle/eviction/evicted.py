@@ -19,6 +19,11 @@ class EvictionRow:
     bytes: int
     reason: str
 
+    @property
+    def line(self) -> str:
+        """The sentence on a snapshot that was removed."""
+        return f"{self.id.short} was evicted, {human_bytes(self.bytes)} freed: {self.reason}"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "model": str(self.id.model),

@@ -81,7 +81,7 @@ class Disk:
     def require(self, need_bytes: int, *, files: int = 0) -> None:
         """Raise NotEnoughDisk unless `need_bytes` fit beside a reserve, and there are inodes for so many new files of a
         snapshot."""
-        self._require_inodes(_INODES + files * _INODES_PER_FILE if files else 0)
+        self.require_inodes(files)
         free, total = self._sizes()
         reserve = _reserve(total)
         missing = need_bytes + reserve - free
@@ -92,7 +92,10 @@ class Disk:
                 cure="free space there (`paddock rm`), or choose a smaller quantization",
             )
 
-    def _require_inodes(self, needed: int) -> None:
+    @disk_errors
+    def require_inodes(self, files: int) -> None:
+        """Raise NotEnoughDisk unless there are inodes for so many new files of a snapshot."""
+        needed = _INODES + files * _INODES_PER_FILE if files else 0
         status = self._status()
         if status.f_files and status.f_favail < needed:  # without a number of files there is no limit
             raise NotEnoughDisk(
