@@ -30,6 +30,8 @@ from paddock.network import Network
 MIB = 1024 * 1024
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_SIZE = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,6})?)\s*%", re.ASCII)
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -89,6 +91,12 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_KEEP_REVISIONS",
         description="How many of the newest distinct weights of a variant stay on the volume, in addition to what is "
         "promoted, pinned or used; `0` keeps all",
+    )
+    keep_bytes: str | None = Field(
+        default=None,
+        validation_alias="PADDOCK_KEEP_BYTES",
+        description="Budget of `paddock gc` for the files on the volume: a size such as `500GiB`, or a share of the "
+        "disk such as `80%`; unset: no budget",
     )
     segment_bytes: int = Field(
         default=64 * MIB,
@@ -255,6 +263,13 @@ class Settings(BaseModel):
         if not path.is_absolute():
             raise ValueError("expected an absolute path")
         return path
+
+    @field_validator("keep_bytes")
+    @classmethod
+    def _budget(cls, value: str | None) -> str | None:
+        if value is not None and not _SIZE.fullmatch(value) and not _SHARE.fullmatch(value):
+            raise ValueError("expected a size such as 500GiB, or a share of the disk from 0% to 100%")
+        return value
 
     @field_validator("s3_uri")
     @classmethod

@@ -24,6 +24,7 @@ from paddock.lifecycle.acquire.plan import AcquisitionPlan
 from paddock.lifecycle.assess.chat_template import ChatTemplateCheck
 from paddock.lifecycle.assess.data_docs import DataDocs
 from paddock.lifecycle.assess.preflight import Preflight
+from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.run.serve import Serving
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.tuning import Tuning
@@ -41,7 +42,8 @@ _SHOWN_CHARACTERS = 20_000
 
 
 def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
-    """Table of the files to fetch, with their origins, and of the variants that were not chosen, with the reasons."""
+    """Table of the files to fetch, with their origins, of the variants that were not chosen, with the reasons, and of
+    the snapshots that were evicted to make room."""
     rows: list[dict[str, Any]] = [
         {
             "file": row.file.path,
@@ -62,6 +64,10 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
         }
         for candidate in plan.choice.candidates
         if not candidate.chosen
+    ]
+    rows += [
+        {"file": row.id.short, "size": human_bytes(row.bytes), "from": "evicted", "why": row.reason, "sha256": ""}
+        for row in plan.evicted
     ]
     create_table_artifact(
         key=subject.key("files"),
@@ -253,8 +259,11 @@ def copy(subject: ArtifactSubject, copied: CopyResult | None) -> None:
     create_table_artifact(key=subject.key("copy"), table=rows, description=f"{subject.name}: {summary}")
 
 
-def restoration(subject: ArtifactSubject, acquired: Sequence[Acquired], *, seconds: float) -> None:
-    """Table of the files that were fetched from S3, with the rate, and of those that the volume had."""
+def restoration(
+    subject: ArtifactSubject, acquired: Sequence[Acquired], evicted: Sequence[EvictionRow] = (), *, seconds: float
+) -> None:
+    """Table of the files that were fetched from S3, with the rate, of those that the volume had, and of the snapshots
+    that were evicted to make room."""
     rows: list[dict[str, Any]] = [
         {
             "file": item.file.path,
@@ -264,6 +273,10 @@ def restoration(subject: ArtifactSubject, acquired: Sequence[Acquired], *, secon
             "sha256": item.file.sha256,
         }
         for item in acquired
+    ]
+    rows += [
+        {"file": row.id.short, "size": human_bytes(row.bytes), "from": "evicted", "fetched": row.reason, "sha256": ""}
+        for row in evicted
     ]
     fetched = sum(item.transferred_bytes for item in acquired)
     existing = sum(item.origin == "volume" for item in acquired)

@@ -88,7 +88,7 @@ def _findings(run: StepRun, result: Any) -> None:
 
 
 def _restoration(run: StepRun, published: Any) -> None:
-    artifacts.restoration(run.subject(), published.acquired, seconds=run.fetch_seconds)
+    artifacts.restoration(run.subject(), published.acquired, published.evicted, seconds=run.fetch_seconds)
 
 
 def _promotion(run: StepRun, change: Any) -> None:

@@ -30,6 +30,7 @@ SAMPLES = {
     "printable(file)": "dir/model-Q8_0.gguf",
     "command": "pull",
     "option": "--verbose",
+    "limit_bytes": "1000",
 }
 """Sample values for the placeholders in messages, by their expressions."""
 ARGUMENTS = {"MODEL": "org/name", "SOURCE": "org/name:Q8_0"}

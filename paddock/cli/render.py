@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.acquire.restore import Restored
     from paddock.lifecycle.assess.inspect import Inspection
     from paddock.lifecycle.assess.preflight import Preflight
+    from paddock.lifecycle.eviction.evicted import Evicted
     from paddock.lifecycle.onboard import Onboarded
     from paddock.lifecycle.promote.retention import Pruned
     from paddock.lifecycle.run.serve import Serving
@@ -108,6 +109,8 @@ def render_restoration(result: Pulled | Restored) -> None:
     for item in result.acquired:
         _row(table, item.file.path, human_bytes(item.file.size), item.origin, item.file.sha256[:16])
     _out().print(table)
+    for evicted in result.published.evicted:
+        print_line(evicted.line)
     state = "promoted" if result.promoted else "not promoted"
     manifest = result.manifest
     print_line(
@@ -230,6 +233,21 @@ def render_history(history: Sequence[Promotion]) -> None:
             table, change.at.isoformat()[:19], change.variant, revision, before, default, change.by or "", change.reason
         )
     _out().print(table)
+
+
+def render_evicted(evicted: Evicted) -> None:
+    table = Table("", "snapshot", "size", "why", box=None)
+    for state, rows in (("would go" if evicted.is_dry_run else "removed", evicted.removed), ("kept", evicted.kept)):
+        for row in rows:
+            _row(table, state, row.id.short, human_bytes(row.bytes), row.reason)
+    if table.row_count:
+        _out().print(table)
+    for note in evicted.notes:
+        print_line(note)
+    beside = ", ".join(f"{human_bytes(size)} in {name}" for name, size in evicted.beside.items() if size)
+    if beside:
+        print_line(f"beside the budget: {beside}")
+    print_line(evicted.line)
 
 
 def render_verified(verified: Verified, *, repaired: bool = False) -> None:

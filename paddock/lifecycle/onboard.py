@@ -129,7 +129,7 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
         promoted=request.promote,
         transferred_bytes=published.transferred_bytes,
         context_tokens=validation.context_tokens,
-        notes=(*validation.given_up, *notes),
+        notes=(*(row.line for row in published.evicted), *validation.given_up, *notes),
     )
 
 

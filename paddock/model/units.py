@@ -8,6 +8,7 @@ from fractions import Fraction
 from paddock.errors import BadSetting
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(?:([KMGTP])(i?))?B?", re.IGNORECASE | re.ASCII)
 
 
@@ -45,3 +46,13 @@ def parse_bytes(text: str) -> int:
     decimal = text.strip().lower().endswith("b") and not binary
     power = " kmgtp".index((prefix or " ").lower())
     return int(Fraction(number) * (1000 if decimal else 1024) ** power)
+
+
+def parse_budget(text: str, *, of_bytes: int) -> int:
+    """Parse a size, or a share of `of_bytes` such as `80%`, to bytes, rounding down. Raises BadSetting."""
+    share = _SHARE.fullmatch(text.strip())
+    if share is None and "%" not in text:
+        return parse_bytes(text)
+    if share is None or Fraction(share[1]) > 100:
+        raise BadSetting(f"{text[:40]!r} is not a share of a disk", cure="use a percentage from 0% to 100%, or a size")
+    return int(of_bytes * Fraction(share[1]) / 100)

@@ -15,6 +15,7 @@ from paddock.model.units import human_bytes
 from paddock.store.protocol import RemoteStore
 from paddock.store.repair import cure_of, quarantine
 from paddock.store.volume import Volume
+from paddock.store.volume.verifications import in_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,8 @@ def push(
     started = time.monotonic()
     sent: list[tuple[SnapshotFile, int]] = []
     for file in manifest.files:
-        path = volume.blob_path(file.sha256)
         try:
-            sent_bytes = remote.put_blob(path, file, segment_bytes=manifest.segment_bytes, progress=progress)
-            sent.append((file, sent_bytes))
+            sent.append((file, send_blob(volume, remote, file, manifest.segment_bytes, progress=progress)))
         except CorruptFile as error:
             quarantine(volume, file.sha256)
             raise CorruptFile(error.message, cure=cure_of(manifest.id)) from None
@@ -69,3 +68,21 @@ def push(
         seconds=time.monotonic() - started,
         files=tuple(sent),
     )
+
+
+def send_blob(
+    volume: Volume,
+    remote: RemoteStore,
+    file: SnapshotFile,
+    segment_bytes: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Copy one blob, as `RemoteStore.put_blob`, and record that it was verified there: what is sent is hashed while it
+    is sent. Of a blob that the remote store had before, nothing is recorded: its bytes were not read."""
+    path = volume.blob_path(file.sha256)
+    sent_bytes = remote.put_blob(path, file, segment_bytes=segment_bytes, progress=progress)
+    tag = remote.blob_tag(file.sha256, file.size) if sent_bytes else None
+    if tag is not None:
+        volume.verifications.record(file.sha256, in_remote(remote.label), tag=tag)
+    return sent_bytes

@@ -24,6 +24,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.source import Source
 from paddock.model.units import human_bytes
 from paddock.store import repair
+from paddock.store.copying import send_blob
 from paddock.store.protocol import RemoteStore
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch, remove_leftovers
@@ -124,8 +125,8 @@ def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, dige
         from_hub=lambda on_progress: _fetched(
             replace(context, progress=_both(on_progress, context.progress)), hub, "hub"
         ),
-        share=lambda acquired, on_sent: remote.put_blob(
-            clients.volume.blob_path(digest), acquired.file, segment_bytes=context.segment_bytes, progress=on_sent
+        share=lambda acquired, on_sent: send_blob(
+            clients.volume, remote, acquired.file, context.segment_bytes, progress=on_sent
         ),
         cancel=context.cancel,
     )

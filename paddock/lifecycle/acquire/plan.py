@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paddock.chat.template import DERIVED_FILES
 from paddock.errors import CorruptFile, SnapshotDiffers
 from paddock.lifecycle.assess.preflight import Chosen
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.eviction.evicted import EvictionRow
+from paddock.lifecycle.eviction.facts import Fetching
+from paddock.lifecycle.eviction.room import make_room
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Origin, PlannedFile
@@ -31,13 +34,14 @@ MIN_LEASED_BYTES = 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class AcquisitionPlan:
     """The plan of an acquisition of the snapshot `id`. `fetch_bytes` come over the network, `need_bytes` are taken on
-    the volume."""
+    the volume; `evicted` are the snapshots that were removed to make room for them."""
 
     id: SnapshotId
     listing: Listing
     choice: FileSelection
     files: tuple[PlannedFile, ...]
     need_bytes: int
+    evicted: tuple[EvictionRow, ...] = ()
 
     @property
     def fetch_bytes(self) -> int:
@@ -47,11 +51,24 @@ class AcquisitionPlan:
     def fetch_files(self) -> int:
         return sum(planned.origin != "volume" for planned in self.files)
 
+    @property
+    def stored_blobs(self) -> frozenset[Sha256]:
+        """The blobs of it that the volume has."""
+        return frozenset(
+            planned.expected.sha256
+            for planned in self.files
+            if planned.origin == "volume" and planned.expected.sha256 is not None
+        )
 
-@step(Kind.STORE, "plan")
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(row.line for row in self.evicted)
+
+
+@step(Kind.STORE, "plan", warnings=lambda planned: planned.warnings)
 def plan_files(clients: Clients, listing: Listing, chosen: Chosen, *, for_promotion: bool) -> AcquisitionPlan:
     """Plan the origin of each chosen file, and check that the volume has space and, with `for_promotion`, that the
-    links that a promotion needs are free.
+    links that a promotion needs are free. Where space is missing, old snapshots are evicted.
 
     Raises as `plan`, NotEnoughDisk, and NoPermission.
     """
@@ -59,8 +76,15 @@ def plan_files(clients: Clients, listing: Listing, chosen: Chosen, *, for_promot
     planned = plan(clients, listing, chosen.choice)
     if for_promotion:
         clients.volume.links.check_available(listing.model, planned.id.variant)
-    clients.volume.disk.require(planned.need_bytes, files=planned.fetch_files)
-    return planned
+    return with_room(clients, planned)
+
+
+def with_room(clients: Clients, planned: AcquisitionPlan) -> AcquisitionPlan:
+    """Check that the volume has space for the plan's files, evict old snapshots where it has not, and return the plan
+    with these. Raises NotEnoughDisk."""
+    fetching = Fetching(planned.id, planned.stored_blobs)
+    evicted = make_room(clients, planned.need_bytes, files=planned.fetch_files, fetching=fetching)
+    return replace(planned, evicted=evicted)
 
 
 def plan(clients: Clients, listing: Listing, choice: FileSelection) -> AcquisitionPlan:

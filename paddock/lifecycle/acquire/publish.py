@@ -17,6 +17,7 @@ from paddock.errors import BlobMissing, CorruptFile, NotOnVolume
 from paddock.lifecycle.acquire.plan import AcquisitionPlan
 from paddock.lifecycle.assess.audit import Audited, require_accepted
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
@@ -31,11 +32,13 @@ from paddock.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A published snapshot, its files as they were acquired in this run, and `notes` on deviations from the request."""
+    """A published snapshot, its files as they were acquired in this run, `notes` on deviations from the request, and
+    the snapshots that were evicted to make room for it."""
 
     manifest: Manifest
     acquired: tuple[Acquired, ...]
     notes: tuple[str, ...] = ()
+    evicted: tuple[EvictionRow, ...] = ()
 
     @property
     def transferred_bytes(self) -> int:
@@ -52,6 +55,7 @@ class Published:
                 for item in self.acquired
             ],
             "bytes_transferred": self.transferred_bytes,
+            "evicted": [row.to_json() for row in self.evicted],
         }
 
     @property
@@ -84,7 +88,7 @@ def publish(
         for file, text in _derived_texts(audited).items():
             _repair_derived(clients, existing, file, text)
         clients.volume.publish(existing)
-        return Published(existing, tuple(acquired), notes)
+        return Published(existing, tuple(acquired), notes, plan.evicted)
     derived = tuple(_derived(clients, path, text) for path, text in _derived_texts(audited).items())
     manifest = Manifest(
         repository=str(listing.model),
@@ -103,7 +107,7 @@ def publish(
         engine_version=engine_version(),
     )
     clients.volume.publish(manifest)
-    return Published(clients.volume.snapshot(plan.id) or manifest, tuple(acquired), notes)
+    return Published(clients.volume.snapshot(plan.id) or manifest, tuple(acquired), notes, plan.evicted)
 
 
 def _published_with(clients: Clients, id: SnapshotId, fetched: Sequence[SnapshotFile]) -> Manifest | None:

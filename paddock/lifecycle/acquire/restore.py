@@ -19,10 +19,11 @@ from paddock.chat.template import DERIVED_FILES, TEMPLATE_FILE
 from paddock.errors import CorruptFile, NotOnVolume, SnapshotDiffers
 from paddock.gguf.survey import survey_snapshot
 from paddock.lifecycle.acquire.fetch import fetch_remote_file
-from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes
+from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes, with_room
 from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_accepted
 from paddock.lifecycle.clients import Clients, require_remote
+from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.retries import Kind
@@ -80,10 +81,11 @@ def find_remote(clients: Clients, wanted: Reference) -> Manifest:
     return locate_in(require_remote(clients), clients, wanted, cure="pull it from the Hub, or cache it there first")
 
 
-@step(Kind.LOCAL, "plan")
+@step(Kind.STORE, "plan", warnings=lambda planned: planned.warnings)
 def plan_restore(clients: Clients, manifest: Manifest, *, default: bool | None) -> AcquisitionPlan:
-    """Plan a restore, and check that the volume has space. If the snapshot will be promoted, `default` says whether as
-    the default, and the links on the volume are checked; None: it will not be promoted.
+    """Plan a restore, and check that the volume has space, for which old snapshots may be evicted. If the snapshot will
+    be promoted, `default` says whether as the default, and the links on the volume are checked; None: it will not be
+    promoted.
 
     Raises as `plan`, NotEnoughDisk, and NoPermission.
     """
@@ -91,8 +93,7 @@ def plan_restore(clients: Clients, manifest: Manifest, *, default: bool | None) 
     planned = plan(clients, manifest)
     if default is not None:
         clients.volume.links.check_available(manifest.model, manifest.variant, default=default)
-    clients.volume.disk.require(planned.need_bytes, files=planned.fetch_files)
-    return planned
+    return with_room(clients, planned)
 
 
 def plan(clients: Clients, manifest: Manifest) -> AcquisitionPlan:
@@ -161,12 +162,19 @@ def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[A
 
 
 @step(Kind.LOCAL, "publish", line=lambda published: published.line)
-def publish_restored(clients: Clients, manifest: Manifest, acquired: Sequence[Acquired], audited: Audited) -> Published:
+def publish_restored(
+    clients: Clients,
+    manifest: Manifest,
+    acquired: Sequence[Acquired],
+    audited: Audited,
+    *,
+    evicted: tuple[EvictionRow, ...] = (),
+) -> Published:
     """Publish the snapshot on the volume with its manifest in the remote store. Raises ModelRejected."""
     require_accepted(manifest.id.short, audited.audit.verdict, audited.audit.findings)
     clients.volume.publish(manifest)
     published = clients.volume.snapshot(manifest.id) or manifest
-    return Published(published, tuple(acquired))
+    return Published(published, tuple(acquired), evicted=evicted)
 
 
 def becomes_default(clients: Clients, id: SnapshotId) -> bool:
@@ -197,7 +205,7 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     )
     listener.on_finish(acquired)
     audited = runner.run(audit_restored, plan, acquired)
-    published = runner.run(publish_restored, manifest, acquired, audited)
+    published = runner.run(publish_restored, manifest, acquired, audited, evicted=plan.evicted)
     if default is not None:
         runner.run(
             promote_snapshot,

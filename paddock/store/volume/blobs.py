@@ -17,7 +17,8 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from dataclasses import dataclass
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
@@ -35,6 +36,16 @@ from paddock.store.durable import (
     write_new,
 )
 from paddock.store.volume.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStatus:
+    """A stored blob: its size, the number of its hard links, and the seconds since it was written or renewed."""
+
+    sha256: Sha256
+    size_bytes: int
+    links: int
+    age_s: float
 
 
 class Blobs:
@@ -139,12 +150,25 @@ class Blobs:
                 if status is not None:
                     yield sha256, status
 
+    def statuses(self) -> list[BlobStatus]:
+        now = time.time()
+        return [
+            BlobStatus(sha256, status.st_size, status.st_nlink, now - self._written_at(sha256, status))
+            for sha256, status in self.all()
+        ]
+
+    def younger(self, blobs: Collection[Sha256], *, than_s: float) -> set[Sha256]:
+        """Those of the blobs that were written or renewed in the last `than_s` seconds."""
+        after = time.time() - than_s
+        found = {sha256: status for sha256 in blobs if (status := self.status(sha256)) is not None}
+        return {sha256 for sha256, status in found.items() if self._written_at(sha256, status) > after}
+
     def unlinked(self, *, older_than_s: float) -> set[Sha256]:
         """Blobs that may be orphans: without a second hard link, which is a snapshot's or would keep the bytes anyway,
         and older than `older_than_s` seconds, since younger ones may be about to be published."""
         before = time.time() - older_than_s
-        unlinked = (sha256 for sha256, status in self.all() if status.st_nlink == 1 and status.st_mtime <= before)
-        return {sha256 for sha256 in unlinked if _renewed_at(self._layout.blob(sha256)) <= before}
+        unlinked = (blob for blob in self.all() if blob[1].st_nlink == 1 and blob[1].st_mtime <= before)
+        return {sha256 for sha256, status in unlinked if self._written_at(sha256, status) <= before}
 
     def sweep(self) -> None:
         """Remove what a `free` that died a day ago left under staging names, and old renewals."""
@@ -188,6 +212,10 @@ class Blobs:
         except FileNotFoundError:
             return False
         return True
+
+    def _written_at(self, sha256: Sha256, status: os.stat_result) -> float:
+        """When a blob was written or renewed."""
+        return max(status.st_mtime, _renewed_at(self._layout.blob(sha256)))
 
     def _missing(self, sha256: Sha256) -> BlobMissing:
         return BlobMissing(

@@ -67,12 +67,23 @@ class Disk:
         return self._sizes()[0]
 
     @disk_errors
+    def total_bytes(self) -> int:
+        """The size of the disk where the root is or will be."""
+        return self._sizes()[1]
+
+    @disk_errors
+    def missing_bytes(self, need_bytes: int) -> int:
+        """How many of `need_bytes` do not fit beside the reserve; 0 where all do."""
+        free, total = self._sizes()
+        return max(0, need_bytes + _reserve(total) - free)
+
+    @disk_errors
     def require(self, need_bytes: int, *, files: int = 0) -> None:
         """Raise NotEnoughDisk unless `need_bytes` fit beside a reserve, and there are inodes for so many new files of a
         snapshot."""
-        self._require_inodes(_INODES + files * _INODES_PER_FILE if files else 0)
+        self.require_inodes(files)
         free, total = self._sizes()
-        reserve = min(_RESERVE_BYTES, total // 100)
+        reserve = _reserve(total)
         missing = need_bytes + reserve - free
         if missing > 0:
             raise NotEnoughDisk(
@@ -81,7 +92,10 @@ class Disk:
                 cure="free space there (`paddock rm`), or choose a smaller quantization",
             )
 
-    def _require_inodes(self, needed: int) -> None:
+    @disk_errors
+    def require_inodes(self, files: int) -> None:
+        """Raise NotEnoughDisk unless there are inodes for so many new files of a snapshot."""
+        needed = _INODES + files * _INODES_PER_FILE if files else 0
         status = self._status()
         if status.f_files and status.f_favail < needed:  # without a number of files there is no limit
             raise NotEnoughDisk(
@@ -100,3 +114,7 @@ class Disk:
         while not path.exists() and path != path.parent:
             path = path.parent
         return os.statvfs(path)
+
+
+def _reserve(total_bytes: int) -> int:
+    return min(_RESERVE_BYTES, total_bytes // 100)

@@ -32,6 +32,10 @@ class Pins:
         self._layout.make_directory(mark.parent)
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, durable.UNDER_UMASK))
         durable.sync_directory(mark.parent)
+        # An eviction looks for pins again after it made the snapshot invisible: one of the two sees the other.
+        if not self._snapshots.exists(id):
+            mark.unlink(missing_ok=True)
+            raise NotOnVolume(f"{id} was removed from {self._layout.label} just now", cure="pull it again")
 
     @disk_errors
     def remove(self, id: SnapshotId) -> bool:

@@ -115,6 +115,24 @@ class Promotions:
         return next(iter(self._rollback_targets(self._state(model, history), history, variant)), None)
 
     @disk_errors
+    def rollback_targets(self, model: ModelName) -> set[SnapshotId]:
+        """The snapshots that a rollback of the model, or of one of its promoted variants, would promote."""
+        history = self._history(model).read()
+        now = self._state(model, history)
+        goals = (self._rollback_targets(now, history, variant) for variant in (None, *now.revisions))
+        return {found[0] for found in goals if found}
+
+    @contextmanager
+    def unchanged(self, model: ModelName) -> Iterator[None]:
+        """Let no other process change the promotions of a model until the block ends, where flock works."""
+        history = self._history(model)
+        if not history.path.exists():  # nothing was ever promoted: no history is made for it
+            yield
+            return
+        with history.writing():
+            yield
+
+    @disk_errors
     def remove(self, ids: Collection[SnapshotId]) -> None:
         """Withdraw the promotion of each of these snapshots. A model whose default variant is among them has no default
         then."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from pathlib import Path
 
 from paddock.errors import CorruptFile, InUse, NotOnVolume, PaddockError
 from paddock.model.names import ModelName, Revision, Sha256
@@ -26,6 +27,10 @@ from paddock.store.volume.snapshots import Snapshots
 
 ORPHAN_AGE_S = 7 * 24 * 3600.0
 """How long a blob that no snapshot names is kept: it may be a shard of a download that goes on after a weekend."""
+
+RECENT_S = 3600.0
+"""How long after its publication a snapshot is not evicted: who published it may be about to promote it. As long after
+it was written or renewed, a blob is not freed by an eviction: it may be about to be published."""
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +88,30 @@ class Removal:
         return chosen, self._blobs.free(named, self._snapshots.blobs_in_use)
 
     @disk_errors
+    def evict(self, id: SnapshotId) -> int:
+        """As `Volume.evict`.
+
+        While the snapshot is made invisible, no promotion of its model changes. Where flock does nothing, a promotion
+        that comes in between is seen by the second look, or sees itself that the snapshot is gone.
+        """
+        with self._promotions.unchanged(id.model):
+            self._check_unneeded(id)
+            age_s = self._snapshots.age_s(id)
+            if age_s is not None and age_s < RECENT_S:
+                raise InUse(f"{id.short} was published less than an hour ago", cure="try again later")
+            named = self._named(id)
+            hidden = self._snapshots.hide(id)
+        if hidden is None:
+            raise NotOnVolume(f"{id.short} is not on {self._layout.label}", cure="see `paddock ls`")
+        try:
+            self._check_unneeded(id)
+        except InUse:
+            self._snapshots.restore(hidden, id)
+            raise
+        self._discard(hidden, id)
+        return self._blobs.free(named - self._blobs.younger(named, than_s=RECENT_S), self._snapshots.blobs_in_use)
+
+    @disk_errors
     def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:
         """As `Volume.collect`."""
         candidates = self._blobs.unlinked(older_than_s=older_than_s)
@@ -111,14 +140,33 @@ class Removal:
             promoted = "is promoted, and " if self._promotions.current(id.model).holds(id) else ""
             raise InUse(f"{id.short} {promoted}is pinned", cure=f"unpin it first (`paddock unpin {id}`)")
 
+    def _check_unneeded(self, id: SnapshotId) -> None:
+        self._check_not_leased(id)
+        self._check_not_pinned(id)
+        if self._promotions.current(id.model).holds(id) or self._links.read(id.model).holds(id):
+            raise InUse(f"{id.short} is promoted", cure="promote another revision first")
+        if id in self._promotions.rollback_targets(id.model):
+            raise InUse(f"{id.short} is the target of a rollback", cure=f"remove it with `paddock rm {id}`")
+
+    def _named(self, id: SnapshotId) -> set[Sha256]:
+        """The blobs that a snapshot names. Those of a manifest that cannot be read become orphans."""
+        try:
+            manifest = self._snapshots.read(id)
+        except (CorruptFile, OSError):
+            return set()
+        return {file.sha256 for file in manifest.files} if manifest else set()
+
+    def _discard(self, hidden: Path, id: SnapshotId) -> None:
+        """Remove a hidden snapshot, and what is kept for it alone."""
+        durable.remove(hidden)
+        durable.remove(self._layout.data_docs(id))
+        self._layout.usage(id).unlink(missing_ok=True)
+        self._snapshots.remove_empty_revision(id)
+
     def _remove_snapshot(self, id: SnapshotId, before: Promoted) -> set[Sha256]:
         """Remove one snapshot, and return the blobs that it named. `before` is what was promoted before the links were
         removed."""
-        try:
-            manifest = self._snapshots.read(id)
-        except (CorruptFile, OSError):  # its blobs become orphans
-            manifest = None
-        named = {file.sha256 for file in manifest.files} if manifest else set()
+        named = self._named(id)
         hidden = self._snapshots.hide(id)
         if hidden is None:
             return named
@@ -129,8 +177,5 @@ class Removal:
             if before.holds(id):
                 self._promotions.promote(id, reason="still in use", default=before.default == id.variant)
             raise
-        durable.remove(hidden)
-        durable.remove(self._layout.data_docs(id))
-        self._layout.usage(id).unlink(missing_ok=True)
-        self._snapshots.remove_empty_revision(id)
+        self._discard(hidden, id)
         return named

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
@@ -122,6 +123,16 @@ class Snapshots:
                     if directory.is_dir() and not (is_old and not (directory / MANIFEST_NAME).exists()):
                         yield id
 
+    def unreadable(self) -> list[SnapshotId]:
+        """The visible snapshots whose manifest cannot be read."""
+        found = []
+        for id in self.ids():
+            try:
+                self.read(id)
+            except (CorruptFile, OSError):
+                found.append(id)
+        return found
+
     def models(self) -> Iterator[ModelName]:
         """Every model that has a visible snapshot."""
         for slug in durable.names(self._layout.snapshots):
@@ -158,7 +169,7 @@ class Snapshots:
                 cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
             )
         manifest = published or manifest  # the manifest that was published first stays
-        while not self.is_whole(manifest):
+        while not (self.is_whole(manifest) and _renew(final)):
             parent = self._layout.make_directory(final.parent)
             try:
                 self._build_and_place(final, manifest)
@@ -167,6 +178,13 @@ class Snapshots:
                 if parent.exists():  # else another process removed its last snapshot, and then the directory
                     raise
         self._recheck_blobs(final, manifest)
+
+    def age_s(self, id: SnapshotId) -> float | None:
+        """The seconds since a snapshot was published, or published again; None where there is no such snapshot."""
+        try:
+            return time.time() - self._layout.snapshot(id).lstat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def hide(self, id: SnapshotId) -> Path | None:
         """Make a snapshot invisible by one rename. Returns its staging path, or None when it does not exist."""
@@ -182,8 +200,12 @@ class Snapshots:
         return hidden
 
     def restore(self, hidden: Path, id: SnapshotId) -> None:
-        """Make a hidden snapshot visible again."""
+        """Make a hidden snapshot visible again. A blob that was freed meanwhile, since no visible snapshot named it, is
+        linked again."""
         durable.place_directory(hidden, self._layout.snapshot(id))
+        manifest = self._read_or_none(id)
+        if manifest is not None:
+            self._recheck_blobs(self._layout.snapshot(id), manifest)
 
     def remove_old(self, directory: Path) -> None:
         """Remove the files of a snapshot of schema 1 from a revision's directory. Snapshots of variants stay."""
@@ -269,3 +291,15 @@ class Snapshots:
             f" ({sha256[:12]}…) is not on {self._layout.label}",
             cure="fetch that file again",
         )
+
+
+def _renew(snapshot: Path) -> bool:
+    """Set a snapshot's age to zero, as a new one has, so that it is not evicted before it is promoted. False where
+    another process removed it meanwhile."""
+    try:
+        os.utime(snapshot, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:  # another user's, or a read-only volume: it keeps its age
+        return True
+    return True

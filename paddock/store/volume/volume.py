@@ -18,7 +18,7 @@ from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.history import Promoted, Promotion
 from paddock.store.protocol import Store
-from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.blobs import Blobs, BlobStatus
 from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
 from paddock.store.volume.layout import Layout
@@ -31,6 +31,7 @@ from paddock.store.volume.remote_updates import RemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
+from paddock.store.volume.space import Space
 from paddock.store.volume.usage import UsageRecords
 from paddock.store.volume.verifications import ON_VOLUME, Verifications
 
@@ -71,6 +72,7 @@ class Volume(Store):
         self.tuning = TuningRecords(self._layout)
         self.docs = DocsPages(self._layout)
         self.disk = Disk(self._layout)
+        self.space = Space(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
         self._removal = Removal(
             self._layout,
@@ -197,6 +199,11 @@ class Volume(Store):
         return self._snapshots.is_whole(manifest)
 
     @disk_errors
+    def unreadable(self) -> list[SnapshotId]:
+        """The snapshots whose manifest cannot be read: while there is one, no blob is freed."""
+        return self._snapshots.unreadable()
+
+    @disk_errors
     def publish(self, manifest: Manifest) -> None:
         self._snapshots.publish(manifest)
 
@@ -223,7 +230,31 @@ class Volume(Store):
     def sizes(self) -> tuple[int, int]:
         """(apparent bytes: the sum over the snapshots, real bytes: the blobs on disk)."""
         apparent = sum(manifest.size_bytes for manifest in self._snapshots.all())
-        return apparent, sum(status.st_size for _, status in self._blobs.all())
+        return apparent, self.blob_bytes()
+
+    @disk_errors
+    def blob_statuses(self) -> list[BlobStatus]:
+        """Every stored blob, sorted by its sha256."""
+        return self._blobs.statuses()
+
+    @disk_errors
+    def blob_bytes(self) -> int:
+        """The bytes of all blobs, each counted once."""
+        return sum(status.st_size for _, status in self._blobs.all())
+
+    @disk_errors
+    def age_s(self, id: SnapshotId) -> float | None:
+        """The seconds since a snapshot was published, or published again; None where there is no such snapshot."""
+        return self._snapshots.age_s(id)
+
+    def evict(self, id: SnapshotId) -> int:
+        """Remove a snapshot that nothing needs, and return the bytes freed. Blobs that another snapshot names, or that
+        were written or renewed in the last hour, stay.
+
+        Raises InUse when it is promoted, the target of a rollback, pinned, in use, or was published less than an hour
+        ago, and NotOnVolume when there is no such snapshot; then nothing has changed.
+        """
+        return self._removal.evict(id)
 
     def remove(
         self, model: ModelName, *, variant: Variant | None = None, revision: Revision | None = None
@@ -308,6 +339,10 @@ class Volume(Store):
     def in_use(self, id: SnapshotId) -> bool:
         """Whether a process holds a serve lease on the snapshot."""
         return bool(self._leases.holders(id))
+
+    def holders(self, id: SnapshotId) -> list[str]:
+        """The processes that hold a serve lease on the snapshot, as text for messages."""
+        return self._leases.holders(id)
 
     def recording(self) -> AbstractContextManager[None]:
         """Run a block that records something about reading the volume, such as usage. Where the volume cannot be

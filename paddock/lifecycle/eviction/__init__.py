@@ -1,0 +1,1 @@
+"""Eviction: choose snapshots of the volume that nothing needs, and remove them."""

@@ -1,0 +1,146 @@
+"""Gather the facts that an eviction is planned from (`paddock.lifecycle.eviction.plan`). Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from paddock.errors import UnsafeName
+from paddock.lifecycle.catalog import load_catalog
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.eviction.plan import BlobFacts, SnapshotFacts, VolumeFacts
+from paddock.lifecycle.promote.retention import RetainedSnapshot
+from paddock.lifecycle.promote.retention import plan as plan_retention
+from paddock.model.artifact import Manifest
+from paddock.model.names import ModelName, Sha256, parse_sha256
+from paddock.model.reference import SnapshotId, Variant
+from paddock.store.volume import ORPHAN_AGE_S, RECENT_S, BlobStatus
+
+
+class Wish(Protocol):
+    """A catalog's entry, as far as an eviction needs it."""
+
+    @property
+    def keep(self) -> int: ...
+
+
+class Wishes(Protocol):
+    """A catalog, as far as an eviction needs it."""
+
+    def wish(self, model: ModelName, variant: Variant) -> Wish | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """A fetch that needs room: its snapshot, and the blobs of it that the volume has already."""
+
+    id: SnapshotId
+    blobs: frozenset[Sha256] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What other programs need of the volume: the catalog's wishes, and the blobs and the snapshot of transfers."""
+
+    wishes: Wishes | None
+    blobs: Collection[Sha256]
+    fetching: Fetching | None
+
+
+def gather(clients: Clients, *, fetching: Fetching | None = None) -> VolumeFacts:
+    """The facts of all snapshots and blobs, but for the copies in the remote store. Raises BadSetting for a catalog
+    that cannot be read: it may want any of them."""
+    needs = _needs(clients, fetching)
+    manifests = clients.volume.snapshots()
+    named = Counter(file.sha256 for manifest in manifests for file in manifest.files)
+    snapshots: list[SnapshotFacts] = []
+    for model in sorted({manifest.model for manifest in manifests}):
+        snapshots += _facts_of_model(clients, [one for one in manifests if one.model == model], needs)
+    needed = fetching.blobs if fetching else frozenset()
+    blobs = {
+        status.sha256: _blob_facts(status, named[status.sha256], is_needed=status.sha256 in needed)
+        for status in clients.volume.blob_statuses()
+    }
+    return VolumeFacts(tuple(snapshots), blobs, tuple(clients.volume.unreadable()))
+
+
+def facts_of(clients: Clients, id: SnapshotId, *, fetching: Fetching | None = None) -> SnapshotFacts | None:
+    """The facts of one snapshot as they are now, but for the copy in the remote store; None where it is gone."""
+    facts = _facts_of_model(clients, clients.volume.snapshots(id.model), _needs(clients, fetching))
+    return next((one for one in facts if one.id == id), None)
+
+
+def in_transfer(partial: Path) -> set[Sha256]:
+    """The blobs of which a transfer wrote something in the last hour."""
+    found = set()
+    for directory in partial.glob("*"):
+        with suppress(UnsafeName, OSError):  # not the directory of a digest; or it was removed just now
+            sha256 = parse_sha256(directory.name)
+            newest = max((path.lstat().st_mtime for path in directory.rglob("*")), default=0.0)
+            if time.time() - newest < RECENT_S:
+                found.add(sha256)
+    return found
+
+
+def _needs(clients: Clients, fetching: Fetching | None) -> _Needs:
+    return _Needs(load_catalog(clients.settings), in_transfer(clients.volume.partial), fetching)
+
+
+def _facts_of_model(clients: Clients, manifests: Sequence[Manifest], needs: _Needs) -> list[SnapshotFacts]:
+    """The facts of all snapshots of one model. `manifests`: the oldest first."""
+    if not manifests:
+        return []
+    volume, model = clients.volume, manifests[0].model
+    promoted, targets, pinned = (
+        volume.promoted(model),
+        volume.promotions.rollback_targets(model),
+        volume.pins.of(model),
+    )
+    newest = {manifest.variant: manifest.id for manifest in manifests}
+    wishes = {variant: needs.wishes.wish(model, variant) if needs.wishes else None for variant in newest}
+    facts = []
+    for manifest in manifests:
+        id, blobs, age_s = manifest.id, frozenset(file.sha256 for file in manifest.files), volume.age_s(manifest.id)
+        is_fetched = needs.fetching is not None and needs.fetching.id == id
+        facts.append(
+            SnapshotFacts(
+                id=id,
+                blobs=blobs,
+                size_bytes=manifest.size_bytes,
+                created_at=manifest.created_at,
+                last_used=volume.usage.last_used(id),
+                default=promoted.default_id == id,
+                promoted=promoted.holds(id),
+                rollback_target=id in targets,
+                pinned=id in pinned,
+                in_use_by=tuple(volume.holders(id)),
+                wanted=wishes[id.variant] is not None and newest[id.variant] == id,
+                recent=age_s is not None and age_s < RECENT_S,
+                in_transfer=is_fetched or not blobs.isdisjoint(needs.blobs),
+            )
+        )
+    protected = {one.id for one in facts if one.protection}
+    surplus: set[SnapshotId] = set()
+    for variant, wish in wishes.items():
+        keep = wish.keep if wish else clients.settings.keep_revisions
+        of_variant = [manifest for manifest in manifests if manifest.variant == variant]
+        surplus |= _surplus(of_variant, keep=keep, protected=protected)
+    return [replace(one, surplus=one.id in surplus) for one in facts]
+
+
+def _surplus(manifests: Iterable[Manifest], *, keep: int, protected: Collection[SnapshotId]) -> set[SnapshotId]:
+    """The snapshots of one variant that retention does not keep."""
+    stored = [RetainedSnapshot(manifest.id, manifest.weights) for manifest in manifests]
+    return set(plan_retention(stored, keep=keep, promoted=protected, earlier=(), pinned=(), used=()).remove)
+
+
+def _blob_facts(status: BlobStatus, named: int, *, is_needed: bool) -> BlobFacts:
+    """`named`: the number of files of snapshots that have these bytes, each a hard link or a symbolic one."""
+    is_linked_elsewhere = status.links > 1 + named
+    can_free = not is_needed and not is_linked_elsewhere and status.age_s >= RECENT_S
+    return BlobFacts(status.size_bytes, can_free, status.age_s >= ORPHAN_AGE_S and status.links == 1)
