@@ -7,9 +7,10 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,13 @@ def _cell(text: str, style: str = "") -> Text:
 
 def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(_cell, cells))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*columns, box=None)
+    for row in rows:
+        _row(table, *row)
+    _out().print(table)
 
 
 def counted(number: int, noun: str) -> str:
@@ -178,7 +186,9 @@ def render_onboarding(result: Onboarded) -> None:
 
 
 def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, *, where: str = "on the disk") -> None:
-    table = Table("model", "variant", "revision", "quantization", "size", "promoted", "last used", "pinned", box=None)
+    table = Table(
+        "model", "variant", "revision", "quantization", "size", "promoted", "last used", "uses", "pinned", box=None
+    )
     for row in rows:
         _row(
             table,
@@ -188,11 +198,17 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
             row["quantization"] or "",
             human_bytes(row["size_bytes"]),
             "yes, default" if row["default"] else "yes" if row["promoted"] else "",
-            (row["last_used"] or "")[:16],
+            (row["last_used"] or "")[:16].replace("T", " "),
+            str(row["uses"]),
             "yes" if row["pinned"] else "",
         )
     _out().print(table)
     print_line(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
+
+
+def shown_time(time: datetime | None) -> str:
+    """A time in UTC, to the minute."""
+    return f"{time:%Y-%m-%d %H:%M}" if time else ""
 
 
 def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat) -> None:

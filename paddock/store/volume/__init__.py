@@ -19,10 +19,10 @@
 | `disk` | free space |
 """
 
+from paddock.store.usage import Usage
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.remote_updates import PendingRemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S
-from paddock.store.volume.usage import Usage
 from paddock.store.volume.volume import StoredSnapshot, Volume
 
 __all__ = ["ORPHAN_AGE_S", "PendingRemoteUpdates", "Promotions", "StoredSnapshot", "Usage", "Volume"]

@@ -131,6 +131,6 @@ class Removal:
             raise
         durable.remove(hidden)
         durable.remove(self._layout.data_docs(id))
-        self._layout.usage(id).unlink(missing_ok=True)
+        durable.remove(self._layout.usage(id))
         self._snapshots.remove_empty_revision(id)
         return named
