@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from paddock.model.units import human_bytes
@@ -72,7 +71,8 @@ def _row(table: Table, *cells: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*columns, box=None)
+    """A table whose cells are wrapped where the terminal is narrow, and never cut: a name can be typed back."""
+    table = Table(*(Column(name, overflow="fold") for name in columns), box=None)
     for row in rows:
         _row(table, *row)
     _out().print(table)
@@ -204,11 +204,6 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
         )
     _out().print(table)
     print_line(f"{counted(len(rows), 'snapshot')}, {human_bytes(apparent)}; {human_bytes(real)} {where}")
-
-
-def shown_time(time: datetime | None) -> str:
-    """A time in UTC, to the minute."""
-    return f"{time:%Y-%m-%d %H:%M}" if time else ""
 
 
 def render_manifest(manifest: Manifest, *, promoted: Promoted, chat: ChatFormat) -> None:

@@ -53,28 +53,31 @@ def usage(
 
 
 def _render(summary: UsageSummary) -> None:
-    from paddock.cli.render import print_line, print_table, shown_time
+    from paddock.cli.render import print_line, print_table
     from paddock.model.units import human_time
-    from paddock.store.usage import Usage
 
     if not summary.lines:
         print_line(f"no use is recorded on {summary.where}")
         return
-    kinds = [kind for kind, used in summary.total.kinds.items() if used.uses]
-    columns = [*summary.lines[0].labels, *(_VERBS[kind] for kind in kinds), "requests", "tokens", "first", "last"]
+    columns = [*summary.lines[0].labels, "uses", "time", "requests", "tokens", "first", "last"]
     rows = []
     for line in summary.lines:
         total = line.total
         cells = [text[:8] if name == "revision" else text for name, text in line.labels.items()]
-        by_kind = [total.kinds[kind] for kind in kinds]
-        cells += [f"{used.uses} x, {human_time(used.seconds)}" if used != Usage() else "" for used in by_kind]
-        cells += [str(total.usage.requests), str(total.usage.tokens)]
-        cells += [shown_time(total.first), shown_time(total.last)]
+        if line.removed:
+            cells[-1] += " (removed)"
+        cells += [
+            ", ".join(f"{used.uses} {_VERBS[kind]}" for kind, used in total.kinds.items() if used.uses),
+            human_time(total.usage.seconds),
+            str(total.usage.requests),
+            str(total.usage.tokens),
+            *(f"{time:%Y-%m-%d}" if time else "" for time in (total.first, total.last)),
+        ]
         if summary.by != "worker":
             workers = total.workers
             cells.append(", ".join(workers) if len(workers) <= _NAMED_WORKERS else f"{len(workers)} workers")
-        rows.append([*cells, "removed" if line.removed else ""])
-    print_table([*columns, *(["by"] if summary.by != "worker" else []), ""], rows)
+        rows.append(cells)
+    print_table([*columns, *(["by"] if summary.by != "worker" else [])], rows)
     print_line(summary.line)
 
 

@@ -16,7 +16,7 @@ from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
 from paddock.model.reference import SnapshotId
 from paddock.store.protocol import RemoteStore
-from paddock.store.usage import Usage, UseKind, write_rows
+from paddock.store.usage import MAX_SHARED_ROWS, Usage, UseKind, write_rows
 
 _LOG = logging.getLogger(__name__)
 _SHARE_S = 5.0
@@ -71,4 +71,5 @@ def _share(clients: Clients, remote: RemoteStore) -> None:
 
 def _own_rows(clients: Clients) -> bytes:
     records = clients.volume.usage
-    return write_rows(row for row in records.rows() if row.worker == records.worker)
+    own = [row for row in records.rows() if row.worker == records.worker]
+    return write_rows(sorted(own, key=lambda row: row.last)[-MAX_SHARED_ROWS:])

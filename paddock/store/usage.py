@@ -29,7 +29,9 @@ USE_KINDS: tuple[UseKind, ...] = get_args(UseKind)
 OTHER_WORKERS = "others"
 """The worker of rows that were added up over workers, where there are too many."""
 MAX_ROWS = 20_000
-"""The most rows in one file or object that Paddock adds up: about 6 MB."""
+"""The most rows of one month on a volume: about 6 MB."""
+MAX_SHARED_ROWS = 80_000
+"""The most rows of one worker in a remote store: about 24 MB."""
 MAX_CONTENT_BYTES = 32 * 1024 * 1024
 """What is read of one file or object."""
 
@@ -66,6 +68,9 @@ class Usage:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+_FIELDS = tuple(one.name for one in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,7 @@ def _parse_row(line: bytes) -> UsageRow | None:
         if kind not in USE_KINDS or first > last or first.date() != last.date():
             return None
         id = _parse_id(value["model"], value["revision"], value["variant"])
-        usage = Usage(**{one.name: _number(value[one.name], whole=one.name != "seconds") for one in fields(Usage)})
+        usage = Usage(*(_number(value[name], whole=name != "seconds") for name in _FIELDS))
         return UsageRow(check_worker(value["worker"]), id, kind, first, last, usage)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):  # UnsafeName among them
         return None

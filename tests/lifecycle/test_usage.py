@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -64,10 +65,22 @@ def used(connected: Connect, tmp_path: Path) -> Clients:
 
 def test_usage_is_printed_for_people(used: Clients, paddock: Paddock) -> None:
     lines = paddock("usage").stdout.splitlines()
-    columns = "model variant revision served benchmarked restored requests tokens first last by"
-    assert lines[0].split() == columns.split()
-    assert lines[1].split()[:9] == ["org/name", "Q8_0", "a" * 8, "1", "x,", "1", "h", "00", "min"]
-    assert [line.rstrip().endswith("removed") for line in lines[1:4]] == [False, True, True]
+    assert lines[0].split() == [
+        "model",
+        "variant",
+        "revision",
+        "uses",
+        "time",
+        "requests",
+        "tokens",
+        "first",
+        "last",
+        "by",
+    ]
+    assert re.split(" {2,}", lines[1].strip())[:7] == [
+        *("org/name", "Q8_0", "aaaaaaaa", "1 served, 1 benchmarked", "1 h 00 min", "3", "30")
+    ]
+    assert ["(removed)" in line for line in lines[1:4]] == [False, True, True]
     assert lines[4].startswith("3 snapshots, 4 uses, 2 h 00 min; 6 requests, 60 tokens; the volume ")
 
 

@@ -165,6 +165,17 @@ def test_days_that_a_dead_process_left_beside_their_month_do_not_count_again(tmp
     assert [path.name for path in folder(volume).iterdir()] == ["2026-01.jsonl"]
 
 
+def test_a_machine_whose_clock_is_late_loses_nothing_though_its_month_was_added_up(tmp_path: Path) -> None:
+    volume = Volume(tmp_path)
+    for month in (NOW, NOW.replace(day=1) + timedelta(days=32)):  # another machine's clock says that both are over
+        put(volume, month.date(), "w", [row_of(NOW)])
+        volume.usage.condense(today=(month + timedelta(days=40)).date())
+    assert sorted(path.suffix for path in folder(volume).iterdir()) == [".jsonl", ".jsonl"]
+    volume.usage.add(id_of(A), "serve", SERVED)
+    volume.usage.add(id_of(A), "serve", SERVED, at=NOW - timedelta(days=400))
+    assert volume.usage.read(id_of(A)).usage.uses == 4
+
+
 def test_months_are_dropped_and_workers_are_merged_so_that_the_size_is_bounded(tmp_path: Path) -> None:
     volume = Volume(tmp_path)
     for month in range(30):

@@ -2,8 +2,8 @@
 
     .paddock/usage/
       org--name/<revision>/<variant>     an empty file: its modification time is the snapshot's last use
-      2026-05-01/<worker>.jsonl          what a worker used on that day (UTC)
-      2026-04.jsonl                      the sums of an earlier month, for all workers, by day
+      2026-05-01/<worker>.jsonl          what a worker wrote on that day (UTC)
+      2026-04.jsonl                      the sums of an earlier month, for all workers
       volume-id                          a random name, so that a remote store keeps volumes apart
 
 The format of a row is that of `paddock.store.usage`. A use is one line that is appended by one write, and no two
@@ -93,11 +93,11 @@ class UsageRecords:
     def add(self, id: SnapshotId, kind: UseKind, usage: Usage, *, at: datetime | None = None) -> None:
         """Add a use that ended now, or at another time, and set the time of the last use to now."""
         self.touch(id)
-        at = (at or datetime.now(UTC)).replace(microsecond=0)
-        path = self._directory / at.date().isoformat() / f"{self.worker}.jsonl"
+        now = datetime.now(UTC).replace(microsecond=0)
+        path = self._directory / self._open_day(now.date()).isoformat() / f"{self.worker}.jsonl"
         is_first = not path.exists()
         self._layout.make_directory(path.parent)
-        _append(path, UsageRow(self.worker, id, kind, at, at, usage).to_line())
+        _append(path, UsageRow(self.worker, id, kind, at or now, at or now, usage).to_line())
         if is_first:
             try:
                 self.condense()
@@ -151,6 +151,15 @@ class UsageRecords:
             with suppress(FileExistsError):
                 self._create(path, secrets.token_hex(8).encode())
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+    def _open_day(self, day: date) -> date:
+        """The first day that is not before `day` and whose month was not added up yet, as it is where this machine's
+        clock is late: what would be written there does not count any more."""
+        for _ in range(MONTHS):
+            if not (self._directory / f"{day:%Y-%m}.jsonl").exists():
+                break
+            day = (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return day
 
     def _files(self, found: list[str]) -> Iterator[Path]:
         """The files that count, of the names in the directory."""
