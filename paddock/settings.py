@@ -52,6 +52,13 @@ class Settings(BaseModel):
     )
 
     volume: Path = Field(default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="Root of the volume")
+    worker: str | None = Field(
+        default=None,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$",
+        validation_alias="PADDOCK_WORKER",
+        description="Name of this machine in usage records, of its own for each machine; unset: the host name",
+    )
     s3_uri: str | None = Field(
         default=None, validation_alias="PADDOCK_S3_URI", description="`s3://bucket/prefix`; unset: no S3"
     )

@@ -26,6 +26,7 @@ from paddock.lifecycle.assess.data_docs import DataDocs
 from paddock.lifecycle.assess.preflight import Preflight
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.run.serve import Serving
+from paddock.lifecycle.upkeep.usage import UsageSummary
 from paddock.measure.benchmark import Benchmark
 from paddock.measure.tuning import Tuning
 from paddock.model.acquired import Acquired
@@ -34,8 +35,9 @@ from paddock.model.finding import Finding, Verdict
 from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
+from paddock.store.volume import Volume
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
-from tasks.subject import ArtifactSubject
+from tasks.subject import ArtifactSubject, volume_key
 
 _UPDATE_INTERVAL_S = 1.0
 _SHOWN_CHARACTERS = 20_000
@@ -349,6 +351,24 @@ def tuning(subject: ArtifactSubject, result: Tuning) -> None:
         table=rows,
         description=f"{subject.name}: {result.gain:.2f} times as fast as planned, llama-cpp-python {result.engine}",
     )
+
+
+def usage(volume: Volume, summary: UsageSummary) -> None:
+    """Table of what was used, how often, how long, when, and by which worker."""
+    rows: list[dict[str, Any]] = [
+        {
+            **line.labels,
+            **{kind: f"{used.uses}, {human_time(used.seconds)}" for kind, used in line.total.kinds.items()},
+            "requests": line.total.usage.requests,
+            "tokens": line.total.usage.tokens,
+            "first": str(line.total.first),
+            "last": str(line.total.last),
+            "workers": ", ".join(line.total.workers),
+            "stored": "removed" if line.removed else "",
+        }
+        for line in summary.lines
+    ]
+    create_table_artifact(key=volume_key("usage", volume), table=rows, description=summary.line)
 
 
 def dossier(subject: ArtifactSubject, markdown: str) -> None:

@@ -21,6 +21,7 @@ from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
 from paddock.lifecycle.steps import Step
+from paddock.lifecycle.upkeep.usage import sum_up_usage
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
@@ -120,5 +121,6 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     roll_back: _promotion,
     benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
+    sum_up_usage: lambda run, summary: artifacts.usage(run.clients.volume, summary),
     write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
 }

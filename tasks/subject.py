@@ -7,12 +7,15 @@ is served.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from hashlib import sha256
 
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId, artifact_key
 from paddock.planning.targets import THIS_MACHINE
+from paddock.store.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class ArtifactSubject:
 
     def key(self, kind: str) -> str:
         return artifact_key(kind, self.model, self.identity)
+
+
+def volume_key(kind: str, volume: Volume) -> str:
+    """The key of an artifact about a volume and its worker: `<kind>-<worker>-<8 hex>`."""
+    slug = re.sub(r"[^a-z0-9]+", "-", volume.usage.worker.lower()).strip("-")
+    return f"{kind}-{slug}-{sha256(f'{volume.usage.worker} {volume.root}'.encode()).hexdigest()[:8]}"
 
 
 def _suffix(target: str) -> str:

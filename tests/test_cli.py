@@ -12,6 +12,7 @@ from infra.local.hub import HubService
 from infra.local.s3 import S3Server
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import Revision
+from paddock.store.usage import Usage
 from tests.support.gguf import STRING, tiny_llama
 from tests.support.program import Paddock, paddock
 from tests.support.stores import id_of
@@ -82,7 +83,7 @@ def test_ls_show_history_promote_rollback_and_rm_agree(clients: Clients, hub: Hu
         "freed_bytes": 0,
     }
     shown = paddock("show", NAME, "--json").json
-    assert shown["served"] == {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    assert shown["served"] == Usage().to_json()
     assert (shown["revision"], shown["promoted"], shown["schema"]) == (second, True, 2)
     assert (shown["variant"], shown["default"]) == ("Q8_0", True)
     assert [one["revision"] for one in shown["history"]] == [first, second]

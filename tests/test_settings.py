@@ -21,6 +21,7 @@ HOME = "/home/someone"
 GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_VOLUME", "volume", "/srv/models", Path("/srv/models")),
     ("PADDOCK_VOLUME", "volume", "~/models", Path(HOME, "models")),
+    ("PADDOCK_WORKER", "worker", "gpu-7.rack_2", "gpu-7.rack_2"),
     ("PADDOCK_S3_URI", "s3_uri", "s3://bucket/some/prefix/", "s3://bucket/some/prefix"),
     ("PADDOCK_S3_URI", "s3_uri", "s3://bucket", "s3://bucket"),
     ("PADDOCK_S3_PATH_STYLE", "s3_path_style", "1", True),
@@ -68,6 +69,7 @@ GOOD: list[tuple[str, str, str, object]] = [
 ]
 DEFAULTS = {
     "volume": Path("/models"),
+    "worker": None,
     "s3_uri": None,
     "s3_path_style": None,
     "s3_encryption": None,
@@ -106,6 +108,9 @@ DEFAULTS = {
 BAD = [
     ("PADDOCK_VOLUME", "canary/models"),
     ("PADDOCK_VOLUME", "~nosuchcanary/models"),
+    ("PADDOCK_WORKER", "canary/7"),
+    ("PADDOCK_WORKER", "canary..7"),
+    ("PADDOCK_WORKER", "canary" * 11),
     ("PADDOCK_S3_URI", "s3://"),
     ("PADDOCK_S3_URI", "s3://key:canary@bucket/prefix"),
     ("PADDOCK_S3_URI", "s3://bucket/prefix?canary"),

@@ -7,14 +7,14 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from paddock.model.units import human_bytes
@@ -69,6 +69,14 @@ def _cell(text: str, style: str = "") -> Text:
 
 def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(_cell, cells))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table whose cells are wrapped where the terminal is narrow, and never cut: a name can be typed back."""
+    table = Table(*(Column(name, overflow="fold") for name in columns), box=None)
+    for row in rows:
+        _row(table, *row)
+    _out().print(table)
 
 
 def counted(number: int, noun: str) -> str:
@@ -181,7 +189,9 @@ def render_onboarding(result: Onboarded) -> None:
 
 
 def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, *, where: str = "on the disk") -> None:
-    table = Table("model", "variant", "revision", "quantization", "size", "promoted", "last used", "pinned", box=None)
+    table = Table(
+        "model", "variant", "revision", "quantization", "size", "promoted", "last used", "uses", "pinned", box=None
+    )
     for row in rows:
         _row(
             table,
@@ -191,7 +201,8 @@ def render_entries(rows: Sequence[Mapping[str, Any]], apparent: int, real: int, 
             row["quantization"] or "",
             human_bytes(row["size_bytes"]),
             "yes, default" if row["default"] else "yes" if row["promoted"] else "",
-            (row["last_used"] or "")[:16],
+            (row["last_used"] or "")[:16].replace("T", " "),
+            str(row["uses"]),
             "yes" if row["pinned"] else "",
         )
     _out().print(table)

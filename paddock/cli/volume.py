@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,16 @@ from paddock.cli.model_argument import find_snapshot, parse_exact_model
 from paddock.cli.options import Json, ModelArgument, make_clients, require_volume
 from paddock.cli.output import print_result
 
+if TYPE_CHECKING:
+    from paddock.store.usage import UsageTotal
+
 
 def list_models(
     in_s3: Annotated[bool, typer.Option("--s3", help="List S3 instead of the volume.")] = False, as_json: Json = False
 ) -> int:
     """List the snapshots on the volume, and their sizes."""
     from paddock.cli.render import render_entries
+    from paddock.store.usage import total_by
 
     if in_s3:
         return list_s3(as_json)
@@ -26,6 +30,7 @@ def list_models(
     volume = clients.volume
     entries = volume.entries()
     apparent, real = volume.sizes()
+    used = total_by(volume.usage.rows(), lambda row: row.id)
     rows = [
         {
             "model": entry.manifest.repository,
@@ -36,7 +41,7 @@ def list_models(
             "quantization": entry.manifest.quantization,
             "size_bytes": entry.size_bytes,
             "last_used": entry.last_used.isoformat() if entry.last_used else None,
-            "uses": volume.usage.read(entry.manifest.id).requests,
+            **_used(used.get(entry.manifest.id)),
             "pinned": entry.pinned,
         }
         for entry in entries
@@ -47,13 +52,15 @@ def list_models(
 
 
 def list_s3(as_json: bool) -> int:
-    """List the snapshots in the remote store."""
+    """List the snapshots in the remote store, and how much all workers used each."""
     from paddock.cli.render import render_entries
     from paddock.lifecycle.clients import require_remote
+    from paddock.store.usage import UsageTotal, total_by
 
     remote = require_remote(make_clients())
     manifests = remote.snapshots()
     promoted = {model: remote.promoted(model) for model in {manifest.model for manifest in manifests}}
+    used = total_by(remote.usage(), lambda row: row.id)
     rows: list[dict[str, Any]] = [
         {
             "model": manifest.repository,
@@ -63,8 +70,8 @@ def list_s3(as_json: bool) -> int:
             "default": promoted[manifest.model].default_id == manifest.id,
             "quantization": manifest.quantization,
             "size_bytes": manifest.size_bytes,
-            "last_used": None,
-            "uses": None,
+            "last_used": last.isoformat() if (last := used.get(manifest.id, UsageTotal()).last) else None,
+            **_used(used.get(manifest.id)),
             "pinned": False,
         }
         for manifest in manifests
@@ -73,6 +80,11 @@ def list_s3(as_json: bool) -> int:
     payload = {"models": rows, "apparent_bytes": apparent, "real_bytes": real, "where": remote.label}
     print_result(as_json, payload, lambda: render_entries(rows, apparent, real, where=f"in {remote.label}"))
     return 0
+
+
+def _used(total: UsageTotal | None) -> dict[str, int]:
+    """How often a snapshot was used, and how many requests were served from it."""
+    return {"uses": total.usage.uses, "requests": total.usage.requests} if total else {"uses": 0, "requests": 0}
 
 
 def show(model: ModelArgument, as_json: Json = False) -> int:
@@ -93,7 +105,7 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
         "history": history,
         "chat": json.loads(chat.to_json()),
         "profiles": {name: {**profile.to_json(), "stop": chat.stop} for name, profile in PROFILES.items()},
-        "served": clients.volume.usage.read(manifest.id).to_json(),
+        "served": clients.volume.usage.read(manifest.id).kinds["serve"].to_json(),
     }
     print_result(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
     return 0

@@ -36,7 +36,7 @@ def connect(settings: Settings | None = None) -> Clients:
     return Clients(
         settings=settings,
         hub=Hub(settings),
-        volume=Volume(settings.volume),
+        volume=Volume(settings.volume, worker=settings.worker),
         remote=open_remote_store(settings.s3_uri, settings) if settings.s3_uri else None,
     )
 

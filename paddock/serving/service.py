@@ -35,7 +35,7 @@ from paddock.serving.switch.follow import FollowedName, Follower
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
 from paddock.serving.threads import in_thread
-from paddock.store.volume.usage import Usage
+from paddock.store.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 _STOP_RESERVE_S = 4.0
@@ -74,7 +74,8 @@ class Callbacks:
     """Callbacks of a server.
 
     `on_ready` is called once, after the canary has passed and the HTTP server listens. `on_usage` is called in a worker
-    thread every minute with the usage of a revision since its last call, and once at the end; never without requests.
+    thread with the usage of a revision since its last call: every minute in which it answered requests, every ten
+    minutes without any, and once at the end.
     `on_switch` is called in a worker thread with the revision that is served now, after each switch to it.
     """
 
@@ -254,11 +255,12 @@ class _Service:
         while True:
             await asyncio.sleep(_REPORT_S)
             for revision in switch.loaded:
-                await self._report_usage(revision)
+                if revision.usage.is_worth_a_report:
+                    await self._report_usage(revision)
 
     async def _report_usage(self, revision: ServedRevision) -> None:
         usage = revision.usage.take()
-        if usage.requests:
+        if usage != Usage():
             # In a thread: the callback may write to a slow shared disk, and answers must go on meanwhile.
             await in_thread(lambda: self._callbacks.on_usage(revision.spec, usage))
 

@@ -22,6 +22,7 @@ from paddock.model.reference import SnapshotId
 from paddock.model.source import Source
 from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
+from paddock.store.usage import UsageRow
 
 
 class Store(Protocol):
@@ -150,6 +151,15 @@ class RemoteStore(Store, Protocol):
         Other variants stay as they are. Writes nothing where nothing changes. Raises NotOnVolume for a snapshot that is
         not in the store, and for a default variant that is not promoted there.
         """
+        ...
+
+    def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
+        """Replace what a worker used on a volume: rows of `paddock.store.usage`. Each worker and volume has an object
+        of its own, so that no worker writes what another one wrote."""
+        ...
+
+    def usage(self) -> list[UsageRow]:
+        """What all workers used, as each of them wrote it last. What cannot be parsed is left out."""
         ...
 
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:

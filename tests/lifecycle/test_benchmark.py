@@ -40,6 +40,8 @@ def test_a_shared_report_is_read_by_a_worker_with_another_volume(
 ) -> None:
     gpu, io = workers
     measured = benchmark.benchmark(gpu, pulled, 128)
+    (used,) = gpu.volume.usage.rows()
+    assert (used.id, used.kind, used.usage.uses, used.usage.seconds > 0) == (pulled.id, "benchmark", 1, True)
     assert benchmark.read_benchmark(io, pulled) is None
     where = reports.share(gpu, pulled, benchmark.BENCHMARK)
     assert where is not None

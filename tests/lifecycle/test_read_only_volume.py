@@ -50,7 +50,7 @@ clients = connect()
 manifest = locate(clients, Reference.parse(sys.argv[2]))
 with clients.volume.lease(manifest.id), clients.volume.recording():
     reports.record(clients, manifest, "benchmark.json", {})
-    clients.volume.usage.add(manifest.id, Usage(1, 2, 3))
+    clients.volume.usage.add(manifest.id, "serve", Usage(1, 2, 3))
 print(json.dumps([*outcomes, get_gguf_file_path(path).name, get_model_config(path)["model_type"]]))
 """
 

@@ -141,6 +141,8 @@ def test_the_snapshot_promoted_in_s3_is_restored_and_promoted_without_the_hub(
     again = restore(PlainRunner(second), Reference(MODEL))
     assert again.transferred_bytes == 0
     assert {one.origin for one in again.acquired} == {"volume"}
+    (used,) = second.volume.usage.rows()
+    assert (used.id, used.kind, used.usage.uses, used.usage.seconds > 0) == (cached.id, "restore", 2, True)
 
 
 def test_a_worker_with_a_volume_of_its_own_gets_what_others_onboarded(cached: Manifest) -> None:

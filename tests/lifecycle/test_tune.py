@@ -41,6 +41,8 @@ def tuned_home(pulled_home: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         clients = connect()
         (manifest,) = clients.volume.snapshots(MODEL)
         tune.tune(clients, manifest, PLAN, budget_s=0)
+        (used,) = clients.volume.usage.rows()
+        assert (used.id, used.kind, used.usage.uses) == (manifest.id, "tune", 1)
     return home
 
 

@@ -102,7 +102,7 @@ def ended_under_load(promoted_model: Clients, *, times: int) -> None:
             assert printed["base_url"] == f"{program.url}/v1"
             assert printed["processor"].startswith(("CPU: ", "GPU: "))
             assert promoted_model.volume.in_use(manifest.id)
-            before = promoted_model.volume.usage.read(manifest.id)
+            before = promoted_model.volume.usage.read(manifest.id).usage
             with under_load(program.url) as answers:
                 wait_for(partial(any_complete, answers))
                 engine, began = program.engine, time.monotonic()
@@ -114,9 +114,10 @@ def ended_under_load(promoted_model: Clients, *, times: int) -> None:
         assert [one for one in answers if not one.well_formed and not one.not_accepted] == []
         assert {one.status for one in answers if not one.complete} <= {0, 503}  # no stream was cut off
         assert not promoted_model.volume.in_use(manifest.id)
-        after = promoted_model.volume.usage.read(manifest.id)
+        after = promoted_model.volume.usage.read(manifest.id).usage
         assert after.requests - before.requests == sum(one.complete for one in answers)
         assert after.completion_tokens > before.completion_tokens
+        assert (after.uses - before.uses, after.seconds > before.seconds) == (1, True)
         whole += sum(one.complete for one in answers)
     print(f"SIGTERM {times} times under load, {whole} whole answers, {slowest:.2f} s at most to the exit")
 

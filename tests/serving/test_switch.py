@@ -272,7 +272,9 @@ def test_the_command_follows_its_name_and_ends_well_in_the_middle_of_a_switch(tm
     assert [one for one in results if one.problem and one.text] == []  # none was cut
     assert not volume.in_use("a")
     assert not volume.in_use("b")
-    assert volume.clients.volume.usage.read(volume.manifests["b"].id).requests > 0
+    used = {name: volume.clients.volume.usage.read(volume.manifests[name].id).usage for name in "ab"}
+    assert used["b"].requests > 0
+    assert all(one.uses >= 1 and one.seconds > 0 for one in used.values())
 
 
 Switch = Callable[[FollowingServer, int], None]

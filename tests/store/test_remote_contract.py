@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from paddock.errors import CorruptFile, NotOnVolume, TransferRefused
+from paddock.errors import CorruptFile, NotOnVolume, TransferRefused, UnsafeName
 from paddock.model.artifact import SnapshotFile
 from paddock.model.names import Sha256
 from paddock.store.copying import push
 from paddock.store.history import Promoted
 from paddock.store.protocol import HeldLease, RemoteStore
+from paddock.store.usage import Usage, UsageRow, add_up
 from paddock.store.volume import Volume
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
@@ -116,6 +118,17 @@ def test_a_default_that_is_not_promoted_there_is_refused(remote: RemoteStore, tm
     with pytest.raises(NotOnVolume, match="promote it there first"):
         remote.promote([], default=id_of(A))
     assert remote.promoted(MODEL) == Promoted(MODEL)
+
+
+def test_the_usage_of_each_worker_and_volume_is_an_object_of_its_own(remote: RemoteStore) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    one, two = (UsageRow(worker, id_of(A), "serve", at, at, Usage(requests=1)) for worker in ("one", "two"))
+    assert remote.usage() == []
+    for row, volume in ((one, "x"), (two, "x"), (one, "y"), (one, "y")):
+        remote.write_usage(row.worker, volume, row.to_line())
+    assert remote.usage() == add_up([one, one, two])
+    with pytest.raises(UnsafeName):
+        remote.write_usage("../one", "x", b"")
 
 
 def test_of_many_workers_one_takes_the_lease(remote: RemoteStore) -> None:

@@ -55,6 +55,8 @@ FIRST = """
     publish(volume, A, {{"m.gguf": b"weights"}}, volume.root, variant=Q4)
     with volume.lease(id_of(A)):
         pass
+    from paddock.store.volume import Usage
+    volume.usage.add(id_of(A), "serve", Usage(1, 2, 3))
     volume.pins.add(id_of(A))
     volume.write_report(id_of(A), "benchmark.json", "1")
     volume.notes.write("memory/llama.json", "[]")
@@ -72,7 +74,8 @@ SECOND = """
     volume.rollback(MODEL, reason="back")
     volume.promote(id_of(B), reason="again")
     from paddock.store.volume import Usage
-    print(volume.usage.add(id_of(A), Usage(1, 2, 3)).requests)
+    volume.usage.add(id_of(A), "serve", Usage(1, 2, 3))
+    print(volume.usage.read(id_of(A)).usage.requests)
     with volume.lease(id_of(A)):
         print(volume.in_use(id_of(A)))
     print(volume.pins.remove(id_of(A)))
@@ -92,7 +95,7 @@ def test_two_users_of_one_group_do_everything_on_one_volume(users: tuple[User, U
     one, two = users
     make(root, one, mode)
     one.do(dedent(FIRST.format(root=str(root))))
-    assert two.do(dedent(SECOND.format(root=str(root)))).split("\n") == ["1", "True", "True", "4 1"]
+    assert two.do(dedent(SECOND.format(root=str(root)))).split("\n") == ["2", "True", "True", "4 1"]
     assert one.do("print(volume.promoted(MODEL).default_id == id_of(B), volume.remove(MODEL)[1], volume.sizes())") == (
         "True 8 (0, 0)"
     )

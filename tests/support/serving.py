@@ -36,7 +36,7 @@ from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, ser
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName
 from paddock.settings import Settings
-from paddock.store.volume.usage import Usage
+from paddock.store.usage import Usage
 from tests.support.engine import real_model
 
 VOCABULARY_TOKENS = 49152  # of SmolLM2

@@ -7,6 +7,7 @@ from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import Runner, step
+from paddock.lifecycle.uses import share_usage
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.store.copying import CopyResult, push
@@ -25,9 +26,11 @@ def _line(copied: CopyResult | None) -> str:
 
 @step(Kind.STORE, "push", line=_line)
 def push_snapshot(clients: Clients, manifest: Manifest) -> CopyResult | None:
-    """Copy the blobs that the remote store lacks, then the manifest. Returns None where no remote store is set."""
+    """Copy the blobs that the remote store lacks, then the manifest, and what this worker used. Returns None
+    where no remote store is set."""
     if clients.remote is None:
         return None
     copied = push(clients.volume, clients.remote, manifest)
     update_remote_ref(clients, manifest.model)
+    share_usage(clients)
     return copied

@@ -29,6 +29,7 @@ from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import PlainRunner, Runner, step
 from paddock.lifecycle.stored_listing import listing_of
+from paddock.lifecycle.uses import record_use
 from paddock.model.acquired import Acquired, PlannedFile
 from paddock.model.artifact import Manifest, RepositoryFile
 from paddock.model.finding import verdict_of
@@ -38,6 +39,7 @@ from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.planning.file_selection import select_files
 from paddock.store.manifests import same_files
+from paddock.store.usage import Usage
 from paddock.transfer.digest import same_algorithm
 from paddock.transfer.progress import OnProgress
 
@@ -200,12 +202,15 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     plan = runner.run(plan_restore, manifest, default=default)
     listener = runner.listener(plan.id)
     listener.on_start(plan.fetch_bytes)
+    transfer_began = time.monotonic()
     acquired = tuple(
         runner.run(restore_file, manifest, planned, progress=listener.on_progress) for planned in plan.files
     )
+    transfer_s = time.monotonic() - transfer_began
     listener.on_finish(acquired)
     audited = runner.run(audit_restored, plan, acquired)
     published = runner.run(publish_restored, manifest, acquired, audited, evicted=plan.evicted)
+    record_use(runner.clients, manifest.id, "restore", Usage(uses=1, seconds=transfer_s))
     if default is not None:
         runner.run(
             promote_snapshot,

@@ -20,6 +20,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
 from paddock.lifecycle.steps import Runner, step
+from paddock.lifecycle.uses import share_usage, timed_use
 from paddock.measure.benchmark import Benchmark, require_measurable
 from paddock.measure.benchmark import benchmark as run_benchmark
 from paddock.measure.load_test import LoadTest, run_load_test
@@ -66,7 +67,7 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
     machine = this_machine()
     plan = plan_of(clients, manifest, context_tokens, machine=machine)
     context = plan.n_ctx
-    with clients.volume.lease(manifest.id):
+    with clients.volume.lease(manifest.id), timed_use(clients, manifest.id, "benchmark"):
         parameters = tuning.apply_tuning(clients, manifest, plan, machine=machine)
         result = run_benchmark(
             path,
@@ -110,7 +111,9 @@ def tune(clients: Clients, manifest: Manifest, context_tokens: int, *, budget_s:
 def share_benchmark(clients: Clients, manifest: Manifest) -> str | None:
     """Copy the report to the remote store, for a run that waits for it with another volume. Returns its address; None
     without a remote store that has the snapshot."""
-    return reports.share(clients, manifest, BENCHMARK)
+    where = reports.share(clients, manifest, BENCHMARK)
+    share_usage(clients)
+    return where
 
 
 def measure_server(

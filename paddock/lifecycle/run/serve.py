@@ -18,7 +18,7 @@ from typing import Any
 
 from paddock.engine.facts import engine_version
 from paddock.engine.oracle import measure_memory
-from paddock.errors import DoesNotFit, NoSuchFile, PaddockError
+from paddock.errors import DoesNotFit, NoSuchFile
 from paddock.gguf.directory import get_gguf_file_path, local_kind
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
@@ -29,6 +29,7 @@ from paddock.lifecycle.run.benchmark import with_threads
 from paddock.lifecycle.run.follow import followed_name
 from paddock.lifecycle.run.servable import NO_CHAT, added_pooling, projector_of, require_servable
 from paddock.lifecycle.run.tune import apply_tuning
+from paddock.lifecycle.uses import record_use, share_usage
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import detect_gpus
 from paddock.model.hardware import Machine, this_machine
@@ -40,7 +41,6 @@ from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.http.binding import Binding
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.store.volume.usage import Usage
 
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
@@ -122,13 +122,6 @@ def serve_snapshot(
     def plan(manifest: Manifest, snapshot: Path, machine: Machine) -> ServeSpec:
         return make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
 
-    def record_usage(spec: ServeSpec, usage: Usage) -> None:
-        try:
-            with clients.volume.recording():
-                clients.volume.usage.add(spec.id, usage)
-        except PaddockError as error:  # the server goes on
-            _LOG.warning("the usage of %s was not recorded: %s", spec.id, error)
-
     def ready(address: ServerAddress) -> None:
         servings.append(Serving(address, spec, describe_processor(machine, spec), api_key is not None))
         on_ready(servings[0])
@@ -137,19 +130,27 @@ def serve_snapshot(
         on_switch(replace(servings[0], spec=spec, processor=describe_processor(machine, spec)))
 
     limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
-    with ExitStack() as lease:
-        snapshot = lease.enter_context(clients.volume.lease(manifest.id))
-        spec = plan(manifest, snapshot, machine)
-        return serve(
-            spec,
-            binding,
-            ServiceLimits(supervisor=limits, queue=settings.queue, grace_s=settings.grace_s),
-            Callbacks(on_ready=ready, on_usage=record_usage, on_switch=switched),
-            program=program,
-            stop=stop,
-            release=lease.close,
-            follows=followed_name(clients, name, manifest.id, plan),
-        )
+    try:
+        with ExitStack() as lease:
+            snapshot = lease.enter_context(clients.volume.lease(manifest.id))
+            spec = plan(manifest, snapshot, machine)
+            return serve(
+                spec,
+                binding,
+                ServiceLimits(supervisor=limits, queue=settings.queue, grace_s=settings.grace_s),
+                Callbacks(
+                    on_ready=ready,
+                    on_usage=lambda spec, usage: record_use(clients, spec.id, "serve", usage),
+                    on_switch=switched,
+                ),
+                program=program,
+                stop=stop,
+                release=lease.close,
+                follows=followed_name(clients, name, manifest.id, plan),
+            )
+    finally:
+        if servings:
+            share_usage(clients)
 
 
 def make_spec(

@@ -16,6 +16,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.uses import timed_use
 from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.measure.tuning import tune as measure_tuning
 from paddock.model.artifact import Manifest
@@ -30,7 +31,7 @@ def tune(clients: Clients, manifest: Manifest, plan: Parameters, *, budget_s: fl
     """Measure variations of `plan`, and store the result. Raises as `paddock.measure.tuning.tune`."""
     machine = this_machine()
     path = _path(clients, manifest)
-    with clients.volume.lease(manifest.id):
+    with clients.volume.lease(manifest.id), timed_use(clients, manifest.id, "tune"):
         tuning = measure_tuning(path, plan, budget_s=budget_s, machine=machine)
     with clients.volume.recording():
         clients.volume.tuning.write(

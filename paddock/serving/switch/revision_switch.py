@@ -178,6 +178,7 @@ class RevisionSwitch:
         self._supervising = asyncio.create_task(revision.supervisor.run())
         self._supervising.add_done_callback(self._supervising_ended)
         self._queue.use(revision)
+        revision.usage.begin()
 
     def _supervising_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

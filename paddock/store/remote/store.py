@@ -5,6 +5,7 @@
     refs/org--name.json                               the promoted revisions (`Ref`)
     reports/org--name/<revision>/<variant>/<name>
     leases/<sha256>.json                              the download lease of a blob
+    usage/<worker>/<volume id>.jsonl                  what a worker used on a volume
 
 An object becomes visible as a whole, so a blob needs no staging. A ref is written on the condition that nobody wrote it
 since it was read; when another worker was faster, it is read again.
@@ -35,6 +36,7 @@ from paddock.store.remote.objects import Objects
 from paddock.store.remote.probe import probe_features
 from paddock.store.remote.refs import Ref
 from paddock.store.remote.remote_blob import RemoteBlob
+from paddock.store.usage import UsageRow, add_up, check_worker, parse_rows
 
 log = logging.getLogger(__name__)
 _CONFLICTS = 20
@@ -174,6 +176,15 @@ class ObjectStore(RemoteStore):
         found = self.objects.get(_report_key(id, name))
         return found.content.decode() if found else None
 
+    def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
+        self.objects.put(_usage_key(check_worker(worker), check_report_name(volume_id)), content)
+
+    def usage(self) -> list[UsageRow]:
+        keys = [key for key, size in self.objects.list("usage/") if key.endswith(".jsonl") and size]
+        with ThreadPoolExecutor(self.objects.connections) as pool:
+            found = [one for one in pool.map(self.objects.get, keys) if one]
+        return add_up(row for one in found for row in parse_rows(one.content))
+
     def sizes(self) -> tuple[int, int]:
         real = 0
         for key, size in self.objects.list("blobs/sha256/"):
@@ -220,6 +231,10 @@ def _manifest_key(id: SnapshotId) -> str:
 
 def _ref_key(model: ModelName) -> str:
     return f"refs/{model.slug}.json"
+
+
+def _usage_key(worker: str, volume_id: str) -> str:
+    return f"usage/{worker}/{volume_id}.jsonl"
 
 
 def _report_key(id: SnapshotId, name: str) -> str:

@@ -19,11 +19,11 @@
 | `disk` | free space |
 """
 
+from paddock.store.usage import Usage
 from paddock.store.volume.blobs import BlobStatus
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.remote_updates import PendingRemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S, RECENT_S
-from paddock.store.volume.usage import Usage
 from paddock.store.volume.volume import StoredSnapshot, Volume
 
 __all__ = [

@@ -28,6 +28,7 @@ class Layout:
         self.snapshots = self.private / "snapshots"
         self.quarantine = self.private / "quarantine"
         self.docs = self.private / "docs"
+        self.usage_records = self.private / "usage"
 
     @property
     def label(self) -> str:
@@ -66,7 +67,7 @@ class Layout:
         return self.private / "pins" / _relative(id)
 
     def usage(self, id: SnapshotId) -> Path:
-        return self.private / "usage" / _relative(id)
+        return self.usage_records / _relative(id)
 
     def verification(self, sha256: Sha256, where: str) -> Path:
         return self.private / "verified" / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"

@@ -160,7 +160,7 @@ class Removal:
         """Remove a hidden snapshot, and what is kept for it alone."""
         durable.remove(hidden)
         durable.remove(self._layout.data_docs(id))
-        self._layout.usage(id).unlink(missing_ok=True)
+        durable.remove(self._layout.usage(id))
         self._snapshots.remove_empty_revision(id)
 
     def _remove_snapshot(self, id: SnapshotId, before: Promoted) -> set[Sha256]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
@@ -20,6 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from paddock.errors import PaddockError
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
 from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, disk_errors_in, names, write_new
@@ -27,6 +29,8 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
+
+log = logging.getLogger(__name__)
 
 
 class ServeLeases:
@@ -48,8 +52,11 @@ class ServeLeases:
             # snapshot invisible, so one of the two always sees the other.
             with disk_errors_in(self.root):
                 self._snapshots.require_whole(id)
-            with recording(self.root):
-                self._usage.touch(id)
+            try:
+                with recording(self.root):
+                    self._usage.touch(id)
+            except PaddockError as error:  # something else has its name: the snapshot is served all the same
+                log.warning("the use of %s was not recorded: %s", id, error.message)
             yield self._layout.snapshot(id)
 
     @disk_errors

@@ -32,7 +32,7 @@ from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.space import Space
-from paddock.store.volume.usage import UsageRecords
+from paddock.store.volume.usage import UsageRecords, this_host
 from paddock.store.volume.verifications import ON_VOLUME, Verifications
 
 
@@ -50,12 +50,13 @@ class StoredSnapshot:
 
 
 class Volume(Store):
-    """The constructor touches no file. Call `prepare` before the first write.
+    """The constructor touches no file. Call `prepare` before the first write. `worker` is the name of this machine in
+    usage records, by default its host name.
 
     Every method raises the errors of `paddock.errors`, and no OSError.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, worker: str | None = None) -> None:
         self.root = root
         self._layout = Layout(root)
         self._blobs = Blobs(self._layout)
@@ -65,7 +66,7 @@ class Volume(Store):
         self.remote_updates = RemoteUpdates(self._layout)
         self.pins = Pins(self._layout, self._snapshots)
         self.refs = RememberedRefs(self._layout)
-        self.usage = UsageRecords(self._layout)
+        self.usage = UsageRecords(self._layout, worker or this_host())
         self.verifications = Verifications(self._layout)
         self.reports = Reports(self._layout)
         self.notes = Notes(self._layout)
