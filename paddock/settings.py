@@ -90,6 +90,12 @@ class Settings(BaseModel):
         description="How many of the newest distinct weights of a variant stay on the volume, in addition to what is "
         "promoted, pinned or used; `0` keeps all",
     )
+    catalog: Path | None = Field(
+        default=None,
+        validation_alias="PADDOCK_CATALOG",
+        description="File with the models that are wanted; unset: `infra/catalog.yaml` of the current directory, where "
+        "there is one",
+    )
     segment_bytes: int = Field(
         default=64 * MIB,
         ge=64 * 1024,
@@ -255,6 +261,14 @@ class Settings(BaseModel):
         if not path.is_absolute():
             raise ValueError("expected an absolute path")
         return path
+
+    @field_validator("catalog")
+    @classmethod
+    def _expanded(cls, value: Path | None) -> Path | None:
+        try:
+            return value and value.expanduser()
+        except RuntimeError:
+            raise ValueError("the home directory for `~` cannot be determined") from None
 
     @field_validator("s3_uri")
     @classmethod

@@ -101,7 +101,10 @@ def type_in(arguments: list[str]) -> None:
     with some of its options only."""
     try:
         context = GROUP.make_context("paddock", [*arguments, *([] if has_command(arguments) else ["ls"])])
-        name, command, rest = GROUP.resolve_command(context, [*context._protected_args, *context.args])  # type: ignore[attr-defined]  # typer's own group
+        group, name, rest = GROUP, "", [*context._protected_args, *context.args]
+        command = group
+        while hasattr(command, "commands"):
+            name, command, rest = command.resolve_command(context, rest)
         required = [param for param in command.params if param.param_type_name == "argument" and param.required]
         given = command.make_parser(context).parse_args(list(rest))[0]
         missing = [ARGUMENTS[param.metavar] for param in required if given.get(param.name) is None]

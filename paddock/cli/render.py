@@ -7,7 +7,7 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -70,9 +70,16 @@ def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(_cell, cells))
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 snapshot`, `2 snapshots`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def print_table(table: Table, rows: Iterable[Sequence[str]]) -> None:
+    """Print a table with these rows, whose texts are untrusted."""
+    for row in rows:
+        _row(table, *row)
+    _out().print(table)
 
 
 def print_line(line: str) -> None:
