@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,5 +106,5 @@ def schema(as_json: Json = False) -> int:  # noqa: ARG001 - it prints JSON anywa
     return 0
 
 
-COMMANDS = {"add": add, "check": check, "schema": schema}
+COMMANDS: dict[str, Callable[..., int]] = {"add": add, "check": check, "schema": schema}
 """The commands of the group `catalog` by their names."""

@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # it has no types
 import pytest
 from ruamel.yaml import YAML
 

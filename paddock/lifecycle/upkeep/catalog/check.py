@@ -146,7 +146,7 @@ class _Entries:
             self._report(item, f"the entry is {what}, and a mapping is expected", cure)
             return
         before = len(self._problems)
-        given = {}
+        given: dict[str, Any] = {}
         for key, value in item.pairs:
             if value.is_null and key.text in CatalogEntry.model_fields:
                 if key.text != "gates":

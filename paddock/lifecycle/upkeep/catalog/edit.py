@@ -86,13 +86,13 @@ def add_entry(content: bytes, name: str, entry: CatalogEntry, given: Mapping[str
                 entries[number] = other.model_copy(update={"default": False})
                 notes.append(f"the entry in line {nodes[number].line} is no longer the default one of {other.model}")
     outcome: Outcome = "added"
-    number = next((number for number, other in enumerate(entries) if other.key == entry.key), None)
-    if number is not None:
-        changed = {key: value for key, value in given.items() if getattr(entries[number], key) != value}
+    same = next((number for number, other in enumerate(entries) if other.key == entry.key), None)
+    if same is not None:
+        changed = {key: value for key, value in given.items() if getattr(entries[same], key) != value}
         outcome = "updated" if changed or notes else "unchanged"
         for key, value in changed.items():
-            edits.set_key(nodes[number], key, value)
-        entry = entries[number] = entries[number].model_copy(update=changed)
+            edits.set_key(nodes[same], key, value)
+        entry = entries[same] = entries[same].model_copy(update=changed)
     else:
         edits.append_entry(root, {"model": str(entry.model), **given})
         entries.append(entry)
