@@ -123,6 +123,12 @@ class BadSetting(UsageError, ValueError):
     pass
 
 
+class BadCatalog(UsageError):
+    """`problems`: all that is wrong with the catalog, each with its line."""
+
+    problems: tuple[Any, ...] = ()
+
+
 class NoSuchFile(UsageError, FileNotFoundError):
     pass
 

@@ -105,6 +105,12 @@ class Settings(BaseModel):
         description="Budget of `paddock gc` for the files on the volume: a size such as `500GiB`, or a share of the "
         "disk such as `80%`; unset: no budget",
     )
+    catalog: Path | None = Field(
+        default=None,
+        validation_alias="PADDOCK_CATALOG",
+        description="File with the models that are wanted; unset: `infra/catalog.yaml` of the current directory, where "
+        "there is one",
+    )
     segment_bytes: int = Field(
         default=64 * MIB,
         ge=64 * 1024,
@@ -277,6 +283,14 @@ class Settings(BaseModel):
         if value is not None and not _SIZE.fullmatch(value) and not _SHARE.fullmatch(value):
             raise ValueError("expected a size such as 500GiB, or a share of the disk from 0% to 100%")
         return value
+
+    @field_validator("catalog")
+    @classmethod
+    def _expanded(cls, value: Path | None) -> Path | None:
+        try:
+            return value and value.expanduser()
+        except RuntimeError:
+            raise ValueError("the home directory for `~` cannot be determined") from None
 
     @field_validator("s3_uri")
     @classmethod

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -35,7 +36,7 @@ SAMPLES = {
 """Sample values for the placeholders in messages, by their expressions."""
 ARGUMENTS = {"MODEL": "org/name", "SOURCE": "org/name:Q8_0"}
 PLACEHOLDERS = {"COMMAND": "ls", "...": "", "…": ""}
-GROUP = typer.main.get_command(app)
+GROUP: Any = typer.main.get_command(app)
 
 
 def commands_in(path: Path) -> Iterator[str]:
@@ -102,7 +103,9 @@ def type_in(arguments: list[str]) -> None:
     with some of its options only."""
     try:
         context = GROUP.make_context("paddock", [*arguments, *([] if has_command(arguments) else ["ls"])])
-        name, command, rest = GROUP.resolve_command(context, [*context._protected_args, *context.args])  # type: ignore[attr-defined]  # typer's own group
+        name, command, rest = "", GROUP, [*context._protected_args, *context.args]
+        while hasattr(command, "commands"):
+            name, command, rest = command.resolve_command(context, rest)
         required = [param for param in command.params if param.param_type_name == "argument" and param.required]
         given = command.make_parser(context).parse_args(list(rest))[0]
         missing = [ARGUMENTS[param.metavar] for param in required if given.get(param.name) is None]

@@ -65,7 +65,7 @@ def test_a_setting_is_documented_with_its_default_and_bounds(field: FieldInfo) -
 
 
 def test_there_is_a_section_for_each_command() -> None:
-    documented = re.findall(r"^## paddock ([a-z]+)$", text_of("commands.md"), re.MULTILINE)
+    documented = re.findall(r"^## paddock ([a-z]+(?: [a-z]+)?)$", text_of("commands.md"), re.MULTILINE)
     assert sorted(documented) == sorted(COMMANDS)
 
 

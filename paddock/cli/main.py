@@ -27,7 +27,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from paddock.cli import acquire, assess, gc, promote, run, usage, verify, volume
+from paddock.cli import acquire, assess, catalog, gc, promote, run, usage, verify, volume
 from paddock.cli.output import print_result, report_failure
 from paddock.cli.suggestions import CommandGroup, cure_of, message_of
 from paddock.errors import PaddockError, UsageError
@@ -116,3 +116,23 @@ def _main_options(
 for _group in (assess, acquire, volume, gc, verify, usage, promote, run):
     for _command_name, _command in _group.COMMANDS.items():
         app.command(_command_name)(_command)
+
+_catalog = typer.Typer(
+    name="catalog",
+    cls=CommandGroup,
+    suggest_commands=False,
+    help="Extend or check the catalog: the models that are wanted.",
+    no_args_is_help=False,
+)
+app.add_typer(_catalog)
+
+
+@_catalog.callback()
+def _catalog_options(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    pass
+
+
+for _command_name, _command in catalog.COMMANDS.items():
+    _catalog.command(_command_name)(_command)

@@ -79,9 +79,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     _out().print(table)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 snapshot`, `2 snapshots`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def print_line(line: str) -> None:

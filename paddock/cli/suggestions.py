@@ -54,18 +54,32 @@ class CommandGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, *rest = args
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            raise UnknownCommand(f"no such command: {name[:80]}", _suggest_command(name, rest, self.commands))
+            raise UnknownCommand(
+                f"no such command: {name[:80]}", _suggest_command(_path(ctx), name, rest, self.commands)
+            )
         name_, command, rest = super().resolve_command(ctx, args)
         return name_, command, ["--json", *rest] if ctx.params.get("as_json") else rest
 
 
-def _suggest_command(name: str, arguments: Sequence[str], commands: Collection[str]) -> str:
+def _suggest_command(path: Sequence[str], name: str, arguments: Sequence[str], commands: Collection[str]) -> str:
+    """The command that was probably meant. `path` are the names of the groups that it is in; those of OTHER_NAMES are
+    in none."""
     folded = name.casefold()
-    close = [folded] if folded in commands else get_close_matches(folded, [*commands, *OTHER_NAMES], n=1)
-    meant = OTHER_NAMES.get(folded) or (OTHER_NAMES.get(close[0], close[0]) if close else None)
+    others = {} if path else OTHER_NAMES
+    close = [folded] if folded in commands else get_close_matches(folded, [*commands, *others], n=1)
+    meant = others.get(folded) or (others.get(close[0], close[0]) if close else None)
     if meant is None:
-        return "see `paddock --help`"
-    return f"use `{shlex.join(['paddock', meant, *arguments])}`"
+        return f"see `{' '.join(['paddock', *path, '--help'])}`"
+    return f"use `{shlex.join(['paddock', *path, meant, *arguments])}`"
+
+
+def _path(context: Any) -> list[str]:
+    """The names of a command and of the groups that it is in, without that of the program."""
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return names
 
 
 def cure_of(error: typer.TyperException) -> str:
@@ -73,7 +87,7 @@ def cure_of(error: typer.TyperException) -> str:
     if isinstance(error, UnknownCommand):
         return error.cure
     context: Any = getattr(error, "ctx", None)
-    command = context.info_name if context is not None and context.parent is not None else None
+    command = " ".join(_path(context))
     option = getattr(error, "option_name", None)
     if command and option in {opt for param in context.parent.command.params for opt in param.opts}:
         return f"write it before the command: `paddock {option} {command}`"

@@ -15,7 +15,13 @@ from paddock.cli.main import app
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined] # of the group
+_TOP: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined] # of the group
+COMMANDS: dict[str, Any] = {
+    f"{name} {inner}".strip(): command
+    for name, group in _TOP.items()
+    for inner, command in getattr(group, "commands", {"": group}).items()
+}
+"""The commands by their names; one in a group has the group's name before its own, such as `catalog add`."""
 
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 

@@ -1,0 +1,46 @@
+"""Render the results of the commands on upkeep for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paddock.cli.render import counted, print_line, print_table
+
+if TYPE_CHECKING:
+    from paddock.lifecycle.upkeep.catalog import CheckedCatalog
+
+
+def render_catalog(checked: CheckedCatalog) -> None:
+    catalog = checked.catalog
+    columns = ("line", "model", "channel", "variant", "target", "default", "context", "profile", "keep", "more")
+    rows = [
+        (
+            str(line),
+            str(entry.model),
+            entry.channel,
+            entry.variant,
+            entry.target,
+            "yes" if entry.default else "",
+            str(entry.context_tokens or ""),
+            entry.profile,
+            "" if entry.keep is None else str(entry.keep),
+            ", ".join(
+                [
+                    *(["required"] if entry.required else []),
+                    *(["approval"] if entry.approval else []),
+                    *(f"{gate} {bound:g}" for gate, bound in entry.gates.items()),
+                ]
+            ),
+        )
+        for entry, line in catalog.rows
+    ]
+    if rows:
+        print_table(columns, rows)
+    for problem in checked.problems:
+        print_line(f"{catalog.name}:{problem.line}:{problem.column}: {problem.message}{_cure(problem.cure)}")
+    state = counted(len(checked.problems), "problem") if checked.problems else "valid"
+    print_line(f"{catalog.name}: {counted(len(rows), 'entry', 'entries')}, {state}")
+
+
+def _cure(cure: str) -> str:
+    return f": {cure}" if cure else ""

@@ -1,0 +1,106 @@
+"""The catalog's file: where it is, and how it is read and replaced.
+
+It is PADDOCK_CATALOG, which has to exist, or else `infra/catalog.yaml` of the current directory where there is one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from paddock.errors import BadCatalog, NoPermission, NoSuchFile
+from paddock.lifecycle.upkeep.catalog.check import MAX_BYTES, Catalog, CheckedCatalog, check_catalog
+from paddock.settings import Settings
+from paddock.store import durable
+from paddock.store.durable import disk_errors_in
+
+DEFAULT_PATH: Final = Path("infra/catalog.yaml")
+_MAKE_ONE: Final = "`paddock catalog add MODEL` makes one"
+
+
+def catalog_path(settings: Settings) -> Path:
+    """Where the catalog is, or would be."""
+    return settings.catalog or DEFAULT_PATH
+
+
+def load_catalog(settings: Settings) -> Catalog | None:
+    """The catalog; None where PADDOCK_CATALOG is not set and there is no file at the default place.
+
+    Raises BadCatalog with all problems and their lines, NoSuchFile, and NoPermission.
+    """
+    path = catalog_path(settings)
+    if settings.catalog is None and not os.path.lexists(path):
+        return None
+    checked = read_catalog(path)
+    if checked.problems:
+        raise checked.error()
+    return checked.catalog
+
+
+def read_catalog(path: Path) -> CheckedCatalog:
+    """Read and check a catalog. Raises NoSuchFile, NoPermission, and BadCatalog for what is not a file."""
+    return check_catalog(read_content(path), str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """The content of a catalog, or the beginning of one that is too large. Raises as `read_catalog`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+                raise BadCatalog(f"the catalog {path} is {what}", cure="set PADDOCK_CATALOG to a file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise NoSuchFile(
+            f"there is no catalog {path.absolute()}", cure=f"{_MAKE_ONE}; or correct PADDOCK_CATALOG"
+        ) from None
+    except PermissionError:
+        raise NoPermission(f"the catalog {path} may not be read", cure="make it readable for this user") from None
+    except OSError as error:
+        raise NoSuchFile(
+            f"the catalog {path} cannot be read: {error.strerror}", cure="set PADDOCK_CATALOG to a file"
+        ) from None
+
+
+@contextmanager
+def locked_for_editing(path: Path) -> Iterator[None]:
+    """Keep other processes from editing the catalog until the block ends; its directory is made where it is missing.
+    Where the file system has no locks, nobody is kept out."""
+    with disk_errors_in(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_content(path: Path, content: bytes) -> None:
+    """Replace the catalog by one rename. It keeps its mode and owner, and a link to it stays a link. Raises
+    NoPermission, NotEnoughDisk and StoreUnavailable."""
+    with disk_errors_in(path):
+        target = path.resolve()
+        status = target.stat() if target.exists() else None
+        staged = durable.staging_name(target.parent)
+        try:
+            durable.write_new(staged, content)
+            if status is not None:
+                staged.chmod(stat.S_IMODE(status.st_mode))
+                with suppress(PermissionError):  # only root may give a file to another user
+                    os.chown(staged, status.st_uid, status.st_gid)
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)
+        durable.sync_directory(target.parent)
