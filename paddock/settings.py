@@ -32,6 +32,7 @@ MIB = 1024 * 1024
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _SIZE = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
 _SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,6})?)\s*%", re.ASCII)
+_CRON = re.compile(r"[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}")
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -110,6 +111,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_CATALOG",
         description="File with the models that are wanted; unset: `infra/catalog.yaml` of the current directory, where "
         "there is one",
+    )
+    maintenance_cron: str = Field(
+        default="30 3 * * 0",
+        validation_alias="PADDOCK_MAINTENANCE_CRON",
+        description="When `maintain-volume/weekly` runs, as a cron expression in UTC; read when the flows are deployed",
     )
     segment_bytes: int = Field(
         default=64 * MIB,
@@ -303,6 +309,13 @@ class Settings(BaseModel):
                 "expected s3://bucket or s3://bucket/prefix"
             )  # whether a store supports the scheme is checked later
         return value.rstrip("/")
+
+    @field_validator("maintenance_cron")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        if not _CRON.fullmatch(value):  # Prefect checks the rest when a flow is deployed
+            raise ValueError("expected the five fields of a cron expression, such as 30 3 * * 0")
+        return value
 
     @field_validator("hub_endpoint", "docs_url")
     @classmethod

@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from paddock.lifecycle.upkeep.orphans import clean_orphans
+from paddock.lifecycle.upkeep.remote_eviction import evict_remote
+from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
+
 from paddock.errors import ModelRejected
 from paddock.lifecycle.acquire.cache import push_snapshot
 from paddock.lifecycle.acquire.plan import plan_files
@@ -21,12 +25,14 @@ from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
 from paddock.lifecycle.steps import Step
+from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.maintain import summarize
 from paddock.lifecycle.upkeep.usage import sum_up_usage
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
-from tasks import artifacts
-from tasks.subject import ArtifactSubject
+from tasks import artifacts, volume_artifacts
+from tasks.subject import ArtifactSubject, StoreSubject
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,14 @@ class StepRun:
     def subject(self, id: SnapshotId | None = None) -> ArtifactSubject:
         """A snapshot for the run's target, by default that of the step's manifest."""
         return ArtifactSubject.of(self.clients, id or self.manifest.id, self.target)
+
+    @property
+    def volume(self) -> StoreSubject:
+        return StoreSubject.of_volume(self.clients)
+
+    @property
+    def remote(self) -> StoreSubject:
+        return StoreSubject.of_remote(self.clients)
 
     def model_subject(self) -> ArtifactSubject:
         """The model of the step's listing, before a variant is chosen."""
@@ -121,6 +135,12 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     roll_back: _promotion,
     benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
-    sum_up_usage: lambda run, summary: artifacts.usage(run.clients.volume, summary),
+    sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
     write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
+    clean_orphans: lambda run, found: volume_artifacts.orphans(run.volume, found),
+    scrub: lambda run, scrubbed: volume_artifacts.scrub(run.volume, scrubbed),
+    scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),
+    evict: lambda run, evicted: volume_artifacts.eviction(run.volume, evicted),
+    evict_remote: lambda run, evicted: volume_artifacts.eviction(run.remote, evicted),
+    summarize: lambda run, maintained: volume_artifacts.maintenance(run.volume, maintained),
 }

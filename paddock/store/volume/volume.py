@@ -23,6 +23,7 @@ from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
+from paddock.store.volume.maintenance_lock import MaintenanceLock
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.recording import recording
@@ -74,6 +75,7 @@ class Volume(Store):
         self.docs = DocsPages(self._layout)
         self.disk = Disk(self._layout)
         self.space = Space(self._layout)
+        self.maintenance_lock = MaintenanceLock(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
         self._removal = Removal(
             self._layout,

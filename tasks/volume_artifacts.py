@@ -1,0 +1,159 @@
+"""Create the Prefect artifacts of the maintenance of a volume and of the remote store.
+
+Keys and contents are as in `tasks.artifacts`. A table has at most 200 rows, and its description says how many there are
+in all; what was removed, damaged or left comes before what stayed as it was.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from paddock.lifecycle.upkeep.orphans import Orphans
+from paddock.lifecycle.upkeep.scrub import Scrubbed
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from paddock.lifecycle.upkeep.evict import Evicted
+from paddock.lifecycle.upkeep.maintain import Maintained
+from paddock.lifecycle.upkeep.usage import UsageSummary
+from paddock.lifecycle.upkeep.volume_use import UseHistory, UseSample
+from paddock.model.units import human_bytes, human_time
+from tasks.markdown import as_text
+from tasks.subject import StoreSubject
+from tasks.use_picture import draw
+
+MOST_ROWS = 200
+
+
+def orphans(subject: StoreSubject, found: Orphans) -> None:
+    """Table of the orphans that were found, removed or not, and of foreign files, which are left."""
+    rows: list[dict[str, Any]] = [
+        {
+            "what": orphan.kind,
+            "path": orphan.path,
+            "size": human_bytes(orphan.bytes),
+            "age": human_time(orphan.age_s),
+            "done": "removed" if orphan.removed else "left: it is not old enough",
+        }
+        for orphan in sorted(found.rows, key=lambda orphan: not orphan.removed)
+    ]
+    rows += [
+        {"what": "foreign", "path": path, "size": "", "age": "", "done": "left: it is not Paddock's"}
+        for path in found.foreign
+    ]
+    create_table_artifact(
+        key=subject.key("orphans"), table=_bounded(rows), description=_described(subject, found.line, rows)
+    )
+
+
+def scrub(subject: StoreSubject, scrubbed: Scrubbed | None) -> None:
+    """Table of the damaged blobs, with their segments, and whether each was repaired. None: nothing was scrubbed."""
+    if scrubbed is None:
+        return
+    rows: list[dict[str, Any]] = [
+        {
+            "file": row.path,
+            "damaged segments": ", ".join(map(str, row.bad_segments)) or "unknown",
+            "done": "repaired" if row.repaired else "not repaired",
+            "sha256": row.sha256,
+        }
+        for row in sorted(scrubbed.damaged, key=lambda row: row.repaired)
+    ]
+    rows += [
+        {"file": "", "damaged segments": "", "done": f"failed: {problem}", "sha256": ""}
+        for problem in scrubbed.problems
+    ]
+    create_table_artifact(
+        key=subject.key("scrub"), table=_bounded(rows), description=_described(subject, scrubbed.line, rows)
+    )
+
+
+def eviction(subject: StoreSubject, evicted: Evicted | None) -> None:
+    """Table of the snapshots that were evicted, and of those that were kept, each with the reason. None: there was
+    nothing to evict from."""
+    if evicted is None:
+        return
+    value = evicted.to_json()
+    rows: list[dict[str, Any]] = [
+        {
+            "model": row["model"],
+            "variant": row["variant"],
+            "revision": row["revision"][:8],
+            "size": human_bytes(row["bytes"]),
+            "done": done,
+            "why": row["reason"],
+        }
+        for done, found in (("evicted", value["removed"]), ("kept", value["kept"]))
+        for row in found
+    ]
+    create_table_artifact(
+        key=subject.key("eviction"), table=_bounded(rows), description=_described(subject, evicted.line, rows)
+    )
+
+
+def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
+    """The outcome of each step, and the use of the volume over time and by model, as Markdown with a picture."""
+    lines = ["| step | took | result |", "|---|---|---|"]
+    for outcome in maintained.outcomes:
+        result = as_text(outcome.line) if outcome.failure is None else f"**failed:** {as_text(outcome.failure)}"
+        lines.append(f"| {outcome.step} | {human_time(outcome.seconds)} | {result} |")
+    if maintained.history is not None and maintained.history.samples:
+        lines += ["", *_use(subject, maintained.history)]
+    failed = f", {len(maintained.failures)} failed" if maintained.failures else ""
+    create_markdown_artifact(
+        key=subject.key("maintenance"),
+        markdown="\n".join(lines),
+        description=f"Maintenance of {subject.name}: {len(maintained.outcomes)} steps{failed}",
+    )
+
+
+def _use(subject: StoreSubject, history: UseHistory) -> list[str]:
+    """The picture, as an image within the text: Prefect shows the URL of an image artifact, all of it. Then the use by
+    model as a table, for those who do not see colours."""
+    title = f"Use of {subject.name}"
+    picture = base64.b64encode(draw(history, title=title).encode()).decode()
+    lines = [
+        f"![{as_text(title)}](data:image/svg+xml;base64,{picture})",
+        "",
+        "| model | size | share |",
+        "|---|--:|--:|",
+    ]
+    sample = history.samples[-1]
+    for name, size in _shares(sample):
+        lines.append(f"| {name} | {human_bytes(size)} | {size / max(1, sample.used_bytes):.0%} |")
+    return lines
+
+
+def _shares(sample: UseSample) -> list[tuple[str, int]]:
+    others = [("other models", sample.other_models_bytes), ("in no snapshot", sample.unused_bytes)]
+    return [*sample.models.items(), *((name, size) for name, size in others if size)]
+
+
+def usage(subject: StoreSubject, summary: UsageSummary) -> None:
+    """Table of what was used, how often, how long, when, and by which worker."""
+    rows: list[dict[str, Any]] = [
+        {
+            **line.labels,
+            **{kind: f"{used.uses}, {human_time(used.seconds)}" for kind, used in line.total.kinds.items()},
+            "requests": line.total.usage.requests,
+            "tokens": line.total.usage.tokens,
+            "first": str(line.total.first),
+            "last": str(line.total.last),
+            "workers": ", ".join(line.total.workers),
+            "stored": "removed" if line.removed else "",
+        }
+        for line in summary.lines
+    ]
+    create_table_artifact(
+        key=subject.key("usage"), table=_bounded(rows), description=_described(subject, summary.line, rows)
+    )
+
+
+def _bounded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(rows[:MOST_ROWS])
+
+
+def _described(subject: StoreSubject, line: str, rows: Sequence[object]) -> str:
+    more = f"; the first {MOST_ROWS} of {len(rows)} rows" if len(rows) > MOST_ROWS else ""
+    return f"{subject.name}: {line}{more}"
