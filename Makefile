@@ -41,8 +41,8 @@ test: setup system-packages
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 torture: setup system-packages
-	$(BIN)/python -m pytest -m torture --timeout 3600
 	$(BIN)/python -m pytest -m "hypothesis and not gpu" --hypothesis-profile torture --timeout 3600
+	$(BIN)/python -m pytest -m torture --timeout 3600
 
 # Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup` before.
 gpu: setup

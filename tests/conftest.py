@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 
 from tests.support.hub import demo_cache, hub
+from tests.support.memory_directory import memory
 from tests.support.skips import pytest_make_collect_report, pytest_runtest_makereport
 from tests.support.stack import moto, prefect_server, s3, stop_prefect
 from tests.support.tiny_hub import clients, pulled, pulled_home
@@ -14,6 +15,7 @@ __all__ = [
     "clients",
     "demo_cache",
     "hub",
+    "memory",
     "moto",
     "prefect_server",
     "pulled",
@@ -27,6 +29,8 @@ __all__ = [
 hypothesis.settings.register_profile("sample", max_examples=25, deadline=None)
 hypothesis.settings.register_profile("torture", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("sample")
+
+pytest_plugins = ["tests.support.fault_totals"]
 
 _PREFECT = ("tests/flows/", "tests/infra/test_prefect_server.py")
 _GREAT_EXPECTATIONS = ("tests/lifecycle/test_data_docs.py", "tests/validation/test_expectations.py")

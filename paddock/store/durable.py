@@ -155,6 +155,12 @@ def sync_tree(path: Path) -> None:
         sync_directory(Path(directory))
 
 
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of the content to an open file: a single write may write less."""
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
 def write_new(path: Path, content: bytes, *, read_only: bool = False, sync: bool = True) -> None:
     """Write a file that must not exist yet, and fsync it. `read_only`: nobody may write it afterwards."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, UNDER_UMASK)

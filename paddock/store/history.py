@@ -22,6 +22,7 @@ from pathlib import Path
 
 from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.model.reference import SnapshotId, Variant, parse_variant
+from paddock.store.durable import sync_directory, write_all
 
 _LOCK_WAIT_S = 5.0
 _UNDER_UMASK = 0o666  # another user of the volume appends to it too
@@ -155,6 +156,8 @@ class History:
             end = time.monotonic() + _LOCK_WAIT_S
             while not _try_lock(descriptor) and time.monotonic() < end:
                 time.sleep(0.01)
+            if os.fstat(descriptor).st_size == 0:  # after a power loss, the links must not be there without the history
+                sync_directory(self.path.parent)
             yield
         finally:
             os.close(descriptor)
@@ -166,7 +169,7 @@ class History:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             line = f"{json.dumps(promotion.to_json(), ensure_ascii=False)}\n".encode()
-            os.write(descriptor, b"\n" + line if torn else line)
+            write_all(descriptor, b"\n" + line if torn else line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +19,32 @@ NEXT = {"q8.gguf": b"next" * 1000, "config.json": b"{}"}
 A8, B8, A4 = id_of(A), id_of(B), id_of(A, stores.Q4)
 CONTENTS = {A8: Q8, B8: NEXT, A4: Q4}
 ONCE = "once"
-"""The operation id of each change of the promoted snapshots."""
+"""The operation id of a change of the promoted snapshots."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation on a volume. `moves`: it changes the promoted snapshots, with the operation id `ONCE`."""
+    """An operation on a volume.
+
+    `before` makes the state that it starts from, on a volume that is prepared unless `makes_volume`. `after` tells
+    whether it did its work, and `is_consistent` yields more problems of a state.
+
+    `moves`: it changes the promoted snapshots. `repeatable`: after a complete run, another one changes nothing.
+    `damaged`: the names of what is damaged before. `sent`: how many bytes the Hub has sent so far; a run that a fault
+    ended and the next one transfer at most `most_sent_bytes`.
+    """
 
     name: str
     before: Callable[[Volume], object]
     run: Callable[[Volume], object]
     after: Callable[[Volume], bool]
     moves: bool = False
+    makes_volume: bool = False
+    repeatable: bool = True
+    damaged: tuple[str, ...] = ()
+    is_consistent: Callable[[Volume], Iterable[str]] = lambda _: ()
+    sent: Callable[[], int] = lambda: 0
+    most_sent_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ def _is_promoted(volume: Volume, *ids: SnapshotId) -> bool:
 
 
 OPERATIONS = (
-    Operation("prepare", lambda _: None, lambda v: v.prepare(), lambda v: v.partial.is_dir()),
+    Operation("prepare", lambda _: None, lambda v: v.prepare(), lambda v: v.partial.is_dir(), makes_volume=True),
     Operation("add a blob", _staged, _add, lambda v: v.sizes()[1] == len(Q8["q8.gguf"])),
     Operation("publish", lambda _: None, _published, lambda v: v.snapshot(A8) == manifest_of(A, Q8)),
     Operation(

@@ -187,7 +187,8 @@ class Snapshots:
             return None
 
     def hide(self, id: SnapshotId) -> Path | None:
-        """Make a snapshot invisible by one rename. Returns its staging path, or None when it does not exist."""
+        """Make a snapshot invisible by one rename. Returns its staging path, or None when it does not exist. Where an
+        error is raised, it is visible."""
         final = self._layout.snapshot(id)
         try:
             parent = self._layout.check_directory(final.parent)
@@ -196,7 +197,11 @@ class Snapshots:
             final.rename(hidden)
         except FileNotFoundError:
             return None
-        durable.sync_directory(parent)
+        try:
+            durable.sync_directory(parent)
+        except OSError:
+            self.restore(hidden, id)
+            raise
         return hidden
 
     def restore(self, hidden: Path, id: SnapshotId) -> None:

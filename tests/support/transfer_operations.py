@@ -1,0 +1,262 @@
+"""Operations that move a model's files, for fault injection: from the Hub, to and from a remote store, and repairs.
+
+The Hub is the one of the environment, and has the repository that `fill_hub` makes. The remote store is a directory
+beside the volume (`tests.support.directory_store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from infra.local.hub import HubService
+from paddock import settings
+from paddock.lifecycle.acquire.acquire import SERVED
+from paddock.lifecycle.acquire.cache import cache as copy_to_remote
+from paddock.lifecycle.acquire.fetch import fetch_file
+from paddock.lifecycle.acquire.plan import plan_files
+from paddock.lifecycle.acquire.publish import publish
+from paddock.lifecycle.acquire.pull import pull
+from paddock.lifecycle.acquire.resolve import resolve
+from paddock.lifecycle.acquire.restore import restore
+from paddock.lifecycle.assess.audit import Audited, audit_acquired
+from paddock.lifecycle.assess.preflight import Chosen, choose_fitting
+from paddock.lifecycle.clients import REMOTE_STORES, Clients, connect
+from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
+from paddock.lifecycle.steps import PlainRunner
+from paddock.lifecycle.upkeep.verify import verify
+from paddock.model.artifact import Listing
+from paddock.model.names import Sha256
+from paddock.model.reference import Reference, SnapshotId
+from paddock.planning.targets import UNBOUNDED
+from paddock.store.copying import push
+from paddock.store.protocol import RemoteStore
+from paddock.store.volume import Volume
+from tests.support import directory_store, stores
+from tests.support.damage import flip
+from tests.support.segmented_model import segmented_model
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of
+from tests.support.tiny_hub import CARD, CONFIG
+from tests.support.volume_operations import Operation
+
+FILE = "name-F32.gguf"
+SEGMENT_BYTES = 128 * 1024
+REMOTE_STORES["directory"] = "tests.support.directory_store"
+
+
+@cache
+def model() -> bytes:
+    """A sound model of some ten segments."""
+    return segmented_model(layers=1, width=128, inner=256)
+
+
+def fill_hub(hub: HubService) -> None:
+    hub.repository(str(MODEL)).commit({FILE: model(), "config.json": CONFIG, "README.md": CARD})
+
+
+def clients_of(volume: Volume, *, remote: bool = True) -> Clients:
+    """Clients of the volume, and of the remote store beside it."""
+    directory_store.ROOTS["remote"] = volume.root.parent / "remote"
+    s3_uri = "directory://remote/models" if remote else None
+    changed = {"volume": volume.root, "s3_uri": s3_uri, "segment_bytes": SEGMENT_BYTES, "connections": 2}
+    return connect(settings.load().model_copy(update=changed))
+
+
+@cache
+def prepared() -> tuple[Listing, Chosen, Audited]:
+    """What precedes and follows a transfer. To be called before the first fork, since it takes most of a pull's time.
+
+    It is computed in a process of its own, since a client's connections do not survive a fork. What that process
+    imported is imported here, too.
+    """
+    with TemporaryDirectory() as home:
+        answer = Path(home) / "answer"
+        child = os.fork()
+        if child == 0:
+            clients = clients_of(Volume(Path(home) / "models"), remote=False)
+            listing = resolve(clients, MODEL, "main", variant=None)
+            chosen = choose_fitting(clients, listing, SERVED, target=UNBOUNDED)
+            plan = plan_files(clients, listing, chosen, for_promotion=True)
+            acquired = [fetch_file(clients, listing, planned) for planned in plan.files]
+            audited = audit_acquired(clients, listing, plan.choice, acquired)
+            answer.write_bytes(pickle.dumps((list(sys.modules), (listing, chosen, audited))))
+            os._exit(0)
+        os.waitpid(child, 0)
+        modules, found = pickle.loads(answer.read_bytes())  # from this process's own child
+    for name in modules:
+        with suppress(ImportError):
+            import_module(name)
+    result: tuple[Listing, Chosen, Audited] = found
+    return result
+
+
+def _transfer(volume: Volume) -> None:
+    """A pull, without the preflight and the audit, which take most of its time and write nothing."""
+    clients = clients_of(volume, remote=False)
+    listing, chosen, audited = prepared()
+    plan = plan_files(clients, listing, chosen, for_promotion=True)
+    acquired = tuple(fetch_file(clients, listing, planned) for planned in plan.files)
+    published = publish(clients, plan, acquired, audited)
+    promote_snapshot(clients, published.manifest.id, "pulled")
+
+
+def _is_pulled(volume: Volume) -> bool:
+    """Whether the model is whole, was promoted once, and nothing of the transfer is left."""
+    path = volume.model_path(MODEL) / FILE
+    return (
+        path.is_file()
+        and path.read_bytes() == model()
+        and len(volume.history(MODEL)) == 1
+        and not list(volume.partial.glob("*/*/journal"))
+    )
+
+
+def _digest() -> Sha256:
+    return Sha256(hashlib.sha256(model()).hexdigest())
+
+
+def _damaged(volume: Volume) -> None:
+    _transfer(volume)
+    flip(volume.blob_path(_digest()), 2 * SEGMENT_BYTES + 17)
+
+
+def _repair(volume: Volume) -> None:
+    verify(clients_of(volume, remote=False), volume.snapshots(), repair_damage=True)
+
+
+def _cache(volume: Volume) -> None:
+    copy_to_remote(PlainRunner(clients_of(volume)), Reference(MODEL))
+
+
+def _is_cached(volume: Volume) -> bool:
+    remote = _remote(volume)
+    (manifest,) = volume.snapshots(MODEL)
+    return remote.snapshot(manifest.id) == manifest and remote.promoted(MODEL) == volume.promoted(MODEL)
+
+
+def _remote(volume: Volume) -> RemoteStore:
+    remote = clients_of(volume).remote
+    assert remote
+    return remote
+
+
+def _in_remote_alone(volume: Volume) -> None:
+    _transfer(volume)
+    _cache(volume)
+    shutil.rmtree(volume.root)
+    volume.prepare()
+
+
+def _restore(volume: Volume) -> None:
+    restore(PlainRunner(clients_of(volume)), Reference(MODEL))
+
+
+def _sent_by_hub() -> int:
+    with urllib.request.urlopen(f"{settings.load().hub_endpoint}/_admin/stats") as answer:
+        sent: int = json.load(answer)["total_bytes_sent"]
+    return sent
+
+
+def _in_both(*promoted: SnapshotId, others: Sequence[SnapshotId] = ()) -> Callable[[Volume], None]:
+    """Snapshots on the volume and in the remote store; some are promoted, in that order."""
+
+    def make(volume: Volume) -> None:
+        clients = clients_of(volume)
+        for id in (*promoted, *others):
+            manifest = stores.publish(
+                volume, id.revision, {"m.gguf": str(id).encode()}, volume.root, variant=id.variant
+            )
+            push(volume, _remote(volume), manifest)
+        for id in promoted:
+            promote_snapshot(clients, id, "before")
+
+    return make
+
+
+def _both_show(id: SnapshotId) -> Callable[[Volume], bool]:
+    def is_done(volume: Volume) -> bool:
+        promoted = volume.promoted(MODEL)
+        return promoted.default_id == id and _remote(volume).promoted(MODEL) == promoted
+
+    return is_done
+
+
+def _remote_is_not_ahead(volume: Volume) -> Iterator[str]:
+    remote = _remote(volume)
+    promoted, history = remote.promoted(MODEL), volume.history(MODEL)
+    yield from (f"the ref names {id}, which is missing" for id in promoted.ids if remote.snapshot(id) is None)
+    if history[-1].reason == "before" and promoted != volume.promoted(MODEL):
+        yield "the remote store has a change that the volume does not have"
+
+
+A8, B8, C8, A4 = id_of(A), id_of(B), id_of(C), id_of(A, Q4)
+_SEGMENTS_IN_FLIGHT = 3  # one for each connection, and one that is being hashed
+
+TRANSFERS = (
+    Operation(
+        "transfer",
+        lambda _: None,
+        _transfer,
+        _is_pulled,
+        sent=_sent_by_hub,
+        most_sent_bytes=len(model()) + len(CONFIG) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
+    ),
+    Operation(
+        "pull",
+        lambda _: None,
+        lambda v: pull(clients_of(v, remote=False), Reference(MODEL), target=UNBOUNDED),
+        _is_pulled,
+        sent=_sent_by_hub,
+        most_sent_bytes=3 * len(model()),  # each of two preflights reads the header, of up to 1 MiB
+    ),
+    Operation(
+        "repair",
+        _damaged,
+        _repair,
+        _is_pulled,
+        damaged=(FILE, hashlib.sha256(model()).hexdigest()),
+        sent=_sent_by_hub,
+        most_sent_bytes=2 * len(model()) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
+    ),
+    Operation("cache", _transfer, _cache, _is_cached),
+    Operation("restore", _in_remote_alone, _restore, _is_pulled),
+    Operation(
+        "promote in both stores a new revision of another variant",
+        _in_both(A8, A4, others=(B8,)),
+        lambda v: promote_snapshot(clients_of(v), B8, "now"),
+        _both_show(B8),
+        moves=True,
+        repeatable=False,
+        is_consistent=_remote_is_not_ahead,
+    ),
+    Operation(
+        "roll back in both stores to another variant",
+        _in_both(A8, B8, A4),
+        lambda v: roll_back(clients_of(v), Reference(MODEL), "now"),
+        _both_show(B8),
+        moves=True,
+        repeatable=False,
+        is_consistent=_remote_is_not_ahead,
+    ),
+    Operation(
+        "roll back in both stores a variant that is not the default",
+        _in_both(A8, B8, C8, A4),
+        lambda v: roll_back(clients_of(v), Reference(MODEL, Q8), "now"),
+        _both_show(A4),
+        moves=True,
+        repeatable=False,
+        is_consistent=_remote_is_not_ahead,
+    ),
+)
+"""The operations. Those on both stores have no operation id, as from the command line."""
