@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.engine import bindings, generation
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf.header import Header
@@ -47,7 +48,7 @@ def memory(arguments: Arguments) -> Arguments:
     order = sorted(range(len(requested)), key=lambda index: repr(requested[index].no_alloc_load_key()))
     for _, alike in groupby(order, key=lambda index: requested[index].no_alloc_load_key()):
         first, *others = alike
-        log = bindings.Log()
+        log = Log()
         with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True, embeds=embeds) as session:
             headers = _headers(arguments["paths"])
             for index in (first, *others):
@@ -80,7 +81,7 @@ def projector(arguments: Arguments) -> Arguments:
 
 
 def architectures(arguments: Arguments) -> Arguments:
-    log = bindings.Log()
+    log = Log()
     supported = {}
     for name in arguments["names"]:
         descriptor = os.memfd_create("header")
@@ -145,7 +146,7 @@ def generate(arguments: Arguments) -> Arguments:
 
 
 def quantize(arguments: Arguments) -> Arguments:
-    bindings.Log()
+    Log()
     bindings.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
     return {"size_bytes": Path(arguments["target"]).stat().st_size}
 
