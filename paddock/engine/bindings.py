@@ -105,19 +105,47 @@ class Session:
         for start in range(0, len(tokens), self._n_batch):
             batch = tokens[start : start + self._n_batch]
             array = (llama.llama_token * len(batch))(*batch)
-            status = llama.llama_decode(self._context, llama.llama_batch_get_one(array, len(batch)))
-            if status == 1:
-                raise ConflictingConfiguration(
-                    f"{len(tokens)} tokens do not fit in a context of {self.context_tokens}",
-                    cure="use a larger context",
-                )
-            if status != 0:
-                raise EngineOutOfMemory(
-                    f"the engine could not compute a batch of {len(batch)} tokens (llama_decode returned {status})",
-                    cure="use a smaller n_ubatch or context, or free memory",
-                )
+            self._compute(llama.llama_batch_get_one(array, len(batch)), len(tokens))
         llama.llama_synchronize(self._context)
         self._cached += tokens
+
+    def _compute(self, batch: Any, appended: int) -> None:
+        """Compute one batch of a call that appends so many tokens."""
+        status = llama.llama_decode(self._context, batch)
+        if status == 1:
+            raise ConflictingConfiguration(
+                f"{appended} tokens do not fit in a context of {self.context_tokens}",
+                cure="use a larger context",
+            )
+        if status != 0:
+            raise EngineOutOfMemory(
+                f"the engine could not compute a batch of {batch.n_tokens} tokens (llama_decode returned {status})",
+                cure="use a smaller n_ubatch or context, or free memory",
+            )
+
+    def decode_all(self, tokens: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Append at most `n_batch` tokens to the context, and return the logits of each of them.
+
+        The shape is (number of tokens, vocab_size), float32: a view that the next decode overwrites. Raises as
+        `decode`, and ConflictingConfiguration where the model gives no logits.
+        """
+        import numpy as np
+
+        batch = llama.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for index, token in enumerate(tokens):
+                batch.token[index], batch.pos[index] = token, len(self._cached) + index
+                batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, True
+            self._compute(batch, len(tokens))
+        finally:
+            llama.llama_batch_free(batch)
+        llama.llama_synchronize(self._context)
+        self._cached += tokens
+        pointer = llama.llama_get_logits(self._context)
+        if not pointer:
+            raise ConflictingConfiguration("the model gives no logits", cure="choose a language model")
+        return np.ctypeslib.as_array(pointer, shape=(len(tokens), self.vocab_size))
 
     def reuse_prefix(self, tokens: Sequence[int]) -> Sequence[int]:
         """Drop what the context holds beyond its common prefix with `tokens`, and return the tokens left to `decode`.

@@ -6,6 +6,7 @@
     race            `paths`, `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
     count_tokens    `paths`, `parameters`, `texts`
     generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
+    compare         `models` (a list of `paths` and `parameters`), `texts`, `chunk_tokens`, `limit_tokens`
     memory          `paths`, `parameters` (a list of them)
     projector       `path`, `threads`, `use_gpu`
     architectures   `names`
@@ -145,6 +146,17 @@ def generate(arguments: Arguments) -> Arguments:
     )
 
 
+def compare(arguments: Arguments) -> Arguments:
+    from paddock.engine.likelihood import compare as compare_models  # imports numpy
+
+    return compare_models(
+        [(model["paths"], Parameters.from_json(model["parameters"])) for model in arguments["models"]],
+        arguments["texts"],
+        chunk_tokens=arguments["chunk_tokens"],
+        limit_tokens=arguments["limit_tokens"],
+    )
+
+
 def quantize(arguments: Arguments) -> Arguments:
     Log()
     bindings.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
@@ -175,5 +187,6 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "race": race,
     "count_tokens": count_tokens,
     "generate": generate,
+    "compare": compare,
     "quantize": quantize,
 }
