@@ -26,6 +26,7 @@ SAMPLES = {
     "wanted": "org/name:Q8_0@v1.0",
     "wanted.model": "org/name",
     "model": "org/name",
+    "manifest.model": "org/name",
     "reference": "org/name@v1.0",
     "address.path": "dir",
     "printable(file)": "dir/model-Q8_0.gguf",
@@ -113,8 +114,9 @@ def type_in(arguments: list[str]) -> None:
     except typer.Exit:  # --help and --version
         return
     for param in command.params:
-        if param.metavar in ARGUMENTS and not parsed.params[param.name].startswith(("/", "./")):
-            parse_requested(parsed.params[param.name])
+        value = parsed.params.get(param.name)
+        if param.metavar in ARGUMENTS and value is not None and not value.startswith(("/", "./")):
+            parse_requested(value)
 
 
 def has_command(arguments: list[str]) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.run.serve import Serving
     from paddock.lifecycle.upkeep.verify import Verified
     from paddock.measure.benchmark import Benchmark
+    from paddock.measure.quality import Quality
     from paddock.measure.tuning import Tuning
     from paddock.model.artifact import Manifest
     from paddock.store.history import Promoted, Promotion
@@ -289,6 +290,31 @@ def render_benchmark(measured: Benchmark) -> None:
     _out().print(table)
     tuned = ", with tuned parameters" if measured.tuned else ""
     print_line(f"{measured.machine.cpu}, {measured.machine.cores} cores, {measured.engine}{tuned}")
+
+
+def render_quality(quality: Quality) -> None:
+    kl = quality.kl_divergence
+    table = Table("figure", "value", "95 % interval", box=None)
+    for name, figure, digits in (
+        ("perplexity", quality.perplexity, 3),
+        ("perplexity of the reference", quality.reference_perplexity, 3),
+        ("same most likely token", quality.top1_agreement, 4),
+    ):
+        _row(table, name, f"{figure.value:.{digits}f}", f"{figure.low:.{digits}f} to {figure.high:.{digits}f}")
+    _row(table, "KL divergence, mean", f"{kl.mean:.5f}", f"{kl.ci95[0]:.5f} to {kl.ci95[1]:.5f}")
+    for name, value in (("median", kl.median), ("99 %", kl.p99), ("99.9 %", kl.p999), ("maximum", kl.max)):
+        _row(table, f"KL divergence, {name}", f"{value:.5f}", "")
+    _out().print(table)
+    if len(quality.texts) > 1:
+        texts = Table("text", "tokens", "perplexity", "KL divergence", "same token", box=None)
+        for text in quality.texts:
+            figures = (f"{text.perplexity:.2f}", f"{text.kl_mean:.5f}", f"{text.top1:.4f}")
+            _row(texts, text.name, str(text.tokens), *figures)
+        _out().print(texts)
+    print_line(
+        f"{quality.model} against {quality.reference}: {quality.predicted} of {quality.tokens} tokens predicted,"
+        f" {quality.seconds:.0f} s, {quality.engine}"
+    )
 
 
 def render_tuning(tuning: Tuning) -> None:

@@ -1,8 +1,9 @@
-"""Commands that run the engine: bench, serve."""
+"""Commands that run the engine: bench, quality, serve."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,6 +52,36 @@ def bench(
         render_benchmark(measured)
 
     print_result(as_json, {**measured.to_json(), "tuning": tuning.to_json() if tuning else None}, render)
+    return 0
+
+
+def quality(
+    model: ModelArgument,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="MODEL", help="The reference; by default the largest other variant."),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option("--text", metavar="FILE", help="A text of yours; by default Paddock's own.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", min=512, help="Use at most N tokens; by default all.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Measure how far a model's predictions are from those of a reference.
+
+    Perplexity, KL divergence and top-1 agreement, on the same text.
+    """
+    from paddock.cli.render import render_quality
+    from paddock.lifecycle.run.quality import best_reference, measure_quality
+    from paddock.measure.likelihood import LIMIT_TOKENS
+
+    clients = make_clients()
+    manifest = find_snapshot(clients, model)
+    reference = find_snapshot(clients, against) if against else best_reference(clients, manifest)
+    measured = measure_quality(clients, manifest, reference, text=text, limit_tokens=tokens or LIMIT_TOKENS)
+    print_result(as_json, measured.to_json(), lambda: render_quality(measured))
     return 0
 
 
@@ -114,5 +145,5 @@ def serve(
     return 0
 
 
-COMMANDS = {"bench": bench, "serve": serve}
+COMMANDS = {"bench": bench, "quality": quality, "serve": serve}
 """The commands by their names."""

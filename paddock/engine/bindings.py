@@ -1,8 +1,6 @@
 """Python wrapper around llama.cpp's C interface, for the engine's child process.
 
-A `Session` is a loaded model with a context. A `Log` receives the engine's log messages and extracts facts from them.
-A fact is matched only at the start of a message, where the engine's own words are: a file's metadata can hold a line
-that looks like a log line, but it cannot start a message.
+A `Session` is a loaded model with a context.
 
 Importing this module loads the native library, so the parent process never imports it.
 """
@@ -10,44 +8,20 @@ Importing this module loads the native library, so the parent process never impo
 from __future__ import annotations
 
 import ctypes
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as llama
 
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration, EngineOutOfMemory, IncompatibleModel, MalformedGguf, PaddockError
 
 if TYPE_CHECKING:
     import numpy as np  # takes longer to import than most jobs, which do not use it
 
-_INFO, _ERROR, _CONTINUED = 2, 4, 5  # enum ggml_log_level
-_METADATA_DUMP = re.compile(r"llama_model_loader: - kv|llama_model_loader: Dumping metadata")
-_UNKNOWN_ARCHITECTURE = re.compile(
-    r"llama_model_load: error loading model: unknown model architecture: '(.*)'", re.DOTALL
-)
-_CONFLICT = re.compile(
-    r"\Allama_init_from_model: ([KV] cache type .* does not divide .*|model does not support different K .*"
-    r"|quantized V cache requires .*)"
-)
-_LOG_PREFIX = re.compile(
-    r"(?:[A-Za-z_]\w*: )?(?:error loading model: )?(?:failed to initialize the context: )?(?:\w+: )?"
-)
-_OUT_OF_MEMORY = re.compile(
-    r"bad_alloc|failed to allocate|unable to allocate|cannot allocate|out of memory|mmap failed", re.IGNORECASE
-)
-_MIB = r" *([0-9.]+) MiB"
-_MEMORY_LINES = {
-    "model": re.compile(rf"load_tensors: +(\S+) model buffer size ={_MIB}"),
-    "kv": re.compile(rf"(llama_kv_cache\w*|llama_memory_\w+): size ={_MIB} \("),
-    "state": re.compile(rf"\w+: +(\S+) DSV4 \S+ state buffer size ={_MIB}"),
-    "output": re.compile(rf"llama_context: +(\S+) +output buffer size ={_MIB}"),
-    "compute": re.compile(rf"sched_reserve: +(\S+) +compute buffer size ={_MIB}"),
-}
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 """enum llama_load_mode, by (mapped, locked in memory)."""
 _LOAD_WITHOUT_MMAP = _LOAD_MODES[False, False]
@@ -63,73 +37,6 @@ _GGML_TYPES = {
     "iq4_nl": 20,
     "bf16": 30,
 }  # enum ggml_type
-
-
-class Log:
-    """Receiver of the engine's log messages: copies each to standard error as one line, and extracts facts.
-
-    `errors` are the first 20 error messages, each of at most 2,000 characters. `memory` lists (buffer, bytes) of each
-    buffer that the engine reported, by kind (`model`, `kv`, `state`, `output`, `compute`).
-    """
-
-    _callback: ClassVar[Any] = None
-    """The registered callback. It must stay referenced: the engine calls it until the process ends, on a GPU at each
-    new batch."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.memory: dict[str, list[tuple[str, int]]] = {}
-        self.forget_context()
-        callback = llama.llama_log_callback(self._receive)
-        llama.llama_log_set(callback, None)
-        Log._callback = callback  # the previous callback is no longer called
-
-    def _receive(self, level: int, text: bytes, _user_data: object) -> None:
-        if level < _INFO or level == _CONTINUED:
-            return
-        message = text.decode(errors="replace").rstrip("\n")
-        if _METADATA_DUMP.match(message):
-            return
-        if level == _ERROR and len(self.errors) < 20:  # the first ones name the cause
-            self.errors.append(message[:2000])
-        for kind, pattern in _MEMORY_LINES.items():
-            match = pattern.match(message)
-            if match and len(self.memory[kind]) < 64:
-                self.memory[kind].append((match[1], round(float(match[2]) * 2**20)))
-        sys.stderr.write(message.replace("\n", "\\n") + "\n")
-
-    def forget_context(self) -> None:
-        """Drop the memory figures of the last context; those of the model stay."""
-        self.memory = {kind: self.memory.get(kind, []) if kind == "model" else [] for kind in _MEMORY_LINES}
-
-    def refusal(self, what: str) -> PaddockError:
-        """Build the error for a failed load or context from the errors that the engine has logged.
-
-        `what` names what was being loaded or created, for the message.
-        """
-        for message in self.errors:
-            unknown = _UNKNOWN_ARCHITECTURE.match(message)
-            if unknown:
-                return IncompatibleModel(
-                    f"the installed engine says: unknown model architecture: {unknown[1][:80]!r}",
-                    cure="install a newer llama-cpp-python, or choose another model",
-                )
-            conflict = _CONFLICT.search(message)
-            if conflict:
-                return ConflictingConfiguration(
-                    f"the engine refuses these settings for this model: {conflict[1]}",
-                    cure="use type_k and type_v f16, or another type for both",
-                )
-        reasons = [" ".join(_LOG_PREFIX.sub("", message, count=1).split()) for message in self.errors]
-        reason = next((text for text in reasons if not text.startswith("failed to load model")), "it gives no reason")
-        if any(_OUT_OF_MEMORY.search(message) for message in self.errors):
-            return EngineOutOfMemory(
-                f"the engine could not allocate what {what} needs: {reason}",
-                cure="use a smaller quantization or context, or free memory",
-            )
-        return MalformedGguf(
-            f"the engine refuses {what}: {reason}", cure="run `paddock inspect --deep` on it, or pull it again"
-        )
 
 
 class Session:
@@ -198,19 +105,47 @@ class Session:
         for start in range(0, len(tokens), self._n_batch):
             batch = tokens[start : start + self._n_batch]
             array = (llama.llama_token * len(batch))(*batch)
-            status = llama.llama_decode(self._context, llama.llama_batch_get_one(array, len(batch)))
-            if status == 1:
-                raise ConflictingConfiguration(
-                    f"{len(tokens)} tokens do not fit in a context of {self.context_tokens}",
-                    cure="use a larger context",
-                )
-            if status != 0:
-                raise EngineOutOfMemory(
-                    f"the engine could not compute a batch of {len(batch)} tokens (llama_decode returned {status})",
-                    cure="use a smaller n_ubatch or context, or free memory",
-                )
+            self._compute(llama.llama_batch_get_one(array, len(batch)), len(tokens))
         llama.llama_synchronize(self._context)
         self._cached += tokens
+
+    def _compute(self, batch: Any, appended: int) -> None:
+        """Compute one batch of a call that appends so many tokens."""
+        status = llama.llama_decode(self._context, batch)
+        if status == 1:
+            raise ConflictingConfiguration(
+                f"{appended} tokens do not fit in a context of {self.context_tokens}",
+                cure="use a larger context",
+            )
+        if status != 0:
+            raise EngineOutOfMemory(
+                f"the engine could not compute a batch of {batch.n_tokens} tokens (llama_decode returned {status})",
+                cure="use a smaller n_ubatch or context, or free memory",
+            )
+
+    def decode_all(self, tokens: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Append at most `n_batch` tokens to the context, and return the logits of each of them.
+
+        The shape is (number of tokens, vocab_size), float32: a view that the next decode overwrites. Raises as
+        `decode`, and ConflictingConfiguration where the model gives no logits.
+        """
+        import numpy as np
+
+        batch = llama.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for index, token in enumerate(tokens):
+                batch.token[index], batch.pos[index] = token, len(self._cached) + index
+                batch.n_seq_id[index], batch.seq_id[index][0], batch.logits[index] = 1, 0, True
+            self._compute(batch, len(tokens))
+        finally:
+            llama.llama_batch_free(batch)
+        llama.llama_synchronize(self._context)
+        self._cached += tokens
+        pointer = llama.llama_get_logits(self._context)
+        if not pointer:
+            raise ConflictingConfiguration("the model gives no logits", cure="choose a language model")
+        return np.ctypeslib.as_array(pointer, shape=(len(tokens), self.vocab_size))
 
     def reuse_prefix(self, tokens: Sequence[int]) -> Sequence[int]:
         """Drop what the context holds beyond its common prefix with `tokens`, and return the tokens left to `decode`.
@@ -360,7 +295,7 @@ def architecture_is_known(header: str, log: Log) -> bool:
     model = llama.llama_model_load_from_file(header.encode(), params)
     if model:
         llama.llama_model_free(model)
-    return not any(_UNKNOWN_ARCHITECTURE.match(message) for message in log.errors)
+    return not log.names_unknown_architecture
 
 
 def quantize(source: str, target: str, *, file_type: str) -> None:

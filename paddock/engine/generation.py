@@ -11,7 +11,8 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
-from paddock.engine.bindings import Log, Session
+from paddock.engine.bindings import Session
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
 

@@ -6,6 +6,7 @@
     race            `paths`, `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
     count_tokens    `paths`, `parameters`, `texts`
     generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
+    compare         `models` (a list of `paths` and `parameters`), `texts`, `chunk_tokens`, `limit_tokens`
     memory          `paths`, `parameters` (a list of them)
     projector       `path`, `threads`, `use_gpu`
     architectures   `names`
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.engine import bindings, generation
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 from paddock.errors import MalformedGguf, NotGguf
 from paddock.gguf.header import Header
@@ -47,7 +49,7 @@ def memory(arguments: Arguments) -> Arguments:
     order = sorted(range(len(requested)), key=lambda index: repr(requested[index].no_alloc_load_key()))
     for _, alike in groupby(order, key=lambda index: requested[index].no_alloc_load_key()):
         first, *others = alike
-        log = bindings.Log()
+        log = Log()
         with bindings.Session(arguments["paths"], requested[first], log, no_alloc=True, embeds=embeds) as session:
             headers = _headers(arguments["paths"])
             for index in (first, *others):
@@ -80,7 +82,7 @@ def projector(arguments: Arguments) -> Arguments:
 
 
 def architectures(arguments: Arguments) -> Arguments:
-    log = bindings.Log()
+    log = Log()
     supported = {}
     for name in arguments["names"]:
         descriptor = os.memfd_create("header")
@@ -144,8 +146,19 @@ def generate(arguments: Arguments) -> Arguments:
     )
 
 
+def compare(arguments: Arguments) -> Arguments:
+    from paddock.engine.likelihood import compare as compare_models  # imports numpy
+
+    return compare_models(
+        [(model["paths"], Parameters.from_json(model["parameters"])) for model in arguments["models"]],
+        arguments["texts"],
+        chunk_tokens=arguments["chunk_tokens"],
+        limit_tokens=arguments["limit_tokens"],
+    )
+
+
 def quantize(arguments: Arguments) -> Arguments:
-    bindings.Log()
+    Log()
     bindings.quantize(arguments["source"], arguments["target"], file_type=arguments["type"])
     return {"size_bytes": Path(arguments["target"]).stat().st_size}
 
@@ -174,5 +187,6 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "race": race,
     "count_tokens": count_tokens,
     "generate": generate,
+    "compare": compare,
     "quantize": quantize,
 }

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paddock.engine.bindings import Log, Session, features, uses_gpus
+from paddock.engine.bindings import Session, features, uses_gpus
 from paddock.engine.canary import canary, embedding_canary
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
 from paddock.model.gpu import energy_j, vram_used_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import engine, mirror, reader, store, transfer
+from tests.bench import engine, mirror, quality, reader, store, transfer
 
 BENCHES = {
     "reader": reader.run,
@@ -13,6 +13,7 @@ BENCHES = {
     "mirror": mirror.run,
     "store": store.run,
     "engine": engine.run,
+    "quality": quality.run,
 }
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """Compare Paddock's benchmark with llama-bench, and a tuned plan with llama-cpp-python's defaults, on the real model.
 
-llama-bench runs with the libraries of the installed engine (`tests.bench.llama_bench`). All programs alternate, and the
-best round of each counts, since other load on a machine can only slow it.
-
-The speedup of a tuned plan over llama-cpp-python's defaults depends on the machine: the defaults generate with half of
-the cores, which costs little where one core saturates the memory bandwidth, or where two are threads of one core.
+llama-bench runs with the libraries of the installed engine (`tests.support.llama_tools`). All programs alternate, and
+the best round of each counts, since other load on a machine can only slow it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from tests.support.tiny_mamba_gemma import tiny_gemma, tiny_mamba
 
 SHARED_PREFIX = """
 import json, sys
-from paddock.engine.bindings import Log, Session
+from paddock.engine.bindings import Session
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 
 first = [1 + number % 50 for number in range(600)]

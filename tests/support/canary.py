@@ -67,7 +67,8 @@ def main() -> None:
 
 def _try(path: str) -> int:
     from paddock.engine import canary
-    from paddock.engine.bindings import Log, Session
+    from paddock.engine.bindings import Session
+    from paddock.engine.log import Log
     from paddock.engine.parameters import Parameters
     from paddock.errors import ModelRejected, PaddockError
 

@@ -44,7 +44,8 @@ def hollow_copy(source: Path, target: Path) -> Path:
 
 _LOADS = """
 import json, sys
-from paddock.engine.bindings import Log, Session
+from paddock.engine.bindings import Session
+from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 
 log = Log()

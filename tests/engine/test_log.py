@@ -1,4 +1,4 @@
-"""The bindings, in a process of their own: a mistake there ends the process with a signal."""
+"""The engine's log, in a process of their own: a mistake there ends the process with a signal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 LOGS_LATER = """
 import gc
 import llama_cpp.llama_cpp as llama
-from paddock.engine import bindings
+from paddock.engine.log import Log
 
 def load():
-    bindings.Log()
+    Log()
 
 load()
 gc.collect()
