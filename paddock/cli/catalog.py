@@ -35,8 +35,8 @@ def add(
 ) -> int:
     """Add a model to the catalog, or change its entry. Comments and formatting stay."""
     from paddock.cli.render import print_line
-    from paddock.lifecycle.upkeep.catalog import CatalogEntry, catalog_path
-    from paddock.lifecycle.upkeep.catalog.edit import add_to_file
+    from paddock.lifecycle.catalog import CatalogEntry, catalog_path
+    from paddock.lifecycle.catalog.edit import add_to_file
     from paddock.model.reference import parse_requested
     from paddock.planning.targets import parse_target
     from paddock.settings import load
@@ -79,7 +79,7 @@ def check(
 ) -> int:
     """Check the catalog, and list its entries and problems."""
     from paddock.cli.render_upkeep import render_catalog
-    from paddock.lifecycle.upkeep.catalog import catalog_path, read_catalog
+    from paddock.lifecycle.catalog import catalog_path, read_catalog
     from paddock.settings import load
 
     path = catalog_path(load()) if file is None else Path(file)
@@ -100,7 +100,7 @@ def check(
 
 def schema(as_json: Json = False) -> int:  # noqa: ARG001 - it prints JSON anyway
     """Print the JSON schema of the catalog, for editors."""
-    from paddock.lifecycle.upkeep.catalog import catalog_schema
+    from paddock.lifecycle.catalog import catalog_schema
 
     print_result(True, catalog_schema(), lambda: None)
     return 0

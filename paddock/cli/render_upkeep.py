@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from paddock.cli.render import counted, print_line, print_table
 
 if TYPE_CHECKING:
-    from paddock.lifecycle.upkeep.catalog import CheckedCatalog
+    from paddock.lifecycle.catalog import CheckedCatalog
 
 
 def render_catalog(checked: CheckedCatalog) -> None:

@@ -13,15 +13,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from paddock.errors import BadCatalog, NoPermission, NoSuchFile
-from paddock.lifecycle.upkeep.catalog import (
+from paddock.lifecycle.catalog import (
     GATES,
     CatalogEntry,
     check_catalog,
     load_catalog,
     parse_catalog,
 )
-from paddock.lifecycle.upkeep.catalog.check import MAX_BYTES
-from paddock.lifecycle.upkeep.catalog.edit import schema_text
+from paddock.lifecycle.catalog.check import MAX_BYTES
+from paddock.lifecycle.catalog.edit import schema_text
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant
 from paddock.settings import Settings

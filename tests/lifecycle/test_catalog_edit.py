@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddock.errors import BadCatalog, NoPermission
-from paddock.lifecycle.upkeep.catalog import CatalogEntry, parse_catalog
-from paddock.lifecycle.upkeep.catalog.edit import SCHEMA_NAME, CatalogEdit, add_entry, add_to_file, schema_text
+from paddock.lifecycle.catalog import CatalogEntry, parse_catalog
+from paddock.lifecycle.catalog.edit import SCHEMA_NAME, CatalogEdit, add_entry, add_to_file, schema_text
 from paddock.model.names import ModelName
 from tests.support.program import Paddock, paddock
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from paddock.errors import BadCatalog, NoPermission, NoSuchFile
-from paddock.lifecycle.upkeep.catalog.check import MAX_BYTES, Catalog, CheckedCatalog, check_catalog
+from paddock.lifecycle.catalog.check import MAX_BYTES, Catalog, CheckedCatalog, check_catalog
 from paddock.settings import Settings
 from paddock.store import durable
 from paddock.store.durable import disk_errors_in

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from paddock.errors import BadCatalog
-from paddock.lifecycle.upkeep.catalog.check import check_catalog, decode
-from paddock.lifecycle.upkeep.catalog.entry import CatalogEntry, catalog_schema
-from paddock.lifecycle.upkeep.catalog.file import locked_for_editing, read_content, write_content
-from paddock.lifecycle.upkeep.catalog.yaml_tree import Node, parse_yaml, plain_value
+from paddock.lifecycle.catalog.check import check_catalog, decode
+from paddock.lifecycle.catalog.entry import CatalogEntry, catalog_schema
+from paddock.lifecycle.catalog.file import locked_for_editing, read_content, write_content
+from paddock.lifecycle.catalog.yaml_tree import Node, parse_yaml, plain_value
 from paddock.model.reference import same_variant
 
 SCHEMA_NAME: Final = "catalog.schema.json"

@@ -1,6 +1,6 @@
 """Check a catalog, given as text: all of its problems at once, each with its line.
 
-Where the text comes from is `paddock.lifecycle.upkeep.catalog.file`'s concern: a file today.
+Where the text comes from is `paddock.lifecycle.catalog.file`'s concern: a file today.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from paddock.errors import BadCatalog, PaddockError
-from paddock.lifecycle.upkeep.catalog.entry import GATES, CatalogEntry, CatalogFile
-from paddock.lifecycle.upkeep.catalog.yaml_tree import CatalogProblem, Node, NotText, parse_yaml, shown, value_of
+from paddock.lifecycle.catalog.entry import GATES, CatalogEntry, CatalogFile
+from paddock.lifecycle.catalog.yaml_tree import CatalogProblem, Node, NotText, parse_yaml, shown, value_of
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant, same_variant
 
