@@ -15,6 +15,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,7 @@ from paddock.lifecycle.acquire.resolve import resolve
 from paddock.lifecycle.acquire.restore import restore
 from paddock.lifecycle.assess.audit import Audited, audit_acquired
 from paddock.lifecycle.assess.preflight import Chosen, choose_fitting
-from paddock.lifecycle.clients import REMOTE_STORES, Clients, connect
+from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.verify import verify
@@ -52,7 +53,6 @@ from tests.support.volume_operations import Operation
 
 FILE = "name-F32.gguf"
 SEGMENT_BYTES = 128 * 1024
-REMOTE_STORES["directory"] = "tests.support.directory_store"
 
 
 @cache
@@ -68,9 +68,10 @@ def fill_hub(hub: HubService) -> None:
 def clients_of(volume: Volume, *, remote: bool = True) -> Clients:
     """Clients of the volume, and of the remote store beside it."""
     directory_store.ROOTS["remote"] = volume.root.parent / "remote"
-    s3_uri = "directory://remote/models" if remote else None
-    changed = {"volume": volume.root, "s3_uri": s3_uri, "segment_bytes": SEGMENT_BYTES, "connections": 2}
-    return connect(settings.load().model_copy(update=changed))
+    changed = {"volume": volume.root, "s3_uri": None, "segment_bytes": SEGMENT_BYTES, "connections": 2}
+    clients = connect(settings.load().model_copy(update=changed))
+    store = directory_store.open_store("directory://remote/models", clients.settings) if remote else None
+    return replace(clients, remote=store)
 
 
 @cache
