@@ -18,8 +18,12 @@ from paddock.model.reference import SnapshotId
 from paddock.store.protocol import RemoteStore
 from paddock.store.usage import MAX_SHARED_ROWS, Usage, UseKind, write_rows
 
+SHARE_S = 5.0
+"""How long a store may take to store the usage, so that a server that stops is not held up."""
+SHARING = "share-usage"
+"""The name of the thread that waits for the store."""
+
 _LOG = logging.getLogger(__name__)
-_SHARE_S = 5.0
 _WRITES = 3
 
 
@@ -42,17 +46,17 @@ def timed_use(clients: Clients, id: SnapshotId, kind: UseKind) -> Iterator[None]
         record_use(clients, id, kind, Usage(uses=1, seconds=time.monotonic() - began))
 
 
-def share_usage(clients: Clients) -> None:
-    """Send what this worker recorded to the remote store, where one is set. Raises nothing, and takes a few seconds at
-    most: what a store that does not answer lacks is sent the next time."""
+def share_usage(clients: Clients, *, wait_s: float = SHARE_S) -> None:
+    """Send what this worker recorded to the remote store, where one is set. Raises nothing, and waits `wait_s` at most:
+    what a store that does not answer lacks is sent the next time."""
     remote = clients.remote
     if remote is None:
         return
-    sending = threading.Thread(target=_share, args=(clients, remote), daemon=True)
+    sending = threading.Thread(target=_share, args=(clients, remote), name=SHARING, daemon=True)
     sending.start()
-    sending.join(_SHARE_S)
+    sending.join(wait_s)
     if sending.is_alive():
-        _LOG.warning("the usage was not sent to %s: it has not answered for %.0f s", remote.label, _SHARE_S)
+        _LOG.warning("the usage was not sent to %s: it has not answered for %g s", remote.label, wait_s)
 
 
 def _share(clients: Clients, remote: RemoteStore) -> None:

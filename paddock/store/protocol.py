@@ -162,6 +162,11 @@ class RemoteStore(Store, Protocol):
         """What all workers used, as each of them wrote it last. What cannot be parsed is left out."""
         ...
 
+    def merge_silent_usage(self, *, silent_s: float) -> int:
+        """Move the rows of workers that wrote nothing for `silent_s` seconds into one object, which changes no sum, and
+        return their number."""
+        ...
+
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
         """Take the download lease of a blob, or return who holds it; None when another worker took it at this moment.
         A lease that was not renewed for `lease_s` seconds is expired."""

@@ -16,7 +16,7 @@ import pytest
 from infra.local.s3 import S3Server
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.upkeep.usage import UsageBy, sum_up_usage, summarize_usage
-from paddock.lifecycle.uses import record_use, share_usage, timed_use
+from paddock.lifecycle.uses import SHARING, record_use, share_usage, timed_use
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
 from paddock.settings import Settings
@@ -208,6 +208,13 @@ def test_an_s3_that_is_down_costs_a_line_in_the_log(
     record_use(clients, id_of(A), "serve", SERVED)
     assert sum_up_usage(clients).total.usage == SERVED
     assert "the usage was not sent to s3://bucket/prefix: " in caplog.text
+    assert "the usage of other workers is not known" in caplog.text
+    with socket.create_server(("127.0.0.1", port)):  # it never answers
+        share_usage(clients, wait_s=0.05)
+    assert "it has not answered for 0.05 s" in caplog.text
+    for thread in threading.enumerate():
+        if thread.name == SHARING:
+            thread.join(10)
 
 
 def test_processes_of_one_worker_that_send_at_once_leave_all_in_s3(connected: Connect, s3: S3Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -129,6 +130,26 @@ def test_the_usage_of_each_worker_and_volume_is_an_object_of_its_own(remote: Rem
     assert remote.usage() == add_up([one, one, two])
     with pytest.raises(UnsafeName):
         remote.write_usage("../one", "x", b"")
+
+
+def test_the_usage_of_silent_workers_is_merged_and_counts_once(remote: RemoteStore) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [UsageRow(f"host-{number}", id_of(A), "serve", at, at, Usage(requests=1)) for number in range(6)]
+    for row in rows[:4]:
+        remote.write_usage(row.worker, "x", row.to_line())
+    assert remote.merge_silent_usage(silent_s=3600) == 0
+    with ThreadPoolExecutor(2) as pool:
+        merged = [pool.submit(remote.merge_silent_usage, silent_s=0) for _ in range(2)]
+        assert remote.usage() == rows[:4]
+    assert max(one.result() for one in merged) == 4
+    assert remote.usage() == rows[:4]
+    again = replace(rows[0], usage=Usage(requests=5))
+    for row in (again, *rows[4:]):
+        remote.write_usage(row.worker, "x", row.to_line())
+    for _ in range(2):
+        assert remote.usage() == [again, *rows[1:]]
+        remote.merge_silent_usage(silent_s=0)
+    assert remote.merge_silent_usage(silent_s=0) == 0
 
 
 def test_of_many_workers_one_takes_the_lease(remote: RemoteStore) -> None:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paddock.errors import UnsafeName
+from paddock.errors import NoPermission, UnsafeName
 from paddock.store.usage import (
     MAX_CONTENT_BYTES,
     OTHER_WORKERS,
@@ -264,6 +265,21 @@ def test_what_is_no_record_is_left_out(tmp_path: Path, place: Callable[[Path], o
     volume.usage.condense()
     assert {row.usage for row in volume.usage.rows() if row.worker == "w"} == {SERVED}
     volume.usage.last_used(id_of(B))
+
+
+@pytest.mark.parametrize("name", ["", "2020-01-05"], ids=["all records", "those of a day"])
+def test_a_planted_link_is_not_followed_out_of_the_volume(tmp_path: Path, name: str) -> None:
+    outside = Volume(tmp_path / "outside", worker="w")
+    put(outside, date(2020, 1, 5), "w", [row_of(NOW)] * 2)
+    volume = Volume(tmp_path / "models", worker="w")
+    planted = folder(volume) / name
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(folder(outside) / name)
+    with suppress(NoPermission):
+        volume.usage.condense()
+    with suppress(NoPermission):
+        volume.usage.add(id_of(A), "serve", SERVED)
+    assert [path.read_bytes() for path in folder(outside).rglob("*.jsonl")] == [write_rows([row_of(NOW)] * 2)]
 
 
 def test_a_snapshot_is_served_where_its_use_cannot_be_recorded(

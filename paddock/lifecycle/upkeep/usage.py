@@ -20,6 +20,8 @@ from paddock.model.units import human_time
 from paddock.store.usage import UsageRow, UsageTotal, total_by
 
 _LOG = logging.getLogger(__name__)
+SILENT_S = 31 * 24 * 3600.0
+"""After this time without usage the object of a worker is merged with those of other silent workers."""
 UsageBy = Literal["snapshot", "model", "worker", "day"]
 _LABELS: dict[UsageBy, Callable[[UsageRow], tuple[str, ...]]] = {
     "snapshot": lambda row: (str(row.id.model), row.id.variant, row.id.revision),
@@ -120,8 +122,8 @@ def summarize_usage(
 
 @step(Kind.STORE, "usage", line=lambda summary: summary.line)
 def sum_up_usage(clients: Clients, *, by: UsageBy = "snapshot") -> UsageSummary:
-    """Add up the records of earlier days, send this worker's to the remote store, and sum up those of all workers;
-    where the remote store does not answer, those of the volume."""
+    """Add up the records of earlier days, send this worker's to the remote store, merge there those of workers that are
+    gone, and sum up those of all workers; where the remote store does not answer, those of the volume."""
     try:
         with clients.volume.recording():
             clients.volume.usage.condense()
@@ -130,6 +132,7 @@ def sum_up_usage(clients: Clients, *, by: UsageBy = "snapshot") -> UsageSummary:
     share_usage(clients)
     if clients.remote is not None:
         try:
+            clients.remote.merge_silent_usage(silent_s=SILENT_S)
             return summarize_usage(clients, by=by, in_remote=True)
         except PaddockError as error:
             _LOG.warning("the usage of other workers is not known: %s", error.message)

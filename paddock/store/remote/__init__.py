@@ -1,7 +1,8 @@
 """Remote stores: what is the same for every object service.
 
 `objects` is the protocol of an object service's client, `store` implements the remote store with it, `refs` is the
-format of what is promoted, and `download_lease` lets one worker of a fleet fetch a blob from the Hub.
+format of what is promoted, `usage` is what each worker used, and `download_lease` lets one worker of a fleet fetch a
+blob from the Hub.
 
 Another object service is one package that implements `Objects`, and one line in `paddock.lifecycle.clients`.
 """

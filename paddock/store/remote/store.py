@@ -5,7 +5,7 @@
     refs/org--name.json                               the promoted revisions (`Ref`)
     reports/org--name/<revision>/<variant>/<name>
     leases/<sha256>.json                              the download lease of a blob
-    usage/<worker>/<volume id>.jsonl                  what a worker used on a volume
+    usage/...                                         what each worker used (`RemoteUsage`)
 
 An object becomes visible as a whole, so a blob needs no staging. A ref is written on the condition that nobody wrote it
 since it was read; when another worker was faster, it is read again.
@@ -36,7 +36,8 @@ from paddock.store.remote.objects import Objects
 from paddock.store.remote.probe import probe_features
 from paddock.store.remote.refs import Ref
 from paddock.store.remote.remote_blob import RemoteBlob
-from paddock.store.usage import UsageRow, add_up, check_worker, parse_rows
+from paddock.store.remote.usage import RemoteUsage
+from paddock.store.usage import UsageRow
 
 log = logging.getLogger(__name__)
 _CONFLICTS = 20
@@ -52,6 +53,7 @@ class ObjectStore(RemoteStore):
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self._writes = ConditionalWrites(objects)
+        self._usage = RemoteUsage(objects, self._writes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.label!r})"
@@ -177,13 +179,13 @@ class ObjectStore(RemoteStore):
         return found.content.decode() if found else None
 
     def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
-        self.objects.put(_usage_key(check_worker(worker), check_report_name(volume_id)), content)
+        self._usage.write(worker, volume_id, content)
 
     def usage(self) -> list[UsageRow]:
-        keys = [key for key, size in self.objects.list("usage/") if key.endswith(".jsonl") and size]
-        with ThreadPoolExecutor(self.objects.connections) as pool:
-            found = [one for one in pool.map(self.objects.get, keys) if one]
-        return add_up(row for one in found for row in parse_rows(one.content))
+        return self._usage.rows()
+
+    def merge_silent_usage(self, *, silent_s: float) -> int:
+        return self._usage.merge_silent(silent_s=silent_s)
 
     def sizes(self) -> tuple[int, int]:
         real = 0
@@ -231,10 +233,6 @@ def _manifest_key(id: SnapshotId) -> str:
 
 def _ref_key(model: ModelName) -> str:
     return f"refs/{model.slug}.json"
-
-
-def _usage_key(worker: str, volume_id: str) -> str:
-    return f"usage/{worker}/{volume_id}.jsonl"
 
 
 def _report_key(id: SnapshotId, name: str) -> str:

@@ -124,6 +124,9 @@ class UsageRecords:
         """Add up the rows of earlier days, and of earlier months, and remove the files of months that are too old."""
         settled = (today or datetime.now(UTC).date()) - _SETTLED
         found = names(self._directory)
+        if not found:
+            return
+        self._layout.check_directory(self._directory)
         months = {match[1] for name in found if (match := _MONTH.fullmatch(name))}
         days = [name for name in found if _DAY.fullmatch(name)]
         for month in sorted({day[:7] for day in days}):
