@@ -232,8 +232,8 @@ def render_history(history: Sequence[Promotion]) -> None:
     _out().print(table)
 
 
-def render_verified(verified: Verified, *, repaired: bool = False) -> None:
-    """`repaired`: repairs were tried."""
+def render_verified(verified: Verified, *, options: str) -> None:
+    """`options` are those with which `paddock verify` repairs damage; "" where that was tried."""
     table = Table("snapshot", "file", "size", "state", box=None)
     for file in verified.files:
         if not file.damage:
@@ -249,8 +249,8 @@ def render_verified(verified: Verified, *, repaired: bool = False) -> None:
     damaged = {file.id for file in verified.files if not file.ok} | set(verified.unreadable)
     read = f"{counted(len(verified.files), 'file')} of {verified.where}"
     print_line(f"{read}: {human_bytes(verified.read_bytes)} read, {counted(len(damaged), 'snapshot')} damaged")
-    for id in sorted(damaged) if not repaired else ():
-        print_line(f"`paddock verify {id} --repair` repairs it")
+    for id in sorted(damaged) if options else ():
+        print_line(f"`paddock verify {id}{options}` repairs it")
 
 
 def render_benchmark(measured: Benchmark) -> None:

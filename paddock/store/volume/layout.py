@@ -69,7 +69,12 @@ class Layout:
         return self.private / "usage" / _relative(id)
 
     def verification(self, sha256: Sha256, where: str) -> Path:
-        return self.private / "verified" / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
+        return self.verified / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
+
+    @property
+    def verified(self) -> Path:
+        """The records of verifications, and of how far a scrub came."""
+        return self.private / "verified"
 
     def report(self, id: SnapshotId, name: str) -> Path:
         return self.private / "reports" / _relative(id) / name

@@ -6,11 +6,12 @@ no bytes, and does not verify those that it is given: whoever writes a staged fi
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from paddock.errors import PaddockError
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant, same_variant
@@ -33,6 +34,9 @@ from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
 from paddock.store.volume.verifications import ON_VOLUME, Verifications
+
+_RECORDED_BYTES = 16 * 1024 * 1024
+"""The size from which on the verification of a new blob is recorded. Smaller ones cost a scrub nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,11 @@ class Volume(Store):
     def add_blob(self, staged: Path, sha256: Sha256, size: int) -> Path:
         """Move a staged file of this volume to its place among the blobs, and return its path. The caller has verified
         its bytes while writing them. `staged` is gone afterwards, also when the blob existed."""
-        return self._blobs.add(staged, sha256, size)
+        path = self._blobs.add(staged, sha256, size)
+        if size >= _RECORDED_BYTES:
+            with suppress(PaddockError):
+                self.verifications.record(sha256)
+        return path
 
     @disk_errors
     def blob_inode(self, sha256: Sha256) -> tuple[int, int] | None:
