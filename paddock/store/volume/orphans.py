@@ -62,7 +62,7 @@ class Orphan:
     remove: Callable[[], bool] = field(repr=False, compare=False)
 
 
-class Orphans:
+class OrphanSearch:
     def __init__(self, layout: Layout, blobs: Blobs, snapshots: Snapshots, links: PromotedLinks) -> None:
         self.root = layout.root
         self._layout = layout

@@ -19,7 +19,7 @@ from paddock.store.history import Promoted
 from paddock.store.volume.blobs import Blobs
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
-from paddock.store.volume.orphans import Orphans
+from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.serve_leases import ServeLeases
@@ -42,7 +42,7 @@ class Removal:
         promotions: Promotions,
         pins: Pins,
         leases: ServeLeases,
-        orphans: Orphans,
+        orphans: OrphanSearch,
     ) -> None:
         self.root = layout.root
         self._layout = layout

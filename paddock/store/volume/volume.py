@@ -24,7 +24,7 @@ from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
-from paddock.store.volume.orphans import Orphans
+from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.recording import recording
@@ -77,7 +77,7 @@ class Volume(Store):
         self.docs = DocsPages(self._layout)
         self.disk = Disk(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
-        self.orphans = Orphans(self._layout, self._blobs, self._snapshots, self.links)
+        self.orphans = OrphanSearch(self._layout, self._blobs, self._snapshots, self.links)
         self._removal = Removal(
             self._layout,
             blobs=self._blobs,
