@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from paddock.model.units import human_bytes
+from paddock.model.units import human_bytes, human_time
 
 if TYPE_CHECKING:
     from paddock.chat.template import ChatFormat
@@ -248,7 +248,8 @@ def render_verified(verified: Verified, *, options: str) -> None:
         print_line(problem)
     damaged = {file.id for file in verified.files if not file.ok} | set(verified.unreadable)
     read = f"{counted(len(verified.files), 'file')} of {verified.where}"
-    print_line(f"{read}: {human_bytes(verified.read_bytes)} read, {counted(len(damaged), 'snapshot')} damaged")
+    done = f"{human_bytes(verified.read_bytes)} read in {human_time(verified.seconds)}"
+    print_line(f"{read}: {done}, {counted(len(damaged), 'snapshot')} damaged")
     for id in sorted(damaged) if options else ():
         print_line(f"`paddock verify {id}{options}` repairs it")
 

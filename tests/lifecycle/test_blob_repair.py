@@ -224,15 +224,16 @@ def test_each_kind_of_damage_is_named_and_repaired(
     assert paddock("verify", "--repair", "--json").json["bytes_transferred"] == 0
 
 
-def test_what_is_damaged_is_neither_benchmarked_nor_promoted_until_the_cure_was_done(
+def test_what_is_damaged_is_neither_served_benchmarked_nor_promoted_until_the_cure_was_done(
     alone: Fleet, paddock: Paddock
 ) -> None:
     flip(alone.blob, THIRD)
     assert paddock("verify").status == 2
-    promoted = paddock("promote", str(alone.manifest.id), "--json")
-    assert (promoted.status, promoted.json["error"]) == (2, "corrupt-file")
     cure = f"paddock verify {alone.manifest.id} --repair"
-    assert f"`{cure}`" in promoted.json["cure"]
+    for command in ("promote", "bench", "serve"):
+        refused = paddock(command, str(alone.manifest.id), "--json")
+        assert (refused.status, refused.json["error"]) == (2, "corrupt-file")
+        assert f"`{cure}`" in refused.json["cure"]
     assert paddock(*cure.split()[1:]).status == 0
     assert paddock("promote", str(alone.manifest.id), "--json").status == 0
 

@@ -6,6 +6,7 @@ segments alone (`blob_repair`). The snapshots of the remote store are verified b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -56,13 +57,14 @@ class VerifiedFile:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """The result of a verification in the store with the label `where`. `problems` are the reasons of failed repairs,
-    and manifests that cannot be read; `ok` if no damage is left. `read_bytes` were read."""
+    and manifests that cannot be read; `ok` if no damage is left. `read_bytes` were read in `seconds`."""
 
     files: tuple[VerifiedFile, ...]
     problems: tuple[str, ...] = field(default=())
     unreadable: tuple[SnapshotId, ...] = ()
     where: str = ""
     read_bytes: int = 0
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -80,6 +82,7 @@ class Verified:
             "problems": list(self.problems),
             "bytes_read": self.read_bytes,
             "bytes_transferred": self.transferred_bytes,
+            "seconds": round(self.seconds, 3),
         }
 
 
@@ -121,6 +124,10 @@ class VolumeVerifier:
         volume = self._clients.volume
         checked = check_blob(volume, blob, pace, start)
         problems = list(dict.fromkeys(use.check.problem for use in checked.uses if use.check.problem))
+        if checked.is_stuck:
+            problems.append(
+                f"the damaged blob {blob.sha256} stays on {self.label}: it cannot be moved to the quarantine"
+            )
         self._record(blob, checked.check)
         repaired_bytes, is_repaired = 0, False
         if self._repairs is not None and not checked.ok and not problems:
@@ -178,6 +185,7 @@ def verify(
 
 def verify_with(verifier: Verifier, manifests: Sequence[Manifest], *, pace: Pace) -> Verified:
     """As `verify`, in any store."""
+    started = time.monotonic()
     files: dict[tuple[SnapshotId, str], VerifiedFile] = {}
     problems: list[str] = []
     for blob in sorted(named_blobs(manifests).values(), key=is_derived):
@@ -185,7 +193,13 @@ def verify_with(verifier: Verifier, manifests: Sequence[Manifest], *, pace: Pace
         files |= {(file.id, file.path): file for file in verified.files}
         problems += verified.problems
     in_order = [files[manifest.id, file.path] for manifest in manifests for file in manifest.files]
-    return Verified(tuple(in_order), tuple(dict.fromkeys(problems)), where=verifier.label, read_bytes=pace.read_bytes)
+    return Verified(
+        tuple(in_order),
+        tuple(dict.fromkeys(problems)),
+        where=verifier.label,
+        read_bytes=pace.read_bytes,
+        seconds=time.monotonic() - started,
+    )
 
 
 def is_derived(blob: NamedBlob) -> bool:

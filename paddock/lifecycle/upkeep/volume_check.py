@@ -38,11 +38,13 @@ class CheckedUse:
 
 @dataclass(frozen=True, slots=True)
 class CheckedBlob:
-    """A blob as it was found: `check` is of the blob's own file."""
+    """A blob as it was found: `check` is of the blob's own file. `is_stuck`: it is damaged, and could not be moved to
+    the quarantine."""
 
     blob: NamedBlob
     check: BlobCheck
     uses: tuple[CheckedUse, ...]
+    is_stuck: bool = False
 
     @property
     def ok(self) -> bool:
@@ -74,7 +76,8 @@ def check_blob(volume: Volume, blob: NamedBlob, pace: Pace, start: Start = FROM_
                 if found.damage and not check.ok:
                     _keep(volume, at, blob)
         uses.append(CheckedUse(manifest, file, at, found, status is not None and inode == _inode(status)))
-    return CheckedBlob(blob, check, tuple(uses))
+    is_stuck = bool(check.damage) and status is not None and _inode_of(path) == _inode(status)
+    return CheckedBlob(blob, check, tuple(uses), is_stuck)
 
 
 def _quarantine(volume: Volume, blob: NamedBlob, status: os.stat_result | None) -> None:

@@ -132,8 +132,9 @@ class Volume(Store):
     def add_blob(self, staged: Path, sha256: Sha256, size: int) -> Path:
         """Move a staged file of this volume to its place among the blobs, and return its path. The caller has verified
         its bytes while writing them. `staged` is gone afterwards, also when the blob existed."""
+        is_new = not self._blobs.has(sha256, size)
         path = self._blobs.add(staged, sha256, size)
-        if size >= _RECORDED_BYTES:
+        if is_new and size >= _RECORDED_BYTES:
             with suppress(PaddockError):
                 self.verifications.record(sha256)
         return path
@@ -160,7 +161,8 @@ class Volume(Store):
         bytes until they are published again with the repaired blob, and cannot be leased or promoted until then. Raises
         NotOnVolume."""
         path = self._blobs.quarantine(sha256)
-        self.verifications.forget(sha256, ON_VOLUME)
+        with suppress(PaddockError):  # another user's record: the next verification replaces it
+            self.verifications.forget(sha256, ON_VOLUME)
         return path
 
     @disk_errors
@@ -206,6 +208,12 @@ class Volume(Store):
         """Whether the snapshot is visible, and each of its files is the blob itself: else it was found damaged, and is
         not repaired yet."""
         return self._snapshots.is_whole(manifest)
+
+    @disk_errors
+    def require_whole(self, id: SnapshotId) -> None:
+        """Check `is_whole` before a snapshot's bytes are used. A lease and a promotion do so. Raises NotOnVolume, and
+        CorruptFile."""
+        self._snapshots.require_whole(id)
 
     @disk_errors
     def publish(self, manifest: Manifest) -> None:
