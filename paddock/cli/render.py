@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from paddock.model.units import human_bytes
+from paddock.model.units import human_bytes, human_time
 
 if TYPE_CHECKING:
     from paddock.chat.template import ChatFormat
@@ -262,8 +262,8 @@ def render_evicted(evicted: Evicted) -> None:
     print_line(evicted.line)
 
 
-def render_verified(verified: Verified, *, repaired: bool = False) -> None:
-    """`repaired`: repairs were tried."""
+def render_verified(verified: Verified, *, options: str) -> None:
+    """`options` are those with which `paddock verify` repairs damage; "" where that was tried."""
     table = Table("snapshot", "file", "size", "state", box=None)
     for file in verified.files:
         if not file.damage:
@@ -278,9 +278,10 @@ def render_verified(verified: Verified, *, repaired: bool = False) -> None:
         print_line(problem)
     damaged = {file.id for file in verified.files if not file.ok} | set(verified.unreadable)
     read = f"{counted(len(verified.files), 'file')} of {verified.where}"
-    print_line(f"{read}: {human_bytes(verified.read_bytes)} read, {counted(len(damaged), 'snapshot')} damaged")
-    for id in sorted(damaged) if not repaired else ():
-        print_line(f"`paddock verify {id} --repair` repairs it")
+    done = f"{human_bytes(verified.read_bytes)} read in {human_time(verified.seconds)}"
+    print_line(f"{read}: {done}, {counted(len(damaged), 'snapshot')} damaged")
+    for id in sorted(damaged) if options else ():
+        print_line(f"`paddock verify {id}{options}` repairs it")
 
 
 def render_benchmark(measured: Benchmark) -> None:

@@ -62,10 +62,9 @@ class Pace:
             raise OutOfTime
 
     def consume(self, count: int) -> None:
-        """Count bytes that were read, and wait until they are within the limit. Raises OutOfTime."""
+        """Count bytes that were read, and wait until they are within the limit."""
         self.read_bytes += count
         self._limit.consume(count)
-        self.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,21 @@ class BlobCheck:
 SOUND = BlobCheck()
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a comparison begins: at `segment`. An earlier one came that far, and found `bad` ones before it.
+
+    `on_segment` is called after each segment with the number of the next one, and the damaged ones so far.
+    """
+
+    segment: int = 0
+    bad: tuple[int, ...] = ()
+    on_segment: Callable[[int, tuple[int, ...]], None] = lambda *_: None
+
+
+FROM_THE_START = Start()
+
+
 class Bytes(Protocol):
     """The stored bytes of a blob, `size` in all. `read_into` fills a buffer from an offset, and returns how many bytes
     it read: 0 behind the end. Raises OSError with EIO for bytes that cannot be read any more."""
@@ -102,35 +116,26 @@ class Bytes(Protocol):
         ...
 
 
-def compare(
-    stored: Bytes,
-    blob: NamedBlob,
-    pace: Pace,
-    *,
-    first: int = 0,
-    bad: tuple[int, ...] = (),
-    on_segment: Callable[[int, tuple[int, ...]], None] = lambda *_: None,
-) -> BlobCheck:
-    """Compare stored bytes with the digests of a blob.
-
-    `first` is the segment to begin with, and `bad` are the damaged ones before it: an earlier comparison came that far.
-    `on_segment` is called after each segment with the number of the next one, and the damaged ones so far. Raises
-    OutOfTime, and OSError for bytes that cannot be read for now.
-    """
+def compare(stored: Bytes, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_START) -> BlobCheck:
+    """Compare stored bytes with the digests of a blob. Raises OutOfTime, and OSError for bytes that cannot be read for
+    now."""
     reading = _Reading(stored, blob, pace)
     if not blob.segments:
         return reading.compare_whole()
-    damaged = list(bad)
+    damaged = list(start.bad)
     for number, span in enumerate(segment_spans(blob.size, blob.segment_bytes)):
-        if number < first:
+        if number < start.segment:
             continue
         if not reading.is_sound(*span, blob.segments[number]):
             damaged.append(number)
-        on_segment(number + 1, tuple(damaged))
+        start.on_segment(number + 1, tuple(damaged))
     if not damaged and stored.size == blob.size:
         return SOUND
-    confirmed = reading.compare_whole()
-    return confirmed if confirmed.ok else BlobCheck(confirmed.damage, tuple(damaged))
+    whole = reading.compare_whole()
+    if whole.ok or not damaged:
+        return whole
+    size = f"{whole.damage}, " if stored.size != blob.size else ""
+    return BlobCheck(f"{size}is damaged in {describe_segments(blob, tuple(damaged))}", tuple(damaged))
 
 
 def describe_segments(blob: NamedBlob, numbers: tuple[int, ...]) -> str:
@@ -172,10 +177,10 @@ class _Reading:
 
     def _feed(self, start: int, end: int, update: Callable[[memoryview], None]) -> bool:
         """Pass on the bytes from `start` up to `end`. False where one of them cannot be read, or is not there."""
-        self._pace.check()
         done = self._stored.begin_segment(start, end)
         try:
             while start < end:
+                self._pace.check()
                 count = self._read(self._buffer[: min(len(self._buffer), end - start)], start)
                 if not count:
                     return False
@@ -231,14 +236,7 @@ class FileBytes(Bytes):
 
 
 def check_file(
-    path: Path,
-    blob: NamedBlob,
-    pace: Pace,
-    *,
-    first: int = 0,
-    bad: tuple[int, ...] = (),
-    on_segment: Callable[[int, tuple[int, ...]], None] = lambda *_: None,
-    follow: bool = False,
+    path: Path, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_START, *, follow: bool = False
 ) -> tuple[BlobCheck, os.stat_result | None]:
     """Compare a file with the digests of a blob, as `compare`. With `follow`, the path may be a link.
 
@@ -257,7 +255,7 @@ def check_file(
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return BlobCheck("is no file"), None
-        return compare(FileBytes(descriptor), blob, pace, first=first, bad=bad, on_segment=on_segment), status
+        return compare(FileBytes(descriptor), blob, pace, start), status
     except OSError as error:
         return BlobCheck(problem=f"{path} cannot be read: {error.strerror}"), None
     finally:

@@ -35,7 +35,8 @@ STAGING_PREFIX = ".staging-"
 READ_ONLY = 0o444
 UNDER_UMASK = 0o666
 """The mode to create a file with: the umask decides who else may read and write it."""
-_STALE_S = 24 * 3600
+STALE_S = 24 * 3600
+"""The age from which on a staging name that nobody holds belongs to a dead writer."""
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _AT_FDCWD = -100
 _REFUSED = frozenset({errno.EACCES, errno.EPERM})
@@ -284,16 +285,23 @@ def remove(path: Path) -> None:
 
 def sweep(directory: Path) -> None:
     """Remove the staging names in `directory` that are older than a day, and that no process on this machine holds."""
+    for path, age_s in leftovers(directory):
+        if age_s > STALE_S:
+            with suppress(PermissionError):  # another user's
+                remove(path)
+
+
+def leftovers(directory: Path) -> Iterator[tuple[Path, float]]:
+    """The staging names in `directory` that no process on this machine holds, each with its age in seconds. A file is
+    held by nobody: one that is younger than STALE_S may be in use."""
     for name in names(directory):
         path = directory / name
         if not name.startswith(STAGING_PREFIX):
             continue
-        try:
+        with suppress(FileNotFoundError, PermissionError):
             status = path.lstat()
-            if time.time() - status.st_mtime > _STALE_S and not _is_held(path, status):
-                remove(path)
-        except (FileNotFoundError, PermissionError):  # another user's
-            continue
+            if not _is_held(path, status):
+                yield path, time.time() - status.st_mtime
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -80,6 +80,15 @@ class MultipartReader:
 
     def __iter__(self) -> Iterator[Part]:
         return iter(plan_parts(self._file.size, segment_bytes=self._segment_bytes))
+
+    def parts_without(self, segments: Collection[int]) -> frozenset[int]:
+        """The numbers of the parts that hold none of these segments."""
+        spans = [(number * self._segment_bytes, (number + 1) * self._segment_bytes) for number in segments]
+        return frozenset(
+            part.number
+            for part in self
+            if not any(start < part.offset + part.length and part.offset < end for start, end in spans)
+        )
 
     def read(self, part: Part) -> PartContent:
         """Read a part. Raises CorruptFile when one of its segments has another digest."""

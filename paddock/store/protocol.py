@@ -10,7 +10,7 @@ A store does not copy: `paddock.store.copying` copies between stores, and `paddo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,11 +134,21 @@ class RemoteStore(Store, Protocol):
         ...
 
     def put_blob(
-        self, path: Path, file: SnapshotFile, *, segment_bytes: int, progress: Callable[[int], None] | None = None
+        self,
+        path: Path,
+        file: SnapshotFile,
+        *,
+        segment_bytes: int,
+        progress: Callable[[int], None] | None = None,
+        damaged: Collection[int] | None = None,
     ) -> int:
         """Send a local blob, and return the number of bytes sent: 0 when the store has it. `progress` is called with
-        the size of each part that the store has, in bytes. Raises CorruptFile when the local blob is damaged; then
-        nothing becomes visible."""
+        the size of each part that the store has, in bytes.
+
+        `damaged` replaces a blob that the store has, and whose bytes are wrong: it has the numbers of the segments that
+        were found damaged, from 0, and none where nothing of it may be kept. The wrong blob stays until the other one
+        is complete. Raises CorruptFile when the local blob is damaged; then nothing becomes visible.
+        """
         ...
 
     def drop_blob(self, sha256: Sha256) -> None:

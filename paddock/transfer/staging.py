@@ -171,6 +171,20 @@ def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, qui
             directory.rmdir()
 
 
+def take_abandoned(path: Path) -> StagingDirectory | None:
+    """Own a staging directory whose owner is dead, in order to remove it; None while one lives, and where there is no
+    journal. An owner on another kernel is not seen where locks are only local: the caller goes by the directory's age
+    too. Raises OSError."""
+    try:
+        journal = Journal(path / "journal")
+    except FileNotFoundError:
+        return None
+    if _try_lock(journal.fd) is False or not _is_at(journal.fd, path / "journal"):
+        journal.close()
+        return None
+    return StagingDirectory(path, journal, JournalHeader(key=path.parent.name, size=0, segment_bytes=1, boot=""), {})
+
+
 @contextmanager
 def _locked(directory: Path) -> Iterator[bool]:
     """Lock the directory of a key, so that of two processes that start together only one creates or adopts. False:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import engine, mirror, quality, reader, store, transfer
+from tests.bench import engine, mirror, quality, reader, scrub, store, transfer
 
 BENCHES = {
     "reader": reader.run,
     "transfer": transfer.run,
     "mirror": mirror.run,
     "store": store.run,
+    "scrub": scrub.run,
     "engine": engine.run,
     "quality": quality.run,
 }

@@ -237,7 +237,7 @@ class UnreachableVolume:
         return None
 
     def stored(self, id: SnapshotId, inodes: Collection[tuple[int, int]]) -> Stored:
-        raise ValueError(f"{id} is not there to compare {len(inodes)} files with")
+        raise AssertionError(f"{id} is never compared, with {len(inodes)} files")
 
     def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision:
         raise AssertionError(f"{id} is never seen, with {len(loaded)} engines")

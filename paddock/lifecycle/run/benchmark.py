@@ -58,7 +58,8 @@ def measure(
 def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, roleplay: bool = False) -> Benchmark:
     """Load the model of a snapshot in an engine process, measure it, and write the report; with `roleplay`, measure
     also how well it plays a character, which takes a minute or more. Raises ConflictingConfiguration for what cannot be
-    done with the model's kind."""
+    done with the model's kind, and CorruptFile for a damaged snapshot."""
+    clients.volume.require_whole(manifest.id)
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     kind = local_kind(path)
     require_measurable(manifest.id.name, kind)
@@ -91,7 +92,8 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
 @step(Kind.ENGINE, "tune", line=lambda found: f"tuned in {found.seconds:.0f} s: {found.rows()[-1][1]}")
 def tune(clients: Clients, manifest: Manifest, context_tokens: int, *, budget_s: float = BUDGET_S) -> Tuning:
     """Find the fastest settings for a snapshot on this machine, and store them for later benchmarks and servers. Raises
-    ConflictingConfiguration for a model that generates no text."""
+    ConflictingConfiguration for a model that generates no text, and CorruptFile for a damaged snapshot."""
+    clients.volume.require_whole(manifest.id)
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     require_text(
         manifest,

@@ -7,11 +7,11 @@ engines, the server needs no pause; it is never reduced for that.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from paddock.errors import DoesNotFit, NotOnVolume
+from paddock.errors import CorruptFile, DoesNotFit, NotOnVolume
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
@@ -71,10 +71,11 @@ class PromotedName(FollowedName):
 
     def stored(self, id: SnapshotId, inodes: Collection[tuple[int, int]]) -> Stored:
         """Compare the loaded files with the blobs. A blob that is gone without a damaged copy was deleted by a person:
-        what is loaded is sound."""
+        what is loaded is sound. So is a snapshot whose manifest is gone or damaged, as far as is known."""
         if id not in self._manifests:
-            self._manifests[id] = self._volume.snapshot(id)
-        manifest = self._manifests[id]
+            with suppress(CorruptFile):
+                self._manifests[id] = self._volume.snapshot(id)
+        manifest = self._manifests.get(id)
         if manifest is None:
             return Stored.SOUND
         blobs = {file: self._volume.blob_inode(file.sha256) for file in manifest.files if is_gguf(file.path)}

@@ -6,20 +6,23 @@ segments alone (`blob_repair`). The snapshots of the remote store are verified b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
 from paddock.chat.template import DERIVED_FILES
 from paddock.errors import CorruptFile, PaddockError
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
-from paddock.lifecycle.upkeep.volume_check import CheckedBlob, CheckedUse, check_blob
+from paddock.lifecycle.upkeep.volume_check import CheckedUse, check_blob
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
-from paddock.store.blob_check import Pace, describe_segments
+from paddock.store.blob_check import FROM_THE_START, SOUND, BlobCheck, Pace, Start
 from paddock.store.named_blobs import NamedBlob, named_blobs
+from paddock.store.volume.verifications import ON_VOLUME
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,14 @@ class VerifiedFile:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """The result of a verification in the store with the label `where`. `problems` are the reasons of failed repairs,
-    and manifests that cannot be read; `ok` if no damage is left. `read_bytes` were read."""
+    and manifests that cannot be read; `ok` if no damage is left. `read_bytes` were read in `seconds`."""
 
     files: tuple[VerifiedFile, ...]
     problems: tuple[str, ...] = field(default=())
     unreadable: tuple[SnapshotId, ...] = ()
     where: str = ""
     read_bytes: int = 0
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -78,28 +82,141 @@ class Verified:
             "problems": list(self.problems),
             "bytes_read": self.read_bytes,
             "bytes_transferred": self.transferred_bytes,
+            "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBlob:
+    """A blob as it was verified: each file of a snapshot that has its bytes, and why a repair failed."""
+
+    files: tuple[VerifiedFile, ...]
+    problems: tuple[str, ...] = ()
+
+
+class VolumeVerifier:
+    """Verifies blobs of the volume one by one; with `repair_damage`, each is repaired at once.
+
+    A success is recorded under `where`. `blobs` are those that snapshots name; others are read as a whole by whoever
+    uses them.
+    """
+
+    where = ON_VOLUME
+
+    def __init__(self, clients: Clients, *, repair_damage: bool) -> None:
+        self._clients = clients
+        self._repairs = BlobRepairs(clients) if repair_damage else None
+        self.label = clients.volume.label
+
+    def blobs(self) -> dict[Sha256, NamedBlob]:
+        return named_blobs(self._clients.volume.snapshots())
+
+    def identity(self, blob: NamedBlob) -> str:
+        """A value that differs once the blob was replaced."""
+        return str(self._clients.volume.blob_inode(blob.sha256))
+
+    def last_verified(self, blob: NamedBlob) -> datetime | None:
+        last = self._clients.volume.verifications.last(blob.sha256)
+        return None if last is None else last.at
+
+    def verify(self, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_START) -> VerifiedBlob:
+        """Read a blob from `start` on. Raises OutOfTime."""
+        volume = self._clients.volume
+        checked = check_blob(volume, blob, pace, start)
+        problems = list(dict.fromkeys(use.check.problem for use in checked.uses if use.check.problem))
+        if checked.is_stuck:
+            problems.append(
+                f"the damaged blob {blob.sha256} stays on {self.label}: it cannot be moved to the quarantine"
+            )
+        self._record(blob, checked.check)
+        repaired_bytes, is_repaired = 0, False
+        if self._repairs is not None and not checked.ok and not problems:
+            try:
+                repaired_bytes = self._repairs.repair(blob, sound_copy=checked.sound_copy).transferred_bytes
+                is_repaired = True
+                self._record(blob, SOUND)
+            except PaddockError as error:
+                problems.append(str(error))
+        files = tuple(
+            VerifiedFile(
+                id=use.manifest.id,
+                path=use.file.path,
+                size_bytes=use.file.size,
+                sha256=use.file.sha256,
+                ok=use.ok or is_repaired,
+                bad_segments=use.check.bad_segments,
+                damage=_damage_of(use),
+                repaired_bytes=0 if number else repaired_bytes,
+            )
+            for number, use in enumerate(checked.uses)
+        )
+        return VerifiedBlob(files, tuple(problems))
+
+    def _record(self, blob: NamedBlob, check: BlobCheck) -> None:
+        with self._clients.volume.recording():
+            if check.ok:
+                self._clients.volume.verifications.record(blob.sha256)
+            elif check.damage:
+                self._clients.volume.verifications.forget(blob.sha256, ON_VOLUME)
+
+
+class Verifier(Protocol):
+    """Verifies the blobs of one store. The members are those of `VolumeVerifier`."""
+
+    where: str
+    label: str
+
+    def blobs(self) -> dict[Sha256, NamedBlob]: ...
+
+    def identity(self, blob: NamedBlob) -> str: ...
+
+    def last_verified(self, blob: NamedBlob) -> datetime | None: ...
+
+    def verify(self, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_START) -> VerifiedBlob: ...
 
 
 def verify(
     clients: Clients, manifests: Sequence[Manifest], *, repair_damage: bool = False, pace: Pace | None = None
 ) -> Verified:
-    """Read every file of the snapshots, each blob once, and quarantine damaged blobs; with `repair_damage`, repair
-    them. A repair that fails is reported in `problems`, and not raised."""
-    pace = pace or Pace()
-    checked: list[CheckedBlob] = []
-    for blob in named_blobs(manifests).values():
-        checked.append(check_blob(clients.volume, blob, pace))
-        with clients.volume.recording():
-            record(clients, checked[-1])
-    files, problems = conclude(clients, checked, repair_damage=repair_damage)
+    """Read every file of the snapshots on the volume, each blob once, and quarantine damaged blobs; with
+    `repair_damage`, repair them. A repair that fails is reported in `problems`, and not raised."""
+    return verify_with(VolumeVerifier(clients, repair_damage=repair_damage), manifests, pace=pace or Pace())
+
+
+def verify_with(verifier: Verifier, manifests: Sequence[Manifest], *, pace: Pace) -> Verified:
+    """As `verify`, in any store."""
+    started = time.monotonic()
+    files: dict[tuple[SnapshotId, str], VerifiedFile] = {}
+    problems: list[str] = []
+    for blob in sorted(named_blobs(manifests).values(), key=is_derived):
+        verified = verifier.verify(blob, pace)
+        files |= {(file.id, file.path): file for file in verified.files}
+        problems += verified.problems
     in_order = [files[manifest.id, file.path] for manifest in manifests for file in manifest.files]
-    return Verified(tuple(in_order), problems, where=clients.volume.label, read_bytes=pace.read_bytes)
+    return Verified(
+        tuple(in_order),
+        tuple(dict.fromkeys(problems)),
+        where=verifier.label,
+        read_bytes=pace.read_bytes,
+        seconds=time.monotonic() - started,
+    )
+
+
+def is_derived(blob: NamedBlob) -> bool:
+    """Whether Paddock derived a file from the others: it is repaired last."""
+    return blob.path in DERIVED_FILES
 
 
 def verify_volume(clients: Clients, *, repair_damage: bool = False, pace: Pace | None = None) -> Verified:
     """As `verify`, for all snapshots of the volume, also those whose manifest cannot be read: with `repair_damage`, it
     is taken from the remote store."""
+    unreadable, problems = check_manifests(clients, repair_damage=repair_damage)
+    verified = verify(clients, clients.volume.snapshots(), repair_damage=repair_damage, pace=pace)
+    return replace(verified, problems=(*problems, *verified.problems), unreadable=unreadable)
+
+
+def check_manifests(clients: Clients, *, repair_damage: bool) -> tuple[tuple[SnapshotId, ...], tuple[str, ...]]:
+    """Returns (the snapshots of the volume whose manifest cannot be read, a message for each)."""
     unreadable: list[SnapshotId] = []
     problems: list[str] = []
     for id in clients.volume.ids():
@@ -116,8 +233,7 @@ def verify_volume(clients: Clients, *, repair_damage: bool = False, pace: Pace |
         if not is_restored:
             unreadable.append(id)
             problems.append(damage)
-    verified = verify(clients, clients.volume.snapshots(), repair_damage=repair_damage, pace=pace)
-    return replace(verified, problems=(*problems, *verified.problems), unreadable=tuple(unreadable))
+    return tuple(unreadable), tuple(problems)
 
 
 def _restore_manifest(clients: Clients, id: SnapshotId) -> bool:
@@ -129,53 +245,10 @@ def _restore_manifest(clients: Clients, id: SnapshotId) -> bool:
     return True
 
 
-def conclude(
-    clients: Clients, checked: Sequence[CheckedBlob], *, repair_damage: bool
-) -> tuple[dict[tuple[SnapshotId, str], VerifiedFile], tuple[str, ...]]:
-    """Repair the damaged ones of the checked blobs if that is wanted. Returns (each file of a snapshot by id and path,
-    the problems)."""
-    files: dict[tuple[SnapshotId, str], VerifiedFile] = {}
-    problems: list[str] = []
-    repairs = BlobRepairs(clients)
-    # Derived files last, since they are made of the others.
-    for one in sorted(checked, key=lambda one: one.blob.path in DERIVED_FILES):
-        problems += [use.check.problem for use in one.uses if use.check.problem]
-        repaired_bytes, is_repaired = 0, False
-        if repair_damage and not one.ok and not one.check.problem:
-            try:
-                repaired_bytes = repairs.repair(one.blob, sound_copy=one.sound_copy).transferred_bytes
-                is_repaired = True
-            except PaddockError as error:
-                problems.append(str(error))
-        for number, use in enumerate(one.uses):
-            files[use.manifest.id, use.file.path] = VerifiedFile(
-                id=use.manifest.id,
-                path=use.file.path,
-                size_bytes=use.file.size,
-                sha256=use.file.sha256,
-                ok=use.ok or is_repaired,
-                bad_segments=use.check.bad_segments,
-                damage=damage_of(one.blob, use),
-                repaired_bytes=0 if number else repaired_bytes,
-            )
-    return files, tuple(dict.fromkeys(problems))
-
-
-def record(clients: Clients, checked: CheckedBlob) -> None:
-    """Record the time of a comparison that found a blob sound; forget it for another one."""
-    verifications = clients.volume.verifications
-    if checked.check.ok:
-        verifications.record(checked.blob.sha256)
-    elif checked.check.damage:
-        verifications.forget(checked.blob.sha256)
-
-
-def damage_of(blob: NamedBlob, use: CheckedUse) -> str:
+def _damage_of(use: CheckedUse) -> str:
     """What was found of a snapshot's file, for people: "" for a sound one."""
     if use.ok:
         return ""
-    if use.check.bad_segments:
-        return f"damaged in {describe_segments(blob, use.check.bad_segments)}"
     if use.check.ok:
         return "is sound, and not the blob that it should be a link to"
     return use.check.damage or "cannot be read"

@@ -7,7 +7,6 @@ however many snapshots link it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from pathlib import Path
 from paddock.errors import PaddockError
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.store import repair
-from paddock.store.blob_check import BlobCheck, Pace, check_file
+from paddock.store.blob_check import FROM_THE_START, BlobCheck, Pace, Start, check_file
 from paddock.store.named_blobs import NamedBlob
 from paddock.store.volume import Volume
 
 _Inode = tuple[int, int]
-OnSegment = Callable[[int, tuple[int, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,13 @@ class CheckedUse:
 
 @dataclass(frozen=True, slots=True)
 class CheckedBlob:
-    """A blob as it was found: `check` is of the blob's own file."""
+    """A blob as it was found: `check` is of the blob's own file. `is_stuck`: it is damaged, and could not be moved to
+    the quarantine."""
 
     blob: NamedBlob
     check: BlobCheck
     uses: tuple[CheckedUse, ...]
+    is_stuck: bool = False
 
     @property
     def ok(self) -> bool:
@@ -56,21 +56,11 @@ class CheckedBlob:
         return next((use.path for use in self.uses if use.check.ok and not use.is_blob), None)
 
 
-def check_blob(
-    volume: Volume,
-    blob: NamedBlob,
-    pace: Pace,
-    *,
-    first: int = 0,
-    bad: tuple[int, ...] = (),
-    on_segment: OnSegment = lambda *_: None,
-) -> CheckedBlob:
-    """Read a blob, and each file of a snapshot that should be a link to it and is not; quarantine a damaged blob.
-
-    `first`, `bad` and `on_segment` are those of `blob_check.compare`, for the blob. Raises OutOfTime.
-    """
+def check_blob(volume: Volume, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_START) -> CheckedBlob:
+    """Read a blob from `start` on, and each file of a snapshot that should be a link to it and is not; quarantine a
+    damaged blob. Raises OutOfTime."""
     path = volume.blob_path(blob.sha256)
-    check, status = check_file(path, blob, pace, first=first, bad=bad, on_segment=on_segment)
+    check, status = check_file(path, blob, pace, start)
     results: dict[_Inode, BlobCheck] = {} if status is None else {_inode(status): check}
     if check.damage and os.path.lexists(path):
         _quarantine(volume, blob, status)
@@ -86,7 +76,8 @@ def check_blob(
                 if found.damage and not check.ok:
                     _keep(volume, at, blob)
         uses.append(CheckedUse(manifest, file, at, found, status is not None and inode == _inode(status)))
-    return CheckedBlob(blob, check, tuple(uses))
+    is_stuck = bool(check.damage) and status is not None and _inode_of(path) == _inode(status)
+    return CheckedBlob(blob, check, tuple(uses), is_stuck)
 
 
 def _quarantine(volume: Volume, blob: NamedBlob, status: os.stat_result | None) -> None:

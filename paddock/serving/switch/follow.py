@@ -112,9 +112,9 @@ class Follower:
         while True:
             await asyncio.sleep(self._every_s)
             try:
+                wanted = await in_thread(self._name.promoted)
                 for revision in self._switch.loaded:
                     await self._check_stored(revision)
-                wanted = await in_thread(self._name.promoted)
             except Exception as error:  # whatever fails, the server goes on
                 if (reason := _reason(error)) != failure:
                     failure = reason

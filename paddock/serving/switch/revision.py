@@ -41,8 +41,7 @@ class EngineMemory:
 class ServedRevision:
     """A revision with its supervisor and client. The constructor opens the model's files, and starts nothing.
 
-    `inodes` are (device, inode) of the open files: every start of the engine reads the same bytes. `on_lost` is called
-    when its engine is lost while it serves. `release` is called once, by `close`.
+    `on_lost` is called when its engine is lost while it serves. `release` is called once, by `close`.
 
     Raises NoSuchFile, NoPermission, MissingShard.
     """
@@ -66,7 +65,7 @@ class ServedRevision:
         with ExitStack() as resources:
             resources.callback(release)
             model = resources.enter_context(open_model(spec))
-            self.inodes = frozenset((one.st_dev, one.st_ino) for one in map(os.fstat, model.descriptors))
+            self._descriptors = model.descriptors
             home = Path(resources.enter_context(TemporaryDirectory(prefix="paddock-", ignore_cleanup_errors=True)))
             self.supervisor = Supervisor(
                 lambda: EngineProcess(server, model, home),
@@ -79,6 +78,15 @@ class ServedRevision:
             self.client = engine_client(home, _ENGINE_TIMEOUT)
             self.tool_format = ToolFormat(self.client)
             self._resources = resources.pop_all()
+
+    @property
+    def inodes(self) -> frozenset[tuple[int, int]]:
+        """(device, inode) of each open file: every start of the engine reads the same bytes. Empty once it is closed.
+        May block for as long as the volume does."""
+        try:
+            return frozenset((one.st_dev, one.st_ino) for one in map(os.fstat, self._descriptors))
+        except OSError:
+            return frozenset()
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,9 +82,19 @@ class Objects(Protocol):
         object at `key`. Each returns what is wrong, or "", and raises as the other methods do."""
         ...
 
-    def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
+    def upload(
+        self,
+        key: str,
+        reader: MultipartReader,
+        *,
+        progress: Callable[[int], None],
+        keep: Collection[int] = frozenset(),
+    ) -> int | None:
         """Send a blob part by part, and return the number of bytes sent: fewer than its size when an interrupted upload
         is resumed. `progress` is called in the caller's thread with the size of each part that is stored, in bytes.
+
+        `keep` are the numbers of the parts that are right in the object that is there: the service may copy them, where
+        it can prove that the copy has the bytes of `reader`.
 
         Returns None when another worker ended the same upload: the caller checks whether the object is there. Errors of
         `reader` are raised unchanged, and no object becomes visible.

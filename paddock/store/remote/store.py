@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -82,14 +82,22 @@ class ObjectStore(RemoteStore):
         return RemoteBlob(f"{self.label}: {name}", expected, lambda: self.objects.address(key))
 
     def put_blob(
-        self, path: Path, file: SnapshotFile, *, segment_bytes: int, progress: Callable[[int], None] | None = None
+        self,
+        path: Path,
+        file: SnapshotFile,
+        *,
+        segment_bytes: int,
+        progress: Callable[[int], None] | None = None,
+        damaged: Collection[int] | None = None,
     ) -> int:
         """As `RemoteStore.put_blob`. The write is not conditional: an object of this name with another size is damaged,
         and is replaced. Parts that were sent before the service stopped responding are kept for the next attempt."""
-        if self.has_blob(file.sha256, file.size):
+        is_there = self.has_blob(file.sha256, file.size)
+        if is_there and damaged is None:
             return 0
         with MultipartReader(path, file, segment_bytes=segment_bytes) as reader:
-            sent = self.objects.upload(_blob_key(file.sha256), reader, progress=progress or (lambda _: None))
+            keep = reader.parts_without(damaged) if is_there and damaged else frozenset[int]()
+            sent = self.objects.upload(_blob_key(file.sha256), reader, progress=progress or (lambda _: None), keep=keep)
         if sent is not None:
             return sent
         if self.has_blob(file.sha256, file.size):  # another worker completed it, or the response to ours was lost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -166,7 +166,14 @@ class S3Objects(Objects):
     def trials(self, key: str) -> dict[str, Callable[[], str]]:
         return trials.trials_of(self.client, self.bucket, self._key(key), label=self.label)
 
-    def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
+    def upload(
+        self,
+        key: str,
+        reader: MultipartReader,
+        *,
+        progress: Callable[[int], None],
+        keep: Collection[int] = frozenset(),
+    ) -> int | None:
         """As `Objects.upload`. Each part is sent with its sha256, and the server refuses a part whose bytes differ.
         Parts of a process that died take up storage until the same blob is sent again, or until the bucket's lifecycle
         rule for incomplete multipart uploads removes them."""
@@ -175,7 +182,8 @@ class S3Objects(Objects):
         )
         try:
             with self._mapped_errors():
-                return upload.send(target, reader, connections=self._options.connections, progress=progress)
+                connections = self._options.connections
+                return upload.send(target, reader, connections=connections, progress=progress, keep=keep)
         except upload.UploadEnded:
             return None
         except (CorruptFile, StoreRefused, BlobMissing):

@@ -9,7 +9,7 @@ The errors of boto3's client are raised unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,13 +46,20 @@ class UploadTarget:
     extra_args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def send(target: UploadTarget, reader: MultipartReader, *, connections: int, progress: Callable[[int], None]) -> int:
-    """Send a blob, and return the number of bytes sent: fewer than its size when an earlier upload is resumed.
-    `progress` is called in the caller's thread with the size of each part that is stored, in bytes. Raises
-    UploadEnded."""
+def send(
+    target: UploadTarget,
+    reader: MultipartReader,
+    *,
+    connections: int,
+    progress: Callable[[int], None],
+    keep: Collection[int] = frozenset(),
+) -> int:
+    """Send a blob, and return the number of bytes sent: fewer than its size when an earlier upload is resumed, or where
+    the server copies the parts `keep` from the object that is there. `progress` is called in the caller's thread with
+    the size of each part that is stored, in bytes. Raises UploadEnded."""
     parts = list(reader)
     if len(parts) > 1:
-        return _send_parts(target, reader, parts=parts, connections=connections, progress=progress)
+        return _send_parts(target, reader, parts=parts, connections=connections, progress=progress, keep=keep)
     content = reader.read(parts[0])
     put = partial(
         target.client.put_object, Bucket=target.bucket, Key=target.key, Body=content.body, **target.extra_args
@@ -75,6 +82,7 @@ def _send_parts(
     parts: list[Part],
     connections: int,
     progress: Callable[[int], None],
+    keep: Collection[int],
 ) -> int:
     unfinished = _unfinished(target)
     upload_id, stored = _resume_or_create(target, unfinished)
@@ -85,6 +93,10 @@ def _send_parts(
         earlier = stored.get(part.number)
         if earlier is not None and _is_same(earlier, part, content):
             return part, _completed(target, part, content, earlier.get("ETag")), False
+        if part.number in keep:
+            copied = _copied(target, upload_id, part, content)
+            if copied is not None:
+                return part, copied, False
         upload_part = partial(
             target.client.upload_part,
             Bucket=target.bucket,
@@ -158,6 +170,27 @@ def _is_same(earlier: PartTypeDef, part: Part, content: PartContent) -> bool:
         return checksum == content.checksum
     # An ETag is the md5 of the part, except with some kinds of encryption; then the part is sent again.
     return earlier.get("ETag", "").strip('"') == tag_of_content(content.body).strip('"')
+
+
+def _copied(target: UploadTarget, upload_id: str, part: Part, content: PartContent) -> CompletedPartTypeDef | None:
+    """Let the server copy a part from the object that is there. None where it cannot, or where its answer does not
+    prove that the copy has the part's bytes: then the part is sent."""
+    try:
+        answer = target.client.upload_part_copy(
+            Bucket=target.bucket,
+            Key=target.key,
+            UploadId=upload_id,
+            PartNumber=part.number,
+            CopySource={"Bucket": target.bucket, "Key": target.key},
+            CopySourceRange=f"bytes={part.offset}-{part.offset + part.length - 1}",
+        )
+    except (aws.ClientError, NotS3Answer):
+        return None
+    copy = answer.get("CopyPartResult", {})
+    described: PartTypeDef = {"Size": part.length, "ETag": copy.get("ETag", "")}
+    if "ChecksumSHA256" in copy:
+        described["ChecksumSHA256"] = copy["ChecksumSHA256"]
+    return _completed(target, part, content, copy.get("ETag")) if _is_same(described, part, content) else None
 
 
 def _completed(target: UploadTarget, part: Part, content: PartContent, tag: str | None) -> CompletedPartTypeDef:

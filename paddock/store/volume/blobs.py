@@ -31,7 +31,6 @@ from paddock.store.durable import (
     rename_noreplace,
     staged_directory,
     staging_name,
-    sweep,
     sync_directory,
     write_new,
 )
@@ -170,11 +169,12 @@ class Blobs:
         unlinked = (blob for blob in self.all() if blob[1].st_nlink == 1 and blob[1].st_mtime <= before)
         return {sha256 for sha256, status in unlinked if self._written_at(sha256, status) <= before}
 
-    def sweep(self) -> None:
-        """Remove what a `free` that died a day ago left under staging names, and old renewals."""
-        sweep(self._layout.blobs)
-        for prefix in names(self._layout.blobs):
-            sweep(self._layout.blobs / prefix)
+    def renewed_at(self, sha256: Sha256) -> float:
+        """When another user's blob was renewed, minus infinity where it was not."""
+        try:
+            return _renewal(self._layout.blob(sha256)).lstat().st_mtime
+        except FileNotFoundError:
+            return float("-inf")
 
     def free(self, candidates: Iterable[Sha256], blobs_in_use: Callable[[], Set[Sha256] | None]) -> int:
         """Remove those of `candidates` that no snapshot uses, and return the number of bytes freed.
@@ -215,7 +215,7 @@ class Blobs:
 
     def _written_at(self, sha256: Sha256, status: os.stat_result) -> float:
         """When a blob was written or renewed."""
-        return max(status.st_mtime, _renewed_at(self._layout.blob(sha256)))
+        return max(status.st_mtime, self.renewed_at(sha256))
 
     def _missing(self, sha256: Sha256) -> BlobMissing:
         return BlobMissing(
@@ -224,15 +224,8 @@ class Blobs:
 
 
 def _renewal(blob: Path) -> Path:
-    """The file that stands for the renewal of another user's blob. `Blobs.sweep` removes it after a day."""
+    """The file that stands for the renewal of another user's blob. `durable.sweep` removes it after a day."""
     return blob.with_name(f"{STAGING_PREFIX}{blob.name}")
-
-
-def _renewed_at(blob: Path) -> float:
-    try:
-        return _renewal(blob).lstat().st_mtime
-    except FileNotFoundError:
-        return float("-inf")
 
 
 def _make_read_only(blob: Path) -> None:

@@ -28,7 +28,27 @@ class Layout:
         self.snapshots = self.private / "snapshots"
         self.quarantine = self.private / "quarantine"
         self.docs = self.private / "docs"
-        self.usage_records = self.private / "usage"
+        self.leases_root = self.private / "leases"
+        self.pins_root = self.private / "pins"
+        self.usage_root = self.private / "usage"
+        self.verified = self.private / "verified"
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The directories that Paddock makes in its private one."""
+        others = ("history", "refs", "reports", "tuning")
+        return (
+            self.partial,
+            self.blobs.parent,
+            self.snapshots,
+            self.quarantine,
+            self.docs,
+            self.leases_root,
+            self.pins_root,
+            self.usage_root,
+            self.verified,
+            *(self.private / name for name in others),
+        )
 
     @property
     def label(self) -> str:
@@ -58,19 +78,19 @@ class Layout:
         return self.private / "refs" / f"{model.slug}.json"
 
     def leases(self, model: ModelName) -> Path:
-        return self.private / "leases" / model.slug
+        return self.leases_root / model.slug
 
     def pins(self, model: ModelName) -> Path:
-        return self.private / "pins" / model.slug
+        return self.pins_root / model.slug
 
     def pin(self, id: SnapshotId) -> Path:
-        return self.private / "pins" / _relative(id)
+        return self.pins_root / _relative(id)
 
     def usage(self, id: SnapshotId) -> Path:
-        return self.usage_records / _relative(id)
+        return self.usage_root / _relative(id)
 
     def verification(self, sha256: Sha256, where: str) -> Path:
-        return self.private / "verified" / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
+        return self.verified / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
 
     def report(self, id: SnapshotId, name: str) -> Path:
         return self.private / "reports" / _relative(id) / name

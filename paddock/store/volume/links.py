@@ -86,6 +86,11 @@ class PromotedLinks:
         old = {directory.relative_to(self._layout.root).as_posix() for directory in directories}
         self._unlink(self._layout.default_link(model), old.__contains__)
 
+    def is_link(self, path: Path) -> bool:
+        """Whether a path in the root is a link that Paddock made."""
+        target = _target(path)
+        return bool(target) and self._is_any_models(target or "")
+
     def _point(self, link: Path, target: str, is_own: Callable[[str], bool]) -> None:
         current = _target(link)
         if current == target:

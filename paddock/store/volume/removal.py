@@ -20,6 +20,7 @@ from paddock.store.history import Promoted
 from paddock.store.volume.blobs import Blobs
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
+from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.serve_leases import ServeLeases
@@ -46,6 +47,7 @@ class Removal:
         promotions: Promotions,
         pins: Pins,
         leases: ServeLeases,
+        orphans: OrphanSearch,
     ) -> None:
         self.root = layout.root
         self._layout = layout
@@ -55,6 +57,7 @@ class Removal:
         self._promotions = promotions
         self._pins = pins
         self._leases = leases
+        self._orphans = orphans
 
     @disk_errors
     def remove(
@@ -121,11 +124,9 @@ class Removal:
     def sweep(self) -> None:
         """Remove staging names that dead writers left more than a day ago, and orphaned blobs. Blobs that cannot be
         removed stay, with a warning: that only costs space."""
-        parents = {self._layout.snapshot(id).parent for id in self._snapshots.ids()}
-        for directory in (self._layout.private, self._layout.partial, *parents):
+        for directory in self._orphans.staging_directories():
             durable.sweep(directory)
         try:
-            self._blobs.sweep()
             self.collect()
         except (PaddockError, OSError) as error:
             log.warning("orphaned blobs stay on %s: %s", self._layout.label, error)

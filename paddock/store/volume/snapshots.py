@@ -281,6 +281,8 @@ class Snapshots:
             if self._blobs.has(file.sha256, file.size):
                 continue
             path, blob = final / file.path, self._layout.blob(file.sha256)
+            if self._blobs.quarantined(file.sha256):  # found damaged just now: the snapshot waits for its repair
+                raise self._missing(manifest, file.path, file.sha256)
             with suppress(OSError):  # the check below tells whether it worked
                 if stat.S_ISREG(path.lstat().st_mode):
                     os.link(path, self._layout.make_directory(blob.parent) / blob.name, follow_symlinks=False)

@@ -67,7 +67,7 @@ class UsageRecords:
         self.root = layout.root
         self.worker = check_worker(worker)
         self._layout = layout
-        self._directory = layout.usage_records
+        self._directory = layout.usage_root
 
     @disk_errors
     def touch(self, id: SnapshotId) -> None:

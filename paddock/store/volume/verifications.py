@@ -7,17 +7,23 @@ A record is a file, `.paddock/verified/<ab>/<sha256>-<where>.json`. `<where>` is
 `tag` is that of the object that was verified: another one says that other bytes were written since. Each record is
 replaced as a whole, so that several writers leave the record of one of them. Nothing about bytes rests on a record
 alone: it says what to verify next, and which copy may be relied on when another one is removed.
+
+How far a scrub of a store came is in `.paddock/verified/scrub-<where>.json`:
+
+    {"began": "2026-05-01T03:00:00+00:00", "sha256": "...", "identity": "...", "segment": 12, "bad": [3]}
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256 as sha256_of
+from pathlib import Path
 
 from paddock.model.names import Sha256
 from paddock.store.durable import disk_errors, names, write_atomically
+from paddock.store.manifests import check_report_name
 from paddock.store.volume.layout import Layout
 
 ON_VOLUME = "volume"
@@ -36,6 +42,18 @@ def in_remote(label: str) -> str:
     return f"remote-{sha256_of(label.encode()).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True, slots=True)
+class ScrubProgress:
+    """How far a scrub came: it `began` then, and of the blob `sha256` it has read the segments before `segment`, of
+    which `bad` are damaged. `identity` tells whether the blob is still the same file or object. "" before any blob."""
+
+    began: datetime
+    sha256: str = ""
+    identity: str = ""
+    segment: int = 0
+    bad: tuple[int, ...] = ()
+
+
 class Verifications:
     def __init__(self, layout: Layout) -> None:
         self.root = layout.root
@@ -46,7 +64,7 @@ class Verifications:
         """Record that the blob was verified now. It is not fsynced: a record that a power loss takes is made again."""
         path = self._layout.verification(sha256, where)
         self._layout.make_directory(path.parent)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at = datetime.now(UTC).isoformat()
         write_atomically(path, json.dumps({"at": at, "tag": tag}).encode(), sync=False)
 
     @disk_errors
@@ -70,3 +88,32 @@ class Verifications:
         for name in names(directory):
             if name.startswith(f"{sha256}-") and where in {None, name.removeprefix(f"{sha256}-").removesuffix(".json")}:
                 (directory / name).unlink(missing_ok=True)
+
+    @disk_errors
+    def save_progress(self, progress: ScrubProgress, where: str = ON_VOLUME) -> None:
+        """Remember how far a scrub came. It is not fsynced."""
+        path = self._progress(where)
+        self._layout.make_directory(path.parent)
+        value = {**asdict(progress), "began": progress.began.isoformat()}
+        write_atomically(path, json.dumps(value).encode(), sync=False)
+
+    @disk_errors
+    def progress(self, where: str = ON_VOLUME) -> ScrubProgress | None:
+        """How far a scrub came that has not read everything; None where there was none, or it cannot be read."""
+        try:
+            value = json.loads(self._progress(where).read_bytes())
+            began, bad = datetime.fromisoformat(value["began"]), tuple(int(number) for number in value["bad"])
+            read = ScrubProgress(began, str(value["sha256"]), str(value["identity"]), int(value["segment"]), bad)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return None
+        return read if began.tzinfo is not None else None
+
+    @disk_errors
+    def end_progress(self, where: str = ON_VOLUME) -> None:
+        """A scrub has read everything: the next one begins anew."""
+        self._progress(where).unlink(missing_ok=True)
+
+    def _progress(self, where: str) -> Path:
+        return self._layout.verified / f"scrub-{check_report_name(where)}.json"

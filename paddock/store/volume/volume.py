@@ -6,11 +6,12 @@ no bytes, and does not verify those that it is given: whoever writes a staged fi
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from paddock.errors import PaddockError
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant, same_variant
@@ -24,6 +25,7 @@ from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningReco
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.maintenance_lock import MaintenanceLock
+from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.recording import recording
@@ -35,6 +37,9 @@ from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.space import Space
 from paddock.store.volume.usage import UsageRecords, this_host
 from paddock.store.volume.verifications import ON_VOLUME, Verifications
+
+_RECORDED_BYTES = 16 * 1024 * 1024
+"""The size from which on the verification of a new blob is recorded. Smaller ones cost a scrub nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Volume(Store):
         self.space = Space(self._layout)
         self.maintenance_lock = MaintenanceLock(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
+        self.orphans = OrphanSearch(self._layout, self._blobs, self._snapshots, self.links)
         self._removal = Removal(
             self._layout,
             blobs=self._blobs,
@@ -85,6 +91,7 @@ class Volume(Store):
             promotions=self.promotions,
             pins=self.pins,
             leases=self._leases,
+            orphans=self.orphans,
         )
 
     def __repr__(self) -> str:
@@ -130,7 +137,12 @@ class Volume(Store):
     def add_blob(self, staged: Path, sha256: Sha256, size: int) -> Path:
         """Move a staged file of this volume to its place among the blobs, and return its path. The caller has verified
         its bytes while writing them. `staged` is gone afterwards, also when the blob existed."""
-        return self._blobs.add(staged, sha256, size)
+        is_new = not self._blobs.has(sha256, size)
+        path = self._blobs.add(staged, sha256, size)
+        if is_new and size >= _RECORDED_BYTES:
+            with suppress(PaddockError):
+                self.verifications.record(sha256)
+        return path
 
     @disk_errors
     def blob_inode(self, sha256: Sha256) -> tuple[int, int] | None:
@@ -154,7 +166,8 @@ class Volume(Store):
         bytes until they are published again with the repaired blob, and cannot be leased or promoted until then. Raises
         NotOnVolume."""
         path = self._blobs.quarantine(sha256)
-        self.verifications.forget(sha256, ON_VOLUME)
+        with suppress(PaddockError):  # another user's record: the next verification replaces it
+            self.verifications.forget(sha256, ON_VOLUME)
         return path
 
     @disk_errors
@@ -205,6 +218,12 @@ class Volume(Store):
     def unreadable(self) -> list[SnapshotId]:
         """The snapshots whose manifest cannot be read: while there is one, no blob is freed."""
         return self._snapshots.unreadable()
+
+    @disk_errors
+    def require_whole(self, id: SnapshotId) -> None:
+        """Check `is_whole` before a snapshot's bytes are used. A lease and a promotion do so. Raises NotOnVolume, and
+        CorruptFile."""
+        self._snapshots.require_whole(id)
 
     @disk_errors
     def publish(self, manifest: Manifest) -> None:

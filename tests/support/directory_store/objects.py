@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -75,7 +75,14 @@ class DirectoryObjects(Objects):
     def trials(self, key: str) -> dict[str, Callable[[], str]]:
         return dict.fromkeys(("ETag", "length on HEAD", "checksums", "multipart uploads"), str)
 
-    def upload(self, key: str, reader: MultipartReader, *, progress: Callable[[int], None]) -> int | None:
+    def upload(
+        self,
+        key: str,
+        reader: MultipartReader,
+        *,
+        progress: Callable[[int], None],
+        keep: Collection[int] = (),
+    ) -> int | None:
         sent = 0
         with self._writing(key) as staged, staged.open("wb") as file:
             for part in reader:
