@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.holdings import share_holdings
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.retries import Kind
@@ -25,9 +26,11 @@ def _line(copied: CopyResult | None) -> str:
 
 @step(Kind.STORE, "push", line=_line)
 def push_snapshot(clients: Clients, manifest: Manifest) -> CopyResult | None:
-    """Copy the blobs that the remote store lacks, then the manifest. Returns None where no remote store is set."""
+    """Copy the blobs that the remote store lacks, then the manifest, and tell it what the volume has. Returns None
+    where no remote store is set."""
     if clients.remote is None:
         return None
     copied = push(clients.volume, clients.remote, manifest)
     update_remote_ref(clients, manifest.model)
+    share_holdings(clients)
     return copied

@@ -21,6 +21,7 @@ from paddock.store.protocol import Store
 from paddock.store.volume.blobs import Blobs, BlobStatus
 from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
+from paddock.store.volume.identity import Identity
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.pins import Pins
@@ -73,6 +74,7 @@ class Volume(Store):
         self.docs = DocsPages(self._layout)
         self.disk = Disk(self._layout)
         self.space = Space(self._layout)
+        self.identity = Identity(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
         self._removal = Removal(
             self._layout,
