@@ -117,6 +117,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_MAINTENANCE_CRON",
         description="When `maintain-volume/weekly` runs, as a cron expression in UTC; read when the flows are deployed",
     )
+    s3_keep_bytes: str | None = Field(
+        default=None,
+        validation_alias="PADDOCK_S3_KEEP_BYTES",
+        description="Budget of `paddock gc --s3` for the files in S3, a size such as `2TiB`; unset: no budget",
+    )
     segment_bytes: int = Field(
         default=64 * MIB,
         ge=64 * 1024,
@@ -283,12 +288,13 @@ class Settings(BaseModel):
             raise ValueError("expected an absolute path")
         return path
 
-    @field_validator("keep_bytes")
+    @field_validator("keep_bytes", "s3_keep_bytes")
     @classmethod
-    def _budget(cls, value: str | None) -> str | None:
-        if value is not None and not _SIZE.fullmatch(value) and not _SHARE.fullmatch(value):
-            raise ValueError("expected a size such as 500GiB, or a share of the disk from 0% to 100%")
-        return value
+    def _budget(cls, value: str | None, info: ValidationInfo) -> str | None:
+        has_disk = info.field_name == "keep_bytes"  # a bucket has no size of which a budget could be a share
+        if value is None or _SIZE.fullmatch(value) or (has_disk and _SHARE.fullmatch(value)):
+            return value
+        raise ValueError(f"expected a size such as 500GiB{', or a share of the disk from 0% to 100%' * has_disk}")
 
     @field_validator("catalog")
     @classmethod

@@ -1,4 +1,4 @@
-"""Command gc: remove what nothing needs from the volume, down to a budget."""
+"""Command gc: remove what nothing needs from the volume or from S3, down to a budget."""
 
 from __future__ import annotations
 
@@ -22,15 +22,25 @@ def collect_garbage(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
     ] = False,
+    in_s3: Annotated[bool, typer.Option("--s3", help="Clean up S3 instead of the volume.")] = False,
     as_json: Json = False,
 ) -> int:
     """Remove what nothing needs, down to a budget."""
     from paddock.cli.render import render_evicted
-    from paddock.lifecycle.upkeep.evict import evict
-    from paddock.model.units import parse_budget
+    from paddock.lifecycle.clients import require_remote
+    from paddock.lifecycle.upkeep.evict import evict, evict_remote
+    from paddock.model.units import parse_budget, parse_bytes
 
     clients = make_clients()
     require_volume(clients)
+    if in_s3:
+        require_remote(clients)
+        size = None if keep_bytes is None else parse_bytes(keep_bytes)
+        of_s3 = evict_remote(clients, keep_bytes=size, dry_run=dry_run)
+        if of_s3 is None:
+            raise AssertionError("there is a remote store")
+        print_result(as_json, of_s3.to_json(), lambda: render_evicted(of_s3))
+        return 0
     budget_bytes = None
     if keep_bytes is not None:
         budget_bytes = parse_budget(keep_bytes, of_bytes=clients.volume.disk.total_bytes())

@@ -10,7 +10,7 @@ A store does not copy: `paddock.store.copying` copies between stores, and `paddo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from paddock.model.reference import SnapshotId
 from paddock.model.source import Source
 from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
+from paddock.store.holdings import Holdings
 from paddock.store.usage import UsageRow
 
 
@@ -106,6 +107,16 @@ class HeldLease:
     tag: str
 
 
+@dataclass(frozen=True, slots=True)
+class RemovalMark:
+    """The mark of a blob that no manifest named (`paddock.store.remote.removal_marks`). `age_s` is the time since it
+    was written, by the store's clock, and `tag` identifies it."""
+
+    state: str
+    age_s: float
+    tag: str
+
+
 class RemoteStore(Store, Protocol):
     """A store that several machines share, each beside a volume of its own.
 
@@ -175,6 +186,50 @@ class RemoteStore(Store, Protocol):
     def merge_silent_usage(self, *, silent_s: float) -> int:
         """Move the rows of workers that wrote nothing for `silent_s` seconds into one object, which changes no sum, and
         return their number."""
+        ...
+
+    def previous(self, model: ModelName) -> list[SnapshotId]:
+        """The snapshots that were promoted before those that are promoted now: a rollback may go back to them."""
+        ...
+
+    def remove(self, id: SnapshotId) -> None:
+        """Remove the manifest of a snapshot; its blobs stay. Does nothing when there is no such snapshot. Raises InUse
+        when it is promoted, or was promoted before; then nothing has changed."""
+        ...
+
+    def blobs(self) -> dict[Sha256, int]:
+        """The size of every stored blob, in bytes."""
+        ...
+
+    def named_blobs(self) -> Set[Sha256] | None:
+        """The blobs that all manifests name; None when one cannot be read, since it may name any blob."""
+        ...
+
+    def marks(self) -> dict[Sha256, RemovalMark]:
+        """The mark of each blob that has one."""
+        ...
+
+    def mark_blob(self, sha256: Sha256, before: RemovalMark | None) -> None:
+        """Mark a blob that nothing names, in place of `before`. Does nothing when another worker was faster."""
+        ...
+
+    def unmark_blob(self, sha256: Sha256, mark: RemovalMark) -> None:
+        """Withdraw the mark of a blob that is needed, or gone."""
+        ...
+
+    def remove_marked(
+        self, blobs: Mapping[Sha256, RemovalMark], *, needed: Callable[[], Set[Sha256] | None]
+    ) -> set[Sha256]:
+        """Remove blobs whose marks still are these, and return those that were removed. `needed` returns the blobs that
+        are named, or None; it is called once, right before the removal, and what it returns stays."""
+        ...
+
+    def write_holdings(self, name: str, holdings: Holdings) -> None:
+        """Replace what the volume of that name has."""
+        ...
+
+    def holdings(self) -> dict[str, Holdings | None]:
+        """What each volume has, by its name; None for one that cannot be read."""
         ...
 
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from paddock.errors import CorruptFile, NotOnVolume, TransferRefused, UnsafeName
+from paddock.errors import CorruptFile, InUse, NotOnVolume, TransferRefused, UnsafeName
 from paddock.model.artifact import SnapshotFile
 from paddock.model.names import Sha256
 from paddock.store.copying import push
 from paddock.store.history import Promoted
+from paddock.store.holdings import Holdings
 from paddock.store.protocol import HeldLease, RemoteStore
 from paddock.store.usage import Usage, UsageRow, add_up
 from paddock.store.volume import Volume
 from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
-from tests.support.stores import MODEL, Q4, Q8, A, B, file_of, id_of, manifest_of, publish, put_blobs
+from tests.support.stores import MODEL, Q4, Q8, A, B, C, file_of, id_of, manifest_of, publish, put_blobs
 from tests.support.waiting import wait_for_value
 
 BLOB = Sha256("a" * 64)
@@ -209,3 +210,66 @@ def test_a_snapshot_of_the_volume_is_pushed_by_several_workers_at_once(
         assert min(pool.map(work, range(3))) >= 0
     assert remote.snapshot(manifest.id) == manifest
     assert all(remote.has_blob(file.sha256, file.size) for file in manifest.files)
+
+
+def test_a_removed_snapshot_is_gone_and_its_blobs_stay(remote: RemoteStore, tmp_path: Path) -> None:
+    first = publish(remote, A, {"m.gguf": b"a"}, tmp_path)
+    second = publish(remote, B, {"m.gguf": b"b"}, tmp_path)
+    remote.remove(first.id)
+    remote.remove(first.id)
+    assert remote.snapshots(MODEL) == [second]
+    assert remote.blobs() == {first.files[0].sha256: 1, second.files[0].sha256: 1}
+    assert remote.named_blobs() == {second.files[0].sha256}
+
+
+def test_a_snapshot_that_is_or_was_promoted_is_not_removed(remote: RemoteStore, tmp_path: Path) -> None:
+    for revision in (A, B, C):
+        publish(remote, revision, {"m.gguf": revision.encode()}, tmp_path)
+        remote.promote([id_of(revision)])
+    assert remote.previous(MODEL) == [id_of(B)]
+    for revision, reason in ((C, "is promoted"), (B, "was promoted before")):
+        with pytest.raises(InUse, match=reason):
+            remote.remove(id_of(revision))
+    remote.remove(id_of(A))
+    assert remote.ids(MODEL) == [id_of(B), id_of(C)]
+
+
+def test_a_marked_blob_is_removed_unless_it_is_needed_or_its_mark_changed(remote: RemoteStore, tmp_path: Path) -> None:
+    blobs = {}
+    for content in (b"1", b"2", b"3"):
+        file = file_of("m.gguf", content)
+        (tmp_path / "blob").write_bytes(content)
+        remote.put_blob(tmp_path / "blob", file, segment_bytes=SEGMENT_BYTES)
+        remote.mark_blob(file.sha256, None)
+        remote.mark_blob(file.sha256, None)  # it has a mark already
+        blobs[content] = file
+    marks = remote.marks()
+    assert {mark.state for mark in marks.values()} == {"marked"}
+    assert all(0 <= mark.age_s < 60 for mark in marks.values())
+    remote.put_blob(tmp_path / "blob", blobs[b"3"], segment_bytes=SEGMENT_BYTES)  # a worker is about to publish it
+    asked = []
+
+    def needed() -> set[Sha256]:
+        asked.append(1)
+        return {blobs[b"2"].sha256}
+
+    assert remote.remove_marked(marks, needed=needed) == {blobs[b"1"].sha256}
+    assert len(asked) == 1
+    assert set(remote.blobs()) == {blobs[b"2"].sha256, blobs[b"3"].sha256}
+    left = remote.marks()
+    assert {sha256: mark.state for sha256, mark in left.items()} == dict.fromkeys(remote.blobs(), "needed")
+    assert remote.remove_marked(marks, needed=set) == set(), "the marks are no longer what they were"
+    remote.mark_blob(blobs[b"2"].sha256, left[blobs[b"2"].sha256])
+    again = remote.marks()
+    assert remote.remove_marked(again, needed=lambda: None) == set(), "it is not known what is named"
+
+
+def test_what_a_volume_has_is_read_back_by_others(remote: RemoteStore) -> None:
+    has = Holdings("the volume /models of a@b", frozenset({id_of(A), id_of(B, Q4)}), frozenset({id_of(A)}), {BLOB})
+    remote.write_holdings("0123456789abcdef", has)
+    remote.write_holdings("0123456789abcdef", has)
+    ((name, read),) = remote.holdings().items()
+    assert name == "0123456789abcdef"
+    assert read is not None
+    assert replace(read, age_s=0.0) == has
+    assert not read.is_stale

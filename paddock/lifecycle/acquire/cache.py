@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.holdings import share_holdings
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.retries import Kind
@@ -26,11 +27,12 @@ def _line(copied: CopyResult | None) -> str:
 
 @step(Kind.STORE, "push", line=_line)
 def push_snapshot(clients: Clients, manifest: Manifest) -> CopyResult | None:
-    """Copy the blobs that the remote store lacks, then the manifest, and what this worker used. Returns None
+    """Copy the blobs that the remote store lacks, then the manifest; tell it what the volume has and used. None
     where no remote store is set."""
     if clients.remote is None:
         return None
     copied = push(clients.volume, clients.remote, manifest)
     update_remote_ref(clients, manifest.model)
     share_usage(clients)
+    share_holdings(clients)
     return copied

@@ -11,6 +11,7 @@ from paddock.lifecycle.eviction.copies import verified_copies
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.eviction.facts import Fetching, facts_of
 from paddock.lifecycle.eviction.plan import EvictionPlan, PlannedRemoval
+from paddock.lifecycle.holdings import share_holdings
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class Applied:
 def apply(clients: Clients, plan: EvictionPlan, *, fetching: Fetching | None = None) -> Applied:
     """Remove the plan's snapshots in its order. Right before each removal its facts are gathered again, and the volume
     looks once more after it made the snapshot invisible (`Volume.evict`)."""
+    if any(removal.snapshot.copied for removal in plan.remove):
+        share_holdings(clients)  # a clean-up of the remote store puts a copy back that it removed at this moment
     removed, skipped = [], []
     for removal in plan.remove:
         id = removal.snapshot.id

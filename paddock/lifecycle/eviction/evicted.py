@@ -39,9 +39,10 @@ class Evicted:
     """The result of a clean-up of the store with the label `where`. `is_dry_run`: nothing was removed, and the rest is
     what would be.
 
-    `orphans` are the number of blobs without a snapshot that were removed, `orphan_bytes` their size. `used_bytes` are
-    those of the blobs that stay, `over_bytes` of them exceed the budget. `beside` is the size of what is stored beside
-    the blobs, by its name; `notes` are sentences on what could not be found out.
+    `orphans` are the number of blobs without a snapshot that were removed, `orphan_bytes` their size, `pending_bytes`
+    that of blobs which are removed once their grace period is over. `used_bytes` are those of the blobs that stay;
+    `over_bytes` of them exceed the budget. `beside` is the size of what is stored beside the blobs, by its name;
+    `notes` are sentences on what could not be found out.
     """
 
     where: str
@@ -53,6 +54,7 @@ class Evicted:
     budget_bytes: int | None = None
     orphans: int = 0
     orphan_bytes: int = 0
+    pending_bytes: int = 0
     beside: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     is_dry_run: bool = False
@@ -71,6 +73,8 @@ class Evicted:
         parts = [f"{self.where}: {snapshots} {done}, {human_bytes(self.freed_bytes)} freed"]
         budget = "" if self.budget_bytes is None else f" of a budget of {human_bytes(self.budget_bytes)}"
         parts.append(f"{human_bytes(self.used_bytes)}{budget} {'would be used' if self.is_dry_run else 'are used'}")
+        if self.pending_bytes:
+            parts.append(f"{human_bytes(self.pending_bytes)} more go when their grace period is over")
         if self.over_bytes:
             parts.append(f"{human_bytes(self.over_bytes)} over the budget, since nothing else may be removed")
         return "; ".join(parts)
@@ -83,6 +87,7 @@ class Evicted:
             "orphaned_bytes": self.orphan_bytes,
             "freed_bytes": self.freed_bytes,
             "kept": [row.to_json() for row in self.kept],
+            "pending_bytes": self.pending_bytes,
             "used_bytes": self.used_bytes,
             "budget_bytes": self.budget_bytes,
             "over_bytes": self.over_bytes,

@@ -66,7 +66,8 @@ def gather(clients: Clients, *, fetching: Fetching | None = None) -> VolumeFacts
         status.sha256: _blob_facts(status, named[status.sha256], is_needed=status.sha256 in needed)
         for status in clients.volume.blob_statuses()
     }
-    return VolumeFacts(tuple(snapshots), blobs, tuple(clients.volume.unreadable()))
+    unreadable = tuple(f"the manifest of {id} (pull or remove it)" for id in clients.volume.unreadable())
+    return VolumeFacts(tuple(snapshots), blobs, unreadable)
 
 
 def facts_of(clients: Clients, id: SnapshotId, *, fetching: Fetching | None = None) -> SnapshotFacts | None:

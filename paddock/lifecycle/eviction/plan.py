@@ -49,7 +49,8 @@ class SnapshotFacts:
 
     `wanted`: the catalog wants its variant, and it is the newest of it. `recent`: it was published in the last hour,
     and may be about to be promoted. `in_transfer`: a fetch of one of its files is under way. `surplus`: retention does
-    not keep it. `copied`: the remote store has it, with each blob as it was verified there.
+    not keep it. `copied`: the remote store has it, with each blob as it was verified there; None: it is one in the
+    remote store. `held_by` are the volumes that have it, `rejected`: its validation rejected it.
     """
 
     id: SnapshotId
@@ -65,8 +66,11 @@ class SnapshotFacts:
     wanted: bool = False
     recent: bool = False
     in_transfer: bool = False
+    held_by: tuple[str, ...] = ()
+    used_lately: bool = False
     surplus: bool = False
-    copied: bool = False
+    rejected: bool = False
+    copied: bool | None = False
 
     @property
     def protection(self) -> str:
@@ -80,6 +84,8 @@ class SnapshotFacts:
             (self.wanted, "wanted by the catalog"),
             (self.in_transfer, "its files are being fetched"),
             (self.recent, "published less than an hour ago"),
+            (bool(self.held_by), f"on {', on '.join(self.held_by)}"),
+            (self.used_lately, "used in the last week"),
         )
         return ", ".join(reason for holds, reason in reasons if holds)
 
@@ -96,12 +102,12 @@ class SnapshotFacts:
 
 @dataclass(frozen=True, slots=True)
 class VolumeFacts:
-    """The snapshots and blobs of a volume. `unreadable` are snapshots whose manifest cannot be read: they may name any
+    """The snapshots and blobs of a volume. `unreadable` is what cannot be read, such as a manifest: it may name any
     blob, so that none is removed."""
 
     snapshots: tuple[SnapshotFacts, ...]
     blobs: Mapping[Sha256, BlobFacts]
-    unreadable: tuple[SnapshotId, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     @property
     def used_bytes(self) -> int:
@@ -166,7 +172,8 @@ def plan(facts: VolumeFacts, *, budget_bytes: int | None) -> EvictionPlan:
     chosen: list[SnapshotFacts] = []
     if budget_bytes is not None:
         others = [one for one in facts.snapshots if not one.surplus and not one.protection]
-        ordered = [*_by_use(one for one in others if one.copied), *_by_use(one for one in others if not one.copied)]
+        first = [one for one in others if one.copied or one.rejected]
+        ordered = [*_by_use(first), *_by_use(one for one in others if one not in first)]
         chosen = _choose(space, ordered, budget_bytes)
     is_over = budget_bytes is not None and space.used_bytes > budget_bytes
     left = NO_BUDGET if budget_bytes is None else FREES_NOTHING if is_over else WITHIN_BUDGET
@@ -253,7 +260,8 @@ def _reason(snapshot: SnapshotFacts, why: str) -> str:
     if snapshot.surplus:
         return f"not among the newest of its variant; {snapshot.age}"
     copy = "a verified copy is in S3" if snapshot.copied else NO_COPY
-    return f"{why}; {copy}; {snapshot.age}"
+    parts = (why, "" if snapshot.copied is None else copy, "rejected" if snapshot.rejected else "", snapshot.age)
+    return "; ".join(part for part in parts if part)
 
 
 def _kept(
@@ -265,7 +273,6 @@ def _kept(
 
 
 def _nothing(facts: VolumeFacts, limit_bytes: int | None) -> EvictionPlan:
-    """Nothing is removed, since a manifest that cannot be read may name any blob."""
-    damaged = ", ".join(str(id) for id in facts.unreadable)
-    reason = f"the manifest of {damaged} cannot be read, so that no blob can be freed: pull or remove that one"
+    """Nothing is removed, since what cannot be read may name any blob."""
+    reason = f"no blob can be freed: {', '.join(facts.unreadable)} cannot be read"
     return EvictionPlan(facts.used_bytes, limit_bytes, kept=_kept(facts, (), lambda _: reason))

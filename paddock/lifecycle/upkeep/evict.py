@@ -13,9 +13,13 @@ from paddock.lifecycle.eviction.copies import with_copies
 from paddock.lifecycle.eviction.evicted import Evicted, EvictionRow
 from paddock.lifecycle.eviction.facts import gather
 from paddock.lifecycle.eviction.plan import EvictionPlan, plan
+from paddock.lifecycle.holdings import share_holdings
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
+from paddock.lifecycle.upkeep.remote_eviction import evict_remote
 from paddock.model.units import parse_budget
+
+__all__ = ["evict", "evict_remote"]
 
 _ROUNDS = 3
 """How often a plan is made and applied, while other processes change what was planned."""
@@ -45,6 +49,8 @@ def evict(clients: Clients, *, keep_bytes: int | None = None, dry_run: bool = Fa
         if not skipped:
             break
         planned, notes = _plan(clients, budget_bytes)
+    if removed:
+        share_holdings(clients)
     left = [row for removal in planned.remove if (row := skipped.get(str(removal.snapshot.id)))]
     return Evicted(
         where=clients.volume.label,

@@ -6,6 +6,8 @@
     reports/org--name/<revision>/<variant>/<name>
     leases/<sha256>.json                              the download lease of a blob
     usage/...                                         what each worker used (`RemoteUsage`)
+    marks/<sha256>.json                               the mark of a blob that nothing names (`RemovalMarks`)
+    holdings/<name>.json                              what a volume has (`Holdings`)
 
 An object becomes visible as a whole, so a blob needs no staging. A ref is written on the condition that nobody wrote it
 since it was read; when another worker was faster, it is read again.
@@ -15,27 +17,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, SnapshotDiffers, StoreUnavailable, UnsafeName
+from paddock.errors import BlobMissing, CorruptFile, InUse, NotOnVolume, SnapshotDiffers, StoreUnavailable, UnsafeName
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256, parse_revision, parse_sha256
 from paddock.model.reference import SnapshotId, parse_variant
 from paddock.model.source import Expected, Source
 from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
+from paddock.store.holdings import Holdings
 from paddock.store.manifests import check_manifest_name_is_free, check_report_name, parse_manifest, same_files
 from paddock.store.multipart import MultipartReader
-from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore
+from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore, RemovalMark
 from paddock.store.remote import download_lease
 from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
 from paddock.store.remote.probe import probe_features
 from paddock.store.remote.refs import Ref
 from paddock.store.remote.remote_blob import RemoteBlob
+from paddock.store.remote.removal_marks import RemovalMarks
 from paddock.store.remote.usage import RemoteUsage
 from paddock.store.usage import UsageRow
 
@@ -54,6 +58,7 @@ class ObjectStore(RemoteStore):
         self.objects = objects
         self._writes = ConditionalWrites(objects)
         self._usage = RemoteUsage(objects, self._writes)
+        self._marks = RemovalMarks(objects, self._writes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.label!r})"
@@ -94,6 +99,7 @@ class ObjectStore(RemoteStore):
         and is replaced. Parts that were sent before the service stopped responding are kept for the next attempt."""
         is_there = self.has_blob(file.sha256, file.size)
         if is_there and damaged is None:
+            self._marks.clear_one(file.sha256)
             return 0
         with MultipartReader(path, file, segment_bytes=segment_bytes) as reader:
             keep = reader.parts_without(damaged) if is_there and damaged else frozenset[int]()
@@ -129,6 +135,29 @@ class ObjectStore(RemoteStore):
 
     def publish(self, manifest: Manifest) -> None:
         check_manifest_name_is_free(manifest)
+        self._check_blobs(manifest)
+        self._marks.clear(file.sha256 for file in manifest.files)
+        published = None
+        with suppress(CorruptFile):  # a manifest that cannot be read is replaced
+            published = self.snapshot(manifest.id)
+        if published is not None and not same_files(published, manifest):
+            raise SnapshotDiffers(
+                f"{manifest.id} is in {self.label} with other files, and a snapshot is never replaced",
+                cure=f"remove {self.label}/{_manifest_key(manifest.id)}, then cache it again",
+            )
+        if published is None:
+            self.objects.put(_manifest_key(manifest.id), manifest.to_json().encode())
+        try:
+            # Now that the manifest is visible: see `paddock.store.remote.removal_marks`.
+            self._marks.wait_until_unclaimed(file.sha256 for file in manifest.files)
+            self._check_blobs(manifest)
+        except BlobMissing:
+            if published is None:
+                self.objects.delete(_manifest_key(manifest.id))
+            raise
+
+    def _check_blobs(self, manifest: Manifest) -> None:
+        """Raise BlobMissing unless the store has each blob."""
         with ThreadPoolExecutor(self.objects.connections) as pool:
             present = pool.map(lambda file: self.has_blob(file.sha256, file.size), manifest.files)
             for file, is_there in zip(manifest.files, present, strict=True):
@@ -138,16 +167,6 @@ class ObjectStore(RemoteStore):
                         f" {file.path} ({file.sha256[:12]}…) is not in {self.label}",
                         cure="send that file again",
                     )
-        with suppress(CorruptFile):  # a manifest that cannot be read is replaced
-            published = self.snapshot(manifest.id)
-            if published is not None and not same_files(published, manifest):
-                raise SnapshotDiffers(
-                    f"{manifest.id} is in {self.label} with other files, and a snapshot is never replaced",
-                    cure=f"remove {self.label}/{_manifest_key(manifest.id)}, then cache it again",
-                )
-            if published is not None:
-                return
-        self.objects.put(_manifest_key(manifest.id), manifest.to_json().encode())
 
     def promoted(self, model: ModelName) -> Promoted:
         ref, _ = self._ref(model)
@@ -165,11 +184,93 @@ class ObjectStore(RemoteStore):
                 return
             if default and default.variant not in after.variants:
                 raise NotOnVolume(f"{default.name} is not promoted in {self.label}", cure="promote it there first")
-            if self._put_ref(model, after, tag):
+            written = self._put_ref(model, after, tag)
+            if written is not None:
+                self._check_promoted(ids, model, before, written)
                 return
         raise StoreUnavailable(
             f"the ref of {model} in {self.label} is written by other workers all the time", cure="try again"
         )
+
+    def _check_promoted(self, ids: Sequence[SnapshotId], model: ModelName, before: Ref, tag: str) -> None:
+        """Look for each snapshot again, now that the ref names it, and undo that where one is gone: `remove` looks at
+        the ref again after it removed the manifest, so that one of the two sees the other."""
+        gone = next((id for id in ids if self.snapshot(id) is None), None)
+        if gone is not None:
+            self._put_ref(model, before, tag)
+            raise StoreUnavailable(f"{gone.short} was removed from {self.label} just now", cure="send it there again")
+
+    def previous(self, model: ModelName) -> list[SnapshotId]:
+        ref, _ = self._ref(model)
+        found = ((variant, pointer.previous) for variant, pointer in sorted(ref.variants.items()))
+        return [SnapshotId(model, revision, variant) for variant, revision in found if revision is not None]
+
+    def remove(self, id: SnapshotId) -> None:
+        self._check_not_promoted(id)
+        found = self.objects.get(_manifest_key(id))
+        self.objects.delete(_manifest_key(id))
+        try:
+            self._check_not_promoted(id)
+        except InUse:
+            if found is not None:
+                self.objects.put(_manifest_key(id), found.content)
+            raise
+
+    def _check_not_promoted(self, id: SnapshotId) -> None:
+        promoted = self.promoted(id.model).holds(id)
+        if promoted or id in self.previous(id.model):
+            what = "is promoted" if promoted else "was promoted before what is promoted now"
+            raise InUse(f"{id.short} {what} in {self.label}", cure="promote other revisions first")
+
+    def blobs(self) -> dict[Sha256, int]:
+        found = {}
+        for key, size in self.objects.list("blobs/sha256/"):
+            with suppress(UnsafeName):  # not an object of Paddock's
+                found[parse_sha256(key.rpartition("/")[2])] = size
+        return found
+
+    def named_blobs(self) -> Set[Sha256] | None:
+        def read(id: SnapshotId) -> set[Sha256]:
+            manifest = self.snapshot(id)
+            return {file.sha256 for file in manifest.files} if manifest else set()
+
+        with ThreadPoolExecutor(self.objects.connections) as pool:
+            try:
+                return set().union(*pool.map(read, self._ids(None)))
+            except CorruptFile as error:
+                log.warning("no blob is removed while a manifest cannot be read: %s", error)
+                return None
+
+    def marks(self) -> dict[Sha256, RemovalMark]:
+        return self._marks.all()
+
+    def mark_blob(self, sha256: Sha256, before: RemovalMark | None) -> None:
+        self._marks.write(sha256, "marked", before)
+
+    def unmark_blob(self, sha256: Sha256, mark: RemovalMark) -> None:
+        self._marks.withdraw(sha256, mark)
+
+    def remove_marked(
+        self, blobs: Mapping[Sha256, RemovalMark], *, needed: Callable[[], Set[Sha256] | None]
+    ) -> set[Sha256]:
+        return self._marks.remove_blobs(blobs, needed=needed, delete=self.drop_blob)
+
+    def write_holdings(self, name: str, holdings: Holdings) -> None:
+        self.objects.put(f"holdings/{check_report_name(f'{name}.json')}", holdings.to_json().encode())
+
+    def holdings(self) -> dict[str, Holdings | None]:
+        found: dict[str, Holdings | None] = {}
+        for key, _ in list(self.objects.list("holdings/")):
+            stored = self.objects.get(key)
+            if stored is None:
+                continue
+            name = key.removeprefix("holdings/").removesuffix(".json")
+            try:
+                found[name] = Holdings.from_json(stored.content, age_s=stored.age_s)
+            except ValueError as error:
+                log.warning("%s/%s cannot be read: %s", self.label, key, error)
+                found[name] = None
+        return found
 
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:
         return download_lease.take(self.objects, self._writes, sha256, lease_s=lease_s)
@@ -196,12 +297,7 @@ class ObjectStore(RemoteStore):
         return self._usage.merge_silent(silent_s=silent_s)
 
     def sizes(self) -> tuple[int, int]:
-        real = 0
-        for key, size in self.objects.list("blobs/sha256/"):
-            with suppress(UnsafeName):  # not an object of Paddock's
-                parse_sha256(key.rpartition("/")[2])
-                real += size
-        return sum(manifest.size_bytes for manifest in self.snapshots()), real
+        return sum(manifest.size_bytes for manifest in self.snapshots()), sum(self.blobs().values())
 
     def _ref(self, model: ModelName) -> tuple[Ref, str | None]:
         """(the ref, its tag); an empty ref and None where there is none. A ref that cannot be read counts as empty, and
@@ -215,9 +311,9 @@ class ObjectStore(RemoteStore):
             log.warning("the ref of %s in %s cannot be read, and is not used", model, self.label)
             return Ref(), found.tag
 
-    def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> bool:
-        """Write a ref. False when another worker wrote it since it was read."""
-        return self._writes.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag) is not None
+    def _put_ref(self, model: ModelName, ref: Ref, tag: str | None) -> str | None:
+        """Write a ref. Returns its tag, or None when another worker wrote it since it was read."""
+        return self._writes.put_if(_ref_key(model), json.dumps(ref.to_json()).encode(), tag=tag)
 
     def _ids(self, model: ModelName | None) -> Iterator[SnapshotId]:
         for key, _ in self.objects.list(f"snapshots/{model.slug}/" if model else "snapshots/"):

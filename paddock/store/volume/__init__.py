@@ -16,7 +16,8 @@
 | `recording` | what reading leaves behind, where the volume can be written |
 | `documents` | reports, notes, tuning records, Data Docs |
 | `removal` | remove snapshots, collect orphaned blobs, sweep what dead writers left |
-| `disk` | free space |
+| `disk`, `space` | free space, and what is stored beside the blobs |
+| `identity` | the name by which a remote store knows what the volume has |
 """
 
 from paddock.store.usage import Usage

@@ -22,6 +22,7 @@ from paddock.store.protocol import Store
 from paddock.store.volume.blobs import Blobs, BlobStatus
 from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
+from paddock.store.volume.identity import Identity
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.maintenance_lock import MaintenanceLock
@@ -81,6 +82,7 @@ class Volume(Store):
         self.disk = Disk(self._layout)
         self.space = Space(self._layout)
         self.maintenance_lock = MaintenanceLock(self._layout)
+        self.identity = Identity(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
         self.orphans = OrphanSearch(self._layout, self._blobs, self._snapshots, self.links)
         self._removal = Removal(
