@@ -7,7 +7,7 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -75,10 +75,10 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def print_table(table: Table, rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with these rows, whose texts are untrusted."""
-    for row in rows:
-        _row(table, *row)
+def print_table(table: Table, rows: Sequence[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
+    """Print a table with these rows, whose texts are untrusted. `styles` are those of the first cells."""
+    for number, (first, *others) in enumerate(rows):
+        table.add_row(_cell(first, styles[number] if styles else ""), *map(_cell, others))
     _out().print(table)
 
 
