@@ -16,6 +16,7 @@ from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
 
 LIMIT_S: Final = 10.0
+_PROPER_NAMES: Final = {"s3": "S3", "hub": "Hub"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ class _Run:
 
     def __init__(self, clients: Clients, check: Check) -> None:
         self.results: Sequence[CheckResult] | None = None
-        self._name = check.__name__.removeprefix("check_").replace("_", " ")
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        self._name = _PROPER_NAMES.get(name, name)
         self._clients = clients
         self._check = check
         self.thread = threading.Thread(target=self._work, name=f"paddock-doctor-{self._name}", daemon=True)
