@@ -7,7 +7,7 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -72,11 +72,12 @@ def _row(table: Table, *cells: str) -> None:
     table.add_row(*map(_cell, cells))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table whose cells are wrapped where the terminal is narrow, and never cut: a name can be typed back."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, styles: Sequence[str] = ()) -> None:
+    """A table whose cells are wrapped where the terminal is narrow, and never cut: a name can be typed back.
+    `styles` are those of the first cells."""
     table = Table(*(Column(name, overflow="fold") for name in columns), box=None)
-    for row in rows:
-        _row(table, *row)
+    for number, (first, *others) in enumerate(rows):
+        table.add_row(_cell(first, styles[number] if styles else ""), *map(_cell, others))
     _out().print(table)
 
 

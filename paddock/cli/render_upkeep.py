@@ -8,6 +8,9 @@ from paddock.cli.render import counted, print_line, print_table
 
 if TYPE_CHECKING:
     from paddock.lifecycle.catalog import CheckedCatalog
+    from paddock.lifecycle.upkeep.doctor import Diagnosis
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 def render_catalog(checked: CheckedCatalog) -> None:
@@ -40,6 +43,18 @@ def render_catalog(checked: CheckedCatalog) -> None:
         print_line(f"{catalog.name}:{problem.line}:{problem.column}: {problem.message}{_cure(problem.cure)}")
     state = counted(len(checked.problems), "problem") if checked.problems else "valid"
     print_line(f"{catalog.name}: {counted(len(rows), 'entry', 'entries')}, {state}")
+
+
+def render_diagnosis(diagnosis: Diagnosis) -> None:
+    """A row for each check, then what to do about those that are not ok."""
+    rows = [(check.state, check.name, check.message) for check in diagnosis.checks]
+    print_table(("", "check", "found"), rows, styles=[_COLOURS[check.state] for check in diagnosis.checks])
+    for check in diagnosis.checks:
+        if not check.ok:
+            print_line(f"{check.name}: {check.cure}")
+    failed = sum(check.state == "failed" for check in diagnosis.checks)
+    warned = sum(check.state == "warning" for check in diagnosis.checks)
+    print_line(f"{counted(len(rows), 'check')}, {failed} failed, {counted(warned, 'warning')}")
 
 
 def _cure(cure: str) -> str:

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -30,6 +31,7 @@ _OLDEST_WITH_GGUF = "0.2.24"  # older ones cannot read current GGUF files: they 
 _PACKAGE = "llama-cpp-python"
 _NAME = re.compile(r"[\x21-\x7e]{1,63}")
 _QUERY_TIMEOUT_S = 60.0
+_GPU_BACKENDS = ("CUDA", "ROCm", "Vulkan", "SYCL", "Metal", "MTL")
 _NAMES_PER_QUERY = 512  # of at most 63 bytes each: the request fits in a pipe's buffer
 
 
@@ -52,6 +54,28 @@ def engine_build() -> str:
     record = distribution(_PACKAGE).read_text("RECORD") or ""
     libraries = sorted(line for line in record.splitlines() if line.startswith("llama_cpp/lib/"))
     return sha256("\n".join(libraries or [_identity()]).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBuild:
+    """The installed build. `features` as llama.cpp lists them; `uses_gpus`: it finds a GPU that it can compute on;
+    `is_for_gpus`: it was built for some."""
+
+    version: str
+    features: str
+    uses_gpus: bool
+
+    @property
+    def is_for_gpus(self) -> bool:
+        return self.uses_gpus or any(backend in self.features for backend in _GPU_BACKENDS)
+
+
+def describe_build() -> EngineBuild:
+    """Load the library in a process of its own, and ask it for its features. Raises EngineTooOld, EngineCrashed."""
+    found = engine_version()
+    library_directory()
+    answer = process.run("describe", {}, timeout_s=_QUERY_TIMEOUT_S).result
+    return EngineBuild(found, str(answer["features"])[:2000], answer["uses_gpus"] is True)
 
 
 def check_version(found: str) -> str:

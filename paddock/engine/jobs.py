@@ -94,6 +94,10 @@ def architectures(arguments: Arguments) -> Arguments:
     return {"known": supported}
 
 
+def describe(arguments: Arguments) -> Arguments:  # noqa: ARG001 - the signature of a job
+    return {"features": bindings.features(), "uses_gpus": bindings.uses_gpus()}
+
+
 def benchmark(arguments: Arguments) -> Arguments:
     from paddock.engine.timing import measure_speed  # imports numpy and the settings
 
@@ -189,4 +193,5 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "generate": generate,
     "compare": compare,
     "quantize": quantize,
+    "describe": describe,
 }

@@ -216,7 +216,7 @@ def place_directory(staged: Path, final: Path) -> None:
         else:
             return
         try:
-            if _rename2(staged, final, _RENAME_EXCHANGE):
+            if exchange(staged, final):
                 return
             aside = staging_name(final.parent)
             final.rename(aside)
@@ -240,6 +240,11 @@ def rename_noreplace(staged: Path, final: Path) -> None:
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
         staged.rename(final)
+
+
+def exchange(path: Path, other: Path) -> bool:
+    """Exchange two names at once. False, and nothing is done, where that is not supported."""
+    return _rename2(path, other, _RENAME_EXCHANGE)
 
 
 def _rename2(source: Path, target: Path, flag: int) -> bool:

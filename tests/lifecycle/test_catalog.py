@@ -10,6 +10,8 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # it has no types
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from paddock.errors import BadCatalog, NoPermission, NoSuchFile
@@ -192,9 +194,9 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "line 2, column 17: it is not UTF-8 text: there is a byte 0xe4",
     ),
     "UTF-16": ("models:".encode("utf-16"), "it is not UTF-8 text"),
-    "too large": (b"#" * (MAX_BYTES + 1), "it is larger than 128 KiB"),
+    "too large": (b"#" * (MAX_BYTES + 1), "it is larger than 64 KiB"),
     "deep": ("models: " + "[" * 60_000, "it is nested deeper than 16 levels"),
-    "deep in blocks": ("- " * 60_000, "it is nested deeper than 16 levels"),
+    "deep in blocks": ("- " * 30_000, "it is nested deeper than 16 levels"),
     "an expansion of references": (
         "a: &a [x]\n"
         + "\n".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]" for n in range(9)),
@@ -208,6 +210,42 @@ def test_a_bad_file_is_one_sentence_with_its_place(content: str | bytes, expecte
     found = problems(content)
     assert expected in "; ".join(found)
     assert all(problem.startswith("line ") and "\n" not in problem for problem in found)
+
+
+PIECES = [
+    "*a",
+    "&a ",
+    "!!x ",
+    "? ",
+    ": ",
+    "- ",
+    "\t",
+    "\r",
+    "\n",
+    "# ",
+    "|\n",
+    "'",
+    '"',
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "---\n",
+    "<<: ",
+]
+
+
+@given(st.lists(st.tuples(st.integers(0, len(FULL)), st.sampled_from(PIECES) | st.text(max_size=3)), max_size=5))
+def test_no_text_makes_the_check_raise(insertions: list[tuple[int, str]]) -> None:
+    text = FULL.decode()
+    for at, piece in insertions:
+        text = text[:at] + piece + text[at:]
+    content = text.encode(errors="surrogatepass")
+    lines = len(text.splitlines()) + 1
+    for problem in check_catalog(content, "catalog.yaml").problems:
+        assert 1 <= problem.line <= lines
+        assert str(problem).isprintable()
 
 
 def test_all_problems_are_found_at_once_and_the_sound_entries_too() -> None:

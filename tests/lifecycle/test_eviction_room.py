@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from tests.support.mounts import in_namespace
+from tests.support.namespaces import in_namespace
 from tests.support.segmented_model import segmented_model
 from tests.support.tiny_hub import NAME, use_hub
 

@@ -13,7 +13,7 @@ from paddock.errors import (
 )
 from paddock.model.names import Sha256
 from paddock.store.volume import Volume
-from tests.support.mounts import in_namespace
+from tests.support.namespaces import in_namespace
 from tests.support.stores import MODEL, A, id_of, publish
 
 

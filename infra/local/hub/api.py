@@ -75,6 +75,10 @@ class HubApi:
         try:
             caller = self._caller(request)
             match parts:
+                case ["api", "whoami-v2"]:
+                    if caller.token is None:
+                        raise ApiError(401, None, "Invalid username or password.")
+                    return json_response({"type": "user", "name": "local", "fullname": "Local user", "orgs": []})
                 case ["api", "models", org, name, *rest]:
                     repository = self._repository(f"{org}/{name}", caller)
                     return await self._metadata(request, repository, rest, caller)

@@ -18,8 +18,8 @@ from paddock.lifecycle.catalog.yaml_tree import CatalogProblem, Node, NotText, p
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant, same_variant
 
-MAX_BYTES: Final = 128 * 1024
-"""Some 1,500 entries. Parsing takes seconds beyond that."""
+MAX_BYTES: Final = 64 * 1024
+"""Some 700 entries. Parsing takes seconds beyond that."""
 _IN_MESSAGE: Final = 5
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _EXPECTED: Final = {
@@ -158,18 +158,19 @@ class _Entries:
         try:
             entry = CatalogEntry.model_validate(given)
         except ValidationError as error:
+            pairs = {key.text: (key, value) for key, value in reversed(item.pairs)}
             for problem in error.errors(include_url=False):
-                self._report_invalid(item, problem)
+                self._report_invalid(pairs, problem)
         else:
             if len(self._problems) == before:
                 self.entries.append((item, entry))
 
-    def _report_invalid(self, item: Node, error: Mapping[str, Any]) -> None:
-        """Report what pydantic found wrong with a key of an entry."""
+    def _report_invalid(self, pairs: Mapping[str, tuple[Node, Node]], error: Mapping[str, Any]) -> None:
+        """Report what pydantic found wrong with a key of an entry, whose pairs are given by the keys' names."""
         name, *inner = map(str, error["loc"])
-        key, value = next(((key, value) for key, value in item.pairs if key.text == name), (item, item))
-        if error["type"] == "missing":
+        if error["type"] == "missing":  # reported before
             return
+        key, value = pairs[name]
         if error["type"] == "extra_forbidden":
             self._report_unknown(key, "key", CatalogEntry.model_fields)
             return

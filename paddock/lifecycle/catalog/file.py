@@ -5,6 +5,7 @@ It is PADDOCK_CATALOG, which has to exist, or else `infra/catalog.yaml` of the c
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -13,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from paddock.errors import BadCatalog, NoPermission, NoSuchFile
+from paddock.errors import BadCatalog, NoPermission, NoSuchFile, NotEnoughDisk, PaddockError
 from paddock.lifecycle.catalog.check import MAX_BYTES, Catalog, CheckedCatalog, check_catalog
 from paddock.settings import Settings
 from paddock.store import durable
-from paddock.store.durable import disk_errors_in
 
 DEFAULT_PATH: Final = Path("infra/catalog.yaml")
 _MAKE_ONE: Final = "`paddock catalog add MODEL` makes one"
@@ -76,7 +76,7 @@ def read_content(path: Path) -> bytes:
 def locked_for_editing(path: Path) -> Iterator[None]:
     """Keep other processes from editing the catalog until the block ends; its directory is made where it is missing.
     Where the file system has no locks, nobody is kept out."""
-    with disk_errors_in(path):
+    with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -89,8 +89,8 @@ def locked_for_editing(path: Path) -> Iterator[None]:
 
 def write_content(path: Path, content: bytes) -> None:
     """Replace the catalog by one rename. It keeps its mode and owner, and a link to it stays a link. Raises
-    NoPermission, NotEnoughDisk and StoreUnavailable."""
-    with disk_errors_in(path):
+    NoPermission and NotEnoughDisk."""
+    with _write_errors(path):
         target = path.resolve()
         status = target.stat() if target.exists() else None
         staged = durable.staging_name(target.parent)
@@ -104,3 +104,19 @@ def write_content(path: Path, content: bytes) -> None:
         finally:
             staged.unlink(missing_ok=True)
         durable.sync_directory(target.parent)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Map each OSError that a block raises to an error of Paddock."""
+    try:
+        yield
+    except PaddockError:  # some are an OSError too
+        raise
+    except OSError as error:
+        message = f"the catalog {path} cannot be written: {error.filename or path}: {error.strerror or error}"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NotEnoughDisk(message, cure="free space there") from None
+        raise NoPermission(
+            message, cure="give this user access to its directory, or set PADDOCK_CATALOG to another file"
+        ) from None

@@ -111,7 +111,7 @@ def parse_yaml(text: str) -> tuple[Node | None, list[CatalogProblem]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on directives, which have no effect here
-            for event in YAML(typ="rt", pure=True).parse(text):
+            for event in YAML(typ="safe", pure=True).parse(text):
                 if not builder.add(event):
                     break
     except MarkedYAMLError as error:
@@ -122,7 +122,14 @@ def parse_yaml(text: str) -> tuple[Node | None, list[CatalogProblem]]:
         message = "a character that no YAML file may have: a control character, or half of a surrogate pair"
         builder.problems.append(CatalogProblem(line, column, message, "remove it"))
         return None, builder.problems
-    except (ValueError, IndexError, AttributeError, RecursionError) as error:  # ruamel.yaml's own, on broken input
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # ruamel.yaml's own, on broken input
         builder.problems.append(CatalogProblem(1, 1, f"it is not YAML that can be read: {str(error)[:120]}"))
         return None, builder.problems
     return builder.root, builder.problems
@@ -155,6 +162,7 @@ class _Builder:
         self.problems: list[CatalogProblem] = []
         self._open: list[Node] = []
         self._keys: list[Node | None] = []  # of each open mapping: the key that waits for its value
+        self._names: list[dict[str, Node]] = []  # of each open mapping: its keys
         self._documents = 0
 
     def add(self, event: Any) -> bool:
@@ -183,9 +191,11 @@ class _Builder:
                 return False
             self._open.append(node)
             self._keys.append(None)
+            self._names.append({})
         elif kind in {"MappingEndEvent", "SequenceEndEvent"}:
             node = self._open.pop()
             self._keys.pop()
+            self._names.pop()
             node.end = event.end_mark.index
             self._place(node)
         return True
@@ -206,15 +216,16 @@ class _Builder:
                 node.start = node.end = key.end
                 node.line, node.column = key.line, key.column
             parent.pairs.append((key, node))
-            self._check_key(parent, key)
+            self._check_key(key, self._names[-1])
 
-    def _check_key(self, mapping: Node, key: Node) -> None:
+    def _check_key(self, key: Node, names: dict[str, Node]) -> None:
+        """Check the key of a mapping that has `names` so far."""
         if key.kind != "scalar":
             self._report_node(key, "a list or mapping in place of a key", "write the key's name")
         elif key.text == "<<" and key.is_plain:
             self._report_node(key, "a merge key `<<`", "write the keys themselves")
         else:
-            first = next(name for name, _ in mapping.pairs if name.text == key.text)
+            first = names.setdefault(key.text, key)
             if first is not key:
                 self._report_node(
                     key, f"the key `{shown(key.text)}` is here twice, first in line {first.line}", "remove one of them"

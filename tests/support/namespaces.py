@@ -1,4 +1,4 @@
-"""Run a program with mounts of its own: small, read-only or other file systems."""
+"""Run a program in a mount namespace of its own, where file systems can be mounted on a volume."""
 
 from __future__ import annotations
 
