@@ -2,9 +2,10 @@
 
     python -m tests.support.copy_faults ROOT STRIDE KILLS
 
-With a STRIDE of 3, before every third, from the third on; KILLS times at most. After each kill a snapshot that is visible in S3 has all of
-its bytes. Then the copy must succeed when it is repeated, and leave no unfinished upload. PADDOCK_S3_URI and the AWS
-variables configure S3. The program prints one line of totals, and exits with status 1 if any check failed.
+With a STRIDE of 3, before every third, from the third on, and KILLS times at most. After each kill a snapshot that is
+visible in S3 has all of its bytes. Then the copy must succeed when it is repeated, and leave no unfinished upload.
+PADDOCK_S3_URI and the AWS variables configure S3. The program prints one line of totals, and exits with status 1 if any
+check failed.
 """
 
 from __future__ import annotations
