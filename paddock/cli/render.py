@@ -7,7 +7,7 @@ is neither read as markup nor able to control the terminal. Progress is `paddock
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path

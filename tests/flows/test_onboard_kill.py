@@ -17,6 +17,7 @@ from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
+from tests.support.fault_totals import Faults
 from tests.support.segmented_model import SEGMENT_BYTES, assert_volume_consistent, segmented_model
 
 NAME = "org/larger-GGUF"
@@ -36,8 +37,10 @@ def test_onboarding_survives_kill_9_at_random_moments(
     prefect_server: PrefectServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    faults: Faults,
     kills: int,
 ) -> None:
+    faults.add(kills)
     content = segmented_model(1)
     assert len(content) > 8 * SEGMENT_BYTES
     hub.repository(NAME).commit({"larger-F32.gguf": content, "config.json": b"{}"})

@@ -32,6 +32,7 @@ from paddock.planning.file_selection import select_files
 from paddock.store.remote import ObjectStore
 from paddock.store.remote.download_lease import ObjectLease
 from tests.support.directory_store.objects import DirectoryObjects
+from tests.support.fault_totals import Faults
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 from tests.support.stores import S3Store
 from tests.support.tiny_hub import use_hub, use_s3
@@ -119,8 +120,9 @@ def test_of_many_workers_with_volumes_of_their_own_one_fetches_from_the_hub(
 @pytest.mark.timeout(1800)
 @sizes(2)
 def test_when_the_owner_of_a_lease_is_killed_another_worker_takes_it_over(
-    bucket: S3Store, hub: HubService, tmp_path: Path, shape: dict[str, int], count: int
+    bucket: S3Store, hub: HubService, tmp_path: Path, faults: Faults, shape: dict[str, int], count: int
 ) -> None:
+    faults.add()
     content = segmented_model(**shape)
     digest = Sha256(sha256(content).hexdigest())
     hub.repository(NAME).commit({FILE: content})

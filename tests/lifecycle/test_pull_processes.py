@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from infra.local.hub import HubService
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
+from tests.support.fault_totals import Faults
 from tests.support.segmented_model import SEGMENT_BYTES, assert_volume_consistent, segmented_model
 
 NAME = "org/larger-GGUF"
@@ -42,7 +42,10 @@ def fetched_twice(hub: HubService, versions: int, size: int, *, header_bytes: in
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kills", [6, pytest.param(1000, marks=pytest.mark.torture)])
-def test_a_pull_survives_kill_9_at_random_moments(clients: Clients, hub: HubService, kills: int) -> None:
+def test_a_pull_survives_kill_9_at_random_moments(
+    clients: Clients, hub: HubService, faults: Faults, kills: int
+) -> None:
+    faults.add(kills)
     slowly = environment(PADDOCK_LIMIT_RATE=str(RATE))
     hub.repository(NAME).commit({FILE: segmented_model(0)})
     started = time.monotonic()
@@ -166,8 +169,9 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
     ],
 )
 def test_of_many_processes_on_one_volume_one_fetches_and_all_succeed(
-    clients: Clients, hub: HubService, tmp_path: Path, count: int, shape: dict[str, int]
+    clients: Clients, hub: HubService, faults: Faults, count: int, shape: dict[str, int]
 ) -> None:
+    faults.add(count)
     content = segmented_model(**shape)
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()

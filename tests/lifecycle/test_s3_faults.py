@@ -24,6 +24,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference
 from paddock.store.copying import push
+from tests.support.fault_totals import Faults
 from tests.support.s3_proxy import S3Fault, S3Proxy, proxied
 from tests.support.segmented_model import segmented_model
 from tests.support.tiny_hub import MODEL, NAME, fill_repository, tiny_model, use_hub, use_s3
@@ -141,11 +142,13 @@ FULL_LIST = [
 def test_a_fault_is_an_error_within_bounded_time_and_the_next_try_succeeds(
     proxy: S3Proxy,
     served: tuple[Manifest, Manifest],
+    faults: Faults,
     steps: tuple[Step, Step],
     fault: S3Fault,
     error: type[PaddockError],
     words: str,
 ) -> None:
+    faults.add()
     first, _ = served
     before, operation = steps
     before(connect(), first)

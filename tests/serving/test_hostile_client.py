@@ -19,6 +19,7 @@ import pytest
 from paddock.lifecycle.clients import Clients
 from paddock.serving.http.bodies import BodyLimits
 from paddock.serving.spec import ServeSpec
+from tests.support.fault_totals import Faults
 from tests.support.llama_server import llama_server_with
 from tests.support.raw_http import CHAT, RawAnswer, chunks, connect, exchange, get, post, post_chunked, read
 from tests.support.serving import REAL_MODEL_ID, RunningServer, ServeProgram, running
@@ -172,10 +173,11 @@ def test_hostile_requests_do_not_fill_the_log(port: int, caplog: pytest.LogCaptu
 
 @pytest.mark.torture
 def test_ten_thousand_connections_and_two_hundred_endless_bodies_harm_no_other_client(
-    promoted_model: Clients, tmp_path: Path
+    promoted_model: Clients, tmp_path: Path, faults: Faults
 ) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 12_000:
         pytest.skip("10,000 connections need as many file descriptors: raise the limit with `ulimit -Hn 12000`")
+    faults.add(10_200)
     program = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
     environment = {"PADDOCK_VOLUME": str(promoted_model.settings.volume), "PADDOCK_LLAMA_SERVER": str(program)}
     with ServeProgram(REAL_MODEL_ID, environment=environment) as server:

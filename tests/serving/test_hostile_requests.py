@@ -19,6 +19,7 @@ from paddock.serving.spec import ServeSpec
 from tests.serving.test_requests import SPEC
 from tests.support.chat_template import with_demanding_template
 from tests.support.constraints import constrained_bodies
+from tests.support.fault_totals import Faults
 from tests.support.serving import RunningServer, running
 
 TEXTS = st.sampled_from(["", "a", "Hello", "\U0001f600", "<|im_end|>", "{{ x }}", "é" * 300, "a\nb"]) | st.text(
@@ -176,12 +177,16 @@ def survives(served: RunningServer, *, examples: int) -> None:
     assert (health["status"], health["restarts"], served.engine.pid) == ("ok", 0, engine)
 
 
-def test_generated_requests_leave_the_engine_running(served: RunningServer) -> None:
+def test_generated_requests_leave_the_engine_running(served: RunningServer, faults: Faults) -> None:
+    faults.add(60)
     survives(served, examples=60)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("examples", [2_000, 10_000])
-def test_thousands_of_generated_requests_leave_the_engine_running(served: RunningServer, examples: int) -> None:
+def test_thousands_of_generated_requests_leave_the_engine_running(
+    served: RunningServer, faults: Faults, examples: int
+) -> None:
+    faults.add(examples)
     survives(served, examples=examples)

@@ -24,6 +24,7 @@ from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.http.binding import Binding
 from paddock.serving.spec import ServeSpec
 from tests.support.engine import hollow_copy, real_model
+from tests.support.fault_totals import Faults
 from tests.support.gguf import tiny_shards
 from tests.support.prometheus_text import read_metrics
 from tests.support.serving import (
@@ -158,12 +159,16 @@ def test_a_request_ends_when_its_client_disconnects(served: RunningServer) -> No
     wait_for(lambda: engine.cpu_percent(interval=0.3) < 20)
 
 
-def test_requests_of_a_killed_engine_get_a_clean_error_and_the_engine_restarts(serve_spec: ServeSpec) -> None:
+def test_requests_of_a_killed_engine_get_a_clean_error_and_the_engine_restarts(
+    serve_spec: ServeSpec, faults: Faults
+) -> None:
+    faults.add()
     killed(serve_spec, times=1)
 
 
 @pytest.mark.torture
-def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(serve_spec: ServeSpec) -> None:
+def test_an_engine_that_is_killed_a_hundred_times_restarts_each_time(serve_spec: ServeSpec, faults: Faults) -> None:
+    faults.add(100)
     killed(serve_spec, times=100)
 
 

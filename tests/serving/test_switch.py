@@ -16,6 +16,7 @@ from paddock.model.hardware import this_machine
 from paddock.model.reference import SnapshotId
 from paddock.serving.switch.follow import PreparedRevision, Stored
 from paddock.serving.switch.revision import EngineMemory
+from tests.support.fault_totals import Faults
 from tests.support.serving import ServeProgram, engines_of, running
 from tests.support.stores import MODEL
 from tests.support.switching import (
@@ -316,13 +317,17 @@ WAYS = pytest.mark.parametrize("switch", _WAYS, ids=[way.__name__ for way in _WA
 
 
 @WAYS
-def test_no_stream_is_dropped_cut_or_mixed(server: FollowingServer, switch: Switch) -> None:
+def test_no_stream_is_dropped_cut_or_mixed(server: FollowingServer, faults: Faults, switch: Switch) -> None:
+    faults.add()
     switch_often(server, switch, times=1)
 
 
 @pytest.mark.torture
 @WAYS
-def test_no_stream_is_dropped_cut_or_mixed_in_two_hundred_switches(server: FollowingServer, switch: Switch) -> None:
+def test_no_stream_is_dropped_cut_or_mixed_in_two_hundred_switches(
+    server: FollowingServer, faults: Faults, switch: Switch
+) -> None:
+    faults.add(200)
     switch_often(server, switch, times=200)
 
 

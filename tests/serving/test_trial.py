@@ -20,6 +20,7 @@ from paddock.serving.trial.request_trial import TrialQueue
 from tests.serving.test_schema_bounds import with_parameters, with_schema
 from tests.serving.test_service import QUICK
 from tests.support.constraints import constrained_bodies
+from tests.support.fault_totals import Faults
 from tests.support.serving import QUESTION, RunningServer, ask, has_restarted, running
 from tests.support.trial import TOOL_TEMPLATE, TrialThread, trial_thread
 from tests.support.waiting import wait_for
@@ -194,11 +195,15 @@ def try_generated(served: RunningServer, *, examples: int) -> None:
     assert statuses[400] >= examples // 10
 
 
-def test_no_generated_grammar_schema_or_tool_ends_the_engine(tool_server: RunningServer) -> None:
+def test_no_generated_grammar_schema_or_tool_ends_the_engine(tool_server: RunningServer, faults: Faults) -> None:
+    faults.add(60)
     try_generated(tool_server, examples=60)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
-def test_no_generated_grammar_schema_or_tool_of_2000_ends_the_engine(tool_server: RunningServer) -> None:
+def test_no_generated_grammar_schema_or_tool_of_2000_ends_the_engine(
+    tool_server: RunningServer, faults: Faults
+) -> None:
+    faults.add(2000)
     try_generated(tool_server, examples=2000)

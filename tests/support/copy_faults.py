@@ -1,10 +1,11 @@
 """Kill copies of a snapshot to S3 before each of their requests, and check S3 afterwards.
 
-    python -m tests.support.copy_faults ROOT STRIDE
+    python -m tests.support.copy_faults ROOT STRIDE KILLS
 
-With a STRIDE of 3, before every third, from the third on. After each kill a snapshot that is visible in S3 has all of
-its bytes. Then the copy must succeed when it is repeated, and leave no unfinished upload. PADDOCK_S3_URI and the AWS
-variables configure S3. The program prints one line of totals, and exits with status 1 if any check failed.
+With a STRIDE of 3, before every third, from the third on, and KILLS times at most. After each kill a snapshot that is
+visible in S3 has all of its bytes. Then the copy must succeed when it is repeated, and leave no unfinished upload.
+PADDOCK_S3_URI and the AWS variables configure S3. The program prints one line of totals, and exits with status 1 if any
+check failed.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ def _prefix(s3: S3Store) -> str:
     return s3.label.split("/", 3)[3]
 
 
-def kill_pushes(root: Path, stride: int) -> Iterator[str]:
+def kill_pushes(root: Path, stride: int, kills: int) -> Iterator[str]:
     """Yields each problem, and a `.` for each kill."""
     manifest = published(clients_at(root, "none"))
-    for number in count(stride, stride):
+    for number in range(stride, stride * (kills + 1), stride):
         clients = clients_at(root, secrets.token_hex(6))
         status = push_and_die(clients, manifest, number)
         if status == _SURVIVED:
@@ -109,7 +110,7 @@ def kill_pushes(root: Path, stride: int) -> Iterator[str]:
 
 def main() -> None:
     injected, failures = 0, []
-    for outcome in kill_pushes(Path(sys.argv[1]), int(sys.argv[2])):
+    for outcome in kill_pushes(Path(sys.argv[1]), *map(int, sys.argv[2:])):
         if outcome == ".":
             injected += 1
         else:

@@ -146,7 +146,7 @@ class Injector:
     ) -> Iterator[str]:
         self._copy_template()
         self.root.mkdir(exist_ok=True)  # else the operation makes it
-        self._shim.log.unlink(missing_ok=True)
+        self._shim.log.write_bytes(b"")
         changes = Changes.of(self.root)
         self._run(operation, Mode.LOG, self.root)
         changes.read(self._shim.log.read_bytes())
@@ -159,7 +159,7 @@ class Injector:
             rng = random.Random(f"{operation.name} {number}")
             changes.after_power_loss(rng, at_end=at_end).write(self.root)
             where = f"power loss {number}"
-            if at_end and not operation.after(Volume(self.root)):
+            if at_end and operation.durable and not operation.after(Volume(self.root)):
                 yield f"{where}: the operation had ended, and is undone"
             yield from (f"{where}: {problem}" for problem in self._check(operation, old, new))
             yield INJECTED

@@ -45,7 +45,7 @@ enum mode { OFF, COUNT, FAIL, FAIL_FROM, SHORT, KILL_BEFORE, KILL_DURING, KILL_A
 
 struct state {
     int32_t mode;
-    int32_t group;             /* the process group whose calls count */
+    int32_t group;             /* the process group whose calls count; 0: all processes that have the library */
     int32_t target;            /* the number of the call, counted from 1 */
     uint32_t counted;          /* a bit for each kind */
     int32_t calls;             /* how many calls were counted */
@@ -126,7 +126,7 @@ static int path_is_below(int directory, const char *path, int follow) {
 }
 
 static int is_on(void) {
-    return state && state->mode != OFF && getpgrp() == state->group;
+    return state && state->mode != OFF && (!state->group || getpgrp() == state->group);
 }
 
 /* What happens at a call */

@@ -1,8 +1,8 @@
 """Build and control `fault_shim.c`: fail, kill at, or log the system calls of a process on the files below a directory.
 
 A program is started with `environment(directory)`. It, and every process that it forks or starts, shares one state, in
-a file: `Shim.arm` says what to do with which call, and the counters say afterwards what happened. Only calls of the
-process group that `arm` names count, so that a program can fork a child for each fault and check its work.
+a file: `Shim.arm` says what to do with which call, and the counters say afterwards what happened. A program that forks
+a child for each fault, and checks its work, lets only the calls of that child's process group count.
 """
 
 from __future__ import annotations
@@ -133,13 +133,13 @@ class Shim:
         mode: Mode,
         root: Path,
         *,
-        group: int,
+        group: int = 0,
         target: int = 0,
         counted: Collection[Kind] = ALL,
         error: int | None = None,
     ) -> None:
-        """Reset the counters, and start. Calls below `root` of the process group `group` count if their kind is in
-        `counted`. With `error`, the calls that may fail with it fail with it."""
+        """Reset the counters, and start. Calls below `root` of the process group `group`, by default of all
+        processes, count if their kind is in `counted`. With `error`, the calls that may fail with it fail with it."""
         state = self._state
         self.disarm()
         state.root = os.fsencode(root.resolve())

@@ -8,51 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
 import shutil
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from functools import cache
-from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from infra.local.hub import HubService
 from paddock import settings
-from paddock.lifecycle.acquire.acquire import SERVED
 from paddock.lifecycle.acquire.cache import cache as copy_to_remote
-from paddock.lifecycle.acquire.fetch import fetch_file
-from paddock.lifecycle.acquire.plan import plan_files
-from paddock.lifecycle.acquire.publish import publish
 from paddock.lifecycle.acquire.pull import pull
-from paddock.lifecycle.acquire.resolve import resolve
 from paddock.lifecycle.acquire.restore import restore
-from paddock.lifecycle.assess.audit import Audited, audit_acquired
-from paddock.lifecycle.assess.preflight import Chosen, choose_fitting
-from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.verify import verify
-from paddock.model.artifact import Listing
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference, SnapshotId
+from paddock.planning.file_selection import AUTO
 from paddock.planning.targets import UNBOUNDED
 from paddock.store.copying import push
 from paddock.store.protocol import RemoteStore
 from paddock.store.volume import Volume
-from tests.support import directory_store, stores
+from tests.support import stores
 from tests.support.damage import flip
+from tests.support.prepared_transfer import SEGMENT_BYTES, Prepared, clients_of, prepare, transfer
 from tests.support.segmented_model import segmented_model
 from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of
 from tests.support.tiny_hub import CARD, CONFIG
 from tests.support.volume_operations import Operation
 
 FILE = "name-F32.gguf"
-SEGMENT_BYTES = 128 * 1024
 
 
 @cache
@@ -65,51 +49,14 @@ def fill_hub(hub: HubService) -> None:
     hub.repository(str(MODEL)).commit({FILE: model(), "config.json": CONFIG, "README.md": CARD})
 
 
-def clients_of(volume: Volume, *, remote: bool = True) -> Clients:
-    """Clients of the volume, and of the remote store beside it."""
-    directory_store.ROOTS["remote"] = volume.root.parent / "remote"
-    changed = {"volume": volume.root, "s3_uri": None, "segment_bytes": SEGMENT_BYTES, "connections": 2}
-    clients = connect(settings.load().model_copy(update=changed))
-    store = directory_store.open_store("directory://remote/models", clients.settings) if remote else None
-    return replace(clients, remote=store)
-
-
 @cache
-def prepared() -> tuple[Listing, Chosen, Audited]:
-    """What precedes and follows a transfer. To be called before the first fork, since it takes most of a pull's time.
-
-    It is computed in a process of its own, since a client's connections do not survive a fork. What that process
-    imported is imported here, too.
-    """
-    with TemporaryDirectory() as home:
-        answer = Path(home) / "answer"
-        child = os.fork()
-        if child == 0:
-            clients = clients_of(Volume(Path(home) / "models"), remote=False)
-            listing = resolve(clients, MODEL, "main", variant=None)
-            chosen = choose_fitting(clients, listing, SERVED, target=UNBOUNDED)
-            plan = plan_files(clients, listing, chosen, for_promotion=True)
-            acquired = [fetch_file(clients, listing, planned) for planned in plan.files]
-            audited = audit_acquired(clients, listing, plan.choice, acquired)
-            answer.write_bytes(pickle.dumps((list(sys.modules), (listing, chosen, audited))))
-            os._exit(0)
-        os.waitpid(child, 0)
-        modules, found = pickle.loads(answer.read_bytes())  # from this process's own child
-    for name in modules:
-        with suppress(ImportError):
-            import_module(name)
-    result: tuple[Listing, Chosen, Audited] = found
-    return result
+def prepared() -> Prepared:
+    """The transfer of the repository's model. To be called before the first fork."""
+    return prepare("main", AUTO)
 
 
 def _transfer(volume: Volume) -> None:
-    """A pull, without the preflight and the audit, which take most of its time and write nothing."""
-    clients = clients_of(volume, remote=False)
-    listing, chosen, audited = prepared()
-    plan = plan_files(clients, listing, chosen, for_promotion=True)
-    acquired = tuple(fetch_file(clients, listing, planned) for planned in plan.files)
-    published = publish(clients, plan, acquired, audited)
-    promote_snapshot(clients, published.manifest.id, "pulled")
+    transfer(volume, prepared())
 
 
 def _is_pulled(volume: Volume) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.errors import NotOnVolume
+from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
 from paddock.store.history import Promoted
 from paddock.store.volume import Volume
@@ -30,6 +31,7 @@ class Operation:
     whether it did its work, and `is_consistent` yields more problems of a state.
 
     `moves`: it changes the promoted snapshots. `repeatable`: after a complete run, another one changes nothing.
+    `durable`: a power loss after it does not undo it.
     `damaged`: the names of what is damaged before. `sent`: how many bytes the Hub has sent so far; a run that a fault
     ended and the next one transfer at most `most_sent_bytes`.
     """
@@ -41,6 +43,7 @@ class Operation:
     moves: bool = False
     makes_volume: bool = False
     repeatable: bool = True
+    durable: bool = True
     damaged: tuple[str, ...] = ()
     is_consistent: Callable[[Volume], Iterable[str]] = lambda _: ()
     sent: Callable[[], int] = lambda: 0
@@ -121,6 +124,25 @@ def _is_promoted(volume: Volume, *ids: SnapshotId) -> bool:
     """Whether exactly these snapshots are promoted, the first one as the default."""
     promoted = volume.promoted(MODEL)
     return promoted.ids == sorted(ids) and promoted.default_id == ids[0]
+
+
+def _lease(volume: Volume) -> None:
+    with volume.lease(A8):
+        pass
+
+
+def _write_docs(volume: Volume) -> None:
+    with volume.docs.replace(A8) as directory:
+        (directory / "index.html").write_text("page")
+
+
+def _blob(id: SnapshotId) -> Sha256:
+    return manifest_of(id.revision, CONTENTS[id], variant=id.variant).files[-1].sha256
+
+
+def _quarantine(volume: Volume) -> None:
+    if not volume.quarantined(_blob(A8)):
+        volume.quarantine(_blob(A8))
 
 
 OPERATIONS = (
@@ -206,5 +228,32 @@ OPERATIONS = (
         _published,
         lambda v: v.write_report(A8, "a.md", "text"),
         lambda v: v.read_report(A8, "a.md") == "text",
+    ),
+    Operation("lease", _published, _lease, lambda v: not v.in_use(A8)),
+    Operation(
+        "write the Data Docs",
+        _published,
+        _write_docs,
+        lambda v: v.docs.path.joinpath(MODEL.slug, A, A8.variant, "index.html").is_file(),
+        durable=False,
+    ),
+    Operation(
+        "record a verification",
+        _published,
+        lambda v: v.verifications.record(_blob(A8)),
+        lambda v: v.verifications.last(_blob(A8)) is not None,
+    ),
+    Operation(
+        "quarantine",
+        lambda v: v.add_bytes(Q8["q8.gguf"]),
+        _quarantine,
+        lambda v: len(v.quarantined(_blob(A8))) == 1 and not v.sizes()[1],
+    ),
+    Operation("list", _both_promoted, lambda v: v.entries(), lambda v: len(v.entries()) == 3),
+    Operation(
+        "collect",
+        lambda v: v.add_bytes(b"orphan" * 1000),
+        lambda v: v.collect(older_than_s=0),
+        lambda v: v.sizes()[1] == 0,
     ),
 )

@@ -21,6 +21,7 @@ from paddock.transfer.fetch import fetch
 from paddock.transfer.options import Options
 from paddock.transfer.pieces import PIECE_BYTES
 from paddock.transfer.progress import Progress
+from tests.support.fault_totals import Faults
 from tests.transfer.remote import KIB, MIB, Remote, content, on_hub
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +56,9 @@ def check_resume(source: Remote, staging: Path, data: bytes, *, done_bytes: int)
     ],
 )
 def test_a_process_that_is_killed_leaves_the_received_bytes(
-    hub: HubService, staging: Path, megabytes: int, number: signal.Signals
+    hub: HubService, staging: Path, faults: Faults, megabytes: int, number: signal.Signals
 ) -> None:
+    faults.add()
     data = content(megabytes * MB)
     source = on_hub(hub, data)
     arguments = [source.url, str(len(data)), str(source.expected.sha256), str(staging), str(len(data) // 2)]

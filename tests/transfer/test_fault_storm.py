@@ -12,6 +12,7 @@ from infra.local.hub import HubService
 from paddock.errors import PaddockError
 from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.options import Options
+from tests.support.fault_totals import Faults
 from tests.transfer.remote import KIB, MIB, Remote, content, on_hub, sha256_of
 
 FILE = "org/name/model.gguf"
@@ -60,8 +61,9 @@ def test_there_are_at_least_25_kinds_of_faults() -> None:
 @pytest.mark.parametrize("kind", STORM)
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.torture)])
 def test_random_faults_end_in_the_right_bytes_or_a_clean_error(
-    hub: HubService, tmp_path: Path, kind: str, times: int
+    hub: HubService, tmp_path: Path, faults: Faults, kind: str, times: int
 ) -> None:
+    faults.add(times)
     fault, numbers = STORM[kind]
     errors = 0
     for number in range(times):

@@ -24,7 +24,7 @@ from pathlib import Path
 from paddock.errors import PaddockError
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
-from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, disk_errors_in, names, write_new
+from paddock.store.durable import STAGING_PREFIX, disk_errors, disk_errors_in, names, write_new
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 from paddock.store.volume.snapshots import Snapshots
@@ -86,20 +86,23 @@ def _held(directory: Path, snapshot: SnapshotId) -> Iterator[None]:
         "host": socket.gethostname(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    try:
-        write_new(staged, json.dumps(content).encode())
-        descriptor = os.open(staged, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError as error:
-        raise disk_error(error, directory) from error
-    try:
-        with suppress(OSError):  # without flock a reader cannot take the lock either, and sees the lease as held
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        staged.rename(path)
+    with ExitStack() as stack:
+        with disk_errors_in(directory):
+            stack.callback(_remove, staged)
+            write_new(staged, json.dumps(content).encode())
+            descriptor = os.open(staged, os.O_RDWR | os.O_NOFOLLOW)
+            stack.callback(os.close, descriptor)
+            with suppress(OSError):  # without flock a reader cannot take the lock either, and sees the lease as held
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.callback(_remove, path)
+            staged.rename(path)
         yield
-    finally:
-        staged.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+
+
+def _remove(lease: Path) -> None:
+    """Remove a lease of this process. One that stays is removed by the next reader, once its lock is free."""
+    with suppress(OSError):
+        lease.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[tuple[str, str] | None, str] | None:
