@@ -6,10 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paddock.lifecycle.upkeep.orphans import clean_orphans
-from paddock.lifecycle.upkeep.remote_eviction import evict_remote
-from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
-
 from paddock.errors import ModelRejected
 from paddock.lifecycle.acquire.cache import push_snapshot
 from paddock.lifecycle.acquire.plan import plan_files
@@ -27,6 +23,9 @@ from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.maintain import summarize
+from paddock.lifecycle.upkeep.orphans import clean_orphans
+from paddock.lifecycle.upkeep.remote_eviction import evict_remote
+from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
 from paddock.lifecycle.upkeep.usage import sum_up_usage
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict

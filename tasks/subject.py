@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 
+from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients, require_remote
-from paddock.lifecycle.upkeep import volume_use
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId, artifact_key
 from paddock.planning.targets import THIS_MACHINE
@@ -51,8 +51,13 @@ class StoreSubject:
 
     @classmethod
     def of_volume(cls, clients: Clients) -> StoreSubject:
-        """The volume, by the id in its history: other machines have another volume at the same path."""
-        return cls(clients.volume.label, volume_use.read(clients).id)
+        """The volume, by its own name, since other machines have another volume at the same path; by its path where it
+        cannot be given a name, such as on a full disk."""
+        label = clients.volume.label
+        try:
+            return cls(label, clients.volume.identity.name())
+        except PaddockError:
+            return cls(label, label)
 
     @classmethod
     def of_remote(cls, clients: Clients) -> StoreSubject:

@@ -10,12 +10,12 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from paddock.lifecycle.upkeep.orphans import Orphans
-from paddock.lifecycle.upkeep.scrub import Scrubbed
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from paddock.lifecycle.upkeep.evict import Evicted
 from paddock.lifecycle.upkeep.maintain import Maintained
+from paddock.lifecycle.upkeep.orphans import Orphans
+from paddock.lifecycle.upkeep.scrub import Scrubbed
 from paddock.lifecycle.upkeep.usage import UsageSummary
 from paddock.lifecycle.upkeep.volume_use import UseHistory, UseSample
 from paddock.model.units import human_bytes, human_time
@@ -34,16 +34,20 @@ def orphans(subject: StoreSubject, found: Orphans) -> None:
             "path": orphan.path,
             "size": human_bytes(orphan.bytes),
             "age": human_time(orphan.age_s),
-            "done": "removed" if orphan.removed else "left: it is not old enough",
+            "done": "removed" if orphan.removed else "left: it is too young, or in use",
         }
         for orphan in sorted(found.rows, key=lambda orphan: not orphan.removed)
+    ]
+    rows += [
+        {"what": "", "path": "", "size": "", "age": "", "done": f"failed: {problem}"} for problem in found.problems
     ]
     rows += [
         {"what": "foreign", "path": path, "size": "", "age": "", "done": "left: it is not Paddock's"}
         for path in found.foreign
     ]
+    rows = rows or [{"what": "nothing", "path": "", "size": "", "age": "", "done": ""}]
     create_table_artifact(
-        key=subject.key("orphans"), table=_bounded(rows), description=_described(subject, found.line, rows)
+        key=subject.key("orphans"), table=_bounded(rows), description=_described(f"{subject.name}: {found.line}", rows)
     )
 
 
@@ -53,20 +57,20 @@ def scrub(subject: StoreSubject, scrubbed: Scrubbed | None) -> None:
         return
     rows: list[dict[str, Any]] = [
         {
-            "file": row.path,
-            "damaged segments": ", ".join(map(str, row.bad_segments)) or "unknown",
-            "done": "repaired" if row.repaired else "not repaired",
-            "sha256": row.sha256,
+            "snapshot": file.id.short,
+            "file": file.path,
+            "found": file.damage,
+            "done": f"repaired, {human_bytes(file.repaired_bytes)} transferred" if file.ok else "not repaired",
+            "sha256": file.sha256,
         }
-        for row in sorted(scrubbed.damaged, key=lambda row: row.repaired)
+        for file in sorted(scrubbed.damaged, key=lambda file: file.ok)
     ]
     rows += [
-        {"file": "", "damaged segments": "", "done": f"failed: {problem}", "sha256": ""}
+        {"snapshot": "", "file": "", "found": problem, "done": "not repaired", "sha256": ""}
         for problem in scrubbed.problems
     ]
-    create_table_artifact(
-        key=subject.key("scrub"), table=_bounded(rows), description=_described(subject, scrubbed.line, rows)
-    )
+    rows = rows or [{"snapshot": "", "file": "", "found": "no damage", "done": "", "sha256": ""}]
+    create_table_artifact(key=subject.key("scrub"), table=_bounded(rows), description=_described(scrubbed.line, rows))
 
 
 def eviction(subject: StoreSubject, evicted: Evicted | None) -> None:
@@ -87,9 +91,7 @@ def eviction(subject: StoreSubject, evicted: Evicted | None) -> None:
         for done, found in (("evicted", value["removed"]), ("kept", value["kept"]))
         for row in found
     ]
-    create_table_artifact(
-        key=subject.key("eviction"), table=_bounded(rows), description=_described(subject, evicted.line, rows)
-    )
+    create_table_artifact(key=subject.key("eviction"), table=_bounded(rows), description=_described(evicted.line, rows))
 
 
 def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
@@ -106,6 +108,24 @@ def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
         markdown="\n".join(lines),
         description=f"Maintenance of {subject.name}: {len(maintained.outcomes)} steps{failed}",
     )
+
+
+def usage(subject: StoreSubject, summary: UsageSummary) -> None:
+    """Table of what was used, how often, how long, when, and by which worker."""
+    rows: list[dict[str, Any]] = [
+        {
+            **line.labels,
+            **{kind: f"{used.uses}, {human_time(used.seconds)}" for kind, used in line.total.kinds.items()},
+            "requests": line.total.usage.requests,
+            "tokens": line.total.usage.tokens,
+            "first": str(line.total.first),
+            "last": str(line.total.last),
+            "workers": ", ".join(line.total.workers),
+            "stored": "removed" if line.removed else "",
+        }
+        for line in summary.lines
+    ]
+    create_table_artifact(key=subject.key("usage"), table=_bounded(rows), description=_described(summary.line, rows))
 
 
 def _use(subject: StoreSubject, history: UseHistory) -> list[str]:
@@ -130,30 +150,9 @@ def _shares(sample: UseSample) -> list[tuple[str, int]]:
     return [*sample.models.items(), *((name, size) for name, size in others if size)]
 
 
-def usage(subject: StoreSubject, summary: UsageSummary) -> None:
-    """Table of what was used, how often, how long, when, and by which worker."""
-    rows: list[dict[str, Any]] = [
-        {
-            **line.labels,
-            **{kind: f"{used.uses}, {human_time(used.seconds)}" for kind, used in line.total.kinds.items()},
-            "requests": line.total.usage.requests,
-            "tokens": line.total.usage.tokens,
-            "first": str(line.total.first),
-            "last": str(line.total.last),
-            "workers": ", ".join(line.total.workers),
-            "stored": "removed" if line.removed else "",
-        }
-        for line in summary.lines
-    ]
-    create_table_artifact(
-        key=subject.key("usage"), table=_bounded(rows), description=_described(subject, summary.line, rows)
-    )
-
-
 def _bounded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(rows[:MOST_ROWS])
 
 
-def _described(subject: StoreSubject, line: str, rows: Sequence[object]) -> str:
-    more = f"; the first {MOST_ROWS} of {len(rows)} rows" if len(rows) > MOST_ROWS else ""
-    return f"{subject.name}: {line}{more}"
+def _described(line: str, rows: Sequence[object]) -> str:
+    return f"{line}; the first {MOST_ROWS} of {len(rows)} rows" if len(rows) > MOST_ROWS else line

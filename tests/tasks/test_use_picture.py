@@ -16,7 +16,7 @@ BEGIN = datetime(2026, 5, 3, 3, 30, tzinfo=UTC)
 
 
 def history(*samples: UseSample) -> UseHistory:
-    return UseHistory("0123abcd", samples)
+    return UseHistory(samples)
 
 
 def drawn(history: UseHistory) -> tuple[ElementTree.Element, list[str]]:

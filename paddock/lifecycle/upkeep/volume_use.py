@@ -2,21 +2,19 @@
 
 The history is a note on the volume, `.paddock/reports/volume/use.json`, replaced as a whole:
 
-    {"id": 8 hex digits, "samples": [{"at": ISO 8601 in UTC, "free_bytes": N, "models": {"org/name": N},
-     "other_models_bytes": N, "unused_bytes": N}]}
+    {"samples": [{"at": ISO 8601 in UTC, "free_bytes": N, "models": {"org/name": N}, "other_models_bytes": N,
+     "unused_bytes": N}]}
 
-A day has one sample, its last, and the newest 730 samples are kept. `id` names the volume: a path such as `/models`
-means another volume on each machine, and a host name another one in each container. Two processes that write at once
-leave the sample of one of them.
+A day has one sample, its last, and the newest 730 samples are kept. Two processes that write at once leave the sample
+of one of them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -74,23 +72,22 @@ class UseSample:
 
 @dataclass(frozen=True, slots=True)
 class UseHistory:
-    """Samples of the volume that `id` names, oldest first."""
+    """Samples of the volume, oldest first."""
 
-    id: str = field(default_factory=lambda: secrets.token_hex(4))
     samples: tuple[UseSample, ...] = ()
 
     def add(self, sample: UseSample) -> UseHistory:
         """The history with one more sample, which replaces that of the same day."""
         before = [one for one in self.samples if one.at.date() < sample.at.date()]
-        return replace(self, samples=(*before, sample)[-MOST_SAMPLES:])
+        return UseHistory((*before, sample)[-MOST_SAMPLES:])
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "samples": [sample.to_json() for sample in self.samples]}
+        return {"samples": [sample.to_json() for sample in self.samples]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Raises as `UseSample.from_json`."""
-        return cls(str(value["id"]), tuple(map(UseSample.from_json, value["samples"])))
+        return cls(tuple(map(UseSample.from_json, value["samples"])))
 
 
 def sample(clients: Clients) -> UseSample:
@@ -114,29 +111,23 @@ def sample(clients: Clients) -> UseSample:
 
 
 def read(clients: Clients) -> UseHistory:
-    """The history of the volume. One that is missing or damaged is replaced by an empty one with a new id."""
+    """The history of the volume, empty where there is none yet. A damaged one is logged, and begins anew."""
     text = clients.volume.notes.read(_NOTE)
     try:
         if text is not None:
             return UseHistory.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError):
         _LOG.warning("the history of the volume's use was damaged, and begins anew")
-    history = UseHistory()
-    _write(clients, history)
-    return history
+    return UseHistory()
 
 
 def record(clients: Clients) -> UseHistory:
     """Add a sample of now to the history, and return the history. On a volume that cannot be written, nothing is
     recorded, which is said once."""
     history = read(clients).add(sample(clients))
-    _write(clients, history)
-    return history
-
-
-def _write(clients: Clients, history: UseHistory) -> None:
     with clients.volume.recording():
         clients.volume.notes.write(_NOTE, json.dumps(history.to_json()))
+    return history
 
 
 def _size(value: object) -> int:

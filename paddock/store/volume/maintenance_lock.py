@@ -1,8 +1,9 @@
 """Maintenance lock: one maintenance of the volume at a time.
 
-The lock is an exclusive flock on `.paddock/maintenance.lock`, which ends with its holder, however that ends. The file's
-JSON (pid, host, since) names the holder. The lock saves the work of reading everything twice; nothing is wrong where
-two maintenances run at once, as they may on a file system without flock.
+The lock is an exclusive flock on `.paddock/leases/maintenance.lock`, which ends with its holder, however that ends. The
+file's JSON (pid, host, since) names the holder. The lock saves the work of reading everything twice; nothing is wrong
+where two maintenances run at once. So there is none on a file system without flock, nor on a full disk, which needs
+its maintenance most.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from paddock.store.durable import UNDER_UMASK, disk_errors, disk_errors_in
+from paddock.errors import NotEnoughDisk
+from paddock.store.durable import UNDER_UMASK, disk_errors
 from paddock.store.volume.layout import Layout
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
@@ -32,19 +34,21 @@ class MaintenanceLock:
     def hold(self) -> Iterator[str | None]:
         """Hold the lock until the block ends. Yields None; or, where another process holds it, that process as text for
         messages, and then the block does not hold it. Raises NoPermission on a volume that cannot be written."""
-        descriptor = self._open()
         try:
-            with disk_errors_in(self.root):
-                holder = _take(descriptor)
-            yield holder
+            descriptor = self._open()
+        except NotEnoughDisk:
+            yield None
+            return
+        try:
+            yield _take(descriptor)
         finally:
             os.close(descriptor)
 
     @disk_errors
     def _open(self) -> int:
-        self._layout.make_directory(self._layout.private)
+        directory = self._layout.make_directory(self._layout.private / "leases")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._layout.private / "maintenance.lock", flags, UNDER_UMASK)
+        return os.open(directory / "maintenance.lock", flags, UNDER_UMASK)
 
 
 def _take(descriptor: int) -> str | None:
@@ -53,20 +57,21 @@ def _take(descriptor: int) -> str | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _HELD:
-            return _holder(os.pread(descriptor, _MAX_BYTES, 0))
+            return _holder(descriptor)
     own = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(own).encode(), 0)
+    with suppress(OSError):  # a full disk: the holder has no name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(own).encode(), 0)
     return None
 
 
-def _holder(content: bytes) -> str:
+def _holder(descriptor: int) -> str:
     try:
-        own = json.loads(content)
+        own = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
         return f"process {own['pid']} on {own['host']} since {own['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"
