@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from paddock.lifecycle.upkeep.evict import Evicted
+from paddock.lifecycle.eviction.evicted import Evicted
 from paddock.lifecycle.upkeep.maintain import Maintained
 from paddock.lifecycle.upkeep.orphans import Orphans
 from paddock.lifecycle.upkeep.scrub import Scrubbed

@@ -28,7 +28,8 @@ def collect_garbage(
     """Remove what nothing needs, down to a budget."""
     from paddock.cli.render import render_evicted
     from paddock.lifecycle.clients import require_remote
-    from paddock.lifecycle.upkeep.evict import evict, evict_remote
+    from paddock.lifecycle.upkeep.evict import evict
+    from paddock.lifecycle.upkeep.remote_eviction import evict_remote
     from paddock.model.units import parse_budget, parse_bytes
 
     clients = make_clients()

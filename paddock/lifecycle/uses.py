@@ -66,7 +66,7 @@ def _share(clients: Clients, remote: RemoteStore) -> None:
             content = _own_rows(clients)
             if not content:
                 return
-            remote.write_usage(records.worker, records.volume_id(), content)
+            remote.write_usage(records.worker, clients.volume.identity.name(), content)
             if _own_rows(clients) == content:  # else another process may have sent more, which was replaced now
                 return
     except PaddockError as error:

@@ -15,8 +15,8 @@ from paddock.lifecycle.acquire.cache import push_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.eviction.evicted import Evicted
 from paddock.lifecycle.holdings import share_holdings
-from paddock.lifecycle.upkeep.evict import evict, evict_remote
-from paddock.lifecycle.upkeep.remote_eviction import LastUsed
+from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.remote_eviction import LastUsed, evict_remote
 from paddock.model.names import Revision
 from paddock.model.reference import SnapshotId
 from paddock.settings import Settings

@@ -295,15 +295,6 @@ def test_a_snapshot_is_served_where_its_use_cannot_be_recorded(
     assert "was not recorded" in caplog.text
 
 
-def test_the_volume_keeps_its_id_and_replaces_one_that_is_none(tmp_path: Path) -> None:
-    first = Volume(tmp_path).usage.volume_id()
-    assert Volume(tmp_path).usage.volume_id() == first
-    (folder(Volume(tmp_path)) / "volume-id").write_text("../../evil")
-    second = Volume(tmp_path).usage.volume_id()
-    assert second != first
-    assert len(second) == 16
-
-
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a..b", ".a", "a b", "ä", "x" * 64, "-a", "a\n"])
 def test_a_name_that_is_not_safe_as_a_file_name_is_no_worker(name: str) -> None:
     with pytest.raises(UnsafeName, match="the worker's name"):

@@ -8,31 +8,17 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from paddock.errors import UnsafeName
-from paddock.lifecycle.catalog import load_catalog
+from paddock.lifecycle.catalog import Catalog, load_catalog
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.eviction.plan import BlobFacts, SnapshotFacts, VolumeFacts
 from paddock.lifecycle.promote.retention import RetainedSnapshot
 from paddock.lifecycle.promote.retention import plan as plan_retention
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Sha256, parse_sha256
-from paddock.model.reference import SnapshotId, Variant
+from paddock.model.names import Sha256, parse_sha256
+from paddock.model.reference import SnapshotId
 from paddock.store.volume import ORPHAN_AGE_S, RECENT_S, BlobStatus
-
-
-class Wish(Protocol):
-    """A catalog's entry, as far as an eviction needs it."""
-
-    @property
-    def keep(self) -> int: ...
-
-
-class Wishes(Protocol):
-    """A catalog, as far as an eviction needs it."""
-
-    def wish(self, model: ModelName, variant: Variant) -> Wish | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +33,7 @@ class Fetching:
 class _Needs:
     """What other programs need of the volume: the catalog's wishes, and the blobs and the snapshot of transfers."""
 
-    wishes: Wishes | None
+    wishes: Catalog | None
     blobs: Collection[Sha256]
     fetching: Fetching | None
 
@@ -128,7 +114,7 @@ def _facts_of_model(clients: Clients, manifests: Sequence[Manifest], needs: _Nee
     protected = {one.id for one in facts if one.protection}
     surplus: set[SnapshotId] = set()
     for variant, wish in wishes.items():
-        keep = wish.keep if wish else clients.settings.keep_revisions
+        keep = clients.settings.keep_revisions if wish is None or wish.keep is None else wish.keep
         of_variant = [manifest for manifest in manifests if manifest.variant == variant]
         surplus |= _surplus(of_variant, keep=keep, protected=protected)
     return [replace(one, surplus=one.id in surplus) for one in facts]

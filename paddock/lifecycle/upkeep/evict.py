@@ -16,10 +16,7 @@ from paddock.lifecycle.eviction.plan import EvictionPlan, plan
 from paddock.lifecycle.holdings import share_holdings
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
-from paddock.lifecycle.upkeep.remote_eviction import evict_remote
 from paddock.model.units import parse_budget
-
-__all__ = ["evict", "evict_remote"]
 
 _ROUNDS = 3
 """How often a plan is made and applied, while other processes change what was planned."""

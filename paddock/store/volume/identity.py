@@ -5,10 +5,12 @@ Host names and paths do not serve for it: several hosts may mount one volume, an
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import secrets
 
-from paddock.store.durable import disk_errors, rename_noreplace, staging_name, write_new
+from paddock.store.durable import disk_errors, remove, rename_noreplace, staging_name, write_new
 from paddock.store.volume.layout import Layout
 
 _NAME = re.compile(rb"[0-9a-f]{16}")
@@ -25,7 +27,7 @@ class Identity:
         would have to be made on a volume that cannot be written."""
         path = self._layout.private / "id"
         while (known := self.known()) is None:
-            path.unlink(missing_ok=True)
+            remove(path)  # what is no name
             staged = staging_name(self._layout.make_directory(self._layout.private))
             try:
                 write_new(staged, secrets.token_hex(8).encode())
@@ -40,7 +42,17 @@ class Identity:
     def known(self) -> str | None:
         """The same; None where the volume has none yet."""
         try:
-            content = (self._layout.private / "id").read_bytes().strip()
+            descriptor = os.open(self._layout.private / "id", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO}:  # a planted link, or a pipe
+                return None
+            raise
+        try:
+            content = os.read(descriptor, 64).strip()
+        except (IsADirectoryError, BlockingIOError):
+            return None
+        finally:
+            os.close(descriptor)
         return content.decode() if _NAME.fullmatch(content) else None

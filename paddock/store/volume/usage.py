@@ -4,7 +4,6 @@
       org--name/<revision>/<variant>     an empty file: its modification time is the snapshot's last use
       2026-05-01/<worker>.jsonl          what a worker wrote on that day (UTC)
       2026-04.jsonl                      the sums of an earlier month, for all workers
-      volume-id                          a random name, so that a remote store keeps volumes apart
 
 The format of a row is that of `paddock.store.usage`. A use is one line that is appended by one write, and no two
 machines append to the same file: nothing is read before it is written, so that no writer undoes what another one wrote.
@@ -21,7 +20,6 @@ import errno
 import logging
 import os
 import re
-import secrets
 import socket
 import stat
 from collections.abc import Iterator
@@ -140,20 +138,6 @@ class UsageRecords:
         for month in sorted(months)[:-MONTHS]:
             (self._directory / f"{month}.jsonl").unlink(missing_ok=True)
         durable.sweep(self._directory)
-
-    @disk_errors
-    def volume_id(self) -> str:
-        """A random name of the volume, which is made when it is first needed."""
-        path = self._directory / "volume-id"
-        for _ in range(_READS):
-            found = _content(path)[:16].decode(errors="replace")
-            if _ID.fullmatch(found):
-                return found
-            self._layout.make_directory(path.parent)
-            durable.remove(path)  # what is no name
-            with suppress(FileExistsError):
-                self._create(path, secrets.token_hex(8).encode())
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
     def _open_day(self, day: date) -> date:
         """The first day that is not before `day` and whose month was not added up yet, as it is where this machine's
