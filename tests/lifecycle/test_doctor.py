@@ -114,6 +114,12 @@ def test_a_volume_that_is_there_passes_and_nothing_stays_on_it(ready: Clients) -
     assert only(check_volume(ready), "volume: one file system").ok
 
 
+def test_files_that_vanish_meanwhile_are_no_files_of_others(ready: Clients) -> None:
+    """The trials of the file system remove theirs while the volume is walked."""
+    for _ in range(20):
+        assert run_checks(ready, [check_volume, check_access], limit_s=30).ok
+
+
 def test_the_cure_of_a_missing_volume_makes_it(here: Clients) -> None:
     (result,) = check_volume(here)
     assert (result.state, result.cure.partition(" (")[0]) == ("failed", "make it")

@@ -101,9 +101,9 @@ def check_access(clients: Clients) -> Sequence[CheckResult]:
         if count > _WALK_ENTRIES or time.monotonic() > deadline:
             complete = False
             break
-        if not os.access(path, os.R_OK | (os.X_OK if is_directory else 0), effective_ids=True):
+        if not _is_allowed(path, os.R_OK | (os.X_OK if is_directory else 0)):
             unreadable.append(path)
-        elif is_directory and not os.access(path, os.W_OK, effective_ids=True):
+        elif is_directory and not _is_allowed(path, os.W_OK):
             unwritable.append(path)
     user = os.geteuid()
     cure = (
@@ -132,6 +132,11 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
             path = Path(directory, name)
             if not path.is_symlink():
                 yield path, False
+
+
+def _is_allowed(path: Path, mode: int) -> bool:
+    """Whether this user has access to a path, or another process removed it meanwhile."""
+    return os.access(path, mode, effective_ids=True) or not os.path.lexists(path)
 
 
 def _listed(paths: Sequence[Path]) -> str:
