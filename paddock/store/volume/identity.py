@@ -25,7 +25,7 @@ class Identity:
     def name(self) -> str:
         """The 16 hexadecimal digits of the volume, which are made by the first call. Raises NoPermission where they
         would have to be made on a volume that cannot be written."""
-        path = self._layout.private / "id"
+        path = self._layout.identity
         while (known := self.known()) is None:
             remove(path)  # what is no name
             staged = staging_name(self._layout.make_directory(self._layout.private))
@@ -42,7 +42,7 @@ class Identity:
     def known(self) -> str | None:
         """The same; None where the volume has none yet."""
         try:
-            descriptor = os.open(self._layout.private / "id", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = os.open(self._layout.identity, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -32,6 +32,7 @@ class Layout:
         self.pins_root = self.private / "pins"
         self.usage_root = self.private / "usage"
         self.verified = self.private / "verified"
+        self.identity = self.private / "id"
 
     @property
     def directories(self) -> tuple[Path, ...]:

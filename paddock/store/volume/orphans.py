@@ -97,7 +97,7 @@ class OrphanSearch:
             path = layout.root / name
             if path != layout.private and name not in _OTHERS and not self._links.is_link(path):
                 found.append(path)
-        known = {path.name for path in layout.directories}
+        known = {path.name for path in (*layout.directories, layout.identity)}
         found += self._others(layout.private, lambda path: path.name in known)
         found += self._others(layout.blobs.parent, lambda path: path == layout.blobs)
         found += self._others(layout.blobs, lambda path: bool(re.fullmatch("[0-9a-f]{2}", path.name)))
