@@ -1,45 +1,32 @@
-"""Read Paddock's settings from environment variables. The only module that reads the environment.
-
-Variables have the ecosystem's names (`HF_…`) where they exist, and otherwise Paddock's own (`PADDOCK_…`). `AWS_…` and
-`PREFECT_…` are read by boto3 and Prefect themselves. `docs/settings.md` lists every setting; a test compares the two.
-"""
+"""Declare every setting: its variable, type, default and description."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+
+from paddock.network import Network
+from paddock.settings.values import (
+    AbsolutePath,
+    Cron,
+    HeaderSecret,
+    HttpAddress,
+    Origins,
+    RemoteStoreUri,
+    Size,
+    SizeOrShare,
+    UserPath,
 )
 
-from paddock.errors import BadSetting
-from paddock.network import Network
-
 MIB = 1024 * 1024
-
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
-_SIZE = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
-_SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,6})?)\s*%", re.ASCII)
-_CRON = re.compile(r"[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}")
-_TOKEN = re.compile(r"[!-~]+")
 
 
 class Settings(BaseModel):
     """The settings of a process. Sizes are in bytes, times in seconds, rates in bytes per second.
 
-    Constructing an instance does not read the environment; `load` does.
+    Constructing an instance does not read the environment; `paddock.settings.load` does.
     """
 
     # validate_default: also expands `~` in defaults. allow_inf_nan: an infinite time limit is a mistake
@@ -52,7 +39,9 @@ class Settings(BaseModel):
         allow_inf_nan=False,
     )
 
-    volume: Path = Field(default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="Root of the volume")
+    volume: AbsolutePath = Field(
+        default=Path("/models"), validation_alias="PADDOCK_VOLUME", description="Root of the volume"
+    )
     worker: str | None = Field(
         default=None,
         max_length=63,
@@ -60,7 +49,7 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_WORKER",
         description="Name of this machine in usage records, of its own for each machine; unset: the host name",
     )
-    s3_uri: str | None = Field(
+    s3_uri: RemoteStoreUri | None = Field(
         default=None, validation_alias="PADDOCK_S3_URI", description="`s3://bucket/prefix`; unset: no S3"
     )
     s3_path_style: bool | None = Field(
@@ -100,24 +89,24 @@ class Settings(BaseModel):
         description="How many of the newest distinct weights of a variant stay on the volume, in addition to what is "
         "promoted, pinned or used; `0` keeps all",
     )
-    keep_bytes: str | None = Field(
+    keep_bytes: SizeOrShare | None = Field(
         default=None,
         validation_alias="PADDOCK_KEEP_BYTES",
         description="Budget of `paddock gc` for the files on the volume: a size such as `500GiB`, or a share of the "
         "disk such as `80%`; unset: no budget",
     )
-    catalog: Path | None = Field(
+    catalog: UserPath | None = Field(
         default=None,
         validation_alias="PADDOCK_CATALOG",
         description="File with the models that are wanted; unset: `infra/catalog.yaml` of the current directory, where "
         "there is one",
     )
-    maintenance_cron: str = Field(
+    maintenance_cron: Cron = Field(
         default="30 3 * * 0",
         validation_alias="PADDOCK_MAINTENANCE_CRON",
         description="When `maintain-volume/weekly` runs, as a cron expression in UTC; read when the flows are deployed",
     )
-    s3_keep_bytes: str | None = Field(
+    s3_keep_bytes: Size | None = Field(
         default=None,
         validation_alias="PADDOCK_S3_KEEP_BYTES",
         description="Budget of `paddock gc --s3` for the files in S3, a size such as `2TiB`; unset: no budget",
@@ -169,12 +158,12 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_LLAMA_SERVER",
         description="Another `llama-server` for `paddock serve`; unset: the one built with the engine",
     )
-    api_key: SecretStr | None = Field(
+    api_key: HeaderSecret | None = Field(
         default=None,
         validation_alias="PADDOCK_API_KEY",
         description="Key that clients of `paddock serve` must send; required to serve other machines",
     )
-    cors_origins: tuple[str, ...] | None = Field(
+    cors_origins: Origins | None = Field(
         default=None,
         validation_alias="PADDOCK_CORS_ORIGINS",
         description="Origins of web pages that may use a served model, such as `https://chat.example`, separated by "
@@ -199,20 +188,20 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_FOLLOW_PROMOTION",
         description="`0`: a running server keeps its revision when another one is promoted",
     )
-    docs_url: str | None = Field(
+    docs_url: HttpAddress | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",
         description="URL at which a web server publishes the volume's `.paddock/docs`; unset: their path is shown",
     )
-    cache: Path = Field(
+    cache: AbsolutePath = Field(
         default=Path("~/.cache"),
         validation_alias="XDG_CACHE_HOME",
         description="Directory for files that can be recreated, in its subdirectory `paddock/`",
     )
-    hub_endpoint: str = Field(
+    hub_endpoint: HttpAddress = Field(
         default="https://huggingface.co", validation_alias="HF_ENDPOINT", description="Address of the Hub"
     )
-    hub_token: SecretStr | None = Field(
+    hub_token: HeaderSecret | None = Field(
         default=None,
         validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
         description="Token for gated and private repositories; unset: the token that `hf auth login` stored",
@@ -277,152 +266,9 @@ class Settings(BaseModel):
                 return network.with_ca(path.absolute(), setting)
         return network
 
-    @field_validator("volume", "cache")
-    @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        try:
-            path = value.expanduser()
-        except RuntimeError:
-            raise ValueError("the home directory for `~` cannot be determined") from None
-        if not path.is_absolute():
-            raise ValueError("expected an absolute path")
-        return path
-
-    @field_validator("keep_bytes", "s3_keep_bytes")
-    @classmethod
-    def _budget(cls, value: str | None, info: ValidationInfo) -> str | None:
-        has_disk = info.field_name == "keep_bytes"  # a bucket has no size of which a budget could be a share
-        if value is None or _SIZE.fullmatch(value) or (has_disk and _SHARE.fullmatch(value)):
-            return value
-        raise ValueError(f"expected a size such as 500GiB{', or a share of the disk from 0% to 100%' * has_disk}")
-
-    @field_validator("catalog")
-    @classmethod
-    def _expanded(cls, value: Path | None) -> Path | None:
-        try:
-            return value and value.expanduser()
-        except RuntimeError:
-            raise ValueError("the home directory for `~` cannot be determined") from None
-
-    @field_validator("s3_uri")
-    @classmethod
-    def _s3(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = _split(value)
-        if parts is None or not parts.scheme or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
-            raise ValueError(
-                "expected s3://bucket or s3://bucket/prefix"
-            )  # whether a store supports the scheme is checked later
-        return value.rstrip("/")
-
-    @field_validator("maintenance_cron")
-    @classmethod
-    def _cron(cls, value: str) -> str:
-        if not _CRON.fullmatch(value):  # Prefect checks the rest when a flow is deployed
-            raise ValueError("expected the five fields of a cron expression, such as 30 3 * * 0")
-        return value
-
-    @field_validator("hub_endpoint", "docs_url")
-    @classmethod
-    def _http(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = _split(value)
-        if (
-            parts is None
-            or parts.scheme not in {"http", "https"}
-            or not parts.hostname
-            or "@" in parts.netloc
-            or parts.query
-            or parts.fragment
-        ):
-            raise ValueError("expected an http:// or https:// address without credentials")
-        return value.rstrip("/")
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _origins(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        origins = tuple(part.strip() for part in value.split(","))
-        for origin in origins:
-            parts = _split(origin)
-            if origin != "*" and (
-                parts is None
-                or not parts.scheme
-                or not parts.hostname
-                or "@" in parts.netloc
-                or origin != f"{parts.scheme}://{parts.netloc}".lower()
-            ):
-                raise ValueError("expected * or origins such as https://chat.example, separated by commas")
-        return origins
-
     @field_validator("s3_kms_key")
     @classmethod
     def _for_kms(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("s3_encryption") != "aws:kms":
             raise ValueError("it requires PADDOCK_S3_ENCRYPTION to be aws:kms")
         return value
-
-    @field_validator("hub_token", "api_key")
-    @classmethod
-    def _header(cls, value: SecretStr | None) -> SecretStr | None:
-        # an invalid header would fail later, with an error of the HTTP client that quotes the secret
-        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
-            raise ValueError("expected printable ASCII characters without spaces")
-        return value
-
-
-def _split(address: str) -> SplitResult | None:
-    """Split a URL; None if it is invalid. The error of urlsplit itself would quote the value."""
-    try:
-        parts = urlsplit(address)
-        _ = parts.port  # raises ValueError unless it is a number up to 65535
-    except ValueError:
-        return None
-    return parts
-
-
-def load() -> Settings:
-    """Read the settings from the environment, again at each call. Empty variables count as unset.
-
-    Raises BadSetting, which names the variable and the problem but never the value, since it may be a secret.
-    """
-    try:
-        return Settings.model_validate(dict(_set_variables()), by_alias=True, by_name=False)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        reason = str(first["msg"]).removeprefix("Value error, ")
-        raise BadSetting(
-            f"the setting {first['loc'][0]} is not usable: {reason}", cure="correct it in the environment"
-        ) from None
-
-
-def _set_variables() -> Iterator[tuple[str, str]]:
-    """(variable, value) for each setting, from the first of its variables that is not empty."""
-    for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        for variable in alias.choices if isinstance(alias, AliasChoices) else [alias]:
-            value = os.environ.get(str(variable), "").strip()
-            if value:
-                yield str(variable), value
-                break
-
-
-_CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
-
-
-def child_environment(**extra: str) -> dict[str, str]:
-    """The environment for a process that reads untrusted data: no token or key, and no home directory that has one.
-
-    It makes CUDA number GPUs by PCI bus, like NVML and `visible_gpus`; by default CUDA puts the fastest first.
-    """
-    inherited = {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **inherited, **extra}
-
-
-def visible_gpus() -> tuple[str, ...] | None:
-    """The numbers or UUIDs of GPUs in CUDA_VISIBLE_DEVICES; None if it is not set, and all GPUs are visible."""
-    value = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if value is None else tuple(name.strip() for name in value.split(","))

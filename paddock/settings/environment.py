@@ -1,0 +1,58 @@
+"""Read the environment: the settings of this process, and what its child processes get of it.
+
+The only module of the library that reads environment variables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from pydantic import AliasChoices, ValidationError
+
+from paddock.errors import BadSetting
+from paddock.settings.fields import Settings
+
+
+def load() -> Settings:
+    """Read the settings from the environment, again at each call. Empty variables count as unset.
+
+    Raises BadSetting, which names the variable and the problem but never the value, since it may be a secret.
+    """
+    try:
+        return Settings.model_validate(dict(_set_variables()), by_alias=True, by_name=False)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise BadSetting(
+            f"the setting {first['loc'][0]} is not usable: {reason}", cure="correct it in the environment"
+        ) from None
+
+
+def _set_variables() -> Iterator[tuple[str, str]]:
+    """(variable, value) for each setting, from the first of its variables that is not empty."""
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        for variable in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+            value = os.environ.get(str(variable), "").strip()
+            if value:
+                yield str(variable), value
+                break
+
+
+_CHILD_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ")
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a process that reads untrusted data: no token or key, and no home directory that has one.
+
+    It makes CUDA number GPUs by PCI bus, like NVML and `visible_gpus`; by default CUDA puts the fastest first.
+    """
+    inherited = {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **inherited, **extra}
+
+
+def visible_gpus() -> tuple[str, ...] | None:
+    """The numbers or UUIDs of GPUs in CUDA_VISIBLE_DEVICES; None if it is not set, and all GPUs are visible."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else tuple(name.strip() for name in value.split(","))

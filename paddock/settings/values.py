@@ -1,0 +1,120 @@
+"""Types of settings that are more than a plain type and a range.
+
+A check returns the value as it is used, or raises ValueError with what was expected, and never with the value itself,
+since it may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_SIZE = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,6})?)\s*%", re.ASCII)
+_CRON = re.compile(r"[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}")
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def _expanded(value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError("the home directory for `~` cannot be determined") from None
+
+
+def _absolute(value: Path) -> Path:
+    path = _expanded(value)
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path")
+    return path
+
+
+def _size(value: str) -> str:
+    if not _SIZE.fullmatch(value):
+        raise ValueError("expected a size such as 500GiB")
+    return value
+
+
+def _size_or_share(value: str) -> str:
+    if not _SIZE.fullmatch(value) and not _SHARE.fullmatch(value):
+        raise ValueError("expected a size such as 500GiB, or a share of the disk from 0% to 100%")
+    return value
+
+
+def _remote_store(value: str) -> str:
+    parts = _split(value)
+    if parts is None or not parts.scheme or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
+        raise ValueError(
+            "expected s3://bucket or s3://bucket/prefix"
+        )  # whether a store supports the scheme is checked later
+    return value.rstrip("/")
+
+
+def _cron(value: str) -> str:
+    if not _CRON.fullmatch(value):  # Prefect checks the rest when a flow is deployed
+        raise ValueError("expected the five fields of a cron expression, such as 30 3 * * 0")
+    return value
+
+
+def _http_address(value: str) -> str:
+    parts = _split(value)
+    if (
+        parts is None
+        or parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("expected an http:// or https:// address without credentials")
+    return value.rstrip("/")
+
+
+def _origins(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    origins = tuple(part.strip() for part in value.split(","))
+    for origin in origins:
+        parts = _split(origin)
+        if origin != "*" and (
+            parts is None
+            or not parts.scheme
+            or not parts.hostname
+            or "@" in parts.netloc
+            or origin != f"{parts.scheme}://{parts.netloc}".lower()
+        ):
+            raise ValueError("expected * or origins such as https://chat.example, separated by commas")
+    return origins
+
+
+def _header(value: SecretStr) -> SecretStr:
+    # An invalid header would fail later, with an error of the HTTP client that quotes the secret.
+    if not _TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("expected printable ASCII characters without spaces")
+    return value
+
+
+def _split(address: str) -> SplitResult | None:
+    """Split a URL; None if it is invalid. The error of urlsplit itself would quote the value."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # raises ValueError unless it is a number up to 65535
+    except ValueError:
+        return None
+    return parts
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Size = Annotated[str, AfterValidator(_size)]
+SizeOrShare = Annotated[str, AfterValidator(_size_or_share)]
+RemoteStoreUri = Annotated[str, AfterValidator(_remote_store)]
+Cron = Annotated[str, AfterValidator(_cron)]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+HeaderSecret = Annotated[SecretStr, AfterValidator(_header)]
