@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,11 +24,13 @@ from pathlib import Path
 from paddock.errors import NotOnVolume
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
-from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, names, write_new
+from paddock.store.durable import STAGING_PREFIX, disk_error, disk_errors, disk_errors_in, names, write_new
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
+
+LOCK_WAIT_S = 5.0
 
 
 class ServeLeases:
@@ -42,15 +45,25 @@ class ServeLeases:
         """Keep a snapshot from being removed until the block ends, and record a use. Yields the snapshot's directory.
         On a volume that cannot be written, both are left out. Raises NotOnVolume."""
         with ExitStack() as stack:
-            with recording(self.root):
-                stack.enter_context(_held(self._make_directory(id.model), id))
-            # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
-            # snapshot invisible, so one of the two always sees the other.
-            if not self._snapshots.exists(id):
-                raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
+            with ExitStack() as taking:
+                with recording(self.root):
+                    directory = self._make_directory(id.model)
+                    taking.enter_context(_locked(directory, fcntl.LOCK_SH))
+                    stack.enter_context(_held(directory, id))
+                # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
+                # snapshot invisible, so one of the two always sees the other. With the lock, which `Removal` takes too,
+                # no snapshot vanishes for that moment under the holder of a lease.
+                if not self._snapshots.exists(id):
+                    raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
             with recording(self.root):
                 self._usage.touch(id)
             yield self._layout.snapshot(id)
+
+    @contextmanager
+    def none_taken(self, model: ModelName) -> Iterator[None]:
+        """Let no other process take a lease on a snapshot of the model until the block ends, where flock works."""
+        with _locked(self._make_directory(model), fcntl.LOCK_EX):
+            yield
 
     @disk_errors
     def holders(self, id: SnapshotId) -> list[str]:
@@ -64,6 +77,27 @@ class ServeLeases:
     @disk_errors
     def _make_directory(self, model: ModelName) -> Path:
         return self._layout.make_directory(self._layout.leases(model))
+
+
+@contextmanager
+def _locked(directory: Path, operation: int) -> Iterator[None]:
+    """Hold an flock on a directory. It is not waited for more than LOCK_WAIT_S: its holder may be suspended."""
+    with disk_errors_in(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        end = time.monotonic() + LOCK_WAIT_S
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:  # no flock on this file system
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
