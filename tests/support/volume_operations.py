@@ -9,9 +9,11 @@ from pathlib import Path
 from paddock.errors import NotOnVolume
 from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
+from paddock.store.durable import disk_errors_in
 from paddock.store.history import Promoted
 from paddock.store.volume import Volume
 from tests.support import stores
+from tests.support.aged import age
 from tests.support.stores import MODEL, A, B, id_of, manifest_of, publish
 
 Q8 = {"q8.gguf": b"eight" * 1000, "config.json": b"{}"}
@@ -120,6 +122,15 @@ def _remove(*ids: SnapshotId) -> Callable[[Volume], None]:
     return remove
 
 
+def _evict(volume: Volume) -> None:
+    with disk_errors_in(volume.root):  # a fault may hit the test's own change
+        age(volume, B8)
+    try:
+        volume.evict(B8)
+    except NotOnVolume:  # it was removed before the fault
+        volume.collect(older_than_s=0)
+
+
 def _is_promoted(volume: Volume, *ids: SnapshotId) -> bool:
     """Whether exactly these snapshots are promoted, the first one as the default."""
     promoted = volume.promoted(MODEL)
@@ -223,6 +234,7 @@ OPERATIONS = (
         _remove(A4),
         lambda v: v.promoted(MODEL) == Promoted(MODEL, None, {A8.variant: A}) and v.ids(MODEL) == [A8, B8],
     ),
+    Operation("evict", _promoted, _evict, lambda v: _is_promoted(v, A8) and v.ids(MODEL) == [A4, A8]),
     Operation(
         "report",
         _published,

@@ -32,33 +32,34 @@ def evict(clients: Clients, *, keep_bytes: int | None = None, dry_run: bool = Fa
     budget_bytes = keep_bytes
     if budget_bytes is None and clients.settings.keep_bytes is not None:
         budget_bytes = parse_budget(clients.settings.keep_bytes, of_bytes=clients.volume.disk.total_bytes())
-    planned, notes = _plan(clients, budget_bytes)
     if dry_run:
-        return _planned_result(clients, planned, notes)
-    orphans = dict(planned.orphans)
-    freed_bytes = clients.volume.collect() if orphans else 0
+        return _planned_result(clients, *_plan(clients, budget_bytes))
     removed: list[EvictionRow] = []
-    skipped: dict[str, EvictionRow] = {}
+    orphans = orphan_bytes = 0
     for _ in range(_ROUNDS):
+        planned, notes = _plan(clients, budget_bytes)
+        orphans += len(planned.orphans)
+        orphan_bytes += clients.volume.collect() if planned.orphans else 0
         applied = apply(clients, planned)
         removed += applied.removed
-        skipped = {str(row.id): row for row in applied.skipped}
-        if not skipped:
+        used_bytes = clients.volume.blob_bytes()
+        has_grown = budget_bytes is not None and used_bytes > max(budget_bytes, planned.left_bytes)
+        if not applied.skipped and not has_grown:
             break
-        planned, notes = _plan(clients, budget_bytes)
+    if has_grown:
+        notes = (*notes, "other processes store files at this moment")
     if removed:
         share_holdings(clients)
-    left = [row for removal in planned.remove if (row := skipped.get(str(removal.snapshot.id)))]
     return Evicted(
         where=clients.volume.label,
         plan=planned,
         removed=tuple(removed),
-        kept=(*_kept_rows(planned), *left),
-        freed_bytes=freed_bytes + sum(row.bytes for row in removed),
-        used_bytes=clients.volume.blob_bytes(),
+        kept=(*_kept_rows(planned), *applied.skipped),
+        freed_bytes=orphan_bytes + sum(row.bytes for row in removed),
+        used_bytes=used_bytes,
         budget_bytes=budget_bytes,
-        orphans=len(orphans),
-        orphan_bytes=freed_bytes,
+        orphans=orphans,
+        orphan_bytes=orphan_bytes,
         beside=clients.volume.space.beside(),
         notes=notes,
     )

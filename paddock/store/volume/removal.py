@@ -94,23 +94,23 @@ class Removal:
     def evict(self, id: SnapshotId) -> int:
         """As `Volume.evict`.
 
-        While the snapshot is made invisible, no promotion of its model changes. Where flock does nothing, a promotion
-        that comes in between is seen by the second look, or sees itself that the snapshot is gone.
+        While the snapshot is made invisible, no promotion of its model changes, and no lease is taken. Where flock does
+        nothing, what comes in between is seen by the second look, or sees itself that the snapshot is gone.
         """
-        with self._promotions.unchanged(id.model):
+        with self._promotions.unchanged(id.model), self._leases.none_taken(id.model):
             self._check_unneeded(id)
             age_s = self._snapshots.age_s(id)
             if age_s is not None and age_s < RECENT_S:
                 raise InUse(f"{id.short} was published less than an hour ago", cure="try again later")
             named = self._named(id)
             hidden = self._snapshots.hide(id)
-        if hidden is None:
-            raise NotOnVolume(f"{id.short} is not on {self._layout.label}", cure="see `paddock ls`")
-        try:
-            self._check_unneeded(id)
-        except InUse:
-            self._snapshots.restore(hidden, id)
-            raise
+            if hidden is None:
+                raise NotOnVolume(f"{id.short} is not on {self._layout.label}", cure="see `paddock ls`")
+            try:
+                self._check_unneeded(id)
+            except InUse:
+                self._snapshots.restore(hidden, id)
+                raise
         self._discard(hidden, id)
         return self._blobs.free(named - self._blobs.younger(named, than_s=RECENT_S), self._snapshots.blobs_in_use)
 
@@ -168,15 +168,26 @@ class Removal:
         """Remove one snapshot, and return the blobs that it named. `before` is what was promoted before the links were
         removed."""
         named = self._named(id)
-        hidden = self._snapshots.hide(id)
-        if hidden is None:
-            return named
         try:
-            self._check_not_leased(id)  # again, now that no new reader can find it
+            hidden = self._hide_unleased(id)
         except InUse:
-            self._snapshots.restore(hidden, id)
             if before.holds(id):
                 self._promotions.promote(id, reason="still in use", default=before.default == id.variant)
             raise
-        self._discard(hidden, id)
+        if hidden is not None:
+            self._discard(hidden, id)
         return named
+
+    def _hide_unleased(self, id: SnapshotId) -> Path | None:
+        """Make a snapshot invisible that nobody holds a lease on. The first look keeps it from vanishing for a moment
+        under the holder of a lease, the second one decides where flock does nothing."""
+        with self._leases.none_taken(id.model):
+            self._check_not_leased(id)
+            hidden = self._snapshots.hide(id)
+            if hidden is not None:
+                try:
+                    self._check_not_leased(id)
+                except InUse:
+                    self._snapshots.restore(hidden, id)
+                    raise
+            return hidden

@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
 
 log = logging.getLogger(__name__)
+LOCK_WAIT_S = 5.0
 
 
 class ServeLeases:
@@ -46,18 +48,28 @@ class ServeLeases:
         On a volume that cannot be written, both are left out. Raises NotOnVolume, and CorruptFile for one that was
         found damaged."""
         with ExitStack() as stack:
-            with recording(self.root):
-                stack.enter_context(_held(self._make_directory(id.model), id))
-            # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
-            # snapshot invisible, so one of the two always sees the other.
-            with disk_errors_in(self.root):
-                self._snapshots.require_whole(id)
+            with ExitStack() as taking:
+                with recording(self.root):
+                    directory = self._make_directory(id.model)
+                    taking.enter_context(_locked(directory, fcntl.LOCK_SH))
+                    stack.enter_context(_held(directory, id))
+                # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
+                # snapshot invisible, so one of the two always sees the other. With the lock, which `Removal` takes too,
+                # no snapshot vanishes for that moment under the holder of a lease.
+                with disk_errors_in(self.root):
+                    self._snapshots.require_whole(id)
             try:
                 with recording(self.root):
                     self._usage.touch(id)
             except PaddockError as error:  # something else has its name: the snapshot is served all the same
                 log.warning("the use of %s was not recorded: %s", id, error.message)
             yield self._layout.snapshot(id)
+
+    @contextmanager
+    def none_taken(self, model: ModelName) -> Iterator[None]:
+        """Let no other process take a lease on a snapshot of the model until the block ends, where flock works."""
+        with _locked(self._make_directory(model), fcntl.LOCK_EX):
+            yield
 
     @disk_errors
     def holders(self, id: SnapshotId) -> list[str]:
@@ -71,6 +83,27 @@ class ServeLeases:
     @disk_errors
     def _make_directory(self, model: ModelName) -> Path:
         return self._layout.make_directory(self._layout.leases(model))
+
+
+@contextmanager
+def _locked(directory: Path, operation: int) -> Iterator[None]:
+    """Hold an flock on a directory. It is not waited for more than LOCK_WAIT_S: its holder may be suspended."""
+    with disk_errors_in(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        end = time.monotonic() + LOCK_WAIT_S
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:  # no flock on this file system
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
