@@ -47,7 +47,7 @@ class ServeLeases:
             # The snapshot is looked up after the lease is visible, and `Removal` looks for leases after it made the
             # snapshot invisible, so one of the two always sees the other.
             with disk_errors_in(self.root):
-                self._snapshots.require_whole(id)
+                self._snapshots.require_undamaged(id)
             with recording(self.root):
                 self._usage.touch(id)
             yield self._layout.snapshot(id)
