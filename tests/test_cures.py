@@ -27,7 +27,6 @@ SAMPLES = {
     "wanted.model": "org/name",
     "model": "org/name",
     "manifest.model": "org/name",
-    "options": " --repair",
     "reference": "org/name@v1.0",
     "address.path": "dir",
     "printable(file)": "dir/model-Q8_0.gguf",

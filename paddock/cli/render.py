@@ -263,8 +263,8 @@ def render_evicted(evicted: Evicted) -> None:
     print_line(evicted.line)
 
 
-def render_verified(verified: Verified, *, options: str) -> None:
-    """`options` are those with which `paddock verify` repairs damage; "" where that was tried."""
+def render_verified(verified: Verified, *, in_s3: bool, repaired: bool) -> None:
+    """`repaired`: repairs were tried."""
     table = Table("snapshot", "file", "size", "state", box=None)
     for file in verified.files:
         if not file.damage:
@@ -281,8 +281,9 @@ def render_verified(verified: Verified, *, options: str) -> None:
     read = f"{counted(len(verified.files), 'file')} of {verified.where}"
     done = f"{human_bytes(verified.read_bytes)} read in {human_time(verified.seconds)}"
     print_line(f"{read}: {done}, {counted(len(damaged), 'snapshot')} damaged")
-    for id in sorted(damaged) if options else ():
-        print_line(f"`paddock verify {id}{options}` repairs it")
+    for id in sorted(damaged) if not repaired else ():
+        cure = f"`paddock verify {id} --s3 --repair`" if in_s3 else f"`paddock verify {id} --repair`"
+        print_line(f"{cure} repairs it")
 
 
 def render_benchmark(measured: Benchmark) -> None:

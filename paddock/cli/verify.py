@@ -44,8 +44,7 @@ def verify(
             verified = verify_snapshots(clients, manifests, repair_damage=repair, pace=pace)
         else:
             verified = verify_volume(clients, repair_damage=repair, pace=pace)
-    options = " --s3 --repair" if in_s3 else " --repair"
-    print_result(as_json, verified.to_json(), lambda: render_verified(verified, options="" if repair else options))
+    print_result(as_json, verified.to_json(), lambda: render_verified(verified, in_s3=in_s3, repaired=repair))
     return 0 if verified.ok else 2
 
 

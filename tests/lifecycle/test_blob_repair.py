@@ -195,13 +195,12 @@ WHOLE = 4 * SEGMENT_BYTES + SEGMENT_BYTES // 3
         pytest.param(truncate, "segment 4 of 5", LAST_TWO, id="cut short"),
         pytest.param(grow, "and 283989 were stored", 0, id="grown"),
         pytest.param(empty, "has 0 bytes, and 283989 were stored, is damaged in segment 1 of 5", WHOLE, id="emptied"),
-        pytest.param(delete_blob, "not the blob", 0, id="blob deleted"),
+        pytest.param(delete_blob, "has lost its blob", 0, id="blob deleted"),
         pytest.param(delete_blob_of_damaged_file, "segment 3 of 5", SEGMENT_BYTES, id="damaged, and blob deleted"),
         pytest.param(delete_both, "is missing", WHOLE, id="blob and file deleted"),
-        pytest.param(make_directory, "not the blob", 0, id="blob is a directory"),
-        pytest.param(make_link, "not the blob", 0, id="blob is a link"),
+        pytest.param(make_directory, "has lost its blob", 0, id="blob is a directory"),
+        pytest.param(make_link, "has lost its blob", 0, id="blob is a link"),
         pytest.param(delete_file, "is missing", 0, id="file deleted"),
-        pytest.param(replace_file, "not the blob", 0, id="file replaced by the same bytes"),
         pytest.param(replace_file_by_damaged, "segment 1 of 5", 0, id="file replaced by others"),
         pytest.param(replace_file_by_directory, "is no file", 0, id="file is a directory"),
     ],
@@ -222,6 +221,18 @@ def test_each_kind_of_damage_is_named_and_repaired(
     assert repaired.json["bytes_transferred"] == transferred
     alone.assert_whole(paddock)
     assert paddock("verify", "--repair", "--json").json["bytes_transferred"] == 0
+
+
+def test_a_volume_that_was_copied_without_its_hard_links_is_sound_and_a_repair_links_it(
+    alone: Fleet, paddock: Paddock
+) -> None:
+    replace_file(alone)
+    assert paddock("verify").status == 0
+    with alone.clients.volume.lease(alone.manifest.id):
+        pass
+    repaired = paddock("verify", "--repair", "--json")
+    assert (repaired.status, repaired.json["bytes_transferred"]) == (0, 0)
+    alone.assert_whole(paddock)
 
 
 def test_what_is_damaged_is_neither_served_benchmarked_nor_promoted_until_the_cure_was_done(

@@ -93,7 +93,7 @@ def test_a_setting_switches_it_off(clients: Clients) -> None:
 
 
 def inodes(volume: Volume, sha256: Sha256) -> set[tuple[int, int]]:
-    inode = volume.blob_inode(sha256)
+    inode = volume.inode(volume.blob_path(sha256))
     return {inode} if inode else set()
 
 
@@ -128,7 +128,7 @@ def test_a_blob_that_a_person_deleted_does_not_stop_a_server(clients: Clients) -
     blob.unlink()
     assert followed.stored(served, loaded) is Stored.SOUND
     clients.volume.add_link(clients.volume.snapshot_path(served) / file.path, file.sha256, file.size)
-    assert clients.volume.is_whole(manifest)
+    assert clients.volume.has_blob(file.sha256, file.size)
 
 
 class CountingVolume(Volume):

@@ -59,7 +59,7 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
     """Load the model of a snapshot in an engine process, measure it, and write the report; with `roleplay`, measure
     also how well it plays a character, which takes a minute or more. Raises ConflictingConfiguration for what cannot be
     done with the model's kind, and CorruptFile for a damaged snapshot."""
-    clients.volume.require_whole(manifest.id)
+    clients.volume.require_undamaged(manifest.id)
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     kind = local_kind(path)
     require_measurable(manifest.id.name, kind)
@@ -93,7 +93,7 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
 def tune(clients: Clients, manifest: Manifest, context_tokens: int, *, budget_s: float = BUDGET_S) -> Tuning:
     """Find the fastest settings for a snapshot on this machine, and store them for later benchmarks and servers. Raises
     ConflictingConfiguration for a model that generates no text, and CorruptFile for a damaged snapshot."""
-    clients.volume.require_whole(manifest.id)
+    clients.volume.require_undamaged(manifest.id)
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     require_text(
         manifest,

@@ -15,7 +15,6 @@ from paddock.errors import CorruptFile, DoesNotFit, NotOnVolume
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
-from paddock.model.quantization import is_gguf
 from paddock.model.reference import Reference, SnapshotId, same_variant
 from paddock.planning.fitting import check_fits, read_footprint
 from paddock.planning.placement import gpu_bytes
@@ -70,23 +69,31 @@ class PromotedName(FollowedName):
         return self._state[1]
 
     def stored(self, id: SnapshotId, inodes: Collection[tuple[int, int]]) -> Stored:
-        """Compare the loaded files with the blobs. A blob that is gone without a damaged copy was deleted by a person:
-        what is loaded is sound. So is a snapshot whose manifest is gone or damaged, as far as is known."""
+        """Compare the loaded files with those of the snapshot and with the blobs.
+
+        A blob that is gone without a damaged copy was deleted by a person: what is loaded is sound. So is a snapshot
+        that is gone, or whose manifest is, as far as is known.
+        """
+        volume = self._volume
         if id not in self._manifests:
             with suppress(CorruptFile):
-                self._manifests[id] = self._volume.snapshot(id)
-        manifest = self._manifests.get(id)
-        if manifest is None:
+                self._manifests[id] = volume.snapshot(id)
+        manifest, snapshot = self._manifests.get(id), volume.snapshot_path(id)
+        if manifest is None or volume.inode(snapshot) is None:
             return Stored.SOUND
-        blobs = {file: self._volume.blob_inode(file.sha256) for file in manifest.files if is_gguf(file.path)}
-        if set(inodes) <= set(blobs.values()):
+        replaced = set(inodes)
+        for file in manifest.files if replaced else ():
+            shown, blob = volume.inode(snapshot / file.path), volume.inode(volume.blob_path(file.sha256))
+            if shown in replaced and shown != blob and volume.quarantined(file.sha256):
+                return Stored.DAMAGED
+            replaced -= {shown, blob}
+        if not replaced:
             return Stored.SOUND
-        missing = [file for file, inode in blobs.items() if inode is None]
-        if any(self._volume.quarantined(file.sha256) for file in missing):
+        try:
+            volume.require_undamaged(id)
+        except CorruptFile:
             return Stored.DAMAGED
-        if missing:
-            return Stored.SOUND
-        return Stored.REPAIRED if self._volume.is_whole(manifest) else Stored.DAMAGED
+        return Stored.REPAIRED
 
     def _read(self) -> SnapshotId | None:
         promoted, wanted = self._volume.promoted(self._wanted.model), self._wanted.variant

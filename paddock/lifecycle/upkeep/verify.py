@@ -113,7 +113,7 @@ class VolumeVerifier:
 
     def identity(self, blob: NamedBlob) -> str:
         """A value that differs once the blob was replaced."""
-        return str(self._clients.volume.blob_inode(blob.sha256))
+        return str(self._clients.volume.inode(self._clients.volume.blob_path(blob.sha256)))
 
     def last_verified(self, blob: NamedBlob) -> datetime | None:
         last = self._clients.volume.verifications.last(blob.sha256)
@@ -130,7 +130,7 @@ class VolumeVerifier:
             )
         self._record(blob, checked.check)
         repaired_bytes, is_repaired = 0, False
-        if self._repairs is not None and not checked.ok and not problems:
+        if self._repairs is not None and not checked.is_whole and not problems:
             try:
                 repaired_bytes = self._repairs.repair(blob, sound_copy=checked.sound_copy).transferred_bytes
                 is_repaired = True
@@ -250,5 +250,5 @@ def _damage_of(use: CheckedUse) -> str:
     if use.ok:
         return ""
     if use.check.ok:
-        return "is sound, and not the blob that it should be a link to"
+        return "is sound, and has lost its blob"
     return use.check.damage or "cannot be read"

@@ -23,17 +23,19 @@ _Inode = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class CheckedUse:
-    """A file of a snapshot: `check` is of its own bytes, and `is_blob` says whether it is the blob itself."""
+    """A file of a snapshot: `check` is of its own bytes, `is_blob` says whether it is the blob itself, and `has_blob`
+    whether there is a sound blob. A copy of the blob is sound too: a volume may be copied without its hard links."""
 
     manifest: Manifest
     file: SnapshotFile
     path: Path
     check: BlobCheck
     is_blob: bool
+    has_blob: bool
 
     @property
     def ok(self) -> bool:
-        return self.check.ok and self.is_blob
+        return self.check.ok and self.has_blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class CheckedBlob:
     is_stuck: bool = False
 
     @property
-    def ok(self) -> bool:
-        return self.check.ok and all(use.ok for use in self.uses)
+    def is_whole(self) -> bool:
+        """Whether it is sound, and each file of a snapshot is a link to it."""
+        return self.check.ok and all(use.check.ok and use.is_blob for use in self.uses)
 
     @property
     def sound_copy(self) -> Path | None:
@@ -73,9 +76,10 @@ def check_blob(volume: Volume, blob: NamedBlob, pace: Pace, start: Start = FROM_
             found, read = check_file(at, blob, pace, follow=True)
             if read is not None:
                 results[_inode(read)] = found
-                if found.damage and not check.ok:
+                if found.damage:
                     _keep(volume, at, blob)
-        uses.append(CheckedUse(manifest, file, at, found, status is not None and inode == _inode(status)))
+        is_blob = status is not None and inode == _inode(status)
+        uses.append(CheckedUse(manifest, file, at, found, is_blob, check.ok))
     is_stuck = bool(check.damage) and status is not None and _inode_of(path) == _inode(status)
     return CheckedBlob(blob, check, tuple(uses), is_stuck)
 
@@ -88,7 +92,7 @@ def _quarantine(volume: Volume, blob: NamedBlob, status: os.stat_result | None) 
 
 
 def _keep(volume: Volume, path: Path, blob: NamedBlob) -> None:
-    """Keep a snapshot's damaged file for the repair, and tell a server that has it loaded."""
+    """Keep a snapshot's damaged file, so that nobody uses the snapshot, and for the repair."""
     if not volume.quarantined(blob.sha256):
         with suppress(PaddockError):  # the whole file is fetched instead
             volume.keep_damaged(path, blob.sha256)

@@ -166,6 +166,8 @@ class OrphanSearch:
             if match is None or not _is_file(path):
                 continue
             sha256 = Sha256(match[1])
+            if path.lstat().st_nlink > 1 and sha256 in in_use:  # a snapshot shows the damaged bytes still
+                continue
             if sha256 not in in_use or self._blobs.status(sha256) is not None:
                 yield _file("quarantine", path, now)
         for prefix in names(self._layout.verified):

@@ -172,7 +172,7 @@ class Promotions:
             if promotion.revision is None:
                 raise AssertionError("a promotion has a revision")
             goal = SnapshotId(model, promotion.revision, promotion.variant)
-            self._snapshots.require_whole(goal)
+            self._snapshots.require_undamaged(goal)
             self._links.check_available(model, promotion.variant, default=promotion.default is not None)
             if not promotion.moves_revision and not promotion.moves_default:
                 return promotion

@@ -57,7 +57,7 @@ class ServeLeases:
                 # snapshot invisible, so one of the two always sees the other. With the lock, which `Removal` takes too,
                 # no snapshot vanishes for that moment under the holder of a lease.
                 with disk_errors_in(self.root):
-                    self._snapshots.require_whole(id)
+                    self._snapshots.require_undamaged(id)
             try:
                 with recording(self.root):
                     self._usage.touch(id)

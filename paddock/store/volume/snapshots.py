@@ -62,24 +62,37 @@ class Snapshots:
         except CorruptFile:
             return True
 
-    def require_whole(self, id: SnapshotId) -> None:
-        """Check that each file of a snapshot is its blob, before its bytes are used: a damaged blob was quarantined, so
-        that it is not. Raises NotOnVolume, and CorruptFile."""
+    def require_undamaged(self, id: SnapshotId) -> None:
+        """Check that nothing of a snapshot was found damaged, before its bytes are used: a damaged blob was
+        quarantined. Raises NotOnVolume, and CorruptFile."""
         manifest = self.read(id)
-        if manifest is None:
+        for file in manifest.files if manifest else ():
+            damage = self._damage(self._layout.snapshot(id) / file.path, file)
+            if damage and self.read(id) is not None:  # else it was removed in between
+                raise CorruptFile(
+                    f"{file.path} of {id.short} on {self._layout.label} {damage}",
+                    cure=f"repair it with `paddock verify {id} --repair`",
+                )
+        if manifest is None or self.read(id) is None:
             raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it")
-        for file in manifest.files:
-            if self._is_blob(self._layout.snapshot(id) / file.path, file):
-                continue
-            reason = "is another file than its blob"
-            if self._blobs.quarantined(file.sha256):
-                reason = "was found damaged"
-            elif not self._blobs.has(file.sha256, file.size):
-                reason = "has lost its blob"
-            raise CorruptFile(
-                f"{file.path} of {id.short} on {self._layout.label} {reason}",
-                cure=f"repair it with `paddock verify {id} --repair`",
-            )
+
+    def _damage(self, path: Path, file: SnapshotFile) -> str:
+        """What is wrong with a snapshot's file, as far as is known without reading it; "" for nothing.
+
+        A file that is not the blob itself has its bytes all the same where a person copied the volume without its hard
+        links; where the blob has a damaged copy in the quarantine, the file has the damaged bytes.
+        """
+        blob = self._blobs.status(file.sha256)
+        is_quarantined = bool(self._blobs.quarantined(file.sha256))
+        if blob is None or blob.st_size != file.size:
+            return "was found damaged" if is_quarantined else "has lost its blob"
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return "is missing"
+        if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+            return "is not the file that was stored"
+        return "was found damaged" if is_quarantined and not os.path.samestat(status, blob) else ""
 
     def is_whole(self, manifest: Manifest) -> bool:
         """Whether the snapshot is visible, and each of its files is the blob itself. A damaged blob that was replaced

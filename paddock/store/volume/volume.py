@@ -147,10 +147,13 @@ class Volume(Store):
         return path
 
     @disk_errors
-    def blob_inode(self, sha256: Sha256) -> tuple[int, int] | None:
-        """(device, inode) of a blob's file: another one after a repair. None where it is not there."""
-        status = self._blobs.status(sha256)
-        return None if status is None else (status.st_dev, status.st_ino)
+    def inode(self, path: Path) -> tuple[int, int] | None:
+        """(device, inode) of a blob or of a snapshot's file: another one after a repair. None where it is not there."""
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_dev, status.st_ino
 
     @disk_errors
     def renew_blob(self, sha256: Sha256) -> None:
@@ -211,21 +214,15 @@ class Volume(Store):
         return list(self._snapshots.ids(model))
 
     @disk_errors
-    def is_whole(self, manifest: Manifest) -> bool:
-        """Whether the snapshot is visible, and each of its files is the blob itself: else it was found damaged, and is
-        not repaired yet."""
-        return self._snapshots.is_whole(manifest)
-
-    @disk_errors
     def unreadable(self) -> list[SnapshotId]:
         """The snapshots whose manifest cannot be read: while there is one, no blob is freed."""
         return self._snapshots.unreadable()
 
     @disk_errors
-    def require_whole(self, id: SnapshotId) -> None:
-        """Check `is_whole` before a snapshot's bytes are used. A lease and a promotion do so. Raises NotOnVolume, and
-        CorruptFile."""
-        self._snapshots.require_whole(id)
+    def require_undamaged(self, id: SnapshotId) -> None:
+        """Check that nothing of a snapshot was found damaged, before its bytes are used. A lease and a promotion do so.
+        Raises NotOnVolume, and CorruptFile."""
+        self._snapshots.require_undamaged(id)
 
     @disk_errors
     def publish(self, manifest: Manifest) -> None:
