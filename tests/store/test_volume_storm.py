@@ -62,3 +62,4 @@ def test_processes_at_work_on_one_volume_leave_no_torn_state_and_evict_nothing_i
     faults.add(sum(result["done"].values()), wrong_bytes=str(problems).count(WRONG_BYTES), failed=len(problems))
     assert not problems, "\n".join(problems[:20])
     assert {"pull", "verify", "evict", "promote"} <= result["done"].keys()
+    assert processes < 16 or result["done"]["evicted"] > 10

@@ -175,6 +175,7 @@ class Injector:
             yield from operation.is_consistent(Volume(self.root))
         if old and new:
             yield from intermediate_states(Pointers.of(self.root), old, new)
+        operation.wait(Volume(self.root))
         if is_complete and not operation.repeatable:
             ended = _Ended(CLEAN, "")
         else:

@@ -20,6 +20,7 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.acquire.restore import restore
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.steps import PlainRunner
+from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.verify import verify
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference, SnapshotId
@@ -29,12 +30,13 @@ from paddock.store.copying import push
 from paddock.store.protocol import RemoteStore
 from paddock.store.volume import Volume
 from tests.support import stores
+from tests.support.aged import age
 from tests.support.damage import flip
 from tests.support.prepared_transfer import SEGMENT_BYTES, Prepared, clients_of, prepare, transfer
 from tests.support.segmented_model import segmented_model
 from tests.support.stores import MODEL, Q4, Q8, A, B, C, id_of
 from tests.support.tiny_hub import CARD, CONFIG
-from tests.support.volume_operations import Operation
+from tests.support.volume_operations import Operation, put
 
 FILE = "name-F32.gguf"
 
@@ -148,6 +150,16 @@ def _remote_is_not_ahead(volume: Volume) -> Iterator[str]:
         yield "the remote store has a change that the volume does not have"
 
 
+def _three_of_which_one_is_promoted(volume: Volume) -> None:
+    put(volume, A8, B8, A4)
+    volume.promote(A8, reason="before")
+    age(volume)
+
+
+def _evict(volume: Volume) -> None:
+    evict(clients_of(volume, remote=False), keep_bytes=0)
+
+
 A8, B8, C8, A4 = id_of(A), id_of(B), id_of(C), id_of(A, Q4)
 _SEGMENTS_IN_FLIGHT = 3  # one for each connection, and one that is being hashed
 
@@ -177,6 +189,7 @@ TRANSFERS = (
         sent=_sent_by_hub,
         most_sent_bytes=2 * len(model()) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
     ),
+    Operation("evict", _three_of_which_one_is_promoted, _evict, lambda v: v.ids(MODEL) == [A8], wait=age),
     Operation("cache", _transfer, _cache, _is_cached),
     Operation("restore", _in_remote_alone, _restore, _is_pulled),
     Operation(

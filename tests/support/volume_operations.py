@@ -30,7 +30,8 @@ class Operation:
     """An operation on a volume.
 
     `before` makes the state that it starts from, on a volume that is prepared unless `makes_volume`. `after` tells
-    whether it did its work, and `is_consistent` yields more problems of a state.
+    whether it did its work, and `is_consistent` yields more problems of a state. `wait` makes as much time pass as must
+    before it is repeated.
 
     `moves`: it changes the promoted snapshots. `repeatable`: after a complete run, another one changes nothing.
     `durable`: a power loss after it does not undo it.
@@ -47,6 +48,7 @@ class Operation:
     repeatable: bool = True
     durable: bool = True
     damaged: tuple[str, ...] = ()
+    wait: Callable[[Volume], object] = lambda _: None
     is_consistent: Callable[[Volume], Iterable[str]] = lambda _: ()
     sent: Callable[[], int] = lambda: 0
     most_sent_bytes: int = 0
@@ -254,6 +256,7 @@ OPERATIONS = (
         _published,
         lambda v: v.verifications.record(_blob(A8)),
         lambda v: v.verifications.last(_blob(A8)) is not None,
+        durable=False,
     ),
     Operation(
         "quarantine",

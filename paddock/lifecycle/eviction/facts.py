@@ -18,6 +18,7 @@ from paddock.lifecycle.promote.retention import plan as plan_retention
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256, parse_sha256
 from paddock.model.reference import SnapshotId
+from paddock.store.durable import disk_errors_in
 from paddock.store.volume import ORPHAN_AGE_S, RECENT_S, BlobStatus
 
 
@@ -65,7 +66,9 @@ def facts_of(clients: Clients, id: SnapshotId, *, fetching: Fetching | None = No
 def in_transfer(partial: Path) -> set[Sha256]:
     """The blobs of which a transfer wrote something in the last hour."""
     found = set()
-    for directory in partial.glob("*"):
+    with disk_errors_in(partial):
+        directories = list(partial.glob("*"))
+    for directory in directories:
         with suppress(UnsafeName, OSError):  # not the directory of a digest; or it was removed just now
             sha256 = parse_sha256(directory.name)
             newest = max((path.lstat().st_mtime for path in directory.rglob("*")), default=0.0)
