@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -64,6 +65,8 @@ def prepare(revision: str, quantization: str) -> Prepared:
             try:
                 found = _prepare(Volume(Path(home) / "models"), revision, quantization)
                 answer.write_bytes(pickle.dumps((list(sys.modules), found)))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(0)
         os.waitpid(child, 0)

@@ -61,15 +61,15 @@ def _transfer(volume: Volume) -> None:
     transfer(volume, prepared())
 
 
-def _is_pulled(volume: Volume) -> bool:
-    """Whether the model is whole, was promoted once, and nothing of the transfer is left."""
+def _is_whole(volume: Volume) -> bool:
+    """Whether the model is there, and was promoted once."""
     path = volume.model_path(MODEL) / FILE
-    return (
-        path.is_file()
-        and path.read_bytes() == model()
-        and len(volume.history(MODEL)) == 1
-        and not list(volume.partial.glob("*/*/journal"))
-    )
+    return path.is_file() and path.read_bytes() == model() and len(volume.history(MODEL)) == 1
+
+
+def _is_pulled(volume: Volume) -> bool:
+    """Whether, besides, nothing of the transfer is left."""
+    return _is_whole(volume) and not list(volume.partial.glob("*/*/journal"))
 
 
 def _digest() -> Sha256:
@@ -184,7 +184,7 @@ TRANSFERS = (
         "repair",
         _damaged,
         _repair,
-        _is_pulled,
+        _is_whole,
         damaged=(FILE, hashlib.sha256(model()).hexdigest()),
         sent=_sent_by_hub,
         most_sent_bytes=2 * len(model()) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
