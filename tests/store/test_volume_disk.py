@@ -234,3 +234,28 @@ def test_a_full_volume_is_served_without_a_lease(tmp_path: Path) -> None:
         """,
     )
     assert out.strip() == "b'a'"
+
+
+def test_a_full_volume_is_maintained_without_a_lock_and_a_read_only_one_is_refused(tmp_path: Path) -> None:
+    out = in_namespace(
+        tmp_path,
+        'mkdir -p "$root" && mount -t tmpfs -o nr_inodes=8 none "$root"',
+        """
+        import os
+
+        volume = Volume(root)
+        volume.prepare()
+        with suppress(OSError):
+            for number in range(100):
+                (root / str(number)).touch()
+        with volume.maintenance_lock.hold() as first, volume.maintenance_lock.hold() as second:
+            print(first, second)
+        os.system(f"mount -o remount,ro {root}")
+        try:
+            with volume.maintenance_lock.hold():
+                pass
+        except NoPermission as error:
+            print("NoPermission")
+        """,
+    )
+    assert out.split() == ["None", "None", "NoPermission"]

@@ -23,6 +23,7 @@ from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
+from paddock.store.volume.maintenance_lock import MaintenanceLock
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.recording import recording
@@ -63,6 +64,7 @@ class Volume(Store):
         self.promotions = Promotions(self._layout, self._snapshots, self.links)
         self.remote_updates = RemoteUpdates(self._layout)
         self.pins = Pins(self._layout, self._snapshots)
+        self.maintenance_lock = MaintenanceLock(self._layout)
         self.refs = RememberedRefs(self._layout)
         self.usage = UsageRecords(self._layout)
         self.verifications = Verifications(self._layout)

@@ -1,0 +1,77 @@
+"""Maintenance lock: one maintenance of the volume at a time.
+
+The lock is an exclusive flock on `.paddock/leases/maintenance.lock`, which ends with its holder, however that ends. The
+file's JSON (pid, host, since) names the holder. The lock saves the work of reading everything twice; nothing is wrong
+where two maintenances run at once. So there is none on a file system without flock, nor on a full disk, which needs
+its maintenance most.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+from paddock.errors import NotEnoughDisk
+from paddock.store.durable import UNDER_UMASK, disk_errors
+from paddock.store.volume.layout import Layout
+
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
+_MAX_BYTES = 4096
+
+
+class MaintenanceLock:
+    def __init__(self, layout: Layout) -> None:
+        self.root = layout.root
+        self._layout = layout
+
+    @contextmanager
+    def hold(self) -> Iterator[str | None]:
+        """Hold the lock until the block ends. Yields None; or, where another process holds it, that process as text for
+        messages, and then the block does not hold it. Raises NoPermission on a volume that cannot be written."""
+        try:
+            descriptor = self._open()
+        except NotEnoughDisk:
+            yield None
+            return
+        try:
+            yield _take(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @disk_errors
+    def _open(self) -> int:
+        directory = self._layout.make_directory(self._layout.private / "leases")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(directory / "maintenance.lock", flags, UNDER_UMASK)
+
+
+def _take(descriptor: int) -> str | None:
+    """Take the lock, and write who holds it. Returns its holder where that is another process."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return _holder(descriptor)
+    own = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with suppress(OSError):  # a full disk: the holder has no name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(own).encode(), 0)
+    return None
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        own = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
+        return f"process {own['pid']} on {own['host']} since {own['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
