@@ -1,13 +1,13 @@
 """Create the Prefect artifacts of Paddock's runs.
 
 A key is `<kind>-<slug>-<8 hex>` (`tasks.subject`). It stays the same from run to run, so that the UI shows the history
-of each artifact. `tasks.recorders` maps steps to artifacts. Sizes are formatted for people. No value that is recorded
-holds a secret: addresses with credentials and tokens are not among them.
+of each artifact. `tasks.recorders` maps steps to artifacts; those of a volume are in `tasks.volume_artifacts`. Sizes
+are formatted for people. No value that is recorded holds a secret: addresses with credentials and tokens are not among
+them.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -34,10 +34,10 @@ from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
+from tasks.markdown import as_text, code, verbatim
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0
-_SHOWN_CHARACTERS = 20_000
 
 
 def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
@@ -129,39 +129,20 @@ def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
         return
     found = [*check.audited, *check.findings]
     lines = [
-        f"The chat template of {subject.name} is from {template.origin}: {_as_text(template.why)}.",
+        f"The chat template of {subject.name} is from {template.origin}: {as_text(template.why)}.",
         "",
-        f"sha256 `{template.sha256}`; an answer ends at {' or '.join(map(_code, template.stop)) or 'its end token'}.",
+        f"sha256 `{template.sha256}`; an answer ends at {' or '.join(map(code, template.stop)) or 'its end token'}.",
         "",
-        *(f"- **{finding.severity}** {finding.rule}: {_as_text(finding.message)}" for finding in found),
+        *(f"- **{finding.severity}** {finding.rule}: {as_text(finding.message)}" for finding in found),
         *([] if found else ["The audit has no findings."]),
     ]
     for name, text in [*check.samples.items(), ("The template", template.template)]:
-        lines += ["", f"### {name[0].upper()}{name[1:]}", "", _verbatim(text)]
+        lines += ["", f"### {name[0].upper()}{name[1:]}", "", verbatim(text)]
     create_markdown_artifact(
         key=subject.key("chat"),
         markdown="\n".join(lines),
         description=f"{subject.name}: template from {template.origin}",
     )
-
-
-def _as_text(text: str) -> str:
-    """Untrusted text as plain text in Markdown: on one line, with every special character escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Untrusted text as inline code. The fence is longer than any run of backticks in it."""
-    flat = " ".join(text.split())
-    fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
-    return f"{fence} {flat} {fence}"
-
-
-def _verbatim(text: str) -> str:
-    """Untrusted text as a code block, cut after 20 000 characters. The fence is longer than any run of backticks."""
-    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}\n… ({len(text)} characters in all)"
-    fence = "`" * (3 + max(map(len, re.findall(r"`{3,}", shown)), default=0))
-    return f"{fence}text\n{shown}\n{fence}"
 
 
 def expectations(subject: ArtifactSubject, docs: DataDocs) -> None:
