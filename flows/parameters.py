@@ -33,3 +33,6 @@ Profile = ProfileName
 Parallel = Annotated[int, Field(ge=1, le=64)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]*$|^::[0-9A-Fa-f:.]*$", max_length=255)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+BytesPerSecond = Annotated[int, Field(ge=1024, le=2**40)]
+Hours = Annotated[float, Field(gt=0, le=720, allow_inf_nan=False)]
+ByteCount = Annotated[int, Field(ge=0, le=2**60)]

@@ -38,6 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
+    from flows.schedule import maintenance_schedule
+    from paddock.errors import BadSetting
+
+    try:
+        maintenance_schedule()  # `prefect deploy` would print a traceback
+    except BadSetting as error:
+        print(error, file=sys.stderr)
+        return 3
+
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 

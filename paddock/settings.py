@@ -172,6 +172,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_DOCS_URL",
         description="URL at which a web server publishes the volume's `.paddock/docs`; unset: their path is shown",
     )
+    maintenance_cron: str = Field(
+        default="30 3 * * 0",
+        validation_alias="PADDOCK_MAINTENANCE_CRON",
+        description="When `maintain-volume/weekly` runs, as a cron expression in UTC; read when the flows are deployed",
+    )
     cache: Path = Field(
         default=Path("~/.cache"),
         validation_alias="XDG_CACHE_HOME",

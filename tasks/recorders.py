@@ -21,11 +21,16 @@ from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
 from paddock.lifecycle.steps import Step
+from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.maintain import summarize
+from paddock.lifecycle.upkeep.orphans import clean_orphans
+from paddock.lifecycle.upkeep.remote_eviction import evict_remote
+from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
-from tasks import artifacts
-from tasks.subject import ArtifactSubject
+from tasks import artifacts, volume_artifacts
+from tasks.subject import ArtifactSubject, StoreSubject
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,14 @@ class StepRun:
     def subject(self, id: SnapshotId | None = None) -> ArtifactSubject:
         """A snapshot for the run's target, by default that of the step's manifest."""
         return ArtifactSubject.of(self.clients, id or self.manifest.id, self.target)
+
+    @property
+    def volume(self) -> StoreSubject:
+        return StoreSubject.of_volume(self.clients)
+
+    @property
+    def remote(self) -> StoreSubject:
+        return StoreSubject.of_remote(self.clients)
 
     def model_subject(self) -> ArtifactSubject:
         """The model of the step's listing, before a variant is chosen."""
@@ -121,4 +134,10 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
+    clean_orphans: lambda run, found: volume_artifacts.orphans(run.volume, found),
+    scrub: lambda run, scrubbed: volume_artifacts.scrub(run.volume, scrubbed),
+    scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),
+    evict: lambda run, evicted: volume_artifacts.eviction(run.volume, evicted),
+    evict_remote: lambda run, evicted: volume_artifacts.eviction(run.remote, evicted),
+    summarize: lambda run, maintained: volume_artifacts.maintenance(run.volume, maintained),
 }

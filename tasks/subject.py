@@ -1,4 +1,4 @@
-"""Make the keys of artifacts, one for each model, variant or snapshot that an artifact is about.
+"""Make the keys of artifacts, one for each model, variant, snapshot or store that an artifact is about.
 
 The artifacts of a promoted snapshot have the key of its variant. Those of a snapshot that is not promoted while another
 one is, and those of a validation for another machine, have keys of their own: they never replace the artifacts of what
@@ -7,9 +7,12 @@ is served.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from hashlib import sha256
 
-from paddock.lifecycle.clients import Clients
+from paddock.errors import PaddockError
+from paddock.lifecycle.clients import Clients, require_remote
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId, artifact_key
 from paddock.planning.targets import THIS_MACHINE
@@ -37,6 +40,34 @@ class ArtifactSubject:
 
     def key(self, kind: str) -> str:
         return artifact_key(kind, self.model, self.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSubject:
+    """The store that an artifact is about. `name` is shown to people; `identity` is hashed into the key."""
+
+    name: str
+    identity: str
+
+    @classmethod
+    def of_volume(cls, clients: Clients) -> StoreSubject:
+        """The volume, by its own name, since other machines have another volume at the same path; by its path where it
+        cannot be given a name, such as on a full disk."""
+        label = clients.volume.label
+        try:
+            return cls(label, clients.volume.identity.name())
+        except PaddockError:
+            return cls(label, label)
+
+    @classmethod
+    def of_remote(cls, clients: Clients) -> StoreSubject:
+        """The remote store, by its address, which is the same for every worker."""
+        label = require_remote(clients).label
+        return cls(label, label)
+
+    def key(self, kind: str) -> str:
+        slug = re.sub(r"[^a-z0-9]+", "-", self.name.removeprefix("the ").lower()).strip("-")
+        return f"{kind}-{slug[:100]}-{sha256(self.identity.encode()).hexdigest()[:8]}"
 
 
 def _suffix(target: str) -> str:

@@ -204,7 +204,8 @@ def test_the_retries_table_has_the_delays_of_each_kind_of_step() -> None:
 def artifacts() -> dict[str, str]:
     """The kinds of artifacts in the calls that create them, with their types in Prefect."""
     found = {}
-    for node in ast.walk(ast.parse((ROOT / "tasks" / "artifacts.py").read_text())):
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "tasks").glob("*artifacts.py")]
+    for node in (node for tree in trees for node in ast.walk(tree)):
         called = re.fullmatch(r"create_(\w+)_artifact", ast.unparse(node.func)) if isinstance(node, ast.Call) else None
         if called and isinstance(node, ast.Call):
             key = next(keyword.value for keyword in node.keywords if keyword.arg == "key")

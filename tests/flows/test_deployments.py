@@ -24,6 +24,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Cancelling
 
 from infra.bootstrap import POOLS
@@ -37,6 +38,7 @@ from infra.local.workers import delete_workers, start_worker
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
 from paddock.model.reference import Reference
+from paddock.settings import Settings
 from tests.flows.test_onboard import roomy
 from tests.support.engine import real_model
 from tests.support.serving import REAL_MODEL_ID, REAL_MODEL_NAME, has_restarted
@@ -53,6 +55,7 @@ POOL_OF = {
     "rollback-model/rollback": "paddock-io",
     "benchmark-model/benchmark-gpu": "paddock-gpu",
     "serve-model/serve-gpu": "paddock-serve",
+    "maintain-volume/weekly": "paddock-io",
 }
 COPIED = "a-checkout-that-goes"
 RUN_S = 240.0
@@ -157,6 +160,9 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
         assert one.entrypoint is not None
         assert one.entrypoint.startswith("flows.")
         assert "/" not in one.entrypoint
+    (schedule,) = found["maintain-volume/weekly"].schedules
+    assert schedule.active
+    assert schedule.schedule == CronSchedule(cron=Settings.model_fields["maintenance_cron"].default, timezone="Etc/UTC")
     stored = json.dumps(httpx.post(f"{prefect_server.url}/deployments/filter", json={}, trust_env=False).json())
     for name in (COPIED, str(CHECKOUT), sys.prefix):
         assert name not in stored
@@ -217,6 +223,7 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
         completes(client, "onboard-model/onboard", model=NAME, context_tokens=512)
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": second}
         completes(client, "rollback-model/rollback", model=NAME)
+        completes(client, "maintain-volume/weekly")
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": first}
         with served(client):
             pass
