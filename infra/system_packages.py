@@ -13,7 +13,12 @@ import sys
 
 from infra import docs_assets
 
-PROGRAMS = {"chromium": ("chromium", "chromium-browser"), "npm": ("npm",), "curl": ("curl",)}
+PROGRAMS = {
+    "chromium": ("chromium", "chromium-browser"),
+    "npm": ("npm",),
+    "curl": ("curl",),
+    "systemd": ("systemd-analyze",),
+}
 """Debian package, and the names that its program has on different systems."""
 _APT_S = 900.0
 
