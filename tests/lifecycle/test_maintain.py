@@ -12,7 +12,7 @@ from paddock.lifecycle.upkeep.maintain import MaintenanceRequest, maintain
 from paddock.model.artifact import Manifest
 from tests.support.damage import flip
 
-STEPS = ["clean orphans", "scrub", "evict"]
+STEPS = ["clean orphans", "scrub", "evict", "sum up usage"]
 
 
 def test_a_sound_volume_is_maintained_and_its_use_recorded(clients: Clients, pulled: Manifest) -> None:
@@ -34,7 +34,7 @@ def test_damage_that_stays_is_raised_after_the_last_step(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MaintenanceFailed) as raised:
         maintain(PlainRunner(connect()), MaintenanceRequest(repair=False))
-    assert "1 of 4 steps" in raised.value.message
+    assert "1 of 5 steps" in raised.value.message
     assert "scrub: 1 damaged blob stays" in raised.value.message
 
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -48,7 +48,7 @@ def test_steps_that_need_s3_fail_alone_when_s3_is_down(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    with pytest.raises(MaintenanceFailed, match=r"2 of 6 steps .* scrub remote: .* evict remote: "):
+    with pytest.raises(MaintenanceFailed, match=r"2 of 7 steps .* scrub remote: .* evict remote: "):
         maintain(PlainRunner(connect()), MaintenanceRequest())
 
 
