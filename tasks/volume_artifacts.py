@@ -24,6 +24,7 @@ from tasks.subject import StoreSubject
 from tasks.use_picture import draw
 
 MOST_ROWS = 200
+_DAY_S = 24 * 3600
 
 
 def orphans(subject: StoreSubject, found: Orphans) -> None:
@@ -33,7 +34,7 @@ def orphans(subject: StoreSubject, found: Orphans) -> None:
             "what": orphan.kind,
             "path": orphan.path,
             "size": human_bytes(orphan.bytes),
-            "age": human_time(orphan.age_s),
+            "age": _age(orphan.age_s),
             "done": "removed" if orphan.removed else "left: it is too young, or in use",
         }
         for orphan in sorted(found.rows, key=lambda orphan: not orphan.removed)
@@ -148,6 +149,10 @@ def _use(subject: StoreSubject, history: UseHistory) -> list[str]:
 def _shares(sample: UseSample) -> list[tuple[str, int]]:
     others = [("other models", sample.other_models_bytes), ("in no snapshot", sample.unused_bytes)]
     return [*sample.models.items(), *((name, size) for name, size in others if size)]
+
+
+def _age(seconds: float) -> str:
+    return human_time(seconds) if seconds < 2 * _DAY_S else f"{seconds / _DAY_S:.0f} days"
 
 
 def _bounded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

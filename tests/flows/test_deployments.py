@@ -223,6 +223,7 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
         completes(client, "onboard-model/onboard", model=NAME, context_tokens=512)
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": second}
         completes(client, "rollback-model/rollback", model=NAME)
+        completes(client, "maintain-volume/weekly")
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": first}
         with served(client):
             pass
