@@ -28,6 +28,7 @@ def collect_garbage(
     """Remove what nothing needs, down to a budget."""
     from paddock.cli.render import render_evicted
     from paddock.lifecycle.clients import require_remote
+    from paddock.lifecycle.upkeep import volume_use
     from paddock.lifecycle.upkeep.evict import evict
     from paddock.lifecycle.upkeep.remote_eviction import evict_remote
     from paddock.model.units import parse_budget, parse_bytes
@@ -46,6 +47,8 @@ def collect_garbage(
     if keep_bytes is not None:
         budget_bytes = parse_budget(keep_bytes, of_bytes=clients.volume.disk.total_bytes())
     evicted = evict(clients, keep_bytes=budget_bytes, dry_run=dry_run)
+    if not dry_run:
+        volume_use.record(clients)
     print_result(as_json, evicted.to_json(), lambda: render_evicted(evicted))
     return 0
 

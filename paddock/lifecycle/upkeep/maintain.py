@@ -7,9 +7,7 @@ what nobody needs. At the end, failed steps and damage that stays are raised as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 from paddock.errors import MaintenanceFailed, NotOnVolume, PaddockError
@@ -21,9 +19,8 @@ from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.orphans import clean_orphans
 from paddock.lifecycle.upkeep.remote_eviction import evict_remote
 from paddock.lifecycle.upkeep.scrub import Scrubbed, scrub, scrub_remote
-from paddock.lifecycle.upkeep.usage import UsageSummary, sum_up_usage
+from paddock.lifecycle.upkeep.usage import sum_up_usage
 from paddock.lifecycle.upkeep.volume_use import UseHistory
-from paddock.model.reference import SnapshotId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,9 +118,9 @@ def _run_steps(runner: Runner, request: MaintenanceRequest) -> Maintained:
         left = None if seconds is None else max(1.0, seconds - (time.monotonic() - began))
         attempts.run(scrub_remote, repair=request.repair, limit_bytes_per_s=limit, max_seconds=left)
     attempts.run(evict, keep_bytes=request.keep_bytes)
-    used = attempts.run(sum_up_usage)
+    attempts.run(sum_up_usage)
     if runner.clients.remote:
-        attempts.run(evict_remote, keep_bytes=request.remote_keep_bytes, last_used=_last_used(used))
+        attempts.run(evict_remote, keep_bytes=request.remote_keep_bytes)
     maintained = attempts.run(summarize, tuple(attempts.outcomes)) or Maintained(tuple(attempts.outcomes))
     failed = [f"{outcome.step}: {outcome.failure}" for outcome in attempts.outcomes if outcome.failure is not None]
     if failed:
@@ -153,14 +150,6 @@ class _Attempts:
         damage = _damage(result) if isinstance(result, Scrubbed) else None
         self.outcomes.append(StepOutcome(name, time.monotonic() - began, line, damage))
         return result
-
-
-def _last_used(summary: UsageSummary | None) -> Callable[[SnapshotId], datetime | None]:
-    """When a worker used a snapshot last, by a summary of all workers."""
-    times: dict[tuple[str, str, str], datetime | None] = {}
-    for line in summary.lines if summary else ():
-        times[line.labels["model"], line.labels["revision"], line.labels["variant"]] = line.total.last
-    return lambda id: times.get((str(id.model), id.revision, id.variant))
 
 
 def _damage(scrubbed: Scrubbed) -> str | None:

@@ -33,6 +33,7 @@ from paddock.model.reference import SnapshotId
 from paddock.model.units import human_time, parse_bytes
 from paddock.store.holdings import Holdings
 from paddock.store.protocol import RemoteStore
+from paddock.store.usage import total_by
 from paddock.store.volume import RECENT_S
 
 GRACE_S = 7 * 24 * 3600.0
@@ -58,14 +59,14 @@ def evict_remote(
     *,
     keep_bytes: int | None = None,
     dry_run: bool = False,
-    last_used: LastUsed = lambda _: None,
+    last_used: LastUsed | None = None,
     grace_s: float = GRACE_S,
 ) -> Evicted | None:
     """Remove what nothing needs from the remote store, down to `keep_bytes` of blobs, by default
     PADDOCK_S3_KEEP_BYTES; without either, only blobs that nothing names. None where no remote store is set.
 
-    `last_used` says when a worker used a snapshot last; one that was never used goes by its publication. Raises
-    StoreUnavailable and StoreRefused.
+    `last_used` says when a worker used a snapshot last, by default by what all workers recorded in the remote store;
+    one that was never used goes by its publication. Raises StoreUnavailable and StoreRefused.
     """
     remote = clients.remote
     if remote is None:
@@ -75,6 +76,7 @@ def evict_remote(
         budget_bytes = parse_bytes(clients.settings.s3_keep_bytes)
     if not dry_run:
         share_holdings(clients)
+    last_used = last_used or _last_uses(remote)
     facts = _gather(clients, remote, last_used)
     planned = plan(facts.volume, budget_bytes=budget_bytes)
     removed = [EvictionRow(one.snapshot.id, one.frees_bytes, one.reason) for one in planned.remove]
@@ -104,6 +106,11 @@ def evict_remote(
         notes=facts.notes,
         is_dry_run=dry_run,
     )
+
+
+def _last_uses(remote: RemoteStore) -> LastUsed:
+    totals = total_by(remote.usage(), lambda row: row.id)
+    return lambda id: totals[id].last if id in totals else None
 
 
 def _gather(clients: Clients, remote: RemoteStore, last_used: LastUsed) -> _RemoteFacts:
