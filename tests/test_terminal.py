@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from paddock.cli.render import counted, print_line, render_history, render_onboarding, visible
+from paddock.cli.render import print_line, render_history, render_onboarding, visible
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
+from paddock.model.units import counted
 from paddock.store.history import Promotion
 from tests.support.stores import Q8, A
 from tests.support.tiny_hub import NAME, tiny_model

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from paddock.model.units import human_bytes, human_time
+from paddock.model.units import counted, human_bytes, human_time
 
 if TYPE_CHECKING:
     from paddock.chat.template import ChatFormat
@@ -79,11 +79,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, styles
     for number, (first, *others) in enumerate(rows):
         table.add_row(_cell(first, styles[number] if styles else ""), *map(_cell, others))
     _out().print(table)
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 snapshot`, `2 snapshots`."""
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def print_line(line: str) -> None:

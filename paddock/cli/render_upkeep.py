@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paddock.cli.render import counted, print_line, print_table
+from paddock.cli.render import print_line, print_table
+from paddock.model.units import counted
 
 if TYPE_CHECKING:
     from paddock.lifecycle.catalog import CheckedCatalog

@@ -113,9 +113,9 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
 
 def remove(model: ModelArgument, as_json: Json = False) -> int:
     """Remove a model, or a variant or revision of it."""
-    from paddock.cli.render import counted, print_line
+    from paddock.cli.render import print_line
     from paddock.lifecycle.locate import resolve_revision
-    from paddock.model.units import human_bytes
+    from paddock.model.units import counted, human_bytes
 
     clients = make_clients()
     wanted = parse_exact_model(clients, model)

@@ -1,4 +1,7 @@
-"""Format and parse sizes and durations. Sizes are shown in binary units (1 GiB = 2**30 bytes), as llama.cpp does."""
+"""Format and parse sizes, durations and counts.
+
+Sizes are shown in binary units (1 GiB = 2**30 bytes), as llama.cpp does.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,11 @@ def human_time(seconds: float) -> str:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 snapshot`, `2 snapshots`."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def parse_bytes(text: str) -> int:

@@ -9,7 +9,7 @@ from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
-from paddock.model.units import human_bytes
+from paddock.model.units import counted, human_bytes
 from paddock.store.volume.removal import ORPHAN_AGE_S
 
 
@@ -50,8 +50,8 @@ class Orphans:
     def line(self) -> str:
         removed = sum(row.removed for row in self.rows)
         kept = len(self.rows) - removed
-        line = f"{removed} orphans removed, {human_bytes(self.freed_bytes)} freed, {kept} younger ones kept"
-        return f"{line}, {len(self.foreign)} foreign files left" if self.foreign else line
+        line = f"{counted(removed, 'orphan')} removed, {human_bytes(self.freed_bytes)} freed, {kept} younger kept"
+        return f"{line}, {counted(len(self.foreign), 'foreign file')} left" if self.foreign else line
 
     def to_json(self) -> dict[str, Any]:
         return {
