@@ -27,9 +27,11 @@ def collect_garbage(
 ) -> int:
     """Remove what nothing needs, down to a budget."""
     from paddock.cli.render import render_evicted
+    from paddock.cli.render_upkeep import render_orphans
     from paddock.lifecycle.clients import require_remote
     from paddock.lifecycle.upkeep import volume_use
     from paddock.lifecycle.upkeep.evict import evict
+    from paddock.lifecycle.upkeep.orphans import clean_orphans
     from paddock.lifecycle.upkeep.remote_eviction import evict_remote
     from paddock.model.units import parse_budget, parse_bytes
 
@@ -47,9 +49,15 @@ def collect_garbage(
     if keep_bytes is not None:
         budget_bytes = parse_budget(keep_bytes, of_bytes=clients.volume.disk.total_bytes())
     evicted = evict(clients, keep_bytes=budget_bytes, dry_run=dry_run)
+    leftovers = clean_orphans(clients, dry_run=dry_run).without_blobs()
     if not dry_run:
         volume_use.record(clients)
-    print_result(as_json, evicted.to_json(), lambda: render_evicted(evicted))
+
+    def render() -> None:
+        render_evicted(evicted)
+        render_orphans(leftovers, dry_run=dry_run)
+
+    print_result(as_json, {**evicted.to_json(), "leftovers": leftovers.to_json()}, render)
     return 0
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from paddock.cli.render import print_line, print_table
-from paddock.model.units import counted
+from paddock.model.units import counted, human_bytes
 
 if TYPE_CHECKING:
     from paddock.lifecycle.catalog import CheckedCatalog
     from paddock.lifecycle.upkeep.doctor import Diagnosis
+    from paddock.lifecycle.upkeep.orphans import Orphans
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -44,6 +45,19 @@ def render_catalog(checked: CheckedCatalog) -> None:
         print_line(f"{catalog.name}:{problem.line}:{problem.column}: {problem.message}{_cure(problem.cure)}")
     state = counted(len(checked.problems), "problem") if checked.problems else "valid"
     print_line(f"{catalog.name}: {counted(len(rows), 'entry', 'entries')}, {state}")
+
+
+def render_orphans(orphans: Orphans, *, dry_run: bool) -> None:
+    """What dead processes left, where there is something, and foreign files."""
+    gone = [row for row in orphans.rows if row.removed]
+    if gone:
+        done = "would go" if dry_run else "removed"
+        rows = [(done, row.kind, human_bytes(row.bytes), row.path) for row in gone]
+        print_table(("", "left by a dead process", "size", "path"), rows)
+    for path in orphans.foreign:
+        print_line(f"{path} was not made by Paddock, and is left where it is")
+    for problem in orphans.problems:
+        print_line(problem)
 
 
 def render_diagnosis(diagnosis: Diagnosis) -> None:

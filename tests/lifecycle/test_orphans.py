@@ -222,7 +222,7 @@ def test_foreign_files_are_told_and_left(clients: Clients, place: str) -> None:
     assert path.read_text() == "of a person"
     assert clean_orphans.warnings is not None
     assert str(path) in clean_orphans.warnings(cleaned)[0]
-    assert "1 foreign files left" in cleaned.line
+    assert "1 foreign file left" in cleaned.line
 
 
 def test_while_a_manifest_cannot_be_read_no_blob_is_an_orphan(clients: Clients) -> None:

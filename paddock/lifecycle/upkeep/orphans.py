@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paddock.errors import PaddockError
@@ -46,6 +46,10 @@ class Orphans:
     def freed_bytes(self) -> int:
         return sum(row.bytes for row in self.rows if row.removed)
 
+    def without_blobs(self) -> Orphans:
+        """The others: an eviction removes blobs itself."""
+        return replace(self, rows=tuple(row for row in self.rows if row.kind != "blob"))
+
     @property
     def line(self) -> str:
         removed = sum(row.removed for row in self.rows)
@@ -70,15 +74,16 @@ def _warnings(orphans: Orphans) -> tuple[str, ...]:
 
 
 @step(Kind.LOCAL, "clean-orphans", line=lambda orphans: orphans.line, warnings=_warnings)
-def clean_orphans(clients: Clients, *, grace_s: float = ORPHAN_AGE_S) -> Orphans:
-    """Remove the orphans of the volume that are older than `grace_s` seconds, and list the others."""
+def clean_orphans(clients: Clients, *, grace_s: float = ORPHAN_AGE_S, dry_run: bool = False) -> Orphans:
+    """Remove the orphans of the volume that are older than `grace_s` seconds, and list the others. With `dry_run`,
+    nothing is removed, and `removed` says what would be."""
     rows: list[OrphanRow] = []
     problems: list[str] = []
     for orphan in clients.volume.orphans.find():
         removed = False
         if orphan.age_s > grace_s:
             try:
-                removed = clients.volume.orphans.remove(orphan)
+                removed = dry_run or clients.volume.orphans.remove(orphan)
             except PaddockError as error:
                 problems.append(error.message)
         rows.append(OrphanRow(orphan.kind, str(orphan.path), orphan.bytes, orphan.age_s, removed))
