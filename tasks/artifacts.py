@@ -65,15 +65,25 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
         for candidate in plan.choice.candidates
         if not candidate.chosen
     ]
-    rows += [
-        {"file": row.id.short, "size": human_bytes(row.bytes), "from": "evicted", "why": row.reason, "sha256": ""}
-        for row in plan.evicted
-    ]
+    rows += _evicted_rows(plan.evicted, "why")
     create_table_artifact(
         key=subject.key("files"),
         table=rows,
         description=f"{plan.id}: {human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
     )
+
+
+def _evicted_rows(evicted: Sequence[EvictionRow], reason_column: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": row.id.short,
+            "size": human_bytes(row.bytes),
+            "from": "evicted",
+            reason_column: row.reason,
+            "sha256": "",
+        }
+        for row in evicted
+    ]
 
 
 class DownloadArtifact(ProgressListener):
@@ -255,10 +265,7 @@ def restoration(
         }
         for item in acquired
     ]
-    rows += [
-        {"file": row.id.short, "size": human_bytes(row.bytes), "from": "evicted", "fetched": row.reason, "sha256": ""}
-        for row in evicted
-    ]
+    rows += _evicted_rows(evicted, "fetched")
     fetched = sum(item.transferred_bytes for item in acquired)
     existing = sum(item.origin == "volume" for item in acquired)
     create_table_artifact(

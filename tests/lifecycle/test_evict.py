@@ -116,6 +116,26 @@ def test_what_is_new_is_kept_and_so_are_blobs_that_a_transfer_renewed(clients: C
     assert clients.volume.has_blob(weights, 1000)
 
 
+def test_what_is_linked_elsewhere_or_being_fetched_frees_nothing_or_stays(clients: Clients, tmp_path: Path) -> None:
+    linked, fetched = (put(clients, number) for number in range(2))
+    age(clients.volume)
+    manifests = [clients.volume.snapshot(id) for id in (linked, fetched)]
+    weights = [next(iter(manifest.weights)) for manifest in manifests if manifest is not None]
+    os.link(clients.volume.blob_path(weights[0]), tmp_path / "elsewhere")
+    partial = clients.volume.partial / weights[1] / "token"
+    partial.mkdir(parents=True)
+    (partial / "data").write_bytes(b"")
+    done = evict(clients, keep_bytes=0)
+    assert done.removed == ()
+    assert [row.reason.partition(":")[0] for row in done.kept] == [
+        "its removal frees nothing",
+        "its files are being fetched",
+    ]
+    os.utime(partial / "data", (0, 0))
+    (tmp_path / "elsewhere").unlink()
+    assert [row.id for row in evict(clients, keep_bytes=0).removed] == [linked, fetched]
+
+
 def test_retention_and_old_orphans_need_no_budget(clients: Clients) -> None:
     clients = replace(clients, settings=clients.settings.model_copy(update={"keep_revisions": 2}))
     ids = [put(clients, number) for number in range(4)]

@@ -18,6 +18,8 @@ from dataclasses import replace
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.acquire.restore import restore
 from paddock.lifecycle.clients import connect
+from paddock.lifecycle.eviction.facts import Fetching
+from paddock.lifecycle.eviction.room import make_room
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.reference import Reference
 from paddock.planning.targets import UNBOUNDED
@@ -47,14 +49,17 @@ def fetch():
     pulled = pull(clients, Reference.parse("org/tiny-GGUF"), target=UNBOUNDED)
     print(json.dumps([row["model"] + " " + row["revision"][:1] for row in pulled.to_json()["evicted"]]))
 
-def refused():
+def refused(work):
     before = stored()
     try:
-        fetch()
+        work()
     except NotEnoughDisk as error:
         print(error)
         print(stored() == before, list(volume.partial.iterdir()))
-        return error
+        return str(error)
+
+def room():
+    make_room(clients, 2636064, files=3, fetching=Fetching(id_of(A, model=TINY)))
 """
 
 
@@ -112,47 +117,33 @@ first, second, third = old(A, 2 * mib, copied=False), old(B, 2 * mib, copied=Tru
 volume.promote(third.id, reason="a test")
 volume.pins.add(second.id)
 age(volume)
-refused()
+refused(room)
 volume.pins.remove(second.id)
 volume.pins.add(first.id)
 with volume.lease(second.id):
-    refused()
+    refused(room)
 volume.promote(second.id, reason="a test")
 volume.pins.remove(first.id)
+small = old("d" * 40, mib // 2, copied=True)
 age(volume)
-error = refused()
-command = re.search("`paddock (gc --keep-bytes [0-9]+)`", str(error))[1].split()
+refused(room)
+volume.remove(OLD, revision=small.revision)
+message = refused(fetch)
+command = re.search("`paddock (gc --keep-bytes [0-9]+)`", message)[1].split()
 subprocess.run([sys.executable, "-m", "paddock", *command], check=True)
 fetch()
 """,
     )
     lines = out.splitlines()
     errors = [line for line in lines if "are missing" in line]
+    rest = "2.0 MiB (no verified copy in S3), 2.0 MiB (the model's default), 2.0 MiB (the target of a rollback)"
     assert [error.partition("; ")[2].partition(": `")[0].partition(": free")[0] for error in errors] == [
         "nothing may be evicted for it; what stays: 2.0 MiB (no verified copy in S3), 2.0 MiB (pinned),"
         " 2.0 MiB (the model's default)",
         "nothing may be evicted for it; what stays: 2.0 MiB (pinned), 2.0 MiB (in use), 2.0 MiB (the model's default)",
-        "nothing may be evicted for it; what stays: 2.0 MiB (no verified copy in S3), 2.0 MiB (the model's default),"
-        " 2.0 MiB (the target of a rollback)",
+        f"nothing was evicted, since only 512.0 KiB may go for it; what stays: {rest}",
+        f"nothing may be evicted for it; what stays: {rest}",
     ]
     assert errors[1].endswith("free space there (`paddock rm`), or choose a smaller quantization")
-    assert lines.count("True []") == 3, "nothing was evicted, and no byte was fetched"
+    assert lines.count("True []") == 4, "nothing was evicted, and no byte was fetched"
     assert lines[-1] == "[]", "after the command of the cure the fetch fits"
-
-
-def test_where_the_copies_are_too_small_nothing_is_evicted(home: Path) -> None:
-    out = in_namespace(
-        home,
-        SMALL_DISK,
-        SETUP
-        + """
-mib = 1024 * 1024
-old(A, mib // 2, copied=True)
-volume.promote(old(B, 6 * mib, copied=True).id, reason="a test")
-age(volume)
-refused()
-""",
-    )
-    lines = out.splitlines()
-    assert "; nothing was evicted, since only 512.0 KiB may go for it; what stays: 6.0 MiB (the model's default)" in out
-    assert lines[-1] == "True []"

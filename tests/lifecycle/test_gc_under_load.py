@@ -15,7 +15,7 @@ from tests.support.tiny_hub import NAME, tiny_model, use_hub
 __all__ = ["seed"]
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=[pytest.mark.torture, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=[pytest.mark.torture, pytest.mark.timeout(600)])])
 def test_nothing_in_use_is_evicted_under_load(
     monkeypatch: pytest.MonkeyPatch, hub: HubService, tmp_path: Path, seconds: int, seed: int
 ) -> None:

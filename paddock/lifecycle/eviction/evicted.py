@@ -69,8 +69,8 @@ class Evicted:
         snapshots = f"{count} snapshot{'' if count == 1 else 's'}"
         if self.orphans:
             snapshots += f" and {self.orphans} blob{'' if self.orphans == 1 else 's'} without a snapshot"
-        done = "would be removed" if self.is_dry_run else "removed"
-        parts = [f"{self.where}: {snapshots} {done}, {human_bytes(self.freed_bytes)} freed"]
+        would = "would be " if self.is_dry_run else ""
+        parts = [f"{self.where}: {snapshots} {would}removed, {human_bytes(self.freed_bytes)} {would}freed"]
         budget = "" if self.budget_bytes is None else f" of a budget of {human_bytes(self.budget_bytes)}"
         parts.append(f"{human_bytes(self.used_bytes)}{budget} {'would be used' if self.is_dry_run else 'are used'}")
         if self.pending_bytes:

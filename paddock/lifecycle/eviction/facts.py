@@ -64,14 +64,14 @@ def facts_of(clients: Clients, id: SnapshotId, *, fetching: Fetching | None = No
 
 
 def in_transfer(partial: Path) -> set[Sha256]:
-    """The blobs of which a transfer wrote something in the last hour."""
+    """The blobs of which a transfer wrote something in the last hour, to a file of its staging directory."""
     found = set()
     with disk_errors_in(partial):
         directories = list(partial.glob("*"))
     for directory in directories:
         with suppress(UnsafeName, OSError):  # not the directory of a digest; or it was removed just now
             sha256 = parse_sha256(directory.name)
-            newest = max((path.lstat().st_mtime for path in directory.rglob("*")), default=0.0)
+            newest = max((path.lstat().st_mtime for path in directory.glob("*/*")), default=0.0)
             if time.time() - newest < RECENT_S:
                 found.add(sha256)
     return found

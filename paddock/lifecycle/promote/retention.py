@@ -107,12 +107,12 @@ def plan_for(clients: Clients, model: ModelName, variant: Variant) -> Retention:
 
 @step(Kind.LOCAL, "prune", line=lambda pruned: pruned.line)
 def prune(clients: Clients, model: ModelName, variant: Variant) -> Pruned:
-    """Apply the plan for the variant. A snapshot that another process began to serve stays, and one that another
-    process removed is skipped."""
+    """Apply the plan for the variant. A snapshot that another process promoted or began to serve stays, and one that
+    another process removed is skipped."""
     removed, freed = [], 0
     for id in plan_for(clients, model, variant).remove:
         try:
-            freed += clients.volume.remove(id.model, variant=id.variant, revision=id.revision)[1]
+            freed += clients.volume.evict(id, recent_s=0)
         except (InUse, NotOnVolume) as error:
             log.info("%s", error.message)
             continue

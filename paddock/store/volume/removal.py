@@ -14,6 +14,7 @@ from pathlib import Path
 from paddock.errors import CorruptFile, InUse, NotOnVolume, PaddockError
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant, same_variant
+from paddock.model.units import human_time
 from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.history import Promoted
@@ -91,7 +92,7 @@ class Removal:
         return chosen, self._blobs.free(named, self._snapshots.blobs_in_use)
 
     @disk_errors
-    def evict(self, id: SnapshotId) -> int:
+    def evict(self, id: SnapshotId, *, recent_s: float) -> int:
         """As `Volume.evict`.
 
         While the snapshot is made invisible, no promotion of its model changes, and no lease is taken. Where flock does
@@ -100,8 +101,8 @@ class Removal:
         with self._promotions.unchanged(id.model), self._leases.none_taken(id.model):
             self._check_unneeded(id)
             age_s = self._snapshots.age_s(id)
-            if age_s is not None and age_s < RECENT_S:
-                raise InUse(f"{id.short} was published less than an hour ago", cure="try again later")
+            if age_s is not None and age_s < recent_s:
+                raise InUse(f"{id.short} was published {human_time(age_s)} ago", cure="try again later")
             named = self._named(id)
             hidden = self._snapshots.hide(id)
             if hidden is None:
@@ -112,7 +113,7 @@ class Removal:
                 self._snapshots.restore(hidden, id)
                 raise
         self._discard(hidden, id)
-        return self._blobs.free(named - self._blobs.younger(named, than_s=RECENT_S), self._snapshots.blobs_in_use)
+        return self._blobs.free(named - self._blobs.younger(named, than_s=recent_s), self._snapshots.blobs_in_use)
 
     @disk_errors
     def collect(self, *, older_than_s: float = ORPHAN_AGE_S) -> int:

@@ -32,7 +32,7 @@ from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.recording import recording
 from paddock.store.volume.refs import RememberedRefs
 from paddock.store.volume.remote_updates import RemoteUpdates
-from paddock.store.volume.removal import ORPHAN_AGE_S, Removal
+from paddock.store.volume.removal import ORPHAN_AGE_S, RECENT_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.space import Space
@@ -268,14 +268,14 @@ class Volume(Store):
         """The seconds since a snapshot was published, or published again; None where there is no such snapshot."""
         return self._snapshots.age_s(id)
 
-    def evict(self, id: SnapshotId) -> int:
+    def evict(self, id: SnapshotId, *, recent_s: float = RECENT_S) -> int:
         """Remove a snapshot that nothing needs, and return the bytes freed. Blobs that another snapshot names, or that
-        were written or renewed in the last hour, stay.
+        were written or renewed in the last `recent_s` seconds, stay.
 
-        Raises InUse when it is promoted, the target of a rollback, pinned, in use, or was published less than an hour
-        ago, and NotOnVolume when there is no such snapshot; then nothing has changed.
+        Raises InUse when it is promoted, the target of a rollback, pinned, in use, or was published in that time, and
+        NotOnVolume when there is no such snapshot; then nothing has changed.
         """
-        return self._removal.evict(id)
+        return self._removal.evict(id, recent_s=recent_s)
 
     def remove(
         self, model: ModelName, *, variant: Variant | None = None, revision: Revision | None = None
