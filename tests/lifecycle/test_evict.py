@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paddock.errors import BadSetting, InUse, NotOnVolume, StoreUnavailable
+from paddock.errors import BadCatalog, BadSetting, InUse, NotOnVolume, StoreUnavailable
 from paddock.hub import Hub
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.eviction.apply import apply
@@ -290,3 +290,26 @@ def test_the_result_is_one_json_object(clients: Clients) -> None:
     value = json.loads(json.dumps(evict(clients, dry_run=True).to_json()))
     assert set(value) >= {"removed", "freed_bytes", "kept", "over_bytes", "beside"}
     assert value["beside"] == {"partial": 0, "quarantine": 0, "trash": 0}
+
+
+def test_the_catalog_keeps_the_newest_of_what_it_wants(clients: Clients, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text(f"models:\n  - model: {MODEL}\n    variant: q8_0\n")
+    clients = replace(clients, settings=clients.settings.model_copy(update={"catalog": catalog}))
+    other = ModelName.parse("org/other")
+    ids = [put(clients, 0), put(clients, 1, model=other), put(clients, 2)]
+    age(clients.volume)
+    done = evict(clients, keep_bytes=0)
+    assert [row.id for row in done.removed] == [ids[0], ids[1]]
+    assert [(row.id, row.reason) for row in done.kept] == [(ids[2], "wanted by the catalog")]
+
+
+def test_nothing_is_evicted_while_the_catalog_cannot_be_read(clients: Clients, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text("models:\n  - modle: org/name\n")
+    clients = replace(clients, settings=clients.settings.model_copy(update={"catalog": catalog}))
+    id = put(clients, 0)
+    age(clients.volume)
+    with pytest.raises(BadCatalog, match=r"catalog.yaml.*line 2"):
+        evict(clients, keep_bytes=0)
+    assert left(clients) == [id]
