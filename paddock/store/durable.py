@@ -131,6 +131,14 @@ def names(directory: Path) -> list[str]:
         return []
 
 
+def statuses(directory: Path) -> Iterator[os.stat_result]:
+    """The status of every file below a directory. What another process removes or renames meanwhile is left out."""
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with suppress(OSError):
+                yield os.lstat(Path(parent, name))
+
+
 def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

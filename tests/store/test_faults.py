@@ -29,7 +29,7 @@ SAMPLE = (
     ("power", (*VOLUME[2::4], "transfer"), 3),
 )
 ONLY_READ = ("list",)
-SLOW = {"pull": 13, "repair": 7, "restore": 7}
+SLOW = {"pull": 13, "repair": 7, "restore": 7, "scrub": 7}
 """Of operations that take most of a second, behind `make torture` too, only every so many of the faults are injected.
 Nearly all of their calls that change something are among those of a transfer."""
 

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -43,8 +43,8 @@ class Fault:
     target: int
     kind: Kind
     error: int | None = None
-    is_last: bool = False
-    """The operation is complete then."""
+    is_late: bool = False
+    """Nothing is left to do, but for an fsync."""
 
     def __str__(self) -> str:
         name = f", {errno.errorcode[self.error]}" if self.error else ""
@@ -66,11 +66,12 @@ class _Ended:
 def kills(calls: Sequence[Kind]) -> Iterator[Fault]:
     """SIGKILL before, in and after each change."""
     changes = [kind for kind in calls if kind in CHANGES]
+    last = max((target for target, kind in enumerate(changes, 1) if kind is not Kind.SYNC), default=0)
     for target, kind in enumerate(changes, 1):
-        yield Fault(Mode.KILL_BEFORE, target, kind)
+        yield Fault(Mode.KILL_BEFORE, target, kind, is_late=target > last)
         if kind is Kind.WRITE:
             yield Fault(Mode.KILL_DURING, target, kind)
-        yield Fault(Mode.KILL_AFTER, target, kind, is_last=target == len(changes))
+        yield Fault(Mode.KILL_AFTER, target, kind, is_late=target >= last)
 
 
 def errors(calls: Sequence[Kind]) -> Iterator[Fault]:
@@ -117,15 +118,18 @@ class Injector:
     def _faults(
         self, operation: Operation, old: Pointers | None, new: Pointers | None, faults: Sequence[Fault]
     ) -> Iterator[str]:
-        for fault in faults:
+        for planned in faults:
+            fault = planned
             self._copy_template()
             sent = operation.sent()
             ended = self._run(operation, fault.mode, self.base if fault.mode in _KILLS else self.root, fault)
-            if not self._shim.injected:  # several threads make their calls in another order each time
+            if not self._shim.injected:
                 continue
+            if fault.mode not in _KILLS:  # several threads make their calls in another order each time
+                fault = replace(fault, kind=self._shim.calls[fault.target - 1])
             if fault.mode not in _KILLS:
                 yield from (f"{fault}: {problem}" for problem in self._problems_of_error(fault, ended))
-            is_complete = ended.status == CLEAN or fault.is_last
+            is_complete = ended.status == CLEAN or fault.is_late
             yield from (f"{fault}: {problem}" for problem in self._check(operation, old, new, is_complete=is_complete))
             sent = operation.sent() - sent
             is_failed_fsync = fault.kind is Kind.SYNC and fault.mode not in _KILLS  # its bytes are fetched again

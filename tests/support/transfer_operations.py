@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -21,6 +23,8 @@ from paddock.lifecycle.acquire.restore import restore
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.orphans import clean_orphans
+from paddock.lifecycle.upkeep.scrub import scrub
 from paddock.lifecycle.upkeep.verify import verify
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference, SnapshotId
@@ -160,6 +164,27 @@ def _evict(volume: Volume) -> None:
     evict(clients_of(volume, remote=False), keep_bytes=0)
 
 
+def _leave_orphans(volume: Volume) -> None:
+    """What a killed pull, an unpublished snapshot and a replaced file leave."""
+    put(volume, A8)
+    volume.add_bytes(b"orphan" * 1000)
+    partial = volume.partial / ("ab" * 32) / "token"
+    partial.mkdir(parents=True)
+    (partial / "journal").write_text("{}\n")
+    (partial / "data").write_bytes(bytes(1000))
+
+
+def _let_days_pass(volume: Volume) -> None:
+    then = time.time() - 2 * 24 * 3600
+    for path in volume.partial.rglob("*"):
+        os.utime(path, (then, then), follow_symlinks=False)
+
+
+def _has_no_orphans(volume: Volume) -> bool:
+    partial = [path for path in volume.partial.rglob("*") if path.is_file()]
+    return volume.ids(MODEL) == [A8] and not partial and len(list(volume.blob_statuses())) == 2
+
+
 A8, B8, C8, A4 = id_of(A), id_of(B), id_of(C), id_of(A, Q4)
 _SEGMENTS_IN_FLIGHT = 3  # one for each connection, and one that is being hashed
 
@@ -190,6 +215,22 @@ TRANSFERS = (
         most_sent_bytes=2 * len(model()) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
     ),
     Operation("evict", _three_of_which_one_is_promoted, _evict, lambda v: v.ids(MODEL) == [A8], wait=age),
+    Operation(
+        "scrub",
+        _damaged,
+        lambda v: scrub(clients_of(v, remote=False)),
+        _is_whole,
+        damaged=(FILE, hashlib.sha256(model()).hexdigest()),
+        sent=_sent_by_hub,
+        most_sent_bytes=len(model()) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
+    ),
+    Operation(
+        "remove orphans",
+        _leave_orphans,
+        lambda v: clean_orphans(clients_of(v, remote=False), grace_s=-1),
+        _has_no_orphans,
+        wait=_let_days_pass,
+    ),
     Operation("cache", _transfer, _cache, _is_cached),
     Operation("restore", _in_remote_alone, _restore, _is_pulled),
     Operation(

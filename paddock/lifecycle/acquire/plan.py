@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from paddock.chat.template import DERIVED_FILES
@@ -23,6 +22,7 @@ from paddock.model.quantization import is_gguf
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.planning.file_selection import FileSelection
+from paddock.store.durable import disk_errors_in, names, statuses
 from paddock.store.protocol import RemoteStore, Store
 
 log = logging.getLogger(__name__)
@@ -164,14 +164,11 @@ def _staged_bytes(clients: Clients, expected: Expected) -> int:
     used."""
     if expected.key is None:
         return 0
-    largest = 0
-    for directory in (clients.volume.partial / expected.key).glob("*"):
-        on_disk = 0
-        for path in directory.rglob("*"):
-            with suppress(OSError):  # another process resumes it, and renamed its directory
-                on_disk += path.stat().st_blocks * 512
-        largest = max(largest, on_disk)
-    return min(expected.size, largest)
+    directory = clients.volume.partial / expected.key
+    with disk_errors_in(directory):
+        partials = [directory / name for name in names(directory)]
+    sizes = [sum(status.st_blocks * 512 for status in statuses(partial)) for partial in partials]
+    return min(expected.size, max(sizes, default=0))
 
 
 def origin_beyond_volume(remote: RemoteStore | None, digest: Sha256, size: int) -> tuple[Origin, bool]:

@@ -22,10 +22,12 @@ from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest, SnapshotFile, record_findings
+from paddock.model.names import SegmentDigest
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.store import repair
+from paddock.store.durable import disk_errors_in
 from paddock.transfer.digest import verify_file
 from paddock.version import VERSION
 
@@ -150,18 +152,21 @@ def _derived(clients: Clients, path: str, text: str) -> SnapshotFile:
             clients.volume.quarantine(digest)
         clients.volume.add_bytes(content)
     repair.finish(clients.volume, digest)
-    expected = Expected(len(content), digest)
-    _, segments = verify_file(clients.volume.blob_path(digest), expected, clients.settings.segment_bytes)
-    return described.model_copy(update={"segments": segments})
+    return described.model_copy(update={"segments": _segments(clients, described)})
 
 
 def _is_whole(clients: Clients, file: SnapshotFile) -> bool:
     """Whether the blob of a small file exists with the right digest. Its age is reset, so that it is not collected."""
     try:
         clients.volume.renew_blob(file.sha256)
-        verify_file(
-            clients.volume.blob_path(file.sha256), Expected(file.size, file.sha256), clients.settings.segment_bytes
-        )
+        _segments(clients, file)
     except (BlobMissing, CorruptFile):
         return False
     return True
+
+
+def _segments(clients: Clients, file: SnapshotFile) -> tuple[SegmentDigest, ...]:
+    """Verify the blob of a file, and return its segment digests."""
+    with disk_errors_in(clients.volume.root):
+        path, expected = clients.volume.blob_path(file.sha256), Expected(file.size, file.sha256)
+        return verify_file(path, expected, clients.settings.segment_bytes)[1]

@@ -18,7 +18,7 @@ from paddock.lifecycle.promote.retention import plan as plan_retention
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256, parse_sha256
 from paddock.model.reference import SnapshotId
-from paddock.store.durable import disk_errors_in
+from paddock.store.durable import disk_errors_in, names, statuses
 from paddock.store.volume import ORPHAN_AGE_S, RECENT_S, BlobStatus
 
 
@@ -67,11 +67,11 @@ def in_transfer(partial: Path) -> set[Sha256]:
     """The blobs of which a transfer wrote something in the last hour, to a file of its staging directory."""
     found = set()
     with disk_errors_in(partial):
-        directories = list(partial.glob("*"))
-    for directory in directories:
+        keys = names(partial)
+    for key in keys:
         with suppress(UnsafeName, OSError):  # not the directory of a digest; or it was removed just now
-            sha256 = parse_sha256(directory.name)
-            newest = max((path.lstat().st_mtime for path in directory.glob("*/*")), default=0.0)
+            sha256 = parse_sha256(key)
+            newest = max((status.st_mtime for status in statuses(partial / key)), default=0.0)
             if time.time() - newest < RECENT_S:
                 found.add(sha256)
     return found

@@ -296,9 +296,8 @@ def _modified_at(path: Path) -> float:
 
 def _tree_bytes(path: Path) -> int:
     """The space that a file or a tree takes. Files with another hard link keep it."""
-    total = 0
-    for one in (path, *path.rglob("*")) if path.is_dir() else (path,):
+    found = list(durable.statuses(path))
+    if not path.is_dir():
         with suppress(OSError):
-            status = one.lstat()
-            total += status.st_blocks * 512 if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
-    return total
+            found = [path.lstat()]
+    return sum(one.st_blocks * 512 for one in found if stat.S_ISREG(one.st_mode) and one.st_nlink == 1)

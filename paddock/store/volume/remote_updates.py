@@ -62,7 +62,13 @@ class RemoteUpdates:
         path = self._layout.remote_updates(model)
         self._layout.make_directory(path.parent)
         text = json.dumps({"upto": pending.upto, "variants": sorted(pending.variants), "default": pending.default})
-        durable.write_atomically(path, text.encode())
+        try:
+            durable.write_atomically(path, text.encode())
+        except OSError:
+            if self._read(model) != pending:
+                raise
+            # Only the fsync of its directory failed. A caller who is told of an error repeats the operation, and a
+            # rollback that is finished would go back once more.
 
     def _history(self, model: ModelName) -> list[Promotion]:
         return History(self._layout.history(model)).read()
