@@ -72,8 +72,8 @@ def _is_whole(volume: Volume) -> bool:
 
 
 def _is_pulled(volume: Volume) -> bool:
-    """Whether, besides, nothing of the transfer is left."""
-    return _is_whole(volume) and not list(volume.partial.glob("*/*/journal"))
+    """Whether, besides, no data of the transfer is left."""
+    return _is_whole(volume) and not list(volume.partial.glob("*/*/data"))
 
 
 def _digest() -> Sha256:
