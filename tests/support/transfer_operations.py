@@ -72,8 +72,9 @@ def _is_whole(volume: Volume) -> bool:
 
 
 def _is_pulled(volume: Volume) -> bool:
-    """Whether, besides, no data of the transfer is left."""
-    return _is_whole(volume) and not list(volume.partial.glob("*/*/data"))
+    """Whether, besides, no data of the transfer is left. What is left without a journal, `clean_orphans` removes."""
+    partials = volume.partial.glob("*/*")
+    return _is_whole(volume) and not any((path / "data").exists() and (path / "journal").exists() for path in partials)
 
 
 def _digest() -> Sha256:
