@@ -215,7 +215,7 @@ TRANSFERS = (
         sent=_sent_by_hub,
         most_sent_bytes=2 * len(model()) + _SEGMENTS_IN_FLIGHT * SEGMENT_BYTES,
     ),
-    Operation("evict", _three_of_which_one_is_promoted, _evict, lambda v: v.ids(MODEL) == [A8], wait=age),
+    Operation("evict to a budget", _three_of_which_one_is_promoted, _evict, lambda v: v.ids(MODEL) == [A8], wait=age),
     Operation(
         "scrub",
         _damaged,
