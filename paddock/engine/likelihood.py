@@ -23,6 +23,7 @@ from paddock.engine.bindings import Session
 from paddock.engine.divergence import Floats, Predictions, compare_logits
 from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
+from paddock.engine.process_memory import peak_rss_bytes
 from paddock.errors import BadSetting, ConflictingConfiguration
 
 _LOGITS_BYTES = 128 * 2**20
@@ -57,11 +58,11 @@ def compare(
 ) -> dict[str, Any]:
     """Predict the texts with each model. Of `models`, (paths of the shards, parameters), the first is the reference.
 
-    Returns `{"texts": [{"tokens", "chunks"}, ...], "models": [{"nll", "kl", "agrees"}, ...]}`. The figures are base64
-    of little-endian arrays with one value for each predicted token, in the order of the texts: the negative log
-    likelihood in nats and the KL divergence of the reference from the model in nats (float32), and whether the model's
-    most likely token is that of the reference (uint8). At most `limit_tokens` tokens of all texts are used, the same
-    number of chunks of each as far as they go.
+    Returns `{"texts": [{"tokens", "chunks"}, ...], "models": [{"nll", "kl", "agrees"}, ...], "peak_rss_bytes"}`. The
+    figures are base64 of little-endian arrays with one value for each predicted token, in the order of the texts: the
+    negative log likelihood in nats and the KL divergence of the reference from the model in nats (float32), and whether
+    the model's most likely token is that of the reference (uint8). At most `limit_tokens` tokens of all texts are used,
+    the same number of chunks of each as far as they go.
 
     Raises ConflictingConfiguration for models whose vocabularies tokenize the texts differently, BadSetting for texts
     of less than one chunk, and ModelRejected for a model with logits that are not finite.
@@ -88,7 +89,7 @@ def compare(
                 chunk = text[number * chunk_tokens : (number + 1) * chunk_tokens]
                 _predict(sessions, chunk, figures, width, pool)
     lengths = [{"tokens": len(text), "chunks": count} for text, count in zip(tokens, counts, strict=True)]
-    return {"texts": lengths, "models": [one.to_json() for one in figures]}
+    return {"texts": lengths, "models": [one.to_json() for one in figures], "peak_rss_bytes": peak_rss_bytes()}
 
 
 def _bounded(parameters: Parameters, chunk_tokens: int) -> Parameters:

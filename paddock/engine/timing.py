@@ -9,13 +9,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from paddock.engine.bindings import Session, features, uses_gpus
 from paddock.engine.canary import canary, embedding_canary
 from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
+from paddock.engine.process_memory import peak_rss_bytes
 from paddock.errors import PaddockError
 from paddock.model.gpu import energy_j, vram_used_bytes
 
@@ -58,7 +58,7 @@ def _measured(
         "decode": [],
         "weights_bytes": session.weights_bytes,
         "lines": log.memory,
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": peak_rss_bytes(),
         "vram_bytes": None if vram is None or vram_before is None else max(vram - vram_before, 0),
         "features": features(),
         "uses_gpus": uses_gpus(),
@@ -198,14 +198,3 @@ def _tokens(session: Session, number: int) -> list[int]:
     if session.bos >= 0:
         tokens[0] = session.bos
     return tokens
-
-
-def _peak_rss_bytes() -> int:
-    """Return the peak resident memory of this process.
-
-    Not from `getrusage`: its figure starts with that of the parent process.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -63,12 +63,14 @@ class TokenLikelihoods:
 class Comparison:
     """The likelihoods of the reference and of each candidate.
 
-    `texts` are (name, tokens used, predicted tokens) of each text.
+    `texts` are (name, tokens used, predicted tokens) of each text; `peak_rss_bytes` is the peak resident memory of the
+    engine's process.
     """
 
     texts: tuple[tuple[str, int, int], ...]
     reference: TokenLikelihoods
     candidates: tuple[TokenLikelihoods, ...]
+    peak_rss_bytes: int = 0
 
     def spans(self) -> Iterator[tuple[str, int, slice]]:
         """(name, tokens used, its predicted tokens) of each text of which something was used."""
@@ -126,7 +128,7 @@ def predict(
         (text.name, length["chunks"] * CHUNK_TOKENS, length["chunks"] * predicted)
         for text, length in zip(texts, answer["texts"], strict=True)
     )
-    return Comparison(used, first, tuple(others))
+    return Comparison(used, first, tuple(others), answer["peak_rss_bytes"])
 
 
 def _check_all_fit(

@@ -17,7 +17,19 @@ from paddock.measure.likelihood import CHUNK_TOKENS, Comparison, TokenLikelihood
 from paddock.measure.quality import Quality, block_means, interval, summarise
 from paddock.measure.quality_text import KINDS, QualityText, own_texts, read_text
 from paddock.model.hardware import this_machine
-from tests.support.gguf import BOOL, STRING, tiny_llama
+from tests.support.gguf import (
+    ARRAY,
+    BOOL,
+    F32,
+    I32,
+    STRING,
+    TYPE_F16,
+    U32,
+    Gguf,
+    array,
+    byte_vocabulary,
+    tiny_llama,
+)
 
 TEXTS = (QualityText("first", "All that is gold does not glitter. " * 90), QualityText("second", "Not all. " * 70))
 
@@ -160,3 +172,33 @@ def test_a_text_that_is_not_there_or_no_file_is_named(tmp_path: Path) -> None:
     for name in (".", "pipe"):
         with pytest.raises(BadSetting, match="no file"):
             read_text(tmp_path / name)
+
+
+def with_vocabulary(count: int, seed: int) -> Gguf:
+    """A model with random weights and so many tokens, most of which occur in no text."""
+    file = tiny_llama()
+    size = len(byte_vocabulary())
+    more = count - size
+    file.set("tokenizer.ggml.tokens", ARRAY, array(STRING, [*byte_vocabulary(), *(f"<w{n}>" for n in range(more))]))
+    file.set("tokenizer.ggml.scores", ARRAY, array(F32, [-float(number) for number in range(count)]))
+    file.set("tokenizer.ggml.token_type", ARRAY, array(I32, [2, 3, 3, *([6] * 256), *([1] * (count - 259))]))
+    file.set("llama.vocab_size", U32, count)
+    embedding = file.tensor("token_embd.weight")
+    width = embedding.shape[0]
+    embedding.shape, embedding.kind = (width, count), TYPE_F16
+    embedding.data = (np.random.default_rng(seed).standard_normal(width * count) * 0.1).astype("<f2").tobytes()
+    return file
+
+
+@pytest.mark.torture
+def test_a_large_vocabulary_takes_little_memory(tmp_path: Path) -> None:
+    paths = []
+    for seed in range(2):
+        paths.append(tmp_path / f"{seed}.gguf")
+        with_vocabulary(262_144, seed).write(paths[-1])
+    text = QualityText("text", "".join(own.content for own in own_texts()))
+    compared = predict(paths[0], [paths[1]], [text], limit_tokens=2048)
+    print(f"\n2,048 tokens of a vocabulary of 262,144: {compared.peak_rss_bytes / 1e9:.2f} GB at most")
+    assert compared.texts[0][1] == 2048
+    assert compared.candidates[0].kl.mean() > 0
+    assert compared.peak_rss_bytes < 1.5e9
