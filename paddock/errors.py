@@ -14,6 +14,7 @@ The tree has two branches, since they decide what a caller does next: retry or n
         ├── UsageError                    exit status 3: the request has to be changed
         │   ├── UnsafeName                a name that could leave its directory (also a ValueError)
         │   ├── BadSetting                a setting that does not parse, or contradicts another (also a ValueError)
+        │   ├── BadCatalog                the catalog of wanted models is not valid; has every problem with its line
         │   └── NoSuchFile                a local file or directory does not exist (also a FileNotFoundError)
         ├── OperationError                exit status 1: it cannot be done here and now
         │   ├── ModelNotFound             the Hub has no such repository, or hides it

@@ -18,10 +18,11 @@ from typing import Literal
 from infra import build_engine, setup
 
 Tool = Literal["llama-bench", "llama-perplexity"]
-_SOURCES: dict[Tool, str] = {
-    "llama-bench": "tools/llama-bench",
-    "llama-perplexity": "tools/perplexity",
+_SOURCES: dict[Tool, tuple[str, ...]] = {
+    "llama-bench": ("tools/llama-bench/llama-bench.cpp", "tools/llama-bench/main.cpp"),
+    "llama-perplexity": ("tools/perplexity/perplexity.cpp", str(Path(__file__).with_name("llama_perplexity.cpp"))),
 }
+"""Relative to llama.cpp's own directory."""
 _INCLUDES = ("include", "ggml/include", "common", "vendor")
 _LIBRARIES = ("llama-common", "llama", "ggml", "ggml-base")
 
@@ -52,7 +53,7 @@ def _compile(source: Path, tool: Tool, target: Path) -> None:
         [
             *("c++", "-O2", "-std=c++17", "-o", target),
             *(f"-I{source / name}" for name in _INCLUDES),
-            *sorted((source / _SOURCES[tool]).glob("*.cpp")),
+            *(source / name for name in _SOURCES[tool]),
             f"-L{_library()}",
             *(f"-l{name}" for name in _LIBRARIES),
             f"-Wl,-rpath-link,{_library()}",
