@@ -8,7 +8,7 @@ from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.lifecycle.acquire.restore import locate_or_restore
 from paddock.lifecycle.onboard import skip_if_too_large
 from paddock.lifecycle.run.benchmark import measure, share_benchmark
-from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
 from tasks.runner import PrefectRunner

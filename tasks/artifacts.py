@@ -26,7 +26,7 @@ from paddock.lifecycle.assess.data_docs import DataDocs
 from paddock.lifecycle.assess.preflight import Preflight
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.run.serve import Serving
-from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.tuning import Tuning
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest

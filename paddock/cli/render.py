@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.promote.retention import Pruned
     from paddock.lifecycle.run.serve import Serving
     from paddock.lifecycle.upkeep.verify import Verified
-    from paddock.measure.benchmark import Benchmark
+    from paddock.measure.benchmark_report import Benchmark
     from paddock.measure.quality import Quality
     from paddock.measure.tuning import Tuning
     from paddock.model.artifact import Manifest

@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from paddock.engine.parameters import Parameters
-from paddock.measure.benchmark import Benchmark, benchmark
+from paddock.measure.benchmark import benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.tuning import Tuning, tune
 from paddock.model.hardware import this_machine
 from tests.bench import llama_bench

@@ -11,7 +11,8 @@ from paddock.engine.oracle import Memory, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients
-from paddock.measure.benchmark import Benchmark, benchmark
+from paddock.measure.benchmark import benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.hardware import Machine
 from paddock.planning.placement import GPU_MARGIN_BYTES, Target
 from paddock.planning.plan import PlanRequest

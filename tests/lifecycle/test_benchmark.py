@@ -12,7 +12,7 @@ from infra.local.s3 import S3Server
 from paddock.lifecycle import dossier, reports
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.run import benchmark
-from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine

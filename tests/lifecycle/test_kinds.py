@@ -18,7 +18,7 @@ from paddock.lifecycle.run import benchmark
 from paddock.lifecycle.run.benchmark import read_benchmark
 from paddock.lifecycle.run.serve import ServeRequest, serve_snapshot
 from paddock.lifecycle.steps import PlainRunner
-from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.names import ModelName

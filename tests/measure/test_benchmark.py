@@ -12,7 +12,8 @@ from paddock.engine import process
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit, ModelRejected
-from paddock.measure.benchmark import Benchmark, benchmark
+from paddock.measure.benchmark import benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.gpu import Gpu
 from paddock.model.hardware import this_machine
 from tests.support.engine import first_bytes, hollow_copy

@@ -16,7 +16,7 @@ from paddock.errors import PaddockError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.clients import Clients
-from paddock.measure.benchmark import Benchmark
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes

@@ -21,8 +21,9 @@ from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.uses import share_usage, timed_use
-from paddock.measure.benchmark import Benchmark, require_measurable
 from paddock.measure.benchmark import benchmark as run_benchmark
+from paddock.measure.benchmark import require_measurable
+from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.load_test import LoadTest, run_load_test
 from paddock.measure.roleplay import Roleplay, measure_roleplay
 from paddock.measure.tuning import BUDGET_S, Tuning

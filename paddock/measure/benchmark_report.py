@@ -1,0 +1,207 @@
+"""The result of a benchmark: one document, which is stored as a report and shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from paddock.engine.oracle import Memory
+from paddock.gguf.kind import ModelKind
+from paddock.measure.load_test import LoadTest
+from paddock.measure.roleplay import Roleplay
+from paddock.model.hardware import Machine
+from paddock.model.units import human_bytes
+
+SCHEMA = 2
+"""Version of the JSON document. Version 1 had one prompt length, one answer length, and no `schema`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthResult:
+    """LengthResult of one length: prefill of `n_prompt` tokens, or decode of `n_gen` tokens.
+
+    The other length is 0, and its figure None. A length that was not measured has `repetitions` 0, and all figures
+    None.
+    """
+
+    n_prompt: int
+    n_gen: int
+    prefill_tok_per_s: float | None
+    decode_tok_per_s: float | None
+    spread: float | None
+    repetitions: int
+    time_to_first_token_s: float | None = None
+    energy_j_per_token: float | None = None
+
+    @property
+    def tok_per_s(self) -> float | None:
+        return self.prefill_tok_per_s if self.n_prompt else self.decode_tok_per_s
+
+    def to_json(self) -> dict[str, int | float | None]:
+        figures: dict[str, int | float | None] = (
+            {"prefill_tok_per_s": self.prefill_tok_per_s, "time_to_first_token_s": self.time_to_first_token_s}
+            if self.n_prompt
+            else {"decode_tok_per_s": self.decode_tok_per_s}
+        )
+        return {
+            "n_prompt": self.n_prompt,
+            "n_gen": self.n_gen,
+            **figures,
+            "spread": self.spread,
+            "repetitions": self.repetitions,
+            "energy_j_per_token": self.energy_j_per_token,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LengthResult:
+        return cls(**{"prefill_tok_per_s": None, "decode_tok_per_s": None, **value})
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Results of a benchmark, with the machine, engine and parameters that they were measured with.
+
+    `kind`              the model's kind (`paddock.gguf.kind`); one that embeds has no decode
+    `canary`            the eight greedy tokens of the canary; none for a model that embeds
+    `memory`            what the engine reported after the load
+    `peak_rss_bytes`    peak resident memory of the engine's process
+    `vram_bytes`        GPU memory in use after the measurement minus before the load
+    `bandwidth_source`  whether the memory bandwidth was measured, or computed from the driver's figures
+    `features`, `build` features of the engine's build; an id that tells apart two builds of one version
+    `tuned`             whether `parameters` are those of a tuning
+    `http`, `roleplay`  None if they were not requested
+
+    Fields with a default are None in a document of an older version.
+    """
+
+    results: tuple[LengthResult, ...]
+    time_to_first_token_s: float
+    load_s: float
+    memory: Memory
+    peak_rss_bytes: int
+    canary: tuple[int, ...]
+    machine: Machine
+    engine: str
+    parameters: dict[str, Any]
+    roleplay: Roleplay | None = None
+    schema: int = 1
+    measured_at: str | None = None
+    build: str | None = None
+    features: str | None = None
+    uses_gpus: bool | None = None
+    vram_bytes: int | None = None
+    bandwidth_bytes_per_s: int | None = None
+    bandwidth_source: Literal["measured", "driver"] | None = None
+    tuned: bool | None = None
+    http: LoadTest | None = None
+    kind: ModelKind = ModelKind.TEXT
+
+    @property
+    def prefill_tok_per_s(self) -> float:
+        return next(result.prefill_tok_per_s for result in self.results if result.prefill_tok_per_s is not None)
+
+    @property
+    def decode_tok_per_s(self) -> float:
+        """Raises StopIteration for a model that embeds."""
+        return next(result.decode_tok_per_s for result in self.results if result.decode_tok_per_s is not None)
+
+    @property
+    def weights_read_bytes_per_s(self) -> int:
+        return round(self.memory.weights_bytes * self.decode_tok_per_s)
+
+    @property
+    def line(self) -> str:
+        """The speeds in one line, and why no GPU was used."""
+        speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s"
+        if not self.kind.embeds:
+            speeds += f", decode {self.decode_tok_per_s:.1f} tokens/s"
+        return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return (test, median, spread) of each figure, for display."""
+        rows = [
+            (
+                f"prefill of {result.n_prompt} tokens" if result.n_prompt else f"decode of {result.n_gen} tokens",
+                "not measured" if result.tok_per_s is None else f"{result.tok_per_s:.1f} tokens/s",
+                "" if result.spread is None else f"{result.spread:.1%}",
+            )
+            for result in self.results
+        ]
+        return [
+            *rows,
+            (
+                "time to the embedding" if self.kind.embeds else "time to first token",
+                f"{self.time_to_first_token_s * 1000:.0f} ms",
+                "",
+            ),
+            *([] if self.kind.embeds else [("weights read by decode", self._bandwidth_text(), "")]),
+            ("load", f"{self.load_s:.2f} s", ""),
+            ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
+            ("GPU", self._gpu_text(), ""),
+            *([(name, score, "") for name, score, _ in self.roleplay.rows()] if self.roleplay else []),
+            *(self.http.rows() if self.http else []),
+        ]
+
+    def _bandwidth_text(self) -> str:
+        read = f"{self.weights_read_bytes_per_s / 1e9:.1f} GB/s"
+        if not self.bandwidth_bytes_per_s:
+            return read
+        share = self.weights_read_bytes_per_s / self.bandwidth_bytes_per_s
+        source = "measured" if self.bandwidth_source == "measured" else "from its clock and bus"
+        return f"{read}, {share:.0%} of the memory's {self.bandwidth_bytes_per_s / 1e9:.1f} GB/s ({source})"
+
+    def _gpu_text(self) -> str:
+        if not self.machine.gpus:
+            return f"none: {self.machine.why_no_gpu}" if self.machine.why_no_gpu else "none"
+        names = ", ".join(gpu.name for gpu in self.machine.gpus)
+        if self.uses_gpus is False:
+            return f"{names}: not used, since this engine was built without CUDA"
+        held = "" if self.vram_bytes is None else f", {human_bytes(self.vram_bytes)} held"
+        joules = next(
+            (result.energy_j_per_token for result in self.results if result.n_gen and result.energy_j_per_token), None
+        )
+        return f"{names}{held}{'' if joules is None else f', {joules:.2f} J per decoded token'}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": self.schema,
+            "kind": self.kind,
+            "measured_at": self.measured_at,
+            "results": [result.to_json() for result in self.results],
+            "time_to_first_token_s": self.time_to_first_token_s,
+            "load_s": self.load_s,
+            "memory": self.memory.to_json(),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "vram_bytes": self.vram_bytes,
+            "weights_read_bytes_per_s": None if self.kind.embeds else self.weights_read_bytes_per_s,
+            "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s,
+            "bandwidth_source": self.bandwidth_source,
+            "canary": list(self.canary),
+            "machine": self.machine.to_json(),
+            "engine": self.engine,
+            "build": self.build,
+            "features": self.features,
+            "uses_gpus": self.uses_gpus,
+            "parameters": self.parameters,
+            "tuned": self.tuned,
+            "roleplay": self.roleplay.to_json() if self.roleplay else None,
+            "http": self.http.to_json() if self.http else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Benchmark:
+        """Read what `to_json` wrote, of this version or an older one."""
+        names = {field.name for field in fields(cls)}
+        return cls(
+            **{
+                **{key: value[key] for key in value if key in names},
+                "results": tuple(LengthResult.from_json(result) for result in value["results"]),
+                "memory": Memory.from_json(value["memory"]),
+                "kind": ModelKind(value.get("kind", ModelKind.TEXT)),
+                "canary": tuple(value["canary"]),
+                "machine": Machine.from_json(value["machine"]),
+                "roleplay": Roleplay.from_json(value["roleplay"]) if value.get("roleplay") else None,
+                "http": LoadTest.from_json(value["http"]) if value.get("http") else None,
+            }
+        )
