@@ -13,6 +13,7 @@ from typing import Any
 
 from paddock.engine.bindings import Session, features, uses_gpus
 from paddock.engine.canary import canary, embedding_canary
+from paddock.engine.disturbance import Disturbance, DisturbanceWatch
 from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
 from paddock.engine.process_memory import peak_rss_bytes
@@ -41,14 +42,21 @@ def measure_speed(
         tokens = _tokens(session, max(*prompts, *generations))
         _prefill(session, tokens[: prompts[0]])
         session.decode(tokens[:1])
+        watch = DisturbanceWatch()
         prefill = _lengths(prompts, lambda length: _prefill(session, tokens[:length]), deadline)
         decode = _lengths(generations, lambda length: _decode(session, tokens[:length]), deadline)
-        measured = _measured(session, log, load_s, prefill=prefill, vram_before=vram_before)
+        measured = _measured(session, log, load_s, watch.end(), prefill=prefill, vram_before=vram_before)
         return {**measured, "canary": canary_tokens, "decode": decode}
 
 
 def _measured(
-    session: Session, log: Log, load_s: float, *, prefill: list[dict[str, Any]], vram_before: int | None
+    session: Session,
+    log: Log,
+    load_s: float,
+    disturbance: Disturbance,
+    *,
+    prefill: list[dict[str, Any]],
+    vram_before: int | None,
 ) -> dict[str, Any]:
     vram = vram_used_bytes()
     return {
@@ -62,6 +70,7 @@ def _measured(
         "vram_bytes": None if vram is None or vram_before is None else max(vram - vram_before, 0),
         "features": features(),
         "uses_gpus": uses_gpus(),
+        "disturbance": disturbance.to_json(),
     }
 
 
@@ -78,8 +87,9 @@ def measure_embedding(
         embedding_canary(session)
         tokens = _tokens(session, max(prompts))
         session.embed(tokens[: prompts[0]])
+        watch = DisturbanceWatch()
         prefill = _lengths(prompts, lambda length: _embed(session, tokens[:length]), deadline)
-        return _measured(session, log, load_s, prefill=prefill, vram_before=vram_before)
+        return _measured(session, log, load_s, watch.end(), prefill=prefill, vram_before=vram_before)
 
 
 def time_requests(

@@ -24,6 +24,9 @@ the clock and bus that its driver reports.
 A model that embeds instead of generating text has prefill alone: the time until the embedding of a prompt is there. Its
 prompts are at most as long as what the engine encodes at once (`n_ubatch`).
 
+A result says whether it can be believed (`paddock.measure.reliability`): one that was disturbed has *doubts*, and is
+not compared with others.
+
 Before the load, the engine estimates the memory (`engine.oracle`), and a model that does not fit is refused. After the
 load, a canary checks that eight greedy tokens have finite logits that differ, since a benchmark of garbage is not a
 result. The quality of the answers is not judged here.
@@ -32,6 +35,7 @@ result. The quality of the answers is not judged here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -46,6 +50,7 @@ from paddock.gguf.directory import local_kind
 from paddock.gguf.kind import ModelKind
 from paddock.measure.bandwidth import read_bandwidth
 from paddock.measure.benchmark_report import SCHEMA, Benchmark, LengthResult
+from paddock.measure.reliability import doubts
 from paddock.model.hardware import Machine, this_machine
 from paddock.planning.fitting import check_fits
 
@@ -110,7 +115,7 @@ def benchmark(
     prefill = [_prefill(length, runs) for length, runs in zip(prompts, measured["prefill"], strict=True)]
     decoded = zip(() if kind.embeds else generations, measured["decode"], strict=True)
     decode = [_decode(length, runs) for length, runs in decoded]
-    return Benchmark(
+    result = Benchmark(
         results=(*prefill[:1], *decode[:1], *prefill[1:], *decode[1:]),
         time_to_first_token_s=round(median(measured["prefill"][0]["until_chosen_s"]), 4),
         load_s=round(measured["load_s"], 3),
@@ -129,6 +134,20 @@ def benchmark(
         bandwidth_bytes_per_s=bandwidth,
         bandwidth_source=source,
         kind=kind,
+    )
+    return replace(result, doubts=_doubts(result, measured["disturbance"]))
+
+
+def _doubts(result: Benchmark, disturbance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why the result cannot be believed, judged by the standard lengths."""
+    standard = result.results[: 1 if result.kind.embeds else 2]
+    return doubts(
+        {"prefill" if one.n_prompt else "decode": one.spread for one in standard},
+        disturbance,
+        on_gpu=result.memory.on_gpu,
+        weights_bytes=result.memory.weights_bytes,
+        read_bytes_per_s=None if result.kind.embeds else result.weights_read_bytes_per_s,
+        bandwidth_bytes_per_s=result.bandwidth_bytes_per_s,
     )
 
 

@@ -13,8 +13,9 @@ from paddock.measure.roleplay import Roleplay
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes
 
-SCHEMA = 2
-"""Version of the JSON document. Version 1 had one prompt length, one answer length, and no `schema`."""
+SCHEMA = 3
+"""Version of the JSON document. Version 1 had one prompt length, one answer length, and no `schema`; version 2 did not
+say whether it can be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Benchmark:
     `memory`            what the engine reported after the load
     `peak_rss_bytes`    peak resident memory of the engine's process
     `vram_bytes`        GPU memory in use after the measurement minus before the load
+    `doubts`            why the figures cannot be believed; empty where they can
     `bandwidth_source`  whether the memory bandwidth was measured, or computed from the driver's figures
     `features`, `build` features of the engine's build; an id that tells apart two builds of one version
     `tuned`             whether `parameters` are those of a tuning
@@ -96,6 +98,12 @@ class Benchmark:
     tuned: bool | None = None
     http: LoadTest | None = None
     kind: ModelKind = ModelKind.TEXT
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the figures can be believed. Those of older versions, which did not judge it, cannot."""
+        return not self.doubts and self.schema >= 3
 
     @property
     def prefill_tok_per_s(self) -> float:
@@ -116,6 +124,8 @@ class Benchmark:
         speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s"
         if not self.kind.embeds:
             speeds += f", decode {self.decode_tok_per_s:.1f} tokens/s"
+        if self.doubts:
+            speeds += f" (not reliable: {'; '.join(self.doubts)})"
         return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -129,6 +139,7 @@ class Benchmark:
             for result in self.results
         ]
         return [
+            *([("not reliable", "; ".join(self.doubts), "")] if self.doubts else []),
             *rows,
             (
                 "time to the embedding" if self.kind.embeds else "time to first token",
@@ -168,6 +179,8 @@ class Benchmark:
             "schema": self.schema,
             "kind": self.kind,
             "measured_at": self.measured_at,
+            "reliable": self.reliable,
+            "doubts": list(self.doubts),
             "results": [result.to_json() for result in self.results],
             "time_to_first_token_s": self.time_to_first_token_s,
             "load_s": self.load_s,
@@ -200,6 +213,7 @@ class Benchmark:
                 "memory": Memory.from_json(value["memory"]),
                 "kind": ModelKind(value.get("kind", ModelKind.TEXT)),
                 "canary": tuple(value["canary"]),
+                "doubts": tuple(value.get("doubts", ())),
                 "machine": Machine.from_json(value["machine"]),
                 "roleplay": Roleplay.from_json(value["roleplay"]) if value.get("roleplay") else None,
                 "http": LoadTest.from_json(value["http"]) if value.get("http") else None,

@@ -77,6 +77,20 @@ def vram_used_bytes() -> int | None:
     return None
 
 
+def is_slowed_down() -> bool:
+    """Whether a GPU runs at a lower clock now because it is hot, or short of power. False where that is not
+    reported."""
+    with suppress(_NoGpu, AttributeError), _open_nvml() as (nvml, handles):
+        slowed = (
+            nvml.nvmlClocksThrottleReasonHwSlowdown
+            | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+            | nvml.nvmlClocksThrottleReasonHwThermalSlowdown
+            | nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+        )
+        return any(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle) & slowed for handle in handles)
+    return False
+
+
 @contextmanager
 def _open_nvml() -> Iterator[tuple[Any, list[Any]]]:
     """Initialize NVML, and yield it with a handle for each usable GPU, at least one. Raises _NoGpu, also instead of

@@ -153,6 +153,13 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_ENGINE_TIMEOUT_S",
         description="Time limit of one engine process",
     )
+    benchmark_budget_s: float = Field(
+        default=180.0,
+        ge=0,
+        le=86_400,
+        validation_alias="PADDOCK_BENCHMARK_BUDGET_S",
+        description="How long a benchmark that was disturbed may be repeated; `0`: it is not",
+    )
     llama_server: Path | None = Field(
         default=None,
         validation_alias="PADDOCK_LLAMA_SERVER",

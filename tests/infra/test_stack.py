@@ -41,6 +41,7 @@ def tree_of(pid: int) -> list[psutil.Process]:
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A state directory whose Hub has tiny models, under the names of the demonstration's."""
     monkeypatch.setenv("PADDOCK_THREADS", "1")  # other tests have the cores too
+    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "0")
     cache = tmp_path / "hub" / "cache"
     cache.mkdir(parents=True)
     for layers, (quantization, file_type) in enumerate(FILE_TYPES.items(), 1):

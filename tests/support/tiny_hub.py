@@ -74,6 +74,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: HubService, home: Path) -> Non
     monkeypatch.setenv("PADDOCK_VOLUME", str(home / "models"))
     monkeypatch.setenv("PADDOCK_SEGMENT_BYTES", str(64 * 1024))
     monkeypatch.setenv("PADDOCK_THREADS", "1")  # other tests run at the same time
+    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "0")  # ... and disturb every benchmark
     monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache(home)))
 
 
