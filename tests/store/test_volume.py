@@ -185,3 +185,14 @@ def test_four_processes_can_publish_the_same_snapshot_at_once(volume: Volume) ->
     assert volume.sizes() == (9, 9)
     assert list(volume.partial.iterdir()) == []
     assert manifest_of(A, {"m.gguf": b"weights", "c.json": b"{}"}).files == volume.snapshots()[0].files
+
+
+def test_a_blob_that_vanishes_while_it_is_read_is_missing_and_fetched_again(tmp_path: Path) -> None:
+    volume = Volume(tmp_path)
+    volume.prepare()
+    sha256 = volume.add_bytes(b"content")
+    with volume.reading_blob(sha256) as path:
+        assert path.read_bytes() == b"content"
+    path.unlink()
+    with pytest.raises(BlobMissing, match=sha256), volume.reading_blob(sha256) as path:
+        path.read_bytes()

@@ -25,7 +25,6 @@ from paddock.model.source import Source
 from paddock.model.units import human_bytes
 from paddock.store import repair
 from paddock.store.copying import send_blob
-from paddock.store.durable import disk_errors_in
 from paddock.store.protocol import RemoteStore
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch, remove_leftovers
@@ -254,13 +253,12 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
     volume.renew_blob(digest)
     for manifest, file in repair.manifests_with(volume, digest):
         if manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
-            with disk_errors_in(volume.root):
-                repair.check_first_segment(volume.blob_path(digest), file, segment_bytes=context.segment_bytes)
+            with volume.reading_blob(digest) as path:
+                repair.check_first_segment(path, file, segment_bytes=context.segment_bytes)
             return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
     weights = _weights_scan(planned)
     on_block = weights.feed if weights else None
-    with disk_errors_in(volume.root):
-        path = volume.blob_path(digest)
+    with volume.reading_blob(digest) as path:
         sha256, segments = verify_file(path, planned.expected, context.segment_bytes, on_block=on_block)
     file = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
     return Acquired(file, "volume", 0, weights.findings() if weights else ())

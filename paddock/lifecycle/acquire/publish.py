@@ -27,7 +27,6 @@ from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.store import repair
-from paddock.store.durable import disk_errors_in
 from paddock.transfer.digest import verify_file
 from paddock.version import VERSION
 
@@ -167,6 +166,5 @@ def _is_whole(clients: Clients, file: SnapshotFile) -> bool:
 
 def _segments(clients: Clients, file: SnapshotFile) -> tuple[SegmentDigest, ...]:
     """Verify the blob of a file, and return its segment digests."""
-    with disk_errors_in(clients.volume.root):
-        path, expected = clients.volume.blob_path(file.sha256), Expected(file.size, file.sha256)
-        return verify_file(path, expected, clients.settings.segment_bytes)[1]
+    with clients.volume.reading_blob(file.sha256) as path:
+        return verify_file(path, Expected(file.size, file.sha256), clients.settings.segment_bytes)[1]

@@ -38,7 +38,6 @@ from paddock.model.reference import Reference, SnapshotId
 from paddock.model.source import Expected
 from paddock.model.units import human_bytes
 from paddock.planning.file_selection import select_files
-from paddock.store.durable import disk_errors_in
 from paddock.store.manifests import same_files
 from paddock.store.usage import Usage
 from paddock.transfer.digest import same_algorithm
@@ -157,8 +156,8 @@ def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[A
     audited = audit_acquired(clients, plan.listing, plan.choice, fetched)
     template = next((item.file for item in acquired if item.file.path == TEMPLATE_FILE), None)
     if template is not None and audited.chat is not None and template.sha256 != audited.chat.sha256:
-        with disk_errors_in(clients.volume.root):
-            source = clients.volume.blob_path(template.sha256).read_text(encoding="utf-8", errors="replace")
+        with clients.volume.reading_blob(template.sha256) as path:
+            source = path.read_text(encoding="utf-8", errors="replace")
         findings = audit_template(source, bos=audited.chat.bos, eos=audited.chat.eos)
         what = f"{TEMPLATE_FILE} of {plan.id.short} in {require_remote(clients).label}"
         require_accepted(what, verdict_of(findings), findings)

@@ -79,7 +79,7 @@ class Blobs:
         try:
             _make_read_only(blob)
         except FileNotFoundError:
-            raise self._missing(sha256) from None
+            raise self.missing(sha256) from None
         sync_directory(blob.parent)
         staged.unlink(missing_ok=True)
         return blob
@@ -101,7 +101,7 @@ class Blobs:
         try:
             os.utime(blob, follow_symlinks=False)
         except FileNotFoundError:
-            raise self._missing(sha256) from None
+            raise self.missing(sha256) from None
         except PermissionError:
             renewed = _renewal(blob)
             renewed.unlink(missing_ok=True)
@@ -176,6 +176,12 @@ class Blobs:
         except FileNotFoundError:
             return float("-inf")
 
+    def missing(self, sha256: Sha256) -> BlobMissing:
+        """The error for a blob that is not there any more."""
+        return BlobMissing(
+            f"the blob {sha256} was collected as an orphan before it was published", cure="fetch that file again"
+        )
+
     def free(self, candidates: Iterable[Sha256], blobs_in_use: Callable[[], Set[Sha256] | None]) -> int:
         """Remove those of `candidates` that no snapshot uses, and return the number of bytes freed.
 
@@ -216,11 +222,6 @@ class Blobs:
     def _written_at(self, sha256: Sha256, status: os.stat_result) -> float:
         """When a blob was written or renewed."""
         return max(status.st_mtime, self.renewed_at(sha256))
-
-    def _missing(self, sha256: Sha256) -> BlobMissing:
-        return BlobMissing(
-            f"the blob {sha256} was collected as an orphan before it was published", cure="fetch that file again"
-        )
 
 
 def _renewal(blob: Path) -> Path:

@@ -6,7 +6,8 @@ no bytes, and does not verify those that it is given: whoever writes a staged fi
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision, Sha256
 from paddock.model.reference import SnapshotId, Variant, same_variant
 from paddock.store import durable
-from paddock.store.durable import disk_errors
+from paddock.store.durable import disk_errors, disk_errors_in
 from paddock.store.history import Promoted, Promotion
 from paddock.store.protocol import Store
 from paddock.store.volume.blobs import Blobs, BlobStatus
@@ -197,6 +198,18 @@ class Volume(Store):
         for path in self._blobs.quarantined(sha256):
             if path.is_symlink() or not path.is_dir():
                 durable.remove(path)
+
+    @contextmanager
+    def reading_blob(self, sha256: Sha256) -> Iterator[Path]:
+        """Map the errors of a block that reads a blob, whose path it yields. Raises BlobMissing where another process
+        removed the blob, or moved it for a moment, to see whether it is needed."""
+        with disk_errors_in(self.root):
+            try:
+                yield self._layout.blob(sha256)
+            except FileNotFoundError as error:
+                if isinstance(error, PaddockError):
+                    raise
+                raise self._blobs.missing(sha256) from None
 
     # Snapshots
 
