@@ -195,7 +195,6 @@ WHOLE = 4 * SEGMENT_BYTES + SEGMENT_BYTES // 3
         pytest.param(truncate, "segment 4 of 5", LAST_TWO, id="cut short"),
         pytest.param(grow, "and 283989 were stored", 0, id="grown"),
         pytest.param(empty, "has 0 bytes, and 283989 were stored, is damaged in segment 1 of 5", WHOLE, id="emptied"),
-        pytest.param(delete_blob, "has lost its blob", 0, id="blob deleted"),
         pytest.param(delete_blob_of_damaged_file, "segment 3 of 5", SEGMENT_BYTES, id="damaged, and blob deleted"),
         pytest.param(delete_both, "is missing", WHOLE, id="blob and file deleted"),
         pytest.param(make_directory, "has lost its blob", 0, id="blob is a directory"),
@@ -221,6 +220,20 @@ def test_each_kind_of_damage_is_named_and_repaired(
     assert repaired.json["bytes_transferred"] == transferred
     alone.assert_whole(paddock)
     assert paddock("verify", "--repair", "--json").json["bytes_transferred"] == 0
+
+
+def test_a_deleted_blob_is_told_and_linked_again_and_its_snapshot_is_served_meanwhile(
+    alone: Fleet, paddock: Paddock
+) -> None:
+    delete_blob(alone)
+    found = paddock("verify", "--json")
+    assert found.status == 2
+    assert [file["damage"] for file in found.json["files"] if not file["ok"]] == ["is sound, and has lost its blob"]
+    with alone.clients.volume.lease(alone.manifest.id):  # the snapshot's own link has the bytes
+        pass
+    repaired = paddock("verify", "--repair", "--json")
+    assert (repaired.status, repaired.json["bytes_transferred"]) == (0, 0)
+    alone.assert_whole(paddock)
 
 
 def test_a_volume_that_was_copied_without_its_hard_links_is_sound_and_a_repair_links_it(

@@ -79,20 +79,20 @@ class Snapshots:
     def _damage(self, path: Path, file: SnapshotFile) -> str:
         """What is wrong with a snapshot's file, as far as is known without reading it; "" for nothing.
 
-        A file that is not the blob itself has its bytes all the same where a person copied the volume without its hard
-        links; where the blob has a damaged copy in the quarantine, the file has the damaged bytes.
+        A file that is not the blob itself has its bytes all the same: a person copied the volume without its hard
+        links, or deleted the blob, or another process moved the blob to see whether it is needed. Where the blob has a
+        damaged copy in the quarantine, the file has the damaged bytes.
         """
         blob = self._blobs.status(file.sha256)
-        is_quarantined = bool(self._blobs.quarantined(file.sha256))
-        if blob is None or blob.st_size != file.size:
-            return "was found damaged" if is_quarantined else "has lost its blob"
         try:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            return "is missing"
+            return "is missing" if blob else "has lost its blob"
         if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
             return "is not the file that was stored"
-        return "was found damaged" if is_quarantined and not os.path.samestat(status, blob) else ""
+        if blob is not None and os.path.samestat(status, blob):
+            return ""
+        return "was found damaged" if self._blobs.quarantined(file.sha256) else ""
 
     def is_whole(self, manifest: Manifest) -> bool:
         """Whether the snapshot is visible, and each of its files is the blob itself. A damaged blob that was replaced
