@@ -109,7 +109,7 @@ class Removal:
                 raise NotOnVolume(f"{id.short} is not on {self._layout.label}", cure="see `paddock ls`")
             try:
                 self._check_unneeded(id)
-            except InUse:
+            except (PaddockError, OSError):  # also where that cannot be read
                 self._snapshots.restore(hidden, id)
                 raise
         self._discard(hidden, id)
@@ -188,7 +188,7 @@ class Removal:
             if hidden is not None:
                 try:
                     self._check_not_leased(id)
-                except InUse:
+                except (PaddockError, OSError):  # also where that cannot be read
                     self._snapshots.restore(hidden, id)
                     raise
             return hidden
