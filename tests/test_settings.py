@@ -92,7 +92,7 @@ DEFAULTS = {
     "stall_s": 30.0,
     "threads": None,
     "engine_timeout_s": 1800.0,
-    "benchmark_budget_s": 180.0,
+    "benchmark_budget_s": 60.0,
     "cors_origins": None,
     "queue": 64,
     "grace_s": 20.0,

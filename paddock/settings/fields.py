@@ -154,7 +154,7 @@ class Settings(BaseModel):
         description="Time limit of one engine process",
     )
     benchmark_budget_s: float = Field(
-        default=180.0,
+        default=60.0,
         ge=0,
         le=86_400,
         validation_alias="PADDOCK_BENCHMARK_BUDGET_S",
