@@ -48,7 +48,7 @@ def render_catalog(checked: CheckedCatalog) -> None:
 
 
 def render_orphans(orphans: Orphans, *, dry_run: bool) -> None:
-    """What dead processes left, where there is something, and foreign files."""
+    """Print the orphans that were removed, or would be, and the foreign files."""
     gone = [row for row in orphans.rows if row.removed]
     if gone:
         done = "would go" if dry_run else "removed"

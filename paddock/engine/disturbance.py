@@ -21,7 +21,7 @@ _STAT = Path("/proc/stat")
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """What happened while something was measured.
+    """The disturbance of a measurement.
 
     `other_cores` is how many of the machine's `cores` other processes used on average; `frequency_change` how much
     slower the cores were clocked at the end, as a share of the beginning (-0.2: a fifth slower); `throttled` whether

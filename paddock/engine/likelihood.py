@@ -33,7 +33,7 @@ _BLOCK_BYTES = 16 * 2**20
 
 @dataclass(slots=True)
 class _Figures:
-    """What is known of each predicted token: for the reference, `kl` and `agrees` stay empty."""
+    """Figures of each predicted token. For the reference, `kl` and `agrees` stay empty."""
 
     nll: list[Floats] = field(default_factory=list)
     kl: list[Floats] = field(default_factory=list)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def holdings_of(clients: Clients) -> Holdings:
-    """What the volume has, by its manifests."""
+    """List the snapshots and blobs of the volume, by its manifests."""
     volume = clients.volume
     manifests = volume.snapshots()
     return Holdings(

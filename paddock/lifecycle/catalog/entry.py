@@ -93,7 +93,7 @@ class CatalogEntry(BaseModel):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What no two entries share: model, channel, variant and target. Case counts in a channel alone."""
+        """The identity of an entry: model, channel, variant and target. Case counts in a channel alone."""
         names = str(self.model), self.variant, self.target.strip()
         model, variant, target = (name.casefold() for name in names)
         return model, self.channel, variant, target

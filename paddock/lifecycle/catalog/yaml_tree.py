@@ -28,7 +28,7 @@ Kind = Literal["mapping", "list", "scalar"]
 
 @dataclass(frozen=True, slots=True)
 class CatalogProblem:
-    """What is wrong with a catalog, and where: `line` and `column` count from 1. `cure` may be empty."""
+    """A problem of a catalog. `line` and `column` count from 1. `cure` may be empty."""
 
     line: int
     column: int

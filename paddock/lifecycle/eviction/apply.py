@@ -51,7 +51,7 @@ def apply(clients: Clients, plan: EvictionPlan, *, fetching: Fetching | None = N
 
 
 def _changed(clients: Clients, removal: PlannedRemoval, fetching: Fetching | None) -> str:
-    """What changed about a snapshot since it was planned, so that it is not removed now; or ""."""
+    """Describe why a planned snapshot is not removed now, since it changed; "" if it did not."""
     planned = removal.snapshot
     now = facts_of(clients, planned.id, fetching=fetching)
     if now is None:

@@ -32,7 +32,7 @@ class Fetching:
 
 @dataclass(frozen=True, slots=True)
 class _Needs:
-    """What other programs need of the volume: the catalog's wishes, and the blobs and the snapshot of transfers."""
+    """Needs of other programs: wishes of the catalog, blobs and the snapshot of transfers."""
 
     wishes: Catalog | None
     blobs: Collection[Sha256]

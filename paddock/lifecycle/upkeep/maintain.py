@@ -41,7 +41,7 @@ class MaintenanceRequest:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What a step did. `failure` is the error that it raised, or the damage that it left; None: neither."""
+    """The outcome of a step. `failure` is the error that it raised, or the damage that it left; None: neither."""
 
     step: str
     seconds: float

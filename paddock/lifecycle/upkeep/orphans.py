@@ -36,7 +36,8 @@ class OrphanRow:
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """What was found. `foreign` are paths that Paddock did not make, and that stay; `problems` are failed removals."""
+    """The result of a clean-up. `foreign` are paths that Paddock did not make, and that stay; `problems` are failed
+    removals."""
 
     rows: tuple[OrphanRow, ...]
     foreign: tuple[str, ...]

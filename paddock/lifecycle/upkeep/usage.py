@@ -58,7 +58,7 @@ class UsageLine:
         }
 
     def to_flat(self) -> dict[str, Any]:
-        """The same with one value in each field, for a table."""
+        """Flatten the row for a table, with one value in each field."""
         value = self.to_json()
         kinds = value.pop("kinds")
         flat = {f"{kind}_{name}": number for kind, used in kinds.items() for name, number in used.items()}

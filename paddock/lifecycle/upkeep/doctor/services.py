@@ -90,7 +90,7 @@ def check_hub(clients: Clients, *, now: Now = utc_now) -> Sequence[CheckResult]:
 
 
 def _account(endpoint: str, answer: _Answer, *, has_token: bool) -> str:
-    """What the answer says of the token. Raises HubRefused, HubUnavailable."""
+    """Describe the token by the Hub's answer. Raises HubRefused, HubUnavailable."""
     if answer.status in {401, 403}:
         if has_token:
             raise HubRefused(
