@@ -184,6 +184,14 @@ def write_new(path: Path, content: bytes, *, read_only: bool = False, sync: bool
 
 def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Replace a file as a whole. Without `sync`, a power loss may leave an earlier content, or none."""
+    replace_content(path, content, sync=sync)
+    if sync:
+        sync_directory(path.parent)
+
+
+def replace_content(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """As `write_atomically`, but the directory is not fsynced: a power loss may leave the earlier content. An error
+    means that the earlier content is still there."""
     staged = staging_name(path.parent)
     try:
         write_new(staged, content, sync=sync)
@@ -191,8 +199,6 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    if sync:
-        sync_directory(path.parent)
 
 
 @contextmanager

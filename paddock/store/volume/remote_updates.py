@@ -9,6 +9,7 @@ operation could not send. `.paddock/history/org--name.state.json` keeps both:
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 
 from paddock.model.names import ModelName
@@ -62,13 +63,11 @@ class RemoteUpdates:
         path = self._layout.remote_updates(model)
         self._layout.make_directory(path.parent)
         text = json.dumps({"upto": pending.upto, "variants": sorted(pending.variants), "default": pending.default})
-        try:
-            durable.write_atomically(path, text.encode())
-        except OSError:
-            if self._read(model) != pending:
-                raise
-            # Only the fsync of its directory failed. A caller who is told of an error repeats the operation, and a
-            # rollback that is finished would go back once more.
+        durable.replace_content(path, text.encode())
+        # A caller who is told of an error repeats the operation, and a rollback that is finished would go back once
+        # more. After a power loss the earlier content only makes the next operation send the same updates again.
+        with suppress(OSError):
+            durable.sync_directory(path.parent)
 
     def _history(self, model: ModelName) -> list[Promotion]:
         return History(self._layout.history(model)).read()
