@@ -120,7 +120,7 @@ def _history(clients: Clients, manifest: Manifest) -> list[str]:
             f"`{change.revision[:8]}`" if change.revision else "",
             f"`{change.previous[:8]}`" if change.previous else "",
             change.default or "",
-            change.reason,
+            change.why,
         )
         for change in clients.volume.history(manifest.model)
     ]
