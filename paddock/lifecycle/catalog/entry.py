@@ -14,7 +14,7 @@ from paddock.planning.profile import ProfileName
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
 AUTO: Final = "auto"
-GateName = Literal["decode", "prefill", "time_to_first_token", "memory", "kl_ratio", "agreement"]
+GateName = Literal["decode", "prefill", "time_to_first_token", "memory", "kl_ratio", "agreement", "roleplay"]
 Undecided = Literal["pass", "block"]
 GATES: Final[tuple[str, ...]] = get_args(GateName)
 """The names of the gates, whose bounds an entry may override."""
