@@ -53,12 +53,10 @@ class Promoted:
         return id.model == self.model and self.revisions.get(id.variant) == id.revision
 
     def replaced_by(self, id: SnapshotId, *, default: bool = True) -> SnapshotId | None:
-        """The snapshot that a promotion of `id` replaces: the promoted one of its variant; where the variant has none,
-        or `id` is it, that of the default, which `default` says is moved. None: it replaces nothing."""
-        of_variant = self.of(id.variant)
-        if of_variant not in {None, id}:
-            return of_variant
-        return self.default_id if default and self.default_id != id else None
+        """The snapshot that a promotion of `id` replaces: the promoted one of its variant, else that of the default,
+        which `default` says is moved. None: it replaces nothing, or is promoted already."""
+        replaced = self.of(id.variant) or (self.default_id if default else None)
+        return None if replaced == id else replaced
 
     def after(self, change: Promotion) -> Promoted:
         """The state after a change."""
