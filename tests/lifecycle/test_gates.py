@@ -22,7 +22,7 @@ from paddock.lifecycle.promote.evidence import (
     PairedPredictions,
     PairedRoleplay,
 )
-from paddock.lifecycle.promote.gates import decide, fewer_kept_p, speed_is_decided
+from paddock.lifecycle.promote.gates import decide, fewer_kept_p, limits_of, speed_is_decided
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.measure.paired import PairedQuality
 from paddock.measure.paired_speed import PairedSpeed, Round, summarise
@@ -228,6 +228,32 @@ def roleplay(kept: int, asked: int = 18) -> Roleplay:
     return Roleplay("0" * 64, (), Trait("whole", kept, asked))
 
 
+@given(st.floats(0.1, 3), st.floats(0, 1), st.floats(0.3, 2), st.integers(1, 30), st.floats(0.001, 0.5), st.booleans())
+def test_a_number_is_beyond_its_limit_exactly_if_its_gate_fails(
+    ratio: float, p: float, faster: float, kept: int, spread: float, coarser: bool
+) -> None:
+    """What great-expectations checks again is what the gates decided."""
+    quality = predictions(
+        coarser=coarser, kl_ratio=Estimate(ratio, ratio * (1 - spread), ratio * (1 + spread)), worse_p=p
+    )
+    evidence = replace(
+        quality,
+        speed=speed(faster, faster * (1 + spread), faster),
+        memory=MemoryUse(round(1000 * ratio), 1000),
+        roleplay=PairedRoleplay(roleplay(kept, 30), roleplay(20, 30)),
+    )
+    limits = {limit.gate: limit for limit in limits_of(evidence, BOUNDS)}
+    for found in decide(evidence, BOUNDS):
+        if coarser and found.name in {"kl_ratio", "agreement"}:
+            assert found.name not in limits
+            continue
+        limit = limits[found.name]
+        beyond = (limit.least is not None and limit.figure < limit.least) or (
+            limit.most is not None and limit.figure > limit.most
+        )
+        assert beyond is (found.passed is False)
+
+
 @pytest.mark.parametrize(
     ("kept", "other", "passed"), [(10, 10, True), (18, 10, True), (8, 10, True), (1, 10, False), (0, 12, False)]
 )
@@ -263,7 +289,7 @@ def test_every_gate_of_a_report_survives_json() -> None:
         roleplay=PairedRoleplay(roleplay(3), roleplay(3)),
     )
     gates = decide(evidence, BOUNDS)
-    report = GateReport("a", "b", "c", gates, False, "engine", "now", 1.0)
+    report = GateReport("a", "b", "c", gates, False, "engine", "now", 1.0, limits=limits_of(evidence, BOUNDS))
     assert GateReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     assert [one.name for one in gates] == [
         "audit",
