@@ -39,8 +39,8 @@ N_PROMPT, N_GEN = 256, 64
 """At most half and a quarter of the context."""
 _ROUNDS_AT_ONCE = 5
 """Rounds of one engine process, after which it is seen whether they decide."""
-_FIRST_S = 120.0
-"""Time limit of the first rounds, as of a benchmark."""
+_PROCESS_S = 120.0
+"""Time limit of the rounds of one engine process beyond the first MIN_ROUNDS."""
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom; with more, the last one is a little large."""
 
@@ -114,7 +114,7 @@ def measure_pair(
     context = min(candidate.parameters.n_ctx, promoted.parameters.n_ctx)
     n_prompt, n_gen = max(1, min(N_PROMPT, context // 2)), max(1, min(N_GEN, context // 4))
     began = time.monotonic()
-    within_s = min(_FIRST_S, timeout_s / 2)
+    within_s = min(_PROCESS_S, timeout_s / 2)
     rounds: list[Round] = []
     runs = 0
     while True:
@@ -122,6 +122,7 @@ def measure_pair(
             [candidate, promoted],
             n_prompt=n_prompt,
             n_gen=n_gen,
+            least=1 if rounds else MIN_ROUNDS,
             rounds=_ROUNDS_AT_ONCE,
             within_s=within_s,
             timeout_s=timeout_s,
@@ -142,6 +143,7 @@ def _run(
     timeout_s: float,
     n_prompt: int = 1,
     n_gen: int = 1,
+    least: int = 0,
 ) -> tuple[list[Round], Memory]:
     """Load the sides in one engine process, and measure some rounds. Returns them with the memory of the first side."""
     kind = local_kind(sides[0].path)
@@ -160,6 +162,7 @@ def _run(
                 "together": len(sides) == 1 or _fit_together([side.planned for side in sides], this_machine()),
                 "n_prompt": n_prompt,
                 "n_gen": n_gen,
+                "least": least,
                 "rounds": rounds,
                 "within_s": within_s,
             },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import comb
+from typing import Literal
 
 from paddock.lifecycle.promote.bounds import Bounds
 from paddock.lifecycle.promote.evidence import (
@@ -92,11 +93,11 @@ def _audit(audited: AuditVerdict) -> Gate:
     return Gate("audit", "not rejected", str(audited.verdict), promoted, None, None, not rejected, reason)
 
 
-def _finite(finite: bool | Missing) -> Gate:
+def _finite(finite: Literal[True] | Missing) -> Gate:
+    bound = "every output is finite"
     if isinstance(finite, Missing):
-        return _missing("finite", "every output is finite", finite)
-    reason = "every output was finite" if finite else "an output is not finite"
-    return _gate("finite", "every output is finite", finite, reason)
+        return _missing("finite", bound, finite)
+    return _gate("finite", bound, True, "every output was finite")
 
 
 def _kl_bound(bounds: Bounds) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from paddock.engine.oracle import measure_memory
 from paddock.errors import (
@@ -60,10 +61,6 @@ class MeasuredSnapshot:
     weights: Weights
     path: Path
 
-    @property
-    def name(self) -> str:
-        return self.manifest.id.short
-
 
 def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) -> AuditVerdict:
     """The worst verdict on the candidate: that of its last validation, else of an audit now. Whether it fits the
@@ -80,7 +77,7 @@ def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) ->
             return AuditVerdict(Verdict.REJECT, error.message, _verdict(clients, promoted))
     verdict = worst_verdict([manifest.verdict, verdict_of(findings)])
     rejecting = next((finding for finding in findings if finding.severity is Severity.REJECT), None)
-    reason = f"it is rejected by {rejecting.rule}: {rejecting.message}" if rejecting else "its manifest has the verdict"
+    reason = f"it is rejected by {rejecting.rule}: {rejecting.message}" if rejecting else "its manifest says so"
     return AuditVerdict(verdict, reason if verdict is Verdict.REJECT else "", _verdict(clients, promoted))
 
 
@@ -93,8 +90,8 @@ def _verdict(clients: Clients, manifest: Manifest | None) -> Verdict | None:
 
 def load(
     clients: Clients, candidate: MeasuredSnapshot, context_tokens: int
-) -> tuple[bool | Missing, MemoryUse | Missing, Side | None]:
-    """Load the candidate alone with the parameters that it serves with. Returns whether its output is finite, the
+) -> tuple[Literal[True] | Missing, MemoryUse | Missing, Side | None]:
+    """Load the candidate alone with the parameters that it serves with. Returns True if its output is finite, the
     memory that it took, and its side of a measurement of speeds."""
     try:
         side = _side(clients, candidate, context_tokens)
