@@ -10,14 +10,8 @@ from paddock.errors import EngineCrashed
 from paddock.lifecycle.acquire.cache import push_missing
 from paddock.lifecycle.acquire.restore import locate_or_restore, locate_replaced
 from paddock.lifecycle.onboard import HELD_BACK
-from paddock.lifecycle.promote.gating import (
-    GateRules,
-    compare_here,
-    gate_rules,
-    in_process,
-    read_report,
-    share_gates,
-)
+from paddock.lifecycle.promote.gate_rules import GateRules, gate_rules
+from paddock.lifecycle.promote.gating import compare_here, in_process, read_report, share_gates
 from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference

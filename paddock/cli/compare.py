@@ -31,7 +31,7 @@ def compare(
     """
     from paddock.cli.render_gates import render_gates
     from paddock.lifecycle.promote.compare import compare as compare_snapshots
-    from paddock.lifecycle.promote.gating import gate_rules
+    from paddock.lifecycle.promote.gate_rules import gate_rules
     from paddock.measure.likelihood import LIMIT_TOKENS
 
     clients = make_clients()

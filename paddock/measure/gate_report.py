@@ -96,6 +96,15 @@ class GateReport:
         return not self.failed and not (self.undecided_blocks and self.undecided)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line for each gate that passed because it could not decide."""
+        if not self.passed:
+            return ()
+        return tuple(
+            f"the gate {gate.name} could not decide, and counts as passed: {gate.reason}" for gate in self.undecided
+        )
+
+    @property
     def line(self) -> str:
         """The outcome in one line, with the reason of each gate that held the candidate back."""
         if not self.passed:

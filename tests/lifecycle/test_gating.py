@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,23 @@ from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.gate_reports import record_gates
 from paddock.lifecycle.onboard import InProcess, OnboardRequest, onboard
 from paddock.lifecycle.promote.bounds import BOUND_NAMES
-from paddock.lifecycle.promote.gating import GateRules
+from paddock.lifecycle.promote.gate_rules import GateRules
+from paddock.lifecycle.promote.gating import in_process
 from paddock.lifecycle.promote.promote import PromoteResult, promote, rollback
 from paddock.lifecycle.steps import PlainRunner
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.names import Revision
 from paddock.model.reference import Reference
-from tests.support.gguf import tiny_llama
+from tests.support.gguf import U32, tiny_llama
 from tests.support.program import Paddock, paddock
 from tests.support.stores import Q4, Q8, A, B, C, publish
 from tests.support.tiny_hub import MODEL, NAME, tiny_model, validate_snapshot
 
 __all__ = ["paddock"]
+
+
+MOST_TOKENS = 1_048_576
 
 
 def altered_model() -> bytes:
@@ -121,14 +126,17 @@ def test_what_the_gates_hold_back_is_promoted_by_force_alone_and_the_history_say
     assert paddock("promote", str(candidate.id)).status == 2
 
 
+@pytest.mark.parametrize("passed", [True, None], ids=["passed", "undecided"])
 def test_a_result_on_the_promoted_snapshot_is_not_measured_again(
-    clients: Clients, rivals: tuple[Manifest, Manifest]
+    clients: Clients, rivals: tuple[Manifest, Manifest], caplog: pytest.LogCaptureFixture, passed: bool | None
 ) -> None:
     promoted, candidate = rivals
-    record_gates(clients, candidate, report_on(candidate, promoted, True))
+    record_gates(clients, candidate, report_on(candidate, promoted, passed))
     given = Given()
     assert promote_given(clients, candidate, given).change.revision == B
     assert given.asked == []
+    warning = "the gate kl_ratio could not decide, and counts as passed: it diverges twice as far"
+    assert (warning in caplog.text) == (passed is None)
 
 
 def test_a_result_on_another_snapshot_than_the_promoted_one_does_not_count(
@@ -157,15 +165,14 @@ def test_what_an_undecided_gate_counts_for_is_the_catalogs_choice(
     entry = f"context_tokens: 512, profile: roleplay, gates: {{kl_ratio: 3}}, undecided: {undecided}"
     catalog.write_text(f"models:\n- {{model: {NAME}, {entry}}}\n- {{model: {NAME}, variant: Q4_K_M}}\n")
     monkeypatch.setenv("PADDOCK_CATALOG", str(catalog))
-    given, announced = Given(None), list[str]()
+    given = Given(None)
     before = links_and_history(clients)
     if undecided == "block":
         with pytest.raises(GateNotPassed, match="held back by kl_ratio"):
-            promote_given(connect(), candidate, given, announced)
+            promote_given(connect(), candidate, given)
         assert links_and_history(clients) == before
     else:
-        promote_given(connect(), candidate, given, announced)
-        assert announced[-1].startswith("the gate kl_ratio could not decide, and counts as passed: it diverges")
+        promote_given(connect(), candidate, given)
     ((_, _, rules),) = given.asked
     assert rules == GateRules({"kl_ratio": 3.0}, undecided == "block", 512, True)
 
@@ -279,6 +286,33 @@ def test_a_candidate_that_is_held_back_without_being_promoted_is_no_failure(
     result = onboard(clients, Briefly(clients, False), request)
     assert (result.state, result.held_back, result.promoted) == ("Completed", False, False)
     assert result.line.endswith("held back by kl_ratio: it diverges twice as far")
+
+
+def large_model(*, layers: int = 16, head: int = 4096) -> bytes:
+    """A small file whose KV cache takes 256 GiB with 1,048,576 tokens of context."""
+    file = tiny_llama(layers=layers).set("llama.context_length", U32, MOST_TOKENS)
+    for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        file.set(f"llama.{key}", U32, head)
+    shapes = {"attn_q": (32, 2 * head), "attn_k": (32, head), "attn_v": (32, head), "attn_output": (2 * head, 32)}
+    for layer in range(layers):
+        for name, shape in shapes.items():
+            row = file.tensor(f"blk.{layer}.{name}.weight")
+            row.shape, row.data = shape, bytes(prod(shape) // 32 * 34)
+    return file.to_bytes()
+
+
+@pytest.mark.torture
+def test_a_model_for_another_machine_that_does_not_fit_this_one_is_not_compared_here(clients: Clients) -> None:
+    promoted, candidate = put(clients, A, tiny_model()), put(clients, B, large_model())
+    clients.volume.promote(promoted.id, reason="the first")
+    runner = PlainRunner(clients)
+    compare_here = in_process(runner, target="8x-h200-141gb")
+    report = compare_here(candidate, promoted, GateRules(context_tokens=MOST_TOKENS))
+    assert (report.passed, [gate.name for gate in report.undecided]) == (True, ["comparison"])
+    assert "it is meant for 8x-h200-141gb: " in report.undecided[0].reason
+    assert not compare_here(candidate, promoted, GateRules(undecided_blocks=True, context_tokens=MOST_TOKENS)).passed
+    record_gates(clients, candidate, report)
+    assert promote(runner, candidate.id.reference, reason="its machine is another one").change.revision == B
 
 
 def test_every_gate_with_a_bound_can_be_overridden_in_the_catalog() -> None:

@@ -32,7 +32,7 @@ __all__ = ["CONTEXT_TOKENS", "GATES", "compare"]
 CONTEXT_TOKENS = 4096
 
 
-@step(Kind.ENGINE, "gates", line=lambda report: report.line)
+@step(Kind.ENGINE, "gates", line=lambda report: report.line, warnings=lambda report: report.warnings)
 def compare(
     clients: Clients,
     manifest: Manifest,

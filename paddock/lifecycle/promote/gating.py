@@ -8,57 +8,28 @@ first promotion of a model and a rollback need none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from paddock.engine.facts import engine_version
 from paddock.errors import CorruptFile, DoesNotFit, GateNotPassed
 from paddock.lifecycle import reports
-from paddock.lifecycle.catalog import load_catalog
-from paddock.lifecycle.catalog.entry import GateName
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.gate_reports import GATES, read_gates, record_gates
 from paddock.lifecycle.promote.compare import CONTEXT_TOKENS, compare
+from paddock.lifecycle.promote.gate_rules import GateRules, gate_rules
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.benchmark import plan_of
 from paddock.lifecycle.steps import Runner, step
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import this_machine
-from paddock.model.reference import SnapshotId
 from paddock.planning.targets import THIS_MACHINE
 from paddock.store.history import Promoted
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class GateRules:
-    """How the gates are decided: `bounds` that replace the defaults, by the gate's name, and whether a gate that could
-    not decide holds the candidate back."""
-
-    bounds: Mapping[str, float] = field(default_factory=dict)
-    undecided_blocks: bool = False
-    context_tokens: int | None = None
-    roleplay: bool = False
-
-    def with_parameters(
-        self,
-        *,
-        bounds: Mapping[GateName, float] | None,
-        undecided_blocks: bool | None,
-        context_tokens: int | None,
-        roleplay: bool,
-    ) -> GateRules:
-        """These rules, with the parameters of a comparison that are not None in their place."""
-        return GateRules(
-            self.bounds if bounds is None else _by_name(bounds),
-            self.undecided_blocks if undecided_blocks is None else undecided_blocks,
-            context_tokens or self.context_tokens,
-            roleplay,
-        )
 
 
 Comparer = Callable[[Manifest, Manifest, GateRules], GateReport]
@@ -84,23 +55,12 @@ class GateCheck:
         known = self.report.line if self.report else "not compared yet"
         return f"it replaces {self.replaced.id.short}: {known}"
 
-
-def _by_name(bounds: Mapping[GateName, float]) -> dict[str, float]:
-    return {str(name): bound for name, bound in bounds.items()}
-
-
-def gate_rules(clients: Clients, id: SnapshotId) -> GateRules:
-    """The rules of the catalog's entry that wants a variant, else the defaults. Raises as `load_catalog`."""
-    catalog = load_catalog(clients.settings)
-    entry = catalog.wish(id.model, id.variant) if catalog else None
-    if entry is None:
-        return GateRules()
-    return GateRules(
-        _by_name(entry.gates), entry.undecided == "block", entry.context_tokens, entry.profile == "roleplay"
-    )
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.report.warnings if self.report else ()
 
 
-@step(Kind.STORE, "check-gates", line=lambda check: check.line)
+@step(Kind.STORE, "check-gates", line=lambda check: check.line, warnings=lambda check: check.warnings)
 def check_gates(clients: Clients, manifest: Manifest) -> GateCheck:
     """Find out what a promotion of the snapshot would replace, and the report on the two. Raises CorruptFile where the
     manifest of the promoted snapshot is damaged."""
@@ -139,8 +99,8 @@ def require_gates(
 ) -> Promoted:
     """Check that the gates let a snapshot replace what is promoted; compare them first where that was not done.
 
-    `announce` is called with a line before a comparison, and about gates that could not decide. Returns the promoted
-    state for which the decision holds. Raises GateNotPassed.
+    `announce` is called with a line before a comparison. Returns the promoted state for which the decision holds.
+    Raises GateNotPassed.
     """
     check = runner.run(check_gates, manifest)
     if check.replaced is None:
@@ -153,8 +113,6 @@ def require_gates(
     report = replace(report, undecided_blocks=rules.undecided_blocks)
     if not report.passed:
         raise not_passed(manifest, report)
-    for gate in report.undecided:
-        announce(f"the gate {gate.name} could not decide, and counts as passed: {gate.reason}")
     return check.state
 
 
