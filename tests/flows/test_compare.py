@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Completed
+from prefect.utilities.callables import parameter_schema
 
-from flows.compare import compare_model
+from flows.compare import compare_model, compare_on_gpu_worker
 from flows.onboard import onboard_model
 from flows.promote import promote_model
 from flows.run_local import run_local
 from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
-from paddock.errors import GateNotPassed
+from paddock.errors import EngineCrashed, GateNotPassed
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.gate_reports import record_gates
+from paddock.lifecycle.promote.gate_rules import GateRules
+from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
+from tasks.gpu_pool import GPU_POOL
+from tests.flows.test_benchmark import pool, worker
 from tests.flows.test_onboard import PROMOTED, artifact, newest
-from tests.lifecycle.test_gating import altered_model, links_and_history
+from tests.lifecycle.test_gating import altered_model, links_and_history, put, report_on
 from tests.support.program import Paddock, paddock
-from tests.support.tiny_hub import MODEL, NAME
+from tests.support.stores import A, B
+from tests.support.tiny_hub import MODEL, NAME, tiny_model
+from tests.support.waiting import wait_for_value
 
-__all__ = ["paddock"]
+__all__ = ["paddock", "pool", "worker"]
 
 
 def test_a_model_that_is_held_back_is_not_promoted_and_its_run_and_artifact_say_why(
@@ -73,3 +85,50 @@ def test_a_comparison_that_passes_is_completed_with_its_outcome_as_the_message(
     assert run.name == f"compare {NAME}"
     assert run.state is not None
     assert run.state.message == report.line
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("arrives", [True, False], ids=["a report", "no report"])
+def test_a_comparison_on_a_gpu_worker_ends_with_its_report(
+    client: SyncPrefectClient, clients: Clients, worker: None, arrives: bool
+) -> None:
+    """The worker is played: it takes the run, and leaves a report or none."""
+    promoted, candidate = put(clients, A, tiny_model()), put(clients, B, altered_model())
+    record_gates(clients, candidate, report_on(candidate, promoted, None))  # an earlier one does not count
+    deployment = client.create_deployment(
+        client.create_flow(compare_model),
+        "compare-gpu",
+        work_pool_name=GPU_POOL,
+        parameter_openapi_schema=parameter_schema(compare_model).model_dump_for_openapi(),
+        enforce_parameter_schema=True,
+    )
+    taken = list[FlowRun]()
+
+    def take() -> None:
+        of_deployment = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+        taken.extend(wait_for_value(lambda: client.read_flow_runs(flow_run_filter=of_deployment) or None))
+        if arrives:
+            record_gates(clients, candidate, report_on(candidate, promoted, False))
+        client.set_flow_run_state(taken[0].id, Completed(), force=True)
+
+    def compare() -> GateReport:
+        return flow(compare_on_gpu_worker)(candidate, promoted, GateRules({"decode": 0.8}, True, 512))
+
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(take)
+        if arrives:
+            assert not compare().passed
+        else:
+            with pytest.raises(EngineCrashed, match="its report did not come back"):
+                compare()
+        done.result()
+    assert taken[0].parameters == {
+        "model": f"{NAME}:Q8_0",
+        "revision": B,
+        "against": str(promoted.id),
+        "context_tokens": 512,
+        "roleplay": False,
+        "bounds": {"decode": 0.8},
+        "undecided_blocks": True,
+    }
+    client.delete_deployment(deployment)
