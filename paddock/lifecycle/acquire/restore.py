@@ -142,7 +142,9 @@ def restore_file(
     if segments and len(segments) != -(-planned.file.size // manifest.segment_bytes):
         difference = f"{len(segments)} segments for {planned.file.path}, which has {planned.file.size} bytes"
         raise CorruptFile(f"{what} has {difference}", cure=cure)
-    acquired = fetch_remote_file(clients, planned, segment_bytes=manifest.segment_bytes, progress=progress)
+    acquired = fetch_remote_file(
+        clients, manifest.model, planned, segment_bytes=manifest.segment_bytes, progress=progress
+    )
     # With wrong segment digests a sound blob would later be taken for a damaged one.
     if same_algorithm(segments, acquired.file.segments) and segments != acquired.file.segments:
         raise CorruptFile(f"{what} has segment digests that differ from those of {planned.file.path}", cure=cure)
