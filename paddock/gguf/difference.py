@@ -77,7 +77,8 @@ class HeaderDifference:
 
 def compare_headers(before: Header, after: Header) -> HeaderDifference:
     """Compare two headers. The order of keys and tensors does not count, nor where the tensors lie."""
-    keys, template = [], []
+    keys: list[KeyChange] = []
+    template: list[str] = []
     for key in sorted({*before.metadata, *after.metadata}):
         old, new = before.metadata.get(key), after.metadata.get(key)
         if _same(old, new) and before.types.get(key) == after.types.get(key):
