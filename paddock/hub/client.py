@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from paddock.errors import HubRefused, UnsafeName
 from paddock.hub.errors import map_hub_errors, not_a_hub
 from paddock.hub.http import SHARED_CLIENT, stored_token
-from paddock.hub.listing import read_listing
-from paddock.model.artifact import Listing, RepositoryFile
+from paddock.hub.listing import read_head, read_listing
+from paddock.model.artifact import BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, printable
 from paddock.model.source import Address, Expected, HubLocation
 from paddock.version import VERSION
@@ -49,6 +49,17 @@ class Hub:
             info = api.model_info(str(model), revision=ref, files_metadata=True, timeout=_TIMEOUT_S)
         try:
             return read_listing(model, info)
+        except (TypeError, UnsafeName) as error:
+            raise not_a_hub(self.endpoint, subject, str(error)) from None
+
+    def head(self, model: ModelName, ref: str = "main") -> BranchHead:
+        """Resolve `ref` in one short request, which lists no files. Raises as `listing`."""
+        subject = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
+        api = self._api(subject)
+        with map_hub_errors(self.endpoint, subject, network=self.network):
+            info = api.model_info(str(model), revision=ref, expand=["sha"], timeout=_TIMEOUT_S)
+        try:
+            return read_head(model, info)
         except (TypeError, UnsafeName) as error:
             raise not_a_hub(self.endpoint, subject, str(error)) from None
 

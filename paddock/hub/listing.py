@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from paddock.errors import UnsafeName
-from paddock.model.artifact import Listing, RepositoryFile
+from paddock.model.artifact import BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, parse_revision, parse_sha256, printable
 
 if TYPE_CHECKING:
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+def read_head(model: ModelName, info: ModelInfo) -> BranchHead:
+    """Raises TypeError or UnsafeName."""
+    return BranchHead(read_name(model, info.id), parse_revision(read_text(info.sha, "the commit")))
 
 
 def read_listing(model: ModelName, info: ModelInfo) -> Listing:
