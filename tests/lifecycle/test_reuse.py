@@ -16,7 +16,7 @@ from paddock.lifecycle.clients import Clients, connect
 from paddock.model.reference import Reference
 from tests.support.damage import flip
 from tests.support.gguf import STRING, Gguf, TensorRow, tiny_llama
-from tests.support.tiny_hub import MODEL, NAME, use_hub
+from tests.support.tiny_hub import CONFIG, MODEL, NAME, use_hub
 
 PATH = "tiny-Q8_0.gguf"
 HEAD_BYTES = 1024 * 1024
@@ -89,6 +89,20 @@ def test_a_revision_with_the_same_tensors_costs_its_header_and_samples(
     pulled, sent = pull_next(clients, hub, file.to_bytes())
     assert sent <= HEAD_BYTES + SAMPLES_BYTES
     assert pulled.transferred_bytes <= SAMPLES_BYTES  # the header came before, with the preflight
+
+
+def test_a_revision_that_changes_only_the_card_costs_no_byte(clients: Clients, hub: HubService, first: bytes) -> None:
+    def commit(card: bytes) -> None:
+        hub.repository(NAME).commit({PATH: first, "config.json": CONFIG, "README.md": card})
+
+    commit(b"# One")
+    pull(clients, Reference(MODEL))
+    commit(b"# Two")
+    hub.reset_stats()
+    pulled = pull(clients, Reference(MODEL))
+    assert pulled.published.transferred_bytes == sum(hub.stats().bytes_sent.values()) == 0
+    assert hub.stats().total_requests == 1
+    assert {file.path for file in pulled.manifest.files} >= {PATH, "config.json"}
 
 
 def test_a_revision_with_two_other_tensors_costs_these_too(clients: Clients, hub: HubService) -> None:
