@@ -20,6 +20,7 @@ from paddock.lifecycle.dossier import write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
+from paddock.lifecycle.run.stored_benchmarks import stands_before
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.maintain import summarize
@@ -27,6 +28,7 @@ from paddock.lifecycle.upkeep.orphans import clean_orphans
 from paddock.lifecycle.upkeep.remote_eviction import evict_remote
 from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
 from paddock.lifecycle.upkeep.usage import sum_up_usage
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
@@ -119,6 +121,13 @@ def _promotion(run: StepRun, change: Any) -> None:
         artifacts.benchmark(subject, measured)
 
 
+def _benchmark(run: StepRun, measured: Benchmark) -> None:
+    """A result that does not stand for the snapshot has a key of its own, and replaces nothing."""
+    standing = read_benchmark(run.clients, run.manifest)
+    stands = standing is None or stands_before(run.clients, run.manifest, measured, standing)
+    artifacts.benchmark(run.subject() if stands else run.subject().beside(measured), measured)
+
+
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     choose_fitting: _preflight,
     plan_files: _files,
@@ -132,7 +141,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     push_snapshot: lambda run, copied: artifacts.copy(run.subject(), copied),
     promote_snapshot: _promotion,
     roll_back: _promotion,
-    benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
+    benchmark: _benchmark,
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
     write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),

@@ -144,7 +144,7 @@ class Tuning:
             for trial in self.trials
         ]
         result = (
-            f"{_changes_text(self.changes)}: {self.gain:.2f} times as fast"
+            f"{_changes_text(self.changes)}: {self.gain:.2f} times as fast{' (not reliable)' if self.busy else ''}"
             if self.changes
             else "the plan's own parameters are kept"
         )
