@@ -242,7 +242,7 @@ def _promotions(facts: DossierFacts) -> tuple[PromotionRow, ...]:
             default=change.default,
             previous_default=change.previous_default,
             rollback=change.rollback,
-            reason=change.reason,
+            reason=change.why,
             by=change.by,
         )
         for change in facts.history
