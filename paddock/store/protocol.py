@@ -80,6 +80,14 @@ class Store(Protocol):
         """The text of a report; None when there is none of that name."""
         ...
 
+    def report_names(self, id: SnapshotId) -> list[str]:
+        """The names of the reports on a snapshot, sorted."""
+        ...
+
+    def remove_report(self, id: SnapshotId, name: str) -> None:
+        """Remove a report. Does nothing when there is none of that name."""
+        ...
+
 
 class DownloadLease(Protocol):
     """A download lease that this process holds (`RemoteStore.take_lease`)."""

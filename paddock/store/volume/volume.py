@@ -388,3 +388,9 @@ class Volume(Store):
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
         return self.reports.read(id, name)
+
+    def report_names(self, id: SnapshotId) -> list[str]:
+        return self.reports.names(id)
+
+    def remove_report(self, id: SnapshotId, name: str) -> None:
+        self.reports.remove(id, name)
