@@ -71,8 +71,8 @@ def variants(name: str) -> list[VariantQuality]:
 
 def choices(name: str) -> list[Choice]:
     return [
-        Choice(name, 100 * MIB, 70.0, 0.031, 0.4, on_front=True, is_subject=True),
-        Choice("Q8_0", 144 * MIB, 55.0, 0.0, 0.5, on_front=True, reliable=False),
+        Choice(name, 100 * MIB, 70.0, 0.031, 0.4, is_subject=True),
+        Choice("Q8_0", 144 * MIB, 55.0, 0.0, 0.5, reliable=False),
         Choice("unmeasured", 80 * MIB, None, 0.2),
     ]
 
@@ -211,7 +211,7 @@ def test_figures_have_three_digits_and_no_exponent(value: float, text: str) -> N
         ("é Ж 模", "é Ж □"),
         ("\ud800\u200fx", "x"),
         ("_hidden", " _hidden"),
-        ("x" * 50, "x" * 43 + "…"),
+        ("x" * 61, "x" * 59 + "…"),
     ],
     ids=["control", "glyphs", "surrogates", "underscore", "long"],
 )

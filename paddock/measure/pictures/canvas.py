@@ -38,8 +38,7 @@ _DPI, _PNG_DPI = 100, 150
 _PNG_COLOURS = 64
 _MARGIN, _TITLE_LINE, _NOTE_LINE, _LEGEND_ROW = 18, 22, 17, 21
 _MOST_TITLE, _MOST_NOTE = 66, 98
-_MOST_LABEL = 44
-_LEGEND_COLUMNS = 3
+_MOST_LABEL = 60
 _REPLACEMENT = "□"
 _STYLE: Final[dict[str, Any]] = {
     "text.parse_math": False,
@@ -102,7 +101,8 @@ def draw(
         mpl.rcParams.update(_STYLE)  # type: ignore[arg-type] # its keys are a literal of 300 names
         figure = Figure(facecolor=PAPER, edgecolor="#cbd2d9", linewidth=1)
         legend = paint(figure)
-        rows = math.ceil(len(legend) / _LEGEND_COLUMNS)
+        columns = _columns(legend)
+        rows = math.ceil(len(legend) / columns)
         above = _MARGIN + _TITLE_LINE * len(heads) + _NOTE_LINE * len(lines) + 6
         below = _LEGEND_ROW * rows + 10
         total = above + height + below
@@ -118,10 +118,10 @@ def draw(
             figure.text(_MARGIN / WIDTH, (top + 5) / total, line, fontsize=8.5, color=QUIET)
         if legend:
             figure.legend(
-                handles=_by_row(legend, rows),
+                handles=_by_row(legend, columns),
                 loc="lower left",
                 bbox_to_anchor=(_MARGIN / WIDTH - 0.005, 4 / total),
-                ncols=_LEGEND_COLUMNS,
+                ncols=columns,
                 fontsize=8.5,
                 borderaxespad=0,
                 handlelength=1.8,
@@ -130,10 +130,15 @@ def draw(
         return Picture(name, " ".join(heads), clean(alt), _png(figure), _svg(figure, " ".join(heads)))
 
 
-def _by_row(artists: Sequence[Artist], rows: int) -> list[Artist]:
-    """The artists in the order in which a legend that fills its columns shows them row by row."""
-    columns = [artists[column::_LEGEND_COLUMNS] for column in range(_LEGEND_COLUMNS)]
-    return [artist for column in columns for artist in column[:rows]]
+def _columns(legend: Sequence[Artist]) -> int:
+    """How many columns a legend has space for."""
+    longest = max((len(str(artist.get_label())) for artist in legend), default=0)
+    return next((columns for columns, most in ((3, 25), (2, 42)) if longest <= most), 1)
+
+
+def _by_row(legend: Sequence[Artist], columns: int) -> list[Artist]:
+    """The artists in the order in which a legend, which fills its columns, shows them row by row."""
+    return [artist for column in range(columns) for artist in legend[column::columns]]
 
 
 def _png(figure: Figure) -> bytes:
@@ -238,16 +243,21 @@ def from_zero(axes: Axes, largest: float, *, axis: str = "y") -> None:
     (axes.set_ylim if axis == "y" else axes.set_xlim)(0, limit)
 
 
-FLOOR_NATS: Final = 1e-5
-"""A KL divergence below it is drawn there: it is that of the same weights."""
+AT_THE_EDGE: Final = "At the lower edge: 0, which a logarithmic scale does not have."
+
+
+def above_zero(values: Sequence[float]) -> float:
+    """The smallest KL divergence that a logarithmic axis shows, a third of the others' smallest: one of zero, as of the
+    reference itself, is drawn there."""
+    return min((value for value in values if value > 0), default=3e-4) / 3
 
 
 def kl_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Let the y axis be a logarithmic one for KL divergences."""
+    """Let the y axis be a logarithmic one for KL divergences, which are all above zero."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    low, high = max(FLOOR_NATS, min(values)), max(FLOOR_NATS, *values)
+    low, high = min(values), max(values)
     axes.set_ylim(low / 1.8, high * 1.8)
     steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0, 3.0) if high < 1000 * low else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))

@@ -8,10 +8,11 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from paddock.measure.pictures.canvas import (
+    AT_THE_EDGE,
     BLUE,
-    FLOOR_NATS,
     GREEN,
     ORANGE,
+    above_zero,
     around,
     draw,
     kl_axis,
@@ -56,20 +57,18 @@ def draw_quality(
     )
     if not ordered:
         return None
+    lowest = above_zero([variant.kl for variant in ordered])
     unit, size = ("GiB", _GIB) if ordered[-1].size_bytes >= _GIB else ("MiB", 2**20)
 
     def paint(figure: Figure) -> Sequence[Artist]:
         axes = figure.subplots()
         around(axes, [one / size for one in (reference_bytes, *(each.size_bytes for each in ordered)) if one])
-        kl_axis(axes, [one for variant in ordered for one in (variant.kl, *variant.ci95)])
+        kl_axis(axes, [max(lowest, one) for variant in ordered for one in (variant.kl, *variant.ci95)])
         labels = []
         for variant in ordered:
-            x, kl, colour = (
-                variant.size_bytes / size,
-                max(FLOOR_NATS, variant.kl),
-                ORANGE if variant.is_subject else BLUE,
-            )
-            ends = [max(FLOOR_NATS, end) for end in variant.ci95]
+            x, kl = variant.size_bytes / size, max(lowest, variant.kl)
+            colour = ORANGE if variant.is_subject else BLUE
+            ends = [max(lowest, end) for end in variant.ci95]
             axes.plot([x, x], ends, color=colour, linewidth=1.4, zorder=2, marker="_", markersize=9)
             point(axes, x, kl, colour=colour)
             labels.append((x, kl, variant.label))
@@ -88,7 +87,10 @@ def draw_quality(
         paint,
         title=title,
         alt="; ".join(_sentence(variant) for variant in ordered) + f". The reference is {reference}.",
-        notes=[f"From {shown(reference)}, on {texts}: less is better. Vertical lines: 95 % intervals."],
+        notes=[
+            f"From {shown(reference)}, on {texts}: less is better. Vertical lines: 95 % intervals.",
+            *([AT_THE_EDGE] if any(variant.kl <= 0 for variant in ordered) else []),
+        ],
         height=_HEIGHT,
     )
 
