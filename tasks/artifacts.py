@@ -35,7 +35,7 @@ from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
-from tasks.markdown import as_text, code, verbatim
+from paddock.model.markdown import as_text, code, verbatim
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0
