@@ -3,6 +3,8 @@
     job             arguments
     benchmark       `paths`, `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`
     embed           `paths`, `parameters`, `prompts`, `limit_s`
+    pair            `models` (a list of `paths` and `parameters`), `embeds`, `together`, `n_prompt`, `n_gen`, `rounds`,
+                    `within_s`
     race            `paths`, `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
     count_tokens    `paths`, `parameters`, `texts`
     generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
@@ -121,6 +123,20 @@ def embed(arguments: Arguments) -> Arguments:
     )
 
 
+def pair(arguments: Arguments) -> Arguments:
+    from paddock.engine.pairing import time_pairs  # imports numpy and the settings
+
+    return time_pairs(
+        [(model["paths"], Parameters.from_json(model["parameters"])) for model in arguments["models"]],
+        embeds=arguments["embeds"],
+        together=arguments["together"],
+        n_prompt=arguments["n_prompt"],
+        n_gen=arguments["n_gen"],
+        rounds=arguments["rounds"],
+        within_s=arguments["within_s"],
+    )
+
+
 def race(arguments: Arguments) -> Arguments:
     from paddock.engine.timing import time_requests  # imports numpy and the settings
 
@@ -188,6 +204,7 @@ JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "architectures": architectures,
     "benchmark": benchmark,
     "embed": embed,
+    "pair": pair,
     "race": race,
     "count_tokens": count_tokens,
     "generate": generate,

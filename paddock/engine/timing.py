@@ -39,12 +39,12 @@ def measure_speed(
         load_s = time.perf_counter() - started
         deadline = time.perf_counter() + limit_s
         canary_tokens = canary(session)
-        tokens = _tokens(session, max(*prompts, *generations))
-        _prefill(session, tokens[: prompts[0]])
+        tokens = random_tokens(session, max(*prompts, *generations))
+        time_prefill(session, tokens[: prompts[0]])
         session.decode(tokens[:1])
         watch = DisturbanceWatch()
-        prefill = _lengths(prompts, lambda length: _prefill(session, tokens[:length]), deadline)
-        decode = _lengths(generations, lambda length: _decode(session, tokens[:length]), deadline)
+        prefill = _lengths(prompts, lambda length: time_prefill(session, tokens[:length]), deadline)
+        decode = _lengths(generations, lambda length: time_decode(session, tokens[:length]), deadline)
         measured = _measured(session, log, load_s, watch.end(), prefill=prefill, vram_before=vram_before)
         return {**measured, "canary": canary_tokens, "decode": decode}
 
@@ -85,10 +85,10 @@ def measure_embedding(
         load_s = time.perf_counter() - started
         deadline = time.perf_counter() + limit_s
         embedding_canary(session)
-        tokens = _tokens(session, max(prompts))
+        tokens = random_tokens(session, max(prompts))
         session.embed(tokens[: prompts[0]])
         watch = DisturbanceWatch()
-        prefill = _lengths(prompts, lambda length: _embed(session, tokens[:length]), deadline)
+        prefill = _lengths(prompts, lambda length: time_embedding(session, tokens[:length]), deadline)
         return _measured(session, log, load_s, watch.end(), prefill=prefill, vram_before=vram_before)
 
 
@@ -107,7 +107,7 @@ def time_requests(
     times: list[list[tuple[float, float]]] = [[] for _ in candidates]
     failed: set[int] = set()
     with Session(paths, candidates[0], log) as session:
-        tokens = _tokens(session, n_prompt + n_gen)
+        tokens = random_tokens(session, n_prompt + n_gen)
         for _ in range(rounds):
             for number, candidate in enumerate(candidates):
                 if number in failed or (times[number] and time.perf_counter() > deadline):
@@ -155,7 +155,7 @@ def _lengths(
     return measured
 
 
-def _prefill(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
+def time_prefill(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     """Return the seconds until the prompt is computed, and until the first token after it is chosen."""
     session.clear()
     started = time.perf_counter()
@@ -165,7 +165,7 @@ def _prefill(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     return computed - started, time.perf_counter() - started
 
 
-def _embed(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
+def time_embedding(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     """Return the seconds until the embedding is there, twice to match `_prefill`."""
     started = time.perf_counter()
     session.embed(tokens)
@@ -173,7 +173,7 @@ def _embed(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     return elapsed, elapsed
 
 
-def _decode(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
+def time_decode(session: Session, tokens: Sequence[int]) -> tuple[float, float]:
     """Return the seconds of decoding the tokens one by one from an empty context, twice to match `_prefill`."""
     session.clear()
     started = time.perf_counter()
@@ -201,7 +201,7 @@ def _repeat(measure_once: Callable[[], tuple[float, float]]) -> tuple[list[tuple
     return runs, None if before is None or after is None else after - before
 
 
-def _tokens(session: Session, number: int) -> list[int]:
+def random_tokens(session: Session, number: int) -> list[int]:
     """Return the beginning-of-text token, if there is one, and random tokens, the same in every run."""
     generator = random.Random(0)  # noqa: S311 - not for secrets
     tokens = [generator.randrange(session.vocab_size) for _ in range(number)]

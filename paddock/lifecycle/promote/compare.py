@@ -1,0 +1,146 @@
+"""Compare a candidate with what is promoted, and decide its gates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from paddock.engine.facts import engine_version
+from paddock.errors import ModelError
+from paddock.gguf.directory import get_gguf_file_path
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.gate_reports import GATES, record_gates
+from paddock.lifecycle.promote import measurements
+from paddock.lifecycle.promote.bounds import Bounds, bounds_with
+from paddock.lifecycle.promote.evidence import Evidence, Missing, NotFinite, PairedPredictions
+from paddock.lifecycle.promote.gates import decide
+from paddock.lifecycle.promote.measurements import MeasuredSnapshot
+from paddock.lifecycle.promote.reference import find_promoted, read_weights
+from paddock.lifecycle.promote.templates import template_gates
+from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.steps import step
+from paddock.measure.gate_report import GateReport
+from paddock.measure.likelihood import LIMIT_TOKENS
+from paddock.model.artifact import Manifest
+from paddock.model.finding import Verdict
+from paddock.model.names import Sha256
+
+__all__ = ["CONTEXT_TOKENS", "GATES", "compare"]
+CONTEXT_TOKENS = 4096
+
+
+@step(Kind.ENGINE, "gates", line=lambda report: report.line)
+def compare(
+    clients: Clients,
+    manifest: Manifest,
+    *,
+    promoted: Manifest | None = None,
+    overrides: Mapping[str, float] | None = None,
+    context_tokens: int | None = None,
+    roleplay: bool = False,
+    undecided_blocks: bool = False,
+    limit_tokens: int = LIMIT_TOKENS,
+) -> GateReport:
+    """Compare a snapshot with `promoted`, by default what is promoted for the model, decide its gates, and write the
+    report. Where nothing is promoted, the gates that need no other snapshot are decided.
+
+    `overrides` replace default bounds, by the gate's name; `undecided_blocks`: a gate that cannot decide holds the
+    candidate back. At most `limit_tokens` tokens of Paddock's own texts are predicted.
+
+    Raises BadSetting for a gate without a bound, and CorruptFile for a damaged candidate. What a gate finds is in the
+    report, and raises nothing.
+    """
+    bounds = bounds_with(overrides)
+    began = time.monotonic()
+    promoted = promoted or find_promoted(clients, manifest)
+    with clients.volume.lease(manifest.id):
+        work = _Work(clients, bounds, context_tokens or CONTEXT_TOKENS, limit_tokens, roleplay)
+        evidence = _gather(work, manifest, promoted)
+    found = evidence.predictions
+    report = GateReport(
+        model=str(manifest.id),
+        promoted=str(promoted.id) if promoted else None,
+        reference=str(found.reference) if isinstance(found, PairedPredictions) else None,
+        gates=decide(evidence, bounds),
+        undecided_blocks=undecided_blocks,
+        engine=f"llama-cpp-python {engine_version()}",
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 3),
+    )
+    record_gates(clients, manifest, report)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is measured, and with which clients."""
+
+    clients: Clients
+    bounds: Bounds
+    context_tokens: int
+    limit_tokens: int
+    roleplay: bool
+
+
+def _gather(work: _Work, manifest: Manifest, promoted: Manifest | None) -> Evidence:
+    """Measure what the gates need: the cheap first, and nothing more of a candidate that cannot be used."""
+    clients = work.clients
+    if promoted is not None and _digests(promoted) == _digests(manifest):
+        return Evidence(same_weights=f"its files are those of {promoted.id.short}, which is promoted")
+    audit = measurements.audit_of(clients, manifest, promoted)
+    if audit.verdict is Verdict.REJECT:  # the engine loads no rejected file
+        return Evidence(audit=audit)
+    template = template_gates(clients, manifest, promoted)
+    candidate = _stored(clients, manifest)
+    kind = candidate.weights.kind
+    if promoted is not None and promoted.weights == manifest.weights:
+        return Evidence(
+            same_weights=f"its weights are those of {promoted.id.short}, which is promoted",
+            audit=audit,
+            template=template,
+        )
+    if not (kind.generates_text or kind.embeds):  # the engine runs it beside another model alone
+        return Evidence(audit=audit, template=template)
+    finite, memory = measurements.load(clients, candidate, work.context_tokens)
+    alone = Evidence(audit=audit, finite=finite, memory=memory, template=template)
+    if promoted is None or isinstance(finite, Missing):
+        return alone
+    return _against(work, candidate, promoted, alone)
+
+
+def _against(work: _Work, candidate: MeasuredSnapshot, promoted: Manifest, alone: Evidence) -> Evidence:
+    """Add what is measured against the promoted snapshot."""
+    clients, context, kind = work.clients, work.context_tokens, candidate.weights.kind
+    try:
+        with clients.volume.lease(promoted.id):
+            other = _stored(clients, promoted)
+            if other.weights.kind != kind:
+                reason = Missing(
+                    f"it is {kind.noun}, and the promoted one {other.weights.kind.noun}", by_candidate=True
+                )
+                return replace(alone, predictions=reason)
+            if not kind.generates_text:
+                return replace(alone, speed=measurements.speed(clients, candidate, other, work.bounds, context))
+            predictions = measurements.predictions(clients, candidate, other, limit_tokens=work.limit_tokens)
+            if isinstance(predictions, NotFinite):
+                return replace(alone, finite=predictions)
+            return replace(
+                alone,
+                predictions=predictions,
+                speed=measurements.speed(clients, candidate, other, work.bounds, context),
+                roleplay=measurements.roleplay(clients, candidate, other, context) if work.roleplay else None,
+            )
+    except ModelError as error:  # the promoted one is damaged, or its header cannot be read
+        missing = Missing(f"{promoted.id.short} cannot be compared with: {error.message}")
+        return replace(alone, predictions=missing if kind.generates_text else None, speed=missing)
+
+
+def _stored(clients: Clients, manifest: Manifest) -> MeasuredSnapshot:
+    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
+    return MeasuredSnapshot(manifest, read_weights(clients, manifest), path)
+
+
+def _digests(manifest: Manifest) -> frozenset[Sha256]:
+    return frozenset(file.sha256 for file in manifest.files)
