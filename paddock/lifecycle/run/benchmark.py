@@ -23,6 +23,7 @@ from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
+from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import BENCHMARK, read_benchmark, record_benchmark, share_benchmarks
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.uses import share_usage, timed_use
@@ -66,12 +67,14 @@ def measure(
     budget_s: float = BUDGET_S,
     pool: str | None = None,
 ) -> tuple[Benchmark, Tuning | None]:
-    """Benchmark a snapshot; with `tune_first`, tune the engine's settings before. Returns (benchmark, tuning). `pool`
-    is the Prefect work pool of this worker.
+    """Benchmark a snapshot, and draw the figures; with `tune_first`, tune the engine's settings before. Returns
+    (benchmark, tuning). `pool` is the Prefect work pool of this worker.
 
     Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
-    return runner.run(benchmark, manifest, context_tokens, roleplay=roleplay, pool=pool), tuned
+    measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay, pool=pool)
+    runner.run(draw_pictures, manifest, measured)
+    return measured, tuned
 
 
 @step(Kind.ENGINE, "benchmark", line=lambda measured: measured.line)
