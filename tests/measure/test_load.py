@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
-from paddock.measure.load_test import LoadTest, is_loopback_host, Percentiles, run_load_test
+from paddock.measure.load_test import LoadTest, Percentiles, is_loopback_host, run_load_test
 from paddock.serving.engine.llama_server import find_program
 from tests.support.fixed_response import fixed_response_server
 from tests.support.http_server import QuietHandler, QuietServer, serving
