@@ -41,9 +41,9 @@ class ArtifactSubject:
 
     def beside(self, measured: Benchmark) -> ArtifactSubject:
         """The same for a result that does not stand for the snapshot: for another context, or disturbed."""
-        context_tokens, how = measured.parameters["n_ctx"], "" if measured.reliable else ", not reliable"
-        where = f" on {measured.machine.name} with {context_tokens} tokens of context{how}"
-        return replace(self, name=self.name + where, identity=self.identity + where)
+        name = f"{self.name} with {measured.parameters['n_ctx']} tokens of context"
+        how = "" if measured.reliable else ", not reliable"
+        return replace(self, name=name, identity=f"{self.identity} on {measured.machine.name}, {name}{how}")
 
     def key(self, kind: str) -> str:
         return artifact_key(kind, self.model, self.identity)

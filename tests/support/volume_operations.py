@@ -249,13 +249,6 @@ OPERATIONS = (
         lambda v: v.write_report(A8, "a.md", "text"),
         lambda v: v.read_report(A8, "a.md") == "text",
     ),
-    Operation(
-        "remove a report",
-        _reported,
-        lambda v: v.remove_report(A8, "a.md"),
-        lambda v: v.report_names(A8) == ["b.md"],
-        durable=False,
-    ),
     Operation("lease", _published, _lease, lambda v: not v.in_use(A8)),
     Operation(
         "write the Data Docs",
@@ -283,5 +276,12 @@ OPERATIONS = (
         lambda v: v.add_bytes(b"orphan" * 1000),
         lambda v: v.collect(older_than_s=0),
         lambda v: v.sizes()[1] == 0,
+    ),
+    Operation(
+        "remove a report",
+        _reported,
+        lambda v: v.remove_report(A8, "a.md"),
+        lambda v: v.report_names(A8) == ["b.md"],
+        durable=False,
     ),
 )

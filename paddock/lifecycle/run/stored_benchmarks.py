@@ -46,12 +46,13 @@ _ANY = re.compile(rf"{re.escape(BENCHMARK)}|{_NAME.pattern}")
 
 def record_benchmark(clients: Clients, manifest: Manifest, measured: Benchmark) -> None:
     """Write a result beside the others, and in place of the one that stands unless that is the better one. On a volume
-    that cannot be written, nothing is recorded, which is said once."""
+    that cannot be written, nothing is recorded, which is said once. Sends no request."""
+    local = replace(clients, remote=None)
     with clients.volume.recording():
-        reports.write(clients, manifest, report_name(measured), measured.to_json())
-        current = reports.read(clients, manifest, BENCHMARK, _parse)
-        if current is None or stands_before(clients, manifest, measured, current):
-            reports.write(clients, manifest, BENCHMARK, measured.to_json())
+        reports.write(local, manifest, report_name(measured), measured.to_json())
+        current = reports.read(local, manifest, BENCHMARK, _parse)
+        if current is None or stands_before(local, manifest, measured, current):
+            reports.write(local, manifest, BENCHMARK, measured.to_json())
         _prune(clients.volume, manifest)
 
 
