@@ -31,11 +31,11 @@ from paddock.measure.tuning import Tuning
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
+from paddock.model.markdown import as_text, code, verbatim
 from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
-from paddock.model.markdown import as_text, code, verbatim
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0

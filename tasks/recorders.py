@@ -16,7 +16,7 @@ from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.assess.validate import check_compatibility, check_structure, conclude, read_validation
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
@@ -119,6 +119,11 @@ def _promotion(run: StepRun, change: Any) -> None:
         artifacts.benchmark(subject, measured)
 
 
+def _dossier(run: StepRun, dossier: Any) -> None:
+    if dossier is not None:
+        artifacts.dossier(run.subject(), dossier.markdown)
+
+
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     choose_fitting: _preflight,
     plan_files: _files,
@@ -135,7 +140,8 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
-    write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
+    write_dossier: _dossier,
+    refresh_dossier: _dossier,
     clean_orphans: lambda run, found: volume_artifacts.orphans(run.volume, found),
     scrub: lambda run, scrubbed: volume_artifacts.scrub(run.volume, scrubbed),
     scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),
