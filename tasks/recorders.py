@@ -16,7 +16,7 @@ from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.assess.validate import check_compatibility, check_structure, conclude, read_validation
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.compare import compare
@@ -133,6 +133,11 @@ def _benchmark(run: StepRun, measured: Benchmark) -> None:
     artifacts.benchmark(run.subject() if stands else run.subject().beside(measured), measured)
 
 
+def _dossier(run: StepRun, dossier: Any) -> None:
+    if dossier is not None:
+        artifacts.dossier(run.subject(), dossier.markdown)
+
+
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     choose_fitting: _preflight,
     plan_files: _files,
@@ -150,7 +155,8 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     compare: lambda run, report: gate_artifacts.gates(run.subject(), report),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
-    write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
+    write_dossier: _dossier,
+    refresh_dossier: _dossier,
     clean_orphans: lambda run, found: volume_artifacts.orphans(run.volume, found),
     scrub: lambda run, scrubbed: volume_artifacts.scrub(run.volume, scrubbed),
     scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),

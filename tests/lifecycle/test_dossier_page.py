@@ -14,9 +14,8 @@ from markdown_it import MarkdownIt
 
 from paddock.lifecycle import dossier
 from paddock.lifecycle.dossier.compose import compose
-from paddock.lifecycle.dossier.facts import DossierFacts, concerns
+from paddock.lifecycle.dossier.facts import DossierFacts, changes_of
 from paddock.model.finding import Finding, Severity, Verdict
-from paddock.model.names import Revision
 from paddock.model.reference import Variant
 from paddock.store.history import Promoted
 from tests.support.dossier_facts import (
@@ -226,10 +225,11 @@ def test_a_document_is_valid_by_the_schema_and_is_read_back(snapshot: DossierFac
     assert json.loads(text)["schema"] == 1
 
 
-@pytest.mark.parametrize("moved", [BEFORE, MANIFEST.revision])
-def test_only_the_promotions_that_concern_the_snapshot_are_shown(moved: Revision) -> None:
-    q8, q6 = Variant("Q8_0"), Variant("Q6_K")
-    change = replace(PROMOTION, variant=q8, revision=moved, previous=None, default=q8, previous_default=q6)
-    assert not concerns(change, MANIFEST.id)
-    assert concerns(replace(change, previous_default=VARIANT), MANIFEST.id)
-    assert concerns(PROMOTION, MANIFEST.id)
+def test_only_the_promotions_that_concern_the_snapshot_are_shown() -> None:
+    id, q8 = MANIFEST.id, Variant("Q8_0")
+    first = replace(PROMOTION, revision=BEFORE, previous=None, default=VARIANT, previous_default=None)
+    other = replace(PROMOTION, variant=q8, previous=None, default=q8, previous_default=VARIANT)
+    newer = replace(PROMOTION, default=q8, previous_default=q8)
+    back = replace(newer, previous=id.revision, default=VARIANT, previous_default=q8)
+    again = replace(back, default=VARIANT, previous_default=VARIANT)
+    assert list(changes_of(id, [first, other, newer, back, again])) == [newer, back]

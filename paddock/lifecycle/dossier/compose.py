@@ -92,7 +92,6 @@ def _template(facts: DossierFacts) -> Template | None:
         origin=facts.chat.origin,
         why=facts.chat.why,
         sha256=facts.chat.sha256,
-        gguf_sha256=facts.manifest.template_sha256,
         stop=facts.chat.stop,
     )
 

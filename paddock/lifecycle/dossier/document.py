@@ -93,13 +93,11 @@ class HeaderSummary(_Part):
 
 
 class Template(_Part):
-    """The chat template that is served. `origin` is a file's name, `the GGUF` or `family`; `gguf_sha256` is the digest
-    of the GGUF's own template, None where it has none."""
+    """The chat template that is served. `origin` says whose it is: a file's name, `the GGUF` or `family`."""
 
     origin: Text
     why: Text
     sha256: str
-    gguf_sha256: str | None
     stop: tuple[Text, ...]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -72,7 +72,7 @@ def gather(clients: Clients, manifest: Manifest) -> DossierFacts:
     return DossierFacts(
         manifest=manifest,
         promoted=clients.volume.promoted(manifest.model),
-        history=tuple(change for change in clients.volume.history(manifest.model) if concerns(change, manifest.id)),
+        history=tuple(changes_of(manifest.id, clients.volume.history(manifest.model))),
         damage=_damage(clients, manifest),
         validation=read_validation(clients, manifest),
         chat=_chat(clients, manifest),
@@ -83,11 +83,14 @@ def gather(clients: Clients, manifest: Manifest) -> DossierFacts:
     )
 
 
-def concerns(change: Promotion, id: SnapshotId) -> bool:
-    """Whether a change promoted a snapshot, replaced it, or made its variant the default or not."""
-    moved = change.variant == id.variant and id.revision in {change.revision, change.previous}
-    other = change.moves_default and change.variant != id.variant
-    return moved or (other and id.variant in {change.default, change.previous_default})
+def changes_of(id: SnapshotId, history: Sequence[Promotion]) -> Iterator[Promotion]:
+    """The changes after which a snapshot was promoted, or was the default, and had not been before, or the reverse."""
+    before = Promoted(id.model)
+    for change in history:
+        after = before.after(change)
+        if (before.holds(id), before.default_id == id) != (after.holds(id), after.default_id == id):
+            yield change
+        before = after
 
 
 def _damage(clients: Clients, manifest: Manifest) -> str:

@@ -140,19 +140,16 @@ def _costs(document: DossierDocument) -> Iterator[str]:
 
 
 def _cost(cost: MachineCost) -> str:
-    at = (
-        f"{price_text(cost.price_per_hour)} an hour ({as_text(cost.price_source)})" if cost.price_source else "no price"
-    )
+    source = as_text(cost.price_source)
+    hour = f"{price_text(cost.price_per_hour)} an hour ({source})" if source else "no price of an hour"
     parts = [f"prompts {_price(cost, cost.price_in)}", f"answers {_price(cost, cost.price_out)}"]
     parts += [
         f"answers {_price(cost, load.price_out)} with {counted(load.concurrency, 'request')} at once"
         for load in cost.under_load
     ]
     energies = {"prompts": cost.joules_in, "answers": cost.joules_out}
-    parts += [
-        f"{kwh(joules):.3g} kWh of the GPUs for {what}" for what, joules in energies.items() if joules is not None
-    ]
-    return f"{as_text(cost.machine)}, {at}: {', '.join(parts)}"
+    parts += [f"{kwh(used):.3g} kWh of the GPUs for {what}" for what, used in energies.items() if used is not None]
+    return f"{as_text(cost.machine)}, {hour}: {', '.join(parts)}"
 
 
 def _price(cost: MachineCost, price: float | None) -> str:

@@ -119,13 +119,10 @@ def _template(document: DossierDocument) -> Iterator[str]:
         yield "None: nobody chats with it." if kind and not kind.generates_text else "It cannot be read."
         return
     audited = [finding for finding in document.findings if finding.rule.startswith("template.")]
-    same = template.gguf_sha256 == template.sha256
-    own = "the same" if same else code(template.gguf_sha256) if template.gguf_sha256 else "none"
     yield _list(
         [
             ("from", f"{as_text(template.origin)}: {as_text(template.why)}"),
             ("sha256", code(template.sha256)),
-            ("the GGUF's own", own),
             ("an answer ends at", ", ".join(["the model's end token", *map(code, template.stop)])),
             ("audit", _audit(document, audited)),
         ]
