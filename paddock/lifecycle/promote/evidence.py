@@ -41,6 +41,10 @@ class MemoryUse:
     measured_bytes: int
     planned_bytes: int
 
+    @property
+    def ratio(self) -> float:
+        return self.measured_bytes / max(self.planned_bytes, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class PairedPredictions:
