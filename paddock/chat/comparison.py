@@ -180,8 +180,8 @@ def _kept(conversation: Conversation, text: str) -> Iterator[tuple[Part, str]]:
 def _own_standard(chats: Sequence[Conversation], ours: Sequence[_Rendering]) -> list[_Rendering]:
     """What one template should render in each plain conversation.
 
-    Without tools: what it renders in any of them. With tools the same, unless it refuses tools. With tool calls: what it
-    renders in the first such conversation, since published templates leave out the system message after a call.
+    Without tools: what it renders in any of them. With tools the same, unless it refuses tools. With tool calls: what
+    it renders in the first such conversation, since published templates leave out the system message after a call.
     """
     known: dict[tuple[Feature, Part], bool] = {}
     for chat, rendering in zip(chats, ours, strict=True):

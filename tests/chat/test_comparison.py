@@ -8,7 +8,7 @@ from paddock.chat.comparison import TemplateComparison, compare_templates
 from paddock.chat.template import ChatFormat
 from paddock.lifecycle.promote.template_gates import template_gates
 from tests.support.chat_template import DEMANDING
-from tests.support.templates import CHATML
+from tests.support.templates import CHATML, real_templates
 
 TOOLS = DEMANDING[DEMANDING.index("{%- if tools") :].replace("roles must alternate", "")
 _START = "{{ '<|im_start|>' +"
@@ -85,9 +85,97 @@ OTHER_LOSSES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("source", LOSES_THE_SYSTEM_MESSAGE.values(), ids=LOSES_THE_SYSTEM_MESSAGE.keys())
-@pytest.mark.torture
-def test_a_lost_system_message_is_found_with_and_without_a_promoted_template(source: str) -> None:
+def torture(names: list[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.torture) for name in names])
+
+
+def test_a_template_that_loses_the_system_message_under_conditions_is_held_back_without_a_promoted_one() -> None:
+    source = system(
+        "(tools and message.content|length > 3000) or messages|length > 150 or 'horse' in message.content"
+        " or message.content|length > 200 * 1000"
+    )
+    comparison = compare_templates(chat_format(source), None)
+    assert failed(comparison) == ["system_message"]
+    lost = {loss.conversation for loss in comparison.lost(Part.SYSTEM)}
+    assert {
+        "a system message of 4,101 characters and a tool",
+        "151 messages after a system message",
+        "'horse' in a system message",
+        "a system message of 262,144 characters",
+    } <= lost
+    (gate,) = (gate for gate in template_gates(comparison) if gate.name == "system_message")
+    assert gate.reason.startswith(f"the system message is lost in {len(lost)} of {comparison.rendered} conversations")
+
+
+@torture(list(LOSES_THE_SYSTEM_MESSAGE))
+def test_a_lost_system_message_is_found_with_and_without_a_promoted_template(name: str) -> None:
     for promoted in (chat_format(CHATML), None):
-        comparison = compare_templates(chat_format(source), promoted)
+        comparison = compare_templates(chat_format(LOSES_THE_SYSTEM_MESSAGE[name]), promoted)
         assert "system_message" in failed(comparison), comparison.kept
+
+
+@torture(list(LOSES_IT_IN_ROLEPLAY))
+def test_a_system_message_that_is_lost_in_roleplay_is_found(name: str) -> None:
+    comparison = compare_templates(chat_format(LOSES_IT_IN_ROLEPLAY[name]), chat_format(CHATML))
+    assert failed(comparison) == ["system_message"], comparison.losses
+
+
+@torture(list(OTHER_LOSSES))
+def test_lost_tools_and_messages_are_found(name: str) -> None:
+    gate, source, promoted = OTHER_LOSSES[name]
+    assert gate in failed(compare_templates(chat_format(source), chat_format(promoted)))
+
+
+def test_losses_of_tools_and_history_are_told_apart_and_differences_are_readable() -> None:
+    source = without("message.role == 'tool' and message.content|length > 3000 or loop.index > 200", TOOLS)
+    comparison = compare_templates(chat_format(source), chat_format(TOOLS))
+    assert failed(comparison) == ["tool_call", "history"]
+    assert {loss.part for loss in comparison.losses} == {Part.RESULT, Part.HISTORY, Part.ORDER}
+    (same,) = (gate for gate in template_gates(comparison) if gate.name == "template")
+    assert same.passed, "a template may render otherwise"
+    assert "conversations render differently, such as a tool's result of 4,101 characters: at character" in same.reason
+    assert "became" in same.reason
+
+
+def passes_all(comparison: TemplateComparison) -> bool:
+    gates = template_gates(comparison)
+    assert [gate.name for gate in gates] == ["template", "system_message", "tool_call", "history"]
+    return all(gate.passed for gate in gates)
+
+
+def test_the_promoted_template_passes_every_gate_and_is_not_rendered() -> None:
+    comparison = compare_templates(chat_format(CHATML), chat_format(CHATML))
+    assert (comparison.is_same, comparison.rendered) == (True, 0)
+    assert passes_all(comparison)
+
+
+@pytest.mark.torture
+def test_another_template_that_renders_the_same_passes_every_gate() -> None:
+    rewritten = CHATML.replace("{% for message in messages %}", "{# #}{% for message in messages -%}")
+    comparison = compare_templates(chat_format(rewritten), chat_format(CHATML))
+    assert (comparison.differences, comparison.losses, comparison.is_same) == ((), (), False)
+    assert passes_all(comparison)
+
+
+@pytest.mark.torture
+def test_a_template_without_system_messages_is_compared_as_it_is_served() -> None:
+    """Serving puts the text of the system message into the question."""
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}" + CHATML
+    comparison = compare_templates(chat_format(refusing), chat_format(CHATML))
+    assert "system_message" not in failed(comparison), comparison.lost(Part.SYSTEM)
+
+
+@pytest.mark.torture
+def test_a_template_that_exceeds_the_limits_loses_what_the_promoted_one_renders() -> None:
+    endless = (
+        "{% if messages|length > 20 %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    comparison = compare_templates(chat_format(endless + "{% endif %}" + CHATML), chat_format(CHATML))
+    assert failed(comparison) == ["system_message", "tool_call", "history"]
+    assert "exceeded the time or memory limit" in comparison.losses[-1].reason
+
+
+@pytest.mark.torture
+def test_real_templates_lose_nothing_by_their_own_standard() -> None:
+    found = {name: compare_templates(chat_format(source), None) for name, source in real_templates().items()}
+    assert {name: failed(comparison) for name, comparison in found.items() if failed(comparison)} == {}
