@@ -13,6 +13,7 @@ from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.validate import Validation, read_validation
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import read_benchmark
+from paddock.lifecycle.run.pictures import KeptPicture, read_pictures
 from paddock.lifecycle.run.quality import read_quality
 from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.gate_report import GateReport
@@ -44,6 +45,7 @@ class DossierFacts:
     benchmark: Benchmark | None
     quality: Quality | None
     gates: GateReport | None
+    pictures: tuple[KeptPicture, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -76,6 +78,7 @@ def gather(clients: Clients, manifest: Manifest) -> DossierFacts:
         benchmark=read_benchmark(clients, manifest),
         quality=read_quality(clients, manifest),
         gates=reports.read(clients, manifest, GATES, GateReport.from_json),
+        pictures=read_pictures(clients, manifest),
     )
 
 

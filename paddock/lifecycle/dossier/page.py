@@ -47,8 +47,11 @@ def markdown(document: DossierDocument) -> str:
         *_run(document),
         *_findings(document),
         *_memory(document),
+        *_pictures(document, "memory"),
         *_speed(document.speed),
+        *_pictures(document, "throughput", "latency", "runs"),
         *_quality(document),
+        *_pictures(document, "quality", "pareto"),
         *_gates(document),
         *_promotions(document),
         "## Files",
@@ -238,6 +241,13 @@ def _quality(document: DossierDocument) -> Iterator[str]:
             ),
         ],
     )
+
+
+def _pictures(document: DossierDocument, *names: str) -> Iterator[str]:
+    """The pictures of those names, as links to the files beside the page."""
+    for picture in document.pictures:
+        if picture.name in names:
+            yield f"![{as_text(f'{picture.title}. {picture.alt}')}]({picture.file})"
 
 
 def _gates(document: DossierDocument) -> Iterator[str]:

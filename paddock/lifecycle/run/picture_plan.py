@@ -72,7 +72,8 @@ def plan_pictures(clients: Clients, manifest: Manifest, measured: Benchmark | No
     result = measured or standing(own, planned_context(clients, manifest) if own else 0)
     drawings = (
         *_memory(manifest, read_validation(clients, manifest), result),
-        *(_speeds(manifest, result) if result else ()),
+        *(_throughput(manifest, result) if result else ()),
+        *_latency(manifest, [*own, *([measured] if measured else [])]),
         *_quality(clients, manifest),
         *_pareto(clients, manifest, result),
         *_runs(manifest, history),
@@ -125,12 +126,18 @@ def _free_vram_bytes(machine: Machine) -> int:
     return sum(gpu.vram_available_bytes for gpu in machine.gpus)
 
 
-def _speeds(manifest: Manifest, result: Benchmark) -> Iterator[Drawing]:
-    name = manifest.id.short
-    alone = replace(result, http=None, roleplay=None)
-    yield Drawing(draw_throughput, {"measured": alone, "title": f"Throughput of {name}"})
-    if result.http is not None:
-        yield Drawing(draw_latency, {"test": result.http, "title": f"Latency of {name} over HTTP"})
+def _throughput(manifest: Manifest, result: Benchmark) -> Iterator[Drawing]:
+    alone = replace(result, http=None, roleplay=None)  # which may be added later
+    yield Drawing(draw_throughput, {"measured": alone, "title": f"Throughput of {manifest.id.short}"})
+
+
+def _latency(manifest: Manifest, results: Sequence[Benchmark]) -> Iterator[Drawing]:
+    """The newest load test."""
+    for result in reversed(results):
+        if result.http is not None:
+            title = f"Latency of {manifest.id.short} over HTTP"
+            yield Drawing(draw_latency, {"test": result.http, "day": (result.measured_at or "")[:10], "title": title})
+            return
 
 
 def _quality(clients: Clients, manifest: Manifest) -> Iterator[Drawing]:
