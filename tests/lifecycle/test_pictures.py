@@ -17,7 +17,7 @@ from paddock.lifecycle.run.pictures import PICTURES, draw_pictures, read_picture
 from paddock.lifecycle.run.quality import QUALITY as QUALITY_REPORT
 from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.measure.benchmark_report import Benchmark
-from paddock.measure.pictures.memory import MemoryUse
+from paddock.measure.pictures.memory import MemoryBar
 from paddock.measure.quality import KlDivergence
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Variant
@@ -168,5 +168,5 @@ def test_memory_is_compared_with_the_target_that_was_validated(
     reports.write(clients, snapshot, VALIDATION_REPORT, replace(VALIDATION, target=target).to_json())
     (drawing,) = plan_pictures(clients, snapshot).drawings
     (use,) = drawing.arguments["uses"]
-    assert isinstance(use, MemoryUse)
+    assert isinstance(use, MemoryBar)
     assert (use.limit_bytes, use.limit_label) == (limit, label)
