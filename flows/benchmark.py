@@ -34,7 +34,8 @@ def benchmark_model(
     """
     runner = PrefectRunner()
     manifest = runner.run(locate_or_restore, reference(model, revision))
-    measured, _ = measure(runner, manifest, context_tokens, roleplay=profile == "roleplay", tune_first=tune)
+    roleplay, pool = profile == "roleplay", gpu_pool.own_pool()
+    measured, _ = measure(runner, manifest, context_tokens, roleplay=roleplay, tune_first=tune, pool=pool)
     runner.run(share_benchmark, manifest)  # the run that waits for it may have another volume
     return measured
 

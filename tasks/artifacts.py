@@ -305,7 +305,8 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark, drawn: Sequence[Kep
     create_markdown_artifact(
         key=subject.key("benchmark"),
         markdown="\n\n".join(lines),
-        description=f"{subject.name} on {measured.machine.cpu}, {measured.engine}",
+        description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.machine.name},"
+        f" {measured.engine}",
     )
 
 
@@ -336,7 +337,8 @@ def tuning(subject: ArtifactSubject, result: Tuning) -> None:
     create_table_artifact(
         key=subject.key("tuning"),
         table=rows,
-        description=f"{subject.name}: {result.gain:.2f} times as fast as planned, llama-cpp-python {result.engine}",
+        description=f"{subject.name}: {result.gain:.2f} times as fast as planned"
+        f"{', not reliable: the machine was busy' if result.busy else ''}, llama-cpp-python {result.engine}",
     )
 
 

@@ -21,6 +21,7 @@ from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import read_benchmark, tune
 from paddock.lifecycle.run.pictures import draw_pictures, read_pictures
+from paddock.lifecycle.run.stored_benchmarks import stands_before
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.maintain import summarize
@@ -121,9 +122,14 @@ def _promotion(run: StepRun, change: Any) -> None:
 
 
 def _benchmark(run: StepRun, drawn: Any) -> None:
-    """What has just been measured, with its pictures."""
-    if run["measured"] is not None:
-        artifacts.benchmark(run.subject(), run["measured"], drawn.pictures)
+    """What has just been measured, with its pictures. A result that does not stand for the snapshot has a key of its
+    own, and replaces nothing."""
+    measured = run["measured"]
+    if measured is None:
+        return
+    standing = read_benchmark(run.clients, run.manifest)
+    stands = standing is None or stands_before(run.clients, run.manifest, measured, standing)
+    artifacts.benchmark(run.subject() if stands else run.subject().beside(measured), measured, drawn.pictures)
 
 
 def _dossier(run: StepRun, dossier: Any) -> None:

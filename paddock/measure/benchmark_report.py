@@ -138,11 +138,12 @@ class Benchmark:
         return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return (test, median, spread) of each figure, for display."""
+        """Return (test, median, spread) of each figure, for display. Each speed says so where it is not reliable."""
+        mark = "" if self.reliable else " (not reliable)"
         rows = [
             (
                 f"prefill of {result.n_prompt} tokens" if result.n_prompt else f"decode of {result.n_gen} tokens",
-                "not measured" if result.tok_per_s is None else f"{result.tok_per_s:.1f} tokens/s",
+                "not measured" if result.tok_per_s is None else f"{result.tok_per_s:.1f} tokens/s{mark}",
                 "" if result.spread is None else f"{result.spread:.1%}",
             )
             for result in self.results
@@ -152,10 +153,10 @@ class Benchmark:
             *rows,
             (
                 "time to the embedding" if self.kind.embeds else "time to first token",
-                f"{self.time_to_first_token_s * 1000:.0f} ms",
+                f"{self.time_to_first_token_s * 1000:.0f} ms{mark}",
                 "",
             ),
-            *([] if self.kind.embeds else [("weights read by decode", self._bandwidth_text(), "")]),
+            *([] if self.kind.embeds else [("weights read by decode", self._bandwidth_text() + mark, "")]),
             ("load", f"{self.load_s:.2f} s", ""),
             ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
             ("GPU", self._gpu_text(), ""),

@@ -15,7 +15,6 @@ that comes from a benchmark that was disturbed is marked by `doubts`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Final
@@ -153,8 +152,3 @@ def _under_load(measured: Benchmark, price_per_hour: float | None) -> tuple[Load
         for level in load_test.levels
         if level.whole and level.tok_per_s > 0
     )
-
-
-def cheapest_under_load(levels: Sequence[LoadPrice]) -> LoadPrice | None:
-    """The level with the highest throughput, which is the cheapest one; None where none was measured."""
-    return max(levels, key=lambda level: level.tok_per_s, default=None)

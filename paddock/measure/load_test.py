@@ -164,10 +164,13 @@ def run_load_test(
             body["stream_options"] = {"include_usage": True}
         _send(pool, base, body, "warm-up")
         results = tuple(_level(pool, base, body, level, max(requests, level)) for level in levels)
-    return LoadTest(model, max_tokens, streamed, results, on_this_machine=_is_loopback(urlsplit(base).hostname or ""))
+    return LoadTest(
+        model, max_tokens, streamed, results, on_this_machine=is_loopback_host(urlsplit(base).hostname or "")
+    )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
+    """Whether a host of an address is this machine for certain. Other names are not resolved."""
     if host == "localhost":
         return True
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -60,12 +60,12 @@ def _remote_store(value: str) -> str:
     return value.rstrip("/")
 
 
-def is_price(value: object) -> bool:
+def is_price(value: object) -> TypeGuard[float]:
     """Whether a value is a number in the range of a price of an hour. False for NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and MIN_PRICE <= value <= MAX_PRICE
 
 
-def parse_price(value: object) -> object:
+def parse_price(value: object) -> float:
     """A price of an hour, in any currency. Raises ValueError."""
     number = float(value) if isinstance(value, str) and _PRICE.fullmatch(value.strip()) else value
     if not is_price(number):

@@ -248,6 +248,18 @@ def test_a_report_is_replaced_as_a_whole(store: Either) -> None:
     assert store.read_report(id_of(A, Q4), "audit.json") is None
 
 
+def test_reports_are_listed_and_removed(store: Either) -> None:
+    assert store.report_names(id_of(A)) == []
+    for id, name in ((id_of(A), "b.json"), (id_of(A), "a.json"), (id_of(B), "c.json"), (id_of(A, Q4), "d.json")):
+        store.write_report(id, name, "text")
+    assert store.report_names(id_of(A)) == ["a.json", "b.json"]
+    for _ in range(2):
+        store.remove_report(id_of(A), "b.json")
+    assert store.report_names(id_of(A)) == ["a.json"]
+    store.remove_report(id_of(C), "a.json")
+    assert store.report_names(id_of(A, Q4)) == ["d.json"]
+
+
 def test_the_bytes_of_a_picture_are_kept_as_they_are(store: Either) -> None:
     content = bytes(range(256))
     store.write_report(id_of(A), "memory.png", content)
@@ -265,6 +277,8 @@ def test_a_report_s_name_cannot_leave_its_directory(store: Either, name: str) ->
         store.write_report(id_of(A), name, "text")
     with pytest.raises(UnsafeName):
         store.read_report(id_of(A), name)
+    with pytest.raises(UnsafeName):
+        store.remove_report(id_of(A), name)
 
 
 def test_the_label_names_the_store(store: Either) -> None:

@@ -65,19 +65,22 @@ def measure(
     roleplay: bool = False,
     tune_first: bool = False,
     budget_s: float = BUDGET_S,
+    pool: str | None = None,
 ) -> tuple[Benchmark, Tuning | None]:
     """Benchmark a snapshot, and draw the figures; with `tune_first`, tune the engine's settings before. Returns
-    (benchmark, tuning).
+    (benchmark, tuning). `pool` is the Prefect work pool of this worker.
 
     Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
-    measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay)
+    measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay, pool=pool)
     runner.run(draw_pictures, manifest, measured)
     return measured, tuned
 
 
 @step(Kind.ENGINE, "benchmark", line=lambda measured: measured.line)
-def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, roleplay: bool = False) -> Benchmark:
+def benchmark(
+    clients: Clients, manifest: Manifest, context_tokens: int, *, roleplay: bool = False, pool: str | None = None
+) -> Benchmark:
     """Load the model of a snapshot in an engine process, measure it, and write the report; with `roleplay`, measure
     also how well it plays a character, which takes a minute or more. Raises ConflictingConfiguration for what cannot be
     done with the model's kind, and CorruptFile for a damaged snapshot."""
@@ -105,7 +108,7 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
             ),
             budget_s=clients.settings.benchmark_budget_s,
         )
-        result = replace(result, tuned=parameters != plan)
+        result = replace(result, tuned=parameters != plan, pool=pool)
         record_benchmark(clients, manifest, result)
         record_observation(clients, manifest, result)
         if roleplay:

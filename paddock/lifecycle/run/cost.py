@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
+from paddock.errors import NotMeasured, NotOnVolume
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.locate import resolve_revision
 from paddock.lifecycle.run.prices import Prices, load_prices
 from paddock.lifecycle.run.quality import read_quality
 from paddock.lifecycle.run.stored_benchmarks import benchmark_history, planned_context, standing
@@ -21,14 +23,40 @@ from paddock.measure.pareto import Criterion, Figures, pareto_front
 from paddock.measure.quality import Quality
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision
-from paddock.model.reference import SnapshotId
+from paddock.model.reference import Reference, SnapshotId, Variant, same_variant
+
+
+def cost_of_reference(clients: Clients, wanted: Reference, *, price_per_hour: float | None = None) -> ModelCost:
+    """What the snapshots cost that a reference names: those of all variants, where it names none. `price_per_hour`
+    replaces every price that is set.
+
+    Raises NotOnVolume, NotMeasured where none of them was measured, the Hub's errors for a branch or tag, and as
+    `load_catalog`.
+    """
+    model = clients.volume.spelled(wanted.model)
+    known = [id.revision for id in clients.volume.ids(model)]
+    revision = resolve_revision(clients, model, wanted.ref, known=known) if wanted.ref else None
+    found = cost_of_model(clients, model, variant=wanted.variant, revision=revision, price_per_hour=price_per_hour)
+    if not found.rows and not found.not_measured:
+        raise NotOnVolume(f"{wanted} is not on {clients.volume.label}", cure=f"pull it first (`paddock pull {wanted}`)")
+    if not found.rows:
+        raise NotMeasured(
+            f"no benchmark of {wanted} is stored, so that its speed is not known",
+            cure=f"measure it (`paddock bench {found.not_measured[0]}`)",
+        )
+    return found
 
 
 def cost_of_model(
-    clients: Clients, model: ModelName, *, revision: Revision | None = None, price_per_hour: float | None = None
+    clients: Clients,
+    model: ModelName,
+    *,
+    variant: Variant | None = None,
+    revision: Revision | None = None,
+    price_per_hour: float | None = None,
 ) -> ModelCost:
     """What the variants of a model on the volume cost: each at `revision`, by default at its promoted revision, else at
-    its newest one. `price_per_hour` replaces every price that is set.
+    its newest one. With `variant`, only its rows; it is compared with the others all the same.
 
     A snapshot that was not measured has no row, and there may be no row at all. Raises as `load_catalog`.
     """
@@ -40,19 +68,19 @@ def cost_of_model(
     not_measured: list[str] = []
     for manifest in manifests:
         measured = list(_by_machine(clients, manifest))
-        if not measured:
+        if not measured and (variant is None or same_variant(variant, manifest.variant)):
             not_measured.append(manifest.id.short)
         kl_mean, is_promoted = qualities.of_snapshot.get(manifest.id), promoted.holds(manifest.id)
         rows += [_row(manifest, one, prices, kl_mean=kl_mean, promoted=is_promoted) for one in measured]
     rows, criteria = _compare(rows)
-    notes = (*_notes(rows, not_measured), *qualities.notes(rows))
+    rows = [row for row in rows if variant is None or same_variant(variant, row.variant)]
     return ModelCost(
         model=str(model),
         rows=tuple(rows),
         reference=qualities.reference,
         criteria=criteria,
         not_measured=tuple(not_measured),
-        notes=notes,
+        notes=(*_notes(rows, not_measured), *qualities.notes(rows)),
     )
 
 
@@ -162,8 +190,10 @@ class _Qualities:
         return cls(basis[0], same | own, others)
 
     def notes(self, rows: Sequence[CostRow]) -> Iterator[str]:
+        names = {row.name for row in rows}
         for name, reference in sorted((id.short, reference) for id, reference in self.against_others.items()):
-            yield f"the quality of {name} was measured against {reference} or with other texts, and does not compare"
+            if name in names:
+                yield f"the quality of {name} was measured against {reference} or on other texts: it does not compare"
         without = sorted({row.name for row in rows if row.kl_mean is None} - {id.short for id in self.against_others})
         against = f" --against {self.reference}" if self.reference else ""
         if without:
@@ -190,5 +220,9 @@ def _notes(rows: Sequence[CostRow], not_measured: Sequence[str]) -> Iterator[str
             f"no price of an hour of {machine} is set: give --price, PADDOCK_PRICE_PER_HOUR on that machine, or a price"
             " in the catalog"
         )
+    if rows and not any(row.joules_out or row.joules_in for row in rows):
+        yield "no energy was measured: only the drivers of NVIDIA's GPUs report it"
+    if rows and not any(row.under_load for row in rows):
+        yield f"no throughput under load was measured: serve {rows[0].name}, and run `paddock bench` with --server"
     for name in not_measured:
         yield f"{name} was not measured: `paddock bench {name}`"

@@ -46,12 +46,13 @@ _ANY = re.compile(rf"{re.escape(BENCHMARK)}|{_NAME.pattern}")
 
 def record_benchmark(clients: Clients, manifest: Manifest, measured: Benchmark) -> None:
     """Write a result beside the others, and in place of the one that stands unless that is the better one. On a volume
-    that cannot be written, nothing is recorded, which is said once."""
+    that cannot be written, nothing is recorded, which is said once. Sends no request."""
+    local = replace(clients, remote=None)
     with clients.volume.recording():
-        reports.write(clients, manifest, _name(measured), measured.to_json())
-        current = reports.read(clients, manifest, BENCHMARK, _parse)
-        if current is None or stands_before(clients, manifest, measured, current):
-            reports.write(clients, manifest, BENCHMARK, measured.to_json())
+        reports.write(local, manifest, report_name(measured), measured.to_json())
+        current = reports.read(local, manifest, BENCHMARK, _parse)
+        if current is None or stands_before(local, manifest, measured, current):
+            reports.write(local, manifest, BENCHMARK, measured.to_json())
         _prune(clients.volume, manifest)
 
 
@@ -61,15 +62,17 @@ def share_benchmarks(clients: Clients, manifest: Manifest) -> str | None:
     remote = clients.remote
     if remote is None or remote.snapshot(manifest.id) is None:
         return None
-    shared = set(remote.report_names(manifest.id))
+    shared = remote.report_names(manifest.id)
     own = [name for name in clients.volume.report_names(manifest.id) if _NAME.fullmatch(name)]
+    beyond = surplus([*{*shared, *own}])
     where = None
     for name in own:
-        if name not in shared or name == own[-1]:  # a load test may have been added to the last one
+        is_missing = name not in shared and name not in beyond
+        if is_missing or name == own[-1]:  # a load test may have been added to the last one
             where = reports.share(clients, manifest, name)
     on_volume = reports.read(replace(clients, remote=None), manifest, BENCHMARK, _parse)
     standing = read_benchmark(clients, manifest)
-    if on_volume is not None and standing is not None and _name(on_volume) == _name(standing):
+    if on_volume is not None and standing is not None and report_name(on_volume) == report_name(standing):
         where = reports.share(clients, manifest, BENCHMARK)
     _prune(remote, manifest)
     return where
@@ -79,7 +82,7 @@ def benchmark_history(clients: Clients, manifest: Manifest) -> tuple[Benchmark, 
     """All stored results of a snapshot, of every machine, oldest first."""
     found: dict[str, tuple[str, Benchmark]] = {}
     for at, result in reports.read_all(clients, manifest, _ANY, _parse):
-        key = _name(result)
+        key = report_name(result)
         if key not in found or found[key][0] <= at:  # a result whose load test was added later is the fuller one
             found[key] = (at, result)
     dated = sorted(found.values(), key=lambda one: (one[1].measured_at or "", one[0]))
@@ -113,7 +116,7 @@ def _parse(value: dict[str, Any]) -> Benchmark:
     result = Benchmark.from_json(value)
     if not all(isinstance(length.tok_per_s, int | float | None) for length in result.results):
         raise TypeError("a speed that is no number")
-    _name(result)
+    report_name(result)
     return result
 
 
@@ -125,7 +128,7 @@ def _context(result: Benchmark) -> int:
     return int(result.parameters.get("n_ctx") or 0)
 
 
-def _name(result: Benchmark) -> str:
+def report_name(result: Benchmark) -> str:
     """The name of a result's own report. The load test and the roleplay, which may be added later, do not change it."""
     machine = result.machine.identity
     lengths = [length.to_json() for length in result.results]
@@ -143,16 +146,21 @@ def _name(result: Benchmark) -> str:
 
 
 def _prune(store: Store, manifest: Manifest) -> None:
-    """Remove the oldest results beyond the bounds. Other processes may do the same."""
-    found = [match for name in store.report_names(manifest.id) if (match := _NAME.fullmatch(name))]
-    newest = sorted(found, key=lambda match: match["at"], reverse=True)
+    """Remove the results beyond the bounds. Other processes may do the same."""
+    for name in surplus(store.report_names(manifest.id)):
+        store.remove_report(manifest.id, name)
+
+
+def surplus(names: Sequence[str]) -> set[str]:
+    """The names of the reports on single results that are beyond the bounds, of the names of all reports."""
+    found = [match for name in names if (match := _NAME.fullmatch(name))]
+    found.sort(key=lambda match: match["at"], reverse=True)
     kinds: Counter[tuple[str, ...]] = Counter()
     kept: list[re.Match[str]] = []
-    for match in newest:
+    for match in found:
         kind = match.group("machine", "context", "reliable")
         kinds[kind] += 1
         if kinds[kind] <= KEPT_OF_A_KIND:
             kept.append(match)
     kept.sort(key=lambda match: match["reliable"] != "reliable")  # stable: the newest of each come first
-    for match in set(found) - set(kept[:KEPT]):
-        store.remove_report(manifest.id, match[0])
+    return {match[0] for match in found} - {match[0] for match in kept[:KEPT]}
