@@ -16,7 +16,7 @@ from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.assess.validate import check_compatibility, check_structure, conclude, read_validation
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import read_benchmark, tune
@@ -133,7 +133,8 @@ def _benchmark(run: StepRun, drawn: Any) -> None:
 
 
 def _dossier(run: StepRun, dossier: Any) -> None:
-    artifacts.dossier(run.subject(), dossier.markdown, read_pictures(run.clients, run.manifest))
+    if dossier is not None:
+        artifacts.dossier(run.subject(), dossier.markdown, read_pictures(run.clients, run.manifest))
 
 
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
@@ -153,6 +154,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
     write_dossier: _dossier,
+    refresh_dossier: _dossier,
     clean_orphans: lambda run, found: volume_artifacts.orphans(run.volume, found),
     scrub: lambda run, scrubbed: volume_artifacts.scrub(run.volume, scrubbed),
     scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),

@@ -189,6 +189,7 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(onboarded: Twice) -
     dossier = Path(result.dossier).read_text()
     for part in ("## Files", "## Checks", "## Memory", "## Benchmark", "prefill of 256 tokens", "## Promotions", "mit"):
         assert part in dossier
+    assert dossier.partition("## Memory")[0] in str(onboarded.again_artifacts["dossier"].data)
 
     # A context that is cut to the trained one is said wherever one looks.
     assert (result.context_tokens, result.notes) == (1024, (CUT,))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from infra.local.hub import HubService
+from paddock.cli.model_argument import find_snapshot
 from paddock.lifecycle import dossier
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess import validate
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier.document import Verdicts
 from paddock.lifecycle.run import benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
+from tests.support.pages import COMMANDS
 from tests.support.tiny_hub import MODEL, NAME, validate_snapshot
 
 
@@ -73,3 +78,18 @@ def test_a_report_of_another_version_is_ignored(clients: Clients, pulled: Manife
     assert text is not None
     clients.volume.write_report(pulled.id, validate.VALIDATION_REPORT, text.replace('"block_count"', '"of_tomorrow"'))
     assert validate.read_validation(clients, pulled) is None
+
+
+def test_the_commands_that_it_names_can_be_typed(clients: Clients, pulled: Manifest) -> None:
+    before = dossier.read_dossier(clients, pulled)
+    validate_snapshot(clients, pulled)
+    after = dossier.read_dossier(clients, pulled)
+    answers = [getattr(before.verdicts, question) for question in Verdicts.model_fields]
+    lines = [answer.command for answer in answers if answer.command]
+    lines += [command.line for document in (before, after) for command in document.run.commands]
+    assert len(set(lines)) == 11
+    for line in set(lines):
+        program, name, *arguments = shlex.split(line)
+        assert program == "paddock"
+        context = COMMANDS[name].make_context(name, arguments)
+        assert find_snapshot(clients, context.params.get("model") or context.params["models"][0]) == pulled

@@ -14,15 +14,15 @@ from markdown_it import MarkdownIt
 
 from paddock.lifecycle import dossier
 from paddock.lifecycle.dossier.compose import compose
-from paddock.lifecycle.dossier.facts import DossierFacts, concerns
+from paddock.lifecycle.dossier.facts import DossierFacts, changes_of
 from paddock.model.finding import Finding, Severity, Verdict
-from paddock.model.names import Revision
 from paddock.model.reference import Variant
 from paddock.store.history import Promoted
 from tests.support.dossier_facts import (
     BEFORE,
     BENCHMARK,
     CHAT,
+    COST,
     EVERYTHING,
     GATES,
     MANIFEST,
@@ -36,6 +36,7 @@ from tests.support.dossier_facts import (
 
 SCHEMA = Path(__file__).parents[2] / "infra" / "dossier.schema.json"
 BUSY = replace(BENCHMARK, doubts=("other processes used 1.8 of 2 cores",))
+BUSY_COST = replace(COST, reliable=False, doubts=BUSY.doubts)
 WARNED = replace(
     VALIDATION,
     verdict=Verdict.WARN,
@@ -83,6 +84,10 @@ def facts(**changes: Any) -> DossierFacts:
         (EVERYTHING, "quality", "good", "94.2% same tokens", "compared with Q8_0@c0ffee00"),
         (facts(quality=BROKEN), "quality", "bad", "broken", "not numbers"),
         (NOTHING, "quality", "unknown", "not measured", ""),
+        (EVERYTHING, "cost", "good", "2.53 for a million tokens", "0.236 for prompts, at 0.350 an hour on AMD EPYC"),
+        (facts(costs=(replace(COST, price_in=None, price_out=None),)), "cost", "unknown", "not known", "no price"),
+        (facts(costs=(BUSY_COST,)), "cost", "unknown", "not known", "not reliable"),
+        (NOTHING, "cost", "unknown", "not known", "not measured"),
         (EVERYTHING, "comparison", "good", "passed", "3 gates passed against Q4_K_M@dead0000"),
         (facts(gates=HELD), "comparison", "bad", "held back by agreement", "McNemar: p = 0.001"),
         (facts(gates=UNDECIDED), "comparison", "warning", "passed", "not decided: prefill"),
@@ -105,13 +110,14 @@ def test_each_question_is_answered(snapshot: DossierFacts, question: str, state:
 
 def test_an_answer_that_is_not_known_names_the_command_that_finds_it_out() -> None:
     verdicts = compose(NOTHING).verdicts
-    commands = [getattr(verdicts, name).command for name in ("safe", "fits", "speed", "quality", "comparison")]
+    commands = [getattr(verdicts, name).command for name in ("safe", "fits", "speed", "quality", "cost", "comparison")]
     name = MANIFEST.id.short
     assert commands == [
         f"paddock onboard {name} --no-promote",
         f"paddock onboard {name} --no-promote",
         f"paddock bench {name}",
         f"paddock quality {name}",
+        f"paddock bench {name}",
         f"paddock compare {name}",
     ]
 
@@ -141,8 +147,9 @@ def test_the_page_begins_with_its_state_and_the_verdict(snapshot: DossierFacts, 
 
 
 def test_figures_that_cannot_be_believed_are_never_shown_as_facts() -> None:
-    page = dossier.markdown(compose(facts(benchmark=BUSY)))
+    page = dossier.markdown(compose(facts(benchmark=BUSY, costs=(BUSY_COST,))))
     before, after = page.split("## Benchmark")
+    assert "2.53" not in after.replace("not reliable: 2.53", "")
     assert "38.4 tokens/s" not in before
     assert "**Not reliable: other processes used 1.8 of 2 cores.**" in after
     assert "| test | not reliable | spread |" in after
@@ -181,6 +188,7 @@ def with_text(text: str) -> DossierFacts:
         ),
         quality=replace(QUALITY, reference=text, measured_at=text),
         gates=replace(GATES, promoted=text, gates=(gate(text, False, bound=text, candidate=text, reason=text),)),
+        costs=(replace(COST, machine=text, price_source=text, doubts=(text,)),),
     )
 
 
@@ -217,10 +225,11 @@ def test_a_document_is_valid_by_the_schema_and_is_read_back(snapshot: DossierFac
     assert json.loads(text)["schema"] == 1
 
 
-@pytest.mark.parametrize("moved", [BEFORE, MANIFEST.revision])
-def test_only_the_promotions_that_concern_the_snapshot_are_shown(moved: Revision) -> None:
-    q8, q6 = Variant("Q8_0"), Variant("Q6_K")
-    change = replace(PROMOTION, variant=q8, revision=moved, previous=None, default=q8, previous_default=q6)
-    assert not concerns(change, MANIFEST.id)
-    assert concerns(replace(change, previous_default=VARIANT), MANIFEST.id)
-    assert concerns(PROMOTION, MANIFEST.id)
+def test_only_the_promotions_that_concern_the_snapshot_are_shown() -> None:
+    id, q8 = MANIFEST.id, Variant("Q8_0")
+    first = replace(PROMOTION, revision=BEFORE, previous=None, default=VARIANT, previous_default=None)
+    other = replace(PROMOTION, variant=q8, previous=None, default=q8, previous_default=VARIANT)
+    newer = replace(PROMOTION, default=q8, previous_default=q8)
+    back = replace(newer, previous=id.revision, default=VARIANT, previous_default=q8)
+    again = replace(back, default=VARIANT, previous_default=VARIANT)
+    assert list(changes_of(id, [first, other, newer, back, again])) == [newer, back]

@@ -13,6 +13,7 @@ from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.assess.validate import Validation
 from paddock.lifecycle.dossier.facts import DossierFacts
 from paddock.measure.benchmark_report import Benchmark, LengthResult
+from paddock.measure.cost import CostRow, LoadPrice
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.measure.quality import Estimate, KlDivergence, Quality, TextQuality
 from paddock.model.artifact import Manifest, SnapshotFile
@@ -124,6 +125,34 @@ GATES = GateReport(
     measured_at="2026-05-01T03:30:00+00:00",
     seconds=180.0,
 )
+COST = CostRow(
+    name=MANIFEST.id.short,
+    variant=VARIANT,
+    revision=COMMIT,
+    promoted=True,
+    size_bytes=MANIFEST.size_bytes,
+    machine="AMD EPYC 9454, 8 cores",
+    machine_id=BENCHMARK.machine.identity,
+    context_tokens=4096,
+    engine=BENCHMARK.engine,
+    measured_at=BENCHMARK.measured_at,
+    decode_tok_per_s=38.4,
+    prefill_tok_per_s=412.5,
+    memory_bytes=_MEMORY.total_bytes,
+    kl_mean=None,
+    price_per_hour=0.35,
+    price_source="PADDOCK_PRICE_PER_HOUR",
+    price_in=0.2357,
+    price_out=2.5318,
+    joules_in=None,
+    joules_out=1.2e6,
+    under_load=(LoadPrice(8, 121.0, 0.8035),),
+    reliable=True,
+    doubts=(),
+    on_front=None,
+    dominated_by=(),
+    missing=(),
+)
 PROMOTION = Promotion(
     "1", VARIANT, COMMIT, BEFORE, VARIANT, VARIANT, datetime(2026, 5, 1, 4, tzinfo=UTC), "onboarded", "ann@host"
 )
@@ -137,6 +166,7 @@ EVERYTHING = DossierFacts(
     benchmark=BENCHMARK,
     quality=QUALITY,
     gates=GATES,
+    costs=(COST,),
 )
 NOTHING = replace(
     EVERYTHING,
@@ -146,5 +176,6 @@ NOTHING = replace(
     benchmark=None,
     quality=None,
     gates=None,
+    costs=(),
 )
 """A snapshot that was just published."""

@@ -23,6 +23,7 @@ from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes, with_roo
 from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_accepted
 from paddock.lifecycle.clients import Clients, require_remote
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
@@ -177,6 +178,7 @@ def publish_restored(
     require_accepted(manifest.id.short, audited.audit.verdict, audited.audit.findings)
     clients.volume.publish(manifest)
     published = clients.volume.snapshot(manifest.id) or manifest
+    refresh_dossier(clients, published)  # what was damaged is whole again
     return Published(published, tuple(acquired), evicted=evicted)
 
 

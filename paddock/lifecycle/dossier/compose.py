@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 
 from paddock.lifecycle.dossier.document import (
     Command,
@@ -13,6 +14,8 @@ from paddock.lifecycle.dossier.document import (
     GatesSummary,
     HeaderSummary,
     Interval,
+    LoadCost,
+    MachineCost,
     MemoryPart,
     MemorySummary,
     Origin,
@@ -24,9 +27,10 @@ from paddock.lifecycle.dossier.document import (
     Template,
 )
 from paddock.lifecycle.dossier.facts import DossierFacts
-from paddock.lifecycle.dossier.verdicts import answer_all, machine_of, why_unreliable
+from paddock.lifecycle.dossier.verdicts import answer_all, machine_of
 from paddock.lifecycle.run.servable import SERVED
 from paddock.measure.benchmark_report import Benchmark
+from paddock.measure.cost import CostRow
 from paddock.measure.quality import Estimate
 
 _SMALLEST_SERVED_CONTEXT = 64
@@ -61,6 +65,7 @@ def compose(facts: DossierFacts) -> DossierDocument:
         speed=_speed(facts.benchmark) if facts.benchmark else None,
         quality=_quality(facts),
         gates=_gates(facts),
+        costs=tuple(map(_cost, facts.costs)),
         promotions=_promotions(facts),
         files=tuple(FileRow(path=file.path, size_bytes=file.size, sha256=file.sha256) for file in manifest.files),
         pictures=tuple(
@@ -92,7 +97,6 @@ def _template(facts: DossierFacts) -> Template | None:
         origin=facts.chat.origin,
         why=facts.chat.why,
         sha256=facts.chat.sha256,
-        gguf_sha256=facts.manifest.template_sha256,
         stop=facts.chat.stop,
     )
 
@@ -166,7 +170,7 @@ def _memory(facts: DossierFacts) -> MemorySummary | None:
 def _speed(measured: Benchmark) -> SpeedSummary:
     return SpeedSummary(
         reliable=measured.reliable,
-        doubts=() if measured.reliable else measured.doubts or (why_unreliable(measured),),
+        doubts=measured.stated_doubts,
         measured_at=measured.measured_at,
         machine=machine_of(measured),
         engine=measured.engine,
@@ -213,6 +217,22 @@ def _gates(facts: DossierFacts) -> GatesSummary | None:
         undecided_blocks=report.undecided_blocks,
         gates=tuple(GateRow.model_validate(gate.to_json()) for gate in report.gates),
         measured_at=report.measured_at,
+    )
+
+
+def _cost(row: CostRow) -> MachineCost:
+    return MachineCost(
+        machine=row.machine,
+        context_tokens=row.context_tokens,
+        reliable=row.reliable,
+        doubts=row.doubts,
+        price_per_hour=row.price_per_hour,
+        price_source=row.price_source,
+        price_in=row.price_in,
+        price_out=row.price_out,
+        joules_in=row.joules_in,
+        joules_out=row.joules_out,
+        under_load=tuple(LoadCost(**asdict(load)) for load in row.under_load),
     )
 
 

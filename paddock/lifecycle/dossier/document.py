@@ -93,13 +93,11 @@ class HeaderSummary(_Part):
 
 
 class Template(_Part):
-    """The chat template that is served. `origin` is a file's name, `the GGUF` or `family`; `gguf_sha256` is the digest
-    of the GGUF's own template, None where it has none."""
+    """The chat template that is served. `origin` says whose it is: a file's name, `the GGUF` or `family`."""
 
     origin: Text
     why: Text
     sha256: str
-    gguf_sha256: str | None
     stop: tuple[Text, ...]
 
 
@@ -210,6 +208,31 @@ class GatesSummary(_Part):
     measured_at: Text
 
 
+class LoadCost(_Part):
+    """Tokens per second with `concurrency` requests at once, and the price of a million answer tokens at it."""
+
+    concurrency: Count
+    tok_per_s: Figure
+    price_out: Figure
+
+
+class MachineCost(_Part):
+    """What a million tokens cost on a machine: prices in the currency of the price of an hour, and energy of the GPUs
+    in joules, in (prompts) and out (answers). Where the benchmark is not `reliable`, they are no facts."""
+
+    machine: Text
+    context_tokens: Count
+    reliable: bool
+    doubts: tuple[Text, ...]
+    price_per_hour: Figure
+    price_source: Text
+    price_in: Figure
+    price_out: Figure
+    joules_in: Figure
+    joules_out: Figure
+    under_load: tuple[LoadCost, ...]
+
+
 class PromotionRow(_Part):
     """A promotion or rollback that this snapshot had a part in."""
 
@@ -263,6 +286,7 @@ class DossierDocument(_Part):
     speed: SpeedSummary | None
     quality: QualitySummary | None
     gates: GatesSummary | None
+    costs: tuple[MachineCost, ...]
     promotions: tuple[PromotionRow, ...]
     files: tuple[FileRow, ...]
     pictures: tuple[PictureRow, ...] = ()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from paddock.chat.template import ChatFormat
 from paddock.errors import CorruptFile, PaddockError
-from paddock.lifecycle import reports
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.validate import Validation, read_validation
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.run.benchmark import read_benchmark
+from paddock.lifecycle.gate_reports import read_gates
+from paddock.lifecycle.run.cost import cost_of_snapshot
 from paddock.lifecycle.run.pictures import KeptPicture, read_pictures
 from paddock.lifecycle.run.quality import read_quality
+from paddock.lifecycle.run.stored_benchmarks import benchmark_history, planned_context, standing
 from paddock.measure.benchmark_report import Benchmark
+from paddock.measure.cost import CostRow
 from paddock.measure.gate_report import GateReport
 from paddock.measure.quality import Quality
 from paddock.model.artifact import Manifest
@@ -25,15 +28,13 @@ from paddock.store.history import Promoted, Promotion
 
 _LOG = logging.getLogger(__name__)
 
-GATES = "gates.json"
-
 
 @dataclass(frozen=True, slots=True)
 class DossierFacts:
     """All that is known of a snapshot. None stands for what was not measured, or has no report that can be read.
 
     `damage` says what is damaged of the stored files; empty where nothing is known to be. `history` has the promotions
-    that the snapshot had a part in, oldest first.
+    that the snapshot had a part in, oldest first, and `costs` a row for each machine that measured it.
     """
 
     manifest: Manifest
@@ -45,6 +46,7 @@ class DossierFacts:
     benchmark: Benchmark | None
     quality: Quality | None
     gates: GateReport | None
+    costs: tuple[CostRow, ...] = ()
     pictures: tuple[KeptPicture, ...] = ()
 
     @property
@@ -68,25 +70,30 @@ class DossierFacts:
 
 def gather(clients: Clients, manifest: Manifest) -> DossierFacts:
     """Read the facts from the volume and the remote store. Whatever cannot be read counts as unknown."""
+    results, context_tokens = benchmark_history(clients, manifest), planned_context(clients, manifest)
     return DossierFacts(
         manifest=manifest,
         promoted=clients.volume.promoted(manifest.model),
-        history=tuple(change for change in clients.volume.history(manifest.model) if concerns(change, manifest.id)),
+        history=tuple(changes_of(manifest.id, clients.volume.history(manifest.model))),
         damage=_damage(clients, manifest),
         validation=read_validation(clients, manifest),
         chat=_chat(clients, manifest),
-        benchmark=read_benchmark(clients, manifest),
+        benchmark=standing(results, context_tokens),
         quality=read_quality(clients, manifest),
-        gates=reports.read(clients, manifest, GATES, GateReport.from_json),
+        gates=read_gates(clients, manifest),
+        costs=_costs(clients, manifest, results, context_tokens),
         pictures=read_pictures(clients, manifest),
     )
 
 
-def concerns(change: Promotion, id: SnapshotId) -> bool:
-    """Whether a change promoted a snapshot, replaced it, or made its variant the default or not."""
-    moved = change.variant == id.variant and id.revision in {change.revision, change.previous}
-    other = change.moves_default and change.variant != id.variant
-    return moved or (other and id.variant in {change.default, change.previous_default})
+def changes_of(id: SnapshotId, history: Sequence[Promotion]) -> Iterator[Promotion]:
+    """The changes after which a snapshot was promoted, or was the default, and had not been before, or the reverse."""
+    before = Promoted(id.model)
+    for change in history:
+        after = before.after(change)
+        if (before.holds(id), before.default_id == id) != (after.holds(id), after.default_id == id):
+            yield change
+        before = after
 
 
 def _damage(clients: Clients, manifest: Manifest) -> str:
@@ -103,6 +110,16 @@ def _chat(clients: Clients, manifest: Manifest) -> ChatFormat | None:
     except (PaddockError, OSError) as error:
         _LOG.warning("the chat template of %s cannot be read: %s", manifest.id.short, type(error).__name__)
         return None
+
+
+def _costs(
+    clients: Clients, manifest: Manifest, results: Sequence[Benchmark], context_tokens: int
+) -> tuple[CostRow, ...]:
+    try:
+        return cost_of_snapshot(clients, manifest, results, context_tokens) if results else ()
+    except PaddockError as error:  # the catalog, which has prices, is not valid
+        _LOG.warning("the cost of %s is not known: %s", manifest.id.short, error.message)
+        return ()
 
 
 def _parsed(text: str) -> datetime | None:

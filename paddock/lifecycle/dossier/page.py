@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 from paddock.lifecycle.dossier.document import (
     DossierAnswer,
     DossierDocument,
     FindingRow,
-    GateRow,
-    Interval,
-    SpeedSummary,
     Verdicts,
 )
+from paddock.lifecycle.dossier.figures import figures, shown_time
 from paddock.model.markdown import as_text, code, table
 from paddock.model.units import counted, human_bytes
-from paddock.planning.targets import THIS_MACHINE
 
 _QUESTIONS = {
     "safe": "Is it safe?",
@@ -46,20 +42,14 @@ def markdown(document: DossierDocument) -> str:
         *_template(document),
         *_run(document),
         *_findings(document),
-        *_memory(document),
-        *_pictures(document, "memory"),
-        *_speed(document.speed),
-        *_pictures(document, "throughput", "latency", "runs"),
-        *_quality(document),
-        *_pictures(document, "quality", "pareto"),
-        *_gates(document),
+        *figures(document),
         *_promotions(document),
         "## Files",
         "\n".join(
             f"- {code(file.path)}, {human_bytes(file.size_bytes)}, sha256 {code(file.sha256)}"
             for file in document.files
         ),
-        f"{NOT_CLAIMED} What is said here was known at {_time(document.known_at)}.",
+        f"{NOT_CLAIMED} What is said here was known at {shown_time(document.known_at)}.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -108,7 +98,7 @@ def _origin(document: DossierDocument) -> Iterator[str]:
             ("commit", code(origin.revision)),
             ("variant", code(document.variant)),
             ("fetched from", origin.source),
-            ("published", _time(origin.published_at)),
+            ("published", shown_time(origin.published_at)),
             ("licence", as_text(origin.licence) if origin.licence else "**not stated**"),
             ("kind", header.kind.noun if header.kind else "not known"),
             ("architecture", as_text(header.architecture) if header.architecture else "not known"),
@@ -129,13 +119,10 @@ def _template(document: DossierDocument) -> Iterator[str]:
         yield "None: nobody chats with it." if kind and not kind.generates_text else "It cannot be read."
         return
     audited = [finding for finding in document.findings if finding.rule.startswith("template.")]
-    same = template.gguf_sha256 == template.sha256
-    own = "the same" if same else code(template.gguf_sha256) if template.gguf_sha256 else "none"
     yield _list(
         [
             ("from", f"{as_text(template.origin)}: {as_text(template.why)}"),
             ("sha256", code(template.sha256)),
-            ("the GGUF's own", own),
             ("an answer ends at", ", ".join(["the model's end token", *map(code, template.stop)])),
             ("audit", _audit(document, audited)),
         ]
@@ -184,114 +171,6 @@ def _finding(finding: FindingRow) -> str:
     return f"- **{finding.severity}** {as_text(finding.rule)}{where}{message}{cure}"
 
 
-def _memory(document: DossierDocument) -> Iterator[str]:
-    memory = document.memory
-    yield "## Memory"
-    if memory is None:
-        yield "Not known: not validated yet."
-        return
-    where = "" if memory.target == THIS_MACHINE else f", validated for {as_text(memory.target)}"
-    whose = "as the engine reports it" if memory.source == "engine" else "computed from the header"
-    yield f"With {memory.context_tokens:,} tokens of context{where}, {whose}:"
-    rows = [(part.name, human_bytes(part.bytes)) for part in memory.parts]
-    yield table(("part", "size"), [*rows, ("**total**", f"**{human_bytes(memory.total_bytes)}**")])
-    for line in memory.given_up:
-        yield f"Not as requested: {as_text(line)}."
-
-
-def _speed(speed: SpeedSummary | None) -> Iterator[str]:
-    yield "## Benchmark"
-    if speed is None:
-        yield "Not measured yet."
-        return
-    when = f" at {_measured(speed.measured_at)}" if speed.measured_at else ""
-    yield f"Measured{when} on {as_text(speed.machine)}, with {as_text(speed.engine)}."
-    if not speed.reliable:
-        reasons = "; ".join(map(as_text, speed.doubts))
-        yield f"**Not reliable: {reasons}.** These figures are no facts, and decide nothing:"
-    rows = [tuple(map(as_text, row)) for row in speed.rows]
-    yield table(("test", "median" if speed.reliable else "not reliable", "spread"), rows)
-
-
-def _quality(document: DossierDocument) -> Iterator[str]:
-    quality = document.quality
-    yield "## Quality"
-    if quality is None:
-        yield "Not measured yet."
-        return
-    yield (
-        f"Predictions of {quality.predicted_tokens:,} tokens, compared with those of {code(quality.reference)},"
-        f" at {_measured(quality.measured_at)}."
-    )
-    yield table(
-        ("figure", "value", "95 % interval"),
-        [
-            ("perplexity", *_estimate(quality.perplexity, 3)),
-            ("perplexity of the reference", *_estimate(quality.reference_perplexity, 3)),
-            ("same most likely token", *_estimate(quality.top1_agreement, 4)),
-            ("KL divergence, mean", *_estimate(quality.kl_mean, 5)),
-            *(
-                (f"KL divergence, {name}", _figure(value, 5), "")
-                for name, value in (
-                    ("median", quality.kl_median),
-                    ("99 %", quality.kl_p99),
-                    ("99.9 %", quality.kl_p999),
-                    ("maximum", quality.kl_max),
-                )
-            ),
-        ],
-    )
-
-
-def _pictures(document: DossierDocument, *names: str) -> Iterator[str]:
-    """The pictures of those names, as links to the files beside the page."""
-    for picture in document.pictures:
-        if picture.name in names:
-            yield f"![{as_text(f'{picture.title}. {picture.alt}')}]({picture.file})"
-
-
-def _gates(document: DossierDocument) -> Iterator[str]:
-    gates = document.gates
-    yield "## Gates"
-    if gates is None:
-        yield "Not compared with what is promoted."
-        return
-    against = f"Compared with {code(gates.promoted)}" if gates.promoted else "Nothing was promoted to compare with"
-    reference = f", both against {code(gates.reference)}" if gates.reference and gates.promoted else ""
-    blocks = " What stays undecided blocks it." if gates.undecided_blocks else ""
-    yield f"{against}{reference}, at {_measured(gates.measured_at)}.{blocks}"
-    yield table(
-        ("gate", "outcome", "bound", "this", "promoted", "ratio (95 %)", "why"),
-        [
-            (
-                as_text(gate.name),
-                _outcome(gate),
-                as_text(gate.bound),
-                _value(gate.candidate),
-                _value(gate.promoted),
-                _ratio(gate),
-                as_text(gate.reason),
-            )
-            for gate in gates.gates
-        ],
-    )
-
-
-def _outcome(gate: GateRow) -> str:
-    if gate.passed is None:
-        return "? not decided"
-    return "✓ passed" if gate.passed else "✗ **held back**"
-
-
-def _ratio(gate: GateRow) -> str:
-    if gate.ratio is None:
-        return ""
-    if gate.ci95 is None or None in gate.ci95:
-        return f"{gate.ratio:.3f}"
-    low, high = gate.ci95
-    return f"{gate.ratio:.3f} ({low:.3f} to {high:.3f})"
-
-
 def _promotions(document: DossierDocument) -> Iterator[str]:
     yield "## Promotions"
     if not document.promotions:
@@ -304,7 +183,7 @@ def _promotions(document: DossierDocument) -> Iterator[str]:
         ("when", "variant", "revision", "before", "default", "by", "why"),
         [
             (
-                _time(row.at),
+                shown_time(row.at),
                 code(row.variant),
                 code(row.revision[:8]) if row.revision else "removed",
                 code(row.previous[:8]) if row.previous else "",
@@ -317,29 +196,9 @@ def _promotions(document: DossierDocument) -> Iterator[str]:
     )
 
 
-def _estimate(interval: Interval, digits: int) -> tuple[str, str]:
-    return (
-        _figure(interval.value, digits),
-        f"{_figure(interval.low, digits)} to {_figure(interval.high, digits)}",
-    )
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "not a number" if value is None else f"{value:.{digits}f}"
-
-
 def _parameter(value: object) -> str:
     """A parameter as llama.cpp's names have it: `true`, not `yes`."""
     return json.dumps(value) if isinstance(value, bool | list) else str(value)
-
-
-def _value(value: object) -> str:
-    """A figure of a gate."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else as_text(str(value))
 
 
 def _large(number: int) -> str:
@@ -354,14 +213,3 @@ def _list(facts: Sequence[tuple[str, str]]) -> str:
 def _block(lines: Sequence[str]) -> str:
     """Command lines, which are never cut off."""
     return "\n".join(["```sh", *lines, "```"])
-
-
-def _measured(text: str) -> str:
-    try:
-        return _time(datetime.fromisoformat(text))
-    except ValueError:
-        return as_text(text)
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

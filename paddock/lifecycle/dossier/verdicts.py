@@ -8,7 +8,7 @@ out.
 from __future__ import annotations
 
 import shlex
-from math import isfinite
+from math import floor, isfinite, log10
 
 from paddock.errors import UnsafeName
 from paddock.lifecycle.dossier.document import DossierAnswer, State, Verdicts
@@ -85,7 +85,9 @@ def speed(facts: DossierFacts) -> DossierAnswer:
     if measured is None:
         return _answer("unknown", "not measured", "", command)
     if not measured.reliable:
-        return _answer("unknown", "not known", f"the benchmark is not reliable: {why_unreliable(measured)}", command)
+        return _answer(
+            "unknown", "not known", f"the benchmark is not reliable: {'; '.join(measured.stated_doubts)}", command
+        )
     first = f"{measured.time_to_first_token_s * 1000:.0f} ms"
     if measured.kind.embeds:
         detail = f"prefill; an embedding after {first}, on {machine_of(measured)}"
@@ -111,9 +113,26 @@ def quality(facts: DossierFacts) -> DossierAnswer:
     return _answer("good", f"{measured.top1_agreement.value:.1%} same tokens", detail)
 
 
-def cost(facts: DossierFacts) -> DossierAnswer:  # noqa: ARG001 - no cost is known yet
-    """What a million tokens cost."""
-    return _answer("unknown", "not known", "")
+def cost(facts: DossierFacts) -> DossierAnswer:
+    """What a million tokens cost on the machine of the benchmark, or where they are cheapest."""
+    bench = f"paddock bench {_id(facts)}"
+    if not facts.costs:
+        return _answer("unknown", "not known", "its speed was not measured", bench)
+    reliable = [row for row in facts.costs if row.reliable]
+    if not reliable:
+        return _answer("unknown", "not known", "the benchmark is not reliable", bench)
+    priced = [row for row in reliable if row.price_in is not None or row.price_out is not None]
+    if not priced:
+        machines = ", ".join(row.machine for row in reliable)
+        reason = f"no price of an hour of {machines} is set, by PADDOCK_PRICE_PER_HOUR there or in the catalog"
+        return _answer("unknown", "not known", reason)
+    here = facts.benchmark.machine.identity if facts.benchmark else None
+    row = min(priced, key=lambda row: (row.machine_id != here, row.price_out or row.price_in or 0.0))
+    at = f"at {price_text(row.price_per_hour)} an hour on {row.machine} ({row.price_source})"
+    if row.price_out is None:
+        return _answer("good", f"{price_text(row.price_in)} for a million tokens", at)
+    detail = f"for answers, {price_text(row.price_in)} for prompts, {at}"
+    return _answer("good", f"{price_text(row.price_out)} for a million tokens", detail)
 
 
 def comparison(facts: DossierFacts) -> DossierAnswer:
@@ -137,9 +156,11 @@ def comparison(facts: DossierFacts) -> DossierAnswer:
     return _answer("good", "passed", passed)
 
 
-def why_unreliable(measured: Benchmark) -> str:
-    """Why the figures cannot be believed."""
-    return "; ".join(measured.doubts) or "an older version of Paddock measured it, and did not look for disturbances"
+def price_text(price: float | None) -> str:
+    """A price with at least two decimals, and three digits that count."""
+    if price is None:
+        return "not known"
+    return f"{price:,.2f}" if price >= 1 or price <= 0 else f"{price:.{2 - floor(log10(price))}f}"
 
 
 def machine_of(measured: Benchmark) -> str:

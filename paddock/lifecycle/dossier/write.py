@@ -7,6 +7,8 @@ fact of a snapshot calls `refresh_dossier` for it, so that they say what is know
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from paddock.errors import PaddockError
@@ -15,10 +17,13 @@ from paddock.lifecycle.dossier.compose import compose
 from paddock.lifecycle.dossier.document import DossierDocument
 from paddock.lifecycle.dossier.facts import gather
 from paddock.lifecycle.dossier.page import markdown
+from paddock.lifecycle.locate import locate
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
+from paddock.model.names import Sha256
+from paddock.model.reference import Reference
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ def read_dossier(clients: Clients, manifest: Manifest) -> DossierDocument:
     return compose(gather(clients, manifest))
 
 
+@step(Kind.STORE, "dossier")
 def refresh_dossier(clients: Clients, manifest: Manifest) -> Dossier | None:
     """Write the dossier again after a fact of the snapshot changed. None where the volume has no dossier of it, or
     cannot be written.
@@ -69,3 +75,21 @@ def refresh_dossier(clients: Clients, manifest: Manifest) -> Dossier | None:
     except PaddockError as error:
         _LOG.warning("the dossier of %s was not written again: %s", manifest.id.short, error.message)
     return dossier
+
+
+def refresh_dossiers_with(clients: Clients, sha256: Sha256) -> None:
+    """Write the dossiers again of all snapshots with a file that was found damaged, or was repaired."""
+    for manifest in clients.volume.snapshots():
+        if any(file.sha256 == sha256 for file in manifest.files):
+            refresh_dossier(clients, manifest)
+
+
+@contextmanager
+def dossier_kept_current(clients: Clients, wanted: Reference) -> Iterator[None]:
+    """Write the dossier of a snapshot again when the block ends, also where that raises: a model that a validation
+    rejects has a dossier that says so."""
+    try:
+        yield
+    finally:
+        with suppress(PaddockError):  # what cannot be found has no dossier
+            refresh_dossier(clients, locate(clients, wanted))

@@ -96,12 +96,27 @@ def _snapshots(clients: Clients, model: ModelName, revision: Revision | None) ->
     return sorted(chosen.values(), key=lambda manifest: (-manifest.size_bytes, manifest.variant))
 
 
+def cost_of_snapshot(
+    clients: Clients, manifest: Manifest, history: Sequence[Benchmark], context_tokens: int
+) -> tuple[CostRow, ...]:
+    """What a snapshot costs on each machine that measured it, by its results; it is compared with nothing. Raises as
+    `load_catalog`."""
+    prices = load_prices(clients)
+    promoted = clients.volume.promoted(manifest.model).holds(manifest.id)
+    standing_results = _standing_by_machine(history, context_tokens)
+    return tuple(_row(manifest, one, prices, kl_mean=None, promoted=promoted) for one in standing_results)
+
+
 def _by_machine(clients: Clients, manifest: Manifest) -> Iterator[Benchmark]:
     """The result that stands on each machine."""
+    history = benchmark_history(clients, manifest)
+    return _standing_by_machine(history, planned_context(clients, manifest) if history else 0)
+
+
+def _standing_by_machine(history: Sequence[Benchmark], context_tokens: int) -> Iterator[Benchmark]:
     of_machine: dict[str, list[Benchmark]] = {}
-    for result in benchmark_history(clients, manifest):
+    for result in history:
         of_machine.setdefault(result.machine.identity, []).append(result)
-    context_tokens = planned_context(clients, manifest) if of_machine else 0
     for results in of_machine.values():
         found = standing(results, context_tokens)
         if found is not None:
