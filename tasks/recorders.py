@@ -21,7 +21,8 @@ from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.compare import compare
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
-from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
+from paddock.lifecycle.run.benchmark import read_benchmark, tune
+from paddock.lifecycle.run.pictures import draw_pictures, read_pictures
 from paddock.lifecycle.run.stored_benchmarks import stands_before
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
@@ -30,7 +31,6 @@ from paddock.lifecycle.upkeep.orphans import clean_orphans
 from paddock.lifecycle.upkeep.remote_eviction import evict_remote
 from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
 from paddock.lifecycle.upkeep.usage import sum_up_usage
-from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
@@ -120,22 +120,26 @@ def _promotion(run: StepRun, change: Any) -> None:
         artifacts.findings(subject, validation.verdict, validation.findings)
     measured = read_benchmark(run.clients, manifest)
     if measured is not None:
-        artifacts.benchmark(subject, measured)
+        artifacts.benchmark(subject, measured, read_pictures(run.clients, manifest))
     gates = read_gates(run.clients, manifest)
     if gates is not None:
         gate_artifacts.gates(subject, gates)
 
 
-def _benchmark(run: StepRun, measured: Benchmark) -> None:
-    """A result that does not stand for the snapshot has a key of its own, and replaces nothing."""
+def _benchmark(run: StepRun, drawn: Any) -> None:
+    """What has just been measured, with its pictures. A result that does not stand for the snapshot has a key of its
+    own, and replaces nothing."""
+    measured = run["measured"]
+    if measured is None:
+        return
     standing = read_benchmark(run.clients, run.manifest)
     stands = standing is None or stands_before(run.clients, run.manifest, measured, standing)
-    artifacts.benchmark(run.subject() if stands else run.subject().beside(measured), measured)
+    artifacts.benchmark(run.subject() if stands else run.subject().beside(measured), measured, drawn.pictures)
 
 
 def _dossier(run: StepRun, dossier: Any) -> None:
     if dossier is not None:
-        artifacts.dossier(run.subject(), dossier.markdown)
+        artifacts.dossier(run.subject(), dossier.markdown, read_pictures(run.clients, run.manifest))
 
 
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
@@ -151,7 +155,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     push_snapshot: lambda run, copied: artifacts.copy(run.subject(), copied),
     promote_snapshot: _promotion,
     roll_back: _promotion,
-    benchmark: _benchmark,
+    draw_pictures: _benchmark,
     compare: lambda run, report: gate_artifacts.gates(run.subject(), report),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),

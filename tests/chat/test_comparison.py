@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paddock.chat.comparison import TemplateComparison, compare_templates
+from paddock.chat.comparison import Part, TemplateComparison, compare_templates
 from paddock.chat.template import ChatFormat
 from paddock.lifecycle.promote.template_gates import template_gates
 from tests.support.chat_template import DEMANDING

@@ -17,11 +17,11 @@ from paddock.measure.benchmark_report import Benchmark, LengthResult
 from paddock.measure.load_test import LevelResult, LoadTest, Percentiles
 from paddock.measure.pictures.canvas import clean, number, shown
 from paddock.measure.pictures.latency import draw_latency
-from paddock.measure.pictures.memory import MemoryUse, draw_memory
+from paddock.measure.pictures.memory import MemoryBar, draw_memory
 from paddock.measure.pictures.pareto import Choice, draw_pareto
 from paddock.measure.pictures.picture import Picture
 from paddock.measure.pictures.quality import VariantQuality, draw_quality
-from paddock.measure.pictures.runs import Run, draw_runs
+from paddock.measure.pictures.runs import PastRun, draw_runs
 from paddock.measure.pictures.throughput import draw_throughput
 from paddock.model.hardware import Machine
 
@@ -77,12 +77,12 @@ def choices(name: str) -> list[Choice]:
     ]
 
 
-def runs(name: str) -> list[Run]:
-    return [Run(f"2026-11-{day:02}", name, 800.0, 60.0 + day, 0.3, day != 3) for day in range(1, 6)]
+def runs(name: str) -> list[PastRun]:
+    return [PastRun(f"2026-11-{day:02}", name, 800.0, 60.0 + day, 0.3, day != 3) for day in range(1, 6)]
 
 
-def memory_uses(name: str, limit_bytes: int | None = 200 * MIB) -> list[MemoryUse]:
-    return [MemoryUse(name, MEMORY, 256 * MIB, limit_bytes, f"memory of {name}")]
+def memory_uses(name: str, limit_bytes: int | None = 200 * MIB) -> list[MemoryBar]:
+    return [MemoryBar(name, MEMORY, 256 * MIB, limit_bytes, f"memory of {name}")]
 
 
 DRAWN: Mapping[str, Callable[[str], Picture | None]] = {
@@ -142,7 +142,7 @@ def test_memory_is_drawn_against_the_limit_of_each_machine() -> None:
     ]
     assert {"weights", "KV cache", "compute buffers", "output buffer", "margin, which stays free", "MiB"} <= set(texts)
     assert "projector" not in texts
-    assert [" does not fit" in use.sentence for use in uses] == [False, True, False, False]
+    assert [" too much" in use.sentence for use in uses] == [False, True, False, False]
 
 
 def test_what_was_not_measured_has_no_point() -> None:
@@ -179,7 +179,7 @@ def test_variants_without_a_figure_are_named() -> None:
         lambda: draw_latency(load_test(level(1, answered=False)), title=""),
         lambda: draw_quality(variants("")[2:], reference="", reference_bytes=None, texts="", title=""),
         lambda: draw_pareto(choices("")[2:], where="", title=""),
-        lambda: draw_runs([Run("", "", None, inf, nan, reliable=True)], title=""),
+        lambda: draw_runs([PastRun("", "", None, inf, nan, reliable=True)], title=""),
         lambda: draw_runs([], title=""),
     ],
     ids=["throughput", "latency", "quality", "pareto", "runs", "no runs"],

@@ -167,6 +167,7 @@ def measure_server(
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
     record_benchmark(clients, manifest, measured)
+    draw_pictures(clients, manifest)
     return measured
 
 

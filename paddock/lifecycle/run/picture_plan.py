@@ -20,11 +20,11 @@ from paddock.lifecycle.run.quality import read_quality
 from paddock.lifecycle.run.stored_benchmarks import benchmark_history, planned_context, standing
 from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.pictures.latency import draw_latency
-from paddock.measure.pictures.memory import MemoryUse, draw_memory
+from paddock.measure.pictures.memory import MemoryBar, draw_memory
 from paddock.measure.pictures.pareto import Choice, draw_pareto
 from paddock.measure.pictures.picture import Picture
 from paddock.measure.pictures.quality import VariantQuality, draw_quality
-from paddock.measure.pictures.runs import Run, draw_runs
+from paddock.measure.pictures.runs import PastRun, draw_runs
 from paddock.measure.pictures.throughput import draw_throughput, where
 from paddock.measure.quality import Quality
 from paddock.model.artifact import Manifest
@@ -72,7 +72,8 @@ def plan_pictures(clients: Clients, manifest: Manifest, measured: Benchmark | No
     result = measured or standing(own, planned_context(clients, manifest) if own else 0)
     drawings = (
         *_memory(manifest, read_validation(clients, manifest), result),
-        *(_speeds(manifest, result) if result else ()),
+        *(_throughput(manifest, result) if result else ()),
+        *_latency(manifest, [*own, *([measured] if measured else [])]),
         *_quality(clients, manifest),
         *_pareto(clients, manifest, result),
         *_runs(manifest, history),
@@ -90,12 +91,12 @@ def _memory(manifest: Manifest, validation: Validation | None, result: Benchmark
         yield Drawing(draw_memory, {"uses": uses, "title": f"Memory of {manifest.id.short}"})
 
 
-def _planned(validation: Validation) -> MemoryUse:
+def _planned(validation: Validation) -> MemoryBar:
     label = f"planned, {validation.context_tokens} tokens"
     memory, name = validation.memory, validation.target
     if name in {THIS_MACHINE, ANY}:
         unknown = "the limit is not recorded" if name == THIS_MACHINE else "no limit: the target is any machine"
-        return MemoryUse(label, memory, MARGIN_BYTES, None, unknown)
+        return MemoryBar(label, memory, MARGIN_BYTES, None, unknown)
     target = parse_target(name)
     assert target is not None  # noqa: S101 (this machine is handled above)
     margin, limit, where = MARGIN_BYTES, target.ram_bytes, f"memory of {name}"
@@ -105,16 +106,16 @@ def _planned(validation: Validation) -> MemoryUse:
         if memory.total_bytes + margin > limit:  # the rest is on the host
             margin, limit = margin + MARGIN_BYTES, limit + target.ram_bytes
             where = f"GPU and host memory of {name}"
-    return MemoryUse(label, memory, margin, limit, where)
+    return MemoryBar(label, memory, margin, limit, where)
 
 
-def _loaded(result: Benchmark) -> MemoryUse:
+def _loaded(result: Benchmark) -> MemoryBar:
     machine, context = result.machine, result.parameters.get("n_ctx")
     label, memory = f"loaded, {context} tokens" if context else "loaded", result.memory
     if not _is_on_gpu(result):
-        return MemoryUse(label, memory, MARGIN_BYTES, machine.ram_available_bytes, "memory that was free")
+        return MemoryBar(label, memory, MARGIN_BYTES, machine.ram_available_bytes, "memory that was free")
     margin = GPU_MARGIN_BYTES * len(machine.gpus)
-    return MemoryUse(label, memory, margin, _free_vram_bytes(machine), "GPU memory that was free")
+    return MemoryBar(label, memory, margin, _free_vram_bytes(machine), "GPU memory that was free")
 
 
 def _is_on_gpu(result: Benchmark) -> bool:
@@ -125,12 +126,18 @@ def _free_vram_bytes(machine: Machine) -> int:
     return sum(gpu.vram_available_bytes for gpu in machine.gpus)
 
 
-def _speeds(manifest: Manifest, result: Benchmark) -> Iterator[Drawing]:
-    name = manifest.id.short
-    alone = replace(result, http=None, roleplay=None)
-    yield Drawing(draw_throughput, {"measured": alone, "title": f"Throughput of {name}"})
-    if result.http is not None:
-        yield Drawing(draw_latency, {"test": result.http, "title": f"Latency of {name} over HTTP"})
+def _throughput(manifest: Manifest, result: Benchmark) -> Iterator[Drawing]:
+    alone = replace(result, http=None, roleplay=None)  # which may be added later
+    yield Drawing(draw_throughput, {"measured": alone, "title": f"Throughput of {manifest.id.short}"})
+
+
+def _latency(manifest: Manifest, results: Sequence[Benchmark]) -> Iterator[Drawing]:
+    """The newest load test."""
+    for result in reversed(results):
+        if result.http is not None:
+            title = f"Latency of {manifest.id.short} over HTTP"
+            yield Drawing(draw_latency, {"test": result.http, "day": (result.measured_at or "")[:10], "title": title})
+            return
 
 
 def _quality(clients: Clients, manifest: Manifest) -> Iterator[Drawing]:
@@ -235,7 +242,7 @@ def _runs(manifest: Manifest, history: Sequence[tuple[Manifest, Benchmark]]) -> 
         return
     several = len({one.revision for one, _ in history}) > 1
     runs = [
-        Run(
+        PastRun(
             day=(result.measured_at or "earlier")[:10],
             group=", ".join([*([one.revision[:8]] if several else []), where(replace(result, measured_at=None))]),
             prefill_tok_per_s=next((row.prefill_tok_per_s for row in result.results if row.prefill_tok_per_s), None),

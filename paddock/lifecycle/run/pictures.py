@@ -39,6 +39,10 @@ class KeptPicture:
     figures_sha256: str
     sizes: Mapping[str, int]
 
+    @property
+    def svg_file(self) -> str:
+        return f"{self.name}.svg"
+
     @classmethod
     def of(cls, picture: Picture, figures_sha256: str) -> KeptPicture:
         sizes = {name: len(content) for name, content in picture.files()}

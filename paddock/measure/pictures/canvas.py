@@ -72,6 +72,7 @@ _STYLE: Final[dict[str, Any]] = {
 LineStyle = Literal["-", "--", ":", "none"]
 _DRAWING = Lock()
 _TAG, _DECIMALS = re.compile(r"<[^>]*>"), re.compile(r"(\d\.\d\d)\d+")
+_SIZE = re.compile(r'width="[\d.]+pt" height="[\d.]+pt"')
 _METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 
 
@@ -166,6 +167,8 @@ def _svg(figure: Figure, title: str) -> str:
     text = written.getvalue()
     text = _TAG.sub(_shortened, _METADATA.sub("", text[text.index("<svg") :], count=1))
     head, rest = text.split(">", 1)
+    width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
+    head = _SIZE.sub(f'width="{width}" height="{height}"', head)
     return f'{head} role="img">\n<title>{escape(title)}</title>{rest}'
 
 

@@ -23,9 +23,9 @@ _FIGURES: Final[tuple[tuple[str, str, str, str, LineStyle], ...]] = (
 )
 
 
-def draw_latency(test: LoadTest, *, title: str) -> Picture | None:
-    """Draw the latency of answers and of their first tokens, and the tokens a second of all requests together. None
-    where no request was answered."""
+def draw_latency(test: LoadTest, *, title: str, day: str = "") -> Picture | None:
+    """Draw the latency of answers and of their first tokens, and the tokens a second of all requests together. `day` is
+    the date of the test. None where no request was answered."""
     levels = sorted(test.levels, key=lambda level: level.concurrency)
     answered = [level for level in levels if level.latency_s is not None]
     if not answered:
@@ -47,7 +47,8 @@ def draw_latency(test: LoadTest, *, title: str) -> Picture | None:
         title=title,
         alt="; ".join(_sentence(level) for level in answered) + ".",
         notes=[
-            f"Answers of at most {test.max_tokens} tokens, {'streamed' if test.streamed else 'not streamed'}.",
+            f"{f'{day}. ' if day else ''}Answers of at most {test.max_tokens} tokens,"
+            f" {'streamed' if test.streamed else 'not streamed'}.",
             *([f"Failed, and not counted: {'; '.join(_failures(level) for level in failed)}."] if failed else []),
         ],
     )

@@ -33,7 +33,7 @@ _UNITS = (("MiB", 2**20), ("GiB", 2**30), ("TiB", 2**40))
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryUse:
+class MemoryBar:
     """The memory of a model on one machine.
 
     `label` says what was planned or loaded, `margin_bytes` must stay free, and `limit_bytes` is what the machine has
@@ -64,12 +64,14 @@ class MemoryUse:
 
     @property
     def sentence(self) -> str:
-        """Such as `planned: 3.1 GiB with the margin of 8.0 GiB (free memory): fits`."""
+        """Such as `planned: 3.1 GiB with the margin, of 8.0 GiB (free memory)`. Whether a plan fits is decided for each
+        device, and not here."""
         needed = f"{self.label}: {human_bytes(self.needed_bytes)} with the margin"
         if self.limit_bytes is None:
             return f"{needed}; {self.limit_label}"
-        fits = "fits" if self.needed_bytes <= self.limit_bytes else "does not fit"
-        return f"{needed}, of {human_bytes(self.limit_bytes)} ({self.limit_label}): {fits}"
+        missing = self.needed_bytes - self.limit_bytes
+        too_much = f": {human_bytes(missing)} too much" if missing > 0 else ""
+        return f"{needed}, of {human_bytes(self.limit_bytes)} ({self.limit_label}){too_much}"
 
 
 _MARGIN = "margin, which stays free"
@@ -77,7 +79,7 @@ _SHOWN_LIMIT = 8
 """A limit of more than this many times what is needed is written, and not drawn: the bar would be a line."""
 
 
-def draw_memory(uses: Sequence[MemoryUse], *, title: str) -> Picture:
+def draw_memory(uses: Sequence[MemoryBar], *, title: str) -> Picture:
     """Draw a bar for each use, with a line at the machine's limit. There is at least one use."""
     largest = max(use.needed_bytes for use in uses)
     drawn = [use.limit_bytes for use in uses if _draws_limit(use, largest)]
@@ -107,11 +109,11 @@ def draw_memory(uses: Sequence[MemoryUse], *, title: str) -> Picture:
     )
 
 
-def _draws_limit(use: MemoryUse, largest: int) -> bool:
+def _draws_limit(use: MemoryBar, largest: int) -> bool:
     return use.limit_bytes is not None and use.limit_bytes <= _SHOWN_LIMIT * largest
 
 
-def _bar(axes: Axes, height: float, use: MemoryUse, unit: int, *, most: int, with_limit: bool) -> None:
+def _bar(axes: Axes, height: float, use: MemoryBar, unit: int, *, most: int, with_limit: bool) -> None:
     left = 0.0
     for _, colour, part_bytes in use.parts():
         if part_bytes:
@@ -132,5 +134,5 @@ def _bar(axes: Axes, height: float, use: MemoryUse, unit: int, *, most: int, wit
         )
 
 
-def _sizes(use: MemoryUse) -> str:
+def _sizes(use: MemoryBar) -> str:
     return ", ".join(f"{part} {human_bytes(size)}" for part, _, size in use.parts() if size)

@@ -36,7 +36,7 @@ def _finite(value: float | None, factor: float = 1) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PastRun:
     """The figures of one benchmark. `day` is its date; `group` says what makes runs comparable, such as the machine.
     None for what was not measured."""
 
@@ -48,14 +48,14 @@ class Run:
     reliable: bool
 
 
-_PANELS: tuple[tuple[str, Callable[[Run], float | None]], ...] = (
+_PANELS: tuple[tuple[str, Callable[[PastRun], float | None]], ...] = (
     ("decode, tokens/s", lambda run: _finite(run.decode_tok_per_s)),
     ("prefill, tokens/s", lambda run: _finite(run.prefill_tok_per_s)),
     ("first token, ms", lambda run: _finite(run.first_token_s, 1000)),
 )
 
 
-def draw_runs(runs: Sequence[Run], *, title: str) -> Picture | None:
+def draw_runs(runs: Sequence[PastRun], *, title: str) -> Picture | None:
     """Draw the figures of the runs, at most the last 30, oldest first; those of one group are connected. None where
     nothing was measured."""
     last = list(runs[-_MOST_RUNS:])
@@ -98,7 +98,7 @@ def draw_runs(runs: Sequence[Run], *, title: str) -> Picture | None:
     )
 
 
-def _days(axes: Axes, runs: Sequence[Run]) -> None:
+def _days(axes: Axes, runs: Sequence[PastRun]) -> None:
     count = len(runs)
     axes.set_xlim(0.5, count + 0.5)
     places = [1, count] if count > 1 else [1]
@@ -109,7 +109,7 @@ def _days(axes: Axes, runs: Sequence[Run]) -> None:
         last.set_horizontalalignment("right")
 
 
-def _sentence(run: Run) -> str:
+def _sentence(run: PastRun) -> str:
     figures = ", ".join(
         f"{name.split(',', maxsplit=1)[0]} {number(value)}"
         for name, figure in _PANELS
