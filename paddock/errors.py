@@ -28,7 +28,9 @@ The tree has two branches, since they decide what a caller does next: retry or n
         │   ├── NoPermission              a directory or bucket may not be read or written (also a PermissionError)
         │   ├── StoreRefused              S3 refuses the request
         │   ├── NotOnVolume               the volume does not hold this model or revision
+        │   ├── NotMeasured               what was asked for has to be measured before
         │   ├── InUse                     in use or pinned, so not removed
+        │   ├── PromotionConflict         another snapshot was promoted since the decision was made
         │   ├── MaintenanceFailed         a part of a maintenance failed, or damage stays
         │   ├── SnapshotDiffers           a snapshot of that name has other files, and is immutable
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
@@ -183,7 +185,15 @@ class NotOnVolume(OperationError):
     pass
 
 
+class NotMeasured(OperationError):
+    pass
+
+
 class InUse(OperationError):
+    pass
+
+
+class PromotionConflict(OperationError):
     pass
 
 

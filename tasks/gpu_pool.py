@@ -1,4 +1,4 @@
-"""Run a deployment on the GPU work pool, and wait for its end."""
+"""Run a deployment on the GPU work pool, and wait for its end; name the pool that runs the current flow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NoReturn, cast
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Scheduled
@@ -26,13 +27,18 @@ _CURE = "look at that run and the workers of its pool"
 def start_on_gpu(deployment: str, parameters: dict[str, Any]) -> FlowRun | None:
     """Schedule a run on the GPU work pool. Returns None where no worker of the pool is online, or the deployment does
     not exist."""
-    with get_client(sync_client=True) as client:
-        if not _worker_is_online(client):
-            return None
+    if not has_worker():
+        return None
     try:
         return cast(FlowRun, run_deployment(deployment, parameters=parameters, timeout=0))
     except ObjectNotFound:
         return None
+
+
+def has_worker() -> bool:
+    """Whether a worker of the GPU work pool is online."""
+    with get_client(sync_client=True) as client:
+        return _worker_is_online(client)
 
 
 def await_completion(
@@ -54,6 +60,12 @@ def await_completion(
             state = _state(client, run)
     if not state.is_completed():
         raise EngineCrashed(f"{_name(run)} did not complete: {state.message or state.name}", cure=_CURE)
+
+
+def own_pool() -> str | None:
+    """The work pool whose worker runs the current flow; None outside of one."""
+    context = FlowRunContext.get()
+    return context.flow_run.work_pool_name if context and context.flow_run else None
 
 
 def time_limit_s(*, engine_runs: int, fetch_bytes: int = 0) -> float:

@@ -8,13 +8,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from paddock.errors import UnsafeName
+from paddock.lifecycle.catalog.prices import CatalogPrices, prices_schema
 from paddock.model.names import ModelName, parse_ref
 from paddock.model.reference import Reference, Variant, parse_variant
 from paddock.planning.profile import ProfileName
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
 AUTO: Final = "auto"
-GateName = Literal["decode", "prefill", "time_to_first_token", "memory", "kl_ratio", "agreement"]
+GateName = Literal["decode", "prefill", "time_to_first_token", "memory", "kl_ratio", "agreement", "roleplay"]
+Undecided = Literal["pass", "block"]
 GATES: Final[tuple[str, ...]] = get_args(GateName)
 """The names of the gates, whose bounds an entry may override."""
 
@@ -90,6 +92,9 @@ class CatalogEntry(BaseModel):
     gates: dict[GateName, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict, description="Bounds of gates that replace the defaults."
     )
+    undecided: Undecided = Field(
+        default="pass", description="Whether a gate that could not decide passes, with a warning, or blocks."
+    )
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -123,6 +128,9 @@ class CatalogFile(BaseModel):
     model_config = ConfigDict(extra="forbid", title="Catalog of Paddock")
 
     models: list[CatalogEntry] | None = Field(description="The models that are wanted.")
+    prices: CatalogPrices | None = Field(
+        default=None, description="What an hour of a machine costs, by target or work pool, in one currency."
+    )
 
 
 def catalog_schema() -> dict[str, Any]:
@@ -143,5 +151,7 @@ def catalog_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: {"type": "number", "minimum": 0} for name in GATES},
     }
+    prices = schema["properties"]["prices"]
+    schema["properties"]["prices"] = prices_schema(prices["description"])
     schema.pop("description", None)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
