@@ -6,6 +6,7 @@ from prefect import flow, get_run_logger
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.lifecycle.acquire.restore import locate_or_restore
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.onboard import skip_if_too_large
 from paddock.lifecycle.run.benchmark import measure, share_benchmark
 from paddock.measure.benchmark_report import Benchmark
@@ -34,8 +35,10 @@ def benchmark_model(
     """
     runner = PrefectRunner()
     manifest = runner.run(locate_or_restore, reference(model, revision))
-    measured, _ = measure(runner, manifest, context_tokens, roleplay=profile == "roleplay", tune_first=tune)
+    roleplay, pool = profile == "roleplay", gpu_pool.own_pool()
+    measured, _ = measure(runner, manifest, context_tokens, roleplay=roleplay, tune_first=tune, pool=pool)
     runner.run(share_benchmark, manifest)  # the run that waits for it may have another volume
+    runner.run(refresh_dossier, manifest)
     return measured
 
 

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.parameters import ContextTokens, Model, RevisionName, Target
 from paddock.lifecycle.assess.validate import Validation, validate
+from paddock.lifecycle.dossier import dossier_kept_current
 from tasks import policies
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
@@ -30,4 +31,6 @@ def validate_model(
         target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
     """
-    return validate(PrefectRunner(target), reference(model, revision), context_tokens, target=target)
+    runner, wanted = PrefectRunner(target), reference(model, revision)
+    with dossier_kept_current(runner.clients, wanted):
+        return validate(runner, wanted, context_tokens, target=target)

@@ -28,6 +28,7 @@ The tree has two branches, since they decide what a caller does next: retry or n
         │   ├── NoPermission              a directory or bucket may not be read or written (also a PermissionError)
         │   ├── StoreRefused              S3 refuses the request
         │   ├── NotOnVolume               the volume does not hold this model or revision
+        │   ├── NotMeasured               what was asked for has to be measured before
         │   ├── InUse                     in use or pinned, so not removed
         │   ├── PromotionConflict         another snapshot was promoted since the decision was made
         │   ├── MaintenanceFailed         a part of a maintenance failed, or damage stays
@@ -181,6 +182,10 @@ class StoreRefused(OperationError):
 
 
 class NotOnVolume(OperationError):
+    pass
+
+
+class NotMeasured(OperationError):
     pass
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from prefect.artifacts import create_markdown_artifact
 
 from paddock.measure.gate_report import Figure, Gate, GateReport
-from tasks.markdown import as_text
+from paddock.model.markdown import as_text
 from tasks.subject import ArtifactSubject
 
 _OUTCOMES = {True: "✓ passed", False: "✗ **held back**", None: "? **not decided**"}

@@ -1,4 +1,4 @@
-"""Run a deployment on the GPU work pool, and wait for its end."""
+"""Run a deployment on the GPU work pool, and wait for its end; name the pool that runs the current flow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NoReturn, cast
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Scheduled
@@ -59,6 +60,12 @@ def await_completion(
             state = _state(client, run)
     if not state.is_completed():
         raise EngineCrashed(f"{_name(run)} did not complete: {state.message or state.name}", cure=_CURE)
+
+
+def own_pool() -> str | None:
+    """The work pool whose worker runs the current flow; None outside of one."""
+    context = FlowRunContext.get()
+    return context.flow_run.work_pool_name if context and context.flow_run else None
 
 
 def time_limit_s(*, engine_runs: int, fetch_bytes: int = 0) -> float:

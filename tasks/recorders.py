@@ -16,12 +16,14 @@ from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.assess.validate import check_compatibility, check_structure, conclude, read_validation
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.compare import compare
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
-from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
+from paddock.lifecycle.run.benchmark import read_benchmark, tune
+from paddock.lifecycle.run.pictures import draw_pictures, read_pictures
+from paddock.lifecycle.run.stored_benchmarks import stands_before
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.maintain import summarize
@@ -118,10 +120,26 @@ def _promotion(run: StepRun, change: Any) -> None:
         artifacts.findings(subject, validation.verdict, validation.findings)
     measured = read_benchmark(run.clients, manifest)
     if measured is not None:
-        artifacts.benchmark(subject, measured)
+        artifacts.benchmark(subject, measured, read_pictures(run.clients, manifest))
     gates = read_gates(run.clients, manifest)
     if gates is not None:
         gate_artifacts.gates(subject, gates)
+
+
+def _benchmark(run: StepRun, drawn: Any) -> None:
+    """What has just been measured, with its pictures. A result that does not stand for the snapshot has a key of its
+    own, and replaces nothing."""
+    measured = run["measured"]
+    if measured is None:
+        return
+    standing = read_benchmark(run.clients, run.manifest)
+    stands = standing is None or stands_before(run.clients, run.manifest, measured, standing)
+    artifacts.benchmark(run.subject() if stands else run.subject().beside(measured), measured, drawn.pictures)
+
+
+def _dossier(run: StepRun, dossier: Any) -> None:
+    if dossier is not None:
+        artifacts.dossier(run.subject(), dossier.markdown, read_pictures(run.clients, run.manifest))
 
 
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
@@ -137,11 +155,12 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     push_snapshot: lambda run, copied: artifacts.copy(run.subject(), copied),
     promote_snapshot: _promotion,
     roll_back: _promotion,
-    benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
+    draw_pictures: _benchmark,
     compare: lambda run, report: gate_artifacts.gates(run.subject(), report),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
-    write_dossier: lambda run, dossier: artifacts.dossier(run.subject(), dossier.markdown),
+    write_dossier: _dossier,
+    refresh_dossier: _dossier,
     clean_orphans: lambda run, found: volume_artifacts.orphans(run.volume, found),
     scrub: lambda run, scrubbed: volume_artifacts.scrub(run.volume, scrubbed),
     scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),

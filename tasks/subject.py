@@ -1,18 +1,19 @@
 """Make the keys of artifacts, one for each model, variant, snapshot or store that an artifact is about.
 
 The artifacts of a promoted snapshot have the key of its variant. Those of a snapshot that is not promoted while another
-one is, and those of a validation for another machine, have keys of their own: they never replace the artifacts of what
-is served.
+one is, those of a validation for another machine, and those of a benchmark that does not stand for the snapshot, have
+keys of their own: they never replace the artifacts of what is served.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients, require_remote
+from paddock.measure.benchmark_report import Benchmark
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId, artifact_key
 from paddock.planning.targets import THIS_MACHINE
@@ -37,6 +38,12 @@ class ArtifactSubject:
     def of_model(cls, model: ModelName, target: str = THIS_MACHINE) -> ArtifactSubject:
         """A model, before a variant is chosen."""
         return cls(model, str(model), str(model) + _suffix(target))
+
+    def beside(self, measured: Benchmark) -> ArtifactSubject:
+        """The same for a result that does not stand for the snapshot: for another context, or disturbed."""
+        name = f"{self.name} with {measured.parameters['n_ctx']} tokens of context"
+        how = "" if measured.reliable else ", not reliable"
+        return replace(self, name=name, identity=f"{self.identity} on {measured.machine.name}, {name}{how}")
 
     def key(self, kind: str) -> str:
         return artifact_key(kind, self.model, self.identity)

@@ -18,8 +18,8 @@ from paddock.lifecycle.upkeep.orphans import Orphans
 from paddock.lifecycle.upkeep.scrub import Scrubbed
 from paddock.lifecycle.upkeep.usage import UsageSummary
 from paddock.lifecycle.upkeep.volume_use import UseHistory, UseSample
+from paddock.model.markdown import as_text
 from paddock.model.units import human_bytes, human_time
-from tasks.markdown import as_text
 from tasks.subject import StoreSubject
 from tasks.use_picture import draw
 

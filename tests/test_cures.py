@@ -33,6 +33,10 @@ SAMPLES = {
     "command": "pull",
     "option": "--verbose",
     "limit_bytes": "1000",
+    "found.not_measured[0]": "org/name:Q8_0@01234567",
+    "row.name": "org/name:Q8_0@01234567",
+    "without[0]": "org/name:Q8_0@01234567",
+    "against": f" --against {ID}",
 }
 """Sample values for the placeholders in messages, by their expressions."""
 ARGUMENTS = {"MODEL": "org/name", "SOURCE": "org/name:Q8_0"}

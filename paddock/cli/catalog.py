@@ -89,6 +89,7 @@ def check(
         "path": str(path),
         "valid": not checked.problems,
         "entries": rows,
+        "prices": dict(checked.catalog.prices),
         "problems": [problem.to_json() for problem in checked.problems],
     }
     if checked.problems:

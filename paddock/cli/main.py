@@ -27,7 +27,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from paddock.cli import acquire, assess, catalog, compare, doctor, gc, promote, run, usage, verify, volume
+from paddock.cli import acquire, assess, catalog, compare, cost, doctor, gc, promote, run, usage, verify, volume
 from paddock.cli.output import print_result, report_failure
 from paddock.cli.suggestions import CommandGroup, cure_of, message_of
 from paddock.errors import PaddockError, UsageError
@@ -113,7 +113,7 @@ def _main_options(
         _LOG.propagate = False
 
 
-for _group in (assess, acquire, volume, gc, verify, usage, promote, run, compare, doctor):
+for _group in (assess, acquire, volume, gc, verify, usage, promote, run, compare, cost, doctor):
     for _command_name, _command in _group.COMMANDS.items():
         app.command(_command_name)(_command)
 

@@ -173,15 +173,20 @@ def render_preflight(result: Preflight) -> None:
         out.print(_cell(result.advice))
 
 
-def render_onboarding(result: Onboarded) -> None:
+def print_markdown(text: str) -> None:
+    """Print a page of Markdown: formatted on a terminal, else as it is."""
     out = _out()
-    dossier = "\n".join(map(visible, Path(result.dossier).read_text(encoding="utf-8").split("\n")))
+    page = "\n".join(map(visible, text.split("\n")))
     if out.is_terminal:
         from rich.markdown import Markdown  # takes a twentieth of a second, and nothing else needs it
 
-        out.print(Markdown(dossier, hyperlinks=False))
+        out.print(Markdown(page, hyperlinks=False))
     else:
-        out.print(Text(dossier))
+        out.print(Text(page))
+
+
+def render_onboarding(result: Onboarded) -> None:
+    print_markdown(Path(result.dossier).read_text(encoding="utf-8"))
     print_line(result.line)
 
 

@@ -42,6 +42,9 @@ def render_catalog(checked: CheckedCatalog) -> None:
     ]
     if rows:
         print_table(columns, rows)
+    if catalog.prices:
+        prices = ", ".join(f"{name} {price:g}" for name, price in catalog.prices.items())
+        print_line(f"prices of an hour: {prices}")
     for problem in checked.problems:
         print_line(f"{catalog.name}:{problem.line}:{problem.column}: {problem.message}{_cure(problem.cure)}")
     state = counted(len(checked.problems), "problem") if checked.problems else "valid"

@@ -37,6 +37,7 @@ def bench(
     Settings that were tuned on this machine are used.
     """
     from paddock.cli.render import render_benchmark, render_tuning
+    from paddock.lifecycle.dossier import refresh_dossier
     from paddock.lifecycle.run.benchmark import measure, measure_server
     from paddock.lifecycle.steps import PlainRunner
 
@@ -45,6 +46,7 @@ def bench(
     measured, tuning = measure(PlainRunner(clients), manifest, ctx, roleplay=roleplay, tune_first=tune, budget_s=budget)
     if server is not None:
         measured = measure_server(clients, manifest, measured, server, api_key=clients.settings.api_key)
+    refresh_dossier(clients, manifest)
 
     def render() -> None:
         if tuning is not None:
@@ -74,6 +76,8 @@ def quality(
     Perplexity, KL divergence and top-1 agreement, on the same text.
     """
     from paddock.cli.render import render_quality
+    from paddock.lifecycle.dossier import refresh_dossier
+    from paddock.lifecycle.run.pictures import draw_pictures
     from paddock.lifecycle.run.quality import best_reference, measure_quality
     from paddock.measure.likelihood import LIMIT_TOKENS
 
@@ -81,6 +85,8 @@ def quality(
     manifest = find_snapshot(clients, model)
     reference = find_snapshot(clients, against) if against else best_reference(clients, manifest)
     measured = measure_quality(clients, manifest, reference, text=text, limit_tokens=tokens or LIMIT_TOKENS)
+    draw_pictures(clients, manifest)
+    refresh_dossier(clients, manifest)
     print_result(as_json, measured.to_json(), lambda: render_quality(measured))
     return 0
 

@@ -87,8 +87,14 @@ def _used(total: UsageTotal | None) -> dict[str, int]:
     return {"uses": total.usage.uses, "requests": total.usage.requests} if total else {"uses": 0, "requests": 0}
 
 
-def show(model: ModelArgument, as_json: Json = False) -> int:
-    """Show the manifest, chat template and profiles of a snapshot."""
+def show(
+    model: ModelArgument,
+    dossier: Annotated[bool, typer.Option("--dossier", help="Show all that is known of it, on one page.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Show the manifest, chat template and profiles of a snapshot, or its dossier."""
+    if dossier:
+        return show_dossier(model, as_json)
     from paddock.cli.render import render_manifest
     from paddock.lifecycle.assess.chat_template import chat_of_snapshot
     from paddock.planning.profile import PROFILES
@@ -108,6 +114,17 @@ def show(model: ModelArgument, as_json: Json = False) -> int:
         "served": clients.volume.usage.read(manifest.id).kinds["serve"].to_json(),
     }
     print_result(as_json, payload, lambda: render_manifest(manifest, promoted=promoted, chat=chat))
+    return 0
+
+
+def show_dossier(model: str, as_json: bool) -> int:
+    """Show the dossier of a snapshot, with what is known now."""
+    from paddock.cli.render import print_markdown
+    from paddock.lifecycle.dossier import markdown, read_dossier
+
+    clients = make_clients()
+    document = read_dossier(clients, find_snapshot(clients, model))
+    print_result(as_json, json.loads(document.to_json()), lambda: print_markdown(markdown(document)))
     return 0
 
 

@@ -19,7 +19,7 @@ from paddock.lifecycle.acquire.cache import cache
 from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.validate import Validation, validate
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.dossier import dossier_kept_current, write_dossier
 from paddock.lifecycle.locate import visible_path
 from paddock.lifecycle.promote.gating import compare_with_promoted, in_process
 from paddock.lifecycle.promote.promote import promote
@@ -189,7 +189,9 @@ class InProcess(Phases):
         return acquire(self._runner, request.for_acquisition())
 
     def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation:
-        return validate(self._runner, manifest.id.reference, request.context, target=request.target)
+        wanted = manifest.id.reference
+        with dossier_kept_current(self._runner.clients, wanted):
+            return validate(self._runner, wanted, request.context, target=request.target)
 
     def cache(self, manifest: Manifest) -> None:
         cache(self._runner, manifest.id.reference)

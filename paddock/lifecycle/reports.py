@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -20,15 +21,17 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.quantization import is_gguf
 from paddock.planning.targets import THIS_MACHINE
+from paddock.store.protocol import Store
 
+_READERS = 8
 _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
 
 
-def write(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
-    """Write the report `name` to the volume, replacing an earlier one."""
+def write(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> str:
+    """Write the report `name` to the volume, replacing an earlier one, and return its path."""
     document = {"files": _ggufs(manifest), "at": datetime.now(UTC).isoformat(), "report": value}
-    clients.volume.write_report(manifest.id, name, json.dumps(document, indent=2))
+    return clients.volume.write_report(manifest.id, name, json.dumps(document, indent=2))
 
 
 def record(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
@@ -58,15 +61,39 @@ def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
 def read(clients: Clients, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
     """The newest report on these files, or None. A report that cannot be parsed is logged and ignored: the next run
     replaces it."""
-    found: list[tuple[str, _Report]] = []
-    for store in (clients.volume, *([clients.remote] if clients.remote else [])):
-        try:
-            document = json.loads(store.read_report(manifest.id, name) or "{}")
-            if document.get("files") == _ggufs(manifest):
-                found.append((str(document.get("at", "")), parse(document["report"])))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, type(error).__name__)
+    found = [dated for store in _stores(clients) if (dated := _load(store, manifest, name, parse))]
     return max(found, key=lambda dated: dated[0])[1] if found else None
+
+
+def read_all(
+    clients: Clients, manifest: Manifest, pattern: re.Pattern[str], parse: Callable[[dict[str, Any]], _Report]
+) -> list[tuple[str, _Report]]:
+    """(time of writing, report) of every report on these files whose name matches, of each store that has it. As `read`
+    for one that cannot be parsed."""
+    found: list[tuple[str, _Report]] = []
+    for store in _stores(clients):
+        names = [name for name in store.report_names(manifest.id) if pattern.fullmatch(name)]
+        with ThreadPoolExecutor(_READERS) as readers:
+            loaded = readers.map(lambda name, store=store: _load(store, manifest, name, parse), names)
+            found += [dated for dated in loaded if dated]
+    return found
+
+
+def _stores(clients: Clients) -> tuple[Store, ...]:
+    return (clients.volume, clients.remote) if clients.remote else (clients.volume,)
+
+
+def _load(
+    store: Store, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]
+) -> tuple[str, _Report] | None:
+    """(the time of writing, the report); None where there is none, it is about other files, or cannot be parsed."""
+    try:
+        document = json.loads(store.read_report(manifest.id, name) or "{}")
+        if document.get("files") == _ggufs(manifest):
+            return str(document.get("at", "")), parse(document["report"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, type(error).__name__)
+    return None
 
 
 def _ggufs(manifest: Manifest) -> dict[str, str]:

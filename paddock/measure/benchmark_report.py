@@ -17,6 +17,8 @@ SCHEMA = 3
 """Version of the JSON document. Version 1 had one prompt length, one answer length, and no `schema`; version 2 did not
 say whether it can be believed."""
 
+_NOT_JUDGED = "an older version of Paddock measured it, which did not judge whether it can be believed"
+
 
 @dataclass(frozen=True, slots=True)
 class LengthResult:
@@ -73,6 +75,7 @@ class Benchmark:
     `features`, `build` features of the engine's build; an id that tells apart two builds of one version
     `tuned`             whether `parameters` are those of a tuning
     `http`, `roleplay`  None if they were not requested
+    `pool`              the Prefect work pool of the worker that measured it; None outside of one
 
     Fields with a default are None in a document of an older version.
     """
@@ -99,11 +102,17 @@ class Benchmark:
     http: LoadTest | None = None
     kind: ModelKind = ModelKind.TEXT
     doubts: tuple[str, ...] = ()
+    pool: str | None = None
 
     @property
     def reliable(self) -> bool:
         """Whether the figures can be believed. Those of older versions, which did not judge it, cannot."""
         return not self.doubts and self.schema >= 3
+
+    @property
+    def stated_doubts(self) -> tuple[str, ...]:
+        """The doubts, for display: never empty where the figures cannot be believed."""
+        return self.doubts if self.doubts or self.reliable else (_NOT_JUDGED,)
 
     @property
     def prefill_tok_per_s(self) -> float:
@@ -124,29 +133,30 @@ class Benchmark:
         speeds = f"prefill {self.prefill_tok_per_s:.1f} tokens/s"
         if not self.kind.embeds:
             speeds += f", decode {self.decode_tok_per_s:.1f} tokens/s"
-        if self.doubts:
-            speeds += f" (not reliable: {'; '.join(self.doubts)})"
+        if not self.reliable:
+            speeds += f" (not reliable: {'; '.join(self.stated_doubts)})"
         return speeds if self.machine.gpus else f"{speeds}, on the processor: {self.machine.why_no_gpu}"
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return (test, median, spread) of each figure, for display."""
+        """Return (test, median, spread) of each figure, for display. Each speed says so where it is not reliable."""
+        mark = "" if self.reliable else " (not reliable)"
         rows = [
             (
                 f"prefill of {result.n_prompt} tokens" if result.n_prompt else f"decode of {result.n_gen} tokens",
-                "not measured" if result.tok_per_s is None else f"{result.tok_per_s:.1f} tokens/s",
+                "not measured" if result.tok_per_s is None else f"{result.tok_per_s:.1f} tokens/s{mark}",
                 "" if result.spread is None else f"{result.spread:.1%}",
             )
             for result in self.results
         ]
         return [
-            *([("not reliable", "; ".join(self.doubts), "")] if self.doubts else []),
+            *([] if self.reliable else [("not reliable", "; ".join(self.stated_doubts), "")]),
             *rows,
             (
                 "time to the embedding" if self.kind.embeds else "time to first token",
-                f"{self.time_to_first_token_s * 1000:.0f} ms",
+                f"{self.time_to_first_token_s * 1000:.0f} ms{mark}",
                 "",
             ),
-            *([] if self.kind.embeds else [("weights read by decode", self._bandwidth_text(), "")]),
+            *([] if self.kind.embeds else [("weights read by decode", self._bandwidth_text() + mark, "")]),
             ("load", f"{self.load_s:.2f} s", ""),
             ("peak memory of the engine's process", human_bytes(self.peak_rss_bytes), ""),
             ("GPU", self._gpu_text(), ""),
@@ -198,6 +208,7 @@ class Benchmark:
             "uses_gpus": self.uses_gpus,
             "parameters": self.parameters,
             "tuned": self.tuned,
+            "pool": self.pool,
             "roleplay": self.roleplay.to_json() if self.roleplay else None,
             "http": self.http.to_json() if self.http else None,
         }

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,12 +84,16 @@ _PERCENTILES = ("latency_s", "first_token_s", "gap_s")
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """Results of all levels, with answers of at most `max_tokens`. `model` is the name that the server reported."""
+    """Results of all levels, with answers of at most `max_tokens`. `model` is the name that the server reported.
+
+    `on_this_machine` says whether the address was a loopback one; None in a document of an older version.
+    """
 
     model: str
     max_tokens: int
     streamed: bool
     levels: tuple[LevelResult, ...]
+    on_this_machine: bool | None = None
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (test, figure, errors) of each level, for display."""
@@ -159,7 +164,19 @@ def run_load_test(
             body["stream_options"] = {"include_usage": True}
         _send(pool, base, body, "warm-up")
         results = tuple(_level(pool, base, body, level, max(requests, level)) for level in levels)
-    return LoadTest(model, max_tokens, streamed, results)
+    return LoadTest(
+        model, max_tokens, streamed, results, on_this_machine=is_loopback_host(urlsplit(base).hostname or "")
+    )
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host of an address is this machine for certain. Other names are not resolved."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _checked_url(url: str) -> str:

@@ -144,7 +144,7 @@ class Tuning:
             for trial in self.trials
         ]
         result = (
-            f"{_changes_text(self.changes)}: {self.gain:.2f} times as fast"
+            f"{_changes_text(self.changes)}: {self.gain:.2f} times as fast{' (not reliable)' if self.busy else ''}"
             if self.changes
             else "the plan's own parameters are kept"
         )
@@ -160,6 +160,7 @@ class Tuning:
             "after": self.after.to_json(),
             "trials": [trial.to_json() for trial in self.trials],
             "gain": self.gain,
+            "busy": self.busy,
         }
 
     @classmethod
@@ -170,7 +171,7 @@ class Tuning:
             raise ValueError(f"a tuning changes {', '.join(sorted(map(str, unknown)))}, which are not knobs")
         return cls(
             **{
-                **{name: item for name, item in value.items() if name not in {"gain", "turns"}},
+                **{name: item for name, item in value.items() if name not in {"gain", "busy", "turns"}},
                 "changes": value["turns"],
                 "plan": Parameters.from_json(value["plan"]),
                 "before": Trial.from_json(value["before"]),

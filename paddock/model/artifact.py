@@ -52,6 +52,14 @@ class RepositoryFile:
 
 
 @dataclass(frozen=True, slots=True)
+class BranchHead:
+    """The commit that a branch or tag is at, and the Hub's own name of the model."""
+
+    model: ModelName
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """The files of one revision of a repository.
 

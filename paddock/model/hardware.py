@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ class Machine:
     ram_available_bytes: int
     gpus: tuple[Gpu, ...] = ()
     why_no_gpu: str = ""
+
+    @property
+    def name(self) -> str:
+        """The GPUs, else the processor with its cores, for people: `2 x NVIDIA H200`."""
+        if not self.gpus:
+            return f"{self.cpu}, {self.cores} {'core' if self.cores == 1 else 'cores'}"
+        counts = Counter(gpu.name for gpu in self.gpus)
+        return ", ".join(name if number == 1 else f"{number} x {name}" for name, number in counts.items())
 
     @property
     def identity(self) -> str:

@@ -61,7 +61,7 @@ def split_address(text: str, endpoint: str = "") -> HubAddress | None:
     if path is not None:
         return _split_path(path, text)
     host = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if scheme or (_HOST.fullmatch(host) and len(re.split("[:@]", rest)[0].split("/")) > 2):
+    if "://" in text or (_HOST.fullmatch(host) and len(re.split("[:@]", rest)[0].split("/")) > 2):
         hub = urlsplit(endpoint).netloc or _HOSTS[0]
         raise UnsafeName(f"{_quoted(text)} is not an address of the Hub, {hub}", cure=_CURE)
     return None

@@ -13,6 +13,7 @@ a GiB that the driver reserves (480 MiB on an H100). Host memory is 32 GiB for e
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from paddock.errors import BadSetting
@@ -54,6 +55,16 @@ _TARGET = re.compile(r"(?:(?P<count>[0-9]{1,2})x-?)?(?P<card>[^+]+?)(?:\+(?P<ram
 _SIZED_CARD = re.compile(r"(?P<size>[0-9].*)-gpu")
 
 
+@dataclass(frozen=True, slots=True)
+class TargetParts:
+    """The parts of a target: `count` GPUs `card`, and the size of the main memory `ram`, each as it was written in
+    lower case. `card` is None for a machine without a GPU, and `ram` where it is not given."""
+
+    count: int
+    card: str | None
+    ram: str | None
+
+
 def parse_target(text: str) -> Target | None:
     """The memory of a target; None for `this-machine`, which the caller has to measure. Raises BadSetting."""
     normalized = text.strip().lower()
@@ -61,19 +72,28 @@ def parse_target(text: str) -> Target | None:
         return None
     if normalized == ANY:
         return UNBOUNDED
+    parts = split_target(text)
+    card_bytes = _card_bytes(parts.card) if parts.card else None
+    if card_bytes is None:
+        return Target(parse_bytes(parts.ram or ""))
+    ram = parse_bytes(parts.ram) if parts.ram else parts.count * HOST_BYTES_PER_CARD
+    return Target(ram, (card_bytes - DRIVER_RESERVED_BYTES,) * parts.count)
+
+
+def split_target(text: str) -> TargetParts:
+    """The parts of a target other than `this-machine` and `any`. Raises BadSetting."""
+    normalized = text.strip().lower()
     match = _TARGET.fullmatch(normalized)
-    card_bytes = _card_bytes(match["card"]) if match else None
-    if match is None or card_bytes is None:
+    if match is None or _card_bytes(match["card"]) is None:
         if match is None or match["count"] or match["ram"] or not normalized[:1].isdigit():
             raise _unknown(text)
-        return Target(parse_bytes(normalized))
+        return TargetParts(0, None, normalized)
     count = int(match["count"] or 1)
     if not 1 <= count <= MAX_CARDS:
         raise BadSetting(
             f"the target {text[:40]!r} has {count} GPUs, and 1 to {MAX_CARDS} are allowed", cure="correct the number"
         )
-    ram = parse_bytes(match["ram"]) if match["ram"] else count * HOST_BYTES_PER_CARD
-    return Target(ram, (card_bytes - DRIVER_RESERVED_BYTES,) * count)
+    return TargetParts(count, match["card"], match["ram"])
 
 
 def _card_bytes(name: str) -> int | None:

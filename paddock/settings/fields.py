@@ -14,6 +14,7 @@ from paddock.settings.values import (
     HeaderSecret,
     HttpAddress,
     Origins,
+    Price,
     RemoteStoreUri,
     Size,
     SizeOrShare,
@@ -160,6 +161,12 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_BENCHMARK_BUDGET_S",
         description="How long a benchmark that was disturbed may be repeated, and a comparison of speeds that does not"
         " decide; `0`: they are not",
+    )
+    price_per_hour: Price | None = Field(
+        default=None,
+        validation_alias="PADDOCK_PRICE_PER_HOUR",
+        description="What an hour of this machine costs, for `paddock cost`: a plain number such as `2.10`, in the "
+        "currency in which prices are to be shown; unset: that of the catalog",
     )
     llama_server: Path | None = Field(
         default=None,

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeGuard
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+MIN_PRICE, MAX_PRICE = 1e-6, 1e7
+"""The range of a price of an hour, in any currency: what is outside of it is a mistake."""
+PRICE_EXPECTED = "a number from 0.000001 to 10000000"
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _SIZE = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
 _SHARE = re.compile(r"(100(\.0+)?|[0-9]{1,2}(\.[0-9]{1,6})?)\s*%", re.ASCII)
 _CRON = re.compile(r"[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}")
+_PRICE = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?", re.ASCII)
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -53,6 +58,19 @@ def _remote_store(value: str) -> str:
             "expected s3://bucket or s3://bucket/prefix"
         )  # whether a store supports the scheme is checked later
     return value.rstrip("/")
+
+
+def is_price(value: object) -> TypeGuard[float]:
+    """Whether a value is a number in the range of a price of an hour. False for NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and MIN_PRICE <= value <= MAX_PRICE
+
+
+def parse_price(value: object) -> float:
+    """A price of an hour, in any currency. Raises ValueError."""
+    number = float(value) if isinstance(value, str) and _PRICE.fullmatch(value.strip()) else value
+    if not is_price(number):
+        raise ValueError(f"expected {PRICE_EXPECTED}, such as 2.10, without a currency")
+    return number
 
 
 def _cron(value: str) -> str:
@@ -117,4 +135,5 @@ RemoteStoreUri = Annotated[str, AfterValidator(_remote_store)]
 Cron = Annotated[str, AfterValidator(_cron)]
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+Price = Annotated[float, BeforeValidator(parse_price)]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_header)]

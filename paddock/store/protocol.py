@@ -71,12 +71,21 @@ class Store(Protocol):
         """(apparent bytes: the sum over the snapshots, real bytes: each stored blob once)."""
         ...
 
-    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
-        """Replace a report as a whole, and return its path or URI. `name` is one file name."""
+    def write_report(self, id: SnapshotId, name: str, content: str | bytes) -> str:
+        """Replace a report as a whole, and return its path or URI. `name` is one file name, and `content` a text, or
+        the bytes of a picture."""
         ...
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
         """The text of a report; None when there is none of that name."""
+        ...
+
+    def report_names(self, id: SnapshotId) -> list[str]:
+        """The names of the reports on a snapshot, sorted."""
+        ...
+
+    def remove_report(self, id: SnapshotId, name: str) -> None:
+        """Remove a report. Does nothing when there is none of that name."""
         ...
 
 

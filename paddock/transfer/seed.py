@@ -1,8 +1,8 @@
-"""Seed a download with a damaged copy of the file: sound segments are kept, and only the others are fetched.
+"""Seed a download with bytes that are here already: a damaged copy of the file, or parts of other files.
 
-The copy and its segment digests become a staging directory without an owner (`paddock.transfer.staging`), which the
-next `fetch` of the same bytes adopts. Nothing of it is trusted: each segment is hashed, and fetched again if its digest
-differs.
+They become a staging directory without an owner (`paddock.transfer.staging`), which the next `fetch` of the same bytes
+adopts. Nothing of it is trusted: of a damaged copy each segment is hashed, and fetched again if its digest differs;
+parts of other files are proved by the digest of the whole file.
 """
 
 from __future__ import annotations
@@ -11,14 +11,28 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
 from paddock.transfer.copy_spans import copy_span
 from paddock.transfer.digest import segment_spans
-from paddock.transfer.preallocation import UNDER_UMASK
+from paddock.transfer.pieces import PieceRecorder
+from paddock.transfer.preallocation import UNDER_UMASK, write_at
 from paddock.transfer.staging import create
+
+_BLOCK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSpan:
+    """Bytes of another file: `length` of them from `offset` on, which belong at `start` of the file to fetch."""
+
+    start: int
+    length: int
+    path: Path
+    offset: int
 
 
 def seed(
@@ -42,6 +56,51 @@ def seed(
         raise
     directory.release()
     return True
+
+
+def seed_spans(
+    expected: Expected, head: bytes, spans: Sequence[StoredSpan], *, staging: Path, segment_bytes: int
+) -> bool:
+    """Copy the first bytes and spans of other files into `staging`, as pieces of the file (`paddock.transfer.pieces`).
+
+    Returns False, and does nothing, where an earlier transfer of the file left something. Raises OSError; a span whose
+    file is too short is left out.
+    """
+    if expected.key is None or (staging / expected.key).exists():
+        return False
+    directory = create(staging, expected, segment_bytes=segment_bytes)
+    try:
+        descriptor = os.open(directory.data, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, UNDER_UMASK)
+        try:
+            recorder = PieceRecorder(directory.journal, 0)
+            write_at(descriptor, head, 0)
+            recorder.add(head)
+            recorder.flush()
+            for span in spans:
+                _copy_span(span, descriptor, PieceRecorder(directory.journal, span.start))
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        directory.discard()
+        raise
+    directory.release()
+    return True
+
+
+def _copy_span(span: StoredSpan, target: int, recorder: PieceRecorder) -> None:
+    source = os.open(span.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        done = 0
+        while done < span.length:
+            block = os.pread(source, min(_BLOCK_BYTES, span.length - done), span.offset + done)
+            if not block:
+                break
+            write_at(target, block, span.start + done)
+            recorder.add(block)
+            done += len(block)
+    finally:
+        os.close(source)
+    recorder.flush()
 
 
 def _copy(damaged: Path, data: Path, spans: Sequence[tuple[int, int]]) -> None:

@@ -15,7 +15,7 @@ from paddock.lifecycle.acquire.fetch import fetch_remote_file
 from paddock.lifecycle.clients import connect
 from paddock.model.acquired import PlannedFile
 from paddock.model.artifact import RepositoryFile
-from paddock.model.names import parse_sha256
+from paddock.model.names import ModelName, parse_sha256
 from paddock.model.source import Expected
 from tests.bench.peak import peak_bytes
 
@@ -28,7 +28,7 @@ def main() -> None:
     if client_name == "paddock":
         clients = connect(configured.model_copy(update={"volume": directory}))
         row = PlannedFile(RepositoryFile("model.bin", size, digest, None), Expected(size, digest), "s3")
-        result = fetch_remote_file(clients, row, segment_bytes=configured.segment_bytes)
+        result = fetch_remote_file(clients, ModelName("org", "name"), row, segment_bytes=configured.segment_bytes)
         assert result.transferred_bytes == size
     else:
         from boto3.session import Session

@@ -7,12 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.benchmark import benchmark_model, benchmark_on_gpu_worker
@@ -20,10 +25,14 @@ from infra.local.hub import HubService
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.run.benchmark import read_benchmark
+from paddock.lifecycle.run.benchmark import benchmark, read_benchmark
+from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.model.reference import Reference
 from tasks import gpu_pool
+from tasks.recorders import StepRun, record
+from tests.support.benchmarks import DISTURBED, a_benchmark
 from tests.support.gguf import U32, tiny_llama
+from tests.support.stores import A, publish
 from tests.support.tiny_hub import MODEL, NAME
 
 DEPLOYMENT = "benchmark-model/benchmark-gpu"
@@ -150,3 +159,46 @@ def test_the_message_of_a_failed_run_is_raised(client: SyncPrefectClient, deploy
     client.set_flow_run_state(run.id, Failed(message="the engine is too old"), force=True)
     with pytest.raises(EngineCrashed, match="did not complete: the engine is too old"):
         gpu_pool.await_completion(run, run_limit_s=30)
+
+
+@flow
+def pool_of_this_run() -> str | None:
+    return gpu_pool.own_pool()
+
+
+def test_a_run_of_a_worker_knows_its_pool(deployment: Callable[[], FlowRun]) -> None:
+    assert run_flow(pool_of_this_run, flow_run=deployment()) == gpu_pool.GPU_POOL
+    assert pool_of_this_run() is None
+    assert gpu_pool.own_pool() is None
+
+
+def test_a_benchmark_that_does_not_stand_replaces_no_artifact(
+    clients: Clients, client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    clients.volume.prepare()
+    manifest = publish(clients.volume, A, {"m.gguf": b"weights"}, tmp_path)
+    clients.volume.promote(manifest.id, reason="a test")
+    run = StepRun(clients, {"manifest": manifest}, "this-machine", 0.0)
+    results = [a_benchmark(), a_benchmark(context_tokens=512), a_benchmark(doubts=DISTURBED), a_benchmark(decode=120)]
+
+    @flow
+    def record_all() -> None:
+        for result in results:
+            record_benchmark(clients, manifest, result)
+            record(benchmark, run, result)
+
+    record_all()
+    subjects = [run.subject(), *map(run.subject().beside, results[1:3])]
+    descriptions: list[list[str]] = []
+    for subject in subjects:
+        key = ArtifactFilterKey(any_=[subject.key("benchmark")])
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), sort=ArtifactSort.CREATED_DESC)
+        descriptions.append([str(artifact.description) for artifact in found])
+        if subject == run.subject():
+            assert ["120.0 tokens/s" in str(artifact.data) for artifact in found] == [True, False]
+    where, name = "on A CPU, 8 cores, llama-cpp-python 1", manifest.id.short
+    assert descriptions == [
+        [f"{name}: {where}"] * 2,
+        [f"{name} with 512 tokens of context: {where}"],
+        [f"{name} with 4096 tokens of context: not reliable, {where}"],
+    ]

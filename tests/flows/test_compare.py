@@ -66,6 +66,10 @@ def test_a_model_that_is_held_back_is_not_promoted_and_its_run_and_artifact_say_
     assert "| kl\\_ratio | ✗ **held back** |" in str(gates.data)
     assert "- agreement, ✗ **held back**: it finds another token" in str(gates.data)
 
+    pages = clients.volume.docs.path / MODEL.slug / revision / pulled.variant
+    (page,) = (pages / "validations" / "gates").rglob("*.html")
+    assert "✗ failed: kl_ratio: at most 1.5 times the promoted one" in page.read_text()
+
     with pytest.raises(GateNotPassed, match="held back by kl_ratio, agreement"):
         run_local(promote_model, model=NAME, revision=revision)
     assert links_and_history(clients) == before

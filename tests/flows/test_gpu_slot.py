@@ -79,7 +79,9 @@ def test_two_onboardings_at_once_are_measured_one_after_the_other(
         assert promoted is not None
         manifest = clients.volume.snapshot(promoted)
         assert manifest is not None
-        assert read_benchmark(clients, manifest) is not None
+        measured = read_benchmark(clients, manifest)
+        assert measured is not None
+        assert measured.pool == GPU_POOL
 
 
 def moments(run: FlowRun) -> tuple[datetime, datetime, datetime]:

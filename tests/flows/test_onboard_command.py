@@ -89,7 +89,7 @@ def test_without_a_prefect_server_it_runs_in_its_process_and_writes_dossier_and_
     assert read_benchmark(clients, manifest) is not None
     dossier = clients.volume.read_report(manifest.id, "dossier.md")
     assert dossier is not None
-    assert "yes, as the default" in dossier
+    assert "**Promoted, as the model's default.**" in dossier
 
 
 @pytest.mark.usefixtures("clients")

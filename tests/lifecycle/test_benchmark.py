@@ -47,8 +47,8 @@ def test_a_shared_report_is_read_by_a_worker_with_another_volume(
     assert where is not None
     assert where.startswith("s3://")
     assert benchmark.read_benchmark(io, pulled) == measured
-    assert "## Benchmark" in dossier.compose(io, pulled)
-    assert "Not measured yet" not in dossier.compose(io, pulled)
+    assert "## Benchmark" in dossier.markdown(dossier.read_dossier(io, pulled))
+    assert "Not measured yet" not in dossier.markdown(dossier.read_dossier(io, pulled))
 
     old, new, newest = (replace(measured, load_s=measured.load_s + number) for number in range(3))
     reports.write(io, pulled, benchmark.BENCHMARK, old.to_json())
@@ -72,7 +72,7 @@ def test_a_report_of_an_older_version_is_read(clients: Clients, pulled: Manifest
     read = benchmark.read_benchmark(clients, pulled)
     assert isinstance(read, Benchmark)
     assert read.decode_tok_per_s == 98.4
-    assert "decode of 64 tokens" in dossier.compose(clients, pulled)
+    assert "decode of 64 tokens" in dossier.markdown(dossier.read_dossier(clients, pulled))
 
 
 def test_a_gpu_that_the_engine_does_not_use_gets_no_layer(clients: Clients, pulled: Manifest) -> None:

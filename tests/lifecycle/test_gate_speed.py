@@ -28,7 +28,7 @@ from paddock.model.hardware import this_machine
 from tests.support.engine import real_model
 from tests.support.stores import A, B, publish
 
-pytestmark = pytest.mark.torture
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(1800)]
 SPEEDS = ("decode", "prefill", "time_to_first_token")
 _CONTEXT = 1024
 

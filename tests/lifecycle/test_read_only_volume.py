@@ -32,11 +32,12 @@ from pathlib import Path
 from paddock import get_gguf_file_path, get_model_config, get_model_path_from_name
 from paddock.cli.main import app
 from paddock.errors import PaddockError
-from paddock.lifecycle import reports
 from paddock.lifecycle.clients import connect
 from paddock.lifecycle.locate import locate
+from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.model.reference import Reference
 from paddock.store.volume import Usage
+from tests.support.benchmarks import a_benchmark
 outcomes = []
 for arguments in json.loads(sys.argv[1]):
     with redirect_stdout(StringIO()):
@@ -49,7 +50,7 @@ path = get_model_path_from_name(sys.argv[2])
 clients = connect()
 manifest = locate(clients, Reference.parse(sys.argv[2]))
 with clients.volume.lease(manifest.id), clients.volume.recording():
-    reports.record(clients, manifest, "benchmark.json", {})
+    record_benchmark(clients, manifest, a_benchmark())
     clients.volume.usage.add(manifest.id, "serve", Usage(1, 2, 3))
 print(json.dumps([*outcomes, get_gguf_file_path(path).name, get_model_config(path)["model_type"]]))
 """

@@ -9,7 +9,7 @@ from paddock.errors import DoesNotFit
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess import validate
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import compose
+from paddock.lifecycle.dossier import markdown, read_dossier
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference
@@ -69,8 +69,8 @@ def test_a_validation_for_another_target_never_replaces_that_for_this_machine(
 ) -> None:
     elsewhere = validate_snapshot(clients, pulled, target_name="rtx-4090")
     assert validate.read_validation(clients, pulled) == elsewhere, "nothing stands yet"
-    assert "validated for rtx-4090" in compose(clients, pulled)
+    assert "validated for rtx-4090" in markdown(read_dossier(clients, pulled))
     here = validate_snapshot(clients, pulled)
     validate_snapshot(clients, pulled, target_name="rtx-4090")
     assert validate.read_validation(clients, pulled) == here
-    assert "validated for" not in compose(clients, pulled)
+    assert "validated for" not in markdown(read_dossier(clients, pulled))

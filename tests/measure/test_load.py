@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from infra.local.ports import start_on_free_ports
 from infra.local.service import Service
 from paddock.errors import BadSetting, ServerUnavailable
-from paddock.measure.load_test import LoadTest, Percentiles, run_load_test
+from paddock.measure.load_test import LoadTest, Percentiles, is_loopback_host, run_load_test
 from paddock.serving.engine.llama_server import find_program
 from tests.support.fixed_response import fixed_response_server
 from tests.support.http_server import QuietHandler, QuietServer, serving
@@ -55,6 +55,7 @@ def load_test(server: str) -> LoadTest:
 
 
 def test_every_answer_of_a_real_server_is_whole_at_every_level(load_test: LoadTest) -> None:
+    assert load_test.on_this_machine
     for row in load_test.rows():
         print(*row)
     assert [(level.concurrency, level.requests, level.whole, level.errors) for level in load_test.levels] == [
@@ -188,3 +189,11 @@ def scripted(answer: Callable[[int], tuple[int, bytes, dict[str, str]]]) -> Iter
             yield f"http://127.0.0.1:{server.server_port}/v1"
         finally:
             awake.set()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False), ("gpu", False)],
+)
+def test_only_a_loopback_address_is_of_this_machine(host: str, is_loopback: bool) -> None:
+    assert is_loopback_host(host) is is_loopback

@@ -248,12 +248,37 @@ def test_a_report_is_replaced_as_a_whole(store: Either) -> None:
     assert store.read_report(id_of(A, Q4), "audit.json") is None
 
 
+def test_reports_are_listed_and_removed(store: Either) -> None:
+    assert store.report_names(id_of(A)) == []
+    for id, name in ((id_of(A), "b.json"), (id_of(A), "a.json"), (id_of(B), "c.json"), (id_of(A, Q4), "d.json")):
+        store.write_report(id, name, "text")
+    assert store.report_names(id_of(A)) == ["a.json", "b.json"]
+    for _ in range(2):
+        store.remove_report(id_of(A), "b.json")
+    assert store.report_names(id_of(A)) == ["a.json"]
+    store.remove_report(id_of(C), "a.json")
+    assert store.report_names(id_of(A, Q4)) == ["d.json"]
+
+
+def test_the_bytes_of_a_picture_are_kept_as_they_are(store: Either) -> None:
+    content = bytes(range(256))
+    store.write_report(id_of(A), "memory.png", content)
+    if isinstance(store, Volume):
+        assert store.reports.root.joinpath(f".paddock/reports/org--name/{A}/Q8_0/memory.png").read_bytes() == content
+    else:
+        found = store.objects.get(f"reports/org--name/{A}/Q8_0/memory.png")
+        assert found is not None
+        assert found.content == content
+
+
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\x00b", "a\\b"])
 def test_a_report_s_name_cannot_leave_its_directory(store: Either, name: str) -> None:
     with pytest.raises(UnsafeName):
         store.write_report(id_of(A), name, "text")
     with pytest.raises(UnsafeName):
         store.read_report(id_of(A), name)
+    with pytest.raises(UnsafeName):
+        store.remove_report(id_of(A), name)
 
 
 def test_the_label_names_the_store(store: Either) -> None:

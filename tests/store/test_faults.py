@@ -87,6 +87,12 @@ def test_a_change_that_is_half_written_to_the_history_is_written_whole(server: F
     assert inject(server, faults, "error", "promote the first", stride=1, only="short at") > 0
 
 
+def test_a_rollback_that_is_reported_as_failed_goes_no_further_back_when_it_is_repeated(
+    server: FaultServer, faults: Faults
+) -> None:
+    assert inject(server, faults, "error", "roll back in both stores to another variant", stride=1, only="(sync") > 0
+
+
 def run(mode: str, root: Path, count: int, faults: Faults) -> int:
     """Run a mode of `volume_faults`, and return the number of injected faults. Fails when a check failed."""
     program = [sys.executable, "-m", "tests.support.volume_faults", mode, str(root), str(count)]

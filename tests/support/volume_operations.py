@@ -153,6 +153,12 @@ def _blob(id: SnapshotId) -> Sha256:
     return manifest_of(id.revision, CONTENTS[id], variant=id.variant).files[-1].sha256
 
 
+def _reported(volume: Volume) -> None:
+    _published(volume)
+    volume.write_report(A8, "a.md", "text")
+    volume.write_report(A8, "b.md", "text")
+
+
 def _quarantine(volume: Volume) -> None:
     if not volume.quarantined(_blob(A8)):
         volume.quarantine(_blob(A8))
@@ -270,5 +276,12 @@ OPERATIONS = (
         lambda v: v.add_bytes(b"orphan" * 1000),
         lambda v: v.collect(older_than_s=0),
         lambda v: v.sizes()[1] == 0,
+    ),
+    Operation(
+        "remove a report",
+        _reported,
+        lambda v: v.remove_report(A8, "a.md"),
+        lambda v: v.report_names(A8) == ["b.md"],
+        durable=False,
     ),
 )

@@ -14,12 +14,13 @@ from paddock.errors import BlobMissing, CorruptFile, PaddockError, TransferInter
 from paddock.gguf.streaming_scan import StreamingWeightsScan
 from paddock.lifecycle.acquire.lease_wait import fetch_once
 from paddock.lifecycle.acquire.plan import origin_beyond_volume
+from paddock.lifecycle.acquire.reuse import NOTHING_SEEDED, seed_from_stored
 from paddock.lifecycle.clients import Clients, require_remote
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired, Origin, PlannedFile
 from paddock.model.artifact import Listing, Manifest, SnapshotFile
-from paddock.model.names import Sha256
+from paddock.model.names import ModelName, Sha256
 from paddock.model.quantization import is_gguf
 from paddock.model.source import Source
 from paddock.model.units import human_bytes
@@ -44,6 +45,7 @@ class _FetchContext:
     digests."""
 
     clients: Clients
+    model: ModelName
     planned: PlannedFile
     segment_bytes: int
     progress: OnProgress | None
@@ -71,7 +73,7 @@ def fetch_file(
     Where the remote store has wrong bytes, or never sends any, the file is fetched from the Hub, and replaces the wrong
     bytes in the remote store.
     """
-    context = _FetchContext(clients, planned, clients.settings.segment_bytes, progress, cancel)
+    context = _FetchContext(clients, listing.model, planned, clients.settings.segment_bytes, progress, cancel)
     digest = planned.expected.sha256
     if planned.origin == "volume" and digest:
         acquired = _stored_if_sound(context, digest)
@@ -91,6 +93,7 @@ def fetch_file(
 
 def fetch_remote_file(
     clients: Clients,
+    model: ModelName,
     planned: PlannedFile,
     *,
     segment_bytes: int,
@@ -102,7 +105,7 @@ def fetch_remote_file(
     Its sha256 is verified; the segment digests of the snapshot's manifest are not used. Raises CorruptFile where the
     remote store has other bytes, and TransferRefused where it sends none.
     """
-    context = _FetchContext(clients, planned, segment_bytes, progress, cancel)
+    context = _FetchContext(clients, model, planned, segment_bytes, progress, cancel)
     digest = planned.expected.sha256
     if digest is None:
         raise AssertionError("a file of a manifest has a digest")
@@ -203,6 +206,11 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
     weights = _weights_scan(planned)
     if digest is not None:
         repair.seed_from_quarantine(volume, planned.expected, segment_bytes=context.segment_bytes)
+    seeded = NOTHING_SEEDED
+    if weights:
+        seeded = seed_from_stored(
+            context.clients, context.model, source, path=planned.file.path, segment_bytes=context.segment_bytes
+        )
     staged = fetch(
         source,
         staging=volume.partial,
@@ -224,7 +232,9 @@ def _fetched(context: _FetchContext, source: Source, origin: Origin) -> Acquired
     staged.discard()
     repair.finish(volume, staged.sha256)
     file = SnapshotFile(path=planned.file.path, size=staged.size, sha256=staged.sha256, segments=staged.segments)
-    return Acquired(file, origin, staged.transferred_bytes, weights.findings() if weights else ())
+    return Acquired(
+        file, origin, staged.transferred_bytes + seeded.received_bytes, weights.findings() if weights else ()
+    )
 
 
 def _weights_scan(planned: PlannedFile) -> StreamingWeightsScan | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from paddock.chat.template import DERIVED_FILES
-from paddock.errors import CorruptFile, SnapshotDiffers
+from paddock.errors import BlobMissing, CorruptFile, SnapshotDiffers
 from paddock.lifecycle.assess.preflight import Chosen
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.eviction.evicted import EvictionRow
@@ -24,6 +25,7 @@ from paddock.model.source import Expected
 from paddock.planning.file_selection import FileSelection
 from paddock.store.durable import disk_errors_in, names, statuses
 from paddock.store.protocol import RemoteStore, Store
+from paddock.transfer.digest import verify_file
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +92,16 @@ def with_room(clients: Clients, planned: AcquisitionPlan) -> AcquisitionPlan:
 def plan(clients: Clients, listing: Listing, choice: FileSelection) -> AcquisitionPlan:
     """Plan the origin of each chosen file: the volume, the remote store, or the Hub. Changes nothing.
 
-    The Hub gives no sha256 of a small file; it is taken from an earlier snapshot of the same commit. A damaged manifest
-    is ignored, and replaced when the snapshot is published. A published snapshot keeps the files that it has. Only for
-    files that the volume lacks, requests are sent to the remote store: a complete volume works without it.
+    The Hub gives no sha256 of a small file; it is taken from an earlier snapshot of the same commit, or of another one
+    with the same git blob. A damaged manifest is ignored, and replaced when the snapshot is published. A published
+    snapshot keeps the files that it has. Only for files that the volume lacks, requests are sent to the remote store: a
+    complete volume works without it.
 
     Raises SnapshotDiffers for a published snapshot with other model files, StoreUnavailable and StoreRefused.
     """
     id = SnapshotId(listing.model, listing.revision, choice.variant)
     files = _files_of(clients, id, choice)
-    stored = _stored_files(clients.volume, id)
+    stored = _same_small_files(clients, id, files) | _stored_files(clients.volume, id)
     planned = tuple(_planned(clients.volume, None, file, stored.get(file.path)) for file in files)
     if clients.remote is not None and any(row.origin != "volume" for row in planned):
         stored = _stored_files(clients.remote, id) | stored
@@ -143,6 +146,23 @@ def _stored_files(store: Store, id: SnapshotId) -> dict[str, SnapshotFile]:
             continue
         files |= {file.path: file for file in manifest.files} if manifest is not None else {}
     return files
+
+
+def _same_small_files(clients: Clients, id: SnapshotId, files: Sequence[RepositoryFile]) -> dict[str, SnapshotFile]:
+    """The small files by path that a snapshot of another commit has with the same bytes: a new commit seldom changes
+    them. Told by the git blob that the Hub lists, which is computed of the stored bytes."""
+    wanted = {file.path: file for file in files if file.sha256 is None and file.git_sha1 is not None}
+    found: dict[str, SnapshotFile] = {}
+    for manifest in reversed(clients.volume.snapshots(id.model) if wanted else []):
+        for stored in manifest.files:
+            file = wanted.get(stored.path)
+            if file is None or manifest.revision == id.revision or stored.size != file.size:
+                continue
+            with suppress(CorruptFile, BlobMissing), clients.volume.reading_blob(stored.sha256) as path:
+                verify_file(path, Expected(file.size, stored.sha256, file.git_sha1), clients.settings.segment_bytes)
+                found[stored.path] = stored
+                del wanted[stored.path]
+    return found
 
 
 def _planned(

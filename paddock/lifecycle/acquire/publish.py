@@ -17,6 +17,7 @@ from paddock.errors import BlobMissing, CorruptFile, NotOnVolume
 from paddock.lifecycle.acquire.plan import AcquisitionPlan
 from paddock.lifecycle.assess.audit import Audited, require_accepted
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
@@ -89,6 +90,7 @@ def publish(
         for file, text in _derived_texts(audited).items():
             _repair_derived(clients, existing, file, text)
         clients.volume.publish(existing)
+        refresh_dossier(clients, existing)  # what was damaged is whole again
         return Published(existing, tuple(acquired), notes, plan.evicted)
     derived = tuple(_derived(clients, path, text) for path, text in _derived_texts(audited).items())
     manifest = Manifest(

@@ -23,6 +23,7 @@ from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes, with_roo
 from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_accepted
 from paddock.lifecycle.clients import Clients, require_remote
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
@@ -142,7 +143,9 @@ def restore_file(
     if segments and len(segments) != -(-planned.file.size // manifest.segment_bytes):
         difference = f"{len(segments)} segments for {planned.file.path}, which has {planned.file.size} bytes"
         raise CorruptFile(f"{what} has {difference}", cure=cure)
-    acquired = fetch_remote_file(clients, planned, segment_bytes=manifest.segment_bytes, progress=progress)
+    acquired = fetch_remote_file(
+        clients, manifest.model, planned, segment_bytes=manifest.segment_bytes, progress=progress
+    )
     # With wrong segment digests a sound blob would later be taken for a damaged one.
     if same_algorithm(segments, acquired.file.segments) and segments != acquired.file.segments:
         raise CorruptFile(f"{what} has segment digests that differ from those of {planned.file.path}", cure=cure)
@@ -177,6 +180,7 @@ def publish_restored(
     require_accepted(manifest.id.short, audited.audit.verdict, audited.audit.findings)
     clients.volume.publish(manifest)
     published = clients.volume.snapshot(manifest.id) or manifest
+    refresh_dossier(clients, published)  # what was damaged is whole again
     return Published(published, tuple(acquired), evicted=evicted)
 
 

@@ -8,10 +8,15 @@ bytes of a header are until the whole file was verified; damaged ones are notice
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+
+from paddock.model.source import Source
+from paddock.settings import Settings
+from paddock.transfer.ranges import RangeReader
 
 _MAX_FILE_BYTES: Final = 64 << 20
 _MAX_CACHE_BYTES: Final = 512 << 20
@@ -59,3 +64,15 @@ class HeaderCache:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+
+@contextmanager
+def read_remote(settings: Settings, source: Source) -> Iterator[RangeReader]:
+    """Read a remote file from its first bytes in the cache on, and keep there what was read beyond them."""
+    cache = HeaderCache(settings.cache / "paddock" / "headers")
+    key = source.expected.sha256 or source.expected.git_sha1
+    head = cache.get(key) if key else b""
+    with RangeReader(source, head=head, stall_s=settings.stall_s) as reader:
+        yield reader
+        if key and len(reader.head) > len(head):
+            cache.put(key, reader.head)

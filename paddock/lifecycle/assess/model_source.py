@@ -28,7 +28,7 @@ from paddock.errors import (
 from paddock.gguf.head import Head, head_of, read_head
 from paddock.gguf.reader import ByteSource, FileSource, read_header
 from paddock.gguf.survey import MAX_HEADS, Survey, survey, survey_names
-from paddock.lifecycle.assess.header_cache import HeaderCache
+from paddock.lifecycle.assess.header_cache import read_remote
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.revisions import list_revision
@@ -39,7 +39,6 @@ from paddock.model.reference import Variant
 from paddock.model.source import Source
 from paddock.model.variants import name_variants, variant_from_path
 from paddock.planning.file_selection import find_variant
-from paddock.transfer.ranges import RangeReader
 
 T = TypeVar("T")
 ShardOpener = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
@@ -208,30 +207,25 @@ def _no_gguf(name: str, raw_parts: Sequence[str]) -> NoGguf:
 
 
 def _openers(clients: Clients, listing: Listing, traffic: Traffic) -> tuple[ShardOpener, ...]:
-    cache = HeaderCache(clients.settings.cache / "paddock" / "headers")
     on_hub: dict[str, Source] = {}
 
     @contextmanager
-    def remote(file: RepositoryFile, source: Source) -> Iterator[ByteSource]:
-        key = file.sha256 or file.git_sha1
-        head = cache.get(key) if key else b""
-        with RangeReader(source, head=head, stall_s=clients.settings.stall_s) as reader:
+    def remote(source: Source) -> Iterator[ByteSource]:
+        with read_remote(clients.settings, source) as reader:
             try:
                 yield reader
             finally:
                 traffic.received_bytes += reader.bytes_read
-            if key and len(reader.head) > len(head):
-                cache.put(key, reader.head)
 
     def from_hub(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
         if file.path not in on_hub:  # it keeps the file's address
             on_hub[file.path] = clients.hub.file(listing.model, listing.revision, file)
-        return remote(file, on_hub[file.path])
+        return remote(on_hub[file.path])
 
     def from_remote(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
         if file.sha256 and clients.remote is not None and clients.remote.has_blob(file.sha256, file.size):
             stored = SnapshotFile(path=file.path, size=file.size, sha256=file.sha256)
-            return remote(file, clients.remote.source(stored))
+            return remote(clients.remote.source(stored))
         return from_hub(file)
 
     def from_volume(file: RepositoryFile) -> AbstractContextManager[ByteSource]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from paddock.chat.template import DERIVED_FILES
 from paddock.engine.oracle import Memory
+from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle import reports
@@ -47,7 +48,8 @@ VALIDATION_REPORT = "judgement.json"
 class Validation:
     """The verdict on a snapshot, the findings that led to it, and the memory that it takes with `context_tokens`.
 
-    `given_up` are the deviations of the plan from the request.
+    `given_up` are the deviations of the plan from the request, and `parameters` are the plan's; None in a report of an
+    older version.
     """
 
     verdict: Verdict
@@ -57,6 +59,7 @@ class Validation:
     context_tokens: int
     given_up: tuple[str, ...] = ()
     target: str = THIS_MACHINE
+    parameters: Parameters | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,6 +70,7 @@ class Validation:
             "context_tokens": self.context_tokens,
             "given_up": list(self.given_up),
             "target": self.target,
+            "parameters": self.parameters.to_json() if self.parameters else None,
         }
 
     @classmethod
@@ -79,6 +83,7 @@ class Validation:
             context_tokens=value["context_tokens"],
             given_up=tuple(value.get("given_up", ())),
             target=value.get("target", THIS_MACHINE),
+            parameters=Parameters.from_json(value["parameters"]) if value.get("parameters") else None,
         )
 
 
@@ -201,7 +206,14 @@ def conclude(
     findings = (*other_findings, *audit.findings, *compatibility.findings)
     plan = compatibility.preflight.plan
     validation = Validation(
-        verdict_of(findings), findings, audit.model, plan.memory, plan.context_tokens, plan.given_up, target
+        verdict_of(findings),
+        findings,
+        audit.model,
+        plan.memory,
+        plan.context_tokens,
+        plan.given_up,
+        target,
+        plan.parameters,
     )
     reports.write(clients, manifest, reports.file_name(VALIDATION_REPORT, target), validation.to_json())
     if target != THIS_MACHINE:

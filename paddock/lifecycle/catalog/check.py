@@ -6,7 +6,7 @@ Where the text comes from is `paddock.lifecycle.catalog.file`'s concern: a file 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from paddock.errors import BadCatalog, PaddockError
 from paddock.lifecycle.catalog.entry import GATES, CatalogEntry, CatalogFile
+from paddock.lifecycle.catalog.prices import read_prices
 from paddock.lifecycle.catalog.yaml_tree import CatalogProblem, Node, NotText, parse_yaml, shown, value_of
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant, same_variant
@@ -35,11 +36,13 @@ _TRUTH: Final = {"yes": "true", "on": "true", "1": "true", "no": "false", "off":
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """A valid catalog. `name` is that of its file; `lines` are the lines of the entries, from 1."""
+    """A valid catalog. `name` is that of its file; `lines` are the lines of the entries, from 1; `prices` are those of
+    an hour, by target or work pool in lower case."""
 
     name: str
     entries: tuple[CatalogEntry, ...]
     lines: tuple[int, ...]
+    prices: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[tuple[CatalogEntry, int]]:
@@ -94,7 +97,8 @@ def check_catalog(content: bytes, name: str) -> CheckedCatalog:
     elif not problems:
         problems.append(CatalogProblem(1, 1, "it is empty", "write `models:` and a list, or run `paddock catalog add`"))
     entries = sorted(checked.entries, key=lambda found: found[0].start)
-    catalog = Catalog(name, tuple(entry for _, entry in entries), tuple(node.line for node, _ in entries))
+    lines = tuple(node.line for node, _ in entries)
+    catalog = Catalog(name, tuple(entry for _, entry in entries), lines, checked.prices)
     return CheckedCatalog(catalog, tuple(sorted(problems, key=lambda problem: (problem.line, problem.column))))
 
 
@@ -114,10 +118,11 @@ def decode(content: bytes) -> tuple[str, CatalogProblem | None]:
 
 
 class _Entries:
-    """Collects the entries, each with its node, and the problems of a document."""
+    """Collects the entries, each with its node, the prices, and the problems of a document."""
 
     def __init__(self, problems: list[CatalogProblem]) -> None:
         self.entries: list[tuple[Node, CatalogEntry]] = []
+        self.prices: dict[str, float] = {}
         self._problems = problems
 
     def read_root(self, root: Node) -> None:
@@ -128,6 +133,9 @@ class _Entries:
         for key, _ in root.pairs:
             if key.kind == "scalar" and key.text not in CatalogFile.model_fields:
                 self._report_unknown(key, "key", CatalogFile.model_fields)
+        prices = root.get("prices")
+        if prices is not None:
+            self.prices = read_prices(prices, self._report)
         models = root.get("models")
         if models is None:
             self._report(root, "the key `models` is missing", "write `models:` and below it a list of entries")

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from paddock.errors import UnsafeName
+from paddock.lifecycle.catalog.prices import CatalogPrices, prices_schema
 from paddock.model.names import ModelName, parse_ref
 from paddock.model.reference import Reference, Variant, parse_variant
 from paddock.planning.profile import ProfileName
@@ -127,6 +128,9 @@ class CatalogFile(BaseModel):
     model_config = ConfigDict(extra="forbid", title="Catalog of Paddock")
 
     models: list[CatalogEntry] | None = Field(description="The models that are wanted.")
+    prices: CatalogPrices | None = Field(
+        default=None, description="What an hour of a machine costs, by target or work pool, in one currency."
+    )
 
 
 def catalog_schema() -> dict[str, Any]:
@@ -147,5 +151,7 @@ def catalog_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: {"type": "number", "minimum": 0} for name in GATES},
     }
+    prices = schema["properties"]["prices"]
+    schema["properties"]["prices"] = prices_schema(prices["description"])
     schema.pop("description", None)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}

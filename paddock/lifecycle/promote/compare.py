@@ -18,7 +18,7 @@ from paddock.lifecycle.promote.evidence import Evidence, Missing, NotFinite, Pai
 from paddock.lifecycle.promote.gates import decide, limits_of
 from paddock.lifecycle.promote.measurements import MeasuredSnapshot
 from paddock.lifecycle.promote.reference import find_promoted, read_weights
-from paddock.lifecycle.promote.templates import template_gates
+from paddock.lifecycle.promote.templates import decide_template
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.measure.gate_report import GateReport
@@ -94,9 +94,9 @@ def _gather(work: _Work, manifest: Manifest, promoted: Manifest | None) -> Evide
     audit = measurements.audit_of(clients, manifest, promoted)
     if audit.verdict is Verdict.REJECT:  # the engine loads no rejected file
         return Evidence(audit=audit)
-    template = template_gates(clients, manifest, promoted)
     candidate = _stored(clients, manifest)
     kind = candidate.weights.kind
+    template = decide_template(clients, manifest, promoted) if kind.generates_text else ()
     if promoted is not None and promoted.weights == manifest.weights:
         return Evidence(
             same_weights=f"its weights are those of {promoted.id.short}, which is promoted",

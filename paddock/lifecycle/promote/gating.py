@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from paddock.engine.facts import engine_version
 from paddock.errors import CorruptFile, DoesNotFit, GateNotPassed
 from paddock.lifecycle import reports
+from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.gate_reports import GATES, read_gates, record_gates
 from paddock.lifecycle.promote.compare import CONTEXT_TOKENS, compare
@@ -127,13 +128,15 @@ def not_passed(manifest: Manifest, report: GateReport) -> GateNotPassed:
 def compare_with_promoted(
     runner: Runner, manifest: Manifest, comparer: Comparer, *, context_tokens: int, roleplay: bool
 ) -> GateReport | None:
-    """Compare a snapshot with what its promotion would replace, by the catalog's rules. None where it would replace no
-    other files."""
+    """Compare a snapshot with what its promotion would replace, by the catalog's rules, and write its Data Docs again,
+    with the gates. None where it would replace no other files."""
     check = runner.run(check_gates, manifest)
     if check.replaced is None:
         return None
     rules = gate_rules(runner.clients, manifest.id)
-    return comparer(manifest, check.replaced, replace(rules, context_tokens=context_tokens, roleplay=roleplay))
+    report = comparer(manifest, check.replaced, replace(rules, context_tokens=context_tokens, roleplay=roleplay))
+    runner.run(write_data_docs, manifest)
+    return report
 
 
 def in_process(runner: Runner, *, target: str = THIS_MACHINE) -> Comparer:

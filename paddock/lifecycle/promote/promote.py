@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from paddock.errors import BadSetting, CorruptFile, StoreRefused, StoreUnavailable
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.dossier import write_dossier
+from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.gating import Comparer, in_process, overridden_gates, require_gates
 from paddock.lifecycle.promote.retention import Pruned, prune
@@ -133,6 +133,7 @@ def promote_snapshot(
             raise
         log.warning("%s; S3 is not updated yet with the promotion of %s", error.message, id.short)
         clients.volume.remote_updates.finish(id.model, clients.volume.remote_updates.pending(id.model))
+    _refresh_dossiers(clients, id.model, change)
     return change
 
 
@@ -157,7 +158,20 @@ def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: st
             f"{name} is rolled back on {clients.volume.label}, but S3 was not updated: {error.message}",
             cure=f"run `paddock rollback {name}` again when S3 answers: it finishes this one, and goes no further back",
         ) from None
+    _refresh_dossiers(clients, model, change)
     return change
+
+
+def _refresh_dossiers(clients: Clients, model: ModelName, change: Promotion) -> None:
+    """Write the dossiers again that say what was promoted: of the snapshots that a change promoted or replaced, and of
+    the default before and after it."""
+    promoted = clients.volume.promoted(model)
+    ids = {promoted.of(variant) for variant in (change.variant, change.default, change.previous_default) if variant}
+    ids |= {SnapshotId(model, revision, change.variant) for revision in (change.revision, change.previous) if revision}
+    for id in ids:
+        manifest = clients.volume.snapshot(id) if id else None
+        if manifest is not None:
+            refresh_dossier(clients, manifest)
 
 
 def update_remote_ref(clients: Clients, model: ModelName) -> None:

@@ -1,4 +1,7 @@
-"""Benchmark and tune a snapshot of the volume, and write the results to the volume's reports, if it can be written."""
+"""Benchmark and tune a snapshot of the volume, and write the results to the volume's reports, if it can be written.
+
+`paddock.lifecycle.run.stored_benchmarks` stores the results.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
 from paddock.gguf.directory import get_gguf_file_path, local_kind
 from paddock.gguf.kind import ModelKind
-from paddock.lifecycle import reports
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.memory_observations import record_observation
 from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
+from paddock.lifecycle.run.pictures import draw_pictures
+from paddock.lifecycle.run.stored_benchmarks import BENCHMARK, read_benchmark, record_benchmark, share_benchmarks
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.uses import share_usage, timed_use
 from paddock.measure.benchmark import benchmark as run_benchmark
@@ -36,7 +40,19 @@ from paddock.planning.plan import PlanRequest
 
 _LOG = logging.getLogger(__name__)
 
-BENCHMARK = "benchmark.json"
+__all__ = [
+    "BENCHMARK",
+    "benchmark",
+    "measure",
+    "measure_server",
+    "plan_of",
+    "read_benchmark",
+    "require_text",
+    "share_benchmark",
+    "tune",
+    "with_threads",
+]
+
 PROMPTS = (32, 1024)
 GENERATIONS = (16, 256)
 """Token counts that are measured in addition to the standard prompt of 256 and generation of 64 tokens."""
@@ -50,16 +66,22 @@ def measure(
     roleplay: bool = False,
     tune_first: bool = False,
     budget_s: float = BUDGET_S,
+    pool: str | None = None,
 ) -> tuple[Benchmark, Tuning | None]:
-    """Benchmark a snapshot; with `tune_first`, tune the engine's settings before. Returns (benchmark, tuning).
+    """Benchmark a snapshot, and draw the figures; with `tune_first`, tune the engine's settings before. Returns
+    (benchmark, tuning). `pool` is the Prefect work pool of this worker.
 
     Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
-    return runner.run(benchmark, manifest, context_tokens, roleplay=roleplay), tuned
+    measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay, pool=pool)
+    runner.run(draw_pictures, manifest, measured)
+    return measured, tuned
 
 
 @step(Kind.ENGINE, "benchmark", line=lambda measured: measured.line)
-def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, roleplay: bool = False) -> Benchmark:
+def benchmark(
+    clients: Clients, manifest: Manifest, context_tokens: int, *, roleplay: bool = False, pool: str | None = None
+) -> Benchmark:
     """Load the model of a snapshot in an engine process, measure it, and write the report; with `roleplay`, measure
     also how well it plays a character, which takes a minute or more. Raises ConflictingConfiguration for what cannot be
     done with the model's kind, and CorruptFile for a damaged snapshot."""
@@ -87,12 +109,12 @@ def benchmark(clients: Clients, manifest: Manifest, context_tokens: int, *, role
             ),
             budget_s=clients.settings.benchmark_budget_s,
         )
-        result = replace(result, tuned=parameters != plan)
-        reports.record(clients, manifest, BENCHMARK, result.to_json())
+        result = replace(result, tuned=parameters != plan, pool=pool)
+        record_benchmark(clients, manifest, result)
         record_observation(clients, manifest, result)
         if roleplay:
             result = replace(result, roleplay=_measure_roleplay(clients, manifest, path, context))
-            reports.record(clients, manifest, BENCHMARK, result.to_json())
+            record_benchmark(clients, manifest, result)
     return result
 
 
@@ -131,9 +153,9 @@ def tune(clients: Clients, manifest: Manifest, context_tokens: int, *, budget_s:
     line=lambda where: f"the result is at {where}" if where else "the result is on the volume alone",
 )
 def share_benchmark(clients: Clients, manifest: Manifest) -> str | None:
-    """Copy the report to the remote store, for a run that waits for it with another volume. Returns its address; None
-    without a remote store that has the snapshot."""
-    where = reports.share(clients, manifest, BENCHMARK)
+    """Copy the results to the remote store, for a run that waits for them with another volume. Returns the address of
+    one; None without a remote store that has the snapshot."""
+    where = share_benchmarks(clients, manifest)
     share_usage(clients)
     return where
 
@@ -144,7 +166,8 @@ def measure_server(
     """Run a load test against a server of the model, and add its result to the report of the benchmark."""
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
-    reports.record(clients, manifest, BENCHMARK, measured.to_json())
+    record_benchmark(clients, manifest, measured)
+    draw_pictures(clients, manifest)
     return measured
 
 
@@ -173,10 +196,6 @@ def planned(
 def with_threads(parameters: Parameters, threads: int | None) -> Parameters:
     """The parameters with `threads` threads; unchanged for None."""
     return replace(parameters, n_threads=threads, n_threads_batch=threads) if threads else parameters
-
-
-def read_benchmark(clients: Clients, manifest: Manifest) -> Benchmark | None:
-    return reports.read(clients, manifest, BENCHMARK, Benchmark.from_json)
 
 
 def _measure_roleplay(clients: Clients, manifest: Manifest, path: Path, context_tokens: int) -> Roleplay | None:

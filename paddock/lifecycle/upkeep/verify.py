@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from paddock.chat.template import DERIVED_FILES
 from paddock.errors import CorruptFile, PaddockError
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import refresh_dossiers_with
 from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
 from paddock.lifecycle.upkeep.volume_check import CheckedUse, check_blob
 from paddock.model.artifact import Manifest
@@ -137,6 +138,8 @@ class VolumeVerifier:
                 self._record(blob, SOUND)
             except PaddockError as error:
                 problems.append(str(error))
+        if not checked.is_whole:
+            refresh_dossiers_with(self._clients, blob.sha256)
         files = tuple(
             VerifiedFile(
                 id=use.manifest.id,

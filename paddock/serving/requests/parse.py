@@ -15,6 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from paddock.chat.card import detect_capabilities
+from paddock.chat.folding import fold_system_messages
 from paddock.chat.template import ChatFormat
 from paddock.errors import PaddockError
 from paddock.gguf.kind import ModelKind
@@ -22,7 +23,7 @@ from paddock.serving.refusal import INVALID, UNSUPPORTED, RequestRefused, bad_re
 from paddock.serving.requests.fields.chat import ChatRequest
 from paddock.serving.requests.fields.completion import CompletionRequest
 from paddock.serving.requests.fields.embedding import EmbeddingRequest, RerankRequest
-from paddock.serving.requests.fields.messages import CONTENT_TAGS, fold_system_messages
+from paddock.serving.requests.fields.messages import CONTENT_TAGS
 from paddock.serving.requests.fields.policy import take_fields
 from paddock.serving.requests.json_body import parse_body
 from paddock.serving.spec import ServeSpec

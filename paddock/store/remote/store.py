@@ -278,14 +278,21 @@ class ObjectStore(RemoteStore):
     def take_over_lease(self, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
         return download_lease.take_over(self.objects, self._writes, sha256, other)
 
-    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+    def write_report(self, id: SnapshotId, name: str, content: str | bytes) -> str:
         key = _report_key(id, name)
-        self.objects.put(key, text.encode())
+        self.objects.put(key, content.encode() if isinstance(content, str) else content)
         return f"{self.label}/{key}"
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
         found = self.objects.get(_report_key(id, name))
         return found.content.decode() if found else None
+
+    def report_names(self, id: SnapshotId) -> list[str]:
+        directory = _report_directory(id)
+        return sorted(key.removeprefix(directory) for key, _ in self.objects.list(directory))
+
+    def remove_report(self, id: SnapshotId, name: str) -> None:
+        self.objects.delete(_report_key(id, name))
 
     def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
         self._usage.write(worker, volume_id, content)
@@ -340,4 +347,8 @@ def _ref_key(model: ModelName) -> str:
 
 
 def _report_key(id: SnapshotId, name: str) -> str:
-    return f"reports/{id.model.slug}/{id.revision}/{id.variant}/{check_report_name(name)}"
+    return _report_directory(id) + check_report_name(name)
+
+
+def _report_directory(id: SnapshotId) -> str:
+    return f"reports/{id.model.slug}/{id.revision}/{id.variant}/"

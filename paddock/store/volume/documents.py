@@ -6,7 +6,7 @@ A document is replaced as a whole, never appended to. The format of each is the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paddock.model.names import Sha256
@@ -25,13 +25,27 @@ class Reports:
         self._layout = layout
 
     @disk_errors
-    def write(self, id: SnapshotId, name: str, text: str) -> str:
+    def write(self, id: SnapshotId, name: str, content: str | bytes) -> str:
         """Replace a report, and return its path. `name` is one file name."""
-        return _write(self._layout, self._layout.report(id, check_report_name(name)), text)
+        return _write(self._layout, self._layout.report(id, check_report_name(name)), content)
 
     @disk_errors
     def read(self, id: SnapshotId, name: str) -> str | None:
         return _read(self._layout.report(id, check_report_name(name)))
+
+    @disk_errors
+    def names(self, id: SnapshotId) -> list[str]:
+        """The names of all reports, sorted."""
+        found = durable.names(self._layout.reports(id))
+        return [name for name in found if not name.startswith(durable.STAGING_PREFIX)]
+
+    @disk_errors
+    def remove(self, id: SnapshotId, name: str) -> None:
+        """Remove a report. Does nothing when there is none of that name."""
+        path = self._layout.report(id, check_report_name(name))
+        with suppress(FileNotFoundError):
+            self._layout.check_directory(path.parent)
+            path.unlink()
 
 
 class Notes:
@@ -97,9 +111,9 @@ class DocsPages:
                 durable.place_directory(staged, final)
 
 
-def _write(layout: Layout, path: Path, text: str) -> str:
+def _write(layout: Layout, path: Path, content: str | bytes) -> str:
     layout.make_directory(path.parent)
-    durable.write_atomically(path, text.encode())
+    durable.write_atomically(path, content.encode() if isinstance(content, str) else content)
     return str(path)
 
 

@@ -93,8 +93,11 @@ class Layout:
     def verification(self, sha256: Sha256, where: str) -> Path:
         return self.verified / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
 
+    def reports(self, id: SnapshotId) -> Path:
+        return self.private / "reports" / _relative(id)
+
     def report(self, id: SnapshotId, name: str) -> Path:
-        return self.private / "reports" / _relative(id) / name
+        return self.reports(id) / name
 
     def note(self, name: str) -> Path:
         """Beside the reports on models, whose directories have `--` in their names."""

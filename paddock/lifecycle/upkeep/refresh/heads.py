@@ -1,0 +1,104 @@
+"""Ask the Hub for the commits of many branches, several at a time, with one backoff for all.
+
+A Hub that limits requests limits all of a client's: once it answers 429, or does not answer, no request is sent until
+its pause is over. After a few pauses without an answer in between, the Hub counts as down, and what is left is not
+asked.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+
+from paddock.errors import HubUnavailable, PaddockError
+from paddock.hub import Hub
+from paddock.model.artifact import BranchHead
+from paddock.model.names import ModelName
+
+_CONNECTIONS = 8
+_FIRST_PAUSE_S = 1.0
+_MAX_PAUSE_S = 60.0
+_MAX_PAUSES = 7
+"""With pauses that double from 1 s on, a Hub may refuse for two minutes before it counts as down."""
+
+Branch = tuple[ModelName, str]
+"""A model, and the branch, tag or commit of it."""
+
+
+def read_heads(
+    hub: Hub,
+    branches: Collection[Branch],
+    *,
+    connections: int = _CONNECTIONS,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[Branch, BranchHead | PaddockError]:
+    """The commit of each branch, or the error of the Hub. One request for each, and again only after HubUnavailable."""
+    backoff = _Backoff(sleep, clock)
+
+    def read(branch: Branch) -> BranchHead | PaddockError:
+        while True:
+            sent_at = backoff.wait()
+            if isinstance(sent_at, PaddockError):
+                return sent_at
+            try:
+                head = hub.head(*branch)
+            except HubUnavailable as error:
+                if not backoff.failed(error, sent_at):
+                    return error
+            except PaddockError as error:
+                return error
+            else:
+                backoff.succeeded()
+                return head
+
+    distinct = list(dict.fromkeys(branches))
+    with ThreadPoolExecutor(connections, thread_name_prefix="paddock-head") as pool:
+        return dict(zip(distinct, pool.map(read, distinct), strict=True))
+
+
+class _Backoff:
+    """The pauses of all requests to one Hub. Failures of requests that were sent before a pause began are one."""
+
+    def __init__(self, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
+        self._sleep = sleep
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pauses = 0
+        self._until = 0.0
+        self._began = float("-inf")
+        self._down: HubUnavailable | None = None
+
+    def wait(self) -> float | HubUnavailable:
+        """Wait until a request may be sent, and return the time; the last error once the Hub counts as down."""
+        while True:
+            with self._lock:
+                if self._down is not None:
+                    return self._down
+                left = self._until - self._clock()
+            if left <= 0:
+                return self._clock()
+            self._sleep(left)
+
+    def failed(self, error: HubUnavailable, sent_at: float) -> bool:
+        """Begin a pause. Returns whether the request may be sent again."""
+        with self._lock:
+            if self._down is not None:
+                return False
+            if sent_at <= self._began:
+                return True
+            if self._pauses == _MAX_PAUSES:
+                self._down = error
+                return False
+            pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**self._pauses) * random.uniform(1, 1.25)  # noqa: S311 (no secret)
+            self._pauses += 1
+            self._began = self._clock()
+            self._until = self._began + max(pause, min(error.retry_after_s or 0.0, _MAX_PAUSE_S))
+            return True
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self._pauses = 0
