@@ -304,7 +304,7 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark) -> None:
     create_table_artifact(
         key=subject.key("benchmark"),
         table=rows,
-        description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.machine.name},"
+        description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.processor},"
         f" {measured.engine}",
     )
 
