@@ -305,7 +305,7 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark, drawn: Sequence[Kep
     create_markdown_artifact(
         key=subject.key("benchmark"),
         markdown="\n\n".join(lines),
-        description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.machine.name},"
+        description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.processor},"
         f" {measured.engine}",
     )
 

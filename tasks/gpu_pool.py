@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from typing import Any, NoReturn, cast
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
-from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.states import Cancelling, Scheduled
 
 from paddock.errors import EngineCrashed, OrchestratorUnavailable, PaddockError
@@ -63,9 +64,12 @@ def await_completion(
 
 
 def own_pool() -> str | None:
-    """The work pool whose worker runs the current flow; None outside of one."""
-    context = FlowRunContext.get()
-    return context.flow_run.work_pool_name if context and context.flow_run else None
+    """The work pool whose worker runs the current flow, or the flow that called it; None outside of a worker."""
+    root = flow_run.get_root_flow_run_id()
+    if root is None:
+        return None
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(root)).work_pool_name
 
 
 def time_limit_s(*, engine_runs: int, fetch_bytes: int = 0) -> float:

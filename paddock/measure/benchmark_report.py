@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from paddock.engine.oracle import Memory
@@ -122,6 +122,16 @@ class Benchmark:
     def decode_tok_per_s(self) -> float:
         """Raises StopIteration for a model that embeds."""
         return next(result.decode_tok_per_s for result in self.results if result.decode_tok_per_s is not None)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether GPUs computed: there are some, the engine is built for them, and the parameters give them layers."""
+        return bool(self.machine.gpus) and self.uses_gpus is not False and self.parameters.get("n_gpu_layers") != 0
+
+    @property
+    def processor(self) -> str:
+        """What computed, for people: the GPUs, else the processor with its cores."""
+        return (self.machine if self.on_gpu else replace(self.machine, gpus=())).name
 
     @property
     def weights_read_bytes_per_s(self) -> int:

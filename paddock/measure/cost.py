@@ -4,7 +4,8 @@
     price of tokens out   of the time that decode takes for a million answer tokens, one request at a time
     price under load      of a million answer tokens at the throughput of a load test, whose time includes the prompts;
                           it is known only where the server that was tested ran on the machine of the benchmark
-    energy                joules of the GPUs, as their driver counts them, for a million tokens; 3.6e6 J are one kWh
+    energy                joules of the GPUs, as their driver counts them, for a million tokens; 3.6e6 J are one kWh.
+                          None where they did not compute: what idle GPUs used says nothing about tokens
 
     price of a million tokens = price of an hour / 3600 / tokens per second * 1e6
 
@@ -52,7 +53,7 @@ class CostRow:
     """A variant on a machine.
 
     `name`             `org/name:VARIANT@<8 hex>` of the snapshot
-    `machine`          the GPUs, or the processor with its cores; `machine_id` tells apart machines of one name
+    `machine`          what computed: the GPUs, or the processor with its cores; `machine_id` is that of the machine
     `price_per_hour`   of the machine, and where it is from (`price_source`); None and "" where none is known
     `kl_mean`          mean KL divergence from `ModelCost.reference`, whose own is 0 by definition
     `doubts`           why the benchmark cannot be believed: its figures are no facts, and it is not compared
@@ -137,8 +138,8 @@ def token_cost(measured: Benchmark, price_per_hour: float | None) -> TokenCost:
     return TokenCost(
         price_in=price_of_million(prefill.prefill_tok_per_s, price_per_hour) if prefill else None,
         price_out=price_of_million(decode.decode_tok_per_s, price_per_hour) if decode else None,
-        joules_in=joules_of_million(prefill.energy_j_per_token) if prefill else None,
-        joules_out=joules_of_million(decode.energy_j_per_token) if decode else None,
+        joules_in=joules_of_million(prefill.energy_j_per_token) if prefill and measured.on_gpu else None,
+        joules_out=joules_of_million(decode.energy_j_per_token) if decode and measured.on_gpu else None,
         under_load=_under_load(measured, price_per_hour),
     )
 

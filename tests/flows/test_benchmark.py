@@ -166,9 +166,13 @@ def pool_of_this_run() -> str | None:
     return gpu_pool.own_pool()
 
 
-def test_a_run_of_a_worker_knows_its_pool(deployment: Callable[[], FlowRun]) -> None:
-    assert run_flow(pool_of_this_run, flow_run=deployment()) == gpu_pool.GPU_POOL
-    assert pool_of_this_run() is None
+@flow
+def pool_of_an_inner_run() -> str | None:
+    return pool_of_this_run()
+
+
+def test_a_run_within_a_worker_s_run_knows_the_pool(deployment: Callable[[], FlowRun]) -> None:
+    assert run_flow(pool_of_an_inner_run, flow_run=deployment()) == gpu_pool.GPU_POOL
     assert gpu_pool.own_pool() is None
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from math import inf, nan
+from typing import Any
 
 import pytest
 
 from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.cost import JOULES_PER_KWH, LoadPrice, joules_of_million, kwh, price_of_million, token_cost
-from tests.support.benchmarks import DISTURBED, a_benchmark, a_load_test
+from tests.support.benchmarks import DISTURBED, GPU_HOST, a_benchmark, a_load_test
 
 
 def test_an_hour_of_100_tokens_a_second_is_360_000_tokens() -> None:
@@ -19,7 +20,7 @@ def test_an_hour_of_100_tokens_a_second_is_360_000_tokens() -> None:
 
 
 def test_joules_a_token_are_megajoules_a_million() -> None:
-    cost = token_cost(a_benchmark(joules=(0.036, 3.6)), None)
+    cost = token_cost(a_benchmark(joules=(0.036, 3.6), machine=GPU_HOST), None)
     assert [cost.joules_in, cost.joules_out] == pytest.approx([36_000, 3.6e6])
     assert kwh(3.6e6) == pytest.approx(1)
     assert cost.price_in is cost.price_out is None
@@ -30,8 +31,21 @@ def test_a_kilowatt_hour_is_a_kilowatt_for_an_hour() -> None:
 
 
 def test_energy_that_no_driver_counted_is_none_and_not_zero() -> None:
-    assert token_cost(a_benchmark(), 1.0).joules_out is None
-    assert token_cost(a_benchmark(joules=(0.0, nan)), 1.0).joules_in is None
+    assert token_cost(a_benchmark(machine=GPU_HOST), 1.0).joules_out is None
+    assert token_cost(a_benchmark(joules=(0.0, nan), machine=GPU_HOST), 1.0).joules_in is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"uses_gpus": False}, id="an engine without CUDA"),
+        pytest.param({"parameters": {"n_ctx": 4096, "n_gpu_layers": 0}}, id="no layer on the GPU"),
+    ],
+)
+def test_what_idle_gpus_used_is_not_the_energy_of_tokens(change: dict[str, Any]) -> None:
+    measured = a_benchmark(joules=(1.0, 2.0), machine=GPU_HOST, **change)
+    assert (token_cost(measured, 1.0).joules_in, token_cost(measured, 1.0).joules_out) == (None, None)
+    assert measured.processor == "Another CPU, 32 cores"
 
 
 def test_an_embedding_model_has_no_price_of_tokens_out() -> None:

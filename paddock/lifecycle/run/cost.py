@@ -132,7 +132,7 @@ def _row(manifest: Manifest, measured: Benchmark, prices: Prices, *, kl_mean: fl
         revision=manifest.revision,
         promoted=promoted,
         size_bytes=manifest.size_bytes,
-        machine=measured.machine.name,
+        machine=measured.processor,
         machine_id=measured.machine.identity,
         context_tokens=int(measured.parameters.get("n_ctx") or 0),
         engine=measured.engine,
