@@ -12,7 +12,7 @@ export ANONYMIZED_TELEMETRY = false
 # The tests start hundreds of Python processes, which would each compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup system-packages demo test check torture gpu bench up down clean
+.PHONY: setup system-packages demo test check torture screenshots gpu bench up down clean
 
 # Always run: infra/setup.py itself decides whether there is anything to do, which depends on CMAKE_ARGS too.
 setup:
@@ -43,6 +43,10 @@ test: setup system-packages
 torture: setup system-packages
 	$(BIN)/python -m pytest -m "hypothesis and not gpu" --hypothesis-profile torture --timeout 3600
 	$(BIN)/python -m pytest -m torture --timeout 3600
+
+# The pictures and screenshots of the documentation, of the real model on this machine: a quiet one, please.
+screenshots: setup system-packages
+	$(BIN)/python -m pytest -m torture tests/flows/test_pictures.py --screenshots docs/images
 
 # Needs an NVIDIA GPU, and `CMAKE_ARGS=-DGGML_CUDA=ON make setup` before.
 gpu: setup

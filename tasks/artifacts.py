@@ -25,17 +25,19 @@ from paddock.lifecycle.assess.chat_template import ChatTemplateCheck
 from paddock.lifecycle.assess.data_docs import DataDocs
 from paddock.lifecycle.assess.preflight import Preflight
 from paddock.lifecycle.eviction.evicted import EvictionRow
+from paddock.lifecycle.run.pictures import KeptPicture
 from paddock.lifecycle.run.serve import Serving
 from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.tuning import Tuning
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Verdict
-from paddock.model.markdown import as_text, code, verbatim
+from paddock.model.markdown import as_text, code, table, verbatim
 from paddock.model.units import human_bytes, human_time
 from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
+from tasks import pictures
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0
@@ -296,14 +298,13 @@ def promotion(subject: ArtifactSubject, manifest: Manifest, change: Promotion) -
     )
 
 
-def benchmark(subject: ArtifactSubject, measured: Benchmark) -> None:
-    """Table of speeds, time to first token and memory."""
-    rows: list[dict[str, Any]] = [
-        {"test": test, "median": median, "spread": spread} for test, median, spread in measured.rows()
-    ]
-    create_table_artifact(
+def benchmark(subject: ArtifactSubject, measured: Benchmark, drawn: Sequence[KeptPicture] = ()) -> None:
+    """Table of speeds, time to first token and memory, and the pictures of them, as Markdown."""
+    rows = [tuple(map(as_text, row)) for row in measured.rows()]
+    lines = [table(("test", "median", "spread"), rows), *pictures.embedded(drawn, pictures.OF_BENCHMARK)]
+    create_markdown_artifact(
         key=subject.key("benchmark"),
-        table=rows,
+        markdown="\n\n".join(lines),
         description=f"{subject.name} on {measured.machine.cpu}, {measured.engine}",
     )
 
@@ -339,8 +340,10 @@ def tuning(subject: ArtifactSubject, result: Tuning) -> None:
     )
 
 
-def dossier(subject: ArtifactSubject, markdown: str) -> None:
-    """The dossier of the snapshot, as Markdown."""
+def dossier(subject: ArtifactSubject, markdown: str, drawn: Sequence[KeptPicture] = ()) -> None:
+    """The dossier of the snapshot, as Markdown, with its pictures in it."""
     create_markdown_artifact(
-        key=subject.key("dossier"), markdown=markdown, description=f"The dossier of {subject.name}"
+        key=subject.key("dossier"),
+        markdown=pictures.with_files_embedded(markdown, drawn),
+        description=f"The dossier of {subject.name}",
     )

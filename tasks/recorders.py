@@ -19,7 +19,8 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
-from paddock.lifecycle.run.benchmark import benchmark, read_benchmark, tune
+from paddock.lifecycle.run.benchmark import read_benchmark, tune
+from paddock.lifecycle.run.pictures import draw_pictures, read_pictures
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.maintain import summarize
@@ -116,12 +117,18 @@ def _promotion(run: StepRun, change: Any) -> None:
         artifacts.findings(subject, validation.verdict, validation.findings)
     measured = read_benchmark(run.clients, manifest)
     if measured is not None:
-        artifacts.benchmark(subject, measured)
+        artifacts.benchmark(subject, measured, read_pictures(run.clients, manifest))
+
+
+def _benchmark(run: StepRun, drawn: Any) -> None:
+    """What has just been measured, with its pictures."""
+    if run["measured"] is not None:
+        artifacts.benchmark(run.subject(), run["measured"], drawn.pictures)
 
 
 def _dossier(run: StepRun, dossier: Any) -> None:
     if dossier is not None:
-        artifacts.dossier(run.subject(), dossier.markdown)
+        artifacts.dossier(run.subject(), dossier.markdown, read_pictures(run.clients, run.manifest))
 
 
 _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
@@ -137,7 +144,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     push_snapshot: lambda run, copied: artifacts.copy(run.subject(), copied),
     promote_snapshot: _promotion,
     roll_back: _promotion,
-    benchmark: lambda run, measured: artifacts.benchmark(run.subject(), measured),
+    draw_pictures: _benchmark,
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
     write_dossier: _dossier,

@@ -1,5 +1,6 @@
 """Shared fixtures of real servers, the order and distribution of tests, and the hooks for skipped tests."""
 
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -31,6 +32,11 @@ hypothesis.settings.register_profile("torture", max_examples=1000, deadline=None
 hypothesis.settings.load_profile("sample")
 
 pytest_plugins = ["tests.support.fault_totals"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="write the screenshots of the documentation to this directory")
+
 
 _PREFECT = ("tests/flows/", "tests/infra/test_prefect_server.py")
 _GREAT_EXPECTATIONS = ("tests/lifecycle/test_data_docs.py", "tests/validation/test_expectations.py")

@@ -26,7 +26,17 @@ list_model_files(model_name: str | None = None) -> list[dict]
 delete_model_from_volume(model_name: str, revision: str | None = None) -> int
 """
 FIXED = {line.partition("(")[0]: line for line in SIGNATURES.split("\n") if line}
-HEAVY = {"prefect", "huggingface_hub", "boto3", "llama_cpp", "numpy", "great_expectations", "pydantic", "jinja2"}
+HEAVY = {
+    "prefect",
+    "huggingface_hub",
+    "boto3",
+    "llama_cpp",
+    "numpy",
+    "great_expectations",
+    "pydantic",
+    "jinja2",
+    "matplotlib",
+}
 LIMIT_S = 0.2
 
 

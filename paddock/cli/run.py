@@ -77,6 +77,7 @@ def quality(
     """
     from paddock.cli.render import render_quality
     from paddock.lifecycle.dossier import refresh_dossier
+    from paddock.lifecycle.run.pictures import draw_pictures
     from paddock.lifecycle.run.quality import best_reference, measure_quality
     from paddock.measure.likelihood import LIMIT_TOKENS
 
@@ -84,6 +85,7 @@ def quality(
     manifest = find_snapshot(clients, model)
     reference = find_snapshot(clients, against) if against else best_reference(clients, manifest)
     measured = measure_quality(clients, manifest, reference, text=text, limit_tokens=tokens or LIMIT_TOKENS)
+    draw_pictures(clients, manifest)
     refresh_dossier(clients, manifest)
     print_result(as_json, measured.to_json(), lambda: render_quality(measured))
     return 0

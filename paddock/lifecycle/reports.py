@@ -28,10 +28,10 @@ _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
 
 
-def write(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:
-    """Write the report `name` to the volume, replacing an earlier one."""
+def write(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> str:
+    """Write the report `name` to the volume, replacing an earlier one, and return its path."""
     document = {"files": _ggufs(manifest), "at": datetime.now(UTC).isoformat(), "report": value}
-    clients.volume.write_report(manifest.id, name, json.dumps(document, indent=2))
+    return clients.volume.write_report(manifest.id, name, json.dumps(document, indent=2))
 
 
 def record(clients: Clients, manifest: Manifest, name: str, value: dict[str, Any]) -> None:

@@ -71,8 +71,9 @@ class Store(Protocol):
         """(apparent bytes: the sum over the snapshots, real bytes: each stored blob once)."""
         ...
 
-    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
-        """Replace a report as a whole, and return its path or URI. `name` is one file name."""
+    def write_report(self, id: SnapshotId, name: str, content: str | bytes) -> str:
+        """Replace a report as a whole, and return its path or URI. `name` is one file name, and `content` a text, or
+        the bytes of a picture."""
         ...
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:

@@ -40,6 +40,7 @@ from flows.promote import promote_model, rollback_model
 from flows.run_local import run_local
 from flows.validate import validate_model
 from infra.local.hub import HubService, LocalHub, serve_hub
+from infra.local.prefect_server import PrefectServer
 from infra.local.s3 import S3Server
 from paddock.errors import BadSetting, DoesNotFit, ModelNotFound, ModelRejected, NotOnVolume
 from paddock.lifecycle.acquire.pull import pull
@@ -52,6 +53,7 @@ from paddock.lifecycle.promote.promote import update_remote_ref
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
+from tests.support.browser import image_widths, open_browser
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.s3_proxy import S3Fault, proxied
 from tests.support.stores import Q8
@@ -69,19 +71,8 @@ from tests.support.tiny_hub import (
 
 PROMOTED = f"{NAME}:Q8_0"
 CUT = "context: 1024 tokens, which is all that it was trained for, instead of 4096"
-KINDS = (
-    "preflight",
-    "files",
-    "download",
-    "findings",
-    "chat",
-    "expectations",
-    "memory",
-    "copy",
-    "benchmark",
-    "promotion",
-    "dossier",
-)
+CHECKED = ("findings", "chat", "expectations", "memory")
+KINDS = ("preflight", "files", "download", *CHECKED, "copy", "benchmark", "promotion", "dossier")
 
 
 @pytest.fixture
@@ -214,6 +205,7 @@ def test_every_step_creates_its_artifact_under_a_stable_key(onboarded: Twice) ->
         "download": "progress",
         "chat": "markdown",
         "expectations": "markdown",
+        "benchmark": "markdown",
         "dossier": "markdown",
     }
     for kind in KINDS:
@@ -227,6 +219,16 @@ def test_a_second_onboarding_fetches_no_byte_and_says_so(onboarded: Twice) -> No
     assert onboarded.again.transferred_bytes == onboarded.again_sent_bytes == 0
     assert "0 B of model data fetched" in onboarded.again.line
     assert "0 B fetched" in (onboarded.again_artifacts["download"].description or "")
+
+
+def test_a_browser_draws_the_pictures_of_the_benchmark_and_of_the_dossier(
+    onboarded: Twice, prefect_server: PrefectServer
+) -> None:
+    """One in each of Prefect's user interfaces; `test_pictures.py` opens both in both."""
+    with open_browser() as page:
+        for interface, kind in (("", "benchmark"), ("/v2", "dossier")):
+            shown = onboarded.again_artifacts[kind]
+            assert image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{shown.id}") == [680] * 3
 
 
 @pytest.mark.usefixtures("clients")

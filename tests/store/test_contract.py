@@ -248,6 +248,17 @@ def test_a_report_is_replaced_as_a_whole(store: Either) -> None:
     assert store.read_report(id_of(A, Q4), "audit.json") is None
 
 
+def test_the_bytes_of_a_picture_are_kept_as_they_are(store: Either) -> None:
+    content = bytes(range(256))
+    store.write_report(id_of(A), "memory.png", content)
+    if isinstance(store, Volume):
+        assert store.reports.root.joinpath(f".paddock/reports/org--name/{A}/Q8_0/memory.png").read_bytes() == content
+    else:
+        found = store.objects.get(f"reports/org--name/{A}/Q8_0/memory.png")
+        assert found is not None
+        assert found.content == content
+
+
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a\x00b", "a\\b"])
 def test_a_report_s_name_cannot_leave_its_directory(store: Either, name: str) -> None:
     with pytest.raises(UnsafeName):

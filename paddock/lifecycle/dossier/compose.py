@@ -19,6 +19,7 @@ from paddock.lifecycle.dossier.document import (
     MemoryPart,
     MemorySummary,
     Origin,
+    PictureRow,
     PromotionRow,
     QualitySummary,
     Run,
@@ -67,6 +68,10 @@ def compose(facts: DossierFacts) -> DossierDocument:
         costs=tuple(map(_cost, facts.costs)),
         promotions=_promotions(facts),
         files=tuple(FileRow(path=file.path, size_bytes=file.size, sha256=file.sha256) for file in manifest.files),
+        pictures=tuple(
+            PictureRow(name=picture.name, file=picture.svg_file, title=picture.title, alt=picture.alt)
+            for picture in facts.pictures
+        ),
         known_at=facts.known_at,
     )
 

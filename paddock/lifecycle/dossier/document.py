@@ -255,6 +255,15 @@ class FileRow(_Part):
     sha256: str
 
 
+class PictureRow(_Part):
+    """A picture beside the dossier: `file` is its SVG, and a PNG has the same name. `alt` states its figures."""
+
+    name: Text
+    file: Text
+    title: Text
+    alt: Text
+
+
 class DossierDocument(_Part):
     """All that is known of a snapshot. `reference` is its full name, as commands take it; `name` leaves out the
     revision. `known_at` is the time of the newest fact."""
@@ -280,6 +289,7 @@ class DossierDocument(_Part):
     costs: tuple[MachineCost, ...]
     promotions: tuple[PromotionRow, ...]
     files: tuple[FileRow, ...]
+    pictures: tuple[PictureRow, ...] = ()
     known_at: datetime
 
     def to_json(self) -> str:

@@ -14,6 +14,7 @@ from paddock.lifecycle.assess.validate import Validation, read_validation
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.run.cost import cost_of_snapshot
+from paddock.lifecycle.run.pictures import KeptPicture, read_pictures
 from paddock.lifecycle.run.quality import read_quality
 from paddock.lifecycle.run.stored_benchmarks import benchmark_history, planned_context, standing
 from paddock.measure.benchmark_report import Benchmark
@@ -46,6 +47,7 @@ class DossierFacts:
     quality: Quality | None
     gates: GateReport | None
     costs: tuple[CostRow, ...] = ()
+    pictures: tuple[KeptPicture, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -80,6 +82,7 @@ def gather(clients: Clients, manifest: Manifest) -> DossierFacts:
         quality=read_quality(clients, manifest),
         gates=read_gates(clients, manifest),
         costs=_costs(clients, manifest, results, context_tokens),
+        pictures=read_pictures(clients, manifest),
     )
 
 

@@ -25,15 +25,26 @@ from paddock.planning.targets import THIS_MACHINE
 def figures(document: DossierDocument) -> Iterator[str]:
     """The sections, each with its heading."""
     yield from _memory(document)
+    yield from _pictures(document, "memory")
     yield from _speed(document.speed)
+    yield from _pictures(document, "throughput", "latency", "runs")
     yield from _quality(document)
+    yield from _pictures(document, "quality")
     yield from _gates(document)
     yield from _costs(document)
+    yield from _pictures(document, "pareto")
 
 
 def shown_time(at: datetime) -> str:
     """A time in UTC, to the minute."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _pictures(document: DossierDocument, *names: str) -> Iterator[str]:
+    """The pictures of those names, as links to the files beside the page."""
+    for picture in document.pictures:
+        if picture.name in names:
+            yield f"![{as_text(f'{picture.title}. {picture.alt}')}]({picture.file})"
 
 
 def _memory(document: DossierDocument) -> Iterator[str]:

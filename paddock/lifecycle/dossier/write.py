@@ -19,6 +19,7 @@ from paddock.lifecycle.dossier.facts import gather
 from paddock.lifecycle.dossier.page import markdown
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.retries import Kind
+from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
@@ -41,8 +42,9 @@ class Dossier:
 
 @step(Kind.STORE, "dossier", line=lambda dossier: f"the dossier is at {dossier.path}")
 def write_dossier(clients: Clients, manifest: Manifest) -> Dossier:
-    """Compose the dossier, and write it to the reports of the volume, and of the remote store if that has the
-    snapshot."""
+    """Draw the pictures, compose the dossier, and write it to the reports of the volume, and of the remote store if
+    that has the snapshot."""
+    draw_pictures(clients, manifest)
     document = read_dossier(clients, manifest)
     page, value = markdown(document), document.to_json()
     clients.volume.write_report(manifest.id, JSON_REPORT, value)

@@ -23,6 +23,7 @@ from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
+from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import BENCHMARK, read_benchmark, record_benchmark, share_benchmarks
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.uses import share_usage, timed_use
@@ -65,11 +66,14 @@ def measure(
     tune_first: bool = False,
     budget_s: float = BUDGET_S,
 ) -> tuple[Benchmark, Tuning | None]:
-    """Benchmark a snapshot; with `tune_first`, tune the engine's settings before. Returns (benchmark, tuning).
+    """Benchmark a snapshot, and draw the figures; with `tune_first`, tune the engine's settings before. Returns
+    (benchmark, tuning).
 
     Raises ConflictingConfiguration, before anything is loaded, for what cannot be done with the model's kind."""
     tuned = runner.run(tune, manifest, context_tokens, budget_s=budget_s) if tune_first else None
-    return runner.run(benchmark, manifest, context_tokens, roleplay=roleplay), tuned
+    measured = runner.run(benchmark, manifest, context_tokens, roleplay=roleplay)
+    runner.run(draw_pictures, manifest, measured)
+    return measured, tuned
 
 
 @step(Kind.ENGINE, "benchmark", line=lambda measured: measured.line)
@@ -159,6 +163,7 @@ def measure_server(
     load_test: LoadTest = run_load_test(url, api_key=api_key)
     measured = replace(measured, http=load_test)
     record_benchmark(clients, manifest, measured)
+    draw_pictures(clients, manifest)
     return measured
 
 

@@ -278,9 +278,9 @@ class ObjectStore(RemoteStore):
     def take_over_lease(self, sha256: Sha256, other: HeldLease) -> DownloadLease | None:
         return download_lease.take_over(self.objects, self._writes, sha256, other)
 
-    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
+    def write_report(self, id: SnapshotId, name: str, content: str | bytes) -> str:
         key = _report_key(id, name)
-        self.objects.put(key, text.encode())
+        self.objects.put(key, content.encode() if isinstance(content, str) else content)
         return f"{self.label}/{key}"
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:

@@ -25,9 +25,9 @@ class Reports:
         self._layout = layout
 
     @disk_errors
-    def write(self, id: SnapshotId, name: str, text: str) -> str:
+    def write(self, id: SnapshotId, name: str, content: str | bytes) -> str:
         """Replace a report, and return its path. `name` is one file name."""
-        return _write(self._layout, self._layout.report(id, check_report_name(name)), text)
+        return _write(self._layout, self._layout.report(id, check_report_name(name)), content)
 
     @disk_errors
     def read(self, id: SnapshotId, name: str) -> str | None:
@@ -111,9 +111,9 @@ class DocsPages:
                 durable.place_directory(staged, final)
 
 
-def _write(layout: Layout, path: Path, text: str) -> str:
+def _write(layout: Layout, path: Path, content: str | bytes) -> str:
     layout.make_directory(path.parent)
-    durable.write_atomically(path, text.encode())
+    durable.write_atomically(path, content.encode() if isinstance(content, str) else content)
     return str(path)
 
 

@@ -383,8 +383,8 @@ class Volume(Store):
         written, nothing is recorded, which is said once."""
         return recording(self.root)
 
-    def write_report(self, id: SnapshotId, name: str, text: str) -> str:
-        return self.reports.write(id, name, text)
+    def write_report(self, id: SnapshotId, name: str, content: str | bytes) -> str:
+        return self.reports.write(id, name, content)
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
         return self.reports.read(id, name)

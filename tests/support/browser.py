@@ -1,0 +1,53 @@
+"""Open pages in a real browser: Debian's Chromium without a window, which reaches this machine alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+EMBEDDED = "data:image/svg+xml;base64,"
+"""Begins the address of an image that holds the image itself."""
+_LIMIT_MS = 120_000
+_LOADED = """prefix => {
+  const images = [...document.images].filter(image => image.src.startsWith(prefix));
+  return images.length > 0 && images.every(image => image.complete && image.naturalWidth > 0);
+}"""
+_WIDTHS = "prefix => [...document.images].filter(one => one.src.startsWith(prefix)).map(one => one.naturalWidth)"
+
+
+@contextmanager
+def open_browser(*, width: int = 1280, height: int = 900) -> Iterator[Page]:
+    """A page of a new browser."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(_LIMIT_MS)
+            yield page
+        finally:
+            browser.close()
+
+
+def image_widths(page: Page, url: str, *, prefix: str = EMBEDDED) -> list[int]:
+    """Open a page, and wait until its images whose addresses begin with `prefix` are drawn. Returns their widths."""
+    page.goto(url, wait_until="commit")
+    page.wait_for_function(_LOADED, arg=prefix)
+    widths: list[int] = page.evaluate(_WIDTHS, prefix)
+    return widths
+
+
+def save_screenshot(page: Page, path: Path) -> None:
+    """Write what the page shows as a small PNG."""
+    with Image.open(BytesIO(page.screenshot())) as image:
+        image.convert("RGB").quantize(128).save(path, optimize=True)
