@@ -53,6 +53,7 @@ TOO_LARGE = replace(
     findings=(Finding("compatibility.memory", Severity.REJECT, "1.0 GiB are missing", "memory", "take Q2_K"),),
 )
 HELD = replace(GATES, gates=(*GATES.gates, gate("agreement", False, reason="McNemar: p = 0.001")))
+FORCED = replace(PROMOTION, reason="on trial", forced=True, failed_gates=("agreement",))
 UNDECIDED = replace(GATES, gates=(*GATES.gates, gate("prefill", None)))
 ALONE = replace(GATES, promoted=None, reference=None, gates=(gate("audit"),))
 BROKEN = replace(QUALITY, kl_divergence=replace(QUALITY.kl_divergence, mean=nan, max=nan))
@@ -90,6 +91,7 @@ def facts(**changes: Any) -> DossierFacts:
         (NOTHING, "cost", "unknown", "not known", "not measured"),
         (EVERYTHING, "comparison", "good", "passed", "3 gates passed against Q4_K_M@dead0000"),
         (facts(gates=HELD), "comparison", "bad", "held back by agreement", "McNemar: p = 0.001"),
+        (facts(gates=HELD, history=(FORCED,)), "comparison", "bad", "held back by agreement", "all the same: on trial"),
         (facts(gates=UNDECIDED), "comparison", "warning", "passed", "not decided: prefill"),
         (
             facts(gates=replace(UNDECIDED, undecided_blocks=True)),
@@ -146,6 +148,11 @@ def test_the_page_begins_with_its_state_and_the_verdict(snapshot: DossierFacts, 
     ]
 
 
+def test_a_forced_promotion_is_marked_so() -> None:
+    page = dossier.markdown(compose(facts(gates=HELD, history=(FORCED,))))
+    assert "| on trial (**forced**, although held back by agreement) |" in page
+
+
 def test_figures_that_cannot_be_believed_are_never_shown_as_facts() -> None:
     page = dossier.markdown(compose(facts(benchmark=BUSY, costs=(BUSY_COST,))))
     before, after = page.split("## Benchmark")
@@ -173,7 +180,7 @@ def with_text(text: str) -> DossierFacts:
     return DossierFacts(
         manifest=MANIFEST.model_copy(update={"licence": text, "engine_version": text, "quantization": text}),
         promoted=EVERYTHING.promoted,
-        history=(replace(PROMOTION, reason=text, by=text),),
+        history=(replace(FORCED, reason=text, by=text, failed_gates=(text,)),),
         damage="",
         validation=replace(
             VALIDATION,

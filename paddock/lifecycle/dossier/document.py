@@ -234,7 +234,8 @@ class MachineCost(_Part):
 
 
 class PromotionRow(_Part):
-    """A promotion or rollback that this snapshot had a part in."""
+    """A promotion or rollback that changed whether this snapshot was promoted. `forced`: it did not pass the gates, of
+    which `failed_gates` had held it back."""
 
     at: datetime
     variant: str
@@ -243,6 +244,8 @@ class PromotionRow(_Part):
     default: str | None
     previous_default: str | None
     rollback: bool
+    forced: bool
+    failed_gates: tuple[Text, ...]
     reason: Text
     by: Text | None
 

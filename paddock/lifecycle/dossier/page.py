@@ -12,6 +12,7 @@ from paddock.lifecycle.dossier.document import (
     DossierAnswer,
     DossierDocument,
     FindingRow,
+    PromotionRow,
     Verdicts,
 )
 from paddock.lifecycle.dossier.figures import figures, shown_time
@@ -189,11 +190,18 @@ def _promotions(document: DossierDocument) -> Iterator[str]:
                 code(row.previous[:8]) if row.previous else "",
                 as_text(row.default or ""),
                 as_text(row.by or ""),
-                as_text(row.reason),
+                _why(row),
             )
             for row in shown
         ],
     )
+
+
+def _why(row: PromotionRow) -> str:
+    if not row.forced:
+        return as_text(row.reason)
+    past = f"although held back by {', '.join(row.failed_gates)}" if row.failed_gates else "without a comparison"
+    return f"{as_text(row.reason)} (**forced**, {as_text(past)})"
 
 
 def _parameter(value: object) -> str:

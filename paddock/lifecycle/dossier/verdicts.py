@@ -147,7 +147,9 @@ def comparison(facts: DossierFacts) -> DossierAnswer:
         names = ", ".join(gate.name for gate in held)
         reasons = "; ".join(f"{gate.name}: {gate.reason}" for gate in held)
         answer = f"held back by {names}"
-        return _answer("bad", answer, f"{reasons} ({against})")
+        forced = next((change for change in reversed(facts.history) if change.forced), None)
+        all_the_same = f"; promoted all the same: {forced.reason}" if forced and _is_promoted(facts) else ""
+        return _answer("bad", answer, f"{reasons} ({against}){all_the_same}")
     if report.promoted is None:
         return _answer("good", "nothing was there", _passed_alone(report))
     undecided = ", ".join(gate.name for gate in report.undecided)
@@ -188,6 +190,10 @@ def _rules(findings: list[Finding]) -> str:
 def _onboard(facts: DossierFacts) -> str:
     """Validates and benchmarks it, and leaves the default as it is."""
     return f"paddock onboard {_id(facts)} --no-promote"
+
+
+def _is_promoted(facts: DossierFacts) -> bool:
+    return facts.promoted.holds(facts.manifest.id)
 
 
 def _id(facts: DossierFacts) -> str:
