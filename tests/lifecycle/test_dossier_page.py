@@ -54,6 +54,7 @@ TOO_LARGE = replace(
 )
 HELD = replace(GATES, gates=(*GATES.gates, gate("agreement", False, reason="McNemar: p = 0.001")))
 FORCED = replace(PROMOTION, reason="on trial", forced=True, failed_gates=("agreement",))
+FIRST = replace(PROMOTION, previous=None, previous_default=None)
 UNDECIDED = replace(GATES, gates=(*GATES.gates, gate("prefill", None)))
 ALONE = replace(GATES, promoted=None, reference=None, gates=(gate("audit"),))
 BROKEN = replace(QUALITY, kl_divergence=replace(QUALITY.kl_divergence, mean=nan, max=nan))
@@ -79,13 +80,16 @@ def facts(**changes: Any) -> DossierFacts:
         (facts(validation=TOO_LARGE), "fits", "bad", "no", "take Q2_K"),
         (NOTHING, "fits", "unknown", "not known", "not validated"),
         (EVERYTHING, "speed", "good", "38.4 tokens/s", "prefill 412.5 tokens/s"),
+        (facts(gates=None), "speed", "neutral", "38.4 tokens/s", ""),
+        (facts(gates=HELD), "quality", "bad", "94.2% same tokens", ""),
+        (facts(gates=None), "quality", "neutral", "94.2% same tokens", ""),
         (facts(benchmark=BUSY), "speed", "unknown", "not known", "other processes used 1.8 of 2 cores"),
         (facts(benchmark=replace(BENCHMARK, schema=2)), "speed", "unknown", "not known", "older version"),
         (NOTHING, "speed", "unknown", "not measured", ""),
         (EVERYTHING, "quality", "good", "94.2% same tokens", "compared with Q8_0@c0ffee00"),
         (facts(quality=BROKEN), "quality", "bad", "broken", "not numbers"),
         (NOTHING, "quality", "unknown", "not measured", ""),
-        (EVERYTHING, "cost", "good", "2.53 for a million tokens", "0.236 for prompts, at 0.350 an hour on AMD EPYC"),
+        (EVERYTHING, "cost", "neutral", "2.53 for a million tokens", "0.236 for prompts, at 0.350 an hour on AMD EPYC"),
         (facts(costs=(replace(COST, price_in=None, price_out=None),)), "cost", "unknown", "not known", "no price"),
         (facts(costs=(BUSY_COST,)), "cost", "unknown", "not known", "not reliable"),
         (NOTHING, "cost", "unknown", "not known", "not measured"),
@@ -102,6 +106,8 @@ def facts(**changes: Any) -> DossierFacts:
         ),
         (facts(gates=ALONE), "comparison", "good", "nothing was there", "1 gate"),
         (NOTHING, "comparison", "unknown", "not compared", ""),
+        (facts(gates=None), "comparison", "unknown", "not compared", "without a comparison"),
+        (facts(gates=None, history=(FIRST,)), "comparison", "good", "nothing was there", "nothing of the model"),
     ],
 )
 def test_each_question_is_answered(snapshot: DossierFacts, question: str, state: str, answer: str, detail: str) -> None:

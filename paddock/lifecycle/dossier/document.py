@@ -21,7 +21,8 @@ SCHEMA: Final = 1
 MAX_TEXT: Final = 1_000
 """Characters of a text from a file, the Hub or a person."""
 
-State = Literal["good", "warning", "bad", "unknown"]
+State = Literal["good", "neutral", "warning", "bad", "unknown"]
+"""How good an answer is; `neutral` for a figure that nothing was compared with."""
 
 
 def _plain(value: object) -> object:

@@ -110,7 +110,7 @@ def _gates(document: DossierDocument) -> Iterator[str]:
     gates = document.gates
     yield "## Gates"
     if gates is None:
-        yield "Not compared with what is promoted."
+        yield "Not compared with another snapshot."
         return
     against = f"Compared with {code(gates.promoted)}" if gates.promoted else "Nothing was promoted to compare with"
     reference = f", both against {code(gates.reference)}" if gates.reference and gates.promoted else ""

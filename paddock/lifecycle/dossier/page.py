@@ -27,7 +27,7 @@ _QUESTIONS = {
     "cost": "What does it cost?",
     "comparison": "Against what was there?",
 }
-_MARKS = {"good": "✓", "warning": "!", "bad": "✗", "unknown": "?"}
+_MARKS = {"good": "✓", "neutral": "•", "warning": "!", "bad": "✗", "unknown": "?"}
 _SHOWN_ROWS = 50
 _SHOWN_PROMOTIONS = 20
 NOT_CLAIMED = "Not claimed: that the weights carry no trained-in behaviour that their maker hid."
@@ -85,7 +85,7 @@ def _verdicts(verdicts: Verdicts) -> Iterator[str]:
     )
     commands = list(dict.fromkeys(answer.command for _, answer in answers if answer.command))
     if commands:
-        yield "What is missing here is found out or mended by:"
+        yield "These commands find out what is missing, or repair it:"
         yield _block(commands)
 
 
