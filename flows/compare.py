@@ -9,6 +9,7 @@ from flows.parameters import ContextTokens, GateBounds, Model, RevisionName
 from paddock.errors import EngineCrashed
 from paddock.lifecycle.acquire.cache import push_missing
 from paddock.lifecycle.acquire.restore import locate_or_restore, locate_replaced
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.onboard import HELD_BACK
 from paddock.lifecycle.promote.gate_rules import GateRules, gate_rules
 from paddock.lifecycle.promote.gating import compare_here, in_process, read_report, share_gates
@@ -58,6 +59,7 @@ def compare_model(
     )
     report = compare_here(runner, manifest, promoted, rules)
     runner.run(share_gates, manifest)  # the run that waits for it may have another volume
+    runner.run(refresh_dossier, manifest)
     return Completed(name=None if report.passed else HELD_BACK, message=report.line, data=report)
 
 

@@ -30,7 +30,6 @@ def compare(
     does not pass.
     """
     from paddock.cli.render_gates import render_gates
-    from paddock.lifecycle.dossier import refresh_dossier
     from paddock.lifecycle.promote.compare import compare as compare_snapshots
     from paddock.lifecycle.promote.gate_rules import gate_rules
     from paddock.measure.likelihood import LIMIT_TOKENS
@@ -48,7 +47,6 @@ def compare(
         roleplay=roleplay,
         limit_tokens=tokens or LIMIT_TOKENS,
     )
-    refresh_dossier(clients, manifest)
     print_result(as_json, report.to_json(), lambda: render_gates(report))
     return 0 if report.passed else 2
 

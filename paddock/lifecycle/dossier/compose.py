@@ -246,7 +246,9 @@ def _promotions(facts: DossierFacts) -> tuple[PromotionRow, ...]:
             default=change.default,
             previous_default=change.previous_default,
             rollback=change.rollback,
-            reason=change.why,
+            forced=change.forced,
+            failed_gates=change.failed_gates,
+            reason=change.reason,
             by=change.by,
         )
         for change in facts.history

@@ -11,6 +11,7 @@ from paddock.engine.facts import engine_version
 from paddock.errors import ModelError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.gate_reports import GATES, record_gates
 from paddock.lifecycle.promote import measurements
 from paddock.lifecycle.promote.bounds import Bounds, bounds_with
@@ -72,6 +73,7 @@ def compare(
         seconds=round(time.monotonic() - began, 3),
     )
     record_gates(clients, manifest, report)
+    refresh_dossier(clients, manifest)
     return report
 
 

@@ -18,6 +18,7 @@ from paddock.errors import CorruptFile, DoesNotFit, GateNotPassed
 from paddock.lifecycle import reports
 from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.gate_reports import GATES, read_gates, record_gates
 from paddock.lifecycle.promote.compare import CONTEXT_TOKENS, compare
 from paddock.lifecycle.promote.gate_rules import GateRules, gate_rules
@@ -148,6 +149,7 @@ def in_process(runner: Runner, *, target: str = THIS_MACHINE) -> Comparer:
         if reason is not None:
             report = _not_compared(candidate, promoted, rules, f"it is meant for {target}: {reason}")
             record_gates(runner.clients, candidate, report)
+            refresh_dossier(runner.clients, candidate)
             return report
         return compare_here(runner, candidate, promoted, rules)
 
