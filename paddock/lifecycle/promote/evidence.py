@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paddock.measure.answers import Answers
 from paddock.measure.gate_report import Gate
 from paddock.measure.paired import PairedQuality
 from paddock.measure.paired_speed import PairedSpeed
@@ -76,6 +77,7 @@ class Evidence:
     audit: AuditVerdict | None = None
     finite: bool | Missing | None = None
     predictions: PairedPredictions | Missing | None = None
+    answers: Answers | Missing | None = None
     speed: PairedSpeed | Missing | None = None
     memory: MemoryUse | Missing | None = None
     template: tuple[Gate, ...] = ()
