@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from paddock.chat.card import detect_capabilities
-from paddock.chat.comparison_probes import Conversation, Feature, Part, conversations
+from paddock.chat.comparison_probes import Conversation, ConversationPart, TemplateFeature, conversations
 from paddock.chat.folding import fold_system_messages
 from paddock.chat.protocol import RenderResult, RenderStatus, TemplateAnalysis
 from paddock.chat.render import RenderRequest, TemplateProcess
@@ -41,7 +41,7 @@ class Difference:
 class Loss:
     """A part that the candidate's template loses in a conversation, and how."""
 
-    part: Part
+    part: ConversationPart
     conversation: str
     reason: str
 
@@ -60,10 +60,10 @@ class TemplateComparison:
     rendered: int = 0
     differences: tuple[Difference, ...] = ()
     losses: tuple[Loss, ...] = ()
-    kept: dict[Part, int] | None = None
-    promoted_kept: dict[Part, int] | None = None
+    kept: dict[ConversationPart, int] | None = None
+    promoted_kept: dict[ConversationPart, int] | None = None
 
-    def lost(self, *parts: Part) -> tuple[Loss, ...]:
+    def lost(self, *parts: ConversationPart) -> tuple[Loss, ...]:
         return tuple(loss for loss in self.losses if loss.part in parts)
 
 
@@ -72,9 +72,9 @@ class _Rendering:
     """One conversation as one template renders it: the first form that it renders, and the parts kept in any form."""
 
     result: RenderResult
-    kept: frozenset[tuple[Part, str]]
+    kept: frozenset[tuple[ConversationPart, str]]
 
-    def keeps(self, part: Part, conversation: Conversation) -> bool:
+    def keeps(self, part: ConversationPart, conversation: Conversation) -> bool:
         """Whether all of a part is kept; False for a conversation without it."""
         wanted = _items(part, conversation)
         return bool(wanted) and wanted <= self.kept
@@ -105,9 +105,9 @@ def compare_templates(candidate: ChatFormat, promoted: ChatFormat | None) -> Tem
     )
 
 
-def _items(part: Part, conversation: Conversation) -> set[tuple[Part, str]]:
-    if part is Part.ORDER:
-        return {(part, "")} if any(kind is Part.HISTORY for kind, _ in conversation.parts) else set()
+def _items(part: ConversationPart, conversation: Conversation) -> set[tuple[ConversationPart, str]]:
+    if part is ConversationPart.ORDER:
+        return {(part, "")} if any(kind is ConversationPart.HISTORY for kind, _ in conversation.parts) else set()
     return {item for item in conversation.parts if item[0] is part}
 
 
@@ -158,23 +158,23 @@ def _render_all(chat: ChatFormat, requests: Sequence[RenderRequest]) -> list[Ren
 
 
 def _rendering(conversation: Conversation, results: Sequence[RenderResult]) -> _Rendering:
-    kept: set[tuple[Part, str]] = set()
+    kept: set[tuple[ConversationPart, str]] = set()
     for result in results:
         if result.ok:
             kept.update(_kept(conversation, result.text))
     return _Rendering(next((result for result in results if result.ok), results[0]), frozenset(kept))
 
 
-def _kept(conversation: Conversation, text: str) -> Iterator[tuple[Part, str]]:
+def _kept(conversation: Conversation, text: str) -> Iterator[tuple[ConversationPart, str]]:
     order = []
     for part, content in conversation.parts:
         offset = text.find(content)
         if offset >= 0:
             yield part, content
-        if part is Part.HISTORY:
+        if part is ConversationPart.HISTORY:
             order.append(offset)
     if order and order == sorted(order) and order[0] >= 0:
-        yield Part.ORDER, ""
+        yield ConversationPart.ORDER, ""
 
 
 def _own_standard(chats: Sequence[Conversation], ours: Sequence[_Rendering]) -> list[_Rendering]:
@@ -183,20 +183,20 @@ def _own_standard(chats: Sequence[Conversation], ours: Sequence[_Rendering]) -> 
     Without tools: what it renders in any of them. With tools the same, unless it refuses tools. With tool calls: what
     it renders in the first such conversation, since published templates leave out the system message after a call.
     """
-    known: dict[tuple[Feature, Part], bool] = {}
+    known: dict[tuple[TemplateFeature, ConversationPart], bool] = {}
     for chat, rendering in zip(chats, ours, strict=True):
-        for part in Part:
+        for part in ConversationPart:
             key = chat.feature, part
-            if chat.is_plain and _items(part, chat) and (key not in known or chat.feature is Feature.NONE):
+            if chat.is_plain and _items(part, chat) and (key not in known or chat.feature is TemplateFeature.NONE):
                 known[key] = known.get(key, False) or rendering.keeps(part, chat)
-                if chat.feature is Feature.TOOLS and rendering.result.ok:
-                    known[key] |= known.get((Feature.NONE, part), False)
+                if chat.feature is TemplateFeature.TOOLS and rendering.result.ok:
+                    known[key] |= known.get((TemplateFeature.NONE, part), False)
     return [
         _Rendering(
             rendering.result,
             frozenset(
                 item
-                for item in (*chat.parts, (Part.ORDER, ""))
+                for item in (*chat.parts, (ConversationPart.ORDER, ""))
                 if chat.is_plain and known.get((chat.feature, item[0])) and not rendering.result.status.is_limit
             ),
         )
@@ -209,7 +209,7 @@ def _losses(
 ) -> Iterator[Loss]:
     for conversation, rendering, other in zip(chats, ours, expected, strict=True):
         missing = other.kept - rendering.kept
-        for part in Part:
+        for part in ConversationPart:
             lost = sorted(_items(part, conversation) & missing)
             if lost:
                 yield Loss(part, conversation.name, _how(rendering.result, lost[0][1]))
@@ -243,6 +243,6 @@ def _first_difference(old: str, new: str) -> str:
     return f"at character {at:,}: {before!r} became {after!r}"
 
 
-def _counts(chats: Sequence[Conversation], renderings: Sequence[_Rendering]) -> dict[Part, int]:
+def _counts(chats: Sequence[Conversation], renderings: Sequence[_Rendering]) -> dict[ConversationPart, int]:
     pairs = list(zip(chats, renderings, strict=True))
-    return {part: sum(rendering.keeps(part, chat) for chat, rendering in pairs) for part in Part}
+    return {part: sum(rendering.keeps(part, chat) for chat, rendering in pairs) for part in ConversationPart}

@@ -43,7 +43,7 @@ _LANGUAGES = {
 }
 
 
-class Part(StrEnum):
+class ConversationPart(StrEnum):
     """A part of a conversation that a rendering may lose, as messages name it."""
 
     SYSTEM = "the system message"
@@ -54,7 +54,7 @@ class Part(StrEnum):
     RESULT = "a tool's result"
 
 
-class Feature(StrEnum):
+class TemplateFeature(StrEnum):
     """What a conversation needs of a template, besides messages."""
 
     NONE = "none"
@@ -72,8 +72,8 @@ class Conversation:
 
     name: str
     forms: tuple[RenderRequest, ...]
-    parts: tuple[tuple[Part, str], ...]
-    feature: Feature = Feature.NONE
+    parts: tuple[tuple[ConversationPart, str], ...]
+    feature: TemplateFeature = TemplateFeature.NONE
     is_plain: bool = True
 
 
@@ -254,13 +254,13 @@ def _words(texts: Sequence[str]) -> Iterator[Conversation]:
             (f"{word!r} in a question", _SHORT, f"Probe otter000 begins {word}"),
         ):
             messages = [_system(system), {"role": "user", "content": question}]
-            parts = [(Part.SYSTEM, text) for text in (before, after, _SHORT) if text in system]
-            parts.append((Part.HISTORY, "Probe otter000 begins"))
+            parts = [(ConversationPart.SYSTEM, text) for text in (before, after, _SHORT) if text in system]
+            parts.append((ConversationPart.HISTORY, "Probe otter000 begins"))
             yield Conversation(name, (_request(messages),), tuple(parts), is_plain=plain)
     messages = [_system(f"Card card999 begins with {' '.join(chosen)} and ends card999."), *_talk(3)]
-    parts = ((Part.SYSTEM, "Card card999 begins with"), (Part.SYSTEM, "and ends card999."))
+    around = ((ConversationPart.SYSTEM, "Card card999 begins with"), (ConversationPart.SYSTEM, "and ends card999."))
     plain = not any(map(has_marker, chosen))
-    yield Conversation("all texts in the system message", (_request(messages),), parts, is_plain=plain)
+    yield Conversation("all texts in the system message", (_request(messages),), around, is_plain=plain)
 
 
 def _chat(name: str, messages: Sequence[Message], *, tools: int = 0, generate: bool = True) -> Conversation:
@@ -268,22 +268,28 @@ def _chat(name: str, messages: Sequence[Message], *, tools: int = 0, generate: b
     forms = [_request(messages, declared, generate=generate)]
     if any("tool_calls" in message for message in messages):
         forms.append(_request([_with_objects(message) for message in messages], declared, generate=generate))
-    feature = Feature.CALLS if len(forms) > 1 else Feature.TOOLS if tools else Feature.NONE
+    feature = TemplateFeature.CALLS if len(forms) > 1 else TemplateFeature.TOOLS if tools else TemplateFeature.NONE
     return Conversation(name, tuple(forms), tuple(_parts_of(messages, tools)), feature)
 
 
-def _parts_of(messages: Sequence[Message], tools: int) -> Iterator[tuple[Part, str]]:
+def _parts_of(messages: Sequence[Message], tools: int) -> Iterator[tuple[ConversationPart, str]]:
     for message in messages:
-        kind = {"system": Part.SYSTEM, "developer": Part.SYSTEM, "tool": Part.RESULT}.get(message["role"], Part.HISTORY)
+        kind = {
+            "system": ConversationPart.SYSTEM,
+            "developer": ConversationPart.SYSTEM,
+            "tool": ConversationPart.RESULT,
+        }.get(message["role"], ConversationPart.HISTORY)
         content = message["content"]
         for text in [piece["text"] for piece in content] if isinstance(content, list) else [content]:
             if text:
                 yield kind, text
         for call in message.get("tool_calls", ()):
-            yield Part.CALL, call["function"]["name"]
-            yield Part.CALL, json.loads(call["function"]["arguments"])["horse"]
+            yield ConversationPart.CALL, call["function"]["name"]
+            yield ConversationPart.CALL, json.loads(call["function"]["arguments"])["horse"]
     for number in range(tools):
-        yield from ((Part.TOOLS, text) for text in (f"paddock_lookup_{number:04d}", f"Looks up horse {number}."))
+        yield from (
+            (ConversationPart.TOOLS, text) for text in (f"paddock_lookup_{number:04d}", f"Looks up horse {number}.")
+        )
 
 
 def _request(messages: Sequence[Message], tools: Sequence[Message] = (), *, generate: bool = True) -> RenderRequest:

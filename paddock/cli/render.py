@@ -305,6 +305,18 @@ def render_quality(quality: Quality) -> None:
     _row(table, "KL divergence, mean", f"{kl.mean:.5f}", f"{kl.ci95[0]:.5f} to {kl.ci95[1]:.5f}")
     for name, value in (("median", kl.median), ("99 %", kl.p99), ("99.9 %", kl.p999), ("maximum", kl.max)):
         _row(table, f"KL divergence, {name}", f"{value:.5f}", "")
+    if quality.answers:
+        answers = quality.answers
+        weights = "same weights" if answers.same_tensors else ""
+        _row(table, "equal greedy answers", f"{answers.equal} of {answers.asked}", weights)
+    for name, roleplay in (("", quality.roleplay), (" of the reference", quality.reference_roleplay)):
+        if roleplay:
+            _row(
+                table,
+                f"roleplay score{name}",
+                f"{roleplay.score:.2f}",
+                f"{roleplay.whole.kept} of {roleplay.whole.asked}",
+            )
     _out().print(table)
     if len(quality.texts) > 1:
         texts = Table("text", "tokens", "perplexity", "KL divergence", "same token", box=None)

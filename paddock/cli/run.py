@@ -69,11 +69,12 @@ def quality(
     tokens: Annotated[
         int | None, typer.Option("--tokens", metavar="N", min=512, help="Use at most N tokens; by default all.")
     ] = None,
+    roleplay: Annotated[bool, typer.Option("--roleplay", help="Also compare how well they play a character.")] = False,
     as_json: Json = False,
 ) -> int:
     """Measure how far a model's predictions are from those of a reference.
 
-    Perplexity, KL divergence and top-1 agreement, on the same text.
+    Perplexity, KL divergence and top-1 agreement, on the same text, and greedy answers to the same prompts.
     """
     from paddock.cli.render import render_quality
     from paddock.lifecycle.dossier import refresh_dossier
@@ -84,7 +85,9 @@ def quality(
     clients = make_clients()
     manifest = find_snapshot(clients, model)
     reference = find_snapshot(clients, against) if against else best_reference(clients, manifest)
-    measured = measure_quality(clients, manifest, reference, text=text, limit_tokens=tokens or LIMIT_TOKENS)
+    measured = measure_quality(
+        clients, manifest, reference, text=text, limit_tokens=tokens or LIMIT_TOKENS, roleplay=roleplay
+    )
     draw_pictures(clients, manifest)
     refresh_dossier(clients, manifest)
     print_result(as_json, measured.to_json(), lambda: render_quality(measured))

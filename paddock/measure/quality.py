@@ -25,8 +25,10 @@ from math import exp
 from typing import TYPE_CHECKING, Any
 
 from paddock.engine.facts import engine_version
+from paddock.measure.answers import Answers
 from paddock.measure.likelihood import Comparison, TokenLikelihoods
 from paddock.measure.quality_text import QualityText
+from paddock.measure.roleplay import Roleplay
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +79,8 @@ class Quality:
     """The quality of a model against a reference.
 
     `tokens` of the texts were used, and `predicted` of them were predicted. `reference` and `model` name the snapshots.
-    `texts_sha256` identifies the texts: figures of different texts do not compare.
+    `texts_sha256` identifies the texts: figures of different texts do not compare. `answers` are None in results of
+    older versions, `roleplay` and `reference_roleplay` where they were not requested.
     """
 
     model: str
@@ -93,6 +96,9 @@ class Quality:
     seconds: float
     engine: str
     measured_at: str
+    answers: Answers | None = None
+    roleplay: Roleplay | None = None
+    reference_roleplay: Roleplay | None = None
     schema: int = SCHEMA
 
     @property
@@ -111,7 +117,16 @@ class Quality:
         value["top1_agreement"] = {"value": top1["value"], "ci95": [top1["low"], top1["high"]]}
         value["kl_divergence"]["ci95"] = list(self.kl_divergence.ci95)
         value["texts"] = [asdict(text) for text in self.texts]
+        for name, item in self._parts().items():
+            value[name] = item.to_json() if item else None
         return value
+
+    def _parts(self) -> dict[str, Answers | Roleplay | None]:
+        return {
+            "answers": self.answers,
+            "roleplay": self.roleplay,
+            "reference_roleplay": self.reference_roleplay,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Quality:
@@ -124,6 +139,10 @@ class Quality:
             **{
                 **rest,
                 **estimates,
+                **{
+                    name: kind.from_json(value[name]) if value.get(name) else None
+                    for name, kind in (("answers", Answers), ("roleplay", Roleplay), ("reference_roleplay", Roleplay))
+                },
                 "kl_divergence": KlDivergence(**{**kl, "ci95": tuple(kl["ci95"])}),
                 "top1_agreement": Estimate(top1["value"], *top1["ci95"]),
                 "texts": tuple(TextQuality(**text) for text in value["texts"]),

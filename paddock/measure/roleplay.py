@@ -127,11 +127,14 @@ class Trait:
 
 @dataclass(frozen=True, slots=True)
 class Roleplay:
-    """The traits of a model with one template; `whole` counts the answers that have every trait that applies."""
+    """The traits of a model with one template; `whole` counts the answers that have every trait that applies, and
+    `items` says of each answer whether it does (empty in results of older versions).
+    """
 
     template_sha256: str
     traits: tuple[Trait, ...]
     whole: Trait
+    items: tuple[bool, ...] = ()
 
     @property
     def score(self) -> float:
@@ -149,7 +152,7 @@ class Roleplay:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Roleplay:
         traits = tuple(Trait(**trait) for trait in value["traits"])
-        return cls(value["template_sha256"], traits, Trait(**value["whole"]))
+        return cls(value["template_sha256"], traits, Trait(**value["whole"]), tuple(value.get("items", ())))
 
 
 def measure_roleplay(
@@ -248,6 +251,7 @@ def _judge(
             _trait("remembers", remembers, recall),
         ),
         _trait("whole", whole, texts),
+        tuple(whole),
     )
 
 

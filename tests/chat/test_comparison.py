@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paddock.chat.comparison import Part, TemplateComparison, compare_templates
+from paddock.chat.comparison import TemplateComparison, compare_templates
+from paddock.chat.comparison_probes import ConversationPart
 from paddock.chat.template import ChatFormat
 from paddock.lifecycle.promote.template_gates import template_gates
 from tests.support.chat_template import DEMANDING
@@ -96,7 +97,7 @@ def test_a_template_that_loses_the_system_message_under_conditions_is_held_back_
     )
     comparison = compare_templates(chat_format(source), None)
     assert failed(comparison) == ["system_message"]
-    lost = {loss.conversation for loss in comparison.lost(Part.SYSTEM)}
+    lost = {loss.conversation for loss in comparison.lost(ConversationPart.SYSTEM)}
     assert {
         "a system message of 4,101 characters and a tool",
         "151 messages after a system message",
@@ -130,7 +131,11 @@ def test_losses_of_tools_and_history_are_told_apart_and_differences_are_readable
     source = without("message.role == 'tool' and message.content|length > 3000 or loop.index > 200", TOOLS)
     comparison = compare_templates(chat_format(source), chat_format(TOOLS))
     assert failed(comparison) == ["tool_call", "history"]
-    assert {loss.part for loss in comparison.losses} == {Part.RESULT, Part.HISTORY, Part.ORDER}
+    assert {loss.part for loss in comparison.losses} == {
+        ConversationPart.RESULT,
+        ConversationPart.HISTORY,
+        ConversationPart.ORDER,
+    }
     (same,) = (gate for gate in template_gates(comparison) if gate.name == "template")
     assert same.passed, "a template may render otherwise"
     assert "conversations render differently, such as a tool's result of 4,101 characters: at character" in same.reason
@@ -162,7 +167,7 @@ def test_a_template_without_system_messages_is_compared_as_it_is_served() -> Non
     """Serving puts the text of the system message into the question."""
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}" + CHATML
     comparison = compare_templates(chat_format(refusing), chat_format(CHATML))
-    assert "system_message" not in failed(comparison), comparison.lost(Part.SYSTEM)
+    assert "system_message" not in failed(comparison), comparison.lost(ConversationPart.SYSTEM)
 
 
 @pytest.mark.torture

@@ -36,6 +36,9 @@ def test_a_variant_is_compared_with_the_best_other_and_the_result_is_stored(
     assert (measured.model, measured.reference) == (str(other.id), str(best.id))
     assert measured.tokens >= 8000
     assert [text.name for text in measured.texts] == list(KINDS)
+    assert measured.answers is not None
+    assert (measured.answers.asked, measured.answers.match) == (4, None), "other weights may answer otherwise"
+    assert measured.roleplay is None
     assert read_quality(clients, other) == measured
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from paddock.errors import BadSetting, ConflictingConfiguration, DoesNotFit, ModelRejected, NoSuchFile
+from paddock.measure.answers import Answers
 from paddock.measure.likelihood import CHUNK_TOKENS, Comparison, TokenLikelihoods, predict
 from paddock.measure.quality import Quality, block_means, interval, summarise
 from paddock.measure.quality_text import KINDS, QualityText, own_texts, read_text
+from paddock.measure.roleplay import Roleplay, Trait
 from paddock.model.hardware import this_machine
 from tests.support.gguf import (
     ARRAY,
@@ -80,6 +82,12 @@ def test_figures_are_summed_up_with_intervals(compared: Comparison) -> None:
     assert [text.name for text in quality.texts] == ["first", "second"]
     assert quality.tokens == 7 * 512
     assert Quality.from_json(json.loads(json.dumps(quality.to_json()))) == quality
+    played = Roleplay("0" * 64, (Trait("ends", 1, 2),), Trait("whole", 1, 2), (True, False))
+    complete = replace(quality, answers=Answers(4, 4, True), roleplay=played, reference_roleplay=played)
+    assert Quality.from_json(json.loads(json.dumps(complete.to_json()))) == complete
+    assert complete.to_json()["answers"]["match"] is True
+    older = {name: item for name, item in quality.to_json().items() if not name.endswith(("answers", "roleplay"))}
+    assert Quality.from_json(older) == quality
 
 
 def test_an_interval_covers_the_true_mean_of_dependent_values_about_as_often_as_it_says() -> None:

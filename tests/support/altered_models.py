@@ -25,7 +25,7 @@ from tests.support.gguf import Key
 TEMPLATE = "tokenizer.chat_template"
 FILE_TYPES = {"Q8_0": 7, "Q2_K": 10}
 ALIGNMENT = 32
-_Q8_0_BLOCK = np.dtype([("scale", "<f2"), ("quants", "i1", 32)])
+Q8_0_BLOCK = np.dtype([("scale", "<f2"), ("quants", "i1", 32)])
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def dropping_long_system(model: RealModel, characters: int) -> RealModel:
 
 def template_of(model: RealModel) -> str:
     key = next(key for key in model.keys if key.name == TEMPLATE)
-    return bytes(key.value)[8:].decode()
+    return key.value if isinstance(key.value, str) else bytes(key.value[8:]).decode()
 
 
 def in_other_bytes(model: RealModel, seed: int) -> RealModel:
@@ -183,7 +183,7 @@ _METADATA = (_text, _long_text, _number, _float, _flag, _texts)
 
 
 def _halved(data: bytes) -> bytes:
-    blocks = np.frombuffer(data, _Q8_0_BLOCK).copy()
+    blocks = np.frombuffer(data, Q8_0_BLOCK).copy()
     blocks["scale"] *= np.float16(0.5)
     return blocks.tobytes()
 

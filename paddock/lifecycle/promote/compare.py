@@ -133,6 +133,7 @@ def _against(work: _Work, candidate: MeasuredSnapshot, side: Side, promoted: Man
             return replace(
                 alone,
                 predictions=predictions,
+                answers=measurements.answers(clients, candidate, other),
                 speed=measurements.speed(clients, side, other, work.bounds, context),
                 roleplay=measurements.roleplay(clients, candidate, other, context) if work.roleplay else None,
             )

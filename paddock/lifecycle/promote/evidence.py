@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from paddock.measure.answers import Answers
 from paddock.measure.gate_report import Gate
 from paddock.measure.paired import PairedQuality
 from paddock.measure.paired_speed import PairedSpeed
@@ -77,6 +78,7 @@ class Evidence:
     audit: AuditVerdict | None = None
     finite: Literal[True] | Missing | None = None
     predictions: PairedPredictions | Missing | None = None
+    answers: Answers | Missing | None = None
     speed: PairedSpeed | Missing | None = None
     memory: MemoryUse | Missing | None = None
     template: tuple[Gate, ...] = ()

@@ -7,7 +7,6 @@ cannot decide (`passed` is None), and says why. A gate that does not apply to th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import comb
 from typing import Literal
 
 from paddock.lifecycle.promote.bounds import Bounds
@@ -19,6 +18,8 @@ from paddock.lifecycle.promote.evidence import (
     PairedPredictions,
     PairedRoleplay,
 )
+from paddock.lifecycle.promote.roleplay_gate import roleplay_gate, worse_roleplay_p
+from paddock.measure.answers import Answers
 from paddock.measure.gate_report import Gate, GateLimit
 from paddock.measure.paired import DISAGREEMENT_FLOOR, KL_FLOOR
 from paddock.measure.paired_speed import MIN_ROUNDS, PairedSpeed, Ratio
@@ -52,7 +53,9 @@ def _limits(evidence: Evidence, bounds: Bounds) -> Iterator[GateLimit]:
     if isinstance(evidence.memory, MemoryUse):
         yield GateLimit("memory", evidence.memory.ratio, most=bounds.memory)
     if isinstance(evidence.roleplay, PairedRoleplay):
-        yield GateLimit("roleplay", _roleplay_p(evidence.roleplay), least=bounds.roleplay)
+        p = worse_roleplay_p(evidence.roleplay.candidate, evidence.roleplay.promoted)
+        if p is not None:
+            yield GateLimit("roleplay", p, least=bounds.roleplay)
 
 
 def _decide(evidence: Evidence, bounds: Bounds) -> Iterator[Gate]:
@@ -68,6 +71,8 @@ def _decide(evidence: Evidence, bounds: Bounds) -> Iterator[Gate]:
     elif evidence.predictions:
         yield _kl_ratio(evidence.predictions, bounds)
         yield _agreement(evidence.predictions, bounds)
+    if evidence.answers is not None:
+        yield _answers(evidence.answers)
     if evidence.speed is not None:
         yield from _speed(evidence.speed, bounds)
     if evidence.memory is not None:
@@ -242,28 +247,17 @@ def _roleplay(roleplay: PairedRoleplay | Missing, bounds: Bounds) -> Gate:
     text = f"plays characters as well (p at least {bounds.roleplay:g})"
     if isinstance(roleplay, Missing):
         return _missing("roleplay", text, roleplay)
-    own, other = roleplay.candidate.whole, roleplay.promoted.whole
-    p = _roleplay_p(roleplay)
-    reason = (
-        f"{own.kept} of its {own.asked} answers keep every trait, and {other.kept} of {other.asked} of the promoted"
-        f" one's, {_p(p)}"
-    )
-    ratio = own.score / other.score if other.score else None
-    return Gate("roleplay", text, own.score, other.score, ratio, None, p >= bounds.roleplay, reason)
+    return roleplay_gate(roleplay.candidate, roleplay.promoted, bound=bounds.roleplay)
 
 
-def _roleplay_p(roleplay: PairedRoleplay) -> float:
-    own, other = roleplay.candidate.whole, roleplay.promoted.whole
-    return fewer_kept_p(own.kept, own.asked, other.kept, other.asked)
-
-
-def fewer_kept_p(kept: int, asked: int, other_kept: int, other_asked: int) -> float:
-    """Fisher's exact test, one-sided: the probability of at most `kept` of `asked`, if both keep as many of their
-    answers and all those that were kept are spread by chance."""
-    total = kept + other_kept
-    lowest = max(0, total - other_asked)
-    ways = sum(comb(asked, own) * comb(other_asked, total - own) for own in range(lowest, kept + 1))
-    return ways / comb(asked + other_asked, total)
+def _answers(answers: Answers | Missing) -> Gate:
+    text = "the same greedy answers as the promoted one, which has the same weights"
+    if isinstance(answers, Missing):
+        return _missing("answers", text, answers)
+    reason = f"{answers.equal} of {answers.asked} greedy answers are the promoted one's"
+    if answers.difference:
+        reason += f", though its weights are: {answers.difference}"
+    return Gate("answers", text, answers.equal, answers.asked, None, None, answers.match, reason)
 
 
 def _times(ratio: Estimate) -> str:

@@ -38,6 +38,7 @@ from paddock.lifecycle.promote.gates import speed_is_decided
 from paddock.lifecycle.promote.reference import Weights, choose_reference
 from paddock.lifecycle.run.benchmark import planned
 from paddock.lifecycle.run.tune import apply_tuning
+from paddock.measure.answers import Answers, compare_answers, same_tensors
 from paddock.measure.likelihood import LIMIT_TOKENS, Comparison, predict
 from paddock.measure.paired import compare_quality
 from paddock.measure.paired_speed import PairedSpeed, Side, load_alone, measure_pair
@@ -161,6 +162,22 @@ def _not_compared(error: PaddockError) -> Missing:
     if isinstance(error, ModelRejected) and not error.message.startswith("the reference"):
         return NotFinite(error.message, by_candidate=True)
     return Missing(f"its predictions were not compared: {error.message}")
+
+
+def answers(clients: Clients, candidate: MeasuredSnapshot, promoted: MeasuredSnapshot) -> Answers | Missing | None:
+    """The greedy answers of both, where all their tensors are the same; None where they are not."""
+    try:
+        if not same_tensors(candidate.path, promoted.path):
+            return None
+        return compare_answers(
+            candidate.path,
+            promoted.path,
+            same_tensors=True,
+            threads=clients.settings.threads,
+            timeout_s=clients.settings.engine_timeout_s,
+        )
+    except NOT_MEASURED as error:
+        return Missing(f"the answers were not compared: {error.message}")
 
 
 def speed(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from paddock.chat.comparison import Part, TemplateComparison
+from paddock.chat.comparison import TemplateComparison
+from paddock.chat.comparison_probes import ConversationPart
 from paddock.measure.gate_report import Gate
 
 _GATES: Final = {
-    "system_message": (Part.SYSTEM,),
-    "tool_call": (Part.TOOLS, Part.CALL, Part.RESULT),
-    "history": (Part.HISTORY, Part.ORDER),
+    "system_message": (ConversationPart.SYSTEM,),
+    "tool_call": (ConversationPart.TOOLS, ConversationPart.CALL, ConversationPart.RESULT),
+    "history": (ConversationPart.HISTORY, ConversationPart.ORDER),
 }
 _NAMES: Final = {"system_message": "system messages", "tool_call": "tools and their calls", "history": "the history"}
 
@@ -38,7 +39,7 @@ def _renders_the_same(comparison: TemplateComparison) -> Gate:
     return Gate("template", "information", not differ, True, None, None, True, reason)
 
 
-def _loses_nothing(name: str, parts: tuple[Part, ...], comparison: TemplateComparison) -> Gate:
+def _loses_nothing(name: str, parts: tuple[ConversationPart, ...], comparison: TemplateComparison) -> Gate:
     whose = (
         "the promoted template renders" if comparison.has_promoted else "the template renders in a short conversation"
     )
@@ -59,6 +60,6 @@ def _loses_nothing(name: str, parts: tuple[Part, ...], comparison: TemplateCompa
     return Gate(name, bound, kept, before, None, None, False, reason)
 
 
-def _count(counts: dict[Part, int] | None, parts: tuple[Part, ...]) -> int | None:
+def _count(counts: dict[ConversationPart, int] | None, parts: tuple[ConversationPart, ...]) -> int | None:
     """In how many conversations the parts are kept, of the one that is kept most often."""
     return max(counts[part] for part in parts) if counts is not None else None
