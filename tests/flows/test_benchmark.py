@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from infra.local.hub import HubService
 from paddock.errors import EngineCrashed, OrchestratorUnavailable
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.run.benchmark import benchmark, read_benchmark
+from paddock.lifecycle.run.benchmark import read_benchmark
+from paddock.lifecycle.run.pictures import Pictures, draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.model.reference import Reference
 from tasks import gpu_pool
@@ -189,7 +191,8 @@ def test_a_benchmark_that_does_not_stand_replaces_no_artifact(
     def record_all() -> None:
         for result in results:
             record_benchmark(clients, manifest, result)
-            record(benchmark, run, result)
+            arguments = {"manifest": manifest, "measured": result}
+            record(draw_pictures, replace(run, arguments=arguments), Pictures((), ()))
 
     record_all()
     subjects = [run.subject(), *map(run.subject().beside, results[1:3])]

@@ -3,6 +3,7 @@ of Prefect's user interfaces. With `--screenshots DIR`, what it shows is written
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from flows.benchmark import benchmark_model
 from flows.run_local import run_local
 from infra.local.hub import HubService
 from infra.local.prefect_server import PrefectServer
-from infra.local.quantize import FILE_TYPES, quantize
+from infra.local.quantize import quantize
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.validate import validate
@@ -28,12 +29,15 @@ from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference, artifact_key
 from tasks.runner import PrefectRunner
-from tests.support.browser import image_widths, open_browser, save_screenshot
+from tests.support.browser import EMBEDDED, image_widths, open_browser, save_screenshot
 from tests.support.serving import make_serve_spec, running
 
 NAME = "paddock-demo/SmolLM2-135M-Instruct-GGUF"
 CONTEXT_TOKENS = 2048
 SUBJECT = "Q4_K_M"
+VARIANTS = ("Q8_0", "Q5_K_M", "Q4_K_M")
+INTERFACES = {"": "-v1", "/v2": ""}
+"""Of Prefect: the path of each, and how its screenshots are told apart."""
 OF_BENCHMARK = ["memory", "throughput", "latency", "runs"]
 OF_DOSSIER = ["memory", "throughput", "latency", "quality", "pareto", "runs"]
 
@@ -51,9 +55,10 @@ def measured(hub: HubService, clients: Clients, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("PADDOCK_THREADS", "2")
     monkeypatch.setenv("PADDOCK_PRICE_PER_HOUR", "0.12")
     clients = connect()
-    files = {path.name: path for path in quantize(demo_cache).values()}
+    models = quantize(demo_cache)
+    files = {models[name].name: models[name] for name in VARIANTS}
     hub.repository(NAME).commit({**files, "README.md": b"---\nlicense: apache-2.0\n---\n"})
-    variants = {name: pull(clients, Reference.parse(f"{NAME}:{name}")).manifest for name in FILE_TYPES}
+    variants = {name: pull(clients, Reference.parse(f"{NAME}:{name}")).manifest for name in VARIANTS}
     subject = variants[SUBJECT]
     validate(PlainRunner(clients), subject.id.reference, CONTEXT_TOKENS, target="8GiB")
     for name, manifest in variants.items():
@@ -76,18 +81,20 @@ def test_a_browser_draws_every_picture_of_the_real_model_in_both_interfaces(
     run_local(benchmark_model, model=model, context_tokens=CONTEXT_TOKENS)
     run_local(write_the_dossier, model=model)
     directory: Path | None = pytestconfig.getoption("--screenshots")
-    for kind, pictures in (("benchmark", OF_BENCHMARK), ("dossier", OF_DOSSIER)):
+    kinds = {"benchmark": OF_BENCHMARK, "dossier": OF_DOSSIER}
+    for (kind, pictures), (interface, suffix) in product(kinds.items(), INTERFACES.items()):
         (artifact,) = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(kind, measured.model, model)])),
             sort=ArtifactSort.CREATED_DESC,
             limit=1,
         )
-        for interface, height in (("", 1000), ("/v2", 2400 if kind == "benchmark" else 3600)):
-            with open_browser(width=1180, height=height) as page:
-                widths = image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{artifact.id}")
-                assert widths == [680] * len(pictures)
-                if directory and interface:
-                    save_screenshot(page, directory / f"{kind}.png")
+        with open_browser(width=1100, height=1250) as page:
+            widths = image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{artifact.id}")
+            assert widths == [680] * len(pictures)
+            if directory:
+                save_screenshot(page, directory / f"{kind}{suffix}.png")
+                page.locator(f'img[src^="{EMBEDDED}"]').first.scroll_into_view_if_needed()
+                save_screenshot(page, directory / f"{kind}-pictures{suffix}.png")
     kept = read_pictures(connect(), measured)
     assert [picture.name for picture in kept] == OF_DOSSIER
     if directory:

@@ -34,6 +34,7 @@ from paddock.cli.main import app
 from paddock.errors import PaddockError
 from paddock.lifecycle.clients import connect
 from paddock.lifecycle.locate import locate
+from paddock.lifecycle.run.pictures import draw_pictures
 from paddock.lifecycle.run.stored_benchmarks import record_benchmark
 from paddock.model.reference import Reference
 from paddock.store.volume import Usage
@@ -52,7 +53,8 @@ manifest = locate(clients, Reference.parse(sys.argv[2]))
 with clients.volume.lease(manifest.id), clients.volume.recording():
     record_benchmark(clients, manifest, a_benchmark())
     clients.volume.usage.add(manifest.id, "serve", Usage(1, 2, 3))
-print(json.dumps([*outcomes, get_gguf_file_path(path).name, get_model_config(path)["model_type"]]))
+pictures = draw_pictures(clients, manifest, a_benchmark()).line
+print(json.dumps([*outcomes, pictures, get_gguf_file_path(path).name, get_model_config(path)["model_type"]]))
 """
 
 
@@ -79,10 +81,11 @@ def test_reading_works_and_writing_says_that_the_volume_is_read_only(
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
-    *outcomes, gguf, architecture = json.loads(done.stdout)
+    *outcomes, pictures, gguf, architecture = json.loads(done.stdout)
     assert outcomes[: len(READING)] == [0] * len(READING)
     for sentence in outcomes[len(READING) :]:
         assert sentence.startswith(f"{volume.root} is read-only: ")
         assert sentence.endswith("mount it writable, or set PADDOCK_VOLUME to another volume")
+    assert pictures == "2 pictures drawn, and not kept: the volume cannot be written"
     assert (gguf, architecture) == ("tiny-Q8_0.gguf", "llama")
     assert done.stderr.count("nothing is recorded on the volume") == 1
