@@ -62,8 +62,8 @@ def test_a_model_that_is_held_back_is_not_promoted_and_its_run_and_artifact_say_
     assert (state.type, state.name) == (StateType.COMPLETED, "Held back")
     assert "held back by kl_ratio, agreement: its KL divergence from" in (state.message or "")
     gates = artifact(client, "gates", f"{PROMOTED}@{revision}")
-    assert str(gates.data).startswith(f"**✗ Held back**: org/tiny-GGUF:Q8\\_0@{revision} against the promoted ")
-    assert "| kl\\_ratio | ✗ **held back** |" in str(gates.data)
+    assert str(gates.data).startswith(f"**✗ Held back**: org/tiny-GGUF:Q8_0@{revision} against the promoted ")
+    assert "| kl_ratio | ✗ **held back** |" in str(gates.data)
     assert "- agreement, ✗ **held back**: it finds another token" in str(gates.data)
 
     pages = clients.volume.docs.path / MODEL.slug / revision / pulled.variant
@@ -76,7 +76,7 @@ def test_a_model_that_is_held_back_is_not_promoted_and_its_run_and_artifact_say_
     run_local(promote_model, model=NAME, revision=revision, force=True, reason="it is *wanted*")
     assert clients.volume.promoted(MODEL).of(pulled.variant) != pulled.id
     description = artifact(client, "promotion").description or ""
-    assert description.endswith("it is \\*wanted\\* \\(forced, although held back by kl\\_ratio, agreement\\)")
+    assert description.endswith("it is \\*wanted\\* (forced, although held back by kl_ratio, agreement)")
     assert str(artifact(client, "gates").data) == str(gates.data)
 
 
