@@ -229,11 +229,22 @@ def _triggers(all_nodes: list[nodes.Node]) -> tuple[tuple[str, ...], tuple[int, 
             sides = [node.node if isinstance(node, nodes.Assign) else node.arg]
         for side in sides:
             for part in _walk(side):
-                if isinstance(part, nodes.Const) and isinstance(part.value, str) and 1 < len(part.value) <= 200:
-                    texts[part.value] = None
-                elif isinstance(part, nodes.Const) and isinstance(part.value, int) and 2 <= part.value <= 100_000:
-                    numbers.add(part.value)
+                value = _constant(part)
+                if isinstance(value, str) and 1 < len(value) <= 200:
+                    texts[value] = None
+                elif isinstance(value, int) and 2 <= value <= 100_000:
+                    numbers.add(value)
     return tuple(texts), tuple(sorted(numbers))
+
+
+def _constant(node: nodes.Node) -> object:
+    """The value of a literal, or of literals that are joined or computed with; else None."""
+    if not isinstance(node, nodes.Const | nodes.Concat | nodes.BinExpr):
+        return None
+    try:
+        return node.as_const()
+    except nodes.Impossible:
+        return None
 
 
 def _reject(rule: str, message: str, where: str) -> Finding:

@@ -53,6 +53,7 @@ LOSES_THE_SYSTEM_MESSAGE = {
     "after many turns": system("messages|length > 150"),
     "long and after some turns": system("messages|length > 20 and message.content|length > 2000"),
     "with a word": system("'horse' in message.content"),
+    "with a word of two parts": system("'hor' ~ 'se' in message.content"),
     "that begins with a word": system("message.content.startswith('Your')"),
     "before a word in the question": system("'horse' in messages[-1].content"),
     "before a long question": system("messages[-1].content|length > 5000"),
@@ -92,7 +93,7 @@ def torture(names: list[str]) -> pytest.MarkDecorator:
 
 def test_a_template_that_loses_the_system_message_under_conditions_is_held_back_without_a_promoted_one() -> None:
     source = system(
-        "(tools and message.content|length > 3000) or messages|length > 150 or 'horse' in message.content"
+        "(tools and message.content|length > 3000) or messages|length > 150 or 'hor' ~ 'se' in message.content"
         " or message.content|length > 200 * 1000"
     )
     comparison = compare_templates(chat_format(source), None)

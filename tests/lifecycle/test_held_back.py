@@ -23,6 +23,7 @@ from paddock.lifecycle.promote.compare import compare
 from paddock.lifecycle.promote.evidence import Evidence, PairedPredictions
 from paddock.lifecycle.promote.gates import decide
 from paddock.lifecycle.promote.template_gates import template_gates
+from paddock.measure.answers import compare_answers, same_tensors
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.measure.likelihood import CHUNK_TOKENS, predict
 from paddock.measure.paired import compare_quality
@@ -68,7 +69,7 @@ def _template(model: RealModel, _: RealModel, number: int) -> RealModel:
 KINDS = (
     Kind("a Q2_K in the name of Q8_0", _misnamed, frozenset({"kl_ratio"})),
     Kind("one layer's output scaled by a half", _halved, frozenset({"kl_ratio"})),
-    Kind("a rope base ten times as large", _rope, frozenset({"kl_ratio", "agreement"})),
+    Kind("a rope base ten times as large", _rope, frozenset({"kl_ratio", "agreement", "answers"})),
     Kind("a template that drops a long system message", _template, frozenset({"system_message"})),
 )
 
@@ -168,6 +169,10 @@ def test_small_models_altered_for_the_worse_are_held_back_and_other_bytes_are_le
         "rope": {"kl_ratio", "agreement"},
         **{f"bytes {seed}": set() for seed in range(4)},
     }
+    rope = tmp_path / "rope.gguf"
+    assert same_tensors(rope, model.source)
+    answers = compare_answers(rope, model.source, same_tensors=True, threads=1)
+    assert failed(decide(Evidence(answers=answers), BOUNDS)) == {"answers"}, "only metadata differs"
 
 
 def test_a_template_that_drops_a_long_system_message_is_held_back(tmp_path: Path) -> None:
