@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from functools import partial
+
+from prefect import State, flow, get_run_logger
+from prefect.states import Completed
 
 from flows.acquire import acquire_model
 from flows.benchmark import benchmark_on_gpu_worker
 from flows.cache import cache_model
+from flows.compare import compare_on_gpu_worker
 from flows.parameters import ContextTokens, Model, Profile, Quantization, RevisionName, Target
 from flows.promote import promote_model
 from flows.validate import validate_model
@@ -14,6 +18,8 @@ from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.validate import Validation
 from paddock.lifecycle.dossier import write_dossier
 from paddock.lifecycle.onboard import Onboarded, OnboardRequest, Phases, onboard
+from paddock.lifecycle.promote.gating import compare_with_promoted
+from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from tasks import policies
 from tasks.runner import PrefectRunner
@@ -29,8 +35,10 @@ def onboard_model(
     profile: Profile = "chat",
     target: Target = "this-machine",
     promote: bool = True,
-) -> Onboarded:
-    """Acquire, validate, cache, benchmark and promote a model, and write its dossier.
+) -> Onboarded | State[Onboarded]:
+    """Acquire, validate, cache, benchmark, compare and promote a model, and write its dossier.
+
+    A model that is worse than what is promoted is held back: the run ends as Completed, under the name "Held back".
 
     Args:
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
@@ -47,7 +55,7 @@ def onboard_model(
     request = OnboardRequest(reference(model, revision), quantization, context_tokens, profile, target, promote)
     result = onboard(runner.clients, Subflows(runner), request)
     get_run_logger().info(result.line)
-    return result
+    return Completed(name=result.state, message=result.line, data=result) if result.held_back else result
 
 
 class Subflows(Phases):
@@ -68,6 +76,13 @@ class Subflows(Phases):
 
     def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
         benchmark_on_gpu_worker(manifest, request.context, request.profile, request.target)
+
+    def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
+        comparer = partial(compare_on_gpu_worker, target=request.target)
+        roleplay = request.profile == "roleplay"
+        return compare_with_promoted(
+            self._runner, manifest, comparer, context_tokens=request.context, roleplay=roleplay
+        )
 
     def promote(self, manifest: Manifest) -> str:
         return promote_model(manifest.id.name, manifest.revision, reason="onboarded")

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from paddock.lifecycle.catalog.entry import GateName
 from paddock.planning.profile import ProfileName
 from paddock.planning.targets import TARGET_PATTERN
 
@@ -28,6 +29,7 @@ Quantization = Annotated[
 Target = Annotated[
     str, Field(pattern=f"^{TARGET_PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])
 ]
+GateBounds = dict[GateName, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]
 Profile = ProfileName
 Parallel = Annotated[int, Field(ge=1, le=64)]

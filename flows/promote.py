@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
+from flows.compare import compare_on_gpu_worker
 from flows.parameters import Model, RevisionName
 from paddock.lifecycle.promote.promote import promote, rollback
 from paddock.model.reference import Reference
@@ -13,15 +14,28 @@ from tasks.wiring import reference
 
 
 @flow(flow_run_name="promote {model}", **policies.FLOW)
-def promote_model(model: Model, revision: RevisionName = "main", reason: str = "promoted by hand") -> str:
+def promote_model(
+    model: Model, revision: RevisionName = "main", reason: str = "promoted by hand", force: bool = False
+) -> str:
     """Promote a snapshot of the volume, make its variant the model's default, and write its dossier.
+
+    Where it replaces other files, the gates decide. If it was not compared with them, that is done first.
 
     Args:
         model: Repository on the Hub, `org/name`, or one of its variants, `org/name:Q4_K_M`.
         revision: Branch, tag or commit, on the volume.
         reason: Reason, for the model's history.
+        force: Whether to promote it although the gates held it back. It needs a reason of its own.
     """
-    return promote(PrefectRunner(), reference(model, revision), reason=reason).dossier
+    result = promote(
+        PrefectRunner(),
+        reference(model, revision),
+        reason=reason,
+        force=force,
+        comparer=compare_on_gpu_worker,
+        announce=get_run_logger().info,
+    )
+    return result.dossier
 
 
 @flow(flow_run_name="rollback {model}", **policies.FLOW)

@@ -30,6 +30,7 @@ The tree has two branches, since they decide what a caller does next: retry or n
         │   ├── NotOnVolume               the volume does not hold this model or revision
         │   ├── NotMeasured               what was asked for has to be measured before
         │   ├── InUse                     in use or pinned, so not removed
+        │   ├── PromotionConflict         another snapshot was promoted since the decision was made
         │   ├── MaintenanceFailed         a part of a maintenance failed, or damage stays
         │   ├── SnapshotDiffers           a snapshot of that name has other files, and is immutable
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
@@ -189,6 +190,10 @@ class NotMeasured(OperationError):
 
 
 class InUse(OperationError):
+    pass
+
+
+class PromotionConflict(OperationError):
     pass
 
 

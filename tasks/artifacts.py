@@ -294,7 +294,7 @@ def promotion(subject: ArtifactSubject, manifest: Manifest, change: Promotion) -
     create_table_artifact(
         key=subject.key("promotion"),
         table=rows,
-        description=f"{manifest.id.name} is promoted at {manifest.revision[:8]}",
+        description=f"{manifest.id.name} is promoted at {manifest.revision[:8]}: {as_text(change.why)}",
     )
 
 

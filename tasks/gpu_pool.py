@@ -27,13 +27,18 @@ _CURE = "look at that run and the workers of its pool"
 def start_on_gpu(deployment: str, parameters: dict[str, Any]) -> FlowRun | None:
     """Schedule a run on the GPU work pool. Returns None where no worker of the pool is online, or the deployment does
     not exist."""
-    with get_client(sync_client=True) as client:
-        if not _worker_is_online(client):
-            return None
+    if not has_worker():
+        return None
     try:
         return cast(FlowRun, run_deployment(deployment, parameters=parameters, timeout=0))
     except ObjectNotFound:
         return None
+
+
+def has_worker() -> bool:
+    """Whether a worker of the GPU work pool is online."""
+    with get_client(sync_client=True) as client:
+        return _worker_is_online(client)
 
 
 def await_completion(

@@ -17,7 +17,9 @@ from paddock.lifecycle.assess.preflight import choose_fitting
 from paddock.lifecycle.assess.validate import check_compatibility, check_structure, conclude, read_validation
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
+from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.locate import locate
+from paddock.lifecycle.promote.compare import compare
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import read_benchmark, tune
 from paddock.lifecycle.run.pictures import draw_pictures, read_pictures
@@ -32,7 +34,7 @@ from paddock.lifecycle.upkeep.usage import sum_up_usage
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
-from tasks import artifacts, volume_artifacts
+from tasks import artifacts, gate_artifacts, volume_artifacts
 from tasks.subject import ArtifactSubject, StoreSubject
 
 
@@ -119,6 +121,9 @@ def _promotion(run: StepRun, change: Any) -> None:
     measured = read_benchmark(run.clients, manifest)
     if measured is not None:
         artifacts.benchmark(subject, measured, read_pictures(run.clients, manifest))
+    gates = read_gates(run.clients, manifest)
+    if gates is not None:
+        gate_artifacts.gates(subject, gates)
 
 
 def _benchmark(run: StepRun, drawn: Any) -> None:
@@ -151,6 +156,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     promote_snapshot: _promotion,
     roll_back: _promotion,
     draw_pictures: _benchmark,
+    compare: lambda run, report: gate_artifacts.gates(run.subject(), report),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
     write_dossier: _dossier,

@@ -72,13 +72,14 @@ def test_ls_show_history_promote_rollback_and_rm_agree(clients: Clients, hub: Hu
     }
     assert listed["apparent_bytes"] > listed["real_bytes"] > 0
 
-    assert paddock("promote", f"{NAME}@{second}", "--json").json == {
+    assert paddock("promote", f"{NAME}@{second}", "--force", "--reason", "a test", "--json").json == {
         "model": NAME,
         "revision": second,
         "variant": "Q8_0",
         "previous": first,
         "default": "Q8_0",
         "previous_default": "Q8_0",
+        "forced": True,
         "removed": [],
         "freed_bytes": 0,
     }
@@ -97,7 +98,7 @@ def test_ls_show_history_promote_rollback_and_rm_agree(clients: Clients, hub: Hu
     assert (back["variant"], back["revision"], back["previous"]) == ("Q8_0", first, second)
     history = paddock("history", NAME, "--json").json
     assert (history["revision"], history["previous"]) == (first, second)
-    assert [one["reason"] for one in history["history"]] == ["pulled", "promoted by hand", "rolled back by hand"]
+    assert [one["reason"] for one in history["history"]] == ["pulled", "a test", "rolled back by hand"]
 
     removed = paddock("rm", f"{NAME}@{second}", "--json").json
     (row,) = removed["removed"]

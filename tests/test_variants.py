@@ -167,7 +167,8 @@ def test_every_printed_name_of_a_snapshot_is_accepted_in_any_case(
         pulled = paddock("pull", spelled, "--no-promote", "--json").json
         assert (pulled["revision"], pulled["variant"], pulled["bytes_transferred"]) == (old, "Q4_K_M", 0), spelled
         assert Path(pulled["path"]) == clients.settings.volume / ".paddock" / "snapshots" / LINK / old / "Q4_K_M"
-    assert paddock("promote", f"{name}@{short}:{small}", "--json").json["previous"] == new["revision"]
+    promoted = paddock("promote", f"{name}@{short}:{small}", "--force", "--reason", "a test", "--json").json
+    assert promoted["previous"] == new["revision"]
     assert len(list(clients.settings.volume.glob(f"{LINK}*"))) == 2, "the variant has one spelling"
 
 

@@ -18,6 +18,7 @@ from paddock.cli.options import (
     make_clients,
 )
 from paddock.cli.output import print_result
+from paddock.errors import GateNotPassed
 
 if TYPE_CHECKING:
     from paddock.lifecycle.clients import Clients
@@ -67,7 +68,7 @@ def pull(
             listener=bars,
         )
     print_result(as_json, pulled.to_json(), lambda: render_pull(pulled))
-    return 0
+    return GateNotPassed.exit_status if pulled.held_back else 0
 
 
 def onboard(
@@ -79,12 +80,13 @@ def onboard(
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Do not promote it.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Acquire, validate, cache, benchmark and promote a model.
+    """Acquire, validate, cache, benchmark, compare and promote a model.
 
-    Then its dossier is written. It runs in this process. If PREFECT_API_URL is set, that Prefect server records the
-    run.
+    Then its dossier is written. A model that is worse than the promoted one is held back: the exit status is 2. It runs
+    in this process. If PREFECT_API_URL is set, that Prefect server records the run.
     """
     from paddock.cli.render import render_onboarding
+    from paddock.cli.render_gates import render_gates
     from paddock.lifecycle.onboard import OnboardRequest
 
     check_quant(quant)
@@ -100,9 +102,14 @@ def onboard(
     result = (
         _onboard_as_flow(request) if server_is_configured() else _onboard_in_process(clients, request, quiet=as_json)
     )
-    payload = {"state": "Completed", **result.to_json()}
-    print_result(as_json, payload, lambda: render_onboarding(result))
-    return 0
+
+    def render() -> None:
+        render_onboarding(result)
+        if result.gates and not result.gates.passed:
+            render_gates(result.gates)
+
+    print_result(as_json, result.to_json(), render)
+    return GateNotPassed.exit_status if result.held_back else 0
 
 
 def _onboard_as_flow(request: OnboardRequest) -> Onboarded:

@@ -30,21 +30,23 @@ def compare(
     does not pass.
     """
     from paddock.cli.render_gates import render_gates
-    from paddock.lifecycle.dossier import refresh_dossier
     from paddock.lifecycle.promote.compare import compare as compare_snapshots
+    from paddock.lifecycle.promote.gating import gate_rules
     from paddock.measure.likelihood import LIMIT_TOKENS
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
+    rules = gate_rules(clients, manifest.id)
     report = compare_snapshots(
         clients,
         manifest,
         promoted=find_snapshot(clients, against) if against else None,
+        overrides=rules.bounds,
+        undecided_blocks=rules.undecided_blocks,
         context_tokens=ctx,
         roleplay=roleplay,
         limit_tokens=tokens or LIMIT_TOKENS,
     )
-    refresh_dossier(clients, manifest)
     print_result(as_json, report.to_json(), lambda: render_gates(report))
     return 0 if report.passed else 2
 

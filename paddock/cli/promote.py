@@ -16,15 +16,22 @@ from paddock.errors import NotOnVolume
 def promote(
     model: ModelArgument,
     reason: Annotated[str, typer.Option(help="The reason, for the history.")] = "promoted by hand",
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it although the gates held it back; needs --reason.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Promote a snapshot, and make its variant the default."""
-    from paddock.cli.render import print_line, render_pruned
+    """Promote a snapshot that the gates let through, and make its variant the default.
+
+    Where it replaces other files and was not compared with them, that is done first.
+    """
+    from paddock.cli.render import print_line, print_progress, render_pruned
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
     clients = make_clients()
-    result = promote_model(PlainRunner(clients), parse_stored_model(clients, model), reason=reason)
+    wanted = parse_stored_model(clients, model)
+    result = promote_model(PlainRunner(clients), wanted, reason=reason, force=force, announce=print_progress)
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {
         "model": manifest.repository,
@@ -33,6 +40,7 @@ def promote(
         "previous": change.previous,
         "default": change.default,
         "previous_default": change.previous_default,
+        "forced": change.forced,
         "removed": pruned.to_json(),
         "freed_bytes": pruned.freed_bytes,
     }
@@ -41,7 +49,8 @@ def promote(
         before = (
             f"{manifest.variant} was at {change.previous or 'nothing'}, the default {change.previous_default or 'none'}"
         )
-        print_line(f"promoted {manifest.id}; before, {before}")
+        forced = " by force" if change.forced else ""
+        print_line(f"promoted {manifest.id}{forced}; before, {before}")
         render_pruned(pruned)
 
     print_result(as_json, payload, render)

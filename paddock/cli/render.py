@@ -242,9 +242,7 @@ def render_history(history: Sequence[Promotion]) -> None:
         if change.moves_default and change.previous_default:
             default = f"{change.previous_default} -> {default}"
         revision, before = (change.revision or "removed")[:8], (change.previous or "")[:8]
-        _row(
-            table, change.at.isoformat()[:19], change.variant, revision, before, default, change.by or "", change.reason
-        )
+        _row(table, change.at.isoformat()[:19], change.variant, revision, before, default, change.by or "", change.why)
     _out().print(table)
 
 

@@ -34,6 +34,7 @@ def render_catalog(checked: CheckedCatalog) -> None:
                     *(["required"] if entry.required else []),
                     *(["approval"] if entry.approval else []),
                     *(f"{gate} {bound:g}" for gate, bound in entry.gates.items()),
+                    *(["undecided blocks"] if entry.undecided == "block" else []),
                 ]
             ),
         )

@@ -3,8 +3,8 @@
     job             arguments
     benchmark       `paths`, `parameters` (those of `Parameters`), `prompts`, `generations`, `limit_s`
     embed           `paths`, `parameters`, `prompts`, `limit_s`
-    pair            `models` (a list of `paths` and `parameters`), `embeds`, `together`, `n_prompt`, `n_gen`, `rounds`,
-                    `within_s`
+    pair            `models` (a list of `paths` and `parameters`), `embeds`, `together`, `n_prompt`, `n_gen`, `least`,
+                    `rounds`, `within_s`
     race            `paths`, `candidates` (a list of parameters), `n_prompt`, `n_gen`, `rounds`, `within_s`
     count_tokens    `paths`, `parameters`, `texts`
     generate        `paths`, `parameters`, `prompts`, `n_gen`, `stop`
@@ -132,6 +132,7 @@ def pair(arguments: Arguments) -> Arguments:
         together=arguments["together"],
         n_prompt=arguments["n_prompt"],
         n_gen=arguments["n_gen"],
+        least=arguments["least"],
         rounds=arguments["rounds"],
         within_s=arguments["within_s"],
     )

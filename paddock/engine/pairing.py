@@ -54,11 +54,12 @@ def time_pairs(
     together: bool,
     n_prompt: int,
     n_gen: int,
+    least: int,
     rounds: int,
     within_s: float,
 ) -> dict[str, Any]:
     """Load `models`, (paths of the shards, parameters), and run `rounds` rounds, in each of which every model is timed
-    once; every second one in reverse order. After the first, a round starts only if it will probably end within
+    once; every second one in reverse order. After the first `least`, a round starts only if it will probably end within
     `within_s` seconds. `together`: all models are loaded at once; else each for each of its turns.
 
     Returns `{"rounds": [{"prefill_s", "first_token_s", "decode_s", "disturbance"}, ...], "memory": [...]}`, figures and
@@ -72,7 +73,7 @@ def time_pairs(
         sessions = [model.load(stack, embeds=embeds) for model in loaded] if together else []
         for number in range(rounds):
             elapsed_s = time.perf_counter() - began
-            if measured and elapsed_s * (number + 1) / number > within_s:
+            if number >= max(least, 1) and elapsed_s * (number + 1) / number > within_s:
                 break
             watch = DisturbanceWatch()
             figures: dict[int, dict[str, float]] = {}

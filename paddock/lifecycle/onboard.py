@@ -1,4 +1,4 @@
-"""Onboard a model: acquire, validate, cache, benchmark and promote it, and write its dossier.
+"""Onboard a model: acquire, validate, cache, benchmark, compare and promote it, and write its dossier.
 
 `onboard` runs the phases in order. They are passed in: `InProcess` runs each in this process, and `flows.onboard` runs
 each as a Prefect flow.
@@ -21,9 +21,11 @@ from paddock.lifecycle.assess.validate import Validation, validate
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import dossier_kept_current, write_dossier
 from paddock.lifecycle.locate import visible_path
+from paddock.lifecycle.promote.gating import compare_with_promoted, in_process
 from paddock.lifecycle.promote.promote import promote
 from paddock.lifecycle.run.benchmark import measure
 from paddock.lifecycle.steps import Runner
+from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.model.units import human_bytes
@@ -33,6 +35,9 @@ from paddock.planning.profile import PROFILES, ProfileName
 from paddock.planning.targets import THIS_MACHINE
 
 _LOG = logging.getLogger(__name__)
+
+HELD_BACK = "Held back"
+"""The name of the final state of a run whose candidate the gates did not let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class OnboardRequest:
 class Onboarded:
     """The result of an onboarding. `path` is the model's directory, `dossier` the path of the document;
     `transferred_bytes` came over the network in this run. The model was validated with `context_tokens` of context;
-    `notes` are deviations from the request."""
+    `notes` are deviations from the request. `gates` compare it with what its promotion would replace, if that is
+    another model file. `held_back`: it was to be promoted, and the gates did not let it."""
 
     model: str
     revision: str
@@ -72,16 +78,25 @@ class Onboarded:
     transferred_bytes: int
     context_tokens: int
     notes: tuple[str, ...] = ()
+    gates: GateReport | None = None
+    held_back: bool = False
+
+    @property
+    def state(self) -> str:
+        """The name of the run's final state."""
+        return HELD_BACK if self.held_back else "Completed"
 
     @property
     def line(self) -> str:
         fetched = f"{human_bytes(self.transferred_bytes)} of model data fetched"
         state = "promoted" if self.promoted else "not promoted"
+        verdict = [self.gates.line] if self.gates else []
         line = f"onboarded {self.model}:{self.variant}@{self.revision[:8]} at {self.path}, {fetched}: {state}"
-        return "; ".join([line, *self.notes])
+        return "; ".join([line, *verdict, *self.notes] if self.held_back else [line, *self.notes, *verdict])
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        gates = self.gates.to_json() if self.gates else None
+        return {"state": self.state, **asdict(replace(self, gates=None)), "gates": gates}
 
 
 class Phases(Protocol):
@@ -95,6 +110,10 @@ class Phases(Protocol):
 
     def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None: ...
 
+    def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
+        """Compare the snapshot with what its promotion would replace. None where it would replace no other files."""
+        ...
+
     def promote(self, manifest: Manifest) -> str:
         """Promote the snapshot, and return the path of its dossier."""
         ...
@@ -107,7 +126,8 @@ class Phases(Protocol):
 def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboarded:
     """Bring a model from its name on the Hub to a promoted snapshot with a dossier.
 
-    Raises the errors of each phase (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is
+    A snapshot that is worse than the promoted one is held back: it is not promoted, and its dossier says why. Raises
+    the errors of each phase (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is
     unchanged.
     """
     published = phases.acquire(request)
@@ -116,20 +136,25 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
     phases.cache(manifest)
     kind = validation.model.kind if validation.model else ModelKind.TEXT
     notes = _unmeasured(kind, request)
+    measured = request if kind.generates_text else replace(request, profile="chat")
     if kind.generates_text or kind.embeds:
-        phases.benchmark(manifest, request if kind.generates_text else replace(request, profile="chat"))
-    dossier = phases.promote(manifest) if request.promote else phases.write_dossier(manifest)
+        phases.benchmark(manifest, measured)
+    gates = phases.compare(manifest, measured)
+    promoted = request.promote and (gates is None or gates.passed)
+    dossier = phases.promote(manifest) if promoted else phases.write_dossier(manifest)
     return Onboarded(
         model=manifest.repository,
         revision=manifest.revision,
         variant=manifest.variant,
         quantization=manifest.quantization,
-        path=str(visible_path(clients, manifest.id, promoted=request.promote)),
+        path=str(visible_path(clients, manifest.id, promoted=promoted)),
         dossier=dossier,
-        promoted=request.promote,
+        promoted=promoted,
         transferred_bytes=published.transferred_bytes,
         context_tokens=validation.context_tokens,
         notes=(*(row.line for row in published.evicted), *validation.given_up, *notes),
+        gates=gates,
+        held_back=request.promote and not promoted,
     )
 
 
@@ -174,6 +199,13 @@ class InProcess(Phases):
     def benchmark(self, manifest: Manifest, request: OnboardRequest) -> None:
         with skip_if_too_large(manifest, request.target):
             measure(self._runner, manifest, request.context, roleplay=request.profile == "roleplay")
+
+    def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
+        comparer = in_process(self._runner, target=request.target)
+        roleplay = request.profile == "roleplay"
+        return compare_with_promoted(
+            self._runner, manifest, comparer, context_tokens=request.context, roleplay=roleplay
+        )
 
     def promote(self, manifest: Manifest) -> str:
         return promote(self._runner, manifest.id.reference, reason="onboarded").dossier

@@ -6,7 +6,7 @@ It is stored as a report of the candidate and shown to people. The gates are dec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 SCHEMA = 1
@@ -52,12 +52,24 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class GateLimit:
+    """The number that a gate decided by, such as the end of an interval, and the least or the most that it may be.
+    Another program can check it again."""
+
+    gate: str
+    figure: float
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GateReport:
     """All gates of one comparison.
 
     `model`, `promoted` and `reference` name snapshots; the last two are None where nothing is promoted, so that there
     was nothing to compare with. `passed` says whether the candidate may be promoted: no gate failed, and
-    those that could not decide do not count against it (`undecided_blocks` false) or there is none.
+    those that could not decide do not count against it (`undecided_blocks` false) or there is none. `limits` are the
+    numbers of the gates that decided by one.
     """
 
     model: str
@@ -69,6 +81,7 @@ class GateReport:
     measured_at: str
     seconds: float
     schema: int = SCHEMA
+    limits: tuple[GateLimit, ...] = ()
 
     @property
     def failed(self) -> tuple[Gate, ...]:
@@ -104,9 +117,11 @@ class GateReport:
             "engine": self.engine,
             "measured_at": self.measured_at,
             "seconds": self.seconds,
+            "limits": [asdict(limit) for limit in self.limits],
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GateReport:
-        rest = {name: item for name, item in value.items() if name not in {"passed", "gates"}}
-        return cls(**rest, gates=tuple(Gate.from_json(gate) for gate in value["gates"]))
+        rest = {name: item for name, item in value.items() if name not in {"passed", "gates", "limits"}}
+        limits = tuple(GateLimit(**limit) for limit in value.get("limits", ()))
+        return cls(**rest, gates=tuple(Gate.from_json(gate) for gate in value["gates"]), limits=limits)

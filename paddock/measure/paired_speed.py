@@ -27,21 +27,20 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from paddock.engine import process
-from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_descriptors, memory_from_log
+from paddock.engine.oracle import MARGIN_BYTES, Memory, memory_from_log
 from paddock.engine.parameters import Parameters
 from paddock.gguf.directory import local_kind
 from paddock.measure.quality import Estimate
 from paddock.measure.reliability import doubts
 from paddock.model.hardware import Machine, this_machine
-from paddock.planning.fitting import check_fits
 
 MIN_ROUNDS = 3
 N_PROMPT, N_GEN = 256, 64
 """At most half and a quarter of the context."""
 _ROUNDS_AT_ONCE = 5
 """Rounds of one engine process, after which it is seen whether they decide."""
-_FIRST_S = 120.0
-"""Time limit of the first rounds, as of a benchmark."""
+_PROCESS_S = 120.0
+"""Time limit of the rounds of one engine process beyond the first MIN_ROUNDS."""
 _T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom; with more, the last one is a little large."""
 
@@ -84,25 +83,19 @@ class PairedSpeed:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """The memory that the engine took for a model, and what it predicted for the same parameters."""
-
-    memory: Memory
-    planned: Memory
-
-
-@dataclass(frozen=True, slots=True)
 class Side:
-    """A local GGUF, the first shard of a split one, with the parameters that it serves with."""
+    """A local GGUF, the first shard of a split one, with the parameters that it serves with, and the memory that the
+    engine predicts for them, which is free."""
 
     path: Path
     parameters: Parameters
+    planned: Memory
 
 
-def load_alone(side: Side, *, timeout_s: float = 1800.0, machine: Machine | None = None) -> Loaded:
-    """Load a model, and check that its output is finite. Raises DoesNotFit before it is loaded, ModelRejected, and the
-    errors of `process.run`."""
-    return _run([side], rounds=0, within_s=0, timeout_s=timeout_s, machine=machine or this_machine())[1]
+def load_alone(side: Side, *, timeout_s: float = 1800.0) -> Memory:
+    """Load a model, check that its output is finite, and return the memory that the engine took. Raises ModelRejected,
+    and the errors of `process.run`."""
+    return _run([side], rounds=0, within_s=0, timeout_s=timeout_s)[1]
 
 
 def measure_pair(
@@ -112,19 +105,16 @@ def measure_pair(
     is_decided: Callable[[PairedSpeed], bool] = lambda _: False,
     budget_s: float = 60.0,
     timeout_s: float = 1800.0,
-    machine: Machine | None = None,
 ) -> PairedSpeed:
     """Measure two models of one kind alternately.
 
     After the first rounds, more are measured until `is_decided`, as long as they probably end within `budget_s`
-    seconds. Raises DoesNotFit before a model is loaded, ModelRejected for output that is not finite, and the errors of
-    `process.run`.
+    seconds. Raises ModelRejected for output that is not finite, and the errors of `process.run`.
     """
-    machine = machine or this_machine()
     context = min(candidate.parameters.n_ctx, promoted.parameters.n_ctx)
     n_prompt, n_gen = max(1, min(N_PROMPT, context // 2)), max(1, min(N_GEN, context // 4))
     began = time.monotonic()
-    within_s = min(_FIRST_S, timeout_s / 2)
+    within_s = min(_PROCESS_S, timeout_s / 2)
     rounds: list[Round] = []
     runs = 0
     while True:
@@ -132,10 +122,10 @@ def measure_pair(
             [candidate, promoted],
             n_prompt=n_prompt,
             n_gen=n_gen,
+            least=1 if rounds else MIN_ROUNDS,
             rounds=_ROUNDS_AT_ONCE,
             within_s=within_s,
             timeout_s=timeout_s,
-            machine=machine,
         )
         runs += 1
         rounds += more
@@ -151,21 +141,16 @@ def _run(
     rounds: int,
     within_s: float,
     timeout_s: float,
-    machine: Machine,
     n_prompt: int = 1,
     n_gen: int = 1,
-) -> tuple[list[Round], Loaded]:
+    least: int = 0,
+) -> tuple[list[Round], Memory]:
     """Load the sides in one engine process, and measure some rounds. Returns them with the memory of the first side."""
     kind = local_kind(sides[0].path)
     if kind.embeds:
         n_prompt = min(n_prompt, *(side.parameters.n_ubatch for side in sides))
     with ExitStack() as stack:
         opened = [stack.enter_context(process.open_shards(side.path)) for side in sides]
-        planned = [
-            measure_descriptors(descriptors, side.parameters) for descriptors, side in zip(opened, sides, strict=True)
-        ]
-        for side, memory in zip(sides, planned, strict=True):
-            check_fits(side.path, side.parameters, memory, machine)
         answer: Mapping[str, Any] = process.run(
             "pair",
             {
@@ -174,9 +159,10 @@ def _run(
                     for descriptors, side in zip(opened, sides, strict=True)
                 ],
                 "embeds": kind.embeds,
-                "together": len(sides) == 1 or _fit_together(planned, machine),
+                "together": len(sides) == 1 or _fit_together([side.planned for side in sides], this_machine()),
                 "n_prompt": n_prompt,
                 "n_gen": n_gen,
+                "least": least,
                 "rounds": rounds,
                 "within_s": within_s,
             },
@@ -185,7 +171,7 @@ def _run(
         ).result
     first = answer["memory"][0]
     memory = memory_from_log(first["weights_bytes"], first["lines"])
-    return [_round(one, on_gpu=memory.on_gpu) for one in answer["rounds"]], Loaded(memory, planned[0])
+    return [_round(one, on_gpu=memory.on_gpu) for one in answer["rounds"]], memory
 
 
 def _fit_together(needs: Sequence[Memory], machine: Machine) -> bool:

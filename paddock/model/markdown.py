@@ -19,7 +19,7 @@ _SPECIAL: Final = re.compile(
     re.VERBOSE,
 )
 _LINE_START: Final = re.compile(r"(?:#{1,6}(?= |$)|>|[-+](?= |$)|-{2}|=+(?= |$)|\d+(?=[.)](?: |$)))")
-_LINK: Final = re.compile(r"://|^\W*www\.|[\w.+-]@[\w-]+\.", re.IGNORECASE)
+_LINK: Final = re.compile(r"://|^\W*www\.|[\w.+-]@[\w-]+\.[\w-]", re.IGNORECASE)
 
 
 def as_text(text: str) -> str:

@@ -159,7 +159,8 @@ class Settings(BaseModel):
         ge=0,
         le=86_400,
         validation_alias="PADDOCK_BENCHMARK_BUDGET_S",
-        description="How long a benchmark that was disturbed may be repeated; `0`: it is not",
+        description="How long a benchmark that was disturbed may be repeated, and a comparison of speeds that does not"
+        " decide; `0`: they are not",
     )
     price_per_hour: Price | None = Field(
         default=None,

@@ -52,6 +52,12 @@ class Promoted:
     def holds(self, id: SnapshotId) -> bool:
         return id.model == self.model and self.revisions.get(id.variant) == id.revision
 
+    def replaced_by(self, id: SnapshotId, *, default: bool = True) -> SnapshotId | None:
+        """The snapshot that a promotion of `id` replaces: the promoted one of its variant, else that of the default,
+        which `default` says is moved. None: it replaces nothing, or is promoted already."""
+        replaced = self.of(id.variant) or (self.default_id if default else None)
+        return None if replaced == id else replaced
+
     def after(self, change: Promotion) -> Promoted:
         """The state after a change."""
         revisions = {variant: revision for variant, revision in self.revisions.items() if variant != change.variant}
@@ -65,7 +71,8 @@ class Promoted:
 class Promotion:
     """A change of what is promoted: of `variant` from `previous` to `revision`, and of the default variant from
     `previous_default` to `default`; None stands for no revision, or no default. `by` is `user@host`. `rollback` is True
-    for a rollback: of the variant `target`, or of the model where `target` is None."""
+    for a rollback: of the variant `target`, or of the model where `target` is None. `forced` is True for a promotion
+    that did not pass the gates; `failed_gates` are those that had held it back, where they were known."""
 
     operation: str
     variant: Variant
@@ -78,6 +85,15 @@ class Promotion:
     by: str | None
     rollback: bool = False
     target: Variant | None = None
+    forced: bool = False
+    failed_gates: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """The reason, and that it was forced."""
+        if not self.forced:
+            return self.reason
+        return f"{self.reason} (forced, {_past(self.failed_gates)})"
 
     @property
     def moves_revision(self) -> bool:
@@ -100,6 +116,8 @@ class Promotion:
             "by": self.by,
             "rollback": self.rollback,
             "target": self.target,
+            "forced": self.forced,
+            "failed_gates": list(self.failed_gates),
         }
 
     @classmethod
@@ -121,6 +139,8 @@ class Promotion:
                 by=None if by is None else str(by),
                 rollback=bool(value.get("rollback", False)),
                 target=_variant(value.get("target")),
+                forced=bool(value.get("forced", False)),
+                failed_gates=_texts(value.get("failed_gates", [])),
             )
         except (KeyError, ValueError) as error:
             raise ValueError(f"not a promotion: {error}") from None
@@ -212,6 +232,10 @@ def earlier_of_model(history: Sequence[Promotion], model: ModelName) -> list[Sna
     return trail[-2::-1] if len(trail) > 1 else []
 
 
+def _past(gates: Sequence[str]) -> str:
+    return f"although held back by {', '.join(gates)}" if gates else "without a comparison"
+
+
 def _last_index(items: Sequence[object], item: object) -> int:
     return len(items) - 1 - items[::-1].index(item)
 
@@ -236,6 +260,12 @@ def _revision(value: object) -> Revision | None:
 
 def _variant(value: object) -> Variant | None:
     return None if value is None else parse_variant(_text(value))
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")  # noqa: TRY004 - callers catch one type for all malformed lines
+    return tuple(map(_text, value))
 
 
 def _text(value: object) -> str:

@@ -21,6 +21,7 @@ RULES: Final = {
         "use another file, and report this one to Paddock's maintainers, since the audit accepted it",
     ),
     "metadata": ("expectations.metadata", "use a file that was converted with a current llama.cpp"),
+    "gates": ("expectations.gates", "keep what is promoted, or choose another quantization"),
     "inventory": ("expectations.inventory", "pull the model that the Data Docs name again, or remove it"),
 }
 _EXAMPLES = 3
@@ -76,7 +77,7 @@ def _check(context: Any, source: Any, table: Table, *, run_name: str) -> Checked
         suite=context.suites.add(
             gx.ExpectationSuite(
                 name=table.name,
-                notes=table.description,
+                notes=_text(table.description),
                 expectations=[_native(expectation) for expectation in table.expectations],
             )
         ),
@@ -98,18 +99,22 @@ def _check(context: Any, source: Any, table: Table, *, run_name: str) -> Checked
 
 
 def _escaped(value: object) -> object:
-    return value.translate(_ESCAPES) if isinstance(value, str) else value
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(text: str) -> str:
+    return text.translate(_ESCAPES)
 
 
 def _native(expectation: Expectation) -> Any:
     """The same expectation as an object of great-expectations."""
     import great_expectations.expectations as kinds
 
-    return getattr(kinds, expectation.kind)(**expectation.arguments, notes=expectation.description)
+    return getattr(kinds, expectation.kind)(**expectation.arguments, notes=_text(expectation.description))
 
 
 def _failed(table: Table, results: Sequence[Any]) -> Iterator[tuple[Expectation, Finding]]:
-    by_description = {expectation.description: expectation for expectation in table.expectations}
+    by_description = {_text(expectation.description): expectation for expectation in table.expectations}
     for result in results:
         expectation = by_description[result.expectation_config.notes]
         if any(isinstance(raised, dict) and raised.get("raised_exception") for raised in _raised(result)):

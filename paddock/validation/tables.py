@@ -1,6 +1,7 @@
 """Tables that describe a snapshot, each with the expectations that its rows must meet.
 
-There are four: the snapshot's files, its tensors, its GGUF metadata, and the inventory of the whole volume. An
+There are the snapshot's files, its tensors, its GGUF metadata, the inventory of the whole volume, and where it was
+compared with what is promoted, its gates. An
 *expectation* is one condition on the rows of a table: a sentence for people (`description`), and the name and arguments
 of an expectation of great-expectations (`kind`, `arguments`). The audit and the digests check the same facts in other
 ways; these tables show them to people, and let a program from outside of this project check them a second time.
@@ -66,6 +67,23 @@ class StoredFileRow:
     on_disk_bytes: int | None
     sha256: str
     promoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GateTableRow:
+    """A gate: its name, which is a word, its bound in words, and its outcome. `figure` is the number that it decided
+    by, with the `least` or the `most` that it may be; None where it decided without one."""
+
+    name: str
+    bound: str
+    outcome: str
+    figure: float | None = None
+    least: float | None = None
+    most: float | None = None
+
+
+FAILED: Final = "failed"
+"""The outcome of a gate that was not passed."""
 
 
 def files(manifest: Manifest, listing: Listing | None) -> Table:
@@ -216,6 +234,28 @@ def inventory(files: Sequence[StoredFileRow]) -> Table:
             ),
         ),
     )
+
+
+def gates(rows: Sequence[GateTableRow], *, against: str) -> Table:
+    """The table of a snapshot's gates `against` what was promoted: one row, with a column for each gate. It holds the
+    figure that the gate decided by, and its expectation the bound; the outcome in words where there is no figure."""
+    return Table(
+        "gates",
+        f"What was measured of this model {against}. Each gate is a bound that it has to keep to replace what is "
+        "promoted. A gate's value is the number that it decided by, such as the end of an interval; its outcome where "
+        "there is none. The reasons are in the report and in the dossier.",
+        tuple(row.name for row in rows),
+        [tuple(row.outcome if row.figure is None else row.figure for row in rows)],
+        tuple(map(_gate, rows)),
+    )
+
+
+def _gate(row: GateTableRow) -> Expectation:
+    kind = "ExpectColumnValuesToNotBeInSet"
+    limits: dict[str, Any] = {"value_set": [FAILED]}
+    if row.figure is not None:
+        kind, limits = "ExpectColumnValuesToBeBetween", {"min_value": row.least, "max_value": row.most}
+    return Expectation(kind, {"column": row.name, **limits}, f"{row.name}: {row.bound}", Severity.INFO)
 
 
 def _equal(ours: str, theirs: str, description: str, severity: Severity = Severity.REJECT) -> Expectation:

@@ -54,6 +54,7 @@ POOL_OF = {
     "promote-model/promote": "paddock-io",
     "rollback-model/rollback": "paddock-io",
     "benchmark-model/benchmark-gpu": "paddock-gpu",
+    "compare-model/compare-gpu": "paddock-gpu",
     "serve-model/serve-gpu": "paddock-serve",
     "maintain-volume/weekly": "paddock-io",
 }
@@ -222,6 +223,8 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
         second = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("second")})
         completes(client, "onboard-model/onboard", model=NAME, context_tokens=512)
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": second}
+        against = f"{NAME}:Q8_0@{first}"
+        completes(client, "compare-model/compare-gpu", model=NAME, against=against, context_tokens=512)
         completes(client, "rollback-model/rollback", model=NAME)
         completes(client, "maintain-volume/weekly")
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": first}

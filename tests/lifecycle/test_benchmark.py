@@ -48,7 +48,13 @@ def test_a_shared_report_is_read_by_a_worker_with_another_volume(
     assert where.startswith("s3://")
     assert benchmark.read_benchmark(io, pulled) == measured
     assert "## Benchmark" in dossier.markdown(dossier.read_dossier(io, pulled))
-    assert "Not measured yet" not in dossier.markdown(dossier.read_dossier(io, pulled))
+    written = dossier.write_dossier(io, pulled)
+    assert "## Quality\n\nNot measured yet." in written.markdown
+    assert "## Benchmark\n\nNot measured yet." not in written.markdown
+    for store in (io.volume, io.remote):
+        assert store is not None
+        assert store.read_report(pulled.id, dossier.REPORT) == written.markdown
+        assert store.read_report(pulled.id, dossier.JSON_REPORT) == written.document.to_json()
 
     old, new, newest = (replace(measured, load_s=measured.load_s + number) for number in range(3))
     reports.write(io, pulled, benchmark.BENCHMARK, old.to_json())

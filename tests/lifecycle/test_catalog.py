@@ -42,6 +42,7 @@ models:
     approval: true
     keep: 0
     gates: {decode: 0.9, kl_ratio: 2}
+    undecided: block
   - model: org/name-GGUF
   - {model: gpt2, gates: }
 """
@@ -72,9 +73,10 @@ def test_each_key_of_an_entry_is_read() -> None:
         approval=True,
         keep=0,
         gates={"decode": 0.9, "kl_ratio": 2.0},
+        undecided="block",
     )
     assert bare == [CatalogEntry(model=ModelName("org", "name-GGUF")), CatalogEntry(model=ModelName(None, "gpt2"))]
-    assert catalog.lines == (2, 13, 14)
+    assert catalog.lines == (2, 14, 15)
     for one in catalog.entries:
         assert CatalogEntry.from_json(json.loads(json.dumps(one.to_json()))) == one
 
@@ -139,6 +141,7 @@ BAD_VALUES = {
     "a truth value for a bound": ("gates: {decode: true}", "`gates.decode` is `true`, and a number is expected"),
     "infinity for a bound": ("gates: {decode: .inf}", "`gates.decode` is `.inf`, and a number is expected"),
     "a negative bound": ("gates: {decode: -1}", "`gates.decode` is `-1`, and 0 or more is expected"),
+    "an unknown choice": ("undecided: warn", "`undecided` is `warn`, and 'pass' or 'block' is expected"),
     "a list of gates": ("gates: [decode]", "`gates` is a list, and a mapping of gates to numbers is expected"),
     "a repeated key": ("keep: 1\n    keep: 2", "4, column 5: the key `keep` is here twice, first in line 3"),
     "a repeated gate": ("gates: {decode: 1, decode: 2}", "the key `decode` is here twice"),

@@ -10,7 +10,9 @@ from infra.local.hub import HubService
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.gate_reports import record_gates
 from paddock.lifecycle.inventory import delete_model_from_volume
+from paddock.measure.gate_report import Gate, GateLimit, GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
@@ -56,6 +58,26 @@ def test_the_tables_of_a_split_model_have_all_of_its_shards(clients: Clients) ->
         "tiny-Q6_K-00001-of-00002.gguf",
         "tiny-Q6_K-00002-of-00002.gguf",
     }
+
+
+def test_the_gates_are_a_table_of_their_own(clients: Clients, pulled: Manifest) -> None:
+    gates = (
+        Gate("decode", "at least 0.9 of the promoted one's", 30.0, 60.0, 0.5, (0.49, 0.51), False, "too slow"),
+        Gate("audit", "not rejected", "accept", "accept", None, None, True, "its verdict is accept"),
+        Gate("prefill", "at least 0.8 of the promoted one's", None, None, None, None, None, "disturbed"),
+        Gate("<b>", "made by somebody else", None, None, None, None, False, "bad"),
+    )
+    limits = (GateLimit("decode", 0.51, least=0.9),)
+    report = GateReport(str(pulled.id), "org/other:Q8_0", None, gates, False, "engine", "now", 1.0, limits=limits)
+    record_gates(clients, pulled, report)
+    found = write_data_docs(clients, pulled)
+    table = found.tables[-1].table
+    assert (table.name, table.columns) == ("gates", ("decode", "audit", "prefill"))
+    assert table.rows == [(0.51, "passed", "not decided")]
+    (finding,) = found.findings
+    assert (finding.rule, str(finding.severity)) == ("expectations.gates", "info")
+    assert "decode: at least 0.9 of the promoted one's" in finding.message
+    assert len(list((clients.volume.docs.path).glob("*/*/*/validations/gates/**/*.html"))) == 1
 
 
 def test_without_the_hub_the_pages_say_that_files_were_not_compared(

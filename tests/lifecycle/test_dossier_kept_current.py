@@ -113,10 +113,10 @@ def test_a_snapshot_without_a_dossier_gets_none(clients: Clients, pulled: Manife
     assert clients.volume.read_report(pulled.id, dossier.REPORT) is None
 
 
-MEASURING = {"measure", "measure_quality", "measure_server", "compare", "compare_snapshots", "validate"}
+MEASURING = {"measure", "measure_quality", "measure_server", "validate"}
 """Functions that write a report which the dossier shows."""
 REFRESHING = {"refresh_dossier", "dossier_kept_current"}
-REPORTS = {"VALIDATION_REPORT", "QUALITY", "GATES", "BENCHMARK", "report_name"}
+REPORTS = {"VALIDATION_REPORT", "QUALITY", "GATES", "BENCHMARK", "PICTURES", "report_name"}
 """The names of reports that are written, by their names in the code."""
 
 

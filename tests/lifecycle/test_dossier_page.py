@@ -53,6 +53,8 @@ TOO_LARGE = replace(
     findings=(Finding("compatibility.memory", Severity.REJECT, "1.0 GiB are missing", "memory", "take Q2_K"),),
 )
 HELD = replace(GATES, gates=(*GATES.gates, gate("agreement", False, reason="McNemar: p = 0.001")))
+FORCED = replace(PROMOTION, reason="on trial", forced=True, failed_gates=("agreement",))
+FIRST = replace(PROMOTION, previous=None, previous_default=None)
 UNDECIDED = replace(GATES, gates=(*GATES.gates, gate("prefill", None)))
 ALONE = replace(GATES, promoted=None, reference=None, gates=(gate("audit"),))
 BROKEN = replace(QUALITY, kl_divergence=replace(QUALITY.kl_divergence, mean=nan, max=nan))
@@ -78,18 +80,22 @@ def facts(**changes: Any) -> DossierFacts:
         (facts(validation=TOO_LARGE), "fits", "bad", "no", "take Q2_K"),
         (NOTHING, "fits", "unknown", "not known", "not validated"),
         (EVERYTHING, "speed", "good", "38.4 tokens/s", "prefill 412.5 tokens/s"),
+        (facts(gates=None), "speed", "neutral", "38.4 tokens/s", ""),
+        (facts(gates=HELD), "quality", "bad", "94.2% same tokens", ""),
+        (facts(gates=None), "quality", "neutral", "94.2% same tokens", ""),
         (facts(benchmark=BUSY), "speed", "unknown", "not known", "other processes used 1.8 of 2 cores"),
         (facts(benchmark=replace(BENCHMARK, schema=2)), "speed", "unknown", "not known", "older version"),
         (NOTHING, "speed", "unknown", "not measured", ""),
         (EVERYTHING, "quality", "good", "94.2% same tokens", "compared with Q8_0@c0ffee00"),
         (facts(quality=BROKEN), "quality", "bad", "broken", "not numbers"),
         (NOTHING, "quality", "unknown", "not measured", ""),
-        (EVERYTHING, "cost", "good", "2.53 for a million tokens", "0.236 for prompts, at 0.350 an hour on AMD EPYC"),
+        (EVERYTHING, "cost", "neutral", "2.53 for a million tokens", "0.236 for prompts, at 0.350 an hour on AMD EPYC"),
         (facts(costs=(replace(COST, price_in=None, price_out=None),)), "cost", "unknown", "not known", "no price"),
         (facts(costs=(BUSY_COST,)), "cost", "unknown", "not known", "not reliable"),
         (NOTHING, "cost", "unknown", "not known", "not measured"),
         (EVERYTHING, "comparison", "good", "passed", "3 gates passed against Q4_K_M@dead0000"),
         (facts(gates=HELD), "comparison", "bad", "held back by agreement", "McNemar: p = 0.001"),
+        (facts(gates=HELD, history=(FORCED,)), "comparison", "bad", "held back by agreement", "all the same: on trial"),
         (facts(gates=UNDECIDED), "comparison", "warning", "passed", "not decided: prefill"),
         (
             facts(gates=replace(UNDECIDED, undecided_blocks=True)),
@@ -100,6 +106,8 @@ def facts(**changes: Any) -> DossierFacts:
         ),
         (facts(gates=ALONE), "comparison", "good", "nothing was there", "1 gate"),
         (NOTHING, "comparison", "unknown", "not compared", ""),
+        (facts(gates=None), "comparison", "unknown", "not compared", "without a comparison"),
+        (facts(gates=None, history=(FIRST,)), "comparison", "good", "nothing was there", "nothing of the model"),
     ],
 )
 def test_each_question_is_answered(snapshot: DossierFacts, question: str, state: str, answer: str, detail: str) -> None:
@@ -146,6 +154,11 @@ def test_the_page_begins_with_its_state_and_the_verdict(snapshot: DossierFacts, 
     ]
 
 
+def test_a_forced_promotion_is_marked_so() -> None:
+    page = dossier.markdown(compose(facts(gates=HELD, history=(FORCED,))))
+    assert "| on trial (**forced**, although held back by agreement) |" in page
+
+
 def test_figures_that_cannot_be_believed_are_never_shown_as_facts() -> None:
     page = dossier.markdown(compose(facts(benchmark=BUSY, costs=(BUSY_COST,))))
     before, after = page.split("## Benchmark")
@@ -173,7 +186,7 @@ def with_text(text: str) -> DossierFacts:
     return DossierFacts(
         manifest=MANIFEST.model_copy(update={"licence": text, "engine_version": text, "quantization": text}),
         promoted=EVERYTHING.promoted,
-        history=(replace(PROMOTION, reason=text, by=text),),
+        history=(replace(FORCED, reason=text, by=text, failed_gates=(text,)),),
         damage="",
         validation=replace(
             VALIDATION,

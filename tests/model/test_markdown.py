@@ -60,6 +60,7 @@ def test_no_address_becomes_a_link(text: str) -> None:
 
 
 def test_usual_text_stays_readable() -> None:
+    assert as_text("Q4_1@1ed7a49d. Next") == "Q4_1@1ed7a49d. Next"
     text = "2 of 8 cores (25 %), q8_0 for KV: 1.5 GiB! #3 & more"
     assert as_text(text) == text
 

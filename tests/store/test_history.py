@@ -29,6 +29,8 @@ promotions = st.builds(
     by=st.none() | st.text(),
     rollback=st.booleans(),
     target=st.none() | variants,
+    forced=st.booleans(),
+    failed_gates=st.lists(st.text()).map(tuple),
 )
 
 
@@ -55,12 +57,62 @@ SOUND = Promotion("1", Q8, A, None, Q8, None, datetime(2026, 1, 1, tzinfo=UTC), 
         SOUND | {"default": "a--b"},
         SOUND | {"target": "latest"},
         SOUND | {"at": "yesterday"},
+        SOUND | {"failed_gates": "kl_ratio"},
+        SOUND | {"failed_gates": [1]},
         {key: value for key, value in SOUND.items() if key != "operation"},
     ],
 )
 def test_a_malformed_line_raises_value_error(value: object) -> None:
     with pytest.raises(ValueError, match=r"not a|isoformat"):
         Promotion.from_json(value)
+
+
+def test_a_line_from_before_there_were_gates_is_read_as_not_forced() -> None:
+    before = {key: value for key, value in SOUND.items() if key not in {"forced", "failed_gates"}}
+    assert Promotion.from_json(before) == Promotion.from_json(SOUND)
+    assert Promotion.from_json(before).why == "why"
+
+
+@pytest.mark.parametrize(
+    ("failed", "why"),
+    [
+        (["kl_ratio", "agreement"], "why (forced, although held back by kl_ratio, agreement)"),
+        ([], "why (forced, without a comparison)"),
+    ],
+)
+def test_a_forced_promotion_says_so_beside_its_reason(failed: list[str], why: str) -> None:
+    assert Promotion.from_json(SOUND | {"forced": True, "failed_gates": failed}).why == why
+
+
+@pytest.mark.parametrize(
+    ("moves", "candidate", "default", "replaced"),
+    [
+        ("", (B, Q8), True, None),
+        ("a8", (B, Q8), True, (A, Q8)),
+        ("a8", (A, Q8), True, None),
+        ("a8", (A, Q4), True, (A, Q8)),
+        ("a8", (A, Q4), False, None),
+        ("a8 +a4", (B, Q4), True, (A, Q4)),
+        ("a8 +a4", (A, Q4), True, None),
+    ],
+    ids=[
+        "the first of a model",
+        "another revision",
+        "what is promoted",
+        "another variant, as the default",
+        "another variant, beside the default",
+        "another revision of a variant that is not the default",
+        "a promoted variant, as the default",
+    ],
+)
+def test_a_promotion_replaces_its_variants_snapshot_or_else_the_default(
+    moves: str, candidate: tuple[Revision, Variant], default: bool, replaced: tuple[Revision, Variant] | None
+) -> None:
+    state = Promoted(MODEL)
+    for line in lines_of(moves):
+        state = state.after(line)
+    found = state.replaced_by(SnapshotId(MODEL, *candidate), default=default)
+    assert found == (SnapshotId(MODEL, *replaced) if replaced else None)
 
 
 def lines_of(moves: str) -> list[Promotion]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from paddock.errors import NoPermission, NotOnVolume
+from paddock.errors import NoPermission, NotOnVolume, PromotionConflict
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.history import Promoted
@@ -74,6 +75,40 @@ def test_concurrent_promotions_are_carried_out_one_after_another(volume: Volume)
     # Each revision but the last is the previous one of exactly one promotion.
     now = volume.promoted(MODEL).revisions[Q8]
     assert sorted([*(promotion.previous for promotion in done), now], key=str) == sorted([None, *revisions], key=str)
+
+
+def test_a_promotion_that_would_replace_another_snapshot_than_expected_is_refused(volume: Volume) -> None:
+    put(volume, id_of(A), id_of(B), id_of(C), id_of(A, Q4))
+    nothing = volume.promoted(MODEL)
+    volume.promote(id_of(A), reason="meanwhile")
+    promote_b = partial(volume.promotions.promote, id_of(B), reason="compared", default=True)
+    before = (history_file(volume).read_bytes(), links_of(volume))
+    with pytest.raises(
+        PromotionConflict, match=r"was to replace nothing, and org/name:Q8_0@aaaaaaaa was promoted"
+    ) as e:
+        promote_b(expected=nothing)
+    assert f"`paddock promote {id_of(B)}`" in e.value.cure
+    seen = volume.promoted(MODEL)
+    volume.promote(id_of(C), reason="meanwhile")
+    with pytest.raises(PromotionConflict, match=r"was to replace org/name:Q8_0@aaaaaaaa, and org/name:Q8_0@cccccccc"):
+        promote_b(expected=seen)
+    volume.rollback(MODEL, reason="back")
+    assert (history_file(volume).read_bytes().startswith(before[0]), links_of(volume)) == (True, before[1])
+    # Another variant beside it changes nothing of what is replaced; and the same operation is carried out once.
+    volume.promote(id_of(A, Q4), reason="beside", default=False)
+    done = promote_b(expected=seen, operation="one")
+    assert (done.revision, done.previous) == (B, A)
+    assert promote_b(expected=seen, operation="one") == done
+    # What another process promoted already replaces nothing.
+    assert not promote_b(expected=seen).moves_revision
+
+
+def test_a_forced_promotion_is_recorded_with_the_gates_that_failed(volume: Volume) -> None:
+    promote(volume, id_of(A))
+    put(volume, id_of(B))
+    volume.promotions.promote(id_of(B), reason="wanted", default=True, forced_past=["kl_ratio"])
+    assert [(line.forced, line.failed_gates) for line in volume.history(MODEL)] == [(False, ()), (True, ("kl_ratio",))]
+    assert not volume.rollback(MODEL, reason="back").forced
 
 
 def test_repeated_rollbacks_go_further_back(volume: Volume) -> None:

@@ -23,7 +23,7 @@ from paddock.model.reference import Variant
 from paddock.validation import tables
 from paddock.validation.expectations import CheckedTable, check_tables
 from paddock.validation.site import ASSETS_DIRECTORY, rewrite_pages
-from paddock.validation.tables import StoredFileRow, Table
+from paddock.validation.tables import GateTableRow, StoredFileRow, Table
 from tests.support.gguf import STRING, tiny_llama
 from tests.support.memory import MemorySource
 
@@ -35,6 +35,7 @@ RULE_OF = {
     "tensors": "expectations.tensors",
     "metadata": "expectations.metadata",
     "inventory": "expectations.inventory",
+    "gates": "expectations.gates",
 }
 HOSTILE = "<img src=//evil.example/x onerror=alert(1)>\"'$title"
 
@@ -104,6 +105,12 @@ def metadata() -> Table:
     return tables.metadata(headers())
 
 
+def gates(**changes: Any) -> Table:
+    """One gate that decided by a number, and one without; `changes` are those of the first."""
+    ratio = GateTableRow("kl_ratio", "at most 1.5 times", "passed", figure=1.2, most=1.5)
+    return tables.gates([replace(ratio, **changes), GateTableRow("audit", "not rejected", "passed")], against="alone")
+
+
 def check(tmp_path: Path, *checked: Table) -> tuple[CheckedTable, ...]:
     docs = tmp_path / "docs"
     docs.mkdir()
@@ -116,12 +123,14 @@ def test_sound_tables_meet_every_expectation(tmp_path: Path) -> None:
         tensors(),
         metadata(),
         tables.inventory([stored(), stored(path="b.gguf")]),
+        gates(),
     )
     assert [(one.table.name, one.findings) for one in check(tmp_path, *sound)] == [
         ("files", ()),
         ("tensors", ()),
         ("metadata", ()),
         ("inventory", ()),
+        ("gates", ()),
     ]
 
 
@@ -221,6 +230,16 @@ FAILING: dict[str, tuple[Callable[[], Table], str, Severity]] = {
         "Each file has the size that its manifest lists",
         Severity.WARN,
     ),
+    "a gate whose number is beyond its bound": (
+        lambda: gates(figure=1.51, bound=HOSTILE),
+        f"kl_ratio: {HOSTILE}",
+        Severity.INFO,
+    ),
+    "a gate that failed without a number": (
+        lambda: with_cell(gates(), "audit", tables.FAILED),
+        "audit: not rejected",
+        Severity.INFO,
+    ),
     "a stored digest that is none": (
         lambda: tables.inventory([stored(), stored(path="b.gguf", sha256="abc")]),
         "Each file has a valid sha256",
@@ -241,7 +260,8 @@ def test_a_failed_expectation_is_reported_with_its_rule(tmp_path: Path, name: st
 
 
 def test_every_expectation_is_failed_by_a_test() -> None:
-    sound = (tables.files(manifest(), listing()), tensors(), metadata(), tables.inventory([stored()]))
+    bounded = gates(bound=HOSTILE)
+    sound = (tables.files(manifest(), listing()), tensors(), metadata(), tables.inventory([stored()]), bounded)
     tested = {(table.name, expectation.description) for table in sound for expectation in table.expectations}
     assert tested == {(make().name, description) for make, description, _ in FAILING.values()}
 
@@ -263,7 +283,12 @@ def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     docs.mkdir()
     hostile = with_cell(with_cell(tensors(), "tensor", HOSTILE + "x" * 64), "type", HOSTILE)
     found = check_tables(
-        [hostile, twice(with_cell(metadata(), "key", HOSTILE)), tables.inventory([stored(path=HOSTILE)] * 2)],
+        [
+            hostile,
+            twice(with_cell(metadata(), "key", HOSTILE)),
+            tables.inventory([stored(path=HOSTILE)] * 2),
+            gates(bound=HOSTILE),
+        ],
         what="org--name-01234567",
         docs=docs,
     )
@@ -275,7 +300,7 @@ def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def test_no_page_loads_from_another_host_or_runs_a_value_of_a_row(pages: Path) -> None:
     found = list(pages.rglob("*.html"))
-    assert len(found) == 1 + 3 + 3
+    assert len(found) == 1 + 4 + 4
     for page in found:
         text = page.read_text()
         assert "<img src=//evil" not in text
@@ -324,5 +349,5 @@ def test_a_browser_without_a_network_shows_the_pages_styled(pages: Path, tmp_pat
     )
     title = re.search(r"<title>(seen [^<]*)</title>", done.stdout)
     assert title is not None, done.stdout[:500]
-    # Three results and three suites, drawn by a script; and tabs laid out by a style.
-    assert title[1] == "seen 6 flex"
+    # Four results and four suites, drawn by a script; and tabs laid out by a style.
+    assert title[1] == "seen 8 flex"

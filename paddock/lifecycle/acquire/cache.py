@@ -25,6 +25,14 @@ def _line(copied: CopyResult | None) -> str:
     return copied.line if copied else "PADDOCK_S3_URI is not set: the volume is the only copy"
 
 
+@step(Kind.STORE, "push-promoted", line=lambda copied: _line(copied) if copied else "nothing had to be sent to S3")
+def push_missing(clients: Clients, manifest: Manifest) -> CopyResult | None:
+    """As `push_snapshot`, unless the remote store has the snapshot."""
+    if clients.remote is None or clients.remote.snapshot(manifest.id) is not None:
+        return None
+    return push_snapshot(clients, manifest)
+
+
 @step(Kind.STORE, "push", line=_line)
 def push_snapshot(clients: Clients, manifest: Manifest) -> CopyResult | None:
     """Copy the blobs that the remote store lacks, then the manifest; tell it what the volume has and used. None

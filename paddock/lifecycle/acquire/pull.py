@@ -12,9 +12,11 @@ from paddock.lifecycle.acquire.acquire import SERVED, AcquireRequest, acquire
 from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.locate import visible_path
+from paddock.lifecycle.promote.gating import known_to_fail
 from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.promote.retention import NOTHING, Pruned, prune
 from paddock.lifecycle.steps import PlainRunner, Runner
+from paddock.measure.gate_report import GateReport
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
@@ -26,13 +28,15 @@ from paddock.transfer.progress import ProgressListener
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The result of a pull. `path` is the snapshot's directory; for a promoted snapshot, the link to it."""
+    """The result of a pull. `path` is the snapshot's directory; for a promoted snapshot, the link to it. `held_back` is
+    the report for which it was not promoted, although it was to be."""
 
     path: Path
     published: Published
     promoted: bool
     pruned: Pruned
     seconds: float
+    held_back: GateReport | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -44,7 +48,8 @@ class Pulled:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.published.notes
+        held_back = [f"it is not promoted: it was {self.held_back.line}"] if self.held_back else []
+        return (*self.published.notes, *held_back)
 
     @property
     def transferred_bytes(self) -> int:
@@ -76,8 +81,9 @@ def pull(
 ) -> Pulled:
     """Acquire a model; with `promote`, make it the model's default, and remove old snapshots.
 
-    `target` is by default this machine; the other arguments are those of AcquireRequest. Raises the errors of each step
-    (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is unchanged.
+    Nothing is compared. But a snapshot that the gates held back before is not promoted, while what it was compared with
+    is. `target` is by default this machine; the other arguments are those of AcquireRequest. Raises the errors of each
+    step (`paddock.errors`). Where it raises before the promotion, the promoted snapshot is unchanged.
     """
     request = AcquireRequest(
         wanted,
@@ -95,9 +101,11 @@ def pull_with(runner: Runner, request: AcquireRequest) -> Pulled:
     """As `pull`, with a runner."""
     began = time.monotonic()
     published = acquire(runner, request)
-    manifest, pruned, promote = published.manifest, NOTHING, request.for_promotion
+    manifest, pruned = published.manifest, NOTHING
+    held_back = known_to_fail(runner.clients, manifest) if request.for_promotion else None
+    promote = request.for_promotion and held_back is None
     if promote:
         runner.run(promote_snapshot, manifest.id, "pulled", wait_for_remote=False)
         pruned = runner.run(prune, manifest.model, manifest.variant)
     path = visible_path(runner.clients, manifest.id, promoted=promote)
-    return Pulled(path, published, promote, pruned, time.monotonic() - began)
+    return Pulled(path, published, promote, pruned, time.monotonic() - began, held_back)

@@ -246,3 +246,13 @@ def locate_or_restore(clients: Clients, wanted: Reference) -> Manifest:
         if clients.remote is None:
             raise
     return restore(PlainRunner(clients), wanted, promote=False).manifest
+
+
+@step(Kind.TRANSFER, "locate-promoted", line=lambda found: f"{found.id} is on the volume" if found else "none")
+def locate_replaced(clients: Clients, manifest: Manifest) -> Manifest | None:
+    """The snapshot that a promotion of `manifest` would replace on the volume, else in the remote store; then it is
+    restored as by `locate_or_restore`. None where it would replace nothing."""
+    stores = (clients.volume, *([clients.remote] if clients.remote else []))
+    replaced = (store.promoted(manifest.model).replaced_by(manifest.id) for store in stores)
+    id = next((id for id in replaced if id is not None), None)
+    return locate_or_restore(clients, id.reference) if id else None

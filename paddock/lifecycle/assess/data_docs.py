@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,15 +13,17 @@ from paddock.errors import PaddockError
 from paddock.gguf.reader import FileSource, read_header
 from paddock.lifecycle.assess.audit import shards_of
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
+from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Listing, Manifest
 from paddock.model.finding import Finding
 from paddock.store.volume import Volume
 from paddock.validation import tables
 from paddock.validation.expectations import CheckedTable, check_tables
 from paddock.validation.site import ASSETS_DIRECTORY, rewrite_pages
-from paddock.validation.tables import StoredFileRow, Table
+from paddock.validation.tables import GateTableRow, StoredFileRow, Table
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,6 +70,21 @@ def _tables(clients: Clients, manifest: Manifest) -> Iterator[Table]:
     yield tables.tensors(headers)
     yield tables.metadata(headers)
     yield tables.inventory(list(_stored(clients.volume)))
+    report = read_gates(clients, manifest)
+    if report is not None and report.gates:
+        against = f"against {report.promoted}" if report.promoted else "alone, since nothing was promoted"
+        yield tables.gates(list(_gate_rows(report)), against=against)
+
+
+def _gate_rows(report: GateReport) -> Iterator[GateTableRow]:
+    limits = {limit.gate: limit for limit in report.limits}
+    for gate in report.gates:
+        if not gate.name.isidentifier():  # a report that somebody else wrote
+            continue
+        outcome = tables.FAILED if gate.passed is False else "passed" if gate.passed else "not decided"
+        row = GateTableRow(gate.name, gate.bound, outcome)
+        limit = limits.get(gate.name)
+        yield replace(row, figure=limit.figure, least=limit.least, most=limit.most) if limit else row
 
 
 def _listing(clients: Clients, manifest: Manifest) -> Listing | None:

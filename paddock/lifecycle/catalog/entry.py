@@ -15,7 +15,8 @@ from paddock.planning.profile import ProfileName
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
 AUTO: Final = "auto"
-GateName = Literal["decode", "prefill", "time_to_first_token", "memory", "kl_ratio", "agreement"]
+GateName = Literal["decode", "prefill", "time_to_first_token", "memory", "kl_ratio", "agreement", "roleplay"]
+Undecided = Literal["pass", "block"]
 GATES: Final[tuple[str, ...]] = get_args(GateName)
 """The names of the gates, whose bounds an entry may override."""
 
@@ -90,6 +91,9 @@ class CatalogEntry(BaseModel):
     )
     gates: dict[GateName, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict, description="Bounds of gates that replace the defaults."
+    )
+    undecided: Undecided = Field(
+        default="pass", description="Whether a gate that could not decide passes, with a warning, or blocks."
     )
 
     @property

@@ -246,6 +246,8 @@ def _promotions(facts: DossierFacts) -> tuple[PromotionRow, ...]:
             default=change.default,
             previous_default=change.previous_default,
             rollback=change.rollback,
+            forced=change.forced,
+            failed_gates=change.failed_gates,
             reason=change.reason,
             by=change.by,
         )

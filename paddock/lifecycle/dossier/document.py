@@ -21,7 +21,8 @@ SCHEMA: Final = 1
 MAX_TEXT: Final = 1_000
 """Characters of a text from a file, the Hub or a person."""
 
-State = Literal["good", "warning", "bad", "unknown"]
+State = Literal["good", "neutral", "warning", "bad", "unknown"]
+"""How good an answer is; `neutral` for a figure that nothing was compared with."""
 
 
 def _plain(value: object) -> object:
@@ -234,7 +235,8 @@ class MachineCost(_Part):
 
 
 class PromotionRow(_Part):
-    """A promotion or rollback that this snapshot had a part in."""
+    """A promotion or rollback that changed whether this snapshot was promoted. `forced`: it did not pass the gates, of
+    which `failed_gates` had held it back."""
 
     at: datetime
     variant: str
@@ -243,6 +245,8 @@ class PromotionRow(_Part):
     default: str | None
     previous_default: str | None
     rollback: bool
+    forced: bool
+    failed_gates: tuple[Text, ...]
     reason: Text
     by: Text | None
 

@@ -35,16 +35,16 @@ def figures(document: DossierDocument) -> Iterator[str]:
     yield from _pictures(document, "pareto")
 
 
+def shown_time(at: datetime) -> str:
+    """A time in UTC, to the minute."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def _pictures(document: DossierDocument, *names: str) -> Iterator[str]:
     """The pictures of those names, as links to the files beside the page."""
     for picture in document.pictures:
         if picture.name in names:
             yield f"![{as_text(f'{picture.title}. {picture.alt}')}]({picture.file})"
-
-
-def shown_time(at: datetime) -> str:
-    """A time in UTC, to the minute."""
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _memory(document: DossierDocument) -> Iterator[str]:
@@ -110,7 +110,7 @@ def _gates(document: DossierDocument) -> Iterator[str]:
     gates = document.gates
     yield "## Gates"
     if gates is None:
-        yield "Not compared with what is promoted."
+        yield "Not compared with another snapshot."
         return
     against = f"Compared with {code(gates.promoted)}" if gates.promoted else "Nothing was promoted to compare with"
     reference = f", both against {code(gates.reference)}" if gates.reference and gates.promoted else ""

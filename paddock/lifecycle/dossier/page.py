@@ -12,6 +12,7 @@ from paddock.lifecycle.dossier.document import (
     DossierAnswer,
     DossierDocument,
     FindingRow,
+    PromotionRow,
     Verdicts,
 )
 from paddock.lifecycle.dossier.figures import figures, shown_time
@@ -26,7 +27,7 @@ _QUESTIONS = {
     "cost": "What does it cost?",
     "comparison": "Against what was there?",
 }
-_MARKS = {"good": "✓", "warning": "!", "bad": "✗", "unknown": "?"}
+_MARKS = {"good": "✓", "neutral": "•", "warning": "!", "bad": "✗", "unknown": "?"}
 _SHOWN_ROWS = 50
 _SHOWN_PROMOTIONS = 20
 NOT_CLAIMED = "Not claimed: that the weights carry no trained-in behaviour that their maker hid."
@@ -84,7 +85,7 @@ def _verdicts(verdicts: Verdicts) -> Iterator[str]:
     )
     commands = list(dict.fromkeys(answer.command for _, answer in answers if answer.command))
     if commands:
-        yield "What is missing here is found out or mended by:"
+        yield "These commands find out what is missing, or repair it:"
         yield _block(commands)
 
 
@@ -189,11 +190,18 @@ def _promotions(document: DossierDocument) -> Iterator[str]:
                 code(row.previous[:8]) if row.previous else "",
                 as_text(row.default or ""),
                 as_text(row.by or ""),
-                as_text(row.reason),
+                _why(row),
             )
             for row in shown
         ],
     )
+
+
+def _why(row: PromotionRow) -> str:
+    if not row.forced:
+        return as_text(row.reason)
+    past = f"although held back by {', '.join(row.failed_gates)}" if row.failed_gates else "without a comparison"
+    return f"{as_text(row.reason)} (**forced**, {as_text(past)})"
 
 
 def _parameter(value: object) -> str:

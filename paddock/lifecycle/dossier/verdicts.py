@@ -22,6 +22,8 @@ from paddock.model.units import counted, human_bytes
 from paddock.planning.targets import ANY, THIS_MACHINE
 
 MEMORY_RULE = "compatibility.memory"
+SPEED_GATES = frozenset({"decode", "prefill", "time_to_first_token"})
+QUALITY_GATES = frozenset({"kl_ratio", "agreement"})
 _NAMED_FINDINGS = 4
 
 
@@ -88,12 +90,13 @@ def speed(facts: DossierFacts) -> DossierAnswer:
         return _answer(
             "unknown", "not known", f"the benchmark is not reliable: {'; '.join(measured.stated_doubts)}", command
         )
+    state = _judged(facts, SPEED_GATES)
     first = f"{measured.time_to_first_token_s * 1000:.0f} ms"
     if measured.kind.embeds:
         detail = f"prefill; an embedding after {first}, on {machine_of(measured)}"
-        return _answer("good", f"{measured.prefill_tok_per_s:,.1f} tokens/s", detail)
+        return _answer(state, f"{measured.prefill_tok_per_s:,.1f} tokens/s", detail)
     detail = f"prefill {measured.prefill_tok_per_s:,.1f} tokens/s, first token after {first}, on {machine_of(measured)}"
-    return _answer("good", f"{measured.decode_tok_per_s:,.1f} tokens/s", detail)
+    return _answer(state, f"{measured.decode_tok_per_s:,.1f} tokens/s", detail)
 
 
 def quality(facts: DossierFacts) -> DossierAnswer:
@@ -110,7 +113,7 @@ def quality(facts: DossierFacts) -> DossierAnswer:
         f"KL divergence {measured.kl_divergence.mean:.4f}, perplexity {measured.perplexity.value:.2f} (the reference's:"
         f" {measured.reference_perplexity.value:.2f}), compared with {_other(facts, measured.reference)}"
     )
-    return _answer("good", f"{measured.top1_agreement.value:.1%} same tokens", detail)
+    return _answer(_judged(facts, QUALITY_GATES), f"{measured.top1_agreement.value:.1%} same tokens", detail)
 
 
 def cost(facts: DossierFacts) -> DossierAnswer:
@@ -130,16 +133,16 @@ def cost(facts: DossierFacts) -> DossierAnswer:
     row = min(priced, key=lambda row: (row.machine_id != here, row.price_out or row.price_in or 0.0))
     at = f"at {price_text(row.price_per_hour)} an hour on {row.machine} ({row.price_source})"
     if row.price_out is None:
-        return _answer("good", f"{price_text(row.price_in)} for a million tokens", at)
+        return _answer("neutral", f"{price_text(row.price_in)} for a million tokens", at)
     detail = f"for answers, {price_text(row.price_in)} for prompts, {at}"
-    return _answer("good", f"{price_text(row.price_out)} for a million tokens", detail)
+    return _answer("neutral", f"{price_text(row.price_out)} for a million tokens", detail)
 
 
 def comparison(facts: DossierFacts) -> DossierAnswer:
     """How it did against what was promoted."""
     report = facts.gates
     if report is None:
-        return _answer("unknown", "not compared", "", f"paddock compare {_id(facts)}")
+        return _not_compared(facts)
     against = f"against {_other(facts, report.promoted)}" if report.promoted else "nothing was promoted to compare with"
     passed = f"{counted(sum(gate.passed is True for gate in report.gates), 'gate')} passed {against}"
     if not report.passed:
@@ -147,13 +150,32 @@ def comparison(facts: DossierFacts) -> DossierAnswer:
         names = ", ".join(gate.name for gate in held)
         reasons = "; ".join(f"{gate.name}: {gate.reason}" for gate in held)
         answer = f"held back by {names}"
-        return _answer("bad", answer, f"{reasons} ({against})")
+        forced = next((change for change in reversed(facts.history) if change.forced), None)
+        all_the_same = f"; promoted all the same: {forced.reason}" if forced and _is_promoted(facts) else ""
+        return _answer("bad", answer, f"{reasons} ({against}){all_the_same}")
     if report.promoted is None:
         return _answer("good", "nothing was there", _passed_alone(report))
     undecided = ", ".join(gate.name for gate in report.undecided)
     if undecided:
         return _answer("warning", "passed", f"{passed}; not decided: {undecided}")
     return _answer("good", "passed", passed)
+
+
+def _judged(facts: DossierFacts, names: frozenset[str]) -> State:
+    """Whether figures are good or bad, which the gates alone say: no bound holds for every model."""
+    gates = [gate for gate in facts.gates.gates if gate.name in names] if facts.gates else []
+    if any(gate.passed is False for gate in gates):
+        return "bad"
+    return "good" if gates and all(gate.passed for gate in gates) else "neutral"
+
+
+def _not_compared(facts: DossierFacts) -> DossierAnswer:
+    if not _is_promoted(facts):
+        return _answer("unknown", "not compared", "", f"paddock compare {_id(facts)}")
+    promotion = facts.history[-1] if facts.history else None
+    if promotion is not None and promotion.previous is None and promotion.previous_default is None:
+        return _answer("good", "nothing was there", "it was promoted where nothing of the model was")
+    return _answer("unknown", "not compared", "it was promoted without a comparison")
 
 
 def price_text(price: float | None) -> str:
@@ -188,6 +210,10 @@ def _rules(findings: list[Finding]) -> str:
 def _onboard(facts: DossierFacts) -> str:
     """Validates and benchmarks it, and leaves the default as it is."""
     return f"paddock onboard {_id(facts)} --no-promote"
+
+
+def _is_promoted(facts: DossierFacts) -> bool:
+    return facts.promoted.holds(facts.manifest.id)
 
 
 def _id(facts: DossierFacts) -> str:

@@ -11,11 +11,12 @@ from paddock.engine.facts import engine_version
 from paddock.errors import ModelError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.gate_reports import GATES, record_gates
 from paddock.lifecycle.promote import measurements
 from paddock.lifecycle.promote.bounds import Bounds, bounds_with
 from paddock.lifecycle.promote.evidence import Evidence, Missing, NotFinite, PairedPredictions
-from paddock.lifecycle.promote.gates import decide
+from paddock.lifecycle.promote.gates import decide, limits_of
 from paddock.lifecycle.promote.measurements import MeasuredSnapshot
 from paddock.lifecycle.promote.reference import find_promoted, read_weights
 from paddock.lifecycle.promote.templates import template_gates
@@ -23,6 +24,7 @@ from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.measure.gate_report import GateReport
 from paddock.measure.likelihood import LIMIT_TOKENS
+from paddock.measure.paired_speed import Side
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.names import Sha256
@@ -64,12 +66,14 @@ def compare(
         promoted=str(promoted.id) if promoted else None,
         reference=str(found.reference) if isinstance(found, PairedPredictions) else None,
         gates=decide(evidence, bounds),
+        limits=limits_of(evidence, bounds),
         undecided_blocks=undecided_blocks,
         engine=f"llama-cpp-python {engine_version()}",
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),
     )
     record_gates(clients, manifest, report)
+    refresh_dossier(clients, manifest)
     return report
 
 
@@ -103,14 +107,14 @@ def _gather(work: _Work, manifest: Manifest, promoted: Manifest | None) -> Evide
         )
     if not (kind.generates_text or kind.embeds):  # the engine runs it beside another model alone
         return Evidence(audit=audit, template=template)
-    finite, memory = measurements.load(clients, candidate, work.context_tokens)
+    finite, memory, side = measurements.load(clients, candidate, work.context_tokens)
     alone = Evidence(audit=audit, finite=finite, memory=memory, template=template)
-    if promoted is None or isinstance(finite, Missing):
+    if promoted is None or side is None:
         return alone
-    return _against(work, candidate, promoted, alone)
+    return _against(work, candidate, side, promoted, alone)
 
 
-def _against(work: _Work, candidate: MeasuredSnapshot, promoted: Manifest, alone: Evidence) -> Evidence:
+def _against(work: _Work, candidate: MeasuredSnapshot, side: Side, promoted: Manifest, alone: Evidence) -> Evidence:
     """Add what is measured against the promoted snapshot."""
     clients, context, kind = work.clients, work.context_tokens, candidate.weights.kind
     try:
@@ -122,14 +126,14 @@ def _against(work: _Work, candidate: MeasuredSnapshot, promoted: Manifest, alone
                 )
                 return replace(alone, predictions=reason)
             if not kind.generates_text:
-                return replace(alone, speed=measurements.speed(clients, candidate, other, work.bounds, context))
+                return replace(alone, speed=measurements.speed(clients, side, other, work.bounds, context))
             predictions = measurements.predictions(clients, candidate, other, limit_tokens=work.limit_tokens)
             if isinstance(predictions, NotFinite):
                 return replace(alone, finite=predictions)
             return replace(
                 alone,
                 predictions=predictions,
-                speed=measurements.speed(clients, candidate, other, work.bounds, context),
+                speed=measurements.speed(clients, side, other, work.bounds, context),
                 roleplay=measurements.roleplay(clients, candidate, other, context) if work.roleplay else None,
             )
     except ModelError as error:  # the promoted one is damaged, or its header cannot be read

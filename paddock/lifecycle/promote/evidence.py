@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from paddock.measure.gate_report import Gate
 from paddock.measure.paired import PairedQuality
@@ -41,6 +42,10 @@ class MemoryUse:
     measured_bytes: int
     planned_bytes: int
 
+    @property
+    def ratio(self) -> float:
+        return self.measured_bytes / max(self.planned_bytes, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class PairedPredictions:
@@ -64,13 +69,13 @@ class Evidence:
     to compare with.
 
     `same_weights` says that the candidate has the weights of the promoted snapshot, so that nothing is measured.
-    `finite` is True where all outputs were finite. `template` are the gates of the chat template, which are decided
+    `finite` is True if all outputs were finite. `template` are the gates of the chat template, which are decided
     where templates are compared.
     """
 
     same_weights: str | None = None
     audit: AuditVerdict | None = None
-    finite: bool | Missing | None = None
+    finite: Literal[True] | Missing | None = None
     predictions: PairedPredictions | Missing | None = None
     speed: PairedSpeed | Missing | None = None
     memory: MemoryUse | Missing | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import comb
+from typing import Literal
 
 from paddock.lifecycle.promote.bounds import Bounds
 from paddock.lifecycle.promote.evidence import (
@@ -18,7 +19,7 @@ from paddock.lifecycle.promote.evidence import (
     PairedPredictions,
     PairedRoleplay,
 )
-from paddock.measure.gate_report import Gate
+from paddock.measure.gate_report import Gate, GateLimit
 from paddock.measure.paired import DISAGREEMENT_FLOOR, KL_FLOOR
 from paddock.measure.paired_speed import MIN_ROUNDS, PairedSpeed, Ratio
 from paddock.measure.quality import Estimate
@@ -28,6 +29,30 @@ from paddock.model.units import human_bytes
 
 def decide(evidence: Evidence, bounds: Bounds) -> tuple[Gate, ...]:
     return tuple(_decide(evidence, bounds))
+
+
+def limits_of(evidence: Evidence, bounds: Bounds) -> tuple[GateLimit, ...]:
+    """The numbers that the gates decide by: of an interval the end that is nearer to its bound."""
+    return tuple(_limits(evidence, bounds))
+
+
+def _limits(evidence: Evidence, bounds: Bounds) -> Iterator[GateLimit]:
+    found, speed = evidence.predictions, evidence.speed
+    if isinstance(found, PairedPredictions) and not found.reference_is_coarser:
+        yield GateLimit("kl_ratio", found.quality.kl_ratio.low, most=bounds.kl_ratio)
+        yield GateLimit("agreement", found.quality.worse_p, least=bounds.agreement)
+    if isinstance(speed, PairedSpeed):
+        if speed.decode:
+            yield GateLimit("decode", speed.decode.ratio.high, least=bounds.decode)
+        if speed.prefill:
+            yield GateLimit("prefill", speed.prefill.ratio.high, least=bounds.prefill)
+        if speed.time_to_first_token:
+            ratio = speed.time_to_first_token.ratio
+            yield GateLimit("time_to_first_token", ratio.low, most=bounds.time_to_first_token)
+    if isinstance(evidence.memory, MemoryUse):
+        yield GateLimit("memory", evidence.memory.ratio, most=bounds.memory)
+    if isinstance(evidence.roleplay, PairedRoleplay):
+        yield GateLimit("roleplay", _roleplay_p(evidence.roleplay), least=bounds.roleplay)
 
 
 def _decide(evidence: Evidence, bounds: Bounds) -> Iterator[Gate]:
@@ -68,11 +93,11 @@ def _audit(audited: AuditVerdict) -> Gate:
     return Gate("audit", "not rejected", str(audited.verdict), promoted, None, None, not rejected, reason)
 
 
-def _finite(finite: bool | Missing) -> Gate:
+def _finite(finite: Literal[True] | Missing) -> Gate:
+    bound = "every output is finite"
     if isinstance(finite, Missing):
-        return _missing("finite", "every output is finite", finite)
-    reason = "every output was finite" if finite else "an output is not finite"
-    return _gate("finite", "every output is finite", finite, reason)
+        return _missing("finite", bound, finite)
+    return _gate("finite", bound, True, "every output was finite")
 
 
 def _kl_bound(bounds: Bounds) -> str:
@@ -204,7 +229,7 @@ def _memory(memory: MemoryUse | Missing, bounds: Bounds) -> Gate:
     text = f"at most {bounds.memory:g} times what its plan says"
     if isinstance(memory, Missing):
         return _missing("memory", text, memory)
-    ratio = memory.measured_bytes / memory.planned_bytes
+    ratio = memory.ratio
     passed = ratio <= bounds.memory
     reason = (
         f"the engine took {human_bytes(memory.measured_bytes)} for it, and its plan says"
@@ -218,13 +243,18 @@ def _roleplay(roleplay: PairedRoleplay | Missing, bounds: Bounds) -> Gate:
     if isinstance(roleplay, Missing):
         return _missing("roleplay", text, roleplay)
     own, other = roleplay.candidate.whole, roleplay.promoted.whole
-    p = fewer_kept_p(own.kept, own.asked, other.kept, other.asked)
+    p = _roleplay_p(roleplay)
     reason = (
         f"{own.kept} of its {own.asked} answers keep every trait, and {other.kept} of {other.asked} of the promoted"
         f" one's, {_p(p)}"
     )
     ratio = own.score / other.score if other.score else None
     return Gate("roleplay", text, own.score, other.score, ratio, None, p >= bounds.roleplay, reason)
+
+
+def _roleplay_p(roleplay: PairedRoleplay) -> float:
+    own, other = roleplay.candidate.whole, roleplay.promoted.whole
+    return fewer_kept_p(own.kept, own.asked, other.kept, other.asked)
 
 
 def fewer_kept_p(kept: int, asked: int, other_kept: int, other_asked: int) -> float:

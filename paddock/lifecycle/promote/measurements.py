@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from paddock.engine.parameters import Parameters
+from paddock.engine.oracle import measure_memory
 from paddock.errors import (
     ConflictingConfiguration,
     DoesNotFit,
@@ -35,7 +36,7 @@ from paddock.lifecycle.promote.evidence import (
 )
 from paddock.lifecycle.promote.gates import speed_is_decided
 from paddock.lifecycle.promote.reference import Weights, choose_reference
-from paddock.lifecycle.run.benchmark import plan_of
+from paddock.lifecycle.run.benchmark import planned
 from paddock.lifecycle.run.tune import apply_tuning
 from paddock.measure.likelihood import LIMIT_TOKENS, Comparison, predict
 from paddock.measure.paired import compare_quality
@@ -60,10 +61,6 @@ class MeasuredSnapshot:
     weights: Weights
     path: Path
 
-    @property
-    def name(self) -> str:
-        return self.manifest.id.short
-
 
 def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) -> AuditVerdict:
     """The worst verdict on the candidate: that of its last validation, else of an audit now. Whether it fits the
@@ -80,7 +77,7 @@ def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) ->
             return AuditVerdict(Verdict.REJECT, error.message, _verdict(clients, promoted))
     verdict = worst_verdict([manifest.verdict, verdict_of(findings)])
     rejecting = next((finding for finding in findings if finding.severity is Severity.REJECT), None)
-    reason = f"it is rejected by {rejecting.rule}: {rejecting.message}" if rejecting else "its manifest has the verdict"
+    reason = f"it is rejected by {rejecting.rule}: {rejecting.message}" if rejecting else "its manifest says so"
     return AuditVerdict(verdict, reason if verdict is Verdict.REJECT else "", _verdict(clients, promoted))
 
 
@@ -93,17 +90,18 @@ def _verdict(clients: Clients, manifest: Manifest | None) -> Verdict | None:
 
 def load(
     clients: Clients, candidate: MeasuredSnapshot, context_tokens: int
-) -> tuple[bool | Missing, MemoryUse | Missing]:
-    """Load the candidate alone with the parameters that it serves with. Returns whether its output is finite, and the
-    memory that it took."""
+) -> tuple[Literal[True] | Missing, MemoryUse | Missing, Side | None]:
+    """Load the candidate alone with the parameters that it serves with. Returns True if its output is finite, the
+    memory that it took, and its side of a measurement of speeds."""
     try:
-        loaded = load_alone(_side(clients, candidate, context_tokens), timeout_s=clients.settings.engine_timeout_s)
+        side = _side(clients, candidate, context_tokens)
+        memory = load_alone(side, timeout_s=clients.settings.engine_timeout_s)
     except DoesNotFit as error:
-        return Missing(f"it was not loaded: {error.message}"), Missing(error.message, by_candidate=True)
+        return Missing(f"it was not loaded: {error.message}"), Missing(error.message, by_candidate=True), None
     except NOT_MEASURED as error:
         missing = _because(error, "the engine does not run it")
-        return missing, replace(missing, by_candidate=False)
-    return True, MemoryUse(loaded.memory.total_bytes, loaded.planned.total_bytes)
+        return missing, replace(missing, by_candidate=False), None
+    return True, MemoryUse(memory.total_bytes, side.planned.total_bytes), side
 
 
 def predictions(
@@ -166,13 +164,13 @@ def _not_compared(error: PaddockError) -> Missing:
 
 
 def speed(
-    clients: Clients, candidate: MeasuredSnapshot, promoted: MeasuredSnapshot, bounds: Bounds, context_tokens: int
+    clients: Clients, candidate: Side, promoted: MeasuredSnapshot, bounds: Bounds, context_tokens: int
 ) -> PairedSpeed | Missing:
     """Both speeds, each with the parameters that it serves with on this machine."""
     try:
-        sides = [_side(clients, one, context_tokens) for one in (candidate, promoted)]
         return measure_pair(
-            *sides,
+            candidate,
+            _side(clients, promoted, context_tokens),
             is_decided=lambda found: speed_is_decided(found, bounds),
             budget_s=clients.settings.benchmark_budget_s,
             timeout_s=clients.settings.engine_timeout_s,
@@ -200,14 +198,13 @@ def roleplay(
     return PairedRoleplay(own, other)
 
 
-def _side(clients: Clients, stored: MeasuredSnapshot, context_tokens: int) -> Side:
-    return Side(stored.path, _parameters(clients, stored.manifest, context_tokens))
-
-
-def _parameters(clients: Clients, manifest: Manifest, context_tokens: int) -> Parameters:
+def _side(clients: Clients, snapshot: MeasuredSnapshot, context_tokens: int) -> Side:
     machine = this_machine()
-    plan = plan_of(clients, manifest, context_tokens, machine=machine)
-    return apply_tuning(clients, manifest, plan, machine=machine)
+    plan, memory = planned(clients, snapshot.manifest, context_tokens, machine=machine)
+    parameters = apply_tuning(clients, snapshot.manifest, plan, machine=machine)
+    if parameters != plan:
+        memory = measure_memory(snapshot.path, context_tokens=parameters.n_ctx, parameters=parameters)
+    return Side(snapshot.path, parameters, memory)
 
 
 def _because(error: PaddockError, what: str) -> Missing:

@@ -8,12 +8,14 @@ is finished by the same call again, and is not carried out twice.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paddock.errors import CorruptFile, StoreRefused, StoreUnavailable
+from paddock.errors import BadSetting, CorruptFile, StoreRefused, StoreUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
+from paddock.lifecycle.promote.gating import Comparer, in_process, overridden_gates, require_gates
 from paddock.lifecycle.promote.retention import Pruned, prune
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.revisions import resolve_commit
@@ -21,11 +23,14 @@ from paddock.lifecycle.steps import Runner, step
 from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
-from paddock.store.history import Promotion
+from paddock.store.history import Promoted, Promotion
 from paddock.store.protocol import RemoteStore
 from paddock.store.volume import PendingRemoteUpdates
 
 log = logging.getLogger(__name__)
+
+BY_HAND = "promoted by hand"
+"""The reason of a promotion for which none is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,39 @@ class RolledBack:
     dossier: str
 
 
-def promote(runner: Runner, wanted: Reference, *, reason: str) -> PromoteResult:
-    """Promote a snapshot of the volume, make its variant the model's default, remove old snapshots, and write its
-    dossier."""
+def promote(
+    runner: Runner,
+    wanted: Reference,
+    *,
+    reason: str,
+    force: bool = False,
+    comparer: Comparer | None = None,
+    announce: Callable[[str], None] = log.info,
+) -> PromoteResult:
+    """Promote a snapshot of the volume that the gates let through, make its variant the model's default, remove old
+    snapshots, and write its dossier.
+
+    Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
+    With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
+    snapshot was promoted since the gates were decided; what is promoted is then unchanged. Raises BadSetting for a
+    forced promotion without a reason.
+    """
+    if force and reason.strip() in {"", BY_HAND}:
+        raise BadSetting("a forced promotion has no reason of its own", cure="say why, for the history")
     manifest = runner.run(locate, wanted)
-    change = runner.run(promote_snapshot, manifest.id, reason, operation=runner.operation)
+    expected = forced_past = None
+    if force:
+        forced_past = overridden_gates(runner.clients, manifest)
+    else:
+        expected = require_gates(runner, manifest, comparer or in_process(runner), announce=announce)
+    change = runner.run(
+        promote_snapshot,
+        manifest.id,
+        reason,
+        expected=expected,
+        forced_past=forced_past,
+        operation=runner.operation,
+    )
     pruned = runner.run(prune, manifest.model, manifest.variant)
     dossier = runner.run(write_dossier, manifest)
     return PromoteResult(manifest, change, pruned, dossier.path)
@@ -82,13 +115,17 @@ def promote_snapshot(
     default: bool = True,
     wait_for_remote: bool = True,
     operation: str | None = None,
+    expected: Promoted | None = None,
+    forced_past: Sequence[str] | None = None,
 ) -> Promotion:
     """Promote a published snapshot; with `default`, make its variant the model's default.
 
     With `wait_for_remote` false, a failure to update the remote store is a warning: the next promotion or copy updates
-    its ref. The same `operation` is carried out once.
+    its ref. The same `operation` is carried out once. `expected` and `forced_past` are those of `Promotions.promote`.
     """
-    change = clients.volume.promote(id, reason=reason, default=default, operation=operation)
+    change = clients.volume.promotions.promote(
+        id, reason=reason, default=default, operation=operation, expected=expected, forced_past=forced_past
+    )
     try:
         update_remote_ref(clients, id.model)
     except (StoreUnavailable, StoreRefused) as error:

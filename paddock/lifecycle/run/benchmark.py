@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import ConflictingConfiguration
 from paddock.gguf.directory import get_gguf_file_path, local_kind
@@ -179,10 +180,17 @@ def require_text(manifest: Manifest, kind: ModelKind, consequence: str, cure: st
 def plan_of(clients: Clients, manifest: Manifest, context_tokens: int, *, machine: Machine) -> Parameters:
     """The parameters of an untuned snapshot: its plan for the free memory of this machine, with PADDOCK_THREADS if that
     is set. Raises DoesNotFit, and as `preflight`."""
+    return planned(clients, manifest, context_tokens, machine=machine)[0]
+
+
+def planned(
+    clients: Clients, manifest: Manifest, context_tokens: int, *, machine: Machine
+) -> tuple[Parameters, Memory]:
+    """As `plan_of`, with the memory that the plan takes."""
     path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     result = preflight(clients, str(path), PlanRequest(context_tokens, at_most_trained=True), machine=machine)
     result.require_fit()
-    return with_threads(result.plan.parameters, clients.settings.threads)
+    return with_threads(result.plan.parameters, clients.settings.threads), result.plan.memory
 
 
 def with_threads(parameters: Parameters, threads: int | None) -> Parameters:

@@ -7,12 +7,12 @@ next writer moves them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from paddock.errors import NotOnVolume
+from paddock.errors import NotOnVolume, PromotionConflict
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.durable import disk_errors
@@ -58,14 +58,33 @@ class Promotions:
         return self._history(model).read()
 
     @disk_errors
-    def promote(self, id: SnapshotId, *, reason: str, default: bool, operation: str | None = None) -> Promotion:
-        """As `Volume.promote`."""
+    def promote(
+        self,
+        id: SnapshotId,
+        *,
+        reason: str,
+        default: bool,
+        operation: str | None = None,
+        expected: Promoted | None = None,
+        forced_past: Sequence[str] | None = None,
+    ) -> Promotion:
+        """As `Volume.promote`.
+
+        `expected` is the promoted state that the decision was made for: raises PromotionConflict where the promotion
+        would replace another snapshot than in that state. `forced_past` are the gates that held the snapshot back, for
+        a promotion that is forced; None for another one.
+        """
         if self._snapshots.read(id) is None:  # before a history is made for it
             raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it first")
 
         def change(now: Promoted, _: list[Promotion]) -> Promotion:
+            if expected is not None:
+                _require_expected(now.replaced_by(id, default=default), expected.replaced_by(id, default=default), id)
             new_default = id.variant if default else now.default
-            return _change(now, id, default=new_default, reason=reason, operation=operation)
+            promotion = _change(now, id, default=new_default, reason=reason, operation=operation)
+            if forced_past is None:
+                return promotion
+            return replace(promotion, forced=True, failed_gates=tuple(forced_past))
 
         return self._carry_out(id.model, change, operation)
 
@@ -224,6 +243,16 @@ class Promotions:
 
     def _history(self, model: ModelName) -> History:
         return History(self._layout.history(model))
+
+
+def _require_expected(replaced: SnapshotId | None, expected: SnapshotId | None, id: SnapshotId) -> None:
+    """Raise PromotionConflict where a promotion of `id` would replace another snapshot than expected."""
+    if replaced is not None and replaced != expected:
+        before = expected.short if expected else "nothing"
+        raise PromotionConflict(
+            f"{id.short} was to replace {before}, and {replaced.short} was promoted meanwhile",
+            cure=f"run `paddock promote {id}`: it compares it with what is promoted now",
+        )
 
 
 def _change(
