@@ -3,7 +3,6 @@ of Prefect's user interfaces. With `--screenshots DIR`, what it shows is written
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -29,15 +28,14 @@ from paddock.lifecycle.steps import PlainRunner
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference, artifact_key
 from tasks.runner import PrefectRunner
-from tests.support.browser import EMBEDDED, image_widths, open_browser, save_screenshot
+from tests.support.browser import image_widths, open_browser, save_screenshot, show_image
 from tests.support.serving import make_serve_spec, running
 
 NAME = "paddock-demo/SmolLM2-135M-Instruct-GGUF"
 CONTEXT_TOKENS = 2048
 SUBJECT = "Q4_K_M"
 VARIANTS = ("Q8_0", "Q5_K_M", "Q4_K_M")
-INTERFACES = {"": "-v1", "/v2": ""}
-"""Of Prefect: the path of each, and how its screenshots are told apart."""
+INTERFACES = ("", "/v2")
 OF_BENCHMARK = ["memory", "throughput", "latency", "runs"]
 OF_DOSSIER = ["memory", "throughput", "latency", "quality", "pareto", "runs"]
 
@@ -52,7 +50,6 @@ def write_the_dossier(model: str) -> None:
 @pytest.fixture
 def measured(hub: HubService, clients: Clients, monkeypatch: pytest.MonkeyPatch, demo_cache: Path) -> Manifest:
     """The subject among its variants, all of them measured, and the subject also over HTTP."""
-    monkeypatch.setenv("PADDOCK_THREADS", "2")
     monkeypatch.setenv("PADDOCK_PRICE_PER_HOUR", "0.12")
     clients = connect()
     models = quantize(demo_cache)
@@ -81,20 +78,20 @@ def test_a_browser_draws_every_picture_of_the_real_model_in_both_interfaces(
     run_local(benchmark_model, model=model, context_tokens=CONTEXT_TOKENS)
     run_local(write_the_dossier, model=model)
     directory: Path | None = pytestconfig.getoption("--screenshots")
-    kinds = {"benchmark": OF_BENCHMARK, "dossier": OF_DOSSIER}
-    for (kind, pictures), (interface, suffix) in product(kinds.items(), INTERFACES.items()):
+    for kind, pictures in (("benchmark", OF_BENCHMARK), ("dossier", OF_DOSSIER)):
         (artifact,) = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key(kind, measured.model, model)])),
             sort=ArtifactSort.CREATED_DESC,
             limit=1,
         )
-        with open_browser(width=1100, height=1250) as page:
-            widths = image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{artifact.id}")
-            assert widths == [680] * len(pictures)
-            if directory:
-                save_screenshot(page, directory / f"{kind}{suffix}.png")
-                page.locator(f'img[src^="{EMBEDDED}"]').first.scroll_into_view_if_needed()
-                save_screenshot(page, directory / f"{kind}-pictures{suffix}.png")
+        for interface in INTERFACES:
+            with open_browser(width=1440, height=1250) as page:
+                widths = image_widths(page, f"{prefect_server.ui}{interface}/artifacts/artifact/{artifact.id}")
+                assert widths == [680] * len(pictures)
+                if directory and interface == INTERFACES[-1]:
+                    save_screenshot(page, directory / f"{kind}.png")
+                    show_image(page, 1)
+                    save_screenshot(page, directory / f"{kind}-pictures.png")
     kept = read_pictures(connect(), measured)
     assert [picture.name for picture in kept] == OF_DOSSIER
     if directory:

@@ -47,7 +47,13 @@ def image_widths(page: Page, url: str, *, prefix: str = EMBEDDED) -> list[int]:
     return widths
 
 
+def show_image(page: Page, place: int, *, prefix: str = EMBEDDED) -> None:
+    """Scroll the page to one of those images, by its number from 0."""
+    page.locator(f'img[src^="{prefix}"]').nth(place).evaluate("image => image.scrollIntoView()")
+
+
 def save_screenshot(page: Page, path: Path) -> None:
     """Write what the page shows as a small PNG."""
     with Image.open(BytesIO(page.screenshot())) as image:
-        image.convert("RGB").quantize(128).save(path, optimize=True)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)  # which keeps the colours of small areas
+        few.save(path, optimize=True)

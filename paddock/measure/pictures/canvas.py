@@ -151,7 +151,7 @@ def _png(figure: Figure) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call] # so too below
     pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    image = pixels.convert("RGB").quantize(_PNG_COLOURS)
+    image = pixels.convert("RGB").quantize(_PNG_COLOURS, Image.Quantize.MAXCOVERAGE)  # which keeps those of small areas
     written = BytesIO()
     image.save(written, format="png", optimize=True)
     return written.getvalue()

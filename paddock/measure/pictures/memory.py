@@ -75,7 +75,7 @@ class MemoryBar:
 
 
 _MARGIN = "margin, which stays free"
-_SHOWN_LIMIT = 8
+_SHOWN_LIMIT = 5
 """A limit of more than this many times what is needed is written, and not drawn: the bar would be a line."""
 
 
