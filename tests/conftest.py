@@ -1,5 +1,7 @@
 """Shared fixtures of real servers, the order and distribution of tests, and the hooks for skipped tests."""
 
+import gc
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,16 @@ _LONG = (
     "tests/chat/",
 )
 """Files and folders in the order in which they run, so that no long file is left for the end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected: nearly all that is made then stays, and is gone through again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

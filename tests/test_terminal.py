@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
 from paddock.model.units import counted
 from paddock.store.history import Promotion
+from tests.support.program import program
 from tests.support.stores import Q8, A
 from tests.support.tiny_hub import NAME, tiny_model
 
@@ -91,9 +90,8 @@ def test_a_model_whose_names_look_like_markup_is_pulled_and_shown(
         ["show", NAME],
         ["inspect", f"{NAME}:tiny[/b]-Q8_0.gguf"],
     ):
-        line = [sys.executable, "-m", "paddock", *arguments]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = program(*arguments)
+        assert done.status == 0, done.stderr
         assert "tiny[/b]-Q8_0.gguf" in done.stdout
         assert "\x1b[2J" not in done.stdout + done.stderr
         if arguments[0] == "show":

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -23,8 +25,9 @@ from paddock.chat.protocol import MAX_SOURCE_BYTES, WALL_S, RenderResult, Render
 from paddock.errors import EngineCrashed, ModelRejected
 from paddock.model.finding import Finding, Severity
 
-_ROOT = str(Path(__file__).resolve().parents[2])
-_START = f"import sys; sys.path.insert(0, {_ROOT!r}); from paddock.chat.sandbox_process import main; main()"
+_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("jinja2", "markupsafe")
+"""What the subprocess imports beyond the standard library and Paddock."""
 _MAX_ANALYSIS_BYTES = 8 * 1024 * 1024
 _INVALID_RESPONSE = (KeyError, TypeError, ValueError, AttributeError)
 """Raised when parsing a response that `sandbox_process` did not produce: the template has corrupted the process or
@@ -74,7 +77,7 @@ class TemplateProcess:
 
     def __enter__(self) -> TemplateProcess:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-X", "utf8", "-c", _START],
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _program()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -151,6 +154,16 @@ class TemplateProcess:
         if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("a TemplateProcess can be used only inside its `with` block")
         return process.stdin, process.stdout
+
+
+@cache
+def _program() -> str:
+    """The program of the subprocess. It runs without the module `site`, a quarter of its start, and so has to be told
+    where its packages are."""
+    origins = [spec.origin for name in _PACKAGES if (spec := find_spec(name)) and spec.origin]
+    directories = list(dict.fromkeys(str(Path(origin).parents[1]) for origin in origins))
+    path = f"sys.path[:] = [{str(_ROOT)!r}, *sys.path, *{directories!r}]"
+    return f"import sys; {path}; from paddock.chat.sandbox_process import main; main()"
 
 
 def render_messages(

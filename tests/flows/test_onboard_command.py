@@ -26,17 +26,17 @@ from paddock.model.reference import Reference
 from paddock.model.units import parse_bytes
 from tests.flows.test_onboard import CUT, roomy
 from tests.support.fixed_response import fixed_response_server
-from tests.support.program import Paddock, paddock
+from tests.support.forked import Command
+from tests.support.program import Outcome, Paddock, paddock
 from tests.support.tiny_hub import MODEL, NAME, tiny_model
 
 __all__ = ["paddock"]
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "paddock", "onboard", *arguments]
-    return subprocess.run(
-        line, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=170
-    )
+def command(*arguments: str, **environment: str) -> Outcome:
+    with Command("onboard", *arguments, env={**os.environ, **environment}) as onboard:
+        out, err = onboard.communicate(timeout=170)
+    return Outcome(onboard.wait(), out, err)
 
 
 @pytest.fixture
@@ -72,7 +72,9 @@ def test_without_a_prefect_server_it_runs_in_its_process_and_writes_dossier_and_
     clients: Clients, hub: HubService, unrecorded: dict[str, str]
 ) -> None:
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy()})
-    done = command(NAME, PYTHONPROFILEIMPORTTIME="1", **unrecorded)
+    line = [sys.executable, "-X", "importtime", "-m", "paddock", "onboard", NAME]
+    environment = {**os.environ, **unrecorded}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith(f": promoted; {CUT}")
     assert "## Benchmark" in done.stdout
@@ -191,7 +193,7 @@ def test_a_process_prints_nothing_else_for_bad_input(request: pytest.FixtureRequ
     environment: dict[str, str] = request.getfixturevalue(server)
     with_password = environment["PREFECT_API_URL"].replace("//", "//user:hunter2@")
     done = command(*arguments, "--json", **(environment | {"PREFECT_API_URL": with_password}))
-    assert (done.returncode, json.loads(done.stdout)["error"]) == (status, error), done.stderr
+    assert (done.status, json.loads(done.stdout)["error"]) == (status, error), done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
 
@@ -206,7 +208,7 @@ def test_a_target_is_written_as_any_size_is(target: str) -> None:
 def test_a_prefect_server_that_is_not_there_is_named_without_its_password(clients: Clients) -> None:
     done = command(NAME, "--json", PREFECT_API_URL="http://user:hunter2@127.0.0.1:9/api")
     payload = json.loads(done.stdout)
-    assert (done.returncode, payload["error"]) == (1, "orchestrator-unavailable")
+    assert (done.status, payload["error"]) == (1, "orchestrator-unavailable")
     assert "http://127.0.0.1:9 " in payload["message"]
     assert "hunter2" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -245,7 +247,7 @@ def unavailable_message(url: str) -> str:
 
 def test_a_setting_that_prefect_refuses_is_named_without_its_value(clients: Clients) -> None:
     done = command(NAME, PREFECT_LOGGING_LEVEL="hunter2", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert (done.returncode, done.stdout) == (3, "")
+    assert (done.status, done.stdout) == (3, "")
     assert done.stderr.startswith("paddock: Prefect refuses its settings: LoggingSettings.level: ")
     assert done.stderr.count("\n") == 1
     assert "hunter2" not in done.stderr.lower()

@@ -84,16 +84,17 @@ def test_the_stack_starts_once_onboards_and_stops_completely(state: Path) -> Non
     output = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
-    (line,) = re.findall(r"^PREFECT_API_URL=.*$", first.stdout, re.MULTILINE)
+    line = _printed_command(first.stdout)
     program = shlex.split(line)[1]
     assert (CHECKOUT / program).exists()
     _check_onboarding(line, api)
     _check_stop(state, stack.pid)
 
 
-@pytest.mark.torture  # its parts: test_s3.py, test_prefect_server.py, test_subreaper.py
+# Its parts: test_s3.py, test_prefect_server.py, test_subreaper.py, and the failure in tests/flows/test_onboard.py.
+@pytest.mark.torture
 @pytest.mark.timeout(1200)
-def test_the_stack_restarts_after_a_kill_with_what_it_had(state: Path) -> None:
+def test_the_stack_restarts_after_a_kill_with_what_it_had_and_reports_a_failed_run(state: Path) -> None:
     assert command(state, "up").returncode == 0
     stack = supervisor.running(state)
     assert stack is not None
@@ -117,7 +118,14 @@ def test_the_stack_restarts_after_a_kill_with_what_it_had(state: Path) -> None:
     assert "of-the-first-run" in httpx.post(f"{api}/flows/filter", json={}).text
     assert _deployments(api) == deployments
     assert httpx.get(f"{api}/work_pools/{GPU_POOL}", trust_env=False).json()["concurrency_limit"] == 2
+    _check_failure(_printed_command(second.stdout), api)
     _check_stop(state, stack.pid)
+
+
+def _printed_command(output: str) -> str:
+    """The command that `up` prints, to onboard a model."""
+    (line,) = re.findall(r"^PREFECT_API_URL=.*$", output, re.MULTILINE)
+    return str(line)
 
 
 def _check_stop(state: Path, pid: int) -> None:
@@ -130,19 +138,9 @@ def _check_stop(state: Path, pid: int) -> None:
 
 
 def _check_onboarding(line: str, api: str) -> None:
-    """Run the command that `up` prints in a shell, then wrong variants of it."""
-
-    def run_shell(text: str) -> int:
-        done = subprocess.run(["sh", "-c", text], cwd=CHECKOUT, capture_output=True, check=False, timeout=600)
-        return done.returncode
-
-    def runs(flow: str) -> list[dict[str, Any]]:
-        body = {"flow_runs": {"name": {"like_": flow}}}
-        found: list[dict[str, Any]] = _ask(f"{api}/flow_runs/filter", body)
-        return found
-
-    assert run_shell(line) == 0
-    (onboarding,) = runs("onboard paddock-demo")
+    """Run the command that `up` prints in a shell. Ask for the same with a model that the flow's parameters refuse."""
+    assert _run_shell(line) == 0
+    (onboarding,) = _runs(api, "onboard paddock-demo")
     assert onboarding["state_type"] == "COMPLETED"
     artifacts = {row["key"].split("-")[0]: row["data"] for row in _ask(f"{api}/artifacts/latest/filter", {})}
     kinds = set(artifacts)
@@ -154,17 +152,35 @@ def _check_onboarding(line: str, api: str) -> None:
     assert page.is_success
     assert "paddock-demo/SmolLM2-135M-Instruct-GGUF" in page.text
 
-    assert run_shell(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
-    (failed,) = runs("onboard nobody")
+    # The request that `prefect deployment run` sends; starting that takes 5 s of CPU time.
+    deployment = httpx.get(f"{api}/deployments/name/onboard-model/onboard", trust_env=False).raise_for_status().json()
+    body, before = {"parameters": {"model": "../etc"}}, len(_runs(api, ""))
+    refused = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body, trust_env=False)
+    assert refused.status_code == 409
+    assert "model" in refused.json()["detail"]
+    assert len(_runs(api, "")) == before
+
+
+def _check_failure(line: str, api: str) -> None:
+    """Run the command that `up` prints with a model that does not exist."""
+    assert _run_shell(re.sub(r"model=\S+", "model=nobody/nothing", line)) == 1
+    (failed,) = _runs(api, "onboard nobody")
     assert failed["state_type"] == "FAILED"
     assert re.search(
         r"ModelNotFound: nobody/nothing is not on \S+, or is private: check the name", failed["state"]["message"]
     )
     assert failed["run_count"] == 1
 
-    before = len(_ask(f"{api}/flow_runs/filter", {}))
-    assert run_shell(re.sub(r"model=\S+", "model=../etc", line)) == 1
-    assert len(_ask(f"{api}/flow_runs/filter", {})) == before
+
+def _run_shell(text: str) -> int:
+    done = subprocess.run(["sh", "-c", text], cwd=CHECKOUT, capture_output=True, check=False, timeout=600)
+    return done.returncode
+
+
+def _runs(api: str, name: str) -> list[dict[str, Any]]:
+    """The flow runs whose names hold this text."""
+    found: list[dict[str, Any]] = _ask(f"{api}/flow_runs/filter", {"flow_runs": {"name": {"like_": name}}})
+    return found
 
 
 def _deployments(api: str) -> list[dict[str, Any]]:

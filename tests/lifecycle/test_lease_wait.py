@@ -6,9 +6,6 @@ import json
 import logging
 import os
 import secrets
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +30,7 @@ from paddock.store.remote import ObjectStore
 from paddock.store.remote.download_lease import ObjectLease
 from tests.support.directory_store.objects import DirectoryObjects
 from tests.support.fault_totals import Faults
+from tests.support.forked import Command
 from tests.support.segmented_model import SEGMENT_BYTES, segmented_model
 from tests.support.stores import S3Store
 from tests.support.tiny_hub import use_hub, use_s3
@@ -58,24 +56,22 @@ def bucket(monkeypatch: pytest.MonkeyPatch, hub: HubService, s3: S3Server, tmp_p
 
 
 @contextmanager
-def workers(home: Path, count: int, **more: str) -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "paddock", "pull", NAME, "--json"]
+def workers(home: Path, count: int, **more: str) -> Iterator[list[Command]]:
     with ExitStack() as stack:
         yield [
             stack.enter_context(
-                subprocess.Popen(
-                    command,
+                Command(
+                    "pull",
+                    NAME,
+                    "--json",
                     env={**os.environ, "PADDOCK_VOLUME": str(home / f"volume-{number}"), **more},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
                 )
             )
             for number in range(count)
         ]
 
 
-def answers(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+def answers(processes: list[Command]) -> list[dict[str, Any]]:
     outputs = [process.communicate(timeout=900) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return [json.loads(out) for out, _ in outputs]
@@ -131,7 +127,7 @@ def test_when_the_owner_of_a_lease_is_killed_another_worker_takes_it_over(
     with workers(tmp_path, count, **pace(shape, sample=1)) as processes:
         hub.wait_until(lambda stats: stats.total_bytes_sent > (0.45 if shape else 0.35) * len(content), timeout_s=300)
         killed = next(one for one in processes if one.pid == owner_of(bucket, digest))
-        killed.send_signal(signal.SIGKILL)
+        killed.kill()
         killed.communicate()
         outputs = answers([one for one in processes if one is not killed])
     sent = hub.stats().bytes_sent[f"{NAME}/{FILE}"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -17,22 +18,29 @@ from infra.local.hub import HubService
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import ModelName
 from tests.support.fault_totals import Faults
+from tests.support.forked import Command
 from tests.support.segmented_model import SEGMENT_BYTES, assert_volume_consistent, segmented_model
 
 NAME = "org/larger-GGUF"
 MODEL = ModelName.parse(NAME)
 FILE = "larger-F32.gguf"
+PULL = ("pull", NAME, "--json")
 RATE = 10 * 1024 * 1024
 HEADER_BYTES = 1024 * 1024
 """Bytes that a preflight reads of a file with a small header."""
 
 
-def command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "paddock", "pull", NAME, "--json", *options]
-
-
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PADDOCK_SEGMENT_BYTES": str(SEGMENT_BYTES), "PADDOCK_CONNECTIONS": "4", **more}
+
+
+def pull(variables: dict[str, str]) -> dict[str, Any]:
+    """What a pull that nothing disturbs prints."""
+    with Command(*PULL, env=variables) as command:
+        out, err = command.communicate()
+    assert command.returncode == 0, err
+    printed: dict[str, Any] = json.loads(out)
+    return printed
 
 
 def fetched_twice(hub: HubService, versions: int, size: int, *, header_bytes: int) -> int:
@@ -48,8 +56,10 @@ def test_a_pull_survives_kill_9_at_random_moments(
     faults.add(kills)
     slowly = environment(PADDOCK_LIMIT_RATE=str(RATE))
     hub.repository(NAME).commit({FILE: segmented_model(0)})
+    with Command("--version"):
+        pass  # the first command of a session waits for the imports
     started = time.monotonic()
-    subprocess.run(command(), env=slowly, stdout=subprocess.DEVNULL, check=True)
+    pull(slowly)
     undisturbed_s = time.monotonic() - started
     hub.reset_stats()
     moments = random.Random(20261124)  # the same in every run
@@ -64,20 +74,19 @@ def test_a_pull_survives_kill_9_at_random_moments(
             # One of four is killed at any time, the others when the Hub has sent so many bytes of the weights.
             after_s = moments.uniform(0.1, undisturbed_s) if killed % 4 == 0 else None
             after_bytes = HEADER_BYTES + moments.randrange(1, len(content) // 2)
-            child = subprocess.Popen(command(), env=slowly, stdout=subprocess.DEVNULL)
-            began = time.monotonic()
-            while child.poll() is None and not (
-                killed < kills
-                and (
-                    time.monotonic() - began > after_s
-                    if after_s is not None
-                    else hub.stats().total_bytes_sent - before >= after_bytes
-                )
-            ):
-                time.sleep(0.02)
-            if child.poll() is None:
-                child.send_signal(signal.SIGKILL)
-            returned = child.wait()
+            with Command(*PULL, env=slowly) as child:
+                began = time.monotonic()
+                while child.poll() is None and not (
+                    killed < kills
+                    and (
+                        time.monotonic() - began > after_s
+                        if after_s is not None
+                        else hub.stats().total_bytes_sent - before >= after_bytes
+                    )
+                ):
+                    time.sleep(0.02)
+                child.kill()
+                returned = child.wait()
             sent = hub.stats().total_bytes_sent - before
             header_bytes += min(sent, HEADER_BYTES)
             if returned != -signal.SIGKILL:
@@ -114,8 +123,7 @@ def test_a_pull_that_is_killed_after_its_blob_was_stored_leaves_no_partial_file(
     (left,) = clients.volume.partial.iterdir()
     assert [path.name for path in left.glob("*/*")] == ["journal"]
     hub.reset_stats()
-    done = subprocess.run(command(), env=environment(), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["bytes_transferred"] == 0
+    assert pull(environment())["bytes_transferred"] == 0
     assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
     assert list(clients.volume.partial.iterdir()) == []
 
@@ -125,7 +133,7 @@ def test_an_interrupted_pull_stops_soon_and_is_resumed(clients: Clients, hub: Hu
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
     slowly = environment(PADDOCK_LIMIT_RATE=str(2 * SEGMENT_BYTES))
-    with subprocess.Popen(command(), env=slowly, stdout=subprocess.PIPE, text=True) as child:
+    with Command(*PULL, env=slowly) as child:
         hub.wait_until(lambda stats: stats.total_bytes_sent > 4 * SEGMENT_BYTES)
         before = hub.stats().total_bytes_sent
         child.send_signal(signal.SIGINT)
@@ -133,8 +141,7 @@ def test_an_interrupted_pull_stops_soon_and_is_resumed(clients: Clients, hub: Hu
     assert hub.stats().total_bytes_sent - before <= 4 * SEGMENT_BYTES, "at its rate, those of two seconds"
     assert child.returncode == 130
     assert json.loads(out)["error"] == "interrupted"
-    done = subprocess.run(command(), env=environment(), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["bytes_transferred"] <= len(content) - 2 * SEGMENT_BYTES
+    assert pull(environment())["bytes_transferred"] <= len(content) - 2 * SEGMENT_BYTES
     assert fetched_twice(hub, 1, len(content), header_bytes=2 * HEADER_BYTES) <= 1.5 * SEGMENT_BYTES
 
 
@@ -149,9 +156,10 @@ def test_the_engine_that_is_asked_for_moves_the_bytes(
     content = segmented_model()
     hub.repository(NAME).commit({FILE: content})
     hub.reset_stats()
-    done = subprocess.run(command(), env=environment(**variable), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
+    with Command(*PULL, env=environment(**variable)) as command:
+        _, err = command.communicate()
+    assert command.returncode == 0, err
+    assert "Warning" not in err
     assert (clients.volume.model_path(MODEL) / FILE).read_bytes() == content
     asked = {path: count for path, count in hub.stats().requests.items() if path.endswith(f"/{FILE}") and "GET" in path}
     # One for the header; then ranges of 256 KiB; chunks of 1 MiB, and one for the size; one body. Ranges are up to four
@@ -179,12 +187,7 @@ def test_of_many_processes_on_one_volume_one_fetches_and_all_succeed(
     if shape:
         more["PADDOCK_SEGMENT_BYTES"] = str(64 * SEGMENT_BYTES)
     with ExitStack() as all_of_them:
-        children = [
-            all_of_them.enter_context(
-                subprocess.Popen(command(), env=environment(**more), stdout=subprocess.PIPE, text=True)
-            )
-            for _ in range(count)
-        ]
+        children = [all_of_them.enter_context(Command(*PULL, env=environment(**more))) for _ in range(count)]
         answers = [json.loads(child.communicate(timeout=600)[0]) for child in children]
     assert [child.returncode for child in children] == [0] * count
     assert {answer["promoted"] for answer in answers} == {True}

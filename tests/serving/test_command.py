@@ -22,6 +22,7 @@ import pytest
 from paddock.cli.main import main
 from paddock.lifecycle.clients import Clients
 from paddock.serving.engine.llama_server import find_program
+from tests.support.forked import Command as Process
 from tests.support.serving import (
     REAL_MODEL_ID,
     REAL_MODEL_NAME,
@@ -75,8 +76,7 @@ def test_a_signal_before_the_model_is_ready_is_a_failure(tmp_path: Path) -> None
     slow.write_text('#!/bin/sh\n[ "$1" = --version ] && exit\nwhile :; do sleep 0.1; done\n')
     slow.chmod(0o755)
     environment = {**os.environ, "PADDOCK_LLAMA_SERVER": str(slow)}
-    command = [sys.executable, "-m", "paddock", "serve", str(REAL_MODEL_NAME), "--port", "0", "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with Process("serve", str(REAL_MODEL_NAME), "--port", "0", "--json", env=environment) as process:
         wait_for(lambda: _loads(process.pid))
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60)

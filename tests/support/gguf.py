@@ -11,6 +11,7 @@ import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, Self
@@ -58,6 +59,23 @@ class Key:
         return string(self.name) + struct.pack("<I", self.kind) + body
 
 
+@lru_cache(maxsize=256)  # the tensors of the tiny models, which nearly every test writes
+def random_weights(name: str | bytes, shape: tuple[int, ...], kind: int) -> bytes:
+    """Small numbers in a tensor's type, the same in every call; ones in a norm of type F32, zeros in rare types."""
+    draw = random.Random(repr(name))
+    length, _ = _BLOCKS[kind]
+    blocks = prod(shape) // length
+    if kind == TYPE_F32:
+        norm = str(name).endswith("_norm.weight")
+        return struct.pack(f"<{blocks}f", *(1.0 if norm else draw.uniform(-0.1, 0.1) for _ in range(blocks)))
+    if kind == TYPE_F16:
+        return struct.pack(f"<{blocks}e", *(draw.uniform(-0.1, 0.1) for _ in range(blocks)))
+    if kind == TYPE_Q8_0:
+        rows = (struct.pack("<e", 0.001) + bytes(draw.randrange(256) for _ in range(32)) for _ in range(blocks))
+        return b"".join(rows)
+    return bytes(blocks * _BLOCKS[kind][1])
+
+
 @dataclass
 class TensorRow:
     """A row of the tensor table.
@@ -73,20 +91,7 @@ class TensorRow:
     dimensions: int | None = None
 
     def content(self) -> bytes:
-        if self.data is not None:
-            return self.data
-        draw = random.Random(repr(self.name))
-        length, _ = _BLOCKS[self.kind]
-        blocks = prod(self.shape) // length
-        if self.kind == TYPE_F32:
-            norm = str(self.name).endswith("_norm.weight")
-            return struct.pack(f"<{blocks}f", *(1.0 if norm else draw.uniform(-0.1, 0.1) for _ in range(blocks)))
-        if self.kind == TYPE_F16:
-            return struct.pack(f"<{blocks}e", *(draw.uniform(-0.1, 0.1) for _ in range(blocks)))
-        if self.kind == TYPE_Q8_0:
-            rows = (struct.pack("<e", 0.001) + bytes(draw.randrange(256) for _ in range(32)) for _ in range(blocks))
-            return b"".join(rows)
-        return bytes(blocks * _BLOCKS[self.kind][1])
+        return random_weights(self.name, self.shape, self.kind) if self.data is None else self.data
 
     def to_bytes(self, offset: int) -> bytes:
         count = len(self.shape) if self.dimensions is None else self.dimensions

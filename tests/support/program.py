@@ -1,4 +1,4 @@
-"""Run Paddock's command line, in this process or as a subprocess, and capture its output."""
+"""Run Paddock's command line, in this process or in one of its own, and capture its output."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from paddock.cli.main import main
+from tests.support.forked import Command
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Outcome:
 
 
 def program(*arguments: str, before: Sequence[str] = ()) -> Outcome:
-    """Run `paddock` as a subprocess; `before` is a command to run it with, such as `timeout`."""
-    done = subprocess.run(
-        [*before, sys.executable, "-m", "paddock", *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    """Run `paddock` in a process of its own; `before` is a command to run it with, such as `timeout`."""
+    if before:
+        line = [*before, sys.executable, "-m", "paddock", *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+    with Command(*arguments) as command:
+        stdout, stderr = command.communicate(timeout=120)
+    return Outcome(command.wait(), stdout, stderr)
 
 
 Paddock = Callable[..., Outcome]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +36,8 @@ from paddock.serving.switch.follow import FollowedName
 from paddock.settings import Settings
 from paddock.store.usage import Usage
 from tests.support.engine import real_model
+from tests.support.forked import Command
+from tests.support.waiting import wait_for
 
 VOCABULARY_TOKENS = 49152  # of SmolLM2
 QUESTION = {"role": "user", "content": "Name three colours."}
@@ -290,19 +290,14 @@ def under_load(url: str, *, at_once: int = 4, max_tokens: int = 24) -> Iterator[
 
 
 class ServeProgram:
-    """`paddock serve` as a subprocess. `output` is the JSON object that it printed."""
+    """`paddock serve` in a process of its own. `output` is the JSON object that it printed."""
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "paddock", "serve", *arguments, "--port", "0", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.output: dict[str, Any] = json.loads(line) if line else {}
+        variables = {**os.environ, **(environment or {})}
+        self.process = Command("serve", *arguments, "--port", "0", "--json", env=variables)
+        wait_for(lambda: "\n" in self.process.output or self.process.poll() is not None, limit_s=120)
+        self._line = self.process.output
+        self.output: dict[str, Any] = json.loads(self._line) if self._line else {}
 
     @property
     def url(self) -> str:
@@ -320,18 +315,15 @@ class ServeProgram:
 
     def wait(self, *, limit_s: float = 60.0) -> tuple[int, str]:
         out, err = self.process.communicate(timeout=limit_s)
-        assert out == ""  # it has printed its one object
-        return self.process.returncode, err
+        assert out == self._line  # it has printed its one object
+        return self.process.wait(), err
 
     def __enter__(self) -> ServeProgram:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
+        self.process.__exit__()
 
 
 def has_restarted(url: str, restarts: int) -> bool:

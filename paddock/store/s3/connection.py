@@ -7,6 +7,7 @@ certificates do not, except for AWS's own setting of a CA bundle. Only boto3 ret
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from paddock.store.s3.answers import refuse_other_answers
 
 if TYPE_CHECKING:
     from botocore.config import _ProxiesConfigDict
+    from botocore.loaders import JSONFileLoader
     from mypy_boto3_s3 import S3Client
 
 Encryption = Literal["AES256", "aws:kms"]
@@ -86,11 +88,14 @@ def connect(options: S3Options) -> S3Connection:
     import botocore.session
     from boto3.session import Session
     from botocore.config import Config
+    from botocore.loaders import Loader
 
     aws = botocore.session.get_session()
     network, bundle = options.network, aws.get_config_variable("ca_bundle")
     if bundle:
         network = network.with_ca(Path(bundle).absolute(), "AWS_CA_BUNDLE")
+    if aws.get_config_variable("data_path") is None:  # else the user's own descriptions
+        aws.register_component("data_loader", Loader(file_loader=_service_files()))
     session = Session(botocore_session=aws)
     verify = str(network.ca_path or system_bundle())
     styles: dict[bool | None, Literal["auto", "path", "virtual"]] = {None: "auto", True: "path", False: "virtual"}
@@ -116,6 +121,19 @@ def connect(options: S3Options) -> S3Connection:
         client = session.client("s3", config=proxied, verify=verify)
     client.meta.events.register("before-parse.s3", refuse_other_answers)
     return S3Connection(client, network, proxy)
+
+
+@cache
+def _service_files() -> JSONFileLoader:
+    """Botocore's reader of its descriptions of S3 and of all endpoints, 2 MB of JSON, each read once in a process."""
+    from botocore.loaders import JSONFileLoader
+
+    class CachedFiles(JSONFileLoader):
+        @cache  # noqa: B019 - of one instance
+        def load_file(self, file_path: str) -> Any:
+            return super().load_file(file_path)
+
+    return CachedFiles()
 
 
 def _proxies(proxy: HttpProxy) -> dict[str, str]:
