@@ -20,7 +20,10 @@ def compare(
     ctx: Annotated[int, typer.Option("--ctx", metavar="N", min=512, help="Tokens of context.")] = 4096,
     roleplay: Annotated[bool, typer.Option("--roleplay", help="Also compare how well they play a character.")] = False,
     tokens: Annotated[
-        int | None, typer.Option("--tokens", metavar="N", min=512, help="Predict at most N tokens; by default all.")
+        int | None,
+        typer.Option(
+            "--tokens", metavar="N", min=512, help="Predict at most N tokens, and keep no report; by default all."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -46,6 +49,7 @@ def compare(
         context_tokens=ctx,
         roleplay=roleplay,
         limit_tokens=tokens or LIMIT_TOKENS,
+        keep=tokens is None,  # a promotion goes by all of the texts
     )
     print_result(as_json, report.to_json(), lambda: render_gates(report))
     return 0 if report.passed else 2

@@ -44,9 +44,10 @@ def compare(
     roleplay: bool = False,
     undecided_blocks: bool = False,
     limit_tokens: int = LIMIT_TOKENS,
+    keep: bool = True,
 ) -> GateReport:
-    """Compare a snapshot with `promoted`, by default what is promoted for the model, decide its gates, and write the
-    report. Where nothing is promoted, the gates that need no other snapshot are decided.
+    """Compare a snapshot with `promoted`, by default what is promoted for the model, decide its gates, and with `keep`
+    write the report. Where nothing is promoted, the gates that need no other snapshot are decided.
 
     `overrides` replace default bounds, by the gate's name; `undecided_blocks`: a gate that cannot decide holds the
     candidate back. At most `limit_tokens` tokens of Paddock's own texts are predicted.
@@ -72,8 +73,9 @@ def compare(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 3),
     )
-    record_gates(clients, manifest, report)
-    refresh_dossier(clients, manifest)
+    if keep:
+        record_gates(clients, manifest, report)
+        refresh_dossier(clients, manifest)
     return report
 
 
