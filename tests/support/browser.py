@@ -15,11 +15,11 @@ from playwright.sync_api import Page, sync_playwright
 EMBEDDED = "data:image/svg+xml;base64,"
 """Begins the address of an image that holds the image itself."""
 _LIMIT_MS = 120_000
-_LOADED = """prefix => {
+_WIDTHS = """prefix => {
   const images = [...document.images].filter(image => image.src.startsWith(prefix));
-  return images.length > 0 && images.every(image => image.complete && image.naturalWidth > 0);
+  const drawn = images.length > 0 && images.every(image => image.complete && image.naturalWidth > 0);
+  return drawn ? images.map(image => image.naturalWidth) : null;
 }"""
-_WIDTHS = "prefix => [...document.images].filter(one => one.src.startsWith(prefix)).map(one => one.naturalWidth)"
 
 
 @contextmanager
@@ -42,8 +42,7 @@ def open_browser(*, width: int = 1280, height: int = 900) -> Iterator[Page]:
 def image_widths(page: Page, url: str, *, prefix: str = EMBEDDED) -> list[int]:
     """Open a page, and wait until its images whose addresses begin with `prefix` are drawn. Returns their widths."""
     page.goto(url, wait_until="commit")
-    page.wait_for_function(_LOADED, arg=prefix)
-    widths: list[int] = page.evaluate(_WIDTHS, prefix)
+    widths: list[int] = page.wait_for_function(_WIDTHS, arg=prefix).json_value()  # at once: a page may draw itself anew
     return widths
 
 

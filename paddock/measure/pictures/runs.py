@@ -99,14 +99,10 @@ def draw_runs(runs: Sequence[PastRun], *, title: str) -> Picture | None:
 
 
 def _days(axes: Axes, runs: Sequence[PastRun]) -> None:
-    count = len(runs)
-    axes.set_xlim(0.5, count + 0.5)
-    places = [1, count] if count > 1 else [1]
-    axes.set_xticks(places, [runs[place - 1].day for place in places])
-    if count > 1:
-        first, last = axes.get_xticklabels()
-        first.set_horizontalalignment("left")
-        last.set_horizontalalignment("right")
+    """A tick for each run, and the dates of the first and the last one."""
+    axes.set_xlim(0.5, len(runs) + 0.5)
+    axes.set_xticks(range(1, len(runs) + 1), [""] * len(runs))
+    axes.set_xlabel(" to ".join(dict.fromkeys((runs[0].day, runs[-1].day))))
 
 
 def _sentence(run: PastRun) -> str:
