@@ -26,6 +26,7 @@ from paddock.lifecycle.promote.promote import PromoteResult, promote, rollback
 from paddock.lifecycle.steps import PlainRunner
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
+from paddock.model.markdown import as_text
 from paddock.model.names import Revision
 from paddock.model.reference import Reference
 from tests.support.gguf import U32, tiny_llama
@@ -119,7 +120,7 @@ def test_what_the_gates_hold_back_is_promoted_by_force_alone_and_the_history_say
     assert paddock("history", NAME, "--json").json["history"][-1]["failed_gates"] == ["kl_ratio"]
     dossier = clients.volume.read_report(candidate.id, "dossier.md")
     assert dossier is not None
-    assert why in dossier
+    assert f"it is wanted (**forced**, {as_text('although held back by kl_ratio')})" in dossier
 
     assert not rollback(PlainRunner(clients), Reference(MODEL), reason="no gate is asked").change.forced
     assert clients.volume.promoted(MODEL).default_id == promoted.id
