@@ -214,7 +214,7 @@ def _pareto(clients: Clients, manifest: Manifest, result: Benchmark | None) -> I
         if row.machine_id == result.machine.identity
     ]
     if len(choices) > 1 and cost.reference:
-        reference = cost.reference.removeprefix(f"{manifest.model}:")
+        reference = cost.reference.removeprefix(f"{manifest.model}:").removesuffix(f"@{manifest.revision}")
         yield Drawing(
             draw_pareto,
             {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 COLOURS: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
@@ -37,7 +38,7 @@ WIDTH: Final = 680
 _DPI, _PNG_DPI = 100, 150
 _PNG_COLOURS = 64
 _MARGIN, _TITLE_LINE, _NOTE_LINE, _LEGEND_ROW = 18, 22, 17, 21
-_MOST_TITLE, _MOST_NOTE = 66, 98
+_TITLE_PT, _TEXT_PT = 11.5, 8.5
 _MOST_LABEL = 60
 _REPLACEMENT = "□"
 _STYLE: Final[dict[str, Any]] = {
@@ -45,11 +46,11 @@ _STYLE: Final[dict[str, Any]] = {
     "text.usetex": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8.5,
+    "font.size": _TEXT_PT,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": QUIET,
-    "axes.labelsize": 8.5,
+    "axes.labelsize": _TEXT_PT,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -95,8 +96,8 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    heads = textwrap.wrap(clean(title), _MOST_TITLE, max_lines=2, placeholder=" …") or [""]
-    lines = [line for note in notes for line in textwrap.wrap(clean(note), _MOST_NOTE, max_lines=2, placeholder=" …")]
+    heads = _wrapped(title, _TITLE_PT, "DejaVuSans-Bold.ttf") or [""]
+    lines = [line for note in notes for line in _wrapped(note, _TEXT_PT, "DejaVuSans.ttf")]
     with _DRAWING, mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc does not count
         mpl.rcParams.update(_STYLE)  # type: ignore[arg-type] # its keys are a literal of 300 names
@@ -113,22 +114,33 @@ def draw(
         top = total - _MARGIN
         for line in heads:
             top -= _TITLE_LINE
-            figure.text(_MARGIN / WIDTH, (top + 7) / total, line, fontsize=11.5, fontweight="bold")
+            figure.text(_MARGIN / WIDTH, (top + 7) / total, line, fontsize=_TITLE_PT, fontweight="bold")
         for line in lines:
             top -= _NOTE_LINE
-            figure.text(_MARGIN / WIDTH, (top + 5) / total, line, fontsize=8.5, color=QUIET)
+            figure.text(_MARGIN / WIDTH, (top + 5) / total, line, fontsize=_TEXT_PT, color=QUIET)
         if legend:
             figure.legend(
                 handles=_by_row(legend, columns),
                 loc="lower left",
                 bbox_to_anchor=(_MARGIN / WIDTH - 0.005, 4 / total),
                 ncols=columns,
-                fontsize=8.5,
+                fontsize=_TEXT_PT,
                 borderaxespad=0,
                 handlelength=1.8,
             )
         layout.execute(figure)
         return Picture(name, " ".join(heads), clean(alt), _png(figure), _svg(figure, " ".join(heads)))
+
+
+def _wrapped(text: str, size_pt: float, font: str) -> list[str]:
+    """At most two lines of a text, of about the picture's width. A line's characters are of nearly the mean width."""
+    flat = clean(text)
+    measured = _font(font)
+    measured.set_size(size_pt, _DPI)
+    measured.set_text(flat)
+    width = measured.get_width_height()[0] / 64
+    most = int(0.94 * (WIDTH - 2 * _MARGIN) * len(flat) / width) if width else 1
+    return textwrap.wrap(flat, max(most, 10), max_lines=2, placeholder=" …")
 
 
 def _columns(legend: Sequence[Artist]) -> int:
@@ -315,7 +327,12 @@ def clean(text: str) -> str:
 
 @cache
 def _glyphs() -> frozenset[int]:
+    return frozenset(_font("DejaVuSans.ttf").get_charmap())
+
+
+def _font(name: str) -> FT2Font:
+    """A font that comes with matplotlib."""
     from matplotlib import get_data_path
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf").get_charmap())
+    return FT2Font(f"{get_data_path()}/fonts/ttf/{name}")

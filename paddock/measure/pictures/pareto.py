@@ -101,6 +101,7 @@ def draw_pareto(choices: Sequence[Choice], *, where: str, title: str) -> Picture
         notes=[
             where,
             f"To the right is faster, below is better. Area of a point: {area}.",
+            *([] if front else ["No front is drawn, since no result is reliable."]),
             *([AT_THE_EDGE] if any(one.kl == 0 for one, _, _ in drawn) else []),
             *([f"Not drawn, since not measured: {', '.join(missing)}."] if missing else []),
         ],
