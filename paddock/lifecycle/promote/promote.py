@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paddock.errors import BadSetting, CorruptFile, StoreRefused, StoreUnavailable
+from paddock.errors import BadSetting, CorruptFile, PaddockError, StoreRefused, StoreUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
@@ -164,14 +164,21 @@ def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: st
 
 def _refresh_dossiers(clients: Clients, model: ModelName, change: Promotion) -> None:
     """Write the dossiers again that say what was promoted: of the snapshots that a change promoted or replaced, and of
-    the default before and after it."""
-    promoted = clients.volume.promoted(model)
-    ids = {promoted.of(variant) for variant in (change.variant, change.default, change.previous_default) if variant}
-    ids |= {SnapshotId(model, revision, change.variant) for revision in (change.revision, change.previous) if revision}
-    for id in ids:
-        manifest = clients.volume.snapshot(id) if id else None
-        if manifest is not None:
-            refresh_dossier(clients, manifest)
+    the default before and after it.
+
+    An error is only a warning: the change is made, and a caller who is told of an error makes it again.
+    """
+    try:
+        promoted = clients.volume.promoted(model)
+        variants = (change.variant, change.default, change.previous_default)
+        ids = {promoted.of(variant) for variant in variants if variant}
+        ids |= {SnapshotId(model, commit, change.variant) for commit in (change.revision, change.previous) if commit}
+        for id in ids:
+            manifest = clients.volume.snapshot(id) if id else None
+            if manifest is not None:
+                refresh_dossier(clients, manifest)
+    except PaddockError as error:
+        log.warning("the dossiers of %s do not say yet what is promoted: %s", model, error.message)
 
 
 def update_remote_ref(clients: Clients, model: ModelName) -> None:
