@@ -178,7 +178,7 @@ def _kept(conversation: Conversation, text: str) -> Iterator[tuple[ConversationP
 
 
 def _own_standard(chats: Sequence[Conversation], ours: Sequence[_Rendering]) -> list[_Rendering]:
-    """What one template should render in each plain conversation.
+    """The parts that one template should render in each plain conversation.
 
     Without tools: what it renders in any of them. With tools the same, unless it refuses tools. With tool calls: what
     it renders in the first such conversation, since published templates leave out the system message after a call.

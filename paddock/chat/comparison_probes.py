@@ -55,7 +55,7 @@ class ConversationPart(StrEnum):
 
 
 class TemplateFeature(StrEnum):
-    """What a conversation needs of a template, besides messages."""
+    """A feature of templates that a conversation needs, besides messages."""
 
     NONE = "none"
     TOOLS = "tools"
@@ -369,7 +369,7 @@ def _text(name: str, length: int) -> str:
 
 
 def _line(name: str, length: int) -> str:
-    """The same in one line: templates may render it as JSON, which escapes the ends of lines."""
+    """The text of `_text` in one line: templates may render it as JSON, which escapes the ends of lines."""
     return _text(name, length).replace("\n", " ")
 
 

@@ -27,7 +27,7 @@ from paddock.model.finding import Finding, Severity
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("jinja2", "markupsafe")
-"""What the subprocess imports beyond the standard library and Paddock."""
+"""The packages that the subprocess imports beyond the standard library and Paddock."""
 _MAX_ANALYSIS_BYTES = 8 * 1024 * 1024
 _INVALID_RESPONSE = (KeyError, TypeError, ValueError, AttributeError)
 """Raised when parsing a response that `sandbox_process` did not produce: the template has corrupted the process or

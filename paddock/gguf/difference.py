@@ -47,8 +47,8 @@ class KeyChange:
 
 @dataclass(frozen=True, slots=True)
 class HeaderDifference:
-    """What differs. `template` is a unified diff of each chat template that differs; `tensors` says for each tensor of
-    the table that was added, removed, or has another shape or type, what changed."""
+    """The differences of two headers. `template` is a unified diff of each chat template that differs; `tensors` has a
+    line for each tensor of the table that was added, removed, or has another shape or type."""
 
     keys: tuple[KeyChange, ...]
     template: tuple[str, ...]

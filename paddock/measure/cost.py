@@ -132,7 +132,7 @@ def kwh(joules: float) -> float:
 
 
 def token_cost(measured: Benchmark, price_per_hour: float | None) -> TokenCost:
-    """What a million tokens cost on the machine of a benchmark, at the price of an hour of it."""
+    """The cost of a million tokens on the machine of a benchmark, at the price of an hour of it."""
     prefill = next((result for result in measured.results if result.prefill_tok_per_s is not None), None)
     decode = next((result for result in measured.results if result.decode_tok_per_s is not None), None)
     return TokenCost(

@@ -218,7 +218,7 @@ class LoadCost(_Part):
 
 
 class MachineCost(_Part):
-    """What a million tokens cost on a machine: prices in the currency of the price of an hour, and energy of the GPUs
+    """The cost of a million tokens on a machine: prices in the currency of the price of an hour, and energy of the GPUs
     in joules, in (prompts) and out (answers). Where the benchmark is not `reliable`, they are no facts."""
 
     machine: Text

@@ -81,7 +81,7 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is measured, and with which clients."""
+    """The settings of one comparison, and its clients."""
 
     clients: Clients
     bounds: Bounds

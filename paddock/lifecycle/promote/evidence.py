@@ -1,4 +1,4 @@
-"""What was measured of a candidate and of the promoted snapshot: the facts that the gates decide on."""
+"""The measurements of a candidate and of the promoted snapshot: the facts that the gates decide on."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ Comparer = Callable[[Manifest, Manifest, GateRules], GateReport]
 
 @dataclass(frozen=True, slots=True)
 class GateCheck:
-    """What is known of a snapshot before its promotion.
+    """The facts about a snapshot before its promotion.
 
     `state` is the promoted state. `replaced` is the snapshot with other files that the promotion would replace in it,
     if there is one, and `report` the newest report on this pair.

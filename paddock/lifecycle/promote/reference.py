@@ -54,7 +54,7 @@ def _weights(headers: list[Header], digests: frozenset[Sha256]) -> Weights:
 
 
 def find_promoted(clients: Clients, manifest: Manifest) -> Manifest | None:
-    """What is promoted for the same model: the snapshot of the same variant, else that of the default; None where
+    """The promoted snapshot of the same model: that of the same variant, else that of the default; None where
     nothing is promoted. It may be the snapshot itself. Raises the errors of the volume."""
     promoted = clients.volume.promoted(manifest.model)
     id = promoted.of(manifest.variant) or promoted.default_id

@@ -27,7 +27,7 @@ from paddock.model.reference import Reference, SnapshotId, Variant, same_variant
 
 
 def cost_of_reference(clients: Clients, wanted: Reference, *, price_per_hour: float | None = None) -> ModelCost:
-    """What the snapshots cost that a reference names: those of all variants, where it names none. `price_per_hour`
+    """The costs of the snapshots that a reference names: those of all variants, where it names none. `price_per_hour`
     replaces every price that is set.
 
     Raises NotOnVolume, NotMeasured where none of them was measured, the Hub's errors for a branch or tag, and as
