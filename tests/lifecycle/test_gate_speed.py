@@ -37,7 +37,7 @@ _CONTEXT = 1024
 def both(clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Clients, Manifest]:
     """The real model, promoted, and a candidate with the same weights in other bytes: a letter of its name differs."""
     monkeypatch.delenv("PADDOCK_THREADS")
-    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "60")
+    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "180")
     clients = connect()
     clients.volume.prepare()
     content = real_model().read_bytes()
