@@ -324,6 +324,6 @@ def test_without_a_volume_everything_is_to_be_fetched(clients: Clients, hub: Hub
     assert (one.action, one.bytes, one.reason) == (
         "fetch",
         len(model()) + len(CONFIG),
-        "nothing of it is promoted",
+        "nothing of it is promoted yet",
     )
     assert not clients.volume.root.exists()
