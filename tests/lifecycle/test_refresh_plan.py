@@ -12,8 +12,8 @@ from paddock.engine.facts import engine_version
 from paddock.lifecycle.catalog import parse_catalog
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
-from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
-from paddock.lifecycle.upkeep.refresh.record import read_records, record_of, store_record
+from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan, record_of
+from paddock.lifecycle.upkeep.refresh.record import read_records, store_record
 from paddock.model.reference import Variant
 from tests.support.gguf import CHATML, F32, STRING, Gguf, TensorRow, tiny_llama
 from tests.support.program import Paddock, paddock
