@@ -26,6 +26,7 @@ RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", 
 Quantization = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]*$", max_length=255, examples=["auto", "best", "Q4_K_M"])
 ]
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=56, examples=["Q4_K_M"])]
 Target = Annotated[
     str, Field(pattern=f"^{TARGET_PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])
 ]

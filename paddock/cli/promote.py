@@ -19,6 +19,9 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Promote it although the gates held it back; needs --reason.")
     ] = False,
+    no_default: Annotated[
+        bool, typer.Option("--no-default", help="Leave the model's default variant as it is.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Promote a snapshot that the gates let through, and make its variant the default.
@@ -26,12 +29,16 @@ def promote(
     Where it replaces other files and was not compared with them, that is done first.
     """
     from paddock.cli.render import print_line, print_progress, render_pruned
+    from paddock.lifecycle.promote.gating import PromotionScope
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
     clients = make_clients()
     wanted = parse_stored_model(clients, model)
-    result = promote_model(PlainRunner(clients), wanted, reason=reason, force=force, announce=print_progress)
+    scope = PromotionScope(default=not no_default)
+    result = promote_model(
+        PlainRunner(clients), wanted, reason=reason, scope=scope, force=force, announce=print_progress
+    )
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {
         "model": manifest.repository,

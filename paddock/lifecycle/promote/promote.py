@@ -15,7 +15,14 @@ from paddock.errors import BadSetting, CorruptFile, PaddockError, StoreRefused, 
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
-from paddock.lifecycle.promote.gating import Comparer, in_process, overridden_gates, require_gates
+from paddock.lifecycle.promote.gating import (
+    DEFAULT_TOO,
+    Comparer,
+    PromotionScope,
+    in_process,
+    overridden_gates,
+    require_gates,
+)
 from paddock.lifecycle.promote.retention import Pruned, prune
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.revisions import resolve_commit
@@ -57,11 +64,12 @@ def promote(
     wanted: Reference,
     *,
     reason: str,
+    scope: PromotionScope = DEFAULT_TOO,
     force: bool = False,
     comparer: Comparer | None = None,
     announce: Callable[[str], None] = log.info,
 ) -> PromoteResult:
-    """Promote a snapshot of the volume that the gates let through, make its variant the model's default, remove old
+    """Promote a snapshot of the volume that the gates let through, and the default as `scope` says. Then remove old
     snapshots, and write its dossier.
 
     Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
@@ -74,13 +82,14 @@ def promote(
     manifest = runner.run(locate, wanted)
     expected = forced_past = None
     if force:
-        forced_past = overridden_gates(runner.clients, manifest)
+        forced_past = overridden_gates(runner.clients, manifest, scope)
     else:
-        expected = require_gates(runner, manifest, comparer or in_process(runner), announce=announce)
+        expected = require_gates(runner, manifest, comparer or in_process(runner), scope=scope, announce=announce)
     change = runner.run(
         promote_snapshot,
         manifest.id,
         reason,
+        default=scope.default,
         expected=expected,
         forced_past=forced_past,
         operation=runner.operation,
