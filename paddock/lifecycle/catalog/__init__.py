@@ -2,7 +2,7 @@
 
 from paddock.lifecycle.catalog.check import Catalog, CheckedCatalog, check_catalog, parse_catalog
 from paddock.lifecycle.catalog.entry import GATES, CatalogEntry, catalog_schema
-from paddock.lifecycle.catalog.file import catalog_path, load_catalog, read_catalog
+from paddock.lifecycle.catalog.file import catalog_path, load_catalog, read_catalog, require_catalog
 from paddock.lifecycle.catalog.yaml_tree import CatalogProblem
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "load_catalog",
     "parse_catalog",
     "read_catalog",
+    "require_catalog",
 ]

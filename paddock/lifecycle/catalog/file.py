@@ -42,6 +42,14 @@ def load_catalog(settings: Settings) -> Catalog | None:
     return checked.catalog
 
 
+def require_catalog(settings: Settings, file: str | None = None) -> Catalog:
+    """The catalog, or that in `file`. Raises as `load_catalog`, and NoSuchFile where there is none."""
+    checked = read_catalog(Path(file) if file is not None else catalog_path(settings))
+    if checked.problems:
+        raise checked.error()
+    return checked.catalog
+
+
 def read_catalog(path: Path) -> CheckedCatalog:
     """Read and check a catalog. Raises NoSuchFile, NoPermission, and BadCatalog for what is not a file."""
     return check_catalog(read_content(path), str(path))
