@@ -79,6 +79,18 @@ def read_all(
     return found
 
 
+def carry_over(clients: Clients, source: Manifest, target: Manifest, pattern: re.Pattern[str]) -> None:
+    """Write the reports of a snapshot on the volume whose names match also for another snapshot with the same GGUF
+    files. Reports that the other one has stay."""
+    if _ggufs(source) != _ggufs(target):
+        return
+    present = set(clients.volume.report_names(target.id))
+    for name in clients.volume.report_names(source.id):
+        text = clients.volume.read_report(source.id, name) if pattern.fullmatch(name) else None
+        if text is not None and name not in present:
+            clients.volume.write_report(target.id, name, text)
+
+
 def stores(clients: Clients) -> tuple[Store, ...]:
     """The stores that have reports: the volume, and the remote store if there is one."""
     return (clients.volume, clients.remote) if clients.remote else (clients.volume,)

@@ -222,9 +222,7 @@ def test_a_variant_that_does_not_become_the_default_replaces_only_what_it_takes_
 
     def promote_beside(instead_of: Variant | None, given: Given) -> PromoteResult:
         scope = PromotionScope(default=False, instead_of=instead_of)
-        return promote(
-            PlainRunner(clients), other.id.reference, reason="beside", scope=scope, comparer=given, announce=str
-        )
+        return promote(PlainRunner(clients), other.id.reference, reason="beside", scope=scope, comparer=given)
 
     failing = Given(False)
     with pytest.raises(GateNotPassed):

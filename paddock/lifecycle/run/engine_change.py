@@ -7,7 +7,7 @@ builds: a machine with GPUs has another build of the same version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from paddock.engine.facts import engine_build, engine_version
@@ -80,6 +80,18 @@ def promoted_with_other_engines(clients: Clients) -> Iterator[tuple[Manifest, En
             change = engine_change(clients, manifest, installed) if manifest else None
             if manifest and change:
                 yield manifest, change
+
+
+def closest_to(result: Benchmark, earlier: Sequence[Benchmark]) -> Benchmark | None:
+    """Of earlier results, from the oldest, the newest that can be compared best: of the same machine, for the same
+    context, and one that can be believed."""
+
+    def rank(position: int) -> tuple[bool, bool, bool, int]:
+        other = earlier[position]
+        same_context = other.parameters.get("n_ctx") == result.parameters.get("n_ctx")
+        return other.machine.identity == result.machine.identity, same_context, other.reliable, position
+
+    return earlier[max(range(len(earlier)), key=rank)] if earlier else None
 
 
 def what_got_worse(before: Benchmark, after: Benchmark, *, decode: float, prefill: float, first: float) -> list[str]:
