@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, Vali
 from paddock.network import Network
 from paddock.settings.values import (
     AbsolutePath,
+    CatalogPlace,
     Cron,
     HeaderSecret,
     HttpAddress,
@@ -18,7 +19,6 @@ from paddock.settings.values import (
     RemoteStoreUri,
     Size,
     SizeOrShare,
-    UserPath,
 )
 
 MIB = 1024 * 1024
@@ -96,11 +96,11 @@ class Settings(BaseModel):
         description="Budget of `paddock gc` for the files on the volume: a size such as `500GiB`, or a share of the "
         "disk such as `80%`; unset: no budget",
     )
-    catalog: UserPath | None = Field(
+    catalog: CatalogPlace | None = Field(
         default=None,
         validation_alias="PADDOCK_CATALOG",
-        description="File with the models that are wanted; unset: `infra/catalog.yaml` of the current directory, where "
-        "there is one",
+        description="File with the models that are wanted, or `s3://bucket/key`; unset: `infra/catalog.yaml` of the "
+        "current directory, where there is one",
     )
     maintenance_cron: Cron = Field(
         default="30 3 * * 0",

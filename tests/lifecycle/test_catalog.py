@@ -197,7 +197,7 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "line 2, column 17: it is not UTF-8 text: there is a byte 0xe4",
     ),
     "UTF-16": ("models:".encode("utf-16"), "it is not UTF-8 text"),
-    "too large": (b"#" * (MAX_BYTES + 1), "it is larger than 64 KiB"),
+    "too large": (b"#" * (MAX_BYTES + 1), "it is larger than 1 MiB"),
     "deep": ("models: " + "[" * 60_000, "it is nested deeper than 16 levels"),
     "deep in blocks": ("- " * 30_000, "it is nested deeper than 16 levels"),
     "an expansion of references": (

@@ -19,8 +19,8 @@ from paddock.lifecycle.catalog.yaml_tree import CatalogProblem, Node, NotText, p
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant, same_variant
 
-MAX_BYTES: Final = 64 * 1024
-"""Some 700 entries. Parsing takes seconds beyond that."""
+MAX_BYTES: Final = 1024 * 1024
+"""Some 10,000 entries. Finding what is wrong with a larger file would take more than ten seconds."""
 _IN_MESSAGE: Final = 5
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _EXPECTED: Final = {
@@ -105,7 +105,7 @@ def check_catalog(content: bytes, name: str) -> CheckedCatalog:
 def decode(content: bytes) -> tuple[str, CatalogProblem | None]:
     """(The text of a catalog without a byte order mark, the problem that makes it unreadable or None)."""
     if len(content) > MAX_BYTES:
-        message = f"it is larger than {MAX_BYTES // 1024} KiB, which is not read"
+        message = f"it is larger than {MAX_BYTES // 1024**2} MiB, which is not read"
         return "", CatalogProblem(1, 1, message, "split it, or check that it is the right file")
     try:
         text = content.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)

@@ -7,7 +7,7 @@ next writer moves them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,6 +41,19 @@ class Promotions:
     def current(self, model: ModelName) -> Promoted:
         """The promoted state of a model."""
         return self._state(model, self._history(model).read())
+
+    @disk_errors
+    def of_all(self, models: Iterable[ModelName]) -> dict[ModelName, tuple[Promoted, list[Promotion]]]:
+        """The promoted state of many models, and all changes of each, oldest first. A model is found ignoring case, and
+        its state has its name on the volume."""
+        linked = self._links.read_all()
+        names = {str(model).casefold(): model for model in linked}
+        states = {}
+        for model in dict.fromkeys(models):
+            name = model if model in linked else names.get(str(model).casefold(), model)
+            history = self._history(name).read()
+            states[model] = self._state(name, history, linked.get(name) or Promoted(name)), history
+        return states
 
     @disk_errors
     def fingerprint(self, model: ModelName) -> tuple[int, ...]:
@@ -215,12 +228,12 @@ class Promotions:
                 self._links.apply(self._state(model, changes), changes[-1].variant)
             yield history
 
-    def _state(self, model: ModelName, history: list[Promotion]) -> Promoted:
+    def _state(self, model: ModelName, history: list[Promotion], linked: Promoted | None = None) -> Promoted:
         """The state that the links show, with the last change of the history applied: its writer may have died before
         the links moved."""
-        linked = self._links.read(model)
+        linked = linked or self._links.read(model)
         last = history[-1] if history else None
-        if last is None:
+        if last is None or linked.after(last) == linked:
             return linked
         if last.revision is not None and not self._snapshots.exists(SnapshotId(model, last.revision, last.variant)):
             return linked

@@ -21,6 +21,7 @@ from paddock.lifecycle import reports
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import OnboardRequest, onboard
 from paddock.lifecycle.promote.gating import PromotionScope
+from paddock.lifecycle.run.engine_change import engine_change
 from paddock.lifecycle.upkeep.refresh.measure import measure_again
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry
@@ -44,12 +45,13 @@ def change_entry(
     began = time.monotonic()
     worse: tuple[str, ...] = ()
     try:
-        if planned.changes:
-            change = _retag if planned.action is Action.RETAG else _onboard
-            outcome, reason = change(clients, phases, planned, request_approval)
-        else:
+        if not planned.changes:
             outcome, worse = Outcome.MEASURED, measure_again(clients, phases, planned, onboard_request(planned))
-            reason = "; ".join(worse) or "nothing got worse with this engine"
+            reason = described(worse)
+        elif planned.action is Action.RETAG:
+            outcome, reason, worse = _retag(clients, phases, planned, request_approval)
+        else:
+            outcome, reason = _onboard(clients, phases, planned, request_approval)
     except (ModelError, EngineCrashed) as error:
         if isinstance(error, EngineCrashed) and not error.by_signal:
             raise
@@ -66,6 +68,11 @@ def change_entry(
         worse=worse,
         is_served=is_served(clients, planned),
     )
+
+
+def described(worse: tuple[str, ...]) -> str:
+    """What a measurement with another engine found."""
+    return "; ".join(worse) or "nothing got worse with this engine"
 
 
 def onboard_request(planned: PlannedEntry) -> OnboardRequest:
@@ -108,17 +115,21 @@ def _onboard(
 
 def _retag(
     clients: Clients, phases: InTurns, planned: PlannedEntry, request_approval: RequestApproval
-) -> tuple[Outcome, str]:
+) -> tuple[Outcome, str, tuple[str, ...]]:
     request = onboard_request(planned)
     manifest = phases.acquire(request).manifest
     before = clients.volume.promoted(manifest.model).of(manifest.variant)
     _carry_measurements(clients, before, manifest)
     phases.cache(manifest)
-    if request.promote:
-        phases.promote(manifest, request)
-        return Outcome.RETAGGED, planned.reason
-    phases.write_dossier(manifest)
-    return Outcome.WAITING, _ask(request_approval, manifest, planned, "its model files are the promoted ones")
+    if not request.promote:
+        phases.write_dossier(manifest)
+        asked = _ask(request_approval, manifest, planned, "its model files are the promoted ones")
+        return Outcome.WAITING, asked, ()
+    phases.promote(manifest, request)
+    if engine_change(clients, manifest) is None:
+        return Outcome.RETAGGED, planned.reason, ()
+    worse = measure_again(clients, phases, planned, request)
+    return Outcome.RETAGGED, f"{planned.reason}; measured anew: {described(worse)}", worse
 
 
 def _ask(request_approval: RequestApproval, manifest: Manifest, planned: PlannedEntry, compared: str) -> str:

@@ -24,11 +24,12 @@ from paddock.lifecycle.run.engine_change import promoted_with_other_engines
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.upkeep import volume_use
 from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.refresh.change import is_served
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, carry_out
 from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry, RefreshPlan
-from paddock.lifecycle.upkeep.refresh.record import record_of, store_record
+from paddock.lifecycle.upkeep.refresh.record import EntryRecord, record_of, store_record
 from paddock.lifecycle.upkeep.refresh.report import Surroundings, entry_table, write_report
 from paddock.model.units import counted, human_bytes
 from paddock.settings import Settings
@@ -37,6 +38,7 @@ _LOG = logging.getLogger(__name__)
 _IN_MESSAGE = 5
 _RECORDED = frozenset({Outcome.RETAGGED, Outcome.PROMOTED, Outcome.HELD_BACK, Outcome.WAITING, Outcome.MEASURED})
 """Outcomes that the next refresh goes by. After any other one it tries the entry again."""
+_UNPROMOTED = frozenset({Outcome.HELD_BACK.value, Outcome.WAITING.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +160,15 @@ def _refresh(
     plan = runner.run(plan_refresh, catalog)
     on_plan(plan)
     clients = runner.clients
-    outcomes = {position: outcome_of_plan(planned) for position, planned in enumerate(plan.entries)}
+    outcomes = {position: outcome_of_plan(clients, planned) for position, planned in enumerate(plan.entries)}
     to_do = {id(planned): position for position, planned in enumerate(plan.entries) if _is_to_do(planned)}
     _remember(clients, [planned for planned in plan.entries if planned.remember and not _is_to_do(planned)])
 
     def ended(planned: PlannedEntry, outcome: EntryOutcome) -> None:
-        outcomes[to_do[id(planned)]] = outcome
         if outcome.outcome in _RECORDED:
             _record(clients, planned, outcome)
+        standing = outcomes[to_do[id(planned)]]
+        outcome = outcomes[to_do[id(planned)]] = _beside(standing, outcome)
         on_outcome(outcome)
 
     carry_out(clients, entries, [planned for planned in plan.entries if id(planned) in to_do], on_outcome=ended)
@@ -177,28 +180,40 @@ def _is_to_do(planned: PlannedEntry) -> bool:
     return planned.changes or planned.measure
 
 
-def outcome_of_plan(planned: PlannedEntry) -> EntryOutcome:
+def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
     """The outcome of an entry for which nothing is to be done. What was held back, or waits, still does."""
     if planned.action is Action.WITHDRAWN:
         return EntryOutcome.of(planned, Outcome.WITHDRAWN)
-    record = planned.record
-    if (
-        record is not None
-        and record.revision == planned.revision
-        and record.outcome
-        in {
-            Outcome.HELD_BACK.value,
-            Outcome.WAITING.value,
-        }
-    ):
-        return EntryOutcome.of(planned, Outcome(record.outcome), record.reason)
+    if (record := _unpromoted(clients, planned)) is not None:
+        return EntryOutcome.of(planned, Outcome(record.outcome), record.reason, is_served=is_served(clients, planned))
     return EntryOutcome.of(planned, Outcome.BLOCKED if planned.action is Action.BLOCKED else Outcome.UNCHANGED)
+
+
+def _unpromoted(clients: Clients, planned: PlannedEntry) -> EntryRecord | None:
+    """The record of a commit that was held back or waits for approval, if the channel is at it and nobody promoted it
+    since."""
+    record = planned.record
+    if record is None or record.revision != planned.revision or record.outcome not in _UNPROMOTED:
+        return None
+    id = clients.volume.promoted(planned.model).of(planned.variant) if planned.variant else None
+    return None if id and id.revision == planned.revision else record
+
+
+def _beside(standing: EntryOutcome, outcome: EntryOutcome) -> EntryOutcome:
+    """The outcome of an entry that was only measured anew, where it is withdrawn, blocked, held back or waits."""
+    if outcome.outcome is not Outcome.MEASURED or standing.outcome is Outcome.UNCHANGED:
+        return outcome
+    reason = f"{standing.reason}; what is promoted was measured anew: {outcome.reason}"
+    return replace(standing, reason=reason, worse=outcome.worse, seconds=outcome.seconds)
 
 
 def _record(clients: Clients, planned: PlannedEntry, outcome: EntryOutcome) -> None:
     """Store what was done for an entry. An error is only a warning: the next refresh does it again."""
     try:
         record = record_of(planned, outcome.outcome.value, outcome.reason, variant=outcome.variant)
+        unpromoted = _unpromoted(clients, planned) if outcome.outcome is Outcome.MEASURED else None
+        if unpromoted is not None:  # it is not to be tried again because what is promoted was measured
+            record = replace(unpromoted, measured_with=record.measured_with)
         store_record(clients, planned.entry, record)
     except PaddockError as error:
         _LOG.warning("what was done for %s is not recorded: %s", planned.entry.name, error.message)
@@ -206,7 +221,7 @@ def _record(clients: Clients, planned: PlannedEntry, outcome: EntryOutcome) -> N
 
 def _remember(clients: Clients, kept: Sequence[PlannedEntry]) -> None:
     for planned in kept:
-        _record(clients, planned, outcome_of_plan(planned))
+        _record(clients, planned, outcome_of_plan(clients, planned))
 
 
 @step(Kind.STORE, "report", line=lambda refreshed: refreshed.line)
