@@ -185,7 +185,8 @@ def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
     if planned.action is Action.WITHDRAWN:
         return EntryOutcome.of(planned, Outcome.WITHDRAWN)
     if (record := _unpromoted(clients, planned)) is not None:
-        return EntryOutcome.of(planned, Outcome(record.outcome), record.reason, is_served=is_served(clients, planned))
+        standing = replace(planned, reason=f"{record.outcome} since {record.day}")
+        return EntryOutcome.of(standing, Outcome(record.outcome), record.reason, is_served=is_served(clients, planned))
     return EntryOutcome.of(planned, Outcome.BLOCKED if planned.action is Action.BLOCKED else Outcome.UNCHANGED)
 
 
@@ -230,7 +231,7 @@ def report_refresh(clients: Clients, refreshed: Refreshed) -> Refreshed:
     at = datetime.now(UTC)
     catalog = refreshed.plan.catalog if refreshed.plan else ""
     markdown = write_report(refreshed.entries, _surroundings(clients), at=at, catalog=catalog, line=refreshed.line)
-    name = f"refresh-reports/{at:%Y-%m-%dT%H%MZ}.md"
+    name = f"refresh-reports/{at:%Y-%m-%dT%H%M%SZ}.md"
     report = _written(lambda: clients.volume.notes.write(name, markdown), clients.volume.label)
     remote = clients.remote
     remote_report = _written(lambda: remote.write_note(name, markdown), remote.label) if remote else None
