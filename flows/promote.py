@@ -6,7 +6,6 @@ from prefect import flow, get_run_logger
 
 from flows.compare import compare_on_gpu_worker
 from flows.parameters import Model, RevisionName, VariantName
-from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.promote.promote import promote, rollback
 from paddock.model.reference import Reference, parse_variant
 from tasks import policies
@@ -39,8 +38,9 @@ def promote_model(
         PrefectRunner(),
         reference(model, revision),
         reason=reason,
-        scope=PromotionScope(default, parse_variant(instead_of) if instead_of else None),
         force=force,
+        default=default,
+        instead_of=parse_variant(instead_of) if instead_of else None,
         comparer=compare_on_gpu_worker,
         announce=get_run_logger().info,
     )

@@ -29,15 +29,13 @@ def promote(
     Where it replaces other files and was not compared with them, that is done first.
     """
     from paddock.cli.render import print_line, print_progress, render_pruned
-    from paddock.lifecycle.promote.gating import PromotionScope
     from paddock.lifecycle.promote.promote import promote as promote_model
     from paddock.lifecycle.steps import PlainRunner
 
     clients = make_clients()
     wanted = parse_stored_model(clients, model)
-    scope = PromotionScope(default=not no_default)
     result = promote_model(
-        PlainRunner(clients), wanted, reason=reason, scope=scope, force=force, announce=print_progress
+        PlainRunner(clients), wanted, reason=reason, force=force, default=not no_default, announce=print_progress
     )
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {

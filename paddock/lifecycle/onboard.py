@@ -216,7 +216,13 @@ class InProcess(Phases):
         )
 
     def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
-        result = promote(self._runner, manifest.id.reference, reason=request.reason, scope=request.scope)
+        result = promote(
+            self._runner,
+            manifest.id.reference,
+            reason=request.reason,
+            default=request.scope.default,
+            instead_of=request.scope.instead_of,
+        )
         return result.dossier
 
     def write_dossier(self, manifest: Manifest) -> str:

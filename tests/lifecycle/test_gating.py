@@ -21,7 +21,7 @@ from paddock.lifecycle.gate_reports import record_gates
 from paddock.lifecycle.onboard import InProcess, OnboardRequest, onboard
 from paddock.lifecycle.promote.bounds import BOUND_NAMES
 from paddock.lifecycle.promote.gate_rules import GateRules
-from paddock.lifecycle.promote.gating import PromotionScope, in_process
+from paddock.lifecycle.promote.gating import in_process
 from paddock.lifecycle.promote.promote import PromoteResult, promote, rollback
 from paddock.lifecycle.steps import PlainRunner
 from paddock.measure.gate_report import Gate, GateReport
@@ -221,8 +221,14 @@ def test_a_variant_that_does_not_become_the_default_replaces_only_what_it_takes_
     other = put(clients, A, tiny_model(file_type=15), variant=Q4)
 
     def promote_beside(instead_of: Variant | None, given: Given) -> PromoteResult:
-        scope = PromotionScope(default=False, instead_of=instead_of)
-        return promote(PlainRunner(clients), other.id.reference, reason="beside", scope=scope, comparer=given)
+        return promote(
+            PlainRunner(clients),
+            other.id.reference,
+            reason="beside",
+            default=False,
+            instead_of=instead_of,
+            comparer=given,
+        )
 
     failing = Given(False)
     with pytest.raises(GateNotPassed):

@@ -16,7 +16,6 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.gating import (
-    DEFAULT_TOO,
     Comparer,
     PromotionScope,
     in_process,
@@ -64,22 +63,23 @@ def promote(
     wanted: Reference,
     *,
     reason: str,
-    scope: PromotionScope = DEFAULT_TOO,
     force: bool = False,
+    default: bool = True,
+    instead_of: Variant | None = None,
     comparer: Comparer | None = None,
     announce: Callable[[str], None] = log.info,
 ) -> PromoteResult:
-    """Promote a snapshot of the volume that the gates let through, and the default as `scope` says. Then remove old
-    snapshots, and write its dossier.
+    """Promote a snapshot of the volume that the gates let through, with `default` make its variant the model's default,
+    remove old snapshots, and write its dossier.
 
     Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
-    With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
+    `instead_of` is that of PromotionScope. With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
     snapshot was promoted since the gates were decided; what is promoted is then unchanged. Raises BadSetting for a
     forced promotion without a reason.
     """
     if force and reason.strip() in {"", BY_HAND}:
         raise BadSetting("a forced promotion has no reason of its own", cure="say why, for the history")
-    manifest = runner.run(locate, wanted)
+    manifest, scope = runner.run(locate, wanted), PromotionScope(default, instead_of)
     expected = forced_past = None
     if force:
         forced_past = overridden_gates(runner.clients, manifest, scope)
@@ -89,7 +89,7 @@ def promote(
         promote_snapshot,
         manifest.id,
         reason,
-        default=scope.default,
+        default=default,
         expected=expected,
         forced_past=forced_past,
         operation=runner.operation,
