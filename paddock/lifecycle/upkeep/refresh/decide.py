@@ -175,7 +175,7 @@ def by_files(facts: EntryFacts, offered: Offered) -> PlannedEntry | None:
     id = facts.promoted.of(offered.variant)
     if id is None or id not in facts.stored:
         here = "" if offered.fetch_bytes else ", and its files are here"
-        return _planned(facts, offered, Action.FETCH, f"nothing of it is promoted{here}", offered.fetch_bytes)
+        return _planned(facts, offered, Action.FETCH, f"nothing of it is promoted yet{here}", offered.fetch_bytes)
     if id.revision == facts.revision:
         return _planned(
             facts, offered, Action.KEEP, f"{facts.entry.channel} is at {id.revision[:8]}, which is promoted"

@@ -7,6 +7,7 @@ down, and what is left is not asked.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -19,6 +20,7 @@ from paddock.hub import Hub
 from paddock.model.artifact import BranchHead, Listing
 from paddock.model.names import ModelName
 
+log = logging.getLogger(__name__)
 _CONNECTIONS = 8
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
@@ -107,7 +109,9 @@ class _Backoff:
             pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**self._pauses) * random.uniform(1, 1.25)  # noqa: S311 (no secret)
             self._pauses += 1
             self._began = self._clock()
-            self._until = self._began + max(pause, min(error.retry_after_s or 0.0, _MAX_PAUSE_S))
+            pause = max(pause, min(error.retry_after_s or 0.0, _MAX_PAUSE_S))
+            self._until = self._began + pause
+            log.warning("%s; no request is sent for %.0f s", error.message, pause)
             return True
 
     def succeeded(self) -> None:

@@ -58,7 +58,7 @@ def find_offer(clients: Clients, facts: EntryFacts, listing: Listing) -> Offer:
             return Offer(_offered(clients, choice, promoted), listing, choice, promoted)
     if is_named:
         raise FileNotInRevision(
-            f"{listing.model}@{listing.revision[:8]} has no {facts.entry.variant}",
+            f"{listing.model}@{listing.revision[:8]} has no {variant}",
             cure=f"`paddock plan {listing.model}` lists what it has",
         )
     chosen, note = _choose(clients, facts, listing)
