@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from paddock.lifecycle.upkeep.doctor import Diagnosis
     from paddock.lifecycle.upkeep.orphans import Orphans
     from paddock.lifecycle.upkeep.refresh.plan import RefreshPlan
+    from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 _ACTION_COLOURS = {"keep": "", "withdrawn": "red", "blocked": "yellow"}
@@ -98,6 +99,26 @@ def render_refresh_plan(plan: RefreshPlan) -> None:
             for line in lines:
                 print_line(f"  {line}")
     print_line(plan.line)
+
+
+def render_refreshed(refreshed: Refreshed) -> None:
+    """A row for each entry that is not unchanged, and where the report is."""
+    rows = [
+        (
+            outcome.outcome.value,
+            outcome.name,
+            outcome.action.value,
+            "" if outcome.bytes is None else human_bytes(outcome.bytes),
+            outcome.reason,
+        )
+        for outcome in refreshed.entries
+        if outcome.outcome.value != "unchanged"
+    ]
+    if rows:
+        print_table(("outcome", "model", "action", "bytes", "reason"), rows)
+    print_line(refreshed.line)
+    if refreshed.report:
+        print_line(f"report: {refreshed.report}")
 
 
 def _cure(cure: str) -> str:

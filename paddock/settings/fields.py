@@ -107,6 +107,11 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_MAINTENANCE_CRON",
         description="When `maintain-volume/weekly` runs, as a cron expression in UTC; read when the flows are deployed",
     )
+    refresh_cron: Cron = Field(
+        default="30 1 * * *",
+        validation_alias="PADDOCK_REFRESH_CRON",
+        description="When `refresh-catalog/nightly` runs, a cron expression in UTC; read when the flows are deployed",
+    )
     s3_keep_bytes: Size | None = Field(
         default=None,
         validation_alias="PADDOCK_S3_KEEP_BYTES",

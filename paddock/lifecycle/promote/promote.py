@@ -15,7 +15,13 @@ from paddock.errors import BadSetting, CorruptFile, PaddockError, StoreRefused, 
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
-from paddock.lifecycle.promote.gating import Comparer, in_process, overridden_gates, require_gates
+from paddock.lifecycle.promote.gating import (
+    Comparer,
+    PromotionScope,
+    in_process,
+    overridden_gates,
+    require_gates,
+)
 from paddock.lifecycle.promote.retention import Pruned, prune
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.revisions import resolve_commit
@@ -58,29 +64,32 @@ def promote(
     *,
     reason: str,
     force: bool = False,
+    default: bool = True,
+    instead_of: Variant | None = None,
     comparer: Comparer | None = None,
     announce: Callable[[str], None] = log.info,
 ) -> PromoteResult:
-    """Promote a snapshot of the volume that the gates let through, make its variant the model's default, remove old
-    snapshots, and write its dossier.
+    """Promote a snapshot of the volume that the gates let through, with `default` make its variant the model's default,
+    remove old snapshots, and write its dossier.
 
     Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
-    With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
+    `instead_of` is that of PromotionScope. With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
     snapshot was promoted since the gates were decided; what is promoted is then unchanged. Raises BadSetting for a
     forced promotion without a reason.
     """
     if force and reason.strip() in {"", BY_HAND}:
         raise BadSetting("a forced promotion has no reason of its own", cure="say why, for the history")
-    manifest = runner.run(locate, wanted)
+    manifest, scope = runner.run(locate, wanted), PromotionScope(default, instead_of)
     expected = forced_past = None
     if force:
-        forced_past = overridden_gates(runner.clients, manifest)
+        forced_past = overridden_gates(runner.clients, manifest, scope)
     else:
-        expected = require_gates(runner, manifest, comparer or in_process(runner), announce=announce)
+        expected = require_gates(runner, manifest, comparer or in_process(runner), scope=scope, announce=announce)
     change = runner.run(
         promote_snapshot,
         manifest.id,
         reason,
+        default=default,
         expected=expected,
         forced_past=forced_past,
         operation=runner.operation,
