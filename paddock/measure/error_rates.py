@@ -3,9 +3,9 @@
 A revision is worse where the failures are more than chance explains, by exact tests, since there may be few requests:
 
     against the revision before   Fisher's exact test, one-sided (R. Fisher, J. Royal Statistical Society 85, 1922): the
-                                  probability of so many of all failures with the candidate, if both fail
-                                  equally often. A revision before that gave fewer than KNOWN_ANSWERS answers and never
-                                  failed tells too little: the candidate is then tested against SOUND_SHARE
+                                  probability of so many of all failures with the candidate, if both fail equally often.
+                                  A revision before that gave fewer than KNOWN_ANSWERS answers and never failed tells
+                                  too little: the candidate is then tested against SOUND_SHARE
     by itself                     the binomial test against FLOOR: a revision that fails less often is not worth going
                                   back for
 

@@ -42,11 +42,10 @@ _TINY = 1e-9
 @dataclass(frozen=True, slots=True)
 class AnswerSpeed:
     """The candidate's speed and the promoted model's. `decode` is in tokens per second, `time_to_first_token` in
-    seconds; None where they cannot be compared. `blocks` is how many blocks of time of the candidate count."""
+    seconds; None where they cannot be compared."""
 
     decode: Ratio | None
     time_to_first_token: Ratio | None
-    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,12 @@ def compare_answers(candidate: Observed, promoted: Observed) -> AnswerSpeed:
     return AnswerSpeed(
         decode=_inverse(decode) if decode else None,
         time_to_first_token=compare(list(_timings(both, _first_token))),
-        blocks=len({one.block for one in both if one.is_candidate}),
     )
+
+
+def blocks_of(observed: Observed) -> int:
+    """In how many blocks of time sound answers ended, at most so many as a comparison counts."""
+    return len({int(one.ended // BLOCK_S) for one in observed.answers if _is_undisturbed(one, observed)})
 
 
 def compare(timings: Sequence[Timing]) -> Ratio | None:
@@ -120,12 +123,14 @@ def _undisturbed(observed: Observed, *, is_candidate: bool) -> Iterator[_Placed]
     """The sound answers during which no other engine was loaded, and the machine's load was sampled."""
     share = MAX_GPU_OTHER_SHARE if observed.on_gpu else MAX_OTHER_SHARE
     for answer in observed.answers:
-        if answer.failure or answer.began < observed.undisturbed_from or answer.ended > observed.undisturbed_to:
-            continue
-        others = observed.load.cores(answer.began, answer.ended)
+        others = observed.load.cores(answer.began, answer.ended) if _is_undisturbed(answer, observed) else None
         if others is not None:
             load = round(log2(max(answer.running, 1.0))), int(others / (share * observed.cores))
             yield _Placed(answer, is_candidate, int(answer.ended // BLOCK_S), load)
+
+
+def _is_undisturbed(answer: ObservedAnswer, observed: Observed) -> bool:
+    return not answer.failure and answer.began >= observed.undisturbed_from and answer.ended <= observed.undisturbed_to
 
 
 _Figures = tuple[float, float]

@@ -80,7 +80,7 @@ class RunningAnswer:
         self.request = request
 
     def given(self, timings: Any, usage: Any, *, first_text: float | None = None) -> None:
-        """The answer is complete. `timings` and `usage` are the engine's; `first_text` is when the first text of a stream
+        """The answer is complete. `timings` and `usage` are the engine's; `first_text` is when a stream's first text
         was sent."""
         self._timings = timings if isinstance(timings, dict) else {}
         self._usage = usage if isinstance(usage, dict) else {}

@@ -44,7 +44,7 @@ class HistoryGuard(PromotionGuard):
         if change is None or change.rollback or id != (promoted.of(variant) if variant else promoted.default_id):
             return None
         name = Reference(id.model, variant, before.revision)
-        return HistoryPromotion(self._clients, change, name, PromotionJudge(self._bounds(id, before, change)))
+        return HistoryPromotion(self._clients, change, name, self._bounds(id, before, change))
 
     def _bounds(self, id: SnapshotId, before: SnapshotId, change: Promotion) -> Bounds | None:
         """The bounds of the speed; None where a person chose it: by a forced promotion, or another variant."""
@@ -57,11 +57,12 @@ class HistoryGuard(PromotionGuard):
 class HistoryPromotion(WatchedPromotion):
     """The promotion `change`. `before` names the snapshot that a rollback goes back to."""
 
-    def __init__(self, clients: Clients, change: Promotion, before: Reference, judge: PromotionJudge) -> None:
+    def __init__(self, clients: Clients, change: Promotion, before: Reference, bounds: Bounds | None) -> None:
+        self.bounds = bounds
         self._clients = clients
         self._change = change
         self._before = before
-        self._judge = judge
+        self._judge = PromotionJudge(bounds)
 
     def compare(self, before: Observed, after: Observed) -> Judgement:
         return self._judge.look(before, after)

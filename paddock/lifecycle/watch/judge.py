@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from paddock.lifecycle.promote.bounds import Bounds
 from paddock.lifecycle.promote.gates import keeps_rate, keeps_time
 from paddock.measure.error_rates import ErrorRate, error_rate, worse_errors_p, worse_strikes_p
-from paddock.measure.paired_answers import MIN_BLOCKS, AnswerSpeed, compare_answers
+from paddock.measure.paired_answers import MIN_BLOCKS, AnswerSpeed, blocks_of, compare_answers
 from paddock.measure.paired_speed import Ratio
 from paddock.serving.switch.watch import Judgement, Observed
 
@@ -53,16 +53,17 @@ class PromotionJudge:
         if self._bounds is None:
             return Judgement(worse, "; ".join(summary))
         if not worse:
-            worse = self._look_at_speed(compare_answers(after, before), self._bounds)
+            worse = self._look_at_speed(before, after, self._bounds)
         summary += self._last.figures or ["too few answers are alike to compare the speed"]
         return Judgement(worse, "; ".join(summary), self._last.ratios)
 
-    def _look_at_speed(self, speed: AnswerSpeed, bounds: Bounds) -> str:
+    def _look_at_speed(self, before: Observed, after: Observed, bounds: Bounds) -> str:
         """Returns what is worse for the second time."""
-        if speed.blocks < self._next_blocks:
+        blocks = blocks_of(after)
+        if blocks < self._next_blocks:
             return ""
-        self._next_blocks = speed.blocks * MORE_BLOCKS
-        earlier, self._last = self._last, speed_finding(speed, bounds)
+        self._next_blocks = blocks * MORE_BLOCKS
+        earlier, self._last = self._last, speed_finding(compare_answers(after, before), bounds)
         return "; ".join(text for name, text in self._last.worse.items() if name in earlier.worse)
 
 
@@ -84,17 +85,18 @@ def worse_strikes(before: Observed, after: Observed) -> str:
 def speed_finding(speed: AnswerSpeed, bounds: Bounds) -> SpeedFinding:
     """Hold the ratios against the bounds."""
     worse, figures, ratios = {}, [], {}
-    for name, ratio, unit, factor, keeps, bound in (
-        ("decode", speed.decode, "tokens/s", 1.0, keeps_rate, bounds.decode),
-        ("time to first token", speed.time_to_first_token, "ms", 1000.0, keeps_time, bounds.time_to_first_token),
+    first = speed.time_to_first_token
+    for key, name, ratio, unit, factor, keeps, bound in (
+        ("decode", "decode", speed.decode, "tokens/s", 1.0, keeps_rate, bounds.decode),
+        ("time_to_first_token", "time to the first token", first, "ms", 1000.0, keeps_time, bounds.time_to_first_token),
     ):
         if ratio is None:
             continue
         text = _ratio_text(name, ratio, unit, factor)
         figures.append(text)
-        ratios[name.replace(" ", "_")] = ratio.ratio.value
+        ratios[key] = ratio.ratio.value
         if keeps(ratio.ratio, bound) is False:
-            worse[name] = f"{text}, and the bound is {bound:g}"
+            worse[key] = f"{text}, and the bound is {bound:g}"
     return SpeedFinding(worse, tuple(figures), ratios)
 
 

@@ -72,7 +72,7 @@ def error_refusal(error: Any, fields: Collection[str], *, status: int | None = N
             _clean(message),
             code="invalid_value",
             param=_field_of(message, fields),
-            by_template=not is_client_error and any(text in message for text in _TEMPLATE_FAULTS),
+            by_template=any(text in message for text in _TEMPLATE_FAULTS),
         )
     return RequestRefused(HTTPStatus.BAD_GATEWAY, f"the engine failed: {_clean(message)}", code="engine_error")
 

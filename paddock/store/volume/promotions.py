@@ -112,9 +112,9 @@ class Promotions:
             current = now.of(variant) if variant else now.default_id
             last = last_change(history, model, variant)
             if undoes is not None and (last is None or last.operation != undoes):
+                promoted = current.short if current else "nothing"
                 raise PromotionConflict(
-                    f"the promotion of {name} is not the last change any more: {current.short if current else 'nothing'}"
-                    " is promoted now",
+                    f"the promotion is not the last change of {name} any more: {promoted} is promoted now",
                     cure=f"see `paddock history {model}`",
                 )
             if current is None:
