@@ -208,6 +208,14 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_FOLLOW_PROMOTION",
         description="`0`: a running server keeps its revision when another one is promoted",
     )
+    watch_s: float = Field(
+        default=900.0,
+        ge=0,
+        le=86_400,
+        validation_alias="PADDOCK_WATCH_S",
+        description="How long a running server watches a newly promoted revision, and rolls it back where it is worse;"
+        " `0`: it does not",
+    )
     docs_url: HttpAddress | None = Field(
         default=None,
         validation_alias="PADDOCK_DOCS_URL",

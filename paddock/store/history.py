@@ -195,6 +195,16 @@ class History:
             os.close(descriptor)
 
 
+def last_change(history: Sequence[Promotion], model: ModelName, variant: Variant | None) -> Promotion | None:
+    """The last change of what the model's name stands for, or of the promoted revision of a variant."""
+    state, last = Promoted(model), None
+    for change in history:
+        before, state = state, state.after(change)
+        moved = state.of(variant) != before.of(variant) if variant else state.default_id != before.default_id
+        last = change if moved else last
+    return last
+
+
 def earlier_of_variant(history: Sequence[Promotion], variant: Variant) -> list[Revision]:
     """The revisions of a variant that a rollback may go back to, latest first.
 

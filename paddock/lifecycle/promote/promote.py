@@ -147,18 +147,21 @@ def promote_snapshot(
 
 
 @step(Kind.STORE, "rollback", line=lambda change: f"rolled back to {change.variant}@{change.revision}")
-def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None) -> Promotion:
+def roll_back(
+    clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None, undoes: str | None = None
+) -> Promotion:
     """Undo the last change of the model's default, or of a variant's promoted revision, on the volume and in the remote
     store; for a reference with a revision, go back to that one.
 
     A rollback that was killed or did not reach the remote store is finished by the same call, and not followed by a
-    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to.
+    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to, and
+    PromotionConflict where the last change is another operation than `undoes`.
     """
     model = clients.volume.spelled(wanted.model)
     variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
     to = resolve_commit(clients, model, wanted.ref) if wanted.ref else None
     operation = operation or _unfinished_rollback(clients, model, variant, to)
-    change = clients.volume.rollback(model, variant, reason=reason, to=to, operation=operation)
+    change = clients.volume.rollback(model, variant, reason=reason, to=to, operation=operation, undoes=undoes)
     try:
         update_remote_ref(clients, model)
     except (StoreUnavailable, StoreRefused) as error:

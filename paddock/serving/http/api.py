@@ -39,6 +39,7 @@ from paddock.serving.requests.parse import ENDPOINTS, AdmittedRequest
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
+from paddock.serving.switch.watch import WatchReport
 
 _LOG = logging.getLogger(__name__)
 _CORS_AGE_S = 600
@@ -77,6 +78,7 @@ class OpenAIApi:
         api_key: str | None,
         bodies: BodyReader,
         cors_origins: tuple[str, ...] = (),
+        watch_report: Callable[[], WatchReport | None] = lambda: None,
     ) -> None:
         self._switch = switch
         self._proxy = proxy
@@ -85,6 +87,7 @@ class OpenAIApi:
         self._api_key = api_key
         self._bodies = bodies
         self._cors_origins = cors_origins
+        self._watch_report = watch_report
 
     @property
     def _spec(self) -> ServeSpec:
@@ -172,6 +175,7 @@ class OpenAIApi:
 
     async def _health(self, _request: Request) -> Response:
         state, spec = self._switch.state, self._spec
+        watch = self._watch_report()
         body = {
             "status": "ok" if state is State.READY else str(state),
             "model": spec.name,
@@ -180,6 +184,7 @@ class OpenAIApi:
             "restarts": self._switch.restarts,
             "running": self._queue.running,
             "waiting": self._queue.waiting,
+            "watch": watch.to_json() if watch else None,
         }
         available = self._switch.accepts_requests
         return JSONResponse(body, HTTPStatus.OK if available else HTTPStatus.SERVICE_UNAVAILABLE)

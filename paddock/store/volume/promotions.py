@@ -22,6 +22,7 @@ from paddock.store.history import (
     Promotion,
     earlier_of_model,
     earlier_of_variant,
+    last_change,
     new_operation,
     whoami,
 )
@@ -110,6 +111,7 @@ class Promotions:
         reason: str,
         to: Revision | None = None,
         operation: str | None = None,
+        undoes: str | None = None,
     ) -> Promotion:
         """As `Volume.rollback`."""
         label = self._layout.label
@@ -121,6 +123,13 @@ class Promotions:
             goals = self._rollback_targets(now, history, variant)
             goal = next((goal for goal in goals if to in {None, goal.revision}), None)
             current = now.of(variant) if variant else now.default_id
+            last = last_change(history, model, variant)
+            if undoes is not None and (last is None or last.operation != undoes):
+                promoted = current.short if current else "nothing"
+                raise PromotionConflict(
+                    f"the promotion is not the last change of {name} any more: {promoted} is promoted now",
+                    cure=f"see `paddock history {model}`",
+                )
             if current is None:
                 raise NotOnVolume(f"{name} is not promoted on {label}", cure="promote it by its variant and revision")
             if goal is None and to is not None:

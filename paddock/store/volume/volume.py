@@ -350,14 +350,16 @@ class Volume(Store):
         reason: str,
         to: Revision | None = None,
         operation: str | None = None,
+        undoes: str | None = None,
     ) -> Promotion:
         """Undo the last change of what the model's name stands for, or that of a variant; with `to`, go back to that
         revision, over the changes in between.
 
         The same `operation` is carried out once. Snapshots that were removed meanwhile are skipped. Raises NotOnVolume
-        when there is nothing to go back to.
+        when there is nothing to go back to, and PromotionConflict where the last change is another operation than
+        `undoes`.
         """
-        return self.promotions.rollback(model, variant, reason=reason, to=to, operation=operation)
+        return self.promotions.rollback(model, variant, reason=reason, to=to, operation=operation, undoes=undoes)
 
     def history(self, model: ModelName) -> list[Promotion]:
         """All changes of what is promoted, oldest first. The last one of a variant is its promoted revision."""

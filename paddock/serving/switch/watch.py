@@ -1,0 +1,300 @@
+"""Watch a newly promoted revision: compare its answers with those of the revision before, and go back if it is worse.
+
+    watching -> kept           nothing worse was found in the time of the watch
+             -> rolled-back    the promotion was rolled back, and the server follows that
+             -> left           the volume could not be written: this server alone went back
+
+What is worse, and what a rollback is, is decided by the `PromotionGuard`. A watch ends early where another revision is
+promoted. An engine that is given up during a watch does not end the server: requests wait until the revision before is
+loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any, Protocol
+
+from paddock.engine.disturbance import busy_s
+from paddock.errors import PaddockError
+from paddock.model.reference import SnapshotId
+from paddock.serving.metrics import Metrics
+from paddock.serving.observations import LoadSamples, ObservedAnswer, OtherLoad
+from paddock.serving.switch.revision import ServedRevision
+from paddock.serving.switch.revision_switch import RevisionSwitch
+from paddock.serving.threads import in_thread
+
+_LOG = logging.getLogger(__name__)
+_SAMPLE_S = 1.0
+_LAST_LOOKS = 2
+"""A watch that ends looks this often once more, at answers that ended just before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was observed of a revision. `answers` are those that count for errors. Those that ran wholly between
+    `undisturbed_from` and `undisturbed_to` count for speed too: no other engine was loaded then. `restarts` is how
+    often its engine was restarted: what an engine before the last of them cut off was one fault. In `served_s` seconds
+    it had `strikes`. `on_gpu`: a GPU computes."""
+
+    id: SnapshotId
+    answers: tuple[ObservedAnswer, ...]
+    restarts: int = 0
+    strikes: int = 0
+    served_s: float = 0.0
+    undisturbed_from: float = 0.0
+    undisturbed_to: float = float("inf")
+    load: LoadSamples = field(default_factory=LoadSamples)
+    cores: int = 1
+    on_gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The revision compared with the one before. `worse` is why it is worse, a sentence part; empty where it is not, as
+    far as can be said. `summary` has the figures. `ratios` are those of its figures to the other's, by their names."""
+
+    worse: str
+    summary: str
+    ratios: dict[str, float] = field(default_factory=dict)
+
+
+class Undone(StrEnum):
+    """The outcome of a rollback: `OVERTAKEN`: another change was made since the promotion, and nothing was changed;
+    `REFUSED`: the volume cannot be written, or the snapshot before cannot be promoted."""
+
+    ROLLED_BACK = "rolled-back"
+    OVERTAKEN = "overtaken"
+    REFUSED = "refused"
+
+
+class WatchedPromotion(Protocol):
+    """A promotion that a server has followed. Its methods may block, and are called in threads.
+
+    `compare` judges the promoted revision (`after`) by the one before; `undo` rolls the promotion back, once however
+    many servers call it, and raises nothing.
+    """
+
+    def compare(self, before: Observed, after: Observed) -> Judgement: ...
+
+    def undo(self, reason: str) -> tuple[Undone, str]:
+        """Returns the outcome, and why it is not a rollback."""
+        ...
+
+
+class PromotionGuard(Protocol):
+    """Says what is watched after a switch, and for how many seconds (`watch_s`)."""
+
+    @property
+    def watch_s(self) -> float: ...
+
+    def promotion(self, id: SnapshotId, before: SnapshotId) -> WatchedPromotion | None:
+        """The promotion by which the name that is followed went from `before` to `id`, if that is its last change;
+        None for a rollback. May block. Raises PaddockError."""
+        ...
+
+
+class WatchState(StrEnum):
+    WATCHING = "watching"
+    KEPT = "kept"
+    ROLLED_BACK = "rolled-back"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchReport:
+    """The last watch: of which revision (`<variant>@<revision>`), its state, and why, or its figures."""
+
+    revision: str
+    state: WatchState
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"revision": self.revision, "state": self.state, "reason": self.reason}
+
+
+class PromotionWatch:
+    """Watches one revision at a time. `on_left` is called with (revision, revision before) where the server has to go
+    back by itself. `run` samples the machine's other load until it is cancelled."""
+
+    def __init__(
+        self,
+        guard: PromotionGuard,
+        switch: RevisionSwitch,
+        metrics: Metrics,
+        *,
+        every_s: float,
+    ) -> None:
+        self._guard = guard
+        self._switch = switch
+        self._metrics = metrics
+        self._every_s = every_s
+        self.on_left: Callable[[SnapshotId, SnapshotId], None] = lambda *_: None
+        self._load = OtherLoad()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._rescued: ServedRevision | None = None
+        self._failure = ""
+        self._given_up = asyncio.Event()
+        self.report: WatchReport | None = None
+
+    async def run(self) -> None:
+        self._switch.on_given_up = self._rescue
+        before, used = busy_s(), self._own_s()
+        try:
+            while True:
+                await asyncio.sleep(_SAMPLE_S)
+                now, own = busy_s(), self._own_s()
+                if before is not None and now is not None:
+                    ours = sum(seconds - used.get(key, 0.0) for key, seconds in own.items())
+                    self._load.add(time.perf_counter(), max(0.0, now - before - ours))
+                before, used = now, own
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def begin(self, before: ServedRevision, switched_at: float) -> None:
+        """Watch the current revision, if its promotion made the server switch from `before`. The switch began at
+        `switched_at`."""
+        current = self._switch.current
+        if self._guard.watch_s <= 0 or before.spec.id == current.spec.id:
+            return
+        self._rescued, self._failure = current, ""
+        self._given_up.clear()
+        self._watching = task = asyncio.create_task(self._watch(current, before, switched_at))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def end(self) -> None:
+        """End the watch, since a switch begins. A rollback that has begun goes on."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._stopped()
+            if self.report is not None and self.report.state is WatchState.WATCHING:
+                self.report = None
+
+    def switch_failed(self) -> None:
+        """The current revision stays: an engine of it that was given up ends the server."""
+        self._rescued = None
+        self._switch.end_if_given_up(self._switch.current)
+
+    def is_promoted(self) -> None:
+        """The name stands for the current revision: an engine of it that was given up ends the server, unless its
+        promotion is about to be rolled back."""
+        if self._rescued is not self._switch.current:
+            self._switch.end_if_given_up(self._switch.current)
+
+    def _stopped(self) -> None:
+        self._watching = None
+        self._metrics.watching.set(0)
+
+    async def _watch(self, current: ServedRevision, before: ServedRevision, switched_at: float) -> None:
+        began, restarts, strikes = time.perf_counter(), current.supervisor.restarts, current.supervisor.strikes
+        id, earlier = current.spec.id, before.spec.id
+        try:
+            promotion = await in_thread(lambda: self._guard.promotion(id, earlier))
+        except PaddockError as error:
+            _LOG.warning("%s is not watched: %s", id, error.message)
+            promotion = None
+        if promotion is None:
+            self._rescued = None
+            self._stopped()
+            return
+        _LOG.info("%s is watched for %g s, and compared with %s", id, self._guard.watch_s, earlier)
+        self._metrics.watching.set(1)
+        self._set(current, WatchState.WATCHING, f"compared with {before.label} for {self._guard.watch_s:g} s")
+        settled, looks_left = float("inf"), _LAST_LOOKS
+        while looks_left > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._given_up.wait(), self._every_s)
+            if len(self._switch.loaded) == 1:
+                settled = min(settled, time.perf_counter())
+            pair = (
+                self._observed(before, undisturbed_to=switched_at),
+                self._observed(current, since=began, undisturbed_from=settled, restarts=restarts, strikes=strikes),
+            )
+            judgement = await in_thread(partial(promotion.compare, *pair))
+            for name, ratio in judgement.ratios.items():
+                self._metrics.watch_ratio.labels(name).set(ratio)
+            reason = self._failure or judgement.worse
+            if reason:
+                self._stopped()  # so that `end` does not cancel the rollback
+                await self._undo(promotion, current, before, reason)
+                return
+            looks_left -= time.perf_counter() - began >= self._guard.watch_s
+        _LOG.info("%s is kept: %s", id, judgement.summary)
+        self._set(current, WatchState.KEPT, judgement.summary)
+        self._rescued = None
+        self._stopped()
+
+    def _observed(
+        self,
+        revision: ServedRevision,
+        *,
+        since: float | None = None,
+        undisturbed_from: float = 0.0,
+        undisturbed_to: float = float("inf"),
+        restarts: int = 0,
+        strikes: int = 0,
+    ) -> Observed:
+        """What was observed of a revision `since` a time, and since its engine had so many restarts and strikes."""
+        observations, supervisor = revision.observations, revision.supervisor
+        since = observations.since if since is None else since
+        return Observed(
+            id=revision.spec.id,
+            answers=tuple(one for one in observations.answers if one.began >= since and one.restart >= restarts),
+            restarts=supervisor.restarts + (not revision.is_ready),
+            strikes=supervisor.strikes - strikes,
+            served_s=min(time.perf_counter(), undisturbed_to) - since,
+            undisturbed_from=undisturbed_from,
+            undisturbed_to=undisturbed_to,
+            load=self._load.samples,
+            cores=os.cpu_count() or 1,
+            on_gpu=revision.spec.on_gpu,
+        )
+
+    async def _undo(
+        self, promotion: WatchedPromotion, current: ServedRevision, before: ServedRevision, reason: str
+    ) -> None:
+        _LOG.warning("%s is worse than %s, and is rolled back: %s", current.spec.id, before.label, reason)
+        undone, why_not = await in_thread(lambda: promotion.undo(reason))
+        self._metrics.rollbacks.labels(undone.value).inc()
+        if undone is Undone.ROLLED_BACK:
+            self._set(current, WatchState.ROLLED_BACK, reason)
+        elif undone is Undone.OVERTAKEN:
+            _LOG.info("the promotion of %s is not rolled back: %s", current.spec.id, why_not)
+            self.report = self._rescued = None
+        else:
+            self._set(current, WatchState.LEFT, f"{reason}. It stays promoted: {why_not}")
+            _LOG.warning(
+                "%s stays promoted, and this server alone goes back to %s until something else is promoted: %s",
+                current.spec.id,
+                before.label,
+                why_not,
+            )
+            self.on_left(current.spec.id, before.spec.id)
+
+    def _rescue(self, error: BaseException) -> bool:
+        """Whether requests wait for the revision before, instead of an end of the server: the engine that was given up
+        is that of a revision which is watched, or is left."""
+        if self._rescued is not self._switch.current:
+            return False
+        self._failure = error.message if isinstance(error, PaddockError) else str(error)
+        self._given_up.set()
+        return True
+
+    def _set(self, revision: ServedRevision, state: WatchState, reason: str) -> None:
+        self.report = WatchReport(revision.label, state, reason)
+
+    def _own_s(self) -> dict[object, float]:
+        """The processor time of this process and of each of its engines."""
+        engines = [revision.supervisor.engine for revision in self._switch.loaded]
+        return {"": time.process_time(), **{engine: engine.processor_s() for engine in engines if engine is not None}}
