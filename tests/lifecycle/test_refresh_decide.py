@@ -11,8 +11,8 @@ import pytest
 from paddock.errors import DoesNotFit, HubUnavailable, MissingShard, ModelNotFound, ModelRejected, PaddockError
 from paddock.lifecycle.catalog import CatalogEntry
 from paddock.lifecycle.upkeep.refresh.decide import EntryFacts, Offered, by_files, by_head, by_header, without_conflicts
-from paddock.lifecycle.upkeep.refresh.plan import Action, RefreshPlan, record_of
-from paddock.lifecycle.upkeep.refresh.record import EntryRecord, Fingerprint
+from paddock.lifecycle.upkeep.refresh.plan import Action, RefreshPlan
+from paddock.lifecycle.upkeep.refresh.record import EntryRecord, Fingerprint, record_of
 from paddock.model.artifact import BranchHead
 from paddock.model.names import Revision
 from paddock.model.reference import Variant
