@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from paddock.gguf.difference import HeaderDifference
 from paddock.lifecycle.catalog import CatalogEntry
-from paddock.lifecycle.upkeep.refresh.record import MEASURED, EntryRecord, Fingerprint
+from paddock.lifecycle.upkeep.refresh.record import EntryRecord, Fingerprint
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import Variant
 from paddock.model.units import counted, human_bytes
@@ -133,18 +132,3 @@ class RefreshPlan:
             "bytes_read": self.bytes_read,
             "seconds": round(self.seconds, 3),
         }
-
-
-def record_of(planned: PlannedEntry, outcome: str, reason: str = "", *, variant: Variant | None = None) -> EntryRecord:
-    """The record of what was done for a planned entry. `variant` is the one that was acquired, by default the planned
-    one; `reason` is by default that of the plan."""
-    before = planned.record.measured_with if planned.record else ""
-    return EntryRecord(
-        revision=planned.revision,
-        variant=variant or planned.variant,
-        outcome=outcome,
-        reason=reason or planned.reason,
-        at=datetime.now(UTC).replace(microsecond=0),
-        fingerprint=planned.fingerprint,
-        measured_with=planned.fingerprint.engine if outcome in MEASURED else before,
-    )

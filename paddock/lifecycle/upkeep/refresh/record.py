@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from paddock.lifecycle.catalog import Catalog, CatalogEntry
 from paddock.lifecycle.clients import Clients
@@ -25,7 +25,7 @@ _LOG = logging.getLogger(__name__)
 WAITING: Final = "waiting for approval"
 SETTLED: Final = frozenset({"held back", "blocked"})
 """Outcomes after which the same commit is not tried again."""
-MEASURED: Final = frozenset({"promoted", "retagged", "measured"})
+_MEASURED: Final = frozenset({"promoted", "retagged", "measured"})
 """Outcomes after which the promoted snapshot was measured with the engine of the record."""
 
 
@@ -83,6 +83,40 @@ class EntryRecord:
             fingerprint=Fingerprint(**{key: str(text) for key, text in value["fingerprint"].items()}),
             measured_with=str(value["measured_with"]),
         )
+
+
+class Decided(Protocol):
+    """A planned entry, as far as its record is concerned."""
+
+    @property
+    def variant(self) -> Variant | None: ...
+
+    @property
+    def revision(self) -> Revision | None: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def record(self) -> EntryRecord | None: ...
+
+
+def record_of(planned: Decided, outcome: str, reason: str = "", *, variant: Variant | None = None) -> EntryRecord:
+    """The record of what was done for a planned entry. `variant` is the one that was acquired, by default the planned
+    one; `reason` is by default that of the plan."""
+    before = planned.record.measured_with if planned.record else ""
+    return EntryRecord(
+        revision=planned.revision,
+        variant=variant or planned.variant,
+        outcome=outcome,
+        reason=reason or planned.reason,
+        at=datetime.now(UTC).replace(microsecond=0),
+        fingerprint=planned.fingerprint,
+        measured_with=planned.fingerprint.engine if outcome in _MEASURED else before,
+    )
 
 
 def read_records(clients: Clients, catalog: Catalog) -> dict[tuple[str, str, str, str], EntryRecord]:
