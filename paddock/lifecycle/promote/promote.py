@@ -58,11 +58,12 @@ def promote(
     *,
     reason: str,
     force: bool = False,
+    default: bool = True,
     comparer: Comparer | None = None,
     announce: Callable[[str], None] = log.info,
 ) -> PromoteResult:
-    """Promote a snapshot of the volume that the gates let through, make its variant the model's default, remove old
-    snapshots, and write its dossier.
+    """Promote a snapshot of the volume that the gates let through, with `default` make its variant the model's default,
+    remove old snapshots, and write its dossier.
 
     Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
     With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
@@ -81,6 +82,7 @@ def promote(
         promote_snapshot,
         manifest.id,
         reason,
+        default=default,
         expected=expected,
         forced_past=forced_past,
         operation=runner.operation,
