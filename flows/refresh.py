@@ -10,14 +10,14 @@ from flows.parameters import CatalogName
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.refresh.change import change_entry
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, approval_by_command
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, connect_with, refresh
 from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
 from tasks import gpu_pool, policies
 from tasks.runner import PrefectRunner
 
-_NAMED_STATES = {Outcome.HELD_BACK: "Held back", Outcome.WAITING: "Waiting for approval"}
+_NAMED_STATES = {RefreshOutcome.HELD_BACK: "Held back", RefreshOutcome.WAITING: "Waiting for approval"}
 """Names of final states that are not plainly Completed."""
 
 

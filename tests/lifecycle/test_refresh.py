@@ -13,7 +13,7 @@ from paddock.errors import RefreshFailed
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.run.stored_benchmarks import read_benchmark, record_benchmark
 from paddock.lifecycle.upkeep.doctor.engine import check_measurements
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 from paddock.lifecycle.upkeep.refresh.turns import Turns
 from paddock.model.artifact import Manifest
@@ -23,6 +23,7 @@ from tests.support.brief_refresh import BriefEntries, refresh_briefly
 from tests.support.gguf import CHATML, STRING, tiny_llama
 from tests.support.program import Paddock, paddock
 from tests.support.refreshed import catalog_of, promoted_model
+from tests.support.stores import Q8
 from tests.support.tiny_hub import rejected_model, tiny_model, use_hub
 from tests.support.waiting import wait_for
 
@@ -83,10 +84,10 @@ def test_a_night_retags_promotes_and_holds_back_and_the_next_one_costs_a_request
     night = refresh_briefly(here, entries)
     outcomes = by_model(night)
     assert {name: outcome.outcome for name, outcome in outcomes.items()} == {
-        CARD_ONLY: Outcome.RETAGGED,
-        TEMPLATE: Outcome.PROMOTED,
-        WORSE: Outcome.HELD_BACK,
-        SAME: Outcome.UNCHANGED,
+        CARD_ONLY: RefreshOutcome.RETAGGED,
+        TEMPLATE: RefreshOutcome.PROMOTED,
+        WORSE: RefreshOutcome.HELD_BACK,
+        SAME: RefreshOutcome.UNCHANGED,
     }
     assert outcomes[CARD_ONLY].bytes == 0
     assert hub.stats().bytes_sent.get(f"{CARD_ONLY}/{FILE}", 0) == 0
@@ -110,8 +111,8 @@ def test_a_night_retags_promotes_and_holds_back_and_the_next_one_costs_a_request
     hub.reset_stats()
     again = refresh_briefly(here, BriefEntries(here))
     assert hub.stats().total_requests == len(again.entries)
-    assert (hub.stats().total_bytes_sent, by_model(again)[WORSE].outcome) == (0, Outcome.HELD_BACK)
-    assert [outcome.outcome for outcome in again.entries].count(Outcome.UNCHANGED) == 3
+    assert (hub.stats().total_bytes_sent, by_model(again)[WORSE].outcome) == (0, RefreshOutcome.HELD_BACK)
+    assert [outcome.outcome for outcome in again.entries].count(RefreshOutcome.UNCHANGED) == 3
 
 
 def test_what_is_rejected_or_corrupt_or_gone_stops_no_other_and_fails_where_it_is_required(
@@ -149,11 +150,11 @@ def test_a_hub_that_goes_down_blocks_what_is_left_and_the_next_refresh_does_it(h
     commit(hub, SAME, tiny_model())
     hub.inject("status", f"{SAME}/*", times=None, status=503)
     (blocked,) = refresh_briefly(here).entries
-    assert blocked.outcome is Outcome.BLOCKED
+    assert blocked.outcome is RefreshOutcome.BLOCKED
     assert not here.volume.promoted(ModelName.parse(SAME)).revisions
     hub.clear_faults()
     (promoted_now,) = refresh_briefly(here).entries
-    assert promoted_now.outcome is Outcome.PROMOTED
+    assert promoted_now.outcome is RefreshOutcome.PROMOTED
 
 
 def test_an_entry_with_approval_waits_and_the_command_that_is_named_promotes_it(
@@ -164,16 +165,16 @@ def test_an_entry_with_approval_waits_and_the_command_that_is_named_promotes_it(
     want(here, f"model: {SAME}, variant: Q8_0, approval: true", f"model: {SAME}, variant: Q4_K_M, target: any")
     revision = commit(hub, SAME, tiny_model(2))
     waiting = refresh_briefly(here).entries[0]
-    assert waiting.outcome is Outcome.WAITING
+    assert waiting.outcome is RefreshOutcome.WAITING
     assert here.volume.promoted(model).default_id == first.id
     again = refresh_briefly(here).entries[0]
-    assert (again.outcome, again.reason) == (Outcome.WAITING, waiting.reason)
+    assert (again.outcome, again.reason) == (RefreshOutcome.WAITING, waiting.reason)
 
     command = waiting.reason.split("`")[1].split()
     assert command == ["paddock", "promote", f"{SAME}:Q8_0@{revision}", "--no-default"]
     assert paddock(*command[1:]).status == 0
-    assert here.volume.promoted(model).revisions["Q8_0"] == revision
-    assert refresh_briefly(here).entries[0].outcome is Outcome.UNCHANGED
+    assert here.volume.promoted(model).revisions[Q8] == revision
+    assert refresh_briefly(here).entries[0].outcome is RefreshOutcome.UNCHANGED
 
 
 def test_another_engine_measures_what_is_promoted_anew_and_says_what_got_worse(here: Clients, hub: HubService) -> None:
@@ -190,11 +191,11 @@ def test_another_engine_measures_what_is_promoted_anew_and_says_what_got_worse(h
     measuring = BriefEntries(here, on_benchmark=lambda measured: record_benchmark(here, measured, slower))
     night = refresh_briefly(here, measuring)
     (outcome,) = night.entries
-    assert outcome.outcome is Outcome.MEASURED
+    assert outcome.outcome is RefreshOutcome.MEASURED
     assert outcome.worse == ("decode fell from 100.0 to 50.0 tokens/s (-50%)",)
     assert here.volume.promoted(ModelName.parse(SAME)).default_id == manifest.id
     assert "decode fell from 100.0 to 50.0" in night.markdown
-    assert refresh_briefly(here).entries[0].outcome is Outcome.UNCHANGED
+    assert refresh_briefly(here).entries[0].outcome is RefreshOutcome.UNCHANGED
     assert [check.ok for check in check_measurements(here)] == [True]
 
 

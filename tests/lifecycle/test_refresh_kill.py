@@ -13,7 +13,7 @@ import pytest
 
 from infra.local.hub import HubService
 from paddock.lifecycle.clients import Clients, connect
-from paddock.lifecycle.upkeep.refresh.outcome import Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import RefreshOutcome
 from paddock.model.names import ModelName
 from tests.support.brief_refresh import refresh_briefly
 from tests.support.fault_totals import Faults
@@ -84,7 +84,7 @@ def test_a_refresh_survives_kill_9_at_random_moments(
             assert_volume_consistent(clients, ModelName.parse(name))
 
     last = refresh_briefly(connect())
-    assert {outcome.outcome for outcome in last.entries} <= {Outcome.PROMOTED, Outcome.UNCHANGED}
+    assert {outcome.outcome for outcome in last.entries} <= {RefreshOutcome.PROMOTED, RefreshOutcome.UNCHANGED}
     for name, content in contents.items():
         model = ModelName.parse(name)
         assert_volume_consistent(clients, model)

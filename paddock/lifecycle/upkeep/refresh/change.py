@@ -23,7 +23,7 @@ from paddock.lifecycle.onboard import OnboardRequest, onboard
 from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.run.engine_change import engine_change
 from paddock.lifecycle.upkeep.refresh.measure import measure_again
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry
 from paddock.lifecycle.upkeep.refresh.turns import InTurns
 from paddock.model.artifact import Manifest
@@ -46,7 +46,7 @@ def change_entry(
     worse: tuple[str, ...] = ()
     try:
         if not planned.changes:
-            outcome, worse = Outcome.MEASURED, measure_again(clients, phases, planned, onboard_request(planned))
+            outcome, worse = RefreshOutcome.MEASURED, measure_again(clients, phases, planned, onboard_request(planned))
             reason = described(worse)
         elif planned.action is Action.RETAG:
             outcome, reason, worse = _retag(clients, phases, planned, request_approval)
@@ -55,7 +55,7 @@ def change_entry(
     except (ModelError, EngineCrashed) as error:
         if isinstance(error, EngineCrashed) and not error.by_signal:
             raise
-        outcome, reason = Outcome.HELD_BACK, error.message
+        outcome, reason = RefreshOutcome.HELD_BACK, error.message
     published = phases.published
     is_known = published is not None or not planned.changes
     return EntryOutcome.of(
@@ -100,22 +100,22 @@ def is_served(clients: Clients, planned: PlannedEntry) -> bool:
 
 def _onboard(
     clients: Clients, phases: InTurns, planned: PlannedEntry, request_approval: RequestApproval
-) -> tuple[Outcome, str]:
+) -> tuple[RefreshOutcome, str]:
     onboarded = onboard(clients, phases, onboard_request(planned))
     gates = onboarded.gates
     if gates is not None and not gates.passed:
-        return Outcome.HELD_BACK, gates.line
+        return RefreshOutcome.HELD_BACK, gates.line
     if onboarded.promoted:
-        return Outcome.PROMOTED, "; ".join([planned.reason, *([gates.line] if gates else []), *onboarded.notes])
+        return RefreshOutcome.PROMOTED, "; ".join([planned.reason, *([gates.line] if gates else []), *onboarded.notes])
     if phases.published is None:
         raise AssertionError("an onboarding has acquired something")
     compared = gates.line if gates else "it replaces no other files"
-    return Outcome.WAITING, _ask(request_approval, phases.published.manifest, planned, compared)
+    return RefreshOutcome.WAITING, _ask(request_approval, phases.published.manifest, planned, compared)
 
 
 def _retag(
     clients: Clients, phases: InTurns, planned: PlannedEntry, request_approval: RequestApproval
-) -> tuple[Outcome, str, tuple[str, ...]]:
+) -> tuple[RefreshOutcome, str, tuple[str, ...]]:
     request = onboard_request(planned)
     manifest = phases.acquire(request).manifest
     before = clients.volume.promoted(manifest.model).of(manifest.variant)
@@ -124,12 +124,12 @@ def _retag(
     if not request.promote:
         phases.write_dossier(manifest)
         asked = _ask(request_approval, manifest, planned, "its model files are the promoted ones")
-        return Outcome.WAITING, asked, ()
+        return RefreshOutcome.WAITING, asked, ()
     phases.promote(manifest, request)
     if engine_change(clients, manifest) is None:
-        return Outcome.RETAGGED, planned.reason, ()
+        return RefreshOutcome.RETAGGED, planned.reason, ()
     worse = measure_again(clients, phases, planned, request)
-    return Outcome.RETAGGED, f"{planned.reason}; measured anew: {described(worse)}", worse
+    return RefreshOutcome.RETAGGED, f"{planned.reason}; measured anew: {described(worse)}", worse
 
 
 def _ask(request_approval: RequestApproval, manifest: Manifest, planned: PlannedEntry, compared: str) -> str:

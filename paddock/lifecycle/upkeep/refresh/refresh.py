@@ -27,7 +27,7 @@ from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.refresh.change import is_served
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, carry_out
 from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.record import EntryRecord, record_of, store_record
 from paddock.lifecycle.upkeep.refresh.report import Surroundings, entry_table, write_report
@@ -36,9 +36,17 @@ from paddock.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _IN_MESSAGE = 5
-_RECORDED = frozenset({Outcome.RETAGGED, Outcome.PROMOTED, Outcome.HELD_BACK, Outcome.WAITING, Outcome.MEASURED})
+_RECORDED = frozenset(
+    {
+        RefreshOutcome.RETAGGED,
+        RefreshOutcome.PROMOTED,
+        RefreshOutcome.HELD_BACK,
+        RefreshOutcome.WAITING,
+        RefreshOutcome.MEASURED,
+    }
+)
 """Outcomes that the next refresh goes by. After any other one it tries the entry again."""
-_UNPROMOTED = frozenset({Outcome.HELD_BACK.value, Outcome.WAITING.value})
+_UNPROMOTED = frozenset({RefreshOutcome.HELD_BACK.value, RefreshOutcome.WAITING.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ class Refreshed:
 def summary(outcomes: Sequence[EntryOutcome]) -> str:
     """`5 entries: 3 unchanged, 1 retagged, 1 held back; 12.0 MiB fetched`."""
     counts = Counter(outcome.outcome for outcome in outcomes)
-    parts = [f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome]]
+    parts = [f"{counts[outcome]} {outcome.value}" for outcome in RefreshOutcome if counts[outcome]]
     fetched = human_bytes(sum(outcome.bytes or 0 for outcome in outcomes))
     return f"{counted(len(outcomes), 'entry', 'entries')}: {', '.join(parts)}; {fetched} of model data fetched"
 
@@ -183,11 +191,15 @@ def _is_to_do(planned: PlannedEntry) -> bool:
 def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
     """The outcome of an entry for which nothing is to be done. What was held back, or waits, still does."""
     if planned.action is Action.WITHDRAWN:
-        return EntryOutcome.of(planned, Outcome.WITHDRAWN)
+        return EntryOutcome.of(planned, RefreshOutcome.WITHDRAWN)
     if (record := _unpromoted(clients, planned)) is not None:
         standing = replace(planned, reason=f"{record.outcome} since {record.day}")
-        return EntryOutcome.of(standing, Outcome(record.outcome), record.reason, is_served=is_served(clients, planned))
-    return EntryOutcome.of(planned, Outcome.BLOCKED if planned.action is Action.BLOCKED else Outcome.UNCHANGED)
+        return EntryOutcome.of(
+            standing, RefreshOutcome(record.outcome), record.reason, is_served=is_served(clients, planned)
+        )
+    return EntryOutcome.of(
+        planned, RefreshOutcome.BLOCKED if planned.action is Action.BLOCKED else RefreshOutcome.UNCHANGED
+    )
 
 
 def _unpromoted(clients: Clients, planned: PlannedEntry) -> EntryRecord | None:
@@ -202,7 +214,7 @@ def _unpromoted(clients: Clients, planned: PlannedEntry) -> EntryRecord | None:
 
 def _beside(standing: EntryOutcome, outcome: EntryOutcome) -> EntryOutcome:
     """The outcome of an entry that was only measured anew, where it is withdrawn, blocked, held back or waits."""
-    if outcome.outcome is not Outcome.MEASURED or standing.outcome is Outcome.UNCHANGED:
+    if outcome.outcome is not RefreshOutcome.MEASURED or standing.outcome is RefreshOutcome.UNCHANGED:
         return outcome
     reason = f"{standing.reason}; what is promoted was measured anew: {outcome.reason}"
     return replace(standing, reason=reason, worse=outcome.worse, seconds=outcome.seconds)
@@ -212,7 +224,7 @@ def _record(clients: Clients, planned: PlannedEntry, outcome: EntryOutcome) -> N
     """Store what was done for an entry. An error is only a warning: the next refresh does it again."""
     try:
         record = record_of(planned, outcome.outcome.value, outcome.reason, variant=outcome.variant)
-        unpromoted = _unpromoted(clients, planned) if outcome.outcome is Outcome.MEASURED else None
+        unpromoted = _unpromoted(clients, planned) if outcome.outcome is RefreshOutcome.MEASURED else None
         if unpromoted is not None:  # it is not to be tried again because what is promoted was measured
             record = replace(unpromoted, measured_with=record.measured_with)
         store_record(clients, planned.entry, record)
