@@ -37,22 +37,19 @@ def test_a_catalog_in_s3_is_read_made_and_extended(
 ) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    address = f"s3://{s3.bucket}/team/catalog.yaml"
+    address, objects = f"s3://{s3.bucket}/team/catalog.yaml", s3.client()
     monkeypatch.setenv("PADDOCK_CATALOG", address)
     missing = paddock("catalog", "check", "--json").json
     assert (missing["error"], missing["message"]) == ("no-such-file", f"there is no catalog {address}")
     assert "`paddock catalog add MODEL` makes one" in missing["cure"]
     added = paddock("catalog", "add", "org/a:Q8_0", "--json").json
     assert (added["path"], added["outcome"]) == (address, "added")
-    with_comment = b"# ours\n" + s3.client().get_object(Bucket=s3.bucket, Key="team/catalog.yaml")["Body"].read()
-    s3.client().put_object(Bucket=s3.bucket, Key="team/catalog.yaml", Body=with_comment)
+    with_comment = b"# ours\n" + objects.get_object(Bucket=s3.bucket, Key="team/catalog.yaml")["Body"].read()
+    objects.put_object(Bucket=s3.bucket, Key="team/catalog.yaml", Body=with_comment)
     assert paddock("catalog", "add", "org/b", "--json").json["outcome"] == "added"
-    stored = s3.client().get_object(Bucket=s3.bucket, Key="team/catalog.yaml")["Body"].read()
+    stored = objects.get_object(Bucket=s3.bucket, Key="team/catalog.yaml")["Body"].read()
     assert stored == with_comment + b"  - model: org/b\n"
-    assert [entry["model"] for entry in paddock("catalog", "check", "--json").json["entries"]] == ["org/a", "org/b"]
-    assert paddock("catalog", "check", f"s3://{s3.bucket}/none.yaml", "--json").json["error"] == "no-such-file"
-    monkeypatch.setenv("PADDOCK_CATALOG", "s3://no-such-bucket/catalog.yaml")
-    refused = paddock("catalog", "check", "--json").json
+    refused = paddock("catalog", "check", "s3://no-such-bucket/catalog.yaml", "--json").json
     assert refused["error"] == "store-refused"
     assert "the catalog s3://no-such-bucket/catalog.yaml cannot be read" in refused["message"]
     assert refused["cure"] == "make it, or correct PADDOCK_CATALOG"

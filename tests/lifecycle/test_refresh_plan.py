@@ -16,6 +16,7 @@ from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.record import read_records, record_of, store_record
 from paddock.model.reference import Variant
 from tests.support.gguf import CHATML, F32, STRING, Gguf, TensorRow, tiny_llama
+from tests.support.memory_directory import memory_directory
 from tests.support.program import Paddock, paddock
 from tests.support.refreshed import catalog_of, promoted_model
 from tests.support.tiny_hub import use_hub
@@ -71,10 +72,13 @@ CHANGES: dict[str, tuple[dict[str, bytes | None], str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RefreshPlan, dict[str, int], int]]:
+def planned() -> Iterator[tuple[RefreshPlan, dict[str, int], int]]:
     """The plan for a model of each change, what of the repositories was requested, and the bytes that were sent."""
-    home = tmp_path_factory.mktemp("refresh")
-    with pytest.MonkeyPatch.context() as patch, serve_hub(LocalHub(home / "hub")) as hub:
+    with (
+        memory_directory() as home,
+        pytest.MonkeyPatch.context() as patch,
+        serve_hub(LocalHub(home / "hub")) as hub,
+    ):
         use_hub(patch, hub, home)
         clients = connect()
         clients.volume.prepare()
@@ -134,8 +138,8 @@ def test_the_difference_of_the_headers_can_be_read(planned: tuple[RefreshPlan, d
 
 
 @pytest.fixture
-def clients(monkeypatch: pytest.MonkeyPatch, hub: HubService, tmp_path: Path) -> Clients:
-    use_hub(monkeypatch, hub, tmp_path)
+def clients(monkeypatch: pytest.MonkeyPatch, hub: HubService, memory: Path) -> Clients:
+    use_hub(monkeypatch, hub, memory)
     made = connect()
     made.volume.prepare()
     return made

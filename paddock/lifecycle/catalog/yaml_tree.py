@@ -110,11 +110,11 @@ def parse_yaml(text: str) -> tuple[Node | None, list[CatalogProblem]]:
     libyaml parses a sound text, in a thirtieth of the time. ruamel.yaml decides about all others: it reads YAML 1.2,
     and says better what is wrong.
     """
-    root = _parse_by_libyaml(text)
-    return (root, []) if root is not None else _parse_by_ruamel(text)
+    root = parse_by_libyaml(text)
+    return (root, []) if root is not None else parse_by_ruamel(text)
 
 
-def _parse_by_libyaml(text: str) -> Node | None:
+def parse_by_libyaml(text: str) -> Node | None:
     """The root of a text without problems; None where libyaml is not there, or where ruamel.yaml is to decide."""
     import yaml
 
@@ -130,7 +130,8 @@ def _parse_by_libyaml(text: str) -> Node | None:
     return None if builder.problems else builder.root
 
 
-def _parse_by_ruamel(text: str) -> tuple[Node | None, list[CatalogProblem]]:
+def parse_by_ruamel(text: str) -> tuple[Node | None, list[CatalogProblem]]:
+    """As `parse_yaml`."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 

@@ -13,15 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from paddock.lifecycle.catalog import Catalog, CatalogEntry
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import Revision, parse_revision
 from paddock.model.reference import Variant, parse_variant
-
-if TYPE_CHECKING:
-    from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,7 +85,26 @@ class EntryRecord:
         )
 
 
-def record_of(planned: PlannedEntry, outcome: str, reason: str = "", *, variant: Variant | None = None) -> EntryRecord:
+class Decided(Protocol):
+    """A planned entry, as far as its record is concerned."""
+
+    @property
+    def variant(self) -> Variant | None: ...
+
+    @property
+    def revision(self) -> Revision | None: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+
+    @property
+    def record(self) -> EntryRecord | None: ...
+
+
+def record_of(planned: Decided, outcome: str, reason: str = "", *, variant: Variant | None = None) -> EntryRecord:
     """The record of what was done for a planned entry. `variant` is the one that was acquired, by default the planned
     one; `reason` is by default that of the plan."""
     before = planned.record.measured_with if planned.record else ""
