@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from paddock.lifecycle.catalog.entry import GateName
+from paddock.lifecycle.promote.approval import MOST_DIFFERENCES
 from paddock.planning.profile import ProfileName
 from paddock.planning.targets import TARGET_PATTERN
 
@@ -42,3 +43,5 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 BytesPerSecond = Annotated[int, Field(ge=1024, le=2**40)]
 Hours = Annotated[float, Field(gt=0, le=720, allow_inf_nan=False)]
 ByteCount = Annotated[int, Field(ge=0, le=2**60)]
+Days = Annotated[float, Field(gt=0, le=365, allow_inf_nan=False)]
+Differences = Annotated[str, Field(max_length=MOST_DIFFERENCES)]

@@ -1,10 +1,10 @@
-"""Create Paddock's work pools on a Prefect server, and deploy its flows there.
+"""Create Paddock's work pools on a Prefect server, deploy its flows there, and create its automations.
 
 `python -m infra.bootstrap [--gpus N]` uses the server of PREFECT_API_URL, or of the active profile. It can be run again
 at any time: an existing pool keeps its settings, and deployments are updated to prefect.yaml. A concurrency limit that
 an operator set on the GPU pool stays, unless `--gpus` gives another one.
 
-`POOLS` defines the pools; prefect.yaml defines the deployments.
+`POOLS` defines the pools; prefect.yaml defines the deployments, and `infra.automations` the automations.
 """
 
 from __future__ import annotations
@@ -54,9 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not PREFECT_API_URL.value():  # Prefect would start a temporary server, and the pools would be lost with it
         print("No Prefect server is configured: set PREFECT_API_URL to its API, http://HOST:4200/api", file=sys.stderr)
         return 1
+    from infra.automations import create_automations
+
     try:
         with get_client(sync_client=True) as client:
             for line in create_pools(client, gpus=options.gpus):
+                print(line, flush=True)
+            status = deploy(_CHECKOUT)
+            for line in create_automations(client) if status == 0 else ():
                 print(line, flush=True)
     except httpx.HTTPError as error:
         problem = (
@@ -64,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print(f"Prefect server: {problem}. Start it, or correct PREFECT_API_URL and its credentials", file=sys.stderr)
         return 1
-    return deploy(_CHECKOUT)
+    return status
 
 
 def create_pools(client: SyncPrefectClient, *, gpus: int | None = None) -> Iterator[str]:

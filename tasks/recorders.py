@@ -19,6 +19,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.locate import locate
+from paddock.lifecycle.promote.approval import ask
 from paddock.lifecycle.promote.compare import compare
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import read_benchmark, tune
@@ -35,7 +36,7 @@ from paddock.lifecycle.upkeep.usage import sum_up_usage
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.reference import Reference, SnapshotId
-from tasks import artifacts, gate_artifacts, volume_artifacts
+from tasks import approval_artifacts, artifacts, gate_artifacts, volume_artifacts
 from tasks.subject import ArtifactSubject, StoreSubject
 
 
@@ -158,6 +159,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     roll_back: _promotion,
     draw_pictures: _benchmark,
     compare: lambda run, report: gate_artifacts.gates(run.subject(), report),
+    ask: lambda run, question: approval_artifacts.approval(run.subject(), question),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),
     write_dossier: _dossier,

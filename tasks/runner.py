@@ -1,4 +1,4 @@
-"""Run the steps of a phase as Prefect tasks, with retries by kind, log lines and artifacts."""
+"""Run the steps of a phase as Prefect tasks, with retries by kind, log lines, artifacts and events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from paddock.planning.targets import THIS_MACHINE
 from paddock.transfer.progress import ProgressListener
 from tasks import policies
 from tasks.artifacts import DownloadArtifact
+from tasks.events import emit_events, emit_rejection
 from tasks.recorders import StepRun, record, record_rejection
 from tasks.subject import ArtifactSubject
 
@@ -58,8 +59,10 @@ class PrefectRunner(Runner):
                 result = step.function(self._clients, *args, **kwargs)
             except ModelRejected as error:
                 record_rejection(step, step_run, error)
+                emit_rejection(step_run, error)
                 raise
             record(step, step_run, result)
+            emit_events(step, step_run, result)
             for warning in step.warnings(result) if step.warnings else ():
                 logger.warning("%s", warning)
             if step.line:

@@ -57,6 +57,7 @@ POOL_OF = {
     "benchmark-model/benchmark-gpu": "paddock-gpu",
     "compare-model/compare-gpu": "paddock-gpu",
     "serve-model/serve-gpu": "paddock-serve",
+    "approve-promotion/approve": "paddock-io",
     "maintain-volume/weekly": "paddock-io",
     "refresh-catalog/nightly": "paddock-io",
 }
@@ -96,6 +97,8 @@ def deployed(wheel: tuple[Path, Path], prefect_server: PrefectServer, _recorded:
     shutil.rmtree(copy)
     yield
     with get_client(sync_client=True) as client:
+        for automation in client.read_automations():
+            client.delete_automation(automation.id)
         for one in client.read_deployments():
             client.delete_deployment(one.id)
         for pool in POOLS:

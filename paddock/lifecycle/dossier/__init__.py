@@ -1,7 +1,7 @@
 """The dossier of a snapshot: all that is known of it, in one document, which is written as Markdown and as JSON."""
 
 from paddock.lifecycle.dossier.document import DossierDocument, schema_text
-from paddock.lifecycle.dossier.page import markdown
+from paddock.lifecycle.dossier.page import head, markdown
 from paddock.lifecycle.dossier.write import (
     JSON_REPORT,
     REPORT,
@@ -19,6 +19,7 @@ __all__ = [
     "Dossier",
     "DossierDocument",
     "dossier_kept_current",
+    "head",
     "markdown",
     "read_dossier",
     "refresh_dossier",

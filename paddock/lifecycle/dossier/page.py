@@ -37,8 +37,7 @@ def markdown(document: DossierDocument) -> str:
     """Write the page."""
     sections = [
         f"# {as_text(document.name)}",
-        _state(document),
-        *_verdicts(document.verdicts),
+        head(document),
         *_origin(document),
         *_template(document),
         *_run(document),
@@ -53,6 +52,11 @@ def markdown(document: DossierDocument) -> str:
         f"{NOT_CLAIMED} What is said here was known at {shown_time(document.known_at)}.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def head(document: DossierDocument) -> str:
+    """The begin of the page: the snapshot's state, and the answers to the questions about it."""
+    return "\n\n".join([_state(document), *_verdicts(document.verdicts)])
 
 
 def _state(document: DossierDocument) -> str:

@@ -1,0 +1,160 @@
+"""Ask a person whether a snapshot may be promoted, in a run that is suspended until the answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from prefect import State, flow, get_run_logger, suspend_flow_run
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.input import RunInput
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows.compare import compare_on_gpu_worker
+from flows.parameters import Days, Differences, Model, RevisionName
+from paddock.errors import OrchestratorUnavailable
+from paddock.lifecycle.acquire.restore import locate_or_restore
+from paddock.lifecycle.clients import connect
+from paddock.lifecycle.promote import approval
+from paddock.lifecycle.promote.approval import Approval, Decision
+from paddock.lifecycle.promote.promote import promote
+from paddock.model.artifact import Manifest
+from tasks import approval_artifacts, policies
+from tasks.runner import PrefectRunner
+from tasks.subject import StoreSubject
+from tasks.wiring import reference
+
+DEPLOYMENT = "approve-promotion/approve"
+NOT_ANSWERED = "Not answered"
+"""The name of the final state of a run that nobody answered in time."""
+
+_DAY_S = 24 * 3600
+_NOT_BLANK = r"\S"
+
+
+class ApprovalForm(RunInput):
+    """The form that a person fills in to resume the run. The server holds the answer to it."""
+
+    decision: Annotated[Literal["approve", "decline"], Field(description="Whether it is promoted.")]
+    reason: Annotated[
+        str, Field(min_length=1, max_length=500, pattern=_NOT_BLANK, description="Why, for the model's history.")
+    ]
+    name: Annotated[
+        str, Field(min_length=1, max_length=100, pattern=_NOT_BLANK, description="Your name, for the model's history.")
+    ]
+
+
+@flow(flow_run_name="approve {model}", **policies.FLOW)
+def approve_promotion(
+    model: Model,
+    revision: RevisionName,
+    replaces: Model | None = None,
+    differences: Differences = "",
+    default: bool = True,
+    days: Days = 7.0,
+) -> State[str]:
+    """Ask a person whether to promote a snapshot, and promote it or not by the answer.
+
+    The run is suspended until someone resumes it, which takes an answer; it needs no worker meanwhile. Without an
+    answer in time it fails, and nothing is promoted.
+
+    Args:
+        model: Variant of a repository, `org/name:Q4_K_M`.
+        revision: Commit, on the worker's volume or in S3.
+        replaces: Snapshot that the promotion would replace, with its revision. The answer holds for this one alone.
+        differences: What differs from that snapshot, as text.
+        default: Whether a promotion also makes the variant the model's default.
+        days: Days until the run ends without an answer.
+    """
+    runner = PrefectRunner()
+    manifest = runner.run(locate_or_restore, reference(model, revision))
+    question = runner.run(
+        approval.ask, manifest, replaces=replaces, default=default, days=days, differences=differences
+    )
+    form = ApprovalForm.with_initial_data(description=f"{question.line} {approval_artifacts.how_to_answer(question)}")
+    answer = suspend_flow_run(wait_for_input=form, timeout=max(1, round(days * _DAY_S)), key="approval")
+    given = Decision.APPROVED if answer.decision == "approve" else Decision.DECLINED
+    answered = Approval.now(given, reason=answer.reason.strip(), by=answer.name.strip(), replaces=replaces)
+    runner.run(approval.record_approval, manifest, answered)
+    if not answered.approved:
+        return Completed(name="Declined", message=answered.line, data=answered.line)
+    approval.require_unchanged(runner.clients, manifest, replaces=replaces, default=default)
+    promoted = promote(
+        runner,
+        manifest.id.reference,
+        reason=answered.line,
+        default=default,
+        comparer=compare_on_gpu_worker,
+        announce=get_run_logger().info,
+    )
+    return Completed(name="Approved", message=answered.line, data=promoted.dossier)
+
+
+def request_approval(manifest: Manifest, differences: str, *, default: bool, timeout_s: float) -> str:
+    """Ask once whether to promote a snapshot in place of what is promoted now, and return a line that says where the
+    question waits, or how it was answered.
+
+    However often it is called, there is one run. A question that nobody answered in time is recorded as not approved.
+    Raises OrchestratorUnavailable where the flow is not deployed.
+    """
+    clients = connect()
+    refused = approval.refusal(clients, manifest)
+    if refused is not None:
+        return refused.line
+    replaces = approval.would_replace(clients, manifest, default=default)
+    volume = StoreSubject.of_volume(clients).identity
+    key = f"approve {manifest.id} instead of {replaces} on {volume}"
+    run = _start(manifest, differences, replaces=replaces, default=default, days=timeout_s / _DAY_S, key=key)
+    state = run.state
+    if state is None or not state.is_final():
+        return f"waiting for approval in the run {run.name} ({run.id})"
+    if _was_not_answered(state):
+        answered = Approval.now(
+            Decision.NONE, reason=f"nobody answered the run {run.name} ({run.id}) in time", replaces=replaces
+        )
+        PrefectRunner().run(approval.record_approval, manifest, answered)
+        _name_state(run, answered.line)
+        return answered.line
+    return f"the run {run.name} ({run.id}) ended as {state.name}: {state.message or 'no reason is given'}"
+
+
+def _start(
+    manifest: Manifest, differences: str, *, replaces: str | None, default: bool, days: float, key: str
+) -> FlowRun:
+    """The run with this idempotency key: a new one, or the one that was made before."""
+    parameters = {
+        "model": manifest.id.name,
+        "revision": manifest.revision,
+        "replaces": replaces,
+        "differences": differences[: approval.MOST_DIFFERENCES],
+        "default": default,
+        "days": days,
+    }
+    try:
+        run = run_deployment(
+            DEPLOYMENT,
+            parameters=parameters,
+            flow_run_name=f"approve {manifest.id.name}",
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=key,
+        )
+    except ObjectNotFound:
+        raise OrchestratorUnavailable(
+            f"the promotion of {manifest.id.short} waits for approval, and {DEPLOYMENT} is not deployed",
+            cure=f"run `python -m infra.bootstrap`, or promote it with `paddock promote {manifest.id}`",
+        ) from None
+    return cast(FlowRun, run)
+
+
+def _was_not_answered(state: State[Any]) -> bool:
+    """Whether Prefect's server ended a suspended run: it does so at the time-out alone, and without a process."""
+    return state.type is StateType.FAILED and "never resumed" in (state.message or "")
+
+
+def _name_state(run: FlowRun, line: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Failed(name=NOT_ANSWERED, message=line), force=True)

@@ -1,0 +1,138 @@
+"""A promotion that waits for a person: asked once, suspended without a process, and ended by the answer.
+
+The runs are those of a deployment. Here the engine runs them in this process, as a worker's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
+from prefect.states import Failed
+
+from flows.approve import NOT_ANSWERED, approve_promotion, request_approval
+from infra.local.prefect_server import PrefectServer
+from paddock.errors import OrchestratorUnavailable, PromotionConflict
+from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.promote.approval import refusal, require_unchanged
+from paddock.model.artifact import Manifest
+from paddock.model.names import Revision
+from tests.support.tiny_hub import MODEL
+
+APPROVE = {"decision": "approve", "reason": "better answers", "name": "Ann"}
+DECLINE = {"decision": "decline", "reason": "the template is worse", "name": "Bob"}
+
+
+@pytest.fixture
+def deployed(client: SyncPrefectClient) -> Iterator[None]:
+    """The flow's deployment, without a worker."""
+    deployment = client.create_deployment(client.create_flow(approve_promotion), "approve")
+    yield
+    client.delete_deployment(deployment)
+
+
+@pytest.fixture
+def candidate(pulled: Manifest, clients: Clients) -> Manifest:
+    """A revision that is not promoted, with the files of the one that is: the gates let it through."""
+    return add_revision(clients, pulled, "c")
+
+
+def add_revision(clients: Clients, manifest: Manifest, digit: str) -> Manifest:
+    revision = Revision(digit * 40)
+    clients.volume.publish(manifest.model_copy(update={"revision": revision}))
+    added = clients.volume.snapshot(replace(manifest.id, revision=revision))
+    assert added is not None
+    return added
+
+
+def request(candidate: Manifest) -> str:
+    return request_approval(candidate, "- old template\n+ new template", default=True, timeout_s=7 * 24 * 3600)
+
+
+def only_run(client: SyncPrefectClient) -> FlowRun:
+    of_approval = DeploymentFilter(name=DeploymentFilterName(any_=["approve"]))
+    (run,) = client.read_flow_runs(deployment_filter=of_approval)
+    return run
+
+
+def work(client: SyncPrefectClient) -> FlowRun:
+    """Run the scheduled run as a worker does, and return it as it is then."""
+    run = only_run(client)
+    with suppress(Pause):
+        run_flow(approve_promotion, flow_run=run, parameters=run.parameters, return_type="state")
+    return client.read_flow_run(run.id)
+
+
+def test_a_promotion_waits_for_a_person_and_is_made(
+    deployed: None, pulled: Manifest, candidate: Manifest, clients: Clients, client: SyncPrefectClient
+) -> None:
+    line = request(candidate)
+    assert request(candidate) == line, "asked twice, there is one run"
+    assert line == f"waiting for approval in the run approve {candidate.id.name} ({only_run(client).id})"
+    run = work(client)
+    assert run.state is not None
+    assert (run.state_type, run.state_name) == (StateType.PAUSED, "Suspended")
+    assert clients.volume.promoted(MODEL).holds(pulled.id)
+    for unusable in ({}, {**APPROVE, "decision": "perhaps"}, {**APPROVE, "reason": "  "}, {**APPROVE, "name": ""}):
+        assert client.resume_flow_run(run.id, run_input=unusable).status is SetStateStatus.REJECT
+    assert client.resume_flow_run(run.id, run_input=APPROVE).status is SetStateStatus.ACCEPT
+    run = work(client)
+    assert (run.state_type, run.state_name) == (StateType.COMPLETED, "Approved")
+    assert clients.volume.promoted(MODEL).holds(candidate.id)
+    assert clients.volume.history(MODEL)[-1].reason == "approved by Ann: better answers"
+    assert refusal(clients, candidate) is None
+
+
+def test_a_declined_promotion_is_not_asked_about_again(
+    deployed: None, pulled: Manifest, candidate: Manifest, clients: Clients, client: SyncPrefectClient
+) -> None:
+    request(candidate)
+    run = work(client)
+    client.resume_flow_run(run.id, run_input=DECLINE)
+    run = work(client)
+    assert run.state is not None
+    assert (run.state_type, run.state_name) == (StateType.COMPLETED, "Declined")
+    assert run.state.message == request(candidate) == "declined by Bob: the template is worse"
+    assert clients.volume.promoted(MODEL).holds(pulled.id)
+    assert only_run(client).id == run.id
+
+
+def test_a_question_that_nobody_answers_counts_as_not_approved(
+    deployed: None, candidate: Manifest, clients: Clients, client: SyncPrefectClient
+) -> None:
+    request(candidate)
+    run = only_run(client)
+    # What the server does at the time-out; a real one is waited for behind `torture`.
+    client.set_flow_run_state(run.id, Failed(message="The flow was paused and never resumed."), force=True)
+    line = flow(request)(candidate)  # as in a refresh: the answer is recorded by a step
+    assert line.startswith(f"not answered: nobody answered the run approve {candidate.id.name}")
+    assert only_run(client).state_name == NOT_ANSWERED
+    refused = refusal(clients, candidate)
+    assert refused is not None
+    assert refused.line == line == request(candidate)
+
+
+def test_an_answer_does_not_hold_for_what_was_promoted_since(
+    pulled: Manifest, candidate: Manifest, clients: Clients
+) -> None:
+    require_unchanged(clients, candidate, replaces=str(pulled.id), default=True)
+    newer = add_revision(clients, pulled, "d")
+    clients.volume.promote(newer.id, reason="by hand")
+    with pytest.raises(PromotionConflict, match=f"was to replace {pulled.id}, and would replace {newer.id} now"):
+        require_unchanged(clients, candidate, replaces=str(pulled.id), default=True)
+    clients.volume.promote(candidate.id, reason="by hand")
+    require_unchanged(clients, candidate, replaces=str(pulled.id), default=True)
+
+
+def test_a_request_without_the_deployment_says_what_to_do(candidate: Manifest, prefect_server: PrefectServer) -> None:
+    with pytest.raises(OrchestratorUnavailable, match="approve-promotion/approve is not deployed"):
+        request(candidate)
