@@ -11,6 +11,7 @@ from infra.local.hub import HubService
 from paddock.engine.facts import engine_version
 from paddock.errors import RefreshFailed
 from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.promote.approval import Approval, Decision, record_approval
 from paddock.lifecycle.run.stored_benchmarks import read_benchmark, record_benchmark
 from paddock.lifecycle.upkeep.doctor.engine import check_measurements
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
@@ -175,6 +176,22 @@ def test_an_entry_with_approval_waits_and_the_command_that_is_named_promotes_it(
     assert paddock(*command[1:]).status == 0
     assert here.volume.promoted(model).revisions[Q8] == revision
     assert refresh_briefly(here).entries[0].outcome is RefreshOutcome.UNCHANGED
+
+
+def test_a_promotion_that_a_person_declined_is_held_back_and_not_asked_for_again(
+    here: Clients, hub: HubService
+) -> None:
+    first = promoted(hub, here, SAME)
+    want(here, f"model: {SAME}, variant: Q8_0, approval: true")
+    hub.repository(SAME).commit({"README.md": b"# Another card\n"})
+    assert refresh_briefly(here).entries[0].outcome is RefreshOutcome.WAITING
+    (candidate,) = (one for one in here.volume.snapshots(first.model) if one.id != first.id)
+    record_approval(here, candidate, Approval.now(Decision.DECLINED, reason="not this one", by="Ann"))
+    for _ in range(2):
+        (declined,) = refresh_briefly(here).entries
+        assert declined.outcome is RefreshOutcome.HELD_BACK
+        assert declined.reason == "its promotion was declined by Ann: not this one"
+    assert here.volume.promoted(first.model).default_id == first.id
 
 
 def test_another_engine_measures_what_is_promoted_anew_and_says_what_got_worse(here: Clients, hub: HubService) -> None:

@@ -15,8 +15,9 @@ from paddock.lifecycle.gate_reports import record_gates
 from paddock.lifecycle.onboard import InProcess, OnboardRequest
 from paddock.lifecycle.promote.gating import check_gates
 from paddock.lifecycle.steps import PlainRunner
+from paddock.lifecycle.upkeep.refresh.approval import approval_by_command
 from paddock.lifecycle.upkeep.refresh.change import change_entry
-from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, approval_by_command
+from paddock.lifecycle.upkeep.refresh.entries import EntryPhases
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, refresh

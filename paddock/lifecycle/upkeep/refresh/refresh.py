@@ -24,12 +24,13 @@ from paddock.lifecycle.run.engine_change import promoted_with_other_engines
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.upkeep import volume_use
 from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.refresh.approval import unpromoted_record, waits
 from paddock.lifecycle.upkeep.refresh.change import is_served
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, carry_out
 from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry, RefreshPlan
-from paddock.lifecycle.upkeep.refresh.record import EntryRecord, record_of, store_record
+from paddock.lifecycle.upkeep.refresh.record import record_of, store_record
 from paddock.lifecycle.upkeep.refresh.report import Surroundings, entry_table, write_report
 from paddock.model.units import counted, human_bytes
 from paddock.settings import Settings
@@ -46,7 +47,6 @@ _RECORDED = frozenset(
     }
 )
 """Outcomes that the next refresh goes by. After any other one it tries the entry again."""
-_UNPROMOTED = frozenset({RefreshOutcome.HELD_BACK.value, RefreshOutcome.WAITING.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +169,13 @@ def _refresh(
     on_plan(plan)
     clients = runner.clients
     outcomes = {position: outcome_of_plan(clients, planned) for position, planned in enumerate(plan.entries)}
-    to_do = {id(planned): position for position, planned in enumerate(plan.entries) if _is_to_do(planned)}
-    _remember(clients, [planned for planned in plan.entries if planned.remember and not _is_to_do(planned)])
+    to_do = {id(one): position for position, one in enumerate(plan.entries) if _is_to_do(clients, one)}
+    _remember(clients, [planned for planned in plan.entries if planned.remember and id(planned) not in to_do])
 
     def ended(planned: PlannedEntry, outcome: EntryOutcome) -> None:
-        if outcome.outcome in _RECORDED:
-            _record(clients, planned, outcome)
         standing = outcomes[to_do[id(planned)]]
+        if outcome.outcome in _RECORDED or standing.outcome is RefreshOutcome.WAITING:
+            _record(clients, planned, outcome)
         outcome = outcomes[to_do[id(planned)]] = _beside(standing, outcome)
         on_outcome(outcome)
 
@@ -184,15 +184,15 @@ def _refresh(
     return runner.run(report_refresh, refreshed)
 
 
-def _is_to_do(planned: PlannedEntry) -> bool:
-    return planned.changes or planned.measure
+def _is_to_do(clients: Clients, planned: PlannedEntry) -> bool:
+    return planned.changes or planned.measure or waits(clients, planned)
 
 
 def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
     """The outcome of an entry for which nothing is to be done. What was held back, or waits, still does."""
     if planned.action is Action.WITHDRAWN:
         return EntryOutcome.of(planned, RefreshOutcome.WITHDRAWN)
-    if (record := _unpromoted(clients, planned)) is not None:
+    if (record := unpromoted_record(clients, planned)) is not None:
         standing = replace(planned, reason=f"{record.outcome} since {record.day}")
         return EntryOutcome.of(
             standing, RefreshOutcome(record.outcome), record.reason, is_served=is_served(clients, planned)
@@ -200,16 +200,6 @@ def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
     return EntryOutcome.of(
         planned, RefreshOutcome.BLOCKED if planned.action is Action.BLOCKED else RefreshOutcome.UNCHANGED
     )
-
-
-def _unpromoted(clients: Clients, planned: PlannedEntry) -> EntryRecord | None:
-    """The record of a commit that was held back or waits for approval, if the channel is at it and nobody promoted it
-    since."""
-    record = planned.record
-    if record is None or record.revision != planned.revision or record.outcome not in _UNPROMOTED:
-        return None
-    id = clients.volume.promoted(planned.model).of(planned.variant) if planned.variant else None
-    return None if id and id.revision == planned.revision else record
 
 
 def _beside(standing: EntryOutcome, outcome: EntryOutcome) -> EntryOutcome:
@@ -224,9 +214,11 @@ def _record(clients: Clients, planned: PlannedEntry, outcome: EntryOutcome) -> N
     """Store what was done for an entry. An error is only a warning: the next refresh does it again."""
     try:
         record = record_of(planned, outcome.outcome.value, outcome.reason, variant=outcome.variant)
-        unpromoted = _unpromoted(clients, planned) if outcome.outcome is RefreshOutcome.MEASURED else None
+        unpromoted = unpromoted_record(clients, planned) if outcome.outcome is RefreshOutcome.MEASURED else None
         if unpromoted is not None:  # it is not to be tried again because what is promoted was measured
-            record = replace(unpromoted, measured_with=record.measured_with)
+            record = unpromoted
+        if planned.measure and not planned.changes and not outcome.has_failed:
+            record = replace(record, measured_with=planned.fingerprint.engine)
         store_record(clients, planned.entry, record)
     except PaddockError as error:
         _LOG.warning("what was done for %s is not recorded: %s", planned.entry.name, error.message)
