@@ -5,19 +5,23 @@ from __future__ import annotations
 from prefect import State, flow, get_run_logger
 from prefect.states import Completed
 
+from flows.approve import request_approval
 from flows.onboard import Subflows
 from flows.parameters import CatalogName
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.refresh.change import change_entry
-from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, approval_by_command
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.entries import EntryPhases
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, connect_with, refresh
 from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
+from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
 from tasks.runner import PrefectRunner
 
-_NAMED_STATES = {Outcome.HELD_BACK: "Held back", Outcome.WAITING: "Waiting for approval"}
+_APPROVAL_S = 7 * 24 * 3600.0
+"""How long an approval waits for an answer."""
+_NAMED_STATES = {RefreshOutcome.HELD_BACK: "Held back", RefreshOutcome.WAITING: "Waiting for approval"}
 """Names of final states that are not plainly Completed."""
 
 
@@ -64,7 +68,7 @@ class SubflowEntries(EntryPhases):
             """Carry out what the refresh plans for one entry of the catalog."""
             runner = PrefectRunner(planned.entry.target, self._clients)
             phases = InTurns(Subflows(runner), self._turns)
-            outcome = change_entry(self._clients, phases, planned, approval_by_command)
+            outcome = change_entry(self._clients, phases, planned, _request_approval)
             get_run_logger().info(outcome.line)
             name = _NAMED_STATES.get(outcome.outcome)
             return Completed(name=name, message=outcome.line, data=outcome)
@@ -73,6 +77,10 @@ class SubflowEntries(EntryPhases):
             str(planned.model), variant, planned.revision, planned.action.value
         )
         return outcome
+
+
+def _request_approval(manifest: Manifest, differences: str, default: bool) -> str:
+    return request_approval(manifest, differences, default=default, timeout_s=_APPROVAL_S)
 
 
 def _log_plan(plan: RefreshPlan) -> None:

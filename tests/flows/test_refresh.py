@@ -18,7 +18,7 @@ from flows.run_local import run_local
 from infra.local.hub import HubService, LocalHub, serve_hub
 from paddock.errors import NoSuchFile, RefreshFailed
 from paddock.lifecycle.clients import connect
-from paddock.lifecycle.upkeep.refresh.outcome import Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 from tasks.subject import StoreSubject
 from tests.support.tiny_hub import MODEL, NAME, copy_directory, rejected_model, use_hub
@@ -91,8 +91,8 @@ def test_each_changed_entry_is_a_run_of_its_own_below_that_of_the_refresh(night:
 
 def test_a_card_alone_is_retagged_and_a_rejected_model_held_back(night: Night) -> None:
     first, second = night.refreshed.entries
-    assert (first.outcome, first.revision, first.bytes) == (Outcome.RETAGGED, night.revision, 0)
-    assert (second.outcome, second.is_served) == (Outcome.HELD_BACK, False)
+    assert (first.outcome, first.revision, first.bytes) == (RefreshOutcome.RETAGGED, night.revision, 0)
+    assert (second.outcome, second.is_served) == (RefreshOutcome.HELD_BACK, False)
     assert "llama.attention.layer_norm_rms_epsilon is -1.0" in second.reason
     promoted = connect().volume.promoted(MODEL)
     assert promoted.default_id == promoted.of(promoted.default) if promoted.default else False
@@ -110,7 +110,7 @@ def test_the_report_is_an_artifact_and_on_the_volume(night: Night) -> None:
 def test_the_next_night_tries_nothing_again(night: Night) -> None:
     state, again = night.again
     assert state == "Completed"
-    assert [outcome.outcome for outcome in again.entries] == [Outcome.UNCHANGED, Outcome.HELD_BACK]
+    assert [outcome.outcome for outcome in again.entries] == [RefreshOutcome.UNCHANGED, RefreshOutcome.HELD_BACK]
     assert again.plan is not None
     assert again.plan.requests == 2
 

@@ -73,9 +73,9 @@ def promote(
     remove old snapshots, and write its dossier.
 
     Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
-    `instead_of` is that of PromotionScope. With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
-    snapshot was promoted since the gates were decided; what is promoted is then unchanged. Raises BadSetting for a
-    forced promotion without a reason.
+    `instead_of` is that of PromotionScope. With `force` no gate counts, and the history says so. Raises GateNotPassed,
+    and PromotionConflict where another snapshot was promoted since the gates were decided; what is promoted is then
+    unchanged. Raises BadSetting for a forced promotion without a reason.
     """
     if force and reason.strip() in {"", BY_HAND}:
         raise BadSetting("a forced promotion has no reason of its own", cure="say why, for the history")

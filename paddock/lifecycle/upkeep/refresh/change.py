@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from typing import Final
 
 from paddock.errors import EngineCrashed, ModelError
@@ -22,8 +21,9 @@ from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import OnboardRequest, onboard
 from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.run.engine_change import engine_change
+from paddock.lifecycle.upkeep.refresh.approval import RequestApproval, ask, ask_again, waits
 from paddock.lifecycle.upkeep.refresh.measure import measure_again
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry
 from paddock.lifecycle.upkeep.refresh.turns import InTurns
 from paddock.model.artifact import Manifest
@@ -31,10 +31,6 @@ from paddock.model.reference import Reference, SnapshotId
 
 _MEASUREMENTS: Final = re.compile(r"(benchmark|judgement)[a-zA-Z0-9.-]*\.json")
 """The reports that say the same of each snapshot with these files."""
-
-RequestApproval = Callable[[Manifest, str, bool], str]
-"""Asks a person whether to promote a snapshot: (the snapshot, what differs, whether the default moves). Returns where,
-or how, it is answered."""
 
 
 def change_entry(
@@ -46,8 +42,7 @@ def change_entry(
     worse: tuple[str, ...] = ()
     try:
         if not planned.changes:
-            outcome, worse = Outcome.MEASURED, measure_again(clients, phases, planned, onboard_request(planned))
-            reason = described(worse)
+            outcome, reason, worse = _keep(clients, phases, planned, request_approval)
         elif planned.action is Action.RETAG:
             outcome, reason, worse = _retag(clients, phases, planned, request_approval)
         else:
@@ -55,7 +50,7 @@ def change_entry(
     except (ModelError, EngineCrashed) as error:
         if isinstance(error, EngineCrashed) and not error.by_signal:
             raise
-        outcome, reason = Outcome.HELD_BACK, error.message
+        outcome, reason = RefreshOutcome.HELD_BACK, error.message
     published = phases.published
     is_known = published is not None or not planned.changes
     return EntryOutcome.of(
@@ -98,24 +93,34 @@ def is_served(clients: Clients, planned: PlannedEntry) -> bool:
     return bool(promoted.revisions) if variant is None else promoted.of(variant) is not None
 
 
+def _keep(
+    clients: Clients, phases: InTurns, planned: PlannedEntry, request_approval: RequestApproval
+) -> tuple[RefreshOutcome, str, tuple[str, ...]]:
+    """Measure what is promoted anew where another engine did, and ask again for what waits."""
+    worse = measure_again(clients, phases, planned, onboard_request(planned)) if planned.measure else ()
+    if waits(clients, planned):
+        return *ask_again(clients, planned, request_approval), worse
+    return RefreshOutcome.MEASURED, described(worse), worse
+
+
 def _onboard(
     clients: Clients, phases: InTurns, planned: PlannedEntry, request_approval: RequestApproval
-) -> tuple[Outcome, str]:
+) -> tuple[RefreshOutcome, str]:
     onboarded = onboard(clients, phases, onboard_request(planned))
     gates = onboarded.gates
     if gates is not None and not gates.passed:
-        return Outcome.HELD_BACK, gates.line
+        return RefreshOutcome.HELD_BACK, gates.line
     if onboarded.promoted:
-        return Outcome.PROMOTED, "; ".join([planned.reason, *([gates.line] if gates else []), *onboarded.notes])
+        return RefreshOutcome.PROMOTED, "; ".join([planned.reason, *([gates.line] if gates else []), *onboarded.notes])
     if phases.published is None:
         raise AssertionError("an onboarding has acquired something")
     compared = gates.line if gates else "it replaces no other files"
-    return Outcome.WAITING, _ask(request_approval, phases.published.manifest, planned, compared)
+    return ask(clients, phases.published.manifest, planned, compared, request_approval)
 
 
 def _retag(
     clients: Clients, phases: InTurns, planned: PlannedEntry, request_approval: RequestApproval
-) -> tuple[Outcome, str, tuple[str, ...]]:
+) -> tuple[RefreshOutcome, str, tuple[str, ...]]:
     request = onboard_request(planned)
     manifest = phases.acquire(request).manifest
     before = clients.volume.promoted(manifest.model).of(manifest.variant)
@@ -123,18 +128,12 @@ def _retag(
     phases.cache(manifest)
     if not request.promote:
         phases.write_dossier(manifest)
-        asked = _ask(request_approval, manifest, planned, "its model files are the promoted ones")
-        return Outcome.WAITING, asked, ()
+        return *ask(clients, manifest, planned, "its model files are the promoted ones", request_approval), ()
     phases.promote(manifest, request)
     if engine_change(clients, manifest) is None:
-        return Outcome.RETAGGED, planned.reason, ()
+        return RefreshOutcome.RETAGGED, planned.reason, ()
     worse = measure_again(clients, phases, planned, request)
-    return Outcome.RETAGGED, f"{planned.reason}; measured anew: {described(worse)}", worse
-
-
-def _ask(request_approval: RequestApproval, manifest: Manifest, planned: PlannedEntry, compared: str) -> str:
-    difference = planned.difference.lines() if planned.difference else ()
-    return request_approval(manifest, "\n".join([planned.reason, compared, *difference]), planned.moves_default)
+    return RefreshOutcome.RETAGGED, f"{planned.reason}; measured anew: {described(worse)}", worse
 
 
 def _carry_measurements(clients: Clients, source: SnapshotId | None, target: Manifest) -> None:

@@ -14,11 +14,11 @@ from paddock.errors import HubUnavailable, ModelGated, ModelNotFound, PaddockErr
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import InProcess
 from paddock.lifecycle.steps import Runner
+from paddock.lifecycle.upkeep.refresh.approval import approval_by_command
 from paddock.lifecycle.upkeep.refresh.change import change_entry, is_served
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry
 from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
-from paddock.model.artifact import Manifest
 
 AT_ONCE: Final = 4
 """How many models are fetched at once; their transfers share PADDOCK_CONNECTIONS."""
@@ -45,11 +45,6 @@ class InProcessEntries(EntryPhases):
     def change(self, planned: PlannedEntry) -> EntryOutcome:
         phases = InTurns(InProcess(self._make_runner(planned)), self._turns)
         return change_entry(self._clients, phases, planned, approval_by_command)
-
-
-def approval_by_command(manifest: Manifest, difference: str, default: bool) -> str:  # noqa: ARG001
-    """Approval without Prefect: the command that promotes the snapshot."""
-    return f"`paddock promote {manifest.id}{'' if default else ' --no-default'}` promotes it"
 
 
 def carry_out(
@@ -104,13 +99,13 @@ def _outcome(clients: Clients, entries: EntryPhases, planned: PlannedEntry) -> E
     try:
         return entries.change(planned)
     except _UNREACHABLE as error:
-        outcome, reason = Outcome.BLOCKED, error.message
+        outcome, reason = RefreshOutcome.BLOCKED, error.message
     except _WITHDRAWN as error:
-        outcome, reason = Outcome.WITHDRAWN, error.message
+        outcome, reason = RefreshOutcome.WITHDRAWN, error.message
     except PaddockError as error:
-        outcome, reason = Outcome.FAILED, str(error)
+        outcome, reason = RefreshOutcome.FAILED, str(error)
     except Exception as error:
         _LOG.exception("internal error while %s was refreshed", planned.entry.name)
-        outcome, reason = Outcome.FAILED, f"internal error: {type(error).__name__}: {error}"
+        outcome, reason = RefreshOutcome.FAILED, f"internal error: {type(error).__name__}: {error}"
     seconds = time.monotonic() - began
     return EntryOutcome.of(planned, outcome, reason, bytes=None, seconds=seconds, is_served=is_served(clients, planned))

@@ -12,7 +12,7 @@ from paddock.model.names import Revision
 from paddock.model.reference import Variant
 
 
-class Outcome(StrEnum):
+class RefreshOutcome(StrEnum):
     """How the refresh of an entry ended.
 
     held back   the gates or the checks do not let the new revision through
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-_FAILURES = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.WITHDRAWN})
+_FAILURES = frozenset({RefreshOutcome.FAILED, RefreshOutcome.BLOCKED, RefreshOutcome.WITHDRAWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class EntryOutcome:
     channel: str
     target: str
     action: Action
-    outcome: Outcome
+    outcome: RefreshOutcome
     change: str
     reason: str
     bytes: int | None = 0
@@ -64,7 +64,7 @@ class EntryOutcome:
     def of(
         cls,
         planned: PlannedEntry,
-        outcome: Outcome,
+        outcome: RefreshOutcome,
         reason: str = "",
         *,
         variant: Variant | None = None,
@@ -106,7 +106,7 @@ class EntryOutcome:
     def has_failed(self) -> bool:
         """Whether the entry is not as the catalog wants it. A revision that is held back fails an entry of which
         nothing else is served."""
-        return self.outcome in _FAILURES or (self.outcome is Outcome.HELD_BACK and not self.is_served)
+        return self.outcome in _FAILURES or (self.outcome is RefreshOutcome.HELD_BACK and not self.is_served)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -24,21 +24,29 @@ from paddock.lifecycle.run.engine_change import promoted_with_other_engines
 from paddock.lifecycle.steps import Runner, step
 from paddock.lifecycle.upkeep import volume_use
 from paddock.lifecycle.upkeep.evict import evict
+from paddock.lifecycle.upkeep.refresh.approval import unpromoted_record, waits
 from paddock.lifecycle.upkeep.refresh.change import is_served
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, carry_out
 from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry, RefreshPlan
-from paddock.lifecycle.upkeep.refresh.record import EntryRecord, record_of, store_record
+from paddock.lifecycle.upkeep.refresh.record import record_of, store_record
 from paddock.lifecycle.upkeep.refresh.report import Surroundings, entry_table, write_report
 from paddock.model.units import counted, human_bytes
 from paddock.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _IN_MESSAGE = 5
-_RECORDED = frozenset({Outcome.RETAGGED, Outcome.PROMOTED, Outcome.HELD_BACK, Outcome.WAITING, Outcome.MEASURED})
+_RECORDED = frozenset(
+    {
+        RefreshOutcome.RETAGGED,
+        RefreshOutcome.PROMOTED,
+        RefreshOutcome.HELD_BACK,
+        RefreshOutcome.WAITING,
+        RefreshOutcome.MEASURED,
+    }
+)
 """Outcomes that the next refresh goes by. After any other one it tries the entry again."""
-_UNPROMOTED = frozenset({Outcome.HELD_BACK.value, Outcome.WAITING.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ class Refreshed:
 def summary(outcomes: Sequence[EntryOutcome]) -> str:
     """`5 entries: 3 unchanged, 1 retagged, 1 held back; 12.0 MiB fetched`."""
     counts = Counter(outcome.outcome for outcome in outcomes)
-    parts = [f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome]]
+    parts = [f"{counts[outcome]} {outcome.value}" for outcome in RefreshOutcome if counts[outcome]]
     fetched = human_bytes(sum(outcome.bytes or 0 for outcome in outcomes))
     return f"{counted(len(outcomes), 'entry', 'entries')}: {', '.join(parts)}; {fetched} of model data fetched"
 
@@ -161,13 +169,13 @@ def _refresh(
     on_plan(plan)
     clients = runner.clients
     outcomes = {position: outcome_of_plan(clients, planned) for position, planned in enumerate(plan.entries)}
-    to_do = {id(planned): position for position, planned in enumerate(plan.entries) if _is_to_do(planned)}
-    _remember(clients, [planned for planned in plan.entries if planned.remember and not _is_to_do(planned)])
+    to_do = {id(one): position for position, one in enumerate(plan.entries) if _is_to_do(clients, one)}
+    _remember(clients, [planned for planned in plan.entries if planned.remember and id(planned) not in to_do])
 
     def ended(planned: PlannedEntry, outcome: EntryOutcome) -> None:
-        if outcome.outcome in _RECORDED:
-            _record(clients, planned, outcome)
         standing = outcomes[to_do[id(planned)]]
+        if outcome.outcome in _RECORDED or standing.outcome is RefreshOutcome.WAITING:
+            _record(clients, planned, outcome)
         outcome = outcomes[to_do[id(planned)]] = _beside(standing, outcome)
         on_outcome(outcome)
 
@@ -176,33 +184,27 @@ def _refresh(
     return runner.run(report_refresh, refreshed)
 
 
-def _is_to_do(planned: PlannedEntry) -> bool:
-    return planned.changes or planned.measure
+def _is_to_do(clients: Clients, planned: PlannedEntry) -> bool:
+    return planned.changes or planned.measure or waits(clients, planned)
 
 
 def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
     """The outcome of an entry for which nothing is to be done. What was held back, or waits, still does."""
     if planned.action is Action.WITHDRAWN:
-        return EntryOutcome.of(planned, Outcome.WITHDRAWN)
-    if (record := _unpromoted(clients, planned)) is not None:
+        return EntryOutcome.of(planned, RefreshOutcome.WITHDRAWN)
+    if (record := unpromoted_record(clients, planned)) is not None:
         standing = replace(planned, reason=f"{record.outcome} since {record.day}")
-        return EntryOutcome.of(standing, Outcome(record.outcome), record.reason, is_served=is_served(clients, planned))
-    return EntryOutcome.of(planned, Outcome.BLOCKED if planned.action is Action.BLOCKED else Outcome.UNCHANGED)
-
-
-def _unpromoted(clients: Clients, planned: PlannedEntry) -> EntryRecord | None:
-    """The record of a commit that was held back or waits for approval, if the channel is at it and nobody promoted it
-    since."""
-    record = planned.record
-    if record is None or record.revision != planned.revision or record.outcome not in _UNPROMOTED:
-        return None
-    id = clients.volume.promoted(planned.model).of(planned.variant) if planned.variant else None
-    return None if id and id.revision == planned.revision else record
+        return EntryOutcome.of(
+            standing, RefreshOutcome(record.outcome), record.reason, is_served=is_served(clients, planned)
+        )
+    return EntryOutcome.of(
+        planned, RefreshOutcome.BLOCKED if planned.action is Action.BLOCKED else RefreshOutcome.UNCHANGED
+    )
 
 
 def _beside(standing: EntryOutcome, outcome: EntryOutcome) -> EntryOutcome:
     """The outcome of an entry that was only measured anew, where it is withdrawn, blocked, held back or waits."""
-    if outcome.outcome is not Outcome.MEASURED or standing.outcome is Outcome.UNCHANGED:
+    if outcome.outcome is not RefreshOutcome.MEASURED or standing.outcome is RefreshOutcome.UNCHANGED:
         return outcome
     reason = f"{standing.reason}; what is promoted was measured anew: {outcome.reason}"
     return replace(standing, reason=reason, worse=outcome.worse, seconds=outcome.seconds)
@@ -212,9 +214,11 @@ def _record(clients: Clients, planned: PlannedEntry, outcome: EntryOutcome) -> N
     """Store what was done for an entry. An error is only a warning: the next refresh does it again."""
     try:
         record = record_of(planned, outcome.outcome.value, outcome.reason, variant=outcome.variant)
-        unpromoted = _unpromoted(clients, planned) if outcome.outcome is Outcome.MEASURED else None
+        unpromoted = unpromoted_record(clients, planned) if outcome.outcome is RefreshOutcome.MEASURED else None
         if unpromoted is not None:  # it is not to be tried again because what is promoted was measured
-            record = replace(unpromoted, measured_with=record.measured_with)
+            record = unpromoted
+        if planned.measure and not planned.changes and not outcome.has_failed:
+            record = replace(record, measured_with=planned.fingerprint.engine)
         store_record(clients, planned.entry, record)
     except PaddockError as error:
         _LOG.warning("what was done for %s is not recorded: %s", planned.entry.name, error.message)

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from paddock.lifecycle.eviction.evicted import Evicted
-from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, Outcome
+from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.volume_use import UseSample
 from paddock.model.markdown import as_text, code, table, verbatim
 from paddock.model.units import counted, human_bytes
@@ -19,7 +19,7 @@ from paddock.model.units import counted, human_bytes
 _MOST_ROWS: Final = 200
 _MOST_DIFFERENCES: Final = 20
 _MOST_EVICTED: Final = 20
-_QUIET: Final = frozenset({Outcome.UNCHANGED})
+_QUIET: Final = frozenset({RefreshOutcome.UNCHANGED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _entries(outcomes: Sequence[EntryOutcome]) -> Iterator[str]:
 
 
 def _held_back(outcomes: Sequence[EntryOutcome]) -> Iterator[str]:
-    for outcome, title in ((Outcome.HELD_BACK, "Held back"), (Outcome.WAITING, "Waiting for approval")):
+    for outcome, title in ((RefreshOutcome.HELD_BACK, "Held back"), (RefreshOutcome.WAITING, "Waiting for approval")):
         found = [one for one in outcomes if one.outcome is outcome]
         if found:
             yield f"## {title}"
@@ -108,7 +108,7 @@ def _differences(outcomes: Sequence[EntryOutcome]) -> Iterator[str]:
 
 
 def _engines(outcomes: Sequence[EntryOutcome], surroundings: Surroundings) -> Iterator[str]:
-    measured = [one for one in outcomes if one.outcome is Outcome.MEASURED]
+    measured = [one for one in outcomes if one.outcome is RefreshOutcome.MEASURED]
     if measured or surroundings.other_engines:
         yield "## Engine"
     if measured:

@@ -19,19 +19,20 @@ from paddock.model.artifact import Manifest
 
 class Turns:
     """Shared turns for fetching, and exclusive ones for measuring, between the threads of a process. `exclusive` false:
-    nobody waits, since models are measured elsewhere, one at a time."""
+    nobody waits, since models are measured elsewhere, one at a time. `waiting_to_measure` is the number of threads that
+    do."""
 
     def __init__(self, *, exclusive: bool = True) -> None:
         self._exclusive = exclusive
         self._changed = threading.Condition()
         self._fetching = 0
         self._measuring = False
-        self._waiting_to_measure = 0
+        self.waiting_to_measure = 0
 
     @contextmanager
     def fetching(self) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._measuring and not self._waiting_to_measure)
+            self._changed.wait_for(lambda: not self._measuring and not self.waiting_to_measure)
             self._fetching += 1
         try:
             yield
@@ -46,12 +47,12 @@ class Turns:
             yield
             return
         with self._changed:
-            self._waiting_to_measure += 1
+            self.waiting_to_measure += 1
             try:
                 self._changed.wait_for(lambda: not self._measuring and not self._fetching)
                 self._measuring = True
             finally:
-                self._waiting_to_measure -= 1
+                self.waiting_to_measure -= 1
         try:
             yield
         finally:
