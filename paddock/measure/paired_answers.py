@@ -32,7 +32,7 @@ from paddock.measure.paired_speed import Ratio, t_975
 from paddock.measure.quality import Estimate
 from paddock.measure.reliability import MAX_GPU_OTHER_SHARE, MAX_OTHER_SHARE
 from paddock.serving.observations import ObservedAnswer
-from paddock.serving.switch.watch import Observed
+from paddock.serving.switch.guard import Observed
 
 BLOCK_S = 10.0
 MIN_BLOCKS, MAX_BLOCKS = 6, 12

@@ -13,7 +13,7 @@ from paddock.measure.paired_answers import BLOCK_S, MIN_BLOCKS
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.serving.observations import LoadSamples, ObservedAnswer
-from paddock.serving.switch.watch import Observed
+from paddock.serving.switch.guard import Observed
 
 ID = SnapshotId(ModelName.parse("org/name"), Revision("a" * 40), Variant("Q8_0"))
 QUIET = LoadSamples(tuple(map(float, range(1000))), (0.0,) * 1000)

@@ -17,7 +17,7 @@ from paddock.lifecycle.promote.promote import roll_back
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.watch.judge import PromotionJudge
 from paddock.model.reference import Reference, SnapshotId
-from paddock.serving.switch.watch import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
+from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
 from paddock.store.history import Promotion, last_change
 
 _LOG = logging.getLogger(__name__)
