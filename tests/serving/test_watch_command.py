@@ -28,7 +28,7 @@ from paddock.settings import Settings
 from tests.lifecycle.test_gate_speed import store_tuning
 from tests.serving.test_watch import REFUSING, TURNS, model_bytes
 from tests.support.engine import real_model
-from tests.support.serving import ChatResult, ServeProgram, ask
+from tests.support.serving import ChatResult, ServeProgram, ask, engines_of
 from tests.support.stores import MODEL, publish
 from tests.support.waiting import wait_for
 
@@ -74,6 +74,11 @@ def steady_load(url: str, *, at_once: int = 1) -> Iterator[Load]:
             thread.join(150)
 
 
+def with_other_case(content: bytes, at: int) -> bytes:
+    """The model with another case of one letter, so that it has the same weights in other bytes."""
+    return content[:at] + bytes([content[at] ^ 0x20]) + content[at + 1 :]
+
+
 def with_template(content: bytes, template: bytes) -> bytes:
     """The model with other bytes at the beginning of its chat template, filled up with spaces."""
     at = content.index(TEMPLATE)
@@ -83,18 +88,17 @@ def with_template(content: bytes, template: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
-    """A volume with the real model as `a`, which is promoted; `b` and `e`, with other names in them, of which `e` was
-    tuned to one thread; and `f`, whose chat template refuses what is asked."""
+    """A volume with the real model as `a`, which is promoted; `b`, `c` and `e`, with other names in them, of which `e`
+    was tuned to one thread; and `f`, whose chat template refuses what is asked."""
     root = tmp_path_factory.mktemp("watch-command")
     clients = connect(Settings(volume=root / "models"))
     clients.volume.prepare()
     content = real_model().read_bytes()
-    at = content.index(b"general.name") + len(b"general.name") + 4 + 8
+    name = content.index(b"general.name") + len(b"general.name") + 4 + 8
     loop = b"{% for message in messages %}"
     contents = {
         "a": content,
-        "b": content[:at] + bytes([content[at] ^ 0x20]) + content[at + 1 :],
-        "e": content[: at + 1] + bytes([content[at + 1] ^ 0x20]) + content[at + 2 :],
+        **{letter: with_other_case(content, name + number) for number, letter in enumerate("bce")},
         "f": with_template(content, REFUSAL + loop),
     }
     manifests = {
@@ -126,7 +130,7 @@ def state(url: str) -> object:
     return watch["state"] if isinstance(watch, dict) else None
 
 
-def test_a_sound_promotion_is_kept_a_failing_and_a_slow_one_are_rolled_back(clients: Clients) -> None:
+def test_a_sound_promotion_is_kept_and_a_failing_dying_or_slow_one_rolled_back(clients: Clients) -> None:
     environment = {"PADDOCK_VOLUME": str(clients.volume.root), "PADDOCK_WATCH_S": "180", "PADDOCK_THREADS": ""}
     arguments = (str(MODEL), "--ctx", str(_CONTEXT), "--parallel", "1")
     with ServeProgram(*arguments, environment=environment) as program, steady_load(program.url) as load:
@@ -153,12 +157,29 @@ def test_a_sound_promotion_is_kept_a_failing_and_a_slow_one_are_rolled_back(clie
         assert [one for one in load.since(answered + 2) if not one.complete] == []
         assert state(url) == "rolled-back"
 
+        promote(clients, "c")
+        wait_for(serves(url, "c"), limit_s=120, every_s=0.1)
+        dying = time.monotonic()
+
+        def kill() -> bool:
+            now = health(url)
+            engines = engines_of(program.process.pid)
+            if (now["revision"], now["status"], len(engines)) == ("c" * 40, "ok", 1):
+                engines[0].kill()
+            return serves(url, "b")()
+
+        back_s = wait_for(kill, limit_s=120, every_s=0.2)
+        last = clients.volume.history(MODEL)[-1]
+        print(f"dying: back after {back_s:.1f} s, {len(load.since(dying))} answers: {last.reason}")
+        assert back_s < 60
+        assert (last.rollback, last.revision) == (True, "b" * 40)
+
         if this_machine().cores < 2:
             pytest.skip("one core is all that this machine has")
         promote(clients, "e")
         wait_for(serves(url, "e"), limit_s=120)
         slow = time.monotonic()
-        wait_for(serves(url, "b"), limit_s=300)
+        wait_for(serves(url, "b"), limit_s=400)
         last = clients.volume.history(MODEL)[-1]
         print(f"slow: back after {time.monotonic() - slow:.1f} s: {last.reason}")
         assert "times the one before" in last.reason
