@@ -11,8 +11,10 @@ revision, in *strata*:
                 Econometrica 1, 1933; M. Lovell, 1963)
     ratio       the candidate's time divided by the promoted model's, other things equal
     95 % interval
-                from *blocks* of 5 seconds, since answers of one time share what disturbs them (K.-Y. Liang and
-                S. Zeger, Biometrika 73, 1986), with Student's t for the fewer blocks of the two
+                from *blocks* of time, since answers of one time share what disturbs them (K.-Y. Liang and S. Zeger,
+                Biometrika 73, 1986), with Student's t for the fewer blocks of the two. The answers of a revision are
+                cut into MAX_BLOCKS blocks of at least BLOCK_S seconds: a machine's speed drifts over minutes, and short
+                blocks would be alike
 
 Without MIN_BLOCKS blocks of each revision there is no ratio: after a change of the load, or of what is asked, the two
 cannot be compared.
@@ -30,10 +32,10 @@ from paddock.measure.paired_speed import Ratio, t_975
 from paddock.measure.quality import Estimate
 from paddock.measure.reliability import MAX_GPU_OTHER_SHARE, MAX_OTHER_SHARE
 from paddock.serving.observations import ObservedAnswer
-from paddock.serving.switch.watch import Observed
+from paddock.serving.switch.guard import Observed
 
-BLOCK_S = 5.0
-MIN_BLOCKS = 6
+BLOCK_S = 10.0
+MIN_BLOCKS, MAX_BLOCKS = 6, 12
 MIN_TOKENS = 8
 """Of an answer whose speed of decode counts."""
 _TINY = 1e-9
@@ -61,7 +63,7 @@ class Timing:
 
 def compare_answers(candidate: Observed, promoted: Observed) -> AnswerSpeed:
     """Compare the sound answers of two revisions."""
-    both = [*_undisturbed(candidate, is_candidate=True), *_undisturbed(promoted, is_candidate=False)]
+    both = [*_placed(candidate, is_candidate=True), *_placed(promoted, is_candidate=False)]
     decode = compare(list(_timings(both, _decode)))
     return AnswerSpeed(
         decode=_inverse(decode) if decode else None,
@@ -70,7 +72,7 @@ def compare_answers(candidate: Observed, promoted: Observed) -> AnswerSpeed:
 
 
 def blocks_of(observed: Observed) -> int:
-    """In how many blocks of time sound answers ended, at most so many as a comparison counts."""
+    """In how many periods of BLOCK_S seconds there were answers that may count."""
     return len({int(one.ended // BLOCK_S) for one in observed.answers if _is_undisturbed(one, observed)})
 
 
@@ -119,14 +121,17 @@ class _Placed:
     load: tuple[int, int]
 
 
-def _undisturbed(observed: Observed, *, is_candidate: bool) -> Iterator[_Placed]:
+def _placed(observed: Observed, *, is_candidate: bool) -> Iterator[_Placed]:
     """The sound answers during which no other engine was loaded, and the machine's load was sampled."""
     share = MAX_GPU_OTHER_SHARE if observed.on_gpu else MAX_OTHER_SHARE
-    for answer in observed.answers:
-        others = observed.load.cores(answer.began, answer.ended) if _is_undisturbed(answer, observed) else None
+    answers = [answer for answer in observed.answers if _is_undisturbed(answer, observed)]
+    began = answers[0].ended if answers else 0.0
+    block_s = max(BLOCK_S, (answers[-1].ended - began) / MAX_BLOCKS if answers else 0.0)
+    for answer in answers:
+        others = observed.load.cores(answer.began, answer.ended)
         if others is not None:
             load = round(log2(max(answer.running, 1.0))), int(others / (share * observed.cores))
-            yield _Placed(answer, is_candidate, int(answer.ended // BLOCK_S), load)
+            yield _Placed(answer, is_candidate, int((answer.ended - began) / block_s), load)
 
 
 def _is_undisturbed(answer: ObservedAnswer, observed: Observed) -> bool:

@@ -32,9 +32,10 @@ from paddock.serving.http.proxy import Proxy
 from paddock.serving.metrics import Metrics
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName, Follower
+from paddock.serving.switch.guard import PromotionGuard
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
-from paddock.serving.switch.watch import PromotionGuard, PromotionWatch, WatchReport
+from paddock.serving.switch.watch import PromotionWatch, WatchReport
 from paddock.serving.threads import in_thread
 from paddock.store.usage import Usage
 

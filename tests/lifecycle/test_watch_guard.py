@@ -14,7 +14,7 @@ from paddock.lifecycle.watch.guard import HistoryPromotion
 from paddock.model.artifact import Manifest
 from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
-from paddock.serving.switch.watch import Undone
+from paddock.serving.switch.guard import Undone
 from paddock.settings import Settings
 from tests.support.stores import MODEL, Q4, Q8, A, B, C, publish
 

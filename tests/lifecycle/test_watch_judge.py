@@ -13,7 +13,7 @@ from paddock.measure.paired_answers import BLOCK_S, MIN_BLOCKS
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.serving.observations import LoadSamples, ObservedAnswer
-from paddock.serving.switch.watch import Observed
+from paddock.serving.switch.guard import Observed
 
 ID = SnapshotId(ModelName.parse("org/name"), Revision("a" * 40), Variant("Q8_0"))
 QUIET = LoadSamples(tuple(map(float, range(1000))), (0.0,) * 1000)
@@ -66,7 +66,7 @@ def looks(after: Observed, *, before: Observed = BEFORE, bounds: Bounds | None =
         pytest.param(answers(decode=1.05, first=1.1), "", id="a-little-slower"),
         pytest.param(replace(answers(decode=3.0), load=BUSY), "", id="slower-under-other-load"),
         pytest.param(answers(decode=3.0, blocks=MIN_BLOCKS - 1), "", id="slower-on-few-answers"),
-        pytest.param(replace(answers(decode=3.0), undisturbed_from=70.0), "", id="slower-beside-another-engine"),
+        pytest.param(replace(answers(decode=3.0), undisturbed_from=150.0), "", id="slower-beside-another-engine"),
     ],
 )
 def test_a_speed_is_worse_where_it_does_not_keep_the_bound_of_the_gates(after: Observed, begins: str) -> None:

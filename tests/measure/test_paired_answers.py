@@ -12,7 +12,7 @@ from paddock.measure.paired_answers import BLOCK_S, MIN_BLOCKS, compare_answers
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.serving.observations import LoadSamples, ObservedAnswer
-from paddock.serving.switch.watch import Observed
+from paddock.serving.switch.guard import Observed
 
 ID = SnapshotId(ModelName.parse("org/name"), Revision("a" * 40), Variant("Q8_0"))
 QUIET = LoadSamples(tuple(map(float, range(4000))), (0.0,) * 4000)
@@ -108,7 +108,7 @@ def busy(cores: float) -> LoadSamples:
         pytest.param(observed(chat, seed=1, blocks=MIN_BLOCKS - 1), observed(chat, seed=2), id="few-blocks"),
         pytest.param(observed(chat, seed=1), Observed(ID, (), load=QUIET), id="nothing-before"),
         pytest.param(
-            replace(observed(chat, seed=1), undisturbed_from=140.0), observed(chat, seed=2), id="during-the-switch"
+            replace(observed(chat, seed=1), undisturbed_from=260.0), observed(chat, seed=2), id="during-the-switch"
         ),
         pytest.param(
             observed(lambda *one: replace(chat(*one), kind="/v1/completions"), seed=1),
@@ -138,8 +138,9 @@ def test_answers_of_one_time_do_not_count_as_many() -> None:
         answers = []
         for block in range(12):
             slow = chance.lognormvariate(0, 0.2)
-            answers += [chat(chance, 1 + block * BLOCK_S, slow, prompt=100) for _ in range(at_once)]
-        return Observed(ID, tuple(answers), load=QUIET, cores=2)
+            at = block * BLOCK_S + (3 if block else 1)  # the first answer's end is where the first block begins
+            answers += [chat(chance, at, slow, prompt=100) for _ in range(at_once)]
+        return Observed(ID, tuple(sorted(answers, key=lambda one: one.ended)), load=QUIET, cores=2)
 
     covered = 0
     for seed in range(30):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 import httpx
 import pytest
@@ -14,19 +13,19 @@ from paddock.lifecycle.watch import HistoryGuard
 from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId
 from paddock.serving.engine.supervisor import SupervisorLimits
-from paddock.serving.switch.watch import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
+from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
 from paddock.settings import Settings
 from tests.support.gguf import STRING, TYPE_Q8_0, U32, tiny_llama
 from tests.support.prometheus_text import read_metrics
-from tests.support.serving import any_complete, ask, running, under_load
+from tests.support.serving import ask, running
 from tests.support.stores import MODEL, publish
-from tests.support.switching import CONTEXT_TOKENS, FollowingServer, SwitchingVolume
+from tests.support.switching import CONTEXT_TOKENS, FollowingServer, SwitchingVolume, streaming
 from tests.support.waiting import wait_for
 
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 REFUSING = "{% for m in messages if 'colours' in m.content %}{{ raise_exception('no colours') }}{% endfor %}" + TURNS
 """A template that refuses what tests ask. llama-server renders a conversation of its own when it starts."""
-LIMITS = SupervisorLimits(start_s=120.0, check_interval_s=0.1, pauses_s=(0.05,))
+LIMITS = SupervisorLimits(start_s=120.0, check_interval_s=0.1, strikes=2, pauses_s=(0.05,))
 
 
 class ReplaceableGuard(PromotionGuard):
@@ -68,11 +67,12 @@ def model_bytes(layers: int, template: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchingServer]:
-    """A server of a volume with the sound revisions `a` and `b`, and `f`, which refuses chats; `a` is promoted."""
+    """A server of a volume with the revisions `a`, which is promoted, and `f`, which completes prompts, and refuses
+    chats."""
     root = tmp_path_factory.mktemp("watching")
     clients = connect(Settings(volume=root / "models", threads=1, watch_s=60.0))
     clients.volume.prepare()
-    contents = {"a": model_bytes(1, TURNS), "b": model_bytes(2, TURNS), "f": model_bytes(2, REFUSING)}
+    contents = {"a": model_bytes(1, TURNS), "f": model_bytes(2, REFUSING)}
     manifests = {
         letter: publish(clients.volume, Revision(letter * 40), {"tiny-Q8_0.gguf": content}, root)
         for letter, content in contents.items()
@@ -102,61 +102,50 @@ def test_a_sound_revision_is_kept_and_no_answer_is_dropped(server: WatchingServe
     settings = server.volume.clients.settings.model_copy(update={"watch_s": 0.2})
     server.guard.guard = HistoryGuard(replace(server.volume.clients, settings=settings), Reference(MODEL))
     changes = len(server.volume.clients.volume.history(MODEL))
-    with under_load(server.served.url, at_once=1, max_tokens=4) as answers:
-        wait_for(partial(any_complete, answers))
-        server.switch("b")
-        wait_for(lambda: server.state == "kept")
-    assert [one for one in answers if not one.complete] == []
-    assert server.serves("b")
+    with streaming(server.served.url, clients=1, max_tokens=2) as streams:
+        wait_for(lambda: streams, every_s=0.1)
+        server.switch("f")
+        wait_for(lambda: server.state == "kept", every_s=0.1)
+    assert [one for one in streams if one.problem] == []
+    assert server.serves("f")
     assert len(server.volume.clients.volume.history(MODEL)) == changes + 1
     assert (server.metric("paddock_watch_active"), server.metric("paddock_rollbacks_total")) == (0, 0)
     assert " answers failed, and 0 of " in str(server.health["watch"])
 
 
-def test_a_revision_that_refuses_chats_is_rolled_back_each_time_that_it_is_promoted(server: WatchingServer) -> None:
+def rolled_back(server: WatchingServer, *, times: int) -> None:
+    """Promote the failing revision, and chat until it is rolled back."""
     volume = server.volume.clients.volume
     before = server.metric("paddock_rollbacks_total", result="rolled-back")
-    for times in (1, 2):
-        with under_load(server.served.url, at_once=1, max_tokens=4) as answers:
-            server.volume.promote("f")
-            wait_for(lambda: server.serves("f"))
-            wait_for(lambda: server.serves("a"))
-        assert {one.status for one in answers if not one.complete} == {400}
+    for number in range(times):
+        assert server.chats()
+        server.volume.promote("f")
+        wait_for(lambda: server.serves("f"), every_s=0.1)
+        for _ in range(3):
+            assert ask(server.client, stream=False).status == 400
+        wait_for(lambda: server.serves("a"), every_s=0.1)
         assert server.chats()
         last = volume.history(MODEL)[-1]
-        assert last.reason.startswith("rolled back by its server: ")
-        assert " answers failed, and 0 of " in last.reason
+        assert last.reason.startswith("rolled back by its server: 3 of 3 answers failed, and 0 of ")
         assert (last.rollback, last.revision, last.previous) == (True, "a" * 40, "f" * 40)
         assert server.health["watch"] == {
             "revision": server.volume.label("f"),
             "state": "rolled-back",
             "reason": last.reason.removeprefix("rolled back by its server: "),
         }
-        assert server.metric("paddock_rollbacks_total", result="rolled-back") == before + times
+        assert server.metric("paddock_rollbacks_total", result="rolled-back") == before + number + 1
     server.volume.wait_until_seen("a")
     assert volume.history(MODEL)[-1] == last, "the way back is not watched"
     assert server.metric("paddock_watch_active") == 0
 
 
-def kill_engines_of(server: WatchingServer, letter: str) -> None:
-    """Kill each engine of the revision until another one is loaded."""
-
-    def kill() -> bool:
-        engines = server.served.engines
-        if server.health["revision"] == letter * 40 and len(engines) == 1 and server.health["status"] == "ok":
-            engines[0].kill()
-        return server.serves("a")
-
-    wait_for(kill)
+def test_a_revision_that_refuses_chats_is_rolled_back_on_the_third(server: WatchingServer) -> None:
+    rolled_back(server, times=1)
 
 
-def test_an_engine_that_dies_again_and_again_is_rolled_back(server: WatchingServer) -> None:
-    server.switch("b")
-    wait_for(lambda: len(server.served.engines) == 1)
-    kill_engines_of(server, "b")
-    reason = server.volume.clients.volume.history(MODEL)[-1].reason
-    assert reason.startswith("rolled back by its server: its engine was lost 2 times in ")
-    assert server.chats()
+@pytest.mark.torture
+def test_it_is_rolled_back_each_time_that_it_is_promoted(server: WatchingServer) -> None:
+    rolled_back(server, times=5)
 
 
 class ScriptedGuard(PromotionGuard, WatchedPromotion):
@@ -169,12 +158,13 @@ class ScriptedGuard(PromotionGuard, WatchedPromotion):
         self._refused = refused
         self.worse = ""
         self.reasons: list[str] = []
+        self.before: Observed | None = None
 
     def promotion(self, id: SnapshotId, before: SnapshotId) -> WatchedPromotion | None:
         return self if id != before and id.revision != "a" * 40 else None
 
     def compare(self, before: Observed, after: Observed) -> Judgement:
-        assert before.id != after.id
+        self.before = before
         return Judgement(self.worse, "as good as before")
 
     def undo(self, reason: str) -> tuple[Undone, str]:
@@ -187,10 +177,17 @@ class ScriptedGuard(PromotionGuard, WatchedPromotion):
 
 def test_an_engine_that_is_given_up_does_not_end_the_server_while_it_is_watched(server: WatchingServer) -> None:
     guard = server.guard.guard = ScriptedGuard(server)
-    server.switch("b")
+    server.switch("f")
     wait_for(lambda: server.state == "watching" and len(server.served.engines) == 1)
-    kill_engines_of(server, "b")
-    assert ["the engine failed 3 times in" in reason for reason in guard.reasons] == [True]
+
+    def kill() -> bool:
+        engines = server.served.engines
+        if (server.health["revision"], server.health["status"], len(engines)) == ("f" * 40, "ok", 1):
+            engines[0].kill()
+        return server.serves("a")
+
+    wait_for(kill, every_s=0.1)
+    assert ["the engine failed 2 times in" in reason for reason in guard.reasons] == [True]
     assert server.chats()
     assert not server.served.ended.is_set()
 
@@ -199,15 +196,24 @@ def test_a_server_that_cannot_roll_back_goes_back_by_itself_until_something_else
     server: WatchingServer,
 ) -> None:
     guard = server.guard.guard = ScriptedGuard(server, refused="the volume is read-only")
-    server.switch("b")
+    for streamed in (True, False):
+        assert ask(server.client, stream=streamed, max_tokens=4).complete
+    server.switch("f")
+    wait_for(lambda: guard.before)
+    assert guard.before is not None
+    for answer in guard.before.answers[-2:]:
+        assert answer.failure == ""
+        assert (answer.tokens, answer.prompt_tokens > 0) == (4, True), "as the engine says"
+        assert answer.first_token_s
+        assert answer.decode_s
     guard.worse = "every answer failed"
     wait_for(lambda: server.serves("a"))
-    server.volume.wait_until_seen("b")
+    server.volume.wait_until_seen("f")
     assert server.serves("a"), "the name stands for the other one still"
     assert server.state == "left"
     assert "every answer failed. It stays promoted: the volume is read-only" in str(server.health["watch"])
     assert guard.reasons == ["every answer failed"]
     assert server.chats()
     guard.worse = ""
+    server.switch("a")
     server.switch("f")
-    server.switch("b")

@@ -33,7 +33,7 @@ from paddock.serving.http.bodies import BodyLimits
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName
-from paddock.serving.switch.watch import PromotionGuard
+from paddock.serving.switch.guard import PromotionGuard
 from paddock.settings import Settings
 from paddock.store.usage import Usage
 from tests.support.engine import real_model

@@ -41,7 +41,7 @@ from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.http.binding import Binding
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
-from paddock.serving.switch.watch import PromotionGuard
+from paddock.serving.switch.guard import PromotionGuard
 
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4

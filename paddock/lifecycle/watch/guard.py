@@ -11,13 +11,13 @@ import logging
 
 from paddock.errors import PaddockError, PromotionConflict
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.promote.bounds import Bounds, bounds_with
+from paddock.lifecycle.promote.bounds import BOUNDS, Bounds, bounds_with
 from paddock.lifecycle.promote.gate_rules import gate_rules
 from paddock.lifecycle.promote.promote import roll_back
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.watch.judge import PromotionJudge
 from paddock.model.reference import Reference, SnapshotId
-from paddock.serving.switch.watch import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
+from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
 from paddock.store.history import Promotion, last_change
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +51,11 @@ class HistoryGuard(PromotionGuard):
         if change.forced or id.variant != before.variant:
             _LOG.info("the speed of %s does not count: %s", id, "forced" if change.forced else "another variant")
             return None
-        return bounds_with(gate_rules(self._clients, id).bounds)
+        try:
+            return bounds_with(gate_rules(self._clients, id).bounds)
+        except PaddockError as error:
+            _LOG.warning("the speed of %s is held against the default bounds: %s", id, error.message)
+            return BOUNDS
 
 
 class HistoryPromotion(WatchedPromotion):

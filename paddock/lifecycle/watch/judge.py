@@ -20,7 +20,7 @@ from paddock.lifecycle.promote.gates import keeps_rate, keeps_time
 from paddock.measure.error_rates import ErrorRate, error_rate, worse_errors_p, worse_strikes_p
 from paddock.measure.paired_answers import MIN_BLOCKS, AnswerSpeed, blocks_of, compare_answers
 from paddock.measure.paired_speed import Ratio
-from paddock.serving.switch.watch import Judgement, Observed
+from paddock.serving.switch.guard import Judgement, Observed
 
 WORSE_P = 0.001
 """The p-value below which errors are worse. It is smaller than that of a gate, since a watch looks every second."""

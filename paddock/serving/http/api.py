@@ -32,6 +32,7 @@ from starlette.types import Message, Receive, Scope, Send
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.engine.supervisor import State
 from paddock.serving.http.bodies import BodyReader, require_json
+from paddock.serving.http.engine_errors import without_paths
 from paddock.serving.http.proxy import REVISION_HEADER, Proxy, unavailable
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.refusal import RequestRefused
@@ -176,6 +177,7 @@ class OpenAIApi:
     async def _health(self, _request: Request) -> Response:
         state, spec = self._switch.state, self._spec
         watch = self._watch_report()
+        watched = {**watch.to_json(), "reason": without_paths(watch.reason)} if watch else None  # no key is needed
         body = {
             "status": "ok" if state is State.READY else str(state),
             "model": spec.name,
@@ -184,7 +186,7 @@ class OpenAIApi:
             "restarts": self._switch.restarts,
             "running": self._queue.running,
             "waiting": self._queue.waiting,
-            "watch": watch.to_json() if watch else None,
+            "watch": watched,
         }
         available = self._switch.accepts_requests
         return JSONResponse(body, HTTPStatus.OK if available else HTTPStatus.SERVICE_UNAVAILABLE)

@@ -81,7 +81,12 @@ def _clean(message: str) -> str:
     """Shorten a template's error to its last line, and leave out paths."""
     if "While executing" in message and (found := _TEMPLATE_ERROR.search(message)):
         message = f"the chat template refuses this conversation: {found[1].strip()}"
-    return _PATH.sub("…", message)
+    return without_paths(message)
+
+
+def without_paths(text: str) -> str:
+    """The text with "…" in place of each path of the host."""
+    return _PATH.sub("…", text)
 
 
 def _field_of(message: str, fields: Collection[str]) -> str | None:

@@ -132,4 +132,5 @@ class ServedRevision:
 
     def close_files(self) -> None:
         """Release the files and the snapshot of a revision whose engine is not running."""
+        self._descriptors = ()  # their numbers are given to other files
         self._resources.close()

@@ -17,16 +17,17 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from paddock.engine.disturbance import busy_s
 from paddock.errors import PaddockError
 from paddock.model.reference import SnapshotId
 from paddock.serving.metrics import Metrics
-from paddock.serving.observations import LoadSamples, ObservedAnswer, OtherLoad
+from paddock.serving.observations import OtherLoad
+from paddock.serving.switch.guard import Observed, PromotionGuard, Undone, WatchedPromotion
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
 from paddock.serving.threads import in_thread
@@ -35,70 +36,6 @@ _LOG = logging.getLogger(__name__)
 _SAMPLE_S = 1.0
 _LAST_LOOKS = 2
 """A watch that ends looks this often once more, at answers that ended just before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What was observed of a revision. `answers` are those that count for errors. Those that ran wholly between
-    `undisturbed_from` and `undisturbed_to` count for speed too: no other engine was loaded then. `restarts` is how
-    often its engine was restarted: what an engine before the last of them cut off was one fault. In `served_s` seconds
-    it had `strikes`. `on_gpu`: a GPU computes."""
-
-    id: SnapshotId
-    answers: tuple[ObservedAnswer, ...]
-    restarts: int = 0
-    strikes: int = 0
-    served_s: float = 0.0
-    undisturbed_from: float = 0.0
-    undisturbed_to: float = float("inf")
-    load: LoadSamples = field(default_factory=LoadSamples)
-    cores: int = 1
-    on_gpu: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """The revision compared with the one before. `worse` is why it is worse, a sentence part; empty where it is not, as
-    far as can be said. `summary` has the figures. `ratios` are those of its figures to the other's, by their names."""
-
-    worse: str
-    summary: str
-    ratios: dict[str, float] = field(default_factory=dict)
-
-
-class Undone(StrEnum):
-    """The outcome of a rollback: `OVERTAKEN`: another change was made since the promotion, and nothing was changed;
-    `REFUSED`: the volume cannot be written, or the snapshot before cannot be promoted."""
-
-    ROLLED_BACK = "rolled-back"
-    OVERTAKEN = "overtaken"
-    REFUSED = "refused"
-
-
-class WatchedPromotion(Protocol):
-    """A promotion that a server has followed. Its methods may block, and are called in threads.
-
-    `compare` judges the promoted revision (`after`) by the one before; `undo` rolls the promotion back, once however
-    many servers call it, and raises nothing.
-    """
-
-    def compare(self, before: Observed, after: Observed) -> Judgement: ...
-
-    def undo(self, reason: str) -> tuple[Undone, str]:
-        """Returns the outcome, and why it is not a rollback."""
-        ...
-
-
-class PromotionGuard(Protocol):
-    """Says what is watched after a switch, and for how many seconds (`watch_s`)."""
-
-    @property
-    def watch_s(self) -> float: ...
-
-    def promotion(self, id: SnapshotId, before: SnapshotId) -> WatchedPromotion | None:
-        """The promotion by which the name that is followed went from `before` to `id`, if that is its last change;
-        None for a rollback. May block. Raises PaddockError."""
-        ...
 
 
 class WatchState(StrEnum):
@@ -153,7 +90,7 @@ class PromotionWatch:
                 await asyncio.sleep(_SAMPLE_S)
                 now, own = busy_s(), self._own_s()
                 if before is not None and now is not None:
-                    ours = sum(seconds - used.get(key, 0.0) for key, seconds in own.items())
+                    ours = sum(max(0.0, seconds - used.get(key, 0.0)) for key, seconds in own.items())
                     self._load.add(time.perf_counter(), max(0.0, now - before - ours))
                 before, used = now, own
         finally:
@@ -169,7 +106,7 @@ class PromotionWatch:
             return
         self._rescued, self._failure = current, ""
         self._given_up.clear()
-        self._watching = task = asyncio.create_task(self._watch(current, before, switched_at))
+        self._watching = task = asyncio.create_task(self._try_to_watch(current, before, switched_at))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -196,17 +133,27 @@ class PromotionWatch:
         self._watching = None
         self._metrics.watching.set(0)
 
+    async def _try_to_watch(self, current: ServedRevision, before: ServedRevision, switched_at: float) -> None:
+        try:
+            await self._watch(current, before, switched_at)
+        except Exception as error:  # whatever fails, the server goes on
+            _LOG.warning("%s is not watched any more: %s: %s", current.spec.id, type(error).__name__, error)
+            self._forget(current)
+
+    def _forget(self, revision: ServedRevision) -> None:
+        """Watch a revision no longer, and let an engine of it that is given up end the server."""
+        if self._rescued is revision:
+            self._rescued = None
+            self._stopped()
+            if self.report is not None and self.report.state is WatchState.WATCHING:
+                self.report = None
+
     async def _watch(self, current: ServedRevision, before: ServedRevision, switched_at: float) -> None:
         began, restarts, strikes = time.perf_counter(), current.supervisor.restarts, current.supervisor.strikes
         id, earlier = current.spec.id, before.spec.id
-        try:
-            promotion = await in_thread(lambda: self._guard.promotion(id, earlier))
-        except PaddockError as error:
-            _LOG.warning("%s is not watched: %s", id, error.message)
-            promotion = None
+        promotion = await in_thread(lambda: self._guard.promotion(id, earlier))
         if promotion is None:
-            self._rescued = None
-            self._stopped()
+            self._forget(current)
             return
         _LOG.info("%s is watched for %g s, and compared with %s", id, self._guard.watch_s, earlier)
         self._metrics.watching.set(1)
@@ -232,8 +179,7 @@ class PromotionWatch:
             looks_left -= time.perf_counter() - began >= self._guard.watch_s
         _LOG.info("%s is kept: %s", id, judgement.summary)
         self._set(current, WatchState.KEPT, judgement.summary)
-        self._rescued = None
-        self._stopped()
+        self._forget(current)
 
     def _observed(
         self,
@@ -271,8 +217,8 @@ class PromotionWatch:
             self._set(current, WatchState.ROLLED_BACK, reason)
         elif undone is Undone.OVERTAKEN:
             _LOG.info("the promotion of %s is not rolled back: %s", current.spec.id, why_not)
-            self.report = self._rescued = None
-        else:
+            self._forget(current)
+        elif self._switch.current is current:
             self._set(current, WatchState.LEFT, f"{reason}. It stays promoted: {why_not}")
             _LOG.warning(
                 "%s stays promoted, and this server alone goes back to %s until something else is promoted: %s",
