@@ -187,6 +187,17 @@ def test_a_hub_that_does_not_answer_blocks_what_it_was_not_asked(
     assert "HF_HUB_OFFLINE is set; Q8_0@" in one.reason
 
 
+def test_a_model_whose_history_cannot_be_read_is_blocked_alone(clients: Clients, hub: HubService) -> None:
+    for name in ("damaged", "sound"):
+        promoted_model(hub.hub, clients.volume, f"org/{name}", {FILE: model()})
+    (history,) = clients.volume.root.glob(".paddock/history/org--damaged.jsonl")
+    history.unlink()
+    history.mkdir()
+    damaged, sound = plan_of(clients, "model: org/damaged", "model: org/sound")
+    assert (damaged.action, sound.action) == ("blocked", "keep")
+    assert "org--damaged.jsonl" in damaged.reason
+
+
 def test_what_was_rolled_back_is_not_promoted_again_until_the_commit_moves(clients: Clients, hub: HubService) -> None:
     first = promoted_model(hub.hub, clients.volume, "org/a", {FILE: model()})
     bad = promoted_model(hub.hub, clients.volume, "org/a", {FILE: other_data()})

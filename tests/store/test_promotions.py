@@ -354,7 +354,7 @@ def test_the_states_of_many_models_are_those_of_each(volume: Volume) -> None:
     assert {model: found[model] for model in models} == {
         model: (volume.promoted(model), volume.history(model)) for model in models
     }
-    assert found[MODEL][0] == Promoted(MODEL, Q8, {Q8: B, Q4: A})
+    assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: B, Q4: A})
     assert found[ModelName.parse("ORG/Name")] == found[MODEL]
 
 

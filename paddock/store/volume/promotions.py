@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from paddock.errors import NotOnVolume, PromotionConflict
+from paddock.errors import NotOnVolume, PaddockError, PromotionConflict
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.durable import disk_errors
@@ -44,16 +44,20 @@ class Promotions:
         return self._state(model, self._history(model).read())
 
     @disk_errors
-    def of_all(self, models: Iterable[ModelName]) -> dict[ModelName, tuple[Promoted, list[Promotion]]]:
-        """The promoted state of many models, and all changes of each, oldest first. A model is found ignoring case, and
-        its state has its name on the volume."""
+    def of_all(self, models: Iterable[ModelName]) -> dict[ModelName, tuple[Promoted, list[Promotion]] | PaddockError]:
+        """The promoted state of many models, and all changes of each, oldest first; the error of a model whose history
+        cannot be read. A model is found ignoring case, and its state has its name on the volume."""
         linked = self._links.read_all()
         names = {str(model).casefold(): model for model in linked}
-        states = {}
+        states: dict[ModelName, tuple[Promoted, list[Promotion]] | PaddockError] = {}
         for model in dict.fromkeys(models):
             name = model if model in linked else names.get(str(model).casefold(), model)
-            history = self._history(name).read()
-            states[model] = self._state(name, history, linked.get(name) or Promoted(name)), history
+            try:
+                history = self.history(name)
+            except PaddockError as error:
+                states[model] = error
+            else:
+                states[model] = self._state(name, history, linked.get(name) or Promoted(name)), history
         return states
 
     @disk_errors

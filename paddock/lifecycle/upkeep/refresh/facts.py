@@ -36,7 +36,7 @@ from paddock.store.history import Promoted, Promotion
 
 _READERS: Final = 4
 """Headers that are read at a time. Each may cost a second of the engine."""
-_History = tuple[Promoted, Sequence[Promotion]]
+_History = tuple[Promoted, Sequence[Promotion]] | PaddockError
 
 
 @step(Kind.HUB, "plan-refresh", line=lambda plan: plan.line)
@@ -93,23 +93,28 @@ def _commit(facts: EntryFacts) -> Branch:
 def _gather(
     clients: Clients, catalog: Catalog, heads: Mapping[Branch, BranchHead | PaddockError]
 ) -> Sequence[EntryFacts]:
-    """The facts of each entry that cost the Hub nothing more."""
+    """The facts of each entry that cost the Hub nothing more. What cannot be read of the volume stands for the commit,
+    so that the entry is blocked."""
     states = clients.volume.promotions.of_all([entry.model for entry in catalog.entries])
     records = read_records(clients, catalog)
     fingerprints = _Fingerprints()
     movers = _default_movers(catalog.entries)
-    return [
-        _facts(
-            clients,
-            entry,
-            heads[entry.model, entry.channel],
-            states[entry.model],
-            records.get(entry.key),
-            fingerprint=fingerprints.of(entry),
-            moves_default=entry.key in movers,
-        )
-        for entry in catalog.entries
-    ]
+
+    def facts_of(entry: CatalogEntry) -> EntryFacts:
+        try:
+            return _facts(
+                clients,
+                entry,
+                heads[entry.model, entry.channel],
+                states[entry.model],
+                records.get(entry.key),
+                fingerprint=fingerprints.of(entry),
+                moves_default=entry.key in movers,
+            )
+        except PaddockError as error:  # of the volume, for this model alone
+            return EntryFacts(entry, error, Promoted(entry.model))
+
+    return [facts_of(entry) for entry in catalog.entries]
 
 
 def _facts(
@@ -122,6 +127,8 @@ def _facts(
     fingerprint: Fingerprint,
     moves_default: bool,
 ) -> EntryFacts:
+    if isinstance(state, PaddockError):
+        raise state
     promoted, history = state
     if isinstance(head, BranchHead) and same_variant(str(head.model), str(entry.model)) and not promoted.revisions:
         promoted = Promoted(head.model)  # the Hub's own spelling, which is to be its name on the volume
