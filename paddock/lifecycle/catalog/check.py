@@ -5,7 +5,7 @@ Where the text comes from is `paddock.lifecycle.catalog.file`'s concern: a file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
@@ -43,6 +43,13 @@ class Catalog:
     entries: tuple[CatalogEntry, ...]
     lines: tuple[int, ...]
     prices: Mapping[str, float] = field(default_factory=dict)
+    _by_model: Mapping[str, Sequence[CatalogEntry]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_model: dict[str, list[CatalogEntry]] = {}
+        for entry in self.entries:
+            by_model.setdefault(str(entry.model).casefold(), []).append(entry)
+        object.__setattr__(self, "_by_model", by_model)  # the class is frozen
 
     @property
     def rows(self) -> list[tuple[CatalogEntry, int]]:
@@ -51,7 +58,7 @@ class Catalog:
 
     def wish(self, model: ModelName, variant: Variant) -> CatalogEntry | None:
         """The entry that wants a variant: one that names it, else one of the model with `auto`. Case does not count."""
-        of_model = [entry for entry in self.entries if same_variant(str(entry.model), str(model))]
+        of_model = self._by_model.get(str(model).casefold(), ())
         named = (entry for entry in of_model if entry.wanted_variant and same_variant(entry.variant, variant))
         return next(named, None) or next((entry for entry in of_model if entry.wanted_variant is None), None)
 
