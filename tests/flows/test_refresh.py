@@ -16,12 +16,16 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from flows.refresh import refresh_catalog
 from flows.run_local import run_local
 from infra.local.hub import HubService, LocalHub, serve_hub
-from paddock.errors import NoSuchFile, RefreshFailed
+from infra.local.prefect_server import PrefectServer
+from paddock.errors import NoSuchFile
 from paddock.lifecycle.clients import connect
 from paddock.lifecycle.upkeep.refresh.outcome import RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 from tasks.subject import StoreSubject
+from tests.support.program import Paddock, paddock
 from tests.support.tiny_hub import MODEL, NAME, copy_directory, rejected_model, use_hub
+
+__all__ = ["paddock"]
 
 BAD = "org/bad-GGUF"
 
@@ -121,12 +125,21 @@ def test_a_second_refresh_of_a_volume_is_skipped(night: Night) -> None:
     assert "is being refreshed by process" in skipped.line
 
 
-def test_a_required_entry_that_failed_fails_the_run_with_a_table(night: Night, client: SyncPrefectClient) -> None:
+def test_the_command_runs_the_flow_and_fails_with_a_table_where_a_required_entry_failed(
+    night: Night,
+    client: SyncPrefectClient,
+    prefect_server: PrefectServer,
+    monkeypatch: pytest.MonkeyPatch,
+    paddock: Paddock,
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server.url)
     night.catalog.write_text(f"models:\n- {{model: {NAME}}}\n- {{model: org/none-GGUF, required: true}}\n")
-    with pytest.raises(RefreshFailed, match="1 of 2 entries failed that the catalog requires"):
-        run_local(refresh_catalog)
+    done = paddock("refresh")
+    assert (done.status, "org/none-GGUF:auto" in done.stdout) == (1, True)
+    assert "1 of 2 entries failed that the catalog requires" in done.stderr
     run = newest_runs(client)[0]
     assert run.state is not None
+    assert run.state.type is StateType.FAILED
     assert "| `org/none-GGUF:auto` |" in str(run.state.message)
     assert "**withdrawn**" in str(report(client).data)
 

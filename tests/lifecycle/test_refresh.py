@@ -194,6 +194,18 @@ def test_a_promotion_that_a_person_declined_is_held_back_and_not_asked_for_again
     assert here.volume.promoted(first.model).default_id == first.id
 
 
+def test_a_revision_that_was_rolled_back_stays_so_and_the_report_says_why(here: Clients, hub: HubService) -> None:
+    first = promoted(hub, here, SAME)
+    want(here, f"model: {SAME}, variant: Q8_0")
+    hub.repository(SAME).commit({"README.md": b"# Another card\n"})
+    assert refresh_briefly(here).entries[0].outcome is RefreshOutcome.RETAGGED
+    here.volume.rollback(first.model, Q8, reason="it answered with errors")
+    night = refresh_briefly(here)
+    assert night.entries[0].outcome is RefreshOutcome.HELD_BACK
+    assert here.volume.promoted(first.model).default_id == first.id
+    assert night.markdown.count(": it answered with errors") == 2, "in the table, and in the list of what is held back"
+
+
 def test_another_engine_measures_what_is_promoted_anew_and_says_what_got_worse(here: Clients, hub: HubService) -> None:
     manifest = promoted_model(hub.hub, here.volume, SAME, {FILE: tiny_model()}, engine="0.3.1")
     record_benchmark(here, manifest, a_benchmark(engine="llama-cpp-python 0.3.1"))

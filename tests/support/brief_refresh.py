@@ -1,4 +1,4 @@
-"""A refresh that fetches, publishes, promotes and records as the real one does, and measures nothing.
+"""A refresh that fetches, publishes, promotes and records as the real one does; it measures and draws nothing.
 
 Run as a program, it refreshes the catalog of the environment: `python -m tests.support.brief_refresh`.
 """
@@ -13,7 +13,8 @@ from paddock.lifecycle.assess.validate import Validation
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.gate_reports import record_gates
 from paddock.lifecycle.onboard import InProcess, OnboardRequest
-from paddock.lifecycle.promote.gating import check_gates
+from paddock.lifecycle.promote.gating import check_gates, in_process, require_gates
+from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.refresh.approval import approval_by_command
 from paddock.lifecycle.upkeep.refresh.change import change_entry
@@ -56,6 +57,15 @@ class BriefPhases(InProcess):
         report = report_on(manifest, promoted, self._entries.verdicts.get(manifest.model, True))
         record_gates(self._clients, manifest, report)
         return report
+
+    def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
+        runner, scope = PlainRunner(self._clients), request.scope
+        expected = require_gates(runner, manifest, in_process(runner), scope=scope)
+        runner.run(promote_snapshot, manifest.id, request.reason, default=scope.default, expected=expected)
+        return self.write_dossier(manifest)
+
+    def write_dossier(self, manifest: Manifest) -> str:
+        return ""
 
 
 @dataclass

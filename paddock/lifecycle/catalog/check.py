@@ -5,7 +5,7 @@ Where the text comes from is `paddock.lifecycle.catalog.file`'s concern: a file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
@@ -43,13 +43,13 @@ class Catalog:
     entries: tuple[CatalogEntry, ...]
     lines: tuple[int, ...]
     prices: Mapping[str, float] = field(default_factory=dict)
-    _by_model: Mapping[str, list[CatalogEntry]] = field(init=False, repr=False, compare=False)
+    _by_model: Mapping[str, Sequence[CatalogEntry]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_model: dict[str, list[CatalogEntry]] = {}
         for entry in self.entries:
             by_model.setdefault(str(entry.model).casefold(), []).append(entry)
-        object.__setattr__(self, "_by_model", by_model)
+        object.__setattr__(self, "_by_model", by_model)  # the class is frozen
 
     @property
     def rows(self) -> list[tuple[CatalogEntry, int]]:

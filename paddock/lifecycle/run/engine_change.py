@@ -74,8 +74,9 @@ def engine_change(clients: Clients, manifest: Manifest, installed: Engine | None
 def promoted_with_other_engines(clients: Clients) -> Iterator[tuple[Manifest, EngineChange]]:
     """The promoted snapshots of the volume that the installed engine did not measure. Raises EngineTooOld."""
     installed = installed_engine()
-    for model in sorted({id.model for id in clients.volume.ids()}):
-        for id in clients.volume.promoted(model).ids:
+    states = clients.volume.promotions.of_all(sorted({id.model for id in clients.volume.ids()}))
+    for promoted, _ in states.values():
+        for id in promoted.ids:
             manifest = clients.volume.snapshot(id)
             change = engine_change(clients, manifest, installed) if manifest else None
             if manifest and change:

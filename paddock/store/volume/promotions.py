@@ -163,8 +163,12 @@ class Promotions:
     def rollback_targets(self, model: ModelName) -> set[SnapshotId]:
         """The snapshots that a rollback of the model, or of one of its promoted variants, would promote."""
         history = self._history(model).read()
-        now = self._state(model, history)
-        goals = (self._rollback_targets(now, history, variant) for variant in (None, *now.revisions))
+        return self.rollback_targets_in(self._state(model, history), history)
+
+    @disk_errors
+    def rollback_targets_in(self, state: Promoted, history: list[Promotion]) -> set[SnapshotId]:
+        """As `rollback_targets`, for a state and history that were read (`of_all`)."""
+        goals = (self._rollback_targets(state, history, variant) for variant in (None, *state.revisions))
         return {found[0] for found in goals if found}
 
     @contextmanager

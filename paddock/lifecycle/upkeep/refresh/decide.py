@@ -160,7 +160,8 @@ def by_head(facts: EntryFacts) -> PlannedEntry | None:
             return settled
     left = _rolled_back(facts.history, id.variant).get(head.revision)
     if left is not None:
-        return facts.planned(Action.KEEP, f"{head.revision[:8]} was rolled back on {left.at:%Y-%m-%d}: {left.reason}")
+        reason = f"{head.revision[:8]} was rolled back on {left.at:%Y-%m-%d}: {left.reason}"
+        return replace(facts.planned(Action.KEEP, reason), rolled_back=True)
     if id.revision != head.revision or facts.is_choice_old:
         return None
     if facts.entry.default and not _was_default(facts.promoted, facts.history, id.variant):

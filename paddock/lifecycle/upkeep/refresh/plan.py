@@ -51,7 +51,8 @@ class PlannedEntry:
     where nothing is to be fetched or it is not known. `difference` is that of the headers of the promoted file and the
     new one. `moves_default`: its promotion moves the model's default variant. `measure`: what is promoted was measured
     with another engine. `remember`: what `auto` stands for is not in the entry's record yet, or was chosen for another
-    machine. `fingerprint` is for the next record, and `record` the last one.
+    machine. `rolled_back`: the commit was promoted, and rolled back. `fingerprint` is for the next record, and `record`
+    the last one.
     """
 
     entry: CatalogEntry
@@ -64,6 +65,7 @@ class PlannedEntry:
     moves_default: bool = False
     measure: bool = False
     remember: bool = False
+    rolled_back: bool = False
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     record: EntryRecord | None = None
     hub_name: ModelName | None = None

@@ -189,9 +189,12 @@ def _is_to_do(clients: Clients, planned: PlannedEntry) -> bool:
 
 
 def outcome_of_plan(clients: Clients, planned: PlannedEntry) -> EntryOutcome:
-    """The outcome of an entry for which nothing is to be done. What was held back, or waits, still does."""
+    """The outcome of an entry for which nothing is to be done. What was held back, rolled back, or waits, still is not
+    promoted."""
     if planned.action is Action.WITHDRAWN:
         return EntryOutcome.of(planned, RefreshOutcome.WITHDRAWN)
+    if planned.rolled_back:
+        return EntryOutcome.of(planned, RefreshOutcome.HELD_BACK)
     if (record := unpromoted_record(clients, planned)) is not None:
         standing = replace(planned, reason=f"{record.outcome} since {record.day}")
         return EntryOutcome.of(
