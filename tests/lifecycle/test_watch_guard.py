@@ -14,7 +14,7 @@ from paddock.lifecycle.watch.guard import HistoryPromotion
 from paddock.model.artifact import Manifest
 from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
-from paddock.serving.switch.guard import Undone
+from paddock.serving.switch.guard import RollbackOutcome
 from paddock.settings import Settings
 from tests.support.stores import MODEL, Q4, Q8, A, B, C, publish
 
@@ -45,8 +45,8 @@ def promotion(clients: Clients, id: SnapshotId, before: SnapshotId, name: str = 
 @pytest.mark.parametrize("name", ["org/name", "org/name:Q8_0"])
 def test_two_servers_roll_a_promotion_back_once(clients: Clients, name: str) -> None:
     one, other = (promotion(clients, id_of(B), id_of(A), name) for _ in range(2))
-    assert one.undo("9 of 9 answers failed") == (Undone.ROLLED_BACK, "")
-    assert other.undo("8 of 8 answers failed") == (Undone.ROLLED_BACK, "")
+    assert one.roll_back("9 of 9 answers failed") == (RollbackOutcome.ROLLED_BACK, "")
+    assert other.roll_back("8 of 8 answers failed") == (RollbackOutcome.ROLLED_BACK, "")
     *_, last = history = clients.volume.history(MODEL)
     assert len(history) == 3
     assert (last.revision, last.previous, last.rollback) == (A, B, True)
@@ -56,16 +56,16 @@ def test_two_servers_roll_a_promotion_back_once(clients: Clients, name: str) -> 
 
 def test_a_server_of_the_model_and_one_of_the_variant_roll_back_once(clients: Clients) -> None:
     of_model, of_variant = (promotion(clients, id_of(B), id_of(A), name) for name in ("org/name", "org/name:Q8_0"))
-    assert of_variant.undo("it failed")[0] is Undone.ROLLED_BACK
-    assert of_model.undo("it failed")[0] is Undone.ROLLED_BACK
+    assert of_variant.roll_back("it failed")[0] is RollbackOutcome.ROLLED_BACK
+    assert of_model.roll_back("it failed")[0] is RollbackOutcome.ROLLED_BACK
     assert len(clients.volume.history(MODEL)) == 3
 
 
 def test_a_later_change_of_a_person_is_not_undone(clients: Clients) -> None:
     watched = promotion(clients, id_of(B), id_of(A))
     clients.volume.promote(id_of(C), reason="by hand")
-    undone, why = watched.undo("it failed")
-    assert undone is Undone.OVERTAKEN
+    outcome, why = watched.roll_back("it failed")
+    assert outcome is RollbackOutcome.OVERTAKEN
     assert "is not the last change of org/name any more: org/name:Q8_0@cccccccc is promoted now" in why
     assert clients.volume.promoted(MODEL).default_id == id_of(C)
     assert len(clients.volume.history(MODEL)) == 3
@@ -75,22 +75,22 @@ def test_a_person_who_rolls_back_and_promotes_again_is_not_undone_either(clients
     watched = promotion(clients, id_of(B), id_of(A))
     clients.volume.rollback(MODEL, reason="by hand")
     clients.volume.promote(id_of(B), reason="by hand")
-    assert watched.undo("it failed")[0] is Undone.OVERTAKEN
+    assert watched.roll_back("it failed")[0] is RollbackOutcome.OVERTAKEN
     again = promotion(clients, id_of(B), id_of(A))
-    assert again.undo("it failed")[0] is Undone.ROLLED_BACK
+    assert again.roll_back("it failed")[0] is RollbackOutcome.ROLLED_BACK
 
 
 def test_a_later_change_of_another_variant_stays(clients: Clients) -> None:
     watched = promotion(clients, id_of(B), id_of(A))
     clients.volume.promote(id_of(A, Q4), reason="beside it", default=False)
-    assert watched.undo("it failed")[0] is Undone.ROLLED_BACK
+    assert watched.roll_back("it failed")[0] is RollbackOutcome.ROLLED_BACK
     promoted = clients.volume.promoted(MODEL)
     assert (promoted.default_id, promoted.of(Q4)) == (id_of(A), id_of(A, Q4))
 
 
 def test_a_server_goes_back_over_a_promotion_that_it_could_not_load(clients: Clients) -> None:
     clients.volume.promote(id_of(C), reason="by hand")
-    assert promotion(clients, id_of(C), id_of(A)).undo("it failed")[0] is Undone.ROLLED_BACK
+    assert promotion(clients, id_of(C), id_of(A)).roll_back("it failed")[0] is RollbackOutcome.ROLLED_BACK
     assert clients.volume.promoted(MODEL).default_id == id_of(A)
 
 
@@ -113,8 +113,8 @@ def test_the_speed_of_a_forced_promotion_and_of_another_variant_does_not_count(c
 def test_without_the_snapshot_before_there_is_no_rollback(clients: Clients) -> None:
     watched = promotion(clients, id_of(B), id_of(A))
     clients.volume.remove(MODEL, revision=A)
-    undone, why = watched.undo("it failed")
-    assert undone is Undone.REFUSED
+    outcome, why = watched.roll_back("it failed")
+    assert outcome is RollbackOutcome.REFUSED
     assert "cannot go back to aaaaaaaa" in why
     assert clients.volume.promoted(MODEL).default_id == id_of(B)
 
@@ -123,7 +123,7 @@ def test_the_dossiers_say_that_the_server_rolled_back(clients: Clients) -> None:
     before, after = (_manifest(clients, revision) for revision in (A, B))
     for manifest in (before, after):
         write_dossier(clients, manifest)
-    promotion(clients, id_of(B), id_of(A)).undo("9 of 9 answers failed")
+    promotion(clients, id_of(B), id_of(A)).roll_back("9 of 9 answers failed")
     for manifest in (before, after):
         page = clients.volume.read_report(manifest.id, "dossier.md") or ""
         assert "rolled back by its server: 9 of 9 answers failed" in page

@@ -13,7 +13,7 @@ from paddock.lifecycle.watch import HistoryGuard
 from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId
 from paddock.serving.engine.supervisor import SupervisorLimits
-from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
+from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, RollbackOutcome, WatchedPromotion
 from paddock.settings import Settings
 from tests.support.gguf import STRING, TYPE_Q8_0, U32, tiny_llama
 from tests.support.prometheus_text import read_metrics
@@ -167,12 +167,12 @@ class ScriptedGuard(PromotionGuard, WatchedPromotion):
         self.before = before
         return Judgement(self.worse, "as good as before")
 
-    def undo(self, reason: str) -> tuple[Undone, str]:
+    def roll_back(self, reason: str) -> tuple[RollbackOutcome, str]:
         self.reasons.append(reason)
         if self._refused:
-            return Undone.REFUSED, self._refused
+            return RollbackOutcome.REFUSED, self._refused
         self._server.volume.rollback()
-        return Undone.ROLLED_BACK, ""
+        return RollbackOutcome.ROLLED_BACK, ""
 
 
 def test_an_engine_that_is_given_up_does_not_end_the_server_while_it_is_watched(server: WatchingServer) -> None:
@@ -181,8 +181,8 @@ def test_an_engine_that_is_given_up_does_not_end_the_server_while_it_is_watched(
     wait_for(lambda: server.state == "watching" and len(server.served.engines) == 1)
 
     def kill() -> bool:
-        engines = server.served.engines
-        if (server.health["revision"], server.health["status"], len(engines)) == ("f" * 40, "ok", 1):
+        health, engines = server.health, server.served.engines
+        if (health["revision"], health["status"], len(engines)) == ("f" * 40, "ok", 1):
             engines[0].kill()
         return server.serves("a")
 
@@ -210,7 +210,7 @@ def test_a_server_that_cannot_roll_back_goes_back_by_itself_until_something_else
     wait_for(lambda: server.serves("a"))
     server.volume.wait_until_seen("f")
     assert server.serves("a"), "the name stands for the other one still"
-    assert server.state == "left"
+    assert server.state == "rolled-back-here"
     assert "every answer failed. It stays promoted: the volume is read-only" in str(server.health["watch"])
     assert guard.reasons == ["every answer failed"]
     assert server.chats()

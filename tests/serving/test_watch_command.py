@@ -214,7 +214,7 @@ def test_on_a_read_only_volume_the_server_alone_goes_back(tmp_path: Path) -> Non
     promote(clients, "a")
     with served_read_only(clients.volume.root, unshare) as url, steady_load(url) as load:
         promote(clients, "f")
-        wait_for(lambda: state(url) == "left", limit_s=120)
+        wait_for(lambda: state(url) == "rolled-back-here", limit_s=120)
         wait_for(serves(url, "a"))
         print("\nread-only:", health(url)["watch"])
         back = time.monotonic()

@@ -17,7 +17,7 @@ from paddock.lifecycle.promote.promote import roll_back
 from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.watch.judge import PromotionJudge
 from paddock.model.reference import Reference, SnapshotId
-from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, Undone, WatchedPromotion
+from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, RollbackOutcome, WatchedPromotion
 from paddock.store.history import Promotion, last_change
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class HistoryPromotion(WatchedPromotion):
     def compare(self, before: Observed, after: Observed) -> Judgement:
         return self._judge.look(before, after)
 
-    def undo(self, reason: str) -> tuple[Undone, str]:
+    def roll_back(self, reason: str) -> tuple[RollbackOutcome, str]:
         operation = f"{self._change.operation}-undone"
         try:
             PlainRunner(self._clients, retry=True).run(
@@ -82,13 +82,13 @@ class HistoryPromotion(WatchedPromotion):
                 undoes=self._change.operation,
             )
         except PromotionConflict as error:
-            return Undone.OVERTAKEN, error.message
+            return RollbackOutcome.OVERTAKEN, error.message
         except PaddockError as error:
             if self._is_done(operation):
                 _LOG.warning("%s", error)
-                return Undone.ROLLED_BACK, error.message
-            return Undone.REFUSED, error.message
-        return Undone.ROLLED_BACK, ""
+                return RollbackOutcome.ROLLED_BACK, error.message
+            return RollbackOutcome.REFUSED, error.message
+        return RollbackOutcome.ROLLED_BACK, ""
 
     def _is_done(self, operation: str) -> bool:
         """Whether the history has the rollback: then the remote store is what failed."""

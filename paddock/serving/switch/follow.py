@@ -96,8 +96,8 @@ class Follower:
         self._reload_after = 0.0
         self._watch = watch
         if watch is not None:
-            watch.on_left = self.leave
-        self._left: tuple[SnapshotId, SnapshotId] | None = None
+            watch.on_refused = self.serve_instead
+        self._replaced: tuple[SnapshotId, SnapshotId] | None = None
 
     async def run(self) -> None:
         looking = asyncio.create_task(self._look())
@@ -115,9 +115,9 @@ class Follower:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
-    def leave(self, id: SnapshotId, before: SnapshotId) -> None:
+    def serve_instead(self, id: SnapshotId, before: SnapshotId) -> None:
         """Serve `before` for as long as the name stands for `id`."""
-        self._left = id, before
+        self._replaced = id, before
         self._want(before)
 
     def _want(self, id: SnapshotId) -> None:
@@ -142,11 +142,11 @@ class Follower:
             failure = ""
             if wanted is None:
                 continue
-            if self._left is not None and wanted != self._left[0]:
-                self._left = None
+            if self._replaced is not None and wanted != self._replaced[0]:
+                self._replaced = None
             if self._watch is not None and wanted == self._switch.current.spec.id:
                 self._watch.is_promoted()
-            self._want(self._left[1] if self._left else wanted)
+            self._want(self._replaced[1] if self._replaced else wanted)
 
     async def _check_stored(self, revision: ServedRevision) -> None:
         """Withdraw a revision whose files were found damaged, and load it again once they are repaired."""

@@ -42,7 +42,7 @@ class Judgement:
     ratios: dict[str, float] = field(default_factory=dict)
 
 
-class Undone(StrEnum):
+class RollbackOutcome(StrEnum):
     """The outcome of a rollback: `OVERTAKEN`: another change was made since the promotion, and nothing was changed;
     `REFUSED`: the volume cannot be written, or the snapshot before cannot be promoted."""
 
@@ -54,13 +54,13 @@ class Undone(StrEnum):
 class WatchedPromotion(Protocol):
     """A promotion that a server has followed. Its methods may block, and are called in threads.
 
-    `compare` judges the promoted revision (`after`) by the one before; `undo` rolls the promotion back, once however
-    many servers call it, and raises nothing.
+    `compare` judges the promoted revision (`after`) by the one before; `roll_back` undoes it, once however many
+    servers call it, and raises nothing.
     """
 
     def compare(self, before: Observed, after: Observed) -> Judgement: ...
 
-    def undo(self, reason: str) -> tuple[Undone, str]:
+    def roll_back(self, reason: str) -> tuple[RollbackOutcome, str]:
         """Returns the outcome, and why it is not a rollback."""
         ...
 

@@ -1,8 +1,8 @@
 """Watch a newly promoted revision: compare its answers with those of the revision before, and go back if it is worse.
 
-    watching -> kept           nothing worse was found in the time of the watch
-             -> rolled-back    the promotion was rolled back, and the server follows that
-             -> left           the volume could not be written: this server alone went back
+    watching -> kept                nothing worse was found in the time of the watch
+             -> rolled-back         the promotion was rolled back, and the server follows that
+             -> rolled-back-here    the volume could not be written: this server alone went back
 
 What is worse, and what a rollback is, is decided by the `PromotionGuard`. A watch ends early where another revision is
 promoted. An engine that is given up during a watch does not end the server: requests wait until the revision before is
@@ -27,7 +27,7 @@ from paddock.errors import PaddockError
 from paddock.model.reference import SnapshotId
 from paddock.serving.metrics import Metrics
 from paddock.serving.observations import OtherLoad
-from paddock.serving.switch.guard import Observed, PromotionGuard, Undone, WatchedPromotion
+from paddock.serving.switch.guard import Observed, PromotionGuard, RollbackOutcome, WatchedPromotion
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
 from paddock.serving.threads import in_thread
@@ -42,7 +42,7 @@ class WatchState(StrEnum):
     WATCHING = "watching"
     KEPT = "kept"
     ROLLED_BACK = "rolled-back"
-    LEFT = "left"
+    ROLLED_BACK_HERE = "rolled-back-here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class WatchReport:
 
 
 class PromotionWatch:
-    """Watches one revision at a time. `on_left` is called with (revision, revision before) where the server has to go
-    back by itself. `run` samples the machine's other load until it is cancelled."""
+    """Watches one revision at a time. `on_refused` is called with (revision, revision before) where the rollback is
+    refused, so that this server alone has to go back. `run` samples the machine's other load until it is cancelled."""
 
     def __init__(
         self,
@@ -73,17 +73,17 @@ class PromotionWatch:
         self._switch = switch
         self._metrics = metrics
         self._every_s = every_s
-        self.on_left: Callable[[SnapshotId, SnapshotId], None] = lambda *_: None
+        self.on_refused: Callable[[SnapshotId, SnapshotId], None] = lambda *_: None
         self._load = OtherLoad()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._rescued: ServedRevision | None = None
+        self._revertible: ServedRevision | None = None
         self._failure = ""
         self._given_up = asyncio.Event()
         self.report: WatchReport | None = None
 
     async def run(self) -> None:
-        self._switch.on_given_up = self._rescue
+        self._switch.on_given_up = self._engine_given_up
         before, used = busy_s(), self._own_s()
         try:
             while True:
@@ -104,7 +104,7 @@ class PromotionWatch:
         current = self._switch.current
         if self._guard.watch_s <= 0 or before.spec.id == current.spec.id:
             return
-        self._rescued, self._failure = current, ""
+        self._revertible, self._failure = current, ""
         self._given_up.clear()
         self._watching = task = asyncio.create_task(self._try_to_watch(current, before, switched_at))
         self._tasks.add(task)
@@ -120,13 +120,13 @@ class PromotionWatch:
 
     def switch_failed(self) -> None:
         """The current revision stays: an engine of it that was given up ends the server."""
-        self._rescued = None
+        self._revertible = None
         self._switch.end_if_given_up(self._switch.current)
 
     def is_promoted(self) -> None:
         """The name stands for the current revision: an engine of it that was given up ends the server, unless its
         promotion is about to be rolled back."""
-        if self._rescued is not self._switch.current:
+        if self._revertible is not self._switch.current:
             self._switch.end_if_given_up(self._switch.current)
 
     def _stopped(self) -> None:
@@ -142,8 +142,8 @@ class PromotionWatch:
 
     def _forget(self, revision: ServedRevision) -> None:
         """Watch a revision no longer, and let an engine of it that is given up end the server."""
-        if self._rescued is revision:
-            self._rescued = None
+        if self._revertible is revision:
+            self._revertible = None
             self._stopped()
             if self.report is not None and self.report.state is WatchState.WATCHING:
                 self.report = None
@@ -174,7 +174,7 @@ class PromotionWatch:
             reason = self._failure or judgement.worse
             if reason:
                 self._stopped()  # so that `end` does not cancel the rollback
-                await self._undo(promotion, current, before, reason)
+                await self._roll_back(promotion, current, before, reason)
                 return
             looks_left -= time.perf_counter() - began >= self._guard.watch_s
         _LOG.info("%s is kept: %s", id, judgement.summary)
@@ -207,31 +207,31 @@ class PromotionWatch:
             on_gpu=revision.spec.on_gpu,
         )
 
-    async def _undo(
+    async def _roll_back(
         self, promotion: WatchedPromotion, current: ServedRevision, before: ServedRevision, reason: str
     ) -> None:
         _LOG.warning("%s is worse than %s, and is rolled back: %s", current.spec.id, before.label, reason)
-        undone, why_not = await in_thread(lambda: promotion.undo(reason))
-        self._metrics.rollbacks.labels(undone.value).inc()
-        if undone is Undone.ROLLED_BACK:
+        outcome, why_not = await in_thread(lambda: promotion.roll_back(reason))
+        self._metrics.rollbacks.labels(outcome.value).inc()
+        if outcome is RollbackOutcome.ROLLED_BACK:
             self._set(current, WatchState.ROLLED_BACK, reason)
-        elif undone is Undone.OVERTAKEN:
+        elif outcome is RollbackOutcome.OVERTAKEN:
             _LOG.info("the promotion of %s is not rolled back: %s", current.spec.id, why_not)
             self._forget(current)
         elif self._switch.current is current:
-            self._set(current, WatchState.LEFT, f"{reason}. It stays promoted: {why_not}")
+            self._set(current, WatchState.ROLLED_BACK_HERE, f"{reason}. It stays promoted: {why_not}")
             _LOG.warning(
                 "%s stays promoted, and this server alone goes back to %s until something else is promoted: %s",
                 current.spec.id,
                 before.label,
                 why_not,
             )
-            self.on_left(current.spec.id, before.spec.id)
+            self.on_refused(current.spec.id, before.spec.id)
 
-    def _rescue(self, error: BaseException) -> bool:
+    def _engine_given_up(self, error: BaseException) -> bool:
         """Whether requests wait for the revision before, instead of an end of the server: the engine that was given up
-        is that of a revision which is watched, or is left."""
-        if self._rescued is not self._switch.current:
+        is that of a revision which is watched, or is being rolled back."""
+        if self._revertible is not self._switch.current:
             return False
         self._failure = error.message if isinstance(error, PaddockError) else str(error)
         self._given_up.set()
