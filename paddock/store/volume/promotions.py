@@ -30,6 +30,9 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.snapshots import Snapshots
 
+PromotedHistory = tuple[Promoted, list[Promotion]]
+"""The promoted state of a model, and all its changes, oldest first."""
+
 
 class Promotions:
     def __init__(self, layout: Layout, snapshots: Snapshots, links: PromotedLinks) -> None:
@@ -44,12 +47,22 @@ class Promotions:
         return self._state(model, self._history(model).read())
 
     @disk_errors
-    def of_all(self, models: Iterable[ModelName]) -> dict[ModelName, tuple[Promoted, list[Promotion]] | PaddockError]:
-        """The promoted state of many models, and all changes of each, oldest first; the error of a model whose history
-        cannot be read. A model is found ignoring case, and its state has its name on the volume."""
+    def of_all(self, models: Iterable[ModelName]) -> dict[ModelName, PromotedHistory]:
+        """The promoted state of many models, and all changes of each, oldest first. A model is found ignoring case, and
+        its state has its name on the volume."""
+        states = {}
+        for model, state in self.of_each(models).items():
+            if isinstance(state, PaddockError):
+                raise state
+            states[model] = state
+        return states
+
+    @disk_errors
+    def of_each(self, models: Iterable[ModelName]) -> dict[ModelName, PromotedHistory | PaddockError]:
+        """As `of_all`, with the error of each model whose history cannot be read."""
         linked = self._links.read_all()
         names = {str(model).casefold(): model for model in linked}
-        states: dict[ModelName, tuple[Promoted, list[Promotion]] | PaddockError] = {}
+        states: dict[ModelName, PromotedHistory | PaddockError] = {}
         for model in dict.fromkeys(models):
             name = model if model in linked else names.get(str(model).casefold(), model)
             try:

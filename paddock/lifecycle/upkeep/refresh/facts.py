@@ -95,7 +95,7 @@ def _gather(
 ) -> Sequence[EntryFacts]:
     """The facts of each entry that cost the Hub nothing more. What cannot be read of the volume stands for the commit,
     so that the entry is blocked."""
-    states = clients.volume.promotions.of_all([entry.model for entry in catalog.entries])
+    states = clients.volume.promotions.of_each([entry.model for entry in catalog.entries])
     records = read_records(clients, catalog)
     fingerprints = _Fingerprints()
     movers = _default_movers(catalog.entries)
