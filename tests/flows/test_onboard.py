@@ -7,30 +7,19 @@ copy of the volume.
 from __future__ import annotations
 
 import json
-import logging
 import secrets
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterName,
-    LogFilter,
-    LogFilterFlowRunId,
-    LogFilterLevel,
-    TaskRunFilter,
-    TaskRunFilterFlowRunId,
 )
-from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.sorting import ArtifactSort
 
 from flows.acquire import acquire_model
 from flows.benchmark import benchmark_model
@@ -54,6 +43,7 @@ from paddock.lifecycle.steps import PlainRunner
 from paddock.model.reference import Reference, artifact_key
 from paddock.store.copying import push
 from tests.support.browser import image_widths, open_browser
+from tests.support.flow_runs import newest, tries, warnings
 from tests.support.gguf import STRING, U32, tiny_llama
 from tests.support.s3_proxy import S3Fault, proxied
 from tests.support.stores import Q8
@@ -146,36 +136,6 @@ def artifact(client: SyncPrefectClient, kind: str, subject: str | None = None) -
         limit=1,
     )
     return found
-
-
-def newest(client: SyncPrefectClient, flow: Flow[..., Any]) -> FlowRun:
-    (run,) = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(like_=flow.name.removesuffix("-model") + " ")),
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=1,
-    )
-    return run
-
-
-def tries(client: SyncPrefectClient, flow: Flow[..., Any], task: str) -> list[TaskRun]:
-    """The runs of one task in the newest run of a flow. Prefect hears of them by events, some time after they ended."""
-    run = newest(client, flow)
-    its_own = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
-    deadline = time.monotonic() + 30
-    while True:
-        runs = [one for one in client.read_task_runs(task_run_filter=its_own) if one.name.startswith(task)]
-        if (runs and all(one.state and one.state.is_final() for one in runs)) or time.monotonic() > deadline:
-            return runs
-        time.sleep(0.2)
-
-
-def warnings(client: SyncPrefectClient, run: FlowRun) -> list[str]:
-    """The warnings of a run, which Prefect's server gets in batches."""
-    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=logging.WARNING))
-    deadline = time.monotonic() + 30
-    while not (found := client.read_logs(of_run)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return [one.message for one in found]
 
 
 def test_onboarding_ends_with_a_promoted_model_and_a_dossier(onboarded: Twice) -> None:
