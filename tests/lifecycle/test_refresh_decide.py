@@ -96,7 +96,12 @@ DECIDED = {
         None,
         "",
     ),
-    "it waits": (facts(B, record=record("waiting for approval")), "blocked", "waits for approval since 2026-01-02"),
+    "it waits": (
+        facts(B, record=record("waiting for approval"), entry=entry(approval=True)),
+        "blocked",
+        "waits for approval since 2026-01-02",
+    ),
+    "it waits, and needs no approval any more": (facts(B, record=record("waiting for approval")), None, ""),
     "it waited, and was promoted": (facts(B, promoted=B, record=record("waiting for approval")), "keep", "is promoted"),
     "it was held back, and forced": (facts(B, promoted=B, record=record("held back")), "keep", "is promoted"),
     "it was rolled back": (facts(B, history=UP_AND_BACK), "keep", "bbbbbbbb was rolled back on 2026-01-02: because"),

@@ -15,11 +15,11 @@ from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.record import read_records, record_of, store_record
 from paddock.model.reference import Variant
-from tests.support.gguf import CHATML, F32, STRING, Gguf, TensorRow, tiny_llama
+from tests.support.gguf import CHATML, F32, STRING, Gguf, TensorRow, tiny_llama, tiny_shards
 from tests.support.memory_directory import memory_directory
 from tests.support.program import Paddock, paddock
 from tests.support.refreshed import catalog_of, promoted_model
-from tests.support.tiny_hub import use_hub
+from tests.support.tiny_hub import projector, use_hub
 
 __all__ = ["paddock"]
 
@@ -297,6 +297,25 @@ def test_auto_chooses_a_variant_that_fits_and_keeps_it(clients: Clients, hub: Hu
     (large,) = plan_of(clients, "model: org/a, target: 4KiB")
     assert large.action == "blocked"
     assert "does not fit" in large.reason
+
+
+def test_shards_and_a_projector_are_compared_as_one_model(clients: Clients, hub: HubService) -> None:
+    names = [f"big/m-Q6_K-{number}-of-00002.gguf" for number in ("00001", "00002")]
+    first, second = tiny_shards(2)
+    files = {**dict(zip(names, [first.to_bytes(), second.to_bytes()], strict=True)), "mmproj-F16.gguf": projector()}
+    variant = Variant("Q6_K-mmproj")
+    promoted_model(hub.hub, clients.volume, "org/a", files, variant=variant)
+    hub.repository("org/a").commit({"README.md": b"another"})
+    (one,) = plan_of(clients, "model: org/a, variant: Q6_K-mmproj")
+    assert (one.action, one.variant) == ("retag", variant)
+    first.set("tokenizer.chat_template", STRING, CHATML + "\n{# fixed #}")
+    hub.repository("org/a").commit({names[0]: first.to_bytes()})
+    (one,) = plan_of(clients, "model: org/a, variant: Q6_K-mmproj")
+    assert (one.action, one.reason.rpartition(": ")[2]) == ("template-only", "the chat template changed")
+    hub.repository("org/a").commit({names[1]: None})
+    (one,) = plan_of(clients, "model: org/a, variant: Q6_K-mmproj")
+    assert one.action == "blocked"
+    assert "lacks big/m-Q6_K-00002-of-00002.gguf" in one.reason
 
 
 def test_the_command_prints_the_plan_and_does_nothing(

@@ -270,7 +270,7 @@ def _settled(facts: EntryFacts, head: Revision) -> PlannedEntry | None:
     record = facts.record
     if record is None or record.revision != head:
         return None
-    if record.outcome == WAITING:
+    if record.outcome == WAITING and facts.entry.approval:
         return facts.planned(Action.BLOCKED, f"{head[:8]} waits for approval since {record.day}")
     same = record.fingerprint.same_decision(facts.fingerprint)
     is_for_this = record.outcome == "held back" or record.fingerprint.fit == facts.fingerprint.fit

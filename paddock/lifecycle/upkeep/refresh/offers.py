@@ -57,9 +57,9 @@ def find_offer(clients: Clients, facts: EntryFacts, listing: Listing) -> Offer:
         if choice is not None and (is_named or _same_weights(choice, promoted)):
             return Offer(_offered(clients, choice, promoted), listing, choice, promoted)
     if is_named:
+        model = listing.model
         raise FileNotInRevision(
-            f"{listing.model}@{listing.revision[:8]} has no {variant}",
-            cure=f"`paddock plan {listing.model}` lists what it has",
+            f"{model}@{listing.revision[:8]} has no {variant}", cure=f"`paddock plan {model}` lists what it has"
         )
     chosen, note = _choose(clients, facts, listing)
     chosen.require_fit()
