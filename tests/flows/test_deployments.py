@@ -171,7 +171,7 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
     (schedule,) = nightly.schedules
     assert schedule.active
     assert schedule.schedule == CronSchedule(cron=Settings.model_fields["refresh_cron"].default, timezone="Etc/UTC")
-    assert nightly.concurrency_limit is None, "a run that is stuck in Pending would hold its slot"
+    assert nightly.global_concurrency_limit is None, "a run that is stuck in Pending would hold its slot"
     stored = json.dumps(httpx.post(f"{prefect_server.url}/deployments/filter", json={}, trust_env=False).json())
     for name in (COPIED, str(CHECKOUT), sys.prefix):
         assert name not in stored
