@@ -81,11 +81,23 @@ class Subflows(Phases):
         comparer = partial(compare_on_gpu_worker, target=request.target)
         roleplay = request.profile == "roleplay"
         return compare_with_promoted(
-            self._runner, manifest, comparer, context_tokens=request.context, roleplay=roleplay
+            self._runner,
+            manifest,
+            comparer,
+            context_tokens=request.context,
+            roleplay=roleplay,
+            scope=request.scope,
         )
 
-    def promote(self, manifest: Manifest) -> str:
-        return promote_model(manifest.id.name, manifest.revision, reason="onboarded")
+    def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
+        scope = request.scope
+        return promote_model(
+            manifest.id.name,
+            manifest.revision,
+            reason=request.reason,
+            default=scope.default,
+            instead_of=scope.instead_of,
+        )
 
     def write_dossier(self, manifest: Manifest) -> str:
         return self._runner.run(write_dossier, manifest).path

@@ -27,8 +27,12 @@ RevisionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/+-]*$", 
 Quantization = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._/-]*$", max_length=255, examples=["auto", "best", "Q4_K_M"])
 ]
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=56, examples=["Q4_K_M"])]
 Target = Annotated[
     str, Field(pattern=f"^{TARGET_PATTERN}$", max_length=48, examples=["this-machine", "rtx-4090", "64GiB"])
+]
+CatalogName = Annotated[
+    str, Field(min_length=1, max_length=1024, examples=["/etc/paddock/catalog.yaml", "s3://bucket/catalog.yaml"])
 ]
 GateBounds = dict[GateName, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 ContextTokens = Annotated[int, Field(ge=256, le=1_048_576)]

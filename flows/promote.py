@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.compare import compare_on_gpu_worker
-from flows.parameters import Model, RevisionName
+from flows.parameters import Model, RevisionName, VariantName
 from paddock.lifecycle.promote.promote import promote, rollback
-from paddock.model.reference import Reference
+from paddock.model.reference import Reference, parse_variant
 from tasks import policies
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
@@ -15,7 +15,12 @@ from tasks.wiring import reference
 
 @flow(flow_run_name="promote {model}", **policies.FLOW)
 def promote_model(
-    model: Model, revision: RevisionName = "main", reason: str = "promoted by hand", force: bool = False
+    model: Model,
+    revision: RevisionName = "main",
+    reason: str = "promoted by hand",
+    force: bool = False,
+    default: bool = True,
+    instead_of: VariantName | None = None,
 ) -> str:
     """Promote a snapshot of the volume, make its variant the model's default, and write its dossier.
 
@@ -26,12 +31,16 @@ def promote_model(
         revision: Branch, tag or commit, on the volume.
         reason: Reason, for the model's history.
         force: Whether to promote it although the gates held it back. It needs a reason of its own.
+        default: Whether to make its variant the model's default.
+        instead_of: Variant whose place it takes. It is compared with that one, unless it replaces another snapshot.
     """
     result = promote(
         PrefectRunner(),
         reference(model, revision),
         reason=reason,
         force=force,
+        default=default,
+        instead_of=parse_variant(instead_of) if instead_of else None,
         comparer=compare_on_gpu_worker,
         announce=get_run_logger().info,
     )

@@ -12,14 +12,22 @@ from paddock.errors import BadSetting
 
 def maintenance_schedule() -> dict[str, str]:
     """The `cron` expression of the weekly maintenance. Raises BadSetting for one that Prefect refuses."""
+    return _checked("PADDOCK_MAINTENANCE_CRON", settings.load().maintenance_cron, "`30 3 * * 0` for Sundays at 03:30")
+
+
+def refresh_schedule() -> dict[str, str]:
+    """The `cron` expression of the nightly refresh. Raises BadSetting for one that Prefect refuses."""
+    return _checked("PADDOCK_REFRESH_CRON", settings.load().refresh_cron, "`30 1 * * *` for each night at 01:30")
+
+
+def _checked(setting: str, cron: str, example: str) -> dict[str, str]:
     from prefect.client.schemas.schedules import CronSchedule
 
-    cron = settings.load().maintenance_cron
     try:
         CronSchedule(cron=cron, timezone="Etc/UTC")
     except ValueError:
         raise BadSetting(
-            "the setting PADDOCK_MAINTENANCE_CRON is not usable: it is no cron expression",
-            cure="set it to five fields, such as `30 3 * * 0` for Sundays at 03:30, or unset it",
+            f"the setting {setting} is not usable: it is no cron expression",
+            cure=f"set it to five fields, such as {example}, or unset it",
         ) from None
     return {"cron": cron}

@@ -38,11 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from flows.schedule import maintenance_schedule
+    from flows.schedule import maintenance_schedule, refresh_schedule
     from paddock.errors import BadSetting
 
     try:
-        maintenance_schedule()  # `prefect deploy` would print a traceback
+        for schedule in (maintenance_schedule, refresh_schedule):
+            schedule()  # `prefect deploy` would print a traceback
     except BadSetting as error:
         print(error, file=sys.stderr)
         return 3

@@ -32,6 +32,7 @@ The tree has two branches, since they decide what a caller does next: retry or n
         │   ├── InUse                     in use or pinned, so not removed
         │   ├── PromotionConflict         another snapshot was promoted since the decision was made
         │   ├── MaintenanceFailed         a part of a maintenance failed, or damage stays
+        │   ├── RefreshFailed             an entry failed that the catalog requires
         │   ├── SnapshotDiffers           a snapshot of that name has other files, and is immutable
         │   ├── EngineTooOld              llama-cpp-python is missing or older than what Paddock needs
         │   ├── EngineCrashed             the engine's process died, or timed out
@@ -199,6 +200,16 @@ class PromotionConflict(OperationError):
 
 class MaintenanceFailed(OperationError):
     pass
+
+
+class RefreshFailed(OperationError):
+    """`table` has a row for each entry that failed, as Markdown; `refreshed` is the result of the refresh."""
+
+    table: str = ""
+    refreshed: Any = None
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n\n{self.table}" if self.table else super().__str__()
 
 
 class SnapshotDiffers(OperationError):

@@ -29,6 +29,7 @@ from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.evict import evict
 from paddock.lifecycle.upkeep.maintain import summarize
 from paddock.lifecycle.upkeep.orphans import clean_orphans
+from paddock.lifecycle.upkeep.refresh.refresh import report_refresh
 from paddock.lifecycle.upkeep.remote_eviction import evict_remote
 from paddock.lifecycle.upkeep.scrub import scrub, scrub_remote
 from paddock.lifecycle.upkeep.usage import sum_up_usage
@@ -168,5 +169,6 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     scrub_remote: lambda run, scrubbed: volume_artifacts.scrub(run.remote, scrubbed),
     evict: lambda run, evicted: volume_artifacts.eviction(run.volume, evicted),
     evict_remote: lambda run, evicted: volume_artifacts.eviction(run.remote, evicted),
+    report_refresh: lambda run, refreshed: volume_artifacts.refresh_report(run.volume, refreshed),
     summarize: lambda run, maintained: volume_artifacts.maintenance(run.volume, maintained),
 }

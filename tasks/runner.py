@@ -24,10 +24,11 @@ R = TypeVar("R")
 
 
 class PrefectRunner(Runner):
-    """Runs each step as a task of the current flow run. `target` is the machine that the run's artifacts are about."""
+    """Runs each step as a task of the current flow run. `target` is the machine that the run's artifacts are about.
+    `clients` are by default those of the environment."""
 
-    def __init__(self, target: str = THIS_MACHINE) -> None:
-        self._clients = connect()
+    def __init__(self, target: str = THIS_MACHINE, clients: Clients | None = None) -> None:
+        self._clients = clients or connect()
         self._target = target
         self._download: DownloadArtifact | None = None
 

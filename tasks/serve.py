@@ -9,6 +9,7 @@ from prefect import get_run_logger, task
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
+from paddock.lifecycle.watch import HistoryGuard
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from tasks import artifacts, policies
@@ -36,7 +37,15 @@ def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: Serv
         artifacts.serving(ArtifactSubject.of(clients, serving.spec.id), serving)
         logger.info("serving %s now", serving.spec.id)
 
-    received = serve_snapshot(clients, manifest, request, name=wanted, on_ready=on_ready, on_switch=on_switch)
+    received = serve_snapshot(
+        clients,
+        manifest,
+        request,
+        name=wanted,
+        guard=HistoryGuard(clients, wanted),
+        on_ready=on_ready,
+        on_switch=on_switch,
+    )
     logger.info("the server was stopped: %s", received.name if received else "no signal")
     if received is not None:
         signal.raise_signal(received)

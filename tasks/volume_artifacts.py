@@ -1,4 +1,4 @@
-"""Create the Prefect artifacts of the maintenance of a volume and of the remote store.
+"""Create the Prefect artifacts of the maintenance and the refresh of a volume, and of the remote store.
 
 Keys and contents are as in `tasks.artifacts`. A table has at most 200 rows, and its description says how many there are
 in all; what was removed, damaged or left comes before what stayed as it was.
@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from paddock.lifecycle.eviction.evicted import Evicted
 from paddock.lifecycle.upkeep.maintain import Maintained
 from paddock.lifecycle.upkeep.orphans import Orphans
+from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 from paddock.lifecycle.upkeep.scrub import Scrubbed
 from paddock.lifecycle.upkeep.usage import UsageSummary
 from paddock.lifecycle.upkeep.volume_use import UseHistory, UseSample
@@ -109,6 +110,11 @@ def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
         markdown="\n".join(lines),
         description=f"Maintenance of {subject.name}: {len(maintained.outcomes)} steps{failed}",
     )
+
+
+def refresh_report(subject: StoreSubject, refreshed: Refreshed) -> None:
+    """The report of a refresh, which is Markdown already."""
+    create_markdown_artifact(key=subject.key("refresh-report"), markdown=refreshed.markdown, description=refreshed.line)
 
 
 def usage(subject: StoreSubject, summary: UsageSummary) -> None:

@@ -44,16 +44,20 @@ def test_small_models_have_the_figures_of_llama_perplexity(tmp_path: Path) -> No
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_quantizations_of_a_real_model_have_the_figures_of_llama_perplexity(tmp_path: Path) -> None:
-    models = {}
-    for name in QUANTIZATIONS:
-        models[name] = tmp_path / f"{name}.gguf"
-        run("quantize", {"source": str(source_model()), "target": str(models[name]), "type": name}, timeout_s=600)
+@pytest.mark.parametrize("name", QUANTIZATIONS)
+def test_a_quantization_of_a_real_model_has_the_figures_of_llama_perplexity(name: str, tmp_path: Path) -> None:
+    reference, model = (_quantized(tmp_path, kind) for kind in ("Q8_0", name))
     text = QualityText("text", "".join(own.content for own in own_texts()))
     path = tmp_path / "text.txt"
     path.write_text(text.content)
-    for name, model in models.items():
-        ours = measured(model, models["Q8_0"], text, threads=2)
-        theirs = llama_perplexity(model, models["Q8_0"], path, threads=2)
-        print(f"\n{name}: ours {ours.perplexity.value:.4f} {ours.kl_divergence}, theirs {theirs}")
-        assert_same(ours, theirs)
+    ours = measured(model, reference, text, threads=2)
+    theirs = llama_perplexity(model, reference, path, threads=2)
+    print(f"\n{name}: ours {ours.perplexity.value:.4f} {ours.kl_divergence}, theirs {theirs}")
+    assert_same(ours, theirs)
+
+
+def _quantized(directory: Path, name: str) -> Path:
+    path = directory / f"{name}.gguf"
+    if not path.exists():
+        run("quantize", {"source": str(source_model()), "target": str(path), "type": name}, timeout_s=600)
+    return path

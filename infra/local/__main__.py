@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser(
         "env", help='print shell commands that set the environment: eval "$(python -m infra.local env)"'
     )
-    commands.add_parser("demo", help="onboard the demonstration's model on a temporary stack")
+    commands.add_parser("demo", help="onboard a model on a temporary stack, and refresh a catalog on two nights")
     supervise_parser = commands.add_parser("supervise")
     supervise_parser.add_argument("--lock", type=int, required=True)
     for command_parser in (up_parser, supervise_parser):
@@ -115,6 +115,11 @@ def _print_usage(stack: RunningStack) -> None:
     print(
         f"PREFECT_API_URL={stack.environment['PREFECT_API_URL']} {program} deployment run onboard-model/onboard"
         f" --param model={MODEL} --watch",
+    )
+    print("\nOr everything that its catalog wants, as each night does:\n")
+    print(
+        f"PREFECT_API_URL={stack.environment['PREFECT_API_URL']} {program}"
+        " deployment run refresh-catalog/nightly --watch",
         flush=True,
     )
 
@@ -150,7 +155,8 @@ def env(state: Path) -> int:
 
 
 def demo(state: Path) -> int:
-    """Onboard the demonstration's model on a temporary stack, separate from the one that `up` starts."""
+    """Onboard the demonstration's model on a temporary stack, separate from the one that `up` starts, then refresh its
+    catalog on two nights: on the second, one model is retagged, and one is held back."""
     lock = supervisor.acquire(state)
     if lock is None:
         print(f"Process {supervisor.owner(state)} is already running the demonstration in {state}", file=sys.stderr)
@@ -161,18 +167,30 @@ def demo(state: Path) -> int:
     with Stack(state, parts=("hub", "s3", "prefect"), on_line=lambda line: print(line, flush=True)) as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _exit)
-        result = _onboard(stack.environment)
+        result = _show(stack)
     os.close(lock)
     return result
+
+
+def _show(stack: Stack) -> int:
+    """Run the commands of the demonstration, and return the exit status of the first that fails, else 0."""
+    assert stack.hub is not None  # noqa: S101 - for the type checker: `demo` starts it
+    for arguments in (["onboard", MODEL], ["refresh"]):
+        if result := _paddock(stack.environment, *arguments):
+            return result
+    print("\nBetween two nights, the authors of two models commit:", flush=True)
+    stack.hub.update()
+    return _paddock(stack.environment, "refresh")
 
 
 def _exit(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _onboard(environment: dict[str, str]) -> int:
-    command = [sys.executable, "-m", "paddock", "onboard", MODEL]
-    with Service("onboard", command, log=None, environment=inherited() | environment, directory=CHECKOUT) as child:
+def _paddock(environment: dict[str, str], *arguments: str) -> int:
+    print(f"\n$ paddock {' '.join(arguments)}", flush=True)
+    command = [sys.executable, "-m", "paddock", *arguments]
+    with Service("paddock", command, log=None, environment=inherited() | environment, directory=CHECKOUT) as child:
         result = child.wait()
     return result if result >= 0 else 128 - result
 

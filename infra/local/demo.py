@@ -1,10 +1,12 @@
-"""Create the demonstration's repositories in a local Hub: a model with four quantizations, and two that fail to pull.
+"""Create the demonstration's repositories in a local Hub: two models that can be pulled, and two that cannot.
 
     paddock-demo/SmolLM2-135M-Instruct-GGUF   four quantizations of a real model, its configuration and its card
+    paddock-demo/SmolLM2-135M-Updated-GGUF    one of them; its update is a coarser model under the same name
     paddock-demo/Gated-GGUF                   gated: DEMO_TOKEN has access, UNAUTHORIZED_TOKEN has not
     paddock-demo/Safetensors-Only             a tiny model without a GGUF
 
-The configuration files are derived from the model's GGUF metadata alone. The tokens are valid on the local Hub only.
+`update_demo_repositories` is what their authors commit between two nights. The configuration files are derived from the
+model's GGUF metadata alone. The tokens are valid on the local Hub only.
 """
 
 import json
@@ -14,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.hub import LocalHub
-from infra.local.quantize import NAME, quantize, source_model
+from infra.local.quantize import NAME, quantize, quantize_coarsely, source_model
 
 MODEL = f"paddock-demo/{NAME}-GGUF"
+UPDATED = "paddock-demo/SmolLM2-135M-Updated-GGUF"
 GATED = "paddock-demo/Gated-GGUF"
 SAFETENSORS = "paddock-demo/Safetensors-Only"
 DEMO_TOKEN = "paddock-demo-token"  # noqa: S105 - public, and valid on the local Hub only
@@ -38,7 +41,7 @@ Good enough to download, check, load and chat with; not to compare qualities, si
 
 
 def create_demo_repositories(hub: LocalHub, *, cache: Path) -> str:
-    """Commit all three repositories, and return the commit of the one that can be pulled.
+    """Commit all repositories, and return the commit of the model with four quantizations.
 
     Models and configuration are kept in `cache`; a second call finds them there and changes nothing.
     """
@@ -48,6 +51,8 @@ def create_demo_repositories(hub: LocalHub, *, cache: Path) -> str:
     files["README.md"] = _CARD.encode()
     commit = hub.repository(MODEL).commit(files, message="Add four quantizations")
 
+    hub.repository(UPDATED).commit({models["Q8_0"].name: models["Q8_0"], "README.md": _CARD.encode()})
+
     gated = hub.repository(GATED, gated=True)
     gated.commit({models["Q4_K_M"].name: models["Q4_K_M"]}, message="Add a model behind a gate")
     hub.grant(DEMO_TOKEN, GATED)
@@ -56,6 +61,13 @@ def create_demo_repositories(hub: LocalHub, *, cache: Path) -> str:
     config = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
     hub.repository(SAFETENSORS).commit({"config.json": config, "model.safetensors": _tiny_safetensors()})
     return commit
+
+
+def update_demo_repositories(hub: LocalHub, *, cache: Path) -> None:
+    """Commit to two repositories: to the first one's card alone, and a coarser model in the place of the second's."""
+    hub.repository(MODEL).commit({"README.md": f"{_CARD}\nA later commit.\n".encode()}, message="Extend the card")
+    coarse = quantize_coarsely(cache)
+    hub.repository(UPDATED).commit({f"{NAME}-Q8_0.gguf": coarse}, message="Replace the model")
 
 
 def _configuration(cache: Path) -> list[Path]:

@@ -17,12 +17,12 @@ from infra.local.state import CHECKOUT, private_directory, read_state, write_sta
 
 _READY_S = 30.0
 # Runs in a separate process, since it loads numpy, and llama.cpp for the quantizations.
-_CREATE_REPOSITORIES = """\
+_COMMIT = """\
 import sys
 from pathlib import Path
-from infra.local.demo import create_demo_repositories
+from infra.local import demo
 from infra.local.hub import LocalHub
-create_demo_repositories(LocalHub(Path(sys.argv[1])), cache=Path(sys.argv[2]))
+getattr(demo, sys.argv[1])(LocalHub(Path(sys.argv[2])), cache=Path(sys.argv[3]))
 """
 
 
@@ -31,14 +31,14 @@ class HubServer:
     """A running local Hub. It ends with `stop`, or with this process."""
 
     endpoint: str
+    directory: Path
     service: Service = field(repr=False)
 
     @classmethod
     def start(cls, directory: Path) -> Self:
         """Create the repositories (10 s, once) and serve them. Raises ServiceError."""
         root = private_directory(directory / "repositories")
-        create = [sys.executable, "-c", _CREATE_REPOSITORIES, str(root), str(directory / "cache")]
-        run("filling the local Hub", create, log=directory / "fill.log", directory=CHECKOUT)
+        _commit("create_demo_repositories", directory)
         service, (port,) = start_on_free_ports(
             partial(_launch, directory, root),
             lambda ports, _: _responds(_endpoint(ports[0])),
@@ -46,11 +46,15 @@ class HubServer:
             deadline_s=_READY_S,
         )
         write_state(directory / "hub.json", {"ports": [port]})
-        return cls(_endpoint(port), service)
+        return cls(_endpoint(port), directory, service)
 
     @property
     def environment(self) -> dict[str, str]:
         return {"HF_ENDPOINT": self.endpoint}
+
+    def update(self) -> None:
+        """Commit what the demonstration's authors change between two nights. Raises ServiceError."""
+        _commit("update_demo_repositories", self.directory)
 
     def stop(self) -> None:
         self.service.stop()
@@ -60,6 +64,12 @@ class HubServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _commit(function: str, directory: Path) -> None:
+    """Run a function of `infra.local.demo` on the repositories in a directory."""
+    command = [sys.executable, "-c", _COMMIT, function, str(directory / "repositories"), str(directory / "cache")]
+    run("filling the local Hub", command, log=directory / "fill.log", directory=CHECKOUT)
 
 
 def _launch(directory: Path, root: Path, ports: list[int]) -> Service:

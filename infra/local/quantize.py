@@ -14,6 +14,7 @@ from pathlib import Path
 SOURCE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 NAME = "SmolLM2-135M-Instruct"
 FILE_TYPES = {"Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15}  # enum llama_ftype in llama.h
+_Q2_K = 10
 
 
 def source_model() -> Path:
@@ -33,6 +34,14 @@ def quantize(cache: Path) -> dict[str, Path]:
         if not target.exists():
             _quantize_in_child(source_model(), target, FILE_TYPES[quantization])
     return models
+
+
+def quantize_coarsely(cache: Path) -> Path:
+    """Quantize the model to Q2_K into `cache`, where that was not done before; returns the path."""
+    target = cache / f"{NAME}-Q2_K.gguf"
+    if not target.exists():
+        _quantize_in_child(source_model(), target, _Q2_K)
+    return target
 
 
 def _quantize_in_child(source: Path, target: Path, file_type: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from shutil import copyfile
 from time import monotonic
 from typing import Literal, Self
 
@@ -26,6 +27,8 @@ from infra.local.workers import await_deployments, delete_workers, start_bootstr
 Part = Literal["hub", "s3", "docs", "prefect", "workers"]
 PARTS: tuple[Part, ...] = ("hub", "s3", "docs", "prefect", "workers")
 STATE = CHECKOUT / ".local"
+CATALOG = CHECKOUT / "infra" / "local" / "catalog.yaml"
+"""The catalog of a new state directory."""
 _HEARTBEAT_S = 30  # the minimum of Prefect's setting
 
 
@@ -76,6 +79,14 @@ class Stack:
         return private_directory(self.state / "volume")
 
     @property
+    def catalog(self) -> Path:
+        """The catalog of this state directory: the models that its Hub serves, until somebody edits it."""
+        path = self.state / "catalog.yaml"
+        if not path.exists():
+            copyfile(CATALOG, path)
+        return path
+
+    @property
     def environment(self) -> dict[str, str]:
         """The variables that point programs to the parts of this stack, and no others."""
         variables = {
@@ -83,7 +94,7 @@ class Stack:
             "HF_HOME": str(self.state / "huggingface"),  # not the user's, which may contain a token
         }
         if self.hub is not None:
-            variables |= self.hub.environment
+            variables |= {**self.hub.environment, "PADDOCK_CATALOG": str(self.catalog)}
         if self.s3 is not None:
             variables |= {**self.s3.environment, "PADDOCK_S3_URI": f"s3://{self.s3.bucket}/paddock"}
         if self.docs is not None:

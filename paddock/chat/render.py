@@ -1,33 +1,26 @@
 """Render untrusted chat templates, each in a sandboxed subprocess.
 
 The subprocess has an empty environment (no tokens), limits its own memory, CPU time and output, cannot open files, and
-is killed when its time is up; `protocol` defines the limits and `sandbox_process` applies them. All renderings of one
-template use the same process, so an audit starts only one.
+is killed when its time is up; `protocol` defines the limits, `sandbox_process` applies them, and `sandbox_start` starts
+it. All renderings of one template use the same process, so an audit starts only one.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from paddock.chat.protocol import MAX_SOURCE_BYTES, WALL_S, RenderResult, RenderStatus, TemplateAnalysis, output_limit
+from paddock.chat.sandbox_start import SandboxedProcess, start
 from paddock.errors import EngineCrashed, ModelRejected
 from paddock.model.finding import Finding, Severity
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PACKAGES = ("jinja2", "markupsafe")
-"""The packages that the subprocess imports beyond the standard library and Paddock."""
 _MAX_ANALYSIS_BYTES = 8 * 1024 * 1024
 _INVALID_RESPONSE = (KeyError, TypeError, ValueError, AttributeError)
 """Raised when parsing a response that `sandbox_process` did not produce: the template has corrupted the process or
@@ -72,18 +65,11 @@ class TemplateProcess:
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
         self._source = source
         self._bos, self._eos = bos, eos
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: SandboxedProcess | None = None
         self._watchdog: threading.Timer | None = None
 
     def __enter__(self) -> TemplateProcess:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", _program()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"LC_ALL": "C"},
-            cwd="/",
-        )
+        self._process = start()
         self._watchdog = threading.Timer(WALL_S, self._process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
@@ -100,13 +86,8 @@ class TemplateProcess:
         process, watchdog = self._process, self._watchdog
         if process is None or watchdog is None:
             return
-        process.kill()
-        process.wait()
         watchdog.cancel()
-        for stream in (process.stdin, process.stdout):
-            with suppress(OSError):  # unwritten data is lost with the process
-                if stream:
-                    stream.close()
+        process.close()
         self._process = None
 
     def analyse(self) -> TemplateAnalysis:
@@ -151,19 +132,9 @@ class TemplateProcess:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
+        if process is None:
             raise RuntimeError("a TemplateProcess can be used only inside its `with` block")
         return process.stdin, process.stdout
-
-
-@cache
-def _program() -> str:
-    """The program of the subprocess. It runs without the module `site`, a quarter of its start, and so has to be told
-    where its packages are."""
-    origins = [spec.origin for name in _PACKAGES if (spec := find_spec(name)) and spec.origin]
-    directories = list(dict.fromkeys(str(Path(origin).parents[1]) for origin in origins))
-    path = f"sys.path[:] = [{str(_ROOT)!r}, *sys.path, *{directories!r}]"
-    return f"import sys; {path}; from paddock.chat.sandbox_process import main; main()"
 
 
 def render_messages(

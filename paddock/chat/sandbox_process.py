@@ -1,6 +1,6 @@
-"""Main program of the sandboxed subprocess that parses and renders one template.
+"""The sandboxed subprocess that parses and renders one template.
 
-`render` starts it without secrets in its environment. It sets its resource limits before it reads any input.
+`sandbox_server` forks it, without secrets in its environment. It sets its resource limits before it reads any input.
 
 The protocol is JSON, one object per line. The process writes `{}` when it is ready. It reads `{"source": …}` and writes
 the analysis of `ast_audit`. Then it reads one request per rendering, and writes `{"status": …, "text": …}` for each, in
@@ -33,10 +33,16 @@ from paddock.chat.protocol import (
 from paddock.chat.sandbox import TemplateRaised, date_variables, make_environment
 
 
-def main() -> None:
-    responses = sys.stdout
+def prepare() -> Environment:
+    """Make the Jinja environment, and import all that a rendering needs."""
     environment = make_environment()
     _preload(environment)
+    return environment
+
+
+def run(environment: Environment) -> None:
+    """Analyse and render the template that is read from standard input, until that ends."""
+    responses = sys.stdout
     _apply_limits()
     _write(responses, {})
     source = json.loads(sys.stdin.readline())["source"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,8 +34,8 @@ def add(
 ) -> int:
     """Add a model to the catalog, or change its entry. Comments and formatting stay."""
     from paddock.cli.render import print_line
-    from paddock.lifecycle.catalog import CatalogEntry, catalog_path
-    from paddock.lifecycle.catalog.edit import add_to_file
+    from paddock.lifecycle.catalog import CatalogEntry, catalog_place
+    from paddock.lifecycle.catalog.edit import add_to_catalog
     from paddock.model.reference import parse_requested
     from paddock.planning.targets import parse_target
     from paddock.settings import load
@@ -59,13 +58,13 @@ def add(
         "keep": keep,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    path = catalog_path(settings)
-    edit = add_to_file(path, CatalogEntry(model=reference.model, **given), given)
-    payload = {"path": str(path), "outcome": edit.outcome, "entry": edit.entry.to_json(), "notes": list(edit.notes)}
+    place = catalog_place(settings)
+    edit = add_to_catalog(place, CatalogEntry(model=reference.model, **given), given)
+    payload = {"path": str(place), "outcome": edit.outcome, "entry": edit.entry.to_json(), "notes": list(edit.notes)}
 
     def render() -> None:
         done = {"added": "added to", "updated": "changed in", "unchanged": "already in"}[edit.outcome]
-        print_line(f"{edit.entry.name} {done} {path}")
+        print_line(f"{edit.entry.name} {done} {place}")
         for note in edit.notes:
             print_line(note)
 
@@ -79,14 +78,14 @@ def check(
 ) -> int:
     """Check the catalog, and list its entries and problems."""
     from paddock.cli.render_upkeep import render_catalog
-    from paddock.lifecycle.catalog import catalog_path, read_catalog
+    from paddock.lifecycle.catalog import catalog_place, read_catalog
     from paddock.settings import load
 
-    path = catalog_path(load()) if file is None else Path(file)
-    checked = read_catalog(path)
+    place = catalog_place(load(), file)
+    checked = read_catalog(place)
     rows = [{**entry.to_json(), "line": line} for entry, line in checked.catalog.rows]
     payload: dict[str, Any] = {
-        "path": str(path),
+        "path": str(place),
         "valid": not checked.problems,
         "entries": rows,
         "prices": dict(checked.catalog.prices),

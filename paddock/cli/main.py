@@ -28,7 +28,21 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from paddock.cli import acquire, assess, catalog, compare, cost, doctor, gc, promote, run, usage, verify, volume
+from paddock.cli import (
+    acquire,
+    assess,
+    catalog,
+    compare,
+    cost,
+    doctor,
+    gc,
+    promote,
+    refresh,
+    run,
+    usage,
+    verify,
+    volume,
+)
 from paddock.cli.output import print_result, report_failure
 from paddock.cli.suggestions import CommandGroup, cure_of, message_of
 from paddock.errors import PaddockError, UsageError
@@ -120,7 +134,7 @@ def _main_options(
         _LOG.propagate = False
 
 
-for _group in (assess, acquire, volume, gc, verify, usage, promote, run, compare, cost, doctor):
+for _group in (assess, acquire, volume, gc, verify, usage, promote, refresh, run, compare, cost, doctor):
     for _command_name, _command in _group.COMMANDS.items():
         app.command(_command_name)(_command)
 

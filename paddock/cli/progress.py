@@ -27,16 +27,17 @@ class ProgressBars(ProgressListener):
     Rates count the bytes of this transfer alone, not those of a partial file that it resumed.
     """
 
-    def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, quiet: bool, only_lines: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`only_lines`: no bars, since other transfers run at the same time."""
         self._clock = clock
         console = Console(stderr=True)
-        self._lines = not quiet and not console.is_terminal
+        self._lines = not quiet and (only_lines or not console.is_terminal)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[status]}", markup=False),
             console=console,
-            disable=quiet or not console.is_terminal,
+            disable=quiet or only_lines or not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()

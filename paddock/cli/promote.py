@@ -19,6 +19,9 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Promote it although the gates held it back; needs --reason.")
     ] = False,
+    no_default: Annotated[
+        bool, typer.Option("--no-default", help="Leave the model's default variant as it is.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Promote a snapshot that the gates let through, and make its variant the default.
@@ -31,7 +34,9 @@ def promote(
 
     clients = make_clients()
     wanted = parse_stored_model(clients, model)
-    result = promote_model(PlainRunner(clients), wanted, reason=reason, force=force, announce=print_progress)
+    result = promote_model(
+        PlainRunner(clients), wanted, reason=reason, force=force, default=not no_default, announce=print_progress
+    )
     manifest, change, pruned = result.manifest, result.change, result.pruned
     payload = {
         "model": manifest.repository,

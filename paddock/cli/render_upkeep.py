@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from paddock.lifecycle.catalog import CheckedCatalog
     from paddock.lifecycle.upkeep.doctor import Diagnosis
     from paddock.lifecycle.upkeep.orphans import Orphans
+    from paddock.lifecycle.upkeep.refresh.plan import RefreshPlan
+    from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+_ACTION_COLOURS = {"keep": "", "withdrawn": "red", "blocked": "yellow"}
 
 
 def render_catalog(checked: CheckedCatalog) -> None:
@@ -74,6 +77,48 @@ def render_diagnosis(diagnosis: Diagnosis) -> None:
     failed = sum(check.state == "failed" for check in diagnosis.checks)
     warned = sum(check.state == "warning" for check in diagnosis.checks)
     print_line(f"{counted(len(rows), 'check')}, {failed} failed, {counted(warned, 'warning')}")
+
+
+def render_refresh_plan(plan: RefreshPlan) -> None:
+    """A row for each entry: what is to be done for it, and why."""
+    rows = [
+        (
+            planned.action.value,
+            f"{planned.model}:{planned.variant or planned.entry.variant}",
+            human_bytes(planned.bytes) if planned.bytes is not None else "",
+            planned.reason,
+        )
+        for planned in plan.entries
+    ]
+    if rows:
+        styles = [_ACTION_COLOURS.get(action, "green") for action, *_ in rows]
+        print_table(("action", "model", "bytes", "reason"), rows, styles=styles)
+    for planned in plan.entries:
+        if planned.difference and (lines := list(planned.difference.lines())):
+            print_line(f"{planned.model}:{planned.variant} changes:")
+            for line in lines:
+                print_line(f"  {line}")
+    print_line(plan.line)
+
+
+def render_refreshed(refreshed: Refreshed) -> None:
+    """A row for each entry that is not unchanged, and where the report is."""
+    rows = [
+        (
+            outcome.outcome.value,
+            outcome.name,
+            outcome.action.value,
+            "" if outcome.bytes is None else human_bytes(outcome.bytes),
+            outcome.reason,
+        )
+        for outcome in refreshed.entries
+        if outcome.outcome.value != "unchanged"
+    ]
+    if rows:
+        print_table(("outcome", "model", "action", "bytes", "reason"), rows)
+    print_line(refreshed.line)
+    if refreshed.report:
+        print_line(f"report: {refreshed.report}")
 
 
 def _cure(cure: str) -> str:

@@ -118,6 +118,7 @@ def serve(
     from paddock.cli.render import render_serving
     from paddock.lifecycle.locate import locate, match_variant, requested_quantization
     from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
+    from paddock.lifecycle.watch import HistoryGuard
 
     clients = make_clients()
     wanted = parse_stored_model(clients, model)
@@ -141,7 +142,14 @@ def serve(
         is_ready = True
 
     try:
-        received = serve_snapshot(clients, locate(clients, wanted), request, name=wanted, on_ready=on_ready)
+        received = serve_snapshot(
+            clients,
+            locate(clients, wanted),
+            request,
+            name=wanted,
+            guard=HistoryGuard(clients, wanted),
+            on_ready=on_ready,
+        )
     except PaddockError as error:
         if not is_ready:
             raise

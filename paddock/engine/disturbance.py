@@ -47,17 +47,17 @@ class DisturbanceWatch:
 
     def __init__(self) -> None:
         self._began_s = time.perf_counter()
-        self._busy_s = _busy_s()
+        self._busy_before_s = busy_s()
         self._own_s = time.process_time()
         self._mhz = _mean_mhz()
         self._throttles = _throttle_count()
 
     def end(self) -> Disturbance:
         elapsed_s = time.perf_counter() - self._began_s
-        busy_s, mhz = _busy_s(), _mean_mhz()
+        busy_after_s, mhz = busy_s(), _mean_mhz()
         other = None
-        if self._busy_s is not None and busy_s is not None and elapsed_s > 0:
-            others_s = busy_s - self._busy_s - (time.process_time() - self._own_s)
+        if self._busy_before_s is not None and busy_after_s is not None and elapsed_s > 0:
+            others_s = busy_after_s - self._busy_before_s - (time.process_time() - self._own_s)
             other = round(max(0.0, others_s / elapsed_s), 2)
         change = round(mhz / self._mhz - 1, 3) if mhz and self._mhz else None
         throttled = _throttle_count() > self._throttles or is_slowed_down()
@@ -65,7 +65,7 @@ class DisturbanceWatch:
         return Disturbance(os.cpu_count() or 1, other, change, throttled)
 
 
-def _busy_s() -> float | None:
+def busy_s() -> float | None:
     """Seconds that all cores together were not idle, also those that a hypervisor took away."""
     try:
         fields = _STAT.read_text().split("\n", 1)[0].split()[1:9]

@@ -41,9 +41,14 @@ def engine_version() -> str:
     Raises EngineTooOld if it is not installed, or older than MINIMUM_ENGINE.
     """
     try:
-        return check_version(version(_PACKAGE))
+        return check_version(_installed_version())
     except PackageNotFoundError:
         raise EngineTooOld(f"{_PACKAGE} is not installed", cure=f"install {_PACKAGE}>={MINIMUM_ENGINE}") from None
+
+
+@cache
+def _installed_version() -> str:
+    return version(_PACKAGE)  # parses the package's whole description
 
 
 def engine_build() -> str:

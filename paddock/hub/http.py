@@ -50,10 +50,12 @@ class _SharedClient:
 
     def use(self, network: Network) -> None:
         """Send the next requests by the rule of this network."""
-        from huggingface_hub import set_client_factory
+        from huggingface_hub import constants, set_client_factory
 
         with self._lock:
             if network != self._network:
+                # Else the first request of each thread is followed by one for the names of AI agents, for telemetry.
+                constants.HF_HUB_DISABLE_TELEMETRY = True
                 set_client_factory(lambda: _http_client(network))
                 self._network = network
 

@@ -41,12 +41,13 @@ def connect(settings: Settings | None = None) -> Clients:
     )
 
 
-def open_remote_store(uri: str, settings: Settings) -> RemoteStore:
-    """The remote store at an address. Raises BadSetting for a scheme that is not in REMOTE_STORES."""
+def open_remote_store(uri: str, settings: Settings, *, setting: str = "PADDOCK_S3_URI") -> RemoteStore:
+    """The remote store at an address, which is from `setting`. Raises BadSetting for a scheme that is not in
+    REMOTE_STORES."""
     package = REMOTE_STORES.get(uri.partition("://")[0])
     if package is None:
         usable = " or ".join(f"{scheme}://bucket/prefix" for scheme in REMOTE_STORES)
-        raise BadSetting(f"PADDOCK_S3_URI is not usable: expected {usable}", cure="correct it, or unset it")
+        raise BadSetting(f"{setting} is not usable: expected {usable}", cure="correct it, or unset it")
     store: RemoteStore = importlib.import_module(package).open_store(uri, settings)
     return store
 

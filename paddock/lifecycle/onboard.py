@@ -21,7 +21,7 @@ from paddock.lifecycle.assess.validate import Validation, validate
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import dossier_kept_current, write_dossier
 from paddock.lifecycle.locate import visible_path
-from paddock.lifecycle.promote.gating import compare_with_promoted, in_process
+from paddock.lifecycle.promote.gating import DEFAULT_TOO, PromotionScope, compare_with_promoted, in_process
 from paddock.lifecycle.promote.promote import promote
 from paddock.lifecycle.run.benchmark import measure
 from paddock.lifecycle.steps import Runner
@@ -43,7 +43,8 @@ HELD_BACK = "Held back"
 @dataclass(frozen=True, slots=True)
 class OnboardRequest:
     """The model to onboard. `context_tokens` is by default that of the profile; `target` is the machine that the model
-    must fit, in the notation of `--target`; `promote` makes it the model's default."""
+    must fit, in the notation of `--target`; `promote`: it is promoted, for the `reason`, and made the model's default
+    as `scope` says."""
 
     wanted: Reference
     quantization: str = AUTO
@@ -51,6 +52,8 @@ class OnboardRequest:
     profile: ProfileName = "chat"
     target: str = THIS_MACHINE
     promote: bool = True
+    scope: PromotionScope = DEFAULT_TOO
+    reason: str = "onboarded"
 
     @property
     def context(self) -> int:
@@ -114,7 +117,7 @@ class Phases(Protocol):
         """Compare the snapshot with what its promotion would replace. None where it would replace no other files."""
         ...
 
-    def promote(self, manifest: Manifest) -> str:
+    def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
         """Promote the snapshot, and return the path of its dossier."""
         ...
 
@@ -141,7 +144,7 @@ def onboard(clients: Clients, phases: Phases, request: OnboardRequest) -> Onboar
         phases.benchmark(manifest, measured)
     gates = phases.compare(manifest, measured)
     promoted = request.promote and (gates is None or gates.passed)
-    dossier = phases.promote(manifest) if promoted else phases.write_dossier(manifest)
+    dossier = phases.promote(manifest, request) if promoted else phases.write_dossier(manifest)
     return Onboarded(
         model=manifest.repository,
         revision=manifest.revision,
@@ -204,11 +207,23 @@ class InProcess(Phases):
         comparer = in_process(self._runner, target=request.target)
         roleplay = request.profile == "roleplay"
         return compare_with_promoted(
-            self._runner, manifest, comparer, context_tokens=request.context, roleplay=roleplay
+            self._runner,
+            manifest,
+            comparer,
+            context_tokens=request.context,
+            roleplay=roleplay,
+            scope=request.scope,
         )
 
-    def promote(self, manifest: Manifest) -> str:
-        return promote(self._runner, manifest.id.reference, reason="onboarded").dossier
+    def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
+        result = promote(
+            self._runner,
+            manifest.id.reference,
+            reason=request.reason,
+            default=request.scope.default,
+            instead_of=request.scope.instead_of,
+        )
+        return result.dossier
 
     def write_dossier(self, manifest: Manifest) -> str:
         return self._runner.run(write_dossier, manifest).path

@@ -61,7 +61,7 @@ def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
 def read(clients: Clients, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
     """The newest report on these files, or None. A report that cannot be parsed is logged and ignored: the next run
     replaces it."""
-    found = [dated for store in _stores(clients) if (dated := _load(store, manifest, name, parse))]
+    found = [dated for store in stores(clients) if (dated := _load(store, manifest, name, parse))]
     return max(found, key=lambda dated: dated[0])[1] if found else None
 
 
@@ -71,7 +71,7 @@ def read_all(
     """(time of writing, report) of every report on these files whose name matches, of each store that has it. As `read`
     for one that cannot be parsed."""
     found: list[tuple[str, _Report]] = []
-    for store in _stores(clients):
+    for store in stores(clients):
         names = [name for name in store.report_names(manifest.id) if pattern.fullmatch(name)]
         with ThreadPoolExecutor(_READERS) as readers:
             loaded = readers.map(lambda name, store=store: _load(store, manifest, name, parse), names)
@@ -79,7 +79,20 @@ def read_all(
     return found
 
 
-def _stores(clients: Clients) -> tuple[Store, ...]:
+def carry_over(clients: Clients, source: Manifest, target: Manifest, pattern: re.Pattern[str]) -> None:
+    """Write the reports of a snapshot on the volume whose names match also for another snapshot with the same GGUF
+    files. Reports that the other one has stay."""
+    if _ggufs(source) != _ggufs(target):
+        return
+    present = set(clients.volume.report_names(target.id))
+    for name in clients.volume.report_names(source.id):
+        text = clients.volume.read_report(source.id, name) if pattern.fullmatch(name) else None
+        if text is not None and name not in present:
+            clients.volume.write_report(target.id, name, text)
+
+
+def stores(clients: Clients) -> tuple[Store, ...]:
+    """The stores that have reports: the volume, and the remote store if there is one."""
     return (clients.volume, clients.remote) if clients.remote else (clients.volume,)
 
 

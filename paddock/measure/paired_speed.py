@@ -228,9 +228,14 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> Ratio | None:
         return None
     logs = [log(candidate / promoted) for candidate, promoted in pairs]
     mean = fmean(logs)
-    half = _T_975[min(len(logs) - 2, len(_T_975) - 1)] * stdev(logs) / sqrt(len(logs))
+    half = t_975(len(logs) - 1) * stdev(logs) / sqrt(len(logs))
     return Ratio(
         median(candidate for candidate, _ in pairs),
         median(promoted for _, promoted in pairs),
         Estimate(exp(mean), exp(mean - half), exp(mean + half)),
     )
+
+
+def t_975(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t with that many degrees of freedom, at least 1."""
+    return _T_975[min(degrees, len(_T_975)) - 1]

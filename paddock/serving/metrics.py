@@ -61,6 +61,19 @@ class Metrics:
         self.switches = Counter(
             "paddock_switches", "Switches to another revision by result (done, failed)", ["result"], registry=registry
         )
+        self.watching = Gauge("paddock_watch_active", "1 while a new revision is watched", registry=registry)
+        self.watch_ratio = Gauge(
+            "paddock_watch_ratio",
+            "Figure of the revision that is watched, or was watched last, divided by that of the revision before",
+            ["figure"],
+            registry=registry,
+        )
+        self.rollbacks = Counter(
+            "paddock_rollbacks",
+            "Promotions that this server found worse, by result (rolled-back, overtaken, refused)",
+            ["result"],
+            registry=registry,
+        )
         self.resident_bytes = Gauge("paddock_engine_resident_bytes", "Resident memory of the engine", registry=registry)
         self.held_bytes = Gauge(
             "paddock_engine_held_bytes", "Resident memory of the engine, without mapped files", registry=registry

@@ -14,7 +14,7 @@ MAX_MESSAGE_CHARS: Final = 500
 class RequestRefused(Exception):
     """A request that is answered with an error, in OpenAI's form (`to_json`).
 
-    `retry_after_s` becomes the `Retry-After` header.
+    `retry_after_s` becomes the `Retry-After` header. `by_template`: the model's chat template refused the request.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class RequestRefused(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after_s: int | None = None,
+        by_template: bool = False,
     ) -> None:
         message = message if len(message) <= MAX_MESSAGE_CHARS else f"{message[: MAX_MESSAGE_CHARS - 1]}…"
         super().__init__(message)
@@ -33,6 +34,7 @@ class RequestRefused(Exception):
         self.code = code
         self.param = param[:200] if param else None
         self.retry_after_s = retry_after_s
+        self.by_template = by_template
         self.revision: str | None = None  # that of the engine that answered so
 
     @property

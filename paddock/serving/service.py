@@ -32,8 +32,10 @@ from paddock.serving.http.proxy import Proxy
 from paddock.serving.metrics import Metrics
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName, Follower
+from paddock.serving.switch.guard import PromotionGuard
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
+from paddock.serving.switch.watch import PromotionWatch, WatchReport
 from paddock.serving.threads import in_thread
 from paddock.store.usage import Usage
 
@@ -94,12 +96,13 @@ def serve(
     stop: threading.Event | None = None,
     release: Callable[[], None] = lambda: None,
     follows: FollowedName | None = None,
+    guard: PromotionGuard | None = None,
 ) -> signal.Signals | None:
     """Serve until SIGTERM or SIGINT, and return the signal; outside the main thread, until `stop` is set.
 
     `release` is called when the engine of `spec` has ended: at the end, or after a switch to another revision. With
     `follows`, the server switches to the revision that this name stands for, whenever that changes, and refuses
-    requests while its files are damaged.
+    requests while its files are damaged. With `guard`, it watches each revision that it switches to.
 
     A signal is also returned if it arrives before `on_ready` was called: a caller that derives an exit status must
     check that.
@@ -107,7 +110,8 @@ def serve(
     Raises NoSuchFile, BadSetting, NoPermission, EngineCrashed after three strikes, the errors of `EngineProcess.start`,
     and ServerUnavailable if the HTTP server ends by itself, or `stop` is set before `on_ready` was called.
     """
-    return asyncio.run(_Service(spec, binding, limits, callbacks, program, release=release, follows=follows).run(stop))
+    service = _Service(spec, binding, limits, callbacks, program, release=release, follows=follows, guard=guard)
+    return asyncio.run(service.run(stop))
 
 
 class _Service:
@@ -121,6 +125,7 @@ class _Service:
         *,
         release: Callable[[], None],
         follows: FollowedName | None,
+        guard: PromotionGuard | None,
     ) -> None:
         self._spec = spec
         self._release = release
@@ -129,6 +134,8 @@ class _Service:
         self._callbacks = callbacks
         self._program = program
         self._follows = follows
+        self._guard = guard
+        self._watch: PromotionWatch | None = None
         self._queue = AdmissionQueue[ServedRevision](max_waiting=limits.queue)
         self._metrics = Metrics(model=spec.name, server=program.version)
         self._signal: signal.Signals | None = None
@@ -163,10 +170,14 @@ class _Service:
             self._metrics,
             api_key=self._binding.api_key,
             cors_origins=self._binding.cors_origins,
+            watch_report=self._watch_report,
             bodies=BodyReader(self._limits.bodies),
         )
         asyncio.get_running_loop().set_exception_handler(log_loop_error)
         return BoundedServer(BoundedConfig(api.app(), self._limits.connections))
+
+    def _watch_report(self) -> WatchReport | None:
+        return self._watch.report if self._watch else None
 
     async def _run_until_stopped(
         self, switch: RevisionSwitch, server: uvicorn.Server, listener: socket.socket, stopping: asyncio.Event
@@ -228,6 +239,10 @@ class _Service:
                 except Exception as error:  # whatever the callback raises, the server goes on
                     _LOG.warning("the switch could not be reported: %s: %s", type(error).__name__, error)
 
+        watch: PromotionWatch | None = None
+        if self._guard is not None and self._guard.watch_s > 0:
+            watch = PromotionWatch(self._guard, switch, self._metrics, every_s=self._limits.follow_s)
+        self._watch = watch
         follower = Follower(
             self._follows,
             switch,
@@ -235,8 +250,9 @@ class _Service:
             every_s=self._limits.follow_s,
             on_result=on_result,
             damaged_reason=UNAVAILABLE_REASONS[State.DAMAGED],
+            watch=watch,
         )
-        await follower.run()
+        await asyncio.gather(follower.run(), *([watch.run()] if watch else []))
 
     async def _drain(self, switch: RevisionSwitch, supervising: asyncio.Task[None]) -> None:
         """Wait for the running answers. The listener stays open, so that new requests get a 503 instead of a reset."""

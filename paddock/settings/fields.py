@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, Vali
 from paddock.network import Network
 from paddock.settings.values import (
     AbsolutePath,
+    CatalogPlace,
     Cron,
     HeaderSecret,
     HttpAddress,
@@ -18,7 +19,6 @@ from paddock.settings.values import (
     RemoteStoreUri,
     Size,
     SizeOrShare,
-    UserPath,
 )
 
 MIB = 1024 * 1024
@@ -96,16 +96,21 @@ class Settings(BaseModel):
         description="Budget of `paddock gc` for the files on the volume: a size such as `500GiB`, or a share of the "
         "disk such as `80%`; unset: no budget",
     )
-    catalog: UserPath | None = Field(
+    catalog: CatalogPlace | None = Field(
         default=None,
         validation_alias="PADDOCK_CATALOG",
-        description="File with the models that are wanted; unset: `infra/catalog.yaml` of the current directory, where "
-        "there is one",
+        description="File with the models that are wanted, or `s3://bucket/key`; unset: `infra/catalog.yaml` of the "
+        "current directory, where there is one",
     )
     maintenance_cron: Cron = Field(
         default="30 3 * * 0",
         validation_alias="PADDOCK_MAINTENANCE_CRON",
         description="When `maintain-volume/weekly` runs, as a cron expression in UTC; read when the flows are deployed",
+    )
+    refresh_cron: Cron = Field(
+        default="30 1 * * *",
+        validation_alias="PADDOCK_REFRESH_CRON",
+        description="When `refresh-catalog/nightly` runs, a cron expression in UTC; read when the flows are deployed",
     )
     s3_keep_bytes: Size | None = Field(
         default=None,
@@ -202,6 +207,14 @@ class Settings(BaseModel):
         default=True,
         validation_alias="PADDOCK_FOLLOW_PROMOTION",
         description="`0`: a running server keeps its revision when another one is promoted",
+    )
+    watch_s: float = Field(
+        default=900.0,
+        ge=0,
+        le=86_400,
+        validation_alias="PADDOCK_WATCH_S",
+        description="How long a running server watches a newly promoted revision, and rolls it back where it is worse;"
+        " `0`: it does not",
     )
     docs_url: HttpAddress | None = Field(
         default=None,

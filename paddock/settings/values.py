@@ -60,6 +60,22 @@ def _remote_store(value: str) -> str:
     return value.rstrip("/")
 
 
+def parse_catalog_place(value: str) -> Path | str:
+    """The place of a catalog: a file, or the address of an object, which stays a text. Raises ValueError."""
+    if "://" not in value:
+        return _expanded(Path(value))
+    parts = _split(value)
+    if parts is None or not parts.scheme or not _BUCKET.fullmatch(parts.netloc) or parts[3:] != ("", ""):
+        raise ValueError("expected a file, or s3://bucket/key")
+    if any(part in {"", ".", ".."} for part in parts.path.split("/")[1:]) or not parts.path:
+        raise ValueError("expected s3://bucket/key, the name of an object")
+    return value
+
+
+def _catalog(value: object) -> object:
+    return parse_catalog_place(value) if isinstance(value, str) else value
+
+
 def is_price(value: object) -> TypeGuard[float]:
     """Whether a value is a number in the range of a price of an hour. False for NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and MIN_PRICE <= value <= MAX_PRICE
@@ -127,7 +143,7 @@ def _split(address: str) -> SplitResult | None:
     return parts
 
 
-UserPath = Annotated[Path, AfterValidator(_expanded)]
+CatalogPlace = Annotated[Path | str, BeforeValidator(_catalog)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[str, AfterValidator(_size)]
 SizeOrShare = Annotated[str, AfterValidator(_size_or_share)]

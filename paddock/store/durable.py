@@ -47,7 +47,8 @@ _NO_HARD_LINK = frozenset({errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP
 
 def disk_error(error: OSError, where: object) -> PaddockError:
     """Map an OSError to an error of Paddock. `where` is named when the error has no file name of its own."""
-    path = error.filename2 or error.filename or where
+    named = [name for name in (error.filename2, error.filename) if name and not isinstance(name, int)]
+    path = named[0] if named else where  # an integer is a descriptor
     reason = error.strerror or str(error)
     if error.errno == errno.EROFS:
         return NoPermission(

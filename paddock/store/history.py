@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -154,18 +154,15 @@ class History:
 
     def read(self) -> list[Promotion]:
         """All changes, oldest first. Lines that cannot be parsed are left out."""
+        changes = []
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+            with open(self.path, "rb", opener=_open_without_link) as lines:
+                for line in lines:
+                    with suppress(ValueError):  # torn by a crash, damaged, or of an older format
+                        changes.append(Promotion.from_json(json.loads(line)))
         except FileNotFoundError:
             return []
-        with os.fdopen(descriptor, "rb") as lines:
-            changes = []
-            for line in lines:
-                try:
-                    changes.append(Promotion.from_json(json.loads(line)))
-                except ValueError:  # torn by a crash, damaged, or of an older format
-                    continue
-            return changes
+        return changes
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -193,6 +190,20 @@ class History:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _open_without_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
+def last_change(history: Sequence[Promotion], model: ModelName, variant: Variant | None) -> Promotion | None:
+    """The last change of what the model's name stands for, or of the promoted revision of a variant."""
+    state, last = Promoted(model), None
+    for change in history:
+        before, state = state, state.after(change)
+        moved = state.of(variant) != before.of(variant) if variant else state.default_id != before.default_id
+        last = change if moved else last
+    return last
 
 
 def earlier_of_variant(history: Sequence[Promotion], variant: Variant) -> list[Revision]:

@@ -183,6 +183,15 @@ class RemoteStore(Store, Protocol):
         """
         ...
 
+    def write_note(self, name: str, text: str) -> str:
+        """Replace a text that belongs to no snapshot, and return its URI. `name` is `<folder>/<file>`, both chosen by
+        Paddock."""
+        ...
+
+    def read_note(self, name: str) -> str | None:
+        """A text that `write_note` wrote; None when there is none of that name."""
+        ...
+
     def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
         """Replace what a worker used on a volume: rows of `paddock.store.usage`. Each worker and volume has an object
         of its own, so that no worker writes what another one wrote."""

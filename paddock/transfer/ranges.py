@@ -8,15 +8,12 @@ once the whole file was verified.
 
 from __future__ import annotations
 
-import threading
 from types import TracebackType
 from typing import Self
 
 from paddock.model.source import Source
-from paddock.transfer.client import RangeClient
-from paddock.transfer.meter import Meter
-from paddock.transfer.response import RangesNotSupported, RetryableResponseError
-from paddock.transfer.retry_budget import RetryBudget
+from paddock.transfer.response import RangesNotSupported
+from paddock.transfer.span import SpanReader
 
 _MAX_STEP_BYTES = 16 * 1024 * 1024
 _MAX_HEAD_BYTES = 128 * 1024 * 1024
@@ -39,10 +36,7 @@ class RangeReader:
         self._head = bytearray(head)
         self._last_block = (0, b"")
         self._whole = False
-        self._meter = Meter()
-        self._retry_budget = RetryBudget(source.label, self._meter, cure="try again later")
-        self._pause = threading.Event()
-        self._client = RangeClient(source, connections=1, stall_s=stall_s)
+        self._spans = SpanReader(source, connections=1, stall_s=stall_s, chunk_bytes=_READ_BYTES)
 
     @property
     def size(self) -> int:
@@ -50,7 +44,7 @@ class RangeReader:
 
     @property
     def bytes_read(self) -> int:
-        return self._meter.transferred_bytes
+        return self._spans.bytes_read
 
     @property
     def head(self) -> bytes:
@@ -75,7 +69,7 @@ class RangeReader:
         return block[offset - start : end - start]
 
     def close(self) -> None:
-        self._client.close()
+        self._spans.close()
 
     def __enter__(self) -> Self:
         return self
@@ -92,16 +86,8 @@ class RangeReader:
         self._head += self._fetch(start, min(self._size, max(end, start + self._block_bytes)))
 
     def _fetch(self, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end`; after a failure, continues with the next byte."""
-        received = bytearray()
-        while len(received) < end - start:
-            try:
-                with self._client.open(start + len(received), end, whole=self._whole) as body:
-                    for count, requested in body.chunks(_READ_BYTES):
-                        self._meter.count(count, len(requested))
-                        received += requested
-            except RangesNotSupported:
-                self._whole = True
-            except RetryableResponseError as failure:
-                self._pause.wait(self._retry_budget.spend(failure))
-        return bytes(received)
+        try:
+            return self._spans.read(start, end, whole=self._whole)
+        except RangesNotSupported:
+            self._whole = True
+            return self._spans.read(start, end, whole=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -10,10 +9,8 @@ from typing import Self
 
 from paddock.errors import TransferRefused
 from paddock.model.source import Source
-from paddock.transfer.client import RangeClient
-from paddock.transfer.meter import Meter
-from paddock.transfer.response import RangesNotSupported, RetryableResponseError
-from paddock.transfer.retry_budget import RetryBudget
+from paddock.transfer.response import RangesNotSupported
+from paddock.transfer.span import SpanReader
 
 _CONNECTIONS = 8
 _READ_BYTES = 64 * 1024
@@ -29,14 +26,11 @@ class SampleReader:
     def __init__(self, source: Source, *, connections: int = _CONNECTIONS, stall_s: float = 30.0) -> None:
         self._connections = max(1, min(connections, _CONNECTIONS))
         self._label = source.label
-        self._meter = Meter()
-        self._retry_budget = RetryBudget(source.label, self._meter, cure="try again later")
-        self._pause = threading.Event()
-        self._client = RangeClient(source, connections=self._connections, stall_s=stall_s)
+        self._spans = SpanReader(source, connections=self._connections, stall_s=stall_s, chunk_bytes=_READ_BYTES)
 
     @property
     def bytes_read(self) -> int:
-        return self._meter.transferred_bytes
+        return self._spans.bytes_read
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of each span (start, end), in the order of `spans`."""
@@ -44,7 +38,7 @@ class SampleReader:
             return list(pool.map(self._read, spans))
 
     def close(self) -> None:
-        self._client.close()
+        self._spans.close()
 
     def __enter__(self) -> Self:
         return self
@@ -55,18 +49,9 @@ class SampleReader:
         self.close()
 
     def _read(self, span: tuple[int, int]) -> bytes:
-        start, end = span
-        received = bytearray()
-        while len(received) < end - start:
-            try:
-                with self._client.open(start + len(received), end) as body:
-                    for count, requested in body.chunks(_READ_BYTES):
-                        self._meter.count(count, len(requested))
-                        received += requested
-            except RangesNotSupported:
-                raise TransferRefused(
-                    f"{self._label}: its server sends no ranges", cure="the whole file is fetched instead"
-                ) from None
-            except RetryableResponseError as failure:
-                self._pause.wait(self._retry_budget.spend(failure))
-        return bytes(received)
+        try:
+            return self._spans.read(*span)
+        except RangesNotSupported:
+            raise TransferRefused(
+                f"{self._label}: its server sends no ranges", cure="the whole file is fetched instead"
+            ) from None

@@ -41,17 +41,27 @@ class CheckedTable:
     findings: tuple[Finding, ...]
 
 
-def check_tables(tables: Sequence[Table], *, what: str, docs: Path) -> tuple[CheckedTable, ...]:
-    """Check each table against its expectations, and write Data Docs into the empty directory `docs`.
+def check_tables(tables: Sequence[Table], *, what: str, docs: Path | None) -> tuple[CheckedTable, ...]:
+    """Check each table against its expectations, and write Data Docs into the empty directory `docs`, if there is one.
 
     `what` is the title on the pages; it must not contain a slash. Rows may hold untrusted text: characters that mean
     something in HTML are replaced by similar ones.
     """
-    _load_at_first_use("scipy", "stats")
+    for module in ("scipy.stats", "altair"):
+        _load_at_first_use(module)
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
+    source = context.data_sources.add_pandas(what)
+    checked = tuple(_check(context, source, table, run_name=what) for table in tables)
+    if docs is not None:
+        _write_pages(context, tables, docs)
+    return checked
+
+
+def _write_pages(context: Any, tables: Sequence[Table], docs: Path) -> None:
+    """Write the Data Docs of the tables that were checked."""
     context.add_data_docs_site(
         site_name="paddock",
         site_config={
@@ -61,27 +71,26 @@ def check_tables(tables: Sequence[Table], *, what: str, docs: Path) -> tuple[Che
             "show_how_to_buttons": False,
         },
     )
-    source = context.data_sources.add_pandas(what)
-    checked = tuple(_check(context, source, table, run_name=what) for table in tables)
     context.build_data_docs(site_names=["paddock"])
     pages = len(list((docs / "validations").rglob("*.html")))
     if pages != len(tables):  # great-expectations logs its errors here instead of raising them
         raise AssertionError(f"great-expectations wrote {pages} pages for {len(tables)} tables")
-    return checked
 
 
-def _load_at_first_use(package: str, name: str) -> None:
-    """Let `from package import name` load that module only when something in it is used.
+def _load_at_first_use(full_name: str) -> None:
+    """Let a later import of a module load it only when something in it is used.
 
-    great_expectations imports scipy.stats for expectations that no table has: a third of the time of its own import.
+    great_expectations imports scipy.stats and altair for expectations that no table has: half of the time of its own
+    import.
     """
-    full_name = f"{package}.{name}"
     if full_name in sys.modules or (spec := find_spec(full_name)) is None or spec.loader is None:
         return
     spec.loader = LazyLoader(spec.loader)
     module = sys.modules[full_name] = module_from_spec(spec)
     spec.loader.exec_module(module)
-    setattr(sys.modules[package], name, module)  # else the import statement looks at the module, which loads it
+    package, _, name = full_name.rpartition(".")
+    if package:
+        setattr(sys.modules[package], name, module)  # else `from package import name` looks at it, which loads it
 
 
 def _check(context: Any, source: Any, table: Table, *, run_name: str) -> CheckedTable:

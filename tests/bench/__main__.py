@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.bench import engine, mirror, quality, reader, scrub, store, transfer
+from tests.bench import engine, mirror, quality, reader, scrub, store, transfer, watch
 
 BENCHES = {
     "reader": reader.run,
@@ -15,6 +15,7 @@ BENCHES = {
     "scrub": scrub.run,
     "engine": engine.run,
     "quality": quality.run,
+    "watch": watch.run,
 }
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from paddock.chat import sandbox_start
 from paddock.chat.audit import audit_template
 from paddock.chat.fidelity import check_fidelity
 from paddock.chat.probes import standard_probes
 from paddock.chat.protocol import BATCH_CPU_S, RenderResult, RenderStatus
+from paddock.chat.render import render_messages
 from paddock.errors import EngineCrashed
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
+from tests.support.waiting import wait_for
 
 START_CPU_S = 2.0
 """Allowance for starting the subprocess, in addition to the limit of the batch."""
@@ -23,18 +26,20 @@ def rules(findings: list[Finding], severity: Severity) -> set[str]:
     return {finding.rule for finding in findings if finding.severity is severity}
 
 
-def _children_cpu_s() -> float:
-    """The CPU time of all subprocesses that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _subprocesses_cpu_s() -> float:
+    """The CPU time of all subprocesses, which one process starts; waits until those that have ended are counted."""
+    (server,) = (child for child in psutil.Process().children() if "sandbox_server" in " ".join(child.cmdline()))
+    wait_for(lambda: not server.children())
+    return sum(server.cpu_times()[:4])
 
 
 @pytest.mark.parametrize(("source", "rule"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_template_is_rejected_within_the_cpu_limit(source: str, rule: str) -> None:
     """The limit is CPU time, so it does not depend on the load of the machine; `protocol.WALL_S` limits the rest."""
-    started, children_s = time.process_time(), _children_cpu_s()
+    render_messages(CHATML, [])  # the first template of a session starts the process that starts the others
+    started, subprocesses_s = time.process_time(), _subprocesses_cpu_s()
     findings = audit_template(source)
-    assert _children_cpu_s() - children_s < BATCH_CPU_S + START_CPU_S
+    assert _subprocesses_cpu_s() - subprocesses_s < BATCH_CPU_S + START_CPU_S
     assert rule in rules(findings, Severity.REJECT), findings
     assert all(finding.cure for finding in findings if finding.severity is Severity.REJECT)
     assert time.process_time() - started < 1, "the work must be done in the subprocess"
@@ -63,6 +68,7 @@ def test_the_audit_of_an_accepted_template_is_cached(monkeypatch: pytest.MonkeyP
     rejected = "{% for i in range(10 ** 9) %}{% endfor %}"
     audit_template(rejected)
     assert audit_template(source) == []
+    sandbox_start.stop()
     monkeypatch.setattr("sys.executable", "/bin/false")
     assert audit_template(source) == []
     for other, bos in ((source, "<|begin|>"), (rejected, "<s>")):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from paddock.chat.protocol import RenderResult, RenderStatus, TemplateAnalysis
@@ -98,6 +101,58 @@ def test_the_process_has_an_empty_environment_and_cannot_open_files(monkeypatch:
     ):
         line = next(line for line in limits.splitlines() if line.startswith(name))
         assert line.removeprefix(name).split()[:2] == [str(value)] * 2
+
+
+def test_the_process_has_no_other_descriptors_than_its_pipes() -> None:
+    with TemplateProcess(CHATML, bos="", eos="") as first, TemplateProcess(CHATML, bos="", eos="") as second:
+        for process in (first, second):
+            assert process._process is not None
+            descriptors = {path.name for path in Path(f"/proc/{process._process.pid}/fd").iterdir()}
+            assert descriptors == {"0", "1", "2"}
+
+
+def test_each_template_has_a_process_of_its_own_that_ends_with_it() -> None:
+    with TemplateProcess("{{ messages[0].content }}", bos="", eos="") as process:
+        process.analyse()
+        assert process._process is not None
+        first = psutil.Process(process._process.pid)
+        assert process.render(RenderRequest(USER)).ok
+    with TemplateProcess("{{ messages[0].content }}", bos="", eos="") as process:
+        assert process._process is not None
+        second = psutil.Process(process._process.pid)
+        assert first != second
+        assert not first.is_running()
+
+
+def test_templates_are_rendered_after_the_process_that_starts_them_was_killed() -> None:
+    with TemplateProcess(CHATML, bos="", eos="") as process:
+        process.analyse()
+        assert process._process is not None
+        parent = psutil.Process(process._process.pid).parent()
+        assert parent is not None
+        assert parent.environ() == {"LC_ALL": "C"}
+        parent.kill()
+        parent.wait()
+        assert process.render(RenderRequest(USER)).ok
+    assert render("{{ messages[0].content }}").ok
+
+
+def test_many_threads_render_templates_at_once() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda number: render(f"{{{{ {number} }}}}").text, range(16)))
+    assert texts == [str(number) for number in range(16)]
+
+
+def test_a_process_that_was_forked_starts_its_own() -> None:
+    assert render("{{ 1 }}").ok
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if render("{{ 2 }}").text == "2" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert render("{{ 3 }}").text == "3"
 
 
 def test_render_messages_returns_the_prompt() -> None:

@@ -59,6 +59,7 @@ POOL_OF = {
     "serve-model/serve-gpu": "paddock-serve",
     "approve-promotion/approve": "paddock-io",
     "maintain-volume/weekly": "paddock-io",
+    "refresh-catalog/nightly": "paddock-io",
 }
 COPIED = "a-checkout-that-goes"
 RUN_S = 240.0
@@ -166,6 +167,11 @@ def test_a_deployment_stores_its_pool_and_a_module_and_no_directory(
     (schedule,) = found["maintain-volume/weekly"].schedules
     assert schedule.active
     assert schedule.schedule == CronSchedule(cron=Settings.model_fields["maintenance_cron"].default, timezone="Etc/UTC")
+    nightly = found["refresh-catalog/nightly"]
+    (schedule,) = nightly.schedules
+    assert schedule.active
+    assert schedule.schedule == CronSchedule(cron=Settings.model_fields["refresh_cron"].default, timezone="Etc/UTC")
+    assert nightly.concurrency_limit is None, "a run that is stuck in Pending would hold its slot"
     stored = json.dumps(httpx.post(f"{prefect_server.url}/deployments/filter", json={}, trust_env=False).json())
     for name in (COPIED, str(CHECKOUT), sys.prefix):
         assert name not in stored
@@ -212,6 +218,8 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use_s3(monkeypatch, s3, "deployments")
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text("models: []\n")
     first = hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy("first")})
     hub.repository(REAL_MODEL_ID).commit({"smollm2-Q4_1.gguf": real_model(), "config.json": b"{}"})
     pull(clients, Reference(REAL_MODEL_NAME))
@@ -229,6 +237,7 @@ def test_every_deployment_runs_where_the_package_is_installed_elsewhere(
         completes(client, "compare-model/compare-gpu", model=NAME, against=against, context_tokens=512)
         completes(client, "rollback-model/rollback", model=NAME)
         completes(client, "maintain-volume/weekly")
+        completes(client, "refresh-catalog/nightly", catalog=str(catalog))
         assert clients.volume.promoted(MODEL).revisions == {"Q8_0": first}
         with served(client):
             pass

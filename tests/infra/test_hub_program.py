@@ -98,6 +98,19 @@ def test_the_demonstration_has_quantizations_a_gated_model_and_one_without_gguf(
     safetensors = HfApi(endpoint=hub.address, token=False).list_repo_files(demo.SAFETENSORS)
     assert sorted(safetensors) == ["config.json", "model.safetensors"]
 
+    before = files_of(hub)
+    demo.update_demo_repositories(hub.hub, cache=demo_cache)
+    after = files_of(hub)
+    changed = {name: {path for path, blob in before[name].items() if after[name][path] != blob} for name in before}
+    assert changed == {demo.MODEL: {"README.md"}, demo.UPDATED: {"SmolLM2-135M-Instruct-Q8_0.gguf"}}
+
+
+def files_of(hub: HubService) -> dict[str, dict[str, str]]:
+    """The blob of each file, by the name of each model that changes."""
+    api = HfApi(endpoint=hub.address, token=False)
+    infos = {name: api.model_info(name, files_metadata=True) for name in (demo.MODEL, demo.UPDATED)}
+    return {name: {row.rfilename: row.blob_id or "" for row in info.siblings or []} for name, info in infos.items()}
+
 
 def test_a_stop_closes_the_sockets_of_clients_that_just_connected(tmp_path: Path) -> None:
     for number in range(60):

@@ -26,6 +26,9 @@ from infra.local.state import CHECKOUT
 from tests.support.gguf import U32, tiny_llama
 from tests.support.tiny_hub import CONFIG
 
+ONBOARD = "onboard-model/onboard"
+"""The deployment that the command printed by `up` runs."""
+
 
 def command(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "infra.local", "--state", str(state), *arguments]
@@ -63,7 +66,9 @@ def test_down_status_and_env_report_that_nothing_is_running(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(1200)
-def test_the_stack_starts_once_onboards_and_stops_completely(state: Path) -> None:
+@pytest.mark.parametrize("deployment", ["acquire-model/acquire", pytest.param(ONBOARD, marks=pytest.mark.torture)])
+def test_the_stack_starts_once_runs_deployments_and_stops_completely(state: Path, deployment: str) -> None:
+    """The command that `up` prints is run as it is, or with an onboarding's first phase, which imports the least."""
     first = command(state, "up")
     assert first.returncode == 0, first.stdout + first.stderr
     stack = supervisor.running(state)
@@ -85,9 +90,17 @@ def test_the_stack_starts_once_onboards_and_stops_completely(state: Path) -> Non
     assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
     line = _printed_command(first.stdout)
+    assert line.count(ONBOARD) == 1
     program = shlex.split(line)[1]
     assert (CHECKOUT / program).exists()
-    _check_onboarding(line, api)
+    assert _run_shell(line.replace(ONBOARD, deployment)) == 0
+    if deployment == ONBOARD:
+        _check_onboarding(api)
+    else:
+        (acquired,) = _runs(api, "acquire paddock-demo")
+        assert acquired["state_type"] == "COMPLETED"
+        assert _artifacts(api).keys() == {"preflight", "findings", "files", "download"}
+    _check_refusal(api)
     _check_stop(state, stack.pid)
 
 
@@ -137,23 +150,29 @@ def _check_stop(state: Path, pid: int) -> None:
     assert command(state, "down").stdout == "Nothing is running\n"
 
 
-def _check_onboarding(line: str, api: str) -> None:
-    """Run the command that `up` prints in a shell. Ask for the same with a model that the flow's parameters refuse."""
-    assert _run_shell(line) == 0
+def _check_onboarding(api: str) -> None:
+    """The run of the command that `up` prints, its artifacts, and the Data Docs that they link."""
     (onboarding,) = _runs(api, "onboard paddock-demo")
     assert onboarding["state_type"] == "COMPLETED"
-    artifacts = {row["key"].split("-")[0]: row["data"] for row in _ask(f"{api}/artifacts/latest/filter", {})}
-    kinds = set(artifacts)
+    artifacts = _artifacts(api)
     judged = {"findings", "chat", "expectations", "memory"}
-    assert kinds == {"preflight", "files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
+    assert artifacts.keys() == {"preflight", "files", "download", *judged, "copy", "benchmark", "promotion", "dossier"}
 
     (docs,) = re.findall(r"\]\((http://127\.0\.0\.1:\S+)\)", artifacts["expectations"])
     page = httpx.get(docs, trust_env=False)
     assert page.is_success
     assert "paddock-demo/SmolLM2-135M-Instruct-GGUF" in page.text
 
-    # The request that `prefect deployment run` sends; starting that takes 5 s of CPU time.
-    deployment = httpx.get(f"{api}/deployments/name/onboard-model/onboard", trust_env=False).raise_for_status().json()
+
+def _artifacts(api: str) -> dict[str, Any]:
+    """The data of the newest artifact of each kind."""
+    return {row["key"].split("-")[0]: row["data"] for row in _ask(f"{api}/artifacts/latest/filter", {})}
+
+
+def _check_refusal(api: str) -> None:
+    """A model that the flow's parameters refuse starts no run. The request is the one that `prefect deployment run`
+    sends; starting that takes 5 s of CPU time."""
+    deployment = httpx.get(f"{api}/deployments/name/{ONBOARD}", trust_env=False).raise_for_status().json()
     body, before = {"parameters": {"model": "../etc"}}, len(_runs(api, ""))
     refused = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json=body, trust_env=False)
     assert refused.status_code == 409

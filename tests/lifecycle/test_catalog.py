@@ -24,6 +24,7 @@ from paddock.lifecycle.catalog import (
 )
 from paddock.lifecycle.catalog.check import MAX_BYTES
 from paddock.lifecycle.catalog.edit import schema_text
+from paddock.lifecycle.catalog.yaml_tree import parse_by_libyaml, parse_by_ruamel
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant
 from paddock.settings import Settings
@@ -197,7 +198,7 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "line 2, column 17: it is not UTF-8 text: there is a byte 0xe4",
     ),
     "UTF-16": ("models:".encode("utf-16"), "it is not UTF-8 text"),
-    "too large": (b"#" * (MAX_BYTES + 1), "it is larger than 64 KiB"),
+    "too large": (b"#" * (MAX_BYTES + 1), "it is larger than 1 MiB"),
     "deep": ("models: " + "[" * 60_000, "it is nested deeper than 16 levels"),
     "deep in blocks": ("- " * 30_000, "it is nested deeper than 16 levels"),
     "an expansion of references": (
@@ -249,6 +250,16 @@ def test_no_text_makes_the_check_raise(insertions: list[tuple[int, str]]) -> Non
     for problem in check_catalog(content, "catalog.yaml").problems:
         assert 1 <= problem.line <= lines
         assert str(problem).isprintable()
+
+
+@given(st.lists(st.tuples(st.integers(0, len(FULL)), st.sampled_from(PIECES) | st.text(max_size=3)), max_size=3))
+def test_both_parsers_read_the_same(insertions: list[tuple[int, str]]) -> None:
+    text = FULL.decode()
+    for at, piece in insertions:
+        text = text[:at] + piece + text[at:]
+    fast = parse_by_libyaml(text)
+    root, found = parse_by_ruamel(text)
+    assert fast is None or found or fast == root
 
 
 def test_all_problems_are_found_at_once_and_the_sound_entries_too() -> None:

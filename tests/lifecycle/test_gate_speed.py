@@ -6,10 +6,6 @@ pytest -m torture -s tests/lifecycle/test_gate_speed.py
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +21,7 @@ from paddock.measure.race import Changes
 from paddock.measure.tuning import Trial, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import this_machine
+from tests.support.busy import busy_processes
 from tests.support.engine import real_model
 from tests.support.stores import A, B, publish
 
@@ -37,7 +34,7 @@ _CONTEXT = 1024
 def both(clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Clients, Manifest]:
     """The real model, promoted, and a candidate with the same weights in other bytes: a letter of its name differs."""
     monkeypatch.delenv("PADDOCK_THREADS")
-    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "60")
+    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "180")
     clients = connect()
     clients.volume.prepare()
     content = real_model().read_bytes()
@@ -66,17 +63,6 @@ def store_tuning(clients: Clients, manifest: Manifest, changes: Changes) -> None
     tuning = Tuning(1, "", "", machine.identity, "", 0, 0, 0, 1, 1, plan, changes, trial, trial, ())
     (file,) = manifest.files
     clients.volume.tuning.write(file.sha256, _file_name(machine), json.dumps(tuning.to_json()))
-
-
-@contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def test_the_same_weights_are_as_fast(both: tuple[Clients, Manifest]) -> None:

@@ -28,7 +28,7 @@ from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.markdown import as_text
 from paddock.model.names import Revision
-from paddock.model.reference import Reference
+from paddock.model.reference import Reference, Variant
 from tests.support.gguf import U32, tiny_llama
 from tests.support.program import Paddock, paddock
 from tests.support.stores import Q4, Q8, A, B, C, publish
@@ -212,6 +212,32 @@ def test_another_variant_is_compared_with_the_default(clients: Clients, rivals: 
     with pytest.raises(GateNotPassed):
         promote_given(clients, other, given)
     assert [asked[1].id for asked in given.asked] == [promoted.id]
+
+
+def test_a_variant_that_does_not_become_the_default_replaces_only_what_it_takes_the_place_of(
+    clients: Clients, rivals: tuple[Manifest, Manifest]
+) -> None:
+    promoted, _ = rivals
+    other = put(clients, A, tiny_model(file_type=15), variant=Q4)
+
+    def promote_beside(instead_of: Variant | None, given: Given) -> PromoteResult:
+        return promote(
+            PlainRunner(clients),
+            other.id.reference,
+            reason="beside",
+            default=False,
+            instead_of=instead_of,
+            comparer=given,
+        )
+
+    failing = Given(False)
+    with pytest.raises(GateNotPassed):
+        promote_beside(Q8, failing)
+    assert [asked[1].id for asked in failing.asked] == [promoted.id]
+    nothing = Given(False)
+    assert not promote_beside(None, nothing).change.moves_default
+    assert nothing.asked == []
+    assert clients.volume.promoted(MODEL).default_id == promoted.id
 
 
 def test_a_forced_promotion_without_a_comparison_says_so(

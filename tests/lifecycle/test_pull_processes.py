@@ -49,7 +49,7 @@ def fetched_twice(hub: HubService, versions: int, size: int, *, header_bytes: in
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("kills", [6, pytest.param(1000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("kills", [3, pytest.param(1000, marks=pytest.mark.torture)])
 def test_a_pull_survives_kill_9_at_random_moments(
     clients: Clients, hub: HubService, faults: Faults, kills: int
 ) -> None:

@@ -328,8 +328,8 @@ def check_random_repository(clients: Clients, hub: HubService, directory: Path, 
 
 @pytest.mark.parametrize(
     "seeds",
-    [range(200), pytest.param(range(200, 2200), marks=pytest.mark.torture)],
-    ids=["200", "2000 more"],
+    [range(60), pytest.param(range(60, 2200), marks=pytest.mark.torture)],
+    ids=["60", "2140 more"],
 )
 def test_the_model_of_random_repositories_is_the_one_that_an_oracle_names(
     clients: Clients, hub: HubService, tmp_path: Path, seeds: range

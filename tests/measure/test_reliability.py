@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import pytest
 
 from paddock.measure.benchmark import benchmark
 from paddock.measure.reliability import doubts
+from tests.support.busy import busy_processes
 from tests.support.gguf import tiny_llama
 
 QUIET: dict[str, Any] = {"cores": 4, "other_cores": 0.1, "frequency_change": 0.01, "throttled": False}
@@ -67,20 +64,9 @@ def test_what_is_sound_or_not_known_is_no_doubt(change: dict[str, Any]) -> None:
     assert doubts(**{**SOUND, **change}) == ()
 
 
-@contextmanager
-def busy(number: int) -> Iterator[None]:
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 def test_a_benchmark_beside_two_busy_processes_is_not_reliable(tmp_path: Path) -> None:
     path = tiny_llama().write(tmp_path / "tiny.gguf")
-    with busy(2):
+    with busy_processes(2):
         measured = benchmark(path, threads=1, context_tokens=256, n_prompt=128, n_gen=64)
     assert not measured.reliable
     assert any("other processes used" in doubt for doubt in measured.doubts)

@@ -14,8 +14,10 @@ import pytest
 
 from paddock.model.hardware import this_machine
 from paddock.model.reference import SnapshotId
+from paddock.serving.engine.llama_server import find_program
+from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.switch.follow import PreparedRevision, Stored
-from paddock.serving.switch.revision import EngineMemory
+from paddock.serving.switch.revision import EngineMemory, ServedRevision
 from tests.support.fault_totals import Faults
 from tests.support.serving import ServeProgram, engines_of, running
 from tests.support.stores import MODEL
@@ -88,6 +90,16 @@ def test_no_request_is_answered_from_files_that_were_found_damaged(server: Follo
     answer = stream(client, max_tokens=SHORT)
     assert (answer.revision, answer.text) in server.texts
     assert server.volume.in_use("a")
+
+
+def test_a_revision_that_was_closed_has_no_files(server: FollowingServer, tmp_path: Path) -> None:
+    """The descriptors of its files are those of other files then."""
+    limits = SupervisorLimits(start_s=1.0)
+    revision = ServedRevision(server.volume.spec("a"), find_program(None), limits, on_lost=lambda: None)
+    assert len(revision.inodes) == 1
+    revision.close_files()
+    with (tmp_path / "another").open("w"), (tmp_path / "file").open("w"), (tmp_path / "third").open("w"):
+        assert revision.inodes == frozenset()
 
 
 def test_an_answer_of_an_engine_that_is_an_error_names_its_revision_too(server: FollowingServer) -> None:

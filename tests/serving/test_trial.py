@@ -196,8 +196,8 @@ def try_generated(served: RunningServer, *, examples: int) -> None:
 
 
 def test_no_generated_grammar_schema_or_tool_ends_the_engine(tool_server: RunningServer, faults: Faults) -> None:
-    faults.add(60)
-    try_generated(tool_server, examples=60)
+    faults.add(25)
+    try_generated(tool_server, examples=25)
 
 
 @pytest.mark.torture

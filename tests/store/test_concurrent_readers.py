@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from paddock.model.names import ModelName
 from paddock.store.volume import Volume
 from tests.support.model_reader import CONTENTS
 from tests.support.stores import MODEL, Q4, A, B, C, id_of, publish
 
-FLIPS = 200
+SAMPLE = pytest.mark.parametrize("flips", [40, pytest.param(200, marks=pytest.mark.torture)])
 
 
 @contextmanager
@@ -34,12 +36,13 @@ def reading(volume: Volume) -> Iterator[list[subprocess.Popen[str]]]:
         ]
 
 
-def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: Volume) -> None:
+@SAMPLE
+def test_promotions_and_rollbacks_are_never_seen_half_done(volume: Volume, flips: int) -> None:
     for revision, name in ((A, "a"), (B, "b"), (C, "c")):
         publish(volume, revision, CONTENTS[name], volume.root)
     volume.promote(id_of(A), reason="first")
     with reading(volume) as readers, (volume.model_path(MODEL) / "m.gguf").open("rb") as opened:
-        for number in range(FLIPS):
+        for number in range(flips):
             if number % 4 == 3:
                 volume.rollback(MODEL, reason="back")
             else:
@@ -48,17 +51,18 @@ def test_two_hundred_promotions_and_rollbacks_are_never_seen_half_done(volume: V
         assert opened.read() == CONTENTS["a"]["m.gguf"], "a file that was open keeps its content"
         reports = [json.loads(reader.communicate("done\n", timeout=60)[0]) for reader in readers]
     assert [report["count"] for report in reports] == [0, 0], reports
-    print(f"{FLIPS} flips, {sum(report['rounds'] for report in reports)} readings: nothing missing, nothing mixed")
-    assert len(volume.history(MODEL)) == 1 + FLIPS
+    print(f"{flips} flips, {sum(report['rounds'] for report in reports)} readings: nothing missing, nothing mixed")
+    assert len(volume.history(MODEL)) == 1 + flips
 
 
-def test_a_default_that_moves_between_variants_is_never_seen_half_done(volume: Volume) -> None:
+@SAMPLE
+def test_a_default_that_moves_between_variants_is_never_seen_half_done(volume: Volume, flips: int) -> None:
     ids = [id_of(A), id_of(A, Q4), id_of(B)]
     for id, name in zip(ids, "abc", strict=True):
         publish(volume, id.revision, CONTENTS[name], volume.root, variant=id.variant)
     volume.promote(ids[0], reason="first")
     with reading(volume) as readers:
-        for number in range(FLIPS // 2):
+        for number in range(flips // 2):
             if number % 4 == 3:
                 volume.rollback(MODEL, reason="back")
             else:

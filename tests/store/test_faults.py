@@ -25,7 +25,7 @@ VOLUME = tuple(operation.name for operation in OPERATIONS)
 REMOTE = tuple(operation.name for operation in TRANSFERS)
 SAMPLE = (
     ("kill", (*VOLUME[::4], "transfer"), 30),
-    ("error", (*VOLUME[1::4], "cache", "roll back in both stores to another variant"), 90),
+    ("error", (*VOLUME[1::4], "cache", "roll back in both stores to another variant"), 150),
     ("power", (*VOLUME[2::4], "transfer"), 3),
 )
 ONLY_READ = ("list",)
@@ -103,7 +103,7 @@ def run(mode: str, root: Path, count: int, faults: Faults) -> int:
     return injected
 
 
-@pytest.mark.parametrize(("mode", "count"), [("kill", 12), ("undo", 1)])
+@pytest.mark.parametrize(("mode", "count"), [("kill", 5), ("undo", 1)])
 def test_processes_that_are_killed_or_run_at_once_leave_a_sound_volume(
     memory: Path, faults: Faults, mode: str, count: int
 ) -> None:

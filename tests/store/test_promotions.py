@@ -335,6 +335,29 @@ def test_models_that_share_a_name_are_otherwise_independent(volume: Volume) -> N
     assert sorted(links_of(volume)) == ["gpt2", "gpt2--Q4_K_M", "gpt2--Q8_0"]
 
 
+def test_the_states_of_many_models_are_those_of_each(volume: Volume) -> None:
+    ids, absent = namesakes(), ModelName.parse("org/absent")
+    put(volume, *ids.values(), SnapshotId(BARE, A, Q4))
+    volume.promote(ids[NAMESAKE], reason="first", default=False)
+    volume.promote(ids[BARE], reason="its variant's link is free")
+    volume.promote(SnapshotId(BARE, A, Q4), reason="beside", default=False)
+    promote(volume, id_of(A), id_of(A, Q4))
+    old = links_of(volume)
+    promote(volume, id_of(B))
+    for name, target in old.items():  # as if a process had died right after it wrote its line
+        (volume.root / name).unlink()
+        (volume.root / name).symlink_to(target)
+    (volume.root / "org--other--Q8_0").symlink_to("/elsewhere")
+    (volume.root / "org--other").mkdir()
+    models = [BARE, NAMESAKE, MODEL, absent]
+    found = volume.promotions.of_all([*models, ModelName.parse("ORG/Name")])
+    assert {model: found[model] for model in models} == {
+        model: (volume.promoted(model), volume.history(model)) for model in models
+    }
+    assert volume.promoted(MODEL) == Promoted(MODEL, Q8, {Q8: B, Q4: A})
+    assert found[ModelName.parse("ORG/Name")] == found[MODEL]
+
+
 @pytest.mark.parametrize(("first", "second"), [(BARE, NAMESAKE), (NAMESAKE, BARE)], ids=str)
 def test_a_shared_name_is_free_again_when_its_model_is_removed(
     volume: Volume, first: ModelName, second: ModelName

@@ -53,6 +53,16 @@ def test_a_blob_is_sent_once_and_progress_counts_its_bytes(
     assert remote.put_blob(path, file, segment_bytes=SEGMENT_BYTES) == 0
 
 
+def test_a_note_is_replaced_as_a_whole(remote: RemoteStore) -> None:
+    name = "refresh-reports/2026-11-30.md"
+    assert remote.read_note(name) is None
+    for text in ("one", "two"):
+        assert remote.write_note(name, text) == f"{remote.label}/reports/{name}"
+        assert remote.read_note(name) == text
+    with pytest.raises(UnsafeName):
+        remote.write_note("refresh-reports/../x.md", "")
+
+
 def test_an_empty_blob_is_a_blob(remote: RemoteStore, tmp_path: Path) -> None:
     path, file = tmp_path / "empty", file_of("empty", b"", segment_bytes=SEGMENT_BYTES)
     path.write_bytes(b"")

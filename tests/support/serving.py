@@ -33,6 +33,7 @@ from paddock.serving.http.bodies import BodyLimits
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName
+from paddock.serving.switch.guard import PromotionGuard
 from paddock.settings import Settings
 from paddock.store.usage import Usage
 from tests.support.engine import real_model
@@ -108,6 +109,7 @@ def running(
     cors_origins: tuple[str, ...] = (),
     program: Path | None = None,
     follows: FollowedName | None = None,
+    guard: PromotionGuard | None = None,
     bodies: BodyLimits | None = None,
 ) -> Iterator[RunningServer]:
     """Serve in a thread until the block ends. An error before the server is ready is raised.
@@ -142,6 +144,7 @@ def running(
                 program=LlamaServerProgram(program, is_own=False) if program else find_program(None),
                 stop=running_server.stop,
                 follows=follows,
+                guard=guard,
             )
         except BaseException as error:  # the test's thread checks it
             running_server.error = error

@@ -111,13 +111,12 @@ def gates(**changes: Any) -> Table:
     return tables.gates([replace(ratio, **changes), GateTableRow("audit", "not rejected", "passed")], against="alone")
 
 
-def check(tmp_path: Path, *checked: Table) -> tuple[CheckedTable, ...]:
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    return check_tables(checked, what="org--name-01234567", docs=docs)
+def check(*checked: Table) -> tuple[CheckedTable, ...]:
+    """Without Data Docs, which take as long as the checks; other tests write them."""
+    return check_tables(checked, what="org--name-01234567", docs=None)
 
 
-def test_sound_tables_meet_every_expectation(tmp_path: Path) -> None:
+def test_sound_tables_meet_every_expectation() -> None:
     sound = (
         tables.files(manifest(), listing()),
         tensors(),
@@ -125,7 +124,7 @@ def test_sound_tables_meet_every_expectation(tmp_path: Path) -> None:
         tables.inventory([stored(), stored(path="b.gguf")]),
         gates(),
     )
-    assert [(one.table.name, one.findings) for one in check(tmp_path, *sound)] == [
+    assert [(one.table.name, one.findings) for one in check(*sound)] == [
         ("files", ()),
         ("tensors", ()),
         ("metadata", ()),
@@ -249,10 +248,10 @@ FAILING: dict[str, tuple[Callable[[], Table], str, Severity]] = {
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_a_failed_expectation_is_reported_with_its_rule(tmp_path: Path, name: str) -> None:
+def test_a_failed_expectation_is_reported_with_its_rule(name: str) -> None:
     make, description, severity = FAILING[name]
     table = make()
-    (one,) = check(tmp_path, table)
+    (one,) = check(table)
     failed = [finding for finding in one.findings if f"“{description}”" in finding.message]
     assert [(finding.rule, finding.severity) for finding in failed] == [(RULE_OF[table.name], severity)]
     assert failed[0].cure
@@ -266,21 +265,16 @@ def test_every_expectation_is_failed_by_a_test() -> None:
     assert tested == {(make().name, description) for make, description, _ in FAILING.values()}
 
 
-def test_without_the_hubs_list_nothing_is_compared_with_it(tmp_path: Path) -> None:
-    (one,) = check(tmp_path, tables.files(manifest(), None))
+def test_without_the_hubs_list_nothing_is_compared_with_it() -> None:
+    (one,) = check(tables.files(manifest(), None))
     assert one.findings == ()
     assert [row[2] for row in one.table.rows] == ["Paddock", "not compared", "not compared"]
 
 
-@pytest.fixture(params=[True, False], ids=["styled", "plain"])
-def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Data Docs about tables with hostile values, with and without the assets that npm fetched."""
-    assets = settings.load().cache / "paddock" / ASSETS_DIRECTORY
-    if request.param and not (assets / "jquery").is_dir():
-        pytest.skip("the styles of Data Docs are not here: install npm, and run `make setup`")
-    (tmp_path / "docs" / "org--name").mkdir(parents=True)
-    docs = tmp_path / "docs" / "org--name" / REVISION
-    docs.mkdir()
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[CheckedTable, ...]]:
+    """Data Docs about tables with hostile values, as great-expectations wrote them, and the tables."""
+    docs = tmp_path_factory.mktemp("written")
     hostile = with_cell(with_cell(tensors(), "tensor", HOSTILE + "x" * 64), "type", HOSTILE)
     found = check_tables(
         [
@@ -292,8 +286,19 @@ def pages(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         what="org--name-01234567",
         docs=docs,
     )
+    return docs, found
+
+
+@pytest.fixture(params=[True, False], ids=["styled", "plain"])
+def pages(written: tuple[Path, tuple[CheckedTable, ...]], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Data Docs about tables with hostile values, with and without the assets that npm fetched."""
+    assets = settings.load().cache / "paddock" / ASSETS_DIRECTORY
+    if request.param and not (assets / "jquery").is_dir():
+        pytest.skip("the styles of Data Docs are not here: install npm, and run `make setup`")
+    docs = tmp_path / "docs" / "org--name" / REVISION
+    shutil.copytree(written[0], docs)
     shared = tmp_path / "docs" / "assets"
-    rewrite_pages(docs, found, title=HOSTILE, assets=assets if request.param else tmp_path, shared=shared)
+    rewrite_pages(docs, written[1], title=HOSTILE, assets=assets if request.param else tmp_path, shared=shared)
     assert (shared / "jquery").is_dir() == request.param
     return docs
 

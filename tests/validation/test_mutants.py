@@ -37,7 +37,7 @@ def test_the_canary_detects_that_the_engine_crashes_on_a_file_that_the_audit_rej
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("count", [50, pytest.param(10_000, marks=pytest.mark.torture)])
 def test_no_accepted_mutant_crashes_the_engine_or_gives_logits_that_are_not_finite(tmp_path: Path, count: int) -> None:
     path = tmp_path / "mutant.gguf"
     verdicts: Counter[str] = Counter()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.chat.template import DERIVED_FILES
+from paddock.engine.facts import engine_version
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit
@@ -49,7 +50,7 @@ class Validation:
     """The verdict on a snapshot, the findings that led to it, and the memory that it takes with `context_tokens`.
 
     `given_up` are the deviations of the plan from the request, and `parameters` are the plan's; None in a report of an
-    older version.
+    older version, as `engine` is, the version of the engine that was asked.
     """
 
     verdict: Verdict
@@ -60,6 +61,7 @@ class Validation:
     given_up: tuple[str, ...] = ()
     target: str = THIS_MACHINE
     parameters: Parameters | None = None
+    engine: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +73,7 @@ class Validation:
             "given_up": list(self.given_up),
             "target": self.target,
             "parameters": self.parameters.to_json() if self.parameters else None,
+            "engine": self.engine,
         }
 
     @classmethod
@@ -84,6 +87,7 @@ class Validation:
             given_up=tuple(value.get("given_up", ())),
             target=value.get("target", THIS_MACHINE),
             parameters=Parameters.from_json(value["parameters"]) if value.get("parameters") else None,
+            engine=value.get("engine"),
         )
 
 
@@ -214,6 +218,7 @@ def conclude(
         plan.given_up,
         target,
         plan.parameters,
+        engine_version(),
     )
     reports.write(clients, manifest, reports.file_name(VALIDATION_REPORT, target), validation.to_json())
     if target != THIS_MACHINE:

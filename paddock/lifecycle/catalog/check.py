@@ -5,7 +5,7 @@ Where the text comes from is `paddock.lifecycle.catalog.file`'s concern: a file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final
@@ -19,8 +19,8 @@ from paddock.lifecycle.catalog.yaml_tree import CatalogProblem, Node, NotText, p
 from paddock.model.names import ModelName
 from paddock.model.reference import Variant, same_variant
 
-MAX_BYTES: Final = 64 * 1024
-"""Some 700 entries. Parsing takes seconds beyond that."""
+MAX_BYTES: Final = 1024 * 1024
+"""Some 10,000 entries. Finding what is wrong with a larger file would take more than ten seconds."""
 _IN_MESSAGE: Final = 5
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _EXPECTED: Final = {
@@ -43,6 +43,13 @@ class Catalog:
     entries: tuple[CatalogEntry, ...]
     lines: tuple[int, ...]
     prices: Mapping[str, float] = field(default_factory=dict)
+    _by_model: Mapping[str, Sequence[CatalogEntry]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_model: dict[str, list[CatalogEntry]] = {}
+        for entry in self.entries:
+            by_model.setdefault(str(entry.model).casefold(), []).append(entry)
+        object.__setattr__(self, "_by_model", by_model)  # the class is frozen
 
     @property
     def rows(self) -> list[tuple[CatalogEntry, int]]:
@@ -51,7 +58,7 @@ class Catalog:
 
     def wish(self, model: ModelName, variant: Variant) -> CatalogEntry | None:
         """The entry that wants a variant: one that names it, else one of the model with `auto`. Case does not count."""
-        of_model = [entry for entry in self.entries if same_variant(str(entry.model), str(model))]
+        of_model = self._by_model.get(str(model).casefold(), ())
         named = (entry for entry in of_model if entry.wanted_variant and same_variant(entry.variant, variant))
         return next(named, None) or next((entry for entry in of_model if entry.wanted_variant is None), None)
 
@@ -105,7 +112,7 @@ def check_catalog(content: bytes, name: str) -> CheckedCatalog:
 def decode(content: bytes) -> tuple[str, CatalogProblem | None]:
     """(The text of a catalog without a byte order mark, the problem that makes it unreadable or None)."""
     if len(content) > MAX_BYTES:
-        message = f"it is larger than {MAX_BYTES // 1024} KiB, which is not read"
+        message = f"it is larger than {MAX_BYTES // 1024**2} MiB, which is not read"
         return "", CatalogProblem(1, 1, message, "split it, or check that it is the right file")
     try:
         text = content.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)

@@ -17,14 +17,15 @@ from paddock.errors import BadCatalog
 from paddock.lifecycle.catalog.check import check_catalog, decode
 from paddock.lifecycle.catalog.entry import CatalogEntry, catalog_schema
 from paddock.lifecycle.catalog.file import locked_for_editing, read_content, write_content
+from paddock.lifecycle.catalog.stored_object import CatalogObject
 from paddock.lifecycle.catalog.yaml_tree import Node, parse_yaml, plain_value
 from paddock.model.reference import same_variant
 
 SCHEMA_NAME: Final = "catalog.schema.json"
-HEADER: Final = f"""\
-# yaml-language-server: $schema={SCHEMA_NAME}
+OBJECT_HEADER: Final = """\
 # The models that Paddock keeps here. `paddock catalog add` adds one, and `paddock catalog check` checks this file.
 """
+HEADER: Final = f"# yaml-language-server: $schema={SCHEMA_NAME}\n{OBJECT_HEADER}"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_])?")
 _BLANK_OR_COMMENT: Final = re.compile(r"[ ]*(?:#[^\r\n]*)?(?:\r\n|\n|\r|\Z)")
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -40,6 +41,26 @@ class CatalogEdit:
     outcome: Outcome
     entry: CatalogEntry
     notes: tuple[str, ...] = ()
+
+
+def add_to_catalog(place: Path | CatalogObject, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEdit:
+    """Add an entry to the catalog at a place, which is made where it is missing. See `add_entry`.
+
+    Raises BadCatalog where the catalog is not valid, and the errors of reading and writing it; StoreUnavailable where
+    an object was changed at the same moment.
+    """
+    if isinstance(place, CatalogObject):
+        return _add_to_object(place, entry, given)
+    return add_to_file(place, entry, given)
+
+
+def _add_to_object(place: CatalogObject, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEdit:
+    content, tag = place.read_with_tag()
+    mark = _BYTE_ORDER_MARK if content.startswith(_BYTE_ORDER_MARK) else b""
+    edit = add_entry(OBJECT_HEADER.encode() if tag is None else content, str(place), entry, given)
+    if edit.outcome != "unchanged":
+        place.replace(mark + edit.text.encode(), tag=tag)
+    return edit
 
 
 def add_to_file(path: Path, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEdit:

@@ -1,6 +1,7 @@
-"""The catalog's file: where it is, and how it is read and replaced.
+"""Where the catalog is, and how its file is read and replaced.
 
-It is PADDOCK_CATALOG, which has to exist, or else `infra/catalog.yaml` of the current directory where there is one.
+It is PADDOCK_CATALOG, a file or an object of a remote store, which has to exist; or else `infra/catalog.yaml` of the
+current directory where there is one.
 """
 
 from __future__ import annotations
@@ -14,41 +15,55 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from paddock.errors import BadCatalog, NoPermission, NoSuchFile, NotEnoughDisk, PaddockError
+from paddock.errors import BadCatalog, BadSetting, NoPermission, NoSuchFile, NotEnoughDisk, PaddockError
 from paddock.lifecycle.catalog.check import MAX_BYTES, Catalog, CheckedCatalog, check_catalog
+from paddock.lifecycle.catalog.stored_object import CatalogObject
 from paddock.settings import Settings
+from paddock.settings.values import parse_catalog_place
 from paddock.store import durable
 
 DEFAULT_PATH: Final = Path("infra/catalog.yaml")
 _MAKE_ONE: Final = "`paddock catalog add MODEL` makes one"
 
 
-def catalog_path(settings: Settings) -> Path:
-    """Where the catalog is, or would be."""
-    return settings.catalog or DEFAULT_PATH
+def catalog_place(settings: Settings, named: str | None = None) -> Path | CatalogObject:
+    """Where the catalog is, or would be: at `named`, by default at PADDOCK_CATALOG. Raises BadSetting."""
+    try:
+        place = settings.catalog if named is None else parse_catalog_place(named)
+    except ValueError as error:
+        raise BadSetting(f"the place of the catalog is not usable: {error}", cure="correct it") from None
+    return CatalogObject(place, settings) if isinstance(place, str) else place or DEFAULT_PATH
 
 
 def load_catalog(settings: Settings) -> Catalog | None:
     """The catalog; None where PADDOCK_CATALOG is not set and there is no file at the default place.
 
-    Raises BadCatalog with all problems and their lines, NoSuchFile, and NoPermission.
+    Raises BadCatalog with all problems and their lines, NoSuchFile, and NoPermission; for an object, StoreUnavailable,
+    StoreRefused and BadSetting.
     """
-    path = catalog_path(settings)
-    if settings.catalog is None and not os.path.lexists(path):
+    if settings.catalog is None and not os.path.lexists(DEFAULT_PATH):
         return None
-    checked = read_catalog(path)
+    return require_catalog(settings)
+
+
+def require_catalog(settings: Settings, named: str | None = None) -> Catalog:
+    """The catalog, by default that of PADDOCK_CATALOG. Raises as `load_catalog`, and NoSuchFile where there is none."""
+    checked = read_catalog(catalog_place(settings, named))
     if checked.problems:
         raise checked.error()
     return checked.catalog
 
 
-def read_catalog(path: Path) -> CheckedCatalog:
-    """Read and check a catalog. Raises NoSuchFile, NoPermission, and BadCatalog for what is not a file."""
-    return check_catalog(read_content(path), str(path))
+def read_catalog(place: Path | CatalogObject) -> CheckedCatalog:
+    """Read and check a catalog. Raises as `load_catalog`, but for its problems; and BadCatalog for what is not a
+    file."""
+    content = place.read() if isinstance(place, CatalogObject) else read_content(place)
+    return check_catalog(content, str(place))
 
 
 def read_content(path: Path) -> bytes:
-    """The content of a catalog, or the beginning of one that is too large. Raises as `read_catalog`."""
+    """The content of a catalog's file, or the beginning of one that is too large. Raises NoSuchFile, NoPermission, and
+    BadCatalog for what is not a file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
         try:

@@ -16,9 +16,10 @@ from paddock.lifecycle.eviction.plan import BlobFacts, SnapshotFacts, VolumeFact
 from paddock.lifecycle.promote.retention import RetainedSnapshot
 from paddock.lifecycle.promote.retention import plan as plan_retention
 from paddock.model.artifact import Manifest
-from paddock.model.names import Sha256, parse_sha256
+from paddock.model.names import ModelName, Sha256, parse_sha256
 from paddock.model.reference import SnapshotId
 from paddock.store.durable import disk_errors_in, names, statuses
+from paddock.store.history import Promoted, Promotion
 from paddock.store.volume import ORPHAN_AGE_S, RECENT_S, BlobStatus
 
 
@@ -45,9 +46,13 @@ def gather(clients: Clients, *, fetching: Fetching | None = None) -> VolumeFacts
     needs = _needs(clients, fetching)
     manifests = clients.volume.snapshots()
     named = Counter(file.sha256 for manifest in manifests for file in manifest.files)
+    by_model: dict[ModelName, list[Manifest]] = {}
+    for manifest in manifests:
+        by_model.setdefault(manifest.model, []).append(manifest)
+    states = clients.volume.promotions.of_all(by_model)
     snapshots: list[SnapshotFacts] = []
-    for model in sorted({manifest.model for manifest in manifests}):
-        snapshots += _facts_of_model(clients, [one for one in manifests if one.model == model], needs)
+    for model in sorted(by_model):
+        snapshots += _facts_of_model(clients, by_model[model], states[model], needs)
     needed = fetching.blobs if fetching else frozenset()
     blobs = {
         status.sha256: _blob_facts(status, named[status.sha256], is_needed=status.sha256 in needed)
@@ -59,7 +64,8 @@ def gather(clients: Clients, *, fetching: Fetching | None = None) -> VolumeFacts
 
 def facts_of(clients: Clients, id: SnapshotId, *, fetching: Fetching | None = None) -> SnapshotFacts | None:
     """The facts of one snapshot as they are now, but for the copy in the remote store; None where it is gone."""
-    facts = _facts_of_model(clients, clients.volume.snapshots(id.model), _needs(clients, fetching))
+    state = clients.volume.promoted(id.model), clients.volume.history(id.model)
+    facts = _facts_of_model(clients, clients.volume.snapshots(id.model), state, _needs(clients, fetching))
     return next((one for one in facts if one.id == id), None)
 
 
@@ -81,16 +87,16 @@ def _needs(clients: Clients, fetching: Fetching | None) -> _Needs:
     return _Needs(load_catalog(clients.settings), in_transfer(clients.volume.partial), fetching)
 
 
-def _facts_of_model(clients: Clients, manifests: Sequence[Manifest], needs: _Needs) -> list[SnapshotFacts]:
-    """The facts of all snapshots of one model. `manifests`: the oldest first."""
+def _facts_of_model(
+    clients: Clients, manifests: Sequence[Manifest], state: tuple[Promoted, list[Promotion]], needs: _Needs
+) -> list[SnapshotFacts]:
+    """The facts of all snapshots of one model. `manifests`: the oldest first; `state`: what is promoted, and its
+    history."""
     if not manifests:
         return []
     volume, model = clients.volume, manifests[0].model
-    promoted, targets, pinned = (
-        volume.promoted(model),
-        volume.promotions.rollback_targets(model),
-        volume.pins.of(model),
-    )
+    promoted, history = state
+    targets, pinned = volume.promotions.rollback_targets_in(promoted, history), volume.pins.of(model)
     newest = {manifest.variant: manifest.id for manifest in manifests}
     wishes = {variant: needs.wishes.wish(model, variant) if needs.wishes else None for variant in newest}
     facts = []

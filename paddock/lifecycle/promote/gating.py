@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Final
 
 from paddock.engine.facts import engine_version
 from paddock.errors import CorruptFile, DoesNotFit, GateNotPassed
@@ -28,6 +29,7 @@ from paddock.lifecycle.steps import Runner, step
 from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import this_machine
+from paddock.model.reference import SnapshotId, Variant
 from paddock.planning.targets import THIS_MACHINE
 from paddock.store.history import Promoted
 
@@ -62,12 +64,32 @@ class GateCheck:
         return self.report.warnings if self.report else ()
 
 
+@dataclass(frozen=True, slots=True)
+class PromotionScope:
+    """What a promotion moves besides its variant's revision. `default`: the model's default variant. `instead_of`: it
+    takes the place of this variant, whose promoted snapshot it is compared with where it replaces no other one."""
+
+    default: bool = True
+    instead_of: Variant | None = None
+
+    def replaced(self, state: Promoted, id: SnapshotId) -> SnapshotId | None:
+        """The snapshot that a promotion of `id` replaces in a promoted state."""
+        replaced = state.replaced_by(id, default=self.default)
+        if replaced is None and self.instead_of is not None and not state.holds(id):
+            replaced = state.of(self.instead_of)
+        return replaced
+
+
+DEFAULT_TOO: Final = PromotionScope()
+"""A promotion that makes its variant the model's default."""
+
+
 @step(Kind.STORE, "check-gates", line=lambda check: check.line, warnings=lambda check: check.warnings)
-def check_gates(clients: Clients, manifest: Manifest) -> GateCheck:
+def check_gates(clients: Clients, manifest: Manifest, scope: PromotionScope = DEFAULT_TOO) -> GateCheck:
     """Find out what a promotion of the snapshot would replace, and the report on the two. Raises CorruptFile where the
     manifest of the promoted snapshot is damaged."""
     state = clients.volume.promoted(manifest.model)
-    id = state.replaced_by(manifest.id)
+    id = scope.replaced(state, manifest.id)
     replaced = clients.volume.snapshot(id) if id else None
     if replaced is None or _same_files(replaced, manifest):
         return GateCheck(state)
@@ -97,14 +119,19 @@ def _same_files(one: Manifest, other: Manifest) -> bool:
 
 
 def require_gates(
-    runner: Runner, manifest: Manifest, comparer: Comparer, *, announce: Callable[[str], None] = _LOG.info
+    runner: Runner,
+    manifest: Manifest,
+    comparer: Comparer,
+    *,
+    scope: PromotionScope = DEFAULT_TOO,
+    announce: Callable[[str], None] = _LOG.info,
 ) -> Promoted:
     """Check that the gates let a snapshot replace what is promoted; compare them first where that was not done.
 
     `announce` is called with a line before a comparison. Returns the promoted state for which the decision holds.
     Raises GateNotPassed.
     """
-    check = runner.run(check_gates, manifest)
+    check = runner.run(check_gates, manifest, scope)
     if check.replaced is None:
         return check.state
     rules = gate_rules(runner.clients, manifest.id)
@@ -127,11 +154,17 @@ def not_passed(manifest: Manifest, report: GateReport) -> GateNotPassed:
 
 
 def compare_with_promoted(
-    runner: Runner, manifest: Manifest, comparer: Comparer, *, context_tokens: int, roleplay: bool
+    runner: Runner,
+    manifest: Manifest,
+    comparer: Comparer,
+    *,
+    context_tokens: int,
+    roleplay: bool,
+    scope: PromotionScope = DEFAULT_TOO,
 ) -> GateReport | None:
     """Compare a snapshot with what its promotion would replace, by the catalog's rules, and write its Data Docs again,
     with the gates. None where it would replace no other files."""
-    check = runner.run(check_gates, manifest)
+    check = runner.run(check_gates, manifest, scope)
     if check.replaced is None:
         return None
     rules = gate_rules(runner.clients, manifest.id)
@@ -190,11 +223,13 @@ def _not_compared(manifest: Manifest, promoted: Manifest, rules: GateRules, reas
     )
 
 
-def overridden_gates(clients: Clients, manifest: Manifest) -> tuple[str, ...] | None:
+def overridden_gates(
+    clients: Clients, manifest: Manifest, scope: PromotionScope = DEFAULT_TOO
+) -> tuple[str, ...] | None:
     """The gates that a forced promotion overrides: those that held the snapshot back, or none where it was not
     compared. None: there is nothing to override, since it passed, or replaces no other files."""
     with suppress(CorruptFile):
-        check = check_gates(clients, manifest)
+        check = check_gates(clients, manifest, scope)
         if check.replaced is None or (check.report and check.report.passed):
             return None
         if check.report:

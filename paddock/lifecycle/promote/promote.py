@@ -15,7 +15,13 @@ from paddock.errors import BadSetting, CorruptFile, PaddockError, StoreRefused, 
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
-from paddock.lifecycle.promote.gating import Comparer, in_process, overridden_gates, require_gates
+from paddock.lifecycle.promote.gating import (
+    Comparer,
+    PromotionScope,
+    in_process,
+    overridden_gates,
+    require_gates,
+)
 from paddock.lifecycle.promote.retention import Pruned, prune
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.revisions import resolve_commit
@@ -59,6 +65,7 @@ def promote(
     reason: str,
     force: bool = False,
     default: bool = True,
+    instead_of: Variant | None = None,
     comparer: Comparer | None = None,
     announce: Callable[[str], None] = log.info,
 ) -> PromoteResult:
@@ -66,18 +73,18 @@ def promote(
     remove old snapshots, and write its dossier.
 
     Where it replaces other files and was not compared with them, `comparer` does that, by default in this process.
-    With `force` no gate counts, and the history says so. Raises GateNotPassed, and PromotionConflict where another
-    snapshot was promoted since the gates were decided; what is promoted is then unchanged. Raises BadSetting for a
-    forced promotion without a reason.
+    `instead_of` is that of PromotionScope. With `force` no gate counts, and the history says so. Raises GateNotPassed,
+    and PromotionConflict where another snapshot was promoted since the gates were decided; what is promoted is then
+    unchanged. Raises BadSetting for a forced promotion without a reason.
     """
     if force and reason.strip() in {"", BY_HAND}:
         raise BadSetting("a forced promotion has no reason of its own", cure="say why, for the history")
-    manifest = runner.run(locate, wanted)
+    manifest, scope = runner.run(locate, wanted), PromotionScope(default, instead_of)
     expected = forced_past = None
     if force:
-        forced_past = overridden_gates(runner.clients, manifest)
+        forced_past = overridden_gates(runner.clients, manifest, scope)
     else:
-        expected = require_gates(runner, manifest, comparer or in_process(runner), announce=announce)
+        expected = require_gates(runner, manifest, comparer or in_process(runner), scope=scope, announce=announce)
     change = runner.run(
         promote_snapshot,
         manifest.id,
@@ -140,18 +147,21 @@ def promote_snapshot(
 
 
 @step(Kind.STORE, "rollback", line=lambda change: f"rolled back to {change.variant}@{change.revision}")
-def roll_back(clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None) -> Promotion:
+def roll_back(
+    clients: Clients, wanted: Reference, reason: str, *, operation: str | None = None, undoes: str | None = None
+) -> Promotion:
     """Undo the last change of the model's default, or of a variant's promoted revision, on the volume and in the remote
     store; for a reference with a revision, go back to that one.
 
     A rollback that was killed or did not reach the remote store is finished by the same call, and not followed by a
-    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to.
+    second one. The same `operation` is carried out once. Raises NotOnVolume when there is nothing to go back to, and
+    PromotionConflict where the last change is another operation than `undoes`.
     """
     model = clients.volume.spelled(wanted.model)
     variant = clients.volume.resolve_variant(model, wanted.variant) if wanted.variant else None
     to = resolve_commit(clients, model, wanted.ref) if wanted.ref else None
     operation = operation or _unfinished_rollback(clients, model, variant, to)
-    change = clients.volume.rollback(model, variant, reason=reason, to=to, operation=operation)
+    change = clients.volume.rollback(model, variant, reason=reason, to=to, operation=operation, undoes=undoes)
     try:
         update_remote_ref(clients, model)
     except (StoreUnavailable, StoreRefused) as error:

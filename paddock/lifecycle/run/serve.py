@@ -41,6 +41,7 @@ from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.http.binding import Binding
 from paddock.serving.service import Callbacks, ServerAddress, ServiceLimits, serve
 from paddock.serving.spec import ServeSpec
+from paddock.serving.switch.guard import PromotionGuard
 
 _LOG = logging.getLogger(__name__)
 PARALLEL = 4
@@ -97,6 +98,7 @@ def serve_snapshot(
     request: ServeRequest,
     *,
     name: Reference | None = None,
+    guard: PromotionGuard | None = None,
     on_ready: Callable[[Serving], None],
     on_switch: Callable[[Serving], None] = lambda _: None,
     stop: threading.Event | None = None,
@@ -105,7 +107,7 @@ def serve_snapshot(
     called once, when the server is ready; a signal may come before that.
 
     `name` is the reference that the snapshot was found by. Without a revision in it, the server switches to what is
-    promoted for it, and calls `on_switch` in a worker thread after each switch.
+    promoted for it, and calls `on_switch` in a worker thread after each switch. `guard` watches what was promoted.
 
     Raises BadSetting, NotOnVolume, FileNotInRevision, ModelRejected, DoesNotFit, ConflictingConfiguration,
     ServerUnavailable for a server that ended before it was ready, and as `service.serve`.
@@ -147,6 +149,7 @@ def serve_snapshot(
                 stop=stop,
                 release=lease.close,
                 follows=followed_name(clients, name, manifest.id, plan),
+                guard=guard,
             )
     finally:
         if servings:

@@ -89,6 +89,16 @@ def benchmark_history(clients: Clients, manifest: Manifest) -> tuple[Benchmark, 
     return tuple(result for _, result in dated)
 
 
+def newest_benchmark(clients: Clients, manifest: Manifest, machine: str | None) -> Benchmark | None:
+    """The newest stored result of a machine, by its identity, else of any. Reads one report of each store, where
+    `benchmark_history` reads all."""
+    names = {name for store in reports.stores(clients) for name in store.report_names(manifest.id)}
+    found = sorted((match for name in names if (match := _NAME.fullmatch(name))), key=lambda match: match["at"])
+    own = [match for match in found if match["machine"] == machine]
+    name = (own or found)[-1][0] if found else BENCHMARK
+    return reports.read(clients, manifest, name, _parse)
+
+
 def read_benchmark(clients: Clients, manifest: Manifest) -> Benchmark | None:
     """The result that stands for a snapshot, or None. See the module's description."""
     return standing(benchmark_history(clients, manifest), planned_context(clients, manifest))

@@ -90,6 +90,8 @@ class Supervisor:
         self.state = State.STARTING
         self.engine: EngineProcess | None = None
         self.restarts = 0
+        self.strikes = 0
+        """Strikes since the engine was first started."""
 
     @property
     def planned_bytes(self) -> int:
@@ -169,6 +171,7 @@ class Supervisor:
                 return
 
     def _strike(self, cause: PaddockError) -> None:
+        self.strikes += 1
         now = time.monotonic()
         self._strikes = [strike for strike in self._strikes if now - strike[0] < self._limits.forgiven_after_s]
         self._strikes.append((now, cause.message))

@@ -32,6 +32,7 @@ from starlette.types import Message, Receive, Scope, Send
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.engine.supervisor import State
 from paddock.serving.http.bodies import BodyReader, require_json
+from paddock.serving.http.engine_errors import without_paths
 from paddock.serving.http.proxy import REVISION_HEADER, Proxy, unavailable
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.refusal import RequestRefused
@@ -39,6 +40,7 @@ from paddock.serving.requests.parse import ENDPOINTS, AdmittedRequest
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
+from paddock.serving.switch.watch import WatchReport
 
 _LOG = logging.getLogger(__name__)
 _CORS_AGE_S = 600
@@ -77,6 +79,7 @@ class OpenAIApi:
         api_key: str | None,
         bodies: BodyReader,
         cors_origins: tuple[str, ...] = (),
+        watch_report: Callable[[], WatchReport | None] = lambda: None,
     ) -> None:
         self._switch = switch
         self._proxy = proxy
@@ -85,6 +88,7 @@ class OpenAIApi:
         self._api_key = api_key
         self._bodies = bodies
         self._cors_origins = cors_origins
+        self._watch_report = watch_report
 
     @property
     def _spec(self) -> ServeSpec:
@@ -172,6 +176,8 @@ class OpenAIApi:
 
     async def _health(self, _request: Request) -> Response:
         state, spec = self._switch.state, self._spec
+        watch = self._watch_report()
+        watched = {**watch.to_json(), "reason": without_paths(watch.reason)} if watch else None  # no key is needed
         body = {
             "status": "ok" if state is State.READY else str(state),
             "model": spec.name,
@@ -180,6 +186,7 @@ class OpenAIApi:
             "restarts": self._switch.restarts,
             "running": self._queue.running,
             "waiting": self._queue.waiting,
+            "watch": watched,
         }
         available = self._switch.accepts_requests
         return JSONResponse(body, HTTPStatus.OK if available else HTTPStatus.SERVICE_UNAVAILABLE)

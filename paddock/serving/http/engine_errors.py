@@ -19,10 +19,10 @@ _PATH: Final = re.compile(r"(?<![\w:/.<])(?:/[\w.@+~-]+){2,}/?")
 _FIELD: Final = re.compile(r"Field '([\w.]+)'")
 _TEMPLATE_ERROR: Final = re.compile(r"(?:^|\n)Error: (?:Jinja Exception: )?(.+)", re.DOTALL)
 """The last line of a template's error; what precedes it quotes the template's source."""
+_TEMPLATE_FAULTS: Final = ("Jinja Exception", "While executing")
 _TOO_LONG: Final = ("is too large to process", "is larger than the max context size", "exceeds the available context")
 _REQUEST_FAULTS: Final = (
-    "Jinja Exception",
-    "While executing",
+    *_TEMPLATE_FAULTS,
     "Failed to parse messages",
     "Failed to parse tools",
     "Failed to parse tool call arguments",
@@ -72,6 +72,7 @@ def error_refusal(error: Any, fields: Collection[str], *, status: int | None = N
             _clean(message),
             code="invalid_value",
             param=_field_of(message, fields),
+            by_template=any(text in message for text in _TEMPLATE_FAULTS),
         )
     return RequestRefused(HTTPStatus.BAD_GATEWAY, f"the engine failed: {_clean(message)}", code="engine_error")
 
@@ -80,14 +81,19 @@ def _clean(message: str) -> str:
     """Shorten a template's error to its last line, and leave out paths."""
     if "While executing" in message and (found := _TEMPLATE_ERROR.search(message)):
         message = f"the chat template refuses this conversation: {found[1].strip()}"
-    return _PATH.sub("…", message)
+    return without_paths(message)
+
+
+def without_paths(text: str) -> str:
+    """The text with "…" in place of each path of the host."""
+    return _PATH.sub("…", text)
 
 
 def _field_of(message: str, fields: Collection[str]) -> str | None:
     """Return the field of the request that the message names, if it does."""
     if found := _FIELD.search(message):
         return found[1]
-    if "While executing" in message or "Jinja Exception" in message:
+    if any(text in message for text in _TEMPLATE_FAULTS):
         return "messages"
     words = re.findall(r"\w+", message.lower())
     return next((word for word in words if word in fields and word not in {"n", "stop", "model"}), None)

@@ -24,6 +24,7 @@ from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
 from paddock.serving.http.cut_text import CutCharacterFilter, drop_cut_character
 from paddock.serving.http.engine_errors import engine_refusal, error_refusal
 from paddock.serving.metrics import Metrics
+from paddock.serving.observations import RunningAnswer
 from paddock.serving.refusal import RequestRefused
 from paddock.serving.requests.parse import AdmittedRequest, EngineRequest
 from paddock.serving.switch.revision import ServedRevision
@@ -55,10 +56,11 @@ class Proxy:
             async with self._queue.slot() as revision:
                 self._metrics.queue_s.observe(time.perf_counter() - began)
                 try:
-                    engine_request = request.for_spec(revision.spec)
-                    if revision.spec is not request.spec:  # the server has switched since it was admitted
-                        await revision.check(engine_request)
-                    await self._answer(engine_request, revision, send, began)
+                    with revision.observe(began) as observed:
+                        engine_request = request.for_spec(revision.spec)
+                        if revision.spec is not request.spec:  # the server has switched since it was admitted
+                            await revision.check(engine_request)
+                        await self._answer(engine_request, revision, send, observed)
                 except RequestRefused as error:
                     error.revision = revision.label
                     raise
@@ -73,7 +75,9 @@ class Proxy:
             raise unavailable(str(error)) from None
         self._metrics.request_s.observe(time.perf_counter() - began)
 
-    async def _answer(self, request: EngineRequest, revision: ServedRevision, send: Send, began: float) -> None:
+    async def _answer(
+        self, request: EngineRequest, revision: ServedRevision, send: Send, observed: RunningAnswer
+    ) -> None:
         try:
             request = await revision.tool_format.fit(request)
             body = {**request.body, "timings_per_token": True} if request.stream else request.body
@@ -81,20 +85,23 @@ class Proxy:
                 revision.suspects.running(request) as run,
                 revision.client.stream("POST", request.path, json=body) as answer,
             ):
+                observed.sent(request.path, request.body, run.prompt)
                 if answer.status_code != HTTPStatus.OK:
                     content = await answer.aread()
                     run.answered = True
                     raise engine_refusal(answer.status_code, content, request.body)
                 if request.stream:
-                    run.answered = await self._stream(request, answer, revision, send, began)
+                    run.answered = await self._stream(request, answer, revision, send, observed)
                 else:
                     content = await answer.aread()
                     run.answered = True
-                    await self._send_complete(content, revision, send)
+                    await self._send_complete(content, revision, send, observed)
         except (httpx.TransportError, httpx.StreamError):  # before anything was sent to the client
             raise engine_died() from None
 
-    async def _send_complete(self, content: bytes, revision: ServedRevision, send: Send) -> None:
+    async def _send_complete(
+        self, content: bytes, revision: ServedRevision, send: Send, observed: RunningAnswer
+    ) -> None:
         try:
             value = json.loads(content)
         except ValueError:
@@ -102,11 +109,17 @@ class Proxy:
         if drop_cut_character(value):
             content = json.dumps(value, ensure_ascii=False).encode()
         self._count(revision, value.get("usage"))
+        observed.given(value.get("timings"), value.get("usage"))
         await _start(send, revision, _JSON, length=len(content))
         await send({"type": "http.response.body", "body": content})
 
     async def _stream(
-        self, request: EngineRequest, answer: httpx.Response, revision: ServedRevision, send: Send, began: float
+        self,
+        request: EngineRequest,
+        answer: httpx.Response,
+        revision: ServedRevision,
+        send: Send,
+        observed: RunningAnswer,
     ) -> bool:
         """Forward events as they arrive; the first one decides whether the answer is a stream or an error. Returns
         whether the engine has sent all of it."""
@@ -129,8 +142,12 @@ class Proxy:
             await stream.fail(engine_died())
         await send({"type": "http.response.body", "body": b""})
         self._count(revision, stream.usage)
+        if stream.error is None:
+            observed.given(stream.timings, stream.usage, first_text=stream.first_text)
+        else:
+            observed.failed(stream.error)
         if stream.first_text is not None:
-            self._metrics.first_token_s.observe(stream.first_text - began)
+            self._metrics.first_token_s.observe(stream.first_text - observed.arrived)
             if stream.texts > 1:
                 self._metrics.per_token_s.observe((stream.last_text - stream.first_text) / (stream.texts - 1))
         return is_whole
@@ -153,13 +170,14 @@ class _ClientStream:
         )
         self.usage: Any = None
         self.is_complete = False
-        self.failed = False
+        self.timings: Any = None
+        self.error: RequestRefused | None = None
         self.first_text: float | None = None
         self.last_text = 0.0
         self.texts = 0
 
     async def forward(self, event: _Event | str) -> None:
-        if self.failed:
+        if self.error is not None:
             return
         if isinstance(event, str):
             self.is_complete = event == _DONE
@@ -170,11 +188,12 @@ class _ClientStream:
             await self._chunk(event)
 
     async def fail(self, error: RequestRefused) -> None:
-        if not self.failed:
-            self.failed = self.is_complete = True
+        if self.error is None:
+            self.error, self.is_complete = error, True
             await self._send_event(json.dumps(error.to_json()))
 
     async def _chunk(self, event: _Event) -> None:
+        self.timings = event.get("timings") or self.timings
         self._cut_characters.apply(event)
         if event.get("usage"):
             self.usage = event["usage"]

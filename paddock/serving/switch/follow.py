@@ -5,12 +5,15 @@ the repaired files of the same snapshot, or another one.
 
 A look, the plan and the lease touch the volume, and so run in threads. A promotion that comes during a switch cancels
 it: the last one wins. A revision that failed is tried again when the name has stood for another one in between.
+
+After a switch the new revision is watched (`paddock.serving.switch.watch`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,6 +25,7 @@ from paddock.serving.engine.supervisor import State
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.revision import EngineMemory, ServedRevision
 from paddock.serving.switch.revision_switch import RevisionSwitch
+from paddock.serving.switch.watch import PromotionWatch
 from paddock.serving.threads import in_thread
 
 _LOG = logging.getLogger(__name__)
@@ -65,8 +69,8 @@ class Follower:
     """Keep a switch on the revision that a name stands for, until `run` is cancelled.
 
     `open_revision` opens a prepared revision. Requests that wait for a damaged one are refused with `damaged_reason`.
-    `on_result` is called after each attempt, with the revision that is
-    served now; None if it failed.
+    `on_result` is called after each attempt, with the revision that is served now; None if it failed. `watch` begins
+    after each switch.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Follower:
         every_s: float,
         on_result: Callable[[ServeSpec | None], Awaitable[None]],
         damaged_reason: str,
+        watch: PromotionWatch | None = None,
     ) -> None:
         self._name = name
         self._switch = switch
@@ -89,6 +94,10 @@ class Follower:
         self._damaged_reason = damaged_reason
         self._repaired: ServedRevision | None = None
         self._reload_after = 0.0
+        self._watch = watch
+        if watch is not None:
+            watch.on_refused = self.serve_instead
+        self._replaced: tuple[SnapshotId, SnapshotId] | None = None
 
     async def run(self) -> None:
         looking = asyncio.create_task(self._look())
@@ -106,6 +115,16 @@ class Follower:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
+    def serve_instead(self, id: SnapshotId, before: SnapshotId) -> None:
+        """Serve `before` for as long as the name stands for `id`."""
+        self._replaced = id, before
+        self._want(before)
+
+    def _want(self, id: SnapshotId) -> None:
+        if id != self._wanted:
+            self._wanted = id
+            self._changed.set()
+
     async def _look(self) -> None:
         """Look again and again what the name stands for. A look that fails says so once."""
         failure = ""
@@ -121,9 +140,13 @@ class Follower:
                     _LOG.warning("the promoted revision cannot be read: %s", reason)
                 continue
             failure = ""
-            if wanted is not None and wanted != self._wanted:
-                self._wanted = wanted
-                self._changed.set()
+            if wanted is None:
+                continue
+            if self._replaced is not None and wanted != self._replaced[0]:
+                self._replaced = None
+            if self._watch is not None and wanted == self._switch.current.spec.id:
+                self._watch.is_promoted()
+            self._want(self._replaced[1] if self._replaced else wanted)
 
     async def _check_stored(self, revision: ServedRevision) -> None:
         """Withdraw a revision whose files were found damaged, and load it again once they are repaired."""
@@ -152,16 +175,21 @@ class Follower:
             await asyncio.gather(switching, changed, return_exceptions=True)
 
     async def _try_to_switch(self, id: SnapshotId) -> None:
-        began = asyncio.get_running_loop().time()
+        began, before = time.perf_counter(), self._switch.current
+        if self._watch is not None:
+            self._watch.end()
         try:
             await self._switch_to(id)
         except Exception as error:  # whatever fails, the server goes on
             current = self._switch.current.spec.id
             _LOG.warning("the switch to %s failed, and %s is served still: %s", id, current, _reason(error))
+            if self._watch is not None:
+                self._watch.switch_failed()
             await self._on_result(None)
         else:
-            took_s = asyncio.get_running_loop().time() - began
-            _LOG.info("%s is served now, %.1f s after its promotion was seen", id, took_s)
+            _LOG.info("%s is served now, %.1f s after its promotion was seen", id, time.perf_counter() - began)
+            if self._watch is not None:
+                self._watch.begin(before, began)
             await self._on_result(self._switch.current.spec)
 
     async def _switch_to(self, id: SnapshotId) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,8 @@ import httpx
 from paddock.serving.engine.llama_server import LlamaServer, LlamaServerProgram, engine_client
 from paddock.serving.engine.process import EngineProcess
 from paddock.serving.engine.supervisor import State, Supervisor, SupervisorLimits
+from paddock.serving.observations import Observations, RunningAnswer
+from paddock.serving.refusal import RequestRefused
 from paddock.serving.requests.parse import EngineRequest
 from paddock.serving.requests.tool_format import ToolFormat
 from paddock.serving.spec import ServeSpec, open_model
@@ -58,6 +60,7 @@ class ServedRevision:
         self.spec = spec
         self.program = program
         self.usage = UsageCounter()
+        self.observations = Observations()
         self.suspects = Suspects(usual_stops=spec.chat.stop)
         self._on_lost = on_lost
         server = LlamaServer(spec, program)
@@ -105,8 +108,16 @@ class ServedRevision:
 
     async def check(self, request: EngineRequest) -> None:
         """Check that the engine can compile a request, and survives it as far as is known. Raises RequestRefused."""
-        self.suspects.check(request)
+        try:
+            self.suspects.check(request)
+        except RequestRefused as error:
+            self.observations.refused(error, self.suspects.prompt_of(request), self.supervisor.restarts)
+            raise
         await self.trial.check(request)
+
+    def observe(self, arrived: float) -> AbstractContextManager[RunningAnswer]:
+        """Observe the answer to a request that came at `arrived` (see `Observations.answer`)."""
+        return self.observations.answer(self.supervisor.restarts, arrived)
 
     async def close(self) -> None:
         """Stop the engine and the trial engine, and release the files and the snapshot."""
@@ -121,4 +132,5 @@ class ServedRevision:
 
     def close_files(self) -> None:
         """Release the files and the snapshot of a revision whose engine is not running."""
+        self._descriptors = ()  # their numbers are given to other files
         self._resources.close()

@@ -49,6 +49,10 @@ class RevisionSwitch:
         self._stopping = False
         self._earlier_restarts = 0
         self._withdrawn: ServedRevision | None = None
+        self._given_up: BaseException | None = None
+        self.on_given_up: Callable[[BaseException], bool] = lambda _: False
+        """Called with the error when the current engine is given up. If it returns True, requests wait for a switch,
+        which has to follow, or `end_if_given_up`."""
 
     @property
     def state(self) -> State:
@@ -152,6 +156,11 @@ class RevisionSwitch:
             await self._stop_supervising()
         await revision.supervisor.stop(now=True)
 
+    def end_if_given_up(self, revision: ServedRevision) -> None:
+        """Let `run` raise, if the engine of this revision was given up, and no other one has taken over."""
+        if self._given_up is not None and revision is self.current:
+            self._fail(self._given_up)
+
     def begin_shutdown(self) -> None:
         """Enter the state `stopping`: engines end their answers, and one that dies is not started again."""
         self._stopping = True
@@ -178,11 +187,17 @@ class RevisionSwitch:
         self._supervising = asyncio.create_task(revision.supervisor.run())
         self._supervising.add_done_callback(self._supervising_ended)
         self._queue.use(revision)
+        self._given_up, self._holding = None, False
         revision.usage.begin()
 
     def _supervising_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if error is None:
+            return
+        if not self._stopping and self.on_given_up(error):
+            self._given_up, self._holding = error, True
+            self._queue.hold()
+        else:
             self._fail(error)
 
     async def _stop_supervising(self) -> None:

@@ -47,6 +47,11 @@ class RunningRequest:
     answered: bool = False
     reached: bool = True
 
+    @property
+    def prompt(self) -> str:
+        """The fingerprint of its prompt, or of what else it has."""
+        return self.fingerprints[-1] if self.fingerprints else ""
+
 
 class Suspects:
     """The suspects of one engine. `usual_stops` are the stop sequences that every chat has."""
@@ -67,6 +72,10 @@ class Suspects:
     def check(self, request: EngineRequest) -> None:
         """Raise RequestRefused if requests like this have ended the engine twice."""
         self._check(fingerprints(request.body, self._usual_stops))
+
+    def prompt_of(self, request: EngineRequest) -> str:
+        """The fingerprint of a request's prompt, or of what else it has."""
+        return RunningRequest(fingerprints(request.body, self._usual_stops)).prompt
 
     @asynccontextmanager
     async def running(self, request: EngineRequest) -> AsyncIterator[RunningRequest]:

@@ -4,6 +4,7 @@
     snapshots/org--name/<revision>/<variant>.json     the manifest, written after its blobs
     refs/org--name.json                               the promoted revisions (`Ref`)
     reports/org--name/<revision>/<variant>/<name>
+    reports/<folder>/<file>                           a note, which belongs to no snapshot
     leases/<sha256>.json                              the download lease of a blob
     usage/...                                         what each worker used (`RemoteUsage`)
     marks/<sha256>.json                               the mark of a blob that nothing names (`RemovalMarks`)
@@ -294,6 +295,15 @@ class ObjectStore(RemoteStore):
     def remove_report(self, id: SnapshotId, name: str) -> None:
         self.objects.delete(_report_key(id, name))
 
+    def write_note(self, name: str, text: str) -> str:
+        key = _note_key(name)
+        self.objects.put(key, text.encode())
+        return f"{self.label}/{key}"
+
+    def read_note(self, name: str) -> str | None:
+        found = self.objects.get(_note_key(name))
+        return found.content.decode() if found else None
+
     def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
         self._usage.write(worker, volume_id, content)
 
@@ -348,6 +358,12 @@ def _ref_key(model: ModelName) -> str:
 
 def _report_key(id: SnapshotId, name: str) -> str:
     return _report_directory(id) + check_report_name(name)
+
+
+def _note_key(name: str) -> str:
+    """Beside the reports on models, whose folders have `--` in their names."""
+    folder, _, file = name.partition("/")
+    return f"reports/{folder}/{check_report_name(file)}"
 
 
 def _report_directory(id: SnapshotId) -> str:

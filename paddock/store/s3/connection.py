@@ -19,7 +19,7 @@ from paddock.store.s3.answers import refuse_other_answers
 
 if TYPE_CHECKING:
     from botocore.config import _ProxiesConfigDict
-    from botocore.loaders import JSONFileLoader
+    from botocore.loaders import Loader
     from mypy_boto3_s3 import S3Client
 
 Encryption = Literal["AES256", "aws:kms"]
@@ -88,14 +88,13 @@ def connect(options: S3Options) -> S3Connection:
     import botocore.session
     from boto3.session import Session
     from botocore.config import Config
-    from botocore.loaders import Loader
 
     aws = botocore.session.get_session()
     network, bundle = options.network, aws.get_config_variable("ca_bundle")
     if bundle:
         network = network.with_ca(Path(bundle).absolute(), "AWS_CA_BUNDLE")
     if aws.get_config_variable("data_path") is None:  # else the user's own descriptions
-        aws.register_component("data_loader", Loader(file_loader=_service_files()))
+        aws.register_component("data_loader", _loader())
     session = Session(botocore_session=aws)
     verify = str(network.ca_path or system_bundle())
     styles: dict[bool | None, Literal["auto", "path", "virtual"]] = {None: "auto", True: "path", False: "virtual"}
@@ -124,16 +123,17 @@ def connect(options: S3Options) -> S3Connection:
 
 
 @cache
-def _service_files() -> JSONFileLoader:
-    """Botocore's reader of its descriptions of S3 and of all endpoints, 2 MB of JSON, each read once in a process."""
-    from botocore.loaders import JSONFileLoader
+def _loader() -> Loader:
+    """Botocore's reader of its descriptions of S3 and of all endpoints, one for all clients: it keeps what it has read,
+    2 MB of JSON, and which services there are, for which it looks into hundreds of directories."""
+    from botocore.loaders import JSONFileLoader, Loader
 
     class CachedFiles(JSONFileLoader):
         @cache  # noqa: B019 - of one instance
         def load_file(self, file_path: str) -> Any:
             return super().load_file(file_path)
 
-    return CachedFiles()
+    return Loader(file_loader=CachedFiles())
 
 
 def _proxies(proxy: HttpProxy) -> dict[str, str]:

@@ -57,8 +57,9 @@ class Notes:
         self._layout = layout
 
     @disk_errors
-    def write(self, name: str, text: str) -> None:
-        _write(self._layout, self._layout.note(name), text)
+    def write(self, name: str, text: str) -> str:
+        """Replace a note, and return its path."""
+        return _write(self._layout, self._layout.note(name), text)
 
     @disk_errors
     def read(self, name: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from paddock.errors import NoPermission, UnsafeName
@@ -62,6 +63,30 @@ class PromotedLinks:
                 revisions[variant] = _revision_in(target)
         default = _default_in(model, _target(self._layout.default_link(model)) or "")
         return Promoted(model, default if default in revisions else None, revisions)
+
+    @disk_errors
+    def read_all(self) -> dict[ModelName, Promoted]:
+        """The promoted state of every model that has a link, for one look at the root."""
+        directory = f"{self._layout.snapshots.relative_to(self._layout.root).as_posix()}/"
+        revisions: dict[str, dict[Variant, Revision]] = {}
+        defaults: dict[str, str] = {}
+        for name in durable.names(self._layout.root):
+            target = _target(self._layout.root / name) or ""
+            if "/" not in target:
+                defaults[name] = target
+                continue
+            slug, _, variant = name.rpartition("--")
+            if target.startswith(f"{directory}{slug}/"):
+                with suppress(UnsafeName):
+                    is_own = self._is_variant_link(ModelName.from_slug(slug), parse_variant(variant))
+                    if is_own(target):
+                        revisions.setdefault(slug, {})[Variant(variant)] = _revision_in(target)
+        states = {}
+        for slug, found in revisions.items():
+            model = ModelName.from_slug(slug)
+            default = _default_in(model, defaults.get(slug, ""))
+            states[model] = Promoted(model, default if default in found else None, found)
+        return states
 
     @disk_errors
     def apply(self, state: Promoted, variant: Variant) -> None:

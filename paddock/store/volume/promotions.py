@@ -7,12 +7,12 @@ next writer moves them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from paddock.errors import NotOnVolume, PromotionConflict
+from paddock.errors import NotOnVolume, PaddockError, PromotionConflict
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import SnapshotId, Variant
 from paddock.store.durable import disk_errors
@@ -22,12 +22,16 @@ from paddock.store.history import (
     Promotion,
     earlier_of_model,
     earlier_of_variant,
+    last_change,
     new_operation,
     whoami,
 )
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.snapshots import Snapshots
+
+PromotedHistory = tuple[Promoted, list[Promotion]]
+"""The promoted state of a model, and all its changes, oldest first."""
 
 
 class Promotions:
@@ -41,6 +45,33 @@ class Promotions:
     def current(self, model: ModelName) -> Promoted:
         """The promoted state of a model."""
         return self._state(model, self._history(model).read())
+
+    @disk_errors
+    def of_all(self, models: Iterable[ModelName]) -> dict[ModelName, PromotedHistory]:
+        """The promoted state of many models, and all changes of each, oldest first. A model is found ignoring case, and
+        its state has its name on the volume."""
+        states = {}
+        for model, state in self.of_each(models).items():
+            if isinstance(state, PaddockError):
+                raise state
+            states[model] = state
+        return states
+
+    @disk_errors
+    def of_each(self, models: Iterable[ModelName]) -> dict[ModelName, PromotedHistory | PaddockError]:
+        """As `of_all`, with the error of each model whose history cannot be read."""
+        linked = self._links.read_all()
+        names = {str(model).casefold(): model for model in linked}
+        states: dict[ModelName, PromotedHistory | PaddockError] = {}
+        for model in dict.fromkeys(models):
+            name = model if model in linked else names.get(str(model).casefold(), model)
+            try:
+                history = self.history(name)
+            except PaddockError as error:
+                states[model] = error
+            else:
+                states[model] = self._state(name, history, linked.get(name) or Promoted(name)), history
+        return states
 
     @disk_errors
     def fingerprint(self, model: ModelName) -> tuple[int, ...]:
@@ -97,6 +128,7 @@ class Promotions:
         reason: str,
         to: Revision | None = None,
         operation: str | None = None,
+        undoes: str | None = None,
     ) -> Promotion:
         """As `Volume.rollback`."""
         label = self._layout.label
@@ -108,6 +140,13 @@ class Promotions:
             goals = self._rollback_targets(now, history, variant)
             goal = next((goal for goal in goals if to in {None, goal.revision}), None)
             current = now.of(variant) if variant else now.default_id
+            last = last_change(history, model, variant)
+            if undoes is not None and (last is None or last.operation != undoes):
+                promoted = current.short if current else "nothing"
+                raise PromotionConflict(
+                    f"the promotion is not the last change of {name} any more: {promoted} is promoted now",
+                    cure=f"see `paddock history {model}`",
+                )
             if current is None:
                 raise NotOnVolume(f"{name} is not promoted on {label}", cure="promote it by its variant and revision")
             if goal is None and to is not None:
@@ -137,8 +176,12 @@ class Promotions:
     def rollback_targets(self, model: ModelName) -> set[SnapshotId]:
         """The snapshots that a rollback of the model, or of one of its promoted variants, would promote."""
         history = self._history(model).read()
-        now = self._state(model, history)
-        goals = (self._rollback_targets(now, history, variant) for variant in (None, *now.revisions))
+        return self.rollback_targets_in(self._state(model, history), history)
+
+    @disk_errors
+    def rollback_targets_in(self, state: Promoted, history: list[Promotion]) -> set[SnapshotId]:
+        """As `rollback_targets`, for a state and history that were read (`of_all`)."""
+        goals = (self._rollback_targets(state, history, variant) for variant in (None, *state.revisions))
         return {found[0] for found in goals if found}
 
     @contextmanager
@@ -215,12 +258,12 @@ class Promotions:
                 self._links.apply(self._state(model, changes), changes[-1].variant)
             yield history
 
-    def _state(self, model: ModelName, history: list[Promotion]) -> Promoted:
+    def _state(self, model: ModelName, history: list[Promotion], linked: Promoted | None = None) -> Promoted:
         """The state that the links show, with the last change of the history applied: its writer may have died before
         the links moved."""
-        linked = self._links.read(model)
+        linked = linked or self._links.read(model)
         last = history[-1] if history else None
-        if last is None:
+        if last is None or linked.after(last) == linked:
             return linked
         if last.revision is not None and not self._snapshots.exists(SnapshotId(model, last.revision, last.variant)):
             return linked

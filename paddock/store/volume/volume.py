@@ -26,7 +26,6 @@ from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningReco
 from paddock.store.volume.identity import Identity
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
-from paddock.store.volume.maintenance_lock import MaintenanceLock
 from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
@@ -39,6 +38,7 @@ from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.space import Space
 from paddock.store.volume.usage import UsageRecords, this_host
 from paddock.store.volume.verifications import ON_VOLUME, Verifications
+from paddock.store.volume.work_lock import WorkLock
 
 _RECORDED_BYTES = 16 * 1024 * 1024
 """The size from which on the verification of a new blob is recorded. Smaller ones cost a scrub nothing."""
@@ -82,7 +82,8 @@ class Volume(Store):
         self.docs = DocsPages(self._layout)
         self.disk = Disk(self._layout)
         self.space = Space(self._layout)
-        self.maintenance_lock = MaintenanceLock(self._layout)
+        self.maintenance_lock = WorkLock(self._layout, "maintenance")
+        self.refresh_lock = WorkLock(self._layout, "refresh")
         self.identity = Identity(self._layout)
         self._leases = ServeLeases(self._layout, self._snapshots, self.usage)
         self.orphans = OrphanSearch(self._layout, self._blobs, self._snapshots, self.links)
@@ -349,14 +350,16 @@ class Volume(Store):
         reason: str,
         to: Revision | None = None,
         operation: str | None = None,
+        undoes: str | None = None,
     ) -> Promotion:
         """Undo the last change of what the model's name stands for, or that of a variant; with `to`, go back to that
         revision, over the changes in between.
 
         The same `operation` is carried out once. Snapshots that were removed meanwhile are skipped. Raises NotOnVolume
-        when there is nothing to go back to.
+        when there is nothing to go back to, and PromotionConflict where the last change is another operation than
+        `undoes`.
         """
-        return self.promotions.rollback(model, variant, reason=reason, to=to, operation=operation)
+        return self.promotions.rollback(model, variant, reason=reason, to=to, operation=operation, undoes=undoes)
 
     def history(self, model: ModelName) -> list[Promotion]:
         """All changes of what is promoted, oldest first. The last one of a variant is its promoted revision."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from paddock.lifecycle.upkeep.doctor.check import Check, CheckResult, Diagnosis, run_checks
-from paddock.lifecycle.upkeep.doctor.engine import check_engine, check_llama_server
+from paddock.lifecycle.upkeep.doctor.engine import check_engine, check_llama_server, check_measurements
 from paddock.lifecycle.upkeep.doctor.process import (
     check_catalog_file,
     check_open_files,
@@ -25,6 +25,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_transfer,
     check_engine,
     check_llama_server,
+    check_measurements,
     check_open_files,
     check_temporary_files,
     check_catalog_file,

@@ -1,4 +1,5 @@
-"""Checks of the engine: that its library and llama-server start, and whether it computes on the GPUs that are there."""
+"""Checks of the engine: that its library and llama-server start, whether it computes on the GPUs that are there, and
+whether it measured what is promoted."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ from typing import Final
 from paddock.engine.facts import EngineBuild, describe_build
 from paddock.errors import PaddockError
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.run.engine_change import promoted_with_other_engines
 from paddock.lifecycle.upkeep.doctor.check import CheckResult, failure
 from paddock.model.gpu import DetectedGpus, detect_gpus
 from paddock.model.units import human_bytes
 from paddock.serving.engine.llama_server import find_program
 
+_NAMED: Final = 5
 _SETUP: Final = "run `make setup`, or install the engine's wheel again"
 _GPU_SETUP: Final = "build it for them: `CMAKE_ARGS=-DGGML_CUDA=ON make setup`"
 
@@ -40,6 +43,20 @@ def check_llama_server(clients: Clients) -> Sequence[CheckResult]:
         return [CheckResult("llama-server", False, message, cure)]
     own = "built with the engine" if program.is_own else "of PADDOCK_LLAMA_SERVER"
     return [CheckResult("llama-server", True, f"version {program.version}, {own}")]
+
+
+def check_measurements(clients: Clients) -> Sequence[CheckResult]:
+    """What is promoted was measured with the installed engine."""
+    if not clients.volume.exists:
+        return []
+    found = list(promoted_with_other_engines(clients))
+    if not found:
+        return [CheckResult("measurements", True, "what is promoted was measured with this engine")]
+    named = [f"{manifest.id.short} ({change.line})" for manifest, change in found[:_NAMED]]
+    named += [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    message = f"promoted, and measured with another engine: {', '.join(named)}"
+    cure = f"`paddock refresh` measures what the catalog wants anew, and `paddock bench {found[0][0].id}` any other"
+    return [CheckResult("measurements", False, message, cure, needed=False)]
 
 
 def gpu_result(detected: DetectedGpus, build: EngineBuild) -> CheckResult:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from paddock.errors import PaddockError
-from paddock.lifecycle.catalog import catalog_path, load_catalog
+from paddock.lifecycle.catalog import load_catalog
+from paddock.lifecycle.catalog.file import DEFAULT_PATH
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.upkeep.doctor.check import CheckResult, failure
 from paddock.model.units import human_bytes
@@ -73,6 +74,6 @@ def check_catalog_file(clients: Clients) -> Sequence[CheckResult]:
     except PaddockError as error:
         return [failure("catalog", error)]
     if catalog is None:
-        return [CheckResult("catalog", True, f"none: there is no {catalog_path(clients.settings).absolute()}")]
+        return [CheckResult("catalog", True, f"none: there is no {DEFAULT_PATH.absolute()}")]
     wanted = "1 entry" if len(catalog.entries) == 1 else f"{len(catalog.entries)} entries"
     return [CheckResult("catalog", True, f"{catalog.name}: {wanted}")]

@@ -1,29 +1,33 @@
-"""Ask the Hub for the commits of many branches, several at a time, with one backoff for all.
+"""Ask the Hub for the commits of many branches, or the files of many commits, several at a time.
 
-A Hub that limits requests limits all of a client's: once it answers 429, or does not answer, no request is sent until
-its pause is over. After a few pauses without an answer in between, the Hub counts as down, and what is left is not
-asked.
+A Hub that limits requests limits all of a client's, so there is one backoff for all: once it answers 429, or does not
+answer, no request is sent until its pause is over. After a few pauses without an answer in between, the Hub counts as
+down, and what is left is not asked.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from paddock.errors import HubUnavailable, PaddockError
 from paddock.hub import Hub
-from paddock.model.artifact import BranchHead
+from paddock.model.artifact import BranchHead, Listing
 from paddock.model.names import ModelName
 
+log = logging.getLogger(__name__)
 _CONNECTIONS = 8
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
 _MAX_PAUSES = 7
 """With pauses that double from 1 s on, a Hub may refuse for two minutes before it counts as down."""
 
+T = TypeVar("T")
 Branch = tuple[ModelName, str]
 """A model, and the branch, tag or commit of it."""
 
@@ -37,15 +41,24 @@ def read_heads(
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[Branch, BranchHead | PaddockError]:
     """The commit of each branch, or the error of the Hub. One request for each, and again only after HubUnavailable."""
-    backoff = _Backoff(sleep, clock)
+    return _ask(hub.head, branches, _Backoff(sleep, clock), connections)
 
-    def read(branch: Branch) -> BranchHead | PaddockError:
+
+def read_listings(hub: Hub, commits: Collection[Branch]) -> dict[Branch, Listing | PaddockError]:
+    """The files of each commit, as `read_heads`."""
+    return _ask(hub.listing, commits, _Backoff(time.sleep, time.monotonic), _CONNECTIONS)
+
+
+def _ask(
+    ask: Callable[[ModelName, str], T], branches: Collection[Branch], backoff: _Backoff, connections: int
+) -> dict[Branch, T | PaddockError]:
+    def read(branch: Branch) -> T | PaddockError:
         while True:
             sent_at = backoff.wait()
             if isinstance(sent_at, PaddockError):
                 return sent_at
             try:
-                head = hub.head(*branch)
+                answer = ask(*branch)
             except HubUnavailable as error:
                 if not backoff.failed(error, sent_at):
                     return error
@@ -53,10 +66,10 @@ def read_heads(
                 return error
             else:
                 backoff.succeeded()
-                return head
+                return answer
 
     distinct = list(dict.fromkeys(branches))
-    with ThreadPoolExecutor(connections, thread_name_prefix="paddock-head") as pool:
+    with ThreadPoolExecutor(connections, thread_name_prefix="paddock-hub") as pool:
         return dict(zip(distinct, pool.map(read, distinct), strict=True))
 
 
@@ -96,7 +109,9 @@ class _Backoff:
             pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**self._pauses) * random.uniform(1, 1.25)  # noqa: S311 (no secret)
             self._pauses += 1
             self._began = self._clock()
-            self._until = self._began + max(pause, min(error.retry_after_s or 0.0, _MAX_PAUSE_S))
+            pause = max(pause, min(error.retry_after_s or 0.0, _MAX_PAUSE_S))
+            self._until = self._began + pause
+            log.warning("%s; no request is sent for %.0f s", error.message, pause)
             return True
 
     def succeeded(self) -> None:

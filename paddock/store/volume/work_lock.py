@@ -1,9 +1,9 @@
-"""Maintenance lock: one maintenance of the volume at a time.
+"""Work lock: one maintenance of the volume at a time, and one refresh.
 
-The lock is an exclusive flock on `.paddock/leases/maintenance.lock`, which ends with its holder, however that ends. The
-file's JSON (pid, host, since) names the holder. The lock saves the work of reading everything twice; nothing is wrong
-where two maintenances run at once. So there is none on a file system without flock, nor on a full disk, which needs
-its maintenance most.
+The lock is an exclusive flock on `.paddock/leases/<work>.lock`, which ends with its holder, however that ends. The
+file's JSON (pid, host, since) names the holder. The lock saves the work of doing everything twice; nothing is wrong
+where two run at once. So there is none on a file system without flock, nor on a full disk, which needs its maintenance
+most.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 _MAX_BYTES = 4096
 
 
-class MaintenanceLock:
-    def __init__(self, layout: Layout) -> None:
+class WorkLock:
+    """`work` is the name of what one process does at a time."""
+
+    def __init__(self, layout: Layout, work: str) -> None:
         self.root = layout.root
         self._layout = layout
+        self._work = work
 
     @contextmanager
     def hold(self) -> Iterator[str | None]:
@@ -48,7 +51,7 @@ class MaintenanceLock:
     def _open(self) -> int:
         directory = self._layout.make_directory(self._layout.private / "leases")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(directory / "maintenance.lock", flags, UNDER_UMASK)
+        return os.open(directory / f"{self._work}.lock", flags, UNDER_UMASK)
 
 
 def _take(descriptor: int) -> str | None:
