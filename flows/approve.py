@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
@@ -33,12 +34,16 @@ NOT_ANSWERED = "Not answered"
 
 _DAY_S = 24 * 3600
 _NOT_BLANK = r"\S"
+_DECISIONS = "approve promotes it now; decline keeps what is promoted, and this revision is not asked about again."
 
 
 class ApprovalForm(RunInput):
     """The form that a person fills in to resume the run. The server holds the answer to it."""
 
-    decision: Annotated[Literal["approve", "decline"], Field(description="Whether it is promoted.")]
+    decision: Annotated[
+        Literal["approve", "decline"],
+        Field(description=_DECISIONS),
+    ]
     reason: Annotated[
         str, Field(min_length=1, max_length=500, pattern=_NOT_BLANK, description="Why, for the model's history.")
     ]
@@ -47,7 +52,12 @@ class ApprovalForm(RunInput):
     ]
 
 
-@flow(flow_run_name="approve {model}", **policies.FLOW)
+def _run_name() -> str:
+    parameters = flow_run.get_parameters()
+    return f"approve {parameters['model']}@{parameters['revision'][:8]}"
+
+
+@flow(flow_run_name=_run_name, **policies.FLOW)
 def approve_promotion(
     model: Model,
     revision: RevisionName,
@@ -74,7 +84,7 @@ def approve_promotion(
     question = runner.run(
         approval.ask, manifest, replaces=replaces, default=default, days=days, differences=differences
     )
-    form = ApprovalForm.with_initial_data(description=f"{question.line} {approval_artifacts.how_to_answer(question)}")
+    form = ApprovalForm.with_initial_data(description=approval_artifacts.form_markdown(question))
     answer = suspend_flow_run(wait_for_input=form, timeout=max(1, round(days * _DAY_S)), key="approval")
     given = Decision.APPROVED if answer.decision == "approve" else Decision.DECLINED
     answered = Approval.now(given, reason=answer.reason.strip(), by=answer.name.strip(), replaces=replaces)
@@ -137,7 +147,7 @@ def _start(
         run = run_deployment(
             DEPLOYMENT,
             parameters=parameters,
-            flow_run_name=f"approve {manifest.id.name}",
+            flow_run_name=f"approve {manifest.id.short}",
             timeout=0,
             as_subflow=False,
             idempotency_key=key,

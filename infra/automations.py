@@ -49,6 +49,7 @@ MORTAL_FLOWS = (
     "compare-model",
     "serve-model",
     "refresh-catalog",
+    "refresh-entry",
     "maintain-volume",
 )
 """The flows whose runs have a process until they end. An approval waits without one, and has no heartbeat then."""

@@ -8,6 +8,9 @@ from paddock.lifecycle.promote.approval import Question
 from paddock.model.markdown import as_text, verbatim
 from tasks.subject import ArtifactSubject
 
+_SHOWN_LINES = 8
+_SHOWN_CHARACTERS = 120
+
 
 def approval(subject: ArtifactSubject, question: Question) -> None:
     """The question, how to answer it, what differs, and what is known of the snapshot, as Markdown."""
@@ -21,7 +24,9 @@ def approval_markdown(question: Question) -> str:
     return "\n\n".join(
         [
             f"# {as_text(question.line)}",
-            how_to_answer(question),
+            "To answer, open the page of this run, and choose *Resume*, which may be in its menu ⋮. A form asks for"
+            " your decision, the reason, and your name.",
+            _deadline(question),
             "## What differs from what is promoted",
             differences,
             f"## What is known of {as_text(question.id.short)}",
@@ -30,8 +35,19 @@ def approval_markdown(question: Question) -> str:
     )
 
 
-def how_to_answer(question: Question) -> str:
-    return (
-        "To answer, press **Resume** on the page of this run: choose `approve` or `decline`, say why, and give your"
-        f" name. Without an answer within {question.days:g} days it is not promoted. No process waits meanwhile."
+def form_markdown(question: Question) -> str:
+    """The text above the form: the question, the first differences, and where the rest is."""
+    lines = question.differences.strip().splitlines()
+    shown = "\n".join(line[:_SHOWN_CHARACTERS] for line in lines[:_SHOWN_LINES])
+    return "\n\n".join(
+        [
+            f"**{as_text(question.line)}**",
+            *([verbatim(shown)] if shown else []),
+            "The artifact *approval* of this run has all that differs, and what is known of the model."
+            f" {_deadline(question)}",
+        ]
     )
+
+
+def _deadline(question: Question) -> str:
+    return f"Without an answer by {question.until:%Y-%m-%d %H:%M} UTC it is not promoted."

@@ -23,6 +23,7 @@ from paddock.lifecycle.assess.validate import Validation, check_structure, concl
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.promote.approval import Approval, record_approval
 from paddock.lifecycle.promote.compare import compare
+from paddock.lifecycle.promote.gating import leave_undecided
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.steps import Step
 from paddock.lifecycle.upkeep.scrub import Scrubbed, scrub, scrub_remote
@@ -250,6 +251,7 @@ _EVENTS: dict[Step[..., Any], Callable[[StepRun, Any], Iterable[ModelEvent]]] = 
     check_structure: _structure,
     conclude: _validated,
     compare: _compared,
+    leave_undecided: _compared,
     record_approval: _answered,
     promote_snapshot: _promoted,
     roll_back: _rolled_back,

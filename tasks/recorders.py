@@ -21,6 +21,7 @@ from paddock.lifecycle.gate_reports import read_gates
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.promote.approval import ask
 from paddock.lifecycle.promote.compare import compare
+from paddock.lifecycle.promote.gating import leave_undecided
 from paddock.lifecycle.promote.promote import promote_snapshot, roll_back
 from paddock.lifecycle.run.benchmark import read_benchmark, tune
 from paddock.lifecycle.run.pictures import draw_pictures, read_pictures
@@ -159,6 +160,7 @@ _RECORDERS: dict[Step[..., Any], Callable[[StepRun, Any], None]] = {
     roll_back: _promotion,
     draw_pictures: _benchmark,
     compare: lambda run, report: gate_artifacts.gates(run.subject(), report),
+    leave_undecided: lambda run, report: gate_artifacts.gates(run.subject(), report),
     ask: lambda run, question: approval_artifacts.approval(run.subject(), question),
     tune: lambda run, found: artifacts.tuning(run.subject(), found),
     sum_up_usage: lambda run, summary: volume_artifacts.usage(run.volume, summary),

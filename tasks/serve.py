@@ -12,7 +12,9 @@ from paddock.lifecycle.run.serve import ServeRequest, Serving, serve_snapshot
 from paddock.lifecycle.watch import HistoryGuard
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
+from paddock.store.history import Promotion
 from tasks import artifacts, policies
+from tasks.events import emit, rollback_event
 from tasks.subject import ArtifactSubject
 
 
@@ -37,12 +39,15 @@ def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: Serv
         artifacts.serving(ArtifactSubject.of(clients, serving.spec.id), serving)
         logger.info("serving %s now", serving.spec.id)
 
+    def on_rollback(change: Promotion) -> None:
+        emit(clients, [rollback_event(manifest.model, change)])
+
     received = serve_snapshot(
         clients,
         manifest,
         request,
         name=wanted,
-        guard=HistoryGuard(clients, wanted),
+        guard=HistoryGuard(clients, wanted, on_rollback=on_rollback),
         on_ready=on_ready,
         on_switch=on_switch,
     )

@@ -22,6 +22,8 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 from prefect.states import Completed, Crashed, Running
 from prefect.utilities.callables import parameter_schema
@@ -149,10 +151,10 @@ def test_a_change_of_a_model_is_an_event_that_notifies_people(
     ]
     change_model(pulled, other)
     wait_for(lambda: len(webhook) >= 2)
-    assert sorted((message["subject"], message["body"]) for message in webhook) == [
-        (f"{pulled.id.short}: rolled-back", "another test"),
-        (f"{other.id.short}: held-back", "declined by Ann: the template is worse"),
-    ]
+    assert {message["subject"]: message["body"] for message in webhook} == {
+        f"{pulled.id.short}: rolled-back": "another test",
+        f"{other.id.short}: held-back": "declined by Ann: the template is worse",
+    }
     volume = connect().volume.identity.name()
     names = [EventName.PROMOTED, EventName.ROLLED_BACK, EventName.HELD_BACK]
 
@@ -172,6 +174,21 @@ def test_a_change_of_a_model_is_an_event_that_notifies_people(
     }
     assert (promoted["payload"]["reason"], promoted["payload"]["previous"]) == ("a test", pulled.revision)
     assert "change-model" in {related.get("prefect.resource.name") for related in promoted["related"]}
+
+
+def test_a_server_that_takes_no_events_fails_no_step(
+    pulled: Manifest, clients: Clients, other: Manifest, unreachable_events: None
+) -> None:
+    change_model(pulled, other)
+    assert clients.volume.history(pulled.id.model)[-1].reason == "another test"
+
+
+@pytest.fixture
+def unreachable_events() -> Iterator[None]:
+    """Send events to a port that nothing listens on, as behind a proxy without WebSockets."""
+    EventsWorker.set_client_override(PrefectEventsClient, api_url="http://127.0.0.1:9/api", reconnection_attempts=0)
+    yield
+    EventsWorker.set_client_override(None)
 
 
 def post_as_documented(server: PrefectServer, model: object) -> None:

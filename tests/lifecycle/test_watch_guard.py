@@ -16,6 +16,7 @@ from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.serving.switch.guard import RollbackOutcome
 from paddock.settings import Settings
+from paddock.store.history import Promotion
 from tests.support.stores import MODEL, Q4, Q8, A, B, C, publish
 
 
@@ -52,6 +53,14 @@ def test_two_servers_roll_a_promotion_back_once(clients: Clients, name: str) -> 
     assert (last.revision, last.previous, last.rollback) == (A, B, True)
     assert last.reason == "rolled back by its server: 9 of 9 answers failed"
     assert clients.volume.promoted(MODEL).default_id == id_of(A)
+
+
+def test_a_rollback_is_told_with_its_change(clients: Clients) -> None:
+    told: list[Promotion] = []
+    watched = HistoryGuard(clients, Reference(MODEL), on_rollback=told.append).promotion(id_of(B), id_of(A))
+    assert watched is not None
+    watched.roll_back("it failed")
+    assert told == [clients.volume.history(MODEL)[-1]]
 
 
 def test_a_server_of_the_model_and_one_of_the_variant_roll_back_once(clients: Clients) -> None:

@@ -7,7 +7,7 @@ held back. `paddock promote` promotes it all the same, since then a person decid
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -72,30 +72,37 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a person is asked: whether to promote a snapshot in place of another one. `dossier` is the begin of its
-    dossier, as Markdown; `differences` is plain text."""
+    """What a person is asked: whether to promote a snapshot in place of `replaces`, by the time `until`. `dossier` is
+    the begin of its dossier, as Markdown; `differences` is plain text."""
 
     id: SnapshotId
     replaces: str | None
     default: bool
-    days: float
+    until: datetime
     dossier: str
     differences: str
 
     @property
     def line(self) -> str:
-        instead = f" in place of {self.replaces}" if self.replaces else ""
+        instead = f" in place of {_short(self.replaces)}" if self.replaces else ""
         also = ", and make its variant the model's default" if self.default else ""
         return f"Promote {self.id.short}{instead}{also}?"
+
+
+def _short(name: str) -> str:
+    """The full name of a snapshot with eight digits of its commit."""
+    model, _, revision = name.rpartition("@")
+    return f"{model}@{revision[:8]}"
 
 
 @step(Kind.STORE, "ask", line=lambda question: question.line)
 def ask(
     clients: Clients, manifest: Manifest, *, replaces: str | None, default: bool, days: float, differences: str
 ) -> Question:
-    """Put together what a person is asked."""
+    """Put together what a person is asked, who has so many days to answer."""
+    until = datetime.now(UTC) + timedelta(days=days)
     dossier = head(read_dossier(clients, manifest))
-    return Question(manifest.id, replaces, default, days, dossier, differences[:MOST_DIFFERENCES])
+    return Question(manifest.id, replaces, default, until, dossier, differences[:MOST_DIFFERENCES])
 
 
 @step(Kind.STORE, "record-approval", line=lambda approval: approval.line)

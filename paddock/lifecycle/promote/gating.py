@@ -180,10 +180,7 @@ def in_process(runner: Runner, *, target: str = THIS_MACHINE) -> Comparer:
     def compare_if_it_fits(candidate: Manifest, promoted: Manifest, rules: GateRules) -> GateReport:
         reason = _does_not_fit(runner.clients, candidate, rules) if target != THIS_MACHINE else None
         if reason is not None:
-            report = _not_compared(candidate, promoted, rules, f"it is meant for {target}: {reason}")
-            record_gates(runner.clients, candidate, report)
-            refresh_dossier(runner.clients, candidate)
-            return report
+            return runner.run(leave_undecided, candidate, promoted, rules, f"it is meant for {target}: {reason}")
         return compare_here(runner, candidate, promoted, rules)
 
     return compare_if_it_fits
@@ -210,8 +207,12 @@ def _does_not_fit(clients: Clients, manifest: Manifest, rules: GateRules) -> str
     return None
 
 
-def _not_compared(manifest: Manifest, promoted: Manifest, rules: GateRules, reason: str) -> GateReport:
-    return GateReport(
+@step(Kind.STORE, "gates", line=lambda report: report.line, warnings=lambda report: report.warnings)
+def leave_undecided(
+    clients: Clients, manifest: Manifest, promoted: Manifest, rules: GateRules, reason: str
+) -> GateReport:
+    """Write the report of a candidate that cannot be compared here: none of its gates is decided."""
+    report = GateReport(
         model=str(manifest.id),
         promoted=str(promoted.id),
         reference=None,
@@ -221,6 +222,9 @@ def _not_compared(manifest: Manifest, promoted: Manifest, rules: GateRules, reas
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=0.0,
     )
+    record_gates(clients, manifest, report)
+    refresh_dossier(clients, manifest)
+    return report
 
 
 def overridden_gates(

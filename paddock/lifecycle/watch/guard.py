@@ -8,6 +8,7 @@ servers find the same.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from paddock.errors import PaddockError, PromotionConflict
 from paddock.lifecycle.clients import Clients
@@ -27,11 +28,14 @@ ROLLED_BACK_BY_SERVER = "rolled back by its server"
 
 class HistoryGuard(PromotionGuard):
     """Guards the promotions of the name that a server follows: of a variant if `wanted` names one, else of the model's
-    default."""
+    default. `on_rollback` is called with the change of each rollback, in the thread that made it."""
 
-    def __init__(self, clients: Clients, wanted: Reference) -> None:
+    def __init__(
+        self, clients: Clients, wanted: Reference, *, on_rollback: Callable[[Promotion], None] = lambda _: None
+    ) -> None:
         self._clients = clients
         self._of_variant = wanted.variant is not None
+        self._on_rollback = on_rollback
 
     @property
     def watch_s(self) -> float:
@@ -44,7 +48,7 @@ class HistoryGuard(PromotionGuard):
         if change is None or change.rollback or id != (promoted.of(variant) if variant else promoted.default_id):
             return None
         name = Reference(id.model, variant, before.revision)
-        return HistoryPromotion(self._clients, change, name, self._bounds(id, before, change))
+        return HistoryPromotion(self._clients, change, name, self._bounds(id, before, change), self._on_rollback)
 
     def _bounds(self, id: SnapshotId, before: SnapshotId, change: Promotion) -> Bounds | None:
         """The bounds of the speed; None where a person chose it: by a forced promotion, or another variant."""
@@ -61,8 +65,16 @@ class HistoryGuard(PromotionGuard):
 class HistoryPromotion(WatchedPromotion):
     """The promotion `change`. `before` names the snapshot that a rollback goes back to."""
 
-    def __init__(self, clients: Clients, change: Promotion, before: Reference, bounds: Bounds | None) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        change: Promotion,
+        before: Reference,
+        bounds: Bounds | None,
+        on_rollback: Callable[[Promotion], None] = lambda _: None,
+    ) -> None:
         self.bounds = bounds
+        self._on_rollback = on_rollback
         self._clients = clients
         self._change = change
         self._before = before
@@ -74,7 +86,7 @@ class HistoryPromotion(WatchedPromotion):
     def roll_back(self, reason: str) -> tuple[RollbackOutcome, str]:
         operation = f"{self._change.operation}-undone"
         try:
-            PlainRunner(self._clients, retry=True).run(
+            change = PlainRunner(self._clients, retry=True).run(
                 roll_back,
                 self._before,
                 f"{ROLLED_BACK_BY_SERVER}: {reason}",
@@ -84,16 +96,19 @@ class HistoryPromotion(WatchedPromotion):
         except PromotionConflict as error:
             return RollbackOutcome.OVERTAKEN, error.message
         except PaddockError as error:
-            if self._is_done(operation):
-                _LOG.warning("%s", error)
-                return RollbackOutcome.ROLLED_BACK, error.message
-            return RollbackOutcome.REFUSED, error.message
+            done = self._done(operation)
+            if done is None:
+                return RollbackOutcome.REFUSED, error.message
+            _LOG.warning("%s", error)
+            self._on_rollback(done)
+            return RollbackOutcome.ROLLED_BACK, error.message
+        self._on_rollback(change)
         return RollbackOutcome.ROLLED_BACK, ""
 
-    def _is_done(self, operation: str) -> bool:
-        """Whether the history has the rollback: then the remote store is what failed."""
+    def _done(self, operation: str) -> Promotion | None:
+        """The rollback, if the history has it: then the remote store is what failed."""
         try:
             history = self._clients.volume.history(self._before.model)
         except PaddockError:
-            return False
-        return any(change.operation == operation for change in history)
+            return None
+        return next((change for change in history if change.operation == operation), None)
