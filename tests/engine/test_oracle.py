@@ -164,7 +164,7 @@ def _with_name(data: bytes, name: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "kind", ["Q4_1", *(pytest.param(kind, marks=pytest.mark.torture) for kind in ("Q4_0", "Q4_K_M"))]
+    "kind", ["Q4_0", *(pytest.param(kind, marks=pytest.mark.torture) for kind in ("Q4_1", "Q4_K_M"))]
 )
 def test_repacked_weights_are_estimated_as_the_real_load_counts_them(model: Path, tmp_path: Path, kind: str) -> None:
     path = model
