@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # A sample of the examples; `make torture` has the full number. No deadline: the cores have other tests too.
-hypothesis.settings.register_profile("sample", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("sample", max_examples=12, deadline=None)
 hypothesis.settings.register_profile("torture", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("sample")
 

@@ -73,7 +73,7 @@ def state_of(client: SyncPrefectClient, run: FlowRun) -> StateType:
 def test_without_a_deployment_the_benchmark_runs_in_this_process(
     clients: Clients, hub: HubService, client: SyncPrefectClient, worker: None
 ) -> None:
-    roomy = tiny_llama().set("llama.context_length", U32, 1024).to_bytes()
+    roomy = tiny_llama().set("llama.context_length", U32, 512).to_bytes()
     hub.repository(NAME).commit({"tiny-Q8_0.gguf": roomy})
     manifest = pull(clients, Reference(MODEL)).manifest
     benchmark_on_gpu_worker(manifest, 512, "chat", "this-machine")

@@ -191,6 +191,8 @@ def test_another_installation_has_its_own_package(python: Path, tmp_path: Path) 
         assert Path(place).is_relative_to(python.parents[1])
 
 
+# In CI, tests/infra/test_stack.py runs a deployment on a worker, and the tests above are of what differs elsewhere.
+@pytest.mark.torture
 def test_a_deployment_runs_where_the_package_is_installed_elsewhere(
     clients: Clients,
     client: SyncPrefectClient,

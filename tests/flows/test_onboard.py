@@ -60,7 +60,7 @@ from tests.support.tiny_hub import (
 )
 
 PROMOTED = f"{NAME}:Q8_0"
-CUT = "context: 1024 tokens, which is all that it was trained for, instead of 4096"
+CUT = "context: 512 tokens, which is all that it was trained for, instead of 4096"
 CHECKED = ("findings", "chat", "expectations", "memory")
 KINDS = ("preflight", "files", "download", *CHECKED, "copy", "benchmark", "promotion", "dossier")
 
@@ -117,7 +117,7 @@ def afterwards(onboarded: Twice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def roomy(name: str = "roomy") -> bytes:
     file = tiny_llama().set("general.name", STRING, name)
-    return file.set("llama.context_length", U32, 1024).to_bytes()
+    return file.set("llama.context_length", U32, 512).to_bytes()
 
 
 def onboard(**parameters: object) -> Onboarded:
@@ -152,7 +152,7 @@ def test_onboarding_ends_with_a_promoted_model_and_a_dossier(onboarded: Twice) -
     assert dossier.partition("## Memory")[0] in str(onboarded.again_artifacts["dossier"].data)
 
     # A context that is cut to the trained one is said wherever one looks.
-    assert (result.context_tokens, result.notes) == (1024, (CUT,))
+    assert (result.context_tokens, result.notes) == (512, (CUT,))
     assert f"Not as requested: {CUT}." in dossier
     assert CUT in (onboarded.artifacts["memory"].description or "")
     for flow in (acquire_model, validate_model):

@@ -112,8 +112,11 @@ def test_without_a_prefect_server_a_failed_request_to_the_hub_is_retried(
         ("profiles.toml", 'active = "a"\n[profiles.a]\n', False),
         (".env", "PREFECT_API_URL=http://127.0.0.1:9/api\n", True),
         (".env", "OTHER=1\n", False),
-        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"\n', True),
-        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:9/api"\n', True),
+        # Each file that may name a server costs an import of Prefect.
+        pytest.param("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"\n', True, marks=pytest.mark.torture),
+        pytest.param(
+            "pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:9/api"\n', True, marks=pytest.mark.torture
+        ),
         ("pyproject.toml", '[project]\nname = "mine"\n', False),
         (None, "", False),
     ],
@@ -185,8 +188,15 @@ def test_bad_input_gets_one_sentence_and_its_exit_status(
 
 
 @pytest.mark.usefixtures("refusing")
-@pytest.mark.parametrize("case", ["no GGUF in it", "not a target"])
-@pytest.mark.parametrize("server", ["recorded", "unrecorded"])
+@pytest.mark.parametrize(
+    ("server", "case"),
+    [
+        ("recorded", "no GGUF in it"),
+        pytest.param("recorded", "not a target", marks=pytest.mark.torture),
+        ("unrecorded", "no GGUF in it"),
+        ("unrecorded", "not a target"),
+    ],
+)
 def test_a_process_prints_nothing_else_for_bad_input(request: pytest.FixtureRequest, server: str, case: str) -> None:
     """A flow that fails, and one that does not start: Prefect's loggers write to the process's standard error."""
     arguments, status, error = BAD[case]
