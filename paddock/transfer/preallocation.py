@@ -48,20 +48,21 @@ def preallocate(fd: int, path: Path, size: int) -> None:
 
 def disk_error(error: OSError, path: Path, size: int, *, kept: bool = True) -> PaddockError:
     """Map an OSError on a file of `size` bytes. `kept`: the received bytes stay, so that a next run resumes."""
+    reason = error.strerror or str(error) or type(error).__name__
     if error.errno in _DISK_FULL:
         return NotEnoughDisk(
-            f"{path} cannot be written to its {size} bytes: {error.strerror}",
+            f"{path} cannot be written to its {size} bytes: {reason}",
             cure="free some space or raise the quota"
             + ("; the received bytes are kept, and the next run resumes" if kept else ", then start again"),
         )
     if error.errno in _FORBIDDEN:
         return NoPermission(
-            f"{path} cannot be written ({size} bytes): {error.strerror}",
+            f"{path} cannot be written ({size} bytes): {reason}",
             cure="check what is at that path, its mount and its permissions; users who share a volume need umask 002"
             " and a common group",
         )
     return TransferInterrupted(
-        f"{path} cannot be written or read ({size} bytes): {error.strerror}", cure="check the disk, then try again"
+        f"{path} cannot be written or read ({size} bytes): {reason}", cure="check the disk, then try again"
     )
 
 

@@ -27,8 +27,9 @@ from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from tasks.gpu_pool import GPU_POOL
 from tests.flows.test_benchmark import pool, worker
-from tests.flows.test_onboard import PROMOTED, artifact, newest
+from tests.flows.test_onboard import PROMOTED, artifact
 from tests.lifecycle.test_gating import altered_model, links_and_history, put, report_on
+from tests.support.flow_runs import newest
 from tests.support.program import Paddock, paddock
 from tests.support.stores import A, B
 from tests.support.tiny_hub import MODEL, NAME, tiny_model

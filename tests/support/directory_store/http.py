@@ -16,9 +16,14 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 @functools.cache
 def address_of(root: Path) -> str:
     """The address of a directory, ending with a slash. Its server runs until this process ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, root))
+    server = _Server(("127.0.0.1", 0), functools.partial(_Handler, root))
     threading.Thread(target=server.serve_forever, name="directory-store", daemon=True).start()
     return f"http://127.0.0.1:{server.server_address[1]}/"
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Print nothing: a client may close its connection at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
