@@ -111,7 +111,9 @@ def _onboard(
     if gates is not None and not gates.passed:
         return RefreshOutcome.HELD_BACK, gates.line
     if onboarded.promoted:
-        return RefreshOutcome.PROMOTED, "; ".join([planned.reason, *([gates.line] if gates else []), *onboarded.notes])
+        return RefreshOutcome.PROMOTED, "; ".join(
+            [*([gates.line] if gates else []), *onboarded.notes]
+        ) or planned.reason
     if phases.published is None:
         raise AssertionError("an onboarding has acquired something")
     compared = gates.line if gates else "it replaces no other files"
