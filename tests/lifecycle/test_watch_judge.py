@@ -50,7 +50,8 @@ def looks(after: Observed, *, before: Observed = BEFORE, bounds: Bounds | None =
     """Look after each answer. Returns why the revision is worse, and after how many answers that was found."""
     judge = PromotionJudge(bounds)
     for number in range(1, len(after.answers) + 1):
-        judgement = judge.look(before, replace(after, answers=after.answers[:number]))
+        served_s = max(after.answers[number - 1].ended, after.served_s if after.strikes else 0.0)
+        judgement = judge.look(before, replace(after, answers=after.answers[:number], served_s=served_s))
         if judgement.worse:
             return judgement.worse, number
     return "", number

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from paddock.lifecycle.promote.bounds import Bounds
 from paddock.lifecycle.promote.gates import keeps_rate, keeps_time
 from paddock.measure.error_rates import ErrorRate, error_rate, worse_errors_p, worse_strikes_p
-from paddock.measure.paired_answers import MIN_BLOCKS, AnswerSpeed, blocks_of, compare_answers
+from paddock.measure.paired_answers import BLOCK_S, MIN_BLOCKS, AnswerSpeed, blocks_of, compare_answers
 from paddock.measure.paired_speed import Ratio
 from paddock.serving.switch.guard import Judgement, Observed
 
@@ -43,6 +43,7 @@ class PromotionJudge:
     def __init__(self, bounds: Bounds | None) -> None:
         self._bounds = bounds
         self._next_blocks = float(MIN_BLOCKS)
+        self._next_s = 0.0
         self._last = SpeedFinding({}, (), {})
 
     def look(self, before: Observed, after: Observed) -> Judgement:
@@ -59,6 +60,9 @@ class PromotionJudge:
 
     def _look_at_speed(self, before: Observed, after: Observed, bounds: Bounds) -> str:
         """Returns what is worse for the second time."""
+        if after.served_s < self._next_s:
+            return ""
+        self._next_s = after.served_s + BLOCK_S
         blocks = blocks_of(after)
         if blocks < self._next_blocks:
             return ""

@@ -159,16 +159,16 @@ class PromotionWatch:
         self._metrics.watching.set(1)
         self._set(current, WatchState.WATCHING, f"compared with {before.label} for {self._guard.watch_s:g} s")
         settled, looks_left = float("inf"), _LAST_LOOKS
+        earlier_answers: Observed | None = None
         while looks_left > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._given_up.wait(), self._every_s)
-            if len(self._switch.loaded) == 1:
-                settled = min(settled, time.perf_counter())
-            pair = (
-                self._observed(before, undisturbed_to=switched_at),
-                self._observed(current, since=began, undisturbed_from=settled, restarts=restarts, strikes=strikes),
-            )
-            judgement = await in_thread(partial(promotion.compare, *pair))
+            if settled == float("inf"):  # until it is closed, the revision before may give further answers
+                earlier_answers = self._observed(before, undisturbed_to=switched_at)
+                settled = time.perf_counter() if len(self._switch.loaded) == 1 else settled
+            assert earlier_answers is not None  # noqa: S101 - by the first look
+            answers = self._observed(current, since=began, undisturbed_from=settled, restarts=restarts, strikes=strikes)
+            judgement = await in_thread(partial(promotion.compare, earlier_answers, answers))
             for name, ratio in judgement.ratios.items():
                 self._metrics.watch_ratio.labels(name).set(ratio)
             reason = self._failure or judgement.worse
