@@ -137,7 +137,7 @@ def test_the_stack_restarts_after_a_kill_with_what_it_had_and_reports_a_failed_r
 
 def _printed_command(output: str) -> str:
     """The command that `up` prints, to onboard a model."""
-    (line,) = re.findall(r"^PREFECT_API_URL=.*$", output, re.MULTILINE)
+    (line,) = re.findall(r"^PREFECT_API_URL=.* onboard-model/onboard .*$", output, re.MULTILINE)
     return str(line)
 
 

@@ -116,7 +116,7 @@ def test_a_snapshot_without_a_dossier_gets_none(clients: Clients, pulled: Manife
 MEASURING = {"measure", "measure_quality", "measure_server", "validate"}
 """Functions that write a report which the dossier shows."""
 REFRESHING = {"refresh_dossier", "dossier_kept_current"}
-REPORTS = {"VALIDATION_REPORT", "QUALITY", "GATES", "BENCHMARK", "PICTURES", "report_name"}
+REPORTS = {"VALIDATION_REPORT", "QUALITY", "GATES", "BENCHMARK", "PICTURES", "APPROVAL", "report_name"}
 """The names of reports that are written, by their names in the code."""
 
 

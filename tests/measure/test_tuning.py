@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def slowed(tiny: Path) -> Tuning:
     """The tuning of a plan that is slow on purpose: prompts one token at a time."""
-    return tune(tiny, Parameters(n_ctx=512, n_threads=1, n_ubatch=1), budget_s=4)
+    return tune(tiny, Parameters(n_ctx=512, n_threads=1, n_ubatch=1), budget_s=6)
 
 
 def test_a_plan_that_is_slow_on_purpose_is_beaten(slowed: Tuning) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from starlette.types import Message
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.http.proxy import Proxy
 from paddock.serving.metrics import Metrics
+from paddock.serving.observations import Observations, RunningAnswer
 from paddock.serving.requests.parse import AdmittedRequest, RequestRefused
 from paddock.serving.requests.tool_format import ToolFormat
 from paddock.serving.spec import ServeSpec
@@ -53,9 +55,14 @@ class StreamingRevision:
     usage: UsageCounter = field(default_factory=UsageCounter)
     suspects: Suspects = field(default_factory=Suspects)
 
+    observations: Observations = field(default_factory=Observations)
+
     @property
     def tool_format(self) -> ToolFormat:
         return ToolFormat(self.client)
+
+    def observe(self, arrived: float) -> AbstractContextManager[RunningAnswer]:
+        return self.observations.answer(0, arrived)
 
 
 def forwarded(content: bytes, *, size: int = 1 << 16, content_type: str = "text/event-stream") -> list[str]:

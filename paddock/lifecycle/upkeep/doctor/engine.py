@@ -55,7 +55,8 @@ def check_measurements(clients: Clients) -> Sequence[CheckResult]:
     named = [f"{manifest.id.short} ({change.line})" for manifest, change in found[:_NAMED]]
     named += [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
     message = f"promoted, and measured with another engine: {', '.join(named)}"
-    cure = f"`paddock refresh` measures what the catalog wants anew, and `paddock bench {found[0][0].id}` any other"
+    manifest, _ = found[0]
+    cure = f"`paddock refresh` measures what the catalog wants anew, and `paddock bench {manifest.id}` any other"
     return [CheckResult("measurements", False, message, cure, needed=False)]
 
 

@@ -22,7 +22,8 @@ _UNPROMOTED = frozenset({RefreshOutcome.HELD_BACK.value, WAITING})
 
 def approval_by_command(manifest: Manifest, difference: str, default: bool) -> str:  # noqa: ARG001
     """Approval without Prefect: the command that promotes the snapshot."""
-    return f"`paddock promote {manifest.id}{'' if default else ' --no-default'}` promotes it"
+    command = f"paddock promote {manifest.id}"
+    return f"`{command if default else f'{command} --no-default'}` promotes it"
 
 
 def ask(

@@ -238,7 +238,7 @@ def report_refresh(clients: Clients, refreshed: Refreshed) -> Refreshed:
     at = datetime.now(UTC)
     catalog = refreshed.plan.catalog if refreshed.plan else ""
     markdown = write_report(refreshed.entries, _surroundings(clients), at=at, catalog=catalog, line=refreshed.line)
-    name = f"refresh-reports/{at:%Y-%m-%dT%H%M%SZ}.md"
+    name = f"refresh-reports/{at:%Y-%m-%dT%H%M%S}.{at.microsecond // 1000:03}Z.md"
     report = _written(lambda: clients.volume.notes.write(name, markdown), clients.volume.label)
     remote = clients.remote
     remote_report = _written(lambda: remote.write_note(name, markdown), remote.label) if remote else None
