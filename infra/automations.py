@@ -179,7 +179,7 @@ def _apply(client: SyncPrefectClient, wanted: AutomationCore) -> str:
 
 
 def _definition(automation: AutomationCore) -> dict[str, Any]:
-    """What the automation does, without the server's ids and the operator's switch."""
+    """The definition of the automation, without the server's ids and the operator's switch."""
     value = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
     for name in ("expect", "after", "for_each"):
         value["trigger"][name] = sorted(value["trigger"][name])

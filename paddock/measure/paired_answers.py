@@ -184,7 +184,7 @@ def _centred(strata: Sequence[Sequence[Timing]], figure: Callable[[Timing], floa
 
 
 def _without(values: Sequence[float], other: Sequence[float]) -> list[float]:
-    """What remains of `values` after their regression on `other`."""
+    """The residuals of `values` after their regression on `other`."""
     slope = _dot(values, other) / _dot(other, other)
     return [value - slope * one for value, one in zip(values, other, strict=True)]
 

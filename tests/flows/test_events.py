@@ -124,7 +124,7 @@ def onboarding(client: SyncPrefectClient) -> Iterator[UUID]:
 
 @pytest.fixture
 def webhook(client: SyncPrefectClient) -> Iterator[list[Any]]:
-    """What is sent to a notification block with the documented name."""
+    """The message to a notification block with the documented name."""
     with receiving() as (url, received):
         block = CustomWebhookNotificationBlock(
             name="paddock", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"}

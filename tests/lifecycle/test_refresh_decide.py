@@ -1,4 +1,4 @@
-"""What a refresh decides for an entry: pure functions of the facts."""
+"""The decisions of a refresh for an entry: pure functions of the facts."""
 
 from __future__ import annotations
 

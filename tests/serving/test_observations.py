@@ -1,4 +1,4 @@
-"""What is observed of the answers of a revision, and what is no answer."""
+"""Observations of the answers of a revision: answers that count, and requests that do not."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a person is asked: whether to promote a snapshot in place of `replaces`, by the time `until`. `dossier` is
+    """The question to a person: whether to promote a snapshot in place of `replaces`, by the time `until`. `dossier` is
     the begin of its dossier, as Markdown; `differences` is plain text."""
 
     id: SnapshotId

@@ -66,7 +66,7 @@ class GateCheck:
 
 @dataclass(frozen=True, slots=True)
 class PromotionScope:
-    """What a promotion moves besides its variant's revision. `default`: the model's default variant. `instead_of`: it
+    """The reach of a promotion beyond its variant's revision. `default`: the model's default variant. `instead_of`: it
     takes the place of this variant, whose promoted snapshot it is compared with where it replaces no other one."""
 
     default: bool = True

@@ -1,4 +1,4 @@
-"""What a server observes of its revisions, and the protocol of the guard that judges them and rolls back.
+"""Observations of the revisions of a server, and the protocol of the guard that judges them and rolls back.
 
 The guard is outside the server: it knows the statistics, the bounds and the history (`paddock.lifecycle.watch`).
 """
@@ -15,7 +15,7 @@ from paddock.serving.observations import LoadSamples, ObservedAnswer
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was observed of a revision. `answers` are those that count for errors. Those that ran wholly between
+    """The observations of a revision. `answers` are those that count for errors. Those that ran wholly between
     `undisturbed_from` and `undisturbed_to` count for speed too: no other engine was loaded then. `restarts` is how
     often its engine was restarted: what an engine before the last of them cut off was one fault. In `served_s` seconds
     it had `strikes`. `on_gpu`: a GPU computes."""

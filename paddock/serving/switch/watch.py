@@ -191,7 +191,7 @@ class PromotionWatch:
         restarts: int = 0,
         strikes: int = 0,
     ) -> Observed:
-        """What was observed of a revision `since` a time, and since its engine had so many restarts and strikes."""
+        """The observations of a revision `since` a time, and since its engine had so many restarts and strikes."""
         observations, supervisor = revision.observations, revision.supervisor
         since = observations.since if since is None else since
         return Observed(

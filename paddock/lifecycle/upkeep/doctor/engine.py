@@ -46,7 +46,7 @@ def check_llama_server(clients: Clients) -> Sequence[CheckResult]:
 
 
 def check_measurements(clients: Clients) -> Sequence[CheckResult]:
-    """What is promoted was measured with the installed engine."""
+    """Check that the installed engine measured the promoted snapshots."""
     if not clients.volume.exists:
         return []
     found = list(promoted_with_other_engines(clients))

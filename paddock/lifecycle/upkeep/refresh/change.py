@@ -66,7 +66,7 @@ def change_entry(
 
 
 def described(worse: tuple[str, ...]) -> str:
-    """What a measurement with another engine found."""
+    """The findings of a measurement with another engine, as a sentence part."""
     return "; ".join(worse) or "nothing got worse with this engine"
 
 

@@ -45,7 +45,7 @@ _NAMED_FILES = 3
 
 @dataclass(frozen=True, slots=True)
 class EntryFacts:
-    """What is known of an entry before its files are listed.
+    """The facts about an entry before its files are listed.
 
     `head` is the commit of its channel, or the error of the Hub. `promoted` and `history` are those of the model;
     `stored` are the promoted snapshots that are really there. `fingerprint` is that of now, `record` that of the last
@@ -128,7 +128,7 @@ class EntryFacts:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What the Hub's commit has for an entry, against the promoted snapshot of its variant.
+    """The files of the Hub's commit for an entry, compared with the promoted snapshot of its variant.
 
     `fetch_bytes` are those of the chosen files that the volume lacks, `small_bytes` those of them that are no model
     files. `same_weights`: the model files are the promoted ones. `changed` are the small files that are new, changed or

@@ -42,7 +42,7 @@ def measure_again(clients: Clients, phases: Phases, planned: PlannedEntry, reque
 
 
 def _slower(clients: Clients, manifest: Manifest, planned: PlannedEntry, before: Sequence[Benchmark]) -> Sequence[str]:
-    """What got worse since earlier benchmarks, by the bounds of the entry's gates."""
+    """List the figures that got worse since earlier benchmarks, by the bounds of the entry's gates."""
     after = next((result for result in reversed(benchmark_history(clients, manifest)) if result not in before), None)
     comparable = closest_to(after, before) if after else None
     if after is None or comparable is None:

@@ -1,4 +1,4 @@
-"""What a refresh did for an entry of the catalog."""
+"""The outcome of a refresh for an entry of the catalog."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FAILURES = frozenset({RefreshOutcome.FAILED, RefreshOutcome.BLOCKED, RefreshOut
 
 @dataclass(frozen=True, slots=True)
 class EntryOutcome:
-    """What was done for an entry, and how it ended.
+    """The outcome of an entry: the actions taken, and how they ended.
 
     `change` is what the plan found, and `reason` why it ended so. `bytes` came over the network; None where an error
     left that unknown. `worse` are the figures that are worse with the installed engine than before. `is_served`: a

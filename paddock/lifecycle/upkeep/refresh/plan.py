@@ -19,7 +19,7 @@ from paddock.model.units import counted, human_bytes
 
 
 class Action(StrEnum):
-    """What is to be done for an entry.
+    """The action for an entry.
 
     keep           nothing
     retag          the commit moved, and the chosen files did not: a new snapshot of the same files, for no bytes
@@ -44,7 +44,7 @@ _CHANGES = frozenset({Action.RETAG, Action.TEMPLATE_ONLY, Action.METADATA_ONLY, 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEntry:
-    """What is to be done for an entry, and why.
+    """The plan for an entry, and its reason.
 
     `model` is its name on the Hub, `variant` the one that it stands for now, `revision` the commit that its channel is
     at; the last two are None where they are not known. `bytes` is an estimate of what comes over the network, None

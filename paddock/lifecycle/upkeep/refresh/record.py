@@ -31,7 +31,7 @@ _MEASURED: Final = frozenset({"promoted", "retagged", "measured"})
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a decision depended on beside the commit. `gates` is a digest of how the gates are decided, `engine` the
+    """The facts behind a decision beside the commit. `gates` is a digest of how the gates are decided, `engine` the
     version and build of the engine, "" where it is not installed; `fit` is a digest of the machine that `auto` chose a
     variant for, "" for an entry that names its variant."""
 
@@ -46,7 +46,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class EntryRecord:
-    """What the last refresh of an entry saw and did. `revision` is the commit that it saw on the Hub, None where it saw
+    """The record of the last refresh of an entry. `revision` is the commit that it saw on the Hub, None where it saw
     none; `variant` the one that the entry stood for; `measured_with` the engine with which the promoted snapshot was
     measured last."""
 

@@ -51,7 +51,7 @@ _RECORDED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequest:
-    """What to refresh. `catalog` is a file, or an object in S3; None: that of the settings. `dry_run`: only plan."""
+    """A refresh to do. `catalog` is a file, or an object in S3; None: that of the settings. `dry_run`: only plan."""
 
     catalog: str | None = None
     dry_run: bool = False
