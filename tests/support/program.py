@@ -46,9 +46,12 @@ Paddock = Callable[..., Outcome]
 
 @pytest.fixture
 def paddock(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Paddock:
-    """Run the command line in this process."""
+    """Run the command line in this process. Its output is that of the command alone: a test may print, too."""
 
     def run(*arguments: str) -> Outcome:
+        printed, _ = capfd.readouterr()
+        with capfd.disabled():
+            print(printed, end="")
         monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
