@@ -41,6 +41,13 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_THREADS", "threads", "3", 3),
     ("PADDOCK_ENGINE_TIMEOUT_S", "engine_timeout_s", "60", 60.0),
     ("PADDOCK_API_KEY", "api_key", CANARY, SecretStr(CANARY)),
+    ("PADDOCK_SERVE_HOSTS", "serve_hosts", "*", ("*",)),
+    (
+        "PADDOCK_SERVE_HOSTS",
+        "serve_hosts",
+        "Chat.Example., gpu_7, 192.0.2.7, 2001:DB8::0:1, [::ffff:10.0.0.1]",
+        ("chat.example", "gpu_7", "192.0.2.7", "2001:db8::1", "10.0.0.1"),
+    ),
     ("PADDOCK_CORS_ORIGINS", "cors_origins", "*", ("*",)),
     (
         "PADDOCK_CORS_ORIGINS",
@@ -98,6 +105,7 @@ DEFAULTS = {
     "engine_timeout_s": 1800.0,
     "benchmark_budget_s": 60.0,
     "price_per_hour": None,
+    "serve_hosts": None,
     "cors_origins": None,
     "queue": 64,
     "grace_s": 20.0,
@@ -158,6 +166,10 @@ BAD = [
     ("PADDOCK_ENGINE_TIMEOUT_S", "inf"),
     ("PADDOCK_ENGINE_TIMEOUT_S", "-1"),
     ("XDG_CACHE_HOME", "canary"),
+    *(
+        ("PADDOCK_SERVE_HOSTS", text)
+        for text in ("canary:80", "canary:", "https://canary", "canary/", "a..canary", "a,")
+    ),
     ("PADDOCK_CORS_ORIGINS", "canary.example"),
     ("PADDOCK_CORS_ORIGINS", "https://canary.example/path"),
     ("PADDOCK_CORS_ORIGINS", "https://chat.example,,"),

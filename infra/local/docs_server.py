@@ -1,4 +1,4 @@
-"""Serve the Data Docs of the local volume with Python's `http.server`."""
+"""Serve the Data Docs of the local volume from a process of their own (`infra.local.docs_pages`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 from infra.local.ports import LOOPBACK, accepts_connections, start_on_free_ports
 from infra.local.service import Service
-from infra.local.state import private_directory, read_state, write_state
+from infra.local.state import CHECKOUT, private_directory, read_state, write_state
 
 _READY_S = 15.0
 
@@ -29,8 +29,8 @@ class DocsServer:
         pages.mkdir(parents=True, exist_ok=True)
 
         def launch(ports: list[int]) -> Service:
-            command = [sys.executable, "-m", "http.server", str(ports[0]), "--bind", LOOPBACK]
-            return Service("the Data Docs", [*command, "--directory", str(pages)], log=state / "docs.log")
+            command = [sys.executable, "-m", "infra.local.docs_pages", str(ports[0]), str(pages)]
+            return Service("the Data Docs", command, log=state / "docs.log", directory=CHECKOUT)
 
         service, (port,) = start_on_free_ports(
             launch,

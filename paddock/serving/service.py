@@ -24,10 +24,12 @@ from paddock.errors import ServerUnavailable
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.engine.llama_server import LlamaServerProgram
 from paddock.serving.engine.supervisor import State, SupervisorLimits
+from paddock.serving.http.allowed_hosts import AllowedHosts
 from paddock.serving.http.api import UNAVAILABLE_REASONS, OpenAIApi
 from paddock.serving.http.binding import Binding
 from paddock.serving.http.bodies import BodyLimits, BodyReader
-from paddock.serving.http.connections import BoundedConfig, BoundedServer, ConnectionLimits, log_loop_error
+from paddock.serving.http.connection_table import ConnectionLimits
+from paddock.serving.http.connections import BoundedConfig, BoundedServer, log_loop_error
 from paddock.serving.http.proxy import Proxy
 from paddock.serving.metrics import Metrics
 from paddock.serving.spec import ServeSpec
@@ -146,7 +148,7 @@ class _Service:
             switch = RevisionSwitch(
                 self._revision(self._spec, self._release), self._queue, on_closed=self._report_usage
             )
-            server = self._http_server(switch)
+            server = self._http_server(switch, listener)
             with self._stop_requested(stop) as stopping:
                 await self._run_until_stopped(switch, server, listener, stopping)
         if self._signal is None and not self._was_ready:
@@ -162,13 +164,14 @@ class _Service:
             release=release,
         )
 
-    def _http_server(self, switch: RevisionSwitch) -> uvicorn.Server:
+    def _http_server(self, switch: RevisionSwitch, listener: socket.socket) -> uvicorn.Server:
         api = OpenAIApi(
             switch,
             Proxy(self._queue, self._metrics),
             self._queue,
             self._metrics,
             api_key=self._binding.api_key,
+            hosts=AllowedHosts((self._binding.host, listener.getsockname()[0]), self._binding.hosts),
             cors_origins=self._binding.cors_origins,
             watch_report=self._watch_report,
             bodies=BodyReader(self._limits.bodies),

@@ -13,6 +13,7 @@ from paddock.settings.values import (
     CatalogPlace,
     Cron,
     HeaderSecret,
+    Hosts,
     HttpAddress,
     Origins,
     Price,
@@ -182,6 +183,12 @@ class Settings(BaseModel):
         default=None,
         validation_alias="PADDOCK_API_KEY",
         description="Key that clients of `paddock serve` must send; required to serve other machines",
+    )
+    serve_hosts: Hosts | None = Field(
+        default=None,
+        validation_alias="PADDOCK_SERVE_HOSTS",
+        description="Host names and addresses under which clients reach a served model through a proxy or another "
+        "name, such as `chat.example`, separated by commas; `*` for any; unset: this machine's own",
     )
     cors_origins: Origins | None = Field(
         default=None,

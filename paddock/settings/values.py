@@ -13,6 +13,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from paddock.network.authority import Authority
+
 MIN_PRICE, MAX_PRICE = 1e-6, 1e7
 """The range of a price of an hour, in any currency: what is outside of it is a mistake."""
 PRICE_EXPECTED = "a number from 0.000001 to 10000000"
@@ -126,6 +128,19 @@ def _origins(value: object) -> object:
     return origins
 
 
+def _hosts(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    hosts = []
+    for entry in (part.strip() for part in value.split(",")):
+        bracketed = f"[{entry}]" if entry.count(":") > 1 and not entry.startswith("[") else entry
+        authority = Authority("*") if entry == "*" else Authority.parse(bracketed)
+        if authority is None or authority.port is not None or entry.endswith(":"):
+            raise ValueError("expected * or host names and addresses without a port, separated by commas")
+        hosts.append(authority.host)
+    return tuple(hosts)
+
+
 def _header(value: SecretStr) -> SecretStr:
     # An invalid header would fail later, with an error of the HTTP client that quotes the secret.
     if not _TOKEN.fullmatch(value.get_secret_value()):
@@ -150,6 +165,7 @@ SizeOrShare = Annotated[str, AfterValidator(_size_or_share)]
 RemoteStoreUri = Annotated[str, AfterValidator(_remote_store)]
 Cron = Annotated[str, AfterValidator(_cron)]
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Price = Annotated[float, BeforeValidator(parse_price)]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_header)]

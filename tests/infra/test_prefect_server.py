@@ -52,6 +52,19 @@ def client(prefect_server: PrefectServer) -> Iterator[SyncPrefectClient]:
                 client.delete_work_pool(name)
 
 
+def test_pages_of_other_origins_start_no_runs(prefect_server: PrefectServer) -> None:
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    url, own = f"{prefect_server.url}/flows/filter", prefect_server.ui
+    for origin, status in ((own, 200), (own.replace("127.0.0.1", "localhost"), 200), ("https://evil.example", 400)):
+        answer = httpx.options(url, headers={"origin": origin, **asked})
+        assert (answer.status_code, answer.headers.get("access-control-allow-origin") == origin) == (
+            status,
+            status == 200,
+        )
+    plain = httpx.post(url, content="{}", headers={"content-type": "text/plain", "origin": "https://evil.example"})
+    assert plain.status_code == 422
+
+
 def limits(client: SyncPrefectClient) -> dict[str, int | None]:
     return {name: client.read_work_pool(name).concurrency_limit for name in POOLS}
 

@@ -20,7 +20,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from paddock.serving.http.bodies import BodyLimits, BodyReader
-from paddock.serving.http.connections import BoundedConfig, BoundedServer, ConnectionLimits, LogRate, log_loop_error
+from paddock.serving.http.connection_table import ConnectionLimits
+from paddock.serving.http.connections import BoundedConfig, BoundedServer, LogRate, log_loop_error
 from paddock.serving.requests.parse import RequestRefused
 from tests.support.raw_http import chunks, connect, exchange, get, post, post_chunked, read
 from tests.support.waiting import wait_for
@@ -34,8 +35,8 @@ ANSWER = b"a" * (8 * 2**20)
 
 @dataclass
 class App:
-    """Application behind the server: `/body` reads the request's body, `/wait` answers when `go` is set, and `/long`
-    answers at length."""
+    """Application behind the server: `/body` reads the request's body (and with `?hold` answers when `go` is set),
+    `/wait` answers when `go` is set, and `/long` answers at length."""
 
     bodies: BodyReader
     port: int = 0
@@ -62,14 +63,16 @@ class App:
     def asgi(self) -> Starlette:
         async def body(request: Request) -> Response:
             try:
-                content = await self.bodies.read(request)
+                async with self.bodies.read(request) as content:
+                    if "hold" in request.query_params:
+                        await self.go.wait()
+                    return PlainTextResponse(str(len(content)))
             except RequestRefused as error:
                 self.received.append(str(error.status))
                 return PlainTextResponse(error.message, error.status)
             except ClientDisconnect:
                 self.received.append("left")
                 return Response()
-            return PlainTextResponse(str(len(content)))
 
         async def wait(_request: Request) -> Response:
             await self.go.wait()
@@ -184,6 +187,49 @@ def test_bodies_that_are_too_large_together_do_not_keep_out_a_small_one() -> Non
         for client in clients:
             client.settimeout(0.05)
         assert sorted(status for client in clients for status in read(client).statuses) == [503, 503]
+
+
+def test_bodies_that_stand_still_do_not_keep_out_a_large_one() -> None:
+    """Twelve clients send 100 kB of 900 kB each and then nothing, where 1 MiB may be read at once."""
+    bodies = BodyLimits(body_bytes=2**20, total_bytes=2**20, deadline_s=30)
+    with serving(ConnectionLimits(connections=40, accepted=8), bodies) as app, ExitStack() as stack:
+        for _ in range(12):
+            client = stack.enter_context(connect(app.port))
+            client.sendall(post(b"Content-Length: 900000", body=b"a" * 100_000, has_length=False, path=b"/body"))
+        assert exchange(app.port, post(body=b"a" * 900_000, path=b"/body")).statuses == [200]
+        assert set(app.received) == {"503"}
+
+
+def test_a_body_counts_until_its_request_is_answered() -> None:
+    bodies = BodyLimits(body_bytes=2**20, total_bytes=8 * 2**20, held_bytes=2**20)
+    with serving(PATIENT, bodies) as app, connect(app.port) as client:
+        client.sendall(post(body=b"a" * 900_000, path=b"/body?hold"))
+        wait_for(lambda: app.bodies.held_bytes == 900_000)
+        refused = exchange(app.port, post(body=b"a" * 200_000, path=b"/body"))
+        assert (refused.statuses, b"1048576 bytes together" in refused.content) == ([503], True)
+        assert exchange(app.port, post(path=b"/body")).statuses == [200]  # a small one is let in
+        app.proceed()
+        assert read(client).statuses == [200]
+        assert exchange(app.port, post(body=b"a" * 200_000, path=b"/body")).statuses == [200]
+
+
+def test_a_client_that_asks_on_without_reading_is_disconnected() -> None:
+    """It would hold its answers, and with them a place among the connections, for ever."""
+    with serving(QUICK) as app, connect(app.port) as client:
+        client.sendall(get(b"/long") * 2)
+        wait_for(lambda: app.open_connections == 1)
+        wait_for(lambda: app.open_connections == 0)
+        assert len(read(client).content) < 2 * len(ANSWER)
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
+    with serving(ConnectionLimits(connections=6, accepted=4, flush_s=0.3)) as app, connect(app.port) as client:
+        client.sendall(get(b"/long"))
+        received = 0
+        while received < len(ANSWER):
+            received += len(client.recv(1 << 20))
+            time.sleep(0.005)
+    assert received >= len(ANSWER)
 
 
 def test_many_connections_that_are_left_open_do_not_keep_out_a_client() -> None:

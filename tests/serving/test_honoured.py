@@ -292,9 +292,9 @@ def test_a_path_that_is_not_served_is_refused_by_name(client: httpx.Client, path
     "headers",
     [
         {"content-type": "text/plain"},
-        {"content-type": "", "origin": "https://example.org"},
-        {"content-type": "application/x-www-form-urlencoded", "origin": "https://example.org"},
-        {"content-type": "application/x-www-form-urlencoded", "origin": "null"},
+        {"content-type": ""},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "text/plain", "origin": ORIGIN},
         {"content-type": "multipart/form-data; boundary=application/json"},
         {"content-type": "application/json; charset=utf-16"},
         {"content-type": "application/json", "content-encoding": "gzip"},
@@ -317,10 +317,11 @@ def test_pages_of_the_named_origins_may_use_the_model(client: httpx.Client) -> N
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "authorization" in answer.headers["access-control-allow-headers"]
-    assert preflight(client, "https://evil.example").status_code == 400
+    assert preflight(client, "https://evil.example").status_code == 403
     body = {"messages": [ASK], "max_tokens": 1}
     for content, status in ((body, 200), ({**body, "n": 0}, 400)):
         whole = client.post("/v1/chat/completions", json=content, headers={"origin": ORIGIN})
         assert (whole.status_code, whole.headers["access-control-allow-origin"]) == (status, ORIGIN)
     other = client.post("/v1/chat/completions", json=body, headers={"origin": "https://evil.example"})
+    assert (other.status_code, other.json()["error"]["code"]) == (403, "origin_not_allowed")
     assert "access-control-allow-origin" not in other.headers

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import resource
+import shutil
 import socket
 import struct
 import subprocess
@@ -40,7 +43,7 @@ def server(serve_spec: ServeSpec, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("program")
     program = llama_server_with(folder / "llama-server", status=501, content_type="text/plain", body="")
     limits = BodyLimits(body_bytes=BODY_BYTES, total_bytes=4 * BODY_BYTES)
-    with running(serve_spec, program=program, bodies=limits) as server:
+    with running(serve_spec, program=program, bodies=limits, hosts=("chat.example",)) as server:
         yield server
 
 
@@ -65,13 +68,29 @@ KINDS: dict[str, tuple[bytes, list[int], bool]] = {
     "a coding other than chunked": (post(b"Transfer-Encoding: gzip", has_length=False), [400], True),
     "chunked twice": (post_chunked(b"Transfer-Encoding: chunked"), [400], True),
     "a coding after a control character": (post(b"Transfer-Encoding: \x0bchunked", has_length=False), [400], True),
+    "a coding that contains chunked": (post(b"Transfer-Encoding: xchunked", has_length=False), [400], True),
+    "chunked and another coding": (post(b"Transfer-Encoding: gzip, chunked", has_length=False), [400], True),
     "a coding in HTTP/1.0": (post_chunked(version=b"HTTP/1.0"), [400], True),
     "a header on two lines": (get(b"/v1/models", b"X: a", b" b"), [400], True),
     "a head of bare line feeds": (MODELS.replace(b"\r\n", b"\n"), [400], True),
     "a header that ends with a bare line feed": (get(b"/v1/models", b"X: a\nY: b"), [400], True),
+    "a body whose chunks end with bare line feeds": (
+        post_chunked(body=chunks(CHAT).replace(b"\r\n", b"\n")),
+        [400],
+        True,
+    ),
+    "a chunk extension": (post_chunked(body=chunks(CHAT, extension=b";a=b")), [400], True),
+    "a space behind the size of a chunk": (post_chunked(body=chunks(CHAT, extension=b" ")), [400], True),
+    "a trailer on two lines": (post_chunked(body=chunks(CHAT)[:-2] + b"X: y\r\n z\r\n\r\n"), [400], True),
+    "a NUL in a header": (get(b"/v1/models", b"X: a\0b"), [400], True),
+    "a control character in a header": (get(b"/v1/models", b"X: a\x01b"), [400], True),
+    "a control character in the name of a header": (get(b"/v1/models", b"X\x7f: a"), [400], True),
     "a carriage return in a header": (get(b"/v1/models", b"X: a\rY: b"), [400], True),
     "a space before the colon": (get(b"/v1/models", b"X : a"), [400], True),
     "no host": (b"GET /v1/models HTTP/1.1\r\n\r\n", [400], True),
+    "no host in HTTP/1.0": (b"GET /v1/models HTTP/1.0\r\n\r\n", [400], True),
+    "two content types": (post(b"Content-Type: text/plain"), [400], True),
+    "two origins": (get(b"/v1/models", b"Origin: http://localhost", b"Origin: https://evil.example"), [400], True),
     "two hosts": (get(b"/v1/models", b"Host: other"), [400], True),
     "a request after a body in chunks": (post_chunked() + MODELS, [200], True),
     "a request after a body that was not read": (post(path=b"/nowhere", body=MILLION)[:5000] + MODELS, [404], True),
@@ -79,9 +98,10 @@ KINDS: dict[str, tuple[bytes, list[int], bool]] = {
     # bombs
     "a header of 1 MB": (get(b"/v1/models", b"X: " + MILLION), [431], True),
     "10,000 headers": (get(b"/v1/models", *(b"X%d: a" % number for number in range(10_000))), [431], True),
+    "101 headers": (get(b"/v1/models", *(b"X%d: a" % number for number in range(100))), [431], True),
     "a target of 1 MB": (get(b"/" + MILLION), [431], True),
     "a target of 100 kB": (get(b"/" + MILLION[:100_000]), [431], True),
-    "a chunk extension of 1 MB": (post_chunked(body=chunks(CHAT, extension=b";" + MILLION)), [431], True),
+    "a chunk extension of 1 MB": (post_chunked(body=chunks(CHAT, extension=b";" + MILLION)), [400], True),
     "100,000 chunks of one byte": (post_chunked(body=chunks(MILLION[:100_000], size=1)), [400], True),
     "a chunk size that is no number": (post_chunked(body=b"zz\r\n"), [400], True),
     "a chunk that is longer than its size": (post_chunked(body=b"2\r\n{}XX0\r\n\r\n"), [400], True),
@@ -110,14 +130,21 @@ KINDS: dict[str, tuple[bytes, list[int], bool]] = {
     "CONNECT": (get(b"example.com:443", method=b"CONNECT"), [404], False),
     "OPTIONS *": (get(b"*", method=b"OPTIONS"), [404], False),
     "a method that does not exist": (get(b"/v1/models", method=b"A" * 5000), [405], False),
-    "a target with scheme and host": (get(b"HTTP://other:80/v1/models?x=http://y"), [200], False),
-    "a target with a host alone": (get(b"http://other"), [404], False),
+    "a target with scheme and host": (get(b"HTTP://LOCALHOST/v1/models?x=http://y"), [200], False),
+    "a target with a host alone": (get(b"http://localhost"), [404], False),
+    "a target with another host": (get(b"http://other/v1/models"), [400], True),
+    "a target with a user": (get(b"http://localhost@other/v1/models"), [400], True),
     "a NUL in the path": (get(b"/v1/models/%00"), [404], False),
     "dots in the path": (get(b"/v1/../../../etc/passwd"), [404], False),
     "escaped dots in the path": (get(b"/v1/%2e%2e/%2e%2e/etc/passwd"), [404], False),
     "a path that is not UTF-8": (get(b"/v1/models/%ff%fe"), [404], False),
     "a path that is not ASCII": (get("/v1/modèles".encode()), [400], True),
-    "a host that is no host": (b"GET /nowhere HTTP/1.1\r\nHost: [\r\n\r\n", [404], False),
+    "a host that is no host": (b"GET /nowhere HTTP/1.1\r\nHost: [\r\n\r\n", [400], False),
+    "an empty host": (b"GET /nowhere HTTP/1.1\r\nHost:\r\n\r\n", [400], False),
+    "a host of another machine": (b"GET /v1/models HTTP/1.1\r\nHost: rebound.example\r\n\r\n", [403], False),
+    "a host of the setting": (b"GET /v1/models HTTP/1.1\r\nHost: chat.example\r\n\r\n", [200], False),
+    "a page of another origin": (post(b"Origin: https://evil.example"), [403], False),
+    "the metrics for a page of another site": (get(b"/metrics", b"Sec-Fetch-Site: cross-site"), [403], False),
     # pipelining
     "three requests at once": (3 * MODELS, [200] * 3, False),
     "three chats at once": (3 * post(), [200] * 3, False),
@@ -138,6 +165,15 @@ def test_each_kind_of_request_gets_its_answer(port: int, content: bytes, statuse
 def test_a_chat_gets_its_own_answer_after_every_kind(server: RunningServer) -> None:
     health = httpx.get(f"{server.url}/health").json()
     assert (health["status"], health["running"], health["restarts"]) == ("ok", 0, 0)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, from the system's packages")
+def test_the_curl_command_of_the_page_is_answered(port: int) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (command,) = re.findall(r"^curl http://127\.0\.0\.1:8080/v1/chat/completions .*\n.*$", page, re.MULTILINE)
+    shell = command.replace(":8080", f":{port}").replace("curl ", "curl -sSf ", 1)
+    answer = subprocess.run(shell, shell=True, check=True, capture_output=True, text=True)
+    assert json.loads(answer.stdout)["choices"]
 
 
 def test_ten_thousand_requests_at_once_are_not_buffered(port: int) -> None:
@@ -203,3 +239,49 @@ def test_ten_thousand_connections_and_two_hundred_endless_bodies_harm_no_other_c
     assert status == 0
     assert "Traceback" not in log
     assert len(log.splitlines()) < 50
+
+
+@pytest.mark.torture
+def test_two_thousand_half_open_connections_and_a_hundred_unfinished_bodies_harm_no_other_client(
+    promoted_model: Clients, tmp_path: Path, faults: Faults
+) -> None:
+    faults.add(2100)
+    program = llama_server_with(tmp_path / "llama-server", status=501, content_type="text/plain", body="")
+    environment = {
+        "PADDOCK_VOLUME": str(promoted_model.settings.volume),
+        "PADDOCK_LLAMA_SERVER": str(program),
+        "PADDOCK_SERVE_HOSTS": "chat.example",
+    }
+    large = json.dumps({"messages": [{"role": "user", "content": "a" * (7 * 2**20)}]}).encode()
+    with ServeProgram(REAL_MODEL_ID, environment=environment) as server:
+        port = int(server.url.rpartition(":")[2])
+        assert exchange(port, b"GET /health HTTP/1.1\r\nHost: chat.example\r\n\r\n").statuses == [200]
+        process = psutil.Process(server.process.pid)
+        exchange(port, post())
+        idle, most = process.memory_info().rss, 0
+        waits: dict[str, list[float]] = {"health": [], "chat": [], "large chat": []}
+        command = [sys.executable, "-m", "tests.support.held_open", str(port), "2000", "100", str(7 * 2**20)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attack:
+            assert attack.stdout is not None
+            began = attack.stdout.readline()  # all are open
+            while attack.poll() is None:
+                for name, sent in (("health", get(b"/health")), ("chat", post())):
+                    start = time.monotonic()
+                    assert exchange(port, sent, timeout_s=30).statuses == [200]
+                    waits[name].append(time.monotonic() - start)
+                    most = max(most, process.memory_info().rss)
+                if len(waits["large chat"]) < 3:
+                    start = time.monotonic()
+                    assert exchange(port, post(body=large), timeout_s=60).statuses == [200]
+                    waits["large chat"].append(time.monotonic() - start)
+                    most = max(most, process.memory_info().rss)
+            ended = attack.stdout.read()
+        print(f"attack: {(began + ended).splitlines()}; memory idle {idle >> 20} MiB, most {most >> 20} MiB")
+        for name, seconds in waits.items():
+            ordered = sorted(seconds)
+            print(f"{name}: {len(ordered)}, median {ordered[len(ordered) // 2]:.3f} s, slowest {ordered[-1]:.3f} s")
+        assert max(waits["health"][1:]) < 1  # the first one came while they were still being accepted
+        assert most - idle < 100 * 2**20
+        status, log = server.end()
+    assert status == 0
+    assert "Traceback" not in log

@@ -30,7 +30,7 @@ class RawAnswer:
 
 
 def get(path: bytes, *headers: bytes, method: bytes = b"GET", version: bytes = b"HTTP/1.1") -> bytes:
-    return b"\r\n".join([method + b" " + path + b" " + version, b"Host: paddock", *headers, b"", b""])
+    return b"\r\n".join([method + b" " + path + b" " + version, b"Host: localhost", *headers, b"", b""])
 
 
 def post(
@@ -40,8 +40,9 @@ def post(
     path: bytes = b"/v1/chat/completions",
     version: bytes = b"HTTP/1.1",
 ) -> bytes:
-    length = [b"Content-Length: %d" % len(body)] if has_length else []
-    return get(path, *length, *headers, method=b"POST", version=version) + body
+    described = [b"Content-Type: application/json"]
+    described += [b"Content-Length: %d" % len(body)] if has_length else []
+    return get(path, *described, *headers, method=b"POST", version=version) + body
 
 
 def post_chunked(*headers: bytes, body: bytes | None = None, version: bytes = b"HTTP/1.1") -> bytes:

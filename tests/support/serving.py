@@ -106,6 +106,7 @@ def running(
     queue: int = 64,
     grace_s: float = 20.0,
     api_key: str | None = None,
+    hosts: tuple[str, ...] = (),
     cors_origins: tuple[str, ...] = (),
     program: Path | None = None,
     follows: FollowedName | None = None,
@@ -130,7 +131,7 @@ def running(
         try:
             serve(
                 spec,
-                Binding(host="127.0.0.1", port=0, api_key=api_key, cors_origins=cors_origins),
+                Binding(host="127.0.0.1", port=0, api_key=api_key, hosts=hosts, cors_origins=cors_origins),
                 ServiceLimits(
                     supervisor=limits or SupervisorLimits(start_s=120.0),
                     queue=queue,

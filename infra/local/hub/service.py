@@ -130,6 +130,8 @@ class HubService:
                 await _disconnect(state, scope, receive, reset=response.connection_end is ConnectionEnd.RESET)
 
     async def _administer(self, request: Request) -> HubResponse:
+        if "origin" in request.headers:
+            return json_response({"error": "web pages cannot use this endpoint"}, status=403)
         match request.method, request.scope["path"]:
             case "GET", "/_admin/stats":
                 return json_response(self.stats().to_json())

@@ -114,8 +114,13 @@ def serve_snapshot(
     """
     settings = clients.settings
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
-    origins = settings.cors_origins or ()
-    binding = Binding(host=request.host, port=request.port, api_key=api_key, cors_origins=origins)
+    binding = Binding(
+        host=request.host,
+        port=request.port,
+        api_key=api_key,
+        hosts=settings.serve_hosts or (),
+        cors_origins=settings.cors_origins or (),
+    )
     program = find_program(settings.llama_server)
     _warn_of_another_version(program)
     machine = this_machine()

@@ -6,8 +6,8 @@
     GET  /health                                   200 while requests are accepted, else 503; needs no key
     GET  /metrics                                  Prometheus metrics
 
-Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. CORS headers are sent for the origins that
-a setting names, by default for none, so that web pages cannot use the model.
+Errors have OpenAI's form: `{"error": {"message", "type", "param", "code"}}`. One setting decides which origins' pages
+may use the model, by default none: CORS headers are sent to them, and others are refused (`access`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -31,9 +32,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from paddock.serving.admission import AdmissionQueue
 from paddock.serving.engine.supervisor import State
-from paddock.serving.http.bodies import BodyReader, require_json
+from paddock.serving.http.access import AccessFilter
+from paddock.serving.http.allowed_hosts import AllowedHosts
+from paddock.serving.http.bodies import BodyReader
+from paddock.serving.http.content_type import require_json
 from paddock.serving.http.engine_errors import without_paths
-from paddock.serving.http.proxy import REVISION_HEADER, Proxy, unavailable
+from paddock.serving.http.error_response import REVISION_HEADER, as_response
+from paddock.serving.http.proxy import Proxy, unavailable
 from paddock.serving.metrics import CONTENT_TYPE, Metrics
 from paddock.serving.refusal import RequestRefused
 from paddock.serving.requests.parse import ENDPOINTS, AdmittedRequest
@@ -78,6 +83,7 @@ class OpenAIApi:
         *,
         api_key: str | None,
         bodies: BodyReader,
+        hosts: AllowedHosts,
         cors_origins: tuple[str, ...] = (),
         watch_report: Callable[[], WatchReport | None] = lambda: None,
     ) -> None:
@@ -87,6 +93,7 @@ class OpenAIApi:
         self._metrics = metrics
         self._api_key = api_key
         self._bodies = bodies
+        self._hosts = hosts
         self._cors_origins = cors_origins
         self._watch_report = watch_report
 
@@ -113,32 +120,41 @@ class OpenAIApi:
         )
 
     def _middleware(self) -> list[Middleware]:
-        """CORS for the origins of the setting. Credentials are not allowed: a key is sent in a header, not a cookie."""
+        """The filter of hosts and origins, and CORS for the origins that it lets through.
+
+        Credentials are not allowed: a key is sent in a header, not a cookie. A page of a public address may be allowed
+        to use a private one, which some browsers ask about.
+        """
+        access = Middleware(AccessFilter, hosts=self._hosts, origins=self._cors_origins)
         if not self._cors_origins:
-            return []
+            return [access]
         return [
+            access,
             Middleware(
                 CORSMiddleware,
                 allow_origins=self._cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
+                allow_private_network=True,
                 expose_headers=["retry-after", REVISION_HEADER],
                 max_age=_CORS_AGE_S,
-            )
+            ),
         ]
 
-    async def admit(self, request: Request) -> AdmittedRequest:
-        """Authenticate and validate a request. Raises RequestRefused."""
+    @asynccontextmanager
+    async def admit(self, request: Request) -> AsyncIterator[AdmittedRequest]:
+        """Authenticate and validate a request, as a context manager that ends when it is answered. Raises
+        RequestRefused."""
         self._authorize(request)
-        require_json(request)
+        require_json(request.headers)
         self._require_available()
-        content = await self._bodies.read(request)
-        self._require_available()
-        revision = self._switch.current
-        admitted = await asyncio.to_thread(AdmittedRequest, request.scope["path"], content, revision.spec)
-        await revision.check(admitted.for_spec(revision.spec))
-        self._require_available()  # a trial may take seconds
-        return admitted
+        async with self._bodies.read(request) as content:
+            self._require_available()
+            revision = self._switch.current
+            admitted = await asyncio.to_thread(AdmittedRequest, request.scope["path"], content, revision.spec)
+            await revision.check(admitted.for_spec(revision.spec))
+            self._require_available()  # a trial may take seconds
+            yield admitted
 
     async def answer(self, engine_request: AdmittedRequest, send: Send) -> None:
         """Send the engine's answer. Raises RequestRefused if nothing was sent yet."""
@@ -252,10 +268,10 @@ class _CompletionEndpoint:
             await send(message)
 
         try:
-            engine_request = await self._api.admit(request)
-            await _answer_until_disconnect(
-                self._api.answer(engine_request, send_and_observe), request, is_complete=lambda: complete
-            )
+            async with self._api.admit(request) as engine_request:
+                await _answer_until_disconnect(
+                    self._api.answer(engine_request, send_and_observe), request, is_complete=lambda: complete
+                )
         except RequestRefused as error:
             await as_response(error)(scope, receive, send_and_observe)
         except ClientDisconnect:
@@ -282,17 +298,6 @@ async def _answer_until_disconnect(
         disconnect.cancel()
         work.cancel()
         await asyncio.gather(disconnect, work, return_exceptions=True)
-
-
-def as_response(error: RequestRefused) -> Response:
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["www-authenticate"] = "Bearer"
-    if error.revision is not None:
-        headers[REVISION_HEADER] = error.revision
-    return JSONResponse(error.to_json(), error.status, headers)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

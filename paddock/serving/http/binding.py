@@ -13,8 +13,10 @@ _BACKLOG = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Host, port (0 for any free one) and API key of the server, and the origins of web pages that may use it (`*` is
-    any).
+    """Host, port (0 for any free one) and API key of the server.
+
+    `hosts` are further names and addresses under which clients may use it, and `cors_origins` the origins of web pages
+    that may; `*` is any.
 
     Raises BadSetting if `host` is reachable from other machines and there is no API key.
     """
@@ -22,6 +24,7 @@ class Binding:
     host: str
     port: int
     api_key: str | None = field(repr=False)
+    hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,42 +2,49 @@
 
 A few large bodies are read at once, in turns, and the others wait in the clients' sockets; so bodies that are many and
 large take neither the processor from answers, nor the memory. When the bodies that are being read are too large
-together, the largest is refused: clients with large bodies do not keep out those with small ones.
+together, the one that has stood still for the longest is refused: clients that begin large bodies and do not end them
+keep out nobody. A body counts from its first byte until its request is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
 from paddock.serving.refusal import RequestRefused
 
-_RETRY_AFTER_S = 5
-_KINDS_OF_PROGRAMS = {"application/json", "application/x-www-form-urlencoded", ""}
-_TURNS = 8
-_TURN_S = 0.5
-_TURN_BYTES = 2**20
-_SMALL_BYTES = 64 * 1024
-"""So much of a body is read without a turn."""
+_RETRY_AFTER_S: Final = 5
+_TURNS: Final = 8
+_TURN_BYTES: Final = 2**20
+_STALL_S: Final = 0.05
+"""A turn ends when nothing arrives for so long."""
+_SMALL_BYTES: Final = 64 * 1024
+"""So much of a body is read without a turn; a body stands still until it has as many bytes more; and one that has no
+more is let in whatever the requests that wait for their answers hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """At most `body_bytes` for a body, `total_bytes` for all that are being read, and `deadline_s` for the whole of
-    one."""
+    """At most `body_bytes` for a body and `deadline_s` for the whole of one, `total_bytes` for all that are being read,
+    and `held_bytes` for those whose requests are not answered yet."""
 
     body_bytes: int = 8 * 2**20
-    total_bytes: int = 64 * 2**20
+    total_bytes: int = 48 * 2**20
+    held_bytes: int = 64 * 2**20
     deadline_s: float = 60.0
 
 
 @dataclass(eq=False, slots=True)
 class _Body:
     timeout: asyncio.Timeout
+    moved_at: float
+    """When it last had `_SMALL_BYTES` more than before."""
     content: bytearray = field(default_factory=bytearray)
     is_refused: bool = False
 
@@ -49,12 +56,31 @@ class BodyReader:
         self._limits = limits
         self._reading: set[_Body] = set()
         self._total_bytes = 0
+        self._held_bytes = 0
         self._turns = asyncio.Semaphore(_TURNS)
 
-    async def read(self, request: Request) -> bytes:
-        """Return the body. Raises RequestRefused, and ClientDisconnect if the client disconnects."""
+    @property
+    def held_bytes(self) -> int:
+        """Size of the bodies that were read and whose requests are not answered yet."""
+        return self._held_bytes
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a body and hold it, as a context manager. Raises RequestRefused, and ClientDisconnect if the client
+        disconnects."""
+        content = await self._read_whole(request)
+        size = len(content)
+        if size > _SMALL_BYTES and self._held_bytes + size > self._limits.held_bytes:
+            raise _too_many("the bodies of the requests that are being answered", self._limits.held_bytes)
+        self._held_bytes += size
+        try:
+            yield content
+        finally:
+            self._held_bytes -= size
+
+    async def _read_whole(self, request: Request) -> bytes:
         limits = self._limits
-        body = _Body(asyncio.timeout(limits.deadline_s))
+        body = _Body(asyncio.timeout(limits.deadline_s), asyncio.get_running_loop().time())
         try:
             async with body.timeout:
                 self._reading.add(body)
@@ -62,12 +88,7 @@ class BodyReader:
             return bytes(body.content)
         except TimeoutError:
             if body.is_refused:
-                raise RequestRefused(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"the bodies that are being read have more than {limits.total_bytes} bytes together",
-                    code="too_many_bodies",
-                    retry_after_s=_RETRY_AFTER_S,
-                ) from None
+                raise _too_many("the bodies that are being read", limits.total_bytes) from None
             raise RequestRefused(
                 HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {limits.deadline_s:g} s"
             ) from None
@@ -83,8 +104,8 @@ class BodyReader:
             async with self._turns:
                 end = len(body.content) + _TURN_BYTES
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_TURN_S):
-                        while more and len(body.content) < end:
+                    while more and len(body.content) < end:
+                        async with asyncio.timeout(_STALL_S):
                             more = await self._read_part(request, body)
 
     async def _read_part(self, request: Request, body: _Body) -> bool:
@@ -93,6 +114,8 @@ class BodyReader:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")
+        if len(body.content) // _SMALL_BYTES != (len(body.content) + len(part)) // _SMALL_BYTES:
+            body.moved_at = asyncio.get_running_loop().time()
         body.content += part
         self._total_bytes += len(part)
         if len(body.content) > self._limits.body_bytes:
@@ -100,34 +123,27 @@ class BodyReader:
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {self._limits.body_bytes} bytes"
             )
         if self._total_bytes > self._limits.total_bytes:
-            self._refuse_largest()
+            self._refuse_one()
         return bool(message.get("more_body", False))
 
-    def _refuse_largest(self) -> None:
-        largest = max(self._reading, key=lambda body: len(body.content))
-        self._total_bytes -= len(largest.content)
-        largest.content = bytearray()
-        largest.is_refused = True
-        self._reading.discard(largest)
-        largest.timeout.reschedule(asyncio.get_running_loop().time())
+    def _refuse_one(self) -> None:
+        """Refuse the large body that has stood still for the longest; if there are small ones only, the largest."""
+        large = [body for body in self._reading if len(body.content) >= _SMALL_BYTES]
+        if large:
+            refused = min(large, key=lambda body: body.moved_at)
+        else:
+            refused = max(self._reading, key=lambda body: len(body.content))
+        self._total_bytes -= len(refused.content)
+        refused.content = bytearray()
+        refused.is_refused = True
+        self._reading.discard(refused)
+        refused.timeout.reschedule(asyncio.get_running_loop().time())
 
 
-def require_json(request: Request) -> None:
-    """Raise RequestRefused for a body that is said to be something else than JSON in UTF-8.
-
-    Programs may leave out the content type, or send the one that curl sends. A request of a web page, which has an
-    origin, must say it: browsers send other content types to any address without a preflight request.
-    """
-    headers = request.headers
-    content_type, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.partition("charset=")[2].strip(' "').lower()
-    kinds = {"application/json"} if "origin" in headers else _KINDS_OF_PROGRAMS
-    if content_type.strip().lower() not in kinds or charset not in {"", "utf-8", "utf8"}:
-        raise RequestRefused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON in UTF-8: send content-type: application/json"
-        )
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise RequestRefused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content-encoding {encoding[:40]!r} is not supported: send none"
-        )
+def _too_many(what: str, limit_bytes: int) -> RequestRefused:
+    return RequestRefused(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"{what} have more than {limit_bytes} bytes together",
+        code="too_many_bodies",
+        retry_after_s=_RETRY_AFTER_S,
+    )

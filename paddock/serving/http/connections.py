@@ -1,12 +1,9 @@
 """Bound the connections of the HTTP server: their number, and how long a client may keep one without using it.
 
-What uvicorn lacks. A connection is *idle* until the head of a request has arrived, *reading* until its body has, and
-*busy* until it is answered. When the number of connections is at its bound, one is closed in favour of a new one: of
-the idle or of the reading ones, whichever are more, the one that is it for the longest. So clients that open
-connections and leave them, in whatever state, cannot keep out others, whose requests arrive sooner. Connections are
-closed such that a client that still sends can read the answer before.
+What uvicorn lacks. When too many are open, `connection_table` decides which of them is closed for a new one.
+Connections are closed such that a client that still sends can read the answer before.
 
-The deadline of a request's body is in `bodies`, that of a client that does not read its answer in `proxy`.
+The deadline of a request's body is in `bodies`.
 """
 
 from __future__ import annotations
@@ -14,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -28,6 +23,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from paddock.serving.http.connection_table import ConnectionLimits, ConnectionTable
 from paddock.serving.http.strict_http import StrictConnection
 from paddock.serving.requests.parse import RequestRefused
 
@@ -37,46 +33,14 @@ _SLICE_BYTES: Final = 4096
 """A head is parsed in slices, since h11 checks the size of what is incomplete alone."""
 _MAX_PIPELINED_BYTES: Final = 64 * 1024
 _MAX_DISCARDED_BYTES: Final = 8 * 2**20
-_WAITING: Final = 1024
+_RECEIVE_BYTES: Final = 32 * 1024
+"""So much is read from a socket at once; asyncio's own 256 KiB would be held for each body that waits for its turn."""
+_WAITING_BODY_BYTES: Final = 16 * 1024
+"""Beyond this a connection is not read from until the application has taken what has come of the body."""
+_READ_BYTES: Final = 64 * 1024
+_WAITING: Final = 4096
 """So many connections wait in the kernel until they are accepted; it forgets others, and their clients try again after
 a second."""
-_OTHER_FILES: Final = 64
-"""File descriptors for everything but connections of clients."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """Limits of the connections of a server.
-
-    | field | |
-    |---|---|
-    | `connections` | at most so many are open |
-    | `accepted` | so many are accepted at once |
-    | `head_s` | within this time the head of a request must arrive |
-    | `idle_s` | after an answer, the next request must begin within this time |
-    | `discard_s` | after an answer to a request that was not read to its end, the rest is discarded for so long |
-    | `flush_s` | within this time a client must have read the rest of its answer |
-    """
-
-    connections: int = 1000
-    accepted: int = 64
-    head_s: float = 10.0
-    idle_s: float = 30.0
-    discard_s: float = 3.0
-    flush_s: float = 60.0
-
-    @classmethod
-    def of_process(cls) -> ConnectionLimits:
-        """The limits that this process's file descriptors suffice for."""
-        return cls.for_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-    @classmethod
-    def for_files(cls, files: int) -> ConnectionLimits:
-        usual = cls()
-        accepted = max(8, min(usual.accepted, files // 8))
-        # Those that were accepted at once are open beside those that are being closed for them.
-        connections = max(8, min(usual.connections, files - 2 * accepted - _OTHER_FILES))
-        return cls(connections=connections, accepted=accepted)
 
 
 class BoundedConfig(uvicorn.Config):
@@ -98,7 +62,7 @@ class BoundedConfig(uvicorn.Config):
             h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
         )
         self.limits = limits
-        self.table = _ConnectionTable(limits.connections)
+        self.table = ConnectionTable[_BoundedProtocol](limits)
 
 
 class BoundedServer(uvicorn.Server):
@@ -153,47 +117,6 @@ class LogRate(logging.Filter):
 _LOG.addFilter(LogRate())
 
 
-class _ConnectionTable:
-    """The open connections, and which of them are idle and reading, longest first."""
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self._open: set[_BoundedProtocol] = set()
-        self._idle: dict[_BoundedProtocol, None] = {}
-        self._reading: dict[_BoundedProtocol, None] = {}
-
-    def add(self, connection: _BoundedProtocol) -> bool:
-        """Add a new connection, if need be in place of another. Returns False if all others are busy."""
-        if len(self._open) >= self._maximum:
-            larger = self._idle if len(self._idle) >= len(self._reading) else self._reading
-            victim = next(iter(larger), None)
-            if victim is None:
-                return False
-            self.discard(victim)
-            victim.abort()
-        self._open.add(connection)
-        self._idle[connection] = None
-        return True
-
-    def set_idle(self, connection: _BoundedProtocol) -> None:
-        self._reading.pop(connection, None)
-        if connection in self._open:
-            self._idle.setdefault(connection)
-
-    def set_reading(self, connection: _BoundedProtocol) -> None:
-        self._idle.pop(connection, None)
-        if connection in self._open:
-            self._reading.setdefault(connection)
-
-    def set_busy(self, connection: _BoundedProtocol) -> None:
-        self._idle.pop(connection, None)
-        self._reading.pop(connection, None)
-
-    def discard(self, connection: _BoundedProtocol) -> None:
-        self.set_busy(connection)
-        self._open.discard(connection)
-
-
 class _BoundedProtocol(H11Protocol):
     """uvicorn's protocol with strict parsing and the limits above."""
 
@@ -210,10 +133,20 @@ class _BoundedProtocol(H11Protocol):
         self._limits = config.limits
         self._table = config.table
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._discarded_bytes = self._pipelined_bytes = 0
         self._has_dropped = False
 
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def unread_bytes(self) -> int:
+        return self._transport.get_write_buffer_size()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.max_size = _RECEIVE_BYTES  # type: ignore[attr-defined]  # of asyncio's transports for sockets
         self._transport = _GentleTransport(cast(asyncio.Transport, transport), self._end)
         super().connection_made(cast(asyncio.Transport, self._transport))
         if self._table.add(self):
@@ -225,6 +158,7 @@ class _BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.discard(self)
         self._set_timer(None)
+        self._stop_unread_timer()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -239,6 +173,17 @@ class _BoundedProtocol(H11Protocol):
             self._discard(len(data))
         else:
             self._update()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._table.set_unread(self)
+        self._stop_unread_timer()
+        self._unread_timer = self.loop.call_later(self._limits.flush_s, self._require_reading, self.unread_bytes)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._table.set_read(self)
+        self._stop_unread_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -295,6 +240,8 @@ class _BoundedProtocol(H11Protocol):
         self._set_timer(None)
         if self.conn.their_state is h11.SEND_BODY:
             self._table.set_reading(self)
+            if len(self.cycle.body) > _WAITING_BODY_BYTES:
+                self.flow.pause_reading()
         else:
             self._table.set_busy(self)
             self.flow.resume_reading()
@@ -305,6 +252,19 @@ class _BoundedProtocol(H11Protocol):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
         else:
             self.abort()
+
+    def _require_reading(self, unread_bytes: int) -> None:
+        """Close the connection if the client has read less than the next part of its answer since the last time."""
+        now_unread = self.unread_bytes
+        if unread_bytes - now_unread < _READ_BYTES:
+            self.abort()
+        else:
+            self._unread_timer = self.loop.call_later(self._limits.flush_s, self._require_reading, now_unread)
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer a request that is not given to the application, or no longer, and close the connection."""
@@ -364,6 +324,7 @@ class _GentleTransport:
         self.write = transport.write
         self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
+        self.get_write_buffer_size = transport.get_write_buffer_size
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
 
@@ -377,8 +338,11 @@ class _GentleTransport:
     def half_close(self) -> None:
         """Send what was written and then the end, but go on reading."""
         self._is_ending = True
-        self._inner.write_eof()
-        self._inner.resume_reading()
+        try:
+            self._inner.write_eof()
+            self._inner.resume_reading()
+        except OSError:  # the client has reset the connection
+            self._inner.abort()
 
     def close_now(self) -> None:
         self._is_ending = True

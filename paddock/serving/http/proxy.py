@@ -23,6 +23,7 @@ from starlette.types import Send
 from paddock.serving.admission import AdmissionQueue, QueueFull, WaitAborted
 from paddock.serving.http.cut_text import CutCharacterFilter, drop_cut_character
 from paddock.serving.http.engine_errors import engine_refusal, error_refusal
+from paddock.serving.http.error_response import REVISION_HEADER
 from paddock.serving.metrics import Metrics
 from paddock.serving.observations import RunningAnswer
 from paddock.serving.refusal import RequestRefused
@@ -30,8 +31,6 @@ from paddock.serving.requests.parse import AdmittedRequest, EngineRequest
 from paddock.serving.switch.revision import ServedRevision
 from paddock.serving.usage import token_count
 
-REVISION_HEADER = "x-paddock-revision"
-"""Header of every answer of an engine: `<variant>@<revision>` of what gave it."""
 RETRY_AFTER_S = 5
 """`Retry-After` while the engine is being restarted."""
 _SEND_TIMEOUT_S = 60.0
