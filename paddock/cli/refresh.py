@@ -67,9 +67,10 @@ def _in_process(catalog: str | None, *, quiet: bool) -> Refreshed:
     """Run the same without Prefect, with the same retries. The plan is printed before anything is done."""
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import print_progress
+    from paddock.lifecycle.clients import connect_with
     from paddock.lifecycle.steps import PlainRunner
     from paddock.lifecycle.upkeep.refresh.entries import InProcessEntries
-    from paddock.lifecycle.upkeep.refresh.refresh import RefreshRequest, connect_with, refresh
+    from paddock.lifecycle.upkeep.refresh.refresh import RefreshRequest, refresh
 
     clients = connect_with(catalog)
 
