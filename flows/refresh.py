@@ -18,6 +18,7 @@ from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, 
 from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
 from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
+from tasks.cancellation import cancelling_runs_below
 from tasks.runner import PrefectRunner
 
 _APPROVAL_S = 7 * 24 * 3600.0
@@ -41,7 +42,10 @@ def refresh_catalog(catalog: CatalogName | None = None, dry_run: bool = False) -
     """
     clients = connect_with(catalog)
     request = RefreshRequest(catalog, dry_run)
-    refreshed = refresh(PrefectRunner(clients=clients), request, SubflowEntries(clients, catalog), on_plan=_log_plan)
+    with cancelling_runs_below():
+        refreshed = refresh(
+            PrefectRunner(clients=clients), request, SubflowEntries(clients, catalog), on_plan=_log_plan
+        )
     if refreshed.held_by is not None:
         return Completed(name="Skipped", message=refreshed.line, data=refreshed)
     return Completed(message=refreshed.line, data=refreshed)
