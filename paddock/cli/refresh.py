@@ -43,8 +43,11 @@ def refresh(
     try:
         result = _as_flow(file) if server_is_configured() else _in_process(file, quiet=as_json)
     except RefreshFailed as error:
-        if not as_json:
-            render_refreshed(error.refreshed)
+        if as_json:
+            failure = {"error": error.code, "message": error.message, "cure": error.cure}
+            print_result(as_json, {**failure, **error.refreshed.to_json()}, lambda: None)
+            return error.exit_status
+        render_refreshed(error.refreshed)
         raise
     print_result(as_json, result.to_json(), lambda: render_refreshed(result))
     return 0
