@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.parameters import ContextTokens, Model, Quantization, RevisionName, Target
+from flows.parameters import CatalogName, ContextTokens, Model, Quantization, RevisionName, Target
 from paddock.lifecycle.acquire.acquire import AcquireRequest, acquire
 from paddock.lifecycle.acquire.publish import Published
+from paddock.lifecycle.clients import connect_with
 from paddock.planning.plan import PlanRequest
 from tasks import policies
 from tasks.runner import PrefectRunner
@@ -21,6 +22,7 @@ def acquire_model(
     target: Target = "this-machine",
     projector: bool = False,
     context_tokens: ContextTokens = 4096,
+    catalog: CatalogName | None = None,
 ) -> Published:
     """Fetch the chosen files of a revision onto the volume, verify and audit them, and publish them as a snapshot.
 
@@ -33,6 +35,8 @@ def acquire_model(
             `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
         projector: Whether to fetch the multimodal projector too.
         context_tokens: Context that must fit, in tokens. For a model that was trained for less, its trained context.
+        catalog: File on the worker, or object in S3, with the models that an eviction keeps. By default as the worker's
+            settings say.
     """
     request = AcquireRequest(
         reference(model, revision),
@@ -41,4 +45,4 @@ def acquire_model(
         plan_request=PlanRequest(context_tokens, at_most_trained=True),
         target=target,
     )
-    return acquire(PrefectRunner(target), request)
+    return acquire(PrefectRunner(target, connect_with(catalog)), request)

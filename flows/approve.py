@@ -15,14 +15,16 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.compare import compare_on_gpu_worker
-from flows.parameters import Days, Differences, Model, RevisionName
+from flows.parameters import CatalogName, Days, Differences, Model, RevisionName, VariantName
 from paddock.errors import OrchestratorUnavailable
 from paddock.lifecycle.acquire.restore import locate_or_restore
-from paddock.lifecycle.clients import connect
+from paddock.lifecycle.clients import connect, connect_with
 from paddock.lifecycle.promote import approval
 from paddock.lifecycle.promote.approval import Approval, Decision
+from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.promote.promote import promote
 from paddock.model.artifact import Manifest
+from paddock.model.reference import parse_variant
 from tasks import approval_artifacts, policies
 from tasks.runner import PrefectRunner
 from tasks.subject import StoreSubject
@@ -64,7 +66,9 @@ def approve_promotion(
     replaces: Model | None = None,
     differences: Differences = "",
     default: bool = True,
+    instead_of: VariantName | None = None,
     days: Days = 7.0,
+    catalog: CatalogName | None = None,
 ) -> State[str]:
     """Ask a person whether to promote a snapshot, and promote it or not by the answer.
 
@@ -77,9 +81,13 @@ def approve_promotion(
         replaces: Snapshot that the promotion would replace, with its revision. The answer holds for this one alone.
         differences: What differs from that snapshot, as text.
         default: Whether a promotion also makes the variant the model's default.
+        instead_of: Variant whose place it takes. It is compared with that one, unless it replaces another snapshot.
         days: Days until the run ends without an answer.
+        catalog: File on the worker, or object in S3, with the bounds of the gates. By default as the worker's settings
+            say.
     """
-    runner = PrefectRunner()
+    runner = PrefectRunner(clients=connect_with(catalog))
+    scope = PromotionScope(default, parse_variant(instead_of) if instead_of else None)
     manifest = runner.run(locate_or_restore, reference(model, revision))
     question = runner.run(
         approval.ask, manifest, replaces=replaces, default=default, days=days, differences=differences
@@ -91,21 +99,24 @@ def approve_promotion(
     runner.run(approval.record_approval, manifest, answered)
     if not answered.approved:
         return Completed(name="Declined", message=answered.line, data=answered.line)
-    approval.require_unchanged(runner.clients, manifest, replaces=replaces, default=default)
+    approval.require_unchanged(runner.clients, manifest, scope, replaces=replaces)
     promoted = promote(
         runner,
         manifest.id.reference,
         reason=answered.line,
-        default=default,
+        default=scope.default,
+        instead_of=scope.instead_of,
         comparer=compare_on_gpu_worker,
         announce=get_run_logger().info,
     )
     return Completed(name="Approved", message=answered.line, data=promoted.dossier)
 
 
-def request_approval(manifest: Manifest, differences: str, *, default: bool, timeout_s: float) -> str:
+def request_approval(
+    manifest: Manifest, differences: str, scope: PromotionScope, *, timeout_s: float, catalog: str | None = None
+) -> str:
     """Ask once whether to promote a snapshot in place of what is promoted now, and return a line that says where the
-    question waits, or how it was answered.
+    question waits, or how it was answered. `catalog` is that of the gates, by default as the worker's settings say.
 
     However often it is called, there is one run. A question that nobody answered in time is recorded as not approved.
     Raises OrchestratorUnavailable where the flow is not deployed.
@@ -114,10 +125,20 @@ def request_approval(manifest: Manifest, differences: str, *, default: bool, tim
     refused = approval.refusal(clients, manifest)
     if refused is not None:
         return refused.line
-    replaces = approval.would_replace(clients, manifest, default=default)
+    replaces = approval.would_replace(clients, manifest, scope)
     volume = StoreSubject.of_volume(clients).identity
     key = f"approve {manifest.id} instead of {replaces} on {volume}"
-    run = _start(manifest, differences, replaces=replaces, default=default, days=timeout_s / _DAY_S, key=key)
+    parameters = {
+        "model": manifest.id.name,
+        "revision": manifest.revision,
+        "replaces": replaces,
+        "differences": differences[: approval.MOST_DIFFERENCES],
+        "default": scope.default,
+        "instead_of": scope.instead_of,
+        "days": timeout_s / _DAY_S,
+        "catalog": catalog,
+    }
+    run = _start(manifest, parameters, key=key)
     state = run.state
     if state is None or not state.is_final():
         return f"waiting for approval in the run {run.name} ({run.id})"
@@ -131,18 +152,8 @@ def request_approval(manifest: Manifest, differences: str, *, default: bool, tim
     return f"the run {run.name} ({run.id}) ended as {state.name}: {state.message or 'no reason is given'}"
 
 
-def _start(
-    manifest: Manifest, differences: str, *, replaces: str | None, default: bool, days: float, key: str
-) -> FlowRun:
+def _start(manifest: Manifest, parameters: dict[str, Any], *, key: str) -> FlowRun:
     """The run with this idempotency key: a new one, or the one that was made before."""
-    parameters = {
-        "model": manifest.id.name,
-        "revision": manifest.revision,
-        "replaces": replaces,
-        "differences": differences[: approval.MOST_DIFFERENCES],
-        "default": default,
-        "days": days,
-    }
     try:
         run = run_deployment(
             DEPLOYMENT,

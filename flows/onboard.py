@@ -18,7 +18,7 @@ from paddock.lifecycle.acquire.publish import Published
 from paddock.lifecycle.assess.validate import Validation
 from paddock.lifecycle.dossier import write_dossier
 from paddock.lifecycle.onboard import Onboarded, OnboardRequest, Phases, onboard
-from paddock.lifecycle.promote.gating import compare_with_promoted
+from paddock.lifecycle.promote.gating import PromotionScope, compare_with_promoted
 from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from tasks import policies
@@ -35,6 +35,7 @@ def onboard_model(
     profile: Profile = "chat",
     target: Target = "this-machine",
     promote: bool = True,
+    default: bool = True,
 ) -> Onboarded | State[Onboarded]:
     """Acquire, validate, cache, benchmark, compare and promote a model, and write its dossier.
 
@@ -49,24 +50,35 @@ def onboard_model(
         profile: Use of the model: `chat` has 4096 tokens of context, `roleplay` 8192.
         target: Machine that the model must fit: `this-machine`, `any`, GPUs such as `rtx-4090`, `2x-a100-80gb` or
             `24GiB-gpu`, or the memory of a machine without a GPU, such as `64GiB`.
-        promote: Whether to promote the snapshot, and make its variant the model's default.
+        promote: Whether to promote the snapshot.
+        default: Whether a promotion also makes its variant the model's default.
     """
     runner = PrefectRunner(target)
-    request = OnboardRequest(reference(model, revision), quantization, context_tokens, profile, target, promote)
+    wanted, scope = reference(model, revision), PromotionScope(default)
+    request = OnboardRequest(wanted, quantization, context_tokens, profile, target, promote, scope)
     result = onboard(runner.clients, Subflows(runner), request)
     get_run_logger().info(result.line)
     return Completed(name=result.state, message=result.line, data=result) if result.held_back else result
 
 
 class Subflows(Phases):
-    """Runs each phase of an onboarding as a subflow."""
+    """Runs each phase of an onboarding as a subflow. `catalog` is that of the runner's clients, for the subflows that
+    go by it; None: as the settings say."""
 
-    def __init__(self, runner: PrefectRunner) -> None:
+    def __init__(self, runner: PrefectRunner, catalog: str | None = None) -> None:
         self._runner = runner
+        self._catalog = catalog
 
     def acquire(self, request: OnboardRequest) -> Published:
         model, revision = request.wanted.name, request.wanted.ref or "main"
-        return acquire_model(model, revision, request.quantization, request.target, context_tokens=request.context)
+        return acquire_model(
+            model,
+            revision,
+            request.quantization,
+            request.target,
+            context_tokens=request.context,
+            catalog=self._catalog,
+        )
 
     def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation:
         return validate_model(manifest.id.name, manifest.revision, request.context, request.target)
@@ -79,15 +91,7 @@ class Subflows(Phases):
 
     def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
         comparer = partial(compare_on_gpu_worker, target=request.target)
-        roleplay = request.profile == "roleplay"
-        return compare_with_promoted(
-            self._runner,
-            manifest,
-            comparer,
-            context_tokens=request.context,
-            roleplay=roleplay,
-            scope=request.scope,
-        )
+        return compare_with_promoted(self._runner, manifest, comparer, request)
 
     def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
         scope = request.scope
@@ -97,6 +101,7 @@ class Subflows(Phases):
             reason=request.reason,
             default=scope.default,
             instead_of=scope.instead_of,
+            catalog=self._catalog,
         )
 
     def write_dossier(self, manifest: Manifest) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from flows.compare import compare_on_gpu_worker
-from flows.parameters import Model, RevisionName, VariantName
+from flows.parameters import CatalogName, Model, RevisionName, VariantName
+from paddock.lifecycle.clients import connect_with
 from paddock.lifecycle.promote.promote import promote, rollback
 from paddock.model.reference import Reference, parse_variant
 from tasks import policies
@@ -21,6 +22,7 @@ def promote_model(
     force: bool = False,
     default: bool = True,
     instead_of: VariantName | None = None,
+    catalog: CatalogName | None = None,
 ) -> str:
     """Promote a snapshot of the volume, make its variant the model's default, and write its dossier.
 
@@ -33,9 +35,11 @@ def promote_model(
         force: Whether to promote it although the gates held it back. It needs a reason of its own.
         default: Whether to make its variant the model's default.
         instead_of: Variant whose place it takes. It is compared with that one, unless it replaces another snapshot.
+        catalog: File on the worker, or object in S3, with the bounds of the gates, and how many revisions are kept. By
+            default as the worker's settings say.
     """
     result = promote(
-        PrefectRunner(),
+        PrefectRunner(clients=connect_with(catalog)),
         reference(model, revision),
         reason=reason,
         force=force,

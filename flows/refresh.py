@@ -8,15 +8,17 @@ from prefect.states import Completed
 from flows.approve import request_approval
 from flows.onboard import Subflows
 from flows.parameters import CatalogName
-from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.clients import Clients, connect_with
+from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.upkeep.refresh.change import change_entry
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
-from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, connect_with, refresh
+from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, refresh
 from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
 from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
+from tasks.cancellation import cancelling_runs_below
 from tasks.runner import PrefectRunner
 
 _APPROVAL_S = 7 * 24 * 3600.0
@@ -40,7 +42,10 @@ def refresh_catalog(catalog: CatalogName | None = None, dry_run: bool = False) -
     """
     clients = connect_with(catalog)
     request = RefreshRequest(catalog, dry_run)
-    refreshed = refresh(PrefectRunner(clients=clients), request, SubflowEntries(clients), on_plan=_log_plan)
+    with cancelling_runs_below():
+        refreshed = refresh(
+            PrefectRunner(clients=clients), request, SubflowEntries(clients, catalog), on_plan=_log_plan
+        )
     if refreshed.held_by is not None:
         return Completed(name="Skipped", message=refreshed.line, data=refreshed)
     return Completed(message=refreshed.line, data=refreshed)
@@ -48,10 +53,11 @@ def refresh_catalog(catalog: CatalogName | None = None, dry_run: bool = False) -
 
 class SubflowEntries(EntryPhases):
     """Carries each entry out as a subflow. Where a worker of the GPU pool measures, one at a time on each GPU, fetches
-    do not wait for it."""
+    do not wait for it. `catalog` is that of the clients; None: as the settings say."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, catalog: str | None) -> None:
         self._clients = clients
+        self._catalog = catalog
         self._turns = Turns(exclusive=not gpu_pool.has_worker())
 
     def change(self, planned: PlannedEntry) -> EntryOutcome:
@@ -67,8 +73,8 @@ class SubflowEntries(EntryPhases):
         ) -> EntryOutcome | State[EntryOutcome]:
             """Carry out what the refresh plans for one entry of the catalog."""
             runner = PrefectRunner(planned.entry.target, self._clients)
-            phases = InTurns(Subflows(runner), self._turns)
-            outcome = change_entry(self._clients, phases, planned, _request_approval)
+            phases = InTurns(Subflows(runner, self._catalog), self._turns)
+            outcome = change_entry(self._clients, phases, planned, self._request_approval)
             get_run_logger().info(outcome.line)
             name = _NAMED_STATES.get(outcome.outcome)
             return Completed(name=name, message=outcome.line, data=outcome)
@@ -78,9 +84,8 @@ class SubflowEntries(EntryPhases):
         )
         return outcome
 
-
-def _request_approval(manifest: Manifest, differences: str, default: bool) -> str:
-    return request_approval(manifest, differences, default=default, timeout_s=_APPROVAL_S)
+    def _request_approval(self, manifest: Manifest, differences: str, scope: PromotionScope) -> str:
+        return request_approval(manifest, differences, scope, timeout_s=_APPROVAL_S, catalog=self._catalog)
 
 
 def _log_plan(plan: RefreshPlan) -> None:

@@ -118,12 +118,15 @@ def notify_of_runs(blocks: Sequence[BlockDocument]) -> AutomationCore:
 
 
 def onboard_updated(deployment: UUID) -> AutomationCore:
-    """The model's name comes from outside: the server holds it to the deployment's schema before it makes a run."""
+    """The model's name comes from outside: the server holds it to the deployment's schema before it makes a run. Which
+    variant is the default is for people and the catalog."""
     return AutomationCore(
         name=ONBOARD,
         description=f"Onboard the model of each event {REPOSITORY_UPDATED}.",
         trigger=EventTrigger(expect={REPOSITORY_UPDATED}),
-        actions=[RunDeployment(deployment_id=deployment, parameters={"model": "{{ event.payload.model }}"})],
+        actions=[
+            RunDeployment(deployment_id=deployment, parameters={"model": "{{ event.payload.model }}", "default": False})
+        ],
     )
 
 

@@ -43,8 +43,11 @@ def refresh(
     try:
         result = _as_flow(file) if server_is_configured() else _in_process(file, quiet=as_json)
     except RefreshFailed as error:
-        if not as_json:
-            render_refreshed(error.refreshed)
+        if as_json:
+            failure = {"error": error.code, "message": error.message, "cure": error.cure}
+            print_result(as_json, {**failure, **error.refreshed.to_json()}, lambda: None)
+            return error.exit_status
+        render_refreshed(error.refreshed)
         raise
     print_result(as_json, result.to_json(), lambda: render_refreshed(result))
     return 0
@@ -67,9 +70,10 @@ def _in_process(catalog: str | None, *, quiet: bool) -> Refreshed:
     """Run the same without Prefect, with the same retries. The plan is printed before anything is done."""
     from paddock.cli.progress import ProgressBars
     from paddock.cli.render import print_progress
+    from paddock.lifecycle.clients import connect_with
     from paddock.lifecycle.steps import PlainRunner
     from paddock.lifecycle.upkeep.refresh.entries import InProcessEntries
-    from paddock.lifecycle.upkeep.refresh.refresh import RefreshRequest, connect_with, refresh
+    from paddock.lifecycle.upkeep.refresh.refresh import RefreshRequest, refresh
 
     clients = connect_with(catalog)
 

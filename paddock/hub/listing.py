@@ -30,6 +30,7 @@ def read_listing(model: ModelName, info: ModelInfo) -> Listing:
         files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
         licence=licence if isinstance(licence, str) else None,
         library=info.library_name if isinstance(info.library_name, str) else None,
+        gated=bool(info.gated),
     )
 
 

@@ -41,6 +41,15 @@ def connect(settings: Settings | None = None) -> Clients:
     )
 
 
+def connect_with(catalog: str | None) -> Clients:
+    """Clients from the environment, whose settings name this catalog: gates and retention are decided by it. None: that
+    of the environment. Raises BadSetting."""
+    settings = environment.load()
+    if catalog is not None:
+        settings = Settings.model_validate({**dict(settings), "catalog": catalog})
+    return connect(settings)
+
+
 def open_remote_store(uri: str, settings: Settings, *, setting: str = "PADDOCK_S3_URI") -> RemoteStore:
     """The remote store at an address, which is from `setting`. Raises BadSetting for a scheme that is not in
     REMOTE_STORES."""

@@ -204,16 +204,7 @@ class InProcess(Phases):
             measure(self._runner, manifest, request.context, roleplay=request.profile == "roleplay")
 
     def compare(self, manifest: Manifest, request: OnboardRequest) -> GateReport | None:
-        comparer = in_process(self._runner, target=request.target)
-        roleplay = request.profile == "roleplay"
-        return compare_with_promoted(
-            self._runner,
-            manifest,
-            comparer,
-            context_tokens=request.context,
-            roleplay=roleplay,
-            scope=request.scope,
-        )
+        return compare_with_promoted(self._runner, manifest, in_process(self._runner, target=request.target), request)
 
     def promote(self, manifest: Manifest, request: OnboardRequest) -> str:
         result = promote(

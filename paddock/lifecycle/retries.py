@@ -34,5 +34,9 @@ RETRY_DELAYS_S: dict[Kind, tuple[int, ...]] = {
 }
 """Seconds before each retry of a step that raised a TransientError. A permanent error fails at the first try."""
 
+MAX_RETRY_AFTER_S = 60.0
+"""A server that names a time after which it answers again (`Retry-After`) is asked then, and after this time at the
+latest. Prefect's tasks have their fixed delays."""
+
 JITTER = 0.5
 """A delay is lengthened by up to this factor, so that workers that started together do not retry together."""

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from paddock.errors import TransientError
 from paddock.lifecycle.clients import Clients
-from paddock.lifecycle.retries import JITTER, RETRY_DELAYS_S, Kind
+from paddock.lifecycle.retries import JITTER, MAX_RETRY_AFTER_S, RETRY_DELAYS_S, Kind
 from paddock.model.acquired import Acquired
 from paddock.model.reference import SnapshotId
 from paddock.transfer.progress import Progress, ProgressListener
@@ -137,6 +137,7 @@ class PlainRunner(Runner):
                 return step.function(self._clients, *args, **kwargs)
             except TransientError as error:
                 pause_s = delay_s * random.uniform(1, 1 + JITTER)  # noqa: S311 (no secret)
+                pause_s = max(pause_s, min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
                 log.warning("%s; trying again in %.0f s", error.message, pause_s)
                 self._sleep(pause_s)
         return step.function(self._clients, *args, **kwargs)

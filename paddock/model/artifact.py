@@ -63,9 +63,9 @@ class BranchHead:
 class Listing:
     """The files of one revision of a repository.
 
-    `revision` is the commit that a branch or tag was resolved to. `licence` and `library` are from the model card. If
-    the listing was made from published snapshots instead of the Hub, `variants` has their variants by the first path of
-    each model.
+    `revision` is the commit that a branch or tag was resolved to. `licence` and `library` are from the model card.
+    `gated`: the Hub gives the files only to accounts with access. If the listing was made from published snapshots
+    instead of the Hub, `variants` has their variants by the first path of each model.
     """
 
     model: ModelName
@@ -74,6 +74,7 @@ class Listing:
     licence: str | None
     library: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)
+    gated: bool = False
 
 
 class SnapshotFile(BaseModel):

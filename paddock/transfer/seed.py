@@ -1,8 +1,9 @@
 """Seed a download with bytes that are here already: a damaged copy of the file, or parts of other files.
 
 They become a staging directory without an owner (`paddock.transfer.staging`), which the next `fetch` of the same bytes
-adopts. Nothing of it is trusted: of a damaged copy each segment is hashed, and fetched again if its digest differs;
-parts of other files are proved by the digest of the whole file.
+adopts. It is there whole or not at all: a process that is killed meanwhile leaves none. Nothing of it is trusted: of a
+damaged copy each segment is hashed, and fetched again if its digest differs; parts of other files are proved by the
+digest of the whole file.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from paddock.transfer.copy_spans import copy_span
 from paddock.transfer.digest import segment_spans
 from paddock.transfer.pieces import PieceRecorder
 from paddock.transfer.preallocation import UNDER_UMASK, write_at
-from paddock.transfer.staging import create
+from paddock.transfer.staging import create_seed, publish_seed
 
 _BLOCK_BYTES = 1024 * 1024
+_QUIET_S = 60.0
+"""The longest time that a living process copies nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,15 @@ def seed(
     spans = list(segment_spans(expected.size, segment_bytes))
     if expected.key is None or len(spans) != len(segments) or not stat.S_ISREG(damaged.lstat().st_mode):
         return False
-    directory = create(staging, expected, segment_bytes=segment_bytes)
+    directory = create_seed(staging, expected, segment_bytes=segment_bytes, quiet_s=_QUIET_S)
     try:
         _copy(damaged, directory.data, spans)
         for (_, end), digest in zip(spans, segments, strict=True):
             directory.journal.add_checkpoint(end, digest)
+        publish_seed(directory, staging)
     except BaseException:
         directory.discard()
         raise
-    directory.release()
     return True
 
 
@@ -68,7 +71,7 @@ def seed_spans(
     """
     if expected.key is None or (staging / expected.key).exists():
         return False
-    directory = create(staging, expected, segment_bytes=segment_bytes)
+    directory = create_seed(staging, expected, segment_bytes=segment_bytes, quiet_s=_QUIET_S)
     try:
         descriptor = os.open(directory.data, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, UNDER_UMASK)
         try:
@@ -80,10 +83,10 @@ def seed_spans(
                 _copy_span(span, descriptor, PieceRecorder(directory.journal, span.start))
         finally:
             os.close(descriptor)
+        publish_seed(directory, staging)
     except BaseException:
         directory.discard()
         raise
-    directory.release()
     return True
 
 

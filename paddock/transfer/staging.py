@@ -17,6 +17,9 @@ resumes, two processes may write one inode. Correctness rests on this:
   published file compare it with that digest later (the audit before a load, and the scrub).
 
 Bytes without a digest have no name that two processes could agree on, so their partial files are never adopted.
+
+A *seed* has bytes that are here already (`paddock.transfer.seed`). It is made in `staging/seed-<key>/<token>/`, and
+moved to the others when it is complete: a process that is killed in between leaves none, and the next makes it anew.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from paddock.transfer.copy_spans import copy_spans, is_of_another_user
 from paddock.transfer.journal import Journal, JournalHeader, Piece
 
 _UNDIGESTED = "undigested"
+_SEED_PREFIX = "seed-"
 _KEY = re.compile(r"[0-9a-z-]{1,80}")
 _POLL_S = 0.1
 _ALIVE: Final = "alive"
@@ -82,6 +86,16 @@ class StagingDirectory:
     def is_owned(self) -> bool:
         """Whether the directory still is at its path: false once another process adopted it."""
         return _is_at(self.journal.fd, self.directory / "journal")
+
+    def move_below(self, directory: Path) -> None:
+        """Move it into another directory of the same file system, which is made where it is missing."""
+        while self.is_owned:
+            with suppress(FileExistsError):
+                directory.mkdir()
+            with suppress(FileNotFoundError):  # a process that found it empty removed it in between
+                self.directory = self.directory.rename(directory / self.directory.name)
+                self.data = self.directory / "data"
+                return
 
     def release(self) -> None:
         """Leave it to the next process; if there is nothing to resume, remove it."""
@@ -139,12 +153,14 @@ def acquire(
             return None
 
 
-def create(staging: Path, expected: Expected, *, segment_bytes: int) -> StagingDirectory:
-    """Create a staging directory for bytes that have a digest, even if other processes fetch them. Raises OSError."""
+def create_seed(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> StagingDirectory:
+    """Create a staging directory for bytes that have a digest, which no transfer adopts before `publish_seed`. What
+    processes that died before left of theirs is removed. Raises OSError."""
     if expected.key is None:
         raise ValueError("bytes without a digest have no staging directory that another transfer adopts")
     header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot_id())
-    directory = staging / expected.key
+    directory = staging / f"{_SEED_PREFIX}{expected.key}"
+    _remove_orphans(directory, header, quiet_s=quiet_s)
     directory.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with suppress(FileExistsError):
@@ -153,12 +169,24 @@ def create(staging: Path, expected: Expected, *, segment_bytes: int) -> StagingD
             return _take_ownership(directory, header, None)
 
 
+def publish_seed(seed: StagingDirectory, staging: Path) -> None:
+    """Leave a complete seed to the next transfer of its bytes. Raises OSError."""
+    made_in = seed.directory.parent
+    seed.move_below(staging / seed.header.key)
+    seed.release()
+    with suppress(OSError):  # another process makes one
+        made_in.rmdir()
+
+
 def remove_orphans(staging: Path, expected: Expected, *, segment_bytes: int, quiet_s: float) -> None:
     """Remove the staging directories that dead processes left for these bytes; those of living processes stay."""
     if expected.key is None:
         return
-    directory = staging / expected.key
     header = JournalHeader(key=expected.key, size=expected.size, segment_bytes=segment_bytes, boot=_boot_id())
+    _remove_orphans(staging / expected.key, header, quiet_s=quiet_s)
+
+
+def _remove_orphans(directory: Path, header: JournalHeader, *, quiet_s: float) -> None:
     if not directory.exists():
         return
     with suppress(OSError), _locked(directory) as locked:  # another process may remove it, too

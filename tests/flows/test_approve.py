@@ -34,8 +34,10 @@ from infra.local.workers import delete_workers, start_worker
 from paddock.errors import OrchestratorUnavailable, PromotionConflict
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.promote.approval import refusal, require_unchanged
+from paddock.lifecycle.promote.gating import DEFAULT_TOO, PromotionScope
 from paddock.model.artifact import Manifest
 from paddock.model.names import Revision
+from paddock.model.reference import Variant
 from tests.support.browser import open_browser, save_screenshot
 from tests.support.tiny_hub import MODEL
 from tests.support.waiting import wait_for
@@ -76,7 +78,7 @@ def add_revision(clients: Clients, manifest: Manifest, digit: str) -> Manifest:
 
 
 def request(candidate: Manifest) -> str:
-    return request_approval(candidate, "- old template\n+ new template", default=True, timeout_s=7 * 24 * 3600)
+    return request_approval(candidate, "- old template\n+ new template", DEFAULT_TOO, timeout_s=7 * 24 * 3600)
 
 
 def runs_of_approvals(client: SyncPrefectClient) -> list[FlowRun]:
@@ -149,13 +151,30 @@ def test_a_question_that_nobody_answers_counts_as_not_approved(
 def test_an_answer_does_not_hold_for_what_was_promoted_since(
     pulled: Manifest, candidate: Manifest, clients: Clients
 ) -> None:
-    require_unchanged(clients, candidate, replaces=str(pulled.id), default=True)
+    require_unchanged(clients, candidate, DEFAULT_TOO, replaces=str(pulled.id))
     newer = add_revision(clients, pulled, "d")
     clients.volume.promote(newer.id, reason="by hand")
     with pytest.raises(PromotionConflict, match=f"was to replace {pulled.id}, and would replace {newer.id} now"):
-        require_unchanged(clients, candidate, replaces=str(pulled.id), default=True)
+        require_unchanged(clients, candidate, DEFAULT_TOO, replaces=str(pulled.id))
     clients.volume.promote(candidate.id, reason="by hand")
-    require_unchanged(clients, candidate, replaces=str(pulled.id), default=True)
+    require_unchanged(clients, candidate, DEFAULT_TOO, replaces=str(pulled.id))
+
+
+def test_a_variant_is_asked_about_in_the_place_of_the_one_that_it_takes(
+    deployed: None, pulled: Manifest, clients: Clients, client: SyncPrefectClient
+) -> None:
+    added = pulled.model_copy(update={"revision": Revision("c" * 40), "variant": Variant("Q4_K_M")})
+    clients.volume.publish(added)
+    scope = PromotionScope(default=False, instead_of=pulled.variant)
+    request_approval(added, "", scope, timeout_s=3600, catalog="s3://bucket/catalog.yaml")
+    asked = only_run(client).parameters
+    assert (asked["replaces"], asked["default"], asked["instead_of"]) == (str(pulled.id), False, pulled.variant)
+    assert asked["catalog"] == "s3://bucket/catalog.yaml"
+    require_unchanged(clients, added, scope, replaces=asked["replaces"])
+    newer = add_revision(clients, pulled, "d")
+    clients.volume.promote(newer.id, reason="by hand")
+    with pytest.raises(PromotionConflict, match=f"would replace {newer.id} now"):
+        require_unchanged(clients, added, scope, replaces=asked["replaces"])
 
 
 def test_a_request_without_the_deployment_says_what_to_do(candidate: Manifest, prefect_server: PrefectServer) -> None:
@@ -170,7 +189,7 @@ def test_a_request_without_the_deployment_says_what_to_do(candidate: Manifest, p
 def test_a_run_that_nobody_resumes_is_ended_by_the_server(
     deployed: None, candidate: Manifest, clients: Clients, client: SyncPrefectClient
 ) -> None:
-    request_approval(candidate, "", default=True, timeout_s=1)
+    request_approval(candidate, "", DEFAULT_TOO, timeout_s=1)
     work(client)
     wait_for(lambda: only_run(client).state_type is StateType.FAILED)
     assert flow(request)(candidate).startswith("not answered: ")

@@ -210,7 +210,7 @@ def test_an_event_from_outside_starts_an_onboarding_of_a_model_with_a_usable_nam
         post_as_documented(prefect_server, model)
     made = partial(client.read_flow_runs, deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[onboarding])))
     (started,) = wait_for_value(lambda: made() or None)
-    assert started.parameters == {"model": NAME}
+    assert started.parameters == {"model": NAME, "default": False}
     failed = partial(
         events,
         prefect_server,

@@ -3,16 +3,25 @@ tests, and starts no engine but for its facts."""
 
 from __future__ import annotations
 
+import contextvars
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import Artifact, FlowRun, StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 
+from flows.acquire import acquire_model
+from flows.promote import promote_model
 from flows.refresh import refresh_catalog
 from flows.run_local import run_local
 from infra.local.hub import HubService, LocalHub, serve_hub
@@ -21,9 +30,12 @@ from paddock.errors import NoSuchFile
 from paddock.lifecycle.clients import connect
 from paddock.lifecycle.upkeep.refresh.outcome import RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
+from tasks.cancellation import cancelling_runs_below
 from tasks.subject import StoreSubject
+from tests.support.flow_runs import newest
 from tests.support.program import Paddock, paddock
-from tests.support.tiny_hub import MODEL, NAME, copy_directory, rejected_model, use_hub
+from tests.support.tiny_hub import MODEL, NAME, copy_directory, rejected_model, tiny_model, use_hub
+from tests.support.waiting import wait_for
 
 __all__ = ["paddock"]
 
@@ -59,7 +71,7 @@ def night(_recorded: None, pulled_home: Path, tmp_path_factory: pytest.TempPathF
         catalog.write_text(f"models:\n- {{model: {NAME}, context_tokens: 256}}\n- {{model: {BAD}}}\n")
         revision = hub.repository(NAME).commit({"README.md": b"---\nlicense: mit\n---\n# Another card\n"})
         hub.repository(BAD).commit({"bad-Q8_0.gguf": rejected_model()})
-        state, refreshed = run_local(refresh_catalog)
+        state, refreshed = run_local(refresh_catalog, catalog=str(catalog))
         assert state == "Completed"
         runs = {run.name: run for run in newest_runs(client)}
         artifact = report(client)
@@ -91,6 +103,11 @@ def test_each_changed_entry_is_a_run_of_its_own_below_that_of_the_refresh(night:
     assert {run.parent_task_run_id is not None for run in (retagged, held_back)} == {True}
     assert (retagged.state_name, held_back.state_name) == ("Completed", "Held back")
     assert held_back.state_type is StateType.COMPLETED
+
+
+def test_the_subflows_go_by_the_catalog_of_the_run(night: Night, client: SyncPrefectClient) -> None:
+    for subflow in (acquire_model, promote_model):
+        assert newest(client, subflow).parameters["catalog"] == str(night.catalog)
 
 
 def test_a_card_alone_is_retagged_and_a_rejected_model_held_back(night: Night) -> None:
@@ -142,6 +159,60 @@ def test_the_command_runs_the_flow_and_fails_with_a_table_where_a_required_entry
     assert run.state.type is StateType.FAILED
     assert "| `org/none-GGUF:auto` |" in str(run.state.message)
     assert "**withdrawn**" in str(report(client).data)
+
+
+def test_an_interrupted_run_leaves_no_run_below_it_unfinished(client: SyncPrefectClient) -> None:
+    """The runs below are carried out by another thread, as in a refresh. A process that goes on sets their states."""
+    started, ended, states = threading.Event(), threading.Event(), dict[str, str | None]()
+
+    @flow(flow_run_name="lower run")
+    def lower() -> None:
+        started.set()
+        ended.wait(60)
+
+    @flow(flow_run_name="middle run")
+    def middle() -> None:
+        lower()
+
+    @flow
+    def upper() -> None:
+        pool = ThreadPoolExecutor(1)
+        try:
+            with cancelling_runs_below():
+                pool.submit(contextvars.copy_context().run, middle, return_state=True)
+                assert started.wait(60)
+                raise KeyboardInterrupt
+        finally:
+            below = FlowRunFilter(name=FlowRunFilterName(any_=["middle run", "lower run"]))
+            states.update({run.name: run.state_name for run in client.read_flow_runs(flow_run_filter=below)})
+            ended.set()
+            pool.shutdown()
+
+    with pytest.raises(KeyboardInterrupt):
+        upper()
+    assert states == {"middle run": "Cancelled", "lower run": "Cancelled"}
+
+
+@pytest.mark.torture
+def test_a_refresh_that_its_worker_ends_leaves_no_run_below_it_unfinished(
+    night: Night, client: SyncPrefectClient, prefect_server: PrefectServer
+) -> None:
+    name, before = "org/slow-GGUF", night.catalog.read_text()
+    night.catalog.write_text(f"models:\n- {{model: {name}, variant: Q8_0}}\n")
+    night.hub.repository(name).commit({"slow-Q8_0.gguf": tiny_model(3)})
+    night.hub.reset_stats()
+    night.hub.inject("stall", f"{name}/*", after_bytes=1000, times=None)
+    environment = {**os.environ, **prefect_server.environment}
+    with subprocess.Popen([sys.executable, "-m", "paddock", "refresh"], env=environment) as process:
+        night.hub.wait_until(lambda stats: stats.total_bytes_sent > 0, timeout_s=300)
+        wait_for(lambda: newest(client, acquire_model).state_name == "Running")
+        process.terminate()
+        process.wait(120)
+    night.hub.clear_faults()
+    night.catalog.write_text(before)
+    runs = {run.name: run for run in newest_runs(client)}
+    assert runs["refresh the catalog"].state_type is StateType.CRASHED
+    assert runs[f"refresh {name} Q8_0"].state_name == newest(client, acquire_model).state_name == "Cancelled"
 
 
 def test_a_refresh_without_a_catalog_says_how_to_make_one(night: Night) -> None:

@@ -17,7 +17,7 @@ from paddock.settings import Settings
 from paddock.store.named_blobs import named_blobs
 from paddock.store.volume import Volume
 from paddock.store.volume.removal import ORPHAN_AGE_S
-from paddock.transfer.staging import create
+from paddock.transfer.staging import create_seed, publish_seed
 from tests.support.stored_model import WEIGHTS, random_bytes
 from tests.support.stores import MODEL, SEGMENT_BYTES, A, B, id_of, manifest_of, publish
 
@@ -47,10 +47,11 @@ def private(volume: Volume) -> Path:
 
 def leave_partial(volume: Volume) -> Path:
     manifest = manifest_of(B, {WEIGHTS: OTHER})
-    directory = create(volume.partial, Expected(len(OTHER), manifest.files[0].sha256), segment_bytes=SEGMENT_BYTES)
+    expected = Expected(len(OTHER), manifest.files[0].sha256)
+    directory = create_seed(volume.partial, expected, segment_bytes=SEGMENT_BYTES, quiet_s=60)
     directory.data.write_bytes(OTHER)
     directory.journal.add_checkpoint(len(OTHER), manifest.files[0].segments[0])
-    directory.release()
+    publish_seed(directory, volume.partial)
     return directory.directory
 
 
@@ -173,7 +174,8 @@ def test_nothing_of_a_volume_without_orphans_is_touched(clients: Clients) -> Non
 
 def test_a_download_that_runs_and_a_blob_that_waits_for_its_repair_stay(clients: Clients) -> None:
     volume = clients.volume
-    directory = create(volume.partial, Expected(4, named_blobs(volume.snapshots()).popitem()[0]), segment_bytes=4)
+    expected = Expected(4, named_blobs(volume.snapshots()).popitem()[0])
+    directory = create_seed(volume.partial, expected, segment_bytes=4, quiet_s=60)
     damaged = volume.quarantine(manifest_of(A, {WEIGHTS: CONTENT}).files[0].sha256)
     for path in (directory.directory, damaged):
         age(path, OLD_S)

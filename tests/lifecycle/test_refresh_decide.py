@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from paddock.errors import DoesNotFit, HubUnavailable, MissingShard, ModelNotFound, ModelRejected, PaddockError
+from paddock.errors import (
+    DoesNotFit,
+    FileNotInRevision,
+    HubUnavailable,
+    MissingShard,
+    ModelGated,
+    ModelNotFound,
+    ModelRejected,
+    PaddockError,
+)
 from paddock.lifecycle.catalog import CatalogEntry
 from paddock.lifecycle.upkeep.refresh.decide import EntryFacts, Offered, by_files, by_head, by_header, without_conflicts
 from paddock.lifecycle.upkeep.refresh.plan import Action, RefreshPlan
@@ -73,7 +82,9 @@ DECIDED = {
         "bbbbbbbb was held back on 2026-01-02: a reason",
     ),
     "a first revision was held back": (facts(B, promoted=None, record=record("held back")), "keep", "was held back on"),
-    "it was blocked": (facts(B, record=record("blocked")), "keep", "bbbbbbbb was blocked on 2026-01-02: a reason"),
+    "it was blocked": (facts(B, record=record("blocked")), "blocked", "bbbbbbbb was blocked on 2026-01-02: a reason"),
+    "it had no such file": (facts(B, record=record("withdrawn")), "withdrawn", "was withdrawn on 2026-01-02: a reason"),
+    "it was blocked, and promoted": (facts(B, promoted=B, record=record("blocked")), "keep", "is promoted"),
     "another commit was held back": (facts(C, record=record("held back")), None, ""),
     "it failed": (facts(B, record=record("failed")), None, ""),
     "it was held back by other gates": (
@@ -149,21 +160,27 @@ def test_an_entry_makes_its_variant_the_default_unless_a_person_took_it_away(
     assert planned.action == action
 
 
-REFUSED: dict[str, tuple[PaddockError, str]] = {
-    "gone": (ModelNotFound("org/name is not on the Hub"), "withdrawn"),
-    "down": (HubUnavailable("the Hub answered 503"), "blocked"),
-    "too large": (DoesNotFit("it does not fit"), "blocked"),
-    "incomplete": (MissingShard("a shard is missing"), "blocked"),
-    "rejected": (ModelRejected("it is rejected"), "fetch"),
+REFUSED: dict[str, tuple[PaddockError, str, bool]] = {
+    "gone": (ModelNotFound("org/name is not on the Hub"), "withdrawn", False),
+    "gated": (ModelGated("org/name is gated"), "withdrawn", False),
+    "no such variant": (FileNotInRevision("there is no Q8_0"), "withdrawn", True),
+    "down": (HubUnavailable("the Hub answered 503"), "blocked", False),
+    "too large": (DoesNotFit("it does not fit"), "blocked", True),
+    "incomplete": (MissingShard("a shard is missing"), "blocked", True),
+    "rejected": (ModelRejected("it is rejected"), "fetch", False),
 }
 
 
-@pytest.mark.parametrize(("error", "action"), REFUSED.values(), ids=REFUSED)
-def test_an_error_of_the_hub_or_the_model_is_a_plan_of_its_own(error: PaddockError, action: str) -> None:
+@pytest.mark.parametrize(("error", "action", "remember"), REFUSED.values(), ids=REFUSED)
+def test_an_error_of_the_hub_or_the_model_is_a_plan_of_its_own(
+    error: PaddockError, action: str, remember: bool
+) -> None:
     planned = facts(B).refused(error)
     assert planned.action == action
     assert error.message in planned.reason
     assert planned.changes == (action == "fetch")
+    assert planned.remember == remember, "only what the same commit will be the next night too"
+    assert not facts(A).refused(error).remember, "what is promoted is not refused for good"
 
 
 def test_the_files_decide_where_the_model_file_is_the_same() -> None:
@@ -220,11 +237,29 @@ def test_one_variant_follows_one_channel() -> None:
     other = replace(moving, entry=entry(channel="dev", target="any"))
     same = replace(moving, entry=entry(variant="auto", target="24GiB"), variant=Variant("q8_0"))
     gone = replace(moving, entry=entry(channel="old"), action=Action.WITHDRAWN)
-    first, blocked, follows, withdrawn = without_conflicts([moving, other, same, gone])
+    first, blocked, follows, withdrawn = without_conflicts([moving, replace(other, remember=True), same, gone])
+    assert not blocked.remember, "the catalog may change"
     assert first is moving
     assert (blocked.action, follows.action, withdrawn) == ("blocked", "keep", gone)
     assert "to the commits of main: a variant follows one channel" in blocked.reason
     assert without_conflicts([gone, moving]) == (gone, moving)
+
+
+def test_a_variant_that_auto_chose_takes_the_place_of_the_one_that_is_promoted_until_it_is() -> None:
+    auto = entry(variant="auto")
+    offered = Offered(Q4, fetch_bytes=1)
+    first = by_files(facts(B, entry=auto, record=record("promoted", A)), offered)
+    assert first is not None
+    assert (first.variant, first.instead_of) == (Q4, Q8)
+    for outcome in ("held back", "waiting for approval", "blocked"):
+        held = record_of(first, outcome)
+        assert EntryRecord.from_json(held.to_json()).instead_of == Q8
+        state = Promoted(MODEL, Q8, {Q8: A})
+        again = by_files(replace(facts(C, entry=auto, record=held), promoted=state), offered)
+        assert again is not None
+        assert (again.variant, again.instead_of) == (Q4, Q8), outcome
+    assert record_of(first, "promoted").instead_of is None
+    assert replace(first, entry=entry()).instead_of is None
 
 
 def test_a_record_can_be_read_back_and_remembers_the_engine_that_measured() -> None:

@@ -1,12 +1,14 @@
-"""A refresh of a real model, with all measurements: another template, and a worse model in the same name.
+"""A refresh with all measurements, by the command: another template, other tensors, a worse and a slower model.
 
 It takes minutes, and is behind `make torture`.
 """
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infra.local.hub import HubService
@@ -15,8 +17,9 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.clients import connect
 from paddock.model.names import ModelName
 from paddock.model.reference import Reference
-from tests.support.altered_models import TEMPLATE, RealModel, misnamed, quantized, template_of
-from tests.support.gguf import STRING
+from tests.support.altered_models import Q8_0_BLOCK, TEMPLATE, RealModel, misnamed, quantized, template_of
+from tests.support.gguf import STRING, U32, tiny_llama
+from tests.support.large_model import write_large_model
 from tests.support.program import Paddock, paddock
 from tests.support.refreshed import catalog_of
 from tests.support.tiny_hub import use_hub
@@ -28,15 +31,23 @@ FILE = "SmolLM2-Q8_0.gguf"
 MIB = 1024 * 1024
 
 
-@pytest.mark.torture
-@pytest.mark.timeout(3600)
-def test_another_template_costs_a_header_and_a_worse_model_is_held_back(
-    hub: HubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paddock: Paddock
-) -> None:
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture
+def catalog(hub: HubService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The catalog of an empty volume; without Prefect."""
     use_hub(monkeypatch, hub, tmp_path)
-    monkeypatch.setenv("PADDOCK_CATALOG", str(tmp_path / "catalog.yaml"))
+    path = tmp_path / "catalog.yaml"
+    monkeypatch.setenv("PADDOCK_CATALOG", str(path))
     monkeypatch.setenv("PREFECT_API_URL", "")
-    (tmp_path / "catalog.yaml").write_bytes(catalog_of(f"model: {NAME}"))
+    path.write_bytes(catalog_of(f"model: {NAME}"))
+    return path
+
+
+def test_another_template_costs_a_header_and_a_worse_model_is_held_back(
+    hub: HubService, tmp_path: Path, catalog: Path, paddock: Paddock
+) -> None:
     path = quantized(tmp_path, "Q8_0")
     first = hub.repository(NAME).commit({"README.md": b"# One\n", FILE: path})
     pull(connect(), Reference(ModelName.parse(NAME)))
@@ -75,3 +86,66 @@ def test_another_template_costs_a_header_and_a_worse_model_is_held_back(
     assert (entry["outcome"], hub.stats().total_requests, hub.stats().total_bytes_sent) == ("held back", 1, 0)
     assert stored.read_bytes() == other.read_bytes()
     assert first != third
+
+
+def test_two_tensors_of_a_large_model_cost_their_bytes_and_little_more(
+    hub: HubService, tmp_path: Path, catalog: Path, paddock: Paddock
+) -> None:
+    catalog.write_bytes(catalog_of(f"model: {NAME}, context_tokens: 512"))
+    before = write_large_model(tmp_path / "one.gguf")
+    hub.repository(NAME).commit({FILE: before.path})
+    pull(connect(), Reference(ModelName.parse(NAME)))
+    changed = ("blk.3.ffn_up_exps.weight", "blk.17.ffn_down_exps.weight")
+    after = write_large_model(tmp_path / "two.gguf", changed=changed)
+    hub.repository(NAME).commit({FILE: after.path})
+    hub.reset_stats()
+    refreshed = paddock("refresh", "--json")
+    (entry,) = refreshed.json["entries"]
+    sent, size = hub.stats().bytes_sent[f"{NAME}/{FILE}"], after.path.stat().st_size
+    least = sum(after.tensor_bytes[name] for name in changed)
+    more = sent - least - after.header_bytes
+    print(
+        f"{size} bytes, {least} changed, header {after.header_bytes}, sent {sent}: {more} more; said {entry['bytes']}"
+    )
+    print(f"{entry['seconds']} s, {entry['action']}, {entry['outcome']}: {entry['reason']}")
+    assert size > 10**9
+    assert entry["outcome"] in {"promoted", "held back"}
+    assert 0 <= more <= 4 * MIB
+    (manifest,) = (one for one in connect().volume.snapshots() if one.revision == entry["revision"])
+    stored = connect().volume.snapshot_path(manifest.id) / FILE
+    assert filecmp.cmp(stored, after.path, shallow=False)
+
+
+def test_a_slower_model_is_held_back_by_its_speed_and_costs_a_request_the_next_night(
+    hub: HubService, catalog: Path, paddock: Paddock
+) -> None:
+    """It has 96 layers more that add nothing: it answers the same."""
+    catalog.write_bytes(catalog_of(f"model: {NAME}, context_tokens: 512"))
+    fast, slow = with_idle_layers(0), with_idle_layers(96)
+    hub.repository(NAME).commit({FILE: fast})
+    pull(connect(), Reference(ModelName.parse(NAME)))
+    stored = connect().volume.model_path(ModelName.parse(NAME)) / FILE
+    revision = hub.repository(NAME).commit({FILE: slow})
+    (entry,) = paddock("refresh", "--json").json["entries"]
+    print(entry["outcome"], entry["reason"])
+    assert (entry["outcome"], entry["revision"]) == ("held back", revision)
+    assert "its decode is " in entry["reason"]
+    assert "kl_ratio" not in entry["reason"]
+    assert stored.read_bytes() == fast
+    hub.reset_stats()
+    (entry,) = paddock("refresh", "--json").json["entries"]
+    assert (entry["outcome"], hub.stats().total_requests, hub.stats().total_bytes_sent) == ("held back", 1, 0)
+    assert stored.read_bytes() == fast
+
+
+def with_idle_layers(count: int) -> bytes:
+    """A Llama with two layers, and `count` more whose outputs are too small to change a sum."""
+    file = tiny_llama(layers=2 + count, width=64, inner=128)
+    file.set("llama.context_length", U32, 1024)
+    for row in file.tensors:
+        _, number, *part = f"{row.name}..".split(".")
+        if number.isdigit() and int(number) >= 2 and part[0] in {"attn_output", "ffn_down"}:
+            blocks = np.frombuffer(row.content(), Q8_0_BLOCK).copy()
+            blocks["scale"] = np.float16(1e-7)
+            row.data = blocks.tobytes()
+    return file.to_bytes()

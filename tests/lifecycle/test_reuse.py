@@ -13,7 +13,12 @@ import pytest
 from infra.local.hub import HubService
 from paddock.lifecycle.acquire.pull import Pulled, pull
 from paddock.lifecycle.clients import Clients, connect
+from paddock.model.names import Sha256
 from paddock.model.reference import Reference
+from paddock.model.source import Expected
+from paddock.transfer.digest import SegmentHash
+from paddock.transfer.journal import Piece
+from paddock.transfer.staging import create_seed
 from tests.support.damage import flip
 from tests.support.gguf import STRING, Gguf, TensorRow, tiny_llama
 from tests.support.tiny_hub import CONFIG, MODEL, NAME, use_hub
@@ -133,6 +138,21 @@ def test_a_file_with_other_tensors_is_fetched_after_a_few_samples(clients: Clien
     content = file.to_bytes()
     pulled, _ = pull_next(clients, hub, content)
     assert 0 < pulled.transferred_bytes - len(content) <= 16 * 1024
+
+
+def test_a_seed_that_was_not_completed_is_made_anew(clients: Clients, hub: HubService) -> None:
+    """As SIGKILL leaves it while the tensors are copied."""
+    file = model()
+    other_template(file)
+    content = file.to_bytes()
+    expected = Expected(len(content), Sha256(sha256(content).hexdigest()))
+    left = create_seed(clients.volume.partial, expected, segment_bytes=clients.settings.segment_bytes, quiet_s=60)
+    left.data.write_bytes(b"G")
+    left.journal.add_piece(Piece(0, 1, SegmentHash().digest))
+    left.release()
+    pulled, _ = pull_next(clients, hub, content)
+    assert pulled.transferred_bytes <= SAMPLES_BYTES
+    assert list(clients.volume.partial.iterdir()) == []
 
 
 def test_a_file_that_a_transfer_began_is_resumed(clients: Clients, hub: HubService) -> None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
+from infra.local.hub import HubService
 from paddock.lifecycle.clients import connect
+from paddock.lifecycle.upkeep.refresh.refresh import Refreshed
 from paddock.lifecycle.watch import HistoryGuard
 from paddock.model.names import Revision
 from paddock.model.reference import Reference, SnapshotId
 from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.switch.guard import Judgement, Observed, PromotionGuard, RollbackOutcome, WatchedPromotion
 from paddock.settings import Settings
+from tests.support.brief_refresh import refresh_briefly
 from tests.support.gguf import STRING, TYPE_Q8_0, U32, tiny_llama
 from tests.support.prometheus_text import read_metrics
+from tests.support.refreshed import catalog_of
 from tests.support.serving import ask, running
-from tests.support.stores import MODEL, publish
+from tests.support.stores import MODEL, Q8, publish
 from tests.support.switching import CONTEXT_TOKENS, FollowingServer, SwitchingVolume, streaming
 from tests.support.waiting import wait_for
 
@@ -146,6 +151,46 @@ def test_a_revision_that_refuses_chats_is_rolled_back_on_the_third(server: Watch
 @pytest.mark.torture
 def test_it_is_rolled_back_each_time_that_it_is_promoted(server: WatchingServer) -> None:
     rolled_back(server, times=5)
+
+
+def test_a_nights_promotion_is_followed_without_a_dropped_answer_and_the_report_tells_of_a_rollback(
+    server: WatchingServer, hub: HubService, tmp_path: Path
+) -> None:
+    """The gates of these nights let everything through."""
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_bytes(catalog_of(f"model: {MODEL}, variant: Q8_0"))
+    update = {"hub_endpoint": hub.address, "catalog": catalog}
+    clients = connect(server.volume.clients.settings.model_copy(update=update))
+
+    def night(content: bytes) -> tuple[Revision, Refreshed]:
+        revision = Revision(hub.repository(str(MODEL)).commit({"tiny-Q8_0.gguf": content}))
+        return revision, refresh_briefly(clients)
+
+    def serves(revision: Revision) -> bool:
+        return (server.health["revision"], server.health["status"]) == (revision, "ok")
+
+    with streaming(server.served.url, clients=1, max_tokens=2) as streams:
+        wait_for(lambda: streams, every_s=0.1)
+        sound, promoted = night(model_bytes(3, TURNS))
+        wait_for(lambda: serves(sound), every_s=0.1)
+        wait_for(lambda: streams[-1].revision == f"Q8_0@{sound}", every_s=0.1)
+    assert [one.outcome.value for one in promoted.entries] == ["promoted"]
+    texts = {(one.revision, one.text) for one in streams}
+    assert {revision for revision, _ in texts} == {server.volume.label("a"), f"Q8_0@{sound}"}
+    assert (len(texts), [one for one in streams if one.problem]) == (2, []), "whole, and each from one revision"
+
+    failing, promoted = night(model_bytes(2, REFUSING))
+    assert [one.outcome.value for one in promoted.entries] == ["promoted"]
+    wait_for(lambda: serves(failing), every_s=0.1)
+    for _ in range(3):
+        assert ask(server.client, stream=False).status == 400
+    wait_for(lambda: serves(sound), every_s=0.1)
+    after = refresh_briefly(clients)
+    (entry,) = after.entries
+    assert (entry.outcome.value, entry.revision) == ("held back", failing)
+    assert "rolled back by its server: 3 of 3 answers failed" in entry.reason
+    assert after.markdown.count("rolled back by its server: 3 of 3 answers failed") == 2
+    assert clients.volume.promoted(MODEL).revisions == {Q8: sound}
 
 
 class ScriptedGuard(PromotionGuard, WatchedPromotion):

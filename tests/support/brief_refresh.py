@@ -1,14 +1,17 @@
 """A refresh that fetches, publishes, promotes and records as the real one does; it measures and draws nothing.
 
-Run as a program, it refreshes the catalog of the environment: `python -m tests.support.brief_refresh`.
+Run as a program, it refreshes the catalog of the environment, with retries, and ends and prints as the command does:
+`python -m tests.support.brief_refresh`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from paddock.engine.oracle import Memory
+from paddock.errors import RefreshFailed
 from paddock.lifecycle.assess.validate import Validation
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.gate_reports import record_gates
@@ -20,7 +23,7 @@ from paddock.lifecycle.upkeep.refresh.approval import approval_by_command
 from paddock.lifecycle.upkeep.refresh.change import change_entry
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome
-from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry
+from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.refresh import Refreshed, RefreshRequest, refresh
 from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
 from paddock.measure.gate_report import Gate, GateReport
@@ -39,7 +42,7 @@ class BriefPhases(InProcess):
     """An onboarding that validates and measures nothing, and compares with given verdicts."""
 
     def __init__(self, clients: Clients, entries: BriefEntries) -> None:
-        super().__init__(PlainRunner(clients))
+        super().__init__(PlainRunner(clients, retry=entries.retry))
         self._clients, self._entries = clients, entries
 
     def validate(self, manifest: Manifest, request: OnboardRequest) -> Validation:
@@ -70,8 +73,8 @@ class BriefPhases(InProcess):
 
 @dataclass
 class BriefEntries(EntryPhases):
-    """`verdicts` are those of the gates, by the model; `on_benchmark` is called in place of a benchmark. Remembers what
-    was validated and measured."""
+    """`verdicts` are those of the gates, by the model; `on_benchmark` is called in place of a benchmark; `retry`: steps
+    are retried by their kind. Remembers what was validated and measured."""
 
     clients: Clients
     verdicts: Mapping[ModelName, bool | None] = field(default_factory=dict)
@@ -79,15 +82,31 @@ class BriefEntries(EntryPhases):
     validated: list[Manifest] = field(default_factory=list)
     measured: list[Manifest] = field(default_factory=list)
     turns: Turns = field(default_factory=Turns)
+    retry: bool = False
 
     def change(self, planned: PlannedEntry) -> EntryOutcome:
         phases = InTurns(BriefPhases(self.clients, self), self.turns)
         return change_entry(self.clients, phases, planned, approval_by_command)
 
 
-def refresh_briefly(clients: Clients, entries: EntryPhases | None = None) -> Refreshed:
-    return refresh(PlainRunner(clients), RefreshRequest(), entries or BriefEntries(clients))
+def refresh_briefly(
+    clients: Clients,
+    entries: EntryPhases | None = None,
+    *,
+    on_plan: Callable[[RefreshPlan], None] = lambda _: None,
+) -> Refreshed:
+    return refresh(PlainRunner(clients), RefreshRequest(), entries or BriefEntries(clients), on_plan=on_plan)
+
+
+def main() -> int:
+    clients = connect()
+    try:
+        refreshed, status = refresh_briefly(clients, BriefEntries(clients, retry=True)), 0
+    except RefreshFailed as error:
+        refreshed, status = error.refreshed, 1
+    print(json.dumps(refreshed.to_json()))
+    return status
 
 
 if __name__ == "__main__":
-    print(refresh_briefly(connect()).line)
+    raise SystemExit(main())

@@ -38,3 +38,7 @@ def promoted_model(
 def catalog_of(*lines: str) -> bytes:
     """The text of a catalog with these entries, each as a flow mapping without braces."""
     return ("models:\n" + "".join(f"  - {{{line}}}\n" for line in lines)).encode()
+
+
+UNBOUNDED_GATES = "{kl_ratio: 1000000, agreement: 0, decode: 0, prefill: 0, time_to_first_token: 1000000}"
+"""The gates of a catalog entry with which every sound model is promoted, whatever it answers and how slowly."""

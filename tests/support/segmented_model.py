@@ -11,20 +11,35 @@ from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.transfer.digest import verify_file
-from tests.support.gguf import STRING, TYPE_F32, U32, tiny_llama
+from tests.support.gguf import STRING, TYPE_F32, U32, Gguf, tiny_llama
 
 SEGMENT_BYTES = 1024 * 1024
 
 
 def segmented_model(version: int = 1, *, layers: int = 4, width: int = 256, inner: int = 512) -> bytes:
     """A sound Llama of about 9 MB, nine segments of `SEGMENT_BYTES`; each version has different bytes."""
+    return _segmented_model(version, layers=layers, width=width, inner=inner).to_bytes()
+
+
+def changed_model(version: int = 1) -> tuple[bytes, int]:
+    """`segmented_model` with other feed-forward networks in three of its layers; and the bytes of these tensors."""
+    file, other, size = _segmented_model(version), _segmented_model(version + 1000), 0
+    for tensor, changed in zip(file.tensors, other.tensors, strict=True):
+        name = str(tensor.name)
+        if ".ffn_" in name and len(tensor.shape) > 1 and not name.startswith("blk.3."):
+            tensor.data = changed.content()
+            size += len(tensor.data)
+    return file.to_bytes(), size
+
+
+def _segmented_model(version: int, *, layers: int = 4, width: int = 256, inner: int = 512) -> Gguf:
     file = tiny_llama(layers=layers, width=width, inner=inner, kind=TYPE_F32)
     file.set("general.name", STRING, f"version {version}").set("llama.context_length", U32, 1024)
     for tensor in file.tensors:
         if len(tensor.shape) > 1:
             draw = np.random.default_rng([version, crc32(str(tensor.name).encode())])
             tensor.data = draw.uniform(-0.1, 0.1, tensor.shape).astype("<f4").tobytes()
-    return file.to_bytes()
+    return file
 
 
 def assert_volume_consistent(clients: Clients, model: ModelName) -> None:

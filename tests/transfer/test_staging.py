@@ -15,10 +15,11 @@ import pytest
 from infra.local.hub import HubService
 from paddock.errors import TransferInterrupted
 from paddock.model.source import Expected
+from paddock.transfer.digest import SegmentHash
 from paddock.transfer.fetch import fetch, remove_leftovers
 from paddock.transfer.options import Options
 from paddock.transfer.progress import Progress
-from paddock.transfer.staging import acquire, create
+from paddock.transfer.staging import acquire, create_seed, publish_seed
 from tests.transfer.remote import MIB, SMALL, content, on_hub, sha256_of
 from tests.transfer.resume import LOST_BYTES, create_partial, fetching_process, result_of, resume_and_check
 
@@ -123,16 +124,17 @@ def test_a_directory_that_its_last_owner_removes_meanwhile_is_created_again(stag
     """An owner removes the directory of a blob after publishing it; here a thread does so all the time."""
     expected = Expected(1, sha256_of(b"x"))
     assert expected.key is not None
-    directory = staging / expected.key
+    directories = (staging / expected.key, staging / f"seed-{expected.key}")
     ended = threading.Event()
     removed = 0
 
     def remove() -> None:
         nonlocal removed
         while not ended.is_set():
-            with suppress(OSError):  # not there, or not empty
-                directory.rmdir()
-                removed += 1
+            for directory in directories:
+                with suppress(OSError):  # not there, or not empty
+                    directory.rmdir()
+                    removed += 1
 
     remover = threading.Thread(target=remove)
     remover.start()
@@ -151,10 +153,11 @@ def test_a_directory_that_its_last_owner_removes_meanwhile_is_created_again(stag
             assert owned.is_owned
             shutil.rmtree(owned.directory)
             owned.journal.close()
-            other = create(staging, expected, segment_bytes=MIB)
-            assert other.is_owned
-            shutil.rmtree(other.directory)
-            other.journal.close()
+            seed = create_seed(staging, expected, segment_bytes=MIB, quiet_s=60)
+            seed.journal.add_checkpoint(1, SegmentHash().digest)
+            publish_seed(seed, staging)
+            assert seed.directory.parent == directories[0]
+            shutil.rmtree(seed.directory)
     finally:
         ended.set()
         remover.join()

@@ -15,6 +15,7 @@ from paddock.errors import PromotionConflict
 from paddock.lifecycle import reports
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import head, read_dossier
+from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
@@ -123,16 +124,16 @@ def refusal(clients: Clients, manifest: Manifest) -> Approval | None:
     return None if approval is None or approval.approved else approval
 
 
-def would_replace(clients: Clients, manifest: Manifest, *, default: bool) -> str | None:
+def would_replace(clients: Clients, manifest: Manifest, scope: PromotionScope) -> str | None:
     """The snapshot that a promotion would replace now, by its full name."""
-    replaced = clients.volume.promoted(manifest.model).replaced_by(manifest.id, default=default)
+    replaced = scope.replaced(clients.volume.promoted(manifest.model), manifest.id)
     return str(replaced) if replaced else None
 
 
-def require_unchanged(clients: Clients, manifest: Manifest, *, replaces: str | None, default: bool) -> None:
+def require_unchanged(clients: Clients, manifest: Manifest, scope: PromotionScope, *, replaces: str | None) -> None:
     """Raise PromotionConflict where a promotion would replace another snapshot than `replaces`. One that was promoted
     meanwhile, by hand, replaces nothing."""
-    now = would_replace(clients, manifest, default=default)
+    now = would_replace(clients, manifest, scope)
     if now != replaces and not clients.volume.promoted(manifest.model).holds(manifest.id):
         raise PromotionConflict(
             f"{manifest.id.short} was to replace {replaces or 'nothing'}, and would replace {now or 'nothing'} now:"

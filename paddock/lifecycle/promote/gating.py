@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from paddock.engine.facts import engine_version
 from paddock.errors import CorruptFile, DoesNotFit, GateNotPassed
@@ -30,6 +30,7 @@ from paddock.measure.gate_report import Gate, GateReport
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import this_machine
 from paddock.model.reference import SnapshotId, Variant
+from paddock.planning.profile import ProfileName
 from paddock.planning.targets import THIS_MACHINE
 from paddock.store.history import Promoted
 
@@ -153,22 +154,33 @@ def not_passed(manifest: Manifest, report: GateReport) -> GateNotPassed:
     )
 
 
+class ComparisonRequest(Protocol):
+    """The part of an onboarding's request that its comparison goes by."""
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def profile(self) -> ProfileName: ...
+
+    @property
+    def scope(self) -> PromotionScope: ...
+
+
 def compare_with_promoted(
-    runner: Runner,
-    manifest: Manifest,
-    comparer: Comparer,
-    *,
-    context_tokens: int,
-    roleplay: bool,
-    scope: PromotionScope = DEFAULT_TOO,
+    runner: Runner, manifest: Manifest, comparer: Comparer, request: ComparisonRequest
 ) -> GateReport | None:
     """Compare a snapshot with what its promotion would replace, by the catalog's rules, and write its Data Docs again,
     with the gates. None where it would replace no other files."""
-    check = runner.run(check_gates, manifest, scope)
+    check = runner.run(check_gates, manifest, request.scope)
     if check.replaced is None:
         return None
-    rules = gate_rules(runner.clients, manifest.id)
-    report = comparer(manifest, check.replaced, replace(rules, context_tokens=context_tokens, roleplay=roleplay))
+    rules = replace(
+        gate_rules(runner.clients, manifest.id),
+        context_tokens=request.context,
+        roleplay=request.profile == "roleplay",
+    )
+    report = comparer(manifest, check.replaced, rules)
     runner.run(write_data_docs, manifest)
     return report
 

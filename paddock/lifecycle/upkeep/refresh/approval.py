@@ -7,23 +7,29 @@ from collections.abc import Callable
 from paddock.errors import NotOnVolume, OrchestratorUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.promote.approval import refusal
+from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.upkeep.refresh.outcome import RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry
 from paddock.lifecycle.upkeep.refresh.record import WAITING, EntryRecord
 from paddock.model.artifact import Manifest
 from paddock.model.reference import SnapshotId
 
-RequestApproval = Callable[[Manifest, str, bool], str]
-"""Asks a person whether to promote a snapshot: (the snapshot, what differs, whether the default moves). Returns where
+RequestApproval = Callable[[Manifest, str, PromotionScope], str]
+"""Asks a person whether to promote a snapshot: (the snapshot, what differs, the reach of its promotion). Returns where
 it is answered, or the answer. Asked again, it asks nobody twice."""
 
 _UNPROMOTED = frozenset({RefreshOutcome.HELD_BACK.value, WAITING})
 
 
-def approval_by_command(manifest: Manifest, difference: str, default: bool) -> str:  # noqa: ARG001
+def approval_by_command(manifest: Manifest, difference: str, scope: PromotionScope) -> str:  # noqa: ARG001
     """Approval without Prefect: the command that promotes the snapshot."""
     command = f"paddock promote {manifest.id}"
-    return f"`{command if default else f'{command} --no-default'}` promotes it"
+    return f"`{command if scope.default else f'{command} --no-default'}` promotes it"
+
+
+def scope_of(planned: PlannedEntry) -> PromotionScope:
+    """The reach of the promotion of what is planned."""
+    return PromotionScope(planned.moves_default, planned.instead_of)
 
 
 def ask(
@@ -33,7 +39,7 @@ def ask(
     Where nobody can be asked now, the next refresh asks."""
     difference = planned.difference.lines() if planned.difference else ()
     try:
-        reason = request_approval(manifest, "\n".join([planned.reason, compared, *difference]), planned.moves_default)
+        reason = request_approval(manifest, "\n".join([planned.reason, compared, *difference]), scope_of(planned))
     except OrchestratorUnavailable as error:
         return RefreshOutcome.WAITING, str(error)
     refused = refusal(clients, manifest)

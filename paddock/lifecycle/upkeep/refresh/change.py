@@ -19,9 +19,8 @@ from paddock.errors import EngineCrashed, ModelError
 from paddock.lifecycle import reports
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import OnboardRequest, onboard
-from paddock.lifecycle.promote.gating import PromotionScope
 from paddock.lifecycle.run.engine_change import engine_change
-from paddock.lifecycle.upkeep.refresh.approval import RequestApproval, ask, ask_again, waits
+from paddock.lifecycle.upkeep.refresh.approval import RequestApproval, ask, ask_again, scope_of, waits
 from paddock.lifecycle.upkeep.refresh.measure import measure_again
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry
@@ -73,24 +72,25 @@ def described(worse: tuple[str, ...]) -> str:
 def onboard_request(planned: PlannedEntry) -> OnboardRequest:
     """The request that onboards what is planned. It names the commit, so that a branch that moves meanwhile waits for
     the next refresh."""
-    entry, before = planned.entry, planned.record.variant if planned.record else None
-    instead_of = before if entry.wanted_variant is None and before != planned.variant else None
+    entry = planned.entry
     return OnboardRequest(
         Reference(planned.model, planned.variant, planned.revision),
         context_tokens=entry.context_tokens,
         profile=entry.profile,
         target=entry.target,
         promote=not entry.approval,
-        scope=PromotionScope(planned.moves_default, instead_of),
+        scope=scope_of(planned),
         reason=f"refreshed: {planned.reason}",
     )
 
 
 def is_served(clients: Clients, planned: PlannedEntry) -> bool:
-    """Whether a snapshot of the entry's variant is promoted."""
+    """Whether a snapshot of the entry's variant is promoted, or of the one whose place it takes."""
     promoted = clients.volume.promoted(planned.model)
-    variant = planned.variant or planned.entry.wanted_variant
-    return bool(promoted.revisions) if variant is None else promoted.of(variant) is not None
+    variants = (planned.variant or planned.entry.wanted_variant, planned.instead_of)
+    if not any(variants):
+        return bool(promoted.revisions)
+    return any(promoted.of(variant) is not None for variant in variants if variant)
 
 
 def _keep(

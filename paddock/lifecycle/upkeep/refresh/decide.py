@@ -17,8 +17,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from paddock.errors import (
+    DoesNotFit,
     FileNotInRevision,
     MalformedGguf,
+    MissingShard,
     ModelGated,
     ModelNotFound,
     ModelRejected,
@@ -30,7 +32,7 @@ from paddock.errors import (
 from paddock.gguf.difference import ChangeKind, HeaderDifference
 from paddock.lifecycle.catalog import CatalogEntry
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry
-from paddock.lifecycle.upkeep.refresh.record import WAITING, EntryRecord, Fingerprint
+from paddock.lifecycle.upkeep.refresh.record import REFUSED, WAITING, EntryRecord, Fingerprint
 from paddock.model.artifact import BranchHead
 from paddock.model.names import Revision
 from paddock.model.reference import SnapshotId, Variant, same_variant
@@ -39,6 +41,8 @@ from paddock.planning.targets import ANY, THIS_MACHINE
 from paddock.store.history import Promoted, Promotion
 
 _WITHDRAWN = (ModelNotFound, ModelGated, RevisionNotFound, FileNotInRevision, NoGguf)
+_OF_THE_COMMIT = (DoesNotFit, MissingShard, FileNotInRevision, NoGguf)
+"""Errors that the same commit has again, on the same machine and with the same engine."""
 _REJECTED = (ModelRejected, MalformedGguf, NotGguf)
 _NAMED_FILES = 3
 
@@ -121,9 +125,10 @@ class EntryFacts:
         stays = f"; {self.id.variant}@{self.id.revision[:8]} stays promoted" if self.id else ""
         if isinstance(error, _REJECTED):  # the refresh judges it, and holds it back
             return self.planned(Action.FETCH, f"its header is refused: {error.message}")
-        if isinstance(error, _WITHDRAWN):
-            return self.planned(Action.WITHDRAWN, f"{error.message}{stays}")
-        return self.planned(Action.BLOCKED, f"{error.message}{stays}")
+        action = Action.WITHDRAWN if isinstance(error, _WITHDRAWN) else Action.BLOCKED
+        is_promoted = self.id is not None and self.id.revision == self.revision
+        remember = isinstance(error, _OF_THE_COMMIT) and self.revision is not None and not is_promoted
+        return replace(self.planned(action, f"{error.message}{stays}"), remember=remember)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +264,8 @@ def without_conflicts(planned: Sequence[PlannedEntry]) -> tuple[PlannedEntry, ..
                 f"another entry moves {one.variant} of the model to the commits of {other.entry.channel}:"
                 " a variant follows one channel"
             )
-            result.append(
-                replace(one, action=Action.BLOCKED, reason=reason, bytes=None, difference=None, measure=False)
-            )
+            blocked = replace(one, action=Action.BLOCKED, reason=reason, bytes=None, difference=None, measure=False)
+            result.append(replace(blocked, remember=False))  # the catalog is the reason, and not the commit
     return tuple(result)
 
 
@@ -276,7 +280,8 @@ def _settled(facts: EntryFacts, head: Revision) -> PlannedEntry | None:
     is_for_this = record.outcome == "held back" or record.fingerprint.fit == facts.fingerprint.fit
     if not record.settled or not same or not is_for_this or facts.is_choice_old:
         return None
-    return facts.planned(Action.KEEP, f"{head[:8]} was {record.outcome} on {record.day}: {record.reason}")
+    action = Action(record.outcome) if record.outcome in REFUSED else Action.KEEP
+    return facts.planned(action, f"{head[:8]} was {record.outcome} on {record.day}: {record.reason}")
 
 
 def _again(facts: EntryFacts) -> str:

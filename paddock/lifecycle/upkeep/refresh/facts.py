@@ -24,7 +24,7 @@ from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.lifecycle.upkeep.refresh.decide import EntryFacts, by_files, by_head, by_header, without_conflicts
 from paddock.lifecycle.upkeep.refresh.heads import Branch, read_heads, read_listings
-from paddock.lifecycle.upkeep.refresh.offers import context_of, find_offer, header_difference
+from paddock.lifecycle.upkeep.refresh.offers import context_of, find_offer, header_difference, require_access
 from paddock.lifecycle.upkeep.refresh.plan import PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.record import EntryRecord, Fingerprint, read_records
 from paddock.model.artifact import BranchHead, Listing
@@ -74,14 +74,16 @@ def _plan_moved(clients: Clients, facts: EntryFacts, listing: Listing | PaddockE
         return facts.refused(listing), 0
     try:
         offer = find_offer(clients, facts, listing)
-        planned = by_files(facts, offer.offered)
-        if planned is not None:
-            return planned, offer.bytes_read
-        difference, header_bytes = header_difference(clients, offer)
+        planned, bytes_read = by_files(facts, offer.offered), offer.bytes_read
+        if planned is None:
+            difference, header_bytes = header_difference(clients, offer)
+            planned = by_header(facts, offer.offered, difference, header_bytes=header_bytes)
+            bytes_read += header_bytes
+        if planned.changes:
+            require_access(clients, offer)
     except PaddockError as error:
         return facts.refused(error), 0
-    planned = by_header(facts, offer.offered, difference, header_bytes=header_bytes)
-    return planned, offer.bytes_read + header_bytes
+    return planned, bytes_read
 
 
 def _commit(facts: EntryFacts) -> Branch:

@@ -69,6 +69,14 @@ def find_offer(clients: Clients, facts: EntryFacts, listing: Listing) -> Offer:
     return Offer(offered, listing, chosen.choice, promoted, bytes_read)
 
 
+def require_access(clients: Clients, offer: Offer) -> None:
+    """Ask the Hub for the address of the model file where the repository is gated: its files may be here already, from
+    a time with access. Costs one request without a body. Raises ModelGated, and the errors of the Hub."""
+    if offer.listing.gated:
+        first, *_ = offer.choice.model_files
+        clients.hub.locate(offer.listing.model, offer.listing.revision, first)
+
+
 def header_difference(clients: Clients, offer: Offer) -> tuple[HeaderDifference | None, int]:
     """(how the header of the offered model differs from the promoted one's, the bytes of the offered one). None where
     the promoted one cannot be read, or has no model file. Raises as `read_header`, and the errors of the Hub."""

@@ -50,9 +50,9 @@ class PlannedEntry:
     at; the last two are None where they are not known. `bytes` is an estimate of what comes over the network, None
     where nothing is to be fetched or it is not known. `difference` is that of the headers of the promoted file and the
     new one. `moves_default`: its promotion moves the model's default variant. `measure`: what is promoted was measured
-    with another engine. `remember`: what `auto` stands for is not in the entry's record yet, or was chosen for another
-    machine. `rolled_back`: the commit was promoted, and rolled back. `fingerprint` is for the next record, and `record`
-    the last one.
+    with another engine. `remember`: what the plan found is to be recorded, since it cost more than a request: what
+    `auto` stands for, or that the commit cannot be used. `rolled_back`: the commit was promoted, and rolled back.
+    `fingerprint` is for the next record, and `record` the last one.
     """
 
     entry: CatalogEntry
@@ -73,6 +73,14 @@ class PlannedEntry:
     @property
     def model(self) -> ModelName:
         return self.hub_name or self.entry.model
+
+    @property
+    def instead_of(self) -> Variant | None:
+        """The promoted variant whose place `variant` takes, since `auto` chose it instead."""
+        if self.entry.wanted_variant is not None or self.record is None:
+            return None
+        before = self.record.instead_of or self.record.variant
+        return before if before != self.variant else None
 
     @property
     def changes(self) -> bool:

@@ -23,8 +23,11 @@ from paddock.model.reference import Variant, parse_variant
 _LOG = logging.getLogger(__name__)
 
 WAITING: Final = "waiting for approval"
-SETTLED: Final = frozenset({"held back", "blocked"})
+REFUSED: Final = frozenset({"blocked", "withdrawn"})
+"""Outcomes of a commit that cannot be used: its files or its size are the reason."""
+SETTLED: Final = REFUSED | {"held back"}
 """Outcomes after which the same commit is not tried again."""
+_UNPROMOTED: Final = SETTLED | {WAITING}
 _MEASURED: Final = frozenset({"promoted", "retagged", "measured"})
 """Outcomes after which the promoted snapshot was measured with the engine of the record."""
 
@@ -48,7 +51,8 @@ class Fingerprint:
 class EntryRecord:
     """The record of the last refresh of an entry. `revision` is the commit that it saw on the Hub, None where it saw
     none; `variant` the one that the entry stood for; `measured_with` the engine with which the promoted snapshot was
-    measured last."""
+    measured last. `instead_of` is the variant that is promoted still where `auto` chose `variant` in its place, and it
+    was not promoted."""
 
     revision: Revision | None
     variant: Variant | None
@@ -57,6 +61,7 @@ class EntryRecord:
     at: datetime
     fingerprint: Fingerprint
     measured_with: str = ""
+    instead_of: Variant | None = None
 
     @property
     def day(self) -> str:
@@ -73,7 +78,7 @@ class EntryRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> EntryRecord:
         """Raises KeyError, TypeError and ValueError for anything but what `to_json` made."""
-        revision, variant = value["revision"], value["variant"]
+        revision, variant, instead_of = value["revision"], value["variant"], value.get("instead_of")
         return cls(
             revision=None if revision is None else parse_revision(str(revision)),
             variant=None if variant is None else parse_variant(str(variant)),
@@ -82,6 +87,7 @@ class EntryRecord:
             at=datetime.fromisoformat(str(value["at"])).astimezone(UTC),
             fingerprint=Fingerprint(**{key: str(text) for key, text in value["fingerprint"].items()}),
             measured_with=str(value["measured_with"]),
+            instead_of=None if instead_of is None else parse_variant(str(instead_of)),
         )
 
 
@@ -103,6 +109,9 @@ class Decided(Protocol):
     @property
     def record(self) -> EntryRecord | None: ...
 
+    @property
+    def instead_of(self) -> Variant | None: ...
+
 
 def record_of(planned: Decided, outcome: str, reason: str = "", *, variant: Variant | None = None) -> EntryRecord:
     """The record of what was done for a planned entry. `variant` is the one that was acquired, by default the planned
@@ -116,6 +125,7 @@ def record_of(planned: Decided, outcome: str, reason: str = "", *, variant: Vari
         at=datetime.now(UTC).replace(microsecond=0),
         fingerprint=planned.fingerprint,
         measured_with=planned.fingerprint.engine if outcome in _MEASURED else before,
+        instead_of=planned.instead_of if outcome in _UNPROMOTED else None,
     )
 
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from paddock import settings as environment
 from paddock.errors import PaddockError, RefreshFailed
 from paddock.lifecycle.catalog import Catalog, require_catalog
-from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run.engine_change import promoted_with_other_engines
 from paddock.lifecycle.steps import Runner, step
@@ -33,7 +32,6 @@ from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry, RefreshP
 from paddock.lifecycle.upkeep.refresh.record import record_of, store_record
 from paddock.lifecycle.upkeep.refresh.report import Surroundings, entry_table, write_report
 from paddock.model.units import counted, human_bytes
-from paddock.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _IN_MESSAGE = 5
@@ -102,15 +100,6 @@ def summary(outcomes: Sequence[EntryOutcome]) -> str:
     parts = [f"{counts[outcome]} {outcome.value}" for outcome in RefreshOutcome if counts[outcome]]
     fetched = human_bytes(sum(outcome.bytes or 0 for outcome in outcomes))
     return f"{counted(len(outcomes), 'entry', 'entries')}: {', '.join(parts)}; {fetched} of model data fetched"
-
-
-def connect_with(catalog: str | None) -> Clients:
-    """Clients from the environment, whose settings name this catalog: gates and retention are decided by it too. None:
-    that of the environment. Raises BadSetting."""
-    settings = environment.load()
-    if catalog is not None:
-        settings = Settings.model_validate({**dict(settings), "catalog": catalog})
-    return connect(settings)
 
 
 def refresh(
