@@ -40,6 +40,8 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("PADDOCK_STALL_S", "stall_s", "0.5", 0.5),
     ("PADDOCK_THREADS", "threads", "3", 3),
     ("PADDOCK_ENGINE_TIMEOUT_S", "engine_timeout_s", "60", 60.0),
+    ("PADDOCK_ENGINE_USER", "engine_user", "10001", 10001),
+    ("PADDOCK_ENGINE_READS", "engine_reads", "/opt/driver:/opt/more", (Path("/opt/driver"), Path("/opt/more"))),
     ("PADDOCK_API_KEY", "api_key", CANARY, SecretStr(CANARY)),
     ("PADDOCK_SERVE_HOSTS", "serve_hosts", "*", ("*",)),
     (
@@ -85,6 +87,8 @@ GOOD: list[tuple[str, str, str, object]] = [
 ]
 DEFAULTS = {
     "volume": Path("/models"),
+    "engine_user": 65432,
+    "engine_reads": None,
     "worker": None,
     "s3_uri": None,
     "s3_path_style": None,

@@ -1,8 +1,9 @@
 """Main program of the process that sandboxed subprocesses are forked from, one for each template.
 
 `sandbox_start` starts it without secrets in its environment. It imports what a sandboxed subprocess needs, which takes
-most of the time of a start, and then only forks: it never reads a template, so that each subprocess begins in the same
-state, without anything of another template.
+most of the time of a start. Then it gives up files, network and privileges, and its subprocesses with it, as the user
+that is its second argument where it is root. From then on it only forks: it never reads a template, so that each
+subprocess begins in the same state, without anything of another template.
 
 Each message on its socket comes with two descriptors, the subprocess's standard input and output. The answer is the
 subprocess's number, with a descriptor of the process (`pidfd_open`). It ends when the socket is closed.
@@ -18,12 +19,14 @@ import sys
 from contextlib import suppress
 
 from paddock.chat import sandbox_process
+from paddock.confinement import ConfinementPolicy, confine
 
 
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGCHLD, _reap)
     environment = sandbox_process.prepare()
+    confine(ConfinementPolicy(user=int(sys.argv[2])))
     gc.collect()
     gc.freeze()  # else the first collection in each subprocess copies every page of this one
     while True:

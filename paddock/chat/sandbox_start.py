@@ -85,10 +85,22 @@ class _Server:
         return int(answer), received[0]
 
     def _start(self) -> None:
+        from paddock import settings  # not needed to import this module
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _program(), str(theirs.fileno())],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-X",
+                    "utf8",
+                    "-c",
+                    _program(),
+                    str(theirs.fileno()),
+                    str(settings.load().engine_user),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -23,7 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from paddock import settings
+from paddock.confinement import Confinement
 from paddock.engine import process
+from paddock.engine.worker import CONFINEMENT
 from paddock.errors import EngineTooOld
 
 MINIMUM_ENGINE = "0.3.36"
@@ -81,6 +83,11 @@ def describe_build() -> EngineBuild:
     library_directory()
     answer = process.run("describe", {}, timeout_s=_QUERY_TIMEOUT_S).result
     return EngineBuild(found, str(answer["features"])[:2000], answer["uses_gpus"] is True)
+
+
+def describe_confinement() -> Confinement:
+    """Start a process of the engine, and return what it was left with. Raises EngineTooOld, EngineCrashed."""
+    return Confinement.from_json(process.run(CONFINEMENT, {}, timeout_s=_QUERY_TIMEOUT_S).result)
 
 
 def check_version(found: str) -> str:

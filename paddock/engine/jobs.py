@@ -19,14 +19,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from paddock.confinement.places import gpu_nodes
 from paddock.engine import bindings, generation
 from paddock.engine.log import Log
 from paddock.engine.parameters import Parameters
@@ -198,6 +200,28 @@ def _header_naming(architecture: str) -> bytes:
         + text(architecture.encode())
     )
 
+
+def load_modules(job: str) -> None:
+    """Import what a job imports when it runs."""
+    for module in _MODULES.get(job, ()):
+        importlib.import_module(module)
+    if job in _TIMED and gpu_nodes():
+        with suppress(ImportError):
+            importlib.import_module("pynvml")  # counts a GPU's memory and energy
+
+
+_NUMPY = "numpy.ctypeslib"
+_MODULES = {
+    "memory": ["paddock.engine.repacking"],
+    "projector": ["paddock.engine.multimodal"],
+    "benchmark": ["paddock.engine.timing", _NUMPY],
+    "embed": ["paddock.engine.timing", _NUMPY],
+    "pair": ["paddock.engine.pairing", _NUMPY],
+    "race": ["paddock.engine.timing", _NUMPY],
+    "generate": [_NUMPY],
+    "compare": ["paddock.engine.likelihood", _NUMPY],
+}
+_TIMED = frozenset({"benchmark", "embed", "pair", "race"})
 
 JOBS: dict[str, Callable[[Arguments], Arguments]] = {
     "memory": memory,

@@ -7,7 +7,8 @@ is left behind.
 The child reads the request as JSON from standard input and answers on a separate pipe, since native code prints to
 standard output. Its standard error is the engine's *log*: its beginning and end are kept for people. It is never parsed
 for facts, since a file's metadata can print anything there; the child extracts facts itself, message by message. The
-child has no token and no key in its environment, dies with its parent, and dumps no core.
+child has no token and no key in its environment, dies with its parent, and dumps no core. It confines itself to the
+files that it is given (`worker`), and cannot look into this process.
 
 This module does not know what a job does, and does not import llama_cpp.
 """
@@ -29,7 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from paddock import errors
+from paddock import errors, settings
+from paddock.confinement.parent import unreadable
 from paddock.errors import (
     EngineCrashed,
     EngineOutOfMemory,
@@ -98,11 +100,16 @@ def run(
     timeout_s: float,
     memory_limit_bytes: int | None = None,
     descriptors: Sequence[int] = (),
+    reads: Sequence[Path] = (),
+    writes: Sequence[Path] = (),
 ) -> Answer:
     """Run one job in a child process, and wait for its answer.
 
     `arguments` must be JSON; `descriptors` are open files that the child inherits under the same numbers (see
     `open_shards`). `memory_limit_bytes` limits what the child allocates; a model that it maps is not counted.
+
+    The child can open the files of `descriptors` again, and other files only below `reads` and, as this process's own
+    user, below the directories `writes`.
 
     Raises EngineCrashed for a signal, an exit without an answer, or no answer within `timeout_s`. Raises what the job
     itself reports: EngineOutOfMemory, EngineTooOld, IncompatibleModel, MalformedGguf, ModelRejected,
@@ -116,7 +123,10 @@ def run(
             "parent": os.getpid(),
             "answer": child_end.fileno(),
             "memory_limit_bytes": memory_limit_bytes,
+            "writes": [str(path) for path in writes],
+            **confinement_settings(*reads),
         }
+        open_files.enter_context(unreadable())
         process = subprocess.Popen(
             [sys.executable, "-m", "paddock.engine.worker"],
             stdin=subprocess.PIPE,
@@ -139,6 +149,21 @@ def run(
             cure="try again when the machine is less busy, or raise PADDOCK_ENGINE_TIMEOUT_S",
         )
     return Answer(_result(job, answer, process.returncode, log), log)
+
+
+def confinement_settings(*reads: Path) -> dict[str, object]:
+    """Return the part of a child's request that says as which user it runs, what else than the model it may read, and
+    which directories are private."""
+    chosen = settings.load()
+    private = [chosen.volume]
+    with suppress(RuntimeError):  # a user without a home directory
+        private.append(Path.home())
+    return {
+        "user": chosen.engine_user,
+        "reads": [str(path) for path in (*reads, *(chosen.engine_reads or ()))],
+        "library_path": child_environment().get("LD_LIBRARY_PATH", ""),
+        "private": [str(path.resolve()) for path in private],
+    }
 
 
 @contextmanager

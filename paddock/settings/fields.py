@@ -7,11 +7,13 @@ from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from paddock.confinement import UNPRIVILEGED_USER
 from paddock.network import Network
 from paddock.settings.values import (
     AbsolutePath,
     CatalogPlace,
     Cron,
+    Directories,
     HeaderSecret,
     Hosts,
     HttpAddress,
@@ -173,6 +175,19 @@ class Settings(BaseModel):
         validation_alias="PADDOCK_PRICE_PER_HOUR",
         description="What an hour of this machine costs, for `paddock cost`: a plain number such as `2.10`, in the "
         "currency in which prices are to be shown; unset: that of the catalog",
+    )
+    engine_user: int = Field(
+        default=UNPRIVILEGED_USER,
+        ge=1,
+        le=2**31 - 1,
+        validation_alias="PADDOCK_ENGINE_USER",
+        description="Number of the user that the engine's processes run as, where Paddock runs as root",
+    )
+    engine_reads: Directories | None = Field(
+        default=None,
+        validation_alias="PADDOCK_ENGINE_READS",
+        description="Further files and directories that the engine's processes may read, such as a driver's: absolute "
+        "paths, separated by `:`; unset: none",
     )
     llama_server: Path | None = Field(
         default=None,

@@ -158,6 +158,15 @@ def _split(address: str) -> SplitResult | None:
     return parts
 
 
+def _directories(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    paths = [Path(name) for name in value.split(":") if name]
+    if not all(path.is_absolute() for path in paths):
+        raise ValueError("expected absolute paths, separated by a colon")
+    return tuple(paths)
+
+
 CatalogPlace = Annotated[Path | str, BeforeValidator(_catalog)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[str, AfterValidator(_size)]
@@ -166,6 +175,7 @@ RemoteStoreUri = Annotated[str, AfterValidator(_remote_store)]
 Cron = Annotated[str, AfterValidator(_cron)]
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Price = Annotated[float, BeforeValidator(parse_price)]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_header)]

@@ -29,7 +29,8 @@ def run(rounds: int) -> bool:
         path = Path(folder, "text.txt")
         path.write_text(text.content)
         reference, model = Path(folder, "reference.gguf"), real_model()
-        process.run("quantize", {"source": str(model), "target": str(reference), "type": "Q8_0"}, timeout_s=600)
+        arguments = {"source": str(model), "target": str(reference), "type": "Q8_0"}
+        process.run("quantize", arguments, timeout_s=600, reads=[model], writes=[Path(folder)])
 
         def theirs() -> None:
             path.with_suffix(".logits").unlink(missing_ok=True)

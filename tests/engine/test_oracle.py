@@ -170,7 +170,8 @@ def test_repacked_weights_are_estimated_as_the_real_load_counts_them(model: Path
     path = model
     if kind != "Q4_1":
         path = tmp_path / f"{kind}.gguf"
-        process.run("quantize", {"source": str(model), "target": str(path), "type": kind}, timeout_s=120)
+        arguments = {"source": str(model), "target": str(path), "type": kind}
+        process.run("quantize", arguments, timeout_s=120, reads=[model], writes=[tmp_path])
     for use_mmap in (True, False):
         parameters = Parameters(n_ctx=512, n_threads=2, use_mmap=use_mmap)
         planned = measure_memory(path, context_tokens=512, parameters=parameters)

@@ -167,6 +167,6 @@ def test_a_prompt_longer_than_the_context_is_refused(model: Path) -> None:
 def test_a_quantized_copy_of_the_real_model_is_measured_too(model: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.Q8_0.gguf"
     arguments = {"source": str(model), "target": str(target), "type": "Q8_0"}
-    made = process.run("quantize", arguments, timeout_s=60).result
+    made = process.run("quantize", arguments, timeout_s=60, reads=[model], writes=[tmp_path]).result
     assert made["size_bytes"] == target.stat().st_size
     assert benchmark(target, threads=1, context_tokens=128, n_prompt=16, n_gen=4).memory.weights_bytes == 143_025_408

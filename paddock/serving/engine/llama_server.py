@@ -7,9 +7,14 @@ is needed.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,13 +24,14 @@ import httpx
 from paddock.chat.template import TEMPLATE_FILE
 from paddock.engine.facts import library_directory
 from paddock.engine.parameters import Parameters
-from paddock.engine.process import last_error_line
-from paddock.errors import NoSuchFile
+from paddock.engine.process import confinement_settings, last_error_line
+from paddock.errors import EngineTooOld, NoSuchFile
 from paddock.gguf.kind import ModelKind
 from paddock.serving.engine.canary import check_canary
 from paddock.serving.spec import ServeSpec
 from paddock.settings import child_environment
 
+_ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = "llama-server"
 SOCKET = "engine.sock"
 _METRICS_S = 2.0
@@ -55,14 +61,35 @@ class LlamaServerProgram:
     @cached_property
     def version(self) -> str:
         """The version that `--version` prints, or "unknown"."""
+        return self._printed_version([str(self.path), "--version"])
+
+    def confined_version(self) -> str:
+        """Return the version that it prints when it is confined as it is to serve, or "unknown"."""
+        request = {"parent": os.getpid(), "home": None, **self.start_request(["--version"])}
+        return self._printed_version([sys.executable, "-m", "paddock.serving.engine.main"], json.dumps(request))
+
+    def start_request(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Return the request of `main` that starts it, without its parent and home.
+
+        Another program than the engine's own may be a script that starts that one.
+        """
+        own = []
+        with suppress(EngineTooOld):
+            own = [library_directory()]
+        request = {"program": str(self.path), "is_own": self.is_own, "arguments": list(arguments)}
+        return {**request, **confinement_settings(*own)}
+
+    def _printed_version(self, command: Sequence[str], request: str = "") -> str:
         try:
             done = subprocess.run(
-                [self.path, "--version"],
+                command,
+                input=request,
                 capture_output=True,
                 text=True,
                 errors="replace",
                 timeout=_VERSION_S,
                 check=False,
+                cwd=_ROOT,
                 env=self.environment(),
             )
         except (OSError, subprocess.TimeoutExpired):
@@ -110,7 +137,7 @@ class LlamaServer:
         return self.spec.parameters.n_seq_max
 
     def start_request(self, home: Path, model: Path, projector: Path | None = None) -> dict[str, Any]:
-        """Return the request for `engine_main` that starts it on the files `model` and `projector`, with `home` as its
+        """Return the request of `main`, without its parent and home, that starts it on these files, with `home` as its
         directory."""
         template = home / TEMPLATE_FILE
         template.write_text(self.spec.chat.template, encoding="utf-8", errors="surrogatepass")
@@ -124,7 +151,7 @@ class LlamaServer:
             *_kind_arguments(self.spec),
             *(_projector_arguments(self.spec, projector) if projector else []),
         ]
-        return {"program": str(self.program.path), "arguments": arguments}
+        return self.program.start_request(arguments)
 
     async def check_canary(self, client: httpx.AsyncClient) -> None:
         """See `canary.check_canary`."""

@@ -1,8 +1,9 @@
 """One engine process of the server: start it, query it, stop it.
 
 The process gets a private directory, which holds its socket, links to the model's open files, and its chat template.
-Its environment holds no token and no key; it dies with this process, and dumps no core. The beginning and end of its
-standard error are kept.
+Its environment holds no token and no key; it dies with this process, and dumps no core. It can use these files, its
+libraries and nothing else (`main`), and cannot look into this process. The beginning and end of its standard error are
+kept.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from paddock.confinement.parent import unreadable
 from paddock.engine.process import BoundedLog
 from paddock.errors import EngineCrashed
 from paddock.serving.engine.llama_server import SOCKET, LlamaServer, engine_client
@@ -45,6 +47,7 @@ class EngineProcess:
         self._log = BoundedLog()
         self._process: asyncio.subprocess.Process | None = None
         self._log_reader: asyncio.Task[None] | None = None
+        self._protection = ExitStack()
         self.load_s = 0.0
         self._client = engine_client(home, _ANSWER_S)
 
@@ -60,9 +63,10 @@ class EngineProcess:
         began = time.monotonic()
         request = {
             "parent": os.getpid(),
-            "network": self._server.spec.on_gpu,  # a GPU driver may need it; the server itself listens on a UNIX socket
+            "home": str(self._home),
             **self._server.start_request(self._home, *self._model.link_into(self._home)),
         }
+        self._protection.enter_context(unreadable())
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -72,7 +76,7 @@ class EngineProcess:
             stderr=asyncio.subprocess.PIPE,
             pass_fds=self._model.descriptors,
             cwd=_ROOT,
-            env=self._server.program.environment(),
+            env={**self._server.program.environment(), "HOME": str(self._home)},  # else it looks for the user's own one
             process_group=0,
         )
         self._log_reader = asyncio.create_task(self._read_log(self._process))
@@ -163,6 +167,7 @@ class EngineProcess:
             self.kill()
             await process.wait()
             await self._wait_for_log()
+        self._protection.close()
         await self._client.aclose()
         for name in self._model.names:
             (self._home / name).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from paddock.lifecycle.upkeep.doctor.check import Check, CheckResult, Diagnosis, run_checks
+from paddock.lifecycle.upkeep.doctor.confinement import check_confinement
 from paddock.lifecycle.upkeep.doctor.engine import check_engine, check_llama_server, check_measurements
 from paddock.lifecycle.upkeep.doctor.process import (
     check_catalog_file,
@@ -25,6 +26,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_transfer,
     check_engine,
     check_llama_server,
+    check_confinement,
     check_measurements,
     check_open_files,
     check_temporary_files,

@@ -1,0 +1,19 @@
+"""Confinement of child processes that read what strangers made: the engine, and the renderer of chat templates.
+
+    policy      what a process may use, and the steps that confine it
+    limits      what comes first in each child's program: no core dump, no new privileges, an end with its parent
+    credentials the user and the capabilities that it keeps
+    landlock    files;  places: which ones an engine needs
+    seccomp     system calls
+    parent      what protects the parent from its children
+    kernel      calls by ctypes
+
+Its types are named tuples, since the import of `dataclasses` takes longer than all that a child does here.
+
+A child confines itself: it starts as our own program, and what is untrusted comes after. So nothing of it is needed
+before an `exec`, and no helper program of the system is.
+"""
+
+from paddock.confinement.policy import UNPRIVILEGED_USER, Confinement, ConfinementPolicy, confine
+
+__all__ = ["UNPRIVILEGED_USER", "Confinement", "ConfinementPolicy", "confine"]
