@@ -15,7 +15,7 @@ from paddock.untrusted.json_text import kind_of
 
 MAX_COUNT: Final = 2**50
 """Bytes, tokens, requests: 1 PiB."""
-_FIRST_YEAR: Final = 2000
+_FIRST_YEAR: Final = 1970
 _LAST_YEAR: Final = 2200
 
 
@@ -48,16 +48,21 @@ def time_field(value: Mapping[str, Any], name: str) -> datetime:
 
 
 def parse_time(text: str, *, key: str = "") -> datetime:
-    """Parse a time of ISO 8601 with a time zone. The result is in UTC, and within the years that can be added to."""
+    """Parse a time of ISO 8601 with a time zone. The result is in UTC, and bounded as `check_time` says."""
     try:
         time = datetime.fromisoformat(text[:64])
     except ValueError:
         raise UnusableContent(f"a time was expected, not {text[:64]!r}", key=key) from None
+    return check_time(time, key=key).astimezone(UTC)
+
+
+def check_time(time: datetime, *, key: str = "") -> datetime:
+    """Return a time unchanged, unless it has no time zone, or lies where adding to it overflows."""
     if time.tzinfo is None or not _FIRST_YEAR <= time.year < _LAST_YEAR:
         raise UnusableContent(
-            f"a time with a time zone from {_FIRST_YEAR} to {_LAST_YEAR} was expected, not {text[:64]!r}", key=key
+            f"a time with a time zone from {_FIRST_YEAR} to {_LAST_YEAR} was expected, not {time.isoformat()}", key=key
         )
-    return time.astimezone(UTC)
+    return time
 
 
 def _unexpected(name: str, found: object, expected: str) -> UnusableContent:

@@ -19,38 +19,23 @@ from paddock.untrusted.content import UnusableContent
 
 MAX_ENTRIES: Final = 1_000_000
 """Names of one directory, unless a caller says otherwise."""
-_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_WITHOUT_WAITING: Final = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_READ: Final = os.O_RDONLY | _WITHOUT_WAITING
+_APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | _WITHOUT_WAITING
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_LINK = "it is a symbolic link"
-_NO_FILE = "it is not a regular file"
+_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_FILE: Final = frozenset({errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP})  # a socket, a pipe, a device without driver
 
 
 def open_regular(path: Path | str, *, follow: bool = False, below: Path | None = None) -> int:
     """Open a regular file for reading, and return its descriptor.
 
-    A path that is a symbolic link is refused, unless `follow`. With `below`, a directory above the file, no directory
-    between the two may be a link either. Raises UnusableContent for what is no regular file, and OSError.
+    A path that is a symbolic link is refused, unless `follow`. With `below`, a directory above the file, a directory
+    between the two that is a link is none, and raises NotADirectoryError. Raises UnusableContent for what is no regular
+    file, and OSError.
     """
-    flags = _FLAGS if follow else _FLAGS | os.O_NOFOLLOW
-    try:
-        with _parent(path, below) as (parent, name):
-            descriptor = os.open(name, flags, dir_fd=parent)
-    except OSError as error:
-        if error.errno == errno.ELOOP and not follow:
-            raise UnusableContent(_LINK, source=str(path)) from None
-        if error.errno in {errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP}:  # a socket, or a device without a driver
-            raise UnusableContent(_NO_FILE, source=str(path)) from None
-        error.filename = str(path)
-        raise
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            reason = "it is a directory" if stat.S_ISDIR(mode) else _NO_FILE
-            raise UnusableContent(reason, source=str(path))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    flags = _READ if follow else _READ | os.O_NOFOLLOW
+    return _checked(_open(path, flags, below=below), path)
 
 
 def read_regular(path: Path | str, *, max_bytes: int, follow: bool = False, below: Path | None = None) -> bytes:
@@ -81,47 +66,70 @@ def read_descriptor(descriptor: int, *, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
+def open_regular_to_append(path: Path | str, *, mode: int, create: bool = True, exclusive: bool = False) -> int:
+    """Open a regular file for reading and appending, and return its descriptor. With `create`, one that is missing is
+    created; with `exclusive` too, it must be missing. Raises as `open_regular` without `follow`."""
+    flags = _APPEND | (os.O_CREAT if create else 0) | (os.O_EXCL if exclusive else 0)
+    return _checked(_open(path, flags, mode=mode, below=None), path)
+
+
 def list_directory(path: Path | str, *, max_entries: int = MAX_ENTRIES, below: Path | None = None) -> list[str]:
-    """The names in a directory, sorted. Raises UnusableContent for a directory with more than `max_entries`, and, with
-    `below`, as `open_regular` where the path, or a directory between the two, is a symbolic link; and OSError."""
+    """The names in a directory, sorted. With `below`, a directory that is a symbolic link, or lies behind one, is no
+    directory. Raises UnusableContent for a directory with more than `max_entries` names, and OSError."""
     if below is None:
         return _names(path, os.fspath(path), max_entries)
-    descriptor = open_directory(path, below=below)
+    with open_directory(path, below=below) as parent:
+        descriptor = os.open(".", _DIRECTORY, dir_fd=parent)
     try:
         return _names(path, descriptor, max_entries)
     finally:
         os.close(descriptor)
 
 
-def open_directory(path: Path | str, *, below: Path) -> int:
-    """Open a directory that is `below` or lies in it, and return its descriptor. Raises UnusableContent where it, or a
-    directory between the two, is a symbolic link, and OSError."""
-    descriptor = os.open(below, _DIRECTORY)
+@contextmanager
+def open_directory(path: Path | str, *, below: Path) -> Iterator[int]:
+    """Yield a descriptor for a directory, which is `below` or lies in it, as the place of names: it cannot be listed.
+    Raises NotADirectoryError where it, or a directory between the two, is a symbolic link, and other OSErrors."""
+    descriptor = os.open(below, _PLACE)
     try:
         for part in Path(path).relative_to(below).parts:
-            outer, descriptor = descriptor, _open_part(descriptor, part, path)
-            os.close(outer)
-    except BaseException:
+            try:
+                inner = os.open(part, _PLACE | os.O_NOFOLLOW, dir_fd=descriptor)
+            except OSError as error:
+                error.filename = str(path)
+                raise
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
         os.close(descriptor)
-        raise
-    return descriptor
 
 
-def _open_part(parent: int, name: str, path: Path | str) -> int:
+def _open(path: Path | str, flags: int, *, mode: int = 0, below: Path | None) -> int:
     try:
-        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        if below is None:
+            return os.open(path, flags, mode)
+        with open_directory(Path(path).parent, below=below) as parent:
+            return os.open(Path(path).name, flags, mode, dir_fd=parent)
     except OSError as error:
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW:
+            raise UnusableContent("it is a symbolic link", source=str(path)) from None
+        if error.errno == errno.EISDIR:  # only where it was opened for writing
+            raise UnusableContent("it is a directory", source=str(path)) from None
+        if error.errno in _NO_FILE:
+            raise UnusableContent("it is not a regular file", source=str(path)) from None
         error.filename = str(path)
-        if error.errno in {errno.ELOOP, errno.ENOTDIR} and _is_link(name, parent):
-            raise UnusableContent(f"{name} is a symbolic link", source=str(path)) from None
         raise
 
 
-def _is_link(name: str, parent: int) -> bool:
-    try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
+def _checked(descriptor: int, path: Path | str) -> int:
+    """Return the descriptor of a regular file unchanged. That of anything else is closed."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    reason = "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file"
+    raise UnusableContent(reason, source=str(path))
 
 
 def _names(path: Path | str, directory: str | int, max_entries: int) -> list[str]:
@@ -132,16 +140,3 @@ def _names(path: Path | str, directory: str | int, max_entries: int) -> list[str
             if len(found) > max_entries:
                 raise UnusableContent(f"it has more than {max_entries} names in it", source=str(path))
     return sorted(found)
-
-
-@contextmanager
-def _parent(path: Path | str, below: Path | None) -> Iterator[tuple[int | None, str]]:
-    """The directory of a path, as `os.open` takes it: (descriptor, name), or (None, the whole path)."""
-    if below is None:
-        yield None, os.fspath(path)
-        return
-    parent = open_directory(Path(path).parent, below=below)
-    try:
-        yield parent, Path(path).name
-    finally:
-        os.close(parent)

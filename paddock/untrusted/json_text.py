@@ -27,7 +27,7 @@ _MAX_DIGITS: Final = 400
 """Longer integers have no float, and Python takes quadratic time for them."""
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """A string, or one that is not closed, up to the end of the text: no byte is looked at twice."""
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_MARKS: Final = bytes(byte for byte in range(256) if byte not in b"[]{},")
 _OPENING: Final = frozenset(b"[{")
 _UNSAFE_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
 _UNSAFE_ESCAPE: Final = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
@@ -68,7 +68,7 @@ def parse_json(
     content = data if isinstance(data, bytes) else data.encode(errors="surrogatepass")
     if len(content) > max_bytes:
         raise UnusableContent(f"it is larger than {max_bytes} bytes")
-    _check_nesting(content, max_depth=max_depth, max_containers=max_values // 2)
+    _check_structure(content, max_depth=max_depth, max_values=max_values)
     try:
         text = content.decode("utf-8" if strict else "utf-8-sig")
         hooks = _StrictHooks() if strict else _LenientHooks()
@@ -86,9 +86,8 @@ def parse_json(
         raise UnusableContent(reason) from None
     except (RecursionError, OverflowError, MemoryError) as error:
         raise UnusableContent(f"it cannot be parsed ({type(error).__name__})") from None
-    many = content.count(b",") + content.count(b"[") + content.count(b"{") >= max_values  # counts those in texts too
-    if hooks.refused or many or (strict and _UNSAFE_ESCAPE.search(text)):
-        _check_values(value, max_values=max_values, strict=strict)
+    if hooks.refused or (strict and _UNSAFE_ESCAPE.search(text)):
+        _check_values(value)
     return value
 
 
@@ -112,16 +111,20 @@ def kind_of(value: object) -> str:
     return _KINDS.get(type(value), "something else")
 
 
-def _check_nesting(content: bytes, *, max_depth: int, max_containers: int) -> None:
-    """Check how deep lists and objects are nested, and how many there are, without parsing. Strings are recognised as
-    the parser does it, up to the first error that it finds."""
-    if content.count(b"[") + content.count(b"{") <= min(max_depth, max_containers):
+def _check_structure(content: bytes, *, max_depth: int, max_values: int) -> None:
+    """Check how deep lists and objects are nested, and how many values there are, without parsing. Strings are
+    recognised as the parser does it, up to the first error that it finds."""
+    openings = content.count(b"[") + content.count(b"{")
+    if openings <= max_depth and openings + content.count(b",") < max_values:
         return
-    brackets = _STRING.sub(b"", content).translate(None, _NO_BRACKETS)
-    if brackets.count(b"[") + brackets.count(b"{") > max_containers:
-        raise UnusableContent(f"it has more than {max_containers} lists and objects")
+    marks = _STRING.sub(b"", content).translate(None, _NO_MARKS)
+    openings = marks.count(b"[") + marks.count(b"{")
+    if openings > max_values // 2:
+        raise UnusableContent(f"it has more than {max_values // 2} lists and objects")
+    if openings + marks.count(b",") >= max_values:
+        raise UnusableContent(f"it has more than {max_values} values")
     depth = 0
-    for bracket in brackets:
+    for bracket in marks.translate(None, b","):
         depth += 1 if bracket in _OPENING else -1
         if depth > max_depth:
             raise UnusableContent(f"it is nested deeper than {max_depth} levels")
@@ -175,24 +178,17 @@ class _LenientHooks(_StrictHooks):
         return number if math.isfinite(number) else None
 
 
-def _check_values(root: Any, *, max_values: int, strict: bool) -> None:
-    """Check every value below `root`, without recursion."""
+def _check_values(root: Any) -> None:
+    """Look for a value below `root` that is refused, without recursion."""
     pending: list[tuple[Any, _Trail | None]] = [(root, None)]
-    count = 0
     while pending:
         value, trail = pending.pop()
+        if problem := _problem(value):
+            raise UnusableContent(problem, key=_path(trail))
         for key, item in _items(value):
-            count += 1
-            if isinstance(item, dict | list):
-                pending.append((item, (trail, key)))
-            elif problem := _problem(item, strict=strict):
-                raise UnusableContent(problem, key=_path((trail, key)))
-            if strict and isinstance(key, str) and _UNSAFE_TEXT.search(key):
+            if isinstance(key, str) and _UNSAFE_TEXT.search(key):
                 raise UnusableContent("it has a key with a NUL or a lone surrogate", key=_path(trail))
-        if count > max_values:
-            raise UnusableContent(f"it has more than {max_values} values")
-    if problem := _problem(root, strict=strict):
-        raise UnusableContent(problem)
+            pending.append((item, (trail, key)))
 
 
 def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
@@ -202,10 +198,10 @@ def _items(value: Any) -> Iterator[tuple[str | int, Any]]:
         yield from enumerate(value)
 
 
-def _problem(item: Any, *, strict: bool) -> str | None:
+def _problem(item: Any) -> str | None:
     if isinstance(item, _Refused):
         return item.reason
-    if strict and isinstance(item, str) and _UNSAFE_TEXT.search(item):
+    if isinstance(item, str) and _UNSAFE_TEXT.search(item):
         return "it has a text with a NUL or a lone surrogate"
     return None
 
@@ -220,4 +216,9 @@ def _path(trail: _Trail | None) -> str:
 
 def printable_key(key: str) -> str:
     """The beginning of a key, without what cannot be printed or encoded."""
-    return _UNSAFE_TEXT.sub("\ufffd", key[:60])
+    return replace_unsafe(key[:60])
+
+
+def replace_unsafe(text: str) -> str:
+    """A text that can be read again once it is written: without NUL and lone surrogates."""
+    return _UNSAFE_TEXT.sub("\ufffd", text)
