@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -33,6 +32,10 @@ from paddock.gguf.source import FileSource
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.json_file import read_json_object
 from paddock.model.names import Sha256
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import text_field
+from paddock.untrusted.files import read_head
+from paddock.untrusted.json_text import parse_object
 
 TEMPLATE_FILE = "chat_template.jinja"
 CHAT_FILE = "chat.paddock.json"
@@ -41,6 +44,7 @@ DERIVED_FILES = frozenset({TEMPLATE_FILE, CHAT_FILE})
 """Files in a snapshot that Paddock derives, in addition to the repository's own files."""
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _SCHEMA = 2
+_MAX_CHAT_BYTES = 1024 * 1024
 _LOG = logging.getLogger(__name__)
 
 
@@ -81,9 +85,10 @@ class ChatFormat:
     @classmethod
     def from_json(cls, text: str, template: str) -> ChatFormat:
         """Parse the output of `to_json`. Raises ValueError, KeyError or TypeError for other documents."""
-        value = json.loads(text)
-        stop = tuple(value.pop("stop"))
-        return cls(template, stop=stop, **{key: value[key] for key in ("origin", "why", "bos", "eos")})
+        value = parse_object(text, max_bytes=_MAX_CHAT_BYTES, strict=False)
+        stop = tuple(text_field({"stop": sequence}, "stop", max_length=_MAX_CHAT_BYTES) for sequence in value["stop"])
+        texts = {name: text_field(value, name, max_length=_MAX_CHAT_BYTES) for name in ("origin", "why", "bos", "eos")}
+        return cls(template, stop=stop, **texts)
 
 
 def _is_sound(findings: Sequence[Finding]) -> bool:
@@ -242,12 +247,9 @@ def _read_text(path: Path, *, max_bytes: int) -> str | None:
     becomes U+FFFD. Returns None if the file does not exist.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise NoSuchFile(f"{path} is not a regular file", cure="pull the model again")
-        with path.open("rb") as file:
-            return file.read(max_bytes + 1).decode(errors="replace")
-    except NoSuchFile:
-        raise
+        return read_head(path, max_bytes=max_bytes + 1, follow=True).decode(errors="replace")
+    except UnusableContent as error:
+        raise NoSuchFile(f"{path} {error.reason.removeprefix('it ')}", cure="pull the model again") from None
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -46,6 +46,7 @@ from paddock.cli import (
 from paddock.cli.output import print_result, report_failure
 from paddock.cli.suggestions import CommandGroup, cure_of, message_of
 from paddock.errors import PaddockError, UsageError
+from paddock.untrusted.content import UnusableContent
 from paddock.version import VERSION
 
 app = typer.Typer(
@@ -83,6 +84,9 @@ def main() -> NoReturn:
         )
     except typer.TyperException as error:
         status = report_failure(as_json, "wrong-usage", message_of(error), cure_of(error), UsageError.exit_status)
+    except UnusableContent as error:  # that nothing below knew a better answer to
+        cure = f"move {error.source} away" if error.source else "look at what was changed last"
+        status = report_failure(as_json, "unusable-content", f"a file cannot be used: {error}", cure, 1)
     except Exception as error:
         _LOG.debug("internal error", exc_info=True)
         message = f"internal error: {type(error).__name__}: {error}"

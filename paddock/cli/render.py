@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,6 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from paddock.model.units import counted, human_bytes, human_time
+from paddock.store.manifests import MAX_DOCUMENT_BYTES
+from paddock.untrusted.files import read_regular
 
 if TYPE_CHECKING:
     from paddock.chat.template import ChatFormat
@@ -186,7 +187,7 @@ def print_markdown(text: str) -> None:
 
 
 def render_onboarding(result: Onboarded) -> None:
-    print_markdown(Path(result.dossier).read_text(encoding="utf-8"))
+    print_markdown(read_regular(result.dossier, max_bytes=MAX_DOCUMENT_BYTES).decode(errors="replace"))
     print_line(result.line)
 
 

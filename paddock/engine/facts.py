@@ -27,6 +27,9 @@ from paddock.confinement import Confinement
 from paddock.engine import process
 from paddock.engine.worker import CONFINEMENT
 from paddock.errors import EngineTooOld
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import read_regular
+from paddock.untrusted.json_text import parse_json
 
 MINIMUM_ENGINE = "0.3.36"
 _OLDEST_WITH_GGUF = "0.2.24"  # older ones cannot read current GGUF files: they get a message of their own
@@ -34,6 +37,7 @@ _PACKAGE = "llama-cpp-python"
 _NAME = re.compile(r"[\x21-\x7e]{1,63}")
 _QUERY_TIMEOUT_S = 60.0
 _GPU_BACKENDS = ("CUDA", "ROCm", "Vulkan", "SYCL", "Metal", "MTL")
+_MAX_CACHE_BYTES = 1024 * 1024
 _NAMES_PER_QUERY = 512  # of at most 63 bytes each: the request fits in a pipe's buffer
 
 
@@ -160,8 +164,8 @@ def _cache_file() -> Path:
 
 def _read(path: Path) -> frozenset[str]:
     try:
-        names = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        names = parse_json(read_regular(path, max_bytes=_MAX_CACHE_BYTES, follow=True), max_bytes=_MAX_CACHE_BYTES)
+    except (OSError, UnusableContent):
         return frozenset()
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 

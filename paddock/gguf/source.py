@@ -10,7 +10,6 @@ of the strings skipped so far, plus the bytes that the caller expects after them
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,8 @@ from typing import NoReturn, Protocol, Self
 
 from paddock.errors import CorruptFile, MalformedGguf, NoPermission, NoSuchFile
 from paddock.gguf.format import MAX_HEADER_BYTES
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 _FIRST_READ_BYTES = 1 << 20
 _MARGIN_BYTES = 512 << 10
@@ -48,19 +49,17 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # O_NONBLOCK: otherwise, opening a pipe without a writer blocks forever
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._descriptor = open_regular(path, follow=True)
+        except UnusableContent as error:
+            reason = error.reason.removeprefix("it ")
+            raise NoSuchFile(f"{path} {reason}", cure="give the path of a .gguf file") from None
         except (FileNotFoundError, NotADirectoryError):
             raise NoSuchFile(f"the file {path} does not exist", cure="give the path of a .gguf file") from None
         except PermissionError:
             raise NoPermission(f"no permission to read {path}", cure="correct its permissions") from None
         except (OSError, ValueError) as error:
             raise NoSuchFile(f"{str(path)!r} cannot be opened: {error}", cure="give the path of a .gguf file") from None
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise NoSuchFile(f"{path} is not a regular file", cure="give the path of a .gguf file")
-        self.size = status.st_size
+        self.size = os.fstat(self._descriptor).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Read up to `length` bytes at `offset`. Raises CorruptFile on an I/O error."""

@@ -21,9 +21,14 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.quantization import is_gguf
 from paddock.planning.targets import THIS_MACHINE
+from paddock.store.manifests import MAX_DOCUMENT_BYTES
 from paddock.store.protocol import Store
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.json_text import parse_object
+from paddock.untrusted.records import check_record
 
 _READERS = 8
+_MAX_TIME = 64
 _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
 
@@ -101,12 +106,23 @@ def _load(
 ) -> tuple[str, _Report] | None:
     """(the time of writing, the report); None where there is none, it is about other files, or cannot be parsed."""
     try:
-        document = json.loads(store.read_report(manifest.id, name) or "{}")
+        document = parse_object(store.read_report(manifest.id, name) or "{}", max_bytes=MAX_DOCUMENT_BYTES)
         if document.get("files") == _ggufs(manifest):
-            return str(document.get("at", "")), parse(document["report"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, type(error).__name__)
+            return str(document.get("at", ""))[:_MAX_TIME], _checked(parse(document["report"]))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StopIteration) as error:
+        reason = error if isinstance(error, UnusableContent) else type(error).__name__
+        _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, reason)
     return None
+
+
+def _checked(report: _Report) -> _Report:
+    """Return a report whose fields have the types of its class, and which can be written again, so that whatever is
+    computed of it can be. Raises what that raises."""
+    for one in report if isinstance(report, tuple) else (report,):
+        check_record(one)
+        if hasattr(one, "to_json"):
+            one.to_json()
+    return report
 
 
 def _ggufs(manifest: Manifest) -> dict[str, str]:

@@ -15,7 +15,6 @@ it computed for the one before. Requests are never retried.
 from __future__ import annotations
 
 import http.client
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ import urllib3
 from pydantic import SecretStr
 
 from paddock.errors import BadSetting, ServerUnavailable
+from paddock.untrusted.json_text import parse_object
 
 LEVELS = (1, 2, 4, 8)
 _CONNECT_S = 5.0
@@ -263,7 +263,7 @@ def _send(pool: urllib3.PoolManager, base: str, body: Mapping[str, Any], number:
 
 
 def _read_complete(response: urllib3.BaseHTTPResponse, began: float) -> _Answer:
-    value = json.loads(response.read(_ANSWER_BYTES))
+    value = parse_object(response.read(_ANSWER_BYTES), max_bytes=_ANSWER_BYTES, strict=False)
     seconds = time.perf_counter() - began
     ended = value["choices"][0].get("finish_reason")
     return _Answer("" if ended else "cut off", seconds, int(value["usage"]["completion_tokens"]), ())
@@ -299,7 +299,7 @@ def _events(response: urllib3.BaseHTTPResponse) -> Iterator[dict[str, Any]]:
             if payload == b"[DONE]":
                 response.drain_conn()  # otherwise the connection could not be reused
                 return
-            yield json.loads(payload)
+            yield parse_object(payload, max_bytes=_ANSWER_BYTES, strict=False)
 
 
 def _error_name(error: urllib3.exceptions.HTTPError) -> str:

@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 
 from paddock.errors import BadSetting, NoPermission, NoSuchFile
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import read_head
 
 KINDS = ("prose", "dialogue", "code", "german", "tool-calls")
 MAX_BYTES = 4 * 2**20
@@ -39,11 +41,11 @@ def read_text(path: Path) -> QualityText:
 
     Raises NoSuchFile, NoPermission, and BadSetting for what is no text.
     """
-    if path.exists() and not path.is_file():
-        raise BadSetting(f"the text {path} is no file", cure="name a text file")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES)
+        data = read_head(path, max_bytes=MAX_BYTES, follow=True)
+    except UnusableContent as error:
+        reason = error.reason.removeprefix("it ")
+        raise BadSetting(f"the text {path} {reason}", cure="name a text file") from None
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchFile(f"there is no text {path}", cure="name a text file") from None
     except PermissionError:

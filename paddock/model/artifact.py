@@ -27,13 +27,19 @@ from paddock.model.names import (
     printable,
 )
 from paddock.model.reference import SnapshotId, Variant, parse_variant
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import MAX_COUNT, check_time
+from paddock.untrusted.json_text import parse_object, replace_unsafe
 
+MANIFEST_MAX_BYTES = 16 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
 SCHEMA: Literal[2] = 2
 
 RevisionField = Annotated[Revision, AfterValidator(parse_revision)]
 Sha256Field = Annotated[Sha256, AfterValidator(parse_sha256)]
 VariantField = Annotated[Variant, AfterValidator(parse_variant)]
 SegmentField = Annotated[SegmentDigest, AfterValidator(parse_segment_digest)]
+TimeField = Annotated[AwareDatetime, AfterValidator(check_time)]
+TextField = Annotated[str, AfterValidator(replace_unsafe)]
 PathField = Annotated[str, AfterValidator(parse_repository_path)]
 
 
@@ -84,7 +90,7 @@ class SnapshotFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: PathField
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=MAX_COUNT)
     sha256: Sha256Field
     segments: tuple[SegmentField, ...] = ()
 
@@ -94,7 +100,7 @@ class RecordedFinding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    rule: str = Field(max_length=200)
+    rule: TextField = Field(max_length=200)
     severity: Severity
 
 
@@ -119,18 +125,16 @@ class Manifest(BaseModel):
     variant: VariantField
     files: tuple[SnapshotFile, ...]
     segment_bytes: int = Field(gt=0)
-    quantization: str | None
+    quantization: TextField | None
     split: int = Field(default=1, ge=1, description="Shards of the model; 1 when it is one file")
-    licence: str | None
+    licence: TextField | None
     source: Literal["hub", "s3", "local"] = "hub"
-    created_at: (
-        AwareDatetime  # snapshots are sorted by it, and Python cannot compare times with and without a time zone
-    )
+    created_at: TimeField  # snapshots are sorted by it, and Python cannot compare times with and without a time zone
     verdict: Verdict
     findings: tuple[RecordedFinding, ...] = ()
     template_sha256: Sha256Field | None = None
-    paddock_version: str
-    engine_version: str
+    paddock_version: TextField
+    engine_version: TextField
 
     @model_validator(mode="after")
     def _names(self) -> Manifest:
@@ -164,11 +168,13 @@ class Manifest(BaseModel):
     ) -> Manifest:
         """Parse a manifest. Raises CorruptFile with `where`, the place of the manifest, and the first error in it."""
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate(parse_object(text, max_bytes=MANIFEST_MAX_BYTES))
+        except UnusableContent as error:
+            key, reason = error.key, error.reason
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"]) or "document"
-            raise CorruptFile(
-                f"the manifest {where} is not valid for schema {SCHEMA}: {printable(key)}: {first['msg']}",
-                cure=cure,
-            ) from None
+            key, reason = ".".join(str(part) for part in first["loc"]), first["msg"]
+        raise CorruptFile(
+            f"the manifest {where} is not valid for schema {SCHEMA}: {printable(key) or 'document'}: {reason}",
+            cure=cure,
+        )

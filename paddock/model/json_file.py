@@ -6,22 +6,18 @@ returned for a warning. Nothing in them is trusted.
 
 from __future__ import annotations
 
-import json
-import stat
+import errno
 from pathlib import Path
 from typing import Any, Final
 
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import read_head
+from paddock.untrusted.json_text import kind_of, parse_json
+
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
 """A larger file is not parsed: Python takes up to 30 times its size."""
+_MAX_VALUES: Final = 4_000_000  # a tokenizer.json of this size has a million
 _LFS_POINTER: Final = b"version https://git-lfs"
-_NAMES: Final = {
-    list: "a list",
-    str: "a text",
-    bool: "a truth value",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-}
 _NOTHING, _TOO_LARGE = object(), object()
 
 
@@ -33,8 +29,8 @@ def read_json_object(path: Path) -> tuple[dict[str, Any], str | None]:
         return value, None
     if value is _TOO_LARGE:
         problem = f"it is larger than {MAX_JSON_BYTES} bytes"
-    elif type(value) in _NAMES:
-        problem = f"an object was expected, and it holds {_NAMES[type(value)]}"
+    elif value is not _NOTHING:
+        problem = f"an object was expected, and it holds {kind_of(value)}"
     return {}, problem
 
 
@@ -55,33 +51,25 @@ def _read(path: Path) -> tuple[object, str | None]:
     if len(data) > MAX_JSON_BYTES:
         return _TOO_LARGE, None
     try:
-        return json.loads(data.decode("utf-8-sig")), None
-    except json.JSONDecodeError as error:
-        problem = f"it is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-    except UnicodeDecodeError:
-        problem = "it is not UTF-8"
-    except ValueError as error:  # a number with thousands of digits
-        problem = f"it is not JSON: {str(error)[:120]}"
-    except RecursionError:
-        problem = "it is nested too deeply"
-    return _NOTHING, problem
+        return parse_json(data, max_bytes=MAX_JSON_BYTES, max_values=_MAX_VALUES, strict=False), None
+    except UnusableContent as error:
+        return _NOTHING, error.reason
 
 
 def _head(path: Path) -> tuple[bytes | None, str | None]:
     """(The first MAX_JSON_BYTES + 1 bytes of a file, the reason why it cannot be used); no bytes if it does not
-    exist."""
+    exist. A link is followed: a snapshot's files may be links to its blobs."""
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # opening a named pipe would wait for a writer
-            return None, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file"
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
+        data = read_head(path, max_bytes=MAX_JSON_BYTES + 1, follow=True)
+    except UnusableContent as error:
+        return None, error.reason
     except FileNotFoundError:
         return None, None
     except PermissionError:
         return None, "there is no permission to read it"
     except OSError as error:
-        return None, f"it cannot be read: {error.strerror}"
+        loop = error.errno == errno.ELOOP
+        return None, "it is a link that leads back to itself" if loop else f"it cannot be read: {error.strerror}"
     if not data or data.isspace():
         return data, "it is empty"
     return data, "it is a Git LFS pointer and not the file itself" if data.startswith(_LFS_POINTER) else None

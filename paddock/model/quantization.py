@@ -12,8 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paddock.errors import NoPermission, NoSuchFile
+from paddock.errors import BadSetting, NoPermission, NoSuchFile
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import list_directory
 
+MAX_LOCAL_FILES = 200_000
+"""Files and directories below a local directory of a model."""
 PREFERRED = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S")
 
 _QUANTIZATION = re.compile(
@@ -174,16 +178,33 @@ def rank_key(quantization: str | None, model: GgufSet) -> tuple[bool, int, int, 
 def local_files(directory: Path) -> list[tuple[str, int]]:
     """List the regular files below a directory as (relative POSIX path, size in bytes), sorted.
 
-    Files and directories whose names begin with a dot are left out. Raises NoSuchFile or NoPermission.
+    Files and directories whose names begin with a dot are left out, as are directories that may not be read, and links
+    to directories. Raises NoSuchFile, NoPermission, and BadSetting for more than MAX_LOCAL_FILES names.
     """
     try:
         if not directory.is_dir():
             raise NoSuchFile(f"{directory} is not a directory", cure="pass the directory of a model")
         found = []
-        for path in directory.rglob("*"):
-            relative = path.relative_to(directory)
-            if not any(part.startswith(".") for part in relative.parts) and path.is_file():
-                found.append((relative.as_posix(), path.stat().st_size))
+        pending, left = [directory], MAX_LOCAL_FILES
+        while pending:
+            parent = pending.pop()
+            try:
+                names = list_directory(parent, max_entries=left)
+            except (PermissionError, FileNotFoundError):
+                if parent == directory:
+                    raise
+                continue  # another user's, or it was removed meanwhile
+            left -= len(names)
+            for path in (parent / name for name in names if not name.startswith(".")):
+                if path.is_dir():
+                    pending += [] if path.is_symlink() else [path]
+                elif path.is_file():
+                    found.append((path.relative_to(directory).as_posix(), path.stat().st_size))
+    except UnusableContent:
+        raise BadSetting(
+            f"there are more than {MAX_LOCAL_FILES} files and directories below {directory}",
+            cure="pass the directory of one model",
+        ) from None
     except PermissionError as error:
         raise NoPermission(
             f"no permission to read {error.filename or directory}", cure="correct its permissions"

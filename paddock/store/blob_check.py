@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,8 @@ from paddock.model.names import SegmentDigest
 from paddock.store.named_blobs import NamedBlob
 from paddock.transfer.digest import SegmentHash, segment_spans
 from paddock.transfer.rate_limit import RateLimit
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 _READ_BYTES = 512 * 1024
 _READ_AHEAD_BYTES = 8 * 1024 * 1024
@@ -244,17 +245,16 @@ def check_file(
     OutOfTime.
     """
     try:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would block
-        descriptor = os.open(path, flags | (0 if follow else os.O_NOFOLLOW))
+        descriptor = open_regular(path, follow=follow)
     except (FileNotFoundError, NotADirectoryError):
         return BlobCheck("is missing"), None
+    except UnusableContent as error:
+        return BlobCheck(error.reason.removeprefix("it ")), None
     except OSError as error:
         found = {errno.ELOOP: "is a link", errno.EIO: "cannot be read: the disk reports an error"}.get(error.errno or 0)
         return (BlobCheck(found) if found else BlobCheck(problem=f"{path} cannot be read: {error.strerror}")), None
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return BlobCheck("is no file"), None
         return compare(FileBytes(descriptor), blob, pace, start), status
     except OSError as error:
         return BlobCheck(problem=f"{path} cannot be read: {error.strerror}"), None

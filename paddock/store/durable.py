@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from paddock.errors import NoPermission, NotEnoughDisk, PaddockError, StoreUnavailable
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import list_directory, open_regular
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,23 +113,29 @@ def disk_errors(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def disk_errors_in(where: object) -> Iterator[None]:
-    """Map each OSError that a block raises to an error of Paddock."""
+    """Map each OSError that a block raises to an error of Paddock, and UnusableContent that it does not handle."""
     try:
         yield
     except PaddockError:  # some are an OSError too
         raise
     except OSError as error:
         raise disk_error(error, where) from error
+    except UnusableContent as error:
+        raise NoPermission(
+            f"{error.source or where} is in the way: {error.reason}",
+            cure="move it away, or set PADDOCK_VOLUME to another place",
+        ) from error
 
 
 def staging_name(directory: Path) -> Path:
     return directory / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
 
 
-def names(directory: Path) -> list[str]:
-    """The names in a directory, sorted; empty when there is no such directory."""
+def names(directory: Path, *, below: Path | None = None) -> list[str]:
+    """The names in a directory, sorted; empty when there is no such directory. With `below`, a directory above it, a
+    link is no directory, nor is what lies behind one."""
     try:
-        return sorted(path.name for path in directory.iterdir())
+        return list_directory(directory, below=below)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -152,7 +160,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = open_regular(path)
     try:
         os.fsync(descriptor)
     finally:
@@ -314,7 +322,7 @@ def sweep(directory: Path) -> None:
 def leftovers(directory: Path) -> Iterator[tuple[Path, float]]:
     """The staging names in `directory` that no process on this machine holds, each with its age in seconds. A file is
     held by nobody: one that is younger than STALE_S may be in use."""
-    for name in names(directory):
+    for name in names(directory) if not directory.is_symlink() else ():
         path = directory / name
         if not name.startswith(STAGING_PREFIX):
             continue

@@ -14,17 +14,25 @@ import pwd
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.model.reference import SnapshotId, Variant, parse_variant
 from paddock.store.durable import sync_directory, write_all
+from paddock.untrusted.fields import text_field, time_field
+from paddock.untrusted.files import open_regular_to_append, read_regular
+from paddock.untrusted.json_text import parse_json, replace_unsafe
 
 _LOCK_WAIT_S = 5.0
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_LINES = 20_000
+_MAX_LINE_BYTES = 1024 * 1024  # a reason as long as an argument of a command may be
 _UNDER_UMASK = 0o666  # another user of the volume appends to it too
 
 
@@ -126,17 +134,16 @@ class Promotion:
         if not isinstance(value, dict):
             raise ValueError("not an object")  # noqa: TRY004 - callers catch one type for all malformed lines
         try:
-            by = value["by"]
             return cls(
-                operation=str(value["operation"]),
+                operation=text_field(value, "operation"),
                 variant=parse_variant(_text(value["variant"])),
                 revision=_revision(value["revision"]),
                 previous=_revision(value["previous"]),
                 default=_variant(value["default"]),
                 previous_default=_variant(value["previous_default"]),
-                at=datetime.fromisoformat(str(value["at"])),
-                reason=str(value["reason"]),
-                by=None if by is None else str(by),
+                at=time_field(value, "at"),
+                reason=text_field(value, "reason", max_length=_MAX_LINE_BYTES),
+                by=None if value["by"] is None else text_field(value, "by"),
                 rollback=bool(value.get("rollback", False)),
                 target=_variant(value.get("target")),
                 forced=bool(value.get("forced", False)),
@@ -147,28 +154,30 @@ class Promotion:
 
 
 class History:
-    """The history file of one model. It is created by the first `writing`."""
+    """The history file of one model, on the volume `root`. It is created by the first `writing`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path) -> None:
         self.path = path
+        self._root = root
 
     def read(self) -> list[Promotion]:
-        """All changes, oldest first. Lines that cannot be parsed are left out."""
-        changes = []
+        """All changes, oldest first. Lines that cannot be parsed are left out, and so are those before the last
+        _MAX_LINES. Raises UnusableContent where something else has the file's name, and OSError."""
         try:
-            with open(self.path, "rb", opener=_open_without_link) as lines:
-                for line in lines:
-                    with suppress(ValueError):  # torn by a crash, damaged, or of an older format
-                        changes.append(Promotion.from_json(json.loads(line)))
+            content = read_regular(self.path, max_bytes=_MAX_BYTES, below=self._root)
         except FileNotFoundError:
             return []
+        changes = []
+        for line in deque(BytesIO(content), maxlen=_MAX_LINES):
+            with suppress(ValueError):  # torn by a crash, damaged, or of an older format
+                changes.append(Promotion.from_json(parse_json(line, max_bytes=_MAX_LINE_BYTES)))
         return changes
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Lock the history against other writers, waiting for at most 5 s. Where flock does nothing, or its holder is
         suspended, two changes may be written at once: the later line counts, and the links follow it."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, _UNDER_UMASK)
+        descriptor = open_regular_to_append(self.path, mode=_UNDER_UMASK)
         try:
             end = time.monotonic() + _LOCK_WAIT_S
             while not _try_lock(descriptor) and time.monotonic() < end:
@@ -181,19 +190,16 @@ class History:
 
     def append(self, promotion: Promotion) -> None:
         """Append a change, and fsync it. A torn last line is ended first."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_APPEND, _UNDER_UMASK)
+        descriptor = open_regular_to_append(self.path, mode=_UNDER_UMASK)
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            line = f"{json.dumps(promotion.to_json(), ensure_ascii=False)}\n".encode()
+            readable = replace(promotion, reason=replace_unsafe(promotion.reason))
+            line = f"{json.dumps(readable.to_json(), ensure_ascii=False)}\n".encode()
             write_all(descriptor, b"\n" + line if torn else line)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _open_without_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def last_change(history: Sequence[Promotion], model: ModelName, variant: Variant | None) -> Promotion | None:

@@ -13,9 +13,13 @@ from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from paddock.model.names import Sha256, parse_revision, parse_sha256
+from paddock.model.names import Sha256, parse_revision, parse_sha256, printable
 from paddock.model.reference import Reference, SnapshotId
+from paddock.untrusted.fields import text_field
+from paddock.untrusted.json_text import parse_object
 
+_MAX_BYTES = 64 * 1024 * 1024
+_MAX_VALUES = 1_000_000
 MAX_AGE_S = 30 * 24 * 3600.0
 """Holdings that were not written for this long are those of a volume that is gone."""
 
@@ -49,9 +53,9 @@ class Holdings:
     def from_json(cls, text: str | bytes, *, age_s: float) -> Holdings:
         """Raises ValueError for anything but what `to_json` made."""
         try:
-            value = json.loads(text)
+            value = parse_object(text, max_bytes=_MAX_BYTES, max_values=_MAX_VALUES)
             return cls(
-                worker=str(value["worker"])[:200],
+                worker=printable(text_field(value, "worker")),
                 snapshots=frozenset(map(_parse_id, value["snapshots"])),
                 pinned=frozenset(map(_parse_id, value["pinned"])),
                 blobs=frozenset(parse_sha256(str(one)) for one in value["blobs"]),

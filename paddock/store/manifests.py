@@ -1,26 +1,34 @@
-"""Parse stored manifests, compare them, and check the names of manifests and reports: the same rules in every store."""
+"""Parse stored manifests, compare them, and check the names and texts of reports: the same rules in every store."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
 
 from paddock.errors import CorruptFile, UnsafeName
 from paddock.model.artifact import Manifest
 from paddock.model.names import parse_repository_path
 from paddock.model.reference import SnapshotId
+from paddock.untrusted.content import UnusableContent
 
 MANIFEST_NAME = "manifest.json"
-MANIFEST_MAX_BYTES = 64 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+"""What is read of a report, a note or a tuning record. A dossier with all its tables has 0.1 MB."""
 
 
 def parse_manifest(text: bytes, id: SnapshotId, *, where: str) -> Manifest:
-    """Parse the manifest that is stored for a snapshot at `where`. Raises CorruptFile for one that cannot be read, is
-    larger than MANIFEST_MAX_BYTES, or is that of another snapshot."""
-    cure = f"remove it with `paddock rm {id}`, then pull it again"
-    if len(text) > MANIFEST_MAX_BYTES:
-        raise CorruptFile(f"the manifest {where} is larger than {MANIFEST_MAX_BYTES} bytes", cure=cure)
+    """Parse the manifest that is stored for a snapshot at `where`. Raises CorruptFile for one that cannot be read, or
+    is that of another snapshot."""
+    cure = manifest_cure(id)
     manifest = Manifest.from_json(text, where=where, cure=cure)
     if manifest.id != id:
         raise CorruptFile(f"the manifest {where} is that of {manifest.id}, not of {id}", cure=cure)
     return manifest
+
+
+def manifest_cure(id: SnapshotId) -> str:
+    """The cure for a manifest that cannot be used."""
+    return f"remove it with `paddock rm {id}`, then pull it again"
 
 
 def same_files(one: Manifest, other: Manifest) -> bool:
@@ -45,3 +53,22 @@ def check_report_name(name: str) -> str:
     if "/" in name:
         raise UnsafeName(f"the report name {name[:80]!r} is not one file name", cure="give a name without '/'")
     return parse_repository_path(name)
+
+
+def report_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that a report may have, sorted."""
+    found = []
+    for name in names:
+        with suppress(UnsafeName):
+            found.append(check_report_name(name))
+    return sorted(found)
+
+
+def document_text(content: bytes) -> str:
+    """The text of a report or note. Raises UnusableContent."""
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise UnusableContent(f"it is larger than {MAX_DOCUMENT_BYTES} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UnusableContent(f"it is not UTF-8: byte {error.start} cannot be decoded") from None

@@ -22,6 +22,8 @@ from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
 from paddock.store.durable import disk_error
 from paddock.transfer.digest import SegmentHash, digest_file
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 MIN_PART_BYTES = 8 * 1024 * 1024
 MAX_PARTS = 10_000
@@ -54,7 +56,9 @@ class MultipartReader:
     def __init__(self, path: Path, file: SnapshotFile, *, segment_bytes: int) -> None:
         self._path, self._file, self._segment_bytes = path, file, segment_bytes
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            self._descriptor = open_regular(path)
+        except UnusableContent as error:
+            raise self._damaged(error.reason.removeprefix("it ")) from None
         except FileNotFoundError:
             raise BlobMissing(f"the blob of {file.path}, {path}, is gone", cure="fetch that file again") from None
         except OSError as error:

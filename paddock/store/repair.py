@@ -7,6 +7,7 @@ a copy of the damaged bytes, of which it keeps every segment that is intact.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from paddock.model.source import Expected
 from paddock.store.volume import Volume
 from paddock.transfer.digest import BLOCK_BYTES, SegmentHash, verify_file
 from paddock.transfer.seed import seed
+from paddock.untrusted.files import open_regular
 
 _SMALL_BYTES = 16 * 1024 * 1024
 
@@ -100,7 +102,7 @@ def check_first_segment(path: Path, file: SnapshotFile, *, segment_bytes: int) -
         return
     digest = SegmentHash(file.segments[0])
     left = min(segment_bytes, file.size)
-    with path.open("rb", buffering=0) as blob:
+    with os.fdopen(open_regular(path, follow=True), "rb", buffering=0) as blob:
         while left and (block := blob.read(min(left, BLOCK_BYTES))):
             digest.update(block)
             left -= len(block)

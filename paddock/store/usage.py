@@ -17,12 +17,16 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from io import BytesIO
+from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
 
 from paddock.errors import UnsafeName
 from paddock.model.names import ModelName, parse_revision
 from paddock.model.reference import SnapshotId, parse_variant
+from paddock.untrusted.fields import time_field
+from paddock.untrusted.json_text import parse_object
 
 UseKind = Literal["serve", "benchmark", "tune", "restore"]
 USE_KINDS: tuple[UseKind, ...] = get_args(UseKind)
@@ -36,6 +40,8 @@ MAX_CONTENT_BYTES = 32 * 1024 * 1024
 """What is read of one file or object."""
 
 _MAX_LINE_BYTES = 4096
+_MAX_LINES = 4 * MAX_SHARED_ROWS  # a row may have an empty line before it
+_ROW = b'{"worker"'
 _MAX_COUNT = 10**15
 _WORKER_MAX = 63
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
@@ -115,8 +121,8 @@ def check_worker(name: str) -> str:
 
 def parse_rows(content: bytes) -> Iterator[UsageRow]:
     """The rows of a file or object. Lines that are no rows are left out."""
-    for line in content[:MAX_CONTENT_BYTES].splitlines():
-        if line and len(line) <= _MAX_LINE_BYTES:
+    for line in islice(BytesIO(content[:MAX_CONTENT_BYTES]), _MAX_LINES):
+        if line.startswith(_ROW) and len(line) <= _MAX_LINE_BYTES:
             row = _parse_row(line)
             if row is not None:
                 yield row
@@ -185,15 +191,15 @@ def _sum(one: UsageRow, other: UsageRow) -> UsageRow:
 
 def _parse_row(line: bytes) -> UsageRow | None:
     try:
-        value = json.loads(line)
-        first, last = (datetime.fromisoformat(value[name]).astimezone(UTC) for name in ("first", "last"))
+        value = parse_object(line, max_bytes=_MAX_LINE_BYTES)
+        first, last = time_field(value, "first"), time_field(value, "last")
         kind = value["kind"]
         if kind not in USE_KINDS or first > last or first.date() != last.date():
             return None
         id = _parse_id(value["model"], value["revision"], value["variant"])
         usage = Usage(*(_number(value[name], whole=name != "seconds") for name in _FIELDS))
         return UsageRow(check_worker(value["worker"]), id, kind, first, last, usage)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):  # UnsafeName among them
+    except (ValueError, KeyError, TypeError, AttributeError):  # UnsafeName and UnusableContent among them
         return None
 
 

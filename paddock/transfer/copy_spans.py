@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddock.transfer.preallocation import UNDER_UMASK, write_at
+from paddock.untrusted.files import open_regular
 
 _BLOCK_BYTES = 8 * 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -28,7 +29,7 @@ def is_of_another_user(path: Path) -> bool:
 def copy_spans(source: Path, target: Path, spans: Iterable[tuple[int, int]]) -> bool:
     """Copy the spans (start, end) of a file to the same offsets of a new file. Returns False, and leaves no file, where
     the disk is full. Raises OSError."""
-    source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source_fd = open_regular(source)
     try:
         target_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, UNDER_UMASK)
         try:

@@ -19,6 +19,8 @@ from blake3 import blake3
 from paddock.errors import CorruptFile
 from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.source import Expected
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLAKE3 = "blake3:"
@@ -160,10 +162,13 @@ def verify_file(
 ) -> tuple[Sha256, tuple[SegmentDigest, ...]]:
     """Read a local file, verify it, and return its sha256 and its segment digests.
 
-    `on_block` is called with each block. Raises CorruptFile if its size or a digest differs from the expected one, and
-    OSError if it cannot be read.
+    `on_block` is called with each block. Raises CorruptFile if its size or a digest differs from the expected one, or
+    it is no regular file, and OSError if it cannot be read. A link is followed: a snapshot may have one to a blob.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = open_regular(path, follow=True)
+    except UnusableContent as error:
+        raise CorruptFile(f"{path} cannot be read: {error.reason}", cure="fetch it again") from None
     try:
         size = os.fstat(fd).st_size
         if size != expected.size:

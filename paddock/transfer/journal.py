@@ -19,17 +19,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 from paddock.model.names import SegmentDigest
 from paddock.transfer.preallocation import UNDER_UMASK
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular_to_append, read_descriptor
+from paddock.untrusted.json_text import parse_object
 
 _SCHEMA = 2
 _MAX_BYTES = 256 * 1024 * 1024
+_MAX_LINES = 2_000_000  # those of a file of 500 GB
+_MAX_LINE_BYTES = 4096
+_DIGEST = rb'"digest": "([ -!#-\[\]-~]{1,200})"'
+_CHECKPOINT = re.compile(rb'\{"end": (\d{1,18}), ' + _DIGEST + rb"\}")
+_PIECE = re.compile(rb'\{"piece": \[(\d{1,18}), (\d{1,18})\], ' + _DIGEST + rb"\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +76,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), UNDER_UMASK)
+        self.fd = open_regular_to_append(path, mode=UNDER_UMASK, create=create, exclusive=create)
         # A caller that drops a staged file without publishing it must not keep the lock: its next try needs it.
         self._close = weakref.finalize(self, os.close, self.fd)
         self._lock = threading.Lock()
@@ -74,11 +84,11 @@ class Journal:
         """Whether it has no checkpoint and no piece."""
 
     def header(self) -> JournalHeader | None:
-        lines = self._lines()
-        fields = _parse(lines[0]) if lines else {}
+        line = next(self._lines(), b"")
         try:
-            return JournalHeader(**fields)  # type: ignore[arg-type]  # a header with other types equals no real one
-        except TypeError:
+            fields = parse_object(line, max_bytes=_MAX_LINE_BYTES)
+            return JournalHeader(**fields)  # a header with other types equals no real one
+        except (UnusableContent, TypeError):
             return None
 
     def checkpoints(self, header: JournalHeader) -> dict[int, SegmentDigest]:
@@ -87,11 +97,10 @@ class Journal:
         if found is None or not found.describes_same_bytes(header):
             return {}
         checkpoints: dict[int, SegmentDigest] = {}
-        for line in self._lines()[1:]:
-            fields = _parse(line)
-            end, digest = fields.get("end"), fields.get("digest")
-            if isinstance(end, int) and 0 < end <= header.size and isinstance(digest, str):
-                checkpoints[end] = SegmentDigest(digest)
+        for match in self._matches(_CHECKPOINT):
+            end = int(match[1])
+            if 0 < end <= header.size:
+                checkpoints[end] = SegmentDigest(match[2].decode())
         return dict(sorted(checkpoints.items()))
 
     def pieces(self, header: JournalHeader) -> list[Piece]:
@@ -99,7 +108,11 @@ class Journal:
         found = self.header()
         if found is None or not found.describes_same_bytes(header):
             return []
-        pieces = [piece for line in self._lines()[1:] if (piece := _to_piece(_parse(line), header.size))]
+        pieces = []
+        for match in self._matches(_PIECE):
+            start, end = int(match[1]), int(match[2])
+            if start < end <= header.size:
+                pieces.append(Piece(start, end, SegmentDigest(match[3].decode())))
         return sorted(pieces, key=lambda piece: piece.start)
 
     def start(self, header: JournalHeader, checkpoints: dict[int, SegmentDigest], pieces: Sequence[Piece] = ()) -> None:
@@ -134,15 +147,14 @@ class Journal:
             while data and self.fd >= 0:
                 data = data[os.write(self.fd, data) :]
 
-    def _lines(self) -> list[bytes]:
-        size = min(os.fstat(self.fd).st_size, _MAX_BYTES)
-        parts: list[bytes] = []
-        offset = 0
-        while offset < size and (part := os.pread(self.fd, size - offset, offset)):
-            parts.append(part)
-            offset += len(part)
-        lines = b"".join(parts).split(b"\n")
-        return lines[:-1]  # bytes after the last newline are a torn line
+    def _lines(self) -> Iterator[bytes]:
+        """The lines, without what follows the last newline, which is torn."""
+        lines = BytesIO(read_descriptor(self.fd, max_bytes=_MAX_BYTES))
+        return (line[:-1] for line in islice(lines, _MAX_LINES) if line.endswith(b"\n"))
+
+    def _matches(self, pattern: re.Pattern[bytes]) -> Iterator[re.Match[bytes]]:
+        """The lines after the header that are of one kind."""
+        return filter(None, map(pattern.fullmatch, islice(self._lines(), 1, None)))
 
 
 def _checkpoint_line(end: int, digest: SegmentDigest) -> str:
@@ -151,19 +163,3 @@ def _checkpoint_line(end: int, digest: SegmentDigest) -> str:
 
 def _piece_line(piece: Piece) -> str:
     return json.dumps({"piece": [piece.start, piece.end], "digest": piece.digest})
-
-
-def _to_piece(fields: dict[str, object], size: int) -> Piece | None:
-    match fields:
-        case {"piece": [int(start), int(end)], "digest": str(digest)} if 0 <= start < end <= size:
-            return Piece(start, end, SegmentDigest(digest))
-        case _:
-            return None
-
-
-def _parse(line: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

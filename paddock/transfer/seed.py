@@ -22,6 +22,8 @@ from paddock.transfer.digest import segment_spans
 from paddock.transfer.pieces import PieceRecorder
 from paddock.transfer.preallocation import UNDER_UMASK, write_at
 from paddock.transfer.staging import create_seed, publish_seed
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 _BLOCK_BYTES = 1024 * 1024
 _QUIET_S = 60.0
@@ -91,7 +93,10 @@ def seed_spans(
 
 
 def _copy_span(span: StoredSpan, target: int, recorder: PieceRecorder) -> None:
-    source = os.open(span.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        source = open_regular(span.path)
+    except UnusableContent:  # as for one that is too short
+        return
     try:
         done = 0
         while done < span.length:
@@ -110,7 +115,7 @@ def _copy(damaged: Path, data: Path, spans: Sequence[tuple[int, int]]) -> None:
     """Copy the readable segments of a file. The others are holes in the copy."""
     descriptor = os.open(data, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, UNDER_UMASK)
     try:
-        source = os.open(damaged, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        source = open_regular(damaged)
         try:
             for start, end in spans:
                 try:

@@ -24,12 +24,14 @@ moved to the others when it is complete: a process that is killed in between lea
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import re
 import shutil
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -43,6 +45,8 @@ from paddock.model.names import SegmentDigest
 from paddock.model.source import Expected
 from paddock.transfer.copy_spans import copy_spans, is_of_another_user
 from paddock.transfer.journal import Journal, JournalHeader, Piece
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import list_directory
 
 _UNDIGESTED = "undigested"
 _SEED_PREFIX = "seed-"
@@ -165,6 +169,8 @@ def create_seed(staging: Path, expected: Expected, *, segment_bytes: int, quiet_
     while True:
         with suppress(FileExistsError):
             directory.mkdir()
+        if directory.is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a symbolic link", str(directory))
         with suppress(FileNotFoundError):  # its last owner removed it in between
             return _take_ownership(directory, header, None)
 
@@ -191,7 +197,8 @@ def _remove_orphans(directory: Path, header: JournalHeader, *, quiet_s: float) -
         return
     with suppress(OSError), _locked(directory) as locked:  # another process may remove it, too
         quiet_before = _now(directory) - quiet_s
-        for path in directory.iterdir() if locked else ():
+        for name in list_directory(directory) if locked else ():
+            path = directory / name
             found = _examine(path, header, quiet_before=quiet_before)
             if isinstance(found, StagingDirectory):
                 found.discard()
@@ -203,9 +210,11 @@ def take_abandoned(path: Path) -> StagingDirectory | None:
     """Own a staging directory whose owner is dead, in order to remove it; None while one lives, and where there is no
     journal. An owner on another kernel is not seen where locks are only local: the caller goes by the directory's age
     too. Raises OSError."""
+    if not _is_directory(path):
+        return None
     try:
         journal = Journal(path / "journal")
-    except FileNotFoundError:
+    except (FileNotFoundError, UnusableContent):
         return None
     if _try_lock(journal.fd) is False or not _is_at(journal.fd, path / "journal"):
         journal.close()
@@ -237,7 +246,8 @@ def _adopt_or_create(directory: Path, header: JournalHeader, quiet_s: float) -> 
     now = _now(directory)
     best: StagingDirectory | None = None
     alive = False
-    for path in sorted(directory.iterdir()):
+    for name in list_directory(directory):
+        path = directory / name
         found = _examine(path, header, quiet_before=now - quiet_s)
         if found == _ALIVE:
             alive = True
@@ -256,9 +266,11 @@ def _adopt_or_create(directory: Path, header: JournalHeader, quiet_s: float) -> 
 
 def _examine(path: Path, header: JournalHeader, *, quiet_before: float) -> StagingDirectory | Literal["alive"] | None:
     """Return an orphan, with its lock held; "alive" if its owner lives; None if it is to be ignored."""
+    if not _is_directory(path):  # a planted link would lead elsewhere
+        return None
     try:
         journal = Journal(path / "journal")
-    except FileNotFoundError:  # not created yet, or removed; or never created, if its creator died
+    except (FileNotFoundError, UnusableContent):  # not created yet, or removed; or never, if its creator died
         if _modified_at(path) < quiet_before:
             shutil.rmtree(path, ignore_errors=True)
         return None
@@ -278,7 +290,7 @@ def _examine(path: Path, header: JournalHeader, *, quiet_before: float) -> Stagi
         journal.close()
         return None if quiet or not path.exists() else _ALIVE
     orphan = StagingDirectory(path, journal, header, journal.checkpoints(header), journal.pieces(header))
-    if header.key == _UNDIGESTED:
+    if header.key == _UNDIGESTED or not _is_writable_file(orphan.data):
         orphan.discard()
         return None
     return orphan
@@ -325,6 +337,25 @@ def _modified_at(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return float("-inf")
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_writable_file(path: Path) -> bool:
+    """Whether there is a regular file without another name, or nothing yet: what is written to it reaches nothing
+    else."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _try_lock(fd: int) -> bool | None:

@@ -7,7 +7,6 @@ not read: Paddock runs only GGUF models, and merely recognizes the other formats
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -16,6 +15,8 @@ from paddock.errors import ConflictingConfiguration, CorruptFile, MissingShard, 
 from paddock.gguf.directory import best_model
 from paddock.model.names import parse_repository_path
 from paddock.model.quantization import group_shards, local_files
+from paddock.untrusted.files import read_regular
+from paddock.untrusted.json_text import parse_object
 
 _FORMATS: Final = (("model", "safetensors"), ("pytorch_model", "bin"))
 _MAX_INDEX_BYTES: Final = 64 << 20
@@ -75,12 +76,11 @@ def _declared(model_path: Path, files: frozenset[str], stem: str, extension: str
 def _read_index(index: Path) -> set[str]:
     """The files that an index names. They are validated: relative paths inside of the directory of the index."""
     try:
-        with index.open("rb") as file:
-            data = file.read(_MAX_INDEX_BYTES + 1)
-        weight_map = json.loads(data)["weight_map"] if len(data) <= _MAX_INDEX_BYTES else None
+        data = read_regular(index, max_bytes=_MAX_INDEX_BYTES, follow=True)
+        weight_map = parse_object(data, max_bytes=_MAX_INDEX_BYTES, strict=False)["weight_map"]
     except PermissionError:
         raise NoPermission(f"no permission to read {index}", cure="correct its permissions") from None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):  # UnusableContent is a ValueError
         weight_map = None
     if (
         not isinstance(weight_map, dict)

@@ -201,7 +201,7 @@ WHOLE = 4 * SEGMENT_BYTES + SEGMENT_BYTES // 3
         pytest.param(make_link, "has lost its blob", 0, id="blob is a link"),
         pytest.param(delete_file, "is missing", 0, id="file deleted"),
         pytest.param(replace_file_by_damaged, "segment 1 of 5", 0, id="file replaced by others"),
-        pytest.param(replace_file_by_directory, "is no file", 0, id="file is a directory"),
+        pytest.param(replace_file_by_directory, "is a directory", 0, id="file is a directory"),
     ],
 )
 def test_each_kind_of_damage_is_named_and_repaired(

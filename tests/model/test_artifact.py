@@ -52,7 +52,11 @@ manifests = st.builds(
     split=st.integers(1, 99999),
     licence=st.none() | st.text(),
     source=st.sampled_from(["hub", "s3", "local"]),
-    created_at=st.datetimes(timezones=st.just(UTC) | st.integers(-12, 14).map(lambda h: timezone(timedelta(hours=h)))),
+    created_at=st.datetimes(
+        datetime(1970, 1, 2),  # noqa: DTZ001 - a bound has no time zone
+        datetime(2199, 12, 30),  # noqa: DTZ001
+        timezones=st.just(UTC) | st.integers(-12, 14).map(lambda h: timezone(timedelta(hours=h))),
+    ),
     verdict=st.sampled_from(Verdict),
     findings=st.lists(
         st.builds(RecordedFinding, rule=st.text(max_size=20), severity=st.sampled_from(Severity)), max_size=3

@@ -15,9 +15,9 @@ BROKEN = {
     "blank": (b" \n\t", "it is empty"),
     "a pointer": (POINTER, "it is a Git LFS pointer and not the file itself"),
     "cut off": (b'{"bos_token": "<s', "it is not JSON: Unterminated string starting at at line 1, column 15"),
-    "not UTF-8": (b'{"a": "\xff"}', "it is not UTF-8"),
-    "UTF-16": ('{"a": 1}'.encode("utf-16"), "it is not UTF-8"),
-    "too deep": (b"[" * 200_000, "it is nested too deeply"),
+    "not UTF-8": (b'{"a": "\xff"}', "it is not UTF-8: byte 7 cannot be decoded"),
+    "UTF-16": ('{"a": 1}'.encode("utf-16"), "it is not UTF-8: byte 0 cannot be decoded"),
+    "too deep": (b"[" * 200_000, "it is nested deeper than 64 levels"),
     "a page": (b"<!doctype html>", "it is not JSON: Expecting value at line 1, column 1"),
 }
 OF_ANOTHER_TYPE = {b"[1]": "a list", b'"text"': "a text", b"true": "a truth value", b"1.5": "a number", b"null": "null"}
@@ -55,7 +55,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     loop.symlink_to(loop)
     assert read_json_object(directory) == ({}, "it is a directory")
     assert read_json_object(pipe) == ({}, "it is not a regular file")
-    assert "symbolic links" in str(read_json_object(loop)[1])
+    assert "leads back to itself" in str(read_json_object(loop)[1])
     assert read_json_object(tmp_path / "absent.json") == ({}, None)
 
 

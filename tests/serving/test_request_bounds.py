@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paddock.serving.requests.fields import policy
-from paddock.serving.requests.json_body import InvalidJson, parse_json
+from paddock.serving.requests.json_body import InvalidJson, parse_text
 from paddock.serving.requests.parse import RequestRefused, parse
 from tests.serving.test_requests import HELLO, SPEC
 
@@ -75,15 +75,15 @@ def test_a_body_that_is_no_plain_json_object_is_refused_at_once(content: bytes, 
 
 
 def test_what_json_allows_and_no_parser_disputes_is_accepted() -> None:
-    assert parse_json('{"a": "\\ud83d\\ude00", "b": 18446744073709551615, "c": [1.5, null, true]}')["a"] == "😀"
-    assert parse_json(json.dumps({"text": "{[" * 100_000}))
+    assert parse_text('{"a": "\\ud83d\\ude00", "b": 18446744073709551615, "c": [1.5, null, true]}')["a"] == "😀"
+    assert parse_text(json.dumps({"text": "{[" * 100_000}))
     depth = 99
-    assert parse_json("[" * depth + "]" * depth)
+    assert parse_text("[" * depth + "]" * depth)
 
 
 def test_the_path_of_a_value_that_is_refused_is_named() -> None:
     with pytest.raises(InvalidJson) as refused:
-        parse_json('{"messages": [{"content": "a\\u0000"}]}')
+        parse_text('{"messages": [{"content": "a\\u0000"}]}')
     assert refused.value.path == "messages.0.content"
 
 

@@ -14,6 +14,8 @@ from paddock.model.reference import SnapshotId, Variant
 from paddock.store.history import Promoted, Promotion, earlier_of_model, earlier_of_variant
 from tests.support.stores import MODEL, Q4, Q8, A, B, C
 
+_FIRST, _LAST = datetime(1970, 1, 1), datetime(2199, 12, 31)  # noqa: DTZ001 - bounds have no time zone
+
 revisions = st.text("0123456789abcdef", min_size=40, max_size=40).map(Revision)
 variants = st.sampled_from([Q8, Q4, Variant("Q8_0-mmproj"), Variant("deep-model.v2")])
 promotions = st.builds(
@@ -24,7 +26,7 @@ promotions = st.builds(
     previous=st.none() | revisions,
     default=st.none() | variants,
     previous_default=st.none() | variants,
-    at=st.datetimes(timezones=st.just(UTC)),
+    at=st.datetimes(_FIRST, _LAST, timezones=st.just(UTC)),
     reason=st.text(),
     by=st.none() | st.text(),
     rollback=st.booleans(),

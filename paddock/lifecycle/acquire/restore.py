@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.chat.audit import audit_template
+from paddock.chat.protocol import MAX_SOURCE_BYTES
 from paddock.chat.template import DERIVED_FILES, TEMPLATE_FILE
 from paddock.errors import CorruptFile, NotOnVolume, SnapshotDiffers
 from paddock.gguf.survey import survey_snapshot
@@ -43,6 +44,7 @@ from paddock.store.manifests import same_files
 from paddock.store.usage import Usage
 from paddock.transfer.digest import same_algorithm
 from paddock.transfer.progress import OnProgress
+from paddock.untrusted.files import read_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[A
     template = next((item.file for item in acquired if item.file.path == TEMPLATE_FILE), None)
     if template is not None and audited.chat is not None and template.sha256 != audited.chat.sha256:
         with clients.volume.reading_blob(template.sha256) as path:
-            source = path.read_text(encoding="utf-8", errors="replace")
+            source = read_head(path, max_bytes=MAX_SOURCE_BYTES + 1).decode(errors="replace")
         findings = audit_template(source, bos=audited.chat.bos, eos=audited.chat.eos)
         what = f"{TEMPLATE_FILE} of {plan.id.short} in {require_remote(clients).label}"
         require_accepted(what, verdict_of(findings), findings)

@@ -17,6 +17,8 @@ from typing import Final
 from paddock.model.source import Source
 from paddock.settings import Settings
 from paddock.transfer.ranges import RangeReader
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import list_directory, read_regular
 
 _MAX_FILE_BYTES: Final = 64 << 20
 _MAX_CACHE_BYTES: Final = 512 << 20
@@ -31,8 +33,8 @@ class HeaderCache:
     def get(self, digest: str) -> bytes:
         """The first bytes of the file with this digest; empty where none are kept."""
         try:
-            content = self._path(digest).read_bytes()
-        except OSError:
+            content = read_regular(self._path(digest), max_bytes=32 + _MAX_FILE_BYTES)
+        except (OSError, UnusableContent):
             return b""
         check, head = content[:32], content[32:]
         return head if sha256(head).digest() == check else b""
@@ -43,7 +45,7 @@ class HeaderCache:
             return
         path = self._path(digest)
         staged = path.with_name(f"{path.name}.{os.getpid()}")
-        with suppress(OSError):
+        with suppress(OSError, UnusableContent):
             self._directory.mkdir(parents=True, exist_ok=True)
             staged.write_bytes(sha256(head).digest() + head)
             staged.replace(path)
@@ -54,9 +56,10 @@ class HeaderCache:
 
     def _drop_oldest(self) -> None:
         entries = []
-        for path in self._directory.iterdir():
+        for name in list_directory(self._directory):
+            path = self._directory / name
             with suppress(OSError):  # another process dropped it
-                status = path.stat()
+                status = path.lstat()
                 entries.append((status.st_mtime_ns, status.st_size, path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):

@@ -21,6 +21,9 @@ from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
+from paddock.store.manifests import MAX_DOCUMENT_BYTES
+from paddock.untrusted.json_text import parse_json
+from paddock.untrusted.records import check_record
 
 _LOG = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
@@ -71,8 +74,10 @@ def margin_for(clients: Clients, architecture: str, engine: str, machine: Machin
 
 def _read(clients: Clients, name: str) -> list[MeasuredLoad]:
     try:
-        return [MeasuredLoad.from_json(load) for load in json.loads(clients.volume.notes.read(name) or "[]")]
-    except (ValueError, TypeError, KeyError) as error:
+        loads = parse_json(clients.volume.notes.read(name) or "[]", max_bytes=MAX_DOCUMENT_BYTES)
+        rows = loads if isinstance(loads, list) else []
+        return [check_record(MeasuredLoad.from_json(load)) for load in rows[-KEPT_LOADS:]]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         _LOG.warning("%s cannot be read (%s); it will be replaced", name, type(error).__name__)
         return []
 

@@ -39,6 +39,7 @@ from paddock.model.reference import Variant
 from paddock.model.source import Source
 from paddock.model.variants import name_variants, variant_from_path
 from paddock.planning.file_selection import find_variant
+from paddock.untrusted.files import list_directory
 
 T = TypeVar("T")
 ShardOpener = Callable[[GgufSet], AbstractContextManager[Sequence[ByteSource]]]
@@ -253,7 +254,11 @@ def _local_source(path: Path) -> ModelSource:
     if path.is_dir():
         sets = group_shards(local_files(directory))
     elif split_count(path.name) > 1:
-        siblings = ((file.name, file.stat().st_size) for file in directory.iterdir() if file.is_file())
+        siblings = (
+            (name, (directory / name).stat().st_size)
+            for name in list_directory(directory)
+            if (directory / name).is_file()
+        )
         sets = [model for model in group_shards(siblings) if path.name in model.paths]
     else:  # the directory may be large, and holds no other part of the model
         sets = [GgufSet((path.name,), path.stat().st_size)]

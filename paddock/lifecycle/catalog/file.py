@@ -21,6 +21,8 @@ from paddock.lifecycle.catalog.stored_object import CatalogObject
 from paddock.settings import Settings
 from paddock.settings.values import parse_catalog_place
 from paddock.store import durable
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import read_head
 
 DEFAULT_PATH: Final = Path("infra/catalog.yaml")
 _MAKE_ONE: Final = "`paddock catalog add MODEL` makes one"
@@ -65,16 +67,10 @@ def read_content(path: Path) -> bytes:
     """The content of a catalog's file, or the beginning of one that is too large. Raises NoSuchFile, NoPermission, and
     BadCatalog for what is not a file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-                raise BadCatalog(f"the catalog {path} is {what}", cure="set PADDOCK_CATALOG to a file")
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read(MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
+        return read_head(path, max_bytes=MAX_BYTES + 1, follow=True)
+    except UnusableContent as error:
+        reason = error.reason.removeprefix("it ")
+        raise BadCatalog(f"the catalog {path} {reason}", cure="set PADDOCK_CATALOG to a file") from None
     except FileNotFoundError:
         raise NoSuchFile(
             f"there is no catalog {path.absolute()}", cure=f"{_MAKE_ONE}; or correct PADDOCK_CATALOG"

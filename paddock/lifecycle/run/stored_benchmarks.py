@@ -126,7 +126,7 @@ def _parse(value: dict[str, Any]) -> Benchmark:
     result = Benchmark.from_json(value)
     if not all(isinstance(length.tok_per_s, int | float | None) for length in result.results):
         raise TypeError("a speed that is no number")
-    report_name(result)
+    report_name(result), result.line, result.rows()
     return result
 
 

@@ -23,6 +23,9 @@ from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import Sha256
 from paddock.planning.fitting import check_fits
+from paddock.store.manifests import MAX_DOCUMENT_BYTES
+from paddock.untrusted.json_text import parse_object
+from paddock.untrusted.records import check_record
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,8 +74,9 @@ def read_tuning(
     blob = _blob(clients, manifest, path or _path(clients, manifest))
     text = clients.volume.tuning.read(blob, _file_name(machine or this_machine()))
     try:
-        return Tuning.from_json(json.loads(text)) if text else None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        value = parse_object(text, max_bytes=MAX_DOCUMENT_BYTES) if text else None
+        return check_record(Tuning.from_json(value)) if value else None
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         _LOG.warning("the tuning of %s cannot be read: %s", manifest.repository, type(error).__name__)
         return None
 

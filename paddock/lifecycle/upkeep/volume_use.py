@@ -21,6 +21,10 @@ from typing import Any, Self
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import Sha256
 from paddock.model.units import human_bytes
+from paddock.store.manifests import MAX_DOCUMENT_BYTES
+from paddock.untrusted.fields import time_field
+from paddock.untrusted.json_text import parse_object
+from paddock.untrusted.records import check_record
 
 MOST_SAMPLES = 730
 MOST_MODELS = 12
@@ -61,9 +65,7 @@ class UseSample:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Raises ValueError, KeyError or TypeError for anything that `to_json` does not write."""
-        at = datetime.fromisoformat(value["at"])
-        if at.tzinfo is None:
-            raise ValueError("the time has no time zone")
+        at = time_field(value, "at")
         models = {str(model): _size(size) for model, size in value["models"].items()}
         sizes = (_size(value[name]) for name in ("free_bytes", "other_models_bytes", "unused_bytes"))
         free_bytes, other_models_bytes, unused_bytes = sizes
@@ -115,7 +117,7 @@ def read(clients: Clients) -> UseHistory:
     text = clients.volume.notes.read(_NOTE)
     try:
         if text is not None:
-            return UseHistory.from_json(json.loads(text))
+            return check_record(UseHistory.from_json(parse_object(text, max_bytes=MAX_DOCUMENT_BYTES)))
     except (ValueError, KeyError, TypeError, AttributeError):
         _LOG.warning("the history of the volume's use was damaged, and begins anew")
     return UseHistory()

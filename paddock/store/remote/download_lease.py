@@ -21,12 +21,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from paddock.errors import PaddockError
-from paddock.model.names import Sha256
+from paddock.model.names import Sha256, printable
 from paddock.store.history import whoami
 from paddock.store.protocol import DownloadLease, HeldLease
 from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import count_field, text_field
+from paddock.untrusted.json_text import parse_object
 
+_MAX_BYTES = 4096
 _RENEWALS = 3  # in each period of `lease_s`, so that one failed or late renewal does not lose the lease
 
 log = logging.getLogger(__name__)
@@ -129,16 +133,16 @@ def _key(sha256: Sha256) -> str:
 def _token(content: bytes) -> str | None:
     """The token of the process that wrote a lease; None where the content is no lease."""
     try:
-        return str(json.loads(content)["token"])
-    except (ValueError, KeyError, TypeError):
+        return text_field(parse_object(content, max_bytes=_MAX_BYTES), "token")
+    except UnusableContent:
         return None
 
 
 def _read(content: bytes) -> tuple[str, int]:
     """(owner, bytes done). Others can write to the bucket: for content that is no lease the owner is unknown."""
     try:
-        lease = json.loads(content)
-        owner = f"{str(lease['by'])[:100]} (process {int(lease['process'])})"
-        return f"{owner} since {str(lease['since'])[:40]}", int(lease["done_bytes"])
-    except (ValueError, KeyError, TypeError):
+        lease = parse_object(content, max_bytes=_MAX_BYTES)
+        by, since = (printable(text_field(lease, name, max_length=300)) for name in ("by", "since"))
+        return f"{by} (process {count_field(lease, 'process')}) since {since}", count_field(lease, "done_bytes")
+    except UnusableContent:
         return "an unknown worker", 0

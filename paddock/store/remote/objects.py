@@ -9,6 +9,11 @@ from typing import Protocol
 from paddock.model.source import Address
 from paddock.store.multipart import MultipartReader
 
+MAX_OBJECT_BYTES = 64 * 1024 * 1024
+"""What is read of a small object. The largest is the usage of one worker, with 24 MB."""
+MAX_OBJECTS = 2_000_000
+"""The most objects in one listing: an endless one is refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
@@ -47,7 +52,7 @@ class Objects(Protocol):
         ...
 
     def get(self, key: str) -> StoredObject | None:
-        """Read a small object; None when it is not there. Content longer than MANIFEST_MAX_BYTES is cut one byte after
+        """Read a small object; None when it is not there. Content longer than MAX_OBJECT_BYTES is cut one byte after
         that."""
         ...
 

@@ -30,10 +30,14 @@ from paddock.model.names import Sha256, parse_sha256
 from paddock.store.protocol import RemovalMark
 from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import text_field
+from paddock.untrusted.json_text import parse_object
 
 CLAIM_S = 900.0
 """A claim that is older is that of a clean-up that died."""
 _PREFIX = "marks/"
+_MAX_BYTES = 4096
 _WAIT_S, _POLL_S = 20.0, 0.5
 
 
@@ -56,8 +60,8 @@ class RemovalMarks:
         if found is None:
             return None
         try:
-            state = str(json.loads(found.content)["state"])
-        except (ValueError, KeyError, TypeError):  # not written by Paddock: it is replaced
+            state = text_field(parse_object(found.content, max_bytes=_MAX_BYTES), "state")
+        except UnusableContent:  # not written by Paddock: it is replaced
             state = "needed"
         return RemovalMark(state, found.age_s, found.tag)
 

@@ -31,7 +31,14 @@ from paddock.model.source import Expected, Source
 from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
 from paddock.store.holdings import Holdings
-from paddock.store.manifests import check_manifest_name_is_free, check_report_name, parse_manifest, same_files
+from paddock.store.manifests import (
+    check_manifest_name_is_free,
+    check_report_name,
+    document_text,
+    parse_manifest,
+    report_names,
+    same_files,
+)
 from paddock.store.multipart import MultipartReader
 from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore, RemovalMark
 from paddock.store.remote import download_lease
@@ -43,8 +50,11 @@ from paddock.store.remote.remote_blob import RemoteBlob
 from paddock.store.remote.removal_marks import RemovalMarks
 from paddock.store.remote.usage import RemoteUsage
 from paddock.store.usage import UsageRow
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.json_text import parse_json
 
 log = logging.getLogger(__name__)
+_MAX_REF_BYTES = 1024 * 1024
 _CONFLICTS = 20
 """Number of attempts at a conditional write of a ref, while other workers write it too."""
 
@@ -285,12 +295,11 @@ class ObjectStore(RemoteStore):
         return f"{self.label}/{key}"
 
     def read_report(self, id: SnapshotId, name: str) -> str | None:
-        found = self.objects.get(_report_key(id, name))
-        return found.content.decode() if found else None
+        return self._text(_report_key(id, name))
 
     def report_names(self, id: SnapshotId) -> list[str]:
         directory = _report_directory(id)
-        return sorted(key.removeprefix(directory) for key, _ in self.objects.list(directory))
+        return report_names(key.removeprefix(directory) for key, _ in self.objects.list(directory))
 
     def remove_report(self, id: SnapshotId, name: str) -> None:
         self.objects.delete(_report_key(id, name))
@@ -301,8 +310,16 @@ class ObjectStore(RemoteStore):
         return f"{self.label}/{key}"
 
     def read_note(self, name: str) -> str | None:
-        found = self.objects.get(_note_key(name))
-        return found.content.decode() if found else None
+        return self._text(_note_key(name))
+
+    def _text(self, key: str) -> str | None:
+        """The text of an object; None where there is none, or it is no text. Its next writer replaces it."""
+        found = self.objects.get(key)
+        try:
+            return document_text(found.content) if found else None
+        except UnusableContent as error:
+            log.warning("%s/%s is ignored: %s", self.label, key, error.reason)
+            return None
 
     def write_usage(self, worker: str, volume_id: str, content: bytes) -> None:
         self._usage.write(worker, volume_id, content)
@@ -323,7 +340,7 @@ class ObjectStore(RemoteStore):
         if found is None:
             return Ref(), None
         try:
-            return Ref.from_json(json.loads(found.content)), found.tag
+            return Ref.from_json(parse_json(found.content, max_bytes=_MAX_REF_BYTES)), found.tag
         except ValueError:
             log.warning("the ref of %s in %s cannot be read, and is not used", model, self.label)
             return Ref(), found.tag

@@ -18,11 +18,14 @@ from paddock.store.manifests import check_report_name
 from paddock.store.remote.conditional_writes import ConditionalWrites
 from paddock.store.remote.objects import Objects, StoredObject
 from paddock.store.usage import MAX_CONTENT_BYTES, UsageRow, add_up, check_worker, parse_rows, write_rows
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.json_text import parse_json
 
 _ROOT = "usage/"
 _SILENT = f"{_ROOT}silent.jsonl"
 _SOURCE = b'{"source": '
 _WRITES = 5
+_MAX_SOURCE_BYTES = 1024
 
 
 class RemoteUsage:
@@ -89,8 +92,8 @@ def _split(content: bytes) -> dict[str, bytes]:
     for part in content.split(b"\n" + _SOURCE) if content.startswith(_SOURCE) else ():
         head, _, lines = part.removeprefix(_SOURCE).partition(b"\n")
         try:
-            source = json.loads(head.removesuffix(b"}"))
-        except (ValueError, RecursionError):
+            source = parse_json(head.removesuffix(b"}"), max_bytes=_MAX_SOURCE_BYTES)
+        except UnusableContent:
             continue
         if isinstance(source, str):
             rows[source] = lines.rstrip(b"\n") + b"\n"

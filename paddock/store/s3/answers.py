@@ -16,7 +16,10 @@ from typing import Any
 
 from botocore import exceptions as aws
 
-_ROOT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*<(?:[\w.-]+:)?([\w.-]+)", re.DOTALL)
+_ROOT = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*+(?><\?xml[^>]*+>\s*+)?+(?><!--.*?-->\s*+)*+<(?:[\w.-]++:)?([\w.-]++)", re.DOTALL
+)
+_HEAD_BYTES = 64 * 1024
 _NEVER_EMPTY = frozenset({"ListObjectsV2", "CreateMultipartUpload"})
 # Answers of a proxy or a gateway, which say enough without a body. Not 500: botocore sets this status itself for an
 # answer of 200 with a body that it cannot parse.
@@ -42,7 +45,7 @@ def refuse_other_answers(response_dict: Mapping[str, Any], operation_model: Any,
         if status < 300 and operation_model.name in _NEVER_EMPTY:
             raise NotS3Answer("empty")
         return
-    match = _ROOT.match(body)
+    match = _ROOT.match(body[:_HEAD_BYTES])
     root = match[1].decode() if match else ""
     if not (root.startswith("Error") or root.endswith("Result")):
         raise NotS3Answer(_description(body, root))
@@ -78,5 +81,5 @@ def age_s(answer: Mapping[str, Any]) -> float:
 def _server_time(date: str) -> datetime:
     try:
         return parsedate_to_datetime(date).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return datetime.now(UTC)

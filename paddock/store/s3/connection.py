@@ -16,6 +16,7 @@ from paddock.network import DIRECT, HttpProxy, Network
 from paddock.network.certificates import system_bundle
 from paddock.settings import Settings
 from paddock.store.s3.answers import refuse_other_answers
+from paddock.store.s3.bodies import bound_answers
 
 if TYPE_CHECKING:
     from botocore.config import _ProxiesConfigDict
@@ -118,6 +119,7 @@ def connect(options: S3Options) -> S3Connection:
     if proxy is not None:  # only the client tells which endpoint it uses
         proxied = config.merge(Config(proxies=_proxies(proxy), proxies_config=_proxies_config(proxy, verify)))
         client = session.client("s3", config=proxied, verify=verify)
+    bound_answers(client)
     client.meta.events.register("before-parse.s3", refuse_other_answers)
     return S3Connection(client, network, proxy)
 

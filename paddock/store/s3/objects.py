@@ -13,19 +13,21 @@ from botocore import exceptions as aws
 
 from paddock.errors import BadSetting, BlobMissing, CorruptFile, PaddockError, StoreRefused
 from paddock.model.source import Address
-from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.multipart import MultipartReader
-from paddock.store.remote.objects import Objects, ObjectStat, StoredObject
+from paddock.store.remote.objects import MAX_OBJECTS, Objects, ObjectStat, StoredObject
 from paddock.store.s3 import trials, upload
 from paddock.store.s3.answers import age_s, tag_of_content, tag_of_stat
+from paddock.store.s3.bodies import read_object
 from paddock.store.s3.checksums import Checksums
 from paddock.store.s3.connection import S3Connection, S3Options, connect
 from paddock.store.s3.errors import is_absent, is_lost_race, mapped_errors, store_error
+from paddock.untrusted.fields import MAX_COUNT
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ADDRESS_LIFE_S = 3600
+_MAX_PAGES = MAX_OBJECTS // 1000
 _CONTENT_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
 
 
@@ -90,8 +92,7 @@ class S3Objects(Objects):
                 if is_absent(error):
                     return None
                 raise
-            with answer["Body"] as body:
-                content = body.read(MANIFEST_MAX_BYTES + 1)
+            content = read_object(answer["Body"], answer.get("ContentLength"))
         return StoredObject(content, answer.get("ETag") or tag_of_content(content), age_s(answer))
 
     def put(self, key: str, content: bytes) -> None:
@@ -151,9 +152,16 @@ class S3Objects(Objects):
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self._mapped_errors():
             pages = self.client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self._key(prefix)):
+            for number, page in enumerate(pages.paginate(Bucket=self.bucket, Prefix=self._key(prefix))):
+                if number > _MAX_PAGES:
+                    raise StoreRefused(
+                        f"{self.label}: the list of its objects has no end, or more than {MAX_OBJECTS} of them",
+                        cure="check AWS_ENDPOINT_URL, or set PADDOCK_S3_URI to a prefix for Paddock alone",
+                    )
                 for item in page.get("Contents", []):
-                    yield item["Key"].removeprefix(self._prefix), item["Size"]
+                    key, size = item.get("Key", ""), item.get("Size", -1)
+                    if key.startswith(self._key(prefix)) and 0 <= size <= MAX_COUNT:  # else it is no answer to this
+                        yield key.removeprefix(self._prefix), size
 
     def address(self, key: str) -> Address:
         """A presigned URL. Signing makes no request, so each call returns a new one."""

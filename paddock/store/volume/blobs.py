@@ -27,7 +27,6 @@ from paddock.model.names import Sha256, parse_sha256
 from paddock.store.durable import (
     READ_ONLY,
     STAGING_PREFIX,
-    names,
     rename_noreplace,
     staged_directory,
     staging_name,
@@ -35,6 +34,7 @@ from paddock.store.durable import (
     write_new,
 )
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.files import open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,11 @@ class Blobs:
     def quarantined(self, sha256: Sha256) -> list[Path]:
         """The damaged copies of a blob in the quarantine."""
         directory = self._layout.quarantine
-        return [directory / name for name in names(directory) if name.startswith(f"{sha256}-")]
+        return [directory / name for name in self._layout.names(directory) if name.startswith(f"{sha256}-")]
 
     def all(self) -> Iterator[tuple[Sha256, os.stat_result]]:
-        for prefix in names(self._layout.blobs):
-            for name in names(self._layout.blobs / prefix):
+        for prefix in self._layout.names(self._layout.blobs):
+            for name in self._layout.names(self._layout.blobs / prefix):
                 try:
                     sha256 = parse_sha256(name)
                 except UnsafeName:
@@ -247,14 +247,13 @@ def _make_read_only(blob: Path) -> None:
 
 
 def _sync_regular(path: Path, size: int) -> None:
-    """Fsync a staged file. Raises CorruptFile where it is no regular file of that size."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    """Fsync a staged file. Raises CorruptFile where it has another size, and UnusableContent where it is no file."""
+    descriptor = open_regular(path)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        found = os.fstat(descriptor).st_size
+        if found != size:
             raise CorruptFile(
-                f"the staged file {path} has {status.st_size} bytes, not the {size} that were checked",
-                cure="fetch it again",
+                f"the staged file {path} has {found} bytes, not the {size} that were checked", cure="fetch it again"
             )
         os.fsync(descriptor)
     finally:

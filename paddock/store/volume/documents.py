@@ -5,6 +5,7 @@ A document is replaced as a whole, never appended to. The format of each is the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,8 +14,11 @@ from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
 from paddock.store import durable
 from paddock.store.durable import disk_errors, disk_errors_in
-from paddock.store.manifests import check_report_name
+from paddock.store.manifests import MAX_DOCUMENT_BYTES, check_report_name, document_text, report_names
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.content import UnusableContent
+
+log = logging.getLogger(__name__)
 
 
 class Reports:
@@ -31,13 +35,13 @@ class Reports:
 
     @disk_errors
     def read(self, id: SnapshotId, name: str) -> str | None:
-        return _read(self._layout.report(id, check_report_name(name)))
+        return _read(self._layout, self._layout.report(id, check_report_name(name)))
 
     @disk_errors
     def names(self, id: SnapshotId) -> list[str]:
-        """The names of all reports, sorted."""
-        found = durable.names(self._layout.reports(id))
-        return [name for name in found if not name.startswith(durable.STAGING_PREFIX)]
+        """The names of all reports, sorted. What has no safe name is none."""
+        found = self._layout.names(self._layout.reports(id))
+        return report_names(name for name in found if not name.startswith(durable.STAGING_PREFIX))
 
     @disk_errors
     def remove(self, id: SnapshotId, name: str) -> None:
@@ -63,7 +67,7 @@ class Notes:
 
     @disk_errors
     def read(self, name: str) -> str | None:
-        return _read(self._layout.note(name))
+        return _read(self._layout, self._layout.note(name))
 
 
 class TuningRecords:
@@ -80,7 +84,7 @@ class TuningRecords:
 
     @disk_errors
     def read(self, sha256: Sha256, name: str) -> str | None:
-        return _read(self._layout.tuning(sha256, check_report_name(name)))
+        return _read(self._layout, self._layout.tuning(sha256, check_report_name(name)))
 
 
 class DocsPages:
@@ -118,8 +122,13 @@ def _write(layout: Layout, path: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def _read(path: Path) -> str | None:
+def _read(layout: Layout, path: Path) -> str | None:
+    """The text of a document; None where there is none, or it cannot be used. Its next writer replaces it."""
     try:
-        return path.read_text(encoding="utf-8")
+        return document_text(layout.read(path, max_bytes=MAX_DOCUMENT_BYTES))
     except FileNotFoundError:
+        return None
+    except (UnusableContent, NotADirectoryError) as error:
+        reason = error.reason if isinstance(error, UnusableContent) else "it lies behind a link, or behind a file"
+        log.warning("%s is ignored: %s", path, reason)
         return None

@@ -5,13 +5,12 @@ Host names and paths do not serve for it: several hosts may mount one volume, an
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import secrets
 
 from paddock.store.durable import disk_errors, remove, rename_noreplace, staging_name, write_new
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.content import UnusableContent
 
 _NAME = re.compile(rb"[0-9a-f]{16}")
 
@@ -42,17 +41,7 @@ class Identity:
     def known(self) -> str | None:
         """The same; None where the volume has none yet."""
         try:
-            descriptor = os.open(self._layout.identity, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
+            content = self._layout.read(self._layout.identity, max_bytes=64).strip()
+        except (FileNotFoundError, UnusableContent):
             return None
-        except OSError as error:
-            if error.errno in {errno.ELOOP, errno.ENXIO}:  # a planted link, or a pipe
-                return None
-            raise
-        try:
-            content = os.read(descriptor, 64).strip()
-        except (IsADirectoryError, BlockingIOError):
-            return None
-        finally:
-            os.close(descriptor)
         return content.decode() if _NAME.fullmatch(content) else None

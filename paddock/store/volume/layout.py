@@ -13,12 +13,13 @@ from pathlib import Path
 from paddock.errors import NoPermission
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId, Variant
-from paddock.store.durable import sync_directory
+from paddock.store.durable import names, sync_directory
 from paddock.store.manifests import check_report_name
+from paddock.untrusted.files import read_regular
 
 
 class Layout:
-    """The paths below `root`. Only `make_directory` writes."""
+    """The paths below `root`, and how to read there. Only `make_directory` writes."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -109,6 +110,16 @@ class Layout:
 
     def data_docs(self, id: SnapshotId) -> Path:
         return self.docs / _relative(id)
+
+    def names(self, directory: Path) -> list[str]:
+        """The names in a directory below the root, or in the root, sorted. Empty where there is no directory, or only
+        behind a link."""
+        return names(directory, below=self.root)
+
+    def read(self, path: Path, *, max_bytes: int) -> bytes:
+        """Read a small file of Paddock's. Raises UnusableContent where something else has its name or it is larger than
+        `max_bytes`, and OSError: NotADirectoryError also where a directory is a link."""
+        return read_regular(path, max_bytes=max_bytes, below=self.root)
 
     def make_directory(self, directory: Path) -> Path:
         """Make `directory`, which is below the root, and its parents where they are missing, and return it. Raises

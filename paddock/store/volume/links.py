@@ -53,7 +53,7 @@ class PromotedLinks:
         """The promoted state of a model as its links show it."""
         revisions = {}
         prefix = f"{model.slug}--"
-        for name in durable.names(self._layout.root):
+        for name in self._layout.names(self._layout.root):
             try:
                 variant = parse_variant(name.removeprefix(prefix)) if name.startswith(prefix) else None
             except UnsafeName:
@@ -70,7 +70,7 @@ class PromotedLinks:
         directory = f"{self._layout.snapshots.relative_to(self._layout.root).as_posix()}/"
         revisions: dict[str, dict[Variant, Revision]] = {}
         defaults: dict[str, str] = {}
-        for name in durable.names(self._layout.root):
+        for name in self._layout.names(self._layout.root):
             target = _target(self._layout.root / name) or ""
             if "/" not in target:
                 defaults[name] = target

@@ -33,13 +33,15 @@ from paddock.errors import UnsafeName
 from paddock.model.names import ModelName, Sha256, is_revision, parse_revision, parse_sha256
 from paddock.model.reference import SnapshotId, parse_variant
 from paddock.store import durable
-from paddock.store.durable import STAGING_PREFIX, STALE_S, disk_errors, names
+from paddock.store.durable import STAGING_PREFIX, STALE_S, disk_errors
 from paddock.store.volume.blobs import Blobs
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.verifications import ON_VOLUME
 from paddock.transfer.staging import StagingDirectory, take_abandoned
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 _PARTIAL = re.compile(r"[0-9a-z-]{1,80}")
 _QUARANTINED = re.compile(r"([0-9a-f]{64})-[0-9a-f]{8}")
@@ -93,7 +95,7 @@ class OrphanSearch:
     def foreign(self) -> list[Path]:
         """Files that Paddock did not make: in the root, and in the directories whose content is known."""
         layout, found = self._layout, list[Path]()
-        for name in names(layout.root):
+        for name in self._layout.names(layout.root):
             path = layout.root / name
             if path != layout.private and name not in _OTHERS and not self._links.is_link(path):
                 found.append(path)
@@ -101,14 +103,14 @@ class OrphanSearch:
         found += self._others(layout.private, lambda path: path.name in known)
         found += self._others(layout.blobs.parent, lambda path: path == layout.blobs)
         found += self._others(layout.blobs, lambda path: bool(re.fullmatch("[0-9a-f]{2}", path.name)))
-        for prefix in names(layout.blobs):
+        for prefix in self._layout.names(layout.blobs):
             found += self._others(layout.blobs / prefix, _is_blob)
         found += self._others(layout.partial, lambda path: path.is_dir() and bool(_PARTIAL.fullmatch(path.name)))
         found += self._others(
             layout.quarantine, lambda path: _is_file(path) and bool(_QUARANTINED.fullmatch(path.name))
         )
         found += self._others(layout.snapshots, _is_model)
-        for slug in names(layout.snapshots):
+        for slug in self._layout.names(layout.snapshots):
             found += self._others(layout.snapshots / slug, lambda path: is_revision(path.name))
         return sorted(found)
 
@@ -116,9 +118,11 @@ class OrphanSearch:
         """The directories in which there may be staging names."""
         layout = self._layout
         directories = [layout.private, layout.partial, layout.blobs]
-        directories += [layout.blobs / prefix for prefix in names(layout.blobs)]
-        for slug in names(layout.snapshots):
-            directories += [layout.snapshots / slug / revision for revision in names(layout.snapshots / slug)]
+        directories += [layout.blobs / prefix for prefix in self._layout.names(layout.blobs)]
+        for slug in self._layout.names(layout.snapshots):
+            directories += [
+                layout.snapshots / slug / revision for revision in self._layout.names(layout.snapshots / slug)
+            ]
         return directories
 
     def _all_staging_directories(self) -> list[Path]:
@@ -126,17 +130,17 @@ class OrphanSearch:
         directories = self.staging_directories()
         known = {self._layout.partial, self._layout.blobs.parent, self._layout.snapshots, self._layout.quarantine}
         for top in self._layout.directories:
-            if top not in known:
+            if top not in known and not top.is_symlink():
                 directories += [Path(directory) for directory, _, _ in os.walk(top)]
         return directories
 
     def _others(self, directory: Path, is_ours: Callable[[Path], bool]) -> list[Path]:
-        paths = [directory / name for name in names(directory) if not name.startswith(STAGING_PREFIX)]
+        paths = [directory / name for name in self._layout.names(directory) if not name.startswith(STAGING_PREFIX)]
         return [path for path in paths if not is_ours(path)]
 
     def _partials(self) -> Iterator[Orphan]:
-        for key in names(self._layout.partial):
-            for token in names(self._layout.partial / key) if _PARTIAL.fullmatch(key) else ():
+        for key in self._layout.names(self._layout.partial):
+            for token in self._layout.names(self._layout.partial / key) if _PARTIAL.fullmatch(key) else ():
                 path = self._layout.partial / key / token
                 owned: StagingDirectory | None = None
                 with suppress(OSError):
@@ -161,7 +165,7 @@ class OrphanSearch:
                 age_s = now - max(status.st_mtime, self._blobs.renewed_at(sha256))
                 remove = partial(self._remove_blob, sha256)
                 yield Orphan("blob", self._layout.blob(sha256), status.st_size, age_s, remove)
-        for name in names(self._layout.quarantine):
+        for name in self._layout.names(self._layout.quarantine):
             path, match = self._layout.quarantine / name, _QUARANTINED.fullmatch(name)
             if match is None or not _is_file(path):
                 continue
@@ -170,8 +174,8 @@ class OrphanSearch:
                 continue
             if sha256 not in in_use or self._blobs.status(sha256) is not None:
                 yield _file("quarantine", path, now)
-        for prefix in names(self._layout.verified):
-            for name in names(self._layout.verified / prefix):
+        for prefix in self._layout.names(self._layout.verified):
+            for name in self._layout.names(self._layout.verified / prefix):
                 path, match = self._layout.verified / prefix / name, _VERIFIED.fullmatch(name)
                 if match is None or Sha256(match[1]) in in_use or self._blobs.status(Sha256(match[1])) is not None:
                     continue
@@ -183,17 +187,17 @@ class OrphanSearch:
         return self._blobs.status(sha256) is None
 
     def _leases(self) -> Iterator[Orphan]:
-        for slug in names(self._layout.leases_root):
-            for name in names(self._layout.leases_root / slug):
+        for slug in self._layout.names(self._layout.leases_root):
+            for name in self._layout.names(self._layout.leases_root / slug):
                 path = self._layout.leases_root / slug / name
                 if not name.startswith(STAGING_PREFIX) and _is_file(path) and not _is_locked(path):
                     yield _file("lease", path, time.time())
 
     def _records_of_snapshots(self) -> Iterator[Orphan]:
         for root in (self._layout.pins_root, self._layout.usage_root):
-            for slug in names(root):
-                for revision in names(root / slug) if not (root / slug).is_symlink() else ():
-                    for variant in names(root / slug / revision):
+            for slug in self._layout.names(root):
+                for revision in self._layout.names(root / slug):
+                    for variant in self._layout.names(root / slug / revision):
                         path = root / slug / revision / variant
                         try:
                             id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(variant))
@@ -204,9 +208,9 @@ class OrphanSearch:
 
     def _empty_directories(self) -> Iterator[Orphan]:
         for root in (self._layout.snapshots, self._layout.pins_root, self._layout.usage_root, self._layout.partial):
-            for slug in names(root):
+            for slug in self._layout.names(root):
                 yield from _empty(root / slug)
-                for revision in names(root / slug) if root != self._layout.partial else ():
+                for revision in self._layout.names(root / slug) if root != self._layout.partial else ():
                     yield from _empty(root / slug / revision)
 
 
@@ -275,8 +279,8 @@ def _is_file(path: Path) -> bool:
 def _is_locked(path: Path) -> bool:
     """Whether a process holds the flock of a file, as far as this machine can tell."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
+        descriptor = open_regular(path)
+    except (OSError, UnusableContent):
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -30,7 +30,7 @@ class Pins:
             raise NotOnVolume(f"{id} is not on {self._layout.label}", cure="pull it first")
         mark = self._layout.pin(id)
         self._layout.make_directory(mark.parent)
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, durable.UNDER_UMASK))
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, durable.UNDER_UMASK))
         durable.sync_directory(mark.parent)
         # An eviction looks for pins again after it made the snapshot invisible: one of the two sees the other.
         if not self._snapshots.exists(id):
@@ -41,17 +41,20 @@ class Pins:
     def remove(self, id: SnapshotId) -> bool:
         """Unpin a snapshot. Returns whether it was pinned."""
         mark = self._layout.pin(id)
-        was_pinned = mark.exists()
-        mark.unlink(missing_ok=True)
-        return was_pinned
+        try:
+            self._layout.check_directory(mark.parent)
+            mark.unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     @disk_errors
     def of(self, model: ModelName) -> set[SnapshotId]:
         """The pinned snapshots of a model."""
         home = self._layout.pins(model)
         found = set()
-        for revision in durable.names(home):
-            for variant in durable.names(home / revision):
+        for revision in self._layout.names(home):
+            for variant in self._layout.names(home / revision):
                 with suppress(UnsafeName):  # not a file of Paddock's
                     found.add(SnapshotId(model, parse_revision(revision), parse_variant(variant)))
         return found

@@ -7,6 +7,7 @@ next writer moves them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.snapshots import Snapshots
 
+log = logging.getLogger(__name__)
 PromotedHistory = tuple[Promoted, list[Promotion]]
 """The promoted state of a model, and all its changes, oldest first."""
 
@@ -71,6 +73,18 @@ class Promotions:
                 states[model] = error
             else:
                 states[model] = self._state(name, history, linked.get(name) or Promoted(name)), history
+        return states
+
+    def shown(self, models: Iterable[ModelName]) -> dict[ModelName, Promoted]:
+        """The promoted state of each of the models, for a list of them: where a history cannot be read, what the links
+        say, with a warning."""
+        states = {}
+        for model in models:
+            try:
+                states[model] = self.current(model)
+            except PaddockError as error:
+                log.warning("the history of %s is left out: %s", model, error)
+                states[model] = self._links.read(model)
         return states
 
     @disk_errors
@@ -285,7 +299,7 @@ class Promotions:
         return [goal for goal in goals if goal != current and self._snapshots.exists(goal)]
 
     def _history(self, model: ModelName) -> History:
-        return History(self._layout.history(model))
+        return History(self._layout.history(model), self.root)
 
 
 def _require_expected(replaced: SnapshotId | None, expected: SnapshotId | None, id: SnapshotId) -> None:

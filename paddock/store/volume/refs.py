@@ -18,6 +18,9 @@ from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import parse_time
+from paddock.untrusted.json_text import parse_object
 
 _MAX_BYTES = 1024 * 1024
 _MAX_REFS = 1000
@@ -73,11 +76,9 @@ class RememberedRefs:
     def _read(self, model: ModelName) -> dict[str, object]:
         """The content of a model's file; empty where it is missing or damaged."""
         try:
-            with self._layout.refs(model).open("rb") as file:
-                value = json.loads(file.read(_MAX_BYTES))
-        except (FileNotFoundError, ValueError, RecursionError):
+            return parse_object(self._layout.read(self._layout.refs(model), max_bytes=_MAX_BYTES), max_bytes=_MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError, UnusableContent):
             return {}
-        return value if isinstance(value, dict) else {}
 
     def _write(self, model: ModelName, value: dict[str, object]) -> None:
         path = self._layout.refs(model)
@@ -89,8 +90,8 @@ def _parse(value: object) -> SeenRef | None:
     match value:
         case {"revision": str(revision), "seen_at": str(seen_at)}:
             try:
-                return SeenRef(parse_revision(revision), datetime.fromisoformat(seen_at).astimezone(UTC))
-            except ValueError:
+                return SeenRef(parse_revision(revision), parse_time(seen_at))
+            except ValueError:  # UnsafeName and UnusableContent are
                 return None
         case _:
             return None

@@ -18,6 +18,10 @@ from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.history import History, Promotion
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.fields import text_field
+from paddock.untrusted.json_text import parse_object
+
+_MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +74,17 @@ class RemoteUpdates:
             durable.sync_directory(path.parent)
 
     def _history(self, model: ModelName) -> list[Promotion]:
-        return History(self._layout.history(model)).read()
+        return History(self._layout.history(model), self.root).read()
 
     def _read(self, model: ModelName) -> PendingRemoteUpdates:
         """The state that `finish` wrote last; empty where the file is missing or damaged."""
         try:
-            value = json.loads(self._layout.remote_updates(model).read_bytes())
+            content = self._layout.read(self._layout.remote_updates(model), max_bytes=_MAX_BYTES)
+            value = parse_object(content, max_bytes=_MAX_BYTES)
             variants = frozenset(parse_variant(str(variant)) for variant in value["variants"])
-            return PendingRemoteUpdates(variants, bool(value["default"]), value["upto"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # UnsafeName is a ValueError
+            upto = None if value["upto"] is None else text_field(value, "upto")
+            return PendingRemoteUpdates(variants, bool(value["default"]), upto)
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):  # UnsafeName is a ValueError
             return PendingRemoteUpdates()
 
 

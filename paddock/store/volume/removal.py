@@ -161,8 +161,10 @@ class Removal:
     def _discard(self, hidden: Path, id: SnapshotId) -> None:
         """Remove a hidden snapshot, and what is kept for it alone."""
         durable.remove(hidden)
-        durable.remove(self._layout.data_docs(id))
-        durable.remove(self._layout.usage(id))
+        for record in (self._layout.data_docs(id), self._layout.usage(id)):
+            with suppress(FileNotFoundError):
+                self._layout.check_directory(record.parent)
+                durable.remove(record)
         self._snapshots.remove_empty_revision(id)
 
     def _remove_snapshot(self, id: SnapshotId, before: Promoted) -> set[Sha256]:

@@ -25,11 +25,16 @@ from pathlib import Path
 from paddock.errors import PaddockError
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
-from paddock.store.durable import STAGING_PREFIX, disk_errors, disk_errors_in, names, write_new
+from paddock.store.durable import STAGING_PREFIX, disk_errors, disk_errors_in, write_new
 from paddock.store.volume.layout import Layout
+from paddock.store.volume.lock_holder import MAX_BYTES, process_of
 from paddock.store.volume.recording import recording
 from paddock.store.volume.snapshots import Snapshots
 from paddock.store.volume.usage import UsageRecords
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import text_field
+from paddock.untrusted.files import open_directory, open_regular, read_descriptor
+from paddock.untrusted.json_text import parse_object
 
 log = logging.getLogger(__name__)
 LOCK_WAIT_S = 5.0
@@ -74,10 +79,10 @@ class ServeLeases:
     @disk_errors
     def holders(self, id: SnapshotId) -> list[str]:
         """The processes that serve a snapshot, as text for messages. A lease file that cannot be read counts as held,
-        for every snapshot of its model."""
+        for every snapshot of its model; what is no file is no lease."""
         directory = self._layout.leases(id.model)
-        paths = [directory / name for name in names(directory) if not name.startswith(STAGING_PREFIX)]
-        leases = [lease for path in paths if (lease := _read(path)) is not None]
+        paths = [directory / name for name in self._layout.names(directory) if not name.startswith(STAGING_PREFIX)]
+        leases = [lease for path in paths if (lease := _read(path, below=self.root)) is not None]
         return [holder for leased, holder in leases if leased is None or leased == (id.revision, id.variant)]
 
     @disk_errors
@@ -138,11 +143,12 @@ def _remove(lease: Path) -> None:
         lease.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> tuple[tuple[str, str] | None, str] | None:
-    """((revision, variant), holder) of a held lease; None for that of a dead process, which is removed."""
+def _read(path: Path, *, below: Path) -> tuple[tuple[str, str] | None, str] | None:
+    """((revision, variant), holder) of a held lease; None for that of a dead process, which is removed, and for what is
+    no regular file: Paddock never makes a lease of it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
+        descriptor = open_regular(path, below=below)
+    except (FileNotFoundError, UnusableContent):
         return None
     except OSError as error:
         return None, f"{path} ({error.strerror})"
@@ -150,14 +156,13 @@ def _read(path: Path) -> tuple[tuple[str, str] | None, str] | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that readers do not see each other
     except OSError:
         try:
-            lease = json.loads(os.pread(descriptor, 4096, 0))
-            leased = str(lease["revision"]), str(lease["variant"])
-            return leased, f"process {lease['pid']} on {lease['host']} since {lease['since']}"
-        except (ValueError, KeyError, TypeError):
+            lease = parse_object(read_descriptor(descriptor, max_bytes=MAX_BYTES), max_bytes=MAX_BYTES)
+            return (text_field(lease, "revision"), text_field(lease, "variant")), process_of(lease)
+        except UnusableContent:
             return None, str(path)
     else:
-        with suppress(OSError):  # it stays on a volume that cannot be written
-            path.unlink()
+        with suppress(OSError), open_directory(path.parent, below=below) as directory:
+            os.unlink(path.name, dir_fd=directory)  # it stays on a volume that cannot be written
         return None
     finally:
         os.close(descriptor)

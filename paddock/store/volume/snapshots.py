@@ -20,19 +20,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, PaddockError, SnapshotDiffers, UnsafeName
-from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.artifact import MANIFEST_MAX_BYTES, Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256, parse_revision
 from paddock.model.reference import SnapshotId, parse_variant
 from paddock.store import durable
 from paddock.store.manifests import (
-    MANIFEST_MAX_BYTES,
     MANIFEST_NAME,
     check_manifest_name_is_free,
+    manifest_cure,
     parse_manifest,
     same_files,
 )
 from paddock.store.volume.blobs import Blobs
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.content import UnusableContent
 
 log = logging.getLogger(__name__)
 _WARNED: set[Path] = set()
@@ -48,11 +49,11 @@ class Snapshots:
         """The manifest of a snapshot; None where there is no such snapshot. Raises CorruptFile."""
         path = self._layout.snapshot(id) / MANIFEST_NAME
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            text = self._layout.read(path, max_bytes=MANIFEST_MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            text = file.read(MANIFEST_MAX_BYTES + 1)
+        except UnusableContent as error:
+            raise CorruptFile(f"the manifest {path} cannot be used: {error.reason}", cure=manifest_cure(id)) from None
         return parse_manifest(text, id, where=str(path))
 
     def exists(self, id: SnapshotId) -> bool:
@@ -122,12 +123,12 @@ class Snapshots:
 
     def ids(self, model: ModelName | None = None) -> Iterator[SnapshotId]:
         """Every visible snapshot of one model or of all, by its directory: also one whose manifest cannot be read."""
-        slugs = [model.slug] if model else durable.names(self._layout.snapshots)
+        slugs = [model.slug] if model else self._layout.names(self._layout.snapshots)
         for slug in slugs:
-            for revision in durable.names(self._layout.snapshots / slug):
+            for revision in self._layout.names(self._layout.snapshots / slug):
                 parent = self._layout.snapshots / slug / revision
                 is_old = self._is_old(parent)
-                for name in durable.names(parent):
+                for name in self._layout.names(parent):
                     try:
                         id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(name))
                     except UnsafeName:  # a staging name, or not a directory of Paddock's
@@ -148,7 +149,7 @@ class Snapshots:
 
     def models(self) -> Iterator[ModelName]:
         """Every model that has a visible snapshot."""
-        for slug in durable.names(self._layout.snapshots):
+        for slug in self._layout.names(self._layout.snapshots):
             with suppress(UnsafeName):  # not a directory of Paddock's
                 model = ModelName.from_slug(slug)
                 if next(self.ids(model), None) is not None:
@@ -157,7 +158,7 @@ class Snapshots:
     def old(self, model: ModelName) -> list[Path]:
         """The directories of a model's revisions that hold a snapshot of schema 1."""
         parent = self._layout.snapshots / model.slug
-        return [parent / name for name in durable.names(parent) if self._is_old(parent / name)]
+        return [parent / name for name in self._layout.names(parent) if self._is_old(parent / name)]
 
     def blobs_in_use(self) -> Set[Sha256] | None:
         """The blobs that all snapshots name; None when a manifest cannot be read, since it may name any blob."""
@@ -227,7 +228,7 @@ class Snapshots:
 
     def remove_old(self, directory: Path) -> None:
         """Remove the files of a snapshot of schema 1 from a revision's directory. Snapshots of variants stay."""
-        for name in durable.names(directory):
+        for name in self._layout.names(directory):
             path = directory / name
             if name == MANIFEST_NAME or not (path / MANIFEST_NAME).is_file():
                 durable.remove(path)

@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.store.durable import STAGING_PREFIX, disk_errors, names
+from paddock.store.durable import STAGING_PREFIX, disk_errors
 from paddock.store.volume.layout import Layout
 
 
@@ -21,12 +21,12 @@ class Space:
         """Bytes on the disk by name: `partial`, `quarantine`, and `trash` under staging names. A file that has another
         link is not counted as trash, since its bytes are those of a blob."""
         blobs, snapshots = self._layout.blobs, self._layout.snapshots
-        directories = [self._layout.private, blobs, *(blobs / name for name in names(blobs))]
-        directories += [revision for model in _below(snapshots) for revision in _below(model)]
+        directories = [self._layout.private, blobs, *(blobs / name for name in self._layout.names(blobs))]
+        directories += [revision for model in self._below(snapshots) for revision in self._below(model)]
         trash = [
             directory / name
             for directory in directories
-            for name in names(directory)
+            for name in self._layout.names(directory)
             if name.startswith(STAGING_PREFIX)
         ]
         return {
@@ -35,9 +35,8 @@ class Space:
             "trash": sum(_on_disk(path, single_links=True) for path in trash),
         }
 
-
-def _below(directory: Path) -> list[Path]:
-    return [directory / name for name in names(directory)]
+    def _below(self, directory: Path) -> list[Path]:
+        return [directory / name for name in self._layout.names(directory)]
 
 
 def _on_disk(path: Path, *, single_links: bool = False) -> int:

@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -30,7 +29,7 @@ from pathlib import Path
 from paddock.errors import PaddockError
 from paddock.model.reference import SnapshotId
 from paddock.store import durable
-from paddock.store.durable import UNDER_UMASK, disk_errors, names
+from paddock.store.durable import UNDER_UMASK, disk_errors
 from paddock.store.usage import (
     MAX_CONTENT_BYTES,
     MAX_ROWS,
@@ -44,6 +43,8 @@ from paddock.store.usage import (
     write_rows,
 )
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular_to_append, read_head
 
 MONTHS = 24
 """How many months with a use are kept, in addition to the days of this one."""
@@ -106,9 +107,9 @@ class UsageRecords:
         """All rows, with one for each worker, snapshot, kind and day, sorted by day. What cannot be read is left out,
         with a warning."""
         for _ in range(_READS):
-            before = _names(self._directory)
-            found = add_up(row for path in self._files(before) for row in _read(path))
-            if _names(self._directory) == before:  # else a month was added up meanwhile, and its days are gone
+            before = self._names(self._directory)
+            found = add_up(row for path in self._files(before) for row in self._read(path))
+            if self._names(self._directory) == before:  # else a month was added up meanwhile, and its days are gone
                 break
         tomorrow = datetime.now(UTC).date() + timedelta(days=1)
         return [row for row in found if row.day <= tomorrow]
@@ -121,7 +122,7 @@ class UsageRecords:
     def condense(self, *, today: date | None = None) -> None:
         """Add up the rows of earlier days, and of earlier months, and remove the files of months that are too old."""
         settled = (today or datetime.now(UTC).date()) - _SETTLED
-        found = names(self._directory)
+        found = self._layout.names(self._directory)
         if not found:
             return
         self._layout.check_directory(self._directory)
@@ -134,7 +135,7 @@ class UsageRecords:
         for day in days:
             if settled.isoformat()[:7] <= day < settled.isoformat():
                 for path in self._day_files(day):
-                    _condense_file(path)
+                    self._condense_file(path)
         for month in sorted(months)[:-MONTHS]:
             (self._directory / f"{month}.jsonl").unlink(missing_ok=True)
         durable.sweep(self._directory)
@@ -159,14 +160,13 @@ class UsageRecords:
 
     def _day_files(self, day: str) -> Iterator[Path]:
         directory = self._directory / day
-        if not directory.is_symlink():
-            yield from (directory / name for name in _names(directory) if name.endswith(".jsonl"))
+        yield from (directory / name for name in self._names(directory) if name.endswith(".jsonl"))
 
     def _condense_month(self, month: str, days: list[str], *, exists: bool) -> None:
         """Create the file of a month from those of its days, unless it exists, and remove them."""
         paths = [path for day in days for path in self._day_files(day)]
         if not exists:
-            rows = add_up((row for path in paths for row in _read(path)), at_most=MAX_ROWS)
+            rows = add_up((row for path in paths for row in self._read(path)), at_most=MAX_ROWS)
             with suppress(FileExistsError):
                 self._create(self._directory / f"{month}.jsonl", write_rows(rows))
         for path in paths:
@@ -188,6 +188,33 @@ class UsageRecords:
             staged.unlink(missing_ok=True)
         durable.sync_directory(self._directory)
 
+    def _names(self, directory: Path) -> list[str]:
+        try:
+            return self._layout.names(directory)
+        except (OSError, UnusableContent) as error:
+            log.warning("the usage records in %s cannot be read: %s", directory, error)
+            return []
+
+    def _read(self, path: Path) -> Iterator[UsageRow]:
+        return parse_rows(self._content(path))
+
+    def _content(self, path: Path) -> bytes:
+        """The first MAX_CONTENT_BYTES of a regular file; nothing for what is not there, or cannot be read."""
+        try:
+            return read_head(path, max_bytes=MAX_CONTENT_BYTES, below=self.root)
+        except FileNotFoundError:
+            return b""
+        except (OSError, UnusableContent) as error:
+            log.warning("the usage record %s cannot be read: %s", path, error)
+            return b""
+
+    def _condense_file(self, path: Path) -> None:
+        """Replace the rows of a file by their sums, if there are fewer of these."""
+        rows = list(self._read(path))
+        sums = add_up(rows)
+        if len(sums) < len(rows):
+            durable.write_atomically(path, write_rows(sums))
+
 
 def this_host() -> str:
     """The name of this machine, as the name of a worker."""
@@ -197,52 +224,11 @@ def this_host() -> str:
 
 def _append(path: Path, line: bytes) -> None:
     """Append a line by one write. It begins with the end of a line: a full disk may have left half of one before."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _OPEN, UNDER_UMASK)
+    descriptor = open_regular_to_append(path, mode=UNDER_UMASK)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileExistsError(errno.EEXIST, "it is no regular file", str(path))
-        if status.st_size + len(line) >= MAX_CONTENT_BYTES:
+        if os.fstat(descriptor).st_size + len(line) >= MAX_CONTENT_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         if os.write(descriptor, b"\n" + line) <= len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return names(directory)
-    except OSError as error:
-        log.warning("the usage records in %s cannot be read: %s", directory, error.strerror)
-        return []
-
-
-def _read(path: Path) -> Iterator[UsageRow]:
-    return parse_rows(_content(path))
-
-
-def _content(path: Path) -> bytes:
-    """The first MAX_CONTENT_BYTES of a regular file; nothing for what is not there, or cannot be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _OPEN)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read(MAX_CONTENT_BYTES)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        log.warning("the usage record %s cannot be read: %s", path, error.strerror)
-        return b""
-
-
-def _condense_file(path: Path) -> None:
-    """Replace the rows of a file by their sums, if there are fewer of these."""
-    rows = list(_read(path))
-    sums = add_up(rows)
-    if len(sums) < len(rows):
-        durable.write_atomically(path, write_rows(sums))

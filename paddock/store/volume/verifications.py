@@ -17,16 +17,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256 as sha256_of
 from pathlib import Path
+from typing import Any
 
 from paddock.model.names import Sha256
-from paddock.store.durable import disk_errors, names, write_atomically
+from paddock.store.durable import disk_errors, write_atomically
 from paddock.store.manifests import check_report_name
 from paddock.store.volume.layout import Layout
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import count_field, text_field, time_field
+from paddock.untrusted.json_text import parse_object
 
 ON_VOLUME = "volume"
+_MAX_BYTES = 1024 * 1024
+_CLOCKS_DIFFER = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +77,17 @@ class Verifications:
     def last(self, sha256: Sha256, where: str = ON_VOLUME) -> Verification | None:
         """The last verification of the blob; None where there was none, or its record cannot be read."""
         try:
-            value = json.loads(self._layout.verification(sha256, where).read_bytes())
-            at, tag = datetime.fromisoformat(value["at"]), value["tag"]
-        except FileNotFoundError:
+            value = self._read(self._layout.verification(sha256, where))
+            at, tag = _past_time(value, "at"), value.get("tag")
+        except (FileNotFoundError, NotADirectoryError, UnusableContent):
             return None
-        except (ValueError, KeyError, TypeError):
-            return None
-        if at.tzinfo is None or not isinstance(tag, str | None):
-            return None
-        return Verification(at, tag)
+        return Verification(at, tag) if isinstance(tag, str | None) else None
 
     @disk_errors
     def forget(self, sha256: Sha256, where: str | None = None) -> None:
         """Remove the record for one store, or with None for all: the bytes are gone, or were found damaged."""
         directory = self._layout.verification(sha256, ON_VOLUME).parent
-        for name in names(directory):
+        for name in self._layout.names(directory):
             if name.startswith(f"{sha256}-") and where in {None, name.removeprefix(f"{sha256}-").removesuffix(".json")}:
                 (directory / name).unlink(missing_ok=True)
 
@@ -101,19 +103,29 @@ class Verifications:
     def progress(self, where: str = ON_VOLUME) -> ScrubProgress | None:
         """How far a scrub came that has not read everything; None where there was none, or it cannot be read."""
         try:
-            value = json.loads(self._progress(where).read_bytes())
-            began, bad = datetime.fromisoformat(value["began"]), tuple(int(number) for number in value["bad"])
-            read = ScrubProgress(began, str(value["sha256"]), str(value["identity"]), int(value["segment"]), bad)
-        except FileNotFoundError:
+            value = self._read(self._progress(where))
+            bad = value.get("bad")
+            numbers = tuple(count_field({"bad": number}, "bad") for number in bad) if isinstance(bad, list) else ()
+            identity = text_field(value, "identity"), count_field(value, "segment")
+            return ScrubProgress(_past_time(value, "began"), text_field(value, "sha256"), *identity, numbers)
+        except (FileNotFoundError, NotADirectoryError, UnusableContent):
             return None
-        except (ValueError, KeyError, TypeError):
-            return None
-        return read if began.tzinfo is not None else None
 
     @disk_errors
     def end_progress(self, where: str = ON_VOLUME) -> None:
         """A scrub has read everything: the next one begins anew."""
         self._progress(where).unlink(missing_ok=True)
 
+    def _read(self, path: Path) -> dict[str, Any]:
+        return parse_object(self._layout.read(path, max_bytes=_MAX_BYTES), max_bytes=_MAX_BYTES)
+
     def _progress(self, where: str) -> Path:
         return self._layout.verified / f"scrub-{check_report_name(where)}.json"
+
+
+def _past_time(value: dict[str, Any], name: str) -> datetime:
+    """A time that is not ahead of this machine's clock: no planted record is newer than all that are to come."""
+    at = time_field(value, name)
+    if at > datetime.now(UTC) + _CLOCKS_DIFFER:
+        raise UnusableContent("it is in the future", key=name)
+    return at

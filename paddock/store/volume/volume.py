@@ -247,7 +247,7 @@ class Volume(Store):
         """The snapshots of one model or of all, in the order of `snapshots`."""
         manifests = self._snapshots.all(model)
         models = {manifest.model for manifest in manifests}
-        promoted = {model: self.promoted(model) for model in models}
+        promoted = self.promotions.shown(models)
         pinned = {id for model in models for id in self.pins.of(model)}
         return [
             StoredSnapshot(

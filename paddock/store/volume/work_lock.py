@@ -20,9 +20,11 @@ from datetime import UTC, datetime
 from paddock.errors import NotEnoughDisk
 from paddock.store.durable import UNDER_UMASK, disk_errors
 from paddock.store.volume.layout import Layout
+from paddock.store.volume.lock_holder import MAX_BYTES, process_text
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular_to_append, read_descriptor
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
-_MAX_BYTES = 4096
 
 
 class WorkLock:
@@ -50,8 +52,7 @@ class WorkLock:
     @disk_errors
     def _open(self) -> int:
         directory = self._layout.make_directory(self._layout.private / "leases")
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(directory / f"{self._work}.lock", flags, UNDER_UMASK)
+        return open_regular_to_append(directory / f"{self._work}.lock", mode=UNDER_UMASK)
 
 
 def _take(descriptor: int) -> str | None:
@@ -66,15 +67,15 @@ def _take(descriptor: int) -> str | None:
         "host": socket.gethostname(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with suppress(OSError):  # a full disk: the holder has no name
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(own).encode(), 0)
+    if os.fstat(descriptor).st_nlink == 1:  # else it has another name, and may be anybody's file
+        with suppress(OSError):  # a full disk: the holder has no name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(own).encode())
     return None
 
 
 def _holder(descriptor: int) -> str:
     try:
-        own = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
-        return f"process {own['pid']} on {own['host']} since {own['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        return process_text(read_descriptor(descriptor, max_bytes=MAX_BYTES))
+    except (OSError, UnusableContent):
         return "another process"

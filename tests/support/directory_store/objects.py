@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from paddock.model.source import Address
-from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.multipart import MultipartReader
 from paddock.store.remote import Objects, ObjectStat, StoredObject
+from paddock.store.remote.objects import MAX_OBJECT_BYTES
 from tests.support.directory_store.http import address_of
 
 
@@ -35,7 +35,7 @@ class DirectoryObjects(Objects):
     def get(self, key: str) -> StoredObject | None:
         try:
             with (self._home / key).open("rb") as file:
-                content = file.read(MANIFEST_MAX_BYTES + 1)
+                content = file.read(MAX_OBJECT_BYTES + 1)
             age_s = time.time() - (self._home / key).stat().st_mtime
         except FileNotFoundError:
             return None

@@ -19,6 +19,10 @@ from paddock.lifecycle.catalog import Catalog, CatalogEntry
 from paddock.lifecycle.clients import Clients
 from paddock.model.names import Revision, parse_revision
 from paddock.model.reference import Variant, parse_variant
+from paddock.store.manifests import MAX_DOCUMENT_BYTES
+from paddock.untrusted.fields import time_field
+from paddock.untrusted.json_text import parse_object
+from paddock.untrusted.records import check_record
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ class EntryRecord:
             variant=None if variant is None else parse_variant(str(variant)),
             outcome=str(value["outcome"]),
             reason=str(value["reason"]),
-            at=datetime.fromisoformat(str(value["at"])).astimezone(UTC),
+            at=time_field(value, "at"),
             fingerprint=Fingerprint(**{key: str(text) for key, text in value["fingerprint"].items()}),
             measured_with=str(value["measured_with"]),
             instead_of=None if instead_of is None else parse_variant(str(instead_of)),
@@ -137,8 +141,9 @@ def read_records(clients: Clients, catalog: Catalog) -> dict[tuple[str, str, str
         if text is None:
             continue
         try:
-            records[entry.key] = EntryRecord.from_json(json.loads(text))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            value = parse_object(text, max_bytes=MAX_DOCUMENT_BYTES)
+            records[entry.key] = check_record(EntryRecord.from_json(value))
+        except (AttributeError, KeyError, TypeError, ValueError):
             _LOG.warning("the record of the last refresh of %s is damaged, and ignored", entry.name)
     return records
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from paddock.serving.requests.fields.base import Fields, Name, Whole, invalid, unsupported
-from paddock.serving.requests.json_body import InvalidJson, parse_json
+from paddock.serving.requests.json_body import InvalidJson, parse_text
 
 MAX_TOOLS: Final = 128
 MAX_CALLS: Final = 128
@@ -65,7 +65,7 @@ class CalledFunction(Fields):
             return json.dumps(value, ensure_ascii=False)
         if isinstance(value, str) and value.strip():
             try:
-                parse_json(value)
+                parse_text(value)
             except InvalidJson as error:
                 raise invalid(f"the text {error}") from None
         return value
