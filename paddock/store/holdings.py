@@ -18,6 +18,12 @@ from paddock.model.reference import Reference, SnapshotId
 
 MAX_AGE_S = 30 * 24 * 3600.0
 """Holdings that were not written for this long are those of a volume that is gone."""
+_MAX_NAMES = 500_000
+
+
+def is_stale(age_s: float) -> bool:
+    """Whether holdings of this age are those of a volume that is gone. One in the future has no age to rely on."""
+    return abs(age_s) > MAX_AGE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class Holdings:
 
     @property
     def is_stale(self) -> bool:
-        return self.age_s > MAX_AGE_S
+        return is_stale(self.age_s)
 
     def to_json(self) -> str:
         value = {
@@ -50,6 +56,8 @@ class Holdings:
         """Raises ValueError for anything but what `to_json` made."""
         try:
             value = json.loads(text)
+            if any(len(value[name]) > _MAX_NAMES for name in ("snapshots", "pinned", "blobs")):
+                raise ValueError(f"it names more than {_MAX_NAMES} snapshots or blobs")
             return cls(
                 worker=str(value["worker"])[:200],
                 snapshots=frozenset(map(_parse_id, value["snapshots"])),

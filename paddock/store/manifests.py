@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from paddock.errors import CorruptFile, UnsafeName
 from paddock.model.artifact import Manifest
 from paddock.model.names import parse_repository_path
@@ -23,10 +25,10 @@ def parse_manifest(text: bytes, id: SnapshotId, *, where: str) -> Manifest:
     return manifest
 
 
-def same_files(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests are of the same snapshot and name the same files. The date, the version of Paddock and the
-    findings may differ: the manifest that was published first is kept."""
-    pairs = [{(file.path, file.sha256) for file in manifest.files} for manifest in (one, other)]
+def same_files(one: Manifest, other: Manifest, *, but: Set[str] = frozenset()) -> bool:
+    """Whether two manifests are of the same snapshot and name the same files, not counting those with a path in `but`.
+    The date, the version of Paddock and the findings may differ: the manifest that was published first is kept."""
+    pairs = [{(file.path, file.sha256) for file in manifest.files if file.path not in but} for manifest in (one, other)]
     return one.id == other.id and pairs[0] == pairs[1]
 
 

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar, get_args
 
 from paddock.errors import UnsafeName
@@ -37,6 +37,8 @@ MAX_CONTENT_BYTES = 32 * 1024 * 1024
 
 _MAX_LINE_BYTES = 4096
 _MAX_COUNT = 10**15
+_CLOCK_ERROR = timedelta(days=1)
+"""A use that is so far in the future did not happen: its snapshot would never be evicted."""
 _WORKER_MAX = 63
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 _Key = TypeVar("_Key")
@@ -188,7 +190,8 @@ def _parse_row(line: bytes) -> UsageRow | None:
         value = json.loads(line)
         first, last = (datetime.fromisoformat(value[name]).astimezone(UTC) for name in ("first", "last"))
         kind = value["kind"]
-        if kind not in USE_KINDS or first > last or first.date() != last.date():
+        is_future = last > datetime.now(UTC) + _CLOCK_ERROR
+        if kind not in USE_KINDS or first > last or first.date() != last.date() or is_future:
             return None
         id = _parse_id(value["model"], value["revision"], value["variant"])
         usage = Usage(*(_number(value[name], whole=name != "seconds") for name in _FIELDS))

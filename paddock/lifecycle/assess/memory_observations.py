@@ -21,8 +21,10 @@ from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
+from paddock.untrusted.json_text import parse_json
 
 _LOG = logging.getLogger(__name__)
+_MAX_NOTE_BYTES = 1024 * 1024
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -70,8 +72,12 @@ def margin_for(clients: Clients, architecture: str, engine: str, machine: Machin
 
 
 def _read(clients: Clients, name: str) -> list[MeasuredLoad]:
+    """The last loads of a note."""
     try:
-        return [MeasuredLoad.from_json(load) for load in json.loads(clients.volume.notes.read(name) or "[]")]
+        loads = parse_json(clients.volume.notes.read(name) or "[]", max_bytes=_MAX_NOTE_BYTES)
+        if not isinstance(loads, list):
+            raise TypeError("not a list")
+        return [MeasuredLoad.from_json(load) for load in loads[-KEPT_LOADS:]]
     except (ValueError, TypeError, KeyError) as error:
         _LOG.warning("%s cannot be read (%s); it will be replaced", name, type(error).__name__)
         return []

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from paddock.store.manifests import check_report_name
 from paddock.store.volume.layout import Layout
 
 ON_VOLUME = "volume"
+_CLOCK_ERROR = timedelta(days=1)
+"""A verification that is so far in the future was not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Verifications:
             return None
         except (ValueError, KeyError, TypeError):
             return None
-        if at.tzinfo is None or not isinstance(tag, str | None):
+        if at.tzinfo is None or at > datetime.now(UTC) + _CLOCK_ERROR or not isinstance(tag, str | None):
             return None
         return Verification(at, tag)
 
