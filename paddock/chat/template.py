@@ -29,6 +29,7 @@ from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.header import Header
 from paddock.gguf.reader import read_header
 from paddock.gguf.source import FileSource
+from paddock.model import derived_files
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.json_file import read_json_object
 from paddock.model.names import Sha256
@@ -37,11 +38,9 @@ from paddock.untrusted.fields import text_field
 from paddock.untrusted.files import read_head
 from paddock.untrusted.json_text import parse_object
 
-TEMPLATE_FILE = "chat_template.jinja"
-CHAT_FILE = "chat.paddock.json"
-"""The chat settings besides the template: stop sequences and the texts of the special tokens."""
-DERIVED_FILES = frozenset({TEMPLATE_FILE, CHAT_FILE})
-"""Files in a snapshot that Paddock derives, in addition to the repository's own files."""
+TEMPLATE_FILE = derived_files.TEMPLATE_FILE
+CHAT_FILE = derived_files.CHAT_FILE
+DERIVED_FILES = derived_files.DERIVED_FILES
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _SCHEMA = 2
 _MAX_CHAT_BYTES = 1024 * 1024

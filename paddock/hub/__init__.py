@@ -4,6 +4,7 @@ The only package that imports huggingface_hub. Moving model data is left to `pad
 huggingface_hub's own download (`download_file`).
 
     errors    every error of huggingface_hub as one of Paddock's
+    answers   answers of the Hub's API, read within bounds
     http      huggingface_hub's HTTP client, and the token
     listing   what huggingface_hub parsed of a revision, checked
     client    `Hub` and `HubFile`

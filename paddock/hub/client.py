@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from paddock.errors import HubRefused, UnsafeName
 from paddock.hub.errors import map_hub_errors, not_a_hub
 from paddock.hub.http import SHARED_CLIENT, stored_token
-from paddock.hub.listing import read_head, read_listing
+from paddock.hub.listing import OtherAnswer, Request, read_head, read_listing
 from paddock.model.artifact import BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, parse_ref, printable
 from paddock.model.source import Address, Expected, HubLocation
 from paddock.version import VERSION
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
 
     from paddock.network import Network
     from paddock.settings import Settings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 20.0
 _USER_AGENT = {"User-Agent": f"paddock/{VERSION}"}
 _PORTS = {"http": 80, "https": 443}
+_Answer = TypeVar("_Answer")
 
 
 class Hub:
@@ -43,23 +45,28 @@ class Hub:
         Raises UnsafeName, ModelNotFound, ModelGated, RevisionNotFound, HubRefused, and HubUnavailable, which may be
         retried.
         """
-        subject = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
-        api = self._api(subject)
-        with map_hub_errors(self.endpoint, subject, network=self.network):
-            info = api.model_info(str(model), revision=ref, files_metadata=True, timeout=_TIMEOUT_S)
-        try:
-            return read_listing(model, info)
-        except (TypeError, UnsafeName) as error:
-            raise not_a_hub(self.endpoint, subject, str(error)) from None
+        return self._info(model, ref, read_listing, files_metadata=True)
 
     def head(self, model: ModelName, ref: str = "main") -> BranchHead:
         """Resolve `ref` in one short request, which lists no files. Raises as `listing`."""
+        return self._info(model, ref, read_head, expand=["sha"])
+
+    def _info(
+        self, model: ModelName, ref: str, read: Callable[[Request, ModelInfo], _Answer], **arguments: Any
+    ) -> _Answer:
         subject = str(model) if ref == "main" else f"{model}@{parse_ref(ref)}"
+        from paddock.network.transport import recorded_redirects
+
         api = self._api(subject)
-        with map_hub_errors(self.endpoint, subject, network=self.network):
-            info = api.model_info(str(model), revision=ref, expand=["sha"], timeout=_TIMEOUT_S)
+        with map_hub_errors(self.endpoint, subject, network=self.network), recorded_redirects() as redirects:
+            info = api.model_info(str(model), revision=ref, timeout=_TIMEOUT_S, **arguments)
         try:
-            return read_head(model, info)
+            return read(Request(model, ref, redirects), info)
+        except OtherAnswer as error:
+            raise HubRefused(
+                f"{self.endpoint} was asked for {subject}, and {error}",
+                cure="try again; if it stays so, check HF_ENDPOINT and the proxy",
+            ) from None
         except (TypeError, UnsafeName) as error:
             raise not_a_hub(self.endpoint, subject, str(error)) from None
 
@@ -107,7 +114,7 @@ class Hub:
                 self.endpoint, subject, f"it redirects from {hub.scheme} to {printable(target.scheme) or 'nowhere'}"
             )
         headers = _USER_AGENT | ({"Authorization": f"Bearer {token}"} if same_origin and token else {})
-        return Address(metadata.location, headers, self.network)
+        return Address(metadata.location, headers, self.network, server=self.endpoint)
 
     def token(self) -> str | None:
         """The token of the settings, else the one that `hf auth login` stored; None without either.
@@ -126,7 +133,7 @@ class Hub:
         self._require_online(subject)
         from huggingface_hub import HfApi
 
-        SHARED_CLIENT.use(self.network)
+        SHARED_CLIENT.use(self.network, self.endpoint)
         return HfApi(
             endpoint=self.endpoint,
             token=self.token() or False,  # False: huggingface_hub does not look for one itself
@@ -142,7 +149,7 @@ def download_file(location: HubLocation, directory: Path, *, network: Network) -
     """
     from huggingface_hub import hf_hub_download
 
-    SHARED_CLIENT.use(network)
+    SHARED_CLIENT.use(network, location.endpoint, for_files=True)
     subject = f"{location.repository}@{location.revision[:8]}: {location.path}"
     with map_hub_errors(location.endpoint, subject, network=network):
         return Path(

@@ -46,32 +46,36 @@ class _SharedClient:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._network: Network | None = None
+        self._used: tuple[Network, str, bool] | None = None
 
-    def use(self, network: Network) -> None:
-        """Send the next requests by the rule of this network."""
+    def use(self, network: Network, endpoint: str, *, for_files: bool = False) -> None:
+        """Send the next requests by the rule of this network, to the Hub at `endpoint`. `for_files`: answers may be
+        large files, which are streamed; else each is read as a whole, within bounds."""
         from huggingface_hub import constants, set_client_factory
 
+        wanted = network, endpoint, for_files
         with self._lock:
-            if network != self._network:
+            if wanted != self._used:
                 # Else the first request of each thread is followed by one for the names of AI agents, for telemetry.
                 constants.HF_HUB_DISABLE_TELEMETRY = True
-                set_client_factory(lambda: _http_client(network))
-                self._network = network
+                set_client_factory(lambda: _http_client(network, endpoint, for_files=for_files))
+                self._used = wanted
 
 
 SHARED_CLIENT = _SharedClient()
 
 
-def _http_client(network: Network) -> httpx2.Client:
-    """A client like huggingface_hub's own, except for proxies and certificates."""
+def _http_client(network: Network, endpoint: str, *, for_files: bool) -> httpx2.Client:
+    """A client like huggingface_hub's own, except for proxies, certificates, the servers that it may be redirected to,
+    and bounds on answers."""
     import httpx2
 
+    from paddock.hub.answers import BoundedAnswers
     from paddock.network.transport import ProxiedTransport
 
-    return httpx2.Client(
-        transport=ProxiedTransport(network),
-        follow_redirects=True,
-        timeout=None,
-        trust_env=False,
+    transport: httpx2.BaseTransport = (
+        ProxiedTransport(network, server=endpoint, answer_s=None)
+        if for_files
+        else BoundedAnswers(ProxiedTransport(network, server=endpoint))
     )
+    return httpx2.Client(transport=transport, follow_redirects=True, timeout=None, trust_env=False)

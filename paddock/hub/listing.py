@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from paddock.errors import UnsafeName
-from paddock.model.artifact import BranchHead, Listing, RepositoryFile
-from paddock.model.names import ModelName, parse_revision, parse_sha256, printable
+from paddock.model.artifact import MAX_LICENCE, BranchHead, Listing, RepositoryFile
+from paddock.model.names import ModelName, Revision, is_revision, parse_revision, parse_sha256, printable
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -16,31 +19,67 @@ if TYPE_CHECKING:
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
-def read_head(model: ModelName, info: ModelInfo) -> BranchHead:
-    """Raises TypeError or UnsafeName."""
-    return BranchHead(read_name(model, info.id), parse_revision(read_text(info.sha, "the commit")))
+class OtherAnswer(Exception):
+    """The Hub answered for another commit or repository than the requested one. Its text is the second half of a
+    sentence: "it answered ..."."""
 
 
-def read_listing(model: ModelName, info: ModelInfo) -> Listing:
-    """Validate what huggingface_hub parsed, since it checks no types. Raises TypeError or UnsafeName."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was requested, and the addresses of the redirects that the Hub answered with before its answer."""
+
+    model: ModelName
+    ref: str
+    redirects: Sequence[str] = ()
+
+
+def read_head(request: Request, info: ModelInfo) -> BranchHead:
+    """Raises OtherAnswer, TypeError or UnsafeName."""
+    return BranchHead(_name(request, info.id), _commit(request, info.sha))
+
+
+def read_listing(request: Request, info: ModelInfo) -> Listing:
+    """Validate what huggingface_hub parsed, since it checks no types. Raises OtherAnswer, TypeError or UnsafeName."""
     licence = info.card_data.get("license") if info.card_data else None
     return Listing(
-        model=read_name(model, info.id),
-        revision=parse_revision(read_text(info.sha, "the commit")),
+        model=_name(request, info.id),
+        revision=_commit(request, info.sha),
         files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
-        licence=licence if isinstance(licence, str) else None,
+        licence=licence[:MAX_LICENCE] if isinstance(licence, str) else None,
         library=info.library_name if isinstance(info.library_name, str) else None,
         gated=bool(info.gated),
     )
 
 
-def read_name(requested: ModelName, id: object) -> ModelName:
-    """The Hub's own name of the repository, which is another than the requested one for a renamed repository, and may
-    differ in case. A mirror may send none."""
+def _commit(request: Request, sha: object) -> Revision:
+    """The answered commit, which is the requested one where a commit was requested."""
+    revision = parse_revision(read_text(sha, "the commit"))
+    if is_revision(request.ref.lower()) and revision != request.ref.lower():
+        raise OtherAnswer(f"it answered with commit {revision}")
+    return revision
+
+
+def _name(request: Request, id: object) -> ModelName:
+    """The Hub's own name of the repository, which may differ from the requested one in case. Another name is that of a
+    renamed repository only if the Hub redirected to it: else the answer is about another repository. A mirror may send
+    none."""
     try:
-        return ModelName.parse(read_text(id, "the id"))
+        name = ModelName.parse(read_text(id, "the id"))
     except (TypeError, UnsafeName):
-        return requested
+        return request.model
+    if str(name).lower() == str(request.model).lower() or any(_leads_to(name, one) for one in request.redirects):
+        return name
+    raise OtherAnswer(f"it answered about the repository {name}")
+
+
+def _leads_to(name: ModelName, location: str) -> bool:
+    """Whether the address of a redirect is that of a repository in the Hub's API."""
+    try:
+        path = unquote(urlsplit(location).path)
+    except ValueError:
+        return False
+    _, api, rest = path.partition("/api/models/")
+    return bool(api) and f"{rest}/".lower().startswith(f"{name}/".lower())
 
 
 def _file(sibling: RepoSibling) -> RepositoryFile:

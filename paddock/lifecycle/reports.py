@@ -4,7 +4,8 @@
 
 A report outlives the process that made it: another one writes the dossier. `files` are the snapshot's GGUF files; a
 report on other digests is ignored. A worker with a volume of its own shares its reports through the remote store; of
-two reports the newer one counts.
+two reports the newer one counts, and one with a time in the future counts as the oldest. A verdict of the volume itself
+is not replaced by one from the remote store, where others can write (`own_first`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from paddock.lifecycle.clients import Clients
@@ -24,11 +25,12 @@ from paddock.planning.targets import THIS_MACHINE
 from paddock.store.manifests import MAX_DOCUMENT_BYTES
 from paddock.store.protocol import Store
 from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.fields import parse_time
 from paddock.untrusted.json_text import parse_object
 from paddock.untrusted.records import check_record
 
 _READERS = 8
-_MAX_TIME = 64
+_CLOCK_ERROR = timedelta(days=1)
 _LOG = logging.getLogger(__name__)
 _Report = TypeVar("_Report")
 
@@ -63,9 +65,18 @@ def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
     return clients.remote.write_report(manifest.id, name, text)
 
 
-def read(clients: Clients, manifest: Manifest, name: str, parse: Callable[[dict[str, Any]], _Report]) -> _Report | None:
-    """The newest report on these files, or None. A report that cannot be parsed is logged and ignored: the next run
-    replaces it."""
+def read(
+    clients: Clients,
+    manifest: Manifest,
+    name: str,
+    parse: Callable[[dict[str, Any]], _Report],
+    *,
+    own_first: bool = False,
+) -> _Report | None:
+    """The newest report on these files, or None. With `own_first`, the remote store is only asked where the volume has
+    none. A report that cannot be parsed is logged and ignored: the next run replaces it."""
+    if own_first and (own := _load(clients.volume, manifest, name, parse)):
+        return own[1]
     found = [dated for store in stores(clients) if (dated := _load(store, manifest, name, parse))]
     return max(found, key=lambda dated: dated[0])[1] if found else None
 
@@ -108,7 +119,7 @@ def _load(
     try:
         document = parse_object(store.read_report(manifest.id, name) or "{}", max_bytes=MAX_DOCUMENT_BYTES)
         if document.get("files") == _ggufs(manifest):
-            return str(document.get("at", ""))[:_MAX_TIME], _checked(parse(document["report"]))
+            return _written_at(document.get("at")), _checked(parse(document["report"]))
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StopIteration) as error:
         reason = error if isinstance(error, UnusableContent) else type(error).__name__
         _LOG.warning("the report %s of %s cannot be read: %s", name, manifest.repository, reason)
@@ -123,6 +134,15 @@ def _checked(report: _Report) -> _Report:
         if hasattr(one, "to_json"):
             one.to_json()
     return report
+
+
+def _written_at(text: object) -> str:
+    """The time of writing in UTC, which can be compared as text; "" for one that cannot be."""
+    try:
+        at = parse_time(str(text))
+    except ValueError:
+        return ""
+    return at.isoformat() if at <= datetime.now(UTC) + _CLOCK_ERROR else ""
 
 
 def _ggufs(manifest: Manifest) -> dict[str, str]:

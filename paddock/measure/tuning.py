@@ -32,6 +32,7 @@ from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import MARGIN_BYTES, Memory, measure_descriptors
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit, PaddockError
+from paddock.measure.knobs import MAX_TRIALS, checked_changes, checked_number
 from paddock.measure.race import (
     MAX_UBATCH,
     NOISE,
@@ -49,17 +50,6 @@ from paddock.model.hardware import Machine, this_machine
 from paddock.planning.fitting import check_fits
 from paddock.planning.placement import GPU_MARGIN_BYTES
 
-KNOBS = (
-    "n_threads",
-    "n_threads_batch",
-    "n_batch",
-    "n_ubatch",
-    "flash_attn",
-    "type_k",
-    "type_v",
-    "use_mmap",
-    "use_extra_bufts",
-)
 SCHEMA = 1
 BUDGET_S = 120.0
 
@@ -85,9 +75,18 @@ class Trial:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Trial:
-        """Read what `to_json` wrote. Raises KeyError or TypeError for anything else."""
-        fields_read = dict(value)
-        return cls(changes=fields_read.pop("turns"), reason=fields_read.pop("why", ""), **fields_read)
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        prefill, decode = (
+            None if value[name] is None else checked_number(value[name])
+            for name in ("prefill_tok_per_s", "decode_tok_per_s")
+        )
+        return cls(
+            changes=checked_changes(value["turns"]),
+            prefill_tok_per_s=prefill,
+            decode_tok_per_s=decode,
+            rounds=int(checked_number(value["rounds"])),
+            reason=str(value.get("why", ""))[:500],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +164,23 @@ class Tuning:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tuning:
-        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        unknown = set(value["turns"]) - set(KNOBS)
-        if unknown:
-            raise ValueError(f"a tuning changes {', '.join(sorted(map(str, unknown)))}, which are not knobs")
+        """Read what `to_json` wrote. Raises ValueError, KeyError, TypeError or BadSetting for anything else."""
         return cls(
-            **{
-                **{name: item for name, item in value.items() if name not in {"gain", "busy", "turns"}},
-                "changes": value["turns"],
-                "plan": Parameters.from_json(value["plan"]),
-                "before": Trial.from_json(value["before"]),
-                "after": Trial.from_json(value["after"]),
-                "trials": tuple(Trial.from_json(trial) for trial in value["trials"]),
-            }
+            schema=int(checked_number(value["schema"])),
+            engine=str(value["engine"])[:200],
+            build=str(value["build"])[:200],
+            machine=str(value["machine"])[:200],
+            tuned_at=str(value["tuned_at"])[:200],
+            budget_s=checked_number(value["budget_s"]),
+            seconds=checked_number(value["seconds"]),
+            load=checked_number(value["load"]),
+            n_prompt=int(checked_number(value["n_prompt"])),
+            n_gen=int(checked_number(value["n_gen"])),
+            plan=Parameters.from_json(value["plan"]),
+            changes=checked_changes(value["turns"]),
+            before=Trial.from_json(value["before"]),
+            after=Trial.from_json(value["after"]),
+            trials=tuple(Trial.from_json(trial) for trial in value["trials"][:MAX_TRIALS]),
         )
 
 

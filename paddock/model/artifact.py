@@ -33,6 +33,11 @@ from paddock.untrusted.json_text import parse_object, replace_unsafe
 
 MANIFEST_MAX_BYTES = 16 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
 SCHEMA: Literal[2] = 2
+MAX_LICENCE = 200
+"""The characters of a licence's name that are kept."""
+MAX_SEGMENTS = 2**20
+"""The most segments of a file: 64 TiB of segments of 64 MiB."""
+MAX_SEGMENT_BYTES = 2**30
 
 RevisionField = Annotated[Revision, AfterValidator(parse_revision)]
 Sha256Field = Annotated[Sha256, AfterValidator(parse_sha256)]
@@ -123,15 +128,15 @@ class Manifest(BaseModel):
     repository: str
     revision: RevisionField
     variant: VariantField
-    files: tuple[SnapshotFile, ...]
-    segment_bytes: int = Field(gt=0)
+    files: tuple[SnapshotFile, ...] = Field(max_length=100_000)
+    segment_bytes: int = Field(gt=0, le=MAX_SEGMENT_BYTES)
     quantization: TextField | None
-    split: int = Field(default=1, ge=1, description="Shards of the model; 1 when it is one file")
-    licence: TextField | None
+    split: int = Field(default=1, ge=1, le=100_000, description="Shards of the model; 1 when it is one file")
+    licence: Annotated[TextField, Field(max_length=MAX_LICENCE)] | None
     source: Literal["hub", "s3", "local"] = "hub"
     created_at: TimeField  # snapshots are sorted by it, and Python cannot compare times with and without a time zone
     verdict: Verdict
-    findings: tuple[RecordedFinding, ...] = ()
+    findings: tuple[RecordedFinding, ...] = Field(default=(), max_length=10_000)
     template_sha256: Sha256Field | None = None
     paddock_version: TextField
     engine_version: TextField
@@ -140,6 +145,17 @@ class Manifest(BaseModel):
     def _names(self) -> Manifest:
         ModelName.parse(self.repository)
         check_distinct(file.path for file in self.files)
+        return self
+
+    @model_validator(mode="after")
+    def _segments(self) -> Manifest:
+        for file in self.files:
+            count = -(-file.size // self.segment_bytes)
+            if count > MAX_SEGMENTS or len(file.segments) > count:
+                raise ValueError(
+                    f"{printable(file.path)} has {len(file.segments)} digests of its {count} segments of"
+                    f" {self.segment_bytes} bytes; at most {MAX_SEGMENTS} are possible"
+                )
         return self
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from paddock.model.names import Sha256
-from paddock.network import DIRECT, Network
+from paddock.network import DIRECT, Network, Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,19 @@ class Address:
 
     Both may contain a secret (a signature, a token), so neither is in the repr. The headers are for this URL only: they
     must not be sent to another host after a redirect. `commit`: a Hub's answer that names another commit is refused.
+    `server`: the URL of the server that the settings name, where a redirect led from it to this one; empty for its own.
     """
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     network: Network = DIRECT
     commit: str | None = None
+    server: str = ""
+
+    @property
+    def reach(self) -> Reach:
+        """The addresses that may be connected to for this URL."""
+        return Reach.at(self.server or self.url)
 
 
 @dataclass(frozen=True, slots=True)

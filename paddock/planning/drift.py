@@ -8,7 +8,9 @@ Three figures of each real load are stored, by architecture, engine and device:
 
 The first two figures should be equal, and the third should exceed them by the margin at most. Otherwise the prediction
 has *drifted*: the difference is reported, and the margin of later plans for the same architecture, engine and device
-becomes 1.25 times the largest excess of the last loads.
+becomes 1.25 times the largest excess of the last loads, up to MAX_MARGIN_BYTES. Others can write the observations: a
+load that took more than twice the prediction, and more than that margin beyond it, does not count, and no margin is
+smaller than the default.
 
 This module computes; `paddock.lifecycle` stores the loads.
 """
@@ -26,7 +28,9 @@ KEPT_LOADS: Final = 20
 """The number of loads that are kept for one architecture, engine and device."""
 MAX_ENGINE_DIFFERENCE: Final = 0.02
 """The relative difference that is allowed between prediction and engine, which logs hundredths of a MiB."""
+MAX_MARGIN_BYTES: Final = 16 * MARGIN_BYTES
 _MARGIN_FACTOR: Final = 1.25
+_MAX_LOAD_BYTES: Final = 2**50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +68,23 @@ class MeasuredLoad:
         """The inverse of `to_json`. Raises ValueError, TypeError or KeyError for other documents."""
         system = value["system_bytes"]
         return cls(
-            predicted_bytes=max(int(value["predicted_bytes"]), 1),
-            engine_bytes=int(value["engine_bytes"]),
-            system_bytes=None if system is None else int(system),
+            predicted_bytes=_bytes_of(value["predicted_bytes"]),
+            engine_bytes=_bytes_of(value["engine_bytes"]),
+            system_bytes=None if system is None else _bytes_of(system),
         )
 
 
 def margin_bytes(loads: Sequence[MeasuredLoad]) -> int:
     """The margin of plans, in bytes, given the last loads: MARGIN_BYTES, or more if one of them exceeded it."""
-    worst = max((load.excess_bytes for load in loads), default=0)
-    return max(MARGIN_BYTES, round(worst * _MARGIN_FACTOR) if worst > MARGIN_BYTES else 0)
+    counted = (load.excess_bytes for load in loads if load.excess_bytes <= max(load.predicted_bytes, MAX_MARGIN_BYTES))
+    worst = max(counted, default=0)
+    return min(max(MARGIN_BYTES, round(worst * _MARGIN_FACTOR) if worst > MARGIN_BYTES else 0), MAX_MARGIN_BYTES)
+
+
+def _bytes_of(value: object) -> int:
+    """Raises TypeError or ValueError for what is not the memory of a load."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("not a number of bytes")
+    if not 1 <= value <= _MAX_LOAD_BYTES:
+        raise ValueError(f"{value} bytes is not the memory of a load")
+    return value

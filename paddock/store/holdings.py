@@ -22,6 +22,12 @@ _MAX_BYTES = 64 * 1024 * 1024
 _MAX_VALUES = 1_000_000
 MAX_AGE_S = 30 * 24 * 3600.0
 """Holdings that were not written for this long are those of a volume that is gone."""
+_MAX_NAMES = 500_000
+
+
+def is_stale(age_s: float) -> bool:
+    """Whether holdings of this age are those of a volume that is gone. One in the future has no age to rely on."""
+    return abs(age_s) > MAX_AGE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Holdings:
 
     @property
     def is_stale(self) -> bool:
-        return self.age_s > MAX_AGE_S
+        return is_stale(self.age_s)
 
     def to_json(self) -> str:
         value = {
@@ -54,6 +60,8 @@ class Holdings:
         """Raises ValueError for anything but what `to_json` made."""
         try:
             value = parse_object(text, max_bytes=_MAX_BYTES, max_values=_MAX_VALUES)
+            if any(len(value[name]) > _MAX_NAMES for name in ("snapshots", "pinned", "blobs")):
+                raise ValueError(f"it names more than {_MAX_NAMES} snapshots or blobs")
             return cls(
                 worker=printable(text_field(value, "worker")),
                 snapshots=frozenset(map(_parse_id, value["snapshots"])),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 
 from paddock.errors import CorruptFile, UnsafeName
@@ -31,10 +31,10 @@ def manifest_cure(id: SnapshotId) -> str:
     return f"remove it with `paddock rm {id}`, then pull it again"
 
 
-def same_files(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests are of the same snapshot and name the same files. The date, the version of Paddock and the
-    findings may differ: the manifest that was published first is kept."""
-    pairs = [{(file.path, file.sha256) for file in manifest.files} for manifest in (one, other)]
+def same_files(one: Manifest, other: Manifest, *, but: Set[str] = frozenset()) -> bool:
+    """Whether two manifests are of the same snapshot and name the same files, not counting those with a path in `but`.
+    The date, the version of Paddock and the findings may differ: the manifest that was published first is kept."""
+    pairs = [{(file.path, file.sha256) for file in manifest.files if file.path not in but} for manifest in (one, other)]
     return one.id == other.id and pairs[0] == pairs[1]
 
 

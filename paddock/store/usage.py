@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
 from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
@@ -43,6 +43,8 @@ _MAX_LINE_BYTES = 4096
 _MAX_LINES = 4 * MAX_SHARED_ROWS  # a row may have an empty line before it
 _ROW = b'{"worker"'
 _MAX_COUNT = 10**15
+_CLOCK_ERROR = timedelta(days=1)
+"""A use that is so far in the future did not happen: its snapshot would never be evicted."""
 _WORKER_MAX = 63
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 _Key = TypeVar("_Key")
@@ -194,7 +196,8 @@ def _parse_row(line: bytes) -> UsageRow | None:
         value = parse_object(line, max_bytes=_MAX_LINE_BYTES)
         first, last = time_field(value, "first"), time_field(value, "last")
         kind = value["kind"]
-        if kind not in USE_KINDS or first > last or first.date() != last.date():
+        is_future = last > datetime.now(UTC) + _CLOCK_ERROR
+        if kind not in USE_KINDS or first > last or first.date() != last.date() or is_future:
             return None
         id = _parse_id(value["model"], value["revision"], value["variant"])
         usage = Usage(*(_number(value[name], whole=name != "seconds") for name in _FIELDS))

@@ -22,9 +22,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Literal
+from urllib.parse import urlsplit
 
 from paddock.errors import TransferInterrupted, TransferRefused
 from paddock.model.source import Address, Source
+from paddock.network import FORBIDDEN_CURE, ForbiddenAddress
 from paddock.settings import child_environment
 
 Backend = Literal["paddock", "hf_transfer", "xet"]
@@ -36,6 +38,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.1
 _MIN_SIZE_BYTES = 8 * 1024 * 1024
 """Smaller files are not worth a process."""
+_EXTRA_FACTOR, _EXTRA_BYTES = 3, 1024 * 1024 * 1024
+"""A program that has written more than so many times the file, plus so much, receives another one, maybe without an
+end. huggingface_hub keeps a cache of chunks beside the file."""
 _NAMES = {"hf_transfer": "hf_transfer", "xet": "huggingface_hub"}
 _CURE = "try again, or use Paddock's own backend (PADDOCK_TRANSFER=paddock)"
 
@@ -82,6 +87,7 @@ def download(
         return _run(request | place, network.environment(), source, stall_s=stall_s, on_received=on_received)
     for is_last in (False, True):
         address = _address(source, on_received=on_received)
+        _check_reach(address, source)
         target = {"connections": connections, "url": address.url, "headers": dict(address.headers)}
         try:
             environment = address.network.environment(address.url)
@@ -119,6 +125,22 @@ def _address(source: Source, *, on_received: Callable[[int], None]) -> Address:
     if isinstance(result[0], BaseException):
         raise result[0]
     return result[0]
+
+
+def _check_reach(address: Address, source: Source) -> None:
+    """Check where a program will connect that connects by itself. Raises TransferRefused."""
+    parts = urlsplit(address.url)
+    try:
+        if address.network.proxy_for(address.url) is None:
+            address.reach.check(address.url)
+        else:
+            address.reach.check_written(parts.hostname or "")
+    except ForbiddenAddress as error:
+        raise TransferRefused(
+            f"{source.label} is redirected to {error}, which is not followed", cure=FORBIDDEN_CURE
+        ) from None
+    except OSError as error:
+        raise TransferInterrupted(f"{parts.hostname} cannot be resolved: {error.strerror}", cure=_CURE) from None
 
 
 def _run(
@@ -193,5 +215,7 @@ def _read_reports(
                         raise kind(f"{name} could not download {source.label}: {report['error']}", cure=_CURE)
                     if report["came"] > received:
                         received, progress_at = report["came"], time.monotonic()
+                    if received > _EXTRA_FACTOR * source.expected.size + _EXTRA_BYTES:
+                        raise TransferRefused(f"{name} receives more than {source.label} has", cure=_CURE)
             if time.monotonic() > progress_at + stall_s:
                 raise TransferInterrupted(f"{name} received nothing of {source.label} for {stall_s:g} s", cure=_CURE)

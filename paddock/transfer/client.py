@@ -16,7 +16,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from paddock.errors import BadSetting, TransferInterrupted, TransferRefused, TransientError
 from paddock.model.source import Address, Source
-from paddock.network import HttpProxy, is_untrusted
+from paddock.network import FORBIDDEN_CURE, ForbiddenAddress, HttpProxy, is_untrusted
 from paddock.transfer.connections import AbortablePools
 from paddock.transfer.response import ResponseBody, RetryableResponseError, describe_error, open_body
 
@@ -126,7 +126,9 @@ class RangeClient:
                 headers["Range"] = f"bytes={start}-{end - 1}"
             proxy = address.network.proxy_for(address.url)
             try:
-                response = self._pools.pool_for(address.url, address.network, proxy).request(
+                if proxy is not None:
+                    address.reach.check_written(_host(address))
+                response = self._pools.pool_for(address.url, address.network, proxy, address.reach).request(
                     "GET",
                     address.url,
                     headers=headers,
@@ -137,6 +139,10 @@ class RangeClient:
                 )
             except BadSetting:
                 raise
+            except ForbiddenAddress as error:
+                raise TransferRefused(
+                    f"{self._source.label} is redirected to {error}, which is not followed", cure=FORBIDDEN_CURE
+                ) from None
             except (HTTPError, OSError, ValueError) as error:  # ValueError: a response that is not HTTP
                 raise self._failure(error, address, proxy) from None
             if proxy is not None and response.status == _PROXY_AUTHENTICATION_REQUIRED:
@@ -193,7 +199,7 @@ class RangeClient:
             )
         if same_origin:
             return replace(address, url=target_url)
-        return Address(target_url, network=address.network)
+        return Address(target_url, network=address.network, server=address.server or address.url)
 
     def _refusal(self, status: int, start: int, end: int) -> TransferRefused:
         label = self._source.label

@@ -9,15 +9,24 @@ from __future__ import annotations
 import socket
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.response import HTTPResponse
+from urllib3.util.connection import create_connection
 from urllib3.util.ssltransport import SSLTransport
 
-from paddock.network import HttpProxy, Network
+from paddock.network import HttpProxy, Network, Reach
+
+_HEADERS_OF_TIMEOUT: Final = 3
+_HEADERS_S: Final = 60.0
+"""The time for the headers of an answer: so many times the connection's time-out, or this long where it has none."""
 
 
 class AbortablePools:
@@ -27,17 +36,17 @@ class AbortablePools:
         self._count = count
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        self._pools: dict[tuple[Network, HttpProxy | None, bool], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Network, HttpProxy | None, Reach, bool], urllib3.PoolManager] = {}
         self._aborted = False
 
-    def pool_for(self, url: str, network: Network, proxy: HttpProxy | None) -> urllib3.PoolManager:
-        """The pool for a URL, whose `proxy` the network chose. Raises BadSetting for certificates that cannot be
-        used."""
+    def pool_for(self, url: str, network: Network, proxy: HttpProxy | None, reach: Reach) -> urllib3.PoolManager:
+        """The pool for a URL, whose `proxy` the network chose. Without a proxy, its connections are made to addresses
+        within `reach`, or raise ForbiddenAddress. Raises BadSetting for certificates that cannot be used."""
         uses_tls = urlsplit(url).scheme == "https" or (proxy is not None and proxy.scheme == "https")
         with self._lock:
-            key = network, proxy, uses_tls
+            key = network, proxy, reach, uses_tls
             if key not in self._pools:
-                self._pools[key] = self._make_pool(network, proxy, uses_tls=uses_tls)
+                self._pools[key] = self._make_pool(network, proxy, reach, uses_tls=uses_tls)
             return self._pools[key]
 
     def abort(self) -> None:
@@ -64,18 +73,35 @@ class AbortablePools:
         if aborted:
             _shut_down(sock)
 
-    def _make_pool(self, network: Network, proxy: HttpProxy | None, *, uses_tls: bool) -> urllib3.PoolManager:
+    def _make_pool(
+        self, network: Network, proxy: HttpProxy | None, reach: Reach, *, uses_tls: bool
+    ) -> urllib3.PoolManager:
         record = self._record
+        checked = reach if proxy is None else None
 
         class RecordedHTTP(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                return super()._new_conn() if checked is None else _connect(self, checked)
+
             def connect(self) -> None:
                 super().connect()
                 record(self.sock)
 
+            def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
+                with _bounded(self):
+                    return super().getresponse()
+
         class RecordedHTTPS(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                return super()._new_conn() if checked is None else _connect(self, checked)
+
             def connect(self) -> None:
                 super().connect()
                 record(self.sock)
+
+            def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
+                with _bounded(self):
+                    return super().getresponse()
 
         class HTTPPool(HTTPConnectionPool):
             ConnectionCls = RecordedHTTP
@@ -97,6 +123,44 @@ class AbortablePools:
             )
         manager.pool_classes_by_scheme = {"http": HTTPPool, "https": HTTPSPool}
         return manager
+
+
+@contextmanager
+def _bounded(connection: HTTPConnection) -> Iterator[None]:
+    """End the connection unless the headers of its answer are complete in time: each byte of them may take as long as
+    the time-out allows."""
+    sock = connection.sock
+    limit_s = _HEADERS_OF_TIMEOUT * connection.timeout if isinstance(connection.timeout, int | float) else _HEADERS_S
+    timer = threading.Timer(limit_s, lambda: _shut_down(sock) if sock is not None else None)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _connect(connection: HTTPConnection, reach: Reach) -> socket.socket:
+    """Connect to the host of a connection, at an address that `reach` allows. Raises ForbiddenAddress, and the errors
+    of urllib3."""
+    try:
+        addresses = reach.addresses(connection.host, connection.port)
+    except OSError as error:
+        raise NewConnectionError(connection, f"the host name is unknown: {error}") from error
+    failure: OSError | None = None
+    for address in addresses:
+        try:
+            return create_connection(
+                (address, connection.port),
+                connection.timeout,
+                source_address=connection.source_address,
+                socket_options=connection.socket_options,
+            )
+        except OSError as error:
+            failure = error
+    if isinstance(failure, TimeoutError):
+        raise ConnectTimeoutError(connection, "connecting timed out") from failure
+    raise NewConnectionError(connection, f"the connection failed: {failure}") from failure
 
 
 def _shut_down(sock: socket.socket | SSLTransport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,11 +41,16 @@ def test_a_benchmark_records_its_memory_and_a_drift_widens_the_margin_of_the_nex
 
     path = str(clients.volume.snapshot_path(pulled.id))
     before = preflight(clients, path, PlanRequest(128)).plan
-    note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**40}] * 50))
-    assert margin(clients) == round(1.25 * 2**40)
-    after = preflight(clients, path, PlanRequest(128)).plan
+    note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**31}] * 50))
+    assert margin(clients) == round(1.25 * 2**31)
+    tight = replace(this_machine(), ram_available_bytes=before.memory.total_bytes + MARGIN_BYTES + MIB)
+    after = preflight(clients, path, PlanRequest(128), machine=tight).plan
     assert before.fits
-    assert not after.fits
+    assert after.fits, "a note makes no model too large"
+    assert after.given_up == ("it fits only without the margin of 2.5 GiB that earlier loads ask for",)
+    assert after.memory.total_bytes >= before.memory.total_bytes
+    note.write_text(json.dumps([{**load, "system_bytes": load["predicted_bytes"] + 2**40}] * 50))
+    assert margin(clients) == MARGIN_BYTES, "no load took a terabyte more than predicted"
     note.write_text(json.dumps([load] * 50))
     benchmark.benchmark(clients, pulled, 128)
     assert len(json.loads(note.read_text())) == KEPT_LOADS

@@ -116,3 +116,55 @@ def test_a_tuning_that_cannot_be_parsed_is_ignored(
     (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
     path.write_text(damage)
     assert tune.apply_tuning(clients, manifest, PLAN) == PLAN
+
+
+HOSTILE: dict[str, object] = {
+    "a billion threads": {"n_threads": 10**9},
+    "more threads than the machine has": {"n_threads": 1024, "n_threads_batch": 1024},
+    "threads that are a text": {"n_threads": "8"},
+    "threads that are true": {"n_threads": True},
+    "no threads": {"n_threads": 0},
+    "threads without an end": {"n_threads": 1e999},
+    "a context of a trillion tokens": {"n_ctx": 10**12},
+    "layers on a GPU": {"n_gpu_layers": 99},
+    "locked memory": {"use_mlock": True},
+    "micro-batches of nothing": {"n_ubatch": -1},
+    "micro-batches of a gigabyte": {"n_ubatch": 2**30, "n_batch": 2**30},
+    "a coarse KV cache": {"type_k": "q4_0", "type_v": "q4_0"},
+    "a KV cache of no type": {"type_k": ["f16"]},
+    "attention of a sort that is not": {"flash_attn": "__import__"},
+    "a mapping that is a number": {"use_mmap": 1},
+    "a list of knobs": ["n_threads"],
+    "a text": "n_threads",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
+def test_a_planted_tuning_is_not_applied(clients: Clients, manifest: Manifest, stored: Tuning, changes: object) -> None:
+    (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    path.write_text(json.dumps({**stored.to_json(), "turns": changes}))
+    assert tune.apply_tuning(clients, manifest, PLAN) == PLAN
+
+
+FIELDS: dict[str, object] = {
+    "the plan is no object": {"plan": 7},
+    "the plan has parameters that are none": {"plan": {"n_ctx": 1, "n_threads": 1, "x": 1}},
+    "the plan is out of range": {"plan": {"n_ctx": 10**12, "n_threads": 10**9}},
+    "a trial is a number": {"trials": [1]},
+    "the trials are a number": {"trials": 1},
+    "a speed is a text": {"after": {"turns": {}, "prefill_tok_per_s": "x", "decode_tok_per_s": 1, "rounds": 1}},
+    "the load has no end": {"load": 1e999},
+    "the load is a list": {"load": []},
+    "megabytes of text": {"machine": "x" * (5 * 2**20)},
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_a_tuning_that_is_none_is_not_read(
+    clients: Clients, manifest: Manifest, stored: Tuning, fields: dict[str, object]
+) -> None:
+    (path,) = (clients.settings.volume / ".paddock" / "tuning").glob("*/*.json")
+    path.write_text(json.dumps({**stored.to_json(), **fields}))
+    assert tune.read_tuning(clients, manifest) is None
+    assert tune.apply_tuning(clients, manifest, PLAN) == PLAN

@@ -12,8 +12,9 @@ import pytest
 from paddock.engine.oracle import MARGIN_BYTES, measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import DoesNotFit
+from paddock.measure.knobs import KNOBS
 from paddock.measure.race import NOISE, Candidate, candidates_for
-from paddock.measure.tuning import KNOBS, Tuning, tune
+from paddock.measure.tuning import Tuning, tune
 from paddock.model.hardware import this_machine
 from tests.support.gguf import U32, tiny_llama
 
@@ -51,7 +52,7 @@ def test_a_tuning_survives_json_and_pickling(slowed: Tuning) -> None:
 
 def test_a_document_that_changes_another_parameter_is_refused(slowed: Tuning) -> None:
     document = slowed.to_json() | {"turns": {"n_ctx": 1}}
-    with pytest.raises(ValueError, match="n_ctx, which are not knobs"):
+    with pytest.raises(ValueError, match="'n_ctx', which is not a knob"):
         Tuning.from_json(document)
 
 

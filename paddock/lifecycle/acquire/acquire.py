@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddock.lifecycle.acquire.fetch import fetch_file
-from paddock.lifecycle.acquire.plan import plan_files
+from paddock.lifecycle.acquire.plan import AcquisitionPlan, plan_files
 from paddock.lifecycle.acquire.publish import Published, publish
 from paddock.lifecycle.acquire.resolve import resolve
 from paddock.lifecycle.assess.audit import audit_acquired
-from paddock.lifecycle.assess.preflight import choose_fitting
+from paddock.lifecycle.assess.header_cache import is_kept_rightly
+from paddock.lifecycle.assess.preflight import Chosen, choose_fitting
+from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.locate import requested_quantization
 from paddock.lifecycle.steps import Runner
 from paddock.lifecycle.stored_listing import MAIN
+from paddock.model.acquired import Acquired
+from paddock.model.artifact import Listing
+from paddock.model.quantization import is_gguf
 from paddock.model.reference import Reference
 from paddock.planning.file_selection import AUTO, BEST
 from paddock.planning.placement import Target
@@ -21,6 +27,7 @@ from paddock.planning.plan import PlanRequest
 from paddock.planning.profile import PROFILES
 from paddock.planning.targets import THIS_MACHINE, parse_target
 
+_LOG = logging.getLogger(__name__)
 SERVED = PlanRequest(PROFILES["chat"].context_tokens, at_most_trained=True)
 """Default plan request: the context that a model must fit with."""
 
@@ -55,6 +62,18 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     machine = request.machine or parse_target(request.target)
     variant = quantization if quantization not in {AUTO, BEST} else None
     listing = runner.run(resolve, request.wanted.model, request.wanted.ref or MAIN, variant=variant)
+    chosen, plan, acquired = _fetch_chosen(runner, request, listing, quantization, machine)
+    if not planned_from(runner.clients, acquired):
+        _LOG.warning("%s was chosen by other headers than its files have: it is planned again", plan.id.short)
+        chosen, plan, acquired = _fetch_chosen(runner, request, listing, quantization, machine)
+    audited = runner.run(audit_acquired, listing, plan.choice, acquired)
+    return runner.run(publish, plan, acquired, audited, notes=(*chosen.notes, *audited.notes))
+
+
+def _fetch_chosen(
+    runner: Runner, request: AcquireRequest, listing: Listing, quantization: str, machine: Target | None
+) -> tuple[Chosen, AcquisitionPlan, tuple[Acquired, ...]]:
+    """Choose the files that fit, and fetch them."""
     chosen = runner.run(
         choose_fitting,
         listing,
@@ -70,5 +89,14 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     listener.on_start(plan.fetch_bytes)
     acquired = tuple(runner.run(fetch_file, listing, planned, progress=listener.on_progress) for planned in plan.files)
     listener.on_finish(acquired)
-    audited = runner.run(audit_acquired, listing, plan.choice, acquired)
-    return runner.run(publish, plan, acquired, audited, notes=(*chosen.notes, *audited.notes))
+    return chosen, plan, acquired
+
+
+def planned_from(clients: Clients, acquired: Sequence[Acquired]) -> bool:
+    """Whether the headers by which files were chosen, before they were fetched, are those of the verified files."""
+    rightly = [
+        is_kept_rightly(clients.settings, item.file.sha256, clients.volume.blob_path(item.file.sha256))
+        for item in acquired
+        if is_gguf(item.file.path)
+    ]
+    return all(rightly)

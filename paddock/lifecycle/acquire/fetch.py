@@ -22,7 +22,7 @@ from paddock.model.acquired import Acquired, Origin, PlannedFile
 from paddock.model.artifact import Listing, Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256
 from paddock.model.quantization import is_gguf
-from paddock.model.source import Source
+from paddock.model.source import Expected, Source
 from paddock.model.units import human_bytes
 from paddock.store import repair
 from paddock.store.copying import send_blob
@@ -71,11 +71,18 @@ def fetch_file(
 
     A blob on the volume that no manifest lists is read as a whole; a damaged one is quarantined and fetched again.
     Where the remote store has wrong bytes, or never sends any, the file is fetched from the Hub, and replaces the wrong
-    bytes in the remote store.
+    bytes in the remote store. A digest of a manifest, which the Hub does not state, only says where the bytes may be:
+    bytes of another git blob than the Hub's are not used.
     """
     context = _FetchContext(clients, listing.model, planned, clients.settings.segment_bytes, progress, cancel)
     digest = planned.expected.sha256
-    if planned.origin == "volume" and digest:
+    if digest is not None and planned.file.sha256 is None and planned.file.git_sha1 is not None:
+        acquired = _fetched_as_stated(context, digest)
+        if acquired:
+            return acquired
+        own = Expected(planned.file.size, None, planned.file.git_sha1)
+        context, digest = replace(context, planned=PlannedFile(planned.file, own, "hub")), None
+    elif planned.origin == "volume" and digest:
         acquired = _stored_if_sound(context, digest)
         if acquired:
             return acquired
@@ -111,6 +118,25 @@ def fetch_remote_file(
         raise AssertionError("a file of a manifest has a digest")
     acquired = _stored_if_sound(context, digest) if planned.origin == "volume" else None
     return acquired or _sent_by_remote(context, require_remote(clients), digest)
+
+
+def _fetched_as_stated(context: _FetchContext, digest: Sha256) -> Acquired | None:
+    """A file with the sha256 that a manifest states, from the volume or the remote store; None unless its bytes are the
+    git blob that the Hub lists."""
+    clients, planned = context.clients, context.planned
+    stated = replace(context, planned=replace(planned, expected=Expected(planned.file.size, digest)))
+    try:
+        acquired = _stored_if_sound(stated, digest) if clients.volume.has_blob(digest, planned.file.size) else None
+        if acquired is None and clients.remote is not None and planned.origin == "s3":
+            acquired = _sent_by_remote(stated, clients.remote, digest)
+        if acquired is None:
+            return None
+        with clients.volume.reading_blob(digest) as path:
+            verify_file(path, planned.expected, context.segment_bytes)
+    except (BlobMissing, CorruptFile, TransferRefused) as error:
+        log.warning("%s; %s is fetched from the Hub instead", error.message, planned.file.path)
+        return None
+    return acquired
 
 
 def _fetched_once(context: _FetchContext, remote: RemoteStore, hub: Source, digest: Sha256) -> Acquired:

@@ -7,6 +7,7 @@ where another process on the same machine was faster.
 | failure | outcome |
 |---|---|
 | the owner stops renewing its lease, or renews it without progress | a waiting worker takes the lease over |
+| whatever else the lease says, since others can write to the bucket | the wait has an end (`longest_wait_s`) |
 | nobody gets a lease: the keys may not write it, or it is not stored | each worker fetches, and sends the blob |
 | the store has the blob, and never sends its bytes | each worker fetches from the Hub for itself |
 | the fetched blob cannot be sent to the store | a warning; this worker has the blob |
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from paddock.errors import (
     CorruptFile,
@@ -37,6 +38,11 @@ from paddock.store.protocol import DownloadLease, HeldLease, RemoteStore
 from paddock.transfer.progress import OnProgress
 
 _POLL_S = 1.0
+_UNCHANGED_LEASES = 3
+"""A lease that stays as it is for so many lease durations has expired, whatever the service's clock says."""
+_MIN_UNCHANGED_S = 5.0
+_MIN_BYTES_PER_S = 256 * 1024
+"""The rate at which a lease is waited for in all, for the download and the upload of the file."""
 NO_PROGRESS_LEASES = 20
 """For so many lease durations, the others wait for an owner that renews its lease without a byte of progress."""
 
@@ -45,6 +51,11 @@ MAX_REFUSALS = 5
 that it does not keep."""
 
 log = logging.getLogger(__name__)
+
+
+def longest_wait_s(size: int, no_progress_s: float) -> float:
+    """The longest wait for leases of a file of `size` bytes, whoever holds them, in seconds."""
+    return no_progress_s + 2 * size / _MIN_BYTES_PER_S
 
 
 def fetch_once(
@@ -107,9 +118,13 @@ class _LeaseWait:
     """The tag of an object that has wrong bytes, or that the store refuses to send."""
     _is_damaged: bool = False
     _is_never_sent: bool = False
-    _seen: tuple[str, int] | None = None
-    """(the last owner, its progress in bytes)."""
+    _began: float = field(default_factory=time.monotonic)
+    _owner: str = ""
+    _done_bytes: int = -1
+    """The progress of the last owner, in bytes."""
     _since: float = 0.0
+    _tag: str = ""
+    _tag_since: float = 0.0
 
     def run(self) -> Acquired | DownloadLease | None:
         """The blob, or the lease to fetch it; None when a lease is no use, since the store gives it to nobody or never
@@ -122,7 +137,7 @@ class _LeaseWait:
             if self._is_never_sent and self.remote.blob_tag(self.digest, self.file.size) == self._refused_tag:
                 return None  # and not another worker's replacement of a damaged object
             lease = self.remote.take_lease(self.digest, lease_s=self.lease_s)
-            if isinstance(lease, HeldLease) and (lease.is_expired or self._makes_no_progress(lease)):
+            if isinstance(lease, HeldLease) and (lease.is_expired or self._is_over(lease)):
                 log.warning(
                     "the download of %s is taken over from %s, which makes no progress", self.file.path, lease.owner
                 )
@@ -182,13 +197,22 @@ class _LeaseWait:
             self._is_never_sent = not self._is_damaged
             return None
 
-    def _makes_no_progress(self, held: HeldLease) -> bool:
-        state = (held.owner, held.done_bytes)
-        if self._seen is None or self._seen[0] != held.owner:
+    def _is_over(self, held: HeldLease) -> bool:
+        """Whether a lease that the service calls valid is not waited for any longer: it is not renewed, its owner makes
+        no progress, or the wait took too long. Progress is more bytes than before, of those that there are."""
+        now = time.monotonic()
+        if held.owner != self._owner:
             log.warning("waiting for %s, which is being fetched by %s", self.file.path, held.owner)
-        if state != self._seen:
-            self._seen, self._since = state, time.monotonic()
-        return time.monotonic() - self._since > self.no_progress_s
+            self._owner, self._done_bytes, self._since = held.owner, -1, now
+        if self._done_bytes < held.done_bytes <= 2 * self.file.size:
+            self._done_bytes, self._since = held.done_bytes, now
+        if held.tag != self._tag:
+            self._tag, self._tag_since = held.tag, now
+        return (
+            now - self._since > self.no_progress_s
+            or now - self._tag_since > max(_UNCHANGED_LEASES * self.lease_s, _MIN_UNCHANGED_S)
+            or now - self._began > longest_wait_s(self.file.size, self.no_progress_s)
+        )
 
     def _pause(self) -> None:
         # Jitter, so that workers that started together do not ask together.

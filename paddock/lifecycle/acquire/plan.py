@@ -93,18 +93,21 @@ def plan(clients: Clients, listing: Listing, choice: FileSelection) -> Acquisiti
     """Plan the origin of each chosen file: the volume, the remote store, or the Hub. Changes nothing.
 
     The Hub gives no sha256 of a small file; it is taken from an earlier snapshot of the same commit, or of another one
-    with the same git blob. A damaged manifest is ignored, and replaced when the snapshot is published. A published
-    snapshot keeps the files that it has. Only for files that the volume lacks, requests are sent to the remote store: a
-    complete volume works without it.
+    with the same git blob. A manifest in the remote store, where others can write, is only asked for files whose git
+    blob the Hub lists, by which the bytes are verified. A damaged manifest is ignored, and replaced when the snapshot
+    is published. A published snapshot keeps the files that it has. Only for files that the volume lacks, requests are
+    sent to the remote store: a complete volume works without it.
 
     Raises SnapshotDiffers for a published snapshot with other model files, StoreUnavailable and StoreRefused.
     """
     id = SnapshotId(listing.model, listing.revision, choice.variant)
     files = _files_of(clients, id, choice)
-    stored = _same_small_files(clients, id, files) | _stored_files(clients.volume, id)
+    stored = _same_small_files(clients, id, files) | stored_files(clients.volume, id)
     planned = tuple(_planned(clients.volume, None, file, stored.get(file.path)) for file in files)
     if clients.remote is not None and any(row.origin != "volume" for row in planned):
-        stored = _stored_files(clients.remote, id) | stored
+        verifiable = {file.path for file in files if file.git_sha1 is not None}
+        hints = {path: file for path, file in stored_files(clients.remote, id).items() if path in verifiable}
+        stored = hints | stored
         planned = tuple(_planned(clients.volume, clients.remote, file, stored.get(file.path)) for file in files)
     return AcquisitionPlan(id, listing, choice, planned, need_bytes(clients, planned))
 
@@ -134,7 +137,7 @@ def _files_of(clients: Clients, id: SnapshotId, choice: FileSelection) -> tuple[
     return tuple(file for file in choice.files if file.path in published)
 
 
-def _stored_files(store: Store, id: SnapshotId) -> dict[str, SnapshotFile]:
+def stored_files(store: Store, id: SnapshotId) -> dict[str, SnapshotFile]:
     """The files of the same commit by path, from the manifests in a store; that of the same variant comes first."""
     files: dict[str, SnapshotFile] = {}
     same_commit = [other for other in store.ids(id.model) if other.revision == id.revision]

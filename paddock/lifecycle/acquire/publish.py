@@ -22,7 +22,7 @@ from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
-from paddock.model.artifact import Manifest, SnapshotFile, record_findings
+from paddock.model.artifact import MAX_LICENCE, Manifest, SnapshotFile, record_findings
 from paddock.model.names import SegmentDigest
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
@@ -81,6 +81,19 @@ def publish(
     replaced. Raises SnapshotDiffers, and ModelRejected when the audit rejects the model; its blobs stay until the
     volume is cleaned.
     """
+    return publish_audited(clients, plan, acquired, audited, notes=notes)
+
+
+def publish_audited(
+    clients: Clients,
+    plan: AcquisitionPlan,
+    acquired: Sequence[Acquired],
+    audited: Audited,
+    *,
+    notes: tuple[str, ...] = (),
+    created_at: datetime | None = None,
+) -> Published:
+    """As `publish`. `created_at` is the time of the first publication in any store, by default now."""
     audit, model, listing, choice = audited.audit, audited.audit.model, plan.listing, plan.choice
     require_accepted(plan.id.short, audit.verdict, audit.findings)
     # The repository's own template file was fetched for the audit, which may have chosen another.
@@ -101,8 +114,8 @@ def publish(
         segment_bytes=clients.settings.segment_bytes,
         quantization=(model.quantization if model else None) or choice.quantization,
         split=len(choice.model_files),
-        licence=listing.licence or audit.licence,
-        created_at=datetime.now(UTC),
+        licence=(listing.licence or audit.licence or "")[:MAX_LICENCE] or None,
+        created_at=created_at or datetime.now(UTC),
         verdict=audit.verdict,
         findings=record_findings(audit.findings),
         template_sha256=next((file.sha256 for file in derived if file.path == TEMPLATE_FILE), None),

@@ -1,40 +1,38 @@
 """Restore a snapshot from the remote store onto the volume, without the Hub.
 
-The restored snapshot has the manifest and the files that it was published with. They are not trusted, since others can
-write to a bucket: every file is verified while it is fetched, the GGUF is audited again, and so is a chat template that
-this version of Paddock would not have chosen.
+Others can write to a bucket, so its manifest is a hint: it says which files there are, and where. Each of them is
+verified while it is fetched, by the digest that a snapshot of the same commit on the volume has, else by that of the
+manifest. Everything that Paddock derives from the files is computed anew: segment digests, audit, verdict, chat
+template, stop sequences.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from paddock.chat.audit import audit_template
-from paddock.chat.protocol import MAX_SOURCE_BYTES
-from paddock.chat.template import DERIVED_FILES, TEMPLATE_FILE
+from paddock.chat.template import DERIVED_FILES
 from paddock.errors import CorruptFile, NotOnVolume, SnapshotDiffers
 from paddock.gguf.survey import survey_snapshot
 from paddock.lifecycle.acquire.fetch import fetch_remote_file
-from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes, with_room
-from paddock.lifecycle.acquire.publish import Published
-from paddock.lifecycle.assess.audit import Audited, audit_acquired, require_accepted
+from paddock.lifecycle.acquire.plan import AcquisitionPlan, need_bytes, stored_files, with_room
+from paddock.lifecycle.acquire.publish import Published, publish_audited
+from paddock.lifecycle.assess.audit import Audited, audit_acquired
 from paddock.lifecycle.clients import Clients, require_remote
-from paddock.lifecycle.dossier import refresh_dossier
-from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.locate import locate, locate_in, visible_path
 from paddock.lifecycle.promote.promote import promote_snapshot
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import PlainRunner, Runner, step
 from paddock.lifecycle.stored_listing import listing_of
 from paddock.lifecycle.uses import record_use
-from paddock.model.acquired import Acquired, PlannedFile
-from paddock.model.artifact import Manifest, RepositoryFile
-from paddock.model.finding import verdict_of
+from paddock.model.acquired import Acquired, Origin, PlannedFile
+from paddock.model.artifact import Listing, Manifest, RepositoryFile, SnapshotFile
 from paddock.model.quantization import group_shards
 from paddock.model.reference import Reference, SnapshotId
 from paddock.model.source import Expected
@@ -42,9 +40,9 @@ from paddock.model.units import human_bytes
 from paddock.planning.file_selection import select_files
 from paddock.store.manifests import same_files
 from paddock.store.usage import Usage
-from paddock.transfer.digest import same_algorithm
 from paddock.transfer.progress import OnProgress
-from paddock.untrusted.files import read_head
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +104,35 @@ def plan(clients: Clients, manifest: Manifest) -> AcquisitionPlan:
     SnapshotDiffers for a snapshot of that name with other files on the volume."""
     with suppress(CorruptFile):  # a damaged manifest is replaced
         existing = clients.volume.snapshot(manifest.id)
-        if existing is not None and not same_files(existing, manifest):
+        if existing is not None and not same_files(existing, manifest, but=DERIVED_FILES):
             raise SnapshotDiffers(
                 f"{manifest.id} is on {clients.volume.label} with other files than in S3, and a snapshot is never"
                 " replaced",
                 cure=f"remove it with `paddock rm {manifest.id}`, then restore it again",
             )
-    listing = listing_of(manifest)
+    listing = _with_known_digests(listing_of(manifest), stored_files(clients.volume, manifest.id))
     sets = group_shards((file.path, file.size) for file in listing.files)
     choice = select_files(listing, survey=survey_snapshot(sets), files=[path for one in sets for path in one.paths])
-    rows = tuple(
-        PlannedFile(
-            RepositoryFile(file.path, file.size, file.sha256, None),
-            Expected(file.size, file.sha256),
-            "volume" if clients.volume.has_blob(file.sha256, file.size) else "s3",
-        )
-        for file in sorted(manifest.files, key=lambda file: file.size)
-    )
+    rows = tuple(_planned(clients, file) for file in sorted(listing.files, key=lambda file: file.size))
     choice = replace(choice, variant=manifest.variant)
     return AcquisitionPlan(manifest.id, listing, choice, rows, need_bytes(clients, rows))
+
+
+def _with_known_digests(listing: Listing, known: Mapping[str, SnapshotFile]) -> Listing:
+    """A listing with the digests that the volume knows of files of the same commit."""
+
+    def file_of(file: RepositoryFile) -> RepositoryFile:
+        stored = known.get(file.path)
+        return file if stored is None else RepositoryFile(file.path, stored.size, stored.sha256, None)
+
+    return replace(listing, files=tuple(map(file_of, listing.files)))
+
+
+def _planned(clients: Clients, file: RepositoryFile) -> PlannedFile:
+    if file.sha256 is None:
+        raise AssertionError("a file of a manifest has a digest")
+    origin: Origin = "volume" if clients.volume.has_blob(file.sha256, file.size) else "s3"
+    return PlannedFile(file, Expected(file.size, file.sha256), origin)
 
 
 @step(
@@ -139,51 +147,24 @@ def restore_file(
 ) -> Acquired:
     """Fetch one file of the snapshot onto the volume, and verify it. Raises CorruptFile, TransferRefused, and the
     errors of the transfer."""
-    (segments,) = (file.segments for file in manifest.files if file.path == planned.file.path)
-    what = f"the manifest of {manifest.id.short} in {require_remote(clients).label}"
-    cure = "pull it from the Hub, and cache it again"
-    if segments and len(segments) != -(-planned.file.size // manifest.segment_bytes):
-        difference = f"{len(segments)} segments for {planned.file.path}, which has {planned.file.size} bytes"
-        raise CorruptFile(f"{what} has {difference}", cure=cure)
-    acquired = fetch_remote_file(
-        clients, manifest.model, planned, segment_bytes=manifest.segment_bytes, progress=progress
-    )
-    # With wrong segment digests a sound blob would later be taken for a damaged one.
-    if same_algorithm(segments, acquired.file.segments) and segments != acquired.file.segments:
-        raise CorruptFile(f"{what} has segment digests that differ from those of {planned.file.path}", cure=cure)
-    return acquired
+    segment_bytes = clients.settings.segment_bytes
+    return fetch_remote_file(clients, manifest.model, planned, segment_bytes=segment_bytes, progress=progress)
 
 
-@step(Kind.LOCAL, "audit")
+@step(Kind.LOCAL, "audit", warnings=lambda audited: audited.notes)
 def audit_restored(clients: Clients, plan: AcquisitionPlan, acquired: Sequence[Acquired]) -> Audited:
     """Audit the GGUF and the chat template of the fetched files."""
-    fetched = [item for item in acquired if item.file.path not in DERIVED_FILES]
-    audited = audit_acquired(clients, plan.listing, plan.choice, fetched)
-    template = next((item.file for item in acquired if item.file.path == TEMPLATE_FILE), None)
-    if template is not None and audited.chat is not None and template.sha256 != audited.chat.sha256:
-        with clients.volume.reading_blob(template.sha256) as path:
-            source = read_head(path, max_bytes=MAX_SOURCE_BYTES + 1).decode(errors="replace")
-        findings = audit_template(source, bos=audited.chat.bos, eos=audited.chat.eos)
-        what = f"{TEMPLATE_FILE} of {plan.id.short} in {require_remote(clients).label}"
-        require_accepted(what, verdict_of(findings), findings)
-    return audited
+    return audit_acquired(clients, plan.listing, plan.choice, acquired)
 
 
 @step(Kind.LOCAL, "publish", line=lambda published: published.line)
 def publish_restored(
-    clients: Clients,
-    manifest: Manifest,
-    acquired: Sequence[Acquired],
-    audited: Audited,
-    *,
-    evicted: tuple[EvictionRow, ...] = (),
+    clients: Clients, manifest: Manifest, plan: AcquisitionPlan, acquired: Sequence[Acquired], audited: Audited
 ) -> Published:
-    """Publish the snapshot on the volume with its manifest in the remote store. Raises ModelRejected."""
-    require_accepted(manifest.id.short, audited.audit.verdict, audited.audit.findings)
-    clients.volume.publish(manifest)
-    published = clients.volume.snapshot(manifest.id) or manifest
-    refresh_dossier(clients, published)  # what was damaged is whole again
-    return Published(published, tuple(acquired), evicted=evicted)
+    """Publish the fetched files on the volume, with what the audit found now. Of the manifest in the remote store, the
+    time of the first publication is kept, unless it is in the future. Raises ModelRejected."""
+    created_at = min(manifest.created_at, datetime.now(UTC))
+    return publish_audited(clients, plan, acquired, audited, created_at=created_at)
 
 
 def becomes_default(clients: Clients, id: SnapshotId) -> bool:
@@ -216,7 +197,7 @@ def restore(runner: Runner, wanted: Reference, *, promote: bool = True) -> Resto
     transfer_s = time.monotonic() - transfer_began
     listener.on_finish(acquired)
     audited = runner.run(audit_restored, plan, acquired)
-    published = runner.run(publish_restored, manifest, acquired, audited, evicted=plan.evicted)
+    published = runner.run(publish_restored, manifest, plan, acquired, audited)
     record_use(runner.clients, manifest.id, "restore", Usage(uses=1, seconds=transfer_s))
     if default is not None:
         runner.run(
@@ -242,8 +223,12 @@ def locate_or_restore(clients: Clients, wanted: Reference) -> Manifest:
     if wanted.ref is None and clients.remote is not None:
         promoted_id = promoted.default_id if wanted.variant is None else promoted.of(wanted.variant)
         if promoted_id is None:  # a promoted snapshot in the remote store precedes one here that is not promoted
-            with suppress(NotOnVolume):
+            try:
                 wanted = find_remote(clients, wanted).id.reference
+            except NotOnVolume:
+                pass
+            except CorruptFile as error:
+                log.warning("%s; it is not used", error.message)
     try:
         return locate(clients, wanted)
     except NotOnVolume:

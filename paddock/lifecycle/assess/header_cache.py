@@ -1,7 +1,8 @@
 """Keep the first bytes of remote files on this machine, so that a header is fetched once.
 
 The bytes are kept by the digest of the whole file: its sha256, or the id of its git blob. They are only a hint, as all
-bytes of a header are until the whole file was verified; damaged ones are noticed and fetched again. The cache is below
+bytes of a header are until the whole file was verified. A header that is refused is fetched again without the cache,
+and once the whole file is there, what is kept of it is compared (`is_kept_rightly`). The cache is below
 `XDG_CACHE_HOME`, not on the volume: reading a volume never needs a write.
 """
 
@@ -51,6 +52,11 @@ class HeaderCache:
             staged.replace(path)
             self._drop_oldest()
 
+    def drop(self, digest: str) -> None:
+        """Keep nothing of the file with this digest. Never raises."""
+        with suppress(OSError):
+            self._path(digest).unlink(missing_ok=True)
+
     def _path(self, digest: str) -> Path:
         return self._directory / digest
 
@@ -69,13 +75,35 @@ class HeaderCache:
             total -= size
 
 
+def _cache(settings: Settings) -> HeaderCache:
+    return HeaderCache(settings.cache / "paddock" / "headers")
+
+
 @contextmanager
-def read_remote(settings: Settings, source: Source) -> Iterator[RangeReader]:
-    """Read a remote file from its first bytes in the cache on, and keep there what was read beyond them."""
-    cache = HeaderCache(settings.cache / "paddock" / "headers")
+def read_remote(settings: Settings, source: Source, *, fresh: bool = False) -> Iterator[RangeReader]:
+    """Read a remote file from its first bytes in the cache on, and keep there what was read beyond them. With `fresh`,
+    all is read from the source."""
+    cache = _cache(settings)
     key = source.expected.sha256 or source.expected.git_sha1
-    head = cache.get(key) if key else b""
+    head = cache.get(key) if key and not fresh else b""
     with RangeReader(source, head=head, stall_s=settings.stall_s) as reader:
         yield reader
         if key and len(reader.head) > len(head):
             cache.put(key, reader.head)
+
+
+def is_kept_rightly(settings: Settings, digest: str, path: Path) -> bool:
+    """Whether the first bytes that are kept of a file are those of the verified file at `path`, or none are kept. Wrong
+    ones are dropped."""
+    cache = _cache(settings)
+    head = cache.get(digest)
+    if not head:
+        return True
+    try:
+        with path.open("rb") as file:
+            is_right = file.read(len(head)) == head
+    except OSError:  # not on this machine, or removed
+        return True
+    if not is_right:
+        cache.drop(digest)
+    return is_right

@@ -21,11 +21,11 @@ from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine
 from paddock.model.units import human_bytes
 from paddock.planning.drift import KEPT_LOADS, MeasuredLoad, margin_bytes
-from paddock.store.manifests import MAX_DOCUMENT_BYTES
 from paddock.untrusted.json_text import parse_json
 from paddock.untrusted.records import check_record
 
 _LOG = logging.getLogger(__name__)
+_MAX_NOTE_BYTES = 1024 * 1024
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -73,10 +73,12 @@ def margin_for(clients: Clients, architecture: str, engine: str, machine: Machin
 
 
 def _read(clients: Clients, name: str) -> list[MeasuredLoad]:
+    """The last loads of a note."""
     try:
-        loads = parse_json(clients.volume.notes.read(name) or "[]", max_bytes=MAX_DOCUMENT_BYTES)
-        rows = loads if isinstance(loads, list) else []
-        return [check_record(MeasuredLoad.from_json(load)) for load in rows[-KEPT_LOADS:]]
+        loads = parse_json(clients.volume.notes.read(name) or "[]", max_bytes=_MAX_NOTE_BYTES)
+        if not isinstance(loads, list):
+            raise TypeError("not a list")
+        return [check_record(MeasuredLoad.from_json(load)) for load in loads[-KEPT_LOADS:]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         _LOG.warning("%s cannot be read (%s); it will be replaced", name, type(error).__name__)
         return []

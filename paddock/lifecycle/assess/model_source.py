@@ -211,17 +211,20 @@ def _openers(clients: Clients, listing: Listing, traffic: Traffic) -> tuple[Shar
     on_hub: dict[str, Source] = {}
 
     @contextmanager
-    def remote(source: Source) -> Iterator[ByteSource]:
-        with read_remote(clients.settings, source) as reader:
+    def remote(source: Source, *, fresh: bool = False) -> Iterator[ByteSource]:
+        with read_remote(clients.settings, source, fresh=fresh) as reader:
             try:
                 yield reader
             finally:
                 traffic.received_bytes += reader.bytes_read
 
-    def from_hub(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+    def from_hub(file: RepositoryFile, *, fresh: bool = False) -> AbstractContextManager[ByteSource]:
         if file.path not in on_hub:  # it keeps the file's address
             on_hub[file.path] = clients.hub.file(listing.model, listing.revision, file)
-        return remote(on_hub[file.path])
+        return remote(on_hub[file.path], fresh=fresh)
+
+    def origin(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
+        return from_hub(file, fresh=True)  # a header in the cache may be what was refused before
 
     def from_remote(file: RepositoryFile) -> AbstractContextManager[ByteSource]:
         if file.sha256 and clients.remote is not None and clients.remote.has_blob(file.sha256, file.size):
@@ -234,7 +237,7 @@ def _openers(clients: Clients, listing: Listing, traffic: Traffic) -> tuple[Shar
             return FileSource(clients.volume.blob_path(file.sha256))
         return from_remote(file)
 
-    places = (from_volume, from_hub) if clients.remote is None else (from_volume, from_remote, from_hub)
+    places = (from_volume, origin) if clients.remote is None else (from_volume, from_remote, origin)
     return tuple(_shard_opener(listing, open_file) for open_file in places)
 
 

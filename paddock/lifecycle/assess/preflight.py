@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from paddock.engine.oracle import MARGIN_BYTES
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit, FileNotInRevision, MissingShard, ModelRejected
 from paddock.gguf.kind import ModelKind
@@ -241,11 +242,18 @@ def _plan_source(
     source = models.source
     first = models.first(candidates, requested=by_name)
     search = CandidateSearch(models, request, machine.cores)
+    on_gpu, margin = False, MARGIN_BYTES
     if target is None:
         on_gpu = _on_gpu(machine, first)
         margin = margin_for(clients, first.needs.architecture, first.needs.engine, machine, on_cpu=not on_gpu)
         target = machine_target(machine, on_gpu=on_gpu, margin_bytes=margin)
     chosen, plan = search.choose(candidates, target, requested=by_name)
+    if not plan.fits and margin > MARGIN_BYTES:  # observations are notes that others can write: they forbid nothing
+        target = machine_target(machine, on_gpu=on_gpu)
+        chosen, plan = search.choose(candidates, target, requested=by_name)
+        if plan.fits:
+            spare = f"without the margin of {human_bytes(margin)} that earlier loads ask for"
+            plan = replace(plan, given_up=(*plan.given_up, f"it fits only {spare}"))
     shown = [model for model in source.sets if model not in models.passed_over or model == chosen.model]
     shown += [] if chosen.model in shown else [chosen.model]
     described = tuple(search.describe(model, chosen, plan, target, requested_by_name=by_name) for model in shown)

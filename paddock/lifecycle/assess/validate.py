@@ -239,7 +239,8 @@ def require_sound(manifest: Manifest, validation: Validation) -> None:
 
 
 def read_validation(clients: Clients, manifest: Manifest) -> Validation | None:
-    return reports.read(clients, manifest, VALIDATION_REPORT, Validation.from_json)
+    """The last validation on the volume, else in the remote store."""
+    return reports.read(clients, manifest, VALIDATION_REPORT, Validation.from_json, own_first=True)
 
 
 def _configuration(path: Path, manifest: Manifest, model: ModelFacts | None) -> Iterator[Finding]:

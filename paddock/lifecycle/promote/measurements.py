@@ -64,9 +64,9 @@ class MeasuredSnapshot:
 
 
 def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) -> AuditVerdict:
-    """The worst verdict on the candidate: that of its last validation, else of an audit now. Whether it fits the
-    memory is left to another gate."""
-    validation = read_validation(clients, manifest)
+    """The worst verdict on the candidate: that of its last validation on this volume, else of an audit now. Whether it
+    fits the memory is left to another gate."""
+    validation = read_validation(replace(clients, remote=None), manifest)
     findings: tuple[Finding, ...]
     if validation:
         findings = tuple(finding for finding in validation.findings if finding.rule != "compatibility.memory")
@@ -85,7 +85,7 @@ def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) ->
 def _verdict(clients: Clients, manifest: Manifest | None) -> Verdict | None:
     if manifest is None:
         return None
-    validation = read_validation(clients, manifest)
+    validation = read_validation(replace(clients, remote=None), manifest)
     return worst_verdict([manifest.verdict, *([validation.verdict] if validation else [])])
 
 

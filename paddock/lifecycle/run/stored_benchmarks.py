@@ -40,6 +40,8 @@ _NAME = re.compile(
     r"-(?P<reliable>reliable|disturbed)-[0-9a-f]{8}\.json"
 )
 _TIME_SIGNS = re.compile(r"[-:]")
+_MAX_FIGURE: Final = 1e9
+_MAX_CONTEXT_TOKENS: Final = 2**27
 _UNDATED = "1970-01-01T00:00:00"
 _ANY = re.compile(rf"{re.escape(BENCHMARK)}|{_NAME.pattern}")
 
@@ -124,10 +126,20 @@ def planned_context(clients: Clients, manifest: Manifest) -> int:
 def _parse(value: dict[str, Any]) -> Benchmark:
     """Raises TypeError, and what `Benchmark.from_json` raises, for a document that is no result."""
     result = Benchmark.from_json(value)
-    if not all(isinstance(length.tok_per_s, int | float | None) for length in result.results):
+    if not all(length.tok_per_s is None or _is_figure(length.tok_per_s) for length in result.results):
         raise TypeError("a speed that is no number")
+    if not (_is_figure(result.time_to_first_token_s) and _is_figure(result.load_s)):
+        raise TypeError("a time that is no number")
+    if not 0 <= _context(result) <= _MAX_CONTEXT_TOKENS:
+        raise ValueError("a context that no model has")
     report_name(result), result.line, result.rows()
     return result
+
+
+def _is_figure(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= _MAX_FIGURE  # false for NaN
 
 
 def _rank(result: Benchmark, context_tokens: int) -> tuple[int, bool]:

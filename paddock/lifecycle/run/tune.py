@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from paddock.engine.facts import engine_build, engine_version
 from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
-from paddock.errors import DoesNotFit, PaddockError
+from paddock.errors import BadSetting, DoesNotFit, PaddockError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.uses import timed_use
@@ -23,10 +24,10 @@ from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.model.names import Sha256
 from paddock.planning.fitting import check_fits
-from paddock.store.manifests import MAX_DOCUMENT_BYTES
 from paddock.untrusted.json_text import parse_object
 from paddock.untrusted.records import check_record
 
+_MAX_BYTES = 4 * 1024 * 1024
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,10 +55,16 @@ def apply_tuning(
     machine = machine or this_machine()
     path = path or _path(clients, manifest)
     tuning = read_tuning(clients, manifest, machine=machine, path=path)
-    tuned = tuning.applied(plan) if tuning else plan
-    if tuned == plan:
+    if tuning is None:
         return plan
     try:
+        tuned = tuning.applied(plan)
+        threads = max(tuned.n_threads, tuned.n_threads_batch or 1)
+        if threads > max(os.cpu_count() or 1, plan.n_threads, plan.n_threads_batch or 1):
+            _LOG.warning("the tuning of %s is for %s threads: it is not used", manifest.repository, threads)
+            return plan
+        if tuned == plan:
+            return plan
         memory = measure_memory(path, context_tokens=tuned.n_ctx, parameters=tuned)
         check_fits(path, tuned, memory, machine)
     except PaddockError as error:
@@ -74,9 +81,9 @@ def read_tuning(
     blob = _blob(clients, manifest, path or _path(clients, manifest))
     text = clients.volume.tuning.read(blob, _file_name(machine or this_machine()))
     try:
-        value = parse_object(text, max_bytes=MAX_DOCUMENT_BYTES) if text else None
+        value = parse_object(text, max_bytes=_MAX_BYTES, strict=False) if text else None
         return check_record(Tuning.from_json(value)) if value else None
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, BadSetting) as error:
         _LOG.warning("the tuning of %s cannot be read: %s", manifest.repository, type(error).__name__)
         return None
 

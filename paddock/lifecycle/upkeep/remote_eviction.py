@@ -171,7 +171,7 @@ def _facts(
         promoted=id in promoted,
         rollback_target=id in previous,
         pinned=any(id in one.pinned for one in holdings),
-        recent=(now - manifest.created_at).total_seconds() < RECENT_S,
+        recent=abs((now - manifest.created_at).total_seconds()) < RECENT_S,
         held_by=tuple(one.worker for one in holdings if id in one.snapshots),
         used_lately=last_used is not None and now - last_used < _USED_LATELY,
         copied=None,

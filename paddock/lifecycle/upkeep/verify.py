@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 from paddock.chat.template import DERIVED_FILES
 from paddock.errors import CorruptFile, PaddockError
+from paddock.lifecycle.acquire.restore import restore
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossiers_with
+from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
 from paddock.lifecycle.upkeep.volume_check import CheckedUse, check_blob
 from paddock.model.artifact import Manifest
@@ -240,11 +242,11 @@ def check_manifests(clients: Clients, *, repair_damage: bool) -> tuple[tuple[Sna
 
 
 def _restore_manifest(clients: Clients, id: SnapshotId) -> bool:
-    """Publish a snapshot again with its manifest in the remote store. False where that has none."""
-    manifest = clients.remote.snapshot(id) if clients.remote is not None else None
-    if manifest is None:
+    """Publish a snapshot again, with the files that its manifest in the remote store names. Its manifest is made anew
+    by an audit. False where the remote store has none."""
+    if clients.remote is None or clients.remote.snapshot(id) is None:
         return False
-    clients.volume.publish(manifest)
+    restore(PlainRunner(clients), id.reference, promote=False)
     return True
 
 

@@ -3,7 +3,9 @@
 A lease is a small object, `leases/<sha256>.json`. It is created on the condition that there is none, and its owner
 renews it by rewriting it, on the condition that it still is what the owner wrote last. A lease that was not renewed for
 `lease_s` seconds has expired: another worker may take it over, on the same condition. Its age is measured by the object
-service's clock alone. A lease counts only after it was read back: a service may answer a write that it did not store.
+service's clock; where that says nothing that can be, who waits for it measures how long it stayed as it is
+(`paddock.lifecycle.acquire.lease_wait`). Nothing in a lease itself says how long it holds. A lease counts only after it
+was read back: a service may answer a write that it did not store.
 
 A lease only saves bandwidth. An owner that was suspended for too long finds its lease taken over, and goes on: its
 bytes are verified like any others, and two workers have downloaded the blob from the Hub.
@@ -31,6 +33,8 @@ from paddock.untrusted.fields import count_field, text_field
 from paddock.untrusted.json_text import parse_object
 
 _MAX_BYTES = 4096
+_CLOCK_ERROR_S = 60.0
+"""A lease that is so far in the future of the service's clock has no age that can be relied on."""
 _RENEWALS = 3  # in each period of `lease_s`, so that one failed or late renewal does not lose the lease
 
 log = logging.getLogger(__name__)
@@ -45,7 +49,8 @@ def take(
     found = objects.get(key)
     if found is not None:
         owner, done_bytes = _read(found.content)
-        return HeldLease(owner, done_bytes, found.age_s > lease_s, found.tag)
+        is_valid = -_CLOCK_ERROR_S <= found.age_s <= lease_s
+        return HeldLease(owner, done_bytes, not is_valid, found.tag)
     lease = ObjectLease(objects, writes, key)
     return lease if lease.write(None) and lease.is_stored() else None
 
@@ -133,7 +138,7 @@ def _key(sha256: Sha256) -> str:
 def _token(content: bytes) -> str | None:
     """The token of the process that wrote a lease; None where the content is no lease."""
     try:
-        return text_field(parse_object(content, max_bytes=_MAX_BYTES), "token")
+        return text_field(parse_object(content, max_bytes=_MAX_BYTES), "token", max_length=64)
     except UnusableContent:
         return None
 

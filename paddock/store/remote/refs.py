@@ -15,6 +15,8 @@ from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.model.reference import SnapshotId, Variant, parse_variant
 from paddock.store.history import Promoted
 
+_MAX_VARIANTS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
@@ -58,6 +60,8 @@ class Ref:
         """Raises ValueError for anything but what `to_json` made."""
         if not isinstance(value, dict) or not isinstance(value.get("variants"), dict):
             raise ValueError("not a ref")  # noqa: TRY004 - callers catch one type for all malformed refs
+        if len(value["variants"]) > _MAX_VARIANTS:
+            raise ValueError(f"it has more than {_MAX_VARIANTS} variants")
         try:
             variants = {
                 parse_variant(str(variant)): Pointer(

@@ -129,7 +129,7 @@ class RemovalMarks:
         mark = self.read(sha256)
         if mark is None or mark.state != "claimed":
             return False
-        return mark.age_s <= CLAIM_S or self.write(sha256, "needed", mark) is None
+        return abs(mark.age_s) <= CLAIM_S or self.write(sha256, "needed", mark) is None
 
     def _marked(self, among: Iterable[Sha256] | None = None) -> list[Sha256]:
         """The blobs that have a mark of any state, of all or of these."""

@@ -25,12 +25,13 @@ from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, InUse, NotOnVolume, SnapshotDiffers, StoreUnavailable, UnsafeName
 from paddock.model.artifact import Manifest, SnapshotFile
+from paddock.model.derived_files import DERIVED_FILES
 from paddock.model.names import ModelName, Sha256, parse_revision, parse_sha256
 from paddock.model.reference import SnapshotId, parse_variant
 from paddock.model.source import Expected, Source
 from paddock.store.features import StoreFeatures
 from paddock.store.history import Promoted
-from paddock.store.holdings import Holdings
+from paddock.store.holdings import Holdings, is_stale
 from paddock.store.manifests import (
     check_manifest_name_is_free,
     check_report_name,
@@ -151,7 +152,7 @@ class ObjectStore(RemoteStore):
         published = None
         with suppress(CorruptFile):  # a manifest that cannot be read is replaced
             published = self.snapshot(manifest.id)
-        if published is not None and not same_files(published, manifest):
+        if published is not None and not same_files(published, manifest, but=DERIVED_FILES):
             raise SnapshotDiffers(
                 f"{manifest.id} is in {self.label} with other files, and a snapshot is never replaced",
                 cure=f"remove {self.label}/{_manifest_key(manifest.id)}, then cache it again",
@@ -280,7 +281,8 @@ class ObjectStore(RemoteStore):
                 found[name] = Holdings.from_json(stored.content, age_s=stored.age_s)
             except ValueError as error:
                 log.warning("%s/%s cannot be read: %s", self.label, key, error)
-                found[name] = None
+                if not is_stale(stored.age_s):
+                    found[name] = None
         return found
 
     def take_lease(self, sha256: Sha256, *, lease_s: float) -> DownloadLease | HeldLease | None:

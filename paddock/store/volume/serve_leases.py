@@ -4,7 +4,8 @@ A lease is a file in `.paddock/leases/org--name/` on which its holder keeps an e
 holder, however it ends, so a lease never outlives its holder. Its JSON (revision, variant, pid, host, since) names the
 snapshot. A lease whose lock can be taken belongs to a dead process, and is removed.
 
-On a file system where flock is only local, the leases of other machines are not seen. A lease protects from a mistake;
+On a file system where flock is only local, the leases of other machines are not seen; on one without flock, a lease
+holds for UNLOCKED_S from its last change on, whatever it says. A lease protects from a mistake;
 the correctness of bytes never depends on it. Where no lease can be written, the snapshot is read without one.
 """
 
@@ -38,6 +39,7 @@ from paddock.untrusted.json_text import parse_object
 
 log = logging.getLogger(__name__)
 LOCK_WAIT_S = 5.0
+UNLOCKED_S = 30 * 24 * 3600.0
 
 
 class ServeLeases:
@@ -154,7 +156,10 @@ def _read(path: Path, *, below: Path) -> tuple[tuple[str, str] | None, str] | No
         return None, f"{path} ({error.strerror})"
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that readers do not see each other
-    except OSError:
+    except OSError as error:
+        has_flock = isinstance(error, BlockingIOError)
+        if not has_flock and abs(time.time() - os.fstat(descriptor).st_mtime) > UNLOCKED_S:
+            return None
         try:
             lease = parse_object(read_descriptor(descriptor, max_bytes=MAX_BYTES), max_bytes=MAX_BYTES)
             return (text_field(lease, "revision"), text_field(lease, "variant")), process_of(lease)

@@ -132,7 +132,10 @@ def _request(url: str, network: Network, headers: Mapping[str, str]) -> _Answer:
     origin = f"{parts.scheme}://{parts.netloc}"
     with map_hub_errors(origin, "a request that checks it", network=network):
         client = httpx2.Client(
-            transport=ProxiedTransport(network), follow_redirects=True, timeout=_TIMEOUT_S, trust_env=False
+            transport=ProxiedTransport(network, server=origin),
+            follow_redirects=True,
+            timeout=_TIMEOUT_S,
+            trust_env=False,
         )
         with client, client.stream("GET", url, headers=dict(headers)) as response:
             body = b""
