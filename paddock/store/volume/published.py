@@ -25,7 +25,7 @@ from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 
 
-class Published(Enum):
+class RecordMatch(Enum):
     """The result of comparing a manifest with its records."""
 
     AS_RECORDED = auto()
@@ -40,12 +40,12 @@ class PublishedManifests:
         self._recorded: set[Path] = set()
         """What this object recorded, also where the volume cannot be written."""
 
-    def compare(self, id: SnapshotId, content: bytes) -> Published:
+    def compare(self, id: SnapshotId, content: bytes) -> RecordMatch:
         """Compare the content of a snapshot's manifest with its records."""
         path = self._path(id, content)
         if path in self._recorded or os.path.lexists(path):
-            return Published.AS_RECORDED
-        return Published.OTHER if self._names(id) else Published.NOT_RECORDED
+            return RecordMatch.AS_RECORDED
+        return RecordMatch.OTHER if self._names(id) else RecordMatch.NOT_RECORDED
 
     def record(self, id: SnapshotId, content: bytes) -> None:
         """Record the content of a manifest that was published, or whose snapshot was audited as a whole. Where the

@@ -35,7 +35,7 @@ from paddock.store.manifests import (
 from paddock.store.volume.blobs import Blobs
 from paddock.store.volume.file_states import FileStates
 from paddock.store.volume.layout import Layout
-from paddock.store.volume.published import Published, PublishedManifests
+from paddock.store.volume.published import PublishedManifests, RecordMatch
 
 log = logging.getLogger(__name__)
 _WARNED: set[Path] = set()
@@ -74,13 +74,13 @@ class Snapshots:
         with os.fdopen(descriptor, "rb") as file:
             content = file.read(MANIFEST_MAX_BYTES + 1)
         result = self._published.compare(id, content)
-        if result is Published.OTHER:
+        if result is RecordMatch.OTHER:
             raise CorruptFile(
                 f"the manifest {path} was changed after it was published",
-                cure=f"write it again with `paddock verify {id} --repair`",
+                cure=f"write it again with `paddock verify {id} --repair`, or remove it with `paddock rm {id}`",
             )
         manifest = parse_manifest(content, id, where=str(path))
-        return StoredManifest(manifest, content, is_recorded=result is Published.AS_RECORDED)
+        return StoredManifest(manifest, content, is_recorded=result is RecordMatch.AS_RECORDED)
 
     def copy(self, id: SnapshotId) -> StoredManifest | None:
         """The recorded copy of a snapshot's manifest; None where there is none that can be read."""
