@@ -147,6 +147,12 @@ def chat_format_for_template(template: str, model_path: Path) -> ChatFormat:
     return ChatFormat(template, TEMPLATE_FILE, why, bos, eos, _find_stops(template, header, bos, eos))
 
 
+def is_complete(text: str) -> bool:
+    """Whether the content of a CHAT_FILE has all settings, so that `read_chat_format` reads no other file. Raises as
+    that."""
+    return bool(json.loads(text).get("schema", 1) >= _SCHEMA)
+
+
 def read_chat_format(text: str, template: str, model_path: Path) -> ChatFormat:
     """Read the chat format of the model in a directory from `text`, the content of its CHAT_FILE.
 
@@ -154,7 +160,7 @@ def read_chat_format(text: str, template: str, model_path: Path) -> ChatFormat:
     ValueError, KeyError or TypeError for another content, and the errors of `setup_chat_template`.
     """
     chat = ChatFormat.from_json(text, template)
-    if json.loads(text).get("schema", 1) >= _SCHEMA:
+    if is_complete(text):
         return chat
     return replace(chat, stop=_find_stops(template, _read_gguf_header(model_path), chat.bos, chat.eos))
 

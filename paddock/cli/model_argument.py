@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from paddock.cli.options import require_volume
 from paddock.errors import NoPermission, NotOnVolume, UnsafeName
-from paddock.model.names import ModelName, parse_revision, printable
-from paddock.model.reference import Reference, RequestedModel, SnapshotId, Variant, parse_requested, parse_variant
+from paddock.model.names import printable
+from paddock.model.reference import Reference, RequestedModel, SnapshotId, Variant, parse_requested
 
 if TYPE_CHECKING:
     from paddock.lifecycle.clients import Clients
@@ -91,10 +91,12 @@ def _absolute(text: str) -> Path:
 
 def _snapshot_at(clients: Clients, path: Path) -> SnapshotId:
     """The snapshot whose directory `path` is, leads to as a link, or lies in."""
+    from paddock.lifecycle.locate import snapshot_at
+
     root = clients.volume.root
     try:
         for directory in (path, *path.parents):
-            id = _id_of(clients, directory.resolve())
+            id = snapshot_at(clients, directory.resolve())
             if id is not None:
                 return id
         is_inside = path.resolve().is_relative_to(root.resolve()) or path.is_relative_to(root)
@@ -106,18 +108,6 @@ def _snapshot_at(clients: Clients, path: Path) -> SnapshotId:
         f"{path} is outside of {clients.volume.label}",
         cure="write org/name[:VARIANT][@REVISION]; only `paddock inspect` and `paddock plan` read other files",
     )
-
-
-def _id_of(clients: Clients, directory: Path) -> SnapshotId | None:
-    """The snapshot that has this directory, which has no links in it."""
-    if len(directory.parts) < 3:
-        return None
-    slug, revision, variant = directory.parts[-3:]
-    try:
-        id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(variant))
-    except UnsafeName:
-        return None
-    return id if clients.volume.snapshot_path(id).resolve() == directory and directory.is_dir() else None
 
 
 def _is_link(clients: Clients, path: Path) -> bool:

@@ -40,12 +40,23 @@ def verify(
     else:
         require_volume(clients)
         if models:
+            if repair:
+                _restore_manifests(clients, models)
             manifests = [find_snapshot(clients, model) for model in models]
             verified = verify_snapshots(clients, manifests, repair_damage=repair, pace=pace)
         else:
             verified = verify_volume(clients, repair_damage=repair, pace=pace)
     print_result(as_json, verified.to_json(), lambda: render_verified(verified, in_s3=in_s3, repaired=repair))
     return 0 if verified.ok else 2
+
+
+def _restore_manifests(clients: Clients, models: Sequence[str]) -> None:
+    """Write damaged manifests of these models again, so that their snapshots can be read. One that stays damaged is
+    reported by whoever reads it."""
+    from paddock.lifecycle.upkeep.verify import check_manifests
+
+    for model in {parse_stored_model(clients, model).model for model in models}:
+        check_manifests(clients, repair_damage=True, model=clients.volume.spelled(model))
 
 
 def _verify_s3(clients: Clients, models: Sequence[str], pace: Pace, *, repair: bool) -> Verified:

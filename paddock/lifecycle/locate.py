@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from paddock.errors import BadSetting, NotOnVolume
+from paddock.errors import BadSetting, NotOnVolume, UnsafeName
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.revisions import resolve_commit
 from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
-from paddock.model.names import ModelName, Revision
+from paddock.model.names import ModelName, Revision, parse_revision
 from paddock.model.reference import Reference, SnapshotId, Variant, parse_variant, same_variant
 from paddock.store.protocol import Store
 
@@ -79,6 +79,18 @@ def visible_path(clients: Clients, id: SnapshotId, *, promoted: bool) -> Path:
         return clients.volume.snapshot_path(id)
     is_default = clients.volume.promoted(id.model).default_id == id
     return clients.volume.model_path(id.model, None if is_default else id.variant)
+
+
+def snapshot_at(clients: Clients, directory: Path) -> SnapshotId | None:
+    """The snapshot of the volume that has this directory, in which there are no links."""
+    if len(directory.parts) < 3:
+        return None
+    slug, revision, variant = directory.parts[-3:]
+    try:
+        id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(variant))
+    except UnsafeName:
+        return None
+    return id if clients.volume.snapshot_path(id).resolve() == directory and directory.is_dir() else None
 
 
 def resolve_revision(clients: Clients, model: ModelName, ref: str, *, known: Sequence[Revision]) -> Revision:

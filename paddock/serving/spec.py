@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddock.chat.template import ChatFormat
@@ -22,15 +22,22 @@ _CUDA_BYTES = 2**30
 """Host memory that CUDA's libraries hold, with a reserve."""
 
 
+def _no_check() -> None:
+    """Check nothing: the files are no snapshot's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServeSpec:
     """A model to serve, and how.
 
-    `name` is the model name that clients use, `file` its GGUF (the first shard of a split one) with links resolved, and
-    `memory` the planned memory of the engine with `parameters`. `projector` is the GGUF that turns images into tokens,
+    `name` is the model name that clients use, `file` its GGUF (the first shard of a split one), and `memory` the
+    planned memory of the engine with `parameters`. `projector` is the GGUF that turns images into tokens,
     `image_max_tokens` bounds an image where the projector's own bound is too large, `pooling` is how an embedding
     model's token vectors become one, as llama-server's option, where its header does not say it, and
     `vocabulary_tokens` the number of its tokens, None if it is not known.
+
+    `check_files` raises CorruptFile if the files were changed since they were compared with the manifest. It may read
+    them as a whole, and can be called from any thread.
     """
 
     name: str
@@ -47,6 +54,7 @@ class ServeSpec:
     image_max_tokens: int | None = None
     pooling: str | None = None
     vocabulary_tokens: int | None = None
+    check_files: Callable[[], None] = field(default=_no_check, compare=False, repr=False)
 
     @property
     def context_tokens(self) -> int:

@@ -139,6 +139,13 @@ def compare(stored: Bytes, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_
     return BlobCheck(f"{size}is damaged in {describe_segments(blob, tuple(damaged))}", tuple(damaged))
 
 
+def is_segment_sound(stored: Bytes, blob: NamedBlob, number: int, pace: Pace) -> bool:
+    """Whether one segment of stored bytes has its digest. Raises OutOfTime, and OSError as `compare`."""
+    start = number * blob.segment_bytes
+    reading = _Reading(stored, blob, pace)
+    return reading.is_sound(start, min(start + blob.segment_bytes, blob.size), blob.segments[number])
+
+
 def describe_segments(blob: NamedBlob, numbers: tuple[int, ...]) -> str:
     """Damaged segments for people, counted from 1: `segment 3 of 5 (bytes 128 to 191)`."""
     spans = list(segment_spans(blob.size, blob.segment_bytes))
@@ -202,10 +209,11 @@ class _Reading:
 
 
 class FileBytes(Bytes):
-    """The bytes of an open file on the volume."""
+    """The bytes of an open file on the volume. `is_needed_again`: what is read stays in the page cache."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, is_needed_again: bool = False) -> None:
         self._descriptor = descriptor
+        self._is_needed_again = is_needed_again
         self.size = os.fstat(descriptor).st_size
         with suppress(OSError):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -220,6 +228,8 @@ class FileBytes(Bytes):
             os.posix_fadvise(self._descriptor, start, min(end - start, _READ_AHEAD_BYTES), os.POSIX_FADV_WILLNEED)
 
         def drop() -> None:
+            if self._is_needed_again:
+                return
             with suppress(OSError):
                 os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 

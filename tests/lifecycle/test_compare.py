@@ -53,7 +53,7 @@ class Shelf:
 
     def measured(self, manifest: Manifest) -> MeasuredSnapshot:
         path = self.clients.volume.snapshot_path(manifest.id) / manifest.files[0].path
-        return MeasuredSnapshot(manifest, read_weights(self.clients, manifest), path)
+        return MeasuredSnapshot(manifest, read_weights(manifest, path.parent), path)
 
 
 @pytest.fixture
@@ -178,9 +178,9 @@ def test_an_embedding_model_has_the_gates_that_apply(shelf: Shelf) -> None:
 def test_the_reference_is_the_best_of_the_promoted_revision_and_never_the_candidate(shelf: Shelf) -> None:
     clients = shelf.clients
     promoted = shelf.add(tiny_llama(), promote=True)
-    weights = read_weights(clients, promoted)
+    weights = shelf.measured(promoted).weights
     candidate = shelf.add(tiny_llama(kind=TYPE_F32), B, "F32")
-    of_candidate = read_weights(clients, candidate)
+    of_candidate = shelf.measured(candidate).weights
     assert of_candidate.bits == 32
     assert 8 < weights.bits < 16
 

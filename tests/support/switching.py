@@ -81,7 +81,8 @@ class SwitchingVolume:
         request = ServeRequest(context_tokens=CONTEXT_TOKENS // 2, parallel=2)
         key = manifest.id, machine.ram_available_bytes < 2 * MARGIN_BYTES
         if key not in self._specs:
-            self._specs[key] = make_spec(self.clients, manifest, snapshot.resolve(), request, machine=machine)
+            path = self.clients.volume.snapshot_path(manifest.id)  # `snapshot` lives as long as its lease
+            self._specs[key] = make_spec(self.clients, manifest, path, request, machine=machine)
         return self._specs[key]
 
     def spec(self, letter: str) -> ServeSpec:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from paddock.model.units import human_bytes
 from paddock.store import repair
 from paddock.store.copying import send_blob
 from paddock.store.protocol import RemoteStore
+from paddock.store.volume.file_states import RECORDED_BYTES, FileState
 from paddock.transfer.digest import verify_file
 from paddock.transfer.fetch import fetch, remove_leftovers
 from paddock.transfer.options import Options
@@ -281,14 +283,18 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
     """Describe a blob of the volume, with its segment digests from a manifest, else by reading the whole blob. Its age
     is reset, so that it is not collected before its snapshot is published. Raises CorruptFile, BlobMissing.
 
-    Of a blob that a manifest lists, only the first segment is read, which finds a damaged header. Damage further on is
-    found by `paddock verify`, the validation and a copy to the remote store. A GGUF with findings on its weights is
-    read again, since a manifest has the rule of a finding and not its message.
+    Of a blob that a manifest lists, and that was not changed since it was last verified, only the first segment is
+    read, which finds a damaged header. Other damage further on is found by `paddock verify`, the validation and a copy
+    to the remote store. A GGUF with findings on its weights is read again, since a manifest has the rule of a finding
+    and not its message.
     """
     volume, planned = context.clients.volume, context.planned
     volume.renew_blob(digest)
+    with volume.reading_blob(digest) as path:
+        since_ns, before = time.time_ns(), path.lstat()
+        is_known = before.st_size < RECORDED_BYTES or volume.file_states.is_known(digest, before)
     for manifest, file in repair.manifests_with(volume, digest):
-        if manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
+        if is_known and manifest.segment_bytes == context.segment_bytes and not _has_weak_weights(manifest, file):
             with volume.reading_blob(digest) as path:
                 repair.check_first_segment(path, file, segment_bytes=context.segment_bytes)
             return Acquired(file.model_copy(update={"path": planned.file.path}), "volume", 0)
@@ -296,6 +302,9 @@ def _stored(context: _FetchContext, digest: Sha256) -> Acquired:
     on_block = weights.feed if weights else None
     with volume.reading_blob(digest) as path:
         sha256, segments = verify_file(path, planned.expected, context.segment_bytes, on_block=on_block)
+        after = path.lstat()
+    if FileState.of(after) == FileState.of(before):
+        volume.file_states.remember(digest, after, since_ns=since_ns)
     file = SnapshotFile(path=planned.file.path, size=planned.file.size, sha256=sha256, segments=segments)
     return Acquired(file, "volume", 0, weights.findings() if weights else ())
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from paddock.chat.render import render_messages
 from paddock.chat.template import (
@@ -15,11 +15,13 @@ from paddock.chat.template import (
     ChatFormat,
     chat_format_for_template,
     choose_chat_format,
+    is_complete,
     read_chat_format,
 )
 from paddock.errors import CorruptFile, ModelRejected, PaddockError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
@@ -27,8 +29,10 @@ from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
+from paddock.store.open_snapshot import read_stored
 from paddock.validation.audit import TEMPLATE, Audit
 
+_LOG = logging.getLogger(__name__)
 _GREETING = "Good evening. Is the gate still open?"
 SAMPLES: dict[str, list[dict[str, object]]] = {
     "one question": [{"role": "user", "content": _GREETING}],
@@ -72,18 +76,23 @@ def check_chat_template(clients: Clients, manifest: Manifest, audit: Audit) -> C
 
 def chat_of_snapshot(clients: Clients, manifest: Manifest) -> ChatFormat:
     """The chat template and stop sequences that the snapshot was published with. Older versions of Paddock published
-    the template alone; then the rest is derived from it. Raises CorruptFile."""
-    snapshot = clients.volume.snapshot_path(manifest.id)
-    settings, template = _text(snapshot / CHAT_FILE), _text(snapshot / TEMPLATE_FILE)
-    if template is None:
-        return choose_chat_format(snapshot, manifest.repository)
-    if settings is None:
-        return chat_format_for_template(template, snapshot)
+    the template alone; then the rest is derived from it. Raises CorruptFile, also for files that were edited since."""
+    volume = clients.volume
+    settings, template = (_text(read_stored(volume, manifest, name)) for name in (CHAT_FILE, TEMPLATE_FILE))
     try:
-        return read_chat_format(settings, template, snapshot)
-    except (ValueError, KeyError, TypeError):
+        if template is not None and settings is not None and is_complete(settings):
+            return read_chat_format(settings, template, volume.snapshot_path(manifest.id))
+        with open_snapshot(clients, manifest) as opened:
+            if template is None:
+                return choose_chat_format(opened.directory, manifest.repository)
+            if settings is None:
+                return chat_format_for_template(template, opened.directory)
+            return read_chat_format(settings, template, opened.directory)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, PaddockError):
+            raise
         raise CorruptFile(
-            f"{snapshot / CHAT_FILE} is damaged: it cannot be parsed",
+            f"{CHAT_FILE} of {manifest.id.short} on {volume.label} is damaged: it cannot be parsed",
             cure=f"pull it again (`paddock pull {manifest.id}`)",
         ) from None
 
@@ -93,7 +102,12 @@ def template_change(clients: Clients, manifest: Manifest, chat: ChatFormat) -> I
     promoted = _compared_with(clients, manifest.id)
     if promoted is None:
         return
-    old = _text(clients.volume.snapshot_path(promoted) / TEMPLATE_FILE)
+    try:
+        stored = clients.volume.snapshot(promoted)
+        old = _text(read_stored(clients.volume, stored, TEMPLATE_FILE)) if stored else None
+    except PaddockError as error:  # it is damaged
+        _LOG.warning("the chat template of %s is not compared with: %s", promoted.short, error.message)
+        return
     if old is None or old == chat.template:
         return
     lines = list(difflib.unified_diff(old.splitlines(), chat.template.splitlines(), n=0, lineterm=""))[2:]
@@ -136,8 +150,5 @@ def _sample(chat: ChatFormat, messages: list[dict[str, object]]) -> str:
         return f"(not rendered: {error.message})"
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogatepass")
-    except FileNotFoundError:
-        return None
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else content.decode(errors="surrogatepass")

@@ -15,6 +15,7 @@ from paddock.engine.parameters import Parameters
 from paddock.errors import PaddockError
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
@@ -42,17 +43,18 @@ def record_observation(clients: Clients, manifest: Manifest, measured: Benchmark
 
 
 def _record(clients: Clients, manifest: Manifest, measured: Benchmark) -> MeasuredLoad:
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     parameters = Parameters.from_json(measured.parameters)
-    predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
+    with open_snapshot(clients, manifest) as opened:
+        path = get_gguf_file_path(opened.directory)
+        predicted = measure_memory(path, context_tokens=parameters.n_ctx, parameters=parameters)
+        with FileSource(path) as source:
+            architecture = read_header(source).architecture
     on_cpu = not measured.memory.on_gpu
     load = MeasuredLoad(
         predicted_bytes=predicted.total_bytes,
         engine_bytes=measured.memory.total_bytes,
         system_bytes=measured.peak_rss_bytes if on_cpu else None,
     )
-    with FileSource(path) as source:
-        architecture = read_header(source).architecture
     name = _file_name(architecture, measured.engine, _device(measured.machine, on_cpu=on_cpu))
     loads = [*_read(clients, name), load][-KEPT_LOADS:]
     with clients.volume.recording():

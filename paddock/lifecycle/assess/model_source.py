@@ -30,11 +30,13 @@ from paddock.gguf.reader import ByteSource, FileSource, read_header
 from paddock.gguf.survey import MAX_HEADS, Survey, survey, survey_names
 from paddock.lifecycle.assess.header_cache import read_remote
 from paddock.lifecycle.assess.source_argument import HubSource, parse_source
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
+from paddock.lifecycle.locate import snapshot_at
 from paddock.lifecycle.revisions import list_revision
 from paddock.model.artifact import Listing, RepositoryFile, SnapshotFile
 from paddock.model.names import printable
-from paddock.model.quantization import GgufSet, group_shards, is_raw_part, local_files, split_count
+from paddock.model.quantization import GgufSet, group_shards, is_raw_part, local_files, split_count, stem_of
 from paddock.model.reference import Variant
 from paddock.model.source import Source
 from paddock.model.variants import name_variants, variant_from_path
@@ -153,7 +155,7 @@ def source_from_argument(clients: Clients, text: str) -> ModelSource:
     the Hub's errors."""
     source = parse_source(text, clients.hub.endpoint)
     if not isinstance(source, HubSource):
-        return _local_source(source)
+        return _stored_source(clients, source) or _local_source(source)
     listing = list_revision(clients, source.model, source.ref, variant=source.variant)
     files = () if source.file is None else (source.file,)
     return source_from_listing(clients, listing, files=files, variant=source.variant)
@@ -252,6 +254,32 @@ def _shard_opener(listing: Listing, open_file: _FileOpener) -> ShardOpener:
     return open_shards
 
 
+def _stored_source(clients: Clients, path: Path) -> ModelSource | None:
+    """The models of a snapshot of the volume, in whose directory `path` is. Its files are compared with its manifest,
+    and what is not in that is not seen. None for other paths."""
+    directory = path.resolve() if path.is_dir() else path.parent.resolve()
+    for parent in (directory, *directory.parents):
+        id = snapshot_at(clients, parent)
+        manifest = clients.volume.snapshot(id) if id else None
+        if manifest is not None:
+            break
+    else:
+        return None
+    inside = directory.relative_to(parent)
+    wanted = (inside if path.is_dir() else inside / path.name).as_posix()
+    files = [file for file in manifest.files if wanted in {".", file.path} or file.path.startswith(f"{wanted}/")]
+    if split_count(path.name) > 1 and not path.is_dir():
+        files = [file for file in manifest.files if stem_of(file.path) == stem_of(wanted)]
+    sets = group_shards((file.path, file.size) for file in files)
+
+    @contextmanager
+    def open_shards(model: GgufSet) -> Iterator[Sequence[ByteSource]]:
+        with open_snapshot(clients, manifest) as opened, ExitStack() as stack:
+            yield [stack.enter_context(FileSource(opened.directory / name)) for name in model.paths]
+
+    return _source_of_sets(path, sets, open_shards, is_directory=path.is_dir())
+
+
 def _local_source(path: Path) -> ModelSource:
     directory = path if path.is_dir() else path.parent
     if path.is_dir():
@@ -265,17 +293,23 @@ def _local_source(path: Path) -> ModelSource:
         sets = [model for model in group_shards(siblings) if path.name in model.paths]
     else:  # the directory may be large, and holds no other part of the model
         sets = [GgufSet((path.name,), path.stat().st_size)]
-    if not sets:
-        raise NoGguf(f"{directory} holds no GGUF", cure="give a .gguf file, or the directory of one")
 
     @contextmanager
     def open_shards(model: GgufSet) -> Iterator[Sequence[ByteSource]]:
         with ExitStack() as stack:
             yield [stack.enter_context(FileSource(directory / name)) for name in model.paths]
 
-    surveyed = _survey((open_shards,), sets, max_heads=len(sets)) if path.is_dir() else Survey(tuple(sets))
+    return _source_of_sets(path, sets, open_shards, is_directory=path.is_dir())
+
+
+def _source_of_sets(
+    path: Path, sets: Sequence[GgufSet], open_shards: ShardOpener, *, is_directory: bool
+) -> ModelSource:
+    if not sets:
+        raise NoGguf(f"{path} holds no GGUF", cure="give a .gguf file, or the directory of one")
+    surveyed = _survey((open_shards,), sets, max_heads=len(sets)) if is_directory else Survey(tuple(sets))
     if not surveyed.models:
-        raise NoGguf(f"{directory} holds no GGUF model", cure="give a .gguf file, or the directory of one")
+        raise NoGguf(f"{path} holds no GGUF model", cure="give a .gguf file, or the directory of one")
     names = name_variants(surveyed.models, surveyed.siblings)
     names |= {model: variant_from_path(model) for model in sets if model not in names}
     return ModelSource(str(path), tuple(sets), surveyed, names, (open_shards,), max_heads=len(sets))

@@ -112,15 +112,17 @@ def preflight(
     target: Target | None = None,
     quantization: str = AUTO,
     machine: Machine | None = None,
+    name: str = "",
 ) -> Preflight:
     """Plan a SOURCE argument (`source_argument`) for `target`, by default the memory that is free on `machine`, by
-    default this one.
+    default this one. Messages call it `name`, by default as the argument does.
 
     Raises ModelRejected for a header that the audit rejects, ConflictingConfiguration, FileNotInRevision, NoGguf, and
     the errors of the Hub, the transfer and the engine.
     """
     began = time.perf_counter()
     models = source_from_argument(clients, source)
+    models = replace(models, name=name) if name else models
     machine = machine or this_machine()
     result = _plan_source(clients, models, request, quantization=quantization, target=target, machine=machine)
     return replace(result, seconds=time.perf_counter() - began)

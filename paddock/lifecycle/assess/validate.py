@@ -23,6 +23,7 @@ from paddock.lifecycle.assess.audit import audit_paths, require_accepted, shards
 from paddock.lifecycle.assess.chat_template import check_chat_template
 from paddock.lifecycle.assess.data_docs import write_data_docs
 from paddock.lifecycle.assess.preflight import Preflight, idle_machine, preflight
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.locate import locate
 from paddock.lifecycle.retries import Kind
@@ -186,9 +187,10 @@ def check_compatibility(
 
     Raises ModelRejected for a model that kills the engine.
     """
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
     request = PlanRequest(context_tokens, at_most_trained=True)
-    result = preflight(clients, str(path), request, target=target, machine=idle_machine())
+    with open_snapshot(clients, manifest) as opened:
+        path, machine = get_gguf_file_path(opened.directory), idle_machine()
+        result = preflight(clients, str(path), request, target=target, machine=machine, name=str(manifest.id))
     return Compatibility(result, tuple(_memory(result)))
 
 

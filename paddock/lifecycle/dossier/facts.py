@@ -71,13 +71,14 @@ class DossierFacts:
 def gather(clients: Clients, manifest: Manifest) -> DossierFacts:
     """Read the facts from the volume and the remote store. Whatever cannot be read counts as unknown."""
     results, context_tokens = benchmark_history(clients, manifest), planned_context(clients, manifest)
+    chat = _chat(clients, manifest)  # first: it may find a file that was edited
     return DossierFacts(
         manifest=manifest,
         promoted=clients.volume.promoted(manifest.model),
         history=tuple(changes_of(manifest.id, clients.volume.history(manifest.model))),
         damage=_damage(clients, manifest),
         validation=read_validation(clients, manifest),
-        chat=_chat(clients, manifest),
+        chat=chat,
         benchmark=standing(results, context_tokens),
         quality=read_quality(clients, manifest),
         gates=read_gates(clients, manifest),

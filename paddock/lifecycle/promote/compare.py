@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from paddock.engine.facts import engine_version
 from paddock.errors import ModelError
 from paddock.gguf.directory import get_gguf_file_path
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier
 from paddock.lifecycle.gate_reports import GATES, record_gates
@@ -28,6 +29,7 @@ from paddock.measure.paired_speed import Side
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Verdict
 from paddock.model.names import Sha256
+from paddock.store.open_snapshot import OpenSnapshot
 
 __all__ = ["CONTEXT_TOKENS", "GATES", "compare"]
 CONTEXT_TOKENS = 4096
@@ -58,9 +60,9 @@ def compare(
     bounds = bounds_with(overrides)
     began = time.monotonic()
     promoted = promoted or find_promoted(clients, manifest)
-    with clients.volume.lease(manifest.id):
+    with clients.volume.lease(manifest.id), open_snapshot(clients, manifest) as opened:
         work = _Work(clients, bounds, context_tokens or CONTEXT_TOKENS, limit_tokens, roleplay)
-        evidence = _gather(work, manifest, promoted)
+        evidence = _gather(work, opened, promoted)
     found = evidence.predictions
     report = GateReport(
         model=str(manifest.id),
@@ -90,15 +92,15 @@ class _Work:
     roleplay: bool
 
 
-def _gather(work: _Work, manifest: Manifest, promoted: Manifest | None) -> Evidence:
+def _gather(work: _Work, opened: OpenSnapshot, promoted: Manifest | None) -> Evidence:
     """Measure what the gates need: the cheap first, and nothing more of a candidate that cannot be used."""
-    clients = work.clients
+    clients, manifest = work.clients, opened.manifest
     if promoted is not None and _digests(promoted) == _digests(manifest):
         return Evidence(same_weights=f"its files are those of {promoted.id.short}, which is promoted")
-    audit = measurements.audit_of(clients, manifest, promoted)
+    audit = measurements.audit_of(clients, opened, promoted)
     if audit.verdict is Verdict.REJECT:  # the engine loads no rejected file
         return Evidence(audit=audit)
-    candidate = _stored(clients, manifest)
+    candidate = _stored(opened)
     kind = candidate.weights.kind
     template = decide_template(clients, manifest, promoted) if kind.generates_text else ()
     if promoted is not None and promoted.weights == manifest.weights:
@@ -120,8 +122,8 @@ def _against(work: _Work, candidate: MeasuredSnapshot, side: Side, promoted: Man
     """Add what is measured against the promoted snapshot."""
     clients, context, kind = work.clients, work.context_tokens, candidate.weights.kind
     try:
-        with clients.volume.lease(promoted.id):
-            other = _stored(clients, promoted)
+        with clients.volume.lease(promoted.id), open_snapshot(clients, promoted) as opened:
+            other = _stored(opened)
             if other.weights.kind != kind:
                 reason = Missing(
                     f"it is {kind.noun}, and the promoted one {other.weights.kind.noun}", by_candidate=True
@@ -144,9 +146,9 @@ def _against(work: _Work, candidate: MeasuredSnapshot, side: Side, promoted: Man
         return replace(alone, predictions=missing if kind.generates_text else None, speed=missing)
 
 
-def _stored(clients: Clients, manifest: Manifest) -> MeasuredSnapshot:
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    return MeasuredSnapshot(manifest, read_weights(clients, manifest), path)
+def _stored(opened: OpenSnapshot) -> MeasuredSnapshot:
+    weights = read_weights(opened.manifest, opened.directory)
+    return MeasuredSnapshot(opened.manifest, weights, get_gguf_file_path(opened.directory))
 
 
 def _digests(manifest: Manifest) -> frozenset[Sha256]:

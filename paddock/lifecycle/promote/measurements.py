@@ -24,6 +24,7 @@ from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle.assess.audit import audit_paths, shards_of
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.validate import read_validation
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.promote.bounds import Bounds
 from paddock.lifecycle.promote.evidence import (
@@ -47,6 +48,7 @@ from paddock.measure.roleplay import measure_roleplay
 from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of, worst_verdict
 from paddock.model.hardware import this_machine
+from paddock.store.open_snapshot import OpenSnapshot
 
 NOT_MEASURED = (ModelError, EngineCrashed, EngineOutOfMemory)
 """Errors that become a reason: of a model, or of an engine that could not run it."""
@@ -63,15 +65,15 @@ class MeasuredSnapshot:
     path: Path
 
 
-def audit_of(clients: Clients, manifest: Manifest, promoted: Manifest | None) -> AuditVerdict:
+def audit_of(clients: Clients, opened: OpenSnapshot, promoted: Manifest | None) -> AuditVerdict:
     """The worst verdict on the candidate: that of its last validation on this volume, else of an audit now. Whether it
     fits the memory is left to another gate."""
+    manifest, directory = opened.manifest, opened.directory
     validation = read_validation(replace(clients, remote=None), manifest)
     findings: tuple[Finding, ...]
     if validation:
         findings = tuple(finding for finding in validation.findings if finding.rule != "compatibility.memory")
     else:
-        directory = clients.volume.snapshot_path(manifest.id)
         try:
             findings = audit_paths([(name, directory / name) for name in shards_of(directory)]).findings
         except ModelError as error:
@@ -115,10 +117,10 @@ def predictions(
     for reference in (best, promoted.manifest) if best.id != promoted.manifest.id else (best,):
         is_promoted = reference.id == promoted.manifest.id
         try:
-            with clients.volume.lease(reference.id) as directory:
+            with clients.volume.lease(reference.id), open_snapshot(clients, reference) as opened:
                 comparison = _predict(
                     clients,
-                    get_gguf_file_path(directory),
+                    get_gguf_file_path(opened.directory),
                     candidate.path,
                     None if is_promoted else promoted.path,
                     limit_tokens=limit_tokens,
@@ -218,7 +220,7 @@ def roleplay(
 def _side(clients: Clients, snapshot: MeasuredSnapshot, context_tokens: int) -> Side:
     machine = this_machine()
     plan, memory = planned(clients, snapshot.manifest, context_tokens, machine=machine)
-    parameters = apply_tuning(clients, snapshot.manifest, plan, machine=machine)
+    parameters = apply_tuning(clients, snapshot.manifest, plan, machine=machine, path=snapshot.path)
     if parameters != plan:
         memory = measure_memory(snapshot.path, context_tokens=parameters.n_ctx, parameters=parameters)
     return Side(snapshot.path, parameters, memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from paddock.errors import PaddockError
 from paddock.gguf.header import Header
@@ -33,9 +34,8 @@ class Weights:
         return 8 * self.size_bytes / max(self.elements, 1)
 
 
-def read_weights(clients: Clients, manifest: Manifest) -> Weights:
-    """Read the headers of a stored snapshot. Raises the errors of the volume and of the parser."""
-    directory = clients.volume.snapshot_path(manifest.id)
+def read_weights(manifest: Manifest, directory: Path) -> Weights:
+    """Read the headers of a snapshot's files in a directory. Raises the errors of the volume and of the parser."""
     paths = shards_of(directory)
     with ExitStack() as stack:
         headers = [read_header(stack.enter_context(FileSource(directory / path))) for path in paths]
@@ -74,7 +74,7 @@ def choose_reference(clients: Clients, candidate: Weights, promoted: Manifest, w
             continue
         try:
             clients.volume.require_undamaged(other.id)
-            found = read_weights(clients, other)
+            found = read_weights(other, clients.volume.snapshot_path(other.id))  # compared when it is used
         except PaddockError:
             continue
         alike = (found.kind, found.architecture, found.elements) == (

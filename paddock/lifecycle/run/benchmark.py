@@ -21,6 +21,7 @@ from paddock.gguf.kind import ModelKind
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.memory_observations import record_observation
 from paddock.lifecycle.assess.preflight import preflight
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.run import tune as tuning
@@ -37,6 +38,7 @@ from paddock.measure.tuning import BUDGET_S, Tuning
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
 from paddock.planning.plan import PlanRequest
+from paddock.store.open_snapshot import OpenSnapshot
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,8 +87,20 @@ def benchmark(
     """Load the model of a snapshot in an engine process, measure it, and write the report; with `roleplay`, measure
     also how well it plays a character, which takes a minute or more. Raises ConflictingConfiguration for what cannot be
     done with the model's kind, and CorruptFile for a damaged snapshot."""
-    clients.volume.require_undamaged(manifest.id)
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
+    with open_snapshot(clients, manifest) as opened:
+        return _benchmark(clients, manifest, opened, context_tokens, roleplay=roleplay, pool=pool)
+
+
+def _benchmark(
+    clients: Clients,
+    manifest: Manifest,
+    opened: OpenSnapshot,
+    context_tokens: int,
+    *,
+    roleplay: bool,
+    pool: str | None,
+) -> Benchmark:
+    path = get_gguf_file_path(opened.directory)
     kind = local_kind(path)
     require_measurable(manifest.id.name, kind)
     if roleplay:
@@ -95,7 +109,7 @@ def benchmark(
     plan = plan_of(clients, manifest, context_tokens, machine=machine)
     context = plan.n_ctx
     with clients.volume.lease(manifest.id), timed_use(clients, manifest.id, "benchmark"):
-        parameters = tuning.apply_tuning(clients, manifest, plan, machine=machine)
+        parameters = tuning.apply_tuning(clients, manifest, plan, machine=machine, path=path)
         result = _until_reliable(
             lambda: run_benchmark(
                 path,
@@ -109,11 +123,13 @@ def benchmark(
             ),
             budget_s=clients.settings.benchmark_budget_s,
         )
+        opened.require_unchanged()
         result = replace(result, tuned=parameters != plan, pool=pool)
         record_benchmark(clients, manifest, result)
         record_observation(clients, manifest, result)
         if roleplay:
             result = replace(result, roleplay=_measure_roleplay(clients, manifest, path, context))
+            opened.require_unchanged()
             record_benchmark(clients, manifest, result)
     return result
 
@@ -135,16 +151,15 @@ def _until_reliable(run: Callable[[], Benchmark], *, budget_s: float) -> Benchma
 def tune(clients: Clients, manifest: Manifest, context_tokens: int, *, budget_s: float = BUDGET_S) -> Tuning:
     """Find the fastest settings for a snapshot on this machine, and store them for later benchmarks and servers. Raises
     ConflictingConfiguration for a model that generates no text, and CorruptFile for a damaged snapshot."""
-    clients.volume.require_undamaged(manifest.id)
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    require_text(
-        manifest,
-        local_kind(path),
-        "is not tuned, since the requests that are timed generate text",
-        "leave out --tune",
-    )
-    plan = plan_of(clients, manifest, context_tokens, machine=this_machine())
-    return tuning.tune(clients, manifest, plan, budget_s=budget_s)
+    with open_snapshot(clients, manifest) as opened:
+        require_text(
+            manifest,
+            local_kind(get_gguf_file_path(opened.directory)),
+            "is not tuned, since the requests that are timed generate text",
+            "leave out --tune",
+        )
+        plan = plan_of(clients, manifest, context_tokens, machine=this_machine())
+        return tuning.tune(clients, manifest, plan, budget_s=budget_s)
 
 
 @step(
@@ -187,8 +202,10 @@ def planned(
     clients: Clients, manifest: Manifest, context_tokens: int, *, machine: Machine
 ) -> tuple[Parameters, Memory]:
     """As `plan_of`, with the memory that the plan takes."""
-    path = get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-    result = preflight(clients, str(path), PlanRequest(context_tokens, at_most_trained=True), machine=machine)
+    request = PlanRequest(context_tokens, at_most_trained=True)
+    with open_snapshot(clients, manifest) as opened:
+        path = get_gguf_file_path(opened.directory)
+        result = preflight(clients, str(path), request, machine=machine, name=str(manifest.id))
     result.require_fit()
     return with_threads(result.plan.parameters, clients.settings.threads), result.plan.memory
 

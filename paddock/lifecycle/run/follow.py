@@ -7,11 +7,13 @@ engines, the server needs no pause; it is never reduced for that.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from paddock.errors import CorruptFile, DoesNotFit, NotOnVolume
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Manifest
 from paddock.model.hardware import Machine, this_machine
@@ -21,6 +23,7 @@ from paddock.planning.placement import gpu_bytes
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName, PreparedRevision, Stored
 from paddock.serving.switch.revision import EngineMemory
+from paddock.store.open_snapshot import OpenSnapshot, open_stored
 from paddock.store.volume import Volume
 
 _CUDA_CONTEXT_BYTES = 600 * 2**20
@@ -29,14 +32,18 @@ _CUDA_CONTEXT_BYTES = 600 * 2**20
 
 MakeSpec = Callable[[Manifest, Path, Machine], ServeSpec]
 """Plans a snapshot in a directory for a machine. Raises PaddockError."""
+OpenFiles = Callable[[Manifest], AbstractContextManager[OpenSnapshot]]
+"""Opens the files of a snapshot, and compares them with its manifest. Raises PaddockError."""
 
 
 def followed_name(clients: Clients, wanted: Reference | None, served: SnapshotId, plan: MakeSpec) -> FollowedName:
     """Return the name that a server of the snapshot `served` follows. It stands for that snapshot for ever if `wanted`
     has a revision or is None, or with PADDOCK_FOLLOW_PROMOTION=0."""
+    open_files: OpenFiles = partial(open_snapshot, clients, at_end=False)
     if wanted is None or wanted.ref is not None or not clients.settings.follow_promotion:
-        return PromotedName(clients.volume, served.reference, plan, fixed=served)
-    return PromotedName(clients.volume, replace(wanted, model=clients.volume.spelled(wanted.model)), plan)
+        return PromotedName(clients.volume, served.reference, plan, fixed=served, open_files=open_files)
+    spelled = replace(wanted, model=clients.volume.spelled(wanted.model))
+    return PromotedName(clients.volume, spelled, plan, open_files=open_files)
 
 
 class PromotedName(FollowedName):
@@ -50,12 +57,14 @@ class PromotedName(FollowedName):
         *,
         machine: Callable[[], Machine] = this_machine,
         fixed: SnapshotId | None = None,
+        open_files: OpenFiles | None = None,
     ) -> None:
         self._volume = volume
         self._wanted = wanted
         self._plan = plan
         self._machine = machine
         self._fixed = fixed
+        self._open_files = open_files or partial(open_stored, volume, at_end=False)
         self._state: tuple[object, SnapshotId | None] | None = None
         self._manifests: dict[SnapshotId, Manifest | None] = {}
 
@@ -102,14 +111,16 @@ class PromotedName(FollowedName):
         return next((id for id in promoted.ids if same_variant(id.variant, wanted)), None)
 
     def prepare(self, id: SnapshotId, loaded: Sequence[EngineMemory]) -> PreparedRevision:
-        """Lease and plan a snapshot. Raises NotOnVolume, DoesNotFit, and as `plan`."""
+        """Lease, open and plan a snapshot. Raises NotOnVolume, DoesNotFit, and as `plan`."""
         with ExitStack() as lease:
-            snapshot = lease.enter_context(self._volume.lease(id))
+            lease.enter_context(self._volume.lease(id))
             manifest = self._volume.snapshot(id)
             if manifest is None:
                 raise NotOnVolume(f"{id} is not on {self._volume.label}", cure="pull it")
+            opened = lease.enter_context(self._open_files(manifest))
             machine = self._machine()
-            spec = self._plan(manifest, snapshot, without_engines(machine, loaded))
+            spec = self._plan(manifest, opened.directory, without_engines(machine, loaded))
+            spec = replace(spec, check_files=opened.require_unchanged)
             beside = _fits(spec, beside_engines(machine, loaded))
             return PreparedRevision(spec, beside, lease.pop_all().close)
 

@@ -11,6 +11,7 @@ from paddock.errors import BadSetting, NotOnVolume
 from paddock.gguf.directory import get_gguf_file_path
 from paddock.lifecycle import reports
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
@@ -47,9 +48,10 @@ def measure_quality(
     texts = (read_text(text),) if text else own_texts()
     began = time.monotonic()
     with ExitStack() as leases:
-        paths = [
-            get_gguf_file_path(leases.enter_context(clients.volume.lease(one.id))) for one in (reference, manifest)
-        ]
+        paths = []
+        for one in (reference, manifest):
+            leases.enter_context(clients.volume.lease(one.id))
+            paths.append(get_gguf_file_path(leases.enter_context(open_snapshot(clients, one)).directory))
         threads, timeout_s = clients.settings.threads, clients.settings.engine_timeout_s
         other, own = paths
         comparison = predict(other, [own], texts, threads=threads, limit_tokens=limit_tokens, timeout_s=timeout_s)

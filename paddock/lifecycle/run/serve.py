@@ -21,9 +21,10 @@ from paddock.engine.oracle import measure_memory
 from paddock.errors import DoesNotFit, NoSuchFile
 from paddock.gguf.directory import get_gguf_file_path, local_kind
 from paddock.gguf.reader import FileSource, read_header
+from paddock.lifecycle.assess.audit import audit_paths, shards_of
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
 from paddock.lifecycle.assess.preflight import preflight
-from paddock.lifecycle.assess.validate import audit_snapshot
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.run.benchmark import with_threads
 from paddock.lifecycle.run.follow import followed_name
@@ -127,7 +128,7 @@ def serve_snapshot(
     servings: list[Serving] = []
 
     def plan(manifest: Manifest, snapshot: Path, machine: Machine) -> ServeSpec:
-        return make_spec(clients, manifest, snapshot.resolve(), request, machine=machine)
+        return make_spec(clients, manifest, snapshot, request, machine=machine)
 
     def ready(address: ServerAddress) -> None:
         servings.append(Serving(address, spec, describe_processor(machine, spec), api_key is not None))
@@ -139,8 +140,9 @@ def serve_snapshot(
     limits = SupervisorLimits(start_s=settings.engine_timeout_s, busy_s=settings.engine_timeout_s)
     try:
         with ExitStack() as lease:
-            snapshot = lease.enter_context(clients.volume.lease(manifest.id))
-            spec = plan(manifest, snapshot, machine)
+            lease.enter_context(clients.volume.lease(manifest.id))
+            opened = lease.enter_context(open_snapshot(clients, manifest, at_end=False))
+            spec = replace(plan(manifest, opened.directory, machine), check_files=opened.require_unchanged)
             return serve(
                 spec,
                 binding,
@@ -164,19 +166,20 @@ def serve_snapshot(
 def make_spec(
     clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, machine: Machine
 ) -> ServeSpec:
-    """Plan a snapshot for this machine, with tuned parameters where it was tuned. Raises DoesNotFit,
+    """Plan the files of a snapshot in a directory for this machine, with tuned parameters where it was tuned. Raises
+    DoesNotFit,
     ConflictingConfiguration for a model that is not served, and as `preflight`."""
     file = get_gguf_file_path(snapshot)
     require_servable(manifest, local_kind(file))
     profile = PROFILES[request.profile]
-    facts = audit_snapshot(clients, manifest).model
+    facts = audit_paths([(name, snapshot / name) for name in shards_of(snapshot)]).model
     trained = facts.context_length if facts else None
     context = request.context_tokens or min(profile.context_tokens, trained or profile.context_tokens)
     projector = projector_of(manifest, snapshot, file.relative_to(snapshot).as_posix(), machine)
     machine = projector.left_by(machine) if projector else machine
     for parallel in (request.parallel,) if request.parallel is not None else (PARALLEL, 1):
         plan_request = PlanRequest(context, parallel, request.kv_type, with_images=projector is not None)
-        result = preflight(clients, str(snapshot), plan_request, machine=machine)
+        result = preflight(clients, str(snapshot), plan_request, machine=machine, name=str(manifest.id))
         if result.plan.fits:
             break
     else:

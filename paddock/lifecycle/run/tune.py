@@ -16,6 +16,7 @@ from paddock.engine.oracle import measure_memory
 from paddock.engine.parameters import Parameters
 from paddock.errors import BadSetting, DoesNotFit, PaddockError
 from paddock.gguf.directory import get_gguf_file_path
+from paddock.lifecycle.assess.verified import main_file, open_snapshot
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.uses import timed_use
 from paddock.measure.tuning import BUDGET_S, Tuning
@@ -34,12 +35,16 @@ _LOG = logging.getLogger(__name__)
 def tune(clients: Clients, manifest: Manifest, plan: Parameters, *, budget_s: float = BUDGET_S) -> Tuning:
     """Measure variations of `plan`, and store the result. Raises as `paddock.measure.tuning.tune`."""
     machine = this_machine()
-    path = _path(clients, manifest)
-    with clients.volume.lease(manifest.id), timed_use(clients, manifest.id, "tune"):
+    with (
+        clients.volume.lease(manifest.id),
+        timed_use(clients, manifest.id, "tune"),
+        open_snapshot(clients, manifest) as opened,
+    ):
+        path = get_gguf_file_path(opened.directory)
         tuning = measure_tuning(path, plan, budget_s=budget_s, machine=machine)
     with clients.volume.recording():
         clients.volume.tuning.write(
-            _blob(clients, manifest, path), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
+            _blob(clients, manifest), _file_name(machine), json.dumps(tuning.to_json(), indent=2)
         )
     return tuning
 
@@ -53,10 +58,13 @@ def apply_tuning(
     The result fits the machine if `plan` does: a tuning that needs more memory than is free is not applied.
     """
     machine = machine or this_machine()
-    path = path or _path(clients, manifest)
-    tuning = read_tuning(clients, manifest, machine=machine, path=path)
+    tuning = read_tuning(clients, manifest, machine=machine)
     if tuning is None:
         return plan
+    if path is None:
+        with open_snapshot(clients, manifest) as opened:
+            path = get_gguf_file_path(opened.directory)
+            return apply_tuning(clients, manifest, plan, machine=machine, path=path)
     try:
         tuned = tuning.applied(plan)
         threads = max(tuned.n_threads, tuned.n_threads_batch or 1)
@@ -74,12 +82,9 @@ def apply_tuning(
     return tuned
 
 
-def read_tuning(
-    clients: Clients, manifest: Manifest, *, machine: Machine | None = None, path: Path | None = None
-) -> Tuning | None:
+def read_tuning(clients: Clients, manifest: Manifest, *, machine: Machine | None = None) -> Tuning | None:
     """The stored tuning of this file, engine and machine; None where there is none, or it cannot be parsed."""
-    blob = _blob(clients, manifest, path or _path(clients, manifest))
-    text = clients.volume.tuning.read(blob, _file_name(machine or this_machine()))
+    text = clients.volume.tuning.read(_blob(clients, manifest), _file_name(machine or this_machine()))
     try:
         value = parse_object(text, max_bytes=_MAX_BYTES, strict=False) if text else None
         return check_record(Tuning.from_json(value)) if value else None
@@ -88,14 +93,9 @@ def read_tuning(
         return None
 
 
-def _path(clients: Clients, manifest: Manifest) -> Path:
-    return get_gguf_file_path(clients.volume.snapshot_path(manifest.id))
-
-
-def _blob(clients: Clients, manifest: Manifest, path: Path) -> Sha256:
-    snapshot = clients.volume.snapshot_path(manifest.id)
-    relative = path.resolve().parent.joinpath(path.name).relative_to(snapshot.resolve()).as_posix()
-    return next(file.sha256 for file in manifest.files if file.path == relative)
+def _blob(clients: Clients, manifest: Manifest) -> Sha256:
+    path = main_file(clients, manifest)
+    return next(file.sha256 for file in manifest.files if file.path == path)
 
 
 def _file_name(machine: Machine) -> str:

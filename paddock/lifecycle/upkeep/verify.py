@@ -21,7 +21,7 @@ from paddock.lifecycle.steps import PlainRunner
 from paddock.lifecycle.upkeep.blob_repair import BlobRepairs
 from paddock.lifecycle.upkeep.volume_check import CheckedUse, check_blob
 from paddock.model.artifact import Manifest
-from paddock.model.names import Sha256
+from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.store.blob_check import FROM_THE_START, SOUND, BlobCheck, Pace, Start
 from paddock.store.named_blobs import NamedBlob, named_blobs
@@ -125,6 +125,7 @@ class VolumeVerifier:
     def verify(self, blob: NamedBlob, pace: Pace, start: Start = FROM_THE_START) -> VerifiedBlob:
         """Read a blob from `start` on. Raises OutOfTime."""
         volume = self._clients.volume
+        since_ns = time.time_ns()
         checked = check_blob(volume, blob, pace, start)
         problems = list(dict.fromkeys(use.check.problem for use in checked.uses if use.check.problem))
         if checked.is_stuck:
@@ -132,6 +133,8 @@ class VolumeVerifier:
                 f"the damaged blob {blob.sha256} stays on {self.label}: it cannot be moved to the quarantine"
             )
         self._record(blob, checked.check)
+        if checked.status is not None:
+            volume.file_states.remember(blob.sha256, checked.status, since_ns=since_ns)
         repaired_bytes, is_repaired = 0, False
         if self._repairs is not None and not checked.is_whole and not problems:
             try:
@@ -214,17 +217,20 @@ def is_derived(blob: NamedBlob) -> bool:
 
 def verify_volume(clients: Clients, *, repair_damage: bool = False, pace: Pace | None = None) -> Verified:
     """As `verify`, for all snapshots of the volume, also those whose manifest cannot be read: with `repair_damage`, it
-    is taken from the remote store."""
+    is written again from the record of its publication, or taken from the remote store."""
     unreadable, problems = check_manifests(clients, repair_damage=repair_damage)
     verified = verify(clients, clients.volume.snapshots(), repair_damage=repair_damage, pace=pace)
     return replace(verified, problems=(*problems, *verified.problems), unreadable=unreadable)
 
 
-def check_manifests(clients: Clients, *, repair_damage: bool) -> tuple[tuple[SnapshotId, ...], tuple[str, ...]]:
-    """Returns (the snapshots of the volume whose manifest cannot be read, a message for each)."""
+def check_manifests(
+    clients: Clients, *, repair_damage: bool, model: ModelName | None = None
+) -> tuple[tuple[SnapshotId, ...], tuple[str, ...]]:
+    """Returns (the snapshots of the volume whose manifest cannot be read, a message for each). With `model`, those of
+    that model."""
     unreadable: list[SnapshotId] = []
     problems: list[str] = []
-    for id in clients.volume.ids():
+    for id in clients.volume.ids(model):
         try:
             if clients.volume.snapshot(id) is not None:
                 continue
@@ -242,8 +248,10 @@ def check_manifests(clients: Clients, *, repair_damage: bool) -> tuple[tuple[Sna
 
 
 def _restore_manifest(clients: Clients, id: SnapshotId) -> bool:
-    """Publish a snapshot again, with the files that its manifest in the remote store names. Its manifest is made anew
-    by an audit. False where the remote store has none."""
+    """Publish a snapshot again with its manifest as it was recorded on the volume, else with the files that its
+    manifest in the remote store names: that one is made anew by an audit. False where neither has one."""
+    if clients.volume.restore_manifest(id):
+        return True
     if clients.remote is None or clients.remote.snapshot(id) is None:
         return False
     restore(PlainRunner(clients), id.reference, promote=False)

@@ -17,6 +17,7 @@ from paddock.store import repair
 from paddock.store.blob_check import FROM_THE_START, BlobCheck, Pace, Start, check_file
 from paddock.store.named_blobs import NamedBlob
 from paddock.store.volume import Volume
+from paddock.store.volume.file_states import FileState
 
 _Inode = tuple[int, int]
 
@@ -41,12 +42,13 @@ class CheckedUse:
 @dataclass(frozen=True, slots=True)
 class CheckedBlob:
     """A blob as it was found: `check` is of the blob's own file. `is_stuck`: it is damaged, and could not be moved to
-    the quarantine."""
+    the quarantine. `status`: of a sound blob that was read from its start on, and not changed meanwhile."""
 
     blob: NamedBlob
     check: BlobCheck
     uses: tuple[CheckedUse, ...]
     is_stuck: bool = False
+    status: os.stat_result | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -64,6 +66,7 @@ def check_blob(volume: Volume, blob: NamedBlob, pace: Pace, start: Start = FROM_
     damaged blob. Raises OutOfTime."""
     path = volume.blob_path(blob.sha256)
     check, status = check_file(path, blob, pace, start)
+    unchanged = _unchanged(path, status) if check.ok and start.segment == 0 else None
     results: dict[_Inode, BlobCheck] = {} if status is None else {_inode(status): check}
     if check.damage and os.path.lexists(path):
         _quarantine(volume, blob, status)
@@ -81,7 +84,7 @@ def check_blob(volume: Volume, blob: NamedBlob, pace: Pace, start: Start = FROM_
         is_blob = status is not None and inode == _inode(status)
         uses.append(CheckedUse(manifest, file, at, found, is_blob, check.ok))
     is_stuck = bool(check.damage) and status is not None and _inode_of(path) == _inode(status)
-    return CheckedBlob(blob, check, tuple(uses), is_stuck)
+    return CheckedBlob(blob, check, tuple(uses), is_stuck, unchanged)
 
 
 def _quarantine(volume: Volume, blob: NamedBlob, status: os.stat_result | None) -> None:
@@ -96,6 +99,15 @@ def _keep(volume: Volume, path: Path, blob: NamedBlob) -> None:
     if not volume.quarantined(blob.sha256):
         with suppress(PaddockError):  # the whole file is fetched instead
             volume.keep_damaged(path, blob.sha256)
+
+
+def _unchanged(path: Path, status: os.stat_result | None) -> os.stat_result | None:
+    """The status of a file after it was read, if it is that from before."""
+    try:
+        after = path.lstat()
+    except OSError:
+        return None
+    return after if status is not None and FileState.of(after) == FileState.of(status) else None
 
 
 def _inode(status: os.stat_result) -> _Inode:

@@ -23,9 +23,10 @@ import psutil
 
 from paddock.confinement.parent import unreadable
 from paddock.engine.process import BoundedLog
-from paddock.errors import EngineCrashed
+from paddock.errors import EngineCrashed, PaddockError
 from paddock.serving.engine.llama_server import SOCKET, LlamaServer, engine_client
 from paddock.serving.spec import OpenModel
+from paddock.serving.threads import in_thread
 
 _ROOT = Path(__file__).resolve().parents[3]
 _POLL_S = 0.05
@@ -58,9 +59,13 @@ class EngineProcess:
     async def start(self, *, timeout_s: float) -> None:
         """Start the process, and wait until the model is loaded and has passed the canary.
 
-        Raises EngineCrashed if it dies or is not ready within `timeout_s`, and ModelRejected if the canary fails.
+        The files are checked before, so that the engine reads no others, and after, since they may have been changed
+        while it read them. Raises CorruptFile if they were, EngineCrashed if it dies or is not ready within
+        `timeout_s`, and ModelRejected if the canary fails.
         """
         began = time.monotonic()
+        check_files = self._server.spec.check_files
+        await in_thread(check_files)
         request = {
             "parent": os.getpid(),
             "home": str(self._home),
@@ -84,12 +89,17 @@ class EngineProcess:
             async with asyncio.timeout(timeout_s):
                 await self._send_request(self._process, request)
                 await self._await_ready()
+            await in_thread(check_files)
         except TimeoutError:
             await self.stop(now=True)
             cure = "try again when the machine is less busy, or raise PADDOCK_ENGINE_TIMEOUT_S"
             raise EngineCrashed(
                 f"the engine was not ready within {timeout_s:g} s ({self._error_line()})", cure=cure
             ) from None
+        except PaddockError:
+            await self.stop(now=True)
+            await in_thread(check_files)  # a file that was changed may be the reason
+            raise
         except BaseException:
             await self.stop(now=True)
             raise

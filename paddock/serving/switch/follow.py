@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from paddock.errors import PaddockError
+from paddock.errors import CorruptFile, PaddockError
 from paddock.model.reference import SnapshotId
 from paddock.serving.engine.supervisor import State
 from paddock.serving.spec import ServeSpec
@@ -150,7 +150,7 @@ class Follower:
 
     async def _check_stored(self, revision: ServedRevision) -> None:
         """Withdraw a revision whose files were found damaged, and load it again once they are repaired."""
-        stored = await in_thread(lambda: self._name.stored(revision.spec.id, revision.inodes))
+        stored = await in_thread(lambda: self._stored(revision))
         if stored is Stored.SOUND:
             return
         if self._switch.state is not State.DAMAGED:
@@ -161,6 +161,15 @@ class Follower:
             self._reload_after = now + _RELOAD_AGAIN_S
             self._repaired = revision
             self._changed.set()
+
+    def _stored(self, revision: ServedRevision) -> Stored:
+        """The state of the files that a revision has loaded. Files that were changed meanwhile are read again."""
+        try:
+            revision.spec.check_files()
+        except CorruptFile:
+            stored = self._name.stored(revision.spec.id, revision.inodes)
+            return Stored.DAMAGED if stored is Stored.SOUND else stored
+        return self._name.stored(revision.spec.id, revision.inodes)
 
     async def _switch_until_changed(self, id: SnapshotId) -> None:
         switching = asyncio.create_task(self._try_to_switch(id))

@@ -6,7 +6,9 @@
 |---|---|
 | `layout` | the paths below the root, and how directories are made |
 | `blobs` | verified bytes, named by their sha256 |
+| `file_states` | in which state a blob's file was when its bytes were last compared with their digest |
 | `snapshots` | published snapshots: links to blobs, and a manifest |
+| `published` | a copy of each published manifest, with which the manifest is compared |
 | `links` | the symbolic links in the root that show what is promoted |
 | `promotions` | promote, roll back, and the history of both |
 | `refs` | the commits of branches and tags when the Hub last answered, and the Hub's names of models |
@@ -25,7 +27,8 @@ from paddock.store.volume.blobs import BlobStatus
 from paddock.store.volume.promotions import Promotions
 from paddock.store.volume.remote_updates import PendingRemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S, RECENT_S
-from paddock.store.volume.volume import StoredSnapshot, Volume
+from paddock.store.volume.stored_snapshot import StoredSnapshot
+from paddock.store.volume.volume import Volume
 
 __all__ = [
     "ORPHAN_AGE_S",

@@ -33,6 +33,7 @@ from paddock.store.durable import (
     sync_directory,
     write_new,
 )
+from paddock.store.volume.file_states import FileStates
 from paddock.store.volume.layout import Layout
 from paddock.untrusted.files import open_regular
 
@@ -48,8 +49,9 @@ class BlobStatus:
 
 
 class Blobs:
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, states: FileStates) -> None:
         self._layout = layout
+        self._states = states
 
     def has(self, sha256: Sha256, size: int) -> bool:
         status = self.status(sha256)
@@ -99,7 +101,8 @@ class Blobs:
         """Set a blob's age to zero, so that it is not collected before it is published. Raises BlobMissing."""
         blob = self._layout.blob(sha256)
         try:
-            os.utime(blob, follow_symlinks=False)
+            with self._states.kept(sha256, blob, renewed=True):
+                os.utime(blob, follow_symlinks=False)
         except FileNotFoundError:
             raise self.missing(sha256) from None
         except PermissionError:

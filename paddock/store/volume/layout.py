@@ -33,6 +33,7 @@ class Layout:
         self.pins_root = self.private / "pins"
         self.usage_root = self.private / "usage"
         self.verified = self.private / "verified"
+        self.published_root = self.private / "published"
         self.identity = self.private / "id"
 
     @property
@@ -49,6 +50,7 @@ class Layout:
             self.pins_root,
             self.usage_root,
             self.verified,
+            self.published_root,
             *(self.private / name for name in others),
         )
 
@@ -93,6 +95,9 @@ class Layout:
 
     def verification(self, sha256: Sha256, where: str) -> Path:
         return self.verified / sha256[:2] / f"{sha256}-{check_report_name(where)}.json"
+
+    def published(self, id: SnapshotId) -> Path:
+        return self.published_root / _relative(id)
 
     def reports(self, id: SnapshotId) -> Path:
         return self.private / "reports" / _relative(id)

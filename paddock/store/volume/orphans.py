@@ -7,7 +7,7 @@
 | blob | a blob | no snapshot names it |
 | quarantine | a damaged copy of a blob | the blob is sound again, or no snapshot names it |
 | lease | the lease of a server | its owner is dead |
-| record | a pin, a usage or a verification | its snapshot or blob is gone |
+| record | a pin, a usage, a verification or a published manifest | its snapshot or blob is gone |
 | directory | a directory of a model, revision or download | it is empty |
 
 An orphan that is young may be about to be used: the caller removes those of a certain age. Nothing is removed that
@@ -35,6 +35,7 @@ from paddock.model.reference import SnapshotId, parse_variant
 from paddock.store import durable
 from paddock.store.durable import STAGING_PREFIX, STALE_S, disk_errors
 from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.file_states import FILES
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.snapshots import Snapshots
@@ -179,7 +180,7 @@ class OrphanSearch:
                 path, match = self._layout.verified / prefix / name, _VERIFIED.fullmatch(name)
                 if match is None or Sha256(match[1]) in in_use or self._blobs.status(Sha256(match[1])) is not None:
                     continue
-                if match[2] == ON_VOLUME or now - _modified_at(path) > _REMOTE_RECORD_S:
+                if match[2] in {ON_VOLUME, FILES} or now - _modified_at(path) > _REMOTE_RECORD_S:
                     yield _file("record", path, now)
 
     def _remove_blob(self, sha256: Sha256) -> bool:
@@ -194,7 +195,7 @@ class OrphanSearch:
                     yield _file("lease", path, time.time())
 
     def _records_of_snapshots(self) -> Iterator[Orphan]:
-        for root in (self._layout.pins_root, self._layout.usage_root):
+        for root in (self._layout.pins_root, self._layout.usage_root, self._layout.published_root):
             for slug in self._layout.names(root):
                 for revision in self._layout.names(root / slug):
                     for variant in self._layout.names(root / slug / revision):
@@ -203,14 +204,20 @@ class OrphanSearch:
                             id = SnapshotId(ModelName.from_slug(slug), parse_revision(revision), parse_variant(variant))
                         except UnsafeName:
                             continue
-                        if _is_file(path) and not self._snapshots.exists(id):
+                        if self._snapshots.exists(id):
+                            continue
+                        if _is_file(path):
                             yield _file("record", path, time.time())
+                        elif root == self._layout.published_root and not path.is_symlink():
+                            remove = partial(_remove_tree, path)
+                            yield Orphan("record", path, _tree_bytes(path), time.time() - _modified_at(path), remove)
 
     def _empty_directories(self) -> Iterator[Orphan]:
-        for root in (self._layout.snapshots, self._layout.pins_root, self._layout.usage_root, self._layout.partial):
-            for slug in self._layout.names(root):
+        layout = self._layout
+        for root in (layout.snapshots, layout.pins_root, layout.usage_root, layout.published_root, layout.partial):
+            for slug in layout.names(root):
                 yield from _empty(root / slug)
-                for revision in self._layout.names(root / slug) if root != self._layout.partial else ():
+                for revision in layout.names(root / slug) if root != layout.partial else ():
                     yield from _empty(root / slug / revision)
 
 
@@ -227,6 +234,11 @@ def _file(kind: str, path: Path, now: float) -> Orphan:
 
 def _unlink(path: Path) -> bool:
     path.unlink(missing_ok=True)
+    return True
+
+
+def _remove_tree(path: Path) -> bool:
+    durable.remove(path)
     return True
 
 

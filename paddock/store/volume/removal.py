@@ -19,11 +19,13 @@ from paddock.store import durable
 from paddock.store.durable import disk_errors
 from paddock.store.history import Promoted
 from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.file_states import FileStates
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.published import PublishedManifests
 from paddock.store.volume.serve_leases import ServeLeases
 from paddock.store.volume.snapshots import Snapshots
 
@@ -44,6 +46,8 @@ class Removal:
         *,
         blobs: Blobs,
         snapshots: Snapshots,
+        states: FileStates,
+        published: PublishedManifests,
         links: PromotedLinks,
         promotions: Promotions,
         pins: Pins,
@@ -54,6 +58,8 @@ class Removal:
         self._layout = layout
         self._blobs = blobs
         self._snapshots = snapshots
+        self._states = states
+        self._published = published
         self._links = links
         self._promotions = promotions
         self._pins = pins
@@ -112,7 +118,7 @@ class Removal:
             except (PaddockError, OSError):  # also where that cannot be read
                 self._snapshots.restore(hidden, id)
                 raise
-        self._discard(hidden, id)
+        self._discard(hidden, id, named)
         return self._blobs.free(named - self._blobs.younger(named, than_s=recent_s), self._snapshots.blobs_in_use)
 
     @disk_errors
@@ -158,9 +164,11 @@ class Removal:
             return set()
         return {file.sha256 for file in manifest.files} if manifest else set()
 
-    def _discard(self, hidden: Path, id: SnapshotId) -> None:
-        """Remove a hidden snapshot, and what is kept for it alone."""
-        durable.remove(hidden)
+    def _discard(self, hidden: Path, id: SnapshotId, named: set[Sha256]) -> None:
+        """Remove a hidden snapshot, and what is kept for it alone. `named` are its blobs."""
+        with self._states.all_kept(named):
+            durable.remove(hidden)
+        self._published.remove(id)
         for record in (self._layout.data_docs(id), self._layout.usage(id)):
             with suppress(FileNotFoundError):
                 self._layout.check_directory(record.parent)
@@ -178,7 +186,7 @@ class Removal:
                 self._promotions.promote(id, reason="still in use", default=before.default == id.variant)
             raise
         if hidden is not None:
-            self._discard(hidden, id)
+            self._discard(hidden, id, named)
         return named
 
     def _hide_unleased(self, id: SnapshotId) -> Path | None:

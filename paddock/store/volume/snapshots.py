@@ -17,6 +17,7 @@ import stat
 import time
 from collections.abc import Iterator, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.errors import BlobMissing, CorruptFile, NotOnVolume, PaddockError, SnapshotDiffers, UnsafeName
@@ -32,7 +33,9 @@ from paddock.store.manifests import (
     same_files,
 )
 from paddock.store.volume.blobs import Blobs
+from paddock.store.volume.file_states import FileStates
 from paddock.store.volume.layout import Layout
+from paddock.store.volume.published import PublishedManifests, RecordMatch
 from paddock.untrusted.content import UnusableContent
 
 log = logging.getLogger(__name__)
@@ -40,21 +43,61 @@ _WARNED: set[Path] = set()
 """Roots of the volumes whose snapshots of schema 1 were warned about: once in each process."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest as it was read. `is_recorded`: its `content` is that of a record of its publication."""
+
+    manifest: Manifest
+    content: bytes
+    is_recorded: bool
+
+
 class Snapshots:
-    def __init__(self, layout: Layout, blobs: Blobs) -> None:
+    def __init__(self, layout: Layout, blobs: Blobs, states: FileStates, published: PublishedManifests) -> None:
         self._layout = layout
         self._blobs = blobs
+        self._states = states
+        self._published = published
 
     def read(self, id: SnapshotId) -> Manifest | None:
-        """The manifest of a snapshot; None where there is no such snapshot. Raises CorruptFile."""
+        """The manifest of a snapshot; None where there is no such snapshot. Raises CorruptFile, also for one that was
+        edited after it was published."""
+        stored = self.read_stored(id)
+        return stored.manifest if stored else None
+
+    def read_stored(self, id: SnapshotId) -> StoredManifest | None:
+        """As `read`, with the content of the manifest, and whether it is recorded."""
         path = self._layout.snapshot(id) / MANIFEST_NAME
         try:
-            text = self._layout.read(path, max_bytes=MANIFEST_MAX_BYTES)
+            content = self._layout.read(path, max_bytes=MANIFEST_MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UnusableContent as error:
             raise CorruptFile(f"the manifest {path} cannot be used: {error.reason}", cure=manifest_cure(id)) from None
-        return parse_manifest(text, id, where=str(path))
+        result = self._published.compare(id, content)
+        if result is RecordMatch.OTHER:
+            raise CorruptFile(
+                f"the manifest {path} was changed after it was published",
+                cure=f"write it again with `paddock verify {id} --repair`, or remove it with `paddock rm {id}`",
+            )
+        manifest = parse_manifest(content, id, where=str(path))
+        return StoredManifest(manifest, content, is_recorded=result is RecordMatch.AS_RECORDED)
+
+    def copy(self, id: SnapshotId) -> StoredManifest | None:
+        """The recorded copy of a snapshot's manifest; None where there is none that can be read."""
+        where = str(self._layout.published(id))
+        for content in self._published.copies(id):
+            with suppress(CorruptFile):
+                return StoredManifest(parse_manifest(content, id, where=where), content, is_recorded=True)
+        return None
+
+    def restore_manifest(self, id: SnapshotId) -> bool:
+        """Publish a snapshot again with the recorded copy of its manifest. False where there is none."""
+        copy = self.copy(id)
+        if copy is None:
+            return False
+        self.publish(copy.manifest)
+        return True
 
     def exists(self, id: SnapshotId) -> bool:
         """Whether a snapshot is visible. One with a damaged manifest is: it can be removed, but not promoted."""
@@ -176,17 +219,20 @@ class Snapshots:
         """As `Store.publish`."""
         check_manifest_name_is_free(manifest)
         final = self._layout.snapshot(manifest.id)
-        published = self._read_or_none(manifest.id)
+        stored = self._stored_or_none(manifest.id)
+        published = stored.manifest if stored else None
         if published is not None and not same_files(published, manifest):
             raise SnapshotDiffers(
                 f"{manifest.id} is on {self._layout.label} with other files, and a snapshot is never replaced",
                 cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
             )
         manifest = published or manifest  # the manifest that was published first stays
+        content = stored.content if stored else manifest.to_json().encode()
+        is_recorded = stored is None or stored.is_recorded
         while not (self.is_whole(manifest) and _renew(final)):
             parent = self._layout.make_directory(final.parent)
             try:
-                self._build_and_place(final, manifest)
+                self._build_and_place(final, manifest, content, record=is_recorded)
                 break
             except FileNotFoundError:
                 if parent.exists():  # else another process removed its last snapshot, and then the directory
@@ -222,9 +268,9 @@ class Snapshots:
         """Make a hidden snapshot visible again. A blob that was freed meanwhile, since no visible snapshot named it, is
         linked again."""
         durable.place_directory(hidden, self._layout.snapshot(id))
-        manifest = self._read_or_none(id)
-        if manifest is not None:
-            self._recheck_blobs(self._layout.snapshot(id), manifest)
+        stored = self._stored_or_none(id)
+        if stored is not None:
+            self._recheck_blobs(self._layout.snapshot(id), stored.manifest)
 
     def remove_old(self, directory: Path) -> None:
         """Remove the files of a snapshot of schema 1 from a revision's directory. Snapshots of variants stay."""
@@ -238,12 +284,16 @@ class Snapshots:
         with suppress(OSError):
             self._layout.snapshot(id).parent.rmdir()
 
-    def _build_and_place(self, final: Path, manifest: Manifest) -> None:
+    def _build_and_place(self, final: Path, manifest: Manifest, content: bytes, *, record: bool) -> None:
         with durable.staged_directory(final.parent) as staged:
-            self._build(staged, manifest)
+            self._build(staged, manifest, content)
             if not self.is_whole(manifest):  # another process may have published it meanwhile
+                if record:
+                    self._published.record(manifest.id, content)
                 durable.place_directory(staged, final)
             durable.sync_directory(final.parent)
+            with self._states.all_kept({file.sha256 for file in manifest.files}):
+                durable.remove(staged)
 
     def _is_old(self, revision: Path) -> bool:
         """Whether a revision's directory itself holds a snapshot of schema 1."""
@@ -258,10 +308,10 @@ class Snapshots:
             )
         return True
 
-    def _read_or_none(self, id: SnapshotId) -> Manifest | None:
-        """As `read`, but None for a damaged manifest, which may be replaced."""
+    def _stored_or_none(self, id: SnapshotId) -> StoredManifest | None:
+        """As `read_stored`, but None for a damaged manifest, which may be replaced."""
         try:
-            return self.read(id)
+            return self.read_stored(id)
         except CorruptFile:
             return None
 
@@ -273,19 +323,22 @@ class Snapshots:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
-    def _build(self, staged: Path, manifest: Manifest) -> None:
-        for file in manifest.files:
-            path = staged / file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                durable.link(self._layout.blob(file.sha256), path)
-                status = path.stat()
-            except FileNotFoundError:
-                raise self._missing(manifest, file.path, file.sha256) from None
-            if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-                raise self._missing(manifest, file.path, file.sha256)
-        durable.write_new(staged / MANIFEST_NAME, manifest.to_json().encode(), read_only=True)
+    def _build(self, staged: Path, manifest: Manifest, content: bytes) -> None:
+        with self._states.all_kept({file.sha256 for file in manifest.files}):
+            for file in manifest.files:
+                self._link(staged / file.path, manifest, file)
+        durable.write_new(staged / MANIFEST_NAME, content, read_only=True)
         durable.sync_tree(staged)
+
+    def _link(self, path: Path, manifest: Manifest, file: SnapshotFile) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            durable.link(self._layout.blob(file.sha256), path)
+            status = path.stat()
+        except FileNotFoundError:
+            raise self._missing(manifest, file.path, file.sha256) from None
+        if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
+            raise self._missing(manifest, file.path, file.sha256)
 
     def _recheck_blobs(self, final: Path, manifest: Manifest) -> None:
         """Look for each blob again, now that the snapshot is visible: `Blobs.free` relies on it. A missing blob is

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from paddock.errors import PaddockError
@@ -23,38 +21,25 @@ from paddock.store.protocol import Store
 from paddock.store.volume.blobs import Blobs, BlobStatus
 from paddock.store.volume.disk import Disk
 from paddock.store.volume.documents import DocsPages, Notes, Reports, TuningRecords
+from paddock.store.volume.file_states import RECORDED_BYTES, FileStates
 from paddock.store.volume.identity import Identity
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.links import PromotedLinks
 from paddock.store.volume.orphans import OrphanSearch
 from paddock.store.volume.pins import Pins
 from paddock.store.volume.promotions import Promotions
+from paddock.store.volume.published import PublishedManifests
 from paddock.store.volume.recording import recording
 from paddock.store.volume.refs import RememberedRefs
 from paddock.store.volume.remote_updates import RemoteUpdates
 from paddock.store.volume.removal import ORPHAN_AGE_S, RECENT_S, Removal
 from paddock.store.volume.serve_leases import ServeLeases
-from paddock.store.volume.snapshots import Snapshots
+from paddock.store.volume.snapshots import Snapshots, StoredManifest
 from paddock.store.volume.space import Space
+from paddock.store.volume.stored_snapshot import StoredSnapshot
 from paddock.store.volume.usage import UsageRecords, this_host
 from paddock.store.volume.verifications import ON_VOLUME, Verifications
 from paddock.store.volume.work_lock import WorkLock
-
-_RECORDED_BYTES = 16 * 1024 * 1024
-"""The size from which on the verification of a new blob is recorded. Smaller ones cost a scrub nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSnapshot:
-    """A snapshot as `paddock ls` lists it. `default`: the model's name stands for it; `size_bytes` counts blobs that it
-    shares with other snapshots too."""
-
-    manifest: Manifest
-    promoted: bool
-    default: bool
-    pinned: bool
-    last_used: datetime | None
-    size_bytes: int
 
 
 class Volume(Store):
@@ -67,8 +52,10 @@ class Volume(Store):
     def __init__(self, root: Path, *, worker: str | None = None) -> None:
         self.root = root
         self._layout = Layout(root)
-        self._blobs = Blobs(self._layout)
-        self._snapshots = Snapshots(self._layout, self._blobs)
+        self.file_states = FileStates(self._layout)
+        self.published = PublishedManifests(self._layout)
+        self._blobs = Blobs(self._layout, self.file_states)
+        self._snapshots = Snapshots(self._layout, self._blobs, self.file_states, self.published)
         self.links = PromotedLinks(self._layout)
         self.promotions = Promotions(self._layout, self._snapshots, self.links)
         self.remote_updates = RemoteUpdates(self._layout)
@@ -91,6 +78,8 @@ class Volume(Store):
             self._layout,
             blobs=self._blobs,
             snapshots=self._snapshots,
+            states=self.file_states,
+            published=self.published,
             links=self.links,
             promotions=self.promotions,
             pins=self.pins,
@@ -143,9 +132,10 @@ class Volume(Store):
         its bytes while writing them. `staged` is gone afterwards, also when the blob existed."""
         is_new = not self._blobs.has(sha256, size)
         path = self._blobs.add(staged, sha256, size)
-        if is_new and size >= _RECORDED_BYTES:
+        if is_new and size >= RECORDED_BYTES:
             with suppress(PaddockError):
                 self.verifications.record(sha256)
+            self.file_states.remember_written(sha256, path)
         return path
 
     @disk_errors
@@ -174,6 +164,7 @@ class Volume(Store):
         NotOnVolume."""
         path = self._blobs.quarantine(sha256)
         with suppress(PaddockError):  # another user's record: the next verification replaces it
+            self.file_states.forget(sha256)
             self.verifications.forget(sha256, ON_VOLUME)
         return path
 
@@ -217,6 +208,16 @@ class Volume(Store):
     @disk_errors
     def snapshot(self, id: SnapshotId) -> Manifest | None:
         return self._snapshots.read(id)
+
+    @disk_errors
+    def stored_manifest(self, id: SnapshotId) -> StoredManifest | None:
+        """As `snapshot`, with the content of the manifest, and whether its publication is recorded."""
+        return self._snapshots.read_stored(id)
+
+    @disk_errors
+    def restore_manifest(self, id: SnapshotId) -> bool:
+        """Write the manifest of a snapshot again from the record of its publication. False where there is none."""
+        return self._snapshots.restore_manifest(id)
 
     @disk_errors
     def snapshots(self, model: ModelName | None = None) -> list[Manifest]:

@@ -1,0 +1,93 @@
+"""Records of published manifests: a copy of each one, outside of its snapshot, named by its own digest.
+
+    .paddock/published/org--name/<revision>/<variant>/<sha256 of the manifest>.json
+
+A manifest is compared with them whenever it is read: one that was edited after it was published is not used, and is
+written again from its copy. There may be several, since two processes may publish the same snapshot at the same time,
+each with its own date.
+
+A snapshot without a record was published by an earlier version of Paddock, or somebody removed the record. It can be
+used, but nothing in its manifest is relied on: all of its files are read and audited before.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from enum import Enum, auto
+from hashlib import sha256 as sha256_of
+from pathlib import Path
+
+from paddock.model.reference import SnapshotId
+from paddock.store import durable
+from paddock.store.manifests import MANIFEST_MAX_BYTES
+from paddock.store.volume.layout import Layout
+from paddock.store.volume.recording import recording
+
+
+class RecordMatch(Enum):
+    """The result of comparing a manifest with its records."""
+
+    AS_RECORDED = auto()
+    NOT_RECORDED = auto()
+    OTHER = auto()
+
+
+class PublishedManifests:
+    def __init__(self, layout: Layout) -> None:
+        self.root = layout.root
+        self._layout = layout
+        self._recorded: set[Path] = set()
+        """What this object recorded, also where the volume cannot be written."""
+
+    def compare(self, id: SnapshotId, content: bytes) -> RecordMatch:
+        """Compare the content of a snapshot's manifest with its records."""
+        path = self._path(id, content)
+        if path in self._recorded or os.path.lexists(path):
+            return RecordMatch.AS_RECORDED
+        return RecordMatch.OTHER if self._names(id) else RecordMatch.NOT_RECORDED
+
+    def record(self, id: SnapshotId, content: bytes) -> None:
+        """Record the content of a manifest that was published, or whose snapshot was audited as a whole. Where the
+        volume cannot be written, nothing is recorded."""
+        path = self._path(id, content)
+        self._recorded.add(path)
+        if not path.exists():
+            with recording(self.root), durable.disk_errors_in(self.root):
+                self._layout.make_directory(path.parent)
+                durable.write_atomically(path, content)
+
+    def copies(self, id: SnapshotId) -> list[bytes]:
+        """The recorded contents that still have their digest."""
+        contents = []
+        for name in self._names(id):
+            with suppress(OSError):
+                content = _read(self._layout.published(id) / name)
+                if _name(content) == name:
+                    contents.append(content)
+        return contents
+
+    def remove(self, id: SnapshotId) -> None:
+        """Remove the records of a snapshot that is gone."""
+        directory = self._layout.published(id)
+        self._recorded = {path for path in self._recorded if path.parent != directory}
+        durable.remove(directory)
+        with suppress(OSError):  # other variants have theirs there
+            directory.parent.rmdir()
+
+    def _names(self, id: SnapshotId) -> list[str]:
+        names = durable.names(self._layout.published(id))
+        return [name for name in names if not name.startswith(durable.STAGING_PREFIX)]
+
+    def _path(self, id: SnapshotId, content: bytes) -> Path:
+        return self._layout.published(id) / _name(content)
+
+
+def _name(content: bytes) -> str:
+    return f"{sha256_of(content).hexdigest()}.json"
+
+
+def _read(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(MANIFEST_MAX_BYTES)
