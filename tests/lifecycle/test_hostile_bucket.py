@@ -22,6 +22,7 @@ from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.acquire.restore import find_remote, locate_or_restore, restore
 from paddock.lifecycle.assess.header_cache import HeaderCache
 from paddock.lifecycle.assess.validate import VALIDATION_REPORT, read_validation
+from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.promote.measurements import audit_of
 from paddock.lifecycle.steps import PlainRunner
@@ -363,7 +364,8 @@ def test_a_verdict_in_the_bucket_changes_none_of_the_volume(worker: Clients, pul
             assert read_validation(worker, pulled) == own
     worker.volume.reports.remove(pulled.id, VALIDATION_REPORT)
     plant_report(bucket, pulled, VALIDATION_REPORT, planted)
-    assert audit_of(worker, pulled, None).verdict is own.verdict, "the gates audit again instead"
+    with open_snapshot(worker, pulled) as opened:
+        assert audit_of(worker, opened, None).verdict is own.verdict, "the gates audit again instead"
 
 
 TIMES = {

@@ -18,9 +18,9 @@ from enum import Enum, auto
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 
+from paddock.model.artifact import MANIFEST_MAX_BYTES
 from paddock.model.reference import SnapshotId
 from paddock.store import durable
-from paddock.store.manifests import MANIFEST_MAX_BYTES
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
 
