@@ -1,8 +1,9 @@
 """Run Prefect's server on this machine with PostgreSQL, or with SQLite where PostgreSQL cannot run.
 
 It listens on the loopback address only and has no authentication: every user of this machine can start runs. Web pages
-of other origins cannot (CORS is limited to its own UI); it does not look at the `Host` header, so one whose host name
-is made to lead to this machine could. Its telemetry is off.
+of other origins can read nothing of it (CORS is limited to its own UI). But Prefect takes JSON of any content type, and
+does not look at the `Host` header: such a page can send what it need not read an answer for, and one whose host name is
+made to lead to this machine can do everything. Its telemetry is off.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _launch(directory: Path, environment: dict[str, str], ports: list[int]) -> S
             **environment,
             # Without it the UI calls port 4200, whatever the server's port is.
             "PREFECT_SERVER_UI_API_URL": _url(ports[0]),
-            # Prefect's own default lets the pages of every origin start runs.
+            # Prefect's own default lets the pages of every origin read everything.
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{ports[0]},http://localhost:{ports[0]}",
         },
         directory=directory / "home",  # a directory without a prefect.toml

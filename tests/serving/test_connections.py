@@ -190,12 +190,12 @@ def test_bodies_that_are_too_large_together_do_not_keep_out_a_small_one() -> Non
 
 
 def test_bodies_that_stand_still_do_not_keep_out_a_large_one() -> None:
-    """Twelve clients send 100 kB of 900 kB each and then nothing, where 1 MiB may be read at once."""
-    bodies = BodyLimits(body_bytes=2**20, total_bytes=2**20, deadline_s=30)
+    """Twelve clients send 600 kB of 900 kB each and then nothing, where 6 MiB may be read at once."""
+    bodies = BodyLimits(body_bytes=2**20, total_bytes=6 * 2**20, deadline_s=30)
     with serving(ConnectionLimits(connections=40, accepted=8), bodies) as app, ExitStack() as stack:
         for _ in range(12):
             client = stack.enter_context(connect(app.port))
-            client.sendall(post(b"Content-Length: 900000", body=b"a" * 100_000, has_length=False, path=b"/body"))
+            client.sendall(post(b"Content-Length: 900000", body=b"a" * 600_000, has_length=False, path=b"/body"))
         assert exchange(app.port, post(body=b"a" * 900_000, path=b"/body")).statuses == [200]
         assert set(app.received) == {"503"}
 

@@ -23,12 +23,12 @@ _WIDTHS = """prefix => {
 
 
 @contextmanager
-def open_browser(*, width: int = 1280, height: int = 900, rebound: str | None = None) -> Iterator[Page]:
-    """A page of a new browser, which finds this machine under the host name `rebound`."""
+def open_browser(*, width: int = 1280, height: int = 900, names: str | None = None) -> Iterator[Page]:
+    """A page of a new browser, which finds this machine under host names of the pattern `names` too."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    rules = [*([f"MAP {rebound} 127.0.0.1"] if rebound else []), "MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1"]
+    rules = [*([f"MAP {names} 127.0.0.1"] if names else []), "MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1"]
     arguments = ["--no-sandbox", f"--host-resolver-rules={', '.join(rules)}"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)

@@ -1,8 +1,8 @@
 """Hold connections of an HTTP server open: `python -m tests.support.held_open PORT CONNECTIONS BODIES BYTES`.
 
 Opens so many connections: a third sends nothing, a third half a head, a third half a small body. Then so many bodies,
-each of so many bytes less the last. For fifteen seconds, what the server closes is opened again, at most a hundred a
-second. Prints a line when all were opened, and one at the end.
+each of so many bytes less the last. For fifteen seconds, connections that the server closes are opened again, at most a
+hundred a second. Prints a line when all were opened, and one at the end.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ def main() -> None:
             for one in held:
                 selector.register(one, selectors.EVENT_READ | (selectors.EVENT_WRITE if one.left else 0))
             selector.select(0.2)
-        closed += [one for one in held if one.exchange()]
-        for one in closed:
-            one.socket.close()
+        for one in held:
+            if one.exchange():
+                one.socket.close()
+                if one.content in _HALVES:
+                    closed.append(one)
         again = [_Held(port, one.content) for one in closed[:_AGAIN]]
         held = [one for one in held if one.fileno() >= 0] + again
         closed = closed[_AGAIN:]

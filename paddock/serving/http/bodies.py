@@ -1,9 +1,10 @@
 """Read the bodies of requests, with bounds on the size of each, on the time that it takes, and on the sum of all.
 
-A few large bodies are read at once, in turns, and the others wait in the clients' sockets; so bodies that are many and
-large take neither the processor from answers, nor the memory. When the bodies that are being read are too large
-together, the one that has stood still for the longest is refused: clients that begin large bodies and do not end them
-keep out nobody. A body counts from its first byte until its request is answered.
+A few large bodies are read at once, each to its end, and the others wait in the clients' sockets; so bodies that are
+many and large take neither the processor from answers, nor the memory. A body that stands still lets another be read.
+When the bodies that are being read are too large together, the one that has stood still for the longest is refused:
+clients that begin large bodies and do not end them keep out nobody. A body counts from its first byte until its request
+is answered.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from starlette.requests import ClientDisconnect, Request
 from paddock.serving.refusal import RequestRefused
 
 _RETRY_AFTER_S: Final = 5
-_TURNS: Final = 8
-_TURN_BYTES: Final = 2**20
-_STALL_S: Final = 0.05
-"""A turn ends when nothing arrives for so long."""
+_TURNS: Final = 4
+"""So many large bodies are read at once; their limits together are less than the limit of all."""
+_STEP_BYTES: Final = 16 * 1024
+_STEP_S: Final = 0.1
+"""A body of which less than a step comes in that time stands still."""
 _SMALL_BYTES: Final = 64 * 1024
-"""So much of a body is read without a turn; a body stands still until it has as many bytes more; and one that has no
-more is let in whatever the requests that wait for their answers hold."""
+"""So much of a body is read without a turn, and one that has no more is let in whatever the requests that wait for
+their answers hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class BodyLimits:
     and `held_bytes` for those whose requests are not answered yet."""
 
     body_bytes: int = 8 * 2**20
-    total_bytes: int = 48 * 2**20
+    total_bytes: int = 40 * 2**20
     held_bytes: int = 64 * 2**20
     deadline_s: float = 60.0
 
@@ -43,8 +45,8 @@ class BodyLimits:
 @dataclass(eq=False, slots=True)
 class _Body:
     timeout: asyncio.Timeout
-    moved_at: float
-    """When it last had `_SMALL_BYTES` more than before."""
+    began_at: float
+    stands_since: float | None = None
     content: bytearray = field(default_factory=bytearray)
     is_refused: bool = False
 
@@ -102,11 +104,20 @@ class BodyReader:
             more = await self._read_part(request, body)
         while more:
             async with self._turns:
-                end = len(body.content) + _TURN_BYTES
-                with suppress(TimeoutError):
-                    while more and len(body.content) < end:
-                        async with asyncio.timeout(_STALL_S):
-                            more = await self._read_part(request, body)
+                is_moving = True
+                while more and is_moving:
+                    more, is_moving = await self._read_step(request, body)
+
+    async def _read_step(self, request: Request, body: _Body) -> tuple[bool, bool]:
+        """Read the next part of a large body. Returns whether more comes, and whether the body does not stand still."""
+        end, more = len(body.content) + _STEP_BYTES, True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STEP_S):
+                while more and len(body.content) < end:
+                    more = await self._read_part(request, body)
+        is_moving = not more or len(body.content) >= end
+        body.stands_since = None if is_moving else body.stands_since or asyncio.get_running_loop().time()
+        return more, is_moving
 
     async def _read_part(self, request: Request, body: _Body) -> bool:
         """Read what has arrived. Returns whether more comes."""
@@ -114,8 +125,6 @@ class BodyReader:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")
-        if len(body.content) // _SMALL_BYTES != (len(body.content) + len(part)) // _SMALL_BYTES:
-            body.moved_at = asyncio.get_running_loop().time()
         body.content += part
         self._total_bytes += len(part)
         if len(body.content) > self._limits.body_bytes:
@@ -127,10 +136,14 @@ class BodyReader:
         return bool(message.get("more_body", False))
 
     def _refuse_one(self) -> None:
-        """Refuse the large body that has stood still for the longest; if there are small ones only, the largest."""
+        """Refuse the large body that has stood still for the longest, else the one that began last; if there are small
+        ones only, the largest."""
         large = [body for body in self._reading if len(body.content) >= _SMALL_BYTES]
-        if large:
-            refused = min(large, key=lambda body: body.moved_at)
+        standing = [body for body in large if body.stands_since is not None]
+        if standing:
+            refused = min(standing, key=lambda body: body.stands_since or 0.0)
+        elif large:
+            refused = max(large, key=lambda body: body.began_at)
         else:
             refused = max(self._reading, key=lambda body: len(body.content))
         self._total_bytes -= len(refused.content)
