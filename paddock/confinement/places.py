@@ -87,7 +87,7 @@ def python_rules(*, private: Sequence[str]) -> list[Rule]:
 
 
 def program_rules(program: Path, *, private: Sequence[str]) -> list[Rule]:
-    """Return rules for a program: the files beside it, and for a script its interpreter with that one's libraries."""
+    """Return rules for a program: the files beside it, and for a script its interpreter and Python's libraries."""
     found = [str(program), *libraries_only([str(program.parent)], private=private)]
     interpreter = _interpreter(program)
     if interpreter is not None:
@@ -95,7 +95,7 @@ def program_rules(program: Path, *, private: Sequence[str]) -> list[Rule]:
             installation = path.parent.parent
             found += [str(path), str(installation / "pyvenv.cfg")]
             found += libraries_only([str(path.parent), str(installation / "lib")], private=private)
-    return [Rule(path, READ) for path in found]
+    return [*(Rule(path, READ) for path in found), *(python_rules(private=private) if interpreter else ())]
 
 
 def libraries_only(directories: Iterable[str], *, private: Sequence[str]) -> Iterator[str]:

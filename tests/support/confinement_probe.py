@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,10 @@ def attempts(place: Mapping[str, Any]) -> dict[str, str]:
         Path(path).write_text("x")
 
     tried: dict[str, Callable[[], object]] = {
-        **{f"read {path}": lambda path=path: Path(path).open("rb").read(1) for path in place["files"]},
-        **{f"list {path}": lambda path=path: os.listdir(path) for path in place["directories"]},
+        **{f"read {path}": partial(_read, path) for path in place["files"]},
+        **{f"list {path}": partial(os.listdir, path) for path in place["directories"]},
         **{
-            f"read /proc/parent/{name}": lambda name=name: Path(f"/proc/{parent}/{name}").open("rb").read(1)
+            f"read /proc/parent/{name}": partial(_read, f"/proc/{parent}/{name}")
             for name in ("environ", "maps", "cmdline")
         },
         "read /proc/parent/mem": lambda: os.pread(os.open(f"/proc/{parent}/mem", os.O_RDONLY), 1, place["address"]),
@@ -101,7 +102,7 @@ def allowed(place: Mapping[str, Any]) -> dict[str, str]:
     """Return the outcome of what an engine needs."""
     model = f"/proc/self/fd/{place['model']}"
     return {
-        "open the model": _outcome(lambda: Path(model).open("rb").read(4) == b"GGUF" or _refuse_unless(found=False)),
+        "open the model": _outcome(lambda: _refuse_unless(_read(model) == b"G")),
         "map the model": _outcome(lambda: _map(model)),
         "read the processors": _outcome(lambda: Path("/proc/cpuinfo").read_text()),
     }
@@ -111,6 +112,11 @@ def identity() -> dict[str, str]:
     """Return the user and capabilities of this process, as the kernel shows them."""
     lines = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     return {name: lines[name] for name in ("Uid", "Groups", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")}
+
+
+def _read(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(1)
 
 
 def _map(path: str) -> None:
