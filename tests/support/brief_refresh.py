@@ -7,6 +7,7 @@ Run as a program, it refreshes the catalog of the environment, with retries, and
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -94,14 +95,16 @@ def refresh_briefly(
     entries: EntryPhases | None = None,
     *,
     on_plan: Callable[[RefreshPlan], None] = lambda _: None,
+    sleep: Callable[[float], None] = lambda _: None,
 ) -> Refreshed:
-    return refresh(PlainRunner(clients), RefreshRequest(), entries or BriefEntries(clients), on_plan=on_plan)
+    entries = entries or BriefEntries(clients)
+    return refresh(PlainRunner(clients), RefreshRequest(), entries, on_plan=on_plan, sleep=sleep)
 
 
 def main() -> int:
     clients = connect()
     try:
-        refreshed, status = refresh_briefly(clients, BriefEntries(clients, retry=True)), 0
+        refreshed, status = refresh_briefly(clients, BriefEntries(clients, retry=True), sleep=time.sleep), 0
     except RefreshFailed as error:
         refreshed, status = error.refreshed, 1
     print(json.dumps(refreshed.to_json()))

@@ -27,6 +27,8 @@ _MAX_PAUSE_S = 60.0
 _MAX_PAUSES = 7
 """With pauses that double from 1 s on, a Hub may refuse for two minutes before it counts as down."""
 
+_PAUSES_AGAIN_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+
 T = TypeVar("T")
 Branch = tuple[ModelName, str]
 """A model, and the branch, tag or commit of it."""
@@ -47,6 +49,20 @@ def read_heads(
 def read_listings(hub: Hub, commits: Collection[Branch]) -> dict[Branch, Listing | PaddockError]:
     """The files of each commit, as `read_heads`."""
     return _ask(hub.listing, commits, _Backoff(time.sleep, time.monotonic), _CONNECTIONS)
+
+
+def answers_again(hub: Hub, branch: Branch, *, sleep: Callable[[float], None]) -> bool:
+    """Whether the Hub answers a request for a branch, or does so within the next two minutes."""
+    for pause_s in _PAUSES_AGAIN_S:
+        sleep(pause_s)
+        try:
+            hub.head(*branch)
+        except HubUnavailable:
+            continue
+        except PaddockError:  # an answer too
+            pass
+        return True
+    return False
 
 
 def _ask(

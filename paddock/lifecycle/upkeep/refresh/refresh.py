@@ -27,6 +27,7 @@ from paddock.lifecycle.upkeep.refresh.approval import unpromoted_record, waits
 from paddock.lifecycle.upkeep.refresh.change import is_served
 from paddock.lifecycle.upkeep.refresh.entries import EntryPhases, carry_out
 from paddock.lifecycle.upkeep.refresh.facts import plan_refresh
+from paddock.lifecycle.upkeep.refresh.heads import answers_again
 from paddock.lifecycle.upkeep.refresh.outcome import EntryOutcome, RefreshOutcome
 from paddock.lifecycle.upkeep.refresh.plan import Action, PlannedEntry, RefreshPlan
 from paddock.lifecycle.upkeep.refresh.record import record_of, store_record
@@ -45,6 +46,8 @@ _RECORDED = frozenset(
     }
 )
 """Outcomes that the next refresh goes by. After any other one it tries the entry again."""
+_LONG_S = 120.0
+"""An entry that the Hub blocked after a longer time had the long retries of a transfer, and is not tried once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +112,11 @@ def refresh(
     *,
     on_plan: Callable[[RefreshPlan], None] = lambda _: None,
     on_outcome: Callable[[EntryOutcome], None] = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Refreshed:
     """Plan a refresh, and carry it out. Does nothing while another process refreshes the volume. The clients of
-    `runner` have the request's catalog (`connect_with`). `on_outcome` is called in any thread.
+    `runner` have the request's catalog (`connect_with`). `on_outcome` is called in any thread, and a second time for an
+    entry that the Hub blocked, and that is carried out once more at the end, if the Hub answers again.
 
     Raises RefreshFailed at its end where a required entry failed, BadCatalog and NoSuchFile for the catalog, and
     NoPermission where the volume cannot be written.
@@ -126,7 +131,7 @@ def refresh(
     with clients.volume.refresh_lock.hold() as held_by:
         if held_by:
             return Refreshed(held_by=held_by)
-        refreshed = _refresh(runner, catalog, entries, on_plan=on_plan, on_outcome=on_outcome)
+        refreshed = _refresh(runner, catalog, entries, on_plan=on_plan, on_outcome=on_outcome, sleep=sleep)
     refreshed = replace(refreshed, seconds=time.monotonic() - began)
     if refreshed.failures:
         raise failed(refreshed)
@@ -153,6 +158,7 @@ def _refresh(
     *,
     on_plan: Callable[[RefreshPlan], None],
     on_outcome: Callable[[EntryOutcome], None],
+    sleep: Callable[[float], None],
 ) -> Refreshed:
     plan = runner.run(plan_refresh, catalog)
     on_plan(plan)
@@ -169,8 +175,17 @@ def _refresh(
         on_outcome(outcome)
 
     carry_out(clients, entries, [planned for planned in plan.entries if id(planned) in to_do], on_outcome=ended)
+    blocked = [one for one in plan.changed if _may_end_soon(outcomes[to_do[id(one)]])]
+    if blocked and answers_again(clients.hub, (blocked[0].model, blocked[0].entry.channel), sleep=sleep):
+        carry_out(clients, entries, blocked, on_outcome=ended)
     refreshed = Refreshed(plan, tuple(outcomes[position] for position in range(len(plan.entries))))
     return runner.run(report_refresh, refreshed)
+
+
+def _may_end_soon(outcome: EntryOutcome) -> bool:
+    """Whether what blocked an entry that was carried out may be over: the Hub limits requests for a minute, or is
+    started anew."""
+    return outcome.outcome is RefreshOutcome.BLOCKED and outcome.seconds < _LONG_S
 
 
 def _is_to_do(clients: Clients, planned: PlannedEntry) -> bool:
