@@ -12,7 +12,18 @@ from typing import Self
 
 from jinja2 import nodes
 
-from paddock.chat import allowlist, dates
+from paddock.chat import allowlist
+
+
+def key_of(node: nodes.Node) -> str | None:
+    """Return the key of an assignment target, a name or `namespace.attribute`; None for other nodes."""
+    if isinstance(node, nodes.Name):
+        return node.name
+    if isinstance(node, nodes.NSRef):
+        return f"{node.name}.{node.attr}"
+    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+        return f"{node.node.name}.{node.attr}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +51,14 @@ class Assignments:
                 if isinstance(node, nodes.Name) and id(node) not in targets:
                     opaque.add(node.name)
             elif isinstance(node, nodes.Assign):
-                name = dates.key_of(node.target)
+                name = key_of(node.target)
                 if name:
                     values.setdefault(name, []).append(node.node)
                     if isinstance(node.node, nodes.Call) and _is_namespace(node.node):
                         for keyword in node.node.kwargs:
                             values.setdefault(f"{name}.{keyword.key}", []).append(keyword.value)
             elif isinstance(node, nodes.AssignBlock):
-                name = dates.key_of(node.target)
+                name = key_of(node.target)
                 if name:
                     values.setdefault(name, []).append(nodes.Concat([]))  # rendered text counts as built
         return cls(frozenset(bound), values, macros, frozenset(opaque))
@@ -85,7 +96,7 @@ class Assignments:
 
     def _every_value(self, node: nodes.Node, check: Callable[..., bool], seen: frozenset[str]) -> bool:
         """Whether all values that are assigned to a name pass the check; a name that is being checked does."""
-        name = dates.key_of(node)
+        name = key_of(node)
         if name is None or name not in self.values:
             return False
         base = name.split(".")[0]
@@ -109,17 +120,23 @@ class Assignments:
             return isinstance(node.node, nodes.Getattr) and node.node.attr in allowlist.TEXT_BUILDING_METHODS
         if isinstance(node, nodes.Getitem):
             return isinstance(node.arg, nodes.Slice) and isinstance(node.node, nodes.Const)
-        name = dates.key_of(node)
+        name = key_of(node)
         if name is None or name in seen:
             return False
         return any(self.builds_text(value, seen=seen | {name}) for value in self.values.get(name, ()))
+
+    def assigned(self, node: nodes.Node) -> list[nodes.Node]:
+        """The values that are assigned to a name, as far as `values` has them."""
+        name = key_of(node)
+        return self.values.get(name, []) if name else []
 
     def is_literal_text(self, node: nodes.Node) -> bool:
         """Whether a value can only be a string literal of the template."""
         if isinstance(node, nodes.Const):
             return isinstance(node.value, str)
-        name = dates.key_of(node)
-        values = self.values.get(name, []) if name else []
+        name, values = key_of(node), self.assigned(node)
+        if name is None or name.split(".")[0] in self.opaque:
+            return False
         return bool(values) and all(isinstance(value, nodes.Const) and isinstance(value.value, str) for value in values)
 
 

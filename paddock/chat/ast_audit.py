@@ -16,8 +16,12 @@ from jinja2 import nodes
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
 
-from paddock.chat import allowlist, dates
+from paddock.chat import allowlist
 from paddock.chat.assignments import Assignments
+from paddock.chat.conditional_text import check_conditional_text
+from paddock.chat.dates import find_date_dependencies
+from paddock.chat.flow import Flow
+from paddock.chat.objects import find_printed_objects
 from paddock.chat.protocol import TemplateAnalysis
 from paddock.chat.text import find_urls, invisible_characters
 from paddock.model.finding import Finding, Severity
@@ -41,10 +45,12 @@ def analyse(tree: nodes.Template) -> TemplateAnalysis:
     for node in all_nodes:
         for finding in _check_node(node, assignments):
             findings.setdefault((finding.rule, finding.where), finding)
-    for line in dates.find_date_dependencies(all_nodes):
-        finding = _reject(
-            "template.date", "the output depends on the date; a template may only print the date", f"line {line}"
-        )
+    flow = Flow(tree)
+    for finding in [
+        *_check_dates(all_nodes, flow),
+        *_check_objects(all_nodes, flow),
+        *check_conditional_text(tree, flow, assignments),
+    ]:
         findings.setdefault((finding.rule, finding.where), finding)
     texts, numbers = _triggers(all_nodes)
     if len(texts) > _MAX_TEXTS or len(numbers) > _MAX_NUMBERS:
@@ -52,6 +58,18 @@ def analyse(tree: nodes.Template) -> TemplateAnalysis:
         warning = Finding("template.triggers", Severity.WARN, message, cure="review the template")
         findings[warning.rule, warning.where] = warning
     return TemplateAnalysis(tuple(findings.values()), texts[:_MAX_TEXTS], numbers[:_MAX_NUMBERS])
+
+
+def _check_dates(all_nodes: list[nodes.Node], flow: Flow) -> Iterator[Finding]:
+    for line in find_date_dependencies(all_nodes, flow):
+        message = "the output depends on the date; a template may only print the date"
+        yield _reject("template.date", message, f"line {line}")
+
+
+def _check_objects(all_nodes: list[nodes.Node], flow: Flow) -> Iterator[Finding]:
+    for line, name in find_printed_objects(all_nodes, flow):
+        message = f"the template prints Python's description of an object, not text: `{name}`"
+        yield _reject("template.prints-object", message, f"line {line}")
 
 
 def _walk(tree: nodes.Node) -> Iterator[nodes.Node]:

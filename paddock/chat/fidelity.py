@@ -10,6 +10,7 @@ length, its contents, and the date.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -24,6 +25,10 @@ from paddock.model.finding import Finding, Severity
 
 _CURE = "use the family's template instead"
 _CURE_REVIEW = "review the template"
+_DESCRIPTION = re.compile(
+    r"<[^<>\n]{1,80} at 0x[0-9a-f]{4,}>|<class '[\w.]+'>|<built-in \w+ |<(?:Macro|Namespace|LoopContext) "
+)
+"""What Python prints for objects that are no data."""
 
 
 def check_fidelity(results: Sequence[tuple[Probe, RenderResult]]) -> list[Finding]:
@@ -164,11 +169,15 @@ def _has_indistinct_roles(rendering: SplitRendering) -> bool:
 
 
 def _check_characters(renderings: Sequence[SplitRendering]) -> Iterator[Finding]:
-    """Report URLs and invisible characters that appear only in the rendered text."""
+    """Report URLs, invisible characters and descriptions of objects that appear only in the rendered text."""
     for rendering in renderings:
         if not (rendering.probe.has_unique_contents and rendering.is_complete):
             continue
         for fragment in rendering.fragments:
+            description = _DESCRIPTION.search(fragment)
+            if description:
+                message = f"the template prints Python's description of an object, not text: {description[0]!r}"
+                yield Finding("template.prints-object", Severity.REJECT, message, "rendered", _CURE)
             invisible, urls = invisible_characters(fragment), find_urls(fragment)
             imitation = next((marker for marker in find_markers(fragment) if imitated_marker(marker)), None)
             if imitation:

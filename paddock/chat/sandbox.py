@@ -3,7 +3,7 @@
 Block lines leave no white space (`trim_blocks`, `lstrip_blocks`), loops support `break` and `continue`, the text in
 `{% generation %}` blocks is rendered unchanged, `tojson` does not escape HTML, and `raise_exception` and `strftime_now`
 are defined. See https://huggingface.co/docs/transformers/chat_templating_writing. llama-cpp-python renders the same
-way; a test compares the two.
+way; a test compares the two. Beyond that, only data is printed: the description of an object would hold addresses.
 
 The environment has no resource limits: `sandbox_process` sets them for its process.
 """
@@ -14,7 +14,8 @@ import json
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import nodes
+from jinja2 import Undefined, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -38,7 +39,7 @@ class _Generation(Extension):
 
 def make_environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=_printable
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -50,6 +51,13 @@ def date_variables(now: datetime) -> dict[str, Any]:
     reproducible.
     """
     return {"strftime_now": now.strftime}
+
+
+def _printable(value: object) -> object:
+    """Return a value that is about to be printed. Raises SecurityError for an object: its description has addresses."""
+    if value is None or isinstance(value, str | int | float | list | tuple | dict | Undefined):
+        return value
+    raise SecurityError(f"a template may not print a {type(value).__name__}")
 
 
 def _raise_exception(message: object = "") -> NoReturn:

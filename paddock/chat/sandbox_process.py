@@ -30,6 +30,7 @@ from paddock.chat.protocol import (
     TemplateAnalysis,
     output_limit,
 )
+from paddock.chat.published_text import published_digests
 from paddock.chat.sandbox import TemplateRaised, date_variables, make_environment
 
 
@@ -55,7 +56,8 @@ def run(environment: Environment) -> None:
 
 
 def _preload(environment: Environment) -> None:
-    """Trigger the lazy imports of Jinja and Python, because no file can be opened once the limits apply."""
+    """Read what is read lazily, and trigger the lazy imports of Jinja and Python: no file can be opened later."""
+    published_digests()
     environment.from_string("{{ strftime_now('%B') ~ [1]|tojson }}").render(
         date_variables(datetime.fromisoformat("2020-01-01"))
     )
