@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
+from paddock.plain_text import one_line
 from paddock.serving.refusal import bad_request
 
 MAX_DEPTH: Final = 100
@@ -125,4 +126,4 @@ def _path(trail: _Trail | None) -> str:
 
 
 def _printable(key: str) -> str:
-    return _UNSAFE_TEXT.sub("\ufffd", key[:60])
+    return one_line(key[:60])
