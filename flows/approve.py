@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from prefect import State, flow, get_run_logger, suspend_flow_run
+from prefect import State, flow, suspend_flow_run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
@@ -26,6 +26,7 @@ from paddock.lifecycle.promote.promote import promote
 from paddock.model.artifact import Manifest
 from paddock.model.reference import parse_variant
 from tasks import approval_artifacts, policies
+from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
 from tasks.subject import StoreSubject
 from tasks.wiring import reference
@@ -107,7 +108,7 @@ def approve_promotion(
         default=scope.default,
         instead_of=scope.instead_of,
         comparer=compare_on_gpu_worker,
-        announce=get_run_logger().info,
+        announce=run_logger().info,
     )
     return Completed(name="Approved", message=answered.line, data=promoted.dossier)
 

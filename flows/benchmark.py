@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import flow
 
 from flows.parameters import ContextTokens, Model, Profile, RevisionName
 from paddock.lifecycle.acquire.restore import locate_or_restore
@@ -12,6 +12,7 @@ from paddock.lifecycle.run.benchmark import measure, share_benchmark
 from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
+from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
 
@@ -61,4 +62,4 @@ def benchmark_on_gpu_worker(manifest: Manifest, context_tokens: int, profile: Pr
 
 
 def _warn(message: str, *args: object) -> None:
-    get_run_logger().warning(message, *args)
+    run_logger().warning(message, *args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from prefect import State, flow, get_run_logger
+from prefect import State, flow
 from prefect.states import Completed
 
 from flows.acquire import acquire_model
@@ -22,6 +22,7 @@ from paddock.lifecycle.promote.gating import PromotionScope, compare_with_promot
 from paddock.measure.gate_report import GateReport
 from paddock.model.artifact import Manifest
 from tasks import policies
+from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
 
@@ -57,7 +58,7 @@ def onboard_model(
     wanted, scope = reference(model, revision), PromotionScope(default)
     request = OnboardRequest(wanted, quantization, context_tokens, profile, target, promote, scope)
     result = onboard(runner.clients, Subflows(runner), request)
-    get_run_logger().info(result.line)
+    run_logger().info(result.line)
     return Completed(name=result.state, message=result.line, data=result) if result.held_back else result
 
 

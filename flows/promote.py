@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import flow
 
 from flows.compare import compare_on_gpu_worker
 from flows.parameters import CatalogName, Model, RevisionName, VariantName
@@ -10,6 +10,7 @@ from paddock.lifecycle.clients import connect_with
 from paddock.lifecycle.promote.promote import promote, rollback
 from paddock.model.reference import Reference, parse_variant
 from tasks import policies
+from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
 from tasks.wiring import reference
 
@@ -46,7 +47,7 @@ def promote_model(
         default=default,
         instead_of=parse_variant(instead_of) if instead_of else None,
         comparer=compare_on_gpu_worker,
-        announce=get_run_logger().info,
+        announce=run_logger().info,
     )
     return result.dossier
 

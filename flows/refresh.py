@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import State, flow, get_run_logger
+from prefect import State, flow
 from prefect.states import Completed
 
 from flows.approve import request_approval
@@ -19,6 +19,7 @@ from paddock.lifecycle.upkeep.refresh.turns import InTurns, Turns
 from paddock.model.artifact import Manifest
 from tasks import gpu_pool, policies
 from tasks.cancellation import cancelling_runs_below
+from tasks.run_log import run_logger
 from tasks.runner import PrefectRunner
 
 _APPROVAL_S = 7 * 24 * 3600.0
@@ -75,7 +76,7 @@ class SubflowEntries(EntryPhases):
             runner = PrefectRunner(planned.entry.target, self._clients)
             phases = InTurns(Subflows(runner, self._catalog), self._turns)
             outcome = change_entry(self._clients, phases, planned, self._request_approval)
-            get_run_logger().info(outcome.line)
+            run_logger().info(outcome.line)
             name = _NAMED_STATES.get(outcome.outcome)
             return Completed(name=name, message=outcome.line, data=outcome)
 
@@ -91,4 +92,4 @@ class SubflowEntries(EntryPhases):
 def _log_plan(plan: RefreshPlan) -> None:
     for planned in plan.entries:
         if planned.changes or planned.measure:
-            get_run_logger().info("%s: %s, %s", planned.entry.name, planned.action.value, planned.reason)
+            run_logger().info("%s: %s, %s", planned.entry.name, planned.action.value, planned.reason)

@@ -58,17 +58,19 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from paddock.plain_text import one_line
+
 
 class PaddockError(Exception):
     """Base class. `code` is the kebab-case class name, which JSON output has as `error`; `exit_status` is that of the
-    command line."""
+    command line. Message and cure may quote text of any origin: they are on one line, as `paddock.plain_text` says."""
 
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, cure: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.cure = cure
+        self.message = one_line(message)
+        self.cure = one_line(cure)
+        super().__init__(self.message)
 
     @property
     def code(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact
-
 from paddock.lifecycle.promote.approval import Question
 from paddock.model.markdown import as_text, verbatim
+from tasks.escaped_artifacts import create_page
 from tasks.subject import ArtifactSubject
 
 _SHOWN_LINES = 8
@@ -14,9 +13,7 @@ _SHOWN_CHARACTERS = 120
 
 def approval(subject: ArtifactSubject, question: Question) -> None:
     """The question, how to answer it, what differs, and what is known of the snapshot, as Markdown."""
-    create_markdown_artifact(
-        key=subject.key("approval"), markdown=approval_markdown(question), description=as_text(question.line)
-    )
+    create_page(key=subject.key("approval"), markdown=approval_markdown(question), description=question.line)
 
 
 def approval_markdown(question: Question) -> str:

@@ -10,15 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, cast
-from uuid import UUID
-
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from typing import Any
 
 from paddock.lifecycle.acquire.plan import AcquisitionPlan
 from paddock.lifecycle.assess.chat_template import ChatTemplateCheck
@@ -38,6 +30,7 @@ from paddock.store.copying import CopyResult
 from paddock.store.history import Promotion
 from paddock.transfer.progress import Progress, ProgressListener, TotalProgress
 from tasks import pictures
+from tasks.escaped_artifacts import create_page, create_progress, create_table, update_progress
 from tasks.subject import ArtifactSubject
 
 _UPDATE_INTERVAL_S = 1.0
@@ -68,9 +61,9 @@ def files(subject: ArtifactSubject, plan: AcquisitionPlan) -> None:
         if not candidate.chosen
     ]
     rows += _evicted_rows(plan.evicted, "why")
-    create_table_artifact(
+    create_table(
         key=subject.key("files"),
-        table=rows,
+        rows=rows,
         description=f"{plan.id}: {human_bytes(plan.fetch_bytes)} to fetch of {human_bytes(plan.choice.size_bytes)}",
     )
 
@@ -100,12 +93,10 @@ class DownloadArtifact(ProgressListener):
     def on_start(self, total_bytes: int) -> None:
         self._total = TotalProgress(total_bytes)
         self._began = self._last = time.monotonic()
-        created = create_progress_artifact(
-            progress=0.0,
+        self._id = create_progress(
             key=self._subject.key("download"),
             description=f"{self._subject.name}: 0 B of {human_bytes(total_bytes)}",
         )
-        self._id = cast(UUID, created)  # a coroutine only in async callers
 
     def on_progress(self, progress: Progress) -> None:
         self._total.update(progress)
@@ -127,7 +118,7 @@ class DownloadArtifact(ProgressListener):
         self._write(100.0, f"{human_bytes(fetched)} fetched{_rate(fetched, self.seconds)}: {parts}")
 
     def _write(self, percent: float, description: str) -> None:
-        update_progress_artifact(artifact_id=self._id, progress=percent, description=description)
+        update_progress(self._id, percent, description)
 
 
 def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding]) -> None:
@@ -135,8 +126,8 @@ def findings(subject: ArtifactSubject, verdict: Verdict, found: Sequence[Finding
     rows = [finding.to_json() for finding in found] or [
         {"rule": "all", "severity": "info", "message": "every check passed", "where": "", "cure": ""}
     ]
-    create_table_artifact(
-        key=subject.key("findings"), table=rows, description=f"{subject.name}: {verdict}, {len(found)} findings"
+    create_table(
+        key=subject.key("findings"), rows=rows, description=f"{subject.name}: {verdict}, {len(found)} findings"
     )
 
 
@@ -147,7 +138,7 @@ def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
         return
     found = [*check.audited, *check.findings]
     lines = [
-        f"The chat template of {subject.name} is from {template.origin}: {as_text(template.why)}.",
+        f"The chat template of {as_text(subject.name)} is from {as_text(template.origin)}: {as_text(template.why)}.",
         "",
         f"sha256 `{template.sha256}`; an answer ends at {' or '.join(map(code, template.stop)) or 'its end token'}.",
         "",
@@ -156,7 +147,7 @@ def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
     ]
     for name, text in [*check.samples.items(), ("The template", template.template)]:
         lines += ["", f"### {name[0].upper()}{name[1:]}", "", verbatim(text)]
-    create_markdown_artifact(
+    create_page(
         key=subject.key("chat"),
         markdown="\n".join(lines),
         description=f"{subject.name}: template from {template.origin}",
@@ -166,17 +157,19 @@ def chat(subject: ArtifactSubject, check: ChatTemplateCheck) -> None:
 def expectations(subject: ArtifactSubject, docs: DataDocs) -> None:
     """The results of the expectations on the model's tables, and the link to its Data Docs, as Markdown."""
     location = docs.location
+    link = f"[{location}]({location})" if "://" in location else code(location)
     lines = [
-        f"The Data Docs of {subject.name}: " + (f"[{location}]({location})" if "://" in location else f"`{location}`"),
+        f"The Data Docs of {as_text(subject.name)}: {link}",
         "",
         "| table | rows | expectations met | failed |",
         "|---|---|---|---|",
     ]
     for checked in docs.tables:
-        table, failed = checked.table, "; ".join(expectation.description for expectation in checked.failed) or "none"
+        table, descriptions = checked.table, [expectation.description for expectation in checked.failed]
+        failed = as_text("; ".join(descriptions) or "none")
         met = len(table.expectations) - len(checked.failed)
         lines.append(f"| {table.name} | {len(table.rows)} | {met} of {len(table.expectations)} | {failed} |")
-    create_markdown_artifact(
+    create_page(
         key=subject.key("expectations"),
         markdown="\n".join(lines),
         description=f"{subject.name}: Data Docs",
@@ -186,9 +179,9 @@ def expectations(subject: ArtifactSubject, docs: DataDocs) -> None:
 def preflight(subject: ArtifactSubject, result: Preflight) -> None:
     """Table of the memory of each variant, and of the one that is chosen."""
     verdict = "fits" if result.plan.fits else f"does not fit: {result.advice}"
-    create_table_artifact(
+    create_table(
         key=subject.key("preflight"),
-        table=[
+        rows=[
             {
                 "variant": candidate.variant,
                 "quantization": candidate.quantization,
@@ -224,9 +217,9 @@ def memory(subject: ArtifactSubject, result: Preflight) -> None:
     ]
     rows += [{"part": name, "bytes": None, "size": str(value)} for name, value in plan.parameters.to_json().items()]
     given_up = "".join(f"; {line}" for line in plan.given_up)
-    create_table_artifact(
+    create_table(
         key=subject.key("memory"),
-        table=rows,
+        rows=rows,
         description=f"{subject.name} at {plan.context_tokens} tokens of context, as the {plan.memory.source} says"
         f"{given_up}",
     )
@@ -249,7 +242,7 @@ def copy(subject: ArtifactSubject, copied: CopyResult | None) -> None:
         sent = f"{human_bytes(copied.bytes_transferred)} sent to {copied.where}"
         existing = f"{copied.already} of {copied.already + copied.blobs} blobs were there already"
         summary = f"{sent}{_rate(copied.bytes_transferred, copied.seconds)}; {existing}"
-    create_table_artifact(key=subject.key("copy"), table=rows, description=f"{subject.name}: {summary}")
+    create_table(key=subject.key("copy"), rows=rows, description=f"{subject.name}: {summary}")
 
 
 def restoration(
@@ -270,9 +263,9 @@ def restoration(
     rows += _evicted_rows(evicted, "fetched")
     fetched = sum(item.transferred_bytes for item in acquired)
     existing = sum(item.origin == "volume" for item in acquired)
-    create_table_artifact(
+    create_table(
         key=subject.key("restoration"),
-        table=rows,
+        rows=rows,
         description=f"{subject.name}: {human_bytes(fetched)} fetched from S3"
         f"{_rate(fetched, seconds)}; {existing} of {len(acquired)} files were there already",
     )
@@ -291,10 +284,10 @@ def promotion(subject: ArtifactSubject, manifest: Manifest, change: Promotion) -
         {"what": manifest.variant, "promoted": change.revision, "before": change.previous or "nothing"},
         {"what": "default", "promoted": change.default or "none", "before": change.previous_default or "none"},
     ]
-    create_table_artifact(
+    create_table(
         key=subject.key("promotion"),
-        table=rows,
-        description=f"{manifest.id.name} is promoted at {manifest.revision[:8]}: {as_text(change.why)}",
+        rows=rows,
+        description=f"{manifest.id.name} is promoted at {manifest.revision[:8]}: {change.why}",
     )
 
 
@@ -302,7 +295,7 @@ def benchmark(subject: ArtifactSubject, measured: Benchmark, drawn: Sequence[Kep
     """Table of speeds, time to first token and memory, and the pictures of them, as Markdown."""
     rows = [tuple(map(as_text, row)) for row in measured.rows()]
     lines = [table(("test", "median", "spread"), rows), *pictures.embedded(drawn, pictures.OF_BENCHMARK)]
-    create_markdown_artifact(
+    create_page(
         key=subject.key("benchmark"),
         markdown="\n\n".join(lines),
         description=f"{subject.name}: {'' if measured.reliable else 'not reliable, '}on {measured.processor},"
@@ -324,8 +317,8 @@ def serving(subject: ArtifactSubject, served: Serving) -> None:
         {"what": "memory planned", "value": human_bytes(served.spec.memory.total_bytes)},
         {"what": "API key", "value": "needed" if served.needs_key else "none"},
     ]
-    create_table_artifact(
-        key=subject.key("serving"), table=rows, description=f"{subject.name} is served at {served.address.url}/v1"
+    create_table(
+        key=subject.key("serving"), rows=rows, description=f"{subject.name} is served at {served.address.url}/v1"
     )
 
 
@@ -334,9 +327,9 @@ def tuning(subject: ArtifactSubject, result: Tuning) -> None:
     rows: list[dict[str, Any]] = [
         {"settings": settings, "speed": speed, "outcome": outcome} for settings, speed, outcome in result.rows()
     ]
-    create_table_artifact(
+    create_table(
         key=subject.key("tuning"),
-        table=rows,
+        rows=rows,
         description=f"{subject.name}: {result.gain:.2f} times as fast as planned"
         f"{', not reliable: the machine was busy' if result.busy else ''}, llama-cpp-python {result.engine}",
     )
@@ -344,7 +337,7 @@ def tuning(subject: ArtifactSubject, result: Tuning) -> None:
 
 def dossier(subject: ArtifactSubject, markdown: str, drawn: Sequence[KeptPicture] = ()) -> None:
     """The dossier of the snapshot, as Markdown, with its pictures in it."""
-    create_markdown_artifact(
+    create_page(
         key=subject.key("dossier"),
         markdown=pictures.with_files_embedded(markdown, drawn),
         description=f"The dossier of {subject.name}",

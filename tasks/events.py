@@ -4,7 +4,8 @@ The model is the resource, `paddock.model.<org/name>`, with its variant, revisio
 steps to events, as `tasks.recorders` maps them to artifacts. An event is sent in the background, so that one can be
 lost or late, and a server that takes none fails no step: what is done must not rest on events alone.
 
-A payload is small: texts and lists in it are cut. It holds what the step's log line says, and no secret.
+A payload is small: texts and lists in it are cut, and texts are on one line. It holds what the step's log line says,
+and no secret.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from paddock.measure.gate_report import GateReport
 from paddock.model.finding import Finding, Severity, Verdict
 from paddock.model.names import ModelName
 from paddock.model.reference import SnapshotId
+from paddock.plain_text import one_line
 from paddock.store.history import Promotion
 from tasks.recorders import StepRun
 from tasks.subject import StoreSubject
@@ -241,7 +243,8 @@ def _bounded(payload: dict[str, Any]) -> dict[str, Any]:
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
-        return value if len(value) <= MOST_CHARACTERS else f"{value[: MOST_CHARACTERS - 1]}…"
+        text = one_line(value)
+        return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
     return [_cut(item) for item in value[:MOST_ITEMS]] if isinstance(value, list) else value
 
 

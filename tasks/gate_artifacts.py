@@ -5,10 +5,9 @@ Names of models and reasons are untrusted text: they are escaped.
 
 from __future__ import annotations
 
-from prefect.artifacts import create_markdown_artifact
-
 from paddock.measure.gate_report import Figure, Gate, GateReport
 from paddock.model.markdown import as_text
+from tasks.escaped_artifacts import create_page
 from tasks.subject import ArtifactSubject
 
 _OUTCOMES = {True: "✓ passed", False: "✗ **held back**", None: "? **not decided**"}
@@ -16,9 +15,7 @@ _OUTCOMES = {True: "✓ passed", False: "✗ **held back**", None: "? **not deci
 
 def gates(subject: ArtifactSubject, report: GateReport) -> None:
     """The verdict, the gates, those that failed first, and the reasons of those that did not pass, as Markdown."""
-    create_markdown_artifact(
-        key=subject.key("gates"), markdown=gates_markdown(report), description=as_text(report.line)
-    )
+    create_page(key=subject.key("gates"), markdown=gates_markdown(report), description=report.line)
 
 
 def gates_markdown(report: GateReport) -> str:

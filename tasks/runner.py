@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import ParamSpec, TypeVar
 
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.runtime import flow_run
 
 from paddock.errors import ModelRejected
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.steps import Runner, Step
 from paddock.model.reference import SnapshotId
+from paddock.plain_text import one_line
 from paddock.planning.targets import THIS_MACHINE
 from paddock.transfer.progress import ProgressListener
 from tasks import policies
 from tasks.artifacts import DownloadArtifact
 from tasks.events import emit_events, emit_rejection
 from tasks.recorders import StepRun, record, record_rejection
+from tasks.run_log import run_logger
 from tasks.subject import ArtifactSubject
 
 P = ParamSpec("P")
@@ -42,7 +44,7 @@ class PrefectRunner(Runner):
 
     def run(self, step: Step[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         arguments = step.bind(*args, **kwargs)
-        title = step.title.format(**arguments)
+        title = one_line(step.title.format(**arguments))
         seconds = self._download.seconds if self._download else 0.0
         step_run = StepRun(self._clients, arguments, self._target, seconds)
 
@@ -54,7 +56,7 @@ class PrefectRunner(Runner):
             **policies.BY_KIND[step.kind],
         )
         def run_step() -> R:
-            logger = get_run_logger()
+            logger = run_logger()
             try:
                 result = step.function(self._clients, *args, **kwargs)
             except ModelRejected as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from prefect import get_run_logger, task
+from prefect import task
 
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.retries import Kind
@@ -15,6 +15,7 @@ from paddock.model.reference import Reference
 from paddock.store.history import Promotion
 from tasks import artifacts, policies
 from tasks.events import emit, rollback_event
+from tasks.run_log import run_logger
 from tasks.subject import ArtifactSubject
 
 
@@ -26,7 +27,7 @@ def serve(clients: Clients, manifest: Manifest, wanted: Reference, request: Serv
     Prefect cancels a run with SIGTERM. While the model is served, Paddock handles that signal, so that running requests
     are completed; afterwards it is raised again for Prefect.
     """
-    logger = get_run_logger()
+    logger = run_logger()
 
     def on_ready(serving: Serving) -> None:
         artifacts.serving(ArtifactSubject.of(clients, manifest.id), serving)

@@ -13,6 +13,7 @@ from html import escape
 
 from paddock.lifecycle.upkeep.volume_use import UseHistory, UseSample
 from paddock.model.units import human_bytes
+from paddock.plain_text import one_line
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _PLOT, _ROW = 760, 78, 18, 66, 250, 22
 _MOST_POINTS = 100
@@ -144,7 +145,7 @@ def _text(
     colour: str = _INK,
 ) -> str:
     style = f'font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
-    return f'<text x="{x}" y="{y}" {style}>{escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" {style}>{escape(one_line(text))}</text>'
 
 
 def _framed(lines: Sequence[str], height: int, title: str) -> str:
@@ -152,4 +153,4 @@ def _framed(lines: Sequence[str], height: int, title: str) -> str:
     font = 'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"'
     frame = f'<rect x=".5" y=".5" width="{_WIDTH - 1}" height="{height - 1}" rx="8" fill="#fff" stroke="#cbd2d9"/>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font} role="img">'
-    return "".join([head, f"<title>{escape(title)}</title>", frame, *lines, "</svg>"])
+    return "".join([head, f"<title>{escape(one_line(title))}</title>", frame, *lines, "</svg>"])

@@ -10,8 +10,6 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-
 from paddock.lifecycle.eviction.evicted import Evicted
 from paddock.lifecycle.upkeep.maintain import Maintained
 from paddock.lifecycle.upkeep.orphans import Orphans
@@ -21,6 +19,7 @@ from paddock.lifecycle.upkeep.usage import UsageSummary
 from paddock.lifecycle.upkeep.volume_use import UseHistory, UseSample
 from paddock.model.markdown import as_text
 from paddock.model.units import human_bytes, human_time
+from tasks.escaped_artifacts import create_page, create_table
 from tasks.subject import StoreSubject
 from tasks.use_picture import draw
 
@@ -48,8 +47,8 @@ def orphans(subject: StoreSubject, found: Orphans) -> None:
         for path in found.foreign
     ]
     rows = rows or [{"what": "nothing", "path": "", "size": "", "age": "", "done": ""}]
-    create_table_artifact(
-        key=subject.key("orphans"), table=_bounded(rows), description=_described(f"{subject.name}: {found.line}", rows)
+    create_table(
+        key=subject.key("orphans"), rows=_bounded(rows), description=_described(f"{subject.name}: {found.line}", rows)
     )
 
 
@@ -72,7 +71,7 @@ def scrub(subject: StoreSubject, scrubbed: Scrubbed | None) -> None:
         for problem in scrubbed.problems
     ]
     rows = rows or [{"snapshot": "", "file": "", "found": "no damage", "done": "", "sha256": ""}]
-    create_table_artifact(key=subject.key("scrub"), table=_bounded(rows), description=_described(scrubbed.line, rows))
+    create_table(key=subject.key("scrub"), rows=_bounded(rows), description=_described(scrubbed.line, rows))
 
 
 def eviction(subject: StoreSubject, evicted: Evicted | None) -> None:
@@ -93,7 +92,7 @@ def eviction(subject: StoreSubject, evicted: Evicted | None) -> None:
         for done, found in (("evicted", value["removed"]), ("kept", value["kept"]))
         for row in found
     ]
-    create_table_artifact(key=subject.key("eviction"), table=_bounded(rows), description=_described(evicted.line, rows))
+    create_table(key=subject.key("eviction"), rows=_bounded(rows), description=_described(evicted.line, rows))
 
 
 def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
@@ -101,11 +100,11 @@ def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
     lines = ["| step | took | result |", "|---|---|---|"]
     for outcome in maintained.outcomes:
         result = as_text(outcome.line) if outcome.failure is None else f"**failed:** {as_text(outcome.failure)}"
-        lines.append(f"| {outcome.step} | {human_time(outcome.seconds)} | {result} |")
+        lines.append(f"| {as_text(outcome.step)} | {human_time(outcome.seconds)} | {result} |")
     if maintained.history is not None and maintained.history.samples:
         lines += ["", *_use(subject, maintained.history)]
     failed = f", {len(maintained.failures)} failed" if maintained.failures else ""
-    create_markdown_artifact(
+    create_page(
         key=subject.key("maintenance"),
         markdown="\n".join(lines),
         description=f"Maintenance of {subject.name}: {len(maintained.outcomes)} steps{failed}",
@@ -114,7 +113,7 @@ def maintenance(subject: StoreSubject, maintained: Maintained) -> None:
 
 def refresh_report(subject: StoreSubject, refreshed: Refreshed) -> None:
     """The report of a refresh, which is Markdown already."""
-    create_markdown_artifact(key=subject.key("refresh-report"), markdown=refreshed.markdown, description=refreshed.line)
+    create_page(key=subject.key("refresh-report"), markdown=refreshed.markdown, description=refreshed.line)
 
 
 def usage(subject: StoreSubject, summary: UsageSummary) -> None:
@@ -132,7 +131,7 @@ def usage(subject: StoreSubject, summary: UsageSummary) -> None:
         }
         for line in summary.lines
     ]
-    create_table_artifact(key=subject.key("usage"), table=_bounded(rows), description=_described(summary.line, rows))
+    create_table(key=subject.key("usage"), rows=_bounded(rows), description=_described(summary.line, rows))
 
 
 def _use(subject: StoreSubject, history: UseHistory) -> list[str]:
@@ -148,7 +147,7 @@ def _use(subject: StoreSubject, history: UseHistory) -> list[str]:
     ]
     sample = history.samples[-1]
     for name, size in _shares(sample):
-        lines.append(f"| {name} | {human_bytes(size)} | {size / max(1, sample.used_bytes):.0%} |")
+        lines.append(f"| {as_text(name)} | {human_bytes(size)} | {size / max(1, sample.used_bytes):.0%} |")
     return lines
 
 

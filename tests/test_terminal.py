@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from infra.local.hub import HubService
-from paddock.cli.render import print_line, render_history, render_onboarding, visible
+from paddock.cli.render import print_line, render_history, render_onboarding
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.onboard import Onboarded
 from paddock.model.units import counted
+from paddock.plain_text import one_line
 from paddock.store.history import Promotion
 from tests.support.program import program
 from tests.support.stores import Q8, A
@@ -34,7 +35,7 @@ CLEAR = "\x1b[2J\x1b]0;owned\x07\r\x9b1m"
     ids=["letters", "an escape", "line ends", "a turn of direction", "C1 and DEL", "a byte that is no UTF-8"],
 )
 def test_control_characters_are_escaped(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert one_line(text) == shown
 
 
 def test_a_number_agrees_with_its_noun() -> None:

@@ -90,6 +90,8 @@ def check_added_text(renderings: Sequence[SplitRendering]) -> Iterator[Finding]:
         aspect = rendering.probe.aspect
         if aspect is Aspect.TOOLS:
             yield from _check_tool_text(rendering, expected)
+        elif aspect is Aspect.VARIABLES:
+            yield from _check_variable_text(rendering, expected)
         elif aspect in {Aspect.LENGTH, Aspect.DATE, Aspect.CONTENT} and (
             rendering.probe.has_unique_contents or not has_repeats
         ):
@@ -151,6 +153,22 @@ def _check_tool_text(rendering: SplitRendering, expected: _AddedText) -> Iterato
                 where = f"probe: {rendering.probe.name}"
                 yield Finding("template.tools-text", Severity.WARN, message, where, _CURE_REVIEW)
                 return
+
+
+def _check_variable_text(rendering: SplitRendering, expected: _AddedText) -> Iterator[Finding]:
+    """Report sentences that come with a variable's value, unless they are about thinking, dates or the format."""
+    for fragment in rendering.fragments:
+        for sentence in re.split(r"(?<=[.!?])\s+|\n+", fragment):  # not at a colon: "Reasoning effort: at most"
+            new = set(words(sentence)) - expected.vocabulary - _ROLE_WORDS - DATE_WORDS
+            if len(new) < _MIN_HIDDEN_WORDS or _is_introduction(sentence):
+                continue
+            where = f"probe: {rendering.probe.name}"
+            message = f"the template adds text that depends on {rendering.probe.aspect}: {_quote(sentence)}"
+            if _ORDER.search(sentence):
+                yield Finding("template.hidden-text", Severity.REJECT, message, where, _CURE)
+            else:
+                yield Finding("template.changing-text", Severity.WARN, message, where, _CURE_REVIEW)
+            return
 
 
 def _quote(fragment: str, new: Iterable[str] = ()) -> str:

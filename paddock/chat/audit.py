@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from paddock.chat.fidelity import check_fidelity
-from paddock.chat.probes import Probe, standard_probes, trigger_probes
-from paddock.chat.protocol import MAX_SOURCE_BYTES, RenderResult
+from paddock.chat.probes import Probe, standard_probes, trigger_probes, variable_probes
+from paddock.chat.protocol import MAX_SOURCE_BYTES, RenderResult, TemplateAnalysis
 from paddock.chat.render import TemplateProcess
 from paddock.chat.split import split_rendering
 from paddock.chat.tool_calls import check_tool_calls, tool_call_probes
@@ -26,7 +26,7 @@ _MODES: tuple[tuple[str, Callable[[Probe], Probe]], ...] = (
     ("", lambda probe: probe),
     ("tools", Probe.with_tools),
     ("contents that are lists of parts", Probe.with_parts),
-    ("`functions` and `datetime`, which the engine does not provide", Probe.with_functions),
+    ("`functions`, which the engine does not provide", Probe.with_functions),
 )
 _CURE = "use the family's template instead"
 
@@ -77,12 +77,16 @@ def _check_accepted(source: str, bos: str, eos: str) -> Sequence[Finding]:
         analysis = process.analyse()
         findings = list(analysis.findings)
         if not analysis.rejected:
-            findings += _probe(process, standard_probes() + trigger_probes(analysis.texts, analysis.numbers))
+            findings += _probe(process, _probes(source, analysis))
             if verdict_of(findings) is not Verdict.REJECT:
                 findings += _probe_tool_calls(process, analysis.texts)
     if verdict_of(findings) is Verdict.REJECT:
         raise _Rejected(findings)
     return tuple(findings)
+
+
+def _probes(source: str, analysis: TemplateAnalysis) -> list[Probe]:
+    return standard_probes() + variable_probes(source) + trigger_probes(analysis.texts, analysis.numbers)
 
 
 def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:
@@ -95,7 +99,8 @@ def _probe(process: TemplateProcess, probes: Sequence[Probe]) -> list[Finding]:
         if result.ok and split_rendering(first, result.text).is_complete:
             message = f"the template renders only with {requirement}; the family's template is used instead"
             findings = [Finding(NEEDS_MORE, Severity.INFO, message)] if requirement else []
-            return findings + check_fidelity(_render(process, [change(probe) for probe in probes]))
+            chosen = [probe for probe in probes if not (requirement and "tools" in probe.request.unset)]
+            return findings + check_fidelity(_render(process, [change(probe) for probe in chosen]))
         failures.append((first, result))
     first, result = failures[0]
     if result.ok:

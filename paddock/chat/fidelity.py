@@ -36,7 +36,8 @@ def check_fidelity(results: Sequence[tuple[Probe, RenderResult]]) -> list[Findin
     found: dict[tuple[str, str], Finding] = {}
     renderings = [split_rendering(probe, result.text) for probe, result in results if result.ok]
     for probe, result in results:
-        if not result.ok:
+        needs_unset = bool(probe.request.unset) and not result.status.is_limit  # llama-server always sets them
+        if not result.ok and not needs_unset:
             finding = _failure(probe, result)
             found.setdefault((finding.rule, f"{probe.aspect} {finding.severity}"), finding)
     for rendering in renderings:
@@ -78,11 +79,14 @@ def _failure(probe: Probe, result: RenderResult) -> Finding:
             where,
             "do not use tools with this template",
         )
-    if result.status is RenderStatus.RAISED:
+    if result.status is RenderStatus.RAISED or probe.aspect is Aspect.VARIABLES:
         return Finding(
             "template.refuses",
             # A template may refuse text that looks like its own markers: it prevents a user from faking other roles.
-            Severity.INFO if probe.has_markers else Severity.WARN,
+            # It may also refuse a value that a client has set.
+            Severity.INFO
+            if probe.has_markers or (probe.aspect is Aspect.VARIABLES and result.status is RenderStatus.RAISED)
+            else Severity.WARN,
             f"the template refuses a conversation because of {probe.aspect}: {result.text}",
             where,
         )

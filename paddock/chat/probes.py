@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from paddock.chat.render import RenderRequest
 from paddock.chat.text import has_marker
+from paddock.chat.variables import ALTERNATIVES, Alternative
 
 NOW = datetime.fromisoformat("2025-03-11T10:30")
 _OTHER_DATES = tuple(map(datetime.fromisoformat, ("2019-08-04T23:05", "2038-12-25T04:45")))
@@ -56,6 +58,7 @@ class Aspect(StrEnum):
     DATE = "the date"
     CONTENT = "the content of messages"
     TOOLS = "tools"
+    VARIABLES = "a variable that the server sets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,14 @@ class Probe:
         """Return the probe with `TOOLS` offered to the model."""
         return replace(self, request=replace(self.request, tools=TOOLS))
 
+    def with_variables(self, alternative: Alternative) -> Probe:
+        """Return the probe with other values of variables."""
+        request = replace(self.request, extra=alternative.values, unset=alternative.unset)
+        return replace(self, request=request)
+
     def with_functions(self) -> Probe:
-        """Return the probe with the tools as text and the date in a variable, as the first templates with tools used
-        them.
-        """
-        extra = {"functions": json.dumps(TOOLS), "datetime": self.request.now.strftime("%Y-%m-%d")}
+        """Return the probe with the tools as text, as the first templates with tools used them."""
+        extra = {**self.request.extra, "functions": json.dumps(TOOLS)}
         return replace(self, request=replace(self.request, extra=extra))
 
     def with_parts(self) -> Probe:
@@ -132,6 +138,40 @@ def standard_probes() -> list[Probe]:
         _probe("tools and five messages", Aspect.TOOLS, five).with_tools(),
     ]
     return probes
+
+
+def variable_probes(source: str) -> list[Probe]:
+    """Return probes with other values of the variables that the server sets, as far as a template names them."""
+    chats = [_conversation(1), _system() + _conversation(3)]
+    return [
+        _probe(f"{one.name}, {len(chat)} messages", Aspect.VARIABLES, chat).with_variables(one)
+        for one in ALTERNATIVES
+        if one.concerns(source)
+        for chat in chats
+    ]
+
+
+_SERVED: Final = (
+    "one turn",
+    "three messages, no generation prompt",
+    "system and three messages",
+    "nine messages",
+    "markers",
+    "Unicode",
+    "tools",
+)
+
+
+_SERVED_VARIABLES: Final = ("without thinking", "low effort", "high effort")
+
+
+def served_probes(source: str) -> list[Probe]:
+    """Return the probes whose renderings by the audit and by the server are compared when a server starts."""
+    standard = [probe for probe in standard_probes() if probe.name in _SERVED]
+    probes = [probe for probe in standard if probe.aspect is not Aspect.TOOLS or "tools" in source]
+    return probes + [
+        probe for probe in variable_probes(source) if not probe.has_system and probe.name.startswith(_SERVED_VARIABLES)
+    ]
 
 
 def trigger_probes(texts: Sequence[str], numbers: Sequence[int]) -> list[Probe]:

@@ -11,13 +11,14 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import TracebackType
 from typing import IO, Any
 
 from paddock.chat.protocol import MAX_SOURCE_BYTES, WALL_S, RenderResult, RenderStatus, TemplateAnalysis, output_limit
 from paddock.chat.sandbox_start import SandboxedProcess, start
+from paddock.chat.variables import server_variables
 from paddock.errors import EngineCrashed, ModelRejected
 from paddock.model.finding import Finding, Severity
 
@@ -30,8 +31,8 @@ taken it over.
 
 @dataclass(frozen=True, slots=True)
 class RenderRequest:
-    """The input of one rendering. `tools` has the format of OpenAI's API, `now` is the time for `strftime_now`, and
-    `extra` are additional template variables.
+    """The input of one rendering. `tools` has the format of OpenAI's API, `now` is the time for dates, `extra` are more
+    variables, or other values of them, and those in `unset` are not defined (see `variables`).
     """
 
     messages: Sequence[Mapping[str, object]]
@@ -39,40 +40,47 @@ class RenderRequest:
     add_generation_prompt: bool = True
     now: datetime = field(default_factory=datetime.now)
     extra: Mapping[str, object] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
 
-    def to_json(self, *, bos: str, eos: str) -> str:
+    def to_json(self, *, bos: str, eos: str, with_text: bool = True) -> str:
         context = {
             "messages": self.messages,
             "tools": self.tools,
             "add_generation_prompt": self.add_generation_prompt,
-            "bos_token": bos,
-            "eos_token": eos,
-            "functions": None,  # llama-cpp-python always defines these three variables
-            "function_call": None,
-            "tool_choice": None,
+            **server_variables(self.now, bos=bos, eos=eos),
             **self.extra,
         }
-        return json.dumps({"context": context, "now": self.now.isoformat()})
+        for name in self.unset:
+            context.pop(name, None)
+        return json.dumps({"context": context, "now": self.now.isoformat(), "with_text": with_text})
+
+    def as_served(self) -> RenderRequest:
+        """Return the request with exactly the variables that llama-server sets, and `enable_thinking` if it is not
+        given."""
+        unset = [*([] if self.tools else ["tools"]), *([] if self.add_generation_prompt else ["add_generation_prompt"])]
+        return replace(self, extra={"enable_thinking": True, **self.extra}, unset=(*self.unset, *unset))
 
 
 class TemplateProcess:
     """A sandboxed subprocess for one template. Call `analyse` once, then `render` any number of times.
 
     A context manager: the subprocess starts on entry and is killed on exit. Entering raises EngineCrashed if it does
-    not start.
+    not start. It is killed after `wall_s` seconds; with None, whoever uses it has to `kill` it in time.
     """
 
-    def __init__(self, source: str, *, bos: str, eos: str) -> None:
+    def __init__(self, source: str, *, bos: str, eos: str, wall_s: float | None = WALL_S) -> None:
         self._source = source
         self._bos, self._eos = bos, eos
+        self._wall_s = wall_s
         self._process: SandboxedProcess | None = None
         self._watchdog: threading.Timer | None = None
 
     def __enter__(self) -> TemplateProcess:
         self._process = start()
-        self._watchdog = threading.Timer(WALL_S, self._process.kill)
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        if self._wall_s is not None:
+            self._watchdog = threading.Timer(self._wall_s, self._process.kill)
+            self._watchdog.daemon = True
+            self._watchdog.start()
         if self._read_response(1024) is None:
             self.__exit__(None, None, None)
             raise EngineCrashed(
@@ -84,11 +92,17 @@ class TemplateProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         process, watchdog = self._process, self._watchdog
-        if process is None or watchdog is None:
-            return
-        watchdog.cancel()
-        process.close()
+        if watchdog is not None:
+            watchdog.cancel()
+        if process is not None:
+            process.close()
         self._process = None
+
+    def kill(self) -> None:
+        """End a rendering that is in progress in another thread, and any that follows."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def analyse(self) -> TemplateAnalysis:
         """Parse the template, check its syntax tree, and compile it if it is not rejected."""
@@ -101,9 +115,10 @@ class TemplateProcess:
             (Finding("template.budget", Severity.REJECT, message, cure="use the family's template instead"),)
         )
 
-    def render(self, request: RenderRequest) -> RenderResult:
-        """Render one conversation. Never raises for the template's own failures: they are in the result's status."""
-        line = request.to_json(bos=self._bos, eos=self._eos)
+    def render(self, request: RenderRequest, *, with_text: bool = True) -> RenderResult:
+        """Render one conversation. Never raises for the template's own failures: they are in the result's status.
+        Without `with_text`, the result of a success has no text."""
+        line = request.to_json(bos=self._bos, eos=self._eos, with_text=with_text)
         response = self._send(line, 12 * output_limit(len(line)) + 4096)  # a character takes at most 12 bytes of JSON
         if response is not None:
             with suppress(*_INVALID_RESPONSE):

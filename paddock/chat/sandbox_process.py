@@ -114,7 +114,8 @@ def _render(template: Template | None, request: dict[str, Any], *, limit: int) -
             size += len(piece)
             if size > limit:
                 return RenderResult(RenderStatus.OUTPUT, f"the output has more than {limit} characters")
-            pieces.append(piece)
+            if request["with_text"]:
+                pieces.append(piece)
         return RenderResult(RenderStatus.OK, "".join(pieces))
     except TemplateRaised as error:
         return RenderResult(RenderStatus.RAISED, str(error)[:500])

@@ -43,6 +43,7 @@ from paddock.cli import (
     verify,
     volume,
 )
+from paddock.cli.logs import log_to_stderr
 from paddock.cli.output import print_result, report_failure
 from paddock.cli.suggestions import CommandGroup, cure_of, message_of
 from paddock.errors import PaddockError, UsageError
@@ -129,13 +130,7 @@ def _main_options(
         bool, typer.Option("--json", help="Print one JSON object on stdout.")
     ] = False,
 ) -> None:
-    if verbose:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        # Not the root logger: at this level the S3 client logs session tokens and signed URLs.
-        _LOG.addHandler(handler)
-        _LOG.setLevel(logging.DEBUG)
-        _LOG.propagate = False
+    log_to_stderr(_LOG, verbose=verbose)
 
 
 for _group in (assess, acquire, volume, gc, verify, usage, promote, refresh, run, compare, cost, doctor):

@@ -11,9 +11,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from paddock.cli.render import visible
 from paddock.model.acquired import Acquired
 from paddock.model.units import human_bytes, human_time
+from paddock.plain_text import one_line
 from paddock.transfer.progress import Progress as FileProgress
 from paddock.transfer.progress import ProgressListener, TotalProgress
 
@@ -73,7 +73,7 @@ class ProgressBars(ProgressListener):
         if name not in self._tasks:
             if _ALL in self._tasks:  # keep it the last one
                 self._bars.remove_task(self._tasks.pop(_ALL))
-            self._tasks[name] = self._bars.add_task(visible(name), total=progress.total_bytes, status="")
+            self._tasks[name] = self._bars.add_task(one_line(name), total=progress.total_bytes, status="")
         self._bars.update(self._tasks[name], completed=progress.done_bytes, status=_status(progress))
 
     def _print_line(self, progress: FileProgress, *, several: bool) -> None:
@@ -86,7 +86,7 @@ class ProgressBars(ProgressListener):
         line = f"{progress.label}: {_status(progress)}"
         if several and self._total:
             line += f"; {_ALL}: {_status(self._total)}"
-        print(visible(line), file=sys.stderr)  # noqa: T201 progress
+        print(one_line(line), file=sys.stderr)  # noqa: T201 progress
 
 
 def _status(progress: FileProgress | TotalProgress) -> str:

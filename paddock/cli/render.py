@@ -1,6 +1,6 @@
 """Render the results of commands for people, as tables and lines on stdout. Scripts read the JSON instead.
 
-Names, licences, reasons and findings are untrusted text. It is printed through `visible` and `_cell` alone, so that it
+Names, licences, reasons and findings are untrusted text. It is printed through `one_line` and `_cell` alone, so that it
 is neither read as markup nor able to control the terminal. Progress is `paddock.cli.progress`.
 """
 
@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from paddock.model.units import counted, human_bytes, human_time
+from paddock.plain_text import one_line
 from paddock.store.manifests import MAX_DOCUMENT_BYTES
 from paddock.untrusted.files import read_regular
 
@@ -57,16 +58,8 @@ def _out() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
 
 
-def visible(text: str) -> str:
-    """The text on one line, with characters that are not printable escaped, such as `\\x1b`."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", errors="surrogatepass").decode()
-        for character in text
-    )
-
-
 def _cell(text: str, style: str = "") -> Text:
-    return Text(visible(text), style=style)
+    return Text(one_line(text), style=style)
 
 
 def _row(table: Table, *cells: str) -> None:
@@ -89,13 +82,13 @@ def print_line(line: str) -> None:
 def print_progress(line: str) -> None:
     """Print a line on stderr about a step that is done."""
     with suppress(OSError):
-        print(visible(line), file=sys.stderr)  # noqa: T201 progress
+        print(one_line(line), file=sys.stderr)  # noqa: T201 progress
 
 
 def print_error(message: str, cure: str) -> None:
     """Print an error as one sentence on stderr."""
     with suppress(OSError):  # stderr is closed: the exit status is all that is left
-        print(visible(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 an error
+        print(one_line(f"paddock: {message}{f': {cure}' if cure else ''}"), file=sys.stderr)  # noqa: T201 an error
 
 
 def render_pull(pulled: Pulled) -> None:
@@ -177,7 +170,7 @@ def render_preflight(result: Preflight) -> None:
 def print_markdown(text: str) -> None:
     """Print a page of Markdown: formatted on a terminal, else as it is."""
     out = _out()
-    page = "\n".join(map(visible, text.split("\n")))
+    page = "\n".join(map(one_line, text.split("\n")))
     if out.is_terminal:
         from rich.markdown import Markdown  # takes a twentieth of a second, and nothing else needs it
 

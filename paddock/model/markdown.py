@@ -1,7 +1,7 @@
 """Write untrusted text as Markdown, so that it is shown as it is: as text, as code, as a block, and in tables.
 
-Text gets on one line. Characters that Markdown or HTML would interpret are escaped, and those that are not printable
-are written as `\\x1b`. A word that Markdown would turn into a link is shown as code: an escape does not prevent that.
+Text gets on one line, as `paddock.plain_text` writes it, and characters that Markdown or HTML would interpret are
+escaped. A word that Markdown would turn into a link is shown as code: an escape does not prevent that.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
+
+from paddock.plain_text import lines, one_line
 
 _SHOWN_CHARACTERS: Final = 20_000
 _SPECIAL: Final = re.compile(
@@ -50,7 +52,8 @@ def _code(flat: str) -> str:
 
 def verbatim(text: str) -> str:
     """Untrusted text as a code block, cut after 20 000 characters. The fence is longer than any run of backticks."""
-    shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}\n… ({len(text)} characters in all)"
+    cut = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}\n… ({len(text)} characters in all)"
+    shown = lines(cut)
     fence = "`" * (3 + max(map(len, re.findall(r"`{3,}", shown)), default=0))
     return f"{fence}text\n{shown}\n{fence}"
 
@@ -67,7 +70,4 @@ def _cell(markdown: str) -> str:
 
 
 def _flat(text: str) -> str:
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", errors="surrogatepass").decode()
-        for character in " ".join(text.split())
-    )
+    return one_line(" ".join(text.split()))

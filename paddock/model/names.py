@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NewType
 
 from paddock.errors import UnsafeName
+from paddock.plain_text import is_plain, one_line
 
 Revision = NewType("Revision", str)
 """A commit: 40 lower-case hexadecimal digits."""
@@ -175,7 +176,7 @@ def fold_path(text: str) -> str:
 
 def printable(text: str) -> str:
     """Make an untrusted name safe for messages: unchanged if it is short and printable, else quoted and shortened."""
-    return text if text.isprintable() and len(text) <= 200 else repr(text[:200])
+    return text if is_plain(text) and len(text) <= 200 else one_line(repr(text[:200]))
 
 
 def _part_problem(part: str) -> str | None:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from paddock.plain_text import one_line
 from paddock.untrusted.content import UnusableContent
 
 MAX_DEPTH: Final = 64
@@ -215,8 +216,8 @@ def _path(trail: _Trail | None) -> str:
 
 
 def printable_key(key: str) -> str:
-    """The beginning of a key, without what cannot be printed or encoded."""
-    return replace_unsafe(key[:60])
+    """The beginning of a key, as it is shown."""
+    return one_line(key[:60])
 
 
 def replace_unsafe(text: str) -> str:

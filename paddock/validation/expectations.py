@@ -6,6 +6,7 @@ Docs are HTML pages with the results; `paddock.validation.site` makes them reada
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from paddock.model.finding import Finding
+from paddock.plain_text import one_line
 from paddock.validation.tables import Expectation, Table
 
 RULES: Final = {
@@ -27,9 +29,10 @@ RULES: Final = {
     "inventory": ("expectations.inventory", "pull the model that the Data Docs name again, or remove it"),
 }
 _EXAMPLES = 3
-# Data Docs insert values into their pages unescaped, and expand `$name`. Each character is replaced by a similar one,
-# so that lengths stay the same.
+# Data Docs insert values into their pages unescaped, expand `$name`, and render notes as Markdown. Each character is
+# replaced by a similar one, so that lengths stay the same.
 _ESCAPES = str.maketrans("<>&$\"'`", "‹›＆＄”’ˋ")
+_NOTE_ESCAPES = str.maketrans("[]*\\~#", "［］＊＼～＃")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def _check(context: Any, source: Any, table: Table, *, run_name: str) -> Checked
         suite=context.suites.add(
             gx.ExpectationSuite(
                 name=table.name,
-                notes=_text(table.description),
+                notes=_note(table.description),
                 expectations=[_native(expectation) for expectation in table.expectations],
             )
         ),
@@ -129,14 +132,18 @@ def _escaped(value: object) -> object:
 
 
 def _text(text: str) -> str:
-    return text.translate(_ESCAPES)
+    return one_line(text).translate(_ESCAPES)
+
+
+def _note(text: str) -> str:
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", "＿", _text(text).translate(_NOTE_ESCAPES))
 
 
 def _native(expectation: Expectation) -> Any:
     """The same expectation as an object of great-expectations."""
     import great_expectations.expectations as kinds
 
-    return getattr(kinds, expectation.kind)(**expectation.arguments, notes=_text(expectation.description))
+    return getattr(kinds, expectation.kind)(**expectation.arguments, notes=_note(expectation.description))
 
 
 def _failed(table: Table, results: Sequence[Any]) -> Iterator[tuple[Expectation, Finding]]:

@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from paddock.plain_text import one_line
 from paddock.store import durable
 from paddock.validation.expectations import CheckedTable
 
@@ -118,12 +119,12 @@ def without_other_hosts(html: str, *, base: str, assets: Path) -> str:
 def _index_introduction(title: str, checked: Sequence[CheckedTable]) -> str:
     tables = [(result.table, len(result.table.expectations), len(result.failed)) for result in checked]
     rows = "".join(
-        f"<li><strong>{escape(table.name)}</strong>: {len(table.rows)} rows, "
+        f"<li><strong>{_html(table.name)}</strong>: {len(table.rows)} rows, "
         f"{count - failed} of {count} expectations hold</li>"
         for table, count, failed in tables
     )
     return (
-        f'<section class="mb-4"><h4>{escape(title)}</h4><p>Tables that describe this model, checked by '
+        f'<section class="mb-4"><h4>{_html(title)}</h4><p>Tables that describe this model, checked by '
         f"great-expectations. Each line of the list below links to the results for one of them.</p>"
         f"<ul>{rows}</ul></section>"
     )
@@ -132,13 +133,17 @@ def _index_introduction(title: str, checked: Sequence[CheckedTable]) -> str:
 def _table_introduction(result: CheckedTable) -> str:
     table = result.table
     items = "".join(
-        f"<li>{'✗ failed: ' if expectation in result.failed else '✓ '}{escape(expectation.description)}</li>"
+        f"<li>{'✗ failed: ' if expectation in result.failed else '✓ '}{_html(expectation.description)}</li>"
         for expectation in table.expectations
     )
     return (
-        f'<section class="mb-4"><h4>{escape(table.name.capitalize())}</h4><p>{escape(table.description)}</p>'
+        f'<section class="mb-4"><h4>{_html(table.name.capitalize())}</h4><p>{_html(table.description)}</p>'
         f'<ul class="list-unstyled">{items}</ul></section>'
     )
+
+
+def _html(text: str) -> str:
+    return escape(one_line(text))
 
 
 def _share(assets: Path, shared: Path, asset: Asset) -> None:

@@ -28,6 +28,10 @@ CHATS = {
 }
 
 
+_NOT_OF_LLAMA_SERVER = dict.fromkeys(("functions", "function_call", "tool_choice"))
+_NOT_OF_LLAMA_CPP_PYTHON = ("datetime", "date_string")
+
+
 def render_in_llama_cpp_python(source: str) -> dict[str, str | None]:
     """Render each chat with llama-cpp-python; None if the template refuses it."""
     formatter = pytest.importorskip(
@@ -45,7 +49,10 @@ def render_in_llama_cpp_python(source: str) -> dict[str, str | None]:
 def render_in_sandbox(source: str) -> dict[str, str | None]:
     with TemplateProcess(source, bos="<s>", eos="</s>") as process:
         assert not process.analyse().rejected
-        results = {name: process.render(RenderRequest(messages)) for name, messages in CHATS.items()}
+        results = {
+            name: process.render(RenderRequest(messages, extra=_NOT_OF_LLAMA_SERVER, unset=_NOT_OF_LLAMA_CPP_PYTHON))
+            for name, messages in CHATS.items()
+        }
     return {name: result.text if result.ok else None for name, result in results.items()}
 
 

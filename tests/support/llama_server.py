@@ -1,8 +1,9 @@
 """Write a fake llama-server, whose `/metrics` returns what a test needs.
 
 The program listens on the UNIX socket given by `--host`, is ready at once, returns the eight tokens of the canary, and
-answers every chat at once with the same word. It serves what the real llama-server cannot be made to serve: metrics of
-another version, or of a proxy; and it is fast where a test is about the server in front of it.
+answers every chat at once with the same word, and renders chats as the sandbox does. It serves what the real
+llama-server cannot be made to serve: metrics of another version, or of a proxy; and it is fast where a test is about
+the server in front of it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,28 @@ ANSWERS = {{
 }}
 
 
+def rendered(body):
+    sys.path.insert(0, {root!r})
+    from datetime import datetime
+    from pathlib import Path
+    from paddock.chat.sandbox import date_variables, make_environment
+    from paddock.chat.variables import server_variables
+    now = datetime.now()
+    source = Path(sys.argv[sys.argv.index("--chat-template-file") + 1]).read_text()
+    given = {{name: value for name, value in body.items() if value}} | body["chat_template_kwargs"]
+    variables = {{**server_variables(now, bos="", eos=""), **date_variables(now), **given}}
+    try:
+        prompt = make_environment().from_string(source).render(variables)
+        return 200, "application/json", json.dumps({{"prompt": prompt}})
+    except Exception:
+        return 400, "application/json", "{{}}"
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        status, kind, body = ANSWERS[self.path]
+        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        is_rendering = self.path == "/apply-template"
+        status, kind, body = rendered(json.loads(content)) if is_rendering else ANSWERS[self.path]
         self.send_response(status)
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body.encode())))
@@ -57,6 +76,7 @@ Server(sys.argv[sys.argv.index("--host") + 1], Handler).serve_forever()
 def llama_server_with(path: Path, *, status: int, content_type: str, body: str) -> Path:
     """Write the program to `path`."""
     metrics = repr((status, content_type, body))
-    path.write_text(_PROGRAM.format(python=sys.executable, metrics=metrics))
+    root = str(Path(__file__).resolve().parents[2])
+    path.write_text(_PROGRAM.format(python=sys.executable, metrics=metrics, root=root))
     path.chmod(0o755)
     return path

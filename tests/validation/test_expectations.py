@@ -37,7 +37,7 @@ RULE_OF = {
     "inventory": "expectations.inventory",
     "gates": "expectations.gates",
 }
-HOSTILE = "<img src=//evil.example/x onerror=alert(1)>\"'$title"
+HOSTILE = "<img src=//evil.example/x onerror=alert(1)>\"'$title [a](javascript:alert(1)) **b** \x1b[2J\u202e"
 
 
 def manifest() -> Manifest:
@@ -309,6 +309,7 @@ def test_no_page_loads_from_another_host_or_runs_a_value_of_a_row(pages: Path) -
     for page in found:
         text = page.read_text()
         assert "<img src=//evil" not in text
+        assert not any(one in text for one in ("\x1b", "\u202e", 'href="javascript', "<strong>b</strong>"))
         assert {name for name in HOST.findall(text) if "evil.example" not in name} == set()
         for wanted in re.findall(r"<(?:link|script|img)\b[^>]*(?:href|src)=\"([^\"]+)\"", text):
             assert (page.parent / wanted).resolve().is_file(), f"{page.name} loads {wanted}"

@@ -17,6 +17,7 @@ from paddock.lifecycle.steps import step
 from paddock.lifecycle.uses import share_usage
 from paddock.model.reference import Reference, same_variant
 from paddock.model.units import human_time
+from paddock.plain_text import csv_cell
 from paddock.store.usage import UsageRow, UsageTotal, total_by
 
 _LOG = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ class UsageSummary:
         columns = list(UsageLine(dict.fromkeys(_NAMES[self.by], ""), UsageTotal.of([])).to_flat())
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(line.to_flat() for line in self.lines)
+        for line in self.lines:
+            writer.writerow({name: csv_cell(v) if isinstance(v, str) else v for name, v in line.to_flat().items()})
         return out.getvalue()
 
 

@@ -23,6 +23,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from paddock.measure.pictures.picture import Picture
+from paddock.plain_text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -181,7 +182,7 @@ def _svg(figure: Figure, title: str) -> str:
     head, rest = text.split(">", 1)
     width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
     head = _SIZE.sub(f'width="{width}" height="{height}"', head)
-    return f'{head} role="img">\n<title>{escape(title)}</title>{rest}'
+    return f'{head} role="img">\n<title>{escape(one_line(title))}</title>{rest}'
 
 
 def _shortened(tag: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ is needed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from paddock.engine.process import confinement_settings, last_error_line
 from paddock.errors import EngineTooOld, NoSuchFile
 from paddock.gguf.kind import ModelKind
 from paddock.serving.engine.canary import check_canary
+from paddock.serving.engine.rendering_check import check_rendering
 from paddock.serving.spec import ServeSpec
 from paddock.settings import child_environment
 
@@ -154,15 +156,30 @@ class LlamaServer:
         return self.program.start_request(arguments)
 
     async def check_canary(self, client: httpx.AsyncClient) -> None:
-        """See `canary.check_canary`."""
-        await check_canary(client, self.spec.kind)
+        """See `canary.check_canary`, and `rendering_check.check_rendering` for models that chat."""
+        checks = [check_canary(client, self.spec.kind)]
+        if self.spec.kind.generates_text and self.spec.chat.template:
+            checks.append(check_rendering(client, self.spec.chat))
+        running = [asyncio.ensure_future(check) for check in checks]
+        try:
+            await asyncio.gather(*running)
+        finally:
+            for check in running:
+                check.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
-    async def check_progress(self, client: httpx.AsyncClient) -> None:
-        """Return as soon as its main loop answers. Raises httpx.HTTPError if it does not answer.
+    async def check_progress(self, client: httpx.AsyncClient) -> bool:
+        """Return as soon as its main loop answers: whether that has a request to compute. Raises httpx.HTTPError if it
+        does not answer.
 
         Unlike `/health`, `/slots` goes through the queue of the main loop: it is answered between two batches.
         """
-        (await client.get("/slots", timeout=None)).raise_for_status()
+        answer = await client.get("/slots", timeout=None)
+        answer.raise_for_status()
+        try:
+            return any(slot.get("is_processing", True) for slot in answer.json())
+        except (ValueError, TypeError, AttributeError):  # of another version
+            return True
 
     async def own_metrics(self, client: httpx.AsyncClient) -> str:
         """Return its own metrics in Prometheus's text format. Raises httpx.HTTPError if it cannot give them."""

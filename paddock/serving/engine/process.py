@@ -120,9 +120,9 @@ class EngineProcess:
         await self._wait_for_log()
         return self._crash(status)
 
-    async def check_progress(self) -> None:
+    async def check_progress(self) -> bool:
         """See `LlamaServer.check_progress`."""
-        await self._server.check_progress(self._client)
+        return await self._server.check_progress(self._client)
 
     async def own_metrics(self) -> str:
         return await self._server.own_metrics(self._client)

@@ -27,6 +27,8 @@ from paddock.serving.engine.process import EngineProcess
 _LOG = logging.getLogger(__name__)
 _BUSY_SHARE = 0.05
 """Share of one processor's time above which the engine counts as computing."""
+_RENDERING_SHARE = 0.5
+"""The same for an engine whose main loop has no request."""
 
 
 class State(StrEnum):
@@ -86,7 +88,7 @@ class Supervisor:
         self._strikes: list[tuple[float, str]] = []
         self._warned_memory = False
         self._last_check = time.monotonic(), 0.0, 0.0
-        self._last_progress = time.monotonic()
+        self._last_progress = self._last_idle = time.monotonic()
         self.state = State.STARTING
         self.engine: EngineProcess | None = None
         self.restarts = 0
@@ -147,7 +149,7 @@ class Supervisor:
     async def _start(self) -> None:
         self.engine = self._make_process()
         await self.engine.start(timeout_s=self._limits.start_s)
-        self._last_progress = time.monotonic()
+        self._last_progress = self._last_idle = time.monotonic()
         self._last_check = self._last_progress, *self.engine.threads_s()
         self.state = State.READY
 
@@ -228,19 +230,19 @@ class Supervisor:
         limit_s = self._limits.stalled_s
         try:
             async with asyncio.timeout(limit_s):
-                await engine.check_progress()
+                has_request = await engine.check_progress()
             answered = True
         except (TimeoutError, httpx.TimeoutException):
-            answered = False
+            answered, has_request = False, True
         except httpx.HTTPError:  # it is dying; `EngineProcess.wait` reports how
             return None
         now, (main_s, others_s) = time.monotonic(), engine.threads_s()
         before, main_before_s, others_before_s = self._last_check
         self._last_check = now, main_s, others_s
+        main_s, others_s = main_s - main_before_s, others_s - others_before_s
         if answered:
             self._last_progress = now
-            return None
-        main_s, others_s = main_s - main_before_s, others_s - others_before_s
+            return self._check_idle(now, has_request or main_s + others_s < _RENDERING_SHARE * (now - before))
         computes = main_s + others_s > _BUSY_SHARE * (now - before)
         stalled_s = max(limit_s, now - self._last_progress)
         # A batch keeps all threads busy; a grammar that has grown beyond measure only the thread of the main loop.
@@ -250,4 +252,16 @@ class Supervisor:
         return EngineCrashed(
             f"the engine hangs: no progress for {stalled_s:.0f} s",
             cure="use a smaller context or batch, or fewer threads",
+        )
+
+    def _check_idle(self, now: float, is_idle_or_answers: bool) -> PaddockError | None:
+        """Return an error if a thread of the engine computes for too long, and not for its main loop: it renders or
+        tokenizes a request, and does not see that the client has left."""
+        if is_idle_or_answers:
+            self._last_idle = now
+        if now - self._last_idle < self._limits.stalled_s:
+            return None
+        return EngineCrashed(
+            f"the engine hangs: it prepares a request for {now - self._last_idle:.0f} s",
+            cure="run `paddock inspect` on the model, and look at its chat template",
         )

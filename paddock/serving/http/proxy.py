@@ -59,6 +59,7 @@ class Proxy:
                         engine_request = request.for_spec(revision.spec)
                         if revision.spec is not request.spec:  # the server has switched since it was admitted
                             await revision.check(engine_request)
+                        await revision.render_trial.check(engine_request)
                         await self._answer(engine_request, revision, send, observed)
                 except RequestRefused as error:
                     error.revision = revision.label

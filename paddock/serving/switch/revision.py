@@ -24,6 +24,7 @@ from paddock.serving.requests.parse import EngineRequest
 from paddock.serving.requests.tool_format import ToolFormat
 from paddock.serving.spec import ServeSpec, open_model
 from paddock.serving.threads import in_thread
+from paddock.serving.trial.render_trial import RenderTrial
 from paddock.serving.trial.request_trial import RequestTrial
 from paddock.serving.trial.suspects import Suspects
 from paddock.serving.usage import UsageCounter
@@ -78,6 +79,7 @@ class ServedRevision:
                 on_lost=self._engine_lost,
             )
             self.trial = RequestTrial(spec, program, home / "trial")
+            self.render_trial = RenderTrial(spec.chat, at_once=server.slots)
             self.client = engine_client(home, _ENGINE_TIMEOUT)
             self.tool_format = ToolFormat(self.client)
             self._resources = resources.pop_all()
@@ -123,6 +125,7 @@ class ServedRevision:
         """Stop the engine and the trial engine, and release the files and the snapshot."""
         await self.supervisor.stop()
         await self.trial.close()
+        await self.render_trial.close()
         await self.client.aclose()
         await in_thread(self.close_files)
 
