@@ -31,7 +31,7 @@ __all__ = ["paddock"]
 
 LIMIT_S = 10
 FIRST = f"{MODEL}@{A}"
-READING = (
+READING: tuple[tuple[str, ...], ...] = (
     ("ls", "--json"),
     ("ls",),
     ("ls", "--s3", "--json"),
@@ -50,7 +50,7 @@ READING = (
     ("cost", FIRST, "--json"),
     ("refresh", "--dry-run", "--json"),
 )
-WRITING = (
+WRITING: tuple[tuple[str, ...], ...] = (
     ("gc", "--json"),
     ("gc", "--keep-bytes", "1", "--json"),
     ("gc", "--s3", "--keep-bytes", "1", "--json"),
@@ -64,7 +64,11 @@ WRITING = (
     ("restore", FIRST, "--json"),
     ("verify", "--repair", "--json"),
 )
-SLOW = (("doctor", "--json"), ("inspect", FIRST, "--json"), ("plan", FIRST, "--json", "--ctx", "128"))
+SLOW: tuple[tuple[str, ...], ...] = (
+    ("doctor", "--json"),
+    ("inspect", FIRST, "--json"),
+    ("plan", FIRST, "--json", "--ctx", "128"),
+)
 """Commands that start processes."""
 
 
