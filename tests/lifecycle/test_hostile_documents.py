@@ -212,7 +212,7 @@ def test_no_hostile_document_hangs_a_command_or_ends_it_with_a_fault(
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(10))
 def test_no_hostile_document_of_many_does(paddock: Paddock, home: Path, faults: Faults, seed: int) -> None:
-    problems = attack(paddock, home, documents=500, seed=seed, faults=faults, slow_every=25)
+    problems = attack(paddock, home, documents=500, seed=seed, faults=faults, slow_every=100)
     assert not problems, "\n\n".join(problems)
 
 

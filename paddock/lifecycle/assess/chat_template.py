@@ -27,7 +27,11 @@ from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, Severity
 from paddock.model.names import Sha256
 from paddock.model.reference import SnapshotId
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import read_regular
 from paddock.validation.audit import TEMPLATE, Audit
+
+_MAX_BYTES = 1024 * 1024
 
 _GREETING = "Good evening. Is the gate still open?"
 SAMPLES: dict[str, list[dict[str, object]]] = {
@@ -137,7 +141,11 @@ def _sample(chat: ChatFormat, messages: list[dict[str, object]]) -> str:
 
 
 def _text(path: Path) -> str | None:
+    """The text of a snapshot's file, which may be a link to its blob. Raises CorruptFile for what is no such file."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogatepass")
-    except FileNotFoundError:
+        return read_regular(path, max_bytes=_MAX_BYTES, follow=True).decode(errors="surrogatepass")
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:  # UnusableContent, and what is not UTF-8
+        reason = error.reason if isinstance(error, UnusableContent) else "it is damaged"
+        raise CorruptFile(f"{path} cannot be used: {reason}", cure="pull the model again") from None
