@@ -13,8 +13,8 @@ from typing import Any, Final
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.json_text import kind_of
 
-MAX_COUNT: Final = 2**50
-"""Bytes, tokens, requests: 1 PiB."""
+MAX_COUNT: Final = 2**60
+"""Bytes, tokens, requests: 1 EiB. A sum of a few is within 64 bits still."""
 _FIRST_YEAR: Final = 1970
 _LAST_YEAR: Final = 2200
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Final, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -35,14 +35,15 @@ def check_record(record: _Record) -> _Record:
 def _check_fields(record: Any, key: str, depth: int) -> None:
     if depth == 0:
         raise UnusableContent(f"it is nested deeper than {_MAX_DEPTH} levels", key=key)
-    for name, hint in _hints(type(record)).items():
+    kind: Any = type(record)
+    for name, hint in _hints(kind).items():
         _check(getattr(record, name), hint, f"{key}.{name}" if key else name, depth)
 
 
 @cache
-def _hints(kind: Hashable) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _check(value: object, hint: Any, key: str, depth: int) -> None:

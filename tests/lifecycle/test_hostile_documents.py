@@ -31,7 +31,7 @@ __all__ = ["paddock"]
 
 LIMIT_S = 10
 FIRST = f"{MODEL}@{A}"
-READING = (
+READING: tuple[tuple[str, ...], ...] = (
     ("ls", "--json"),
     ("ls",),
     ("ls", "--s3", "--json"),
@@ -50,7 +50,7 @@ READING = (
     ("cost", FIRST, "--json"),
     ("refresh", "--dry-run", "--json"),
 )
-WRITING = (
+WRITING: tuple[tuple[str, ...], ...] = (
     ("gc", "--json"),
     ("gc", "--keep-bytes", "1", "--json"),
     ("gc", "--s3", "--keep-bytes", "1", "--json"),
@@ -64,7 +64,11 @@ WRITING = (
     ("restore", FIRST, "--json"),
     ("verify", "--repair", "--json"),
 )
-SLOW = (("doctor", "--json"), ("inspect", FIRST, "--json"), ("plan", FIRST, "--json", "--ctx", "128"))
+SLOW: tuple[tuple[str, ...], ...] = (
+    ("doctor", "--json"),
+    ("inspect", FIRST, "--json"),
+    ("plan", FIRST, "--json", "--ctx", "128"),
+)
 """Commands that start processes."""
 
 
@@ -208,7 +212,7 @@ def test_no_hostile_document_hangs_a_command_or_ends_it_with_a_fault(
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(10))
 def test_no_hostile_document_of_many_does(paddock: Paddock, home: Path, faults: Faults, seed: int) -> None:
-    problems = attack(paddock, home, documents=500, seed=seed, faults=faults, slow_every=25)
+    problems = attack(paddock, home, documents=500, seed=seed, faults=faults, slow_every=100)
     assert not problems, "\n\n".join(problems)
 
 

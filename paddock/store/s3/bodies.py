@@ -36,19 +36,20 @@ def bound_answers(client: S3Client) -> None:
     def send(request: AWSPreparedRequest, **_: object) -> AWSResponse:
         is_object = request.stream_output
         request.stream_output = True  # else the whole body is read in `send`
-        answer = session.send(request)
+        answer: AWSResponse = session.send(request)
         if is_object and answer.status_code < _HTTP_ERROR:
             return answer
         content = _read(answer.raw, answer.url, max_bytes=_MAX_ANSWER_BYTES)
         return AWSResponse(answer.url, answer.status_code, answer.headers, _ReadBody(content))
 
-    client.meta.events.register("before-send.s3", send)
+    client.meta.events.register("before-send.s3", send)  # type: ignore[arg-type]  # this event takes an answer
 
 
 def read_object(body: StreamingBody, length: int | None) -> bytes:
     """The content of a small object, cut one byte after MAX_OBJECT_BYTES. `length` is what the answer states. Raises
     botocore's errors."""
-    raw: Any = body._raw_stream  # its own methods wait for all the bytes that they are asked for
+    # Its own methods wait for all the bytes that they are asked for.
+    raw: Any = body._raw_stream  # type: ignore[attr-defined]  # there is no public name for it
     content = _read(raw, "", max_bytes=MAX_OBJECT_BYTES, cut=True)
     if length is not None and len(content) < min(length, MAX_OBJECT_BYTES):
         raise aws.IncompleteReadError(actual_bytes=len(content), expected_bytes=length)
