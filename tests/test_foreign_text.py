@@ -28,7 +28,7 @@ from paddock.model.markdown import as_text, code, table, verbatim
 from paddock.model.names import printable
 from paddock.plain_text import csv_cell, lines, one_line
 from paddock.serving.refusal import bad_request
-from paddock.serving.requests.json_body import InvalidJson, parse_json
+from paddock.serving.requests.json_body import InvalidJson, parse_text
 from paddock.store.history import Promoted, Promotion
 from paddock.store.usage import UsageTotal
 from paddock.transfer.progress import Progress
@@ -171,7 +171,7 @@ def test_in_the_answer_to_a_request(text: str) -> None:
     """Keys of a request come back in its errors."""
     key = json.dumps(text)
     with pytest.raises(InvalidJson) as refused:
-        parse_json(f"{{{key}: 1, {key}: 2}}")
+        parse_text(f"{{{key}: 1, {key}: 2}}")
     assert_plain(str(refused.value))
     assert_plain(refused.value.path)
 
