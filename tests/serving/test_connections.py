@@ -259,6 +259,20 @@ def test_a_connection_whose_request_is_being_answered_is_never_closed_for_anothe
         assert [read(client).statuses for client in clients] == [[200]] * len(clients)
 
 
+def test_one_address_does_not_keep_out_another() -> None:
+    limits = ConnectionLimits(connections=6, per_address=4, accepted=4)
+    with serving(limits) as app, ExitStack() as stack:
+        clients = [stack.enter_context(connect(app.port)) for _ in range(limits.per_address)]
+        for client in clients:
+            client.sendall(get(b"/wait"))
+        wait_for(lambda: app.answering >= len(clients))
+        assert exchange(app.port, post(path=b"/body")).statuses == [503]
+        other = socket.create_connection(("127.0.0.1", app.port), timeout=10, source_address=("127.0.0.2", 0))
+        stack.enter_context(other).sendall(post(path=b"/body"))
+        assert read(other).statuses == [200]
+        app.proceed()
+
+
 def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
     with serving(QUICK) as app, connect(app.port) as client:
         client.sendall(get(b"/long", b"Connection: close"))
