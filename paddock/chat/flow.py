@@ -22,6 +22,7 @@ from paddock.chat.operations import (
     ELEMENT_METHODS,
     FIELD_NAMES,
     GENERATOR_FILTERS,
+    MAPPING_METHODS,
     METHOD_NAMES,
     NUMBER_FILTERS,
     NUMBER_METHODS,
@@ -245,17 +246,17 @@ class Flow:
 
     def _attribute(self, base: nodes.Node, name: str, *, is_dotted: bool) -> int:
         """What a field holds. Those of mappings written in the template are known by their names."""
-        stored = self._attributes.get(name, Holds.NOTHING)
+        stored = self._attributes.get(name, Holds.NOTHING) | self._attributes.get(_ANY_FIELD, Holds.NOTHING)
         if self.scopes.is_namespace(base):
             return stored
         inner = self.holds(base)
-        found = stored | self._attributes.get(_ANY_FIELD, Holds.NOTHING) | inner & (Holds.DATE | Holds.FUNCTION)
+        found = stored | inner & (Holds.DATE | Holds.FUNCTION)
         if name in _GROUP_FIELDS:
             found |= inner
         if inner & Holds.LOOP:
             return found | self._loop_items | Holds.NUMBER
-        is_data = name in FIELD_NAMES and not _is_text_or_list(base)
-        if name in METHOD_NAMES and not is_data and (is_dotted or inner & (Holds.FUNCTION | Holds.LITERAL)):
+        is_data = name in FIELD_NAMES if is_dotted else name not in MAPPING_METHODS
+        if name in METHOD_NAMES and (not is_data or _is_text_or_list(base) or inner & (Holds.FUNCTION | Holds.LITERAL)):
             found |= Holds.METHOD
         return found | _AUTHORED_FIELDS.get(name, Holds.NOTHING)
 

@@ -20,7 +20,7 @@ from jinja2 import nodes
 from paddock.chat.flow import Flow
 from paddock.chat.operations import NUMBER_METHODS, SPLIT_METHODS, TRIM_METHODS
 
-_LARGE_NUMBER: Final = 10**9
+_MIN_LIMIT: Final = 128
 _DATE_FIELD: Final = re.compile(r"%-?[a-zA-Z]")
 
 
@@ -47,18 +47,16 @@ class Literals:
 
 
 def _numbers(all_nodes: Sequence[nodes.Node], harmless: set[int]) -> Iterator[Literal]:
-    """The numbers of lists, and large ones, which may hold several."""
     for node in all_nodes:
-        parts = node.items if isinstance(node, nodes.List | nodes.Tuple) else []
-        for part in [*parts, *(node.nodes if isinstance(node, nodes.Output | nodes.Concat) else [])]:
-            if isinstance(part, nodes.Const) and _is_number(part.value) and id(node) not in harmless:
-                yield Literal(part.lineno, str(part.value))
-        if isinstance(node, nodes.Const) and _is_number(node.value, _LARGE_NUMBER) and id(node) not in harmless:
+        if isinstance(node, nodes.Const) and id(node) not in harmless and _is_number(node.value):
             yield Literal(node.lineno, str(node.value))
 
 
-def _is_number(value: object, least: int = 0) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) >= least
+def _is_number(value: object) -> bool:
+    """Whether a constant is a number that may be a code; limits are powers of two, which are none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return isinstance(value, float) or value < _MIN_LIMIT or value & (value - 1) != 0
 
 
 def _texts(all_nodes: Sequence[nodes.Node], harmless: set[int], flow: Flow) -> Iterator[Literal]:
@@ -126,6 +124,8 @@ def _unprinted_parts(node: nodes.Node, flow: Flow) -> Sequence[nodes.Node]:
         return [node.expr, *(operand.expr for operand in node.ops)]
     if isinstance(node, nodes.Getitem):
         return [node.arg]
+    if isinstance(node, nodes.Slice):
+        return [part for part in (node.start, node.stop, node.step) if part is not None]
     if isinstance(node, nodes.Test):
         return node.args or ()
     if isinstance(node, nodes.Call):

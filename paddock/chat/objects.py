@@ -42,18 +42,23 @@ def _printed(node: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
     """The expressions that a node converts to text, and the objects that must not be among them."""
     if isinstance(node, nodes.Output | nodes.Concat):
         for part in node.nodes:
-            yield part, OBJECTS
+            yield part, OBJECTS if _is_defined(part) else OBJECTS | Holds.LITERAL
     elif isinstance(node, nodes.Mod):
         yield node.right, OBJECTS
     elif isinstance(node, nodes.Filter):
         if node.name in _PRINTING_FILTERS and node.node is not None:
-            yield node.node, OBJECTS
+            yield node.node, OBJECTS if _is_defined(node.node) else OBJECTS | Holds.LITERAL
         elif node.name in {"join", "format"}:
             kinds = OBJECTS & ~Holds.GENERATOR if node.name == "join" else OBJECTS
             yield from ((part, kinds) for part in [*([node.node] if node.node else []), *arguments_of(node)])
     elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr in {"format", "join"}:
         kinds = OBJECTS & ~Holds.GENERATOR if node.node.attr == "join" else OBJECTS
         yield from ((part, kinds) for part in arguments_of(node))
+
+
+def _is_defined(node: nodes.Node) -> bool:
+    """Whether an expression is no list or mapping with a name in it, which would be printed as `Undefined` if it is."""
+    return not isinstance(node, nodes.List | nodes.Tuple | nodes.Dict) or node.find(nodes.Name) is None
 
 
 def _is_internal(base: int, name: str) -> bool:

@@ -29,6 +29,8 @@ FIELD_NAMES = (METHOD_NAMES - frozenset(dir(dict))) & _names("""
     join encode
 """)
 """Methods with the names of fields that a mapping may have, such as the title of a document."""
+MAPPING_METHODS = frozenset(dir(dict)) & METHOD_NAMES - _names("items keys values")
+"""Methods that a subscript gets from a mapping, and that are no fields of schemas."""
 
 LENGTH_FILTERS = _names("length count wordcount")
 NUMBER_FILTERS = LENGTH_FILTERS | _names("int float round abs")
@@ -51,5 +53,5 @@ WHOLE_FILTERS = _names("string upper lower capitalize title safe tojson e escape
 DEFAULT_FILTERS = _names("default d")
 EXISTENCE_TESTS = _names("defined undefined none string")
 LOOP_ATTRIBUTES = _names("""
-    index index0 first last length revindex revindex0 depth depth0 previtem nextitem cycle changed
+    index index0 first last length revindex revindex0 depth depth0 previtem nextitem
 """)

@@ -23,9 +23,11 @@ _MAX_OWN_WORDS: Final = 1
 """Words that short texts of one template may have beyond `STRUCTURAL_WORDS`."""
 _MAX_WORD_LETTERS: Final = 18
 """A longer word counts as several: it may be a sentence without spaces."""
-_MAX_DIGITS: Final = 40
-"""Digits of all strings and numbers together: more may be codes of characters."""
-_MAX_SYMBOLS: Final = 8
+_MAX_DIGITS: Final = 48
+_MAX_NUMBER_DIGITS: Final = 20
+"""Digits of all strings, and of all numbers: more may be codes of characters."""
+_MAX_SYMBOLS: Final = 3
+"""Symbols of all strings, such as emoji."""
 _BARS: Final = frozenset("\u2581\uff5c")
 """Symbols of markers, as in `<\uff5ctool\u2581call\uff5c>`."""
 _UNSPACED: Final = r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
@@ -35,7 +37,10 @@ _CAMEL_CASE: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 MARKER: Final = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z][A-Z_ ]{1,40}\]")
 MARKER_CHARACTER: Final = re.compile(r"[<>\[\]{}|~]")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?:;])\s+|\n+")
-_MORSE: Final = re.compile(r"(?:[.\u00b7\-\u2013_]{1,5}[\s/|]+){6,}")
+_CODE: Final = re.compile(
+    r"(?:[.\u00b7\-\u2013_]{1,5}[\s/|]+){6,}"  # Morse code
+    r"|(?:&#x?[0-9a-fA-F]+;\s?){2,}|(?:\\[ux][0-9a-fA-F]{2,4}){2,}|(?:%[0-9a-fA-F]{2}[^%]{0,12}){3,}"  # escapes
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,14 @@ class _Short:
 def find_prose(literals: Literals) -> Iterator[Literal]:
     """Yield the sentences, then the short texts that could be joined to one, and what may be a message in numbers."""
     shorts: list[_Short] = []
-    digits = [literal for literal in (*literals.strings, *literals.numbers) if _digits(literal.text)]
-    if sum(_digits(literal.text) for literal in digits) > _MAX_DIGITS:
-        yield from digits
+    for kind, limit in ((literals.strings, _MAX_DIGITS), (literals.numbers, _MAX_NUMBER_DIGITS)):
+        if sum(_digits(literal.text) for literal in kind) > limit:
+            yield from (literal for literal in kind if _digits(literal.text))
+    if sum(_symbols(literal.text) for literal in literals.strings) > _MAX_SYMBOLS:
+        yield from (literal for literal in literals.strings if _symbols(literal.text))
     for literal in literals.strings:
         line, text = literal.line, literal.text
-        if _is_code(text):
+        if _CODE.search(text):
             yield literal
             continue
         if is_published_string(text):
@@ -114,10 +121,5 @@ def _digits(text: str) -> int:
     return sum(character.isdigit() for character in text)
 
 
-def _is_code(text: str) -> bool:
-    """Whether a string may be a message in Morse code or in symbols."""
-    symbols = sum(
-        not character.isascii() and character not in _BARS and unicodedata.category(character)[0] in "SM"
-        for character in text
-    )
-    return symbols > _MAX_SYMBOLS or _MORSE.search(text) is not None
+def _symbols(text: str) -> int:
+    return sum(not (char.isascii() or char in _BARS) and unicodedata.category(char)[0] in "SM" for char in text)

@@ -55,7 +55,13 @@ def date_variables(now: datetime) -> dict[str, Any]:
 
 def _printable(value: object) -> object:
     """Return a value that is about to be printed. Raises SecurityError for an object: its description has addresses."""
-    if value is None or isinstance(value, str | int | float | list | tuple | dict | Undefined):
+    if value is None or isinstance(value, str | int | float | Undefined):
+        return value
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, Undefined):
+                raise SecurityError("a template may not print a list with an undefined item")
+            _printable(item)
         return value
     raise SecurityError(f"a template may not print a {type(value).__name__}")
 
