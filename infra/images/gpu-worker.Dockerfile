@@ -9,6 +9,9 @@
 #
 #   prefect worker start --pool paddock-serve --type process --with-healthcheck
 #
+# BUILD_IMAGE and RUNTIME_IMAGE are the base images. Named by their digests, as `docker buildx imagetools inspect IMAGE`
+# prints them, a build is the same at each time: `--build-arg BUILD_IMAGE=nvidia/cuda:12.8.1-devel-ubuntu22.04@sha256:…`.
+#
 # CUDA_VERSION is the version of a published nvidia/cuda image, from 11.8.0 to the newest; the host's driver must be at
 # least as new. CUDA_ARCHITECTURES are compute capabilities in CMake's form; more of them make the build longer and the
 # image larger. CUDA 11.8 supports none above 90, and CUDA 13 none below 75. Ubuntu 22.04 has images for all of these
@@ -16,8 +19,10 @@
 
 ARG CUDA_VERSION=12.8.1
 ARG UBUNTU_VERSION=22.04
+ARG BUILD_IMAGE=nvidia/cuda:${CUDA_VERSION}-devel-ubuntu${UBUNTU_VERSION}
+ARG RUNTIME_IMAGE=nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION}
 
-FROM nvidia/cuda:${CUDA_VERSION}-devel-ubuntu${UBUNTU_VERSION} AS build
+FROM ${BUILD_IMAGE} AS build
 ARG CUDA_ARCHITECTURES="75;80;86;89;90"
 ARG PYTHON_VERSION=3.11
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -34,19 +39,20 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # The engine first, since it changes least and takes longest. There is no GPU during an image build, so the architectures
 # are named; GGML_NATIVE would build for the processor of the build machine.
-COPY constraints.txt ./
-COPY infra/__init__.py infra/build_engine.py infra/
+COPY constraints.txt requirements.txt ./
+COPY infra/__init__.py infra/build_engine.py infra/locked.py infra/
 RUN CMAKE_ARGS="-DGGML_CUDA=on -DGGML_NATIVE=OFF -DCMAKE_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}" \
     python -m infra.build_engine /opt/engine \
- && pip install --constraint constraints.txt /opt/engine/*.whl
+ && pip install --no-deps /opt/engine/*.whl \
+ && python -m infra.locked install
 
 COPY pyproject.toml README.md LICENSE ./
 COPY paddock paddock
 COPY tasks tasks
 COPY flows flows
-RUN pip install --constraint constraints.txt .
+RUN pip install --no-deps --no-build-isolation .
 
-FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION}
+FROM ${RUNTIME_IMAGE}
 ARG PYTHON_VERSION=3.11
 # libgomp is needed by the engine. The interpreter is the one that the virtual environment was created with.
 # hadolint ignore=DL3008

@@ -1,7 +1,8 @@
-"""What a hostile engine reaches: nothing of its parent, of the user, of the network, as root and as a user.
+"""A hostile engine reaches nothing of its parent, of the user, of the network, as root and as a user.
 
 The probe runs in the place of the engine's library and of llama-server, started by Paddock's own code. Each attempt is
-made without confinement, too, where it succeeds.
+made without confinement, too, where it succeeds. Of another llama-server it is not known what it is built for, so that
+the probe in its place is confined as an engine for GPUs is.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ def test_a_hostile_engine_reaches_no_file_process_or_network(found: Mapping[str,
     reached = {name for name, outcome in found[child]["tried"].items() if outcome == "reached"}
     assert reached == set()
     assert len(found[child]["tried"]) > 35
+
+
+def test_even_an_unconfined_child_of_the_same_user_cannot_read_an_unreadable_parent(found: Mapping[str, Any]) -> None:
+    is_root = found["unconfined"]["identity"]["Uid"].startswith("0\t")  # it may read every process
+    reached = {name for name, outcome in found["guarded"]["tried"].items() if outcome == "reached"}
+    of_the_parent = {f"read /proc/parent/{name}" for name in ("environ", "maps", "mem")} | {
+        *("list /proc/parent/fd", "read the parent's memory", "trace the parent", "take the parent's descriptor")
+    }
+    assert reached & of_the_parent == (of_the_parent if is_root else set())
+    assert "read /proc/parent/cmdline" in reached
 
 
 @pytest.mark.parametrize("child", _CHILDREN)

@@ -43,7 +43,7 @@ def test_hadolint_finds_nothing_in_an_image(path: Path) -> None:
         ("USER 10001", "USER root", "DL3002"),
         ("WORKDIR /opt/paddock", "WORKDIR opt", "DL3000"),
         ("apt-get install -y ", "apt-get install ", "DL3014"),
-        ("FROM nvidia/cuda:${CUDA_VERSION}-runtime-ubuntu${UBUNTU_VERSION}", "FROM nvidia/cuda", "DL3006"),
+        ("FROM ${RUNTIME_IMAGE}", "FROM nvidia/cuda", "DL3006"),
     ],
 )
 def test_hadolint_finds_an_injected_fault(original: str, fault: str, rule: str) -> None:
@@ -88,9 +88,17 @@ def test_the_gpu_worker_runs_a_command_that_prefect_has() -> None:
 
 
 def test_the_gpu_worker_has_the_installed_package_and_no_checkout() -> None:
-    _, final = re.split(r"^FROM .+-runtime-.+$", GPU_WORKER, flags=re.MULTILINE)
+    _, final = re.split(r"^FROM \${RUNTIME_IMAGE}$", GPU_WORKER, flags=re.MULTILINE)
     assert re.findall(r"^COPY (.+)$", final, re.MULTILINE) == ["--from=build /opt/venv /opt/venv"]
-    assert re.findall(r"pip install .*", GPU_WORKER)[-1] == "pip install --constraint constraints.txt ."
+    assert re.findall(r"pip install .*", GPU_WORKER)[-1] == "pip install --no-deps --no-build-isolation ."
+
+
+def test_the_gpu_worker_installs_packages_by_hash_and_its_base_images_can_be_given_by_digest() -> None:
+    assert re.search(r"python -m infra\.locked install$", GPU_WORKER, re.MULTILINE)
+    assert all("--no-deps" in line for line in re.findall(r"pip install .*", GPU_WORKER))
+    assert re.findall(r"^FROM (\S+)", GPU_WORKER, re.MULTILINE) == ["${BUILD_IMAGE}", "${RUNTIME_IMAGE}"]
+    for name in ("BUILD_IMAGE", "RUNTIME_IMAGE"):
+        assert re.search(rf"^ARG {name}=nvidia/cuda:\$", GPU_WORKER, re.MULTILINE)
 
 
 def test_the_gpu_workers_health_check_uses_its_port_and_not_a_model_servers() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.chat.template import ChatFormat
+from paddock.confinement.parent import unreadable
 from paddock.engine import process
 from paddock.engine.oracle import Memory
 from paddock.engine.parameters import Parameters
@@ -40,7 +41,7 @@ _IN_MEMORY = ctypes.create_string_buffer(CANARY.encode())
 
 def outcomes(user: int) -> dict[str, dict[str, Any]]:
     """Return what a hostile engine reaches as a child of a process of `user`: in the engine's `worker`, in the place of
-    `llama-server`, and `unconfined`."""
+    `llama-server`, `unconfined`, and `guarded`: unconfined, by a parent that is unreadable."""
     with _place(user) as place:
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.confined", json.dumps(place)],
@@ -127,7 +128,14 @@ def main() -> None:
     unconfined = _unconfined(place)
     Path(place["written"]).unlink()
     Path(place["link"]).unlink()
-    found = {"unconfined": unconfined, "worker": _in_worker(place), "llama-server": asyncio.run(_in_server(place))}
+    with unreadable():
+        guarded = _unconfined(place)
+    found = {
+        "unconfined": unconfined,
+        "guarded": guarded,
+        "worker": _in_worker(place),
+        "llama-server": asyncio.run(_in_server(place)),
+    }
     print(json.dumps(found))
 
 
