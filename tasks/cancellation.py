@@ -53,8 +53,8 @@ def _cancel_below(client: SyncPrefectClient, parents: Sequence[UUID]) -> None:
         runs = _unfinished(client, parents)
         for run in runs:
             # One of a deployment has a process of its own, which its worker ends.
-            state = Cancelling(message=_MESSAGE) if run.deployment_id else Cancelled(message=_MESSAGE)
-            client.set_flow_run_state(run.id, state, force=True)
+            make_state = Cancelling if run.deployment_id else Cancelled
+            client.set_flow_run_state(run.id, make_state(message=_MESSAGE), force=True)
         parents = [run.id for run in runs]
 
 

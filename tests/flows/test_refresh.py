@@ -176,10 +176,10 @@ def test_an_interrupted_run_leaves_no_run_below_it_unfinished(client: SyncPrefec
 
     @flow
     def upper() -> None:
-        pool = ThreadPoolExecutor(1)
+        context, pool = contextvars.copy_context(), ThreadPoolExecutor(1)
         try:
             with cancelling_runs_below():
-                pool.submit(contextvars.copy_context().run, middle, return_state=True)
+                pool.submit(lambda: context.run(lambda: middle(return_state=True)))
                 assert started.wait(60)
                 raise KeyboardInterrupt
         finally:

@@ -143,7 +143,7 @@ def with_idle_layers(count: int) -> bytes:
     file = tiny_llama(layers=2 + count, width=64, inner=128)
     file.set("llama.context_length", U32, 1024)
     for row in file.tensors:
-        _, number, *part = f"{row.name}..".split(".")
+        _, number, *part = (str(row.name) + "..").split(".")
         if number.isdigit() and int(number) >= 2 and part[0] in {"attn_output", "ffn_down"}:
             blocks = np.frombuffer(row.content(), Q8_0_BLOCK).copy()
             blocks["scale"] = np.float16(1e-7)
