@@ -180,7 +180,7 @@ BAD_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no shard": lambda one: {**one, "split": 0},
     "a licence of a megabyte": lambda one: {**one, "licence": "x" * 2**20},
     "versions of a megabyte": lambda one: {**one, "engine_version": "x" * 2**20},
-    "thousands of findings": lambda one: {**one, "findings": [{"rule": "a", "severity": "warn"}] * 20_000},
+    "thousands of findings": lambda one: {**one, "findings": [{"rule": "a", "severity": "warn"}] * 10_001},
     "the manifest of another commit": lambda one: {**one, "revision": "f" * 40},
     "the manifest of another model": lambda one: {**one, "repository": "other/model"},
     "no verdict": lambda one: _without(one, "verdict"),
@@ -226,7 +226,7 @@ BAD_REFS: dict[str, bytes] = {
     ).encode(),
     "a default that is not promoted": json.dumps({"default": "Q2_K", "variants": {}}).encode(),
     "thousands of variants": json.dumps(
-        {"default": None, "variants": {f"V{n}": {"revision": OTHER, "previous": None} for n in range(20_000)}}
+        {"default": None, "variants": {f"V{n}": {"revision": OTHER, "previous": None} for n in range(10_001)}}
     ).encode(),
     "megabytes of text": json.dumps({"default": "x" * 2**21, "variants": {}}).encode(),
     "a number without an end": b'{"default": 1e999, "variants": {}}',
