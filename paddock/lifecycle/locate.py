@@ -36,6 +36,8 @@ def locate(clients: Clients, wanted: Reference) -> Manifest:
 def locate_in(store: Store, clients: Clients, wanted: Reference, *, cure: str) -> Manifest:
     """As `locate`, in any store. `cure` is that of NotOnVolume."""
     model = clients.volume.spelled(wanted.model)
+    if model != wanted.model and store is not clients.volume and store.ids(wanted.model):
+        model = wanted.model  # that it was renamed is a note on the volume, which replaces nothing that is there
     promoted = store.promoted(model)
     if wanted.ref is None:
         id = promoted.of(_spelled(promoted.revisions, wanted.variant)) if wanted.variant else promoted.default_id

@@ -23,7 +23,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.quantization import is_gguf
 from paddock.planning.targets import THIS_MACHINE
 from paddock.store.manifests import MAX_DOCUMENT_BYTES
-from paddock.store.protocol import Store
+from paddock.store.protocol import Store, has_snapshot
 from paddock.untrusted.content import UnusableContent
 from paddock.untrusted.fields import parse_time
 from paddock.untrusted.json_text import parse_object
@@ -60,7 +60,7 @@ def share(clients: Clients, manifest: Manifest, name: str) -> str | None:
     """Copy a report of the volume to the remote store, for workers with another volume, and return its address. None
     where there is no report, or no remote store that has the snapshot."""
     text = clients.volume.read_report(manifest.id, name)
-    if text is None or clients.remote is None or clients.remote.snapshot(manifest.id) is None:
+    if text is None or clients.remote is None or not has_snapshot(clients.remote, manifest.id):
         return None
     return clients.remote.write_report(manifest.id, name, text)
 

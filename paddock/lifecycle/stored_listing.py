@@ -20,7 +20,8 @@ from paddock.lifecycle.clients import Clients
 from paddock.model.artifact import Listing, Manifest, RepositoryFile
 from paddock.model.names import ModelName, Revision, is_commit_prefix
 from paddock.model.quantization import group_shards
-from paddock.model.reference import Reference, same_variant
+from paddock.model.reference import Reference, SnapshotId, same_variant
+from paddock.store.protocol import Store
 
 MAIN = "main"
 
@@ -124,10 +125,19 @@ def _stored(clients: Clients, model: ModelName, revision: Revision) -> list[Mani
         manifests = []
         try:
             for id in store.ids(model) if store is not None else ():
-                manifest = store.snapshot(id) if store is not None and id.revision == revision else None
+                manifest = _readable(store, id) if store is not None and id.revision == revision else None
                 manifests += [manifest] if manifest is not None else []
-        except (CorruptFile, StoreUnavailable, StoreRefused) as error:
+        except (StoreUnavailable, StoreRefused) as error:
             log.warning("%s", error.message)
         if manifests:
             return manifests
     return []
+
+
+def _readable(store: Store, id: SnapshotId) -> Manifest | None:
+    """The manifest of a snapshot; None for one that cannot be read, which hides no other one."""
+    try:
+        return store.snapshot(id)
+    except CorruptFile as error:
+        log.warning("%s", error.message)
+        return None

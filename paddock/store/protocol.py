@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from paddock.errors import CorruptFile
 from paddock.model.artifact import Manifest, SnapshotFile
 from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import SnapshotId
@@ -87,6 +88,14 @@ class Store(Protocol):
     def remove_report(self, id: SnapshotId, name: str) -> None:
         """Remove a report. Does nothing when there is none of that name."""
         ...
+
+
+def has_snapshot(store: Store, id: SnapshotId) -> bool:
+    """Whether a store has a snapshot with a manifest that can be read: one that cannot be is no use to anybody."""
+    try:
+        return store.snapshot(id) is not None
+    except CorruptFile:
+        return False
 
 
 class DownloadLease(Protocol):

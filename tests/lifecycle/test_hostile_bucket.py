@@ -18,19 +18,22 @@ from infra.local.hub import HubService
 from paddock.errors import CorruptFile, NotOnVolume, PaddockError
 from paddock.lifecycle import reports
 from paddock.lifecycle.acquire import lease_wait
+from paddock.lifecycle.acquire.cache import push_missing
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.acquire.restore import find_remote, locate_or_restore, restore
 from paddock.lifecycle.assess.header_cache import HeaderCache
 from paddock.lifecycle.assess.validate import VALIDATION_REPORT, read_validation
 from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients, connect
+from paddock.lifecycle.dossier.write import write_dossier
 from paddock.lifecycle.promote.measurements import audit_of
+from paddock.lifecycle.revisions import list_revision
 from paddock.lifecycle.steps import PlainRunner
 from paddock.model.acquired import Acquired
 from paddock.model.artifact import Manifest, RepositoryFile, SnapshotFile
 from paddock.model.derived_files import CHAT_FILE, TEMPLATE_FILE
 from paddock.model.finding import Verdict
-from paddock.model.names import Sha256
+from paddock.model.names import ModelName, Sha256
 from paddock.model.reference import Reference, Variant
 from paddock.store.copying import push
 from paddock.store.remote import ObjectStore
@@ -181,7 +184,7 @@ BAD_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no shard": lambda one: {**one, "split": 0},
     "a licence of a megabyte": lambda one: {**one, "licence": "x" * 2**20},
     "versions of a megabyte": lambda one: {**one, "engine_version": "x" * 2**20},
-    "thousands of findings": lambda one: {**one, "findings": [{"rule": "a", "severity": "warn"}] * 20_000},
+    "thousands of findings": lambda one: {**one, "findings": [{"rule": "a", "severity": "warn"}] * 10_001},
     "the manifest of another commit": lambda one: {**one, "revision": "f" * 40},
     "the manifest of another model": lambda one: {**one, "repository": "other/model"},
     "no verdict": lambda one: _without(one, "verdict"),
@@ -227,7 +230,7 @@ BAD_REFS: dict[str, bytes] = {
     ).encode(),
     "a default that is not promoted": json.dumps({"default": "Q2_K", "variants": {}}).encode(),
     "thousands of variants": json.dumps(
-        {"default": None, "variants": {f"V{n}": {"revision": OTHER, "previous": None} for n in range(20_000)}}
+        {"default": None, "variants": {f"V{n}": {"revision": OTHER, "previous": None} for n in range(10_001)}}
     ).encode(),
     "megabytes of text": json.dumps({"default": "x" * 2**21, "variants": {}}).encode(),
     "a number without an end": b'{"default": 1e999, "variants": {}}',
@@ -408,3 +411,31 @@ def test_a_snapshot_that_s3_cannot_describe_is_looked_for_on_the_volume(
     assert locate_or_restore(worker, Reference(MODEL, Variant("Q4_K_M"))).variant == "Q4_K_M"
     with pytest.raises(NotOnVolume):
         locate_or_restore(replace(worker, remote=None), Reference(MODEL, ref=OTHER))
+
+
+def test_a_manifest_that_cannot_be_read_stops_nothing_that_is_shared(
+    worker: Clients, pulled: Manifest, bucket: Path
+) -> None:
+    write_manifest(bucket, pulled)
+    manifest_path(bucket, pulled).write_bytes(b"[" * 5000)
+    reports.write(worker, pulled, "any.json", {})
+    assert reports.share(worker, pulled, "any.json") is None
+    write_dossier(worker, pulled)
+    offline = connect(worker.settings.model_copy(update={"hub_offline": True}))
+    assert list_revision(replace(worker, hub=offline.hub), MODEL, pulled.revision).files
+    copied = push_missing(worker, pulled)
+    assert copied is not None
+    assert copied.blobs
+    assert reports.share(worker, pulled, "any.json")
+    assert worker.remote is not None
+    assert worker.remote.snapshot(pulled.id) == pulled
+
+
+def test_a_note_that_a_model_was_renamed_hides_nothing_in_the_bucket(
+    worker: Clients, bucket: Path, pulled_home: Path
+) -> None:
+    (own,) = connect(worker.settings.model_copy(update={"volume": pulled_home / "models"})).volume.snapshots(MODEL)
+    write_manifest(bucket, own)
+    worker.volume.prepare()
+    worker.volume.refs.remember_name(MODEL, ModelName.parse("evil/model"))
+    assert find_remote(worker, Reference(MODEL)).id == own.id

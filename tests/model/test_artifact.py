@@ -27,7 +27,7 @@ file_paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 files = st.builds(
     SnapshotFile,
     path=file_paths,
-    size=st.integers(0, 2**60),
+    size=st.integers(2**32, 2**46),  # at least three segments, and not too many
     sha256=digests,
     segments=st.lists(segments, max_size=3).map(tuple),
 )
@@ -47,10 +47,10 @@ manifests = st.builds(
     revision=st.text("0123456789abcdef", min_size=40, max_size=40).map(Revision),
     variant=st.sampled_from(["Q8_0", "UD-Q4_K_XL", "Q8_0-mmproj", "old-m.v2"]),
     files=st.lists(files, max_size=4).filter(_apart).map(tuple),
-    segment_bytes=st.integers(1, 2**40),
-    quantization=st.none() | st.text(),
+    segment_bytes=st.integers(2**26, 2**30),
+    quantization=st.none() | st.text(max_size=50),
     split=st.integers(1, 99999),
-    licence=st.none() | st.text(),
+    licence=st.none() | st.text(max_size=50),
     source=st.sampled_from(["hub", "s3", "local"]),
     created_at=st.datetimes(
         datetime(1970, 1, 2),  # noqa: DTZ001 - a bound has no time zone
@@ -62,8 +62,8 @@ manifests = st.builds(
         st.builds(RecordedFinding, rule=st.text(max_size=20), severity=st.sampled_from(Severity)), max_size=3
     ).map(tuple),
     template_sha256=st.none() | digests,
-    paddock_version=st.text(),
-    engine_version=st.text(),
+    paddock_version=st.text(max_size=50),
+    engine_version=st.text(max_size=50),
 )
 
 

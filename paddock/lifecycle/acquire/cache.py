@@ -12,6 +12,7 @@ from paddock.lifecycle.uses import share_usage
 from paddock.model.artifact import Manifest
 from paddock.model.reference import Reference
 from paddock.store.copying import CopyResult, push
+from paddock.store.protocol import has_snapshot
 
 
 def cache(runner: Runner, wanted: Reference) -> tuple[Manifest, CopyResult | None]:
@@ -28,7 +29,7 @@ def _line(copied: CopyResult | None) -> str:
 @step(Kind.STORE, "push-promoted", line=lambda copied: _line(copied) if copied else "nothing had to be sent to S3")
 def push_missing(clients: Clients, manifest: Manifest) -> CopyResult | None:
     """As `push_snapshot`, unless the remote store has the snapshot."""
-    if clients.remote is None or clients.remote.snapshot(manifest.id) is not None:
+    if clients.remote is None or has_snapshot(clients.remote, manifest.id):
         return None
     return push_snapshot(clients, manifest)
 

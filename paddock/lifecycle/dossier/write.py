@@ -24,6 +24,7 @@ from paddock.lifecycle.steps import step
 from paddock.model.artifact import Manifest
 from paddock.model.names import Sha256
 from paddock.model.reference import Reference
+from paddock.store.protocol import has_snapshot
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def write_dossier(clients: Clients, manifest: Manifest) -> Dossier:
     page, value = markdown(document), document.to_json()
     clients.volume.write_report(manifest.id, JSON_REPORT, value)
     path = clients.volume.write_report(manifest.id, REPORT, page)
-    if clients.remote is not None and clients.remote.snapshot(manifest.id) is not None:
+    if clients.remote is not None and has_snapshot(clients.remote, manifest.id):
         clients.remote.write_report(manifest.id, JSON_REPORT, value)
         clients.remote.write_report(manifest.id, REPORT, page)
     return Dossier(document, page, path)

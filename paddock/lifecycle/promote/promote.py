@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paddock.errors import BadSetting, CorruptFile, PaddockError, StoreRefused, StoreUnavailable
+from paddock.errors import BadSetting, PaddockError, StoreRefused, StoreUnavailable
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.dossier import refresh_dossier, write_dossier
 from paddock.lifecycle.locate import locate
@@ -30,7 +30,7 @@ from paddock.model.artifact import Manifest
 from paddock.model.names import ModelName, Revision
 from paddock.model.reference import Reference, SnapshotId, Variant
 from paddock.store.history import Promoted, Promotion
-from paddock.store.protocol import RemoteStore
+from paddock.store.protocol import RemoteStore, has_snapshot
 from paddock.store.volume import PendingRemoteUpdates
 
 log = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ def _update(
     """Update the ref with the snapshots that the store has, and return the updates that remain."""
     promoted = clients.volume.promoted(model)
     ids = [id for variant in sorted(pending.variants) if (id := promoted.of(variant)) is not None]
-    stored = [id for id in ids if _has(remote, id)]
+    stored = [id for id in ids if has_snapshot(remote, id)]
     default = promoted.default_id if pending.default else None
     remote_promoted = remote.promoted(model)
     if default is not None and default.variant not in remote_promoted.revisions and default not in stored:
@@ -221,13 +221,6 @@ def _update(
     rest = frozenset(id.variant for id in ids if id not in stored)
     default_is_pending = pending.default and default is None and promoted.default is not None
     return PendingRemoteUpdates(rest, default_is_pending, pending.upto)
-
-
-def _has(remote: RemoteStore, id: SnapshotId) -> bool:
-    try:
-        return remote.snapshot(id) is not None
-    except CorruptFile:  # nobody can restore a snapshot with a damaged manifest
-        return False
 
 
 def _unfinished_rollback(

@@ -22,7 +22,7 @@ from paddock.measure.benchmark_report import Benchmark
 from paddock.measure.pictures.picture import Picture
 from paddock.model.artifact import Manifest
 from paddock.model.units import counted, human_bytes
-from paddock.store.protocol import RemoteStore
+from paddock.store.protocol import RemoteStore, has_snapshot
 
 PICTURES: Final = "pictures.json"
 
@@ -84,7 +84,7 @@ def draw_pictures(clients: Clients, manifest: Manifest, measured: Benchmark | No
     """Draw the figures of a snapshot's reports, and write the pictures. `measured` is a benchmark that has just been
     measured: where another one stands, the pictures of both are drawn, and those of `measured` are returned only."""
     plan = plan_pictures(clients, manifest)
-    remote = clients.remote if clients.remote and clients.remote.snapshot(manifest.id) is not None else None
+    remote = clients.remote if clients.remote and has_snapshot(clients.remote, manifest.id) else None
     before = {one.figures_sha256: one for one in read_pictures(replace(clients, remote=None), manifest)}
     if remote and remote.read_report(manifest.id, PICTURES) != clients.volume.read_report(manifest.id, PICTURES):
         before = {}  # what one store lacks is written to both

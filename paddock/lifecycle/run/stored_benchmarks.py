@@ -29,7 +29,7 @@ from paddock.lifecycle.clients import Clients
 from paddock.measure.benchmark_report import Benchmark
 from paddock.model.artifact import Manifest
 from paddock.planning.profile import PROFILES
-from paddock.store.protocol import Store
+from paddock.store.protocol import Store, has_snapshot
 
 BENCHMARK: Final = "benchmark.json"
 KEPT_OF_A_KIND: Final = 8
@@ -62,7 +62,7 @@ def share_benchmarks(clients: Clients, manifest: Manifest) -> str | None:
     """Copy the results of the volume to the remote store, for workers with another volume, and return the address of
     one. None where there is none, or no remote store that has the snapshot."""
     remote = clients.remote
-    if remote is None or remote.snapshot(manifest.id) is None:
+    if remote is None or not has_snapshot(remote, manifest.id):
         return None
     shared = remote.report_names(manifest.id)
     own = [name for name in clients.volume.report_names(manifest.id) if _NAME.fullmatch(name)]
