@@ -64,6 +64,19 @@ WRITING: tuple[tuple[str, ...], ...] = (
     ("restore", FIRST, "--json"),
     ("verify", "--repair", "--json"),
 )
+RELATED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "bucket/": (("ls", "--s3", "--json"), ("gc", "--s3", "--dry-run", "--json"), ("restore", FIRST), ("cache", FIRST)),
+    "/reports/refresh": (("refresh", "--dry-run", "--json"),),
+    "/reports": (("show", FIRST, "--dossier"), ("show", FIRST, "--dossier", "--json"), ("cost", FIRST)),
+    "/history": (("history", str(MODEL)), ("rollback", str(MODEL)), ("ls",)),
+    "/usage": (("usage", "--json"), ("usage",), ("ls",)),
+    "/snapshots": (("show", FIRST), ("verify", FIRST), ("ls",), ("gc", "--json"), ("show", FIRST, "--dossier")),
+    "/verified": (("verify", "--json"), ("gc", "--json"), ("gc", "--s3", "--json")),
+    "/leases": (("rm", f"{MODEL}@{B}"), ("gc", "--json")),
+    "/partial": (("gc", "--json"), ("restore", FIRST)),
+    "/quarantine": (("gc", "--json"), ("verify", "--repair", "--json")),
+}
+"""Commands that read the documents of a directory, the more exact ones first."""
 SLOW: tuple[tuple[str, ...], ...] = (
     ("doctor", "--json"),
     ("inspect", FIRST, "--json"),
@@ -158,10 +171,11 @@ def attack(
         planted: list[Planted] = []
         for _ in range(together):
             planted.append(planter.plant(planted))
-        commands = [choose.choice(READING)]
+        related = next((found for part, found in RELATED.items() if part in planted[-1].place), READING)
+        commands = [choose.choice(related if choose.random() < 0.6 else READING)]
         if number % slow_every == slow_every - 1:
             commands.insert(0, choose.choice(SLOW))
-        if writes := number % write_every == write_every - 1:
+        if number % write_every == write_every - 1:
             commands.append(choose.choice(WRITING))
         for command in commands:
             began = time.monotonic()
@@ -178,7 +192,7 @@ def attack(
                     found.append("the other model is shown otherwise")
             faults.add(failed=bool(found))
             problems += [f"{seed}.{number} {planted} {' '.join(command)}: {problem}" for problem in found]
-        if writes:
+        if any(command not in READING for command in commands):
             planter.restore()
         else:
             for one in planted:
