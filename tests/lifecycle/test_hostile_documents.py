@@ -218,7 +218,7 @@ def others(listing: Outcome) -> list[object]:
 def test_no_hostile_document_hangs_a_command_or_ends_it_with_a_fault(
     paddock: Paddock, home: Path, faults: Faults
 ) -> None:
-    problems = attack(paddock, home, documents=300, seed=22, faults=faults, together=3, write_every=8)
+    problems = attack(paddock, home, documents=300, seed=22, faults=faults, together=5, write_every=20)
     assert not problems, "\n\n".join(problems)
 
 
@@ -230,18 +230,35 @@ def test_no_hostile_document_of_many_does(paddock: Paddock, home: Path, faults: 
     assert not problems, "\n\n".join(problems)
 
 
-@pytest.mark.parametrize("kind", ["a pipe", "nested lists", "an infinite number"])
-def test_a_planted_document_ends_no_process(home: Path, kind: str) -> None:
+def test_the_cure_for_what_was_planted_works(paddock: Paddock, home: Path) -> None:
     inner = home / "models/.paddock"
-    for place, command in (
-        (f"snapshots/{MODEL.slug}/{A}/Q8_0/manifest.json", ("ls",)),
-        (f"history/{MODEL.slug}.jsonl", ("history", str(MODEL))),
-    ):
-        planted = Planted(kind, place)
-        path = inner / place
+    manifest, history = inner / f"snapshots/{MODEL.slug}/{A}/Q8_0/manifest.json", inner / f"history/{MODEL.slug}.jsonl"
+    for path in (manifest, history):
         path.unlink()
-        if kind == "a pipe":
-            os.mkfifo(path)
-        else:
-            path.write_text("[" * 100_000 if kind == "nested lists" else '{"requests": 1e999}')
-        assert not list(problems_of(program(*command))), planted
+        os.mkfifo(path)
+    listed = paddock("ls", "--json")
+    assert [row["revision"] for row in listed.json["models"] if row["model"] == str(MODEL)] == [B]
+
+    refused = paddock("history", str(MODEL), "--json")
+    assert (refused.status, refused.json["error"]) == (1, "no-permission")
+    assert refused.json["message"] == f"{history} is in the way: it is not a regular file"
+    assert refused.json["cure"].startswith("move it away")
+    history.rename(home / "moved away")
+    assert paddock("history", str(MODEL), "--json").status == 0
+
+    refused = paddock("verify", FIRST, "--json")
+    assert (refused.status, refused.json["error"]) == (2, "corrupt-file")
+    assert f"`paddock rm {MODEL}:Q8_0@{A}`" in refused.json["cure"]
+    assert paddock("gc", "--dry-run", "--json").status == 0
+    assert paddock("rm", f"{MODEL}:Q8_0@{A}", "--json").status == 0
+    assert not manifest.parent.exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"requests": 1e999}'], ids=["nested lists", "an infinite number"])
+def test_a_planted_document_ends_no_process(monkeypatch: pytest.MonkeyPatch, home: Path, text: str) -> None:
+    monkeypatch.delenv("PADDOCK_S3_URI")
+    manifest = home / f"models/.paddock/snapshots/{MODEL.slug}/{A}/Q8_0/manifest.json"
+    manifest.unlink()
+    manifest.write_text(text)
+    listed = program("ls")
+    assert (listed.status, list(problems_of(listed))) == (0, [])
