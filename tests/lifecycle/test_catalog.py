@@ -327,7 +327,7 @@ def test_what_is_no_file_is_refused_without_waiting(monkeypatch: pytest.MonkeyPa
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("")
     for name, reason in {
-        "pipe": "is no regular file",
+        "pipe": "is not a regular file",
         ".": "is a directory",
         "loop": "cannot be read",
         "file/catalog.yaml": "cannot be read",
