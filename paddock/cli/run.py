@@ -40,9 +40,12 @@ def bench(
     from paddock.lifecycle.dossier import refresh_dossier
     from paddock.lifecycle.run.benchmark import measure, measure_server
     from paddock.lifecycle.steps import PlainRunner
+    from paddock.measure.load_test import served_model
 
     clients = make_clients()
     manifest = find_snapshot(clients, model)
+    if server is not None:
+        served_model(server, api_key=clients.settings.api_key)  # else a wrong address would be told minutes later
     measured, tuning = measure(PlainRunner(clients), manifest, ctx, roleplay=roleplay, tune_first=tune, budget_s=budget)
     if server is not None:
         measured = measure_server(clients, manifest, measured, server, api_key=clients.settings.api_key)

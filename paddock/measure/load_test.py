@@ -151,13 +151,7 @@ def run_load_test(
     requests are counted, not raised.
     """
     base = _checked_url(url)
-    headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
-    with urllib3.PoolManager(
-        maxsize=max(levels),
-        retries=False,
-        timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s),
-        headers=headers,
-    ) as pool:
+    with _connections(api_key, timeout_s=timeout_s, at_once=max(levels)) as pool:
         model = _model(pool, base)
         body = {"model": model, "max_tokens": max_tokens, "stream": streamed, "temperature": 0.0}
         if streamed:
@@ -167,6 +161,19 @@ def run_load_test(
     return LoadTest(
         model, max_tokens, streamed, results, on_this_machine=is_loopback_host(urlsplit(base).hostname or "")
     )
+
+
+def served_model(url: str, *, api_key: SecretStr | None = None) -> str:
+    """The name that the server at `url` reports for its model. Raises BadSetting and ServerUnavailable, as
+    `run_load_test`."""
+    with _connections(api_key, timeout_s=_CONNECT_S, at_once=1) as pool:
+        return _model(pool, _checked_url(url))
+
+
+def _connections(api_key: SecretStr | None, *, timeout_s: float, at_once: int) -> urllib3.PoolManager:
+    headers = {"Authorization": f"Bearer {api_key.get_secret_value()}"} if api_key else {}
+    timeout = urllib3.Timeout(connect=_CONNECT_S, read=timeout_s)
+    return urllib3.PoolManager(maxsize=at_once, retries=False, timeout=timeout, headers=headers)
 
 
 def is_loopback_host(host: str) -> bool:
