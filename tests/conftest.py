@@ -48,7 +48,6 @@ _LONG = (
     "tests/serving/test_service.py",
     "tests/serving/test_command.py",
     "tests/lifecycle/test_lease_wait.py",
-    "tests/measure/test_roleplay.py",
     "tests/measure/test_benchmark.py",
     "tests/engine/test_oracle.py",
     "tests/lifecycle/",

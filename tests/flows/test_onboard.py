@@ -223,6 +223,7 @@ def test_a_rejected_model_is_not_published_and_its_findings_are_recorded(
     assert artifact(client, "findings").id == stood.id
 
 
+@pytest.mark.torture
 def test_without_promotion_the_promoted_snapshot_and_its_artifacts_stay(
     client: SyncPrefectClient, afterwards: Clients, onboarded: Twice
 ) -> None:
@@ -312,6 +313,7 @@ def test_each_phase_is_a_flow_of_its_own(monkeypatch: pytest.MonkeyPatch, client
     assert connected.remote.promoted(MODEL).default_id == id
 
 
+@pytest.mark.torture
 def test_another_quantization_of_a_promoted_commit_can_be_onboarded(
     client: SyncPrefectClient, afterwards: Clients, onboarded: Twice
 ) -> None:

@@ -51,6 +51,7 @@ def unrecorded(tmp_path: Path) -> dict[str, str]:
     return {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")}
 
 
+@pytest.mark.torture
 @pytest.mark.usefixtures("clients")
 def test_it_prints_one_json_object(
     hub: HubService, monkeypatch: pytest.MonkeyPatch, paddock: Paddock, recorded: dict[str, str]

@@ -33,7 +33,10 @@ RUN_S = 12.0
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("kills", "recorded"),
-    [pytest.param(1, False, id="1"), pytest.param(10, True, id="10, with Prefect", marks=pytest.mark.torture)],
+    [
+        pytest.param(1, False, id="1", marks=pytest.mark.torture),
+        pytest.param(10, True, id="10, with Prefect", marks=pytest.mark.torture),
+    ],
 )
 def test_onboarding_survives_kill_9_at_random_moments(
     clients: Clients,

@@ -69,6 +69,7 @@ def test_a_test_can_wait_for_bytes_instead_of_sleeping(hub: HubService) -> None:
         response.result()
 
 
+@pytest.mark.torture
 def test_the_demonstration_has_quantizations_a_gated_model_and_one_without_gguf(
     hub: HubService, demo_cache: Path
 ) -> None:

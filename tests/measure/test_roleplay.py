@@ -1,4 +1,4 @@
-"""The roleplay suite on the real model: the right template, and a wrong one."""
+"""The roleplay suite on the real model, with the right template and a wrong one, behind `torture`; and on small ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHORT = (replace(SCENES[0], facts=SCENES[0].facts[:1]),)
 @pytest.mark.parametrize(
     ("scenes", "window"),
     [
-        pytest.param(SHORT, 256, id="short"),
+        pytest.param(SHORT, 256, id="short", marks=pytest.mark.torture),
         pytest.param(SCENES[:2], 2048, id="2", marks=pytest.mark.torture),
     ],
 )
