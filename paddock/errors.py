@@ -58,18 +58,19 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from paddock.plain_text import one_line
+from paddock.plain_text import lines, one_line
 
 
 class PaddockError(Exception):
     """Base class. `code` is the kebab-case class name, which JSON output has as `error`; `exit_status` is that of the
-    command line. Message and cure may quote text of any origin: they are on one line, as `paddock.plain_text` says."""
+    command line. Message and cure may quote text of any origin: they are plain (`paddock.plain_text`). The message is
+    on one line, and a cure may have several, such as lines to write into a file."""
 
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, cure: str = "") -> None:
         self.message = one_line(message)
-        self.cure = one_line(cure)
+        self.cure = lines(cure)
         super().__init__(self.message)
 
     @property

@@ -101,7 +101,8 @@ def test_on_a_terminal(place: str, monkeypatch: pytest.MonkeyPatch, capfd: pytes
 @texts
 def test_in_an_error(text: str) -> None:
     error = HubRefused(f"the Hub says {text}", cure=f"ask {text}")
-    assert_plain(str(error))
+    assert_plain(error.message)
+    assert_plain(error.cure, many_lines=True)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     assert_plain(str(bad_request(printable(text))))
     assert_plain(printable(text))

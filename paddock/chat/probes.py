@@ -155,7 +155,6 @@ _SERVED: Final = (
     "one turn",
     "three messages, no generation prompt",
     "system and three messages",
-    "nine messages",
     "markers",
     "Unicode",
     "tools",

@@ -147,7 +147,7 @@ def _native(expectation: Expectation) -> Any:
 
 
 def _failed(table: Table, results: Sequence[Any]) -> Iterator[tuple[Expectation, Finding]]:
-    by_description = {_text(expectation.description): expectation for expectation in table.expectations}
+    by_description = {_note(expectation.description): expectation for expectation in table.expectations}
     for result in results:
         expectation = by_description[result.expectation_config.notes]
         if any(isinstance(raised, dict) and raised.get("raised_exception") for raised in _raised(result)):

@@ -81,8 +81,8 @@ def test_only_variables_that_a_template_names_are_probed() -> None:
     assert len(variable_probes("{{ enable_thinking }}")) == 2 * 2
     everything = " ".join(name for one in ALTERNATIVES for name in (*one.values, *one.unset))
     assert len(variable_probes(everything)) == 2 * len(ALTERNATIVES)
-    assert len(served_probes(CHATML)) == 6
-    assert len(served_probes(everything + " tools")) == 7 + 3
+    assert len(served_probes(CHATML)) == 5
+    assert len(served_probes(everything + " tools")) == 6 + 3
 
 
 def test_the_dates_are_written_as_llama_server_writes_them() -> None:

@@ -21,6 +21,7 @@ from paddock.serving.requests.parse import AdmittedRequest, RequestRefused
 from paddock.serving.requests.tool_format import ToolFormat
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.revision import ServedRevision
+from paddock.serving.trial.render_trial import RenderTrial
 from paddock.serving.trial.suspects import Suspects
 from paddock.serving.usage import UsageCounter
 from tests.serving.test_requests import SPEC
@@ -54,7 +55,7 @@ class StreamingRevision:
     label: str = SPEC.label
     usage: UsageCounter = field(default_factory=UsageCounter)
     suspects: Suspects = field(default_factory=Suspects)
-
+    render_trial: RenderTrial = field(default_factory=lambda: RenderTrial(SPEC.chat, at_once=1))
     observations: Observations = field(default_factory=Observations)
 
     @property
@@ -78,10 +79,14 @@ def forwarded(content: bytes, *, size: int = 1 << 16, content_type: str = "text/
     async def scenario() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(engine), base_url="http://engine") as client:
             queue = AdmissionQueue[ServedRevision](max_waiting=0)
-            queue.use(cast(ServedRevision, StreamingRevision(client)))
+            revision = StreamingRevision(client)
+            queue.use(cast(ServedRevision, revision))
             body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
             request = AdmittedRequest("/v1/chat/completions", json.dumps(body).encode(), SPEC)
-            await Proxy(queue, Metrics(model="m", server="s")).answer(request, send)
+            try:
+                await Proxy(queue, Metrics(model="m", server="s")).answer(request, send)
+            finally:
+                await revision.render_trial.close()
 
     asyncio.run(scenario())
     events = sent.decode().split("\n\n")

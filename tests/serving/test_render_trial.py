@@ -14,12 +14,14 @@ import psutil
 import pytest
 
 from paddock.chat.template import ChatFormat
+from paddock.serving.engine.supervisor import SupervisorLimits
 from paddock.serving.refusal import RequestRefused
 from paddock.serving.requests.parse import CHAT, COMPLETION, EngineRequest
 from paddock.serving.spec import ServeSpec
 from paddock.serving.trial.render_trial import RenderTrial
 from tests.support.serving import ask, running
 from tests.support.templates import CHATML
+from tests.support.waiting import wait_for
 
 LOOPS = "{% for a in messages %}{% for b in messages %}{% for c in messages %}{% endfor %}{% endfor %}{% endfor %}"
 GROWING = "{% set n = namespace(s='') %}{% for m in messages %}{% set n.s = n.s + n.s + m.content %}{% endfor %}"
@@ -142,6 +144,20 @@ def test_a_rendering_ends_with_its_client() -> None:
         assert await refusal(trial, chat(1)) is None
 
     run(TOO_MUCH["a number of the client's"][0] + CHATML, use)
+
+
+@pytest.mark.torture
+def test_a_rendering_that_only_the_engine_does_not_end_costs_its_own_requests(serve_spec: ServeSpec) -> None:
+    """The sandbox and the engine differ in what they define: such a template may do anything in the engine alone."""
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    start = "{% if 'a'.isalpha is not defined and messages[0].content|length == 12345 %}" + loops + "{% endif %}"
+    spec = replace(serve_spec, chat=replace(serve_spec.chat, template=start + CHATML))
+    limits = SupervisorLimits(start_s=120.0, check_interval_s=0.2, stalled_s=2.0)
+    with running(spec, limits=limits) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        with pytest.raises(httpx.ReadTimeout):  # its client leaves
+            client.post(CHAT, json={**chat(1, "x" * 12345), "max_tokens": 1}, timeout=1)
+        wait_for(lambda: client.get("/health").json()["restarts"] == 1, limit_s=60)
+        wait_for(lambda: ask(client, stream=False, max_tokens=2).complete, limit_s=60)
 
 
 def test_hostile_conversations_neither_hang_the_server_nor_delay_others_for_long(serve_spec: ServeSpec) -> None:

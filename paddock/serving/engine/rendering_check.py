@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 
 from paddock.chat.folding import fold_system_messages
-from paddock.chat.probes import Probe, served_probes
+from paddock.chat.probes import Probe, served_probes, trigger_probes
 from paddock.chat.render import RenderRequest, TemplateProcess
 from paddock.chat.rendering_difference import RenderingComparison, RenderingDifference
 from paddock.chat.template import ChatFormat
@@ -27,6 +27,8 @@ from paddock.errors import EngineTooOld, ModelRejected
 _LOG = logging.getLogger(__name__)
 _PATH: Final = "/apply-template"
 _TIMEOUT_S: Final = 30.0
+_MOST_TRIGGERS: Final = 3
+"""Conversations with the texts that the template compares with, and as many as the longest of those lengths."""
 _CURE: Final = (
     "report the model and the engine's version; until then serve another model, or one of its other revisions"
 )
@@ -60,13 +62,12 @@ async def rendering_differences(client: httpx.AsyncClient, chat: ChatFormat) -> 
 
 def _render(chat: ChatFormat, now: datetime) -> tuple[list[Probe], list[str | None]]:
     """Return the probes as Paddock would send them, and their renderings in the sandbox."""
-    probes = [
-        replace(probe, request=replace(probe.request.as_served(), now=now)) for probe in served_probes(chat.template)
-    ]
     with TemplateProcess(chat.template, bos=chat.bos, eos=chat.eos) as process:
-        process.analyse()
+        analysis = process.analyse()
+        triggers = trigger_probes(analysis.texts, ())[:_MOST_TRIGGERS] + trigger_probes((), analysis.numbers)[-1:]
         sent, texts = [], []
-        for probe in probes:
+        for found in (*served_probes(chat.template), *triggers):
+            probe = replace(found, request=replace(found.request.as_served(), now=now))
             result = process.render(probe.request)
             renders_system = not probe.has_system or (result.ok and result.text.count(probe.contents[0][1]) == 1)
             request = probe.request if renders_system else _folded(probe.request)

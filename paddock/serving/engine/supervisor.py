@@ -27,7 +27,7 @@ from paddock.serving.engine.process import EngineProcess
 _LOG = logging.getLogger(__name__)
 _BUSY_SHARE = 0.05
 """Share of one processor's time above which the engine counts as computing."""
-_RENDERING_SHARE = 0.5
+_RENDERING_SHARE = 0.1
 """The same for an engine whose main loop has no request."""
 
 
