@@ -1,4 +1,4 @@
-"""The roleplay suite on the real model, with the right template and a wrong one, behind `torture`; and on small ones."""
+"""The roleplay suite: on the real model with the right template and a wrong one (torture), and on small models."""
 
 from __future__ import annotations
 
