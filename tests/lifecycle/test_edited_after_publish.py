@@ -20,6 +20,7 @@ import pytest
 
 from infra.local.hub import LocalHub, serve_hub
 from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE
+from paddock.cli.main import app
 from paddock.errors import CorruptFile, ModelRejected, NoGguf
 from paddock.lifecycle.acquire.pull import pull
 from paddock.lifecycle.assess.chat_template import chat_of_snapshot
@@ -27,6 +28,7 @@ from paddock.lifecycle.assess.preflight import preflight
 from paddock.lifecycle.assess.verified import open_snapshot
 from paddock.lifecycle.clients import Clients, connect
 from paddock.lifecycle.dossier.facts import gather
+from paddock.lifecycle.locate import locate
 from paddock.lifecycle.run.benchmark import benchmark, plan_of
 from paddock.lifecycle.run.follow import followed_name
 from paddock.lifecycle.run.quality import measure_quality
@@ -161,19 +163,18 @@ def test_a_file_that_was_edited_before_is_refused_named_and_repaired(
         faults.add()
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize(("use", "number"), [(bench, 1), (quality, 2)], ids=["bench", "quality"])
-@pytest.mark.parametrize("attempts", [1, pytest.param(100, marks=pytest.mark.torture)])
 def test_a_file_that_is_edited_between_audit_and_load_is_not_measured(
     stored: tuple[Clients, Manifest, Manifest],
     use: Callable[[Clients, Manifest, Manifest], bool],
     number: int,
-    attempts: int,
     faults: Faults,
 ) -> None:
     clients, *variants = stored
-    generator = random.Random(attempts)
+    generator = random.Random(number)
     path = clients.volume.snapshot_path(variants[0].id) / WEIGHTS
-    for _ in range(attempts):
+    for _ in range(100):
         volume = EditedVolume(
             clients.volume.root,
             lambda: edits.in_place(path, generator.randrange(path.stat().st_size)),
@@ -284,6 +285,19 @@ def test_other_readers_refuse_an_edited_template(clients: Clients, pulled: Manif
     facts = gather(clients, pulled)
     assert (facts.chat, facts.verdict) == (None, Verdict.REJECT)
     assert TEMPLATE_FILE in facts.damage
+
+
+def test_the_cure_for_an_edited_manifest_works_without_a_store(
+    clients: Clients, pulled: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits.with_its_manifest(clients.volume, pulled.id, TEMPLATE_FILE, EVIL)
+    with pytest.raises(CorruptFile) as caught:
+        locate(clients, pulled.id.reference)
+    assert f"`paddock verify {pulled.id} --repair`" in caught.value.cure
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert app(["verify", str(pulled.id), "--repair"], standalone_mode=False) == 0
+    with open_snapshot(clients, locate(clients, pulled.id.reference)) as opened:
+        assert opened.manifest == pulled
 
 
 def test_a_plan_of_a_snapshot_sees_no_planted_model(clients: Clients, pulled: Manifest) -> None:
