@@ -300,6 +300,7 @@ class Flow:
                 Holds.TEXTS if base & (Holds.TEXT | Holds.KEY) else Holds.NOTHING
             )
         if name in VIEW_METHODS:
+            kept &= ~(Holds.TEXT | Holds.KEY)  # a string has no such methods
             return kept | Holds.KEYS | (Holds.TEXTS if base & Holds.LITERAL else Holds.NOTHING)
         if name in ELEMENT_METHODS:
             default = self._union(node.args[1:])
