@@ -15,6 +15,7 @@ from typing import Final
 
 from jinja2 import nodes
 
+from paddock.chat.allowlist import ATTRIBUTE_FILTERS
 from paddock.chat.assignments import Assignments
 from paddock.chat.containers import tested_containers
 from paddock.chat.flow import Flow, arguments_of
@@ -23,6 +24,7 @@ from paddock.chat.operations import PART_FILTERS, SPLIT_METHODS, TRIM_METHODS
 
 _KNOWN: Final = Holds.TEXT | Holds.KEY
 _MARKER_LIKE: Final = re.compile(r"[<>\[\]{}|/]|^\n+$")
+_PHRASE: Final = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)+")
 _LETTER: Final = re.compile(r"[^\W\d_]")
 _PLAIN_FORMAT: Final = re.compile(r"%%|%\(\w+\)s|%0?\d?[sdi]|\{\{|\}\}|\{\w*\}")
 _FORMAT_FIELD: Final = re.compile(r"%|[{}]")
@@ -35,6 +37,7 @@ class _Template:
     flow: Flow
     assignments: Assignments
     texts: Sequence[str]
+    has_recursion: bool
 
 
 def find_cuts(
@@ -43,7 +46,8 @@ def find_cuts(
     """Yield (line number, operation) for each operation that takes known text apart. `texts` are the literals that may
     be printed."""
     containers = tested_containers(tree)
-    template = _Template(flow, assignments, texts)
+    has_recursion = any(isinstance(node, nodes.For) and node.recursive for node in flow.scopes.nodes)
+    template = _Template(flow, assignments, texts, has_recursion)
     for node in flow.scopes.nodes:
         base = _taken_apart(node)
         if base is not None and id(base) in containers:
@@ -137,7 +141,9 @@ def _cut_by_call(node: nodes.Call, template: _Template) -> str | None:
     if node.dyn_args is not None and template.flow.holds(node.dyn_args) & _KNOWN:
         return "`*` in a call"
     if not isinstance(node.node, nodes.Getattr):
-        return None
+        is_loop = template.has_recursion and not template.flow.scopes.is_own_function(node.node)
+        cut = is_loop and any(template.flow.holds(argument) & _KNOWN for argument in node.args)
+        return "a recursive loop" if cut else None
     base, method = template.flow.holds(node.node.node), node.node.attr
     described = f"`.{method}()`"
     if method == "format":
@@ -160,9 +166,12 @@ def _cut_by_filter(node: nodes.Filter, template: _Template) -> str | None:
     if node.name == "format":
         return _odd_formats(node.node, template)
     base = template.flow.holds(node.node)
+    if node.name in ATTRIBUTE_FILTERS and any(map(_is_position, arguments_of(node))):
+        return described
     if node.name == "map" and node.args:
         name = node.args[0].value if isinstance(node.args[0], nodes.Const) else None
-        if name == "format" or (base & (_KNOWN | Holds.TEXTS) and name in PART_FILTERS | {"replace", "trim"}):
+        known = base & (_KNOWN | Holds.TEXTS | Holds.KEYS)
+        if name == "format" or (known and name in PART_FILTERS | {"replace", "trim"}):
             return f"the filter `{name}`"
     if base & Holds.TYPE and node.name in {"first", "last", "list", "reverse", "sort", "batch", "slice"}:
         return described
@@ -175,6 +184,13 @@ def _cut_by_filter(node: nodes.Filter, template: _Template) -> str | None:
     if node.name == "trim":
         return described if any(_has_letters(argument, template) for argument in arguments_of(node)) else None
     return None
+
+
+def _is_position(node: nodes.Node) -> bool:
+    """Whether an argument names an attribute by a position, such as `map(attribute='role.0')`."""
+    if not isinstance(node, nodes.Const) or isinstance(node.value, bool):
+        return False
+    return isinstance(node.value, int) or any(part.isdigit() for part in str(node.value).split("."))
 
 
 def _cut_by_block_filter(node: nodes.FilterBlock | nodes.AssignBlock, flow: Flow) -> str | None:
@@ -196,14 +212,20 @@ def _literals(node: nodes.Node, assignments: Assignments) -> list[str] | None:
 
 
 def _occurs(node: nodes.Node, template: _Template, *, within_words: bool = False) -> bool:
-    """Whether a separator or pattern may occur within a sentence of the template's own text, or within its words."""
+    """Whether a separator or pattern may occur within a sentence of the template's own text, or within its words; a
+    word may also occur in the names of fields."""
     literals = _literals(node, template.assignments)
     if literals is None:
         return True
     inner = [literal for literal in literals if not _MARKER_LIKE.search(literal)]
     if within_words:
         inner = [literal for literal in inner if not literal.strip() or _LETTER.search(literal)]
-    return any(not literal or any(literal in text for text in template.texts) for literal in inner)
+    return any(
+        (_LETTER.search(literal) and not _PHRASE.fullmatch(literal))
+        or not literal
+        or any(literal in text for text in template.texts)
+        for literal in inner
+    )
 
 
 def _has_letters(node: nodes.Node, template: _Template) -> bool:

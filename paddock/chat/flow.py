@@ -148,7 +148,7 @@ class Flow:
             for target, value in zip(node.targets, node.values, strict=True):
                 self._bind(target, self.holds(value))
         elif isinstance(node, nodes.For):
-            item = _element(self.holds(node.iter))
+            item = _element(self.holds(node.iter)) | (_element(self._block_arguments) if node.recursive else 0)
             self._loop_items |= item
             self._loop_output |= self.output(node)
             self._bind(node.target, item | Holds.KEY)
@@ -292,7 +292,7 @@ class Flow:
     def _method(self, callee: nodes.Getattr, node: nodes.Call) -> int:
         base, name = self.holds(callee.node), callee.attr
         arguments = self._union(arguments_of(node))
-        kept = base & ~(OBJECTS | Holds.LITERAL)
+        kept = base & ~Holds.LITERAL
         if name in NUMBER_METHODS:
             return Holds.NUMBER
         if name in SPLIT_METHODS:
@@ -300,6 +300,7 @@ class Flow:
                 Holds.TEXTS if base & (Holds.TEXT | Holds.KEY) else Holds.NOTHING
             )
         if name in VIEW_METHODS:
+            kept &= ~(Holds.TEXT | Holds.KEY)  # a string has no such methods
             return kept | Holds.KEYS | (Holds.TEXTS if base & Holds.LITERAL else Holds.NOTHING)
         if name in ELEMENT_METHODS:
             default = self._union(node.args[1:])
@@ -312,7 +313,7 @@ class Flow:
 
     def _filter(self, node: nodes.Filter, base: int) -> int:
         arguments = self._union(arguments_of(node))
-        kept, name = base & ~(OBJECTS | Holds.LITERAL), node.name
+        kept, name = base & ~Holds.LITERAL, node.name
         if name in NUMBER_FILTERS:
             return base & Holds.DATE | Holds.NUMBER
         if name in ELEMENT_FILTERS:

@@ -48,6 +48,8 @@ def _printed(node: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
     elif isinstance(node, nodes.Filter):
         if node.name in _PRINTING_FILTERS and node.node is not None:
             yield node.node, OBJECTS if _is_defined(node.node) else OBJECTS | Holds.LITERAL
+        elif node.name == "map" and node.args and node.node is not None:
+            yield node.node, OBJECTS & ~Holds.GENERATOR
         elif node.name in {"join", "format"}:
             kinds = OBJECTS & ~Holds.GENERATOR if node.name == "join" else OBJECTS
             yield from ((part, kinds) for part in [*([node.node] if node.node else []), *arguments_of(node)])

@@ -73,6 +73,10 @@ class Scopes:
         """Whether an expression is one of these names, and the template does not bind it."""
         return isinstance(node, nodes.Name) and node.name in names and node.name not in self.bound
 
+    def is_own_function(self, node: nodes.Node) -> bool:
+        """Whether an expression is the name of a macro of the template, or of a function that every template has."""
+        return isinstance(node, nodes.Name) and (node.name in self.macros or self.is_builtin(node, *BUILTIN_FUNCTIONS))
+
     def is_namespace(self, node: nodes.Node) -> bool:
         """Whether an expression is a name that statements only ever bind to `namespace(…)`."""
         if not isinstance(node, nodes.Name):

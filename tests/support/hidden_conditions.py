@@ -144,6 +144,28 @@ _DATED = {
         "{% set ns = namespace(get=0) %}{% set ns.get = strftime_now %}",
         "ns.get('%m') == '12'",
     ),
+    "in a recursive loop": (
+        "{% set d %}{% for c in ['x'] recursive %}{{ 'y' if c == '1' }}"
+        "{{ loop(strftime_now('%m')) if loop.depth < 2 }}{% endfor %}{% endset %}",
+        "d",
+    ),
+    "spread over arguments": (
+        "{% macro d(x) %}{{ x == '12' }}{% endmacro %}",
+        "d(**{'x': strftime_now('%m')}) == 'True'",
+    ),
+    "an alias of the caller": (
+        "{% macro d() %}{% set c = caller %}{{ 'y' if c() == '12' }}{% endmacro %}"
+        "{% set e %}{% call d() %}{{ strftime_now('%m') }}{% endcall %}{% endset %}",
+        "e",
+    ),
+    "set in a namespace by a macro": (
+        "{% macro d(n) %}{% set n.d = strftime_now('%m') %}{% endmacro %}{% set ns = namespace(d='') %}{{ d(ns) }}",
+        "ns.d == '12'",
+    ),
+    "in a nested macro": (
+        "{% macro d(x) %}{% macro f() %}{{ 'y' if x == '12' }}{% endmacro %}{{ f() }}{% endmacro %}",
+        "d(strftime_now('%m'))",
+    ),
     "a server's variable": ("", "date_string == '25 Dec 2038'"),
     "a server's variable in another": ("{% set d = date_string|default('', true) %}", "'2038' in d"),
     "another server's variable": ("", "current_date > '2030'"),
