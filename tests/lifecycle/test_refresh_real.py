@@ -117,9 +117,11 @@ def test_two_tensors_of_a_large_model_cost_their_bytes_and_little_more(
 
 
 def test_a_slower_model_is_held_back_by_its_speed_and_costs_a_request_the_next_night(
-    hub: HubService, catalog: Path, paddock: Paddock
+    hub: HubService, catalog: Path, paddock: Paddock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has 96 layers more that add nothing: it answers the same."""
+    """It has 96 layers more that add nothing: it answers the same. Where other processes keep the machine busy, no
+    round of a comparison counts, and the speed is not decided."""
+    monkeypatch.setenv("PADDOCK_BENCHMARK_BUDGET_S", "120")
     catalog.write_bytes(catalog_of(f"model: {NAME}, context_tokens: 512"))
     fast, slow = with_idle_layers(0), with_idle_layers(96)
     hub.repository(NAME).commit({FILE: fast})

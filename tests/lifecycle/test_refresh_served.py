@@ -33,7 +33,9 @@ NAME = "org/served-GGUF"
 MODEL = ModelName.parse(NAME)
 FILE = "tiny-Q8_0.gguf"
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-REFUSING = "{% for m in messages %}{% if 'colours' in m.content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+REFUSING = "{% for m in messages %}{% if 'zebra' in m.content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+"""A template that refuses a word that no gate tries."""
+ZEBRA = "Draw a zebra."
 MINUTE_S = 60.0
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(3600)]
@@ -143,11 +145,11 @@ def test_a_revision_that_answers_with_errors_is_rolled_back_within_a_minute_and_
         wait_for(lambda: health(client)["revision"] == failing, limit_s=MINUTE_S)
         began, failed = time.monotonic(), 0
         while health(client)["revision"] == failing:
-            failed += not ask(client, stream=False, max_tokens=4).complete
+            failed += not ask(client, stream=False, max_tokens=4, content=ZEBRA).complete
             assert time.monotonic() - began < MINUTE_S
         print(f"rolled back after {time.monotonic() - began:.1f} s and {failed} failed answers")
         assert health(client)["revision"] == before
-        assert ask(client, stream=False, max_tokens=4).complete
+        assert ask(client, stream=False, max_tokens=4, content=ZEBRA).complete
         last = connect().volume.history(MODEL)[-1]
         assert (last.rollback, last.revision) == (True, before)
         refreshed = refresh()
