@@ -44,11 +44,11 @@ STORES = ("scrub", "orphans", "usage", "maintenance")
 
 
 def subject(text: str) -> ArtifactSubject:
-    return ArtifactSubject(MANIFEST.model, text, f"hostile {len(text)}")
+    return ArtifactSubject(MANIFEST.model, text, f"hostile {TEXTS.index(text)}")
 
 
 def store(text: str) -> StoreSubject:
-    return StoreSubject(text, f"hostile {len(text)}")
+    return StoreSubject(text, f"hostile {TEXTS.index(text)}")
 
 
 def _findings(text: str) -> None:
