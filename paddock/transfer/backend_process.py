@@ -5,16 +5,14 @@
 The request is JSON on standard input, with `engine` (the backend), `path`, `parent`, and the arguments of that backend;
 secrets are passed this way, and are in no argument and no environment variable. Reports go to standard output, one JSON
 object a line: `{"came": N}` with the bytes received so far, and `{"error": ..., "final": ...}` on failure, without a
-URL. The process ends when its parent does.
+URL. The process ends when its parent does, gains no privileges, and reaches no other process.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -22,7 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from paddock.confinement import seccomp
+from paddock.confinement.limits import limit_process
+
 _CHUNK_BYTES = 1024 * 1024  # only complete chunks are reported, and a large one takes long on a slow connection
 _CHUNK_RETRIES = 5
 _REPORT_EVERY_S = 0.2
@@ -32,10 +32,10 @@ _REFUSED = re.compile(r"status client error \((?!408|425|429)\d+")
 
 def main() -> None:
     request: dict[str, Any] = json.loads(sys.stdin.buffer.read())
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != request["parent"]:
-        os._exit(1)  # the parent died before the line above
+    limit_process(parent=request["parent"])
+    if seccomp.is_supported():
+        with suppress(OSError):  # a container runtime may refuse it
+            seccomp.filter_self(network=True)
     try:
         if request["engine"] == "hf_transfer":
             _download_with_hf_transfer(request)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import urlsplit
 
+from paddock.confinement.parent import unreadable
 from paddock.errors import TransferInterrupted, TransferRefused
 from paddock.model.source import Address, Source
 from paddock.network import FORBIDDEN_CURE, ForbiddenAddress
@@ -152,6 +153,18 @@ def _run(
     on_received: Callable[[int], None],
 ) -> int:
     """Run one download in a child process, with the variables of `environment`."""
+    with unreadable():
+        return _run_child(request, environment, source, stall_s=stall_s, on_received=on_received)
+
+
+def _run_child(
+    request: Mapping[str, object],
+    environment: Mapping[str, str],
+    source: Source,
+    *,
+    stall_s: float,
+    on_received: Callable[[int], None],
+) -> int:
     name = _NAMES[str(request["engine"])]
     path = Path(str(request["path"]))
     process = subprocess.Popen(
