@@ -31,7 +31,8 @@ from paddock.untrusted.json_text import parse_json, replace_unsafe
 
 _LOCK_WAIT_S = 5.0
 _MAX_BYTES = 16 * 1024 * 1024
-_MAX_LINES = 20_000
+_MAX_LINES = 5000
+_BEGIN = b'{"operation"'
 _MAX_LINE_BYTES = 1024 * 1024  # a reason as long as an argument of a command may be
 _UNDER_UMASK = 0o666  # another user of the volume appends to it too
 
@@ -161,15 +162,17 @@ class History:
         self._root = root
 
     def read(self) -> list[Promotion]:
-        """All changes, oldest first. Lines that cannot be parsed are left out, and so are those before the last
-        _MAX_LINES. Raises UnusableContent where something else has the file's name, and OSError."""
+        """All changes, oldest first. Lines that are no change, or of an older format, are left out, and so are those
+        before the last _MAX_LINES. Raises UnusableContent where something else has the file's name, and OSError."""
         try:
             content = read_regular(self.path, max_bytes=_MAX_BYTES, below=self._root)
         except FileNotFoundError:
             return []
         changes = []
         for line in deque(BytesIO(content), maxlen=_MAX_LINES):
-            with suppress(ValueError):  # torn by a crash, damaged, or of an older format
+            if not line.startswith(_BEGIN):
+                continue
+            with suppress(ValueError):  # torn by a crash, or damaged
                 changes.append(Promotion.from_json(parse_json(line, max_bytes=_MAX_LINE_BYTES)))
         return changes
 

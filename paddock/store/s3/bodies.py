@@ -40,7 +40,7 @@ def bound_answers(client: S3Client) -> None:
         if is_object and answer.status_code < _HTTP_ERROR:
             return answer
         content = _read(answer.raw, answer.url, max_bytes=_MAX_ANSWER_BYTES)
-        return AWSResponse(answer.url, answer.status_code, answer.headers, _ReadBody(content))
+        return AWSResponse(answer.url, answer.status_code, answer.raw.headers, _ReadBody(content))
 
     client.meta.events.register("before-send.s3", send)  # type: ignore[arg-type]  # this event takes an answer
 
