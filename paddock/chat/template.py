@@ -34,7 +34,7 @@ from paddock.model.finding import Finding, Severity, Verdict, verdict_of
 from paddock.model.json_file import read_json_object
 from paddock.model.names import Sha256
 from paddock.untrusted.content import UnusableContent
-from paddock.untrusted.fields import text_field
+from paddock.untrusted.fields import count_field, text_field
 from paddock.untrusted.files import read_head
 from paddock.untrusted.json_text import parse_object
 
@@ -150,7 +150,8 @@ def chat_format_for_template(template: str, model_path: Path) -> ChatFormat:
 def is_complete(text: str) -> bool:
     """Whether the content of a CHAT_FILE has all settings, so that `read_chat_format` reads no other file. Raises as
     that."""
-    return bool(json.loads(text).get("schema", 1) >= _SCHEMA)
+    value = parse_object(text, max_bytes=_MAX_CHAT_BYTES, strict=False)
+    return count_field({"schema": 1, **value}, "schema") >= _SCHEMA
 
 
 def read_chat_format(text: str, template: str, model_path: Path) -> ChatFormat:

@@ -15,7 +15,8 @@ from paddock.chat.protocol import BATCH_CPU_S, RenderResult, RenderStatus
 from paddock.chat.render import render_messages
 from paddock.errors import EngineCrashed
 from paddock.model.finding import Finding, Severity, Verdict, verdict_of
-from tests.support.templates import CHATML, DOUBTFUL, HOSTILE, NOTED, SOUND
+from tests.support.hostile_templates import HOSTILE
+from tests.support.templates import CHATML, DOUBTFUL, NOTED, SOUND
 from tests.support.waiting import wait_for
 
 START_CPU_S = 2.0

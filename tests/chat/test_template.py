@@ -12,7 +12,8 @@ from paddock.chat.render import render_messages
 from paddock.chat.template import ChatFormat, choose_chat_format, is_published
 from paddock.errors import MalformedGguf, NoPermission, NoSuchFile, NotGguf
 from tests.support.gguf import ARRAY, STRING, array, tiny_llama
-from tests.support.templates import CHATML, HOSTILE, NOTED
+from tests.support.hostile_templates import HOSTILE
+from tests.support.templates import CHATML, NOTED
 
 NAME = "mistralai/Mistral-7B"
 FAMILY = family_of(NAME).source
@@ -124,7 +125,7 @@ def test_the_error_for_a_missing_directory_has_its_path(tmp_path: Path) -> None:
         setup_chat_template(tmp_path / "nowhere", NAME)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\ufeff{]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("text", ["{", "[]", "\ufeff{]", "[" * 100_000])
 def test_an_invalid_configuration_is_ignored_with_a_warning_that_has_its_path(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:

@@ -116,7 +116,7 @@ def test_the_kernel_takes_the_filter() -> None:
             try:
                 socket.socket(socket.AF_INET)
             except PermissionError as error:
-                os.write(writer, str(error.strerror).encode())
+                os.write(writer, (error.strerror or "").encode())
         finally:
             os._exit(0)
     os.close(writer)

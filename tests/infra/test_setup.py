@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from infra import docs_assets
-from infra.build_engine import PORTABLE, ROOT, build_number, pinned_version, requested_flags
+from infra.build_engine import PORTABLE, build_number, pinned_version, requested_flags
+from infra.locked import ROOT
 from infra.setup import FLAGS, READY, digest, engine_key, has_pip, is_ready
 
 CUDA = "-DGGML_CUDA=ON"
