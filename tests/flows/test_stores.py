@@ -43,12 +43,12 @@ def test_a_model_is_cached_and_restored_and_the_artifacts_state_the_bytes(
     files = len(manifest.files)
     run_local(cache_model, model=NAME, revision=manifest.revision)
     said, rows = recorded(client, "copy")
-    assert " sent to s3://" in said
+    assert " sent to `s3://" in said
     assert f"/s; 0 of {files} blobs were there already" in said
     assert {row["from"] for row in rows} == {"the volume"}
     run_local(cache_model, model=NAME, revision=manifest.revision)
     said, rows = recorded(client, "copy")
-    assert f"0 B sent to s3://models/{connect().settings.s3_uri.split('/', 3)[3]}; {files} of {files}" in said  # type: ignore[union-attr] # set above
+    assert f"0 B sent to `s3://models/{connect().settings.s3_uri.split('/', 3)[3]};` {files} of {files}" in said  # type: ignore[union-attr] # set above
     assert {row["from"] for row in rows} == {"there already"}
 
     clients.volume.remove(MODEL)
