@@ -103,11 +103,12 @@ def test_health_models_and_metrics_describe_what_is_served(served: RunningServer
 
 
 def test_the_engine_has_no_secret_in_its_environment(served: RunningServer) -> None:
-    names = set(served.engine.environ())
-    assert names <= {
-        *("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ"),
+    variables = served.engine.environ()
+    assert set(variables) <= {
+        *("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "LANG", "LC_ALL", "TZ", "HOME"),
         *("GGML_NO_BACKTRACE", "OPENBLAS_NUM_THREADS", "CUDA_DEVICE_ORDER"),
     }
+    assert Path(variables["HOME"]) != Path.home(), "its own directory: it looks for settings there"
 
 
 LOADED = """
