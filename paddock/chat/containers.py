@@ -60,7 +60,7 @@ def _excluded(test: nodes.Node, *, is_true: bool) -> frozenset[str]:
 
 
 def _kept(known: frozenset[str], body: Iterable[nodes.Node]) -> frozenset[str]:
-    """What is still known in a branch: nothing of a variable that the branch assigns."""
+    """Facts that still hold in a branch: none about a variable that the branch assigns."""
     if not known:
         return known
     assigned = set(_assigned(body))

@@ -32,7 +32,7 @@ _FORMAT_FIELD: Final = re.compile(r"%|[{}]")
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """What a cut is judged by: `texts` are the literals that may be printed."""
+    """Facts by which a cut is judged. `texts` are the literals that may be printed."""
 
     flow: Flow
     assignments: Assignments

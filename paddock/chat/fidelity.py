@@ -28,7 +28,7 @@ _CURE_REVIEW = "review the template"
 _DESCRIPTION = re.compile(
     r"<[^<>\n]{1,80} at 0x[0-9a-f]{4,}>|<class '[\w.]+'>|<built-in \w+ |<(?:Macro|Namespace|LoopContext) "
 )
-"""What Python prints for objects that are no data."""
+"""Texts that Python prints for objects that are no data."""
 
 
 def check_fidelity(results: Sequence[tuple[Probe, RenderResult]]) -> list[Finding]:

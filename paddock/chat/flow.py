@@ -52,7 +52,7 @@ _Body = nodes.Macro | nodes.CallBlock | nodes.AssignBlock | nodes.FilterBlock | 
 
 
 class Flow:
-    """What each expression of one template may hold."""
+    """The values that each expression of one template may hold."""
 
     def __init__(self, tree: nodes.Node) -> None:
         self.scopes = Scopes(tree)
@@ -65,14 +65,14 @@ class Flow:
         self._settle()
 
     def holds(self, node: nodes.Node) -> int:
-        """What an expression may hold."""
+        """The values that an expression may hold."""
         known = self._memo.get(id(node))
         if known is None:
             known = self._memo[id(node)] = self._evaluate(node)
         return known
 
     def output(self, node: _Body) -> int:
-        """What the text that the body of a statement prints may hold."""
+        """The values in the text that the body of a statement prints."""
         found = Holds.NOTHING
         for part in self._printing(node):
             if isinstance(part, nodes.FilterBlock):
@@ -82,7 +82,7 @@ class Flow:
         return found
 
     def _printing(self, node: _Body) -> list[nodes.Node]:
-        """What a body prints: expressions and filter blocks, without those of macros and blocks that it defines."""
+        """Expressions and filter blocks that a body prints, without those of macros and blocks that it defines."""
         known = self._prints.get(id(node))
         if known is not None:
             return known
@@ -219,7 +219,7 @@ class Flow:
         return self._combined(node)
 
     def _combined(self, node: nodes.Node) -> int:
-        """What an operation on several values, a list or a mapping holds."""
+        """The values in an operation on several values, a list or a mapping."""
         parts = self._union(node.iter_child_nodes())
         if isinstance(node, nodes.Concat):
             return _printed(parts) | Holds.TEXT
@@ -245,7 +245,7 @@ class Flow:
         return found
 
     def _attribute(self, base: nodes.Node, name: str, *, is_dotted: bool) -> int:
-        """What a field holds. Those of mappings written in the template are known by their names."""
+        """The values of a field. Those of mappings written in the template are known by their names."""
         stored = self._attributes.get(name, Holds.NOTHING) | self._attributes.get(_ANY_FIELD, Holds.NOTHING)
         if self.scopes.is_namespace(base):
             return stored
@@ -349,12 +349,12 @@ def _union(values: Iterable[int]) -> int:
 
 
 def _printed(value: int) -> int:
-    """What the text of a value holds."""
+    """The values in the text of a value."""
     return value & _PRINTED | (Holds.TEXT if value & ~(Holds.DATE | Holds.NUMBER) else Holds.NOTHING)
 
 
 def _element(value: int) -> int:
-    """What an item of a value may hold: a string's item is a part of it."""
+    """The values of an item of a value: a string's item is a part of it."""
     inner = Holds.TEXT | Holds.TEXTS if value & Holds.TEXTS else Holds.NOTHING
     keys = Holds.KEY | Holds.KEYS if value & Holds.KEYS else Holds.NOTHING
     return value & ~(Holds.TEXTS | Holds.KEYS | Holds.GENERATOR | Holds.LITERAL) | inner | keys

@@ -6,7 +6,9 @@ from typing import Final
 
 
 class Holds:
-    """What an expression may hold, as bits of an integer. (An `enum.Flag` would take half of the time of an analysis.)
+    """Kinds of values that an expression may hold, as bits of an integer.
+
+    An `enum.Flag` would take half of the time of an analysis.
 
     `DATE`: something that depends on the date. `TEXT`: a string with letters that the template's author knows, such as
     a literal, a role, or data written as JSON. `TEXTS`: a container with such strings. `TYPE`: the type of a message's

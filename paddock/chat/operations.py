@@ -1,4 +1,4 @@
-"""What the filters and methods that a template may use do to a value, for `flow`, `dates`, `objects` and `cuts`.
+"""Effects of filters and methods on a value in a template, for `flow`, `dates`, `objects` and `cuts`.
 
 A name that no set contains is an operation that keeps everything and may depend on anything.
 """

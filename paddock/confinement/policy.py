@@ -29,7 +29,7 @@ UNPRIVILEGED_USER: Final = 65432
 
 
 class ConfinementPolicy(NamedTuple):
-    """What a confined process may use.
+    """Things that a confined process may use.
 
     `rules` name files and directories. `needed` are those of them that must be readable for the process to work at all.
     `home` is a directory in which it makes a UNIX socket. `user` is the user that it becomes where it is root; None
@@ -45,7 +45,7 @@ class ConfinementPolicy(NamedTuple):
 
 
 class Confinement(NamedTuple):
-    """What a process is left with. `landlock` is the version of its interface, 0 for none.
+    """Restrictions of a process. `landlock` is the version of its interface, 0 for none.
 
     `capabilities` and `bounding` are bit masks: those that it has, and those that an executed program could gain if
     `no_new_privs` did not keep it from that. `namespaces`: it has namespaces of its own.

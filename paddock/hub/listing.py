@@ -26,7 +26,7 @@ class OtherAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was requested, and the addresses of the redirects that the Hub answered with before its answer."""
+    """A request, and the addresses of the redirects that the Hub answered with before its answer."""
 
     model: ModelName
     ref: str

@@ -13,7 +13,7 @@ from paddock.untrusted.content import UnusableContent
 
 MANIFEST_NAME = "manifest.json"
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
-"""What is read of a report, a note or a tuning record. A dossier with all its tables has 0.1 MB."""
+"""Bytes that are read of a report, a note or a tuning record at most. A dossier with all its tables has 0.1 MB."""
 
 
 def parse_manifest(text: bytes, id: SnapshotId, *, where: str) -> Manifest:

@@ -18,7 +18,7 @@ _X86, _ARM = seccomp._PROCESSORS["x86_64"], seccomp._PROCESSORS["aarch64"]
 
 
 def verdict(processor: seccomp._Processor, number: int, *arguments: int, network: bool = False, audit: int = 0) -> str:
-    """What the filter does with a call: "allow", "kill", or the name of the error."""
+    """The action of the filter on a call: "allow", "kill", or the name of the error."""
     data = {0: number, 4: audit or processor.audit, **{16 + 8 * at: value for at, value in enumerate(arguments)}}
     program = seccomp.make_program(processor, own=_OWN, network=network)
     value, at = 0, 0

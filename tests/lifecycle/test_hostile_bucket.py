@@ -1,4 +1,4 @@
-"""What others wrote into a bucket is a hint: bytes are verified, what is derived is computed anew, workers go on."""
+"""Content of a bucket is a hint: bytes are verified, what is derived is computed anew, workers go on."""
 
 from __future__ import annotations
 

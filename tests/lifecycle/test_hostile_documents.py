@@ -139,7 +139,7 @@ def outside(home: Path) -> dict[str, tuple[int, str]]:
 
 
 def problems_of(outcome: Outcome) -> Iterator[str]:
-    """What is wrong with how a command ended: it must be a result or one sentence, and tell nothing from outside."""
+    """Problems in how a command ended: it must be a result or one sentence, and tell nothing from outside."""
     text = outcome.stdout + outcome.stderr
     if outcome.status not in {0, 1, 2, 3}:
         yield f"status {outcome.status}: {text[-500:]}"

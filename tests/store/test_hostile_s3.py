@@ -1,4 +1,4 @@
-"""What answers in place of S3 without an end, too much, too little, or compressed: refused within bounds."""
+"""Answers in place of S3's without an end, too long, too short, or compressed are refused within bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is used of a snapshot is what was published: its files are compared through the descriptors that are used."""
+"""Files of a snapshot are used as they were published: they are compared through the descriptors that are used."""
 
 from __future__ import annotations
 

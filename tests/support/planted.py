@@ -109,7 +109,7 @@ def _record(clients: Clients, manifest: Manifest) -> None:
 
 @dataclass(frozen=True)
 class Planted:
-    """What was planted: its kind, its place in the volume or bucket, and the beginning of its content."""
+    """A planted document: its kind, its place in the volume or bucket, and the beginning of its content."""
 
     kind: str
     place: str

@@ -23,7 +23,7 @@ DATA = content(4096)
 
 @pytest.fixture
 def resolved(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each name was resolved. `bytes.test` leads to this machine first, and to nowhere later."""
+    """Number of times that each name was resolved. `bytes.test` leads to this machine first, and to nowhere later."""
     counts: Counter[str] = Counter()
     real = socket.getaddrinfo
 

@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 _BUSY_SHARE = 0.05
 """Share of one processor's time above which the engine counts as computing."""
 _RENDERING_SHARE = 0.1
-"""The same for an engine whose main loop has no request."""
+"""As above, for an engine whose main loop has no request."""
 
 
 class State(StrEnum):

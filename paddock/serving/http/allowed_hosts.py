@@ -18,7 +18,7 @@ from paddock.network.authority import Authority, address_of, normalized_address
 
 ANY_HOST: Final = "*"
 _LOOKED_UP_S: Final = 10.0
-"""How long this machine's own addresses are remembered."""
+"""Time for which this machine's own addresses are remembered."""
 
 
 def own_addresses() -> frozenset[str]:

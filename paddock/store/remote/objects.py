@@ -10,7 +10,7 @@ from paddock.model.source import Address
 from paddock.store.multipart import MultipartReader
 
 MAX_OBJECT_BYTES = 64 * 1024 * 1024
-"""What is read of a small object. The largest is the usage of one worker, with 24 MB."""
+"""Bytes that are read of a small object at most. The largest is the usage of one worker, with 24 MB."""
 MAX_OBJECTS = 2_000_000
 """The most objects in one listing: an endless one is refused."""
 

@@ -38,7 +38,7 @@ class PublishedManifests:
         self.root = layout.root
         self._layout = layout
         self._recorded: set[Path] = set()
-        """What this object recorded, also where the volume cannot be written."""
+        """Records of this object, also where the volume cannot be written."""
 
     def compare(self, id: SnapshotId, content: bytes) -> RecordMatch:
         """Compare the content of a snapshot's manifest with its records."""
