@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from paddock.errors import UnsafeName
-from paddock.model.artifact import MAX_LICENCE, BranchHead, Listing, RepositoryFile
+from paddock.model.artifact import MAX_TEXT, BranchHead, Listing, RepositoryFile
 from paddock.model.names import ModelName, Revision, is_revision, parse_revision, parse_sha256, printable
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def read_listing(request: Request, info: ModelInfo) -> Listing:
         model=_name(request, info.id),
         revision=_commit(request, info.sha),
         files=tuple(sorted(map(_file, info.siblings or []), key=lambda file: file.path)),
-        licence=licence[:MAX_LICENCE] if isinstance(licence, str) else None,
+        licence=licence[:MAX_TEXT] if isinstance(licence, str) else None,
         library=info.library_name if isinstance(info.library_name, str) else None,
         gated=bool(info.gated),
     )

@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -130,7 +131,8 @@ def _checked(report: _Report) -> _Report:
     """Return a report whose fields have the types of its class, and which can be written again, so that whatever is
     computed of it can be. Raises what that raises."""
     for one in report if isinstance(report, tuple) else (report,):
-        check_record(one)
+        if is_dataclass(one):
+            check_record(one)
         if hasattr(one, "to_json"):
             one.to_json()
     return report

@@ -33,8 +33,8 @@ from paddock.untrusted.json_text import parse_object, replace_unsafe
 
 MANIFEST_MAX_BYTES = 16 * 1024 * 1024  # one of 1 TiB of weights in segments of 64 MiB has 1.2 MB
 SCHEMA: Literal[2] = 2
-MAX_LICENCE = 200
-"""The characters of a licence's name that are kept."""
+MAX_TEXT = 200
+"""The characters of a text in a manifest, such as the licence's name."""
 MAX_SEGMENTS = 2**20
 """The most segments of a file: 64 TiB of segments of 64 MiB."""
 MAX_SEGMENT_BYTES = 2**30
@@ -44,7 +44,7 @@ Sha256Field = Annotated[Sha256, AfterValidator(parse_sha256)]
 VariantField = Annotated[Variant, AfterValidator(parse_variant)]
 SegmentField = Annotated[SegmentDigest, AfterValidator(parse_segment_digest)]
 TimeField = Annotated[AwareDatetime, AfterValidator(check_time)]
-TextField = Annotated[str, AfterValidator(replace_unsafe)]
+TextField = Annotated[str, AfterValidator(replace_unsafe), Field(max_length=MAX_TEXT)]
 PathField = Annotated[str, AfterValidator(parse_repository_path)]
 
 
@@ -105,7 +105,7 @@ class RecordedFinding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    rule: TextField = Field(max_length=200)
+    rule: TextField
     severity: Severity
 
 
@@ -132,7 +132,7 @@ class Manifest(BaseModel):
     segment_bytes: int = Field(gt=0, le=MAX_SEGMENT_BYTES)
     quantization: TextField | None
     split: int = Field(default=1, ge=1, le=100_000, description="Shards of the model; 1 when it is one file")
-    licence: Annotated[TextField, Field(max_length=MAX_LICENCE)] | None
+    licence: TextField | None
     source: Literal["hub", "s3", "local"] = "hub"
     created_at: TimeField  # snapshots are sorted by it, and Python cannot compare times with and without a time zone
     verdict: Verdict

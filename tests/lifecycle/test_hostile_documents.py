@@ -185,8 +185,10 @@ def attack(
             if outside(home) != untouched:
                 found.append("something outside was changed")
             if outcome is not None and outcome.status == 0 and "--json" in command:
-                if command[0] == "show" and outcome.json["verdict"] != verdict:
-                    found.append("another verdict")
+                # A file of a snapshot that was edited is damaged, and never better than it was.
+                edited = {"reject"} if any("/snapshots/" in one.place for one in planted) else set[str]()
+                if command[0] == "show" and outcome.json["verdict"] not in {verdict, *edited}:
+                    found.append(f"another verdict: {outcome.json['verdict']}")
                 is_models = all(MODEL.slug in one.place for one in planted)
                 if command == ("ls", "--json") and is_models and others(outcome) != listed:
                     found.append("the other model is shown otherwise")

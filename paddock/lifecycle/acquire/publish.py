@@ -22,7 +22,7 @@ from paddock.lifecycle.eviction.evicted import EvictionRow
 from paddock.lifecycle.retries import Kind
 from paddock.lifecycle.steps import step
 from paddock.model.acquired import Acquired
-from paddock.model.artifact import MAX_LICENCE, Manifest, SnapshotFile, record_findings
+from paddock.model.artifact import MAX_TEXT, Manifest, SnapshotFile, record_findings
 from paddock.model.names import SegmentDigest
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
@@ -114,7 +114,7 @@ def publish_audited(
         segment_bytes=clients.settings.segment_bytes,
         quantization=(model.quantization if model else None) or choice.quantization,
         split=len(choice.model_files),
-        licence=(listing.licence or audit.licence or "")[:MAX_LICENCE] or None,
+        licence=(listing.licence or audit.licence or "")[:MAX_TEXT] or None,
         created_at=created_at or datetime.now(UTC),
         verdict=audit.verdict,
         findings=record_findings(audit.findings),
