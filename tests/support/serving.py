@@ -334,7 +334,7 @@ def has_restarted(url: str, restarts: int) -> bool:
     """Whether the engine is ready after so many restarts."""
     with suppress(httpx.HTTPError):
         health = httpx.get(f"{url}/health", timeout=5, verify=False).json()  # loading certificates takes 70 ms
-        return bool(health["status"] == "ok" and health["restarts"] == restarts)
+        return bool(health.get("status") == "ok" and health.get("restarts") == restarts)
     return False
 
 
