@@ -78,6 +78,11 @@ def library_rules(
     return [*(Rule(path, READ) for path in read), *(Rule(path, DEVICE) for path in nodes)]
 
 
+def named_libraries(library_path: str) -> tuple[str, ...]:
+    """Return the directories of an LD_LIBRARY_PATH that are there: drivers are loaded from them at any time."""
+    return tuple(path for path in library_path.split(":") if path.startswith("/") and os.path.isdir(path))
+
+
 def python_rules(*, private: Sequence[str]) -> list[Rule]:
     """Return rules for this interpreter's libraries and modules, and for Paddock's own."""
     own = os.path.dirname(os.path.dirname(__file__))

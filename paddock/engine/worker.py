@@ -71,7 +71,9 @@ def _policy(request: dict[str, Any], libraries: Path) -> ConfinementPolicy:
         *(Rule(path, landlock.READ) for path in request["reads"]),
         *(Rule(path, landlock.WRITE) for path in request["writes"]),
     ]
-    return ConfinementPolicy(rules=tuple(rules), user=None if request["writes"] else request["user"], gpu=gpu)
+    user = None if request["writes"] else request["user"]
+    needed = places.named_libraries(request["library_path"])
+    return ConfinementPolicy(rules=tuple(rules), needed=needed, user=user, gpu=gpu)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,8 @@ def _policy(request: dict[str, Any]) -> ConfinementPolicy:
         *places.library_rules(private=private, library_path=request["library_path"], gpu=gpu),
         *(Rule(path, landlock.READ) for path in request["reads"]),
     ]
-    return ConfinementPolicy(
-        rules=tuple(rules), needed=(str(program),), home=request["home"], user=request["user"], gpu=gpu
-    )
+    needed = (str(program), *places.named_libraries(request["library_path"]))
+    return ConfinementPolicy(rules=tuple(rules), needed=needed, home=request["home"], user=request["user"], gpu=gpu)
 
 
 if __name__ == "__main__":
