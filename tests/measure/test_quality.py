@@ -178,7 +178,7 @@ def test_a_text_that_is_not_there_or_no_file_is_named(tmp_path: Path) -> None:
         read_text(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "pipe"):
-        with pytest.raises(BadSetting, match="is a directory|not a regular file"):
+        with pytest.raises(BadSetting, match=r"is a directory|not a regular file"):
             read_text(tmp_path / name)
 
 
