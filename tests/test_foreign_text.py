@@ -60,6 +60,7 @@ def _bars(text: str) -> None:
 
 def _log(text: str) -> None:
     logger = logging.getLogger("paddock.test_foreign_text")
+    logger.propagate = False  # pytest's own handler would put the lone surrogates into a report, which is UTF-8
     log_to_stderr(logger, verbose=False)
     try:
         logger.warning("the licence is %s", text)
