@@ -206,11 +206,15 @@ def artifacts() -> dict[str, str]:
     found = {}
     trees = [ast.parse(path.read_text()) for path in (ROOT / "tasks").glob("*artifacts.py")]
     for node in (node for tree in trees for node in ast.walk(tree)):
-        called = re.fullmatch(r"create_(\w+)_artifact", ast.unparse(node.func)) if isinstance(node, ast.Call) else None
+        called = (
+            re.fullmatch(r"create_(table|page|progress)", ast.unparse(node.func))
+            if isinstance(node, ast.Call)
+            else None
+        )
         if called and isinstance(node, ast.Call):
             key = next(keyword.value for keyword in node.keywords if keyword.arg == "key")
             assert isinstance(key, ast.Call)
-            found[str(ast.literal_eval(key.args[0]))] = called[1]
+            found[str(ast.literal_eval(key.args[0]))] = called[1].replace("page", "markdown")
     return found
 
 

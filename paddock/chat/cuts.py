@@ -23,6 +23,7 @@ from paddock.chat.holds import Holds
 from paddock.chat.operations import PART_FILTERS, SPLIT_METHODS, TRIM_METHODS
 
 _KNOWN: Final = Holds.TEXT | Holds.KEY
+_TEXT_METHODS: Final = frozenset({*SPLIT_METHODS, *TRIM_METHODS, "replace", "format", "join"})
 _MARKER_LIKE: Final = re.compile(r"[<>\[\]{}|/]|^\n+$")
 _PHRASE: Final = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)+")
 _LETTER: Final = re.compile(r"[^\W\d_]")
@@ -48,13 +49,25 @@ def find_cuts(
     containers = tested_containers(tree)
     has_recursion = any(isinstance(node, nodes.For) and node.recursive for node in flow.scopes.nodes)
     template = _Template(flow, assignments, texts, has_recursion)
+    called = {id(node.node) for node in flow.scopes.nodes if isinstance(node, nodes.Call)}
     for node in flow.scopes.nodes:
+        if id(node) not in called and _is_taken_method(node, flow):
+            yield node.lineno, "a method that is not called where it stands"
         base = _taken_apart(node)
         if base is not None and id(base) in containers:
             continue
         operation = _cut(node, template)
         if operation:
             yield node.lineno, operation
+
+
+def _is_taken_method(node: nodes.Node, flow: Flow) -> bool:
+    """Whether an expression is a method of known text: a call elsewhere would not be seen as one of that method."""
+    if isinstance(node, nodes.Getattr):
+        return node.attr in _TEXT_METHODS and bool(flow.holds(node.node) & Holds.TEXT)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        return node.arg.value in _TEXT_METHODS and bool(flow.holds(node.node) & Holds.TEXT)
+    return False
 
 
 def _taken_apart(node: nodes.Node) -> nodes.Node | None:

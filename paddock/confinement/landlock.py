@@ -79,16 +79,20 @@ def make_ruleset(rules: Iterable[Rule], *, files: Iterable[int] = (), abi: int, 
     attributes = _RulesetAttributes(handled, 0 if network or abi < 4 else 0b11, scoped)
     size = 8 if abi < 4 else 16 if abi < 6 else 24
     ruleset = kernel.system_call(_CREATE_RULESET, ctypes.byref(attributes), size, 0)
-    for descriptor in files:
-        _add(ruleset, descriptor, _READ_FILE)
-    for rule in rules:
-        with suppress(OSError):
-            descriptor = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
-            try:
-                is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-                _add(ruleset, descriptor, rule.rights & handled & (-1 if is_directory else _OF_A_FILE))
-            finally:
-                os.close(descriptor)
+    try:
+        for descriptor in files:
+            _add(ruleset, descriptor, _READ_FILE)
+        for rule in rules:
+            with suppress(OSError):
+                descriptor = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+                try:
+                    is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+                    _add(ruleset, descriptor, rule.rights & handled & (-1 if is_directory else _OF_A_FILE))
+                finally:
+                    os.close(descriptor)
+    except BaseException:
+        os.close(ruleset)
+        raise
     return ruleset
 
 

@@ -23,10 +23,10 @@ def unreadable() -> Iterator[None]:
     """Keep this process unreadable to others of its user until the block ends, and as long as another block runs."""
     global _holders, _before  # noqa: PLW0603 - the flag belongs to the process
     with _lock, suppress(OSError):
-        if _holders == 0:
+        _holders += 1
+        if _holders == 1:
             _before = kernel.prctl(kernel.PR_GET_DUMPABLE)
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-        _holders += 1
     try:
         yield
     finally:

@@ -80,7 +80,7 @@ def confine(policy: ConfinementPolicy, *, parent: int | None = None) -> Confinem
     abi = landlock.abi_version()
     ruleset = _ruleset(policy, files, abi) if abi else None
     filters = seccomp.is_supported()
-    namespaces = bool(not (abi and filters) and not policy.network and _own_namespaces())
+    namespaces = bool(not (ruleset is not None and filters) and not policy.network and _own_namespaces())
     _take(policy, files, groups)
     if ruleset is not None:
         landlock.restrict_self(ruleset)

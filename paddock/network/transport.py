@@ -24,11 +24,14 @@ from paddock.network.certificates import is_untrusted
 from paddock.network.proxies import HttpProxy
 from paddock.network.reach import FORBIDDEN_CURE, ForbiddenAddress, Reach
 from paddock.network.rule import Network
+from paddock.plain_text import one_line
 
 ANSWER_S: Final = 60.0
 _STATUS = re.compile(r"(\d{3})\b")
 _XET_SERVICE: Final = "X-Xet-Cas-Url"
 """The header by which a Hub names the server from which hf_xet, a native library, fetches by itself."""
+_PLAIN_ADDRESS: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:[/?][!-\[\]-~]*)?")
+"""Programs agree on the host of such an address: it has no user, no backslash, and both slashes."""
 _LOCATIONS: ContextVar[list[str] | None] = ContextVar("locations", default=None)
 
 
@@ -106,6 +109,8 @@ class ProxiedTransport(httpx2.BaseTransport):
 
     def _check_service(self, response: httpx2.Response, url: str, *, proxied: bool) -> None:
         try:
+            if not _PLAIN_ADDRESS.fullmatch(url):
+                raise ForbiddenAddress(one_line(url[:100]), "is an address that programs read differently")
             if not proxied:
                 self._reach.check(url)
             else:
@@ -113,7 +118,7 @@ class ProxiedTransport(httpx2.BaseTransport):
         except ForbiddenAddress:
             response.close()
             raise
-        except (OSError, ValueError, httpx2.InvalidURL):  # hf_xet reports a name that it cannot resolve
+        except OSError:  # hf_xet reports a name that it cannot resolve
             pass
 
     def _transport(self, proxy: HttpProxy | None, scheme: str) -> httpx2.HTTPTransport:

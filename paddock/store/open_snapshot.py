@@ -7,7 +7,7 @@ So a file that is replaced afterwards has no effect. One that is changed in plac
 
 | file | compared |
 |---|---|
-| at most 16 MiB | its sha256 |
+| below 16 MiB | its sha256 |
 | larger, in the state that it had when its bytes were last compared | its size and state, and some segments |
 | larger, in any other state | all of it |
 
@@ -42,6 +42,8 @@ from paddock.store.volume.file_states import RECORDED_BYTES, FileState
 from paddock.store.volume.snapshots import StoredManifest
 
 _SAMPLED_SEGMENTS: Final = 2
+_COPIED_BYTES: Final = 512 * 1024 * 1024
+"""Of the small files of a snapshot together."""
 _ATTEMPTS: Final = 3
 
 
@@ -91,6 +93,12 @@ class OpenSnapshot:
         self.is_recorded = True
 
     def _open_all(self) -> None:
+        copied_bytes = sum(file.size for file in self.manifest.files if _is_small(file))
+        if copied_bytes > _COPIED_BYTES:
+            raise CorruptFile(
+                f"the small files of {self.manifest.id.short} have {copied_bytes} bytes, more than {_COPIED_BYTES}",
+                cure=f"remove it with `paddock rm {self.manifest.id}`, then pull it again",
+            )
         for file in self.manifest.files:
             shown = self.directory / file.path
             shown.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +191,8 @@ def read_stored(volume: Volume, manifest: Manifest, path: str) -> bytes | None:
     file = next((file for file in manifest.files if file.path == path), None)
     if file is None:
         return None
+    if file.size >= RECORDED_BYTES:
+        raise _wrong(volume, manifest, file, f"has {file.size} bytes, which is too large for such a file")
     with disk_errors_in(volume.root), _closing(_open(volume, manifest, file)) as descriptor:
         return _read(volume, manifest, file, descriptor)
 
@@ -197,7 +207,7 @@ def _is_remembered(file: SnapshotFile) -> bool:
 
 
 def _are_sampled_segments_sound(stored: FileBytes, blob: NamedBlob) -> bool:
-    """Compare a few segments, which nobody can foresee. False where the manifest has no segment digests."""
+    """Compare a few segments, chosen at random. False where the manifest has no segment digests."""
     numbers = range(len(blob.segments))
     chosen = random.SystemRandom().sample(numbers, min(_SAMPLED_SEGMENTS, len(numbers)))
     return bool(chosen) and all(is_segment_sound(stored, blob, number, Pace()) for number in chosen)

@@ -144,6 +144,9 @@ def test_a_published_sentence_is_allowed_whole_and_not_in_parts() -> None:
         "{{ '%c' | format(65) }}",
         "{{ strftime_now('%A')[0] }}",
         "{{ bos_token[1] }}",
+        "{% set f = 'a tool of mine'.split %}{{ f(' ')[1] }}",
+        "{% set n = namespace(f='a tool of mine'.split) %}{{ n.f(' ')[1] }}",
+        "{{ {'f': 'a tool of mine'['split']}.f(' ')[1] }}",
     ],
 )
 def test_text_that_is_taken_apart_warns(source: str) -> None:

@@ -3,6 +3,7 @@ quarantined and repaired, whenever it is edited, and however."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -329,6 +330,15 @@ class TestWithoutARecord:
             f"the publication of {pulled.id} is not recorded, since an earlier version of Paddock published it, or"
             " somebody removed the record: all of its files are read and audited"
         ]
+
+    def test_settings_that_the_template_does_not_lead_to_are_not_used(self, clients: Clients, pulled: Manifest) -> None:
+        settings = json.loads((clients.volume.snapshot_path(pulled.id) / CHAT_FILE).read_text())
+        forged = json.dumps({**settings, "stop": ["the"]}).encode()
+        edits.with_its_manifest(clients.volume, pulled.id, CHAT_FILE, forged, recorded=False)
+        manifest = clients.volume.snapshot(pulled.id)
+        assert manifest is not None
+        with pytest.raises(CorruptFile, match="has other settings than its chat template leads to"):
+            serve(clients, manifest, manifest)
 
     @pytest.mark.parametrize(
         ("name", "content"),

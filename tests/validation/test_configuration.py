@@ -95,8 +95,8 @@ def test_an_unset_length_is_unknown_without_positions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 200_000, b'{"a": ' + b"9" * 5000 + b"}"],
-    ids=["empty", "torn", "list", "null", "not utf-8", "deep", "long number"],
+    [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 200_000],
+    ids=["empty", "torn", "list", "null", "not utf-8", "deep"],
 )
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_broken_json_is_ignored_with_a_warning_that_names_the_file(

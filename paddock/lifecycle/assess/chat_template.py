@@ -78,8 +78,9 @@ def chat_of_snapshot(clients: Clients, manifest: Manifest) -> ChatFormat:
     """The chat template and stop sequences that the snapshot was published with. Older versions of Paddock published
     the template alone; then the rest is derived from it. Raises CorruptFile, also for files that were edited since."""
     volume = clients.volume
-    settings, template = (_text(read_stored(volume, manifest, name)) for name in (CHAT_FILE, TEMPLATE_FILE))
+    contents = [read_stored(volume, manifest, name) for name in (CHAT_FILE, TEMPLATE_FILE)]
     try:
+        settings, template = map(_text, contents)
         if template is not None and settings is not None and is_complete(settings):
             return read_chat_format(settings, template, volume.snapshot_path(manifest.id))
         with open_snapshot(clients, manifest) as opened:

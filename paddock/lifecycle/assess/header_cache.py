@@ -19,7 +19,7 @@ from paddock.model.source import Source
 from paddock.settings import Settings
 from paddock.transfer.ranges import RangeReader
 from paddock.untrusted.content import UnusableContent
-from paddock.untrusted.files import list_directory, read_regular
+from paddock.untrusted.files import list_directory, read_head, read_regular
 
 _MAX_FILE_BYTES: Final = 64 << 20
 _MAX_CACHE_BYTES: Final = 512 << 20
@@ -100,9 +100,8 @@ def is_kept_rightly(settings: Settings, digest: str, path: Path) -> bool:
     if not head:
         return True
     try:
-        with path.open("rb") as file:
-            is_right = file.read(len(head)) == head
-    except OSError:  # not on this machine, or removed
+        is_right = read_head(path, max_bytes=len(head), follow=True) == head
+    except (OSError, UnusableContent):  # not on this machine, removed, or no file
         return True
     if not is_right:
         cache.drop(digest)

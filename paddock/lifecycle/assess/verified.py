@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from paddock.chat.audit import audit_template
-from paddock.chat.template import TEMPLATE_FILE, chat_format_for_template
+from paddock.chat.protocol import MAX_SOURCE_BYTES
+from paddock.chat.template import CHAT_FILE, TEMPLATE_FILE, ChatFormat, chat_format_for_template, read_chat_format
+from paddock.errors import CorruptFile
 from paddock.gguf.directory import get_gguf_file_path, local_kind
 from paddock.gguf.kind import ModelKind
 from paddock.gguf.source import FileSource
@@ -22,6 +25,8 @@ from paddock.model.artifact import Manifest
 from paddock.model.finding import Finding, verdict_of
 from paddock.model.quantization import group_shards
 from paddock.store.open_snapshot import OpenSnapshot, open_stored
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import read_regular
 from paddock.validation.audit import check_projector
 
 _LOG = logging.getLogger(__name__)
@@ -63,9 +68,36 @@ def _audit(opened: OpenSnapshot) -> None:
                 findings += check_projector(source, name=model.first)
         else:
             findings += audit_paths([(path, directory / path) for path in model.paths], deep=True).findings
-    template = directory / TEMPLATE_FILE
-    if template.is_file():
-        text = template.read_text(encoding="utf-8", errors="surrogatepass")
+    chat = None
+    if (directory / TEMPLATE_FILE).is_file():
+        text = _text(manifest, directory, TEMPLATE_FILE)
         chat = chat_format_for_template(text, directory)
         findings += audit_template(text, bos=chat.bos, eos=chat.eos)
     require_accepted(manifest.id.short, verdict_of(findings), findings)
+    if chat is not None and (directory / CHAT_FILE).is_file():
+        _compare_settings(manifest, directory, chat)
+
+
+def _compare_settings(manifest: Manifest, directory: Path, derived: ChatFormat) -> None:
+    """Raise CorruptFile for chat settings that are not those which the template leads to."""
+    try:
+        stored = read_chat_format(_text(manifest, directory, CHAT_FILE), derived.template, directory)
+        is_same = (stored.bos, stored.eos, stored.stop) == (derived.bos, derived.eos, derived.stop)
+    except (ValueError, KeyError, TypeError):
+        is_same = False
+    if not is_same:
+        raise _unusable(manifest, CHAT_FILE, "has other settings than its chat template leads to")
+
+
+def _text(manifest: Manifest, directory: Path, name: str) -> str:
+    """The text of a small file, which may be a link to its descriptor. Raises CorruptFile."""
+    try:
+        return read_regular(directory / name, max_bytes=MAX_SOURCE_BYTES, follow=True).decode(errors="surrogatepass")
+    except ValueError as error:  # UnusableContent, and what is not UTF-8
+        reason = error.reason if isinstance(error, UnusableContent) else "it is not UTF-8"
+        raise _unusable(manifest, name, f"cannot be used: {reason}") from None
+
+
+def _unusable(manifest: Manifest, name: str, why: str) -> CorruptFile:
+    cure = f"remove it with `paddock rm {manifest.id}`, then pull it again"
+    return CorruptFile(f"{name} of {manifest.id.short} {why}", cure=cure)

@@ -71,21 +71,21 @@ class EngineProcess:
             "home": str(self._home),
             **self._server.start_request(self._home, *self._model.link_into(self._home)),
         }
-        self._protection.enter_context(unreadable())
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "paddock.serving.engine.main",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=self._model.descriptors,
-            cwd=_ROOT,
-            env={**self._server.program.environment(), "HOME": str(self._home)},  # else it looks for the user's own one
-            process_group=0,
-        )
-        self._log_reader = asyncio.create_task(self._read_log(self._process))
         try:
+            self._protection.enter_context(unreadable())
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "paddock.serving.engine.main",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=self._model.descriptors,
+                cwd=_ROOT,
+                env={**self._server.program.environment(), "HOME": str(self._home)},  # else it looks for the user's own
+                process_group=0,
+            )
+            self._log_reader = asyncio.create_task(self._read_log(self._process))
             async with asyncio.timeout(timeout_s):
                 await self._send_request(self._process, request)
                 await self._await_ready()

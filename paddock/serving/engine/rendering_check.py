@@ -22,10 +22,13 @@ from paddock.chat.probes import Probe, served_probes, trigger_probes
 from paddock.chat.render import RenderRequest, TemplateProcess
 from paddock.chat.rendering_difference import RenderingComparison, RenderingDifference
 from paddock.chat.template import ChatFormat
-from paddock.errors import EngineTooOld, ModelRejected
+from paddock.errors import EngineCrashed, EngineTooOld, ModelRejected
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.json_text import parse_object
 
 _LOG = logging.getLogger(__name__)
 _PATH: Final = "/apply-template"
+_MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 _TIMEOUT_S: Final = 30.0
 _MOST_TRIGGERS: Final = 3
 """Conversations with the texts that the template compares with, and as many as the longest of those lengths."""
@@ -92,7 +95,12 @@ async def _served(client: httpx.AsyncClient, probe: Probe) -> str | None:
         )
     if answer.status_code != HTTPStatus.OK:
         return None
-    prompt = answer.json().get("prompt")
+    try:
+        prompt = parse_object(answer.content, max_bytes=_MAX_ANSWER_BYTES, strict=False).get("prompt")
+    except UnusableContent as error:
+        raise EngineCrashed(
+            f"the engine's answer to {_PATH} cannot be used: {error.reason}", cure="see its log"
+        ) from None
     return prompt if isinstance(prompt, str) else None
 
 

@@ -87,6 +87,8 @@ class BodyReader:
             async with body.timeout:
                 self._reading.add(body)
                 await self._read(request, body)
+            if body.is_refused:  # its last part came before the time-out that refuses it
+                raise TimeoutError
             return bytes(body.content)
         except TimeoutError:
             if body.is_refused:

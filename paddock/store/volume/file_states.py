@@ -30,6 +30,7 @@ from paddock.model.names import Sha256
 from paddock.store.durable import disk_errors, disk_errors_in, write_atomically
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
+from paddock.untrusted.json_text import parse_object
 
 RECORDED_BYTES: Final = 16 * 1024 * 1024
 """The size from which on states are remembered. Smaller files are read as a whole each time."""
@@ -142,18 +143,11 @@ class FileStates:
     def _read(self, sha256: Sha256) -> tuple[FileState, ...]:
         """The recorded states; none where the record cannot be read: then the files are compared again."""
         try:
-            descriptor = os.open(
-                self._layout.verification(sha256, FILES), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
-        except OSError:
-            return ()
-        try:
-            rows = json.loads(os.read(descriptor, _MOST_BYTES))[FILES]
+            content = self._layout.read(self._layout.verification(sha256, FILES), max_bytes=_MOST_BYTES)
+            rows = parse_object(content, max_bytes=_MOST_BYTES)[FILES]
             states = [FileState(**{name: int(row[name]) for name in FileState.__slots__}) for row in rows]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return ()
-        finally:
-            os.close(descriptor)
         return tuple(states[:_MOST_FILES])
 
 

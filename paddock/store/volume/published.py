@@ -12,7 +12,6 @@ used, but nothing in its manifest is relied on: all of its files are read and au
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from enum import Enum, auto
 from hashlib import sha256 as sha256_of
@@ -23,6 +22,7 @@ from paddock.model.reference import SnapshotId
 from paddock.store import durable
 from paddock.store.volume.layout import Layout
 from paddock.store.volume.recording import recording
+from paddock.untrusted.content import UnusableContent
 
 
 class RecordMatch(Enum):
@@ -43,7 +43,7 @@ class PublishedManifests:
     def compare(self, id: SnapshotId, content: bytes) -> RecordMatch:
         """Compare the content of a snapshot's manifest with its records."""
         path = self._path(id, content)
-        if path in self._recorded or os.path.lexists(path):
+        if path in self._recorded or path.name in self._names(id):
             return RecordMatch.AS_RECORDED
         return RecordMatch.OTHER if self._names(id) else RecordMatch.NOT_RECORDED
 
@@ -61,8 +61,8 @@ class PublishedManifests:
         """The recorded contents that still have their digest."""
         contents = []
         for name in self._names(id):
-            with suppress(OSError):
-                content = _read(self._layout.published(id) / name)
+            with suppress(OSError, UnusableContent):
+                content = self._layout.read(self._layout.published(id) / name, max_bytes=MANIFEST_MAX_BYTES)
                 if _name(content) == name:
                     contents.append(content)
         return contents
@@ -71,12 +71,14 @@ class PublishedManifests:
         """Remove the records of a snapshot that is gone."""
         directory = self._layout.published(id)
         self._recorded = {path for path in self._recorded if path.parent != directory}
-        durable.remove(directory)
+        with suppress(FileNotFoundError):
+            self._layout.check_directory(directory.parent)
+            durable.remove(directory)
         with suppress(OSError):  # other variants have theirs there
             directory.parent.rmdir()
 
     def _names(self, id: SnapshotId) -> list[str]:
-        names = durable.names(self._layout.published(id))
+        names = self._layout.names(self._layout.published(id))
         return [name for name in names if not name.startswith(durable.STAGING_PREFIX)]
 
     def _path(self, id: SnapshotId, content: bytes) -> Path:
@@ -85,9 +87,3 @@ class PublishedManifests:
 
 def _name(content: bytes) -> str:
     return f"{sha256_of(content).hexdigest()}.json"
-
-
-def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(MANIFEST_MAX_BYTES)
