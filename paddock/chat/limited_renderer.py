@@ -31,8 +31,8 @@ class LimitedRenderer:
         self._is_killed = False
 
     def try_out(self, request: RenderRequest) -> RenderResult:
-        """Render a conversation for what it takes alone: the result of a success has no text. `killed` where the
-        template cannot be compiled. Raises EngineCrashed if the subprocess does not start."""
+        """Render a conversation only to see whether it stays within the limits: a success has no text. `killed` where
+        the template cannot be compiled. Raises EngineCrashed if the subprocess does not start."""
         process = self._running()
         if process is None:
             return RenderResult(RenderStatus.KILLED, "it was stopped")

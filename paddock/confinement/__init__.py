@@ -1,4 +1,4 @@
-"""Confinement of child processes that read what strangers made: the engine, and the renderer of chat templates.
+"""Confinement of child processes that read untrusted input: the engine, and the renderer of chat templates.
 
     policy      what a process may use, and the steps that confine it
     limits      what comes first in each child's program: no core dump, no new privileges, an end with its parent

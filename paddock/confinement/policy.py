@@ -1,4 +1,4 @@
-"""Confine a child process that reads what strangers made: another user, no capabilities, few files, no network.
+"""Confine a child process that reads untrusted input: another user, no capabilities, few files, no network.
 
 `confine` is the last step before untrusted bytes are read, or before the program is started that reads them; it takes
 a few milliseconds. What the kernel or the container does not permit is left out and named in the report, so that the

@@ -167,8 +167,7 @@ def make_spec(
     clients: Clients, manifest: Manifest, snapshot: Path, request: ServeRequest, *, machine: Machine
 ) -> ServeSpec:
     """Plan the files of a snapshot in a directory for this machine, with tuned parameters where it was tuned. Raises
-    DoesNotFit,
-    ConflictingConfiguration for a model that is not served, and as `preflight`."""
+    DoesNotFit, ConflictingConfiguration for a model that is not served, and as `preflight`."""
     file = get_gguf_file_path(snapshot)
     require_servable(manifest, local_kind(file))
     profile = PROFILES[request.profile]

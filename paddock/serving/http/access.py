@@ -24,7 +24,7 @@ _SHOWN_CHARS: Final = 200
 
 
 class AccessFilter:
-    """ASGI application in front of another one: it answers what that one must not get.
+    """ASGI application in front of another one: it answers the requests that must not reach that one.
 
     `origins` are those whose pages may use the server, also by CORS; `*` is any. A page that comes from this server's
     own host and port is of no other origin, as where a proxy in front serves both.
