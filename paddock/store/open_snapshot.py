@@ -93,18 +93,19 @@ class OpenSnapshot:
         self.is_recorded = True
 
     def _open_all(self) -> None:
-        copied_bytes = sum(file.size for file in self.manifest.files if _is_small(file))
+        manifest = self.manifest
+        copied_bytes = sum(file.size for file in manifest.files if _is_small(file))
         if copied_bytes > _COPIED_BYTES:
             raise CorruptFile(
-                f"the small files of {self.manifest.id.short} have {copied_bytes} bytes, more than {_COPIED_BYTES}",
-                cure=f"remove it with `paddock rm {self.manifest.id}`, then pull it again",
+                f"the small files of {manifest.id.short} have {copied_bytes} bytes, more than {_COPIED_BYTES}",
+                cure=f"remove it with `paddock rm {manifest.id}`, then pull it again",
             )
-        for file in self.manifest.files:
+        for file in manifest.files:
             shown = self.directory / file.path
             shown.parent.mkdir(parents=True, exist_ok=True)
             if _is_small(file):
-                with _closing(_open(self._volume, self.manifest, file)) as descriptor:
-                    shown.write_bytes(_read(self._volume, self.manifest, file, descriptor))
+                with _closing(_open(self._volume, manifest, file)) as descriptor:
+                    shown.write_bytes(_read(self._volume, manifest, file, descriptor))
             else:
                 shown.symlink_to(f"/proc/self/fd/{self._hold(file)}")
 
