@@ -144,6 +144,7 @@ def _check_reach(address: Address, source: Source) -> None:
         raise TransferInterrupted(f"{parts.hostname} cannot be resolved: {error.strerror}", cure=_CURE) from None
 
 
+@unreadable()
 def _run(
     request: Mapping[str, object],
     environment: Mapping[str, str],
@@ -153,18 +154,6 @@ def _run(
     on_received: Callable[[int], None],
 ) -> int:
     """Run one download in a child process, with the variables of `environment`."""
-    with unreadable():
-        return _run_child(request, environment, source, stall_s=stall_s, on_received=on_received)
-
-
-def _run_child(
-    request: Mapping[str, object],
-    environment: Mapping[str, str],
-    source: Source,
-    *,
-    stall_s: float,
-    on_received: Callable[[int], None],
-) -> int:
     name = _NAMES[str(request["engine"])]
     path = Path(str(request["path"]))
     process = subprocess.Popen(
