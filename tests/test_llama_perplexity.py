@@ -59,5 +59,11 @@ def test_a_quantization_of_a_real_model_has_the_figures_of_llama_perplexity(name
 def _quantized(directory: Path, name: str) -> Path:
     path = directory / f"{name}.gguf"
     if not path.exists():
-        run("quantize", {"source": str(source_model()), "target": str(path), "type": name}, timeout_s=600)
+        run(
+            "quantize",
+            {"source": str(source_model()), "target": str(path), "type": name},
+            timeout_s=600,
+            reads=[source_model()],
+            writes=[path.parent],
+        )
     return path

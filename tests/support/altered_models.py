@@ -99,7 +99,13 @@ def quantized(directory: Path, name: str) -> Path:
     """The real model in a quantization. It takes a second or two."""
     path = directory / f"SmolLM2-{name}.gguf"
     if not path.exists():
-        run("quantize", {"source": str(source_model()), "target": str(path), "type": name}, timeout_s=600)
+        run(
+            "quantize",
+            {"source": str(source_model()), "target": str(path), "type": name},
+            timeout_s=600,
+            reads=[source_model()],
+            writes=[path.parent],
+        )
     return path
 
 
