@@ -42,7 +42,7 @@ class RenderRequest:
     extra: Mapping[str, object] = field(default_factory=dict)
     unset: tuple[str, ...] = ()
 
-    def to_json(self, *, bos: str, eos: str, with_text: bool = True) -> str:
+    def to_json(self, *, bos: str, eos: str, with_text: bool = True) -> bytes:
         context = {
             "messages": self.messages,
             "tools": self.tools,
@@ -52,7 +52,7 @@ class RenderRequest:
         }
         for name in self.unset:
             context.pop(name, None)
-        return json.dumps({"context": context, "now": self.now.isoformat(), "with_text": with_text})
+        return json.dumps({"context": context, "now": self.now.isoformat(), "with_text": with_text}).encode()
 
     def as_served(self) -> RenderRequest:
         """Return the request with exactly the variables that llama-server sets, and `enable_thinking` if it is not
@@ -106,7 +106,7 @@ class TemplateProcess:
 
     def analyse(self) -> TemplateAnalysis:
         """Parse the template, check its syntax tree, and compile it if it is not rejected."""
-        response = self._send(json.dumps({"source": self._source}), _MAX_ANALYSIS_BYTES)
+        response = self._send(json.dumps({"source": self._source}).encode(), _MAX_ANALYSIS_BYTES)
         if response is not None:
             with suppress(*_INVALID_RESPONSE):
                 return TemplateAnalysis.from_json(response)
@@ -125,10 +125,11 @@ class TemplateProcess:
                 return RenderResult.from_json(response)
         return RenderResult(RenderStatus.KILLED, "rendering exceeded the time or memory limit")
 
-    def _send(self, line: str, max_response_bytes: int) -> dict[str, Any] | None:
+    def _send(self, line: bytes, max_response_bytes: int) -> dict[str, Any] | None:
         requests, _ = self._pipes()
         try:
-            requests.write(line.encode() + b"\n")
+            requests.write(line)
+            requests.write(b"\n")
             requests.flush()
         except BrokenPipeError:
             return None

@@ -31,6 +31,7 @@ from paddock.serving.http.bodies import BodyLimits, BodyReader
 from paddock.serving.http.connection_table import ConnectionLimits
 from paddock.serving.http.connections import BoundedConfig, BoundedServer, log_loop_error
 from paddock.serving.http.proxy import Proxy
+from paddock.serving.large_blocks import return_large_blocks
 from paddock.serving.metrics import Metrics
 from paddock.serving.spec import ServeSpec
 from paddock.serving.switch.follow import FollowedName, Follower
@@ -112,6 +113,7 @@ def serve(
     Raises NoSuchFile, BadSetting, NoPermission, EngineCrashed after three strikes, the errors of `EngineProcess.start`,
     and ServerUnavailable if the HTTP server ends by itself, or `stop` is set before `on_ready` was called.
     """
+    return_large_blocks()
     service = _Service(spec, binding, limits, callbacks, program, release=release, follows=follows, guard=guard)
     return asyncio.run(service.run(stop))
 
