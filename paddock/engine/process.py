@@ -20,7 +20,6 @@ import os
 import re
 import selectors
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -42,6 +41,8 @@ from paddock.errors import (
 )
 from paddock.model.quantization import group_shards
 from paddock.settings import child_environment
+from paddock.untrusted.content import UnusableContent
+from paddock.untrusted.files import open_regular
 
 _ROOT = Path(__file__).resolve().parents[2]
 _HEAD_BYTES = 64 * 1024
@@ -179,7 +180,7 @@ def open_shards(path: Path) -> Iterator[tuple[int, ...]]:
     descriptors: list[int] = []
     try:
         for shard in shards(path):
-            descriptors += [_open_regular(shard)]
+            descriptors += [_open_model(shard)]
         yield tuple(descriptors)
     finally:
         for descriptor in descriptors:
@@ -223,20 +224,17 @@ def shards(path: Path) -> list[Path]:
     return [path.parent / name for name in model.paths]
 
 
-def _open_regular(path: Path) -> int:
+def _open_model(path: Path) -> int:
     try:
-        # Without O_NONBLOCK, opening a FIFO would block forever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return open_regular(path, follow=True)
+    except UnusableContent:
+        raise NoSuchFile(f"{path} is not a regular file", cure="give the path of a .gguf file") from None
     except FileNotFoundError:
         raise NoSuchFile(f"{path} does not exist", cure="give the path of a .gguf file") from None
     except PermissionError:
         raise NoPermission(f"no permission to read {path}", cure="correct its permissions") from None
     except OSError as error:
         raise NoSuchFile(f"{path} cannot be opened: {error.strerror}", cure="give the path of a .gguf file") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NoSuchFile(f"{path} is not a regular file", cure="give the path of a .gguf file")
-    return descriptor
 
 
 def _pipe(open_files: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
@@ -288,7 +286,7 @@ def _result(job: str, answer: bytes, status: int, log: str) -> dict[str, object]
     """Return the job's result, or raise the error that it reported or that fits how the child ended."""
     try:
         document = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _crash(job, status, log) from None
     if isinstance(document, dict) and isinstance(document.get("error"), dict):
         raise error_from_json(document["error"])

@@ -14,7 +14,7 @@ _FORM: Final = re.compile(
 )
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII)
 _MAX_PORT: Final = 65_535
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Authority:
     def is_that_of(self, origin: str) -> bool:
         """Whether a web page of this origin (`https://chat.example:8443`) was loaded from this host and port."""
         scheme, separator, rest = origin.partition("://")
-        other, default = Authority.parse(rest), _DEFAULT_PORTS.get(scheme)
+        other, default = Authority.parse(rest), DEFAULT_PORTS.get(scheme)
         if not separator or other is None or default is None:
             return False
         return (other.host, other.port or default) == (self.host, self.port or default)

@@ -12,8 +12,8 @@ from functools import lru_cache
 from urllib.parse import quote, unquote, urlsplit
 
 from paddock.errors import BadSetting, ProxyRefused, TransientError
+from paddock.network.authority import DEFAULT_PORTS
 
-_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?")  # a name, or an IPv6 address
 _NO_PATH = {("", "", ""), ("/", "", "")}
 _AUTHENTICATION_REQUIRED = 407
@@ -119,10 +119,10 @@ def parse_proxy(value: str, setting: str) -> HttpProxy:
     try:
         parts = urlsplit(f"//{place}")
         host = parts.hostname if (parts.path, parts.query, parts.fragment) in _NO_PATH else None
-        port = parts.port or _PORTS.get(scheme, 0)
+        port = parts.port or DEFAULT_PORTS.get(scheme, 0)
     except ValueError:
         host, port = None, 0
-    if scheme not in _PORTS or not _HOST.fullmatch(host or ""):
+    if scheme not in DEFAULT_PORTS or not _HOST.fullmatch(host or ""):
         raise BadSetting(
             f"{setting} is not the address of a proxy: expected [http://][user:password@]host:port",
             cure=f"correct {setting}, or unset it",

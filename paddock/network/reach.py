@@ -31,6 +31,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
+from paddock.network.authority import DEFAULT_PORTS
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _THIS_HOST: Final = ipaddress.IPv4Network("0.0.0.0/8")
@@ -39,7 +41,6 @@ _AS_IPV4: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96", "6
 _NEVER_PUBLIC: Final = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "fec0::/10", "64:ff9b:1::/48")))
 """Networks that Python counts as global: of protocols (a cloud has its metadata there), the former site-local one, and
 the private one of NAT64 (RFC 6890, RFC 3879, RFC 8215)."""
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 class AddressKind(StrEnum):
@@ -105,7 +106,7 @@ class Reach:
         parts = urlsplit(url)
         if not parts.hostname:
             raise ValueError("the URL has no host")
-        self.addresses(parts.hostname, parts.port or _PORTS.get(parts.scheme, 443))
+        self.addresses(parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme, 443))
 
 
 def address_kind(address: IPAddress) -> AddressKind:

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from paddock.network.authority import DEFAULT_PORTS
 from paddock.network.certificates import system_bundle, trusting
 from paddock.network.no_proxy import is_excluded
 from paddock.network.proxies import HttpProxy, parse_proxy
-
-_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,9 @@ class Network:
         parts = urlsplit(url)
         own = {"http": self.http_proxy, "https": self.https_proxy}.get(parts.scheme)
         value, setting = (own, f"{parts.scheme.upper()}_PROXY") if own else (self.all_proxy, "ALL_PROXY")
-        if not value or parts.scheme not in _PORTS:
+        if not value or parts.scheme not in DEFAULT_PORTS:
             return None
-        if is_excluded(self.no_proxy, parts.hostname or "", parts.port or _PORTS[parts.scheme]):
+        if is_excluded(self.no_proxy, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]):
             return None
         return parse_proxy(value, setting)
 

@@ -18,11 +18,10 @@ from paddock.model.names import SegmentDigest, Sha256
 from paddock.model.reference import SnapshotId
 from paddock.model.source import Expected
 from paddock.store.volume import Volume
+from paddock.store.volume.file_states import RECORDED_BYTES
 from paddock.transfer.digest import BLOCK_BYTES, SegmentHash, verify_file
 from paddock.transfer.seed import seed
 from paddock.untrusted.files import open_regular
-
-_SMALL_BYTES = 16 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +93,8 @@ def manifests_with(volume: Volume, sha256: Sha256) -> Iterator[tuple[Manifest, S
 
 
 def check_first_segment(path: Path, file: SnapshotFile, *, segment_bytes: int) -> None:
-    """Compare the first segment of a blob with its digest, or all of a blob of at most 16 MiB. Raises CorruptFile."""
-    if file.size <= _SMALL_BYTES:
+    """Compare the first segment of a blob with its digest, or all of a blob below 16 MiB. Raises CorruptFile."""
+    if file.size < RECORDED_BYTES:
         verify_file(path, Expected(file.size, file.sha256), segment_bytes)
         return
     if not file.segments:

@@ -28,6 +28,7 @@ from paddock.confinement.parent import unreadable
 from paddock.errors import TransferInterrupted, TransferRefused
 from paddock.model.source import Address, Source
 from paddock.network import FORBIDDEN_CURE, ForbiddenAddress
+from paddock.plain_text import one_line
 from paddock.settings import child_environment
 
 Backend = Literal["paddock", "hf_transfer", "xet"]
@@ -176,7 +177,7 @@ def _run(
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(json.dumps(request).encode())
         with process.stdout as stdout:
-            received = _read_reports(stdout, source, name, stall_s=stall_s, on_received=on_received)
+            received = read_reports(stdout, source, name, stall_s=stall_s, on_received=on_received)
         if process.wait(timeout=stall_s) == 0:
             return received
     except subprocess.TimeoutExpired:
@@ -193,7 +194,21 @@ def _working_directory(path: Path) -> Path:
     return path.with_name("huggingface")
 
 
-def _read_reports(
+def _received_bytes(line: bytes, source: Source, name: str) -> int:
+    """The bytes that a report tells of. Raises TransferRefused, TransferInterrupted for one of an error, and
+    TransferRefused for what is no report."""
+    try:
+        report = json.loads(line)
+        if "error" not in report:
+            return int(report["came"])
+        kind = TransferRefused if report["final"] else TransferInterrupted
+        message = one_line(str(report["error"]))
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        kind, message = TransferRefused, "what its process wrote is no report"
+    raise kind(f"{name} could not download {source.label}: {message}", cure=_CURE)
+
+
+def read_reports(
     stdout: IO[bytes], source: Source, name: str, *, stall_s: float, on_received: Callable[[int], None]
 ) -> int:
     """Read the process's reports until it closes its output; return the number of bytes received.
@@ -211,12 +226,9 @@ def _read_reports(
                     return received
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    report = json.loads(line)
-                    if "error" in report:
-                        kind = TransferRefused if report["final"] else TransferInterrupted
-                        raise kind(f"{name} could not download {source.label}: {report['error']}", cure=_CURE)
-                    if report["came"] > received:
-                        received, progress_at = report["came"], time.monotonic()
+                    came = _received_bytes(line, source, name)
+                    if came > received:
+                        received, progress_at = came, time.monotonic()
                     if received > _EXTRA_FACTOR * source.expected.size + _EXTRA_BYTES:
                         raise TransferRefused(f"{name} receives more than {source.label} has", cure=_CURE)
             if time.monotonic() > progress_at + stall_s:

@@ -23,7 +23,7 @@ _WITHOUT_WAITING: Final = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _READ: Final = os.O_RDONLY | _WITHOUT_WAITING
 _APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | _WITHOUT_WAITING
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_PLACE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_PATH_ONLY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_FILE: Final = frozenset({errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP})  # a socket, a pipe, a device without driver
 
 
@@ -90,11 +90,11 @@ def list_directory(path: Path | str, *, max_entries: int = MAX_ENTRIES, below: P
 def open_directory(path: Path | str, *, below: Path) -> Iterator[int]:
     """Yield a descriptor for a directory, which is `below` or lies in it, as the place of names: it cannot be listed.
     Raises NotADirectoryError where it, or a directory between the two, is a symbolic link, and other OSErrors."""
-    descriptor = os.open(below, _PLACE)
+    descriptor = os.open(below, _PATH_ONLY)
     try:
         for part in Path(path).relative_to(below).parts:
             try:
-                inner = os.open(part, _PLACE | os.O_NOFOLLOW, dir_fd=descriptor)
+                inner = os.open(part, _PATH_ONLY | os.O_NOFOLLOW, dir_fd=descriptor)
             except OSError as error:
                 error.filename = str(path)
                 raise

@@ -18,7 +18,7 @@ from paddock.errors import CorruptFile, TransferInterrupted, TransferRefused
 from paddock.model.source import Address, Expected, HubLocation
 from paddock.settings import Settings
 from paddock.transfer.backend_process import on_disk_bytes
-from paddock.transfer.backends import Backend, select_backend
+from paddock.transfer.backends import Backend, read_reports, select_backend
 from paddock.transfer.fetch import Staged, fetch
 from paddock.transfer.journal import Journal, JournalHeader
 from paddock.transfer.options import Options
@@ -180,6 +180,21 @@ def test_a_refusal_is_reported_without_a_url(hub: HubService, staging: Path, bac
     assert "://" not in str(caught.value)
     assert "127.0.0.1" not in str(caught.value)
     assert list(staging.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"{}", b'{"came": "x"}', b'{"came": Infinity}', b'{"error": 1}', b"\xff", b"[" * 20_000]
+)
+def test_a_process_that_was_taken_over_fails_its_download_alone(line: bytes) -> None:
+    source = Remote("http://127.0.0.1:1/file", Expected(10, None))
+    output, end = os.pipe()
+    os.write(end, b'{"came": 5}\n' + line + b"\n")
+    os.close(end)
+    with (
+        os.fdopen(output, "rb") as reports,
+        pytest.raises(TransferRefused, match="what its process wrote is no report"),
+    ):
+        read_reports(reports, source, "xet", stall_s=5, on_received=lambda _: None)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

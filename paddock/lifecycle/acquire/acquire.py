@@ -11,7 +11,7 @@ from paddock.lifecycle.acquire.plan import AcquisitionPlan, plan_files
 from paddock.lifecycle.acquire.publish import Published, publish
 from paddock.lifecycle.acquire.resolve import resolve
 from paddock.lifecycle.assess.audit import audit_acquired
-from paddock.lifecycle.assess.header_cache import is_kept_rightly
+from paddock.lifecycle.assess.header_cache import is_cached_head_right
 from paddock.lifecycle.assess.preflight import Chosen, choose_fitting
 from paddock.lifecycle.clients import Clients
 from paddock.lifecycle.locate import requested_quantization
@@ -63,7 +63,7 @@ def acquire(runner: Runner, request: AcquireRequest) -> Published:
     variant = quantization if quantization not in {AUTO, BEST} else None
     listing = runner.run(resolve, request.wanted.model, request.wanted.ref or MAIN, variant=variant)
     chosen, plan, acquired = _fetch_chosen(runner, request, listing, quantization, machine)
-    if not planned_from(runner.clients, acquired):
+    if not are_cached_heads_right(runner.clients, acquired):
         _LOG.warning("%s was chosen by other headers than its files have: it is planned again", plan.id.short)
         chosen, plan, acquired = _fetch_chosen(runner, request, listing, quantization, machine)
     audited = runner.run(audit_acquired, listing, plan.choice, acquired)
@@ -92,11 +92,11 @@ def _fetch_chosen(
     return chosen, plan, acquired
 
 
-def planned_from(clients: Clients, acquired: Sequence[Acquired]) -> bool:
+def are_cached_heads_right(clients: Clients, acquired: Sequence[Acquired]) -> bool:
     """Whether the headers by which files were chosen, before they were fetched, are those of the verified files."""
-    rightly = [
-        is_kept_rightly(clients.settings, item.file.sha256, clients.volume.blob_path(item.file.sha256))
+    right = [
+        is_cached_head_right(clients.settings, item.file.sha256, clients.volume.blob_path(item.file.sha256))
         for item in acquired
         if is_gguf(item.file.path)
     ]
-    return all(rightly)
+    return all(right)

@@ -79,7 +79,7 @@ def fetch_file(
     context = _FetchContext(clients, listing.model, planned, clients.settings.segment_bytes, progress, cancel)
     digest = planned.expected.sha256
     if digest is not None and planned.file.sha256 is None and planned.file.git_sha1 is not None:
-        acquired = _fetched_as_stated(context, digest)
+        acquired = _acquired_by_stated_digest(context, digest)
         if acquired:
             return acquired
         own = Expected(planned.file.size, None, planned.file.git_sha1)
@@ -122,7 +122,7 @@ def fetch_remote_file(
     return acquired or _sent_by_remote(context, require_remote(clients), digest)
 
 
-def _fetched_as_stated(context: _FetchContext, digest: Sha256) -> Acquired | None:
+def _acquired_by_stated_digest(context: _FetchContext, digest: Sha256) -> Acquired | None:
     """A file with the sha256 that a manifest states, from the volume or the remote store; None unless its bytes are the
     git blob that the Hub lists."""
     clients, planned = context.clients, context.planned

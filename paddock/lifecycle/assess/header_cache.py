@@ -2,7 +2,7 @@
 
 The bytes are kept by the digest of the whole file: its sha256, or the id of its git blob. They are only a hint, as all
 bytes of a header are until the whole file was verified. A header that is refused is fetched again without the cache,
-and once the whole file is there, what is kept of it is compared (`is_kept_rightly`). The cache is below
+and once the whole file is there, what is kept of it is compared (`is_cached_head_right`). The cache is below
 `XDG_CACHE_HOME`, not on the volume: reading a volume never needs a write.
 """
 
@@ -92,7 +92,7 @@ def read_remote(settings: Settings, source: Source, *, fresh: bool = False) -> I
             cache.put(key, reader.head)
 
 
-def is_kept_rightly(settings: Settings, digest: str, path: Path) -> bool:
+def is_cached_head_right(settings: Settings, digest: str, path: Path) -> bool:
     """Whether the first bytes that are kept of a file are those of the verified file at `path`, or none are kept. Wrong
     ones are dropped."""
     cache = _cache(settings)

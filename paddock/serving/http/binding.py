@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Final
 
 from paddock.errors import BadSetting, NoPermission
 
-_BACKLOG = 256
+BACKLOG: Final = 4096
+"""So many connections wait in the kernel until they are accepted; it forgets others, and their clients try again after
+a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,7 @@ class Binding:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             error_type = NoPermission if isinstance(error, PermissionError) else BadSetting

@@ -23,6 +23,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from paddock.serving.http.binding import BACKLOG
 from paddock.serving.http.connection_table import ConnectionLimits, ConnectionTable
 from paddock.serving.http.strict_http import StrictConnection
 from paddock.serving.requests.parse import RequestRefused
@@ -38,9 +39,6 @@ _RECEIVE_BYTES: Final = 32 * 1024
 _WAITING_BODY_BYTES: Final = 16 * 1024
 """Beyond this a connection is not read from until the application has taken what has come of the body."""
 _READ_BYTES: Final = 64 * 1024
-_WAITING: Final = 4096
-"""So many connections wait in the kernel until they are accepted; it forgets others, and their clients try again after
-a second."""
 
 
 class BoundedConfig(uvicorn.Config):
@@ -71,7 +69,7 @@ class BoundedServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(_WAITING)  # asyncio accepts `backlog` connections at once, which should be few
+            listener.listen(BACKLOG)  # asyncio accepts `backlog` connections at once, which should be few
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)

@@ -48,7 +48,7 @@ def engine_refusal(status: int, content: bytes | str, fields: Collection[str]) -
     """Convert an error answer. `fields` are those of the request."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = {}
     error = value.get("error", value) if isinstance(value, dict) else {}
     return error_refusal(error, fields, status=status)

@@ -104,7 +104,7 @@ class Proxy:
     ) -> None:
         try:
             value = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise engine_died() from None
         if drop_cut_character(value):
             content = json.dumps(value, ensure_ascii=False).encode()
@@ -226,7 +226,7 @@ async def _events(answer: httpx.Response) -> AsyncIterator[_Event | str]:
                 return
             try:
                 value = json.loads(event.data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return
             if isinstance(value, dict):
                 yield value

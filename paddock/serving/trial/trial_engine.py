@@ -213,5 +213,5 @@ def _refused(content: bytes | str) -> TrialAnswer:
     try:
         error = json.loads(content)["error"]
         return TrialAnswer(Outcome.REFUSED, str(error["message"]), str(error.get("type", "")))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return TrialAnswer(Outcome.REFUSED)
