@@ -78,7 +78,10 @@ def test_a_plan_with_one_thread_is_held_back_by_the_speed(both: tuple[Clients, M
     store_tuning(clients, candidate, {"n_threads": 1, "n_threads_batch": 1})
     report, gates = compared(clients, candidate)
     assert not report.passed
-    assert {gate.name for gate in report.failed} == set(SPEEDS)
+    failed = {gate.name for gate in report.failed}
+    assert failed | {"decode"} == set(SPEEDS), (
+        "decode stays as fast where one thread takes all of the memory's bandwidth"
+    )
     assert gates["kl_ratio"].passed
 
 
