@@ -137,7 +137,8 @@ def status(state: Path) -> int:
         return 1
     print(f"Running, supervised by process {stack.pid}")
     for name, pid in stack.services.items():
-        print(f"  {name}: {'running' if Path(f'/proc/{pid}').exists() else 'ended'}")
+        again = f", started again {restarts}x" if (restarts := stack.restarts[name]) else ""
+        print(f"  {name}: {'running' if Path(f'/proc/{pid}').exists() else 'ended'}{again}")
     for name in ("PREFECT_API_URL", "HF_ENDPOINT", "AWS_ENDPOINT_URL", "PADDOCK_VOLUME"):
         print(f"  {name}={stack.environment[name]}")
     return 0

@@ -51,6 +51,7 @@ def start_on_free_ports(
             if isinstance(error, ServiceEnded) and attempt < _ATTEMPTS:
                 continue
             raise
+        service.is_ready = partial(ready, ports, service)
         return service, ports
     raise AssertionError("unreachable: the last attempt returns or raises")
 

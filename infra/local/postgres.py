@@ -126,7 +126,6 @@ def _create(data: Path, programs: Path) -> None:
 
 
 def _launch(directory: Path, data: Path, programs: Path, ports: list[int]) -> Service:
-    _remove_stale_pid_file(data)
     settings = {
         "listen_addresses": LOOPBACK,
         "port": ports[0],
@@ -143,6 +142,7 @@ def _launch(directory: Path, data: Path, programs: Path, ports: list[int]) -> Se
         log=directory / "postgres.log",
         stop_signal=signal.SIGINT,  # "fast shutdown": disconnect clients, and shut down cleanly
         in_user_namespace=_is_root(),
+        prepare=partial(_remove_stale_pid_file, data),
     )
 
 

@@ -122,7 +122,6 @@ def _is_writable(port: int, key: str, secret: str) -> bool:
 
 
 def _launch(program: str, directory: Path, key: str, secret: str, ports: list[int]) -> Service:
-    _remove_sockets(ports)
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(directory),  # not the user's own SeaweedFS settings
@@ -130,19 +129,31 @@ def _launch(program: str, directory: Path, key: str, secret: str, ports: list[in
         "AWS_SECRET_ACCESS_KEY": secret,
     }
     return Service(
-        "S3 (weed)", _command(program, directory, ports), log=directory / "weed.log", environment=environment
+        "S3 (weed)",
+        _command(program, directory, ports),
+        log=directory / "weed.log",
+        environment=environment,
+        prepare=partial(_clean_up, directory, ports),
     )
 
 
-def _command(program: str, directory: Path, ports: list[int]) -> list[str]:
-    data = private_directory(directory / "data")
+def _clean_up(directory: Path, ports: list[int]) -> None:
+    """Remove what a server that was killed leaves behind."""
+    _remove_sockets(ports)
     # SeaweedFS saves its options beside the data and would reuse them, old ports included.
-    (data / "mini.options").unlink(missing_ok=True)
+    (_data(directory) / "mini.options").unlink(missing_ok=True)
+
+
+def _data(directory: Path) -> Path:
+    return private_directory(directory / "data")
+
+
+def _command(program: str, directory: Path, ports: list[int]) -> list[str]:
     pairs = zip(_SERVERS, ports[0::2], ports[1::2], strict=True)
     return [
         program,
         "mini",
-        f"-dir={data}",
+        f"-dir={_data(directory)}",
         f"-ip={LOOPBACK}",
         f"-ip.bind={LOOPBACK}",
         f"-bucket={BUCKET}",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -45,8 +46,10 @@ class Service:
         stop_signal: signal.Signals = signal.SIGTERM,
         grace_s: float = 5.0,
         in_user_namespace: bool = False,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
-        """Start `command`, with `environment` as its whole environment (default: ours).
+        """Start `command`, with `environment` as its whole environment (default: ours). `prepare` is called before each
+        start.
 
         `log` is truncated by each start and identifies the service: a start waits until the previous service with the
         same log has ended. Without a log the program inherits this process's output. `stop` sends `stop_signal`, and
@@ -55,19 +58,38 @@ class Service:
         """
         self.name = name
         self.log = log
+        self.is_ready: Callable[[], bool] = lambda: True
+        """Whether it does its work, beyond that it runs. Whoever starts it may set this."""
+        self._command = tuple(command)
+        self._environment = dict(os.environ if environment is None else environment)
+        self._directory = directory
+        self._stop_signal = stop_signal
         self._grace_s = grace_s
+        self._in_user_namespace = in_user_namespace
+        self._prepare = prepare
+        self._start(truncate=True)
+
+    def restart(self) -> None:
+        """Start a program that has ended again, with the same command; its log goes on. Raises ServiceError."""
+        self.stop()
+        self._start(truncate=False)
+
+    def _start(self, *, truncate: bool) -> None:
+        self._prepare()
+        self.started = datetime.now(UTC)
         program = [sys.executable, "-I", "-S", subreaper.__file__]
-        options = [str(os.getpid()), str(grace_s), str(int(stop_signal)), "mapped" if in_user_namespace else "plain"]
-        output = None if log is None else _open_log(name, log)
+        namespace = "mapped" if self._in_user_namespace else "plain"
+        options = [str(os.getpid()), str(self._grace_s), str(int(self._stop_signal)), namespace]
+        output = None if self.log is None else _open_log(self.name, self.log, truncate=truncate)
         pid_read, pid_write = os.pipe()
         try:
             self._subreaper = subprocess.Popen(
-                [*program, *options, str(pid_write), *command],
+                [*program, *options, str(pid_write), *self._command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=dict(os.environ if environment is None else environment),
-                cwd=directory,
+                env=self._environment,
+                cwd=self._directory,
                 pass_fds=[pid_write],
                 start_new_session=True,
             )
@@ -170,15 +192,16 @@ def wait_until_gone(log: Path, timeout_s: float = _PREDECESSOR_S) -> bool:
         os.close(descriptor)
 
 
-def _open_log(name: str, log: Path) -> int:
-    """Open, lock and truncate the log. Every process that inherits the descriptor holds the lock."""
+def _open_log(name: str, log: Path, *, truncate: bool) -> int:
+    """Open and lock the log. Every process that inherits the descriptor holds the lock."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if not take_lock(descriptor, _PREDECESSOR_S):
         os.close(descriptor)
         raise ServiceError(
             f"{name} cannot start: a process of an earlier start still has {log} open. End that process first"
         )
-    os.ftruncate(descriptor, 0)
+    if truncate:
+        os.ftruncate(descriptor, 0)
     return descriptor
 
 

@@ -17,9 +17,11 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from infra.local.healing import Healer
 from infra.local.service import take_lock, wait_until_gone
 from infra.local.stack import Stack
 from infra.local.state import CHECKOUT, private_directory, read_state, write_state
@@ -36,6 +38,7 @@ class RunningStack:
     ui: str
     environment: dict[str, str] = field(repr=False)
     services: dict[str, int]  # name: pid of its subreaper
+    restarts: dict[str, int]
 
 
 def acquire(state: Path) -> int | None:
@@ -44,7 +47,7 @@ def acquire(state: Path) -> int | None:
     if not take_lock(descriptor, _LOCK_TIMEOUT_S):
         os.close(descriptor)
         return None
-    (state / "stack.json").unlink(missing_ok=True)  # left by an owner that was killed
+    _description(state).unlink(missing_ok=True)  # left by an owner that was killed
     _write_pid(descriptor)
     return descriptor
 
@@ -73,7 +76,7 @@ def running(state: Path) -> RunningStack | None:
     """The stack if it is ready, else None."""
     if owner(state) is None:
         return None
-    content: dict[str, Any] = read_state(state / "stack.json")
+    content: dict[str, Any] = read_state(_description(state))
     return RunningStack(**content) if content else None
 
 
@@ -97,27 +100,42 @@ def log_path(state: Path) -> Path:
 
 
 def supervise(state: Path, lock: int, *, heartbeat: bool) -> int:
-    """Run the stack until SIGTERM or SIGINT. A service that ends by itself is logged, and the others keep running."""
+    """Run the stack until SIGTERM or SIGINT. A service that ends by itself is started again, and both are logged."""
     os.set_inheritable(lock, False)
     _write_pid(lock)
     stop_requested = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop_requested.set())
     with Stack(state, heartbeat=heartbeat, on_line=lambda line: print(line, flush=True)) as stack:
-        assert stack.prefect is not None  # noqa: S101 - for the type checker: all parts are started
-        ready = state / "stack.json"
-        services = {service.name: service.subreaper_pid for service in stack.services}
-        content = {"pid": os.getpid(), "ui": stack.prefect.ui, "environment": stack.environment, "services": services}
-        write_state(ready, content)
-        remaining = stack.services
+        healer = Healer(stack.services, on_line=_print_with_time)
         try:
-            while not stop_requested.wait(1):
-                for service in [service for service in remaining if service.poll() is not None]:
-                    remaining.remove(service)
-                    print(f"{service.name} exited with status {service.poll()}{service.tail()}", flush=True)
+            _describe(state, stack, healer)
+            while not stop_requested.wait(0.5):
+                if healer.step():
+                    _describe(state, stack, healer)
         finally:
-            ready.unlink(missing_ok=True)
+            _description(state).unlink(missing_ok=True)
     return 0
+
+
+def _print_with_time(line: str) -> None:
+    print(f"{datetime.now().astimezone():%F %T} {line}", flush=True)
+
+
+def _describe(state: Path, stack: Stack, healer: Healer) -> None:
+    assert stack.prefect is not None  # noqa: S101 - for the type checker: all parts are started
+    content = {
+        "pid": os.getpid(),
+        "ui": stack.prefect.ui,
+        "environment": stack.environment,
+        "services": {one.service.name: one.service.subreaper_pid for one in healer.watched},
+        "restarts": {one.service.name: one.restarts for one in healer.watched},
+    }
+    write_state(_description(state), content)
+
+
+def _description(state: Path) -> Path:
+    return state / "stack.json"
 
 
 def stop(state: Path, *, timeout_s: float = 120) -> bool:

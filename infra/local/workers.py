@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -59,7 +59,6 @@ def start_worker(
     It runs flows with the interpreter `python` and the variables of `environment`, in `directory`.
     """
     name = _name(pool)
-    started = datetime.now(UTC)
     worker = ["worker", "start", "--pool", pool, "--type", "process", "--name", name]
     service = Service(
         f"the worker of {pool}",
@@ -68,12 +67,9 @@ def start_worker(
         environment=environment,
         directory=directory,
     )
+    service.is_ready = lambda: _has_heartbeat_since(environment["PREFECT_API_URL"], pool, name, service.started)
     try:
-        service.wait_until(
-            lambda: _has_heartbeat_since(environment["PREFECT_API_URL"], pool, name, started),
-            deadline_s=_READY_S,
-            interval_s=0.3,
-        )
+        service.wait_until(service.is_ready, deadline_s=_READY_S, interval_s=0.3)
     except BaseException:
         service.stop()
         raise

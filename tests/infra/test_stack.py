@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from infra.local.stack import Stack
 from infra.local.state import CHECKOUT
 from tests.support.gguf import U32, tiny_llama
 from tests.support.tiny_hub import CONFIG
+from tests.support.waiting import wait_for
 
 ONBOARD = "onboard-model/onboard"
 """The deployment that the command printed by `up` runs."""
@@ -89,6 +91,8 @@ def test_the_stack_starts_once_runs_deployments_and_stops_completely(state: Path
     output = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["unset", stack.environment["HF_ENDPOINT"]]
 
+    _check_healing(state, ["the Data Docs"] if deployment != ONBOARD else list(stack.services))
+
     line = _printed_command(first.stdout)
     assert line.count(ONBOARD) == 1
     program = shlex.split(line)[1]
@@ -148,6 +152,25 @@ def _check_stop(state: Path, pid: int) -> None:
     # The supervisor is the child of a command that has ended: init may take its time to collect it.
     assert [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     assert command(state, "down").stdout == "Nothing is running\n"
+
+
+def _check_healing(state: Path, names: list[str]) -> None:
+    """Each part that is killed is back at the same address within half a minute."""
+    for name in names:
+        stack = supervisor.running(state)
+        assert stack is not None
+        (program,) = psutil.Process(stack.services[name]).children()
+        began = time.monotonic()
+        program.kill()
+        line = f"{name} is back after "
+        wait_for(lambda line=line: line in supervisor.log_path(state).read_text(), limit_s=90)  # type: ignore[misc]
+        print(f"{name}: back after {time.monotonic() - began:.1f} s")
+        assert time.monotonic() - began < 30
+        healed = supervisor.running(state)
+        assert healed is not None
+        assert healed.environment == stack.environment
+        assert healed.restarts == {**stack.restarts, name: 1}
+    assert f"{names[0]}: running, started again 1x" in command(state, "status").stdout
 
 
 def _check_onboarding(api: str) -> None:
